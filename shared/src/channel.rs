@@ -1,0 +1,101 @@
+//! A channel: the name that publications are sent to and subscriptions are made for.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest channel name any configuration can allow, in bytes. The configured limit is at most this.
+pub const CHANNEL_BYTES_MAX: usize = 255;
+
+/// Separates a namespace from the rest of the name: `prices:AAPL` is in namespace `prices`.
+pub const NAMESPACE_SEPARATOR: char = ':';
+
+/// Marks a channel that needs a subscription token: `$orders`, `$prices:AAPL`.
+pub const PRIVATE_PREFIX: char = '$';
+
+/// A valid channel name. Cloning shares the bytes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Channel(Arc<str>);
+
+/// Why a text is no channel name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidChannel {
+    #[error("the channel name is empty")]
+    Empty,
+    #[error("the channel name is longer than {max} bytes")]
+    TooLong { max: usize },
+    #[error("the channel name holds something other than printable ASCII")]
+    NotPrintableAscii,
+}
+
+impl Channel {
+    /// Accepts a name of 1 to `bytes_max` printable ASCII bytes (0x21 to 0x7e, so no spaces).
+    pub fn parse(name: &str, bytes_max: usize) -> Result<Self, InvalidChannel> {
+        if name.is_empty() {
+            return Err(InvalidChannel::Empty);
+        }
+        if name.len() > bytes_max.min(CHANNEL_BYTES_MAX) {
+            return Err(InvalidChannel::TooLong { max: bytes_max.min(CHANNEL_BYTES_MAX) });
+        }
+        if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidChannel::NotPrintableAscii);
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The namespace, if the name has one: `prices` of `prices:AAPL` and of `$prices:AAPL`.
+    pub fn namespace(&self) -> Option<&str> {
+        let name = self.0.strip_prefix(PRIVATE_PREFIX).unwrap_or(&self.0);
+        name.split_once(NAMESPACE_SEPARATOR).map(|(namespace, _)| namespace)
+    }
+
+    /// Whether only a subscription token opens this channel.
+    pub fn is_private(&self) -> bool {
+        self.0.starts_with(PRIVATE_PREFIX)
+    }
+}
+
+impl Borrow<str> for Channel {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Channel({})", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_the_part_before_the_first_colon() {
+        let namespace = |name| Channel::parse(name, 255).unwrap().namespace().map(str::to_owned);
+        assert_eq!(namespace("prices:AAPL:bid").as_deref(), Some("prices"));
+        assert_eq!(namespace("$prices:AAPL").as_deref(), Some("prices"));
+        assert_eq!(namespace("AAPL"), None);
+    }
+
+    #[test]
+    fn names_are_bounded_printable_ascii() {
+        assert_eq!(Channel::parse("", 255), Err(InvalidChannel::Empty));
+        assert_eq!(Channel::parse(&"x".repeat(256), 1000), Err(InvalidChannel::TooLong { max: 255 }));
+        assert_eq!(Channel::parse("abcd", 3), Err(InvalidChannel::TooLong { max: 3 }));
+        for name in ["a b", "a\n", "é", "a\u{0}"] {
+            assert_eq!(Channel::parse(name, 255), Err(InvalidChannel::NotPrintableAscii), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Every way the gateway closes a connection: a WebSocket close code and a reason.
+//!
+//! 3000 to 3499 and 4000 to 4499: the client reconnects by itself. 3500 to 3999 and 4500 to 4999: it does not.
+//! Below 3000 are the transport's own codes (RFC 6455 §7.4.1).
+
+use std::borrow::Cow;
+
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
+pub struct Disconnect {
+    pub code: u16,
+    pub reason: Cow<'static, str>,
+}
+
+macro_rules! disconnects {
+    ($($(#[$doc:meta])* $name:ident = $code:literal $reason:literal;)*) => {
+        impl Disconnect {
+            $($(#[$doc])* pub const $name: Self = Self { code: $code, reason: Cow::Borrowed($reason) };)*
+
+            /// All of the gateway's own codes, for documentation and for bounded metric labels.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+disconnects! {
+    NORMAL = 1000 "";
+    PROTOCOL_ERROR = 1002 "protocol error";
+    /// A binary frame where the protocol is text, or the other way round.
+    UNSUPPORTED_DATA = 1003 "unsupported data";
+    INVALID_TEXT = 1007 "invalid data";
+    TOO_BIG = 1009 "message too big";
+    CONNECTION_CLOSED = 3000 "connection closed";
+    SHUTDOWN = 3001 "shutdown";
+    INTERNAL = 3004 "internal server error";
+    EXPIRED = 3005 "connection expired";
+    SUBSCRIPTION_EXPIRED = 3006 "subscription expired";
+    SLOW = 3008 "slow";
+    WRITE_ERROR = 3009 "write error";
+    INSUFFICIENT_STATE = 3010 "insufficient state";
+    FORCE_RECONNECT = 3011 "force reconnect";
+    NO_PONG = 3012 "no pong";
+    TOO_MANY_REQUESTS = 3013 "too many requests";
+    INVALID_TOKEN = 3500 "invalid token";
+    BAD_REQUEST = 3501 "bad request";
+    STALE = 3502 "stale";
+    FORCE_DISCONNECT = 3503 "force disconnect";
+    CONNECTION_LIMIT = 3504 "connection limit";
+    CHANNEL_LIMIT = 3505 "channel limit";
+    INAPPROPRIATE_PROTOCOL = 3506 "inappropriate protocol";
+    PERMISSION_DENIED = 3507 "permission denied";
+    NOT_AVAILABLE = 3508 "not available";
+    TOO_MANY_ERRORS = 3509 "too many errors";
+}
+
+impl Disconnect {
+    /// A code of the application's own. `None` outside 3000 to 4999, or for a reason over 123 bytes, which no
+    /// close frame can carry (RFC 6455 §5.5).
+    pub fn custom(code: u16, reason: &str) -> Option<Self> {
+        ((3000..5000).contains(&code) && reason.len() <= 123)
+            .then(|| Self { code, reason: Cow::Owned(reason.to_owned()) })
+    }
+
+    /// Whether clients come back by themselves after this.
+    pub fn invites_reconnect(&self) -> bool {
+        !matches!(self.code, 1009 | 3500..=3999 | 4500..=4999)
+    }
+
+    /// A bounded label: the code's own name, or its range where the application chose it.
+    pub fn label(&self) -> &'static str {
+        match Self::ALL.iter().find(|known| known.code == self.code) {
+            Some(Self { reason: Cow::Borrowed(""), .. }) => "normal",
+            Some(Self { reason: Cow::Borrowed(reason), .. }) => reason,
+            _ if self.invites_reconnect() => "custom reconnect",
+            _ => "custom terminal",
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Every way to refuse one command. The numbers are the Centrifuge protocol's.
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(u32)]
+pub enum ErrorCode {
+    Internal = 100,
+    Unauthorized = 101,
+    UnknownChannel = 102,
+    PermissionDenied = 103,
+    MethodNotFound = 104,
+    AlreadySubscribed = 105,
+    LimitExceeded = 106,
+    BadRequest = 107,
+    NotAvailable = 108,
+    TokenExpired = 109,
+    Expired = 110,
+    TooManyRequests = 111,
+    UnrecoverablePosition = 112,
+}
+
+impl ErrorCode {
+    pub const ALL: [Self; 13] = [
+        Self::Internal,
+        Self::Unauthorized,
+        Self::UnknownChannel,
+        Self::PermissionDenied,
+        Self::MethodNotFound,
+        Self::AlreadySubscribed,
+        Self::LimitExceeded,
+        Self::BadRequest,
+        Self::NotAvailable,
+        Self::TokenExpired,
+        Self::Expired,
+        Self::TooManyRequests,
+        Self::UnrecoverablePosition,
+    ];
+
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Internal => "internal server error",
+            Self::Unauthorized => "unauthorized",
+            Self::UnknownChannel => "unknown channel",
+            Self::PermissionDenied => "permission denied",
+            Self::MethodNotFound => "method not found",
+            Self::AlreadySubscribed => "already subscribed",
+            Self::LimitExceeded => "limit exceeded",
+            Self::BadRequest => "bad request",
+            Self::NotAvailable => "not available",
+            Self::TokenExpired => "token expired",
+            Self::Expired => "expired",
+            Self::TooManyRequests => "too many requests",
+            Self::UnrecoverablePosition => "unrecoverable position",
+        }
+    }
+
+    /// Whether the same command may succeed later, so that a client tries again by itself.
+    pub fn is_temporary(self) -> bool {
+        matches!(self, Self::Internal | Self::TooManyRequests)
+    }
+}

@@ -1,0 +1,1 @@
+//! The Centrifuge protocol, version 2.

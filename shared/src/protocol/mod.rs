@@ -1,0 +1,99 @@
+//! What a message means: bytes to words and back.
+//!
+//! A protocol keeps no state about a connection, so one value serves all that speak it. It encodes in two ways:
+//! [`Protocol::encode_reply`] for one client and [`Protocol::encode_push`] for every subscriber. Since the types
+//! differ, what is encoded once for all cannot be mixed up with what is encoded for one.
+
+use bytes::BytesMut;
+
+use crate::command::Command;
+use crate::disconnect::Disconnect;
+use crate::framing::{Message, MessageKind};
+use crate::push::Push;
+use crate::reply::Reply;
+
+pub mod centrifuge;
+pub mod raw;
+
+/// The same id means the same bytes for the same push, so it names a place in tables of shared bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ProtocolId(pub u8);
+
+impl ProtocolId {
+    pub const CENTRIFUGE_JSON: Self = Self(0);
+    pub const RAW: Self = Self(1);
+    /// How many protocols there are: the length of tables indexed by id.
+    pub const COUNT: usize = 2;
+
+    /// For metrics and logs.
+    pub fn name(self) -> &'static str {
+        ["centrifuge_json", "raw"][usize::from(self.0)]
+    }
+}
+
+pub trait Protocol: Send + Sync + std::fmt::Debug {
+    fn id(&self) -> ProtocolId;
+
+    /// Commands that a connection makes by being opened, before any message. For protocols in which the address
+    /// says it all, and those in which the server speaks first.
+    fn open(&self, _commands: &mut Vec<Command>) {}
+
+    /// Appends the commands of one message, in their order. On an error the connection is closed with
+    /// [`DecodeError::disconnect`], after the commands that came before it in the same message have been handled.
+    fn decode(&self, message: Message<'_>, commands: &mut Vec<Command>) -> Result<(), DecodeError>;
+
+    /// Appends the encoding of a reply to one client.
+    fn encode_reply(&self, reply: &Reply, out: &mut BytesMut) -> Encoded;
+
+    /// Appends the encoding of a push, the same for every subscriber of this protocol.
+    fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded;
+
+    /// How this protocol keeps a connection alive.
+    fn heartbeat(&self) -> Heartbeat;
+
+    /// What stands between several encoded messages of one transport message; `None` if each needs its own.
+    fn delimiter(&self) -> Option<&'static [u8]>;
+}
+
+/// What came of encoding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Encoded {
+    /// The bytes appended are a message of this kind.
+    Message(MessageKind),
+    /// This protocol has no word for it: nothing is sent.
+    Nothing,
+    /// This protocol can only say it by closing.
+    Close(Disconnect),
+}
+
+/// How a protocol keeps a connection alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heartbeat {
+    /// The server sends this message and the client answers with [`crate::command::Request::Pong`].
+    Message(MessageKind, &'static [u8]),
+    /// The transport's own pings and pongs.
+    Transport,
+}
+
+/// Why a message could not be understood. Whoever sent it is at fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the message is empty")]
+    Empty,
+    #[error("the message is not what this protocol is written in")]
+    Malformed,
+    #[error("the message is of a kind this protocol does not use")]
+    WrongKind,
+    #[error("the message holds too many commands")]
+    TooManyCommands,
+}
+
+impl DecodeError {
+    pub fn disconnect(self) -> Disconnect {
+        match self {
+            Self::Empty | Self::Malformed => Disconnect::BAD_REQUEST,
+            Self::WrongKind => Disconnect::UNSUPPORTED_DATA,
+            Self::TooManyCommands => Disconnect::TOO_MANY_REQUESTS,
+        }
+    }
+}

@@ -1,1 +1,4 @@
-//! x
+//! The shell of a gateway node: sockets, clocks, Redis. Decisions are made in `gateway_core`.
+
+pub mod broker;
+pub mod presence;

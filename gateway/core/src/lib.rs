@@ -1,1 +1,9 @@
-//! x
+//! The decisions of a gateway node.
+//!
+//! [`session`] is one client from open to close, [`hub`] is who listens to what on one worker, [`feed`] keeps a
+//! channel's publications in order on one node, [`stream`] remembers them. Everything here is told the time and
+//! the answers it asked for, and says what should be done; it does nothing itself.
+
+pub mod channel_rules;
+pub mod effect;
+pub mod history;

@@ -1,0 +1,149 @@
+//! What a session wants done, and how it is told what came of it.
+//!
+//! The shell performs effects in the order they are polled. Those with a [`Ticket`] are answered by exactly one
+//! [`Outcome`] with the same ticket, at any later time, unless the session has closed.
+
+use bytes::Bytes;
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::framing::OwnedMessage;
+use shared::id::UserId;
+use shared::moment::Moment;
+use shared::position::StreamPosition;
+use shared::publication::{ClientInfo, Publication};
+
+use crate::history::{HistoryFilter, HistoryPage, Retention};
+
+/// Names an effect whose outcome is awaited. Unique within one session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Ticket(pub u32);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Write this message to the client.
+    Send(OwnedMessage),
+    /// Send a ping of the transport's own.
+    Ping,
+    /// Say goodbye, after everything sent so far. Nothing follows; the shell then leaves all channels.
+    Close(Disconnect),
+
+    /// Find out who the client is. An empty token asks to be let in anonymously.
+    Authenticate {
+        ticket: Ticket,
+        token: Box<str>,
+    },
+    /// Find out what a subscription token grants. The session has checked that the channel is valid.
+    Authorize {
+        ticket: Ticket,
+        channel: Channel,
+        token: Box<str>,
+    },
+    /// A new connection token from a client that is connected already.
+    Reauthenticate {
+        ticket: Ticket,
+        token: Box<str>,
+    },
+
+    /// Become a subscriber: from now on the hub holds publications back for this client until [`Effect::GoLive`].
+    /// Answered once the broker delivers the channel to this node, with the history asked for, read after that.
+    Join(Join),
+    /// The reply is on its way: deliver what was held back, without what lies at or before `position`, then live.
+    GoLive {
+        channel: Channel,
+        position: Option<StreamPosition>,
+    },
+    /// Stop being a subscriber; also undoes a join that failed or is not answered yet.
+    Leave {
+        channel: Channel,
+    },
+
+    Publish {
+        ticket: Ticket,
+        channel: Channel,
+        publication: Publication,
+        retention: Retention,
+    },
+    History {
+        ticket: Ticket,
+        channel: Channel,
+        filter: HistoryFilter,
+        retention: Retention,
+    },
+    Presence {
+        ticket: Ticket,
+        channel: Channel,
+    },
+    PresenceStats {
+        ticket: Ticket,
+        channel: Channel,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Join {
+    pub ticket: Ticket,
+    pub channel: Channel,
+    /// Whether this subscriber is told of gaps in the channel's stream.
+    pub positioned: bool,
+    pub retention: Retention,
+    /// Read history on the way: `None` in channels without a stream. A limit of 0 asks for the position only.
+    pub history: Option<HistoryFilter>,
+    /// Show this in the channel's presence from now until the leave.
+    pub presence: Option<ClientInfo>,
+}
+
+/// What came of the effect with this ticket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub ticket: Ticket,
+    pub result: OutcomeResult,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OutcomeResult {
+    /// For `Authenticate` and `Reauthenticate`.
+    Authenticated(Result<Identity, Refusal>),
+    Authorized(Result<Grant, Refusal>),
+    /// The history asked for; `None` if none was.
+    Joined(Result<Option<HistoryPage>, ErrorCode>),
+    Published(Result<(), ErrorCode>),
+    History(Result<HistoryPage, ErrorCode>),
+    Presence(Result<Vec<ClientInfo>, ErrorCode>),
+    PresenceStats(Result<PresenceStats, ErrorCode>),
+}
+
+/// Who a client is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Identity {
+    pub user: UserId,
+    /// JSON shown to others, from the token.
+    pub info: Option<Bytes>,
+    /// When the connection ends unless it is refreshed.
+    pub expires: Option<Moment>,
+}
+
+/// What a subscription token gives.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Grant {
+    /// The user the token was made for: the session checks that it is this client's.
+    pub user: UserId,
+    /// JSON shown to others in this channel, from the token.
+    pub info: Option<Bytes>,
+    pub expires: Option<Moment>,
+}
+
+/// Why a token was not accepted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Answer the command with this error.
+    Error(ErrorCode),
+    /// Close the connection.
+    Disconnect(Disconnect),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PresenceStats {
+    pub clients: u32,
+    pub users: u32,
+}

@@ -1,0 +1,39 @@
+//! What is asked of a channel's stream, and what comes back.
+
+use std::time::Duration;
+
+use shared::position::StreamPosition;
+use shared::publication::Publication;
+
+/// How much of a channel's past is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Retention {
+    /// The number of publications kept. 0: none, and the channel has no offsets.
+    pub size: u32,
+    /// How long the stream is kept after its last publication.
+    pub ttl: Duration,
+}
+
+impl Retention {
+    pub fn keeps_history(self) -> bool {
+        self.size > 0 && !self.ttl.is_zero()
+    }
+}
+
+/// Which publications of a stream are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HistoryFilter {
+    /// Only those after this offset (before it, if `reverse`).
+    pub since: Option<u64>,
+    /// At most this many; 0 asks for the position only.
+    pub limit: u32,
+    /// Newest first.
+    pub reverse: bool,
+}
+
+/// A part of a stream, and where the stream ended when it was read.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HistoryPage {
+    pub publications: Vec<Publication>,
+    pub top: StreamPosition,
+}

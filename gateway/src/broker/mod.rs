@@ -1,0 +1,111 @@
+//! A broker carries publications between nodes and remembers them.
+//!
+//! One trait, one test suite, several implementations. A broker never names the node: what arrives leaves
+//! through the [`BrokerEvents`] it was made with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use shared::channel::Channel;
+use shared::position::StreamPosition;
+use shared::publication::Publication;
+
+/// Every call ends by itself: implementations keep a deadline and answer [`BrokerError::Timeout`] past it.
+pub trait Broker: Send + Sync + std::fmt::Debug {
+    /// Appends to the channel's stream (if `retention` keeps one) and sends to every interested node, atomically.
+    /// Answers where the publication stands: `None` without a stream.
+    fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>>;
+
+    /// Has these channels delivered to this node. Answered when nothing published from now on can be missed.
+    /// The caller counts: a channel is subscribed at most once until it is unsubscribed.
+    fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// Reads a channel's stream. A stream that does not exist yet is created empty, so that its epoch holds.
+    fn history(
+        &self,
+        channel: Channel,
+        filter: HistoryFilter,
+        retention: Retention,
+    ) -> BoxFuture<'_, Result<HistoryPage, BrokerError>>;
+
+    /// The top of several streams in one round trip, in the order asked.
+    fn positions(
+        &self,
+        channels: Vec<(Channel, Retention)>,
+    ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>>;
+
+    /// Forgets the publications of a channel. Offsets go on, so that subscribers see no gap.
+    fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// Sends a message to every node, this one included. Answers how many nodes it was handed to.
+    fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>>;
+
+    /// Sends a message through the broker to this node alone and waits for it: how long the way there and back
+    /// took. Proves what no connection state can: that publications arrive.
+    fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>>;
+
+    /// Announces this node to the others, for `lease`, with a description they can read.
+    fn announce(
+        &self,
+        node: &str,
+        description: Bytes,
+        lease: Duration,
+    ) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// The descriptions of all nodes whose lease has not run out.
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>>;
+
+    /// Takes this node's announcement back.
+    fn retire(&self, node: &str) -> BoxFuture<'_, Result<(), BrokerError>>;
+}
+
+/// Where what a broker receives goes. Called on the broker's own threads: must not block or wait.
+pub trait BrokerEvents: Send + Sync {
+    /// A publication in a subscribed channel, in the channel's order, with its position set if it has one.
+    fn publication(&self, channel: &str, publication: Publication);
+
+    /// A control message of some node.
+    fn control(&self, message: Bytes);
+
+    /// The link over which publications arrive was lost and is now back with everything subscribed again:
+    /// anything published in between has been missed.
+    fn resumed(&self);
+}
+
+#[derive(Clone, Debug)]
+pub struct PublishRequest {
+    pub channel: Channel,
+    pub publication: Publication,
+    pub retention: Retention,
+    /// A second publication with the same key in the same channel within the time is not made; it answers as the
+    /// first did.
+    pub idempotency: Option<Idempotency>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    pub key: Box<str>,
+    pub ttl: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Published {
+    pub position: Option<StreamPosition>,
+    /// It was made before, under the same idempotency key.
+    pub duplicate: bool,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BrokerError {
+    #[error("the broker cannot be reached: {0}")]
+    Unreachable(Arc<str>),
+    #[error("the broker did not answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error("the broker answered something unexpected: {0}")]
+    Unexpected(Arc<str>),
+}

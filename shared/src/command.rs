@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::error::ErrorCode;
 use crate::publication::Payload;
 
 /// One request. `id` names the reply; 0 where none is expected.
@@ -52,6 +53,9 @@ pub enum Request {
     },
     /// The answer to a ping.
     Pong,
+    /// A command the protocol has and the gateway does not serve, such as a subscription of a kind it does not
+    /// know. Answered with this error: leaving out what it asked for would be worse than a no.
+    Refused(ErrorCode),
     /// A command of the protocol that makes no sense here (an empty one with an id, one with two bodies, a ping).
     Unknown,
 }

@@ -13,6 +13,16 @@ impl ClientId {
         Self(bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62))
     }
 
+    /// An id as [`ClientId::bits`] gave it.
+    pub fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// All 128 bits, for a record more compact than text.
+    pub fn bits(self) -> u128 {
+        self.0
+    }
+
     /// Reads the hyphenated form that `Display` writes.
     pub fn parse(text: &str) -> Option<Self> {
         let hyphens = [8, 13, 18, 23];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use crate::id::{ClientId, UserId};
 use crate::position::StreamPosition;
@@ -34,9 +35,53 @@ impl Payload {
         Self { kind: PayloadKind::Text, bytes: text.into() }
     }
 
+    /// A text of unknown content: JSON if it is exactly one JSON value.
+    pub fn json_or_text(text: impl Into<Bytes>) -> Self {
+        let bytes = text.into();
+        let kind = if is_json(&bytes) { PayloadKind::Json } else { PayloadKind::Text };
+        Self { kind, bytes }
+    }
+
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
         Self { kind: PayloadKind::Binary, bytes: bytes.into() }
     }
+}
+
+/// Deepest nesting of arrays and objects in a JSON payload. Deeper ones are valid JSON, but several common parsers
+/// give up on them (some with the whole connection), so that one publisher could cut off all subscribers.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// Whether these bytes are exactly one JSON value, in UTF-8, white space around it allowed, nested no deeper than
+/// [`JSON_DEPTH_MAX`].
+pub fn is_json(bytes: &[u8]) -> bool {
+    simdutf8::basic::from_utf8(bytes)
+        .is_ok_and(|text| serde_json::from_str::<&RawValue>(text).is_ok() && !is_too_deep(bytes))
+}
+
+/// Expects valid JSON.
+fn is_too_deep(json: &[u8]) -> bool {
+    // Almost always there are too few brackets for any doubt, and strings need not be told from structure.
+    if memchr::memchr2_iter(b'[', b'{', json).nth(JSON_DEPTH_MAX).is_none() {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for &byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > JSON_DEPTH_MAX {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Key and value pairs that travel beside the payload.
@@ -72,4 +117,32 @@ pub struct ClientInfo {
     pub conn_info: Option<Bytes>,
     /// JSON from the subscription's token.
     pub chan_info: Option<Bytes>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_exactly_one_value() {
+        for yes in ["{}", " [1,2] \n", "null", "1.5e3", "\"a\\u00e9\"", "{\"a\":{\"b\":[]}}"] {
+            assert!(is_json(yes.as_bytes()), "{yes}");
+        }
+        for no in ["", " ", "{} {}", "{", "[1,]", "nul", "'a'", "01", "NaN", "\"a\nb\"", "\u{feff}{}"] {
+            assert!(!is_json(no.as_bytes()), "{no}");
+        }
+        assert!(!is_json(b"\"\xff\""));
+    }
+
+    #[test]
+    fn json_that_many_parsers_cannot_nest_is_no_payload() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(is_json(nested(JSON_DEPTH_MAX).as_bytes()));
+        assert!(!is_json(nested(JSON_DEPTH_MAX + 1).as_bytes()));
+        assert!(!is_json(nested(60_000).as_bytes()));
+        let brackets_in_a_string = format!("\"\\\"{}\"", "[".repeat(200));
+        assert!(is_json(brackets_in_a_string.as_bytes()));
+        let wide = format!("[{}[]]", "[],".repeat(500));
+        assert!(is_json(wide.as_bytes()));
+    }
 }

@@ -60,6 +60,9 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
 pub enum Encoded {
     /// The bytes appended are a message of this kind.
     Message(MessageKind),
+    /// The bytes appended are several messages, one after the other, each of this kind and length in bytes. Only
+    /// replies are: a protocol without replies hands out recovered publications so.
+    Messages(Vec<(MessageKind, usize)>),
     /// This protocol has no word for it: nothing is sent.
     Nothing,
     /// This protocol can only say it by closing.

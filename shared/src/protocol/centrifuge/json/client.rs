@@ -1,0 +1,287 @@
+//! The client's end of the JSON encoding: for the load tester and for tests, so that they cannot drift from what
+//! the gateway speaks. Writing commands and reading what comes back, borrowing from the frame.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
+use serde_json::value::RawValue;
+
+use super::FLAG_REJECT_UNRECOVERED;
+use super::write::{self, Object};
+use crate::command::{Command, Request, Subscribe};
+use crate::protocol::DecodeError;
+
+/// Appends one command. Between several of one message stands a line break, which the caller puts there.
+///
+/// [`Request::Refused`] and [`Request::Unknown`] have no bytes of their own: they name what a server makes of bytes
+/// it will not serve. They are written as a `ping` command, which is one of those.
+pub fn encode_command(command: &Command, out: &mut BytesMut) {
+    let mut line = Object::begin(out);
+    line.number("id", u64::from(command.id));
+    match &command.request {
+        Request::Pong => {}
+        Request::Connect(connect) => {
+            let mut body = Object::begin(line.field("connect"));
+            body.string("token", &connect.token);
+            body.raw("data", connect.data.as_deref());
+            if !connect.subs.is_empty() {
+                let mut subs = Object::begin(body.field("subs"));
+                for (channel, subscribe) in &connect.subs {
+                    put_subscribe(subscribe, Object::begin(subs.key(channel)));
+                }
+                subs.end();
+            }
+            body.string("name", &connect.name);
+            body.string("version", &connect.version);
+            body.end();
+        }
+        Request::Subscribe(subscribe) => {
+            let mut body = Object::begin(line.field("subscribe"));
+            body.string("channel", &subscribe.channel);
+            put_subscribe(subscribe, body);
+        }
+        Request::Publish { channel, data } => {
+            let mut body = Object::begin(line.field("publish"));
+            body.string("channel", channel);
+            write::payload(data, body.field("data"));
+            body.end();
+        }
+        Request::History(history) => {
+            let mut body = Object::begin(line.field("history"));
+            body.string("channel", &history.channel);
+            if history.limit != 0 {
+                body.field("limit").put_slice(itoa::Buffer::new().format(history.limit).as_bytes());
+            }
+            if let Some(since) = &history.since {
+                let mut position = Object::begin(body.field("since"));
+                position.number("offset", since.offset);
+                position.string("epoch", &since.epoch);
+                position.end();
+            }
+            body.flag("reverse", history.reverse);
+            body.end();
+        }
+        Request::Unsubscribe { channel } => strings("unsubscribe", &[("channel", channel)], &mut line),
+        Request::Presence { channel } => strings("presence", &[("channel", channel)], &mut line),
+        Request::PresenceStats { channel } => strings("presence_stats", &[("channel", channel)], &mut line),
+        Request::Refresh { token } => strings("refresh", &[("token", token)], &mut line),
+        Request::SubRefresh { channel, token } => {
+            strings("sub_refresh", &[("channel", channel), ("token", token)], &mut line);
+        }
+        Request::Send { data } => {
+            let mut body = Object::begin(line.field("send"));
+            body.raw("data", Some(data));
+            body.end();
+        }
+        Request::Rpc { method, data } => {
+            let mut body = Object::begin(line.field("rpc"));
+            body.raw("data", Some(data));
+            body.string("method", method);
+            body.end();
+        }
+        Request::Refused(_) | Request::Unknown => strings("ping", &[], &mut line),
+    }
+    line.end();
+}
+
+/// What a server sent, one item a line of the frame.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// To be answered with [`Request::Pong`] if the connect result says so.
+    Ping,
+    Publication {
+        channel: Cow<'a, str>,
+        publication: ReceivedPublication<'a>,
+    },
+    Unsubscribed {
+        channel: Cow<'a, str>,
+        code: u32,
+    },
+    Reply {
+        id: u32,
+        outcome: Result<Answer<'a>, Refusal<'a>>,
+    },
+    /// Something newer than this reader, such as a push of another kind.
+    Other,
+}
+
+#[derive(serde::Deserialize, Debug, PartialEq, Eq, Clone)]
+pub struct Refusal<'a> {
+    pub code: u32,
+    #[serde(borrow, default)]
+    pub message: Cow<'a, str>,
+    #[serde(default)]
+    pub temporary: bool,
+}
+
+/// The results a client acts on. Of the others it is enough to know that they came.
+#[derive(Debug)]
+pub enum Answer<'a> {
+    Connect(ConnectResult<'a>),
+    Subscribe(SubscribeResult<'a>),
+    History(HistoryResult<'a>),
+    PresenceStats { clients: u32, users: u32 },
+    Other,
+}
+
+#[derive(serde::Deserialize, Debug)]
+pub struct ConnectResult<'a> {
+    #[serde(borrow)]
+    pub client: Cow<'a, str>,
+    /// Seconds between pings; 0 for none.
+    #[serde(default)]
+    pub ping: u32,
+    #[serde(default)]
+    pub pong: bool,
+    #[serde(default)]
+    pub expires: bool,
+    #[serde(default)]
+    pub ttl: u32,
+    #[serde(borrow, default)]
+    pub node: Cow<'a, str>,
+}
+
+#[derive(serde::Deserialize, Debug)]
+pub struct SubscribeResult<'a> {
+    #[serde(default)]
+    pub recoverable: bool,
+    #[serde(default)]
+    pub positioned: bool,
+    #[serde(borrow, default)]
+    pub epoch: Cow<'a, str>,
+    #[serde(default)]
+    pub offset: u64,
+    #[serde(borrow, default)]
+    pub publications: Vec<ReceivedPublication<'a>>,
+    #[serde(default)]
+    pub recovered: bool,
+    #[serde(default)]
+    pub was_recovering: bool,
+}
+
+#[derive(serde::Deserialize, Debug)]
+pub struct HistoryResult<'a> {
+    #[serde(borrow, default)]
+    pub publications: Vec<ReceivedPublication<'a>>,
+    #[serde(borrow, default)]
+    pub epoch: Cow<'a, str>,
+    #[serde(default)]
+    pub offset: u64,
+}
+
+#[derive(serde::Deserialize, Debug, Clone, Copy)]
+pub struct ReceivedPublication<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+    /// 0 in a channel without a stream.
+    #[serde(default)]
+    pub offset: u64,
+}
+
+impl<'a> ReceivedPublication<'a> {
+    /// The JSON of the payload.
+    pub fn data(&self) -> &'a str {
+        self.data.get()
+    }
+}
+
+/// Reads a frame line by line. A line that cannot be read is an error in its place.
+pub fn decode_frame(frame: &str) -> impl Iterator<Item = Result<Received<'_>, DecodeError>> {
+    frame.split('\n').filter(|line| !line.is_empty()).map(decode_line)
+}
+
+fn decode_line(line: &str) -> Result<Received<'_>, DecodeError> {
+    if line.as_bytes() == super::PING {
+        return Ok(Received::Ping);
+    }
+    let line: Line<'_> = serde_json::from_str(line).map_err(|_| DecodeError::Malformed)?;
+    Ok(match line {
+        Line { push: Some(push), .. } => match push {
+            PushBody { channel, r#pub: Some(publication), .. } => {
+                Received::Publication { channel, publication }
+            }
+            PushBody { channel, unsubscribe: Some(body), .. } => {
+                Received::Unsubscribed { channel, code: body.code }
+            }
+            PushBody { .. } => Received::Other,
+        },
+        Line { id: 0, .. } => Received::Ping,
+        Line { id, error: Some(refusal), .. } => Received::Reply { id, outcome: Err(refusal) },
+        Line { id, connect: Some(result), .. } => {
+            Received::Reply { id, outcome: Ok(Answer::Connect(result)) }
+        }
+        Line { id, subscribe: Some(result), .. } => {
+            Received::Reply { id, outcome: Ok(Answer::Subscribe(result)) }
+        }
+        Line { id, history: Some(result), .. } => {
+            Received::Reply { id, outcome: Ok(Answer::History(result)) }
+        }
+        Line { id, presence_stats: Some(counts), .. } => Received::Reply {
+            id,
+            outcome: Ok(Answer::PresenceStats { clients: counts.num_clients, users: counts.num_users }),
+        },
+        Line { id, .. } => Received::Reply { id, outcome: Ok(Answer::Other) },
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct Line<'a> {
+    #[serde(default)]
+    id: u32,
+    #[serde(borrow)]
+    push: Option<PushBody<'a>>,
+    #[serde(borrow)]
+    error: Option<Refusal<'a>>,
+    #[serde(borrow)]
+    connect: Option<ConnectResult<'a>>,
+    #[serde(borrow)]
+    subscribe: Option<SubscribeResult<'a>>,
+    #[serde(borrow)]
+    history: Option<HistoryResult<'a>>,
+    presence_stats: Option<Counts>,
+}
+
+#[derive(serde::Deserialize)]
+struct PushBody<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(borrow)]
+    r#pub: Option<ReceivedPublication<'a>>,
+    unsubscribe: Option<UnsubscribeBody>,
+}
+
+#[derive(serde::Deserialize)]
+struct UnsubscribeBody {
+    code: u32,
+}
+
+#[derive(serde::Deserialize)]
+struct Counts {
+    #[serde(default)]
+    num_clients: u32,
+    #[serde(default)]
+    num_users: u32,
+}
+
+/// The rest of a subscribe request, after the channel if it is there: in a connect request it is a key.
+fn put_subscribe(subscribe: &Subscribe, mut body: Object<'_>) {
+    body.string("token", &subscribe.token);
+    body.flag("recover", subscribe.recover);
+    body.string("epoch", &subscribe.epoch);
+    body.number("offset", subscribe.offset);
+    body.flag("positioned", subscribe.positioned);
+    body.flag("recoverable", subscribe.recoverable);
+    body.flag("join_leave", subscribe.join_leave);
+    body.string("delta", &subscribe.delta);
+    body.number("flag", if subscribe.reject_unrecovered { FLAG_REJECT_UNRECOVERED } else { 0 });
+    body.end();
+}
+
+/// A body of nothing but texts.
+fn strings(name: &str, fields: &[(&str, &str)], line: &mut Object<'_>) {
+    let mut body = Object::begin(line.field(name));
+    for (name, value) in fields {
+        body.string(name, value);
+    }
+    body.end();
+}

@@ -1,0 +1,130 @@
+//! Writing what one client is answered.
+//!
+//! As in Protobuf's JSON mapping, fields that are zero, empty or false are left out. Not left out, although they
+//! may be empty, are those that the official libraries hand to the application without a default: the counts of
+//! `presence_stats` and the map of `presence`.
+
+use bytes::{BufMut, BytesMut};
+
+use super::write::{self, Object};
+use crate::error::ErrorCode;
+use crate::position::StreamPosition;
+use crate::publication::{ClientInfo, Publication};
+use crate::reply::{Answer, Connected, Expiry, Reply, Subscribed};
+
+pub(super) fn encode(reply: &Reply, out: &mut BytesMut) {
+    out.put_slice(b"{\"id\":");
+    write::number(u64::from(reply.id), out);
+    match &reply.outcome {
+        Ok(answer) => encode_answer(answer, out),
+        Err(error) => encode_error(*error, out),
+    }
+    out.put_u8(b'}');
+}
+
+fn encode_error(error: ErrorCode, out: &mut BytesMut) {
+    let mut object = body("error", out);
+    object.number("code", u64::from(error.code()));
+    object.string("message", error.message());
+    object.flag("temporary", error.is_temporary());
+    object.end();
+}
+
+fn encode_answer(answer: &Answer, out: &mut BytesMut) {
+    match answer {
+        Answer::Connect(connected) => encode_connected(connected, out),
+        Answer::Subscribe(subscribed) => encode_subscribed(subscribed, out),
+        Answer::Unsubscribe => out.put_slice(b",\"unsubscribe\":{}"),
+        Answer::Publish => out.put_slice(b",\"publish\":{}"),
+        Answer::History { publications, top } => encode_history(publications, *top, out),
+        Answer::Presence { clients } => encode_presence(clients, out),
+        Answer::PresenceStats { clients, users } => {
+            let mut object = body("presence_stats", out);
+            object.count("num_clients", u64::from(*clients));
+            object.count("num_users", u64::from(*users));
+            object.end();
+        }
+        Answer::Refresh { client, version, expires } => {
+            let mut object = body("refresh", out);
+            write::quoted(*client, object.field("client"));
+            object.string("version", version);
+            expiry(*expires, &mut object);
+            object.end();
+        }
+        Answer::SubRefresh { expires } => {
+            let mut object = body("sub_refresh", out);
+            expiry(*expires, &mut object);
+            object.end();
+        }
+    }
+}
+
+fn encode_connected(connected: &Connected, out: &mut BytesMut) {
+    let mut object = body("connect", out);
+    write::quoted(connected.client, object.field("client"));
+    object.string("version", connected.version);
+    expiry(connected.expires, &mut object);
+    object.number("ping", u64::from(connected.ping_seconds));
+    object.flag("pong", connected.pong);
+    object.string("node", &connected.node);
+    object.end();
+}
+
+fn encode_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
+    let mut object = body("subscribe", out);
+    expiry(subscribed.expires, &mut object);
+    object.flag("recoverable", subscribed.recoverable);
+    if let Some(StreamPosition { offset, epoch }) = subscribed.position {
+        object.string("epoch", epoch.as_str());
+        // The libraries start from this offset and move on with each publication below. Were it the last one's, an
+        // application that stops in the middle of them would never get the rest.
+        let start = subscribed.publications.first().map_or(offset, |first| first.offset().saturating_sub(1));
+        object.number("offset", start);
+    }
+    if !subscribed.publications.is_empty() {
+        write::publications(&subscribed.publications, object.field("publications"));
+    }
+    object.flag("recovered", subscribed.recovered);
+    object.flag("positioned", subscribed.positioned);
+    object.flag("was_recovering", subscribed.was_recovering);
+    object.end();
+}
+
+fn encode_history(publications: &[Publication], top: StreamPosition, out: &mut BytesMut) {
+    let mut object = body("history", out);
+    if !publications.is_empty() {
+        write::publications(publications, object.field("publications"));
+    }
+    object.string("epoch", top.epoch.as_str());
+    object.number("offset", top.offset);
+    object.end();
+}
+
+fn encode_presence(clients: &[ClientInfo], out: &mut BytesMut) {
+    out.put_slice(b",\"presence\":{\"presence\":{");
+    for (index, info) in clients.iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        write::quoted(info.client, out);
+        out.put_u8(b':');
+        write::client_info(info, out);
+    }
+    out.put_slice(b"}}");
+}
+
+/// Begins the field of the reply that holds what was asked for.
+fn body<'a>(name: &str, out: &'a mut BytesMut) -> Object<'a> {
+    out.put_slice(b",\"");
+    out.put_slice(name.as_bytes());
+    out.put_slice(b"\":");
+    Object::begin(out)
+}
+
+/// The libraries read `ttl` whenever `expires` is true, so it is written even if it is zero.
+fn expiry(expires: Option<Expiry>, object: &mut Object<'_>) {
+    if let Some(Expiry { seconds }) = expires {
+        object.flag("expires", true);
+        object.count("ttl", u64::from(seconds));
+    }
+}

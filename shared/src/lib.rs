@@ -1,8 +1,8 @@
 //! The words both ends of the wire say.
 //!
 //! Read in this order: what things are called ([`channel`], [`id`], [`moment`], [`position`]), what is said
-//! ([`publication`], [`command`], [`reply`], [`push`]), how no is said ([`error`], [`disconnect`]), where a
-//! message begins and ends ([`framing`]) and what it means ([`protocol`]).
+//! ([`publication`], [`command`], [`reply`], [`push`]) and how brokers carry it ([`record`]), how no is said
+//! ([`error`], [`disconnect`]), where a message begins and ends ([`framing`]) and what it means ([`protocol`]).
 //!
 //! Nothing here reads a clock, a socket, a file or a random source: time, bytes and seeds are arguments.
 
@@ -14,6 +14,7 @@ pub mod position;
 pub mod command;
 pub mod publication;
 pub mod push;
+pub mod record;
 pub mod reply;
 
 pub mod disconnect;

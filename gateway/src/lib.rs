@@ -1,4 +1,11 @@
 //! The shell of a gateway node: sockets, clocks, Redis. Decisions are made in `gateway_core`.
 
 pub mod broker;
+pub mod clock;
 pub mod presence;
+
+pub mod node {
+    //! The node.
+
+    pub mod control;
+}

@@ -1,0 +1,252 @@
+//! What nodes tell each other beside publications: commands for all of them, and each one's description of itself.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shared::channel::{CHANNEL_BYTES_MAX, Channel, InvalidChannel};
+use shared::disconnect::Disconnect;
+use shared::id::ClientId;
+
+/// The longest control message that is made or read, in bytes.
+pub const CONTROL_BYTES_MAX: usize = 128 * 1024;
+
+/// The most clients that one command can except.
+pub const EXCEPT_MAX: usize = 1_000;
+
+/// Raised whenever an older node would misread a message. Nodes ignore versions that they do not know.
+const VERSION: u32 = 1;
+
+/// What every node does to those of the selected clients that are connected to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ControlCommand {
+    /// Close their connections.
+    Disconnect { target: Target, disconnect: Disconnect },
+    /// End their subscription to a channel.
+    Unsubscribe { target: Target, channel: Channel },
+}
+
+/// Which clients a command is about: those for which everything given here holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Target {
+    /// Clients of this user. Empty: of anonymous users.
+    pub user: Option<Box<str>>,
+    /// This client only.
+    pub client: Option<ClientId>,
+    /// None of these.
+    pub except: Vec<ClientId>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("a control message has {0} bytes; the longest allowed has {CONTROL_BYTES_MAX}")]
+    TooLong(usize),
+    #[error(
+        "a control message is of version {0}; this node knows {VERSION}: nodes of different releases run together"
+    )]
+    UnknownVersion(u32),
+    #[error("a control message cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("a control message names an invalid channel: {0}")]
+    Channel(#[from] InvalidChannel),
+    #[error("a control message names a client that is no id: {0:?}")]
+    Client(Box<str>),
+    #[error("a control message closes with code {0}, which no application may use")]
+    Code(u16),
+    #[error("a control message excepts more than {EXCEPT_MAX} clients")]
+    TooManyExcepted,
+}
+
+impl ControlCommand {
+    /// The message for all nodes.
+    pub fn encode(&self) -> Result<Bytes, ControlError> {
+        let (target, action) = match self {
+            Self::Disconnect { target, disconnect } => (
+                target,
+                WireAction::Disconnect { code: disconnect.code, reason: disconnect.reason.as_ref().into() },
+            ),
+            Self::Unsubscribe { target, channel } => {
+                (target, WireAction::Unsubscribe { channel: channel.as_str().into() })
+            }
+        };
+        if target.except.len() > EXCEPT_MAX {
+            return Err(ControlError::TooManyExcepted);
+        }
+        let wire = WireCommand {
+            user: target.user.clone(),
+            client: target.client.map(|client| client.to_string().into()),
+            except: target.except.iter().map(|client| client.to_string().into()).collect(),
+            action,
+        };
+        let message = serde_json::to_vec(&(VERSION, wire))?;
+        if message.len() > CONTROL_BYTES_MAX {
+            return Err(ControlError::TooLong(message.len()));
+        }
+        Ok(message.into())
+    }
+
+    /// Reads what any node, of this release or of another, may have sent.
+    pub fn decode(message: &[u8]) -> Result<Self, ControlError> {
+        if message.len() > CONTROL_BYTES_MAX {
+            return Err(ControlError::TooLong(message.len()));
+        }
+        // The version first: what follows it may have any shape.
+        let (version, wire): (u32, &serde_json::value::RawValue) = serde_json::from_slice(message)?;
+        if version != VERSION {
+            return Err(ControlError::UnknownVersion(version));
+        }
+        let wire: WireCommand = serde_json::from_str(wire.get())?;
+        if wire.except.len() > EXCEPT_MAX {
+            return Err(ControlError::TooManyExcepted);
+        }
+        let client = |text: Box<str>| ClientId::parse(&text).ok_or(ControlError::Client(text));
+        let target = Target {
+            user: wire.user,
+            client: wire.client.map(client).transpose()?,
+            except: wire.except.into_iter().map(client).collect::<Result<_, _>>()?,
+        };
+        Ok(match wire.action {
+            WireAction::Disconnect { code, reason } => {
+                let disconnect = Disconnect::custom(code, &reason).ok_or(ControlError::Code(code))?;
+                Self::Disconnect { target, disconnect }
+            }
+            WireAction::Unsubscribe { channel } => {
+                Self::Unsubscribe { target, channel: Channel::parse(&channel, CHANNEL_BYTES_MAX)? }
+            }
+        })
+    }
+}
+
+/// What a node says of itself to the others, and to who asks the server API.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeInfo {
+    /// Unique for each run of a node.
+    pub uid: Box<str>,
+    /// The configured name.
+    pub name: Box<str>,
+    pub version: Box<str>,
+    pub num_clients: u32,
+    /// Users with at least one connection here.
+    pub num_users: u32,
+    pub num_subs: u32,
+    /// Channels with at least one subscriber here.
+    pub num_channels: u32,
+    /// Seconds since the node started.
+    pub uptime: u64,
+}
+
+impl NodeInfo {
+    pub fn encode(&self) -> Result<Bytes, ControlError> {
+        Ok(serde_json::to_vec(self)?.into())
+    }
+
+    /// Fields of a later release are passed over.
+    pub fn decode(description: &[u8]) -> Result<Self, ControlError> {
+        if description.len() > CONTROL_BYTES_MAX {
+            return Err(ControlError::TooLong(description.len()));
+        }
+        Ok(serde_json::from_slice(description)?)
+    }
+}
+
+/// The wire's own types, so that a rename above cannot change what other releases read.
+#[derive(Serialize, Deserialize)]
+struct WireCommand {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    except: Vec<Box<str>>,
+    action: WireAction,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WireAction {
+    Disconnect { code: u16, reason: Box<str> },
+    Unsubscribe { channel: Box<str> },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(bits: u128) -> ClientId {
+        ClientId::from_random(bits)
+    }
+
+    #[test]
+    fn every_command_reads_back_as_it_was_sent() {
+        let target = Target {
+            user: Some("alice".into()),
+            client: Some(client(1)),
+            except: vec![client(2), client(3)],
+        };
+        let channel = Channel::parse("prices:AAPL", 255).unwrap();
+        for command in [
+            ControlCommand::Disconnect { target: target.clone(), disconnect: Disconnect::FORCE_DISCONNECT },
+            ControlCommand::Disconnect {
+                target: Target { user: Some("".into()), ..Target::default() },
+                disconnect: Disconnect::custom(4500, "banned \"for good\"").unwrap(),
+            },
+            ControlCommand::Unsubscribe { target, channel },
+        ] {
+            assert_eq!(ControlCommand::decode(&command.encode().unwrap()).unwrap(), command);
+        }
+    }
+
+    #[test]
+    fn the_wire_stays_what_other_nodes_of_this_version_read() {
+        let command = ControlCommand::Unsubscribe {
+            target: Target { user: Some("bob".into()), ..Target::default() },
+            channel: Channel::parse("news", 255).unwrap(),
+        };
+        let wire = br#"[1,{"user":"bob","action":{"unsubscribe":{"channel":"news"}}}]"#;
+        assert_eq!(&command.encode().unwrap()[..], wire);
+    }
+
+    #[test]
+    fn a_message_of_a_later_version_is_told_apart_from_a_broken_one() {
+        let later = ControlCommand::decode(br#"[2,["anything"]]"#);
+        assert!(matches!(later, Err(ControlError::UnknownVersion(2))), "{later:?}");
+        for broken in ["", "{}", "[1]", "[1,{}]", "[1,{\"action\":{\"explode\":{}}}]", "\u{0}"] {
+            let error = ControlCommand::decode(broken.as_bytes());
+            assert!(matches!(error, Err(ControlError::Malformed(_))), "{broken:?}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn values_that_no_node_would_send_are_refused() {
+        let cases = [
+            r#"[1,{"client":"x","action":{"disconnect":{"code":3503,"reason":""}}}]"#,
+            r#"[1,{"user":"x","action":{"disconnect":{"code":1000,"reason":""}}}]"#,
+            r#"[1,{"user":"x","action":{"unsubscribe":{"channel":"a b"}}}]"#,
+        ];
+        for case in cases {
+            assert!(ControlCommand::decode(case.as_bytes()).is_err(), "{case}");
+        }
+    }
+
+    #[test]
+    fn no_command_grows_past_its_bound() {
+        let target = Target { except: (0..=EXCEPT_MAX as u128).map(client).collect(), ..Target::default() };
+        let command = ControlCommand::Disconnect { target, disconnect: Disconnect::FORCE_DISCONNECT };
+        assert!(matches!(command.encode(), Err(ControlError::TooManyExcepted)));
+
+        let target = Target { user: Some("u".repeat(CONTROL_BYTES_MAX).into()), ..Target::default() };
+        let command = ControlCommand::Disconnect { target, disconnect: Disconnect::FORCE_DISCONNECT };
+        assert!(matches!(command.encode(), Err(ControlError::TooLong(_))));
+        assert!(matches!(
+            ControlCommand::decode(&vec![b' '; CONTROL_BYTES_MAX + 1]),
+            Err(ControlError::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn a_description_of_a_later_release_can_be_read() {
+        let info = NodeInfo { uid: "a".into(), num_clients: 7, ..NodeInfo::default() };
+        assert_eq!(NodeInfo::decode(&info.encode().unwrap()).unwrap(), info);
+        let later = NodeInfo::decode(br#"{"uid":"a","num_clients":7,"colour":"red"}"#).unwrap();
+        assert_eq!(later, info);
+    }
+}

@@ -1,1 +1,52 @@
-//! RFC 6455 and RFC 7692.
+//! RFC 6455 and RFC 7692 without IO: bytes in, events out; messages in, bytes out.
+//!
+//! The life of one connection, as a server sees it:
+//!
+//! 1. [`handshake::read_upgrade`] checks the request. [`Upgrade::negotiate_deflate`] answers its compression offers.
+//! 2. The connection owns an [`Assembler`] (16 bytes while nothing is incomplete). The worker owns one read buffer,
+//!    one [`Inflater`] and one [`Limits`] for all its connections, and after each read pulls the events out:
+//!
+//! ```
+//! use shared::framing::websocket::{Assembler, Event, Inflater, Limits, Role};
+//!
+//! let (limits, mut inflater) = (Limits::default(), Inflater::new());
+//! let mut assembler = Assembler::new(Role::Server, false);
+//! let mut buffer = [0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2]; // what a read filled
+//! let mut unread = &mut buffer[..];
+//! let mut texts = Vec::new();
+//! // After an error the connection is closed with `error.disconnect()`.
+//! while let Some(event) = assembler.next(&mut unread, &limits, &mut inflater)? {
+//!     match event {
+//!         Event::Message(message) => texts.push(message.data.to_vec()),
+//!         Event::Ping(_data) => { /* encode_pong with the same data */ }
+//!         Event::Pong(_data) => {}
+//!         Event::Close(_close) => { /* encode_close with the same code, then close the socket */ }
+//!     }
+//! }
+//! assert_eq!(texts, [b"hi"]);
+//! # Ok::<(), shared::framing::websocket::FrameError>(())
+//! ```
+//!
+//! 3. Outgoing messages are whole frames: [`FrameBuilder`] for bytes that many connections share (a [`Deflater`]
+//!    makes the compressed twin), [`encode_message`] and [`encode_message_with`] to append to a buffer.
+//!
+//! Compression keeps no context on either side, ever. A message deflated with a fresh context refers to nothing
+//! before itself, so it suits every peer whose window it fits: see [`DeflateParams::admits`].
+
+pub mod assemble;
+pub mod deflate;
+pub mod encode;
+pub mod frame;
+pub mod handshake;
+pub mod mask;
+pub mod offer;
+
+pub use assemble::{Assembler, CloseFrame, Event, Limits};
+pub use deflate::{Deflater, Inflater};
+pub use encode::{
+    FrameBuilder, encode_close, encode_disconnect, encode_masked, encode_message, encode_message_with,
+    encode_ping, encode_pong,
+};
+pub use frame::{FrameError, FrameHeader, Opcode, Role};
+pub use handshake::{HandshakeError, Upgrade, accept_key, read_upgrade};
+pub use offer::{DeflateParams, DeflatePolicy};

@@ -1,0 +1,391 @@
+//! The incoming side of one connection: bytes as they arrive to messages, pings, pongs and the close.
+//!
+//! What arrives whole is handed out where it lies in the caller's buffer. Only what is incomplete when the bytes end is
+//! kept, on the heap, until it is complete.
+
+use super::deflate::Inflater;
+use super::frame::{FrameError, FrameHeader, HEADER_BYTES_MAX, Opcode, Role};
+use super::mask::apply_mask;
+use crate::framing::{Message, MessageKind};
+
+/// Bounds on what one peer may send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The largest message, in bytes, after inflating.
+    pub message_bytes_max: usize,
+    /// The largest payload of one frame, in bytes.
+    pub frame_bytes_max: usize,
+    /// How many frames one message may be in.
+    pub fragments_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { message_bytes_max: 64 * 1024, frame_bytes_max: 64 * 1024, fragments_max: 1024 }
+    }
+}
+
+/// What a peer said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event<'a> {
+    /// A whole message. Text is UTF-8.
+    Message(Message<'a>),
+    /// To be answered with a pong that holds the same data.
+    Ping(&'a [u8]),
+    Pong(&'a [u8]),
+    /// The peer closes. The last event there is.
+    Close(CloseFrame<'a>),
+}
+
+/// The body of a close frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CloseFrame<'a> {
+    /// `None` if the peer gave no code. Otherwise one that may stand in a close frame, the one to answer with.
+    pub code: Option<u16>,
+    pub reason: &'a str,
+}
+
+/// The incoming side of one connection.
+#[derive(Debug)]
+pub struct Assembler {
+    partial: Option<Box<Partial>>,
+    role: Role,
+    deflate: bool,
+    ended: bool,
+}
+
+impl Assembler {
+    /// `deflate` says whether permessage-deflate was agreed on.
+    pub fn new(role: Role, deflate: bool) -> Self {
+        Self { partial: None, role, deflate, ended: false }
+    }
+
+    /// Takes the next event from the front of `unread`, which then starts behind it. `None` means that all bytes are
+    /// used up: what they left incomplete is kept until more arrive.
+    ///
+    /// Payloads are unmasked in place. After a close or an error everything that comes is discarded.
+    pub fn next<'e, 'b: 'e>(
+        &'e mut self,
+        unread: &mut &'b mut [u8],
+        limits: &Limits,
+        inflater: &'e mut Inflater,
+    ) -> Result<Option<Event<'e>>, FrameError> {
+        self.drop_spent();
+        let found = if self.ended { Ok(Found::Nothing) } else { self.find(unread, limits) };
+        let Self { partial, ended, .. } = self;
+        let event = found.and_then(|found| match (found, partial) {
+            (Found::Whole(header, payload), _) => reveal(header, payload, limits, inflater).map(Some),
+            (Found::HeldControl(header), Some(partial)) => {
+                partial.spent = Spent::Control;
+                reveal(header, &partial.control, limits, inflater).map(Some)
+            }
+            (Found::HeldMessage, Some(partial)) => {
+                partial.spent = Spent::Message;
+                let message = partial.message.as_ref();
+                message.map(|message| message.reveal(limits, inflater).map(Event::Message)).transpose()
+            }
+            _ => Ok(None),
+        });
+        if !matches!(event, Ok(Some(Event::Message(_) | Event::Ping(_) | Event::Pong(_)))) {
+            *unread = &mut [];
+        }
+        *ended |= matches!(event, Err(_) | Ok(Some(Event::Close(_))));
+        event
+    }
+
+    /// Whether nothing is incomplete: no memory is held, and the peer is in the middle of nothing.
+    pub fn is_idle(&self) -> bool {
+        self.partial.is_none()
+    }
+
+    /// How many bytes are held for what is incomplete.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| {
+            let message = partial.message.as_ref().map_or(0, |message| message.data.capacity());
+            size_of::<Partial>() + partial.control.capacity() + message
+        })
+    }
+
+    /// Reads up to the end of a message or of a control frame.
+    fn find<'b>(&mut self, unread: &mut &'b mut [u8], limits: &Limits) -> Result<Found<'b>, FrameError> {
+        loop {
+            if self.partial.as_ref().is_none_or(|partial| partial.frame.is_none()) {
+                let Some(header) = self.take_header(unread)? else { return Ok(Found::Nothing) };
+                let length = self.check(header, limits)?;
+                // Where the payload is whole it is used where it lies, unless it belongs to what is held.
+                if (header.opcode.is_control() || (header.fin && header.opcode != Opcode::Continuation))
+                    && let Some(payload) = unread.split_off_mut(..length)
+                {
+                    unmask(payload, header.mask, 0);
+                    return Ok(Found::Whole(header, payload));
+                }
+                self.partial_mut().start(header, length);
+            }
+            let Some(partial) = &mut self.partial else { return Ok(Found::Nothing) };
+            match partial.take_payload(unread)? {
+                Some(header) if header.opcode.is_control() => return Ok(Found::HeldControl(header)),
+                Some(header) if header.fin => return Ok(Found::HeldMessage),
+                Some(_) => {}
+                None => return Ok(Found::Nothing),
+            }
+        }
+    }
+
+    fn take_header(&mut self, unread: &mut &mut [u8]) -> Result<Option<FrameHeader>, FrameError> {
+        if let Some(partial) = &mut self.partial
+            && partial.header_length > 0
+        {
+            while let Some(byte) = unread.split_off_first_mut() {
+                partial.header[partial.header_length] = *byte;
+                partial.header_length += 1;
+                if let Some((header, _)) = FrameHeader::parse(&partial.header[..partial.header_length])? {
+                    partial.header_length = 0;
+                    return Ok(Some(header));
+                }
+            }
+            return Ok(None);
+        }
+        if let Some((header, length)) = FrameHeader::parse(unread)? {
+            *unread = std::mem::take(unread).get_mut(length..).unwrap_or_default();
+            return Ok(Some(header));
+        }
+        // Any 14 bytes hold a whole header or an error, so what is left here is shorter.
+        if !unread.is_empty() {
+            let partial = self.partial_mut();
+            partial.header_length = unread.len();
+            partial.header[..unread.len()].copy_from_slice(unread);
+        }
+        Ok(None)
+    }
+
+    /// Checks a header against what came before it and against the limits, before any payload is taken. Returns the
+    /// payload's length.
+    fn check(&self, header: FrameHeader, limits: &Limits) -> Result<usize, FrameError> {
+        match (self.role, header.mask) {
+            (Role::Server, None) => return Err(FrameError::NotMasked),
+            (Role::Client, Some(_)) => return Err(FrameError::Masked),
+            _ => {}
+        }
+        if header.rsv1 && !self.deflate {
+            return Err(FrameError::ReservedBit);
+        }
+        let length = usize::try_from(header.length).map_err(|_| FrameError::FrameTooBig)?;
+        if header.opcode.is_control() {
+            return Ok(length);
+        }
+        let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
+        match (header.opcode, message) {
+            (Opcode::Continuation, None) => return Err(FrameError::NothingToContinue),
+            (Opcode::Text | Opcode::Binary, Some(_)) => return Err(FrameError::MessageNotEnded),
+            _ => {}
+        }
+        let compressed = header.rsv1 || message.is_some_and(|message| message.compressed);
+        if length > on_the_wire(limits.frame_bytes_max, compressed) {
+            return Err(FrameError::FrameTooBig);
+        }
+        let gathered = message.map_or(0, |message| message.data.len());
+        if gathered.saturating_add(length) > on_the_wire(limits.message_bytes_max, compressed) {
+            return Err(FrameError::MessageTooBig);
+        }
+        let fragments = message.map_or(0, |message| message.fragments);
+        if fragments >= limits.fragments_max {
+            return Err(FrameError::TooManyFragments);
+        }
+        Ok(length)
+    }
+
+    fn partial_mut(&mut self) -> &mut Partial {
+        self.partial.get_or_insert_default()
+    }
+
+    /// Lets go of what the last event borrowed, and of everything once nothing is incomplete.
+    fn drop_spent(&mut self) {
+        let Some(partial) = &mut self.partial else { return };
+        match std::mem::take(&mut partial.spent) {
+            Spent::Control => partial.control = Vec::new(),
+            Spent::Message => partial.message = None,
+            Spent::Nothing => {}
+        }
+        if self.ended || partial.header_length == 0 && partial.frame.is_none() && partial.message.is_none() {
+            self.partial = None;
+        }
+    }
+}
+
+/// Whether a code may stand in a close frame (RFC 6455 §7.4).
+pub fn is_close_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1011 | 3000..=4999)
+}
+
+/// What is incomplete.
+#[derive(Default, Debug)]
+struct Partial {
+    /// The first bytes of a header.
+    header: [u8; HEADER_BYTES_MAX],
+    header_length: usize,
+    /// The frame whose payload is arriving.
+    frame: Option<Frame>,
+    /// The payload of a ping, pong or close so far. At most 125 bytes.
+    control: Vec<u8>,
+    /// The message whose frames are arriving. Control frames may come in between.
+    message: Option<Gathered>,
+    /// What the last event borrowed.
+    spent: Spent,
+}
+
+#[derive(Debug)]
+struct Frame {
+    header: FrameHeader,
+    length: usize,
+    received: usize,
+}
+
+#[derive(Debug)]
+struct Gathered {
+    kind: MessageKind,
+    compressed: bool,
+    data: Vec<u8>,
+    /// How much of `data` is known to be UTF-8, if it is text and not compressed.
+    checked: usize,
+    fragments: u32,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+enum Spent {
+    #[default]
+    Nothing,
+    Control,
+    Message,
+}
+
+enum Found<'b> {
+    Nothing,
+    Whole(FrameHeader, &'b [u8]),
+    HeldControl(FrameHeader),
+    HeldMessage,
+}
+
+impl Partial {
+    /// A frame starts. Its header has been checked.
+    fn start(&mut self, header: FrameHeader, length: usize) {
+        self.frame = Some(Frame { header, length, received: 0 });
+        if header.opcode.is_control() {
+            return;
+        }
+        let kind = if header.opcode == Opcode::Text { MessageKind::Text } else { MessageKind::Binary };
+        let compressed = header.rsv1;
+        self.message
+            .get_or_insert_with(|| Gathered { kind, compressed, data: Vec::new(), checked: 0, fragments: 0 })
+            .fragments += 1;
+    }
+
+    /// Moves payload of the frame in progress to where it is held. Returns the header if the frame is complete.
+    fn take_payload(&mut self, unread: &mut &mut [u8]) -> Result<Option<FrameHeader>, FrameError> {
+        let Some(frame) = &mut self.frame else { return Ok(None) };
+        let header = frame.header;
+        let arrived = unread.len().min(frame.length - frame.received);
+        let payload = unread.split_off_mut(..arrived).unwrap_or_default();
+        unmask(payload, header.mask, frame.received);
+        frame.received += arrived;
+        let complete = frame.received == frame.length;
+        if complete {
+            self.frame = None;
+        }
+        if header.opcode.is_control() {
+            self.control.extend_from_slice(payload);
+        } else if let Some(message) = &mut self.message {
+            message.data.extend_from_slice(payload);
+            message.check_text(complete && header.fin)?;
+        }
+        Ok(complete.then_some(header))
+    }
+}
+
+impl Gathered {
+    /// Refuses text as soon as it cannot become UTF-8 any more.
+    fn check_text(&mut self, whole: bool) -> Result<(), FrameError> {
+        if self.kind == MessageKind::Binary || self.compressed {
+            return Ok(());
+        }
+        match simdutf8::compat::from_utf8(&self.data[self.checked..]) {
+            Ok(text) => self.checked += text.len(),
+            // The bytes end within a character that may still become whole.
+            Err(error) if error.error_len().is_none() && !whole => self.checked += error.valid_up_to(),
+            Err(_) => return Err(FrameError::NotUtf8),
+        }
+        Ok(())
+    }
+
+    fn reveal<'e>(&'e self, limits: &Limits, inflater: &'e mut Inflater) -> Result<Message<'e>, FrameError> {
+        if self.compressed {
+            inflate(self.kind, &self.data, limits, inflater)
+        } else {
+            // Text was checked as it came.
+            Ok(Message { kind: self.kind, data: &self.data })
+        }
+    }
+}
+
+/// What a whole payload says.
+fn reveal<'e>(
+    header: FrameHeader,
+    payload: &'e [u8],
+    limits: &Limits,
+    inflater: &'e mut Inflater,
+) -> Result<Event<'e>, FrameError> {
+    let kind = match header.opcode {
+        Opcode::Ping => return Ok(Event::Ping(payload)),
+        Opcode::Pong => return Ok(Event::Pong(payload)),
+        Opcode::Close => return Ok(Event::Close(read_close(payload)?)),
+        Opcode::Text => MessageKind::Text,
+        Opcode::Binary | Opcode::Continuation => MessageKind::Binary,
+    };
+    if header.rsv1 {
+        return Ok(Event::Message(inflate(kind, payload, limits, inflater)?));
+    }
+    Ok(Event::Message(checked(kind, payload)?))
+}
+
+fn inflate<'e>(
+    kind: MessageKind,
+    compressed: &[u8],
+    limits: &Limits,
+    inflater: &'e mut Inflater,
+) -> Result<Message<'e>, FrameError> {
+    checked(kind, inflater.inflate(compressed, limits.message_bytes_max)?)
+}
+
+fn checked(kind: MessageKind, data: &[u8]) -> Result<Message<'_>, FrameError> {
+    if kind == MessageKind::Text && simdutf8::basic::from_utf8(data).is_err() {
+        return Err(FrameError::NotUtf8);
+    }
+    Ok(Message { kind, data })
+}
+
+fn read_close(payload: &[u8]) -> Result<CloseFrame<'_>, FrameError> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return if payload.is_empty() {
+            Ok(CloseFrame { code: None, reason: "" })
+        } else {
+            Err(FrameError::CloseTooShort)
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !is_close_code(code) {
+        return Err(FrameError::CloseCode(code));
+    }
+    let reason = std::str::from_utf8(reason).map_err(|_| FrameError::NotUtf8)?;
+    Ok(CloseFrame { code: Some(code), reason })
+}
+
+fn unmask(payload: &mut [u8], mask: Option<[u8; 4]>, offset: usize) {
+    if let Some(key) = mask {
+        apply_mask(payload, key, offset);
+    }
+}
+
+/// Compressing what cannot be compressed makes it a little longer: a message of the largest size is let through
+/// compressed too.
+fn on_the_wire(bytes_max: usize, compressed: bool) -> usize {
+    if compressed { bytes_max.saturating_add(bytes_max / 1024 + 64) } else { bytes_max }
+}

@@ -1,0 +1,278 @@
+//! permessage-deflate (RFC 7692) with a fresh context for every message, in both directions.
+//!
+//! Both machines are large (tens to hundreds of kilobytes) and hold nothing between messages, so there is one of each
+//! per worker and none per connection.
+
+use bytes::BytesMut;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::frame::FrameError;
+
+/// Inflates incoming messages, one after the other.
+#[derive(Debug)]
+pub struct Inflater {
+    machine: Decompress,
+    output: Vec<u8>,
+}
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inflater {
+    pub fn new() -> Self {
+        Self { machine: Decompress::new(false), output: Vec::new() }
+    }
+
+    /// The message whose compressed payload is `compressed`. Stops as soon as there are more than `bytes_max`.
+    pub fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], FrameError> {
+        self.output.clear();
+        // One huge message does not fix the size of the buffer for ever.
+        self.output.shrink_to(OUTPUT_KEPT_BYTES);
+        if compressed.is_empty() {
+            // Nothing at all instead of the one byte of RFC 7692 §7.2.3.6. It can only mean the empty message.
+            return Ok(&self.output);
+        }
+        self.machine.reset(false);
+        let mut rest = compressed;
+        for _ in 0..FINAL_BLOCKS_MAX {
+            rest = match self.feed(rest, bytes_max)? {
+                // The sender ended the stream with a final block instead of a flush (RFC 7692 §7.2.3.4).
+                Fed::Ended([]) => return Ok(&self.output),
+                Fed::Ended(after) => after,
+                Fed::Consumed => return self.end(bytes_max),
+            };
+            self.machine.reset(false);
+        }
+        Err(FrameError::NotDeflate)
+    }
+
+    /// Feeds what the sender took away, which closes the last block, and then blocks of our own. Unless exactly those
+    /// come out, the message stopped in the middle of a block: a decoder that reads on from there may find meaning in
+    /// anything, but not in all of this.
+    fn end(&mut self, bytes_max: usize) -> Result<&[u8], FrameError> {
+        let message_bytes = self.output.len();
+        let fed = self.feed(&ENDING, bytes_max.saturating_add(MARK.len()))?;
+        if matches!(fed, Fed::Ended([])) && self.output.get(message_bytes..) == Some(&MARK) {
+            self.output.truncate(message_bytes);
+            return Ok(&self.output);
+        }
+        Err(FrameError::NotDeflate)
+    }
+
+    fn feed<'c>(&mut self, mut rest: &'c [u8], bytes_max: usize) -> Result<Fed<'c>, FrameError> {
+        loop {
+            if self.output.len() == self.output.capacity() {
+                // Room for one byte over the limit shows that the limit is passed.
+                let wanted = (self.output.len() * 2).clamp(OUTPUT_FIRST_BYTES, bytes_max.saturating_add(1));
+                self.output.reserve_exact(wanted.saturating_sub(self.output.len()).max(1));
+            }
+            let consumed_before = self.machine.total_in();
+            let produced_before = self.output.len();
+            let status = self
+                .machine
+                .decompress_vec(rest, &mut self.output, FlushDecompress::None)
+                .map_err(|_| FrameError::NotDeflate)?;
+            if self.output.len() > bytes_max {
+                return Err(FrameError::MessageTooBig);
+            }
+            let consumed = usize::try_from(self.machine.total_in() - consumed_before).unwrap_or(rest.len());
+            rest = rest.get(consumed..).unwrap_or_default();
+            match status {
+                Status::StreamEnd => return Ok(Fed::Ended(rest)),
+                _ if rest.is_empty() && self.output.len() < self.output.capacity() => {
+                    return Ok(Fed::Consumed);
+                }
+                // There was room and input, and nothing moved: it never will.
+                _ if consumed == 0 && self.output.len() == produced_before => {
+                    return Err(FrameError::NotDeflate);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Compresses outgoing messages, one after the other.
+#[derive(Debug)]
+pub struct Deflater {
+    machine: Compress,
+}
+
+impl Deflater {
+    /// `level` is from 1 (fast) to 9 (small); others are taken as the nearest.
+    pub fn new(level: u8) -> Self {
+        Self { machine: Compress::new(Compression::new(u32::from(level.clamp(1, 9))), false) }
+    }
+
+    /// Appends the compressed payload of a message. Appends nothing and returns false where compressing does not
+    /// make it smaller: then the message is to be sent as it is.
+    pub fn deflate(&mut self, payload: &[u8], out: &mut BytesMut) -> bool {
+        self.machine.reset();
+        let start = out.len();
+        // If it does not fit in as many bytes as it has, it did not get smaller.
+        out.resize(start + payload.len() + TAIL.len(), 0);
+        let status = self.machine.compress(payload, &mut out[start..], FlushCompress::Sync);
+        let written = usize::try_from(self.machine.total_out()).unwrap_or(usize::MAX);
+        let fits = status.is_ok() && written < payload.len() + TAIL.len();
+        let end = start.saturating_add(written).min(out.len());
+        if fits && out[start..end].ends_with(&TAIL) {
+            out.truncate(end - TAIL.len());
+            true
+        } else {
+            out.truncate(start);
+            false
+        }
+    }
+}
+
+/// What a sync flush ends with, and the sender takes away (RFC 7692 §7.2.1).
+const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+/// Bytes that no peer can mean.
+const MARK: [u8; 8] = [0x9d, 0x3e, 0xf1, 0x07, 0x6a, 0xc4, 0x58, 0xb2];
+/// The tail, the mark as a stored block, and an empty final block.
+#[rustfmt::skip]
+const ENDING: [u8; 19] = [
+    0x00, 0x00, 0xff, 0xff,
+    0x00, 0x08, 0x00, 0xf7, 0xff, 0x9d, 0x3e, 0xf1, 0x07, 0x6a, 0xc4, 0x58, 0xb2,
+    0x03, 0x00,
+];
+/// How large the output buffer is at first, in bytes.
+const OUTPUT_FIRST_BYTES: usize = 1024;
+/// How large an output buffer is kept between messages, in bytes.
+const OUTPUT_KEPT_BYTES: usize = 256 * 1024;
+/// How many final blocks, each with a context of its own, one message may hold.
+const FINAL_BLOCKS_MAX: usize = 64;
+
+enum Fed<'c> {
+    /// All input is used up.
+    Consumed,
+    /// A final block ended the stream before these bytes.
+    Ended(&'c [u8]),
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inflated(compressed: &[u8]) -> Result<Vec<u8>, FrameError> {
+        Inflater::new().inflate(compressed, 1 << 20).map(<[u8]>::to_vec)
+    }
+
+    #[test]
+    fn the_rfc_examples_inflate_to_hello() {
+        let one_block = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        let stored = [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00];
+        let final_block = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00];
+        let two_blocks = [0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00];
+        for compressed in [&one_block[..], &stored, &final_block, &two_blocks] {
+            assert_eq!(inflated(compressed).as_deref(), Ok(&b"Hello"[..]), "{compressed:x?}");
+        }
+        // A final block without the byte that should follow it, as some senders do.
+        assert_eq!(inflated(&final_block[..7]).as_deref(), Ok(&b"Hello"[..]));
+    }
+
+    #[test]
+    fn the_empty_message_is_one_byte_or_none() {
+        assert_eq!(inflated(&[0x00]), Ok(vec![]));
+        assert_eq!(inflated(&[0x02, 0x00]), Ok(vec![]));
+        assert_eq!(inflated(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_stream_cut_short_is_refused_wherever_it_is_cut() {
+        let payload: Vec<u8> = (0..700u32).flat_map(|i| (i * i).to_be_bytes()).collect();
+        let mut compressed = BytesMut::new();
+        assert!(Deflater::new(6).deflate(&payload, &mut compressed));
+        assert_eq!(inflated(&compressed), Ok(payload));
+        for cut in 1..compressed.len() {
+            assert_eq!(inflated(&compressed[..cut]), Err(FrameError::NotDeflate), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        assert_eq!(inflated(&[0x07]), Err(FrameError::NotDeflate), "a block type that does not exist");
+        assert_eq!(inflated(&[0x00, 0x05, 0x00, 0x00, 0x00]), Err(FrameError::NotDeflate));
+        assert_eq!(inflated(&[0xff; 40]), Err(FrameError::NotDeflate));
+        let end_over_and_over = [0x03, 0x00].repeat(1000);
+        assert_eq!(inflated(&end_over_and_over), Err(FrameError::NotDeflate));
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_at_the_limit() {
+        let mut bomb = BytesMut::new();
+        assert!(Deflater::new(9).deflate(&vec![0; 50 << 20], &mut bomb));
+        assert!(bomb.len() < 60_000);
+        let mut inflater = Inflater::new();
+        assert_eq!(inflater.inflate(&bomb, 100_000), Err(FrameError::MessageTooBig));
+        assert!(inflater.output.capacity() <= 100_009, "{} bytes held", inflater.output.capacity());
+        assert_eq!(inflater.inflate(&[0x00], 100_000), Ok(&[][..]), "the next message is not affected");
+    }
+
+    #[test]
+    fn the_limit_itself_is_allowed() {
+        for length in [1, 1023, 1024, 1025, 65_536] {
+            let mut compressed = BytesMut::new();
+            let payload = vec![b'x'; length];
+            if !Deflater::new(1).deflate(&payload, &mut compressed) {
+                continue;
+            }
+            let mut inflater = Inflater::new();
+            assert_eq!(inflater.inflate(&compressed, length), Ok(&payload[..]));
+            assert_eq!(inflater.inflate(&compressed, length - 1), Err(FrameError::MessageTooBig));
+        }
+    }
+
+    #[test]
+    fn what_does_not_get_smaller_is_not_compressed() {
+        let mut out = BytesMut::from(&b"before"[..]);
+        let mut deflater = Deflater::new(6);
+        for payload in [&b""[..], b"a", b"abcdefgh"] {
+            assert!(!deflater.deflate(payload, &mut out));
+            assert_eq!(&out[..], b"before");
+        }
+    }
+
+    #[test]
+    fn a_large_message_does_not_leave_a_large_buffer() {
+        let mut compressed = BytesMut::new();
+        assert!(Deflater::new(6).deflate(&vec![1; 4 << 20], &mut compressed));
+        let mut inflater = Inflater::new();
+        assert_eq!(inflater.inflate(&compressed, 8 << 20).map(<[u8]>::len), Ok(4 << 20));
+        inflater.inflate(&[0x00], 8 << 20).unwrap();
+        assert!(inflater.output.capacity() <= OUTPUT_KEPT_BYTES);
+    }
+
+    proptest! {
+        #[test]
+        fn messages_come_back_as_they_were(
+            seeds in prop::collection::vec((any::<u8>(), 1usize..2000), 1..20),
+            level in 0u8..12,
+        ) {
+            let payload: Vec<u8> = seeds
+                .iter()
+                .flat_map(|&(byte, count)| (0..count).map(move |i| byte.wrapping_add((i % 7) as u8)))
+                .collect();
+            let mut compressed = BytesMut::new();
+            if Deflater::new(level).deflate(&payload, &mut compressed) {
+                prop_assert!(compressed.len() < payload.len());
+                let back = inflated(&compressed);
+                prop_assert_eq!(back.as_deref(), Ok(&payload[..]));
+            }
+        }
+
+        #[test]
+        fn any_bytes_inflate_or_are_refused_within_the_limit(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut inflater = Inflater::new();
+            if let Ok(message) = inflater.inflate(&bytes, 3000) {
+                prop_assert!(message.len() <= 3000);
+            }
+        }
+    }
+}

@@ -7,3 +7,4 @@
 pub mod channel_rules;
 pub mod effect;
 pub mod history;
+pub mod stream;

@@ -3,6 +3,10 @@
 //! One trait, one test suite, several implementations. A broker never names the node: what arrives leaves
 //! through the [`BrokerEvents`] it was made with.
 
+mod config;
+pub mod measure;
+pub mod memory;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +16,8 @@ use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
 use shared::position::StreamPosition;
 use shared::publication::Publication;
+
+pub use config::{BrokerKind, Config};
 
 /// Every call ends by itself: implementations keep a deadline and answer [`BrokerError::Timeout`] past it.
 pub trait Broker: Send + Sync + std::fmt::Debug {

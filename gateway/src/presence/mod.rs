@@ -1,5 +1,7 @@
 //! Who is subscribed to a channel, over all nodes.
 
+pub mod memory;
+
 use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;

@@ -1,0 +1,216 @@
+//! A channel's past in memory: its latest publications, in order, under one epoch.
+
+use std::collections::VecDeque;
+use std::mem::size_of;
+
+use shared::moment::Moment;
+use shared::position::{Epoch, StreamPosition};
+use shared::publication::Publication;
+
+use crate::history::{HistoryFilter, HistoryPage, Retention};
+
+/// Offsets start at 1 and have no holes; what is kept is always the newest part. It is bounded three ways: in
+/// number and in time by each publication's [`Retention`], in bytes by whoever appends.
+#[derive(Debug)]
+pub struct Stream {
+    epoch: Epoch,
+    top: u64,
+    /// The publications `top - len + 1 ..= top`.
+    kept: VecDeque<Publication>,
+    bytes: usize,
+    expires: Moment,
+}
+
+impl Stream {
+    /// An empty stream. The epoch must be new: it is what tells this stream from an earlier one of its channel.
+    pub fn new(epoch: Epoch) -> Self {
+        Self { epoch, top: 0, kept: VecDeque::new(), bytes: 0, expires: Moment::ZERO }
+    }
+
+    pub fn position(&self) -> StreamPosition {
+        StreamPosition { offset: self.top, epoch: self.epoch }
+    }
+
+    /// What the kept publications take, their bookkeeping included.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// When the kept publications have had their time, unless another one comes.
+    pub fn expires(&self) -> Moment {
+        self.expires
+    }
+
+    /// Gives the publication the next offset and keeps it, dropping the oldest ones that are past the retention's
+    /// size or past `bytes_max`. One that is larger than `bytes_max` by itself gets its offset but is not kept.
+    pub fn append(
+        &mut self,
+        now: Moment,
+        publication: &mut Publication,
+        retention: Retention,
+        bytes_max: usize,
+    ) -> StreamPosition {
+        self.expire(now);
+        self.top += 1;
+        let position = self.position();
+        publication.position = Some(position);
+        self.bytes += footprint(publication);
+        self.kept.push_back(publication.clone());
+        while self.kept.len() > retention.size as usize || self.bytes > bytes_max {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.bytes -= footprint(&oldest);
+        }
+        self.expires = now + retention.ttl;
+        position
+    }
+
+    /// Drops everything if its time is over.
+    pub fn expire(&mut self, now: Moment) {
+        if !self.kept.is_empty() && self.expires <= now {
+            self.clear();
+        }
+    }
+
+    /// Drops everything kept. The offset and the epoch stay, so that nobody takes this for a gap.
+    pub fn clear(&mut self) {
+        // A new queue rather than an emptied one: the memory goes back.
+        self.kept = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    /// The part that the filter asks for. Does not look at the time: call [`Stream::expire`] first.
+    pub fn page(&self, filter: HistoryFilter) -> HistoryPage {
+        let limit = filter.limit as usize;
+        let kept = self.kept.len();
+        let before_first = self.top - kept as u64;
+        // How many of the kept ones lie at or before an offset.
+        let up_to = |offset: u64| offset.saturating_sub(before_first).min(kept as u64) as usize;
+        let publications = if filter.reverse {
+            let end = filter.since.map_or(kept, |since| up_to(since.saturating_sub(1)));
+            self.kept.range(..end).rev().take(limit).cloned().collect()
+        } else {
+            let start = filter.since.map_or(0, up_to);
+            self.kept.range(start..).take(limit).cloned().collect()
+        };
+        HistoryPage { publications, top: self.position() }
+    }
+}
+
+/// What keeping a publication costs: its texts and a place in the queue.
+fn footprint(publication: &Publication) -> usize {
+    let info = publication.info.as_ref().map_or(0, |info| {
+        info.user.as_str().len()
+            + info.conn_info.as_ref().map_or(0, |json| json.len())
+            + info.chan_info.as_ref().map_or(0, |json| json.len())
+    });
+    let tags: usize =
+        publication.tags.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<Box<str>>()).sum();
+    size_of::<Publication>() + publication.data.bytes.len() + info + tags
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shared::publication::Payload;
+
+    use super::*;
+
+    const PLENTY: usize = usize::MAX;
+
+    fn retention(size: u32, seconds: u64) -> Retention {
+        Retention { size, ttl: Duration::from_secs(seconds) }
+    }
+
+    fn stream_of(count: u64, kept: u32) -> Stream {
+        let mut stream = Stream::new(Epoch::from_random(7));
+        for number in 1..=count {
+            let mut publication = Publication::new(Payload::json(number.to_string()));
+            let position = stream.append(Moment(0), &mut publication, retention(kept, 60), PLENTY);
+            assert_eq!(position.offset, number);
+            assert_eq!(publication.offset(), number);
+        }
+        stream
+    }
+
+    fn offsets(stream: &Stream, since: Option<u64>, limit: u32, reverse: bool) -> Vec<u64> {
+        let page = stream.page(HistoryFilter { since, limit, reverse });
+        assert_eq!(page.top, stream.position());
+        for publication in &page.publications {
+            assert_eq!(publication.data.bytes, publication.offset().to_string());
+        }
+        page.publications.iter().map(Publication::offset).collect()
+    }
+
+    #[test]
+    fn the_newest_are_kept_up_to_the_size() {
+        let stream = stream_of(10, 4);
+        assert_eq!(offsets(&stream, None, 100, false), [7, 8, 9, 10]);
+        assert_eq!(stream.position().offset, 10);
+    }
+
+    #[test]
+    fn a_filter_counts_from_the_end_it_reads_from() {
+        let stream = stream_of(10, 4);
+        assert_eq!(offsets(&stream, None, 2, false), [7, 8]);
+        assert_eq!(offsets(&stream, None, 2, true), [10, 9]);
+        assert_eq!(offsets(&stream, Some(8), 100, false), [9, 10]);
+        assert_eq!(offsets(&stream, Some(9), 100, true), [8, 7]);
+        assert_eq!(offsets(&stream, Some(9), 1, true), [8]);
+        assert_eq!(offsets(&stream, None, 0, false), []);
+    }
+
+    #[test]
+    fn offsets_outside_of_what_is_kept_are_no_trouble() {
+        let stream = stream_of(10, 4);
+        assert_eq!(offsets(&stream, Some(0), 100, false), [7, 8, 9, 10]);
+        assert_eq!(offsets(&stream, Some(10), 100, false), []);
+        assert_eq!(offsets(&stream, Some(u64::MAX), 100, false), []);
+        assert_eq!(offsets(&stream, Some(u64::MAX), 100, true), [10, 9, 8, 7]);
+        assert_eq!(offsets(&stream, Some(0), 100, true), []);
+        assert_eq!(offsets(&stream, Some(7), 100, true), []);
+        assert_eq!(offsets(&Stream::new(Epoch::EMPTY), Some(3), 100, true), []);
+    }
+
+    #[test]
+    fn time_takes_the_publications_but_not_the_position() {
+        let mut stream = stream_of(3, 10);
+        stream.expire(Moment(59_999));
+        assert_eq!(offsets(&stream, None, 100, false), [1, 2, 3]);
+        stream.expire(Moment(60_000));
+        assert_eq!(offsets(&stream, None, 100, false), []);
+        assert_eq!((stream.position().offset, stream.bytes()), (3, 0));
+
+        let mut next = Publication::new(Payload::json("4"));
+        stream.append(Moment(70_000), &mut next, retention(10, 60), PLENTY);
+        assert_eq!(offsets(&stream, None, 100, false), [4]);
+    }
+
+    #[test]
+    fn an_append_after_the_time_starts_with_what_it_appends() {
+        let mut stream = stream_of(3, 10);
+        let mut late = Publication::new(Payload::json("4"));
+        stream.append(Moment(60_000), &mut late, retention(10, 60), PLENTY);
+        assert_eq!(offsets(&stream, None, 100, false), [4]);
+    }
+
+    #[test]
+    fn bytes_are_bounded_by_dropping_the_oldest() {
+        let mut stream = Stream::new(Epoch::from_random(7));
+        let one = footprint(&Publication::new(Payload::binary(vec![0; 1000])));
+        for _ in 0..10 {
+            let mut publication = Publication::new(Payload::binary(vec![0; 1000]));
+            stream.append(Moment(0), &mut publication, retention(100, 60), 3 * one);
+            assert!(stream.bytes() <= 3 * one);
+        }
+        assert_eq!(stream.bytes(), 3 * one);
+
+        let mut huge = Publication::new(Payload::binary(vec![0; 10_000]));
+        let position = stream.append(Moment(0), &mut huge, retention(100, 60), 3 * one);
+        assert_eq!((position.offset, stream.bytes(), stream.is_empty()), (11, 0, true));
+    }
+}

@@ -1,0 +1,30 @@
+//! Which broker a node uses.
+
+use serde::{Deserialize, Serialize};
+
+use super::memory;
+
+/// `[broker]`
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `memory`: this node alone. `redis`: all nodes over the Redis of `[redis]` behave as one. Default `memory`.
+    pub kind: BrokerKind,
+    /// Bounds of the memory broker.
+    pub memory: memory::Config,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BrokerKind {
+    #[default]
+    Memory,
+    Redis,
+}
+
+impl Config {
+    /// Adds a sentence for each mistake.
+    pub fn validate(&self, mistakes: &mut Vec<String>) {
+        self.memory.validate(mistakes);
+    }
+}

@@ -1,0 +1,145 @@
+//! What a broker counts about itself, in no metrics library's terms.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Is told of every finished round trip: which call it served, and how long it took.
+pub type RoundTripHook = Box<dyn Fn(Operation, Duration) + Send + Sync>;
+
+/// Counters that only grow, except where said. Shared by a broker and the presence beside it.
+#[derive(Default)]
+pub struct BrokerMetrics {
+    /// Publications accepted from this node, duplicates not counted.
+    pub published: Counter,
+    /// Publications not made because their idempotency key had been used.
+    pub duplicates: Counter,
+    /// Publications handed to this node's subscribers' side.
+    pub received: Counter,
+    /// Bytes of what was received.
+    pub received_bytes: Counter,
+    /// Messages that arrived but could not be read, and so were dropped.
+    pub undecodable: Counter,
+    /// Streams emptied or forgotten before their time, because memory was full.
+    pub evicted_streams: Counter,
+    /// Idempotency keys forgotten before their time, because there were too many.
+    pub evicted_keys: Counter,
+    /// Calls that ended in an error other than a timeout.
+    pub errors: Counter,
+    /// Calls that were not answered in time.
+    pub timeouts: Counter,
+    /// Times the link that carries commands was made again after it was lost.
+    pub command_reconnects: Counter,
+    /// Times the link that carries subscriptions was made again after it was lost.
+    pub subscriber_reconnects: Counter,
+    /// Presence changes that waited for a place in the queue too long, and are left to the next full sync.
+    pub presence_overflows: Counter,
+    /// Channels subscribed at this moment: goes up and down.
+    pub subscribed_channels: Counter,
+    /// 1 while the command link is up: goes up and down.
+    pub command_link_up: Counter,
+    /// 1 while the subscriber link is up: goes up and down.
+    pub subscriber_link_up: Counter,
+    /// Microseconds that the last canary took: goes up and down.
+    pub canary_micros: Counter,
+    round_trip: Option<RoundTripHook>,
+}
+
+/// What a round trip was for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Operation {
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    History,
+    Positions,
+    Control,
+    Nodes,
+    PresenceWrite,
+    PresenceRead,
+}
+
+impl Operation {
+    pub const ALL: [Self; 9] = [
+        Self::Publish,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::History,
+        Self::Positions,
+        Self::Control,
+        Self::Nodes,
+        Self::PresenceWrite,
+        Self::PresenceRead,
+    ];
+
+    /// A word for labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::History => "history",
+            Self::Positions => "positions",
+            Self::Control => "control",
+            Self::Nodes => "nodes",
+            Self::PresenceWrite => "presence_write",
+            Self::PresenceRead => "presence_read",
+        }
+    }
+}
+
+impl BrokerMetrics {
+    /// Counters that also tell every round trip to `hook`.
+    pub fn with_round_trip_hook(hook: RoundTripHook) -> Self {
+        Self { round_trip: Some(hook), ..Self::default() }
+    }
+
+    pub fn observe_round_trip(&self, operation: Operation, took: Duration) {
+        if let Some(hook) = &self.round_trip {
+            hook(operation, took);
+        }
+    }
+}
+
+impl fmt::Debug for BrokerMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerMetrics")
+            .field("published", &self.published)
+            .field("received", &self.received)
+            .field("errors", &self.errors)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A number that many threads count in.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn subtract(&self, count: u64) {
+        self.0.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.get())
+    }
+}

@@ -1,0 +1,206 @@
+//! The broker of a single node: everything in this process's memory, within bounds.
+
+mod config;
+mod expire;
+mod remember;
+mod shard;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::moment::Moment;
+use shared::position::{Epoch, StreamPosition};
+
+pub use config::Config;
+
+use self::shard::{Limits, Shard};
+use super::measure::BrokerMetrics;
+use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
+
+/// Locks the channels are spread over.
+const SHARDS: usize = 32;
+
+/// How often what has had its time is looked for.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// Most entries swept while one lock is held.
+const SWEEP_BATCH: usize = 256;
+
+/// Delivers under the lock of the channel's shard: that is what keeps a channel's order, and costs little, for
+/// events are only pushed to inboxes.
+pub struct MemoryBroker {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+    nodes: Mutex<HashMap<Box<str>, (Bytes, Moment)>>,
+    events: Arc<dyn BrokerEvents>,
+    metrics: Arc<BrokerMetrics>,
+    origin: Instant,
+}
+
+impl MemoryBroker {
+    /// Must be called within a tokio runtime, whose timer then drives the sweeping for as long as the broker lives.
+    pub fn start(config: &Config, events: Arc<dyn BrokerEvents>, metrics: Arc<BrokerMetrics>) -> Arc<Self> {
+        let limits = Limits {
+            channels_max: config.channels_max.div_ceil(SHARDS),
+            keys_max: config.idempotency_keys_max.div_ceil(SHARDS),
+            position_ttl: config.position_ttl(),
+            bytes_max: config.history_bytes_max,
+            bytes: Arc::new(AtomicUsize::new(0)),
+        };
+        let broker = Arc::new(Self {
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(limits.clone()))).collect(),
+            hasher: RandomState::new(),
+            nodes: Mutex::default(),
+            events,
+            metrics,
+            origin: Instant::now(),
+        });
+        tokio::spawn(sweep(Arc::downgrade(&broker)));
+        broker
+    }
+
+    fn shard(&self, channel: &Channel) -> &Mutex<Shard> {
+        &self.shards[self.hasher.hash_one(channel) as usize % SHARDS]
+    }
+
+    fn now(&self) -> Moment {
+        Moment::ZERO + self.origin.elapsed()
+    }
+}
+
+impl Broker for MemoryBroker {
+    fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>> {
+        let channel = request.channel.clone();
+        let mut shard = self.shard(&channel).lock();
+        let (published, wanted) = shard.publish(self.now(), request, new_epoch, &self.metrics);
+        if let Some(publication) = wanted {
+            self.metrics.received.increment();
+            self.metrics.received_bytes.add(publication.data.bytes.len() as u64);
+            self.events.publication(channel.as_str(), publication);
+        }
+        ready(Ok(published)).boxed()
+    }
+
+    fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
+        for channel in channels {
+            if self.shard(&channel).lock().subscribe(channel.clone()) {
+                self.metrics.subscribed_channels.increment();
+            }
+        }
+        ready(Ok(())).boxed()
+    }
+
+    fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
+        for channel in channels {
+            if self.shard(&channel).lock().unsubscribe(&channel) {
+                self.metrics.subscribed_channels.subtract(1);
+            }
+        }
+        ready(Ok(())).boxed()
+    }
+
+    fn history(
+        &self,
+        channel: Channel,
+        filter: HistoryFilter,
+        _retention: Retention,
+    ) -> BoxFuture<'_, Result<HistoryPage, BrokerError>> {
+        let mut shard = self.shard(&channel).lock();
+        let page = shard.history(self.now(), &channel, filter, new_epoch, &self.metrics);
+        ready(Ok(page)).boxed()
+    }
+
+    fn positions(
+        &self,
+        channels: Vec<(Channel, Retention)>,
+    ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>> {
+        let positions = channels.iter().map(|(channel, _)| {
+            let mut shard = self.shard(channel).lock();
+            shard.position(self.now(), channel, new_epoch, &self.metrics)
+        });
+        ready(Ok(positions.collect())).boxed()
+    }
+
+    fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.shard(&channel).lock().remove_history(&channel);
+        ready(Ok(())).boxed()
+    }
+
+    fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
+        self.events.control(message);
+        ready(Ok(1)).boxed()
+    }
+
+    /// A publication can only be held up here by one of the locks, so each is taken once.
+    fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
+        let start = Instant::now();
+        for shard in &self.shards {
+            drop(shard.lock());
+        }
+        let took = start.elapsed();
+        self.metrics.canary_micros.set(took.as_micros() as u64);
+        ready(Ok(took)).boxed()
+    }
+
+    fn announce(
+        &self,
+        node: &str,
+        description: Bytes,
+        lease: Duration,
+    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let now = self.now();
+        let mut nodes = self.nodes.lock();
+        nodes.retain(|_, (_, expires)| *expires > now);
+        nodes.insert(node.into(), (description, now + lease));
+        ready(Ok(())).boxed()
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>> {
+        let now = self.now();
+        let nodes = self.nodes.lock();
+        let live = nodes.values().filter(|(_, expires)| *expires > now);
+        ready(Ok(live.map(|(description, _)| description.clone()).collect())).boxed()
+    }
+
+    fn retire(&self, node: &str) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.nodes.lock().remove(node);
+        ready(Ok(())).boxed()
+    }
+}
+
+impl std::fmt::Debug for MemoryBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryBroker").field("metrics", &self.metrics).finish_non_exhaustive()
+    }
+}
+
+/// Holds the broker only while it works, and so ends with it.
+async fn sweep(broker: Weak<MemoryBroker>) {
+    loop {
+        tokio::time::sleep(SWEEP_PERIOD).await;
+        for shard in 0..SHARDS {
+            loop {
+                let Some(broker) = broker.upgrade() else { return };
+                let more = broker.shards[shard].lock().sweep(broker.now(), SWEEP_BATCH);
+                if !more {
+                    break;
+                }
+                drop(broker);
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+fn new_epoch() -> Epoch {
+    Epoch::from_random(rand::random())
+}

@@ -1,0 +1,101 @@
+//! Presence of a single node. It ends with the process, so no lease is needed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use gateway_core::effect::PresenceStats;
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::id::{ClientId, UserId};
+use shared::publication::ClientInfo;
+
+use super::Presence;
+use crate::broker::BrokerError;
+
+/// Locks the channels are spread over.
+const SHARDS: usize = 32;
+
+#[derive(Debug)]
+pub struct MemoryPresence {
+    shards: Vec<Mutex<HashMap<Channel, Room>>>,
+    hasher: RandomState,
+}
+
+/// Who is in a channel. Users are counted as they come and go, so that asking how many costs nothing.
+#[derive(Debug, Default)]
+struct Room {
+    clients: BTreeMap<ClientId, ClientInfo>,
+    connections: HashMap<UserId, u32>,
+}
+
+impl MemoryPresence {
+    pub fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+    }
+
+    fn shard(&self, channel: &Channel) -> &Mutex<HashMap<Channel, Room>> {
+        &self.shards[self.hasher.hash_one(channel) as usize % SHARDS]
+    }
+}
+
+impl Default for MemoryPresence {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Presence for MemoryPresence {
+    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.shard(&channel).lock().entry(channel).or_default().add(info);
+        ready(Ok(())).boxed()
+    }
+
+    fn remove(&self, channel: Channel, client: ClientId) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let mut shard = self.shard(&channel).lock();
+        if let Some(room) = shard.get_mut(&channel) {
+            room.remove(client);
+            if room.clients.is_empty() {
+                shard.remove(&channel);
+            }
+        }
+        ready(Ok(())).boxed()
+    }
+
+    fn clients(
+        &self,
+        channel: Channel,
+    ) -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>> {
+        let shard = self.shard(&channel).lock();
+        let clients = shard.get(&channel).map(|room| room.clients.clone());
+        ready(Ok(clients.unwrap_or_default())).boxed()
+    }
+
+    fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>> {
+        let shard = self.shard(&channel).lock();
+        let stats = shard.get(&channel).map(|room| PresenceStats {
+            clients: room.clients.len() as u32,
+            users: room.connections.len() as u32,
+        });
+        ready(Ok(stats.unwrap_or_default())).boxed()
+    }
+}
+
+impl Room {
+    fn add(&mut self, info: ClientInfo) {
+        self.remove(info.client);
+        *self.connections.entry(info.user.clone()).or_default() += 1;
+        self.clients.insert(info.client, info);
+    }
+
+    fn remove(&mut self, client: ClientId) {
+        let Some(info) = self.clients.remove(&client) else { return };
+        if let Some(connections) = self.connections.get_mut(&info.user) {
+            *connections -= 1;
+            if *connections == 0 {
+                self.connections.remove(&info.user);
+            }
+        }
+    }
+}

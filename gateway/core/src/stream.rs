@@ -121,6 +121,7 @@ mod tests {
     use super::*;
 
     const PLENTY: usize = usize::MAX;
+    const NONE: [u64; 0] = [];
 
     fn retention(size: u32, seconds: u64) -> Retention {
         Retention { size, ttl: Duration::from_secs(seconds) }
@@ -161,19 +162,19 @@ mod tests {
         assert_eq!(offsets(&stream, Some(8), 100, false), [9, 10]);
         assert_eq!(offsets(&stream, Some(9), 100, true), [8, 7]);
         assert_eq!(offsets(&stream, Some(9), 1, true), [8]);
-        assert_eq!(offsets(&stream, None, 0, false), []);
+        assert_eq!(offsets(&stream, None, 0, false), NONE);
     }
 
     #[test]
     fn offsets_outside_of_what_is_kept_are_no_trouble() {
         let stream = stream_of(10, 4);
         assert_eq!(offsets(&stream, Some(0), 100, false), [7, 8, 9, 10]);
-        assert_eq!(offsets(&stream, Some(10), 100, false), []);
-        assert_eq!(offsets(&stream, Some(u64::MAX), 100, false), []);
+        assert_eq!(offsets(&stream, Some(10), 100, false), NONE);
+        assert_eq!(offsets(&stream, Some(u64::MAX), 100, false), NONE);
         assert_eq!(offsets(&stream, Some(u64::MAX), 100, true), [10, 9, 8, 7]);
-        assert_eq!(offsets(&stream, Some(0), 100, true), []);
-        assert_eq!(offsets(&stream, Some(7), 100, true), []);
-        assert_eq!(offsets(&Stream::new(Epoch::EMPTY), Some(3), 100, true), []);
+        assert_eq!(offsets(&stream, Some(0), 100, true), NONE);
+        assert_eq!(offsets(&stream, Some(7), 100, true), NONE);
+        assert_eq!(offsets(&Stream::new(Epoch::EMPTY), Some(3), 100, true), NONE);
     }
 
     #[test]
@@ -182,7 +183,7 @@ mod tests {
         stream.expire(Moment(59_999));
         assert_eq!(offsets(&stream, None, 100, false), [1, 2, 3]);
         stream.expire(Moment(60_000));
-        assert_eq!(offsets(&stream, None, 100, false), []);
+        assert_eq!(offsets(&stream, None, 100, false), NONE);
         assert_eq!((stream.position().offset, stream.bytes()), (3, 0));
 
         let mut next = Publication::new(Payload::json("4"));

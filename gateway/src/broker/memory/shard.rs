@@ -283,6 +283,8 @@ mod tests {
     use super::*;
     use crate::broker::Idempotency;
 
+    const NONE: [u64; 0] = [];
+
     fn limits(channels_max: usize, bytes_max: usize) -> Limits {
         Limits {
             channels_max,
@@ -323,7 +325,7 @@ mod tests {
         publish(&mut shard, 1000, 2, 4000);
         publish(&mut shard, 2000, 1, 1); // Channel 1 now expires after channel 2.
         publish(&mut shard, 3000, 3, 4000);
-        assert_eq!(offsets(&mut shard, 3000, 2), []);
+        assert_eq!(offsets(&mut shard, 3000, 2), NONE);
         assert_eq!(offsets(&mut shard, 3000, 1), [1, 2]);
         assert_eq!(offsets(&mut shard, 3000, 3), [1]);
         assert!(shard.limits.bytes.load(Ordering::Relaxed) <= 10_000);
@@ -376,7 +378,7 @@ mod tests {
         let mut shard = Shard::new(limits(3, 1 << 20));
         publish(&mut shard, 0, 1, 10);
         shard.remove_history(&channel(1));
-        assert_eq!(offsets(&mut shard, 1, 1), []);
+        assert_eq!(offsets(&mut shard, 1, 1), NONE);
         assert!(shard.emptying.pop_first().is_none());
         assert_eq!(publish(&mut shard, 2, 1, 10).offset, 2);
     }

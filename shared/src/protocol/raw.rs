@@ -123,3 +123,100 @@ fn disconnect(error: ErrorCode) -> Disconnect {
         | ErrorCode::BadRequest => Disconnect::BAD_REQUEST,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Channel;
+    use crate::publication::Publication;
+    use crate::reply::Subscribed;
+
+    fn raw(recover: Option<Since>) -> Raw {
+        Raw::new("news".into(), "token".into(), recover)
+    }
+
+    fn pushed(data: Payload) -> (Encoded, Bytes) {
+        let (channel, mut out) = (Channel::parse("news", 255).unwrap(), BytesMut::new());
+        let publication = Publication::new(data);
+        let push = Push { channel: &channel, event: Event::Publication(&publication) };
+        (raw(None).encode_push(push, &mut out), out.freeze())
+    }
+
+    #[test]
+    fn opening_connects_and_subscribes() {
+        let mut commands = Vec::new();
+        raw(None).open(&mut commands);
+        let [Request::Connect(connect), Request::Subscribe(subscribe)] =
+            [commands[0].request.clone(), commands[1].request.clone()]
+        else {
+            panic!("{commands:?}")
+        };
+        assert_eq!(&*connect.token, "token");
+        assert_eq!(subscribe, Subscribe { channel: "news".into(), ..Subscribe::default() });
+    }
+
+    #[test]
+    fn a_position_asks_for_recovery_or_refusal() {
+        let mut commands = Vec::new();
+        raw(Some(Since { offset: 7, epoch: "abc".into() })).open(&mut commands);
+        let Request::Subscribe(subscribe) = &commands[1].request else { panic!("{commands:?}") };
+        assert!(subscribe.recover && subscribe.recoverable && subscribe.reject_unrecovered);
+        assert_eq!((subscribe.offset, &*subscribe.epoch), (7, "abc"));
+    }
+
+    #[test]
+    fn each_message_is_a_publication_of_its_kind() {
+        let decoded = |kind, data| {
+            let mut commands = Vec::new();
+            raw(None).decode(Message { kind, data }, &mut commands).unwrap();
+            let Request::Publish { channel, data } = commands.remove(0).request else {
+                panic!("{commands:?}")
+            };
+            assert_eq!(&*channel, "news");
+            data
+        };
+        assert_eq!(decoded(MessageKind::Text, b"{\"a\": 1}\n"), Payload::json("{\"a\": 1}\n"));
+        assert_eq!(decoded(MessageKind::Text, b"hello"), Payload::text("hello"));
+        assert_eq!(decoded(MessageKind::Text, b""), Payload::text(""));
+        assert_eq!(decoded(MessageKind::Binary, b"{}"), Payload::binary(&b"{}"[..]));
+    }
+
+    #[test]
+    fn publications_go_out_as_they_came_in() {
+        for (data, kind) in [
+            (Payload::json("{\n}"), MessageKind::Text),
+            (Payload::text("a\nb"), MessageKind::Text),
+            (Payload::binary(&b"\x00\xff"[..]), MessageKind::Binary),
+        ] {
+            let bytes = data.bytes.clone();
+            assert_eq!(pushed(data), (Encoded::Message(kind), bytes));
+        }
+    }
+
+    #[test]
+    fn what_was_recovered_goes_out_as_a_message_each() {
+        let publications =
+            vec![Publication::new(Payload::text("one")), Publication::new(Payload::binary(&b"\x00\xff"[..]))];
+        let answer = Answer::Subscribe(Subscribed { publications, ..Subscribed::default() });
+        let mut out = BytesMut::new();
+        assert_eq!(
+            raw(None).encode_reply(&Reply { id: SUBSCRIBE_ID, outcome: Ok(answer) }, &mut out),
+            Encoded::Messages(vec![(MessageKind::Text, 3), (MessageKind::Binary, 2)])
+        );
+        assert_eq!(&out[..], b"one\x00\xff");
+    }
+
+    #[test]
+    fn success_is_silent_and_every_refusal_closes() {
+        let mut out = BytesMut::new();
+        let publish = Reply { id: PUBLISH_ID, outcome: Ok(Answer::Publish) };
+        assert_eq!(raw(None).encode_reply(&publish, &mut out), Encoded::Nothing);
+        for error in ErrorCode::ALL {
+            let encoded = raw(None).encode_reply(&Reply { id: PUBLISH_ID, outcome: Err(error) }, &mut out);
+            let Encoded::Close(disconnect) = encoded else { panic!("{error:?} does not close") };
+            let may_go_well_next_time = error.is_temporary() || error == ErrorCode::UnrecoverablePosition;
+            assert_eq!(disconnect.invites_reconnect(), may_go_well_next_time, "{error:?}");
+        }
+        assert!(out.is_empty());
+    }
+}

@@ -1,0 +1,360 @@
+//! The Centrifuge protocol in JSON, held to vectors: frames of the official libraries, frames of strangers, and what
+//! clients are sent.
+
+use bytes::BytesMut;
+use shared::channel::Channel;
+use shared::command::{Command, Request};
+use shared::error::ErrorCode;
+use shared::framing::{Message, MessageKind};
+use shared::id::{ClientId, UserId};
+use shared::position::{Epoch, StreamPosition};
+use shared::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
+use shared::protocol::centrifuge::json::CentrifugeJson;
+use shared::protocol::centrifuge::json::client::{self, Received, decode_frame, encode_command};
+use shared::protocol::{DecodeError, Encoded, Protocol};
+use shared::publication::{ClientInfo, Payload, Publication, Tags};
+use shared::push::{Event, Push, UnsubscribeCode};
+use shared::reply::{Answer, Connected, Expiry, Reply, Subscribed};
+
+/// One case of a vector file: its name, and its lines by the sign they begin with.
+struct Case<'a> {
+    name: &'a str,
+    frame: String,
+    expected: Vec<String>,
+}
+
+fn cases(file: &str) -> Vec<Case<'_>> {
+    let mut cases: Vec<Case<'_>> = Vec::new();
+    for line in file.lines() {
+        if let Some(name) = line.strip_prefix("# ") {
+            cases.push(Case { name, frame: String::new(), expected: Vec::new() });
+            continue;
+        }
+        let Some(case) = cases.last_mut() else { continue };
+        if let Some(line) = line.strip_prefix('>') {
+            case.frame.push_str(line.trim_start());
+            case.frame.push('\n');
+        } else if let Some(line) = line.strip_prefix("= ") {
+            case.expected.push(line.to_owned());
+        } else if line.starts_with("! ") {
+            case.expected.push(line.to_owned());
+        }
+    }
+    for case in &mut cases {
+        case.frame.pop();
+    }
+    assert!(cases.len() > 10, "the file was not read");
+    cases
+}
+
+fn decode(frame: &str) -> (Vec<Command>, Result<(), DecodeError>) {
+    let mut commands = Vec::new();
+    let outcome =
+        CentrifugeJson.decode(Message { kind: MessageKind::Text, data: frame.as_bytes() }, &mut commands);
+    (commands, outcome)
+}
+
+/// As the vector files show a command.
+fn shown(command: &Command) -> String {
+    match &command.request {
+        Request::Refused(_) | Request::Unknown => format!("{} {:?}", command.id, command.request),
+        _ => {
+            let mut out = BytesMut::new();
+            encode_command(command, &mut out);
+            String::from_utf8(out.to_vec()).unwrap()
+        }
+    }
+}
+
+fn check_decoding(file: &str) {
+    for case in cases(file) {
+        let (commands, outcome) = decode(&case.frame);
+        let mut found: Vec<String> = commands.iter().map(shown).collect();
+        found.extend(outcome.err().map(|error| format!("! {error:?}")));
+        assert_eq!(found, case.expected, "{}", case.name);
+    }
+}
+
+#[test]
+fn frames_of_the_official_libraries_are_understood() {
+    check_decoding(include_str!("vectors/centrifuge_json/from_clients.txt"));
+}
+
+#[test]
+fn frames_of_strangers_are_understood_or_refused() {
+    check_decoding(include_str!("vectors/centrifuge_json/from_strangers.txt"));
+}
+
+#[test]
+fn one_line_break_may_end_a_frame() {
+    assert_eq!(decode("{}\n").0.len(), 1);
+    assert_eq!(decode("{}\n{}\r\n").0.len(), 2);
+    assert_eq!(decode("{}\n\n"), (decode("{}").0, Err(DecodeError::Malformed)));
+    assert_eq!(decode("").1, Err(DecodeError::Empty));
+    assert_eq!(decode("\n").1, Err(DecodeError::Empty));
+}
+
+#[test]
+fn commands_of_a_frame_are_bounded() {
+    let full = vec!["{}"; COMMANDS_PER_MESSAGE_MAX].join("\n");
+    assert_eq!(decode(&full).1, Ok(()));
+    let (commands, outcome) = decode(&format!("{full}\n{{}}"));
+    assert_eq!((commands.len(), outcome), (COMMANDS_PER_MESSAGE_MAX, Err(DecodeError::TooManyCommands)));
+}
+
+#[test]
+fn json_does_not_come_in_binary_messages() {
+    let mut commands = Vec::new();
+    let outcome = CentrifugeJson.decode(Message { kind: MessageKind::Binary, data: b"{}" }, &mut commands);
+    assert_eq!((commands, outcome), (vec![], Err(DecodeError::WrongKind)));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    let mut commands = Vec::new();
+    let data = b"{\"id\":1,\"publish\":{\"channel\":\"a\",\"data\":\"\xff\"}}";
+    let outcome = CentrifugeJson.decode(Message { kind: MessageKind::Text, data }, &mut commands);
+    assert_eq!((commands, outcome), (vec![], Err(DecodeError::Malformed)));
+}
+
+#[test]
+fn a_payload_that_others_cannot_nest_is_refused() {
+    let publish = |depth: usize| {
+        let data = "[".repeat(depth) + &"]".repeat(depth);
+        decode(&format!(r#"{{"id":1,"publish":{{"channel":"a","data":{data}}}}}"#))
+    };
+    assert!(matches!(publish(100).0[0].request, Request::Publish { .. }));
+    let too_deep = Command { id: 1, request: Request::Refused(ErrorCode::BadRequest) };
+    assert_eq!(publish(30_000), (vec![too_deep], Ok(())));
+}
+
+#[test]
+fn every_word_has_its_golden_bytes() {
+    let file = include_str!("vectors/centrifuge_json/to_clients.txt");
+    let mut written = Vec::new();
+    for (name, reply) in replies() {
+        let mut out = BytesMut::new();
+        assert_eq!(CentrifugeJson.encode_reply(&reply, &mut out), Encoded::Message(MessageKind::Text));
+        written.push((name, out));
+    }
+    let channel = Channel::parse("prices:\"A\"", 255).unwrap();
+    let publications = pushed_publications();
+    let mut events: Vec<_> =
+        publications.iter().map(|(name, publication)| (*name, Event::Publication(publication))).collect();
+    events.push(("the end of a subscription", Event::Unsubscribed(UnsubscribeCode::InsufficientState)));
+    for (name, event) in events {
+        let mut out = BytesMut::new();
+        let encoded = CentrifugeJson.encode_push(Push { channel: &channel, event }, &mut out);
+        assert_eq!(encoded, Encoded::Message(MessageKind::Text));
+        written.push((name, out));
+    }
+
+    let cases = cases(file);
+    assert_eq!(written.len(), cases.len());
+    for ((name, bytes), case) in written.iter().zip(&cases) {
+        assert_eq!(*name, case.name);
+        let text = std::str::from_utf8(bytes).unwrap();
+        assert_eq!([text], case.expected[..], "{name}");
+        serde_json::from_str::<serde_json::Value>(text).expect(name);
+    }
+}
+
+#[test]
+fn a_client_reads_what_the_server_writes() {
+    let frame: Vec<String> = cases(include_str!("vectors/centrifuge_json/to_clients.txt"))
+        .into_iter()
+        .flat_map(|case| case.expected)
+        .chain(["{}".to_owned()])
+        .collect();
+    let frame = frame.join("\n");
+    let received: Vec<Received<'_>> = decode_frame(&frame).map(|item| item.unwrap()).collect();
+    let mut seen = Vec::new();
+    for item in &received {
+        seen.push(match item {
+            Received::Ping => "ping".to_owned(),
+            Received::Publication { channel, publication } => {
+                format!("{channel} {} {}", publication.offset, publication.data())
+            }
+            Received::Unsubscribed { channel, code } => format!("{channel} ended {code}"),
+            Received::Reply { id, outcome: Err(refusal) } => {
+                format!("{id} {} {} {}", refusal.code, refusal.message, refusal.temporary)
+            }
+            Received::Reply { id, outcome: Ok(answer) } => match answer {
+                client::Answer::Connect(result) => {
+                    format!(
+                        "{id} {} {} {} {} {}",
+                        result.client, result.ping, result.pong, result.ttl, result.node
+                    )
+                }
+                client::Answer::Subscribe(result) => {
+                    let publications: Vec<_> = result.publications.iter().map(|one| one.data()).collect();
+                    format!("{id} {}@{} {publications:?} {}", result.offset, result.epoch, result.recovered)
+                }
+                client::Answer::History(result) => {
+                    format!("{id} {}@{} {}", result.offset, result.epoch, result.publications.len())
+                }
+                client::Answer::PresenceStats { clients, users } => format!("{id} {clients} {users}"),
+                client::Answer::Other => format!("{id} other"),
+            },
+            Received::Other => "other".to_owned(),
+        });
+    }
+    assert_eq!(
+        seen,
+        [
+            "1 c0ffee00-0000-4000-8000-000000000001 25 true 0 a",
+            "1 c0ffee00-0000-4000-8000-000000000001 25 true 3600 a",
+            "2 0@ [] false",
+            "2 7@abcdefgh [] false",
+            "2 0@abcdefgh [] false",
+            r#"2 5@abcdefgh ["{\"a\": 6}", "7"] true"#,
+            "2 7@abcdefgh [] true",
+            "2 7@abcdefgh [] false",
+            "3 other",
+            "4 other",
+            "5 9@abcdefgh 1",
+            "5 0@abcdefgh 0",
+            "6 other",
+            "6 other",
+            "7 2 1",
+            "7 0 0",
+            "8 other",
+            "9 other",
+            "10 103 permission denied false",
+            "10 100 internal server error true",
+            r#"prices:"A" 6 {"a": 6}"#,
+            r#"prices:"A" 1 {"a":1}"#,
+            r#"prices:"A" 0 {"a":1}"#,
+            r#"prices:"A" 0 {  "a":  "b\nc" }"#,
+            r#"prices:"A" 0 "say \"hi\"\n\u0001\u001f/é""#,
+            r#"prices:"A" 0 "AP+A""#,
+            r#"prices:"A" ended 2500"#,
+            "ping",
+        ]
+    );
+}
+
+fn epoch() -> Epoch {
+    Epoch::parse("abcdefgh").unwrap()
+}
+
+fn at(offset: u64) -> Option<StreamPosition> {
+    Some(StreamPosition { offset, epoch: epoch() })
+}
+
+fn client_id(last: u128) -> ClientId {
+    ClientId::from_bits(0xc0ffee00_0000_4000_8000_000000000000 | last)
+}
+
+fn ada() -> ClientInfo {
+    ClientInfo {
+        client: client_id(1),
+        user: UserId::new("42"),
+        conn_info: Some(r#"{"name":"Ada"}"#.into()),
+        chan_info: Some("[1]".into()),
+    }
+}
+
+fn sixth() -> Publication {
+    Publication { position: at(6), ..Publication::new(Payload::json("{\"a\": 6}")) }
+}
+
+fn seventh() -> Publication {
+    let tags = Tags::from([("ticker".into(), "AAPL".into()), ("x\"y".into(), "".into())]);
+    Publication { position: at(7), info: Some(ada()), tags, ..Publication::new(Payload::json("7")) }
+}
+
+fn replies() -> Vec<(&'static str, Reply)> {
+    let ok = |id, answer| Reply { id, outcome: Ok(answer) };
+    let connected = |expires| {
+        ok(
+            1,
+            Answer::Connect(Connected {
+                client: client_id(1),
+                version: "0.1.0",
+                expires,
+                ping_seconds: 25,
+                pong: true,
+                node: "a".into(),
+            }),
+        )
+    };
+    let subscribed = |subscribed| ok(2, Answer::Subscribe(subscribed));
+    let on_stream = |offset, recovered, publications| {
+        let (recoverable, positioned, was_recovering) = (true, true, true);
+        Subscribed {
+            expires: None,
+            recoverable,
+            positioned,
+            position: at(offset),
+            publications,
+            recovered,
+            was_recovering,
+        }
+    };
+    let nobody =
+        ClientInfo { client: client_id(2), user: UserId::ANONYMOUS, conn_info: None, chan_info: None };
+    let in_a_minute = Some(Expiry { seconds: 60 });
+    vec![
+        ("connected", connected(None)),
+        ("connected with an expiring token", connected(Some(Expiry { seconds: 3600 }))),
+        ("subscribed without a stream", subscribed(Subscribed::default())),
+        (
+            "subscribed at a position",
+            subscribed(Subscribed {
+                expires: Some(Expiry { seconds: 0 }),
+                was_recovering: false,
+                ..on_stream(7, false, vec![])
+            }),
+        ),
+        (
+            "subscribed at the start of a stream",
+            subscribed(Subscribed { was_recovering: false, ..on_stream(0, false, vec![]) }),
+        ),
+        ("recovered from offset 5", subscribed(on_stream(7, true, vec![sixth(), seventh()]))),
+        ("recovered nothing", subscribed(on_stream(7, true, vec![]))),
+        ("not recovered", subscribed(on_stream(7, false, vec![]))),
+        ("unsubscribed", ok(3, Answer::Unsubscribe)),
+        ("published", ok(4, Answer::Publish)),
+        (
+            "history",
+            ok(
+                5,
+                Answer::History {
+                    publications: vec![sixth()],
+                    top: StreamPosition { offset: 9, epoch: epoch() },
+                },
+            ),
+        ),
+        (
+            "history of an empty stream",
+            ok(
+                5,
+                Answer::History { publications: vec![], top: StreamPosition { offset: 0, epoch: epoch() } },
+            ),
+        ),
+        ("presence", ok(6, Answer::Presence { clients: vec![ada(), nobody] })),
+        ("presence of nobody", ok(6, Answer::Presence { clients: vec![] })),
+        ("presence stats", ok(7, Answer::PresenceStats { clients: 2, users: 1 })),
+        ("presence stats of nobody", ok(7, Answer::PresenceStats { clients: 0, users: 0 })),
+        (
+            "refreshed",
+            ok(8, Answer::Refresh { client: client_id(1), version: "0.1.0", expires: in_a_minute }),
+        ),
+        ("subscription refreshed", ok(9, Answer::SubRefresh { expires: in_a_minute })),
+        ("an error", Reply { id: 10, outcome: Err(ErrorCode::PermissionDenied) }),
+        ("a temporary error", Reply { id: 10, outcome: Err(ErrorCode::Internal) }),
+    ]
+}
+
+fn pushed_publications() -> Vec<(&'static str, Publication)> {
+    let small = || Publication::new(Payload::json("{\"a\":1}"));
+    vec![
+        ("a publication", sixth()),
+        ("the first publication of a stream", Publication { position: at(1), ..small() }),
+        ("a publication without a stream", small()),
+        ("a publication of several lines", Publication::new(Payload::json("{\n \"a\":\n \"b\\nc\"\n}"))),
+        ("a publication of text", Publication::new(Payload::text("say \"hi\"\n\u{1}\u{1f}/é"))),
+        ("a publication of bytes", Publication::new(Payload::binary(vec![0, 0xff, 0x80]))),
+    ]
+}

@@ -1,0 +1,131 @@
+//! The secrets that tokens are signed with, ready for use.
+
+use std::path::{Path, PathBuf};
+
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{DecodingKey, Validation, decode};
+use serde::de::DeserializeOwned;
+
+use super::config::Config;
+use crate::secret::Secret;
+
+/// Longest secret file that is read, in bytes.
+const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Why secrets cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("the secret file {} cannot be read: {error}", .path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("the secret file {} is empty", .0.display())]
+    Empty(PathBuf),
+    #[error("the secret file {} is longer than {SECRET_FILE_BYTES_MAX} bytes", .0.display())]
+    TooLong(PathBuf),
+}
+
+/// The secrets of one kind of token, and what else must be right about it.
+pub(super) struct KeySet {
+    current: DecodingKey,
+    previous: Option<Previous>,
+    validation: Validation,
+}
+
+struct Previous {
+    key: DecodingKey,
+    /// Seconds since 1970; 0 for ever.
+    until: i64,
+}
+
+impl KeySet {
+    /// For connection tokens. `None` without a secret.
+    pub(super) fn for_connections(config: &Config) -> Result<Option<Self>, SetupError> {
+        let secret = connection_secret(config)?;
+        Ok((!secret.is_empty()).then(|| Self {
+            current: key(&secret),
+            previous: previous(config),
+            validation: validation(config),
+        }))
+    }
+
+    /// For subscription tokens: the same secrets, unless they have one of their own.
+    pub(super) fn for_subscriptions(config: &Config) -> Result<Option<Self>, SetupError> {
+        let secret =
+            secret(&config.subscription_hmac_secret, config.subscription_hmac_secret_file.as_deref())?;
+        if secret.is_empty() {
+            return Self::for_connections(config);
+        }
+        Ok(Some(Self { current: key(&secret), previous: None, validation: validation(config) }))
+    }
+
+    /// The claims of a token that one of the secrets has signed. Its times are not looked at.
+    pub(super) fn open<T: DeserializeOwned>(&self, now: i64, token: &str) -> Result<T, Error> {
+        let refused = match decode(token, &self.current, &self.validation) {
+            Ok(data) => return Ok(data.claims),
+            Err(error) => error,
+        };
+        match &self.previous {
+            Some(previous)
+                if matches!(refused.kind(), ErrorKind::InvalidSignature)
+                    && (previous.until == 0 || now < previous.until) =>
+            {
+                decode(token, &previous.key, &self.validation).map(|data| data.claims)
+            }
+            _ => Err(refused),
+        }
+    }
+}
+
+pub(super) fn connection_secret(config: &Config) -> Result<Secret, SetupError> {
+    secret(&config.hmac_secret, config.hmac_secret_file.as_deref())
+}
+
+pub(super) fn subscription_secret(config: &Config) -> Result<Secret, SetupError> {
+    let own = secret(&config.subscription_hmac_secret, config.subscription_hmac_secret_file.as_deref())?;
+    if own.is_empty() { connection_secret(config) } else { Ok(own) }
+}
+
+fn previous(config: &Config) -> Option<Previous> {
+    (!config.previous_hmac_secret.is_empty()).then(|| Previous {
+        key: key(&config.previous_hmac_secret),
+        until: config.previous_hmac_secret_until,
+    })
+}
+
+fn key(secret: &Secret) -> DecodingKey {
+    DecodingKey::from_secret(secret.reveal().as_bytes())
+}
+
+fn validation(config: &Config) -> Validation {
+    let mut validation = Validation::new(jsonwebtoken::Algorithm::HS256);
+    validation.algorithms = config.algorithms.iter().map(|&algorithm| algorithm.into()).collect();
+    // Times are compared by the caller, with a time that it was given.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.required_spec_claims.clear();
+    validation.validate_aud = !config.audience.is_empty();
+    // A token that does not say who it is for, or by whom, is refused where that is asked.
+    if !config.audience.is_empty() {
+        validation.set_audience(&[&config.audience]);
+        validation.required_spec_claims.insert("aud".to_owned());
+    }
+    if !config.issuer.is_empty() {
+        validation.set_issuer(&[&config.issuer]);
+        validation.required_spec_claims.insert("iss".to_owned());
+    }
+    validation
+}
+
+/// The secret as configured, or out of its file.
+fn secret(given: &Secret, file: Option<&Path>) -> Result<Secret, SetupError> {
+    let Some(path) = file else { return Ok(given.clone()) };
+    let unreadable = |error| SetupError::Unreadable { path: path.to_owned(), error };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > SECRET_FILE_BYTES_MAX {
+        return Err(SetupError::TooLong(path.to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    match text.trim() {
+        "" => Err(SetupError::Empty(path.to_owned())),
+        secret => Ok(Secret::new(secret)),
+    }
+}

@@ -1,0 +1,138 @@
+//! Turns tokens into identities and grants, and says no with the right code.
+
+use std::fmt;
+use std::time::Duration;
+
+use gateway_core::effect::{Grant, Identity, Refusal};
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::id::{ClientId, UserId};
+use shared::moment::Moment;
+
+use super::claims::{Claims, Untimely};
+use super::config::Config;
+use super::keys::{KeySet, SetupError};
+use crate::clock::Clock;
+
+/// Longest token that is looked at, in bytes.
+const TOKEN_BYTES_MAX: usize = 32 * 1024;
+
+/// Checks the tokens of clients.
+pub struct Authenticator {
+    clock: Clock,
+    connections: Option<KeySet>,
+    subscriptions: Option<KeySet>,
+    leeway_s: i64,
+    allow_anonymous: bool,
+    insecure: bool,
+}
+
+impl Authenticator {
+    pub fn new(config: &Config, clock: Clock) -> Result<Self, SetupError> {
+        Ok(Self {
+            clock,
+            connections: KeySet::for_connections(config)?,
+            subscriptions: KeySet::for_subscriptions(config)?,
+            leeway_s: i64::try_from(config.leeway_s).unwrap_or(i64::MAX),
+            allow_anonymous: config.allow_anonymous || config.insecure,
+            insecure: config.insecure,
+        })
+    }
+
+    /// Whether every client may do everything: for development only.
+    pub fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// Finds out who a client is. An empty token asks to be let in anonymously.
+    pub fn authenticate(&self, now_unix_s: i64, token: &str) -> Result<Identity, Refusal> {
+        if token.is_empty() {
+            return match self.allow_anonymous {
+                true => Ok(Identity::default()),
+                false => Err(Refusal::Disconnect(Disconnect::BAD_REQUEST)),
+            };
+        }
+        let claims = open(&self.connections, now_unix_s, token).map_err(|reason| {
+            refuse("connection", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN))
+        })?;
+        if claims.channel.is_some() {
+            let reason = "it is a subscription token";
+            return Err(refuse("connection", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+        }
+        let expires = self.expiry(&claims, now_unix_s)?;
+        let info = claims.info().map_err(|()| {
+            refuse("connection", &"its b64info is no JSON", Refusal::Disconnect(Disconnect::INVALID_TOKEN))
+        })?;
+        Ok(Identity { user: UserId::new(&claims.sub), info, expires })
+    }
+
+    /// Finds out what a subscription token grants in a channel to a client.
+    pub fn authorize(
+        &self,
+        now_unix_s: i64,
+        client: ClientId,
+        channel: &Channel,
+        token: &str,
+    ) -> Result<Grant, Refusal> {
+        let denied = Refusal::Error(ErrorCode::PermissionDenied);
+        let claims = open(&self.subscriptions, now_unix_s, token)
+            .map_err(|reason| refuse("subscription", &reason, denied.clone()))?;
+        let Some(granted) = &claims.channel else {
+            return Err(refuse("subscription", &"it names no channel", denied));
+        };
+        if **granted != *channel.as_str() {
+            let reason = format_args!("it is for channel {granted:?}, not {channel}");
+            return Err(refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+        }
+        if !claims.client.is_empty() && ClientId::parse(&claims.client) != Some(client) {
+            let reason = "it is for another client";
+            return Err(refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+        }
+        let expires = self.expiry(&claims, now_unix_s)?;
+        let info = claims.info().map_err(|()| refuse("subscription", &"its b64info is no JSON", denied))?;
+        Ok(Grant { user: UserId::new(&claims.sub), info, expires })
+    }
+
+    fn expiry(&self, claims: &Claims, now_unix_s: i64) -> Result<Option<Moment>, Refusal> {
+        let end = claims.expires_at(now_unix_s, self.leeway_s).map_err(|untimely| {
+            Refusal::Error(match untimely {
+                Untimely::TokenExpired => ErrorCode::TokenExpired,
+                Untimely::GrantExpired => ErrorCode::Expired,
+            })
+        })?;
+        Ok(end.map(|end| {
+            let left = u64::try_from(end.saturating_sub(now_unix_s)).unwrap_or(0);
+            self.clock.now() + Duration::from_secs(left)
+        }))
+    }
+}
+
+// Keys redact themselves, but there is no need to rely on it.
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("takes_tokens", &self.connections.is_some())
+            .field("leeway_s", &self.leeway_s)
+            .field("allow_anonymous", &self.allow_anonymous)
+            .field("insecure", &self.insecure)
+            .finish_non_exhaustive()
+    }
+}
+
+fn open(keys: &Option<KeySet>, now_unix_s: i64, token: &str) -> Result<Claims, String> {
+    let Some(keys) = keys else { return Err("no secret is configured (auth.hmac_secret)".to_owned()) };
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(format!("it is longer than {TOKEN_BYTES_MAX} bytes"));
+    }
+    keys.open(now_unix_s, token).map_err(|error| error.to_string())
+}
+
+/// The client learns only the code. Who runs the gateway can look up why; the token itself is never logged.
+fn refuse(kind: &str, reason: &dyn fmt::Display, refusal: Refusal) -> Refusal {
+    tracing::debug!(kind, %reason, "a token was refused");
+    refusal
+}
+
+#[cfg(test)]
+mod tests;

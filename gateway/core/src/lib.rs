@@ -7,4 +7,5 @@
 pub mod channel_rules;
 pub mod effect;
 pub mod history;
+pub mod hub;
 pub mod stream;

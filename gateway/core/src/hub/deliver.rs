@@ -1,0 +1,197 @@
+//! A publication comes to a channel, or is known to have been lost on its way.
+
+use std::sync::Arc;
+
+use shared::position::StreamPosition;
+
+use super::hold_back::follows;
+use super::members::{Members, swap_out};
+use super::places::{At, List};
+use super::prepared::Prepared;
+use super::subscriber::Sink;
+use super::{Counts, Hub};
+
+impl Hub {
+    /// Publications of one channel, in the order they came. Subscribers get as many of them at a time as follow
+    /// each other, so that the sink can write them as one.
+    pub fn deliver(&mut self, channel: &str, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
+        let Some(&id) = self.ids.get(channel) else { return };
+        let mut rest = publications;
+        while let (Some(next), Some(members)) = (rest.first(), self.channels.get_mut(id as usize)) {
+            let run = if members.has_waiting() { 0 } else { members.follow(rest) };
+            if run > 0 {
+                let now;
+                (now, rest) = rest.split_at(run);
+                if !members.live.is_empty() {
+                    sink.deliver(&members.live, now);
+                }
+                hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
+                continue;
+            }
+            match members.classify(next.position()) {
+                Step::Duplicate => self.counts.duplicates += 1,
+                Step::Next => self.advance(id, What::Publication(next), false, sink),
+                Step::Gap => self.advance(id, What::Publication(next), true, sink),
+            }
+            rest = &rest[1..];
+        }
+    }
+
+    /// Everything of this channel up to `position` that did not come will not come. Those who follow the stream
+    /// and miss something are told.
+    pub fn lost(&mut self, channel: &str, position: StreamPosition, sink: &mut impl Sink) {
+        let Some(&id) = self.ids.get(channel) else { return };
+        let Some(members) = self.channels.get_mut(id as usize) else { return };
+        if members.classify(Some(position)) != Step::Duplicate {
+            self.advance(id, What::Lost(position), true, sink);
+        }
+    }
+
+    /// Goes one publication forward with care: someone is waiting, or there is a hole before it.
+    fn advance(&mut self, id: u32, what: What<'_>, hole: bool, sink: &mut impl Sink) {
+        let Some(members) = self.channels.get_mut(id as usize) else { return };
+        let mut told = Vec::new();
+        if hole {
+            self.counts.gaps += 1;
+            let mut index = 0;
+            while let Some(subscriber) = members.live.get(index).copied() {
+                if subscriber.positioned {
+                    swap_out(&mut members.live, index, List::Live, id, &mut self.places);
+                    told.push(subscriber.key);
+                } else {
+                    index += 1;
+                }
+            }
+        }
+
+        let mut afterwards = Vec::new();
+        let mut only = Vec::new();
+        let mut index = 0;
+        while let Some(waiting) = members.aside.as_ref().and_then(|aside| aside.waiting.get(index).copied()) {
+            let turn = turn(waiting.position, waiting.subscriber.positioned, &what);
+            if matches!(turn, Turn::Stay | Turn::StayWith) {
+                if turn == Turn::StayWith {
+                    only.push(waiting.subscriber);
+                }
+                index += 1;
+                continue;
+            }
+            members.take_out(At::new(List::Waiting, index), id, &mut self.places);
+            match turn {
+                Turn::Before => members.make_live(waiting.subscriber, id, &mut self.places),
+                Turn::After => afterwards.push(waiting.subscriber),
+                _ => told.push(waiting.subscriber.key),
+            }
+        }
+
+        if let What::Publication(prepared) = what {
+            let now = std::slice::from_ref(prepared);
+            for subscribers in [&members.live[..], &only[..]] {
+                if !subscribers.is_empty() {
+                    sink.deliver(subscribers, now);
+                }
+            }
+            hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
+        }
+        members.stream = what.position().or(members.stream);
+        for subscriber in afterwards {
+            members.make_live(subscriber, id, &mut self.places);
+        }
+        self.counts.insufficient += told.len() as u64;
+        for key in told {
+            members.make_told(key, id, &mut self.places);
+            sink.insufficient(key, &members.channel);
+        }
+    }
+}
+
+/// What a stream goes forward by.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Publication(&'a Arc<Prepared>),
+    Lost(StreamPosition),
+}
+
+impl What<'_> {
+    fn position(&self) -> Option<StreamPosition> {
+        match self {
+            Self::Publication(prepared) => prepared.position(),
+            Self::Lost(position) => Some(*position),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Next,
+    Duplicate,
+    Gap,
+}
+
+/// What a publication means for a subscriber that waits for the stream to reach it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    /// It knows this one, and not all of the next ones may be new to it.
+    Stay,
+    /// It gets this one, which says nothing about where the stream is.
+    StayWith,
+    /// It gets this one and all that follow.
+    Before,
+    /// It knows this one, but none that follow.
+    After,
+    /// It misses something.
+    Told,
+}
+
+fn turn(position: StreamPosition, positioned: bool, what: &What<'_>) -> Turn {
+    let Some(comes) = what.position() else { return Turn::StayWith };
+    let lost = matches!(what, What::Lost(_));
+    if comes.epoch == position.epoch && comes.offset < position.offset {
+        Turn::Stay
+    } else if comes == position {
+        Turn::After
+    } else if positioned && (lost || !follows(position, comes)) {
+        Turn::Told
+    } else {
+        Turn::Before
+    }
+}
+
+impl Members {
+    /// How many of these simply continue the stream. Moves it behind them.
+    fn follow(&mut self, publications: &[Arc<Prepared>]) -> usize {
+        let mut run = 0;
+        for prepared in publications {
+            if self.classify(prepared.position()) != Step::Next {
+                break;
+            }
+            self.stream = prepared.position().or(self.stream);
+            run += 1;
+        }
+        run
+    }
+
+    fn classify(&self, comes: Option<StreamPosition>) -> Step {
+        match (self.stream, comes) {
+            (None, _) | (_, None) => Step::Next,
+            (Some(stream), Some(comes)) if follows(stream, comes) => Step::Next,
+            (Some(stream), Some(comes)) if stream.epoch == comes.epoch && comes.offset <= stream.offset => {
+                Step::Duplicate
+            }
+            _ => Step::Gap,
+        }
+    }
+}
+
+/// Keeps publications for those who are joining, if anyone is.
+fn hold_back(
+    members: &mut Members,
+    publications: &[Arc<Prepared>],
+    limits: &super::HoldLimits,
+    total: &mut usize,
+    counts: &mut Counts,
+) {
+    if let Some(aside) = members.aside.as_mut().filter(|aside| !aside.joining.is_empty()) {
+        counts.held_overflow += aside.held.hold(publications, limits, total);
+    }
+}

@@ -1,0 +1,59 @@
+//! Going from a channel, from all of them, and giving memory back after many went.
+
+use shared::channel::Channel;
+
+use super::Hub;
+
+/// What came of a leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// Nobody on this worker listens to the channel any more.
+    pub last: bool,
+}
+
+impl Hub {
+    /// Ends a subscription in any state. `None` if there is none.
+    pub fn leave(&mut self, channel: &str, key: u32) -> Option<Left> {
+        let id = *self.ids.get(channel)?;
+        let at = self.places.remove(key, id)?;
+        let members = &mut self.channels[id as usize];
+        self.held_bytes -= members.take_out(at, id, &mut self.places);
+        let last = members.is_empty();
+        if last {
+            self.forget(id);
+        }
+        Some(Left { last })
+    }
+
+    /// Ends all subscriptions of a connection. Linear in their number, whatever the number of other subscribers.
+    pub fn remove_all(&mut self, key: u32, mut left: impl FnMut(&Channel, Left)) {
+        for place in self.places.take(key) {
+            let members = &mut self.channels[place.channel as usize];
+            self.held_bytes -= members.take_out(place.at, place.channel, &mut self.places);
+            let last = members.is_empty();
+            left(&members.channel, Left { last });
+            if last {
+                self.forget(place.channel);
+            }
+        }
+    }
+
+    /// Gives memory back that the present subscriptions do not need. Worth calling now and then, not often: it
+    /// may copy tables.
+    pub fn shrink(&mut self) {
+        if self.channels.is_empty() {
+            self.channels = slab::Slab::new();
+        } else {
+            self.channels.shrink_to_fit();
+        }
+        if self.ids.len() <= self.ids.capacity() / 4 {
+            self.ids.shrink_to(self.ids.len() * 2);
+        }
+        self.places.shrink();
+    }
+
+    fn forget(&mut self, id: u32) {
+        let members = self.channels.remove(id as usize);
+        self.ids.remove(members.channel.as_str());
+    }
+}

@@ -1,0 +1,190 @@
+//! The subscribers of one channel on one worker, in a list for each state a subscription can be in.
+
+use shared::channel::Channel;
+use shared::position::StreamPosition;
+
+use super::hold_back::Held;
+use super::places::{At, List, Places};
+use super::subscriber::Subscriber;
+
+/// Lists shorter than this keep their memory.
+const SHRINK_FROM: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Members {
+    pub(super) channel: Channel,
+    /// The last publication this worker saw or was told of. `None` until the first, and without a stream.
+    pub(super) stream: Option<StreamPosition>,
+    /// Those who get every publication, as soon as it comes.
+    pub(super) live: Vec<Subscriber>,
+    /// The others. Most channels have none most of the time.
+    pub(super) aside: Option<Box<Aside>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    /// Publications are held back for these until they go live.
+    pub(super) joining: Vec<Joining>,
+    pub(super) held: Held,
+    /// These know more than this worker has seen: what they know already is still on its way here.
+    pub(super) waiting: Vec<Waiting>,
+    /// These were told that their stream has a hole.
+    pub(super) told: Vec<Told>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joining {
+    pub(super) subscriber: Subscriber,
+    /// The number in `held` of the first publication after the join.
+    pub(super) from: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) subscriber: Subscriber,
+    pub(super) position: StreamPosition,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) key: u32,
+}
+
+impl Members {
+    pub(super) fn new(channel: Channel) -> Self {
+        Self { channel, stream: None, live: Vec::new(), aside: None }
+    }
+
+    pub(super) fn aside(&mut self) -> &mut Aside {
+        self.aside.get_or_insert_default()
+    }
+
+    pub(super) fn has_waiting(&self) -> bool {
+        self.aside.as_ref().is_some_and(|aside| !aside.waiting.is_empty())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.aside.as_ref().is_none_or(|aside| aside.is_unused())
+    }
+
+    pub(super) fn make_live(&mut self, subscriber: Subscriber, id: u32, places: &mut Places) {
+        places.set(subscriber.key, id, At::new(List::Live, self.live.len()));
+        self.live.push(subscriber);
+    }
+
+    pub(super) fn make_joining(&mut self, subscriber: Subscriber, id: u32, places: &mut Places) {
+        let aside = self.aside();
+        places.set(subscriber.key, id, At::new(List::Joining, aside.joining.len()));
+        let from = aside.held.next();
+        aside.joining.push(Joining { subscriber, from });
+    }
+
+    pub(super) fn make_waiting(
+        &mut self,
+        subscriber: Subscriber,
+        position: StreamPosition,
+        id: u32,
+        places: &mut Places,
+    ) {
+        let waiting = &mut self.aside().waiting;
+        places.set(subscriber.key, id, At::new(List::Waiting, waiting.len()));
+        waiting.push(Waiting { subscriber, position });
+    }
+
+    pub(super) fn make_told(&mut self, key: u32, id: u32, places: &mut Places) {
+        let told = &mut self.aside().told;
+        places.set(key, id, At::new(List::Told, told.len()));
+        told.push(Told { key });
+    }
+
+    /// Takes an entry out of its list, wherever it is. Its own place is the caller's to change.
+    /// Answers how many held bytes nobody waits for any more.
+    pub(super) fn take_out(&mut self, at: At, id: u32, places: &mut Places) -> usize {
+        let mut freed = 0;
+        match (at.list(), self.aside.as_mut()) {
+            (List::Live, _) => {
+                swap_out(&mut self.live, at.index(), List::Live, id, places);
+            }
+            (List::Joining, Some(aside)) => {
+                swap_out(&mut aside.joining, at.index(), List::Joining, id, places);
+                freed = aside.let_go();
+            }
+            (List::Waiting, Some(aside)) => {
+                swap_out(&mut aside.waiting, at.index(), List::Waiting, id, places);
+            }
+            (List::Told, Some(aside)) => {
+                swap_out(&mut aside.told, at.index(), List::Told, id, places);
+            }
+            (_, None) => {}
+        }
+        self.drop_unused_aside();
+        freed
+    }
+
+    pub(super) fn drop_unused_aside(&mut self) {
+        if self.aside.as_ref().is_some_and(|aside| aside.is_unused()) {
+            self.aside = None;
+        }
+    }
+}
+
+impl Aside {
+    fn is_unused(&self) -> bool {
+        self.joining.is_empty() && self.waiting.is_empty() && self.told.is_empty()
+    }
+
+    /// Lets go of what was held back once nobody is joining. Answers how many bytes that frees.
+    pub(super) fn let_go(&mut self) -> usize {
+        if self.joining.is_empty() { self.held.clear() } else { 0 }
+    }
+}
+
+/// An entry that knows whose it is, so that its place can follow it.
+pub(super) trait Keyed {
+    fn key(&self) -> u32;
+}
+
+impl Keyed for Subscriber {
+    fn key(&self) -> u32 {
+        self.key
+    }
+}
+
+impl Keyed for Joining {
+    fn key(&self) -> u32 {
+        self.subscriber.key
+    }
+}
+
+impl Keyed for Waiting {
+    fn key(&self) -> u32 {
+        self.subscriber.key
+    }
+}
+
+impl Keyed for Told {
+    fn key(&self) -> u32 {
+        self.key
+    }
+}
+
+/// Removes one entry by moving the last one into its place.
+pub(super) fn swap_out<T: Keyed>(
+    entries: &mut Vec<T>,
+    index: usize,
+    list: List,
+    id: u32,
+    places: &mut Places,
+) -> Option<T> {
+    if index >= entries.len() {
+        return None;
+    }
+    let taken = entries.swap_remove(index);
+    if let Some(moved) = entries.get(index) {
+        places.set(moved.key(), id, At::new(list, index));
+    }
+    if entries.capacity() >= SHRINK_FROM && entries.len() < entries.capacity() / 4 {
+        entries.shrink_to(entries.len() * 2);
+    }
+    Some(taken)
+}

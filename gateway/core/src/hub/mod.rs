@@ -1,0 +1,109 @@
+//! Who, on one worker, listens to what.
+//!
+//! One hub belongs to one worker thread: no locks, nothing shared but the [`Prepared`] publications. A connection
+//! is a number, a channel is a dense list of subscribers that is handed to the [`Sink`] as it is. What makes a
+//! subscriber special (still joining, ahead of this worker, told of a hole) is kept beside that list, so that the
+//! loop over it asks nothing.
+//!
+//! A subscription's life: [`Hub::join`] → publications are held back → [`Hub::go_live`] → [`Hub::leave`].
+
+mod deliver;
+mod hold_back;
+mod join;
+mod leave;
+mod members;
+mod places;
+mod prepared;
+mod subscriber;
+mod variants;
+
+use rustc_hash::FxHashMap;
+use shared::channel::Channel;
+use slab::Slab;
+
+pub use hold_back::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_PUBLICATIONS_MAX, HoldLimits};
+pub use join::Joined;
+pub use leave::Left;
+pub use prepared::{Prepared, Writable};
+pub use subscriber::{Sink, Subscriber};
+pub use variants::{ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
+
+use members::Members;
+use places::Places;
+
+/// The subscriptions of one worker's connections.
+#[derive(Debug, Default)]
+pub struct Hub {
+    ids: FxHashMap<Channel, u32>,
+    channels: Slab<Members>,
+    places: Places,
+    limits: HoldLimits,
+    held_bytes: usize,
+    counts: Counts,
+}
+
+/// How much there is in a hub now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Interest {
+    pub channels: usize,
+    pub subscriptions: usize,
+    pub held_bytes: usize,
+}
+
+/// What happened in a hub since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Publications dropped because this worker had them already.
+    pub duplicates: u64,
+    /// Times a channel's stream jumped forward or changed its epoch.
+    pub gaps: u64,
+    /// Subscribers told that their stream has a hole.
+    pub insufficient: u64,
+    /// Publications given up because too many were held back for joining subscribers.
+    pub held_overflow: u64,
+}
+
+impl Hub {
+    pub fn new(limits: HoldLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    pub fn interest(&self) -> Interest {
+        Interest {
+            channels: self.channels.len(),
+            subscriptions: self.places.count(),
+            held_bytes: self.held_bytes,
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The channels of one connection, in no particular order.
+    pub fn channels_of(&self, key: u32) -> impl Iterator<Item = &Channel> + '_ {
+        self.places.channels(key).filter_map(|id| Some(&self.channels.get(id as usize)?.channel))
+    }
+
+    /// The channels that anyone on this worker listens to.
+    pub fn channels(&self) -> impl Iterator<Item = &Channel> + '_ {
+        self.channels.iter().map(|(_, members)| &members.channel)
+    }
+
+    /// How many subscriptions a channel has here.
+    pub fn subscribers(&self, channel: &str) -> usize {
+        let Some(members) = self.members(channel) else { return 0 };
+        let aside = members
+            .aside
+            .as_ref()
+            .map_or(0, |aside| aside.joining.len() + aside.waiting.len() + aside.told.len());
+        members.live.len() + aside
+    }
+
+    fn members(&self, channel: &str) -> Option<&Members> {
+        self.channels.get(*self.ids.get(channel)? as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests;

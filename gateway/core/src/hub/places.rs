@@ -1,0 +1,113 @@
+//! Where each connection stands in the lists of its channels, so that it can leave them without a search.
+
+use smallvec::SmallVec;
+
+/// Which of a channel's lists a subscription is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(super) enum List {
+    Live = 0,
+    Joining = 1,
+    Waiting = 2,
+    Told = 3,
+}
+
+/// A list and an index in it, in four bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct At(u32);
+
+const INDEX_BITS: u32 = 30;
+
+impl At {
+    /// An index over 2^30 cannot be: a list holds a connection once, and a process has no room for so many.
+    pub(super) fn new(list: List, index: usize) -> Self {
+        debug_assert!(index < 1 << INDEX_BITS);
+        Self((list as u32) << INDEX_BITS | index as u32)
+    }
+
+    pub(super) fn list(self) -> List {
+        match self.0 >> INDEX_BITS {
+            0 => List::Live,
+            1 => List::Joining,
+            2 => List::Waiting,
+            _ => List::Told,
+        }
+    }
+
+    pub(super) fn index(self) -> usize {
+        (self.0 & ((1 << INDEX_BITS) - 1)) as usize
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) channel: u32,
+    pub(super) at: At,
+}
+
+/// The places of one connection, by channel. Most connections have one or two, which need no allocation.
+type Row = SmallVec<[Place; 2]>;
+
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    rows: Vec<Row>,
+    count: usize,
+}
+
+impl Places {
+    /// The number of subscriptions.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn get(&self, key: u32, channel: u32) -> Option<At> {
+        let row = self.rows.get(key as usize)?;
+        let found = row.binary_search_by_key(&channel, |place| place.channel).ok()?;
+        Some(row[found].at)
+    }
+
+    /// Adds a place, or changes the one there is.
+    pub(super) fn set(&mut self, key: u32, channel: u32, at: At) {
+        let key = key as usize;
+        if key >= self.rows.len() {
+            self.rows.resize_with(key + 1, Row::new);
+        }
+        let row = &mut self.rows[key];
+        match row.binary_search_by_key(&channel, |place| place.channel) {
+            Ok(found) => row[found].at = at,
+            Err(free) => {
+                row.insert(free, Place { channel, at });
+                self.count += 1;
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: u32, channel: u32) -> Option<At> {
+        let row = self.rows.get_mut(key as usize)?;
+        let found = row.binary_search_by_key(&channel, |place| place.channel).ok()?;
+        let place = row.remove(found);
+        if row.is_empty() {
+            *row = Row::new();
+        }
+        self.count -= 1;
+        Some(place.at)
+    }
+
+    /// Takes all places of a connection.
+    pub(super) fn take(&mut self, key: u32) -> Row {
+        let row = self.rows.get_mut(key as usize).map(std::mem::take).unwrap_or_default();
+        self.count -= row.len();
+        row
+    }
+
+    pub(super) fn channels(&self, key: u32) -> impl Iterator<Item = u32> + '_ {
+        self.rows.get(key as usize).into_iter().flatten().map(|place| place.channel)
+    }
+
+    /// Gives back the rows after the last one in use.
+    pub(super) fn shrink(&mut self) {
+        let used = self.rows.iter().rposition(|row| !row.is_empty()).map_or(0, |last| last + 1);
+        self.rows.truncate(used);
+        self.rows.shrink_to_fit();
+    }
+}

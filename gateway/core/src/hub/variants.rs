@@ -1,0 +1,102 @@
+//! The encodings that subscribers of one worker can take: which protocol, in which framing, deflated or not.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use shared::framing::MessageKind;
+use shared::protocol::Protocol;
+
+/// How many encodings can be told apart by a [`Variant`].
+pub const ENCODINGS_MAX: usize = 16;
+
+/// Smallest and largest deflate window, as powers of two (RFC 7692 §7.1.2).
+pub const WINDOW_BITS: std::ops::RangeInclusive<u8> = 8..=15;
+
+/// One encoding in one byte: a place in the table of [`Variants`] and the peer's deflate window.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Variant(u8);
+
+impl Variant {
+    /// The messages of this encoding as they are.
+    pub fn plain(encoding: EncodingId) -> Self {
+        Self(encoding.0 << 4)
+    }
+
+    /// Messages deflated where that makes them smaller, for a peer that keeps `2^window_bits` bytes.
+    /// Window bits that do not exist mean no compression.
+    pub fn deflated(encoding: EncodingId, window_bits: u8) -> Self {
+        let window_bits = if WINDOW_BITS.contains(&window_bits) { window_bits } else { 0 };
+        Self(encoding.0 << 4 | window_bits)
+    }
+
+    pub fn encoding(self) -> usize {
+        usize::from(self.0 >> 4)
+    }
+
+    /// The longest message that the peer can inflate whatever it refers to, in bytes; `None` if it inflates none.
+    pub fn deflate_bytes_max(self) -> Option<usize> {
+        let window_bits = self.0 & 0xf;
+        (window_bits != 0).then(|| 1 << window_bits)
+    }
+}
+
+impl fmt::Debug for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Variant({}, window {})", self.encoding(), self.0 & 0xf)
+    }
+}
+
+/// Names one row of [`Variants`], the first by default.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct EncodingId(u8);
+
+/// How whole messages are laid out for a transport. Pure.
+pub trait PushFraming: Send + Sync + fmt::Debug {
+    /// How many bytes [`PushFraming::seal`] may need in front of a message.
+    fn headroom(&self) -> usize;
+
+    /// Makes a frame of `buffer`, which holds [`PushFraming::headroom`] free bytes and then the message. May append.
+    /// Answers where the frame begins, at most at the message.
+    fn seal(&self, kind: MessageKind, buffer: &mut BytesMut) -> usize;
+
+    /// A whole frame with the message deflated from a fresh context. `None` if that gains nothing or is not done.
+    fn deflate(&self, kind: MessageKind, message: &[u8]) -> Option<Bytes>;
+}
+
+/// One row: a protocol in a framing.
+#[derive(Clone, Debug)]
+pub struct Encoding {
+    pub protocol: Arc<dyn Protocol>,
+    pub framing: Arc<dyn PushFraming>,
+}
+
+/// All encodings, given at start. The hub knows them by number only.
+#[derive(Clone, Debug, Default)]
+pub struct Variants {
+    encodings: Vec<Encoding>,
+}
+
+impl Variants {
+    /// Adds a row. `None` once there are [`ENCODINGS_MAX`].
+    pub fn add(&mut self, encoding: Encoding) -> Option<EncodingId> {
+        let id = self.encodings.len();
+        if id >= ENCODINGS_MAX {
+            return None;
+        }
+        self.encodings.push(encoding);
+        Some(EncodingId(id as u8))
+    }
+
+    pub fn len(&self) -> usize {
+        self.encodings.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.encodings.is_empty()
+    }
+
+    pub(super) fn get(&self, id: usize) -> Option<&Encoding> {
+        self.encodings.get(id)
+    }
+}

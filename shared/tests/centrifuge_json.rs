@@ -61,7 +61,7 @@ fn shown(command: &Command) -> String {
         _ => {
             let mut out = BytesMut::new();
             encode_command(command, &mut out);
-            String::from_utf8(out.to_vec()).unwrap()
+            String::from_utf8(out.to_vec()).expect("commands are written as text")
         }
     }
 }
@@ -235,7 +235,7 @@ fn a_client_reads_what_the_server_writes() {
 }
 
 fn epoch() -> Epoch {
-    Epoch::parse("abcdefgh").unwrap()
+    Epoch::parse("abcdefgh").expect("short enough")
 }
 
 fn at(offset: u64) -> Option<StreamPosition> {

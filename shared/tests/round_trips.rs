@@ -137,8 +137,8 @@ fn publication() -> impl Strategy<Value = Publication> {
 /// What any reader must make of a payload.
 fn carried(payload: &Payload) -> Value {
     match payload.kind {
-        PayloadKind::Json => serde_json::from_slice(&payload.bytes).unwrap(),
-        PayloadKind::Text => Value::from(std::str::from_utf8(&payload.bytes).unwrap()),
+        PayloadKind::Json => serde_json::from_slice(&payload.bytes).expect("made of a value"),
+        PayloadKind::Text => Value::from(std::str::from_utf8(&payload.bytes).expect("made of a text")),
         PayloadKind::Binary => {
             use base64::Engine;
             Value::from(base64::engine::general_purpose::STANDARD.encode(&payload.bytes))

@@ -27,6 +27,9 @@ pub struct ChannelOptions {
     pub allow_subscribe: bool,
     /// Anonymous clients may subscribe without a subscription token.
     pub allow_subscribe_anonymous: bool,
+    /// The users named after the `#` of a channel (`chat#ann,bob`) may subscribe to it without a subscription token.
+    /// Nobody else may, whatever the other options say.
+    pub allow_user_limited: bool,
     /// Clients with a user may publish.
     pub allow_publish: bool,
     /// Anonymous clients may publish.

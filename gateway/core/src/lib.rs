@@ -8,4 +8,7 @@ pub mod channel_rules;
 pub mod effect;
 pub mod history;
 pub mod hub;
+pub mod permission;
+pub mod recovery;
+pub mod session;
 pub mod stream;

@@ -1,0 +1,81 @@
+//! Whether what a stream still holds joins on to where a client stopped reading.
+
+use shared::command::Since;
+
+use crate::history::HistoryPage;
+
+/// Whether `page`, read from `since` on, is everything that was published after `since`.
+///
+/// An empty epoch is that of a client which has seen no publication yet: it matches any.
+pub fn is_recovered(since: &Since, page: &HistoryPage) -> bool {
+    let same_stream = since.epoch.is_empty() || *since.epoch == *page.top.epoch.as_str();
+    same_stream && joins(since.offset, page)
+}
+
+fn joins(since: u64, page: &HistoryPage) -> bool {
+    let (Some(first), Some(last)) = (page.publications.first(), page.publications.last()) else {
+        return page.top.offset == since;
+    };
+    // The first and the last say it all of a stream without holes; the count catches one that has them.
+    let missed = page.top.offset.checked_sub(since);
+    since.checked_add(1) == Some(first.offset())
+        && last.offset() == page.top.offset
+        && missed == Some(page.publications.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::position::{Epoch, StreamPosition};
+    use shared::publication::{Payload, Publication};
+
+    use super::*;
+
+    fn since(offset: u64, epoch: &str) -> Since {
+        Since { offset, epoch: epoch.into() }
+    }
+
+    fn page(offsets: &[u64], top: u64) -> HistoryPage {
+        let epoch = Epoch::parse("life").unwrap();
+        let publications = offsets.iter().map(|&offset| {
+            let position = Some(StreamPosition { offset, epoch });
+            Publication { position, ..Publication::new(Payload::json("1")) }
+        });
+        HistoryPage { publications: publications.collect(), top: StreamPosition { offset: top, epoch } }
+    }
+
+    #[test]
+    fn nothing_missed_is_recovered() {
+        assert!(is_recovered(&since(7, "life"), &page(&[], 7)));
+        assert!(is_recovered(&since(0, "life"), &page(&[], 0)));
+    }
+
+    #[test]
+    fn everything_missed_is_recovered_if_all_of_it_is_still_there() {
+        assert!(is_recovered(&since(4, "life"), &page(&[5, 6, 7], 7)));
+        assert!(!is_recovered(&since(3, "life"), &page(&[5, 6, 7], 7)), "the oldest is gone");
+        assert!(
+            !is_recovered(&since(4, "life"), &page(&[5, 6], 7)),
+            "more were missed than are read at once"
+        );
+        assert!(!is_recovered(&since(4, "life"), &page(&[5, 7], 7)), "one in between is gone");
+        assert!(!is_recovered(&since(4, "life"), &page(&[], 7)), "all are gone");
+    }
+
+    #[test]
+    fn another_epoch_is_another_stream() {
+        assert!(!is_recovered(&since(7, "death"), &page(&[], 7)));
+        assert!(!is_recovered(&since(7, "an epoch far longer than any of ours"), &page(&[], 7)));
+    }
+
+    #[test]
+    fn an_empty_epoch_matches_any() {
+        assert!(is_recovered(&since(0, ""), &page(&[1, 2], 2)));
+        assert!(!is_recovered(&since(0, ""), &page(&[2], 2)));
+    }
+
+    #[test]
+    fn a_position_ahead_of_the_stream_is_not_recovered() {
+        assert!(!is_recovered(&since(9, "life"), &page(&[], 7)));
+        assert!(!is_recovered(&since(u64::MAX, "life"), &page(&[7], 7)));
+    }
+}

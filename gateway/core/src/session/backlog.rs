@@ -1,0 +1,109 @@
+//! Commands that wait for earlier ones.
+
+use std::collections::VecDeque;
+use std::mem::size_of;
+
+use shared::command::{Command, Request};
+
+use super::settings::Settings;
+
+/// Bounded in commands and in bytes. A session has one only while something waits.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    commands: VecDeque<Command>,
+    bytes: usize,
+}
+
+/// There are more commands than a client may have waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Overflow;
+
+impl Backlog {
+    pub(super) fn push(&mut self, command: Command, settings: &Settings) -> Result<(), Overflow> {
+        let bytes = self.bytes + weight(&command);
+        if self.commands.len() >= settings.queued_commands_max as usize
+            || bytes > settings.queued_bytes_max as usize
+        {
+            return Err(Overflow);
+        }
+        self.bytes = bytes;
+        self.commands.push_back(command);
+        Ok(())
+    }
+
+    pub(super) fn first(&self) -> Option<&Command> {
+        self.commands.front()
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Command> {
+        let command = self.commands.pop_front()?;
+        self.bytes -= weight(&command);
+        Some(command)
+    }
+
+    /// Whether half of what is allowed waits: time to let the client wait too.
+    pub(super) fn is_half_full(&self, settings: &Settings) -> bool {
+        self.commands.len() >= (settings.queued_commands_max as usize).div_ceil(2)
+            || self.bytes >= (settings.queued_bytes_max as usize).div_ceil(2)
+    }
+}
+
+/// The bytes a command holds.
+fn weight(command: &Command) -> usize {
+    let held = match &command.request {
+        Request::Connect(connect) => {
+            let subs: usize = connect.subs.keys().map(|channel| channel.len() + size_of::<Command>()).sum();
+            connect.token.len() + connect.data.as_ref().map_or(0, bytes::Bytes::len) + subs
+        }
+        Request::Subscribe(subscribe) => {
+            subscribe.channel.len() + subscribe.token.len() + subscribe.epoch.len() + subscribe.delta.len()
+        }
+        Request::Publish { channel, data } => channel.len() + data.bytes.len(),
+        Request::History(history) => {
+            history.channel.len() + history.since.as_ref().map_or(0, |since| since.epoch.len())
+        }
+        Request::Unsubscribe { channel }
+        | Request::Presence { channel }
+        | Request::PresenceStats { channel } => channel.len(),
+        Request::Refresh { token } => token.len(),
+        Request::SubRefresh { channel, token } => channel.len() + token.len(),
+        Request::Send { data } => data.len(),
+        Request::Rpc { method, data } => method.len() + data.len(),
+        Request::Pong | Request::Refused(_) | Request::Unknown => 0,
+    };
+    held + size_of::<Command>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unsubscribe(channel: &str) -> Command {
+        Command { id: 1, request: Request::Unsubscribe { channel: channel.into() } }
+    }
+
+    #[test]
+    fn the_number_of_commands_is_bounded() {
+        let settings = Settings { queued_commands_max: 3, ..Settings::default() };
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.push(unsubscribe("a"), &settings), Ok(()));
+        assert!(!backlog.is_half_full(&settings));
+        assert_eq!(backlog.push(unsubscribe("b"), &settings), Ok(()));
+        assert!(backlog.is_half_full(&settings));
+        assert_eq!(backlog.push(unsubscribe("c"), &settings), Ok(()));
+        assert_eq!(backlog.push(unsubscribe("d"), &settings), Err(Overflow));
+    }
+
+    #[test]
+    fn their_bytes_are_bounded_and_given_back() {
+        let settings = Settings { queued_bytes_max: 2_000, ..Settings::default() };
+        let mut backlog = Backlog::default();
+        let long = "x".repeat(1_200);
+        assert_eq!(backlog.push(unsubscribe(&long), &settings), Ok(()));
+        assert!(backlog.is_half_full(&settings));
+        assert_eq!(backlog.push(unsubscribe(&long), &settings), Err(Overflow));
+        assert_eq!(backlog.pop(), Some(unsubscribe(&long)));
+        assert_eq!(backlog.bytes, 0);
+        assert_eq!(backlog.push(unsubscribe(&long), &settings), Ok(()));
+    }
+}

@@ -1,0 +1,139 @@
+//! What is said to the client, as few messages as possible.
+
+use bytes::{BufMut, BytesMut};
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::framing::{MessageKind, OwnedMessage};
+use shared::moment::Moment;
+use shared::protocol::{Encoded, Protocol};
+use shared::push::Push;
+use shared::reply::{Answer, Reply};
+
+use super::Session;
+use super::state::Phase;
+use crate::effect::Effect;
+
+/// Most replies that share a message.
+pub const REPLIES_PER_MESSAGE_MAX: u16 = 64;
+
+/// A message of replies is sent once it holds this many bytes.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024;
+
+/// Replies that will leave as one message, and the channels that go live after it.
+#[derive(Debug)]
+pub(super) struct Batch {
+    bytes: BytesMut,
+    kind: MessageKind,
+    replies: u16,
+    /// Effects that must not come before the message does.
+    after: Vec<Effect>,
+}
+
+impl Session {
+    pub(super) fn answer(&mut self, id: u32, answer: Answer) {
+        // A reply may overtake what makes another channel live, but only a subscribe reply does: then a client
+        // that subscribes to many channels at once is answered in one message.
+        if !matches!(answer, Answer::Subscribe(_)) {
+            self.end_batch_before_live();
+        }
+        let reply = Reply { id, outcome: Ok(answer) };
+        self.write(|protocol, out| protocol.encode_reply(&reply, out));
+    }
+
+    /// Answers with an error. A client that has got too many of them is closed.
+    pub(super) fn refuse(&mut self, now: Moment, id: u32, error: ErrorCode) {
+        self.end_batch_before_live();
+        let reply = Reply { id, outcome: Err(error) };
+        self.write(|protocol, out| protocol.encode_reply(&reply, out));
+        let is_clients_fault = error != ErrorCode::Internal;
+        if is_clients_fault && !self.limits.allow_error(now, &self.context.settings) {
+            self.close(Disconnect::TOO_MANY_ERRORS);
+        }
+    }
+
+    pub(super) fn push(&mut self, push: Push<'_>) {
+        self.end_batch_before_live();
+        self.write(|protocol, out| protocol.encode_push(push, out));
+    }
+
+    /// After what has been said so far, but not necessarily before the next subscribe reply.
+    pub(super) fn after_replies(&mut self, effect: Effect) {
+        match &mut self.batch {
+            Some(batch) => batch.after.push(effect),
+            None => self.effects.push_back(effect),
+        }
+    }
+
+    /// Ends the message that is being put together.
+    pub(super) fn flush(&mut self) {
+        let Some(batch) = self.batch.take() else { return };
+        let Batch { bytes, kind, replies, after } = *batch;
+        if replies > 0 {
+            self.effects.push_back(Effect::Send(OwnedMessage { kind, data: bytes.freeze() }));
+        }
+        self.effects.extend(after);
+    }
+
+    fn end_batch_before_live(&mut self) {
+        if self.batch.as_ref().is_some_and(|batch| !batch.after.is_empty()) {
+            self.flush();
+        }
+    }
+
+    fn write(&mut self, encode: impl FnOnce(&dyn Protocol, &mut BytesMut) -> Encoded) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        let delimiter = self.protocol.delimiter();
+        if delimiter.is_none() {
+            self.flush();
+        }
+        let batch = self.batch.get_or_insert_with(|| Box::new(Batch::new()));
+        let before = batch.bytes.len();
+        if batch.replies > 0 {
+            batch.bytes.put_slice(delimiter.unwrap_or_default());
+        }
+        let start = batch.bytes.len();
+        match encode(&*self.protocol, &mut batch.bytes) {
+            Encoded::Message(kind) => {
+                if batch.replies > 0 && batch.kind != kind {
+                    let bytes = batch.bytes.split_off(start);
+                    batch.bytes.truncate(before);
+                    self.flush();
+                    self.batch = Some(Box::new(Batch { bytes, kind, replies: 1, after: Vec::new() }));
+                    return;
+                }
+                batch.kind = kind;
+                batch.replies += 1;
+                if batch.replies >= REPLIES_PER_MESSAGE_MAX || batch.bytes.len() >= BATCH_BYTES_MAX {
+                    self.flush();
+                }
+            }
+            Encoded::Messages(parts) => {
+                let mut bytes = batch.bytes.split_off(start);
+                batch.bytes.truncate(before);
+                self.flush();
+                for (kind, length) in parts {
+                    let data = bytes.split_to(length.min(bytes.len())).freeze();
+                    self.effects.push_back(Effect::Send(OwnedMessage { kind, data }));
+                }
+            }
+            Encoded::Nothing => {
+                batch.bytes.truncate(before);
+                if batch.replies == 0 {
+                    self.flush();
+                }
+            }
+            Encoded::Close(disconnect) => {
+                batch.bytes.truncate(before);
+                self.close(disconnect);
+            }
+        }
+    }
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self { bytes: BytesMut::new(), kind: MessageKind::Text, replies: 0, after: Vec::new() }
+    }
+}

@@ -1,0 +1,247 @@
+//! One client, from open to close: a state machine without a clock or a socket.
+//!
+//! Five verbs are all of it. What happens goes in through `handle_message`, `handle_outcome` and `handle_timeout`
+//! (and what the server itself wants through `handle_unsubscribe` and `handle_disconnect`); what should be done comes
+//! out of `poll_effect`, to be polled until it is empty after each of them; `poll_timeout` says when to call again.
+//!
+//! Commands are carried out in their order, one awaited effect at a time. The exception is a row of subscribe
+//! commands, of which up to [`JOINS_MAX`] are under way at once, so that a client with many subscriptions does not
+//! pay a round trip for each.
+//!
+//! The files are named for the events: each `on_*.rs` holds what one of them starts and how that ends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use shared::channel::Channel;
+use shared::command::Command;
+use shared::disconnect::Disconnect;
+use shared::id::{ClientId, UserId};
+use shared::moment::Moment;
+use shared::protocol::Protocol;
+use shared::publication::ClientInfo;
+use smallvec::SmallVec;
+
+use crate::effect::{Effect, Identity, Ticket};
+
+pub use batch::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
+pub use context::Context;
+pub use settings::{Mistake, Settings};
+
+use backlog::Backlog;
+use batch::Batch;
+use limits::Limits;
+use state::{Pending, Phase, Subscription};
+
+mod context;
+mod settings;
+
+mod backlog;
+mod batch;
+mod limits;
+mod state;
+
+mod on_connect;
+mod on_message;
+mod on_outcome;
+mod on_publish;
+mod on_query;
+mod on_refresh;
+mod on_subscribe;
+mod on_timeout;
+mod on_unsubscribe;
+
+/// Most subscribe commands of one connection that are under way at once.
+pub const JOINS_MAX: usize = 16;
+
+/// No token outlives this: a longer expiry is cut to it, and asked to be refreshed then. 365 days.
+const EXPIRY_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
+
+/// Later than any timeout.
+const NEVER: Moment = Moment(u64::MAX);
+
+/// What a session begins with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Unique over all nodes and time.
+    pub client: ClientId,
+    pub protocol: Arc<dyn Protocol>,
+    pub context: Arc<Context>,
+    /// Random bits, for the moment of the first ping.
+    pub seed: u64,
+}
+
+/// There is one for each connection, most of them idle, so every byte of it counts: what is rare is boxed, and no
+/// queue keeps memory while it is empty.
+#[derive(Debug)]
+pub struct Session {
+    client: ClientId,
+    context: Arc<Context>,
+    protocol: Arc<dyn Protocol>,
+    /// `None` for an anonymous client with nothing to remember.
+    identity: Option<Box<Identity>>,
+    /// Sorted by channel name.
+    subscriptions: SmallVec<[Subscription; 1]>,
+    effects: VecDeque<Effect>,
+    /// Replies that will leave as one message.
+    batch: Option<Box<Batch>>,
+    pending: Option<Box<Pending>>,
+    backlog: Option<Box<Backlog>>,
+    limits: Limits,
+    /// Until connected: when it is too late for that. Then: when the next ping is due, or the pong to the last one.
+    deadline: Moment,
+    /// When the first token has been expired for too long, of the connection or of a subscription.
+    expiry: Moment,
+    /// From the connect command's success to the first ping.
+    first_ping_ms: u32,
+    next_ticket: u32,
+    /// How many subscriptions are not live yet.
+    joining: u16,
+    phase: Phase,
+    awaits_pong: bool,
+}
+
+impl Session {
+    /// Begins with what the protocol says by being opened.
+    pub fn open(now: Moment, opening: Opening) -> Self {
+        let Opening { client, protocol, context, seed } = opening;
+        let half = context.settings.ping_interval_ms / 2;
+        let first_ping_ms = u32::try_from(half + seed % (half + 1)).unwrap_or(u32::MAX);
+        let deadline = now + context.settings.connect_timeout();
+        let mut commands = Vec::new();
+        protocol.open(&mut commands);
+        let mut session = Self {
+            client,
+            context,
+            protocol,
+            identity: None,
+            subscriptions: SmallVec::new(),
+            effects: VecDeque::new(),
+            batch: None,
+            pending: None,
+            backlog: None,
+            limits: Limits::default(),
+            deadline,
+            expiry: NEVER,
+            first_ping_ms,
+            next_ticket: 0,
+            joining: 0,
+            phase: Phase::Opening,
+            awaits_pong: false,
+        };
+        session.accept(now, commands);
+        session
+    }
+
+    /// What should be done next, in this order. `None` until something happens again.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        if self.effects.is_empty() {
+            self.flush();
+        }
+        let effect = self.effects.pop_front();
+        if self.effects.is_empty() {
+            self.effects = VecDeque::new();
+        }
+        effect
+    }
+
+    /// The server ends the connection.
+    pub fn handle_disconnect(&mut self, disconnect: Disconnect) {
+        self.close(disconnect);
+    }
+
+    pub fn client(&self) -> ClientId {
+        self.client
+    }
+
+    /// Anonymous until connected.
+    pub fn user(&self) -> &UserId {
+        static ANONYMOUS: UserId = UserId::ANONYMOUS;
+        self.identity.as_ref().map_or(&ANONYMOUS, |identity| &identity.user)
+    }
+
+    /// Whether the connect command has succeeded and the connection is not closed.
+    pub fn is_connected(&self) -> bool {
+        self.phase == Phase::Connected
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Whether the client is ahead of the answers by so much that its socket should not be read for now.
+    pub fn is_congested(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.is_half_full(&self.context.settings))
+    }
+
+    /// The channels that have been joined and not left, those included whose join is not answered yet. After the
+    /// close they are what the shell has to leave.
+    pub fn subscriptions(&self) -> impl Iterator<Item = &Channel> {
+        let joined =
+            self.subscriptions.iter().filter(|one| !matches!(one.stage, state::Stage::Authorizing(_)));
+        joined.map(|one| &one.channel)
+    }
+
+    /// What others see of this client in a channel.
+    fn info(&self, channel_info: Option<bytes::Bytes>) -> ClientInfo {
+        let identity = self.identity.as_deref();
+        ClientInfo {
+            client: self.client,
+            user: self.user().clone(),
+            conn_info: identity.and_then(|identity| identity.info.clone()),
+            chan_info: channel_info,
+        }
+    }
+
+    /// Where the subscription to a channel is, or where it would be.
+    fn find(&self, channel: &str) -> Result<usize, usize> {
+        self.subscriptions.binary_search_by(|one| one.channel.as_str().cmp(channel))
+    }
+
+    /// The subscription to a channel, if publications are delivered.
+    fn find_live(&self, channel: &str) -> Option<&Subscription> {
+        let at = self.find(channel).ok()?;
+        self.subscriptions.get(at).filter(|one| one.is_live())
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        Ticket(self.next_ticket)
+    }
+
+    /// Waits for the outcome of an effect before the next command.
+    fn wait(&mut self, ticket: Ticket, id: u32, awaited: state::Awaited) {
+        self.pending = Some(Box::new(Pending { ticket, id, awaited }));
+    }
+
+    /// Keeps a command for later.
+    fn defer(&mut self, command: Command) {
+        let backlog = self.backlog.get_or_insert_default();
+        if backlog.push(command, &self.context.settings).is_err() {
+            self.close(Disconnect::TOO_MANY_REQUESTS);
+        }
+    }
+
+    /// Nothing is done or said after this.
+    fn close(&mut self, disconnect: Disconnect) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.flush();
+        self.effects.push_back(Effect::Close(disconnect));
+        self.phase = Phase::Closed;
+        self.pending = None;
+        self.backlog = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_small() {
+        assert!(size_of::<Session>() <= 256, "{} bytes", size_of::<Session>());
+        assert!(size_of::<Subscription>() <= 32, "{} bytes", size_of::<Subscription>());
+    }
+}

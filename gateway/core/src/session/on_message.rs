@@ -1,0 +1,128 @@
+//! A message of the client: its commands are carried out in their order, at once or when their turn comes.
+
+use shared::channel::{Channel, InvalidChannel};
+use shared::command::{Command, Request};
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::framing::Message;
+use shared::moment::Moment;
+
+use super::state::Phase;
+use super::{JOINS_MAX, Session};
+
+impl Session {
+    pub fn handle_message(&mut self, now: Moment, message: Message<'_>) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if !self.limits.allow_message(now, &self.context.settings, message.data.len()) {
+            return self.close(Disconnect::TOO_MANY_REQUESTS);
+        }
+        let mut commands = Vec::new();
+        let decoded = self.protocol.decode(message, &mut commands);
+        let further = commands.len().saturating_sub(1);
+        if !self.limits.allow_commands(now, &self.context.settings, further) {
+            return self.close(Disconnect::TOO_MANY_REQUESTS);
+        }
+        self.accept(now, commands);
+        if let Err(error) = decoded {
+            self.close(error.disconnect());
+        }
+    }
+
+    pub(super) fn accept(&mut self, now: Moment, commands: Vec<Command>) {
+        for command in commands {
+            if self.phase == Phase::Closed {
+                return;
+            }
+            if command.request == Request::Pong {
+                // It answers the server, so it waits for nothing: a slow command must not cost the connection.
+                self.on_pong();
+            } else if self.backlog.is_none() && self.is_next(&command) {
+                self.start(now, command);
+            } else {
+                self.defer(command);
+            }
+        }
+    }
+
+    /// Carries out what has waited, as far as it can be.
+    pub(super) fn resume(&mut self, now: Moment) {
+        while let Some(backlog) = &self.backlog {
+            match backlog.first() {
+                Some(first) if !self.is_next(first) => return,
+                Some(_) => {
+                    if let Some(command) = self.backlog.as_mut().and_then(|backlog| backlog.pop()) {
+                        self.start(now, command);
+                    }
+                }
+                None => self.backlog = None,
+            }
+        }
+    }
+
+    /// Whether a command can begin while the earlier ones are where they are.
+    fn is_next(&self, command: &Command) -> bool {
+        if self.phase == Phase::Connecting || self.pending.is_some() {
+            return false;
+        }
+        if self.joining == 0 {
+            return true;
+        }
+        match &command.request {
+            Request::Subscribe(subscribe) => {
+                let is_joining = |at: usize| self.subscriptions.get(at).is_some_and(|one| !one.is_live());
+                usize::from(self.joining) < JOINS_MAX && !self.find(&subscribe.channel).is_ok_and(is_joining)
+            }
+            _ => false,
+        }
+    }
+
+    fn start(&mut self, now: Moment, command: Command) {
+        let Command { id, request } = command;
+        let needs_no_id = matches!(request, Request::Send { .. });
+        if id == 0 && !needs_no_id {
+            return self.close(Disconnect::BAD_REQUEST);
+        }
+        match (self.phase, request) {
+            (Phase::Closed, _) => {}
+            (Phase::Opening, Request::Connect(connect)) => self.on_connect(id, connect),
+            (Phase::Connected, request) => self.perform(now, id, request),
+            (Phase::Opening | Phase::Connecting | Phase::Refused, _) => self.close(Disconnect::BAD_REQUEST),
+        }
+    }
+
+    fn perform(&mut self, now: Moment, id: u32, request: Request) {
+        match request {
+            Request::Subscribe(subscribe) => self.on_subscribe(now, id, subscribe),
+            Request::Unsubscribe { channel } => self.on_unsubscribe(id, &channel),
+            Request::Publish { channel, data } => self.on_publish(now, id, &channel, data),
+            Request::History(history) => self.on_history(now, id, history),
+            Request::Presence { channel } => self.on_presence(now, id, &channel),
+            Request::PresenceStats { channel } => self.on_presence_stats(now, id, &channel),
+            Request::Refresh { token } => self.on_refresh(id, token),
+            Request::SubRefresh { channel, token } => self.on_sub_refresh(now, id, &channel, token),
+            // No application stands behind the gateway that could be asked.
+            Request::Rpc { .. } => self.refuse(now, id, ErrorCode::NotAvailable),
+            Request::Send { .. } => self.close(Disconnect::NOT_AVAILABLE),
+            Request::Refused(error) => self.refuse(now, id, error),
+            Request::Connect(_) | Request::Pong | Request::Unknown => self.close(Disconnect::BAD_REQUEST),
+        }
+    }
+
+    /// The channel of this name. Where there is none the command has been dealt with: a missing name breaks the
+    /// protocol and closes, an invalid one is refused.
+    pub(super) fn channel(&mut self, now: Moment, id: u32, name: &str) -> Option<Channel> {
+        match Channel::parse(name, self.context.settings.channel_bytes_max as usize) {
+            Ok(channel) => Some(channel),
+            Err(InvalidChannel::Empty) => {
+                self.close(Disconnect::BAD_REQUEST);
+                None
+            }
+            Err(InvalidChannel::TooLong { .. } | InvalidChannel::NotPrintableAscii) => {
+                self.refuse(now, id, ErrorCode::BadRequest);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! An effect was performed: whatever waited for it goes on.
+
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::reply::Answer;
+
+use super::Session;
+use super::state::{Awaited, Pending, Phase, Stage};
+use crate::effect::{Outcome, OutcomeResult, Ticket};
+
+impl Session {
+    /// An outcome that nothing waits for (any more) is ignored.
+    pub fn handle_outcome(&mut self, now: Moment, outcome: Outcome) {
+        let Outcome { ticket, result } = outcome;
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if let Some(pending) = self.pending.take_if(|pending| pending.ticket == ticket) {
+            self.finish(now, *pending, result);
+        } else if let Some(at) = self.joining_with(ticket) {
+            match (&self.subscriptions[at].stage, result) {
+                (Stage::Authorizing(_), OutcomeResult::Authorized(result)) => {
+                    self.on_authorized(now, at, result);
+                }
+                (Stage::Joining(_), OutcomeResult::Joined(result)) => self.on_joined(now, at, result),
+                _ => self.fail_joining(now, at, ErrorCode::Internal),
+            }
+        } else {
+            return;
+        }
+        self.resume(now);
+    }
+
+    fn finish(&mut self, now: Moment, pending: Pending, result: OutcomeResult) {
+        let id = pending.id;
+        match (pending.awaited, result) {
+            (Awaited::Connect, OutcomeResult::Authenticated(result)) => {
+                self.on_authenticated(now, id, result)
+            }
+            (Awaited::Connect, _) => self.close(Disconnect::INTERNAL),
+            (Awaited::Refresh, OutcomeResult::Authenticated(result)) => {
+                self.on_reauthenticated(now, id, result)
+            }
+            (Awaited::SubRefresh { channel }, OutcomeResult::Authorized(result)) => {
+                self.on_reauthorized(now, id, &channel, result);
+            }
+            (Awaited::Publish, OutcomeResult::Published(result)) => {
+                self.conclude(now, id, result.map(|()| Answer::Publish));
+            }
+            (Awaited::History { since }, OutcomeResult::History(result)) => {
+                self.on_history_read(now, id, since, result);
+            }
+            (Awaited::Presence, OutcomeResult::Presence(result)) => {
+                self.conclude(now, id, result.map(|clients| Answer::Presence { clients }));
+            }
+            (Awaited::PresenceStats, OutcomeResult::PresenceStats(result)) => {
+                let answer =
+                    result.map(|stats| Answer::PresenceStats { clients: stats.clients, users: stats.users });
+                self.conclude(now, id, answer);
+            }
+            // The outcome of another kind of effect.
+            (_, _) => self.refuse(now, id, ErrorCode::Internal),
+        }
+    }
+
+    pub(super) fn conclude(&mut self, now: Moment, id: u32, outcome: Result<Answer, ErrorCode>) {
+        match outcome {
+            Ok(answer) => self.answer(id, answer),
+            Err(error) => self.refuse(now, id, error),
+        }
+    }
+
+    fn joining_with(&self, ticket: Ticket) -> Option<usize> {
+        if self.joining == 0 {
+            return None;
+        }
+        let is_it = |joining: &super::state::Joining| joining.ticket == ticket;
+        self.subscriptions.iter().position(|one| one.joining().is_some_and(is_it))
+    }
+}

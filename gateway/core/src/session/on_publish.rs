@@ -1,0 +1,42 @@
+//! The publish command.
+
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::publication::{Payload, PayloadKind, Publication};
+
+use super::Session;
+use super::state::Awaited;
+use crate::effect::Effect;
+use crate::permission::may_publish;
+
+impl Session {
+    pub(super) fn on_publish(&mut self, now: Moment, id: u32, channel: &str, data: Payload) {
+        let Some(channel) = self.channel(now, id, channel) else { return };
+        // No JSON value is empty, so there was none in the command. A text or bytes may well be.
+        if data.kind == PayloadKind::Json && data.bytes.is_empty() {
+            return self.close(Disconnect::BAD_REQUEST);
+        }
+        let context = self.context.clone();
+        let Some(options) = context.rules.options(&channel) else {
+            return self.refuse(now, id, ErrorCode::UnknownChannel);
+        };
+        let subscription = self.find_live(channel.as_str());
+        let subscribed = subscription.is_some();
+        if !context.insecure && !may_publish(options, &channel, self.user(), subscribed) {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        }
+        let channel_info =
+            subscription.and_then(|one| one.granted()).and_then(|granted| granted.info.clone());
+        let info = self.info(channel_info);
+        let publication = Publication { info: Some(info), ..Publication::new(data) };
+        let ticket = self.ticket();
+        self.wait(ticket, id, Awaited::Publish);
+        self.effects.push_back(Effect::Publish {
+            ticket,
+            channel,
+            publication,
+            retention: options.retention(),
+        });
+    }
+}

@@ -1,0 +1,91 @@
+//! The commands that only read: history, presence, presence_stats.
+
+use shared::channel::Channel;
+use shared::command::{History, Since};
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::reply::Answer;
+
+use super::Session;
+use super::state::Awaited;
+use crate::effect::Effect;
+use crate::history::{HistoryFilter, HistoryPage};
+use crate::permission::{may_read_history, may_read_presence};
+
+impl Session {
+    pub(super) fn on_history(&mut self, now: Moment, id: u32, request: History) {
+        let Some(channel) = self.channel(now, id, &request.channel) else { return };
+        let context = self.context.clone();
+        let Some(options) = context.rules.options(&channel) else {
+            return self.refuse(now, id, ErrorCode::UnknownChannel);
+        };
+        let retention = options.retention();
+        if !retention.keeps_history() {
+            return self.refuse(now, id, ErrorCode::NotAvailable);
+        }
+        let subscribed = self.find_live(channel.as_str()).is_some();
+        if !context.insecure && !may_read_history(options, subscribed) {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        }
+        let since = request.since.as_ref().map(|since| since.offset);
+        if request.reverse && since == Some(0) {
+            // Nothing lies before the beginning.
+            return self.refuse(now, id, ErrorCode::BadRequest);
+        }
+        let limit_max = context.settings.history_limit_max;
+        let limit = u32::try_from(request.limit).map_or(limit_max, |limit| limit.min(limit_max));
+        let filter = HistoryFilter { since, limit, reverse: request.reverse };
+        let ticket = self.ticket();
+        self.wait(ticket, id, Awaited::History { since: request.since });
+        self.effects.push_back(Effect::History { ticket, channel, filter, retention });
+    }
+
+    pub(super) fn on_history_read(
+        &mut self,
+        now: Moment,
+        id: u32,
+        since: Option<Since>,
+        result: Result<HistoryPage, ErrorCode>,
+    ) {
+        let answer = result.and_then(|HistoryPage { publications, top }| {
+            let same_stream =
+                since.is_none_or(|since| since.epoch.is_empty() || *since.epoch == *top.epoch.as_str());
+            if same_stream {
+                Ok(Answer::History { publications, top })
+            } else {
+                Err(ErrorCode::UnrecoverablePosition)
+            }
+        });
+        self.conclude(now, id, answer);
+    }
+
+    pub(super) fn on_presence(&mut self, now: Moment, id: u32, channel: &str) {
+        let Some(channel) = self.presence_channel(now, id, channel) else { return };
+        let ticket = self.ticket();
+        self.wait(ticket, id, Awaited::Presence);
+        self.effects.push_back(Effect::Presence { ticket, channel });
+    }
+
+    pub(super) fn on_presence_stats(&mut self, now: Moment, id: u32, channel: &str) {
+        let Some(channel) = self.presence_channel(now, id, channel) else { return };
+        let ticket = self.ticket();
+        self.wait(ticket, id, Awaited::PresenceStats);
+        self.effects.push_back(Effect::PresenceStats { ticket, channel });
+    }
+
+    /// The channel if its presence may be read. Where there is none the command has been dealt with.
+    fn presence_channel(&mut self, now: Moment, id: u32, channel: &str) -> Option<Channel> {
+        let channel = self.channel(now, id, channel)?;
+        let subscribed = self.find_live(channel.as_str()).is_some();
+        let refused = match self.context.rules.options(&channel) {
+            None => ErrorCode::UnknownChannel,
+            Some(options) if !options.presence => ErrorCode::NotAvailable,
+            Some(options) if !self.context.insecure && !may_read_presence(options, subscribed) => {
+                ErrorCode::PermissionDenied
+            }
+            Some(_) => return Some(channel),
+        };
+        self.refuse(now, id, refused);
+        None
+    }
+}

@@ -1,0 +1,92 @@
+//! New tokens for old: refresh of the connection, sub_refresh of a subscription.
+
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::reply::Answer;
+
+use super::Session;
+use super::on_connect::{expiry, remaining};
+use super::on_subscribe::granted;
+use super::state::{Awaited, Stage};
+use crate::effect::{Effect, Grant, Identity, Refusal};
+
+impl Session {
+    pub(super) fn on_refresh(&mut self, id: u32, token: Box<str>) {
+        if token.is_empty() {
+            return self.close(Disconnect::BAD_REQUEST);
+        }
+        let ticket = self.ticket();
+        self.wait(ticket, id, Awaited::Refresh);
+        self.effects.push_back(Effect::Reauthenticate { ticket, token });
+    }
+
+    pub(super) fn on_reauthenticated(&mut self, now: Moment, id: u32, result: Result<Identity, Refusal>) {
+        let identity = match result {
+            Ok(identity) => identity,
+            // A client whose new token is an old one comes back with a newer.
+            Err(Refusal::Error(ErrorCode::TokenExpired)) => return self.close(Disconnect::EXPIRED),
+            Err(Refusal::Error(error)) => return self.refuse(now, id, error),
+            Err(Refusal::Disconnect(disconnect)) => return self.close(disconnect),
+        };
+        if identity.user != *self.user() {
+            return self.close(Disconnect::INVALID_TOKEN);
+        }
+        let Ok(expires) = expiry(now, identity.expires) else {
+            return self.refuse(now, id, ErrorCode::Expired);
+        };
+        let known = self.identity.get_or_insert_default();
+        known.expires = expires;
+        if identity.info.is_some() {
+            known.info = identity.info;
+        }
+        self.reckon_expiry();
+        let expires = expires.map(|expires| remaining(now, expires));
+        self.answer(id, Answer::Refresh { client: self.client, version: self.context.version, expires });
+    }
+
+    pub(super) fn on_sub_refresh(&mut self, now: Moment, id: u32, channel: &str, token: Box<str>) {
+        if channel.is_empty() {
+            return self.close(Disconnect::BAD_REQUEST);
+        }
+        let Some(subscription) = self.find_live(channel) else {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        };
+        if token.is_empty() {
+            return self.refuse(now, id, ErrorCode::BadRequest);
+        }
+        let channel = subscription.channel.clone();
+        let ticket = self.ticket();
+        self.wait(ticket, id, Awaited::SubRefresh { channel: channel.clone() });
+        self.effects.push_back(Effect::Authorize { ticket, channel, token });
+    }
+
+    pub(super) fn on_reauthorized(
+        &mut self,
+        now: Moment,
+        id: u32,
+        channel: &Channel,
+        result: Result<Grant, Refusal>,
+    ) {
+        let grant = match result {
+            Ok(grant) => grant,
+            Err(Refusal::Error(error)) => return self.refuse(now, id, error),
+            Err(Refusal::Disconnect(disconnect)) => return self.close(disconnect),
+        };
+        if grant.user != *self.user() {
+            return self.close(Disconnect::INVALID_TOKEN);
+        }
+        let Ok(expires) = expiry(now, grant.expires) else {
+            return self.refuse(now, id, ErrorCode::Expired);
+        };
+        // It may have ended while the token was looked at.
+        let live = self.find(channel.as_str()).ok().map(|at| &mut self.subscriptions[at].stage);
+        let Some(Stage::Live(known)) = live else {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        };
+        *known = granted(grant.info, expires);
+        self.reckon_expiry();
+        self.answer(id, Answer::SubRefresh { expires: expires.map(|expires| remaining(now, expires)) });
+    }
+}

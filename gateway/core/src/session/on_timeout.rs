@@ -1,0 +1,92 @@
+//! Time passes: heartbeats, and ends that were set in advance.
+
+use bytes::Bytes;
+use shared::disconnect::Disconnect;
+use shared::framing::OwnedMessage;
+use shared::moment::Moment;
+use shared::protocol::Heartbeat;
+use shared::push::UnsubscribeCode;
+
+use super::state::Phase;
+use super::{NEVER, Session};
+use crate::effect::Effect;
+
+impl Session {
+    /// When to call [`Session::handle_timeout`], at the latest. Changes with everything that is handled.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        (self.phase != Phase::Closed).then(|| self.deadline.min(self.expiry))
+    }
+
+    /// Calling it too early does nothing.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        if self.phase != Phase::Closed && now >= self.deadline {
+            match self.phase {
+                Phase::Connected => self.on_heartbeat(now),
+                _ => self.close(Disconnect::STALE),
+            }
+        }
+        if self.phase != Phase::Closed && now >= self.expiry {
+            self.on_expiry(now);
+        }
+    }
+
+    /// The transport's own pong. Unlike the protocol's it may come unasked (RFC 6455 §5.5.3), and then means nothing.
+    pub fn handle_transport_pong(&mut self) {
+        if self.protocol.heartbeat() == Heartbeat::Transport && self.awaits_pong {
+            self.take_pong();
+        }
+    }
+
+    /// The protocol's pong.
+    pub(super) fn on_pong(&mut self) {
+        let is_asked = self.awaits_pong && self.protocol.heartbeat() != Heartbeat::Transport;
+        if self.phase == Phase::Connected && is_asked {
+            self.take_pong();
+        } else {
+            self.close(Disconnect::BAD_REQUEST);
+        }
+    }
+
+    fn take_pong(&mut self) {
+        self.awaits_pong = false;
+        // From the last ping to the next is one interval, however long the pong took.
+        let settings = &self.context.settings;
+        self.deadline = self.deadline + settings.ping_interval().saturating_sub(settings.pong_timeout());
+    }
+
+    fn on_heartbeat(&mut self, now: Moment) {
+        if self.awaits_pong {
+            return self.close(Disconnect::NO_PONG);
+        }
+        self.effects.push_back(match self.protocol.heartbeat() {
+            Heartbeat::Message(kind, bytes) => {
+                Effect::Send(OwnedMessage { kind, data: Bytes::from_static(bytes) })
+            }
+            Heartbeat::Transport => Effect::Ping,
+        });
+        self.awaits_pong = true;
+        self.deadline = now + self.context.settings.pong_timeout();
+    }
+
+    fn on_expiry(&mut self, now: Moment) {
+        let delay = self.context.settings.expired_close_delay();
+        let is_over = |expires: Option<Moment>| expires.is_some_and(|expires| now >= expires + delay);
+        if is_over(self.identity.as_ref().and_then(|identity| identity.expires)) {
+            return self.close(Disconnect::EXPIRED);
+        }
+        while let Some(at) = self.subscriptions.iter().position(|one| is_over(one.expires())) {
+            let channel = self.remove(at).channel;
+            self.end(&channel, UnsubscribeCode::Expired);
+        }
+        self.reckon_expiry();
+    }
+
+    /// Finds the first end among those of the connection and its live subscriptions.
+    pub(super) fn reckon_expiry(&mut self) {
+        let connection = self.identity.as_ref().and_then(|identity| identity.expires);
+        let subscriptions = self.subscriptions.iter().filter_map(|one| one.expires());
+        let first = subscriptions.chain(connection).min();
+        let delay = self.context.settings.expired_close_delay();
+        self.expiry = first.map_or(NEVER, |expires| expires + delay);
+    }
+}

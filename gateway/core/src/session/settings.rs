@@ -1,0 +1,187 @@
+//! What an operator can set about sessions: one set of values for all of them.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use shared::channel::CHANNEL_BYTES_MAX;
+
+/// Times are in milliseconds. A rate of 0 is no limit.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Milliseconds between the server's pings. The first comes after a random part of it, at least half, so that
+    /// clients which came together are not pinged together.
+    pub ping_interval_ms: u64,
+    /// Milliseconds a client has to answer a ping. Less than the interval between pings.
+    pub pong_timeout_ms: u64,
+    /// Milliseconds from the opening of a connection to its successful connect command.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds that an expired connection or subscription is given to be refreshed.
+    pub expired_close_delay_ms: u64,
+
+    /// Channels a connection can be subscribed to at once.
+    pub channels_max: u32,
+    /// Longest channel name, in bytes.
+    pub channel_bytes_max: u32,
+    /// Commands of a connection that wait for earlier ones. A connection with more of them is closed; with half of
+    /// them it is not read from.
+    pub queued_commands_max: u32,
+    /// The same, in bytes of channel names, tokens and payloads.
+    pub queued_bytes_max: u32,
+
+    /// Commands a connection can send in the long run, each second. A message without commands counts as one.
+    pub messages_per_second: u32,
+    /// Commands a connection can send at once.
+    pub messages_burst: u32,
+    /// Bytes a connection can send in the long run, each second.
+    pub bytes_per_second: u32,
+    /// Bytes a connection can send at once. More than the largest message, or that can never be sent.
+    pub bytes_burst: u32,
+
+    /// Commands that can be refused in a window before the connection is closed. 0 is no limit.
+    pub errors_max: u32,
+    /// Milliseconds of that window.
+    pub errors_window_ms: u64,
+
+    /// Publications that one history command can read.
+    pub history_limit_max: u32,
+    /// Publications that a subscription can recover.
+    pub recovery_limit_max: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ping_interval_ms: 25_000,
+            pong_timeout_ms: 8_000,
+            connect_timeout_ms: 10_000,
+            expired_close_delay_ms: 25_000,
+            channels_max: 128,
+            channel_bytes_max: 255,
+            queued_commands_max: 2_048,
+            queued_bytes_max: 1 << 20,
+            messages_per_second: 2_000,
+            messages_burst: 10_000,
+            bytes_per_second: 4 << 20,
+            bytes_burst: 16 << 20,
+            errors_max: 300,
+            errors_window_ms: 60_000,
+            history_limit_max: 1_000,
+            recovery_limit_max: 300,
+        }
+    }
+}
+
+/// A value that cannot be worked with.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct Mistake {
+    pub key: &'static str,
+    pub problem: String,
+}
+
+impl Settings {
+    /// Every mistake there is, so that an operator can correct them at once.
+    pub fn validate(&self) -> Vec<Mistake> {
+        let mut mistakes = Mistakes(Vec::new());
+        mistakes.bound("ping_interval_ms", self.ping_interval_ms, 1_000, HOUR_MS);
+        mistakes.bound("pong_timeout_ms", self.pong_timeout_ms, 1, HOUR_MS);
+        mistakes.bound("connect_timeout_ms", self.connect_timeout_ms, 1, HOUR_MS);
+        mistakes.bound("expired_close_delay_ms", self.expired_close_delay_ms, 0, 24 * HOUR_MS);
+        mistakes.bound("channels_max", self.channels_max, 1, 100_000);
+        mistakes.bound("channel_bytes_max", self.channel_bytes_max, 1, CHANNEL_BYTES_MAX as u64);
+        mistakes.bound("queued_commands_max", self.queued_commands_max, 1, 1_000_000);
+        mistakes.bound("queued_bytes_max", self.queued_bytes_max, 1_024, 1 << 30);
+        mistakes.bound("errors_window_ms", self.errors_window_ms, 1, 24 * HOUR_MS);
+        mistakes.bound("history_limit_max", self.history_limit_max, 1, 100_000);
+        mistakes.bound("recovery_limit_max", self.recovery_limit_max, 1, 100_000);
+        if self.pong_timeout_ms >= self.ping_interval_ms {
+            mistakes.add("pong_timeout_ms", "must be less than ping_interval_ms");
+        }
+        if self.messages_per_second > 0 && self.messages_burst == 0 {
+            mistakes.add("messages_burst", "must be at least 1 where messages_per_second is a limit");
+        }
+        if self.bytes_per_second > 0 && self.bytes_burst == 0 {
+            mistakes.add("bytes_burst", "must be at least 1 where bytes_per_second is a limit");
+        }
+        mistakes.0
+    }
+
+    pub(super) fn ping_interval(&self) -> Duration {
+        Duration::from_millis(self.ping_interval_ms)
+    }
+
+    pub(super) fn pong_timeout(&self) -> Duration {
+        Duration::from_millis(self.pong_timeout_ms)
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub(super) fn expired_close_delay(&self) -> Duration {
+        Duration::from_millis(self.expired_close_delay_ms)
+    }
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    fn add(&mut self, key: &'static str, problem: impl fmt::Display) {
+        self.0.push(Mistake { key, problem: problem.to_string() });
+    }
+
+    fn bound(&mut self, key: &'static str, value: impl Into<u64>, min: u64, max: u64) {
+        let value = value.into();
+        if !(min..=max).contains(&value) {
+            self.add(key, format_args!("must be from {min} to {max}, not {value}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Settings::default().validate(), []);
+    }
+
+    #[test]
+    fn every_mistake_is_listed_with_its_key() {
+        let settings = Settings {
+            ping_interval_ms: 5_000,
+            pong_timeout_ms: 5_000,
+            channels_max: 0,
+            channel_bytes_max: 256,
+            messages_burst: 0,
+            bytes_burst: 0,
+            recovery_limit_max: 0,
+            ..Settings::default()
+        };
+        let mistakes: Vec<String> = settings.validate().iter().map(Mistake::to_string).collect();
+        assert_eq!(
+            mistakes,
+            [
+                "channels_max: must be from 1 to 100000, not 0",
+                "channel_bytes_max: must be from 1 to 255, not 256",
+                "recovery_limit_max: must be from 1 to 100000, not 0",
+                "pong_timeout_ms: must be less than ping_interval_ms",
+                "messages_burst: must be at least 1 where messages_per_second is a limit",
+                "bytes_burst: must be at least 1 where bytes_per_second is a limit",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_and_a_missing_one_has_its_default() {
+        let read = |text| serde_json::from_str::<Settings>(text);
+        assert_eq!(read("{}").unwrap(), Settings::default());
+        assert_eq!(read(r#"{"channels_max":7}"#).unwrap().channels_max, 7);
+        assert!(read(r#"{"chanels_max":7}"#).is_err());
+    }
+}

@@ -173,7 +173,7 @@ fn a_client_reads_what_the_server_writes() {
         seen.push(match item {
             Received::Ping => "ping".to_owned(),
             Received::Publication { channel, publication } => {
-                format!("{channel} {} {}", publication.offset, publication.data())
+                format!("{channel} {} {}", publication.offset, publication.data)
             }
             Received::Unsubscribed { channel, code } => format!("{channel} ended {code}"),
             Received::Reply { id, outcome: Err(refusal) } => {
@@ -187,7 +187,7 @@ fn a_client_reads_what_the_server_writes() {
                     )
                 }
                 client::Answer::Subscribe(result) => {
-                    let publications: Vec<_> = result.publications.iter().map(|one| one.data()).collect();
+                    let publications: Vec<_> = result.publications.iter().map(|one| one.data).collect();
                     format!("{id} {}@{} {publications:?} {}", result.offset, result.epoch, result.recovered)
                 }
                 client::Answer::History(result) => {

@@ -203,7 +203,7 @@ proptest! {
         };
         prop_assert_eq!(&*channel, name.as_str());
         prop_assert_eq!(received.offset, publication.offset());
-        prop_assert_eq!(serde_json::from_str::<Value>(received.data()).unwrap(), carried(&publication.data));
+        prop_assert_eq!(serde_json::from_str::<Value>(received.data).unwrap(), carried(&publication.data));
     }
 
     #[test]
@@ -291,6 +291,9 @@ fn fragment() -> impl Strategy<Value = &'static str> {
         "\"offset\":7",
         "\"flag\":2",
         "}}",
+        "{\"push\":{\"channel\":\"a\",\"pub\":{\"data\":",
+        ",\"offset\":",
+        "}}}",
         "{\"push\":{",
         "\"pub\":{",
         "\"error\":{",

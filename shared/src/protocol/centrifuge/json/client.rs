@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::FLAG_REJECT_UNRECOVERED;
@@ -105,7 +106,7 @@ pub enum Received<'a> {
     Other,
 }
 
-#[derive(serde::Deserialize, Debug, PartialEq, Eq, Clone)]
+#[derive(Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct Refusal<'a> {
     pub code: u32,
     #[serde(borrow, default)]
@@ -124,7 +125,7 @@ pub enum Answer<'a> {
     Other,
 }
 
-#[derive(serde::Deserialize, Debug)]
+#[derive(Deserialize, Debug)]
 pub struct ConnectResult<'a> {
     #[serde(borrow)]
     pub client: Cow<'a, str>,
@@ -141,7 +142,7 @@ pub struct ConnectResult<'a> {
     pub node: Cow<'a, str>,
 }
 
-#[derive(serde::Deserialize, Debug)]
+#[derive(Deserialize, Debug)]
 pub struct SubscribeResult<'a> {
     #[serde(default)]
     pub recoverable: bool,
@@ -159,7 +160,7 @@ pub struct SubscribeResult<'a> {
     pub was_recovering: bool,
 }
 
-#[derive(serde::Deserialize, Debug)]
+#[derive(Deserialize, Debug)]
 pub struct HistoryResult<'a> {
     #[serde(borrow, default)]
     pub publications: Vec<ReceivedPublication<'a>>,
@@ -169,20 +170,18 @@ pub struct HistoryResult<'a> {
     pub offset: u64,
 }
 
-#[derive(serde::Deserialize, Debug, Clone, Copy)]
+#[derive(Deserialize, Debug, Clone, Copy)]
 pub struct ReceivedPublication<'a> {
-    #[serde(borrow)]
-    data: &'a RawValue,
+    /// The JSON of the payload.
+    #[serde(borrow, deserialize_with = "json")]
+    pub data: &'a str,
     /// 0 in a channel without a stream.
     #[serde(default)]
     pub offset: u64,
 }
 
-impl<'a> ReceivedPublication<'a> {
-    /// The JSON of the payload.
-    pub fn data(&self) -> &'a str {
-        self.data.get()
-    }
+fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(RawValue::get)
 }
 
 /// Reads a frame line by line. A line that cannot be read is an error in its place.
@@ -193,6 +192,9 @@ pub fn decode_frame(frame: &str) -> impl Iterator<Item = Result<Received<'_>, De
 fn decode_line(line: &str) -> Result<Received<'_>, DecodeError> {
     if line.as_bytes() == super::PING {
         return Ok(Received::Ping);
+    }
+    if let Some(publication) = decode_publication(line) {
+        return Ok(publication);
     }
     let line: Line<'_> = serde_json::from_str(line).map_err(|_| DecodeError::Malformed)?;
     Ok(match line {
@@ -224,7 +226,52 @@ fn decode_line(line: &str) -> Result<Received<'_>, DecodeError> {
     })
 }
 
-#[derive(serde::Deserialize)]
+/// Reads a publication as the gateway writes it, in less than half the time of the general way, which takes
+/// everything else. Does not check that the payload is JSON, only where it ends.
+fn decode_publication(line: &str) -> Option<Received<'_>> {
+    let rest = line.strip_prefix("{\"push\":{\"channel\":\"")?;
+    let (channel, rest) = rest.split_at(memchr::memchr2(b'"', b'\\', rest.as_bytes())?);
+    let rest = rest.strip_prefix("\",\"pub\":{\"data\":")?;
+    let (data, rest) = rest.split_at(end_of_value(rest.as_bytes())?);
+    let offset = match rest.strip_prefix(",\"offset\":") {
+        Some(rest) => rest.strip_suffix("}}}")?.parse().ok()?,
+        None if rest == "}}}" => 0,
+        None => return None,
+    };
+    Some(Received::Publication {
+        channel: Cow::Borrowed(channel),
+        publication: ReceivedPublication { data, offset },
+    })
+}
+
+/// Where the JSON value ends that these bytes, the inside of an object, begin with.
+fn end_of_value(json: &[u8]) -> Option<usize> {
+    let (mut at, mut depth) = (0, 0_usize);
+    loop {
+        match json.get(at)? {
+            b'"' => at = end_of_string(json, at + 1)?,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' | b',' if depth == 0 => return Some(at),
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// Where the quote stands that ends a string.
+fn end_of_string(json: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', json.get(at..)?)?;
+        if json[at] == b'"' {
+            return Some(at);
+        }
+        // A backslash, and the character it escapes.
+        at += 2;
+    }
+}
+
+#[derive(Deserialize)]
 struct Line<'a> {
     #[serde(default)]
     id: u32,
@@ -241,7 +288,7 @@ struct Line<'a> {
     presence_stats: Option<Counts>,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 struct PushBody<'a> {
     #[serde(borrow, default)]
     channel: Cow<'a, str>,
@@ -250,12 +297,12 @@ struct PushBody<'a> {
     unsubscribe: Option<UnsubscribeBody>,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 struct UnsubscribeBody {
     code: u32,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 struct Counts {
     #[serde(default)]
     num_clients: u32,

@@ -2,13 +2,30 @@
 
 pub mod auth;
 pub mod broker;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod http;
+pub mod listener;
 pub mod presence;
 pub mod secret;
 pub mod setting;
+pub mod telemetry;
+
+pub mod connection {
+    //! One client's connection.
+
+    pub mod config;
+}
 
 pub mod node {
     //! The node.
 
     pub mod control;
+}
+
+pub mod worker {
+    //! One thread, its connections and its part of the subscribers.
+
+    pub mod config;
 }

@@ -5,6 +5,7 @@
 //! the answers it asked for, and says what should be done; it does nothing itself.
 
 pub mod channel_rules;
+pub mod drain;
 pub mod effect;
 pub mod history;
 pub mod hub;

@@ -1,0 +1,120 @@
+//! How fast a node that stops lets its clients go.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How a node stops.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How long `/readyz` says no before the node stops accepting, in milliseconds: the time a load balancer
+    /// takes to notice.
+    pub notice_ms: u64,
+    /// The time over which clients are closed with 3001, evenly, in milliseconds.
+    pub grace_ms: u64,
+    /// How long the last clients may take to leave after that, in milliseconds, before the node exits.
+    pub linger_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { notice_ms: 1000, grace_ms: 20_000, linger_ms: 2000 }
+    }
+}
+
+/// Spreads the closing of connections evenly over a grace period, so that those who come back come back spread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pacing {
+    connections: u64,
+    grace: Duration,
+}
+
+impl Pacing {
+    /// For a node that has this many connections when the drain begins.
+    pub fn new(connections: usize, grace: Duration) -> Self {
+        Self { connections: connections as u64, grace }
+    }
+
+    /// How many connections are closed, all in all, when this much of the grace period has passed. The first goes
+    /// at once, the last before the end, none is left when it ends.
+    pub fn closed_by(&self, elapsed: Duration) -> u64 {
+        if elapsed >= self.grace {
+            return self.connections;
+        }
+        // The k-th of n goes at (k - 1) / n of the period; u128 because both factors can be large.
+        let gone = u128::from(self.connections) * elapsed.as_nanos() / self.grace.as_nanos();
+        u64::try_from(gone).unwrap_or(u64::MAX).saturating_add(1).min(self.connections)
+    }
+
+    /// How many to close now, when this many have been closed by this drain or have left by themselves since.
+    pub fn due(&self, elapsed: Duration, gone: usize) -> usize {
+        usize::try_from(self.closed_by(elapsed)).unwrap_or(usize::MAX).saturating_sub(gone)
+    }
+
+    /// When the next connection is due after `elapsed`. `None` when none is left.
+    pub fn next_after(&self, elapsed: Duration) -> Option<Duration> {
+        let closed = self.closed_by(elapsed);
+        if closed >= self.connections {
+            return None;
+        }
+        // The smallest time at which `closed_by` is one more.
+        let nanos = (u128::from(closed) * self.grace.as_nanos()).div_ceil(u128::from(self.connections));
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_evenly_over_the_grace_period() {
+        let pacing = Pacing::new(1000, Duration::from_secs(20));
+        let mut gone = 0;
+        for second in 0..20 {
+            let due = pacing.due(Duration::from_millis(second * 1000 + 999), gone);
+            assert_eq!(due, 50, "second {second}");
+            gone += due;
+        }
+        assert_eq!(gone, 1000);
+    }
+
+    #[test]
+    fn every_connection_has_its_own_moment_and_the_last_comes_before_the_end() {
+        for (connections, grace_ms) in [(1, 5000), (3, 1000), (7, 20_000), (1001, 333)] {
+            let grace = Duration::from_millis(grace_ms);
+            let pacing = Pacing::new(connections, grace);
+            let (mut at, mut gone) = (Duration::ZERO, 0);
+            loop {
+                let due = pacing.due(at, gone);
+                assert_eq!(due, 1, "{connections} over {grace:?} at {at:?}");
+                gone += due;
+                match pacing.next_after(at) {
+                    Some(next) => {
+                        assert!(next > at && next < grace, "{next:?}");
+                        at = next;
+                    }
+                    None => break,
+                }
+            }
+            assert_eq!(gone, connections);
+        }
+    }
+
+    #[test]
+    fn those_who_leave_by_themselves_slow_the_closing_down() {
+        let pacing = Pacing::new(100, Duration::from_secs(10));
+        assert_eq!(pacing.due(Duration::from_secs(5), 51), 0);
+        assert_eq!(pacing.due(Duration::from_secs(5), 90), 0);
+        assert_eq!(pacing.due(Duration::from_secs(5), 40), 11);
+    }
+
+    #[test]
+    fn without_a_grace_period_all_leave_at_once() {
+        let pacing = Pacing::new(5, Duration::ZERO);
+        assert_eq!(pacing.due(Duration::ZERO, 0), 5);
+        assert_eq!(pacing.next_after(Duration::ZERO), None);
+        assert_eq!(Pacing::new(0, Duration::from_secs(1)).closed_by(Duration::ZERO), 0);
+    }
+}

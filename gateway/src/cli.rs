@@ -1,0 +1,87 @@
+//! The arguments of the program.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Sources;
+
+/// A real-time pub/sub gateway.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tidegate", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Run a gateway node.
+    Serve(Serve),
+    /// Check a configuration: print every mistake, or everything that is set. Does not start anything.
+    Check(Settings),
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Settings {
+    /// The configuration, in TOML. Variables `TIDEGATE_SECTION__KEY` go over it, flags over both.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address for clients and publishers (server.listen, by default 127.0.0.1:8000).
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Address for health and metrics (internal.listen, by default 127.0.0.1:8001).
+    #[arg(long, value_name = "ADDRESS")]
+    pub internal_listen: Option<SocketAddr>,
+    /// A ticker to look at: a feed of prices, a page at `/`, anonymous clients allowed.
+    #[arg(long)]
+    pub demo: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl Settings {
+    /// Where to read the configuration from: this process's environment included.
+    pub fn sources(&self) -> Sources<'_> {
+        let mut flags = Vec::new();
+        if let Some(listen) = self.listen {
+            flags.push(("server.listen", listen.to_string()));
+        }
+        if let Some(listen) = self.internal_listen {
+            flags.push(("internal.listen", listen.to_string()));
+        }
+        Sources {
+            file: self.config.as_deref(),
+            environment: crate::config::Config::environment(),
+            flags,
+            demo: self.demo,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_set_keys() {
+        let cli = Cli::parse_from(["tidegate", "serve", "--listen", "[::1]:9000", "--demo"]);
+        let Verb::Serve(serve) = cli.verb else { panic!("serve was given") };
+        let sources = serve.settings.sources();
+        assert!(sources.demo);
+        assert_eq!(sources.flags, [("server.listen", "[::1]:9000".to_owned())]);
+    }
+}

@@ -1,0 +1,93 @@
+//! What cannot work: each section asked by itself, then what only shows between sections.
+
+use gateway_core::channel_rules::ChannelOptions;
+use shared::channel::{CHANNEL_BYTES_MAX, NAMESPACE_SEPARATOR, PRIVATE_PREFIX};
+
+use super::Config;
+use crate::setting::Faults;
+
+/// Everything that does not fit, as (`section.key`, problem).
+pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut section = |name: &str, check: &dyn Fn(&mut Faults)| {
+        let mut faults = Faults::default();
+        check(&mut faults);
+        found
+            .extend(faults.into_inner().into_iter().map(|(key, problem)| (format!("{name}.{key}"), problem)));
+    };
+    section("server", &|faults| config.server.check(faults));
+    section("tls", &|faults| config.tls.check(faults));
+    section("proxy_protocol", &|faults| config.proxy_protocol.check(faults));
+    section("limits", &|faults| config.limits.check(faults));
+    section("http", &|faults| config.http.check(faults));
+    section("websocket", &|faults| config.websocket.check(faults));
+    section("auth", &|faults| config.auth.check(faults));
+    section("workers", &|faults| config.workers.check(faults));
+    section("drain", &|faults| drain(&config.drain, faults));
+    section("telemetry", &|faults| config.telemetry.check(faults));
+
+    section("channels", &|faults| channel_options(&config.channels, faults));
+    for (name, options) in &config.namespaces {
+        section(&format!("namespaces.{name}"), &|faults| channel_options(options, faults));
+    }
+    section("namespaces", &|faults| namespace_names(config, faults));
+    section("internal", &|faults| {
+        if config.internal.listen == config.server.listen && config.server.listen.port() != 0 {
+            faults.add("listen", "must not be the address of server.listen");
+        }
+    });
+    let mut sentences = Vec::new();
+    config.broker.validate(&mut sentences);
+    found.extend(sentences.into_iter().map(split_sentence));
+    found
+}
+
+/// Parts that name whole keys say `section.key must be …`.
+fn split_sentence(sentence: String) -> (String, String) {
+    match sentence.split_once(' ') {
+        Some((path, problem)) if path.contains('.') => {
+            (path.trim_end_matches(':').to_owned(), problem.to_owned())
+        }
+        _ => (String::new(), sentence),
+    }
+}
+
+fn channel_options(options: &ChannelOptions, faults: &mut Faults) {
+    match (options.history_size, options.history_ttl_s) {
+        (0, 1..) => faults.add("history_size", "must be set when history_ttl_s is"),
+        (1.., 0) => faults.add("history_ttl_s", "must be set when history_size is"),
+        _ => {}
+    }
+    let kept = options.history_size > 0 && options.history_ttl_s > 0;
+    for (key, set) in [
+        ("force_positioning", options.force_positioning),
+        ("force_recovery", options.force_recovery),
+        ("allow_history", options.allow_history),
+    ] {
+        if set && !kept {
+            faults.add(key, "needs history: set history_size and history_ttl_s");
+        }
+    }
+    if options.allow_presence && !options.presence {
+        faults.add("allow_presence", "needs presence = true");
+    }
+    faults.outside("history_size", options.history_size, 0..=1_000_000);
+    faults.outside("history_ttl_s", options.history_ttl_s, 0..=31_536_000);
+}
+
+fn namespace_names(config: &Config, faults: &mut Faults) {
+    for name in config.namespaces.keys() {
+        let speakable = name.bytes().all(|byte| byte.is_ascii_graphic());
+        if name.is_empty() || name.len() >= CHANNEL_BYTES_MAX || !speakable {
+            faults.add(name, "is no name: a namespace is printable ASCII without spaces");
+        } else if name.contains(NAMESPACE_SEPARATOR) || name.starts_with(PRIVATE_PREFIX) {
+            faults.add(name, "no channel can be in it: a name has no `:` and does not begin with `$`");
+        }
+    }
+}
+
+fn drain(drain: &gateway_core::drain::Settings, faults: &mut Faults) {
+    faults.outside("notice_ms", drain.notice_ms, 0..=300_000);
+    faults.outside("grace_ms", drain.grace_ms, 0..=3_600_000);
+    faults.outside("linger_ms", drain.linger_ms, 0..=300_000);
+}

@@ -1,0 +1,142 @@
+//! Gathers the values of a configuration: a file, then the environment over it, then flags over both.
+
+use std::path::Path;
+
+use config::{FileFormat, Source, Value, ValueKind};
+
+use super::Sources;
+use super::mistake::Mistake;
+use super::tree::Node;
+
+/// Every variable that sets a key begins with this.
+pub const VARIABLE_PREFIX: &str = "TIDEGATE_";
+
+/// Stands between the levels of a key in a variable's name.
+pub const LEVEL_SEPARATOR: &str = "__";
+
+/// What `--demo` sets, below everything else.
+const DEMO: &str = include_str!("demo.toml");
+
+/// The origin that the `config` crate gives to values from the environment.
+pub(super) const ENVIRONMENT: &str = "the environment";
+
+/// Longest configuration file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The variable that sets the key at `path`.
+pub(super) fn variable(path: &[String]) -> String {
+    format!("{VARIABLE_PREFIX}{}", path.join(LEVEL_SEPARATOR).to_uppercase())
+}
+
+/// Merges all sources into one tree. What cannot be read is a mistake; the other sources still count.
+pub(super) fn gather(sources: &Sources<'_>, mistakes: &mut Vec<Mistake>) -> Node {
+    let mut builder = config::Config::builder();
+    if sources.demo {
+        let mut values = config::Map::new();
+        collect(&config::File::from_str(DEMO, FileFormat::Toml), &mut values, "the flag --demo", mistakes);
+        builder = builder.add_source(Gathered(values));
+    }
+    let mut values = config::Map::new();
+    if let Some(file) = sources.file {
+        match read_file(file) {
+            Ok(source) => collect(&source, &mut values, &file.display().to_string(), mistakes),
+            Err(problem) => mistakes.push(Mistake {
+                path: String::new(),
+                problem,
+                source: Some(file.display().to_string()),
+            }),
+        }
+    }
+
+    let settings = sources.environment.iter().filter(|(name, _)| sets_a_key(name));
+    let environment = config::Environment::with_prefix(VARIABLE_PREFIX.trim_end_matches('_'))
+        .prefix_separator("_")
+        .separator(LEVEL_SEPARATOR)
+        .source(Some(settings.map(|(name, text)| (name.clone(), text.clone())).collect()));
+
+    builder = builder.add_source(Gathered(values)).add_source(environment);
+    for (path, text) in &sources.flags {
+        // The paths of flags are written in this program and always parse.
+        builder = match builder.clone().set_override(*path, text.as_str()) {
+            Ok(builder) => builder,
+            Err(_) => builder,
+        };
+    }
+    match builder.build() {
+        Ok(merged) => Node::from(merged.cache),
+        Err(error) => {
+            mistakes.push(Mistake { path: String::new(), problem: error.to_string(), source: None });
+            Node::empty()
+        }
+    }
+}
+
+/// Who said the value at `path`, if anyone did.
+pub(super) fn source_of(tree: &Node, path: &str) -> Option<String> {
+    let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+    tree.find(&path).map(|node| node.origin.describe(&path))
+}
+
+/// Whether a variable names a key. Every key has a section, so a name without a double underscore is not ours:
+/// orchestrators set such names for their own purposes (`TIDEGATE_PORT`, `TIDEGATE_SERVICE_HOST`).
+fn sets_a_key(name: &str) -> bool {
+    name.strip_prefix(VARIABLE_PREFIX).is_some_and(|key| {
+        key.contains(LEVEL_SEPARATOR)
+            && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    })
+}
+
+fn read_file(file: &Path) -> Result<impl Source + use<>, String> {
+    let length = std::fs::metadata(file).map_err(|error| format!("cannot be read: {error}"))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(format!("is {length} bytes long, at most {FILE_BYTES_MAX} are read"));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(config::File::from_str(&text, FileFormat::Toml))
+}
+
+/// Takes the values of a file, each marked with the file's name.
+fn collect(
+    source: &dyn Source,
+    values: &mut config::Map<String, Value>,
+    file: &str,
+    mistakes: &mut Vec<Mistake>,
+) {
+    match source.collect() {
+        Ok(collected) => {
+            values.extend(collected.into_iter().map(|(key, value)| (key, mark(value, file))));
+        }
+        Err(error) => mistakes.push(Mistake {
+            path: String::new(),
+            problem: format!("is not TOML: {}", error.to_string().trim_end()),
+            source: Some(file.to_owned()),
+        }),
+    }
+}
+
+fn mark(value: Value, file: &str) -> Value {
+    let kind = match value.kind {
+        ValueKind::Table(entries) => {
+            ValueKind::Table(entries.into_iter().map(|(key, value)| (key, mark(value, file))).collect())
+        }
+        ValueKind::Array(values) => {
+            ValueKind::Array(values.into_iter().map(|value| mark(value, file)).collect())
+        }
+        kind => kind,
+    };
+    Value::new(Some(&file.to_owned()), kind)
+}
+
+/// Values that were collected already.
+#[derive(Clone, Debug)]
+struct Gathered(config::Map<String, Value>);
+
+impl Source for Gathered {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<config::Map<String, Value>, config::ConfigError> {
+        Ok(self.0.clone())
+    }
+}

@@ -1,0 +1,235 @@
+//! The configuration of a node: one field for each part, whose type stands beside that part.
+//!
+//! A file in TOML, then the environment over it (`TIDEGATE_SECTION__KEY`), then flags over both. Every mistake is
+//! reported, not only the first.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
+use serde::{Deserialize, Serialize};
+
+use crate::{auth, broker, connection, http, listener, telemetry, worker};
+
+pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
+pub use mistake::{Mistake, Mistakes};
+
+mod check;
+mod gather;
+mod mistake;
+mod read;
+mod tree;
+
+/// Everything that can be set.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: listener::config::ServerConfig,
+    pub internal: listener::config::InternalConfig,
+    pub tls: listener::tls::Config,
+    pub proxy_protocol: listener::proxy_protocol::Config,
+    pub limits: listener::admission::Config,
+    pub http: http::config::Config,
+    pub websocket: connection::config::WebSocketConfig,
+    pub auth: auth::Config,
+    pub workers: worker::config::Config,
+    /// Options of channels without a namespace.
+    pub channels: ChannelOptions,
+    /// Options of channels with one.
+    pub namespaces: BTreeMap<String, ChannelOptions>,
+    pub broker: broker::Config,
+    pub drain: gateway_core::drain::Settings,
+    pub telemetry: telemetry::Config,
+}
+
+/// Where the values of a configuration are.
+#[derive(Clone, Debug, Default)]
+pub struct Sources<'a> {
+    pub file: Option<&'a Path>,
+    /// All variables; those of others are passed over.
+    pub environment: BTreeMap<String, String>,
+    /// `section.key` and text, for each flag given.
+    pub flags: Vec<(&'static str, String)>,
+    /// Put what `--demo` sets below all others.
+    pub demo: bool,
+}
+
+impl Config {
+    /// Reads and checks everything, or tells every mistake.
+    pub fn load(sources: &Sources<'_>) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let tree = gather::gather(sources, &mut mistakes);
+        let config: Self = read::read(tree.clone(), &mut mistakes);
+
+        let misread: Vec<String> = mistakes.iter().map(|mistake| mistake.path.clone()).collect();
+        for (path, problem) in check::faults(&config) {
+            // A key that could not be read has its default here, about which nothing should be said.
+            if !misread.contains(&path) {
+                let source = gather::source_of(&tree, &path);
+                mistakes.push(Mistake { path, problem, source });
+            }
+        }
+        mistakes.sort_by(|a, b| a.path.cmp(&b.path));
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+    }
+
+    /// What `--demo` sets, and nothing else.
+    pub fn demo() -> Self {
+        Self::load(&Sources { demo: true, ..Sources::default() }).expect("a test reads the demo's settings")
+    }
+
+    /// The variables of this process that are texts.
+    pub fn environment() -> BTreeMap<String, String> {
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
+    }
+
+    /// The whole configuration as TOML, without secrets.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration is made of tables, lists and plain values")
+    }
+
+    /// The options of every channel.
+    pub fn channel_rules(&self) -> ChannelRules {
+        let namespaces = self.namespaces.iter();
+        ChannelRules {
+            default: Arc::new(self.channels.clone()),
+            namespaces: namespaces
+                .map(|(name, options)| (name.as_str().into(), Arc::new(options.clone())))
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(toml: &str, environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        std::fs::write(&file, toml).unwrap();
+        let environment = environment.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
+        Config::load(&Sources { file: Some(&file), environment, ..Sources::default() })
+    }
+
+    /// Paths and problems, one a line, without the file's directory.
+    fn mistakes(toml: &str, environment: &[(&str, &str)]) -> Vec<String> {
+        let mistakes = load(toml, environment).expect_err("there are mistakes").0;
+        let line = |mistake: &Mistake| {
+            let shown = mistake.to_string();
+            match (shown.split_once(" (from /"), shown.rsplit_once('/')) {
+                (Some((problem, _)), Some((_, file))) => format!("{problem} (from {file}"),
+                _ => shown,
+            }
+        };
+        mistakes.iter().map(line).collect()
+    }
+
+    #[test]
+    fn nothing_set_is_the_defaults_and_the_defaults_have_no_mistake() {
+        assert_eq!(Config::load(&Sources::default()).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_demo_has_no_mistake_and_shows_prices_to_anyone() {
+        let demo = Config::demo();
+        let prices = &demo.namespaces["prices"];
+        assert!(prices.history_size > 0 && prices.presence && prices.allow_subscribe_anonymous);
+    }
+
+    #[test]
+    fn the_environment_goes_over_the_file_and_flags_over_both() {
+        let environment = BTreeMap::from([
+            ("TIDEGATE_SERVER__LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
+            ("TIDEGATE_NAMESPACES__PRICES__HISTORY_SIZE".to_owned(), "7".to_owned()),
+            ("TIDEGATE_NAMESPACES__PRICES__HISTORY_TTL_S".to_owned(), "60".to_owned()),
+            ("TIDEGATE_HTTP__ALLOWED_ORIGINS".to_owned(), "https://a.example, https://b.example".to_owned()),
+            ("TIDEGATE_TELEMETRY__OTLP_ENDPOINT".to_owned(), String::new()),
+            ("TIDEGATE_TELEMETRY__TRACE_RATIO".to_owned(), "0.5".to_owned()),
+            ("TIDEGATE_WEBSOCKET__COMPRESSION".to_owned(), "off".to_owned()),
+            ("TIDEGATE_PORT".to_owned(), "tcp://10.0.0.1:80".to_owned()),
+        ]);
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        std::fs::write(&file, "[server]\nlisten = \"127.0.0.1:1\"\nbacklog = 9\n").unwrap();
+        let flags = vec![("server.listen", "127.0.0.1:3".to_owned())];
+        let config = Config::load(&Sources { file: Some(&file), environment, flags, demo: false }).unwrap();
+        assert_eq!(config.server.listen.port(), 3);
+        assert_eq!(config.server.backlog, 9);
+        assert_eq!(config.namespaces["prices"].history_size, 7);
+        assert_eq!(config.http.allowed_origins, ["https://a.example", "https://b.example"]);
+        assert_eq!(config.telemetry.otlp_endpoint, None);
+        assert!(!config.websocket.compression);
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_with_its_path_and_source() {
+        let toml = r#"
+            colour = "blue"
+            [server]
+            listn = "127.0.0.1:1"
+            backlog = "many"
+            [websocket]
+            compression_level = 12
+            fragments_max = -1
+            [telemetry]
+            log_format = "jsno"
+            [proxy_protocol]
+            enabled = true
+            trusted = ["10.0.0.0/8", "nowhere"]
+            [namespaces.prices]
+            history_size = 10
+            force_recovry = true
+            [tls]
+            key_file = "key.pem"
+        "#;
+        let environment = [("TIDEGATE_WORKERS__COUNT", "two"), ("TIDEGATE_LIMTS__ADDRESSES_MAX", "3")];
+        assert_eq!(
+            mistakes(toml, &environment),
+            [
+                "colour: unknown key, known are server, internal, tls, proxy_protocol, limits, http, websocket, \
+                 auth, workers, channels, namespaces, broker, drain, telemetry (from gateway.toml)",
+                "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
+                "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml)",
+                "namespaces.prices.history_ttl_s: must be set when history_size is",
+                "proxy_protocol.trusted.1: invalid IP address syntax (from gateway.toml)",
+                "server.backlog: is the text \"many\", must be a whole number from 0 to 4294967295 (from gateway.toml)",
+                "server.listn: unknown key, did you mean `listen`? (from gateway.toml)",
+                "telemetry.log_format: unknown value \"jsno\", did you mean `json`? (from gateway.toml)",
+                "tls.certificate_file: must be set when key_file is",
+                "websocket.compression_level: is 12, must be from 1 to 9 (from gateway.toml)",
+                "websocket.fragments_max: is -1, must be a whole number of at least 0 (from gateway.toml)",
+                "workers.count: is the text \"two\", must be a whole number of at least 0 (from TIDEGATE_WORKERS__COUNT)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_or_is_not_there_is_told_beside_the_others() {
+        let told = mistakes("[server\n", &[("TIDEGATE_WORKERS__COUNT", "-1")]);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("is not TOML: "), "{told:?}");
+        assert!(told[1].starts_with("workers.count: "), "{told:?}");
+
+        let missing = Sources { file: Some(Path::new("/nowhere/gateway.toml")), ..Sources::default() };
+        let told = Config::load(&missing).unwrap_err().to_string();
+        assert!(told.contains("cannot be read") && told.contains("/nowhere/gateway.toml"), "{told}");
+    }
+
+    #[test]
+    fn values_where_sections_belong_and_sections_where_values_belong_are_mistakes() {
+        let told = mistakes("server = 3\n[workers.count]\na = 1\n", &[("TIDEGATE_A____B", "1")]);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[1].starts_with("server: is 3, must be a section with keys"), "{told:?}");
+        assert!(told[2].starts_with("workers.count: is a section, must be a whole number"), "{told:?}");
+    }
+
+    #[test]
+    fn the_effective_configuration_reads_back_as_itself() {
+        let demo = Config::demo();
+        assert_eq!(load(&demo.to_toml(), &[]).unwrap(), demo);
+    }
+}

@@ -1,0 +1,108 @@
+//! The merged values of a configuration: a tree that knows where each value came from.
+
+use std::collections::BTreeMap;
+
+/// Who said a value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    File(String),
+    Environment,
+    Flag,
+}
+
+impl Origin {
+    /// For the person who must find the value at `path`.
+    pub(super) fn describe(&self, path: &[String]) -> String {
+        match self {
+            Self::File(file) => file.clone(),
+            Self::Environment => super::gather::variable(path),
+            Self::Flag => {
+                format!("the flag --{}", path.last().map_or_else(String::new, |key| key.replace('_', "-")))
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) origin: Origin,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    Nothing,
+    Bool(bool),
+    Whole(i64),
+    Float(f64),
+    Text(String),
+    /// Each element with its place in the source, which stays when others are pruned.
+    List(Vec<(usize, Node)>),
+    Table(BTreeMap<String, Node>),
+}
+
+impl Node {
+    pub(super) fn empty() -> Self {
+        Self { origin: Origin::Flag, kind: Kind::Table(BTreeMap::new()) }
+    }
+
+    /// The value at `path`.
+    pub(super) fn find(&self, path: &[String]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, step| match &node.kind {
+            Kind::Table(entries) => entries.get(step),
+            Kind::List(elements) => {
+                elements.iter().find(|(index, _)| step == &index.to_string()).map(|(_, element)| element)
+            }
+            _ => None,
+        })
+    }
+
+    /// Takes the value at `path` out. False if there is none.
+    pub(super) fn prune(&mut self, path: &[String]) -> bool {
+        let Some((step, rest)) = path.split_first() else { return false };
+        match &mut self.kind {
+            Kind::Table(entries) if rest.is_empty() => entries.remove(step).is_some(),
+            Kind::Table(entries) => entries.get_mut(step).is_some_and(|node| node.prune(rest)),
+            Kind::List(elements) => {
+                let Some(place) = elements.iter().position(|(index, _)| step == &index.to_string()) else {
+                    return false;
+                };
+                if rest.is_empty() {
+                    elements.remove(place);
+                    true
+                } else {
+                    elements[place].1.prune(rest)
+                }
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<config::Value> for Node {
+    fn from(value: config::Value) -> Self {
+        let origin = match value.origin() {
+            Some(super::gather::ENVIRONMENT) => Origin::Environment,
+            Some(file) => Origin::File(file.to_owned()),
+            None => Origin::Flag,
+        };
+        let kind = match value.kind {
+            config::ValueKind::Nil => Kind::Nothing,
+            config::ValueKind::Boolean(value) => Kind::Bool(value),
+            config::ValueKind::I64(value) => Kind::Whole(value),
+            // No source that is read makes these; as text they are refused with their value.
+            config::ValueKind::I128(value) => Kind::Text(value.to_string()),
+            config::ValueKind::U64(value) => Kind::Text(value.to_string()),
+            config::ValueKind::U128(value) => Kind::Text(value.to_string()),
+            config::ValueKind::Float(value) => Kind::Float(value),
+            config::ValueKind::String(text) => Kind::Text(text),
+            config::ValueKind::Array(values) => {
+                Kind::List(values.into_iter().map(Self::from).enumerate().collect())
+            }
+            config::ValueKind::Table(entries) => {
+                Kind::Table(entries.into_iter().map(|(key, value)| (key, Self::from(value))).collect())
+            }
+        };
+        Self { origin, kind }
+    }
+}

@@ -1,0 +1,57 @@
+//! The bounds of an HTTP request and whose word is taken for where it came from.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::setting::Faults;
+
+/// HTTP requests of clients.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Pages whose scripts may connect: `https://example.com`, `https://*.example.com:8443`, `same-origin` for
+    /// pages that this node's own host serves, `*` for all.
+    pub allowed_origins: Vec<String>,
+    /// Clients that send no `Origin` may connect: everything that is not a browser.
+    pub allow_missing_origin: bool,
+    /// Networks of the proxies whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long a client may take to send the head of a request, in milliseconds.
+    pub head_timeout_ms: u64,
+    /// Longest head of a request, in bytes.
+    pub head_bytes_max: usize,
+    /// Most headers of a request.
+    pub headers_max: usize,
+    /// Longest path and query of a request, in bytes.
+    pub url_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            allowed_origins: vec!["same-origin".to_owned()],
+            allow_missing_origin: true,
+            trusted_proxies: Vec::new(),
+            head_timeout_ms: 10_000,
+            head_bytes_max: 16_384,
+            headers_max: 64,
+            url_bytes_max: 4096,
+        }
+    }
+}
+
+impl Config {
+    pub fn head_timeout(&self) -> Duration {
+        Duration::from_millis(self.head_timeout_ms)
+    }
+
+    pub fn check(&self, faults: &mut Faults) {
+        faults.outside("head_timeout_ms", self.head_timeout_ms, 10..=120_000);
+        // hyper refuses to read heads into less than 8 KiB.
+        faults.outside("head_bytes_max", self.head_bytes_max, 8192..=1_048_576);
+        faults.outside("headers_max", self.headers_max, 8..=1000);
+        faults.outside("url_bytes_max", self.url_bytes_max, 64..=65_535);
+    }
+}

@@ -1,0 +1,58 @@
+//! Who may connect: how many at once, how many from one address, how fast.
+
+use serde::{Deserialize, Serialize};
+
+use crate::setting::Faults;
+
+/// How many connections a node takes, and how fast.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Open connections of this node. 0: as many as its file descriptors allow.
+    pub connections_max: u32,
+    /// Open connections from one address (IPv6: one /64). 0: no limit.
+    pub connections_per_address_max: u32,
+    /// Open connections of one user on this node. 0: no limit. Anonymous clients are not counted.
+    pub connections_per_user_max: u32,
+    /// New connections a second from one address (IPv6: one /64), on average. 0: no limit.
+    pub connects_per_address_per_s: u32,
+    /// New connections from one address that may come at once.
+    pub connects_per_address_burst: u32,
+    /// New connections a second of this node, on average. More wait in the kernel's backlog. 0: no limit.
+    pub accepts_per_s: u32,
+    /// New connections of this node that may come at once.
+    pub accepts_burst: u32,
+    /// Connections that are in their TLS or HTTP handshake at the same time. More wait.
+    pub handshakes_max: u32,
+    /// Addresses remembered for the limits per address. The longest unseen are forgotten first.
+    pub addresses_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connections_max: 0,
+            connections_per_address_max: 0,
+            connections_per_user_max: 0,
+            connects_per_address_per_s: 0,
+            connects_per_address_burst: 100,
+            accepts_per_s: 0,
+            accepts_burst: 1000,
+            handshakes_max: 2000,
+            addresses_max: 100_000,
+        }
+    }
+}
+
+impl Config {
+    pub fn check(&self, faults: &mut Faults) {
+        faults.outside("handshakes_max", self.handshakes_max, 1..=1_000_000);
+        faults.outside("addresses_max", self.addresses_max, 1..=10_000_000);
+        if self.connects_per_address_per_s > 0 {
+            faults.outside("connects_per_address_burst", self.connects_per_address_burst, 1..=1_000_000);
+        }
+        if self.accepts_per_s > 0 {
+            faults.outside("accepts_burst", self.accepts_burst, 1..=1_000_000);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Where clients arrive: limits on who may, TLS, the PROXY protocol.
+
+pub mod admission;
+pub mod config;
+pub mod proxy_protocol;
+pub mod tls;

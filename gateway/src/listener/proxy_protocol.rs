@@ -1,0 +1,40 @@
+//! The PROXY protocol: a load balancer tells, before the first byte of a client, where the client really is.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::setting::Faults;
+
+/// The PROXY protocol, versions 1 and 2, on the client listener.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Connections from `trusted` must begin with a PROXY header.
+    pub enabled: bool,
+    /// Networks of the load balancers that send it, such as `10.0.0.0/8`. Connections from elsewhere must not
+    /// send it and are taken as direct.
+    pub trusted: Vec<IpNet>,
+    /// How long the header may take to arrive, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { enabled: false, trusted: Vec::new(), timeout_ms: 5000 }
+    }
+}
+
+impl Config {
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    pub fn check(&self, faults: &mut Faults) {
+        if self.enabled && self.trusted.is_empty() {
+            faults.add("trusted", "must name the load balancers when proxy_protocol.enabled is true");
+        }
+        faults.outside("timeout_ms", self.timeout_ms, 10..=60_000);
+    }
+}

@@ -1,0 +1,149 @@
+//! The values of labels that stand for no type of another part.
+
+/// What came of an attempt to connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handshake {
+    Accepted,
+    /// The node has as many connections as it takes.
+    NodeFull,
+    /// The address has as many connections as it may.
+    AddressFull,
+    /// The address connects too often.
+    AddressRate,
+    /// The user has as many connections as they may.
+    UserFull,
+    /// The node is being stopped.
+    Draining,
+    /// The PROXY header is missing, wrong or late.
+    ProxyHeader,
+    /// The TLS handshake failed or was late.
+    Tls,
+    /// The request's head was not HTTP, too long or late.
+    Request,
+    /// The page may not connect.
+    Origin,
+    /// The path is no endpoint, or not for clients.
+    Path,
+    /// The request was no correct upgrade to WebSocket.
+    Upgrade,
+}
+
+impl Handshake {
+    pub const ALL: [Self; 12] = [
+        Self::Accepted,
+        Self::NodeFull,
+        Self::AddressFull,
+        Self::AddressRate,
+        Self::UserFull,
+        Self::Draining,
+        Self::ProxyHeader,
+        Self::Tls,
+        Self::Request,
+        Self::Origin,
+        Self::Path,
+        Self::Upgrade,
+    ];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::NodeFull => "node_full",
+            Self::AddressFull => "address_full",
+            Self::AddressRate => "address_rate",
+            Self::UserFull => "user_full",
+            Self::Draining => "draining",
+            Self::ProxyHeader => "proxy_header",
+            Self::Tls => "tls",
+            Self::Request => "request",
+            Self::Origin => "origin",
+            Self::Path => "path",
+            Self::Upgrade => "upgrade",
+        }
+    }
+}
+
+/// Where a publication came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    Api,
+    Client,
+    /// Through the broker, from any node.
+    Node,
+}
+
+impl Source {
+    pub const ALL: [Self; 3] = [Self::Api, Self::Client, Self::Node];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Client => "client",
+            Self::Node => "node",
+        }
+    }
+}
+
+/// Why something did not reach someone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drop {
+    /// A worker's inbox was full.
+    InboxFull,
+    /// A connection's outbox was full; the connection is closed.
+    OutboxFull,
+    /// The connection was being closed already.
+    Closing,
+    /// The subscriber's protocol has no word for it.
+    Unencodable,
+}
+
+impl Drop {
+    pub const ALL: [Self; 4] = [Self::InboxFull, Self::OutboxFull, Self::Closing, Self::Unencodable];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::InboxFull => "inbox_full",
+            Self::OutboxFull => "outbox_full",
+            Self::Closing => "closing",
+            Self::Unencodable => "unencodable",
+        }
+    }
+}
+
+/// A call to the broker or to presence, as far as its round trips are told apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BrokerOperation {
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    History,
+    Positions,
+    Presence,
+    Control,
+    Canary,
+}
+
+impl BrokerOperation {
+    pub const ALL: [Self; 8] = [
+        Self::Publish,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::History,
+        Self::Positions,
+        Self::Presence,
+        Self::Control,
+        Self::Canary,
+    ];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::History => "history",
+            Self::Positions => "positions",
+            Self::Presence => "presence",
+            Self::Control => "control",
+            Self::Canary => "canary",
+        }
+    }
+}

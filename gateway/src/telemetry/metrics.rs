@@ -1,0 +1,421 @@
+//! The metrics of one node. Several nodes may live in one process (tests do that): each has its own registry.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Counter, CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::protocol::ProtocolId;
+
+use super::labels::{BrokerOperation, Drop, Handshake, Source};
+use super::names::{self, Name};
+
+/// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
+const FAST_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0,
+];
+
+/// Upper ends of the buckets of a connection's life, in seconds: from a second to a day.
+const LIFE_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
+
+/// What closes are counted as when no close code of the gateway's was the reason.
+pub const CLOSE_BY_PEER: &str = "peer";
+pub const CLOSE_LOST: &str = "lost";
+
+/// Everything that is counted. Fields without a label are counted directly; the others through a method, so that a
+/// label can only have the values `names` says.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    connections: [IntGauge; ProtocolId::COUNT],
+    connections_total: [IntCounter; ProtocolId::COUNT],
+    pub connections_max: IntGauge,
+    handshakes_total: IntCounterVec,
+    pub handshakes_pending: IntGauge,
+    closes_total: IntCounterVec,
+    pub slow_consumers_total: IntCounter,
+    pub connection_seconds: Histogram,
+    messages_in_total: [IntCounter; ProtocolId::COUNT],
+    pub bytes_in_total: IntCounter,
+    pub bytes_out_total: IntCounter,
+    commands_total: IntCounterVec,
+    rate_limited_total: IntCounterVec,
+    publications_in_total: [IntCounter; Source::ALL.len()],
+    publications_refused_total: IntCounterVec,
+    pub deliveries_out_total: IntCounter,
+    pub publish_to_socket_seconds: Histogram,
+    drops_total: [IntCounter; Drop::ALL.len()],
+    pub duplicates_total: IntCounter,
+    pub gaps_total: IntCounter,
+    pub repairs_total: IntCounter,
+    pub insufficient_total: IntCounter,
+    recoveries_total: IntCounterVec,
+    pub subscriptions: IntGauge,
+    pub channels: IntGauge,
+    presence_operations_total: IntCounterVec,
+    worker_inbox: IntGaugeVec,
+    worker_busy_seconds_total: CounterVec,
+    worker_connections: IntGaugeVec,
+    pub outbox_bytes: IntGauge,
+    pub outbox_blocked: IntGauge,
+    broker_seconds: [Histogram; BrokerOperation::ALL.len()],
+    broker_errors_total: IntCounterVec,
+    pub broker_reconnects_total: IntCounter,
+    pub broker_connected: IntGauge,
+    pub canary_seconds: Histogram,
+    pub(super) canary_age_seconds: Gauge,
+    api_requests_total: IntCounterVec,
+    api_seconds: HistogramVec,
+    tls_reloads_total: IntCounterVec,
+    pub(super) ready: IntGauge,
+    pub(super) process: ProcessMetrics,
+}
+
+/// What is read from the system at every scrape.
+#[derive(Debug)]
+pub(super) struct ProcessMetrics {
+    pub(super) start_time_seconds: Gauge,
+    pub(super) cpu_seconds_total: Counter,
+    pub(super) resident_bytes: IntGauge,
+    pub(super) descriptors: IntGauge,
+    pub(super) descriptors_max: IntGauge,
+    pub(super) threads: IntGauge,
+}
+
+/// The metrics of one worker, found once and counted without a look-up.
+#[derive(Clone, Debug)]
+pub struct WorkerMetrics {
+    pub inbox: IntGauge,
+    pub busy_seconds_total: Counter,
+    pub connections: IntGauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let closes_total = counters(r, names::CLOSES_TOTAL);
+        for reason in Disconnect::ALL.iter().map(Disconnect::label).chain([CLOSE_BY_PEER, CLOSE_LOST]) {
+            // Shown as 0 before the first, so that a rate over it is right from the start.
+            closes_total.with_label_values(&[reason]);
+        }
+        let handshakes_total = counters(r, names::HANDSHAKES_TOTAL);
+        for result in Handshake::ALL {
+            handshakes_total.with_label_values(&[result.label()]);
+        }
+        gauges(r, names::UP).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = Self {
+            connections: by_protocol(&gauges(r, names::CONNECTIONS)),
+            connections_total: by_protocol(&counters(r, names::CONNECTIONS_TOTAL)),
+            connections_max: gauge(r, names::CONNECTIONS_MAX),
+            handshakes_total,
+            handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
+            closes_total,
+            slow_consumers_total: counter(r, names::SLOW_CONSUMERS_TOTAL),
+            connection_seconds: histogram(r, names::CONNECTION_SECONDS, LIFE_BUCKETS),
+            messages_in_total: by_protocol(&counters(r, names::MESSAGES_IN_TOTAL)),
+            bytes_in_total: counter(r, names::BYTES_IN_TOTAL),
+            bytes_out_total: counter(r, names::BYTES_OUT_TOTAL),
+            commands_total: counters(r, names::COMMANDS_TOTAL),
+            rate_limited_total: counters(r, names::RATE_LIMITED_TOTAL),
+            publications_in_total: {
+                let publications = counters(r, names::PUBLICATIONS_IN_TOTAL);
+                Source::ALL.map(|source| publications.with_label_values(&[source.label()]))
+            },
+            publications_refused_total: counters(r, names::PUBLICATIONS_REFUSED_TOTAL),
+            deliveries_out_total: counter(r, names::DELIVERIES_OUT_TOTAL),
+            publish_to_socket_seconds: histogram(r, names::PUBLISH_TO_SOCKET_SECONDS, FAST_BUCKETS),
+            drops_total: {
+                let drops = counters(r, names::DROPS_TOTAL);
+                Drop::ALL.map(|reason| drops.with_label_values(&[reason.label()]))
+            },
+            duplicates_total: counter(r, names::DUPLICATES_TOTAL),
+            gaps_total: counter(r, names::GAPS_TOTAL),
+            repairs_total: counter(r, names::REPAIRS_TOTAL),
+            insufficient_total: counter(r, names::INSUFFICIENT_TOTAL),
+            recoveries_total: counters(r, names::RECOVERIES_TOTAL),
+            subscriptions: gauge(r, names::SUBSCRIPTIONS),
+            channels: gauge(r, names::CHANNELS),
+            presence_operations_total: counters(r, names::PRESENCE_OPERATIONS_TOTAL),
+            worker_inbox: gauges(r, names::WORKER_INBOX),
+            worker_busy_seconds_total: float_counters(r, names::WORKER_BUSY_SECONDS_TOTAL),
+            worker_connections: gauges(r, names::WORKER_CONNECTIONS),
+            outbox_bytes: gauge(r, names::OUTBOX_BYTES),
+            outbox_blocked: gauge(r, names::OUTBOX_BLOCKED),
+            broker_seconds: {
+                let seconds = histograms(r, names::BROKER_SECONDS, FAST_BUCKETS);
+                BrokerOperation::ALL.map(|operation| seconds.with_label_values(&[operation.label()]))
+            },
+            broker_errors_total: counters(r, names::BROKER_ERRORS_TOTAL),
+            broker_reconnects_total: counter(r, names::BROKER_RECONNECTS_TOTAL),
+            broker_connected: gauge(r, names::BROKER_CONNECTED),
+            canary_seconds: histogram(r, names::CANARY_SECONDS, FAST_BUCKETS),
+            canary_age_seconds: register(r, Gauge::with_opts(options(names::CANARY_AGE_SECONDS))),
+            api_requests_total: counters(r, names::API_REQUESTS_TOTAL),
+            api_seconds: histograms(r, names::API_SECONDS, FAST_BUCKETS),
+            tls_reloads_total: counters(r, names::TLS_RELOADS_TOTAL),
+            ready: gauge(r, names::READY),
+            process: ProcessMetrics {
+                start_time_seconds: register(r, Gauge::with_opts(options(names::START_TIME_SECONDS))),
+                cpu_seconds_total: register(r, Counter::with_opts(options(names::CPU_SECONDS_TOTAL))),
+                resident_bytes: gauge(r, names::RESIDENT_BYTES),
+                descriptors: gauge(r, names::DESCRIPTORS),
+                descriptors_max: gauge(r, names::DESCRIPTORS_MAX),
+                threads: gauge(r, names::THREADS),
+            },
+            registry,
+        };
+        metrics.process.start();
+        metrics
+    }
+
+    /// A client is connected: counted until [`Metrics::disconnected`].
+    pub fn connected(&self, protocol: ProtocolId) {
+        self.connections[usize::from(protocol.0)].inc();
+        self.connections_total[usize::from(protocol.0)].inc();
+    }
+
+    /// A connection is over. `reason` is a [`Disconnect::label`], [`CLOSE_BY_PEER`] or [`CLOSE_LOST`].
+    pub fn disconnected(&self, protocol: ProtocolId, reason: &'static str, lived: Duration) {
+        self.connections[usize::from(protocol.0)].dec();
+        self.closes_total.with_label_values(&[reason]).inc();
+        self.connection_seconds.observe(lived.as_secs_f64());
+        if reason == Disconnect::SLOW.label() {
+            self.slow_consumers_total.inc();
+        }
+    }
+
+    pub fn handshake(&self, result: Handshake) {
+        self.handshakes_total.with_label_values(&[result.label()]).inc();
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> i64 {
+        self.connections.iter().map(IntGauge::get).sum()
+    }
+
+    pub fn message_in(&self, protocol: ProtocolId, wire_bytes: usize) {
+        self.messages_in_total[usize::from(protocol.0)].inc();
+        self.bytes_in_total.inc_by(wire_bytes as u64);
+    }
+
+    /// A command of a client was answered. `command` is one of the protocol's own words.
+    pub fn command(&self, command: &'static str, result: Result<(), ErrorCode>) {
+        let result = match result {
+            Ok(()) => "ok",
+            Err(error) => error.message(),
+        };
+        self.commands_total.with_label_values(&[command, result]).inc();
+    }
+
+    pub fn rate_limited(&self, limit: &'static str) {
+        self.rate_limited_total.with_label_values(&[limit]).inc();
+    }
+
+    pub fn publication_in(&self, source: Source) {
+        self.publications_in_total[source as usize].inc();
+    }
+
+    pub fn publication_refused(&self, reason: &'static str) {
+        self.publications_refused_total.with_label_values(&[reason]).inc();
+    }
+
+    pub fn dropped(&self, reason: Drop, count: u64) {
+        self.drops_total[reason as usize].inc_by(count);
+    }
+
+    pub fn recovery(&self, recovered: bool) {
+        let result = if recovered { "recovered" } else { "unrecovered" };
+        self.recoveries_total.with_label_values(&[result]).inc();
+    }
+
+    pub fn presence_operation(&self, operation: &'static str, ok: bool) {
+        let result = if ok { "ok" } else { "error" };
+        self.presence_operations_total.with_label_values(&[operation, result]).inc();
+    }
+
+    pub fn worker(&self, index: usize) -> WorkerMetrics {
+        let label = index.to_string();
+        WorkerMetrics {
+            inbox: self.worker_inbox.with_label_values(&[&label]),
+            busy_seconds_total: self.worker_busy_seconds_total.with_label_values(&[&label]),
+            connections: self.worker_connections.with_label_values(&[&label]),
+        }
+    }
+
+    /// A call to the broker ended, one way or the other.
+    pub fn broker_call(&self, operation: BrokerOperation, took: Duration, error: Option<&'static str>) {
+        self.broker_seconds[operation as usize].observe(took.as_secs_f64());
+        if let Some(reason) = error {
+            self.broker_errors_total.with_label_values(&[reason]).inc();
+        }
+    }
+
+    /// A request to the server API was answered. `method` is a method's name or `unknown`, never what was asked.
+    pub fn api_request(&self, method: &'static str, status: u16, took: Duration) {
+        self.api_requests_total.with_label_values(&[method, status_label(status)]).inc();
+        self.api_seconds.with_label_values(&[method]).observe(took.as_secs_f64());
+    }
+
+    pub fn tls_reload(&self, changed: bool) {
+        let result = if changed { "changed" } else { "failed" };
+        self.tls_reloads_total.with_label_values(&[result]).inc();
+    }
+
+    /// Everything, as Prometheus reads it. Reads the state of the process first.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.process.refresh();
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// The statuses the API answers with; any other by its class.
+fn status_label(status: u16) -> &'static str {
+    const KNOWN: [(u16, &str); 14] = [
+        (200, "200"),
+        (400, "400"),
+        (401, "401"),
+        (403, "403"),
+        (404, "404"),
+        (405, "405"),
+        (408, "408"),
+        (411, "411"),
+        (413, "413"),
+        (415, "415"),
+        (429, "429"),
+        (500, "500"),
+        (503, "503"),
+        (504, "504"),
+    ];
+    let known = KNOWN.iter().find(|(known, _)| *known == status).map(|(_, label)| *label);
+    known.unwrap_or(match status / 100 {
+        2 => "2xx",
+        4 => "4xx",
+        _ => "5xx",
+    })
+}
+
+fn by_protocol<M: prometheus::core::MetricVecBuilder>(
+    family: &prometheus::core::MetricVec<M>,
+) -> [M::M; ProtocolId::COUNT] {
+    std::array::from_fn(|index| family.with_label_values(&[ProtocolId(index as u8).name()]))
+}
+
+fn options(name: Name) -> Opts {
+    Opts::new(name.name, name.help)
+}
+
+/// Registers a metric of this file's own making.
+fn register<M: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<M>) -> M {
+    let metric = made.expect("names and labels are constants, and a test makes them all");
+    registry.register(Box::new(metric.clone())).expect("a test shows that no name is there twice");
+    metric
+}
+
+fn counter(registry: &Registry, name: Name) -> IntCounter {
+    register(registry, IntCounter::with_opts(options(name)))
+}
+
+fn counters(registry: &Registry, name: Name) -> IntCounterVec {
+    register(registry, IntCounterVec::new(options(name), &name.label_names()))
+}
+
+fn float_counters(registry: &Registry, name: Name) -> CounterVec {
+    register(registry, CounterVec::new(options(name), &name.label_names()))
+}
+
+fn gauge(registry: &Registry, name: Name) -> IntGauge {
+    register(registry, IntGauge::with_opts(options(name)))
+}
+
+fn gauges(registry: &Registry, name: Name) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(options(name), &name.label_names()))
+}
+
+fn histogram_options(name: Name, buckets: &[f64]) -> HistogramOpts {
+    HistogramOpts::new(name.name, name.help).buckets(buckets.to_vec())
+}
+
+fn histogram(registry: &Registry, name: Name, buckets: &[f64]) -> Histogram {
+    register(registry, Histogram::with_opts(histogram_options(name, buckets)))
+}
+
+fn histograms(registry: &Registry, name: Name, buckets: &[f64]) -> HistogramVec {
+    register(registry, HistogramVec::new(histogram_options(name, buckets), &name.label_names()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_of_the_list_exists_with_its_labels_and_no_other() {
+        let metrics = Metrics::new();
+        metrics.connected(ProtocolId::RAW);
+        metrics.command("publish", Err(ErrorCode::PermissionDenied));
+        metrics.rate_limited("messages");
+        metrics.publication_refused("timeout");
+        metrics.recovery(true);
+        metrics.presence_operation("add", true);
+        metrics.worker(3).busy_seconds_total.inc_by(0.5);
+        metrics.broker_call(BrokerOperation::Publish, Duration::from_millis(1), Some("timeout"));
+        metrics.api_request("publish", 200, Duration::from_millis(1));
+        metrics.tls_reload(true);
+        metrics.disconnected(ProtocolId::RAW, Disconnect::SLOW.label(), Duration::from_secs(3));
+
+        let families = metrics.registry.gather();
+        let found: Vec<&str> = families.iter().map(prometheus::proto::MetricFamily::name).collect();
+        let mut listed: Vec<&str> =
+            names::ALL.iter().flat_map(|(_, metrics)| *metrics).map(|metric| metric.name).collect();
+        listed.sort_unstable();
+        assert_eq!(found, listed);
+        for family in &families {
+            let name = names::ALL
+                .iter()
+                .flat_map(|(_, metrics)| *metrics)
+                .find(|metric| metric.name == family.name())
+                .unwrap();
+            let mut labels = name.label_names();
+            labels.sort_unstable();
+            for metric in family.get_metric() {
+                let given: Vec<&str> = metric.get_label().iter().map(|label| label.name()).collect();
+                assert_eq!(given, labels, "{}", name.name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::new();
+        metrics.connected(ProtocolId::CENTRIFUGE_JSON);
+        metrics.handshake(Handshake::Origin);
+        metrics.publication_in(Source::Client);
+        metrics.dropped(Drop::OutboxFull, 3);
+        metrics.disconnected(ProtocolId::CENTRIFUGE_JSON, Disconnect::SLOW.label(), Duration::from_secs(1));
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        for line in [
+            "tidegate_connections{protocol=\"centrifuge_json\"} 0",
+            "tidegate_connections_total{protocol=\"centrifuge_json\"} 1",
+            "tidegate_handshakes_total{result=\"origin\"} 1",
+            "tidegate_publications_in_total{source=\"client\"} 1",
+            "tidegate_drops_total{reason=\"outbox_full\"} 3",
+            "tidegate_closes_total{reason=\"slow\"} 1",
+            "tidegate_slow_consumers_total 1",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What a node tells of itself: metrics, logs, traces, and whether it is ready.
+
+mod answer;
+mod config;
+pub mod labels;
+pub mod metrics;
+pub mod names;
+mod process;
+mod readiness;
+
+pub use answer::answer;
+pub use config::{Config, LogFormat};
+pub use metrics::Metrics;
+pub use readiness::{Readiness, Verdict};

@@ -1,0 +1,179 @@
+//! Every metric of a node: its name, what it counts, and which values its labels can have.
+//!
+//! The values of every label are bounded: nothing a client chooses (a channel, a user, an address) is a label.
+//! `docs/metrics.md` is written from this file.
+
+/// What a metric is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+    /// Each label and what its values are.
+    pub labels: &'static [(&'static str, &'static str)],
+}
+
+impl Name {
+    pub(super) fn label_names(&self) -> Vec<&'static str> {
+        self.labels.iter().map(|(label, _)| *label).collect()
+    }
+}
+
+macro_rules! metrics {
+    ($($section:literal: $($constant:ident $kind:ident $name:literal [$($label:literal: $values:literal),*] $help:literal;)*)*) => {
+        $($(
+            #[doc = $help]
+            pub const $constant: Name = Name {
+                name: concat!("tidegate_", $name),
+                kind: Kind::$kind,
+                help: $help,
+                labels: &[$(($label, $values)),*],
+            };
+        )*)*
+
+        /// Every metric, by section, in the order of this file.
+        pub const ALL: &[(&str, &[Name])] = &[$(($section, &[$($constant),*])),*];
+    };
+}
+
+metrics! {
+    "Connections":
+    CONNECTIONS Gauge "connections" ["protocol": "`centrifuge_json`, `raw`"]
+        "Open client connections.";
+    CONNECTIONS_TOTAL Counter "connections_total" ["protocol": "`centrifuge_json`, `raw`"]
+        "Client connections opened.";
+    CONNECTIONS_MAX Gauge "connections_max" []
+        "Client connections this node takes at most, by its settings and its file descriptors.";
+    HANDSHAKES_TOTAL Counter "handshakes_total" ["result": "`accepted`, or why not: see `Handshake` in the source"]
+        "Attempts to connect, by what came of them.";
+    HANDSHAKES_PENDING Gauge "handshakes_pending" []
+        "Connections that are in their TLS or HTTP handshake.";
+    CLOSES_TOTAL Counter "closes_total" ["reason": "the gateway's own close reasons, `custom reconnect`, `custom terminal`, `peer`, `lost`"]
+        "Connections closed, by the close code's reason or by how the client left.";
+    SLOW_CONSUMERS_TOTAL Counter "slow_consumers_total" []
+        "Connections closed with 3008 because their outbox was full or their socket took nothing for too long.";
+    CONNECTION_SECONDS Histogram "connection_seconds" []
+        "How long connections lived.";
+
+    "Commands of clients":
+    MESSAGES_IN_TOTAL Counter "messages_in_total" ["protocol": "`centrifuge_json`, `raw`"]
+        "Messages received from clients.";
+    BYTES_IN_TOTAL Counter "bytes_in_total" []
+        "Bytes of messages received from clients, as they came over the wire.";
+    BYTES_OUT_TOTAL Counter "bytes_out_total" []
+        "Bytes handed to clients' sockets, frame headers included.";
+    COMMANDS_TOTAL Counter "commands_total" ["command": "`connect`, `subscribe`, `publish`, …", "result": "`ok` or the error's message"]
+        "Commands of clients, by what was answered.";
+    RATE_LIMITED_TOTAL Counter "rate_limited_total" ["limit": "`messages`, `bytes`, `commands`"]
+        "Times a connection went over one of its rates.";
+
+    "Publications":
+    PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `node`"]
+        "Publications received: from the server API, from this node's clients, and through the broker.";
+    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`timeout`, `unavailable`, `refused`, `too_big`"]
+        "Publications that the broker did not take.";
+    DELIVERIES_OUT_TOTAL Counter "deliveries_out_total" []
+        "Publications handed to a subscriber's socket or outbox.";
+    PUBLISH_TO_SOCKET_SECONDS Histogram "publish_to_socket_seconds" []
+        "From a publication's acceptance on this node, or its arrival from the broker, to the last local socket write.";
+    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `closing`, `unencodable`"]
+        "Publications and control messages that did not reach someone. Each one is repaired or told to the client.";
+    DUPLICATES_TOTAL Counter "duplicates_total" []
+        "Publications that came again and were not delivered twice.";
+    GAPS_TOTAL Counter "gaps_total" []
+        "Times a channel's publications did not follow each other.";
+    REPAIRS_TOTAL Counter "repairs_total" []
+        "Gaps that were filled from history.";
+    INSUFFICIENT_TOTAL Counter "insufficient_total" []
+        "Subscriptions ended because a gap could not be filled.";
+    RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]
+        "Subscriptions that asked to be brought up to date.";
+
+    "Subscribers":
+    SUBSCRIPTIONS Gauge "subscriptions" []
+        "Subscriptions of this node's clients.";
+    CHANNELS Gauge "channels" []
+        "Channels with a subscriber on this node.";
+    PRESENCE_OPERATIONS_TOTAL Counter "presence_operations_total" ["operation": "`add`, `remove`, `clients`, `stats`, `refresh`", "result": "`ok`, `error`"]
+        "Presence operations.";
+
+    "Workers":
+    WORKER_INBOX Gauge "worker_inbox" ["worker": "its number, at most 64"]
+        "Publications and answers that wait for a worker.";
+    WORKER_BUSY_SECONDS_TOTAL Counter "worker_busy_seconds_total" ["worker": "its number, at most 64"]
+        "Time a worker did not wait. Its rate is the share of one processor.";
+    WORKER_CONNECTIONS Gauge "worker_connections" ["worker": "its number, at most 64"]
+        "Connections of a worker.";
+    OUTBOX_BYTES Gauge "outbox_bytes" []
+        "Bytes kept for clients whose sockets are full.";
+    OUTBOX_BLOCKED Gauge "outbox_blocked" []
+        "Connections whose sockets are full.";
+
+    "Broker":
+    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `presence`, `control`, `canary`"]
+        "Round trips to the broker.";
+    BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "`timeout`, `unavailable`, `refused`, `malformed`"]
+        "Calls to the broker that failed.";
+    BROKER_RECONNECTS_TOTAL Counter "broker_reconnects_total" []
+        "Times a link to the broker was made again after it was lost.";
+    BROKER_CONNECTED Gauge "broker_connected" []
+        "1 while publications can come from the broker.";
+    CANARY_SECONDS Histogram "canary_seconds" []
+        "How long a message to this node itself took through the broker.";
+    CANARY_AGE_SECONDS Gauge "canary_age_seconds" []
+        "Seconds since such a message last came back.";
+
+    "HTTP":
+    API_REQUESTS_TOTAL Counter "api_requests_total" ["method": "the API's methods, or `unknown`", "status": "the HTTP status"]
+        "Requests to the server API.";
+    API_SECONDS Histogram "api_seconds" ["method": "the API's methods, or `unknown`"]
+        "How long requests to the server API took.";
+    TLS_RELOADS_TOTAL Counter "tls_reloads_total" ["result": "`changed`, `failed`"]
+        "Times a changed certificate was taken, or could not be.";
+
+    "The process":
+    UP Gauge "build_info" ["version": "of this program"]
+        "Always 1.";
+    READY Gauge "ready" []
+        "1 while `/readyz` says yes.";
+    START_TIME_SECONDS Gauge "process_start_time_seconds" []
+        "When this node was started, in seconds since 1970.";
+    CPU_SECONDS_TOTAL Counter "process_cpu_seconds_total" []
+        "Processor time used.";
+    RESIDENT_BYTES Gauge "process_resident_memory_bytes" []
+        "Memory in use.";
+    DESCRIPTORS Gauge "process_open_fds" []
+        "Open file descriptors.";
+    DESCRIPTORS_MAX Gauge "process_max_fds" []
+        "File descriptors this process may open.";
+    THREADS Gauge "process_threads" []
+        "Threads.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_their_kind_and_unit() {
+        let mut seen = BTreeSet::new();
+        for metric in ALL.iter().flat_map(|(_, metrics)| *metrics) {
+            assert!(seen.insert(metric.name), "{} is there twice", metric.name);
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            if metric.kind == Kind::Histogram {
+                assert!(metric.name.ends_with("_seconds"), "{}", metric.name);
+            }
+            assert!(metric.help.ends_with('.'), "{}: {}", metric.name, metric.help);
+        }
+    }
+}

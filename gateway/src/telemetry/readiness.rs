@@ -1,0 +1,111 @@
+//! Whether clients should be sent to this node, and why not.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use shared::moment::Moment;
+
+use super::metrics::Metrics;
+
+/// What `/readyz` goes by. Red until the node has started, from the moment it begins to drain, and while messages
+/// do not come back through the broker.
+#[derive(Debug)]
+pub struct Readiness {
+    started: AtomicBool,
+    draining: AtomicBool,
+    /// When the canary last came back, in milliseconds of the node's clock.
+    canary_at: AtomicU64,
+    /// How old that may be.
+    canary_age_max: Duration,
+}
+
+/// The answer of `/readyz`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Verdict {
+    pub ready: bool,
+    /// Why not, for the person who reads it.
+    pub reasons: Vec<String>,
+    pub canary_age_ms: u64,
+}
+
+impl Readiness {
+    pub fn new(canary_age_max: Duration) -> Self {
+        Self {
+            started: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            canary_at: AtomicU64::new(0),
+            canary_age_max,
+        }
+    }
+
+    /// All parts run: clients can be served.
+    pub fn set_started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// The node is being stopped. There is no way back.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// A message to this node itself came back through the broker.
+    pub fn canary_returned(&self, now: Moment) {
+        self.canary_at.fetch_max(now.0, Ordering::AcqRel);
+    }
+
+    pub fn verdict(&self, now: Moment) -> Verdict {
+        let mut reasons = Vec::new();
+        if !self.started.load(Ordering::Acquire) {
+            reasons.push("the node has not started yet".to_owned());
+        }
+        if self.is_draining() {
+            reasons.push("the node is draining".to_owned());
+        }
+        let age = now.since(Moment(self.canary_at.load(Ordering::Acquire)));
+        if age > self.canary_age_max {
+            reasons.push(format!("no message came back through the broker for {} ms", age.as_millis()));
+        }
+        let canary_age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        Verdict { ready: reasons.is_empty(), reasons, canary_age_ms }
+    }
+
+    /// Brings the metrics about readiness up to date.
+    pub fn show(&self, now: Moment, metrics: &Metrics) {
+        let verdict = self.verdict(now);
+        metrics.ready.set(i64::from(verdict.ready));
+        metrics.canary_age_seconds.set(Duration::from_millis(verdict.canary_age_ms).as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_ready_once_started_until_it_drains() {
+        let readiness = Readiness::new(Duration::from_secs(5));
+        assert!(!readiness.verdict(Moment(0)).ready);
+        readiness.set_started();
+        assert!(readiness.verdict(Moment(0)).ready);
+        readiness.set_draining();
+        assert_eq!(readiness.verdict(Moment(0)).reasons, ["the node is draining"]);
+    }
+
+    #[test]
+    fn a_canary_that_does_not_come_back_turns_a_node_red_until_it_does() {
+        let readiness = Readiness::new(Duration::from_secs(5));
+        readiness.set_started();
+        readiness.canary_returned(Moment(1000));
+        assert!(readiness.verdict(Moment(6000)).ready);
+        let late = readiness.verdict(Moment(6001));
+        assert_eq!(late.reasons, ["no message came back through the broker for 5001 ms"]);
+        readiness.canary_returned(Moment(6002));
+        readiness.canary_returned(Moment(3000));
+        assert!(readiness.verdict(Moment(6100)).ready);
+    }
+}

@@ -1,0 +1,36 @@
+//! How many workers there are and how much may wait for each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::setting::Faults;
+
+/// Most workers of a node: interest in a channel is a mask of this many bits.
+pub const WORKERS_MAX: usize = 64;
+
+/// The threads that hold connections and deliver publications to them.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Threads. 0: one for each processor.
+    pub count: usize,
+    /// Publications and answers that may wait for one worker.
+    pub inbox_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { count: 0, inbox_max: 65_536 }
+    }
+}
+
+impl Config {
+    /// The number of threads, for a machine with this many processors.
+    pub fn count_for(&self, processors: usize) -> usize {
+        if self.count == 0 { processors.clamp(1, WORKERS_MAX) } else { self.count.min(WORKERS_MAX) }
+    }
+
+    pub fn check(&self, faults: &mut Faults) {
+        faults.outside("count", self.count, 0..=WORKERS_MAX);
+        faults.outside("inbox_max", self.inbox_max, 64..=16_777_216);
+    }
+}

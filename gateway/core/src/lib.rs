@@ -13,3 +13,4 @@ pub mod permission;
 pub mod recovery;
 pub mod session;
 pub mod stream;
+pub mod timer_wheel;

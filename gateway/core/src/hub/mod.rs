@@ -16,6 +16,7 @@ mod places;
 mod prepared;
 mod subscriber;
 mod variants;
+mod websocket_frames;
 
 use rustc_hash::FxHashMap;
 use shared::channel::Channel;
@@ -27,6 +28,7 @@ pub use leave::Left;
 pub use prepared::{Prepared, Writable};
 pub use subscriber::{Sink, Subscriber};
 pub use variants::{ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
+pub use websocket_frames::{DEFLATE_LEVEL, DEFLATE_MIN_BYTES, DeflateOptions, WebSocketFrames};
 
 use members::Members;
 use places::Places;

@@ -77,7 +77,7 @@ impl Prepared {
             Plain::Close(disconnect) => Writable::Close(disconnect),
             Plain::Frames { frames, message } => {
                 if let Some((kind, range)) = message
-                    && variant.deflate_bytes_max().is_some_and(|max| range.len() <= max)
+                    && variant.takes_deflated(range.len())
                     && let Some(deflated) = slot.deflated.get_or_init(|| {
                         self.deflate(variant.encoding(), *kind, frames.get(range.clone()).unwrap_or_default())
                     })

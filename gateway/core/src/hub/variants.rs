@@ -34,10 +34,13 @@ impl Variant {
         usize::from(self.0 >> 4)
     }
 
-    /// The longest message that the peer can inflate whatever it refers to, in bytes; `None` if it inflates none.
-    pub fn deflate_bytes_max(self) -> Option<usize> {
-        let window_bits = self.0 & 0xf;
-        (window_bits != 0).then(|| 1 << window_bits)
+    /// Whether the peer can inflate a message of this length, whatever in it the deflater refers back to. Nothing
+    /// refers back further than the largest window, so that one takes everything (RFC 1951 §3.2.5).
+    pub fn takes_deflated(self, message_bytes: usize) -> bool {
+        match self.0 & 0xf {
+            0 => false,
+            bits => bits == *WINDOW_BITS.end() || message_bytes <= 1 << bits,
+        }
     }
 }
 

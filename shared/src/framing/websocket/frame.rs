@@ -174,7 +174,7 @@ impl FrameHeader {
     }
 
     /// The header and how many of the bytes it takes.
-    pub(crate) fn to_bytes(self) -> ([u8; HEADER_BYTES_MAX], usize) {
+    pub fn to_bytes(self) -> ([u8; HEADER_BYTES_MAX], usize) {
         let mut bytes = [0; HEADER_BYTES_MAX];
         bytes[0] = (u8::from(self.fin) << 7) | (u8::from(self.rsv1) << 6) | self.opcode.bits();
         let masked = u8::from(self.mask.is_some()) << 7;

@@ -167,7 +167,9 @@ fn the_table_of_encodings_is_bounded() {
     for _ in 0..ENCODINGS_MAX {
         let id = variants.add(encoding.clone()).unwrap();
         assert_eq!(Variant::deflated(id, 15).encoding(), variants.len() - 1);
-        assert_eq!(Variant::deflated(id, 8).deflate_bytes_max(), Some(256));
+        let small = Variant::deflated(id, 8);
+        assert!(small.takes_deflated(256) && !small.takes_deflated(257));
+        assert!(Variant::deflated(id, 15).takes_deflated(1 << 20));
         for bits in [0, 7, 16, 255] {
             assert_eq!(Variant::deflated(id, bits), Variant::plain(id));
         }

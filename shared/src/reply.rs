@@ -51,7 +51,9 @@ pub struct Subscribed {
     pub expires: Option<Expiry>,
     pub recoverable: bool,
     pub positioned: bool,
-    /// Where the subscription starts: live publications follow this. `None` in a channel without a stream.
+    /// Where the client counts on from: what follows are `publications` and then the live ones. So with publications
+    /// it lies before the first of them, and an application that stops midway gets the rest later. `None` in a
+    /// channel without a stream.
     pub position: Option<StreamPosition>,
     /// What was missed, oldest first.
     pub publications: Vec<Publication>,

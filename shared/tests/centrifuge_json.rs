@@ -311,7 +311,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
             "subscribed at the start of a stream",
             subscribed(Subscribed { was_recovering: false, ..on_stream(0, false, vec![]) }),
         ),
-        ("recovered from offset 5", subscribed(on_stream(7, true, vec![sixth(), seventh()]))),
+        ("recovered from offset 5", subscribed(on_stream(5, true, vec![sixth(), seventh()]))),
         ("recovered nothing", subscribed(on_stream(7, true, vec![]))),
         ("not recovered", subscribed(on_stream(7, false, vec![]))),
         ("unsubscribed", ok(3, Answer::Unsubscribe)),

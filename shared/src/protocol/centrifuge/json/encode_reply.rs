@@ -76,10 +76,7 @@ fn encode_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
     object.flag("recoverable", subscribed.recoverable);
     if let Some(StreamPosition { offset, epoch }) = subscribed.position {
         object.string("epoch", epoch.as_str());
-        // The libraries start from this offset and move on with each publication below. Were it the last one's, an
-        // application that stops in the middle of them would never get the rest.
-        let start = subscribed.publications.first().map_or(offset, |first| first.offset().saturating_sub(1));
-        object.number("offset", start);
+        object.number("offset", offset);
     }
     if !subscribed.publications.is_empty() {
         write::publications(&subscribed.publications, object.field("publications"));

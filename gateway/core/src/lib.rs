@@ -7,6 +7,7 @@
 pub mod channel_rules;
 pub mod drain;
 pub mod effect;
+pub mod feed;
 pub mod history;
 pub mod hub;
 pub mod permission;

@@ -1,5 +1,12 @@
 //! The shell of a gateway node: sockets, clocks, Redis. Decisions are made in `gateway_core`.
 
+pub mod api {
+    //! The server API. The rest of this folder waits for the node.
+
+    mod config;
+
+    pub use config::Config;
+}
 pub mod auth;
 pub mod broker;
 pub mod cli;

@@ -1,12 +1,27 @@
 //! A text that is read from the configuration and never shown: not in logs, not by `check`, not in errors.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
 /// What stands in for a secret wherever one would be shown.
 pub const REDACTED: &str = "[redacted]";
+
+/// Longest secret file that is read, in bytes.
+const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Why there is no secret in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    #[error("the secret file {} cannot be read: {error}", .path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("the secret file {} is empty", .0.display())]
+    Empty(PathBuf),
+    #[error("the secret file {} is longer than {SECRET_FILE_BYTES_MAX} bytes", .0.display())]
+    TooLong(PathBuf),
+}
 
 /// A secret text. Only [`Secret::reveal`] gives it away, so every use of the real value can be found.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -15,6 +30,18 @@ pub struct Secret(Box<str>);
 impl Secret {
     pub fn new(text: &str) -> Self {
         Self(text.into())
+    }
+
+    /// The text of a file, without the white space around it: editors end files with a line break.
+    pub fn from_file(path: &Path) -> Result<Self, SecretFileError> {
+        let unreadable = |error| SecretFileError::Unreadable { path: path.to_owned(), error };
+        if std::fs::metadata(path).map_err(unreadable)?.len() > SECRET_FILE_BYTES_MAX {
+            return Err(SecretFileError::TooLong(path.to_owned()));
+        }
+        match std::fs::read_to_string(path).map_err(unreadable)?.trim() {
+            "" => Err(SecretFileError::Empty(path.to_owned())),
+            secret => Ok(Self::new(secret)),
+        }
     }
 
     pub fn reveal(&self) -> &str {

@@ -59,7 +59,7 @@ pub fn is_json(bytes: &[u8]) -> bool {
 }
 
 /// Whether valid JSON is nested deeper than [`JSON_DEPTH_MAX`].
-pub(crate) fn is_too_deep(json: &[u8]) -> bool {
+pub fn is_too_deep(json: &[u8]) -> bool {
     // Almost always there are too few brackets for any doubt, and strings need not be told from structure.
     if memchr::memchr2_iter(b'[', b'{', json).nth(JSON_DEPTH_MAX).is_none() {
         return false;

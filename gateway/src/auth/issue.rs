@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::config::{Algorithm, Config};
-use super::keys::{SetupError, connection_secret, subscription_secret};
+use super::keys::{connection_secret, subscription_secret};
+use crate::secret::SecretFileError;
 
 /// What a token should say.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +30,7 @@ pub enum IssueError {
     #[error("the info is no JSON: {0}")]
     Info(serde_json::Error),
     #[error(transparent)]
-    Setup(#[from] SetupError),
+    SecretFile(#[from] SecretFileError),
     #[error("the token cannot be signed: {0}")]
     Sign(#[from] jsonwebtoken::errors::Error),
 }

@@ -1,27 +1,13 @@
 //! The secrets that tokens are signed with, ready for use.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{DecodingKey, Validation, decode};
 use serde::de::DeserializeOwned;
 
 use super::config::Config;
-use crate::secret::Secret;
-
-/// Longest secret file that is read, in bytes.
-const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
-
-/// Why secrets cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    #[error("the secret file {} cannot be read: {error}", .path.display())]
-    Unreadable { path: PathBuf, error: std::io::Error },
-    #[error("the secret file {} is empty", .0.display())]
-    Empty(PathBuf),
-    #[error("the secret file {} is longer than {SECRET_FILE_BYTES_MAX} bytes", .0.display())]
-    TooLong(PathBuf),
-}
+use crate::secret::{Secret, SecretFileError};
 
 /// The secrets of one kind of token, and what else must be right about it.
 pub(super) struct KeySet {
@@ -38,7 +24,7 @@ struct Previous {
 
 impl KeySet {
     /// For connection tokens. `None` without a secret.
-    pub(super) fn for_connections(config: &Config) -> Result<Option<Self>, SetupError> {
+    pub(super) fn for_connections(config: &Config) -> Result<Option<Self>, SecretFileError> {
         let secret = connection_secret(config)?;
         Ok((!secret.is_empty()).then(|| Self {
             current: key(&secret),
@@ -48,7 +34,7 @@ impl KeySet {
     }
 
     /// For subscription tokens: the same secrets, unless they have one of their own.
-    pub(super) fn for_subscriptions(config: &Config) -> Result<Option<Self>, SetupError> {
+    pub(super) fn for_subscriptions(config: &Config) -> Result<Option<Self>, SecretFileError> {
         let secret =
             secret(&config.subscription_hmac_secret, config.subscription_hmac_secret_file.as_deref())?;
         if secret.is_empty() {
@@ -75,11 +61,11 @@ impl KeySet {
     }
 }
 
-pub(super) fn connection_secret(config: &Config) -> Result<Secret, SetupError> {
+pub(super) fn connection_secret(config: &Config) -> Result<Secret, SecretFileError> {
     secret(&config.hmac_secret, config.hmac_secret_file.as_deref())
 }
 
-pub(super) fn subscription_secret(config: &Config) -> Result<Secret, SetupError> {
+pub(super) fn subscription_secret(config: &Config) -> Result<Secret, SecretFileError> {
     let own = secret(&config.subscription_hmac_secret, config.subscription_hmac_secret_file.as_deref())?;
     if own.is_empty() { connection_secret(config) } else { Ok(own) }
 }
@@ -116,16 +102,6 @@ fn validation(config: &Config) -> Validation {
 }
 
 /// The secret as configured, or out of its file.
-fn secret(given: &Secret, file: Option<&Path>) -> Result<Secret, SetupError> {
-    let Some(path) = file else { return Ok(given.clone()) };
-    let unreadable = |error| SetupError::Unreadable { path: path.to_owned(), error };
-    let length = std::fs::metadata(path).map_err(unreadable)?.len();
-    if length > SECRET_FILE_BYTES_MAX {
-        return Err(SetupError::TooLong(path.to_owned()));
-    }
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    match text.trim() {
-        "" => Err(SetupError::Empty(path.to_owned())),
-        secret => Ok(Secret::new(secret)),
-    }
+fn secret(given: &Secret, file: Option<&Path>) -> Result<Secret, SecretFileError> {
+    file.map_or_else(|| Ok(given.clone()), Secret::from_file)
 }

@@ -8,5 +8,4 @@ mod verify;
 
 pub use config::{Algorithm, Config};
 pub use issue::{IssueError, TokenRequest, issue};
-pub use keys::SetupError;
 pub use verify::Authenticator;

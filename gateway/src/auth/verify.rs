@@ -12,8 +12,9 @@ use shared::moment::Moment;
 
 use super::claims::{Claims, Untimely};
 use super::config::Config;
-use super::keys::{KeySet, SetupError};
+use super::keys::KeySet;
 use crate::clock::Clock;
+use crate::secret::SecretFileError;
 
 /// Longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 32 * 1024;
@@ -29,7 +30,7 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    pub fn new(config: &Config, clock: Clock) -> Result<Self, SetupError> {
+    pub fn new(config: &Config, clock: Clock) -> Result<Self, SecretFileError> {
         Ok(Self {
             clock,
             connections: KeySet::for_connections(config)?,

@@ -22,6 +22,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("http", &|faults| config.http.check(faults));
     section("websocket", &|faults| config.websocket.check(faults));
     section("auth", &|faults| config.auth.check(faults));
+    section("api", &|faults| config.api.check(faults));
     section("workers", &|faults| config.workers.check(faults));
     section("drain", &|faults| drain(&config.drain, faults));
     section("telemetry", &|faults| config.telemetry.check(faults));

@@ -184,9 +184,9 @@ fn a_secret_may_come_out_of_a_file() {
     assert!(auth.authenticate(NOW, &token(json!({"sub": "bob"}))).is_ok());
 
     std::fs::write(&path, "\n").unwrap();
-    assert!(matches!(Authenticator::new(&config(&path), Clock::start()), Err(SetupError::Empty(_))));
+    assert!(matches!(Authenticator::new(&config(&path), Clock::start()), Err(SecretFileError::Empty(_))));
     let missing = Authenticator::new(&config(&directory.join("none")), Clock::start());
-    assert!(matches!(missing, Err(SetupError::Unreadable { .. })));
+    assert!(matches!(missing, Err(SecretFileError::Unreadable { .. })));
     std::fs::remove_dir_all(&directory).unwrap();
 }
 

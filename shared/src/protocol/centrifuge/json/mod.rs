@@ -14,6 +14,11 @@ mod encode_push;
 mod encode_reply;
 mod write;
 
+/// For the server API, whose JSON has the same parts.
+pub use write::{
+    client_info as write_client_info, publications as write_publications, string as write_string,
+};
+
 /// The Centrifuge protocol, version 2, in JSON.
 ///
 /// A payload that is JSON goes through as its publisher wrote it, but for line breaks outside of strings, which

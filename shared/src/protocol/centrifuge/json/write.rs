@@ -32,7 +32,7 @@ pub(super) fn number(value: u64, out: &mut BytesMut) {
 }
 
 /// A JSON string of this text, quotes included.
-pub(super) fn string(text: &str, out: &mut BytesMut) {
+pub fn string(text: &str, out: &mut BytesMut) {
     out.reserve(text.len() + 2);
     out.put_u8(b'"');
     let bytes = text.as_bytes();
@@ -111,7 +111,7 @@ pub(super) fn publication(publication: &Publication, with_epoch: bool, out: &mut
     object.end();
 }
 
-pub(super) fn publications(list: &[Publication], out: &mut BytesMut) {
+pub fn publications(list: &[Publication], out: &mut BytesMut) {
     for (index, one) in list.iter().enumerate() {
         out.put_u8(if index == 0 { b'[' } else { b',' });
         publication(one, false, out);
@@ -119,7 +119,7 @@ pub(super) fn publications(list: &[Publication], out: &mut BytesMut) {
     out.put_slice(if list.is_empty() { b"[]" } else { b"]" });
 }
 
-pub(super) fn client_info(info: &ClientInfo, out: &mut BytesMut) {
+pub fn client_info(info: &ClientInfo, out: &mut BytesMut) {
     let mut object = Object::begin(out);
     object.string("user", info.user.as_str());
     quoted(info.client, object.field("client"));

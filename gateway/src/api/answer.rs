@@ -1,0 +1,140 @@
+//! What is answered, in JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use gateway_core::effect::PresenceStats;
+use gateway_core::history::HistoryPage;
+use shared::id::ClientId;
+use shared::position::StreamPosition;
+use shared::protocol::centrifuge::json::{write_client_info, write_publications, write_string};
+use shared::publication::ClientInfo;
+
+use super::refused::Refused;
+use super::request::Command;
+use crate::broker::Published;
+use crate::node::control::NodeInfo;
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    Published(Published),
+    Broadcast(Vec<Result<Published, Refused>>),
+    History(HistoryPage),
+    Presence(BTreeMap<ClientId, ClientInfo>),
+    PresenceStats(PresenceStats),
+    Info(Vec<NodeInfo>),
+    /// Nothing to tell but that it was done.
+    Done,
+}
+
+/// `{"result":{…}}` or `{"error":{…}}`.
+pub(super) fn write(answer: &Result<Answer, Refused>, out: &mut BytesMut) {
+    wrapped(answer, "result", Answer::encode, out);
+}
+
+/// `{"replies":[{"publish":{…}},{"error":{…}}]}`, in the order of the commands.
+pub(super) fn write_batch(commands: &[Command<'_>], answers: &[Result<Answer, Refused>], out: &mut BytesMut) {
+    out.put_slice(b"{\"replies\":");
+    list(commands.iter().zip(answers), out, |(command, answer), out| {
+        let name = command.method().map_or("error", |method| method.name());
+        wrapped(answer, name, Answer::encode, out);
+    });
+    out.put_u8(b'}');
+}
+
+/// `{"error":{…}}`, for what fails as a whole.
+pub(super) fn error(refused: &Refused) -> Bytes {
+    let mut out = BytesMut::with_capacity(128);
+    write(&Err(refused.clone()), &mut out);
+    out.freeze()
+}
+
+impl Answer {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Published(published) => write_published(published, out),
+            Self::Broadcast(responses) => {
+                out.put_slice(b"{\"responses\":");
+                list(responses, out, |response, out| wrapped(response, "result", write_published, out));
+                out.put_u8(b'}');
+            }
+            Self::History(page) => {
+                out.put_slice(b"{\"publications\":");
+                write_publications(&page.publications, out);
+                out.put_u8(b',');
+                write_position(page.top, out);
+                out.put_u8(b'}');
+            }
+            Self::Presence(clients) => {
+                out.put_slice(b"{\"presence\":{");
+                for (index, (client, info)) in clients.iter().enumerate() {
+                    if index > 0 {
+                        out.put_u8(b',');
+                    }
+                    write_string(&client.to_string(), out);
+                    out.put_u8(b':');
+                    write_client_info(info, out);
+                }
+                out.put_slice(b"}}");
+            }
+            Self::PresenceStats(stats) => {
+                let text = format!("{{\"num_clients\":{},\"num_users\":{}}}", stats.clients, stats.users);
+                out.put_slice(text.as_bytes());
+            }
+            Self::Info(nodes) => {
+                out.put_slice(b"{\"nodes\":");
+                list(nodes, out, |node, out| match serde_json::to_vec(node) {
+                    Ok(json) => out.put_slice(&json),
+                    Err(_) => out.put_slice(b"{}"),
+                });
+                out.put_u8(b'}');
+            }
+            Self::Done => out.put_slice(b"{}"),
+        }
+    }
+}
+
+fn write_published(published: &Published, out: &mut BytesMut) {
+    out.put_u8(b'{');
+    if let Some(position) = published.position {
+        write_position(position, out);
+    }
+    out.put_u8(b'}');
+}
+
+fn write_position(position: StreamPosition, out: &mut BytesMut) {
+    out.put_slice(b"\"offset\":");
+    // Writing to a buffer that grows cannot fail.
+    let _ = write!(out, "{}", position.offset);
+    out.put_slice(b",\"epoch\":");
+    write_string(position.epoch.as_str(), out);
+}
+
+/// An object with one field: the answer under this name, or the error.
+fn wrapped<T>(
+    answer: &Result<T, Refused>,
+    name: &str,
+    write: impl FnOnce(&T, &mut BytesMut),
+    out: &mut BytesMut,
+) {
+    out.put_slice(b"{\"");
+    out.put_slice(if answer.is_ok() { name } else { "error" }.as_bytes());
+    out.put_slice(b"\":");
+    match answer {
+        Ok(answer) => write(answer, out),
+        Err(refused) => refused.write(out),
+    }
+    out.put_u8(b'}');
+}
+
+fn list<T>(items: impl IntoIterator<Item = T>, out: &mut BytesMut, mut write: impl FnMut(T, &mut BytesMut)) {
+    out.put_u8(b'[');
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        write(item, out);
+    }
+    out.put_u8(b']');
+}

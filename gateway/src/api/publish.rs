@@ -1,0 +1,117 @@
+//! Publishing to one channel, to many, and in a row.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use gateway_core::history::Retention;
+use shared::error::ErrorCode;
+use shared::publication::{JSON_DEPTH_MAX, Payload, Publication, is_too_deep};
+
+use super::refused::Refused;
+use super::request::{Broadcast, Content, Publish, Text};
+use super::run::{CONCURRENT, Call};
+use crate::broker::{Idempotency, PublishRequest, Published};
+
+/// Longest idempotency key, in bytes.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+
+/// What is published, the same for each channel.
+struct Message {
+    publication: Publication,
+    skip_history: bool,
+    idempotency: Option<Idempotency>,
+}
+
+impl Call<'_> {
+    pub(super) async fn publish(&self, request: &Publish<'_>) -> Result<Published, Refused> {
+        let message = self.message(request.content())?;
+        self.publish_to(&request.channel, message.publication, message.skip_history, message.idempotency)
+            .await
+    }
+
+    /// To several channels at once: one that fails does not hold the others up.
+    pub(super) async fn broadcast(
+        &self,
+        request: &Broadcast<'_>,
+    ) -> Result<Vec<Result<Published, Refused>>, Refused> {
+        use futures_util::StreamExt;
+
+        if request.channels.is_empty() {
+            return Err(Refused::bad_request("no channels are given"));
+        }
+        let max = self.config.broadcast_channels_max;
+        if request.channels.len() > max {
+            return Err(Refused::bad_request(format!("more than {max} channels are given")));
+        }
+        let message = self.message(request.content())?;
+        let publish = |channel: &Text<'_>| {
+            let channel = (**channel).to_owned();
+            let (publication, idempotency) = (message.publication.clone(), message.idempotency.clone());
+            async move { self.publish_to(&channel, publication, message.skip_history, idempotency).await }
+        };
+        let publications: Vec<_> = request.channels.iter().map(publish).collect();
+        Ok(futures_util::stream::iter(publications).buffered(CONCURRENT).collect().await)
+    }
+
+    async fn publish_to(
+        &self,
+        channel: &str,
+        publication: Publication,
+        skip_history: bool,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Published, Refused> {
+        let (channel, options) = self.channel(channel)?;
+        self.in_time()?;
+        let retention = if skip_history { Retention::default() } else { options.retention() };
+        let request = PublishRequest { channel, publication, retention, idempotency };
+        Ok(self.node.publish(request).await?)
+    }
+
+    fn message(&self, content: Content<'_>) -> Result<Message, Refused> {
+        if content.version != 0 {
+            return Err(Refused::not_available("publications with a version"));
+        }
+        let key = content.idempotency_key;
+        if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+            let detail = format!("the idempotency key is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
+            return Err(Refused::bad_request(detail));
+        }
+        let mut publication = Publication::new(self.payload(&content)?);
+        publication.tags = content.tags.clone();
+        let idempotency =
+            (!key.is_empty()).then(|| Idempotency { key: key.into(), ttl: self.config.idempotency_ttl() });
+        Ok(Message { publication, skip_history: content.skip_history, idempotency })
+    }
+
+    fn payload(&self, content: &Content<'_>) -> Result<Payload, Refused> {
+        let payload = match content.data {
+            _ if !content.b64data.is_empty() => decode(content.b64data)?,
+            // Shares the body: a payload is not copied on its way to the broker.
+            Some(data) => Payload::json(self.body.slice_ref(data.get().as_bytes())),
+            None => return Err(Refused::bad_request("no data is given")),
+        };
+        let max = self.config.publication_bytes_max;
+        if payload.bytes.len() > max {
+            return Err(Refused::bad_request(format!("the data is longer than {max} bytes")));
+        }
+        if is_too_deep(&payload.bytes) {
+            return Err(Refused::bad_request(format!(
+                "the data is nested deeper than {JSON_DEPTH_MAX} levels"
+            )));
+        }
+        Ok(payload)
+    }
+}
+
+/// Bytes of any content: clients get JSON or text as such, and anything else as binary.
+fn decode(base64: &str) -> Result<Payload, Refused> {
+    let bytes: Bytes =
+        STANDARD.decode(base64).map_err(|error| Refused::bad_request(format!("b64data: {error}")))?.into();
+    if bytes.is_empty() {
+        return Err(ErrorCode::BadRequest.into());
+    }
+    Ok(match std::str::from_utf8(&bytes) {
+        Ok(_) => Payload::json_or_text(bytes),
+        Err(_) => Payload::binary(bytes),
+    })
+}

@@ -1,0 +1,68 @@
+//! Why a request was not done, in the words of the API.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
+use http::StatusCode;
+use shared::error::ErrorCode;
+use shared::protocol::centrifuge::json::write_string;
+
+use crate::broker::BrokerError;
+
+/// A protocol error: a code that programs know and a message for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Refused {
+    pub(super) code: ErrorCode,
+    /// What in the request was wrong, beyond what the code says.
+    detail: Option<Cow<'static, str>>,
+}
+
+impl Refused {
+    pub(super) fn with_detail(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, detail: Some(detail.into()) }
+    }
+
+    pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::with_detail(ErrorCode::BadRequest, detail)
+    }
+
+    pub(super) fn not_available(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::with_detail(ErrorCode::NotAvailable, detail)
+    }
+
+    /// `{"code":107,"message":"bad request: no channel is given"}`
+    pub(super) fn write(&self, out: &mut BytesMut) {
+        out.put_slice(b"{\"code\":");
+        out.put_slice(self.code.code().to_string().as_bytes());
+        out.put_slice(b",\"message\":");
+        match &self.detail {
+            Some(detail) => write_string(&format!("{}: {detail}", self.code.message()), out),
+            None => write_string(self.code.message(), out),
+        }
+        out.put_u8(b'}');
+    }
+
+    /// The HTTP status for callers that ask for one in place of 200.
+    pub(super) fn status(&self) -> StatusCode {
+        match self.code {
+            ErrorCode::UnknownChannel | ErrorCode::MethodNotFound => StatusCode::NOT_FOUND,
+            ErrorCode::BadRequest | ErrorCode::NotAvailable => StatusCode::BAD_REQUEST,
+            ErrorCode::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl From<ErrorCode> for Refused {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, detail: None }
+    }
+}
+
+impl From<BrokerError> for Refused {
+    fn from(error: BrokerError) -> Self {
+        // The broker's own log tells when its link is lost; one line a request would only drown it.
+        tracing::debug!(%error, "a request of the server API failed");
+        ErrorCode::Internal.into()
+    }
+}

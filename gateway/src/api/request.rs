@@ -1,0 +1,392 @@
+//! What is asked: the methods, and their parameters out of JSON.
+//!
+//! Fields that the gateway does not know are passed over, and a field that is null counts as missing: client
+//! libraries of many languages and releases write these bodies.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// One command, alone in its request or in a batch. Borrows from the body.
+#[derive(Debug)]
+pub(super) enum Command<'a> {
+    Publish(Publish<'a>),
+    Broadcast(Broadcast<'a>),
+    History(History<'a>),
+    HistoryRemove(OneChannel<'a>),
+    Presence(OneChannel<'a>),
+    PresenceStats(OneChannel<'a>),
+    Info,
+    Disconnect(Disconnect<'a>),
+    Unsubscribe(Unsubscribe<'a>),
+    /// In a batch only, where it must not spoil the others.
+    Unknown,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Method {
+    Publish,
+    Broadcast,
+    History,
+    HistoryRemove,
+    Presence,
+    PresenceStats,
+    Info,
+    Disconnect,
+    Unsubscribe,
+}
+
+impl Method {
+    const ALL: [Self; 9] = [
+        Self::Publish,
+        Self::Broadcast,
+        Self::History,
+        Self::HistoryRemove,
+        Self::Presence,
+        Self::PresenceStats,
+        Self::Info,
+        Self::Disconnect,
+        Self::Unsubscribe,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Broadcast => "broadcast",
+            Self::History => "history",
+            Self::HistoryRemove => "history_remove",
+            Self::Presence => "presence",
+            Self::PresenceStats => "presence_stats",
+            Self::Info => "info",
+            Self::Disconnect => "disconnect",
+            Self::Unsubscribe => "unsubscribe",
+        }
+    }
+
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+
+    /// Reads the parameters of this method.
+    pub(super) fn read<'a>(self, body: &'a [u8]) -> serde_json::Result<Command<'a>> {
+        Ok(match self {
+            Self::Publish => Command::Publish(serde_json::from_slice(body)?),
+            Self::Broadcast => Command::Broadcast(serde_json::from_slice(body)?),
+            Self::History => Command::History(serde_json::from_slice(body)?),
+            Self::HistoryRemove => Command::HistoryRemove(serde_json::from_slice(body)?),
+            Self::Presence => Command::Presence(serde_json::from_slice(body)?),
+            Self::PresenceStats => Command::PresenceStats(serde_json::from_slice(body)?),
+            Self::Info => serde_json::from_slice::<Empty>(body).map(|_| Command::Info)?,
+            Self::Disconnect => Command::Disconnect(serde_json::from_slice(body)?),
+            Self::Unsubscribe => Command::Unsubscribe(serde_json::from_slice(body)?),
+        })
+    }
+}
+
+impl Command<'_> {
+    /// Under which name a batch answers it.
+    pub(super) fn method(&self) -> Option<Method> {
+        Some(match self {
+            Self::Publish(_) => Method::Publish,
+            Self::Broadcast(_) => Method::Broadcast,
+            Self::History(_) => Method::History,
+            Self::HistoryRemove(_) => Method::HistoryRemove,
+            Self::Presence(_) => Method::Presence,
+            Self::PresenceStats(_) => Method::PresenceStats,
+            Self::Info => Method::Info,
+            Self::Disconnect(_) => Method::Disconnect,
+            Self::Unsubscribe(_) => Method::Unsubscribe,
+            Self::Unknown => return None,
+        })
+    }
+}
+
+/// A text, borrowed unless it has escapes. Null is an empty one.
+#[derive(Debug, Default)]
+pub(super) struct Text<'a>(Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Batch<'a> {
+    #[serde(borrow, deserialize_with = "or_default")]
+    pub(super) commands: Vec<Command<'a>>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) parallel: bool,
+}
+
+/// What publish and broadcast have in common.
+#[derive(Debug)]
+pub(super) struct Content<'a> {
+    pub(super) data: Option<&'a RawValue>,
+    pub(super) b64data: &'a str,
+    pub(super) skip_history: bool,
+    pub(super) tags: &'a BTreeMap<Box<str>, Box<str>>,
+    pub(super) idempotency_key: &'a str,
+    pub(super) version: u64,
+}
+
+macro_rules! with_content {
+    ($(#[$doc:meta])* $name:ident { $(#[$of_field:meta])* $field:ident: $type:ty }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default)]
+        pub(super) struct $name<'a> {
+            $(#[$of_field])*
+            pub(super) $field: $type,
+            #[serde(borrow)]
+            data: Option<&'a RawValue>,
+            #[serde(borrow)]
+            b64data: Text<'a>,
+            #[serde(deserialize_with = "or_default")]
+            skip_history: bool,
+            #[serde(deserialize_with = "or_default")]
+            tags: BTreeMap<Box<str>, Box<str>>,
+            #[serde(borrow)]
+            idempotency_key: Text<'a>,
+            #[serde(deserialize_with = "or_default")]
+            version: u64,
+        }
+
+        impl<'a> $name<'a> {
+            pub(super) fn content(&'a self) -> Content<'a> {
+                Content {
+                    data: self.data,
+                    b64data: &self.b64data,
+                    skip_history: self.skip_history,
+                    tags: &self.tags,
+                    idempotency_key: &self.idempotency_key,
+                    version: self.version,
+                }
+            }
+        }
+    };
+}
+
+with_content!(Publish {
+    #[serde(borrow)]
+    channel: Text<'a>
+});
+
+with_content!(Broadcast {
+    #[serde(borrow, deserialize_with = "or_default")]
+    channels: Vec<Text<'a>>
+});
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OneChannel<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct History<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    /// 0: the position only. Negative: as many as allowed.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limit: i64,
+    #[serde(borrow)]
+    pub(super) since: Option<Since<'a>>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) reverse: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Since<'a> {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) offset: u64,
+    #[serde(borrow)]
+    pub(super) epoch: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Disconnect<'a> {
+    #[serde(borrow)]
+    pub(super) user: Text<'a>,
+    #[serde(borrow)]
+    pub(super) client: Text<'a>,
+    #[serde(borrow)]
+    pub(super) session: Text<'a>,
+    #[serde(borrow, deserialize_with = "or_default")]
+    pub(super) whitelist: Vec<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) disconnect: Option<Close<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Close<'a> {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) code: u32,
+    #[serde(borrow)]
+    pub(super) reason: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Unsubscribe<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    #[serde(borrow)]
+    pub(super) user: Text<'a>,
+    #[serde(borrow)]
+    pub(super) client: Text<'a>,
+    #[serde(borrow)]
+    pub(super) session: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct Empty {}
+
+/// `{"publish":{…}}`: the one field that names a method counts.
+impl<'de: 'a, 'a> Deserialize<'de> for Command<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(CommandVisitor)
+    }
+}
+
+struct CommandVisitor;
+
+impl<'de> Visitor<'de> for CommandVisitor {
+    type Value = Command<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a command, such as {\"publish\":{}}")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Command<'de>, M::Error> {
+        let mut command = Command::Unknown;
+        while let Some(name) = map.next_key::<Text<'de>>()? {
+            let Some(method) = Method::parse(&name) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if !matches!(command, Command::Unknown) {
+                return Err(serde::de::Error::custom("one command of the batch names two methods"));
+            }
+            command = match method {
+                Method::Publish => Command::Publish(map.next_value()?),
+                Method::Broadcast => Command::Broadcast(map.next_value()?),
+                Method::History => Command::History(map.next_value()?),
+                Method::HistoryRemove => Command::HistoryRemove(map.next_value()?),
+                Method::Presence => Command::Presence(map.next_value()?),
+                Method::PresenceStats => Command::PresenceStats(map.next_value()?),
+                Method::Info => map.next_value::<IgnoredAny>().map(|_| Command::Info)?,
+                Method::Disconnect => Command::Disconnect(map.next_value()?),
+                Method::Unsubscribe => Command::Unsubscribe(map.next_value()?),
+            };
+        }
+        Ok(command)
+    }
+}
+
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor).map(Text)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(body: &str) -> serde_json::Result<Batch<'_>> {
+        serde_json::from_str(body)
+    }
+
+    #[test]
+    fn every_method_has_a_name_that_reads_back() {
+        for method in Method::ALL {
+            assert_eq!(Method::parse(method.name()), Some(method));
+            let command = method.read(b"{}").unwrap();
+            assert_eq!(command.method(), Some(method));
+        }
+        assert_eq!(Method::parse("batch"), None);
+    }
+
+    #[test]
+    fn a_payload_and_plain_texts_are_borrowed_from_the_body() {
+        let body =
+            r#"{"channel":"news","data":{ "a" : 1 },"b64data":null,"tags":null,"delta":true}"#.to_owned();
+        let publish: Publish<'_> = serde_json::from_str(&body).unwrap();
+        let within = |text: &str| body.as_bytes().as_ptr_range().contains(&text.as_ptr());
+        assert!(matches!(&publish.channel.0, Cow::Borrowed(channel) if within(channel)));
+        let data = publish.content().data.unwrap().get();
+        assert_eq!(data, r#"{ "a" : 1 }"#);
+        assert!(within(data));
+    }
+
+    #[test]
+    fn escapes_in_texts_are_read() {
+        let publish: Publish<'_> = serde_json::from_str(r#"{"channel":"a\u0062"}"#).unwrap();
+        assert_eq!(&*publish.channel, "ab");
+    }
+
+    #[test]
+    fn a_batch_keeps_what_it_knows_and_marks_what_it_does_not() {
+        let batch =
+            batch(r#"{"commands":[{"publish":{"channel":"a"}},{"explode":{"x":[1]}},{}],"parallel":true}"#);
+        let batch = batch.unwrap();
+        assert!(batch.parallel);
+        let methods: Vec<_> = batch.commands.iter().map(Command::method).collect();
+        assert_eq!(methods, [Some(Method::Publish), None, None]);
+    }
+
+    #[test]
+    fn a_batch_that_is_malformed_anywhere_is_refused_whole() {
+        for bad in [
+            r#"{"commands":[{"publish":{}},7]}"#,
+            r#"{"commands":[{"publish":{"channel":7}}]}"#,
+            r#"{"commands":[{"publish":{},"info":{}}]}"#,
+            r#"{"commands":{}}"#,
+            r#"{"commands":[]"#,
+        ] {
+            assert!(batch(bad).is_err(), "{bad}");
+        }
+    }
+}

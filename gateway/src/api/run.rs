@@ -1,0 +1,139 @@
+//! Does what is asked: one command, or a batch of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use gateway_core::channel_rules::ChannelOptions;
+use rustc_hash::FxHashMap;
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::error::ErrorCode;
+
+use super::answer::Answer;
+use super::config::Config;
+use super::refused::Refused;
+use super::request::{Batch, Command};
+use crate::node::Node;
+
+/// Commands of one request that are under way at once.
+pub(super) const CONCURRENT: usize = 256;
+
+/// One request being served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) config: &'a Config,
+    pub(super) node: &'a Node,
+    pub(super) body: &'a Bytes,
+    /// Nothing is begun after this.
+    pub(super) deadline: Instant,
+}
+
+impl<'a> Call<'a> {
+    pub(super) async fn run(&self, command: &Command<'_>) -> Result<Answer, Refused> {
+        Ok(match command {
+            Command::Publish(request) => Answer::Published(self.publish(request).await?),
+            Command::Broadcast(request) => Answer::Broadcast(self.broadcast(request).await?),
+            Command::History(request) => Answer::History(self.history(request).await?),
+            Command::HistoryRemove(request) => self.history_remove(request).await.map(|()| Answer::Done)?,
+            Command::Presence(request) => Answer::Presence(self.presence(request).await?),
+            Command::PresenceStats(request) => Answer::PresenceStats(self.presence_stats(request).await?),
+            Command::Info => Answer::Info(self.info().await?),
+            Command::Disconnect(request) => self.disconnect(request).await.map(|()| Answer::Done)?,
+            Command::Unsubscribe(request) => self.unsubscribe(request).await.map(|()| Answer::Done)?,
+            Command::Unknown => return Err(ErrorCode::MethodNotFound.into()),
+        })
+    }
+
+    /// Answers every command, in the order asked. Publications to one channel are made in that order; those to
+    /// different channels are under way together. Any other command waits for all before it, and those after wait
+    /// for it, unless the batch is parallel.
+    pub(super) async fn run_batch(&self, batch: &Batch<'_>) -> Result<Vec<Result<Answer, Refused>>, Refused> {
+        let max = self.config.batch_commands_max;
+        if batch.commands.len() > max {
+            return Err(Refused::bad_request(format!("the batch holds more than {max} commands")));
+        }
+        let mut answers: Vec<Option<Result<Answer, Refused>>> = batch.commands.iter().map(|_| None).collect();
+        for stage in stages(batch) {
+            let chains = stage.into_iter().map(|chain| async move {
+                let mut done = Vec::with_capacity(chain.len());
+                for at in chain {
+                    done.push((at, self.run(&batch.commands[at]).await));
+                }
+                done
+            });
+            let mut running = futures_util::stream::iter(chains).buffer_unordered(CONCURRENT);
+            while let Some(done) = running.next().await {
+                for (at, answer) in done {
+                    answers[at] = Some(answer);
+                }
+            }
+        }
+        Ok(answers.into_iter().map(|answer| answer.unwrap_or(Err(ErrorCode::Internal.into()))).collect())
+    }
+
+    /// The channel of this name and its options.
+    pub(super) fn channel(&self, name: &str) -> Result<(Channel, &'a Arc<ChannelOptions>), Refused> {
+        let channel = Channel::parse(name, CHANNEL_BYTES_MAX)
+            .map_err(|error| Refused::bad_request(error.to_string()))?;
+        let options = self.node.rules().options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        Ok((channel, options))
+    }
+
+    pub(super) fn in_time(&self) -> Result<(), Refused> {
+        if Instant::now() < self.deadline { Ok(()) } else { Err(ErrorCode::Internal.into()) }
+    }
+}
+
+/// The commands of a batch, by their place in it: stages one after the other, in each stage chains side by side, in
+/// each chain commands one after the other.
+fn stages(batch: &Batch<'_>) -> Vec<Vec<Vec<usize>>> {
+    let mut stages = Vec::new();
+    let mut stage: Vec<Vec<usize>> = Vec::new();
+    let mut chains: FxHashMap<&str, usize> = FxHashMap::default();
+    for (at, command) in batch.commands.iter().enumerate() {
+        match command {
+            Command::Publish(publish) => {
+                let chain = *chains.entry(&publish.channel).or_insert_with(|| {
+                    stage.push(Vec::new());
+                    stage.len() - 1
+                });
+                stage[chain].push(at);
+            }
+            _ if batch.parallel => stage.push(vec![at]),
+            _ => {
+                chains.clear();
+                stages.push(std::mem::take(&mut stage));
+                stages.push(vec![vec![at]]);
+            }
+        }
+    }
+    stages.push(stage);
+    stages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn staged(parallel: bool) -> Vec<Vec<Vec<usize>>> {
+        let body = format!(
+            r#"{{"parallel":{parallel},"commands":[
+                {{"publish":{{"channel":"a"}}}}, {{"publish":{{"channel":"b"}}}}, {{"publish":{{"channel":"a"}}}},
+                {{"info":{{}}}},
+                {{"publish":{{"channel":"a"}}}}
+            ]}}"#
+        );
+        stages(&serde_json::from_str(&body).unwrap())
+    }
+
+    #[test]
+    fn publications_to_one_channel_stay_in_order_and_other_commands_wait_for_them() {
+        assert_eq!(staged(false), [vec![vec![0, 2], vec![1]], vec![vec![3]], vec![vec![4]]]);
+    }
+
+    #[test]
+    fn in_a_parallel_batch_only_the_order_of_each_channel_is_kept() {
+        assert_eq!(staged(true), [vec![vec![0, 2, 4], vec![1], vec![3]]]);
+    }
+}

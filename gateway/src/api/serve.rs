@@ -1,0 +1,190 @@
+//! The way in: HTTP on one side, commands on the other.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use shared::error::ErrorCode;
+use tokio::sync::Semaphore;
+
+use super::answer;
+use super::config::Config;
+use super::keys::Keys;
+use super::refused::Refused;
+use super::request::{Batch, Method};
+use super::run::Call;
+use crate::node::Node;
+use crate::secret::SecretFileError;
+
+/// What the paths of the API begin with.
+pub const PREFIX: &str = "/api/";
+
+/// Ask for an HTTP status that tells of protocol errors, in place of 200, with the value `transport`.
+const ERROR_MODE_HEADERS: [&str; 2] = ["x-tidegate-error-mode", "x-centrifugo-error-mode"];
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+#[derive(Debug)]
+pub struct Api {
+    config: Config,
+    keys: Keys,
+    node: Arc<Node>,
+    /// One permit for each request that may be served at once.
+    room: Semaphore,
+}
+
+/// Why a request was not even read.
+struct Unread {
+    status: StatusCode,
+    refused: Refused,
+}
+
+impl Api {
+    pub fn new(config: &Config, node: Arc<Node>) -> Result<Self, SecretFileError> {
+        Ok(Self {
+            keys: Keys::new(config)?,
+            room: Semaphore::new(config.requests_max),
+            config: config.clone(),
+            node,
+        })
+    }
+
+    /// Serves one request whose path begins with [`PREFIX`].
+    pub async fn serve<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match self.answer(request).await {
+            Ok(response) => response,
+            Err(unread) => {
+                let mut response = respond(unread.status, answer::error(&unread.refused));
+                match unread.status {
+                    StatusCode::METHOD_NOT_ALLOWED => {
+                        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                    }
+                    StatusCode::SERVICE_UNAVAILABLE => {
+                        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                    }
+                    _ => {}
+                }
+                response
+            }
+        }
+    }
+
+    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Full<Bytes>>, Unread>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        self.keys.admit(&head.uri, &head.headers).map_err(|reason| {
+            unread(StatusCode::UNAUTHORIZED, Refused::with_detail(ErrorCode::Unauthorized, reason))
+        })?;
+        let name = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
+        let method = Method::parse(name);
+        if method.is_none() && name != "batch" {
+            return Err(unread(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound.into()));
+        }
+        if head.method != http::Method::POST {
+            let refused = Refused::bad_request("the server API is used with POST");
+            return Err(unread(StatusCode::METHOD_NOT_ALLOWED, refused));
+        }
+        if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            let refused = Refused::bad_request("compressed bodies are not read");
+            return Err(unread(StatusCode::UNSUPPORTED_MEDIA_TYPE, refused));
+        }
+        let Ok(_permit) = self.room.try_acquire() else {
+            let detail = format!("{} requests are being served", self.config.requests_max);
+            let refused = Refused::with_detail(ErrorCode::TooManyRequests, detail);
+            return Err(unread(StatusCode::SERVICE_UNAVAILABLE, refused));
+        };
+        let deadline = Instant::now() + self.config.deadline();
+        let body = self.read(&head.headers, body).await?;
+        let call = Call { config: &self.config, node: &self.node, body: &body, deadline };
+        let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
+        // serde would also take a list of fields in their order, which is nobody's API.
+        if json.trim_ascii_start().first() != Some(&b'{') {
+            return Err(unread(StatusCode::BAD_REQUEST, Refused::bad_request("the body is no JSON object")));
+        }
+        let malformed = |error: serde_json::Error| {
+            unread(StatusCode::BAD_REQUEST, Refused::bad_request(format!("the body cannot be read: {error}")))
+        };
+        let mut out = BytesMut::with_capacity(256);
+        let refused = match method {
+            Some(method) => {
+                let command = method.read(json).map_err(malformed)?;
+                let answer = call.run(&command).await;
+                answer::write(&answer, &mut out);
+                answer.err()
+            }
+            None => {
+                let batch: Batch<'_> = serde_json::from_slice(json).map_err(malformed)?;
+                let answers = call
+                    .run_batch(&batch)
+                    .await
+                    .map_err(|refused| unread(StatusCode::BAD_REQUEST, refused))?;
+                answer::write_batch(&batch.commands, &answers, &mut out);
+                None
+            }
+        };
+        let status = match refused {
+            Some(refused) if wants_status(&head.headers) => refused.status(),
+            _ => StatusCode::OK,
+        };
+        Ok(respond(status, out.freeze()))
+    }
+
+    /// Reads the body, no longer than allowed and no later.
+    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Unread>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let max = self.config.body_bytes_max;
+        let too_long = || {
+            let refused = Refused::bad_request(format!("the body is longer than {max} bytes"));
+            unread(StatusCode::PAYLOAD_TOO_LARGE, refused)
+        };
+        let announced =
+            headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > max as u64) {
+            return Err(too_long());
+        }
+        match tokio::time::timeout(self.config.deadline(), Limited::new(body, max).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+            Ok(Err(error)) => {
+                let refused = Refused::bad_request(format!("the body broke off: {error}"));
+                Err(unread(StatusCode::BAD_REQUEST, refused))
+            }
+            Err(_) => {
+                let refused = Refused::bad_request("the body did not arrive in time");
+                Err(unread(StatusCode::REQUEST_TIMEOUT, refused))
+            }
+        }
+    }
+}
+
+fn unread(status: StatusCode, refused: Refused) -> Unread {
+    Unread { status, refused }
+}
+
+fn wants_status(headers: &HeaderMap) -> bool {
+    ERROR_MODE_HEADERS.iter().any(|name| headers.get(*name).is_some_and(|mode| mode == "transport"))
+}
+
+fn respond(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,458 @@
+//! Every method over a memory broker, as HTTP requests that never touch a socket.
+
+use std::collections::BTreeMap;
+
+use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
+use serde_json::{Value, json};
+use shared::channel::Channel;
+use shared::id::{ClientId, UserId};
+use shared::publication::ClientInfo;
+
+use self::support::{Received, enter, node};
+use super::*;
+use crate::node::control::{ControlCommand, Target};
+use crate::secret::Secret;
+
+mod support;
+
+const KEY: &str = "key of the tests";
+
+fn rules() -> ChannelRules {
+    let kept =
+        ChannelOptions { history_size: 10, history_ttl_s: 60, presence: true, ..ChannelOptions::default() };
+    let namespaces = BTreeMap::from([("kept".into(), Arc::new(kept))]);
+    ChannelRules { default: Arc::default(), namespaces }
+}
+
+struct Fixture {
+    api: Arc<Api>,
+    node: Arc<Node>,
+    received: Arc<Received>,
+}
+
+async fn fixture() -> Fixture {
+    with(|_| {}).await
+}
+
+async fn with(change: impl FnOnce(&mut Config)) -> Fixture {
+    let mut config = Config { keys: vec![Secret::new(KEY)], ..Config::default() };
+    change(&mut config);
+    let (node, received) = node(rules()).await;
+    Fixture { api: Arc::new(Api::new(&config, node.clone()).unwrap()), node, received }
+}
+
+impl Fixture {
+    async fn send(&self, request: Request<Full<Bytes>>) -> (StatusCode, Value) {
+        let response = self.api.serve(request).await;
+        let status = response.status();
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{error}: {body:?}")))
+    }
+
+    async fn raw(&self, method: &str, body: impl Into<Bytes>) -> (StatusCode, Value) {
+        self.send(post(method, body.into())).await
+    }
+
+    async fn ask(&self, method: &str, params: Value) -> Value {
+        let (status, answer) = self.raw(method, params.to_string()).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    }
+
+    async fn result(&self, method: &str, params: Value) -> Value {
+        let mut answer = self.ask(method, params).await;
+        assert!(answer["error"].is_null(), "{answer}");
+        answer["result"].take()
+    }
+
+    async fn code(&self, method: &str, params: Value) -> u64 {
+        let answer = self.ask(method, params).await;
+        answer["error"]["code"].as_u64().unwrap_or_else(|| panic!("no error: {answer}"))
+    }
+}
+
+fn post(method: &str, body: Bytes) -> Request<Full<Bytes>> {
+    Request::post(format!("/api/{method}")).header("X-API-Key", KEY).body(Full::new(body)).unwrap()
+}
+
+#[tokio::test]
+async fn a_publication_answers_its_position_and_reads_back_as_it_was_written() {
+    let gateway = fixture().await;
+    let body = br#"{"channel":"kept:a","data":{"price": 1.50, "n" : [1, 2]},"tags":{"k":"v"},"delta":true}"#;
+    let (_, answer) = gateway.raw("publish", &body[..]).await;
+    assert_eq!(answer["result"]["offset"], 1);
+    let epoch = answer["result"]["epoch"].as_str().unwrap();
+    assert_eq!(epoch.len(), 8);
+
+    let response = gateway.api.serve(post("history", r#"{"channel":"kept:a","limit":-1}"#.into())).await;
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    let expected = format!(
+        r#"{{"result":{{"publications":[{{"data":{{"price": 1.50, "n" : [1, 2]}},"offset":1,"tags":{{"k":"v"}}}}],"offset":1,"epoch":"{epoch}"}}}}"#
+    );
+    assert_eq!(std::str::from_utf8(&text).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_channel_without_history_answers_no_position() {
+    let gateway = fixture().await;
+    assert_eq!(gateway.result("publish", json!({"channel": "a", "data": 1})).await, json!({}));
+    let skipped = json!({"channel": "kept:a", "data": 1, "skip_history": true});
+    assert_eq!(gateway.result("publish", skipped).await, json!({}));
+    assert_eq!(gateway.result("history", json!({"channel": "kept:a"})).await["offset"], 0);
+}
+
+#[tokio::test]
+async fn what_a_publication_lacks_is_told() {
+    let gateway = with(|config| config.publication_bytes_max = 100).await;
+    let deep = "[".repeat(129) + &"]".repeat(129);
+    let deep: &serde_json::value::RawValue = serde_json::from_str(&deep).unwrap();
+    for (params, code) in [
+        (json!({"data": {}}), 107),
+        (json!({"channel": "", "data": {}}), 107),
+        (json!({"channel": "a b", "data": {}}), 107),
+        (json!({"channel": "x".repeat(256), "data": {}}), 107),
+        (json!({"channel": "a"}), 107),
+        (json!({"channel": "a", "data": null}), 107),
+        (json!({"channel": "a", "b64data": "?"}), 107),
+        (json!({"channel": "a", "data": "x".repeat(99)}), 107),
+        (json!({"channel": "a", "data": 1, "idempotency_key": "k".repeat(257)}), 107),
+        (json!({"channel": "unknown:a", "data": {}}), 102),
+        (json!({"channel": "a", "data": 1, "version": 7}), 108),
+    ] {
+        assert_eq!(gateway.code("publish", params.clone()).await, code, "{params}");
+    }
+    let (_, answer) = gateway.raw("publish", format!(r#"{{"channel":"a","data":{deep}}}"#)).await;
+    assert_eq!(answer["error"]["code"], 107, "{answer}");
+    assert!(gateway.received.publications().is_empty());
+}
+
+#[tokio::test]
+async fn data_in_base64_is_json_text_or_bytes_by_what_it_holds() {
+    let gateway = fixture().await;
+    for (bytes, read) in
+        [(&b"{\"a\":1}"[..], json!({"a": 1})), (b"plain", json!("plain")), (b"\xff", json!("/w=="))]
+    {
+        let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+        gateway.result("publish", json!({"channel": "kept:b", "b64data": encoded})).await;
+        let page = gateway.result("history", json!({"channel": "kept:b", "limit": 1, "reverse": true})).await;
+        assert_eq!(page["publications"][0]["data"], read);
+    }
+}
+
+#[tokio::test]
+async fn the_same_idempotency_key_publishes_once() {
+    let gateway = fixture().await;
+    let params = json!({"channel": "kept:a", "data": 1, "idempotency_key": "one"});
+    let first = gateway.result("publish", params.clone()).await;
+    assert_eq!(gateway.result("publish", params).await, first);
+    let page = gateway.result("history", json!({"channel": "kept:a", "limit": -1})).await;
+    assert_eq!(page["publications"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_broadcast_answers_for_each_channel_in_its_place() {
+    let gateway = with(|config| config.broadcast_channels_max = 4).await;
+    let channels = json!(["kept:a", "unknown:b", "kept:a", "c"]);
+    let result = gateway.result("broadcast", json!({"channels": channels, "data": {"x": 1}})).await;
+    let responses = result["responses"].as_array().unwrap();
+    let offsets: Vec<_> = responses.iter().map(|response| response["result"]["offset"].as_u64()).collect();
+    assert_eq!(offsets, [Some(1), None, Some(2), None]);
+    assert_eq!(responses[1]["error"]["code"], 102);
+    assert_eq!(responses[3], json!({"result": {}}));
+
+    assert_eq!(gateway.code("broadcast", json!({"channels": [], "data": 1})).await, 107);
+    assert_eq!(gateway.code("broadcast", json!({"channels": ["a"]})).await, 107);
+    assert_eq!(
+        gateway.code("broadcast", json!({"channels": ["a", "a", "a", "a", "a"], "data": 1})).await,
+        107
+    );
+}
+
+#[tokio::test]
+async fn history_is_read_in_parts_and_from_both_ends() {
+    let gateway = with(|config| config.history_limit_max = 4).await;
+    for number in 1..=6 {
+        gateway.result("publish", json!({"channel": "kept:a", "data": number})).await;
+    }
+    let read = async |params: Value| -> Vec<u64> {
+        let page = gateway.result("history", params).await;
+        assert_eq!(page["offset"], 6);
+        page["publications"].as_array().unwrap().iter().map(|one| one["data"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(read(json!({"channel": "kept:a"})).await, [0; 0]);
+    assert_eq!(read(json!({"channel": "kept:a", "limit": 2})).await, [1, 2]);
+    assert_eq!(read(json!({"channel": "kept:a", "limit": -1})).await, [1, 2, 3, 4]);
+    assert_eq!(read(json!({"channel": "kept:a", "limit": 2, "reverse": true})).await, [6, 5]);
+    assert_eq!(read(json!({"channel": "kept:a", "limit": 9, "since": {"offset": 4}})).await, [5, 6]);
+
+    let top = gateway.result("history", json!({"channel": "kept:a"})).await;
+    let since =
+        |epoch: &Value| json!({"channel": "kept:a", "limit": 9, "since": {"offset": 5, "epoch": epoch}});
+    assert_eq!(read(since(&top["epoch"])).await, [6]);
+    assert_eq!(gateway.code("history", since(&json!("other"))).await, 112);
+}
+
+#[tokio::test]
+async fn removed_history_is_gone_and_offsets_go_on() {
+    let gateway = fixture().await;
+    gateway.result("publish", json!({"channel": "kept:a", "data": 1})).await;
+    assert_eq!(gateway.result("history_remove", json!({"channel": "kept:a"})).await, json!({}));
+    let page = gateway.result("history", json!({"channel": "kept:a", "limit": -1})).await;
+    assert_eq!((&page["publications"], &page["offset"]), (&json!([]), &json!(1)));
+}
+
+#[tokio::test]
+async fn what_a_channel_does_not_keep_is_not_available() {
+    let gateway = fixture().await;
+    for method in ["history", "history_remove", "presence", "presence_stats"] {
+        assert_eq!(gateway.code(method, json!({"channel": "a"})).await, 108, "{method}");
+        assert_eq!(gateway.code(method, json!({"channel": "unknown:a"})).await, 102, "{method}");
+        assert_eq!(gateway.code(method, json!({})).await, 107, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn presence_tells_who_is_there_and_how_many() {
+    let gateway = fixture().await;
+    let channel = Channel::parse("kept:room", 255).unwrap();
+    assert_eq!(gateway.result("presence", json!({"channel": "kept:room"})).await, json!({"presence": {}}));
+    let (one, two) = (ClientId::from_random(1), ClientId::from_random(2));
+    for client in [one, two] {
+        let conn_info = (client == one).then(|| Bytes::from_static(b"{\"n\":1}"));
+        let info = ClientInfo { client, user: UserId::new("al\"ice"), conn_info, chan_info: None };
+        enter(&gateway.node, channel.clone(), info).await;
+    }
+    let expected = json!({"presence": {
+        one.to_string(): {"user": "al\"ice", "client": one.to_string(), "conn_info": {"n": 1}},
+        two.to_string(): {"user": "al\"ice", "client": two.to_string()},
+    }});
+    assert_eq!(gateway.result("presence", json!({"channel": "kept:room"})).await, expected);
+    let stats = gateway.result("presence_stats", json!({"channel": "kept:room"})).await;
+    assert_eq!(stats, json!({"num_clients": 2, "num_users": 1}));
+}
+
+#[tokio::test]
+async fn clients_are_disconnected_by_user_or_id_on_every_node() {
+    let gateway = fixture().await;
+    let (one, two) = (ClientId::from_random(1), ClientId::from_random(2));
+    let whitelist = json!([two.to_string(), "not an id"]);
+    let params =
+        json!({"user": "bob", "whitelist": whitelist, "disconnect": {"code": 4500, "reason": "banned"}});
+    assert_eq!(gateway.result("disconnect", params).await, json!({}));
+    assert_eq!(
+        gateway.result("disconnect", json!({"user": "bob", "client": one.to_string()})).await,
+        json!({})
+    );
+    assert_eq!(gateway.result("disconnect", json!({"user": "", "client": "no id of ours"})).await, json!({}));
+    let bob = Target { user: Some("bob".into()), ..Target::default() };
+    let expected = [
+        ControlCommand::Disconnect {
+            target: Target { except: vec![two], ..bob.clone() },
+            disconnect: shared::disconnect::Disconnect::custom(4500, "banned").unwrap(),
+        },
+        ControlCommand::Disconnect {
+            target: Target { client: Some(one), ..bob },
+            disconnect: shared::disconnect::Disconnect::FORCE_DISCONNECT,
+        },
+    ];
+    assert_eq!(gateway.received.commands(), expected);
+
+    for params in [
+        json!({}),
+        json!({"user": "bob", "disconnect": {"code": 1000, "reason": "x"}}),
+        json!({"user": "bob", "disconnect": {"code": 70_000, "reason": "x"}}),
+        json!({"user": "bob", "disconnect": {"code": 4000, "reason": "x".repeat(124)}}),
+        json!({"user": "bob", "whitelist": vec!["x"; 1_001]}),
+        json!({"user": "u".repeat(200_000)}),
+    ] {
+        assert_eq!(gateway.code("disconnect", params).await, 107);
+    }
+    assert_eq!(gateway.code("disconnect", json!({"user": "bob", "session": "s"})).await, 108);
+    assert_eq!(gateway.received.commands().len(), 2);
+}
+
+#[tokio::test]
+async fn clients_are_unsubscribed_from_a_channel() {
+    let gateway = fixture().await;
+    let params = json!({"user": "bob", "channel": "kept:a"});
+    assert_eq!(gateway.result("unsubscribe", params).await, json!({}));
+    let target = Target { user: Some("bob".into()), ..Target::default() };
+    let channel = Channel::parse("kept:a", 255).unwrap();
+    assert_eq!(gateway.received.commands(), [ControlCommand::Unsubscribe { target, channel }]);
+    assert_eq!(gateway.code("unsubscribe", json!({"user": "bob"})).await, 107);
+    assert_eq!(gateway.code("unsubscribe", json!({"channel": "a"})).await, 107);
+    assert_eq!(gateway.code("unsubscribe", json!({"channel": "unknown:a", "user": "bob"})).await, 102);
+}
+
+#[tokio::test]
+async fn a_batch_answers_each_command_in_its_place() {
+    let gateway = fixture().await;
+    let commands = json!([
+        {"publish": {"channel": "kept:a", "data": 1}},
+        {"publish": {"channel": "unknown:a", "data": 1}},
+        {"publish": {"channel": "kept:b", "data": 1}},
+        {"publish": {"channel": "kept:a", "data": 2}},
+        {"history": {"channel": "kept:a", "limit": 5}},
+        {"explode": {}},
+        {"broadcast": {"channels": ["kept:a"], "data": 3}},
+        {"presence_stats": {"channel": "kept:a"}}
+    ]);
+    for parallel in [false, true] {
+        let answer = gateway.ask("batch", json!({"commands": commands, "parallel": parallel})).await;
+        let replies = answer["replies"].as_array().unwrap();
+        assert_eq!(replies.len(), 8);
+        let before = if parallel { 3 } else { 0 };
+        assert_eq!(replies[0]["publish"]["offset"], before + 1);
+        assert_eq!(replies[1]["error"]["code"], 102);
+        assert_eq!(replies[2]["publish"]["offset"], if parallel { 2 } else { 1 });
+        assert_eq!(replies[3]["publish"]["offset"], before + 2);
+        assert!(replies[4]["history"]["publications"].as_array().unwrap().len() >= 2);
+        assert_eq!(replies[5]["error"]["code"], 104);
+        assert_eq!(replies[6]["broadcast"]["responses"][0]["result"]["offset"], before + 3);
+        assert_eq!(replies[7]["presence_stats"], json!({"num_clients": 0, "num_users": 0}));
+    }
+    assert_eq!(gateway.ask("batch", json!({"commands": []})).await, json!({"replies": []}));
+}
+
+#[tokio::test]
+async fn a_long_batch_keeps_the_order_of_every_channel() {
+    let gateway = fixture().await;
+    let commands: Vec<Value> = (0..2_000)
+        .map(|number| json!({"publish": {"channel": format!("kept:{}", number % 6), "data": number}}))
+        .collect();
+    gateway.ask("batch", json!({"commands": commands, "parallel": true})).await;
+    let mut last = BTreeMap::new();
+    let received = gateway.received.publications();
+    assert_eq!(received.len(), 2_000);
+    for (channel, data) in received {
+        let number: u32 = std::str::from_utf8(&data).unwrap().parse().unwrap();
+        assert!(last.insert(channel, number).is_none_or(|before| before + 6 == number));
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_json_of_the_right_shape_are_told_why() {
+    let gateway = fixture().await;
+    for (method, body) in [
+        ("publish", "{"),
+        ("publish", "{\"channel\":7}"),
+        ("publish", "{\"channel\":\"a\",\"data\":1} x"),
+        ("publish", "{\"channel\":\"a\",\"data\":01}"),
+        ("history", "{\"limit\":\"all\"}"),
+        ("info", "{\"a\":}"),
+        ("batch", "{\"commands\":[7]}"),
+    ] {
+        let (status, answer) = gateway.raw(method, body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{method} {body}");
+        assert_eq!(answer["error"]["code"], 107);
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("line 1 column"), "{message}");
+    }
+    for body in [&b"{\"channel\":\"\xff\"}"[..], b"[]", b"[\"a\",1]", b"7", b" "] {
+        let (status, _) = gateway.raw("publish", body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn http_that_is_no_api_request_gets_its_status() {
+    let gateway = with(|config| config.body_bytes_max = 1_024).await;
+    let request = |method: &str, path: &str, key: &str| {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header("X-API-Key", key)
+            .body(Full::new(Bytes::new()))
+            .unwrap()
+    };
+    for (request, expected, code) in [
+        (request("POST", "/api/publish", "wrong"), 401, 101),
+        (request("POST", "/api/nothing", KEY), 404, 104),
+        (request("POST", "/api/", KEY), 404, 104),
+        (request("POST", "/api/publish/", KEY), 404, 104),
+        (request("GET", "/api/info", KEY), 405, 107),
+        (post("publish", vec![b' '; 1_025].into()), 413, 107),
+    ] {
+        let (status, answer) = gateway.send(request).await;
+        assert_eq!((status.as_u16(), answer["error"]["code"].as_u64()), (expected, Some(code)), "{answer}");
+    }
+    let mut compressed = post("info", Bytes::new());
+    compressed.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    assert_eq!(gateway.send(compressed).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(gateway.raw("info", "").await.0, StatusCode::OK);
+}
+
+/// A body that sends what it is given and then stalls.
+struct Stalls(Option<Bytes>);
+
+impl Body for Stalls {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        match self.0.take() {
+            Some(bytes) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(bytes)))),
+            None => std::task::Poll::Pending,
+        }
+    }
+}
+
+fn stalling(first: &'static [u8]) -> Request<Stalls> {
+    post("publish", Bytes::new()).map(|_| Stalls(Some(Bytes::from_static(first))))
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let gateway = with(|config| config.deadline_ms = 20).await;
+    let response = gateway.api.serve(stalling(b"{\"channel\":")).await;
+    assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_say_its_length_is_cut_off_while_it_is_read() {
+    let gateway = with(|config| config.body_bytes_max = 1_024).await;
+    let response = gateway.api.serve(stalling(&[b' '; 2_000])).await;
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn more_requests_than_allowed_are_told_to_come_back() {
+    let gateway = with(|config| config.requests_max = 1).await;
+    let api = gateway.api.clone();
+    let first = tokio::spawn(async move { api.serve(stalling(b"{")).await.status() });
+    let mut second = gateway.api.serve(post("info", Bytes::new())).await;
+    while second.status() == StatusCode::OK {
+        // The first has not been polled yet.
+        tokio::task::yield_now().await;
+        second = gateway.api.serve(post("info", Bytes::new())).await;
+    }
+    assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(second.headers()[RETRY_AFTER], "1");
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    assert_eq!(gateway.raw("info", "").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn errors_become_http_statuses_where_that_is_asked_for() {
+    let gateway = fixture().await;
+    for header in ERROR_MODE_HEADERS {
+        for (method, params, expected) in [
+            ("publish", json!({"channel": "unknown:a", "data": 1}), 404),
+            ("publish", json!({"channel": ""}), 400),
+            ("history", json!({"channel": "a"}), 400),
+            ("history", json!({"channel": "kept:a", "since": {"offset": 1, "epoch": "x"}}), 416),
+            ("publish", json!({"channel": "a", "data": 1}), 200),
+        ] {
+            let mut request = post(method, params.to_string().into());
+            request.headers_mut().insert(header, HeaderValue::from_static("transport"));
+            let (status, answer) = gateway.send(request).await;
+            assert_eq!(status.as_u16(), expected, "{answer}");
+            assert_eq!(answer["error"].is_null(), expected == 200);
+        }
+    }
+}

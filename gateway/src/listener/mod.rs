@@ -2,8 +2,5 @@
 
 pub mod admission;
 pub mod config;
-pub mod descriptors;
 pub mod proxy_protocol;
 pub mod tls;
-
-pub use admission::{Admission, Admitted, HandshakePermit, HeldPlace};

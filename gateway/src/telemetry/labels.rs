@@ -6,8 +6,6 @@ pub enum Handshake {
     Accepted,
     /// The node has as many connections as it takes.
     NodeFull,
-    /// The node, or the address, is in as many handshakes as it may.
-    HandshakesFull,
     /// The address has as many connections as it may.
     AddressFull,
     /// The address connects too often.
@@ -31,10 +29,9 @@ pub enum Handshake {
 }
 
 impl Handshake {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Accepted,
         Self::NodeFull,
-        Self::HandshakesFull,
         Self::AddressFull,
         Self::AddressRate,
         Self::UserFull,
@@ -51,7 +48,6 @@ impl Handshake {
         match self {
             Self::Accepted => "accepted",
             Self::NodeFull => "node_full",
-            Self::HandshakesFull => "handshakes_full",
             Self::AddressFull => "address_full",
             Self::AddressRate => "address_rate",
             Self::UserFull => "user_full",

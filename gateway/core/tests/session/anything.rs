@@ -1,0 +1,427 @@
+//! Whatever comes, in whatever order: what must always hold of a session.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gateway_core::effect::{Effect, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Refusal, Ticket};
+use gateway_core::history::HistoryPage;
+use gateway_core::session::{Context, JOINS_MAX, Opening, Session, Settings};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use shared::channel::Channel;
+use shared::command::Since;
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::framing::{Message, MessageKind};
+use shared::id::{ClientId, UserId};
+use shared::moment::Moment;
+use shared::protocol::Protocol;
+use shared::protocol::centrifuge::json::CentrifugeJson;
+use shared::protocol::raw::Raw;
+use shared::push::UnsubscribeCode;
+
+use crate::support::{channel, context, page};
+
+const CHANNELS: [&str; 5] = ["a", "$b", "log:c", "recover:d", "shut:e"];
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// One message of these commands, each with an id of its own.
+    Says(Vec<&'static str>),
+    SaysBytes(MessageKind, Vec<u8>),
+    /// The outcome of one of the awaited effects: the right kind, or any other.
+    Answers(Index, Kind, bool),
+    AnswersNothing(u32, Kind),
+    WaitsUntilWoken,
+    Waits(u64),
+    Unsubscribes(&'static str, UnsubscribeCode),
+    TransportPong,
+    Disconnects,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Good,
+    Expiring,
+    Refused(ErrorCode),
+    Closed,
+}
+
+/// `ID` stands for a number that is used once.
+const COMMANDS: [&str; 22] = [
+    r#"{"id":ID,"connect":{}}"#,
+    r#"{"id":ID,"subscribe":{"channel":"a"}}"#,
+    r#"{"id":ID,"subscribe":{"channel":"$b","token":"t"}}"#,
+    r#"{"id":ID,"subscribe":{"channel":"log:c","token":"t","positioned":true}}"#,
+    r#"{"id":ID,"subscribe":{"channel":"log:c","recover":true,"epoch":"life","offset":2}}"#,
+    r#"{"id":ID,"subscribe":{"channel":"recover:d","recover":true,"epoch":"old","offset":9,"flag":2}}"#,
+    r#"{"id":ID,"subscribe":{"channel":"shut:e"}}"#,
+    r#"{"id":ID,"subscribe":{"channel":""}}"#,
+    r#"{"id":ID,"unsubscribe":{"channel":"a"}}"#,
+    r#"{"id":ID,"unsubscribe":{"channel":"log:c"}}"#,
+    r#"{"id":ID,"publish":{"channel":"a","data":1}}"#,
+    r#"{"id":ID,"publish":{"channel":"log:c","data":{}}}"#,
+    r#"{"id":ID,"history":{"channel":"log:c","limit":5,"since":{"offset":1,"epoch":"life"}}}"#,
+    r#"{"id":ID,"presence":{"channel":"log:c"}}"#,
+    r#"{"id":ID,"presence_stats":{"channel":"log:c"}}"#,
+    r#"{"id":ID,"refresh":{"token":"t"}}"#,
+    r#"{"id":ID,"sub_refresh":{"channel":"$b","token":"t"}}"#,
+    r#"{"id":ID,"rpc":{"method":"m"}}"#,
+    r#"{"send":{"data":1}}"#,
+    r#"{"id":ID,"ping":{}}"#,
+    "{}",
+    "not a command",
+];
+
+/// How many of [`COMMANDS`] never close a connected client by themselves.
+const HARMLESS: std::ops::Range<usize> = 1..7;
+
+fn commands() -> impl Strategy<Value = Vec<&'static str>> {
+    let harmless = select([&COMMANDS[HARMLESS], &COMMANDS[8..18]].concat());
+    vec(prop_oneof![40 => harmless, 1 => select(COMMANDS.to_vec())], 1..8)
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        12 => Just(Kind::Good),
+        2 => Just(Kind::Expiring),
+        2 => select(ErrorCode::ALL.to_vec()).prop_map(Kind::Refused),
+        1 => Just(Kind::Closed),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let message_kind = select(vec![MessageKind::Text, MessageKind::Binary]);
+    let code = vec![UnsubscribeCode::Server, UnsubscribeCode::InsufficientState, UnsubscribeCode::Expired];
+    let right = prop_oneof![30 => Just(true), 1 => Just(false)];
+    prop_oneof![
+        20 => commands().prop_map(Event::Says),
+        1 => (message_kind, vec(any::<u8>(), 0..40)).prop_map(|(kind, bytes)| Event::SaysBytes(kind, bytes)),
+        40 => (any::<Index>(), kind(), right).prop_map(|(at, kind, right)| Event::Answers(at, kind, right)),
+        2 => (any::<u32>(), kind()).prop_map(|(ticket, kind)| Event::AnswersNothing(ticket, kind)),
+        2 => Just(Event::WaitsUntilWoken),
+        2 => (0..20_000_u64).prop_map(Event::Waits),
+        3 => (select(CHANNELS.to_vec()), select(code)).prop_map(|(name, code)| Event::Unsubscribes(name, code)),
+        1 => Just(Event::TransportPong),
+        1 => Just(Event::Disconnects),
+    ]
+}
+
+/// What the hub would hold of a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Joining,
+    Live,
+}
+
+/// A session, and everything that was seen of it.
+struct Observed {
+    session: Session,
+    now: Moment,
+    is_json: bool,
+    answers_pings: bool,
+    next_id: u32,
+    asked: Vec<Effect>,
+    tickets: BTreeSet<Ticket>,
+    /// Ids said, and whether they were replied to.
+    replied: BTreeMap<u32, bool>,
+    places: BTreeMap<Channel, Place>,
+    subscribe_ids: BTreeMap<u32, &'static str>,
+    closed: bool,
+}
+
+impl Observed {
+    fn open(protocol: Arc<dyn Protocol>, is_json: bool) -> Self {
+        let settings = Settings { errors_max: 20, queued_commands_max: 40, ..Settings::default() };
+        let context = Context { settings, ..context() };
+        let opening =
+            Opening { client: ClientId::from_random(7), protocol, context: Arc::new(context), seed: 3 };
+        let now = Moment(5_000);
+        let session = Session::open(now, opening);
+        let mut observed = Self {
+            session,
+            now,
+            is_json,
+            answers_pings: true,
+            next_id: 1,
+            asked: Vec::new(),
+            tickets: BTreeSet::new(),
+            replied: BTreeMap::new(),
+            places: BTreeMap::new(),
+            subscribe_ids: BTreeMap::new(),
+            closed: false,
+        };
+        observed.look();
+        observed
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Says(commands) => self.says(&commands),
+            Event::SaysBytes(kind, data) => {
+                // It closes, or (in the bare protocol) is published.
+                self.session.handle_message(self.now, Message { kind, data: &data });
+            }
+            Event::Answers(at, kind, right) => {
+                if !self.asked.is_empty() {
+                    let effect = self.asked.remove(at.index(self.asked.len()));
+                    let (ticket, result) = outcome(&effect, self.now, kind);
+                    let result = if right { result } else { other_than(&result) };
+                    self.session.handle_outcome(self.now, Outcome { ticket, result });
+                }
+            }
+            Event::AnswersNothing(ticket, kind) => {
+                let ticket = Ticket(ticket | 0x8000_0000);
+                let result = outcome(
+                    &Effect::Publish {
+                        ticket,
+                        channel: channel("a"),
+                        publication: page(&[1], 1).publications.remove(0),
+                        retention: Default::default(),
+                    },
+                    self.now,
+                    kind,
+                )
+                .1;
+                self.session.handle_outcome(self.now, Outcome { ticket, result });
+            }
+            Event::WaitsUntilWoken => {
+                if let Some(next) = self.session.poll_timeout() {
+                    self.now = self.now.max(next);
+                    self.session.handle_timeout(self.now);
+                    let after = self.session.poll_timeout();
+                    assert!(after.is_none_or(|after| after > next), "it wakes for nothing");
+                }
+            }
+            Event::Waits(ms) => {
+                self.now = Moment(self.now.0 + ms);
+                self.session.handle_timeout(self.now);
+            }
+            Event::Unsubscribes(name, code) => self.session.handle_unsubscribe(&channel(name), code),
+            Event::TransportPong => self.session.handle_transport_pong(),
+            Event::Disconnects => self.session.handle_disconnect(Disconnect::SHUTDOWN),
+        }
+        self.look();
+    }
+
+    fn says(&mut self, commands: &[&'static str]) {
+        let mut lines = Vec::new();
+        for command in commands {
+            let id = self.next_id;
+            self.next_id += 1;
+            if self.is_json && command.contains("ID") {
+                self.replied.insert(id, false);
+                if let Some(name) = CHANNELS.iter().find(|name| {
+                    command.contains("\"subscribe\"") && command.contains(&format!("\"{name}\""))
+                }) {
+                    self.subscribe_ids.insert(id, name);
+                }
+            }
+            lines.push(command.replace("ID", &id.to_string()));
+        }
+        let message = lines.join("\n");
+        self.session.handle_message(self.now, Message { kind: MessageKind::Text, data: message.as_bytes() });
+    }
+
+    /// Takes what the session wants done and checks each of it.
+    fn look(&mut self) {
+        let mut pinged = false;
+        while let Some(effect) = self.session.poll_effect() {
+            assert!(!self.closed, "{effect:?} after the close");
+            match &effect {
+                Effect::Send(message) => pinged |= self.reads(&message.data),
+                Effect::Ping => pinged = true,
+                Effect::Close(_) => self.closed = true,
+                Effect::Join(join) => {
+                    let before = self.places.insert(join.channel.clone(), Place::Joining);
+                    assert_eq!(before, None, "{} is joined twice", join.channel);
+                }
+                Effect::GoLive { channel, .. } => {
+                    let before = self.places.insert(channel.clone(), Place::Live);
+                    assert_eq!(before, Some(Place::Joining), "{channel} goes live without a join");
+                }
+                Effect::Leave { channel } => {
+                    assert!(self.places.remove(channel).is_some(), "{channel} is left without a join");
+                }
+                _ => {}
+            }
+            if let Some(ticket) = ticket(&effect) {
+                assert!(self.tickets.insert(ticket), "{ticket:?} is used twice");
+                self.asked.push(effect);
+            }
+        }
+        assert!(self.asked.len() <= JOINS_MAX || self.closed, "too much is awaited");
+        assert_eq!(self.session.is_closed(), self.closed);
+        assert_eq!(self.session.poll_timeout().is_none(), self.closed);
+        let known: Vec<&Channel> = self.session.subscriptions().collect();
+        let joined: Vec<&Channel> = self.places.keys().collect();
+        assert_eq!(known, joined, "the session and the hub know the same subscriptions");
+        if pinged && self.answers_pings && !self.closed {
+            if self.is_json {
+                self.session.handle_message(self.now, Message { kind: MessageKind::Text, data: b"{}" });
+            } else {
+                self.session.handle_transport_pong();
+            }
+            self.look();
+        }
+    }
+
+    /// Whether there was a ping in it.
+    fn reads(&mut self, message: &[u8]) -> bool {
+        if !self.is_json {
+            return false;
+        }
+        let mut pinged = false;
+        for line in std::str::from_utf8(message).unwrap().split('\n') {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            pinged |= line == "{}";
+            let Some(id) = value.get("id").and_then(serde_json::Value::as_u64) else { continue };
+            let id = u32::try_from(id).unwrap();
+            let before = self.replied.insert(id, true);
+            assert_eq!(before, Some(false), "{id} is answered twice or was never asked");
+            if value.get("subscribe").is_some() {
+                let place = self.places.get(self.subscribe_ids[&id]);
+                assert_eq!(place, Some(&Place::Joining), "it is live before its reply");
+            }
+        }
+        pinged
+    }
+
+    /// Answers everything that is awaited, until nothing is.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.closed || self.asked.is_empty() {
+                break;
+            }
+            let effect = self.asked.remove(0);
+            let (ticket, result) = outcome(&effect, self.now, Kind::Good);
+            self.session.handle_outcome(self.now, Outcome { ticket, result });
+            self.look();
+        }
+    }
+}
+
+fn ticket(effect: &Effect) -> Option<Ticket> {
+    match effect {
+        Effect::Authenticate { ticket, .. }
+        | Effect::Authorize { ticket, .. }
+        | Effect::Reauthenticate { ticket, .. }
+        | Effect::Publish { ticket, .. }
+        | Effect::History { ticket, .. }
+        | Effect::Presence { ticket, .. }
+        | Effect::PresenceStats { ticket, .. } => Some(*ticket),
+        Effect::Join(join) => Some(join.ticket),
+        Effect::Send(_) | Effect::Ping | Effect::Close(_) | Effect::GoLive { .. } | Effect::Leave { .. } => {
+            None
+        }
+    }
+}
+
+fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) {
+    let user = UserId::new("ann");
+    let expires = matches!(kind, Kind::Expiring).then_some(Moment(now.0 + 10_000));
+    let refusal = match kind {
+        Kind::Good | Kind::Expiring => None,
+        Kind::Refused(error) => Some(Refusal::Error(error)),
+        Kind::Closed => Some(Refusal::Disconnect(Disconnect::INVALID_TOKEN)),
+    };
+    let error = match kind {
+        Kind::Good | Kind::Expiring => None,
+        Kind::Refused(error) => Some(error),
+        Kind::Closed => Some(ErrorCode::Internal),
+    };
+    let failed = |error: Option<ErrorCode>| error.map_or(Ok(()), Err);
+    let read: HistoryPage = page(&[3, 4], 4);
+    let result = match effect {
+        Effect::Authenticate { .. } | Effect::Reauthenticate { .. } => {
+            OutcomeResult::Authenticated(refusal.map_or(Ok(Identity { user, info: None, expires }), Err))
+        }
+        Effect::Authorize { .. } => {
+            OutcomeResult::Authorized(refusal.map_or(Ok(Grant { user, info: None, expires }), Err))
+        }
+        Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| join.history.map(|_| read))),
+        Effect::History { .. } => OutcomeResult::History(failed(error).map(|()| read)),
+        Effect::Presence { .. } => OutcomeResult::Presence(failed(error).map(|()| Vec::new())),
+        Effect::PresenceStats { .. } => {
+            OutcomeResult::PresenceStats(failed(error).map(|()| PresenceStats::default()))
+        }
+        _ => OutcomeResult::Published(failed(error)),
+    };
+    (ticket(effect).unwrap(), result)
+}
+
+fn other_than(result: &OutcomeResult) -> OutcomeResult {
+    match result {
+        OutcomeResult::Published(_) => OutcomeResult::Presence(Ok(Vec::new())),
+        _ => OutcomeResult::Published(Ok(())),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_to_a_json_client_the_rules_hold(events in vec(event(), 0..80), ponging: bool) {
+        let mut observed = Observed::open(Arc::new(CentrifugeJson), true);
+        observed.answers_pings = ponging;
+        observed.says(&[COMMANDS[0]]);
+        observed.look();
+        for event in events {
+            observed.happens(event);
+        }
+        observed.settle();
+        if observed.session.is_connected() {
+            let unanswered: Vec<_> = observed.replied.iter().filter(|(_, replied)| !**replied).collect();
+            prop_assert!(unanswered.is_empty(), "never answered: {:?}", unanswered);
+            prop_assert!(observed.places.values().all(|place| *place == Place::Live));
+            prop_assert!(!observed.session.is_congested());
+        }
+    }
+
+    #[test]
+    fn whatever_happens_to_a_raw_client_the_rules_hold(
+        events in vec(event(), 0..60),
+        name in select(CHANNELS.to_vec()),
+        recovers: bool,
+    ) {
+        let recover = recovers.then(|| Since { offset: 2, epoch: "life".into() });
+        let raw = Raw::new(name.into(), "".into(), recover);
+        let mut observed = Observed::open(Arc::new(raw), false);
+        for event in events {
+            observed.happens(event);
+        }
+        observed.settle();
+    }
+
+    #[test]
+    fn no_bytes_make_a_session_panic(messages in vec((any::<bool>(), vec(any::<u8>(), 0..200)), 0..20)) {
+        let mut observed = Observed::open(Arc::new(CentrifugeJson), true);
+        observed.says(&[COMMANDS[0]]);
+        observed.look();
+        observed.settle();
+        for (text, data) in messages {
+            let kind = if text { MessageKind::Text } else { MessageKind::Binary };
+            observed.session.handle_message(observed.now, Message { kind, data: &data });
+            observed.look();
+        }
+    }
+}
+
+/// Without this the properties above could hold of sessions that close at once.
+#[test]
+fn a_long_conversation_stays_open_and_is_answered() {
+    let mut observed = Observed::open(Arc::new(CentrifugeJson), true);
+    observed.says(&[COMMANDS[0]]);
+    observed.look();
+    for round in 0..8 {
+        observed.says(&COMMANDS[HARMLESS]);
+        observed.says(&COMMANDS[8..18]);
+        observed.look();
+        observed.settle();
+        assert!(observed.session.is_connected(), "round {round}");
+        assert!(observed.replied.values().all(|replied| *replied), "round {round}");
+        observed.happens(Event::WaitsUntilWoken);
+    }
+    assert_eq!(observed.replied.len(), 1 + 8 * (HARMLESS.len() + 10));
+}

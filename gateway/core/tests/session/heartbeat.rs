@@ -1,0 +1,111 @@
+//! Pings, pongs, and clients that are gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_core::session::{Opening, Session};
+use shared::framing::{Message, MessageKind};
+use shared::id::ClientId;
+use shared::moment::Moment;
+use shared::protocol::centrifuge::json::CentrifugeJson;
+
+use crate::support::{Client, context};
+
+#[test]
+fn a_ping_comes_every_interval_and_is_answered() {
+    let mut client = Client::anonymous();
+    client.waits_ms(12_499);
+    assert_eq!(client.did(), [""; 0]);
+    client.waits_ms(1);
+    assert_eq!(client.did(), ["< {}"], "the seed of zero is the earliest: half an interval");
+    for delay in [0, 7_999, 100] {
+        client.waits_ms(delay);
+        client.says("{}");
+        client.waits_ms(24_999 - delay);
+        assert_eq!(client.did(), [""; 0]);
+        client.waits_ms(1);
+        assert_eq!(client.did(), ["< {}"]);
+    }
+}
+
+#[test]
+fn a_client_that_does_not_answer_is_gone() {
+    let mut client = Client::anonymous();
+    client.waits_ms(12_500);
+    assert_eq!(client.did(), ["< {}"]);
+    client.waits_ms(7_999);
+    assert_eq!(client.did(), [""; 0]);
+    client.waits_ms(1);
+    assert_eq!(client.did(), ["close 3012"]);
+}
+
+#[test]
+fn nothing_else_a_client_says_is_a_pong() {
+    let mut client = Client::anonymous();
+    client.waits_ms(12_500);
+    client.says(r#"{"id":2,"rpc":{"method":"m"}}"#);
+    client.waits_ms(8_000);
+    assert_eq!(client.did().last().unwrap(), "close 3012");
+}
+
+#[test]
+fn a_pong_that_nobody_asked_for_closes() {
+    let mut early = Client::anonymous();
+    early.says("{}");
+    assert_eq!(early.did(), ["close 3501"]);
+
+    let mut twice = Client::anonymous();
+    twice.waits_ms(12_500);
+    twice.says("{}\n{}");
+    assert_eq!(twice.did(), ["< {}", "close 3501"]);
+}
+
+#[test]
+fn a_pong_does_not_wait_behind_a_slow_command() {
+    let mut client = Client::anonymous();
+    client
+        .says("{\"id\":2,\"publish\":{\"channel\":\"a\",\"data\":1}}\n{\"id\":3,\"rpc\":{\"method\":\"m\"}}");
+    client.waits_ms(12_500);
+    assert_eq!(client.did(), ["publish a 1", "< {}"]);
+    client.says("{}");
+    client.waits_ms(20_000);
+    assert_eq!(client.did(), [""; 0]);
+}
+
+#[test]
+fn the_transports_own_pong_is_no_pong_of_the_protocol() {
+    let mut client = Client::anonymous();
+    client.waits_ms(12_500);
+    client.did();
+    client.session.handle_transport_pong();
+    client.waits_ms(8_000);
+    assert_eq!(client.did(), ["close 3012"]);
+}
+
+#[test]
+fn first_pings_are_spread_over_half_an_interval() {
+    let context = Arc::new(context());
+    let first_ping = |seed: u64| {
+        let opening = Opening {
+            client: ClientId::from_random(7),
+            protocol: Arc::new(CentrifugeJson),
+            context: context.clone(),
+            seed,
+        };
+        let mut session = Session::open(Moment::ZERO, opening);
+        let message = Message { kind: MessageKind::Text, data: br#"{"id":1,"connect":{}}"# };
+        session.handle_message(Moment::ZERO, message);
+        let Some(gateway_core::effect::Effect::Authenticate { ticket, .. }) = session.poll_effect() else {
+            panic!("not authenticated")
+        };
+        let result = gateway_core::effect::OutcomeResult::Authenticated(Ok(Default::default()));
+        session.handle_outcome(Moment::ZERO, gateway_core::effect::Outcome { ticket, result });
+        session.poll_timeout().unwrap()
+    };
+    // Multiples of a large odd number, as good as random here.
+    let moments: Vec<Moment> =
+        (0..1_000).map(|n: u64| first_ping(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let (first, last) = (moments.iter().min().unwrap(), moments.iter().max().unwrap());
+    assert!(*first >= Moment(12_500) && *last <= Moment(25_000));
+    assert!(last.since(*first) > Duration::from_secs(12), "{first:?} to {last:?}");
+}

@@ -1,0 +1,20 @@
+//! Sessions driven by hand: real bytes of the wire in, effects out, and time that only moves when it is told to.
+
+#![allow(clippy::unwrap_used, reason = "a test that finds nothing where something must be has failed")]
+
+mod support;
+
+mod anything;
+mod batches;
+mod connecting;
+mod errors;
+mod heartbeat;
+mod limits;
+mod order;
+mod publishing;
+mod querying;
+mod raw;
+mod recovering;
+mod refreshing;
+mod subscribing;
+mod unsubscribing;

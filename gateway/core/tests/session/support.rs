@@ -1,0 +1,252 @@
+//! One client in a test: it speaks JSON, and what its session did is told as lines of text.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
+use gateway_core::effect::{Effect, Grant, Identity, Outcome, OutcomeResult, Refusal, Ticket};
+use gateway_core::history::HistoryPage;
+use gateway_core::session::{Context, Opening, Session, Settings};
+use shared::channel::Channel;
+use shared::error::ErrorCode;
+use shared::framing::{Message, MessageKind};
+use shared::id::{ClientId, UserId};
+use shared::moment::Moment;
+use shared::position::{Epoch, StreamPosition};
+use shared::protocol::Protocol;
+use shared::protocol::centrifuge::json::CentrifugeJson;
+use shared::publication::{Payload, Publication};
+
+pub(crate) const CLIENT: &str = "00000000-0000-4000-8000-000000000007";
+
+pub(crate) struct Client {
+    pub(crate) session: Session,
+    pub(crate) now: Moment,
+    /// Effects whose outcome is awaited, with the channel they are about.
+    asked: VecDeque<(Ticket, String)>,
+}
+
+impl Client {
+    pub(crate) fn open(context: Context) -> Self {
+        Self::speaking(Arc::new(CentrifugeJson), context)
+    }
+
+    pub(crate) fn speaking(protocol: Arc<dyn Protocol>, context: Context) -> Self {
+        let now = Moment(1_000_000);
+        let opening =
+            Opening { client: ClientId::from_random(7), protocol, context: Arc::new(context), seed: 0 };
+        Self { session: Session::open(now, opening), now, asked: VecDeque::new() }
+    }
+
+    /// Connected, as nobody in particular.
+    pub(crate) fn anonymous() -> Self {
+        Self::connected(context(), Identity::default())
+    }
+
+    /// Connected, as this user.
+    pub(crate) fn user(user: &str) -> Self {
+        Self::connected(context(), Identity { user: UserId::new(user), ..Identity::default() })
+    }
+
+    pub(crate) fn connected(context: Context, identity: Identity) -> Self {
+        let mut client = Self::open(context);
+        client.says(r#"{"id":1,"connect":{}}"#);
+        assert_eq!(client.did(), ["authenticate "]);
+        client.answer(OutcomeResult::Authenticated(Ok(identity)));
+        assert!(client.did()[0].starts_with(r#"< {"id":1,"connect":{"#));
+        client
+    }
+
+    /// Subscribes without a token, to a channel that keeps nothing.
+    pub(crate) fn subscribe(&mut self, channel: &str) {
+        self.says(&format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#));
+        self.did();
+        self.answer(joined(None));
+        assert!(self.did().contains(&format!("live {channel}")));
+    }
+
+    /// Subscribes with a token that gave this.
+    pub(crate) fn subscribe_with_token(&mut self, channel: &str, grant: Grant) {
+        self.says(&format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}","token":"t"}}}}"#));
+        assert_eq!(self.did(), [format!("authorize {channel} t")]);
+        self.answer(OutcomeResult::Authorized(Ok(grant)));
+        self.did();
+        self.answer(joined(None));
+        assert!(self.did().contains(&format!("live {channel}")));
+    }
+
+    /// Sends one text message.
+    pub(crate) fn says(&mut self, message: &str) {
+        self.session.handle_message(self.now, Message { kind: MessageKind::Text, data: message.as_bytes() });
+    }
+
+    /// Answers the oldest effect that awaits it.
+    pub(crate) fn answer(&mut self, result: OutcomeResult) {
+        let (ticket, _) = self.asked.pop_front().expect("no effect is awaited");
+        self.session.handle_outcome(self.now, Outcome { ticket, result });
+    }
+
+    /// Answers the effect that is awaited for this channel.
+    pub(crate) fn answer_for(&mut self, channel: &str, result: OutcomeResult) {
+        let at = self.asked.iter().position(|(_, about)| about == channel).expect("no effect is awaited");
+        let (ticket, _) = self.asked.remove(at).unwrap();
+        self.session.handle_outcome(self.now, Outcome { ticket, result });
+    }
+
+    /// Time passes, with the session woken whenever it asked for it.
+    pub(crate) fn waits(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(next) = self.session.poll_timeout().filter(|next| *next <= until) {
+            self.now = self.now.max(next);
+            self.session.handle_timeout(self.now);
+            assert!(self.session.poll_timeout() != Some(next), "it wakes for nothing");
+        }
+        self.now = until;
+    }
+
+    pub(crate) fn waits_ms(&mut self, ms: u64) {
+        self.waits(Duration::from_millis(ms));
+    }
+
+    /// What the session did since it was last asked, a line for each effect.
+    pub(crate) fn did(&mut self) -> Vec<String> {
+        let effects: Vec<Effect> = std::iter::from_fn(|| self.session.poll_effect()).collect();
+        effects.into_iter().map(|effect| self.tell(effect)).collect()
+    }
+
+    fn tell(&mut self, effect: Effect) -> String {
+        match effect {
+            Effect::Send(message) => format!("< {}", String::from_utf8_lossy(&message.data)),
+            Effect::Ping => "ping".to_owned(),
+            Effect::Close(disconnect) => format!("close {}", disconnect.code),
+            Effect::Authenticate { ticket, token } => {
+                self.ask(ticket, "");
+                format!("authenticate {token}")
+            }
+            Effect::Reauthenticate { ticket, token } => {
+                self.ask(ticket, "");
+                format!("reauthenticate {token}")
+            }
+            Effect::Authorize { ticket, channel, token } => {
+                self.ask(ticket, channel.as_str());
+                format!("authorize {channel} {token}")
+            }
+            Effect::Join(join) => {
+                self.ask(join.ticket, join.channel.as_str());
+                let mut line = format!("join {}", join.channel);
+                if let Some(history) = join.history {
+                    assert!(!history.reverse);
+                    line += &history.since.map_or(String::new(), |since| format!(" since {since}"));
+                    line += &format!(" limit {}", history.limit);
+                }
+                line += if join.positioned { " positioned" } else { "" };
+                line += if join.presence.is_some() { " present" } else { "" };
+                line
+            }
+            Effect::GoLive { channel, position: None } => format!("live {channel}"),
+            Effect::GoLive { channel, position: Some(position) } => {
+                format!("live {channel} @{}", position.offset)
+            }
+            Effect::Leave { channel } => format!("leave {channel}"),
+            Effect::Publish { ticket, channel, publication, retention } => {
+                self.ask(ticket, channel.as_str());
+                let data = String::from_utf8_lossy(&publication.data.bytes).into_owned();
+                let kept = if retention.keeps_history() { " kept" } else { "" };
+                format!("publish {channel} {data}{kept}")
+            }
+            Effect::History { ticket, channel, filter, .. } => {
+                self.ask(ticket, channel.as_str());
+                let since = filter.since.map_or(String::new(), |since| format!(" since {since}"));
+                let reverse = if filter.reverse { " reverse" } else { "" };
+                format!("history {channel}{since} limit {}{reverse}", filter.limit)
+            }
+            Effect::Presence { ticket, channel } => {
+                self.ask(ticket, channel.as_str());
+                format!("presence {channel}")
+            }
+            Effect::PresenceStats { ticket, channel } => {
+                self.ask(ticket, channel.as_str());
+                format!("presence_stats {channel}")
+            }
+        }
+    }
+
+    fn ask(&mut self, ticket: Ticket, about: &str) {
+        assert!(self.asked.iter().all(|(known, _)| *known != ticket), "{ticket:?} is used twice");
+        self.asked.push_back((ticket, about.to_owned()));
+    }
+}
+
+/// Channels without a namespace are open to all and keep nothing. Those of `log` keep history and presence. `shut`
+/// allows nothing, `named` lets the named users in, `recover` and `position` force what they are called.
+pub(crate) fn context() -> Context {
+    let open = ChannelOptions {
+        allow_subscribe: true,
+        allow_subscribe_anonymous: true,
+        allow_publish: true,
+        allow_publish_anonymous: true,
+        allow_history: true,
+        allow_presence: true,
+        ..ChannelOptions::default()
+    };
+    let log = ChannelOptions { history_size: 10, history_ttl_s: 60, presence: true, ..open.clone() };
+    let streamed = ChannelOptions { presence: false, ..log.clone() };
+    let namespaces = [
+        ("log", log),
+        (
+            "shut",
+            ChannelOptions { history_size: 10, history_ttl_s: 60, presence: true, ..Default::default() },
+        ),
+        ("named", ChannelOptions { allow_user_limited: true, ..open.clone() }),
+        ("recover", ChannelOptions { force_recovery: true, ..streamed.clone() }),
+        ("position", ChannelOptions { force_positioning: true, ..streamed }),
+    ];
+    let namespaces = namespaces.map(|(name, options)| (name.into(), Arc::new(options)));
+    Context {
+        settings: Settings::default(),
+        rules: ChannelRules { default: Arc::new(open), namespaces: namespaces.into() },
+        insecure: false,
+        node: "node-1".into(),
+        version: "1.2.3",
+    }
+}
+
+pub(crate) fn with_settings(settings: Settings) -> Context {
+    Context { settings, ..context() }
+}
+
+pub(crate) fn channel(name: &str) -> Channel {
+    Channel::parse(name, 255).unwrap()
+}
+
+pub(crate) fn position(offset: u64) -> StreamPosition {
+    StreamPosition { offset, epoch: Epoch::parse("life").unwrap() }
+}
+
+/// A stream that ends at `top`, with these offsets read from it.
+pub(crate) fn page(offsets: &[u64], top: u64) -> HistoryPage {
+    let publications = offsets.iter().map(|&offset| {
+        let data = Payload::json(offset.to_string());
+        Publication { position: Some(position(offset)), ..Publication::new(data) }
+    });
+    HistoryPage { publications: publications.collect(), top: position(top) }
+}
+
+pub(crate) fn joined(page: Option<HistoryPage>) -> OutcomeResult {
+    OutcomeResult::Joined(Ok(page))
+}
+
+pub(crate) fn authenticated(user: &str) -> OutcomeResult {
+    OutcomeResult::Authenticated(Ok(Identity { user: UserId::new(user), ..Identity::default() }))
+}
+
+pub(crate) fn refused(error: ErrorCode) -> Refusal {
+    Refusal::Error(error)
+}
+
+pub(crate) fn error(id: u32, code: ErrorCode) -> String {
+    let temporary = if code.is_temporary() { r#","temporary":true"# } else { "" };
+    let (code, message) = (code.code(), code.message());
+    format!(r#"< {{"id":{id},"error":{{"code":{code},"message":"{message}"{temporary}}}}}"#)
+}

@@ -1,5 +1,6 @@
 //! The hub by hand: who gets what, who is told, and that nothing is left behind.
 
+mod against_a_model;
 mod encode_once;
 
 use std::collections::BTreeMap;

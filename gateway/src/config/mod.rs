@@ -192,7 +192,7 @@ mod tests {
             mistakes(toml, &environment),
             [
                 "colour: unknown key, known are server, internal, tls, proxy_protocol, limits, http, websocket, \
-                 auth, workers, channels, namespaces, broker, drain, telemetry (from gateway.toml)",
+                 auth, api, workers, channels, namespaces, broker, drain, telemetry (from gateway.toml)",
                 "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
                 "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml)",
                 "namespaces.prices.history_ttl_s: must be set when history_size is",

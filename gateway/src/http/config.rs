@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::http::origin::OriginPolicy;
 use crate::setting::Faults;
 
 /// HTTP requests of clients.
@@ -48,6 +49,11 @@ impl Config {
     }
 
     pub fn check(&self, faults: &mut Faults) {
+        if let Err(invalid) = OriginPolicy::new(self) {
+            for (index, problem) in invalid {
+                faults.add(format!("allowed_origins.{index}"), problem.to_string());
+            }
+        }
         faults.outside("head_timeout_ms", self.head_timeout_ms, 10..=120_000);
         // hyper refuses to read heads into less than 8 KiB.
         faults.outside("head_bytes_max", self.head_bytes_max, 8192..=1_048_576);

@@ -2,5 +2,8 @@
 
 pub mod admission;
 pub mod config;
+pub mod descriptors;
 pub mod proxy_protocol;
 pub mod tls;
+
+pub use admission::{Admission, Admitted, HandshakePermit, HeldPlace};

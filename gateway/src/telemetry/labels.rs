@@ -6,6 +6,8 @@ pub enum Handshake {
     Accepted,
     /// The node has as many connections as it takes.
     NodeFull,
+    /// The node, or the address, is in as many handshakes as it may.
+    HandshakesFull,
     /// The address has as many connections as it may.
     AddressFull,
     /// The address connects too often.
@@ -29,9 +31,10 @@ pub enum Handshake {
 }
 
 impl Handshake {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Accepted,
         Self::NodeFull,
+        Self::HandshakesFull,
         Self::AddressFull,
         Self::AddressRate,
         Self::UserFull,
@@ -48,6 +51,7 @@ impl Handshake {
         match self {
             Self::Accepted => "accepted",
             Self::NodeFull => "node_full",
+            Self::HandshakesFull => "handshakes_full",
             Self::AddressFull => "address_full",
             Self::AddressRate => "address_rate",
             Self::UserFull => "user_full",

@@ -1,4 +1,4 @@
-//! Who may connect: how many at once, how many from one address, how fast.
+//! The section `limits`: how many connections a node takes, and how fast.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,21 +10,25 @@ use crate::setting::Faults;
 pub struct Config {
     /// Open connections of this node. 0: as many as its file descriptors allow.
     pub connections_max: u32,
-    /// Open connections from one address (IPv6: one /64). 0: no limit.
+    /// Open client connections from one address (IPv6: one /64). 0: no limit.
     pub connections_per_address_max: u32,
     /// Open connections of one user on this node. 0: no limit. Anonymous clients are not counted.
     pub connections_per_user_max: u32,
-    /// New connections a second from one address (IPv6: one /64), on average. 0: no limit.
+    /// New client connections a second from one address (IPv6: one /64), on average. 0: no limit.
     pub connects_per_address_per_s: u32,
-    /// New connections from one address that may come at once.
+    /// New client connections from one address that may come at once.
     pub connects_per_address_burst: u32,
     /// New connections a second of this node, on average. More wait in the kernel's backlog. 0: no limit.
     pub accepts_per_s: u32,
     /// New connections of this node that may come at once.
     pub accepts_burst: u32,
-    /// Connections that are in their TLS or HTTP handshake at the same time. More wait.
+    /// Connections that are in their TLS or HTTP handshake at the same time. More wait in the kernel's backlog.
     pub handshakes_max: u32,
-    /// Addresses remembered for the limits per address. The longest unseen are forgotten first.
+    /// The same from one address (IPv6: one /64), trusted proxies excepted: so that one slow client cannot keep
+    /// the others waiting. More are closed. 0: no limit.
+    pub handshakes_per_address_max: u32,
+    /// Addresses without a connection that are remembered for the limits per address. The longest unseen are
+    /// forgotten first.
     pub addresses_max: u32,
 }
 
@@ -39,6 +43,7 @@ impl Default for Config {
             accepts_per_s: 0,
             accepts_burst: 1000,
             handshakes_max: 2000,
+            handshakes_per_address_max: 1000,
             addresses_max: 100_000,
         }
     }

@@ -1,0 +1,100 @@
+//! The address a client really has, when proxies stand between.
+//!
+//! Each proxy appends the address it was reached from to `X-Forwarded-For`, so the list reads from the client to
+//! us. Whatever a client wrote there itself stands on the left. Going from the right, the first address that is
+//! not one of our own proxies is the last that one of them has seen: that is the client. `Forwarded` (RFC 7239)
+//! is not read.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+use http::header::HeaderName;
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The proxies whose word is taken.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    pub fn new(networks: &[IpNet]) -> Self {
+        Self(networks.to_vec())
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// The client's address, for a request that came from `peer` with these headers.
+    pub fn client_ip(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let mut nearest = peer.to_canonical();
+        let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
+        for hop in lines.flat_map(|line| line.to_str().unwrap_or("unreadable").rsplit(',')) {
+            if !self.contains(nearest) {
+                return nearest;
+            }
+            match parse(hop.trim()) {
+                Some(address) => nearest = address,
+                // What our proxy saw cannot be read: it is the nearest we know of.
+                None => return nearest,
+            }
+        }
+        nearest
+    }
+}
+
+/// An address as proxies write it: alone, with a port, or in brackets.
+fn parse(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address: Option<IpAddr> = bare.parse().ok();
+    address.or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip())).map(|ip| ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn client_ip(peer: &str, lines: &[&str]) -> String {
+        let proxies = TrustedProxies::new(&["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
+        }
+        proxies.client_ip(peer.parse().unwrap(), &headers).to_string()
+    }
+
+    #[test]
+    fn a_stranger_is_not_believed() {
+        assert_eq!(client_ip("203.0.113.9", &["1.2.3.4"]), "203.0.113.9");
+        assert_eq!(client_ip("203.0.113.9", &[]), "203.0.113.9");
+    }
+
+    #[test]
+    fn the_last_address_that_is_no_proxy_of_ours_is_the_client() {
+        assert_eq!(client_ip("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(client_ip("10.0.0.1", &["198.51.100.7, 10.0.0.2"]), "198.51.100.7");
+        assert_eq!(client_ip("::ffff:10.0.0.1", &["198.51.100.7:4711"]), "198.51.100.7");
+        assert_eq!(client_ip("fd00::1", &["[2001:db8::5]:443"]), "2001:db8::5");
+    }
+
+    #[test]
+    fn what_a_client_writes_itself_stands_on_the_left_and_counts_for_nothing() {
+        assert_eq!(client_ip("10.0.0.1", &["1.1.1.1, 10.9.9.9, 198.51.100.7"]), "198.51.100.7");
+        assert_eq!(client_ip("10.0.0.1", &["1.1.1.1", "198.51.100.7, 10.0.0.2"]), "198.51.100.7");
+    }
+
+    #[test]
+    fn unreadable_entries_end_the_search() {
+        assert_eq!(client_ip("10.0.0.1", &["198.51.100.7, unknown, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(client_ip("10.0.0.1", &["", ","]), "10.0.0.1");
+    }
+
+    #[test]
+    fn behind_proxies_only_the_first_of_them_is_the_client() {
+        assert_eq!(client_ip("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+    }
+}

@@ -1,0 +1,294 @@
+//! What admission remembers, and what it decides from it. Told the time; knows no sockets.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use shared::moment::Moment;
+
+use super::bucket::{Bucket, Rate};
+use super::{Config, Refusal};
+
+/// An address as far as limits tell addresses apart: a whole IPv4 address, the /64 of an IPv6 one (its owner can
+/// take any address in it).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct AddressKey(IpAddr);
+
+impl AddressKey {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let network = u128::from(address) & !u128::from(u64::MAX);
+                Self(IpAddr::V6(Ipv6Addr::from(network)))
+            }
+            address => Self(address),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Doors {
+    config: Config,
+    connections_max: u32,
+    connections: u32,
+    handshakes: u32,
+    accepts: Bucket,
+    handshakes_by_address: HashMap<AddressKey, u32>,
+    addresses: HashMap<AddressKey, Address>,
+    /// Addresses without a connection, the longest unseen first.
+    idle: BTreeSet<(Moment, AddressKey)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Address {
+    open: u32,
+    connects: Bucket,
+    seen: Moment,
+}
+
+impl Doors {
+    pub(super) fn new(config: Config, connections_max: u32, now: Moment) -> Self {
+        let accepts = Bucket::full(accept_rate(&config), now);
+        Self {
+            config,
+            connections_max,
+            connections: 0,
+            handshakes: 0,
+            accepts,
+            handshakes_by_address: HashMap::new(),
+            addresses: HashMap::new(),
+            idle: BTreeSet::new(),
+        }
+    }
+
+    /// Takes the turn to accept one connection, or tells how long to wait for it.
+    pub(super) fn take_turn(&mut self, now: Moment) -> Result<(), Duration> {
+        match self.config.accepts_per_s {
+            0 => Ok(()),
+            _ => self.accepts.take(accept_rate(&self.config), now),
+        }
+    }
+
+    /// Whether another handshake may begin.
+    pub(super) fn has_room_for_a_handshake(&self) -> bool {
+        self.handshakes < self.config.handshakes_max
+    }
+
+    /// A connection is accepted and begins its handshake. Counted until [`Doors::end_handshake`] and, for the
+    /// node, [`Doors::leave`].
+    pub(super) fn enter(&mut self, address: Option<AddressKey>) -> Result<(), Refusal> {
+        if self.connections >= self.connections_max {
+            return Err(Refusal::NodeFull);
+        }
+        if !self.has_room_for_a_handshake() {
+            return Err(Refusal::HandshakesFull);
+        }
+        if let Some(address) = address {
+            let limit = self.config.handshakes_per_address_max;
+            let begun = self.handshakes_by_address.entry(address).or_insert(0);
+            if limit > 0 && *begun >= limit {
+                return Err(Refusal::HandshakesFull);
+            }
+            *begun += 1;
+        }
+        self.connections += 1;
+        self.handshakes += 1;
+        Ok(())
+    }
+
+    pub(super) fn end_handshake(&mut self, address: Option<AddressKey>) {
+        self.handshakes -= 1;
+        let Some(address) = address else { return };
+        if let Some(begun) = self.handshakes_by_address.get_mut(&address) {
+            *begun -= 1;
+            if *begun == 0 {
+                self.handshakes_by_address.remove(&address);
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.connections -= 1;
+    }
+
+    /// A client of this address wants in. Counted until [`Doors::leave_address`].
+    pub(super) fn admit(&mut self, address: AddressKey, now: Moment) -> Result<(), Refusal> {
+        if !self.tracks_addresses() {
+            return Ok(());
+        }
+        let rate = connect_rate(&self.config);
+        let mut known = match self.addresses.get(&address) {
+            Some(known) => *known,
+            None => Address { open: 0, connects: Bucket::full(rate, now), seen: now },
+        };
+        self.idle.remove(&(known.seen, address));
+        known.seen = now;
+        let verdict = self.judge(&mut known, rate, now);
+        if verdict.is_ok() {
+            known.open += 1;
+        }
+        self.remember(address, known);
+        verdict
+    }
+
+    pub(super) fn leave_address(&mut self, address: AddressKey, now: Moment) {
+        let Some(mut known) = self.addresses.get(&address).copied() else { return };
+        known.open = known.open.saturating_sub(1);
+        self.idle.remove(&(known.seen, address));
+        known.seen = known.seen.max(now);
+        self.remember(address, known);
+    }
+
+    fn judge(&self, known: &mut Address, rate: Rate, now: Moment) -> Result<(), Refusal> {
+        let open_max = self.config.connections_per_address_max;
+        if open_max > 0 && known.open >= open_max {
+            return Err(Refusal::AddressFull);
+        }
+        if rate.per_s > 0 {
+            known.connects.take(rate, now).map_err(|wait| Refusal::AddressRate { wait })?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what is known of an address. Those with a connection stay; of the others, only so many.
+    fn remember(&mut self, address: AddressKey, known: Address) {
+        self.addresses.insert(address, known);
+        if known.open == 0 {
+            self.idle.insert((known.seen, address));
+        }
+        while self.idle.len() > self.config.addresses_max as usize {
+            if let Some((_, forgotten)) = self.idle.pop_first() {
+                self.addresses.remove(&forgotten);
+            }
+        }
+    }
+
+    fn tracks_addresses(&self) -> bool {
+        self.config.connections_per_address_max > 0 || self.config.connects_per_address_per_s > 0
+    }
+}
+
+fn accept_rate(config: &Config) -> Rate {
+    Rate { per_s: config.accepts_per_s, burst: config.accepts_burst }
+}
+
+fn connect_rate(config: &Config) -> Rate {
+    Rate { per_s: config.connects_per_address_per_s, burst: config.connects_per_address_burst }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> AddressKey {
+        AddressKey::of(text.parse().unwrap())
+    }
+
+    fn doors(config: Config) -> Doors {
+        Doors::new(config, 1000, Moment(0))
+    }
+
+    #[test]
+    fn a_full_node_refuses_until_someone_leaves() {
+        let mut doors = Doors::new(Config::default(), 2, Moment(0));
+        assert_eq!(doors.enter(None), Ok(()));
+        assert_eq!(doors.enter(None), Ok(()));
+        assert_eq!(doors.enter(None), Err(Refusal::NodeFull));
+        doors.end_handshake(None);
+        assert_eq!(doors.enter(None), Err(Refusal::NodeFull));
+        doors.leave();
+        assert_eq!(doors.enter(None), Ok(()));
+    }
+
+    #[test]
+    fn one_address_cannot_hold_all_handshakes() {
+        let config = Config { handshakes_max: 3, handshakes_per_address_max: 2, ..Config::default() };
+        let mut doors = doors(config);
+        let slow = Some(address("192.0.2.1"));
+        assert_eq!(doors.enter(slow), Ok(()));
+        assert_eq!(doors.enter(slow), Ok(()));
+        assert_eq!(doors.enter(slow), Err(Refusal::HandshakesFull));
+        assert_eq!(doors.enter(Some(address("192.0.2.2"))), Ok(()));
+        assert!(!doors.has_room_for_a_handshake());
+        doors.end_handshake(slow);
+        assert_eq!(doors.enter(slow), Ok(()));
+        for address in [slow, slow, Some(address("192.0.2.2"))] {
+            doors.end_handshake(address);
+        }
+        assert_eq!((doors.handshakes, doors.handshakes_by_address.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_address_has_so_many_connections_and_no_more() {
+        let mut doors = doors(Config { connections_per_address_max: 2, ..Config::default() });
+        let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
+        assert_eq!(doors.admit(one, Moment(0)), Ok(()));
+        assert_eq!(doors.admit(one, Moment(0)), Ok(()));
+        assert_eq!(doors.admit(one, Moment(0)), Err(Refusal::AddressFull));
+        assert_eq!(doors.admit(other, Moment(0)), Ok(()));
+        doors.leave_address(one, Moment(1));
+        assert_eq!(doors.admit(one, Moment(1)), Ok(()));
+    }
+
+    #[test]
+    fn an_address_connects_so_often_and_is_told_when_to_return() {
+        let config =
+            Config { connects_per_address_per_s: 2, connects_per_address_burst: 3, ..Config::default() };
+        let mut doors = doors(config);
+        let one = address("192.0.2.1");
+        for _ in 0..3 {
+            assert_eq!(doors.admit(one, Moment(0)), Ok(()));
+            doors.leave_address(one, Moment(0));
+        }
+        let wait = Duration::from_millis(500);
+        assert_eq!(doors.admit(one, Moment(0)), Err(Refusal::AddressRate { wait }));
+        assert_eq!(doors.admit(one, Moment(500)), Ok(()));
+        assert!(doors.admit(one, Moment(500)).is_err());
+    }
+
+    #[test]
+    fn a_v6_network_is_one_address_and_a_mapped_v4_is_itself() {
+        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:1:2:3"));
+        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
+        assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
+    }
+
+    #[test]
+    fn remembered_addresses_are_bounded_and_those_with_a_connection_stay() {
+        let config = Config {
+            connections_per_address_max: 1,
+            connects_per_address_per_s: 1,
+            connects_per_address_burst: 1,
+            addresses_max: 10,
+            ..Config::default()
+        };
+        let mut doors = doors(config);
+        let staying = address("192.0.2.1");
+        assert_eq!(doors.admit(staying, Moment(0)), Ok(()));
+        for second in 0..1000_u32 {
+            let passing = AddressKey(IpAddr::from([10, 0, (second / 256) as u8, (second % 256) as u8]));
+            let now = Moment(u64::from(second) * 1000);
+            assert_eq!(doors.admit(passing, now), Ok(()));
+            doors.leave_address(passing, now);
+        }
+        assert_eq!(doors.addresses.len(), 11);
+        assert_eq!(doors.idle.len(), 10);
+        assert_eq!(doors.admit(staying, Moment(2_000_000)), Err(Refusal::AddressFull));
+    }
+
+    #[test]
+    fn without_limits_per_address_nothing_is_remembered() {
+        let mut doors = doors(Config::default());
+        assert_eq!(doors.admit(address("192.0.2.1"), Moment(0)), Ok(()));
+        assert!(doors.addresses.is_empty());
+    }
+
+    #[test]
+    fn accepts_keep_to_the_rate_of_the_node() {
+        let mut doors = doors(Config { accepts_per_s: 100, accepts_burst: 2, ..Config::default() });
+        assert_eq!(doors.take_turn(Moment(0)), Ok(()));
+        assert_eq!(doors.take_turn(Moment(0)), Ok(()));
+        assert_eq!(doors.take_turn(Moment(0)), Err(Duration::from_millis(10)));
+        assert_eq!(doors.take_turn(Moment(10)), Ok(()));
+    }
+}

@@ -1,0 +1,224 @@
+//! Who may connect: how many at once, how many from one address, how fast.
+//!
+//! Two doors. [`Admission::admit_handshake`] counts every accepted connection for the node, before anything is
+//! read from it. [`Admission::admit_client`] counts a client for its address, once that is known: a PROXY header
+//! or `X-Forwarded-For` may tell it only later. What was counted is given back when the permit is dropped.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::http::client_ip::TrustedProxies;
+use crate::telemetry::Metrics;
+use crate::telemetry::labels::Handshake;
+use doors::{AddressKey, Doors};
+
+pub use config::Config;
+
+mod bucket;
+mod config;
+mod doors;
+
+/// The limits of one node and what counts against them.
+#[derive(Debug)]
+pub struct Admission {
+    doors: Mutex<Doors>,
+    /// Told when a handshake ends.
+    room: Notify,
+    clock: Clock,
+    /// Proxies make handshakes for many clients, so limits per address do not hold for them.
+    proxies: TrustedProxies,
+    metrics: Arc<Metrics>,
+}
+
+/// Why someone may not connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("this node has as many connections as it takes")]
+    NodeFull,
+    #[error("too many connections are being made")]
+    HandshakesFull,
+    #[error("too many connections from this address")]
+    AddressFull,
+    #[error("connections from this address come too fast")]
+    AddressRate { wait: Duration },
+}
+
+impl Refusal {
+    pub fn handshake(self) -> Handshake {
+        match self {
+            Self::NodeFull => Handshake::NodeFull,
+            Self::HandshakesFull => Handshake::HandshakesFull,
+            Self::AddressFull => Handshake::AddressFull,
+            Self::AddressRate { .. } => Handshake::AddressRate,
+        }
+    }
+
+    /// For `Retry-After`: how long it is until asking again makes sense.
+    pub fn retry_after_seconds(self) -> u64 {
+        match self {
+            Self::AddressRate { wait } => wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
+            Self::NodeFull | Self::HandshakesFull => 5,
+            Self::AddressFull => 30,
+        }
+    }
+}
+
+impl Admission {
+    /// A node that takes `connections_max` connections, whatever `config` says of that.
+    pub fn new(
+        config: &Config,
+        connections_max: u32,
+        proxies: TrustedProxies,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        metrics.connections_max.set(i64::from(connections_max));
+        let doors = Doors::new(config.clone(), connections_max, clock.now());
+        Arc::new(Self { doors: Mutex::new(doors), room: Notify::new(), clock, proxies, metrics })
+    }
+
+    /// Waits until the node may accept another connection: for its turn in the rate of accepts, and for room among
+    /// the handshakes. Whoever connects meanwhile waits in the kernel's backlog. One caller at a time.
+    pub async fn turn(&self) {
+        loop {
+            let room = self.room.notified();
+            if self.doors.lock().has_room_for_a_handshake() {
+                break;
+            }
+            room.await;
+        }
+        loop {
+            let turn = self.doors.lock().take_turn(self.clock.now());
+            match turn {
+                Ok(()) => return,
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    /// A connection from `peer` was accepted: a place for it on the node until the permit is dropped.
+    pub fn admit_handshake(self: &Arc<Self>, peer: IpAddr) -> Result<HandshakePermit, Refusal> {
+        let address = (!self.proxies.contains(peer)).then(|| AddressKey::of(peer));
+        self.doors.lock().enter(address)?;
+        self.metrics.handshakes_pending.inc();
+        let place = Arc::new(Place { admission: self.clone() });
+        Ok(HandshakePermit { place, address })
+    }
+
+    /// A client of this address wants in. Takes its place on the node over from the handshake.
+    pub fn admit_client(self: &Arc<Self>, client: IpAddr, place: &HeldPlace) -> Result<Admitted, Refusal> {
+        let address = AddressKey::of(client);
+        self.doors.lock().admit(address, self.clock.now())?;
+        Ok(Admitted { place: place.0.clone(), address })
+    }
+}
+
+/// A connection's place among those of the node, for as long as anything holds it.
+#[derive(Debug)]
+struct Place {
+    admission: Arc<Admission>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.admission.doors.lock().leave();
+    }
+}
+
+/// Held while a connection is in its handshake. Dropping it ends the handshake.
+#[derive(Debug)]
+pub struct HandshakePermit {
+    place: Arc<Place>,
+    address: Option<AddressKey>,
+}
+
+impl HandshakePermit {
+    /// The connection's place on the node, to be held as long as its socket is open.
+    pub fn place(&self) -> HeldPlace {
+        HeldPlace(self.place.clone())
+    }
+}
+
+impl Drop for HandshakePermit {
+    fn drop(&mut self) {
+        let admission = &self.place.admission;
+        admission.doors.lock().end_handshake(self.address);
+        admission.metrics.handshakes_pending.dec();
+        admission.room.notify_one();
+    }
+}
+
+/// Holds a connection's place on the node.
+#[derive(Clone, Debug)]
+pub struct HeldPlace(Arc<Place>);
+
+/// Held for a client's life: its place on the node and among those of its address.
+#[derive(Debug)]
+pub struct Admitted {
+    place: Arc<Place>,
+    address: AddressKey,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let admission = &self.place.admission;
+        admission.doors.lock().leave_address(self.address, admission.clock.now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn admission(config: &Config, connections_max: u32) -> Arc<Admission> {
+        let metrics = Arc::new(Metrics::new());
+        Admission::new(config, connections_max, TrustedProxies::default(), Clock::start(), metrics)
+    }
+
+    #[test]
+    fn a_place_is_held_for_the_life_of_the_connection_and_given_back_once() {
+        let admission = admission(&Config { connections_per_address_max: 1, ..Config::default() }, 1);
+        let handshake = admission.admit_handshake(PEER).unwrap();
+        let place = handshake.place();
+        let admitted = admission.admit_client(PEER, &place).unwrap();
+        drop((handshake, place));
+        assert_eq!(admission.metrics.handshakes_pending.get(), 0);
+        assert_eq!(admission.admit_handshake(PEER).unwrap_err(), Refusal::NodeFull);
+        drop(admitted);
+        let handshake = admission.admit_handshake(PEER).unwrap();
+        assert!(admission.admit_client(PEER, &handshake.place()).is_ok());
+    }
+
+    #[test]
+    fn accepting_waits_for_room_among_the_handshakes() {
+        let admission = admission(&Config { handshakes_max: 1, ..Config::default() }, 100);
+        assert!(admission.turn().now_or_never().is_some());
+        let handshake = admission.admit_handshake(PEER).unwrap();
+        let turn = admission.turn();
+        tokio::pin!(turn);
+        assert!(turn.as_mut().now_or_never().is_none());
+        drop(handshake);
+        assert!(turn.now_or_never().is_some());
+    }
+
+    #[test]
+    fn proxies_make_handshakes_for_many() {
+        let config = Config { handshakes_per_address_max: 1, ..Config::default() };
+        let proxies = TrustedProxies::new(&["192.0.2.0/24".parse().unwrap()]);
+        let admission = Admission::new(&config, 10, proxies, Clock::start(), Arc::new(Metrics::new()));
+        let held = [admission.admit_handshake(PEER), admission.admit_handshake(PEER)];
+        assert!(held.iter().all(Result::is_ok));
+        let stranger = IpAddr::from([198, 51, 100, 1]);
+        let _first = admission.admit_handshake(stranger).unwrap();
+        assert_eq!(admission.admit_handshake(stranger).unwrap_err(), Refusal::HandshakesFull);
+    }
+}

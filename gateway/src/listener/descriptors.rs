@@ -1,0 +1,86 @@
+//! How many files and sockets this process may have open.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors kept for everything that is no client: listeners, the broker, requests to the API, files.
+const RESERVED: u64 = 256;
+
+/// The limit as it stands after [`raise`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Descriptors {
+    /// What the limit was before; `None` for no limit.
+    pub before: Option<u64>,
+    /// What it is now; `None` for no limit.
+    pub limit: Option<u64>,
+}
+
+/// Raises the soft limit to the hard one. A process may always do this; where the system still refuses, the old
+/// limit stays and is answered.
+pub fn raise() -> Descriptors {
+    let found = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: found.maximum, maximum: found.maximum };
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => found.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files could not be raised to the hard limit");
+            found.current
+        }
+    };
+    Descriptors { before: found.current, limit }
+}
+
+impl Descriptors {
+    /// How many client connections that allows.
+    pub fn connections(self) -> u32 {
+        let limit = self.limit.unwrap_or(u64::MAX);
+        // A process with few descriptors keeps half for itself.
+        let left = limit.saturating_sub(RESERVED.min(limit / 2));
+        u32::try_from(left).unwrap_or(u32::MAX)
+    }
+
+    /// How many connections a node takes that is told to take `wanted` (0: as many as it can), and what to tell
+    /// the operator if that is less.
+    pub fn allow(self, wanted: u32) -> (u32, Option<String>) {
+        let possible = self.connections();
+        if wanted <= possible {
+            return (if wanted == 0 { possible } else { wanted }, None);
+        }
+        let limit = self.limit.unwrap_or(u64::MAX);
+        let warning = format!(
+            "limits.connections_max is {wanted}, but the limit of {limit} open files allows {possible}: \
+             raise it (ulimit -Hn, LimitNOFILE)"
+        );
+        (possible, Some(warning))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let raised = raise();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!(now.current, now.maximum);
+        assert_eq!(raised.limit, now.maximum);
+    }
+
+    #[test]
+    fn some_descriptors_are_kept_for_what_is_no_client() {
+        let limited = |limit| Descriptors { before: Some(1), limit };
+        assert_eq!(limited(Some(1_048_576)).connections(), 1_048_320);
+        assert_eq!(limited(Some(100)).connections(), 50);
+        assert_eq!(limited(None).connections(), u32::MAX);
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_is_a_warning() {
+        let descriptors = Descriptors { before: Some(1), limit: Some(1256) };
+        assert_eq!(descriptors.allow(0), (1000, None));
+        assert_eq!(descriptors.allow(10), (10, None));
+        let (allowed, warning) = descriptors.allow(5000);
+        assert_eq!(allowed, 1000);
+        assert!(warning.unwrap().contains("5000"));
+    }
+}

@@ -15,6 +15,7 @@ pub mod config;
 pub mod http;
 pub mod listener;
 pub mod presence;
+pub mod prices;
 pub mod secret;
 pub mod setting;
 pub mod telemetry;

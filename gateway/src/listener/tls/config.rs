@@ -1,4 +1,4 @@
-//! TLS on the client listener.
+//! The section `tls`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,6 +48,10 @@ impl Config {
     /// Whether clients speak TLS.
     pub fn is_on(&self) -> bool {
         self.certificate_file.is_some()
+    }
+
+    pub fn reload_interval(&self) -> Duration {
+        Duration::from_secs(self.reload_interval_s)
     }
 
     pub fn handshake_timeout(&self) -> Duration {

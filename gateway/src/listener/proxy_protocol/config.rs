@@ -1,4 +1,4 @@
-//! The PROXY protocol: a load balancer tells, before the first byte of a client, where the client really is.
+//! The section `proxy_protocol`.
 
 use std::time::Duration;
 

@@ -1,0 +1,220 @@
+//! TLS on the client listener, whose certificate can be changed while connections are open.
+//!
+//! New files serve the handshakes that begin after they were read. Connections that are open keep what they have.
+//! Files that cannot be used change nothing: the old certificate goes on, the log and a metric tell.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::Metrics;
+
+pub use config::{Config, TlsVersion};
+
+mod config;
+
+/// The only protocol that is spoken over TLS: WebSocket needs it.
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// Largest certificate or key file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// TLS as the listener uses it.
+#[derive(Debug)]
+pub struct Tls {
+    server: Arc<ServerConfig>,
+    current: Arc<Current>,
+    files: Files,
+    /// What the files looked like when they were last read, usable or not.
+    seen: Mutex<[Option<Fingerprint>; 2]>,
+}
+
+/// Why the files of `tls` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{file} cannot be read: {error}", file = file.display())]
+    Unreadable { file: PathBuf, error: std::io::Error },
+    #[error("{file} is {bytes} bytes long, at most {FILE_BYTES_MAX} are read", file = file.display())]
+    TooLong { file: PathBuf, bytes: u64 },
+    #[error("{file} holds no certificate in PEM", file = file.display())]
+    NoCertificate { file: PathBuf },
+    #[error("{file} holds no private key in PEM: {error}", file = file.display())]
+    NoKey { file: PathBuf, error: rustls::pki_types::pem::Error },
+    #[error("the certificate in {certificate} and the key in {key} cannot be used: {error}",
+        certificate = certificate.display(), key = key.display())]
+    Unusable { certificate: PathBuf, key: PathBuf, error: rustls::Error },
+    #[error("TLS cannot be set up: {0}")]
+    Setup(rustls::Error),
+}
+
+impl Tls {
+    /// Reads the files of `config`. `None` if TLS is off.
+    pub fn load(config: &Config) -> Result<Option<Self>, TlsError> {
+        let (Some(certificate), Some(key)) = (&config.certificate_file, &config.key_file) else {
+            return Ok(None);
+        };
+        let files = Files { certificate: certificate.clone(), key: key.clone() };
+        let provider = Arc::new(ring::default_provider());
+        // Before reading: a change in between is then seen as one.
+        let seen = files.fingerprints();
+        let current = Arc::new(Current(RwLock::new(files.read(&provider)?)));
+        let versions: &[_] = match config.version_min {
+            TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            TlsVersion::Tls13 => &[&rustls::version::TLS13],
+        };
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .map_err(TlsError::Setup)?
+            .with_no_client_auth()
+            .with_cert_resolver(current.clone());
+        server.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        Ok(Some(Self { server: Arc::new(server), current, files, seen: Mutex::new(seen) }))
+    }
+
+    /// For a new connection's handshake.
+    pub fn server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    /// Reads the files again if they changed since they were last read. Answers whether a new certificate serves.
+    pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
+        let found = self.files.fingerprints();
+        let mut seen = self.seen.lock();
+        if *seen == found {
+            return Ok(false);
+        }
+        *seen = found;
+        drop(seen);
+        let fresh = self.files.read(self.server.crypto_provider())?;
+        *self.current.0.write() = fresh;
+        Ok(true)
+    }
+
+    /// Reads the files again now, changed or not.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        *self.seen.lock() = [None; 2];
+        self.reload_if_changed().map(|_| ())
+    }
+
+    /// Looks for changed files every so often, and at once on SIGHUP, until told to stop.
+    pub async fn watch(self: Arc<Self>, interval: Duration, metrics: Arc<Metrics>, stop: CancellationToken) {
+        let mut hangup = match signal(SignalKind::hangup()) {
+            Ok(hangup) => Some(hangup),
+            Err(error) => {
+                tracing::warn!(%error, "SIGHUP will not reload the certificate");
+                None
+            }
+        };
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let hung_up = async {
+                match &mut hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let asked = tokio::select! {
+                _ = ticks.tick() => false,
+                _ = hung_up => true,
+                () = stop.cancelled() => return,
+            };
+            let tls = self.clone();
+            // Files are read on a thread that may wait for a disk.
+            let reloaded = tokio::task::spawn_blocking(move || {
+                if asked { tls.reload().map(|()| true) } else { tls.reload_if_changed() }
+            });
+            match reloaded.await {
+                Ok(Ok(false)) => {}
+                Ok(Ok(true)) => {
+                    tracing::info!(file = %self.files.certificate.display(), "a new certificate serves");
+                    metrics.tls_reload(true);
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the changed certificate is not used, the old one goes on");
+                    metrics.tls_reload(false);
+                }
+                Err(error) => tracing::error!(%error, "reading the certificate failed"),
+            }
+        }
+    }
+}
+
+/// The certificate that new handshakes get.
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().clone())
+    }
+}
+
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// What changes when a file is written again or replaced, a symbolic link to it included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Fingerprint {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Files {
+    fn fingerprints(&self) -> [Option<Fingerprint>; 2] {
+        [&self.certificate, &self.key].map(|file| {
+            let of = |found: Metadata| Fingerprint {
+                inode: found.ino(),
+                length: found.len(),
+                modified: (found.mtime(), found.mtime_nsec()),
+            };
+            std::fs::metadata(file).ok().map(of)
+        })
+    }
+
+    fn read(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+        let pem = read_bounded(&self.certificate)?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|_| TlsError::NoCertificate { file: self.certificate.clone() })?;
+        if chain.is_empty() {
+            return Err(TlsError::NoCertificate { file: self.certificate.clone() });
+        }
+        let key = PrivateKeyDer::from_pem_slice(&read_bounded(&self.key)?)
+            .map_err(|error| TlsError::NoKey { file: self.key.clone(), error })?;
+        let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| TlsError::Unusable {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            error,
+        })?;
+        Ok(Arc::new(certified))
+    }
+}
+
+fn read_bounded(file: &Path) -> Result<Vec<u8>, TlsError> {
+    let unreadable = |error| TlsError::Unreadable { file: file.to_owned(), error };
+    let bytes = std::fs::metadata(file).map_err(unreadable)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(TlsError::TooLong { file: file.to_owned(), bytes });
+    }
+    std::fs::read(file).map_err(unreadable)
+}
+
+#[cfg(test)]
+mod tests;

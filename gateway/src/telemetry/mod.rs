@@ -3,10 +3,12 @@
 mod answer;
 mod config;
 pub mod labels;
+pub mod logs;
 pub mod metrics;
 pub mod names;
 mod process;
 mod readiness;
+pub mod traces;
 
 pub use answer::answer;
 pub use config::{Config, LogFormat};

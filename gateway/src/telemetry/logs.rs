@@ -1,0 +1,128 @@
+//! Structured logs, and traces beside them where they are configured.
+
+use std::io::IsTerminal;
+
+use tracing::Subscriber;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use super::traces::{SPANS, TraceError, Traces};
+use super::{Config, LogFormat};
+
+/// Why logs cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("telemetry.log_level is no log filter: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error(transparent)]
+    Traces(#[from] TraceError),
+    #[error("logs are set up already: {0}")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sends everything logged in this process to standard error, and what panics too. Call it once, inside the runtime
+/// that is to send traces; flush the traces at the end.
+pub fn init(config: &Config) -> Result<Option<Traces>, SetupError> {
+    let logs = log_layer(config, std::io::stderr)?;
+    let traces = Traces::start(config)?;
+    Registry::default().with(logs).with(traces.as_ref().map(Traces::layer)).try_init()?;
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!(%panic, "a thread panicked");
+        default_hook(panic);
+    }));
+    Ok(traces)
+}
+
+/// Writes logs to `writer`. Spans of traces are not for it: they cost nothing unless traces are on.
+fn log_layer<S, W>(
+    config: &Config,
+    writer: W,
+) -> Result<Box<dyn Layer<S> + Send + Sync>, tracing_subscriber::filter::ParseError>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter: Targets = config.log_level.parse()?;
+    let filter = filter.with_target(SPANS, tracing::level_filters::LevelFilter::OFF);
+    let layer = fmt::layer().with_writer(writer);
+    Ok(match config.log_format {
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Paper {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    fn logged(config: &Config, log: impl FnOnce()) -> String {
+        let paper = Paper::default();
+        let subscriber = Registry::default().with(log_layer(config, paper.clone()).unwrap());
+        tracing::subscriber::with_default(subscriber, log);
+        String::from_utf8(paper.0.lock().clone()).unwrap()
+    }
+
+    #[test]
+    fn json_logs_are_one_object_a_line_with_their_fields() {
+        let config = Config { log_format: LogFormat::Json, ..Config::default() };
+        let text = logged(&config, || {
+            tracing::info!(connections = 3, "a node\nstarts");
+            tracing::debug!("too quiet");
+        });
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(lines[0]).unwrap();
+        assert_eq!(line["message"], "a node\nstarts");
+        assert_eq!(line["connections"], 3);
+        assert_eq!(line["level"], "INFO");
+    }
+
+    #[test]
+    fn modules_have_levels_of_their_own() {
+        let config = Config { log_level: "warn,tidegate::broker=debug".to_owned(), ..Config::default() };
+        let text = logged(&config, || {
+            tracing::info!(target: "tidegate::node", "not this");
+            tracing::debug!(target: "tidegate::broker::redis", "but this");
+        });
+        assert!(!text.contains("not this") && text.contains("but this"), "{text}");
+    }
+
+    #[test]
+    fn spans_of_traces_are_off_where_only_logs_are_on() {
+        let config = Config { log_level: "trace".to_owned(), ..Config::default() };
+        logged(&config, || {
+            assert!(tracing::info_span!(target: SPANS, "publish").is_disabled());
+        });
+    }
+}

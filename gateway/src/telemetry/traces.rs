@@ -1,0 +1,147 @@
+//! Traces: how a publication went from the API through the broker to its subscribers, as OTLP over HTTP.
+//!
+//! Spans are made with [`SPANS`] as their target. Where no collector is configured nothing listens to that target,
+//! and making one costs a comparison.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::{Span, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::registry::LookupSpan;
+
+use super::Config;
+
+/// The target of spans that belong to traces.
+pub const SPANS: &str = "tidegate_trace";
+
+/// How long one batch may take to be sent.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why traces cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    #[error("traces cannot be sent to {endpoint}: {error}")]
+    Exporter { endpoint: String, error: opentelemetry_otlp::ExporterBuildError },
+}
+
+/// The way of traces to their collector. Spans wait in a bounded queue; those that find it full are dropped.
+#[derive(Debug)]
+pub struct Traces {
+    provider: SdkTracerProvider,
+    flush_timeout: Duration,
+}
+
+impl Traces {
+    /// `None` if no collector is configured. Sends from the tokio runtime it is called in.
+    pub fn start(config: &Config) -> Result<Option<Self>, TraceError> {
+        let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+        let client = OnRuntime {
+            runtime: tokio::runtime::Handle::current(),
+            client: HyperClient::with_default_connector(EXPORT_TIMEOUT, None),
+        };
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(client)
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(endpoint)
+            .with_timeout(EXPORT_TIMEOUT)
+            .build()
+            .map_err(|error| TraceError::Exporter { endpoint: endpoint.clone(), error })?;
+        let resource = Resource::builder().with_service_name(config.service_name.clone()).build();
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_ratio)));
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(resource)
+            .with_sampler(sampler)
+            .build();
+        Ok(Some(Self { provider, flush_timeout: Duration::from_millis(config.flush_timeout_ms) }))
+    }
+
+    /// Takes the spans made with the target [`SPANS`], and no others.
+    pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    {
+        let only_traces = Targets::new().with_target(SPANS, tracing::Level::TRACE);
+        tracing_opentelemetry::layer().with_tracer(self.provider.tracer("tidegate")).with_filter(only_traces)
+    }
+
+    /// Sends what still waits, for as long as was configured. No span is taken after this.
+    pub async fn flush(self) {
+        let flushed =
+            tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(self.flush_timeout));
+        match flushed.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "not all traces were sent"),
+            Err(error) => tracing::warn!(%error, "sending the last traces failed"),
+        }
+    }
+}
+
+/// Makes `span` part of the trace that a caller's `traceparent` header names (W3C Trace Context), if it names one.
+pub fn join_callers_trace(span: &Span, headers: &HeaderMap) {
+    if span.is_disabled() || !headers.contains_key("traceparent") {
+        return;
+    }
+    let context = TraceContextPropagator::new().extract(&Headers(headers));
+    if let Err(error) = span.set_parent(context) {
+        tracing::debug!(%error, "the caller's trace could not be joined");
+    }
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+/// Sends on the gateway's runtime what is asked for on a thread of the exporter's own, which has none.
+struct OnRuntime {
+    runtime: tokio::runtime::Handle,
+    client: HyperClient,
+}
+
+impl fmt::Debug for OnRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnRuntime")
+    }
+}
+
+impl HttpClient for OnRuntime {
+    fn send_bytes<'a, 'f>(
+        &'a self,
+        request: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'f>>
+    where
+        'a: 'f,
+        Self: 'f,
+    {
+        let client = self.client.clone();
+        let sent = self.runtime.spawn(async move { client.send_bytes(request).await });
+        Box::pin(async move { sent.await? })
+    }
+}
+
+#[cfg(test)]
+mod tests;

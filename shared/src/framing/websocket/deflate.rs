@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::frame::FrameError;
+use super::offer::{WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 
 /// Inflates incoming messages, one after the other.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl Inflater {
         loop {
             if self.output.len() == self.output.capacity() {
                 // Room for one byte over the limit shows that the limit is passed.
-                let wanted = (self.output.len() * 2).clamp(OUTPUT_FIRST_BYTES, bytes_max.saturating_add(1));
+                let wanted = (self.output.len() * 2).max(OUTPUT_FIRST_BYTES).min(bytes_max.saturating_add(1));
                 self.output.reserve_exact(wanted.saturating_sub(self.output.len()).max(1));
             }
             let consumed_before = self.machine.total_in();
@@ -109,21 +110,61 @@ impl Deflater {
 
     /// Appends the compressed payload of a message. Appends nothing and returns false where compressing does not
     /// make it smaller: then the message is to be sent as it is.
+    ///
+    /// The result suits every peer whose window admits the message: see [`super::offer::window_admits`].
     pub fn deflate(&mut self, payload: &[u8], out: &mut BytesMut) -> bool {
+        // If it does not fit in as many bytes as it has, it did not get smaller.
+        self.run(payload, WINDOW_BITS_MAX, payload.len(), out)
+    }
+
+    /// Appends the compressed payload of a message for a window of 2 to the power of `window_bits` bytes, whatever the
+    /// message's length, and even if that makes it longer. For one peer; what is shared is better made by
+    /// [`Deflater::deflate`], which finds more that repeats. Returns false, with nothing appended, only if the
+    /// machine fails.
+    pub fn deflate_for_window(&mut self, payload: &[u8], window_bits: u8, out: &mut BytesMut) -> bool {
+        let pieces = payload.len() >> window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX);
+        // At level 1 a byte may take nine bits. Each piece ends with a flush of five bytes.
+        let grown = payload.len() + payload.len() / 7 + 16 * (pieces + 1);
+        self.run(payload, window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX), grown, out)
+    }
+
+    fn run(&mut self, payload: &[u8], window_bits: u8, bytes_max: usize, out: &mut BytesMut) -> bool {
         self.machine.reset();
         let start = out.len();
-        // If it does not fit in as many bytes as it has, it did not get smaller.
-        out.resize(start + payload.len() + TAIL.len(), 0);
-        let status = self.machine.compress(payload, &mut out[start..], FlushCompress::Sync);
-        let written = usize::try_from(self.machine.total_out()).unwrap_or(usize::MAX);
-        let fits = status.is_ok() && written < payload.len() + TAIL.len();
-        let end = start.saturating_add(written).min(out.len());
-        if fits && out[start..end].ends_with(&TAIL) {
-            out.truncate(end - TAIL.len());
-            true
-        } else {
-            out.truncate(start);
-            false
+        out.resize(start + bytes_max + TAIL.len(), 0);
+        let end = self.compress(payload, window_bits, &mut out[start..]).map(|written| start + written);
+        match end {
+            Some(end) if out[start..end].ends_with(&TAIL) => {
+                out.truncate(end - TAIL.len());
+                true
+            }
+            _ => {
+                out.truncate(start);
+                false
+            }
+        }
+    }
+
+    /// Returns how much of `out` was written, or `None` if it is too small.
+    fn compress(&mut self, payload: &[u8], window_bits: u8, out: &mut [u8]) -> Option<usize> {
+        // A full flush forgets what came before it, so that nothing is referred to from further than one piece. The
+        // largest window needs none: no compressor refers back further than that.
+        let piece_bytes = if window_bits < WINDOW_BITS_MAX { 1 << window_bits } else { usize::MAX };
+        let mut pieces = payload.chunks(piece_bytes).peekable();
+        let mut written = 0;
+        loop {
+            let piece = pieces.next().unwrap_or_default();
+            let last = pieces.peek().is_none();
+            let flush = if last { FlushCompress::Sync } else { FlushCompress::Full };
+            self.machine.compress(piece, out.get_mut(written..)?, flush).ok()?;
+            written = usize::try_from(self.machine.total_out()).ok()?;
+            // A flush that stops exactly at the end may not be complete.
+            if written >= out.len() {
+                return None;
+            }
+            if last {
+                return Some(written);
+            }
         }
     }
 }
@@ -207,8 +248,8 @@ mod tests {
     #[test]
     fn a_bomb_is_stopped_at_the_limit() {
         let mut bomb = BytesMut::new();
-        assert!(Deflater::new(9).deflate(&vec![0; 50 << 20], &mut bomb));
-        assert!(bomb.len() < 60_000);
+        assert!(Deflater::new(9).deflate(&vec![0; 5 << 20], &mut bomb));
+        assert!(bomb.len() < 6_000);
         let mut inflater = Inflater::new();
         assert_eq!(inflater.inflate(&bomb, 100_000), Err(FrameError::MessageTooBig));
         assert!(inflater.output.capacity() <= 100_009, "{} bytes held", inflater.output.capacity());
@@ -217,12 +258,10 @@ mod tests {
 
     #[test]
     fn the_limit_itself_is_allowed() {
-        for length in [1, 1023, 1024, 1025, 65_536] {
+        for length in [1, 2, 1023, 1024, 1025, 65_536] {
             let mut compressed = BytesMut::new();
             let payload = vec![b'x'; length];
-            if !Deflater::new(1).deflate(&payload, &mut compressed) {
-                continue;
-            }
+            assert!(Deflater::new(1).deflate_for_window(&payload, 15, &mut compressed));
             let mut inflater = Inflater::new();
             assert_eq!(inflater.inflate(&compressed, length), Ok(&payload[..]));
             assert_eq!(inflater.inflate(&compressed, length - 1), Err(FrameError::MessageTooBig));
@@ -247,6 +286,46 @@ mod tests {
         assert_eq!(inflater.inflate(&compressed, 8 << 20).map(<[u8]>::len), Ok(4 << 20));
         inflater.inflate(&[0x00], 8 << 20).unwrap();
         assert!(inflater.output.capacity() <= OUTPUT_KEPT_BYTES);
+    }
+
+    /// The inflater here has the largest window. That one of 2^9 bytes can read this is shown by the Autobahn cases,
+    /// whose client has one.
+    #[test]
+    fn a_message_compressed_for_a_small_window_never_refers_past_a_piece() {
+        let noise: Vec<u8> =
+            (0..512u32).flat_map(|i| (i.wrapping_mul(0x9e37_79b9) ^ i).to_be_bytes()).collect();
+        // The same 2 KiB of noise twice: only a reference from the second to the first can make it smaller.
+        let twice = [&noise[..], &noise].concat();
+        let mut deflater = Deflater::new(9);
+        let (mut wide, mut narrow) = (BytesMut::new(), BytesMut::new());
+        assert!(deflater.deflate_for_window(&twice, 15, &mut wide));
+        assert!(deflater.deflate_for_window(&twice, 11, &mut narrow));
+        assert!(wide.len() < noise.len() + 200, "{} bytes", wide.len());
+        assert!(narrow.len() > noise.len() * 3 / 2, "{} bytes", narrow.len());
+        assert_eq!(inflated(&narrow), Ok(twice));
+    }
+
+    #[test]
+    fn anything_can_be_compressed_for_any_window_at_any_level() {
+        let mut state = 1u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(40_000)
+        .collect();
+        for (level, window_bits) in [(1, 0), (2, 8), (1, 9), (3, 9), (6, 14), (1, 15), (9, 20)] {
+            let mut deflater = Deflater::new(level);
+            for length in [0, 1, 255, 256, 257, 512, 4096, 40_000] {
+                let mut compressed = BytesMut::new();
+                assert!(deflater.deflate_for_window(&noise[..length], window_bits, &mut compressed));
+                assert_eq!(
+                    inflated(&compressed).as_deref(),
+                    Ok(&noise[..length]),
+                    "{window_bits} bits, {length} bytes"
+                );
+            }
+        }
     }
 
     proptest! {

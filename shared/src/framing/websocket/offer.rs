@@ -3,6 +3,11 @@
 //! Whatever the client offers, the answer is that nobody keeps a context. Windows matter only as a limit on the size
 //! of what may be sent compressed; the server's inflater suits every window a client may choose.
 
+/// The smallest window there is, as a power of two of bytes.
+pub const WINDOW_BITS_MIN: u8 = 8;
+/// The largest one, and the one that holds where nothing was said.
+pub const WINDOW_BITS_MAX: u8 = 15;
+
 /// What the server is willing to agree to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeflatePolicy {
@@ -74,7 +79,6 @@ pub fn negotiate<'h>(
 }
 
 const NAME: &str = "permessage-deflate";
-const WINDOW_BITS_MAX: u8 = 15;
 /// How many offers are looked at. Browsers send one.
 const OFFERS_MAX: usize = 16;
 
@@ -100,7 +104,7 @@ fn accept(offer: &str, policy: DeflatePolicy) -> Option<DeflateParams> {
         }
     }
     let client_max_window_bits = match seen.client_bits {
-        Some(bits) => bits.min(policy.client_max_window_bits.clamp(8, WINDOW_BITS_MAX)),
+        Some(bits) => bits.min(policy.client_max_window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX)),
         None => WINDOW_BITS_MAX,
     };
     Some(DeflateParams {
@@ -127,7 +131,7 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Option<()> {
 /// 8 to 15 in decimal, without a leading zero (RFC 7692 §7.1.2.1).
 fn window_bits(text: &str) -> Option<u8> {
     let bits = text.parse().ok()?;
-    ((8..=WINDOW_BITS_MAX).contains(&bits) && text == bits.to_string()).then_some(bits)
+    ((WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&bits) && text == bits.to_string()).then_some(bits)
 }
 
 /// The value of a parameter: a token, or a quoted string that holds a token (RFC 6455 §9.1).

@@ -1,0 +1,145 @@
+//! What must hold for any bytes whatsoever. Each function takes what a peer may send and panics if it does not hold.
+
+use bytes::{Bytes, BytesMut};
+use shared::command::{Command, Request};
+use shared::framing::websocket::{
+    Assembler, DeflatePolicy, Deflater, Event, FrameError, Inflater, Limits, Role, offer, read_upgrade,
+};
+use shared::framing::{Message, MessageKind};
+use shared::protocol::Protocol;
+use shared::protocol::centrifuge::json::CentrifugeJson;
+use shared::protocol::centrifuge::json::client::{decode_frame, encode_command};
+use shared::protocol::raw::Raw;
+use shared::record::{decode_message, decode_record, encode_record, split_position};
+
+/// The framing hears the same however bytes are chopped, holds no more than its limits, and hands out text only if it
+/// is UTF-8. The first byte chooses the role, compression, and the size of the pieces.
+pub fn websocket_frames(data: &[u8]) {
+    let Some((&choice, stream)) = data.split_first() else { return };
+    let role = if choice & 1 == 0 { Role::Server } else { Role::Client };
+    let piece_bytes = usize::from(choice >> 2) + 1;
+    let whole = heard(role, choice & 2 != 0, stream, stream.len().max(1));
+    assert_eq!(whole, heard(role, choice & 2 != 0, stream, piece_bytes));
+}
+
+/// Inflating any bytes ends within the limit, with the same result again, and what is deflated comes back.
+pub fn websocket_inflate(data: &[u8]) {
+    let mut inflater = Inflater::new();
+    let first = inflater.inflate(data, LIMITS.message_bytes_max).map(<[u8]>::to_vec);
+    assert!(first.as_ref().is_ok_and(|message| message.len() <= LIMITS.message_bytes_max) || first.is_err());
+    assert_eq!(inflater.inflate(data, LIMITS.message_bytes_max), first.as_deref().map_err(|error| *error));
+
+    let window_bits = data.first().map_or(0, |byte| byte % 16);
+    let mut compressed = BytesMut::new();
+    assert!(Deflater::new(window_bits).deflate_for_window(data, window_bits, &mut compressed));
+    assert_eq!(inflater.inflate(&compressed, data.len()), Ok(data));
+}
+
+/// Any headers are accepted or refused, and an answer to an offer is one that could itself be offered. Each line is
+/// a header, and the whole is also tried as an offer.
+pub fn websocket_handshake(data: &[u8]) {
+    let headers = data.split(|byte| *byte == b'\n').filter_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        Some((std::str::from_utf8(&line[..colon]).ok()?, &line[colon + 1..]))
+    });
+    match read_upgrade("GET", headers) {
+        Ok(upgrade) => assert_eq!(upgrade.accept.len(), 28),
+        Err(error) => assert!(matches!(error.status(), 400 | 405 | 426)),
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(params) = offer::negotiate([text], DeflatePolicy::default()) {
+        assert!(offer::negotiate([&*params.response()], DeflatePolicy::default()).is_some());
+    }
+}
+
+/// A command that is understood is understood the same when it is written again.
+pub fn centrifuge_json(data: &[u8]) {
+    for kind in [MessageKind::Text, MessageKind::Binary] {
+        let mut commands = Vec::new();
+        let _ = CentrifugeJson.decode(Message { kind, data }, &mut commands);
+        for command in commands {
+            // These name what cannot be served, and have no bytes of their own.
+            if !matches!(command.request, Request::Refused(_) | Request::Unknown) {
+                assert_eq!(rewritten(&command), [command]);
+            }
+        }
+    }
+}
+
+/// The client's end reads any frame.
+pub fn centrifuge_json_client(data: &[u8]) {
+    if let Ok(frame) = std::str::from_utf8(data) {
+        decode_frame(frame).for_each(drop);
+    }
+}
+
+/// Every message of the bare protocol is one publication.
+pub fn raw(data: &[u8]) {
+    for kind in [MessageKind::Text, MessageKind::Binary] {
+        if kind == MessageKind::Text && std::str::from_utf8(data).is_err() {
+            continue;
+        }
+        let mut commands = Vec::new();
+        let decoded =
+            Raw::new("channel".into(), "".into(), None).decode(Message { kind, data }, &mut commands);
+        assert_eq!((decoded, commands.len()), (Ok(()), 1));
+        let Request::Publish { data: payload, .. } = &commands[0].request else { panic!("{commands:?}") };
+        assert_eq!(payload.bytes, data);
+    }
+}
+
+/// What a broker carries is refused, or reads back when it is written again.
+pub fn record(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    let _ = (decode_message(bytes.clone()), split_position(bytes.clone()));
+    if let Ok(publication) = decode_record(bytes) {
+        let mut again = BytesMut::new();
+        encode_record(&publication, &mut again);
+        assert_eq!(decode_record(again.freeze()), Ok(publication));
+    }
+}
+
+const LIMITS: Limits = Limits { message_bytes_max: 4096, frame_bytes_max: 2048, fragments_max: 20 };
+/// What one connection may hold: a message, with room for it to grow, and the frame in progress.
+const HELD_BYTES_MAX: usize = 3 * LIMITS.message_bytes_max;
+
+#[derive(PartialEq, Debug)]
+enum Heard {
+    Message(MessageKind, Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<u16>, String),
+    Error(FrameError),
+}
+
+fn heard(role: Role, deflate: bool, stream: &[u8], piece_bytes: usize) -> Vec<Heard> {
+    let (mut assembler, mut inflater, mut all) = (Assembler::new(role, deflate), Inflater::new(), Vec::new());
+    for piece in stream.chunks(piece_bytes) {
+        let mut piece = piece.to_vec();
+        let mut unread = &mut piece[..];
+        loop {
+            all.push(match assembler.next(&mut unread, &LIMITS, &mut inflater) {
+                Ok(None) => break,
+                Ok(Some(Event::Message(message))) => {
+                    assert!(message.data.len() <= LIMITS.message_bytes_max);
+                    assert!(message.kind == MessageKind::Binary || std::str::from_utf8(message.data).is_ok());
+                    Heard::Message(message.kind, message.data.to_vec())
+                }
+                Ok(Some(Event::Ping(data))) => Heard::Ping(data.to_vec()),
+                Ok(Some(Event::Pong(data))) => Heard::Pong(data.to_vec()),
+                Ok(Some(Event::Close(close))) => Heard::Close(close.code, close.reason.to_owned()),
+                Err(error) => Heard::Error(error),
+            });
+        }
+        assert!(assembler.held_bytes() <= HELD_BYTES_MAX, "{} bytes", assembler.held_bytes());
+    }
+    all
+}
+
+fn rewritten(command: &Command) -> Vec<Command> {
+    let (mut bytes, mut commands) = (BytesMut::new(), Vec::new());
+    encode_command(command, &mut bytes);
+    let message = Message { kind: MessageKind::Text, data: &bytes };
+    assert_eq!(CentrifugeJson.decode(message, &mut commands), Ok(()));
+    commands
+}

@@ -1,0 +1,91 @@
+//! The checks of the fuzz targets, for a moment: on bytes of chance, and on good ones with something broken.
+
+use bytes::BytesMut;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed};
+use shared::framing::websocket::{FrameHeader, Opcode, encode_masked};
+
+#[path = "../../fuzz/src/checks.rs"]
+#[expect(unreachable_pub, reason = "the file is also a module of the fuzz crate, which exports it")]
+mod checks;
+
+/// The same values in every run.
+fn config() -> Config {
+    Config { cases: 400, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() }
+}
+
+/// Bytes that something reads without complaint.
+fn good() -> impl Strategy<Value = Vec<u8>> {
+    let frame = (any::<(bool, bool)>(), 0usize..6, prop::collection::vec(any::<u8>(), 0..300)).prop_map(
+        |((fin, rsv1), opcode, payload)| {
+            let opcode = [
+                Opcode::Text,
+                Opcode::Binary,
+                Opcode::Continuation,
+                Opcode::Ping,
+                Opcode::Pong,
+                Opcode::Close,
+            ][opcode];
+            let mut out = BytesMut::new();
+            let header = FrameHeader { fin, rsv1, opcode, mask: None, length: 0 };
+            encode_masked(header, &payload, [1, 2, 3, 4], &mut out);
+            out.to_vec()
+        },
+    );
+    let frames = (any::<u8>(), prop::collection::vec(frame, 1..8))
+        .prop_map(|(choice, frames)| [&[choice & !1][..], &frames.concat()].concat());
+    let texts = prop::sample::select(vec![
+        r#"{"id":1,"connect":{"token":"t","data":{"a":1},"subs":{"a":{"recover":true,"offset":3}},"name":"js"}}"#,
+        "{\"id\":2,\"subscribe\":{\"channel\":\"news\",\"token\":\"\"}}\n{\"id\":3,\"publish\":{\"channel\":\"news\",\"data\":[1]}}",
+        r#"{"id":4,"history":{"channel":"news","limit":-1,"since":{"offset":5,"epoch":"x"},"reverse":true}}"#,
+        r#"{"push":{"channel":"news","pub":{"data":{"a":"\u00e9"},"offset":7}}}"#,
+        r#"{"id":5,"error":{"code":100,"message":"internal","temporary":true}}"#,
+        "Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Version: 13",
+        "permessage-deflate; client_max_window_bits; server_max_window_bits=\"12\", permessage-deflate",
+    ])
+    .prop_map(|text| text.as_bytes().to_vec());
+    prop_oneof![frames, texts, prop::collection::vec(any::<u8>(), 0..400)]
+}
+
+/// Good bytes with a few of them changed, and cut somewhere.
+fn broken() -> impl Strategy<Value = Vec<u8>> {
+    let flips = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    (good(), flips, any::<prop::sample::Index>(), any::<bool>()).prop_map(
+        |(mut bytes, flips, cut, is_cut)| {
+            for (at, value) in flips {
+                if !bytes.is_empty() {
+                    let at = at.index(bytes.len());
+                    bytes[at] = value;
+                }
+            }
+            if is_cut {
+                bytes.truncate(cut.index(bytes.len() + 1));
+            }
+            bytes
+        },
+    )
+}
+
+macro_rules! smoke {
+    ($($test:ident: $check:ident;)*) => {
+        proptest! {
+            #![proptest_config(config())]
+            $(
+                #[test]
+                fn $test(bytes in broken()) {
+                    checks::$check(&bytes);
+                }
+            )*
+        }
+    };
+}
+
+smoke! {
+    any_bytes_can_come_as_frames: websocket_frames;
+    any_bytes_can_come_as_a_compressed_message: websocket_inflate;
+    any_bytes_can_come_as_a_handshake: websocket_handshake;
+    any_bytes_can_come_as_commands_in_json: centrifuge_json;
+    any_bytes_can_come_to_a_client_that_speaks_json: centrifuge_json_client;
+    any_bytes_can_come_as_a_bare_message: raw;
+    any_bytes_can_come_from_a_broker: record;
+}

@@ -112,7 +112,7 @@ impl Session {
         let position = page.as_ref().map(|page| page.top);
         let was_recovering = joining.since.is_some();
         let recovered = match (&joining.since, &page) {
-            (Some(since), Some(page)) => joining.recoverable && is_recovered(since, page),
+            (Some(since), Some(page)) => is_recovered(since, page),
             _ => false,
         };
         if was_recovering && !recovered && joining.reject_unrecovered {

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use shared::channel::CHANNEL_BYTES_MAX;
 
 /// Times are in milliseconds. A rate of 0 is no limit.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Milliseconds between the server's pings. The first comes after a random part of it, at least half, so that
@@ -137,7 +137,7 @@ impl Mistakes {
     fn bound(&mut self, key: &'static str, value: impl Into<u64>, min: u64, max: u64) {
         let value = value.into();
         if !(min..=max).contains(&value) {
-            self.add(key, format_args!("must be from {min} to {max}, not {value}"));
+            self.add(key, format_args!("is {value}, must be from {min} to {max}"));
         }
     }
 }
@@ -167,9 +167,9 @@ mod tests {
         assert_eq!(
             mistakes,
             [
-                "channels_max: must be from 1 to 100000, not 0",
-                "channel_bytes_max: must be from 1 to 255, not 256",
-                "recovery_limit_max: must be from 1 to 100000, not 0",
+                "channels_max: is 0, must be from 1 to 100000",
+                "channel_bytes_max: is 256, must be from 1 to 255",
+                "recovery_limit_max: is 0, must be from 1 to 100000",
                 "pong_timeout_ms: must be less than ping_interval_ms",
                 "messages_burst: must be at least 1 where messages_per_second is a limit",
                 "bytes_burst: must be at least 1 where bytes_per_second is a limit",

@@ -1,9 +1,10 @@
 //! Replies share messages, and never change places with what makes a channel live.
 
 use gateway_core::session::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
+use shared::error::ErrorCode;
 use shared::push::UnsubscribeCode;
 
-use crate::support::{Client, channel, joined};
+use crate::support::{Client, channel, error, joined};
 
 #[test]
 fn replies_of_one_turn_share_a_message() {
@@ -46,6 +47,20 @@ fn a_channel_goes_live_after_its_reply_and_before_it_is_left() {
     let did = client.did();
     let replies = "< {\"id\":3,\"subscribe\":{}}\n{\"id\":2,\"subscribe\":{}}";
     assert_eq!(did, [replies, "live b", "live a", "leave a", "join a", r#"< {"id":4,"unsubscribe":{}}"#]);
+}
+
+#[test]
+fn only_subscribe_replies_come_before_a_channel_that_is_ready_to_go_live() {
+    for (command, reply) in [
+        (r#"{"id":3,"unsubscribe":{"channel":"elsewhere"}}"#, r#"< {"id":3,"unsubscribe":{}}"#.to_owned()),
+        (r#"{"id":3,"rpc":{"method":"m"}}"#, error(3, ErrorCode::NotAvailable)),
+    ] {
+        let mut client = Client::anonymous();
+        client.says(&format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"a\"}}}}\n{command}"));
+        assert_eq!(client.did(), ["join a"]);
+        client.answer(joined(None));
+        assert_eq!(client.did(), [r#"< {"id":2,"subscribe":{}}"#.to_owned(), "live a".to_owned(), reply]);
+    }
 }
 
 #[test]

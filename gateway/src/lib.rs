@@ -16,6 +16,7 @@ pub mod http;
 pub mod listener;
 pub mod presence;
 pub mod prices;
+pub mod publisher;
 pub mod secret;
 pub mod setting;
 pub mod telemetry;

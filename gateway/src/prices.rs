@@ -7,6 +7,9 @@ use serde_json::value::RawValue;
 /// The columns, in order, as the first line of a file names them.
 pub const HEADER: &str = "date,symbol,open,high,low,close,volume";
 
+/// The prices that come with the gateway; `gateway/demo/README.md` tells their source.
+pub const SHIPPED: &str = include_str!("../demo/prices.csv");
+
 /// One share on one trading day. Numbers stay as they were written: nothing is rounded on the way.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Price<'a> {
@@ -44,8 +47,8 @@ impl<'a> Price<'a> {
         serde_json::to_vec(self).expect("texts and numbers are always JSON").into()
     }
 
-    /// `line` counts from 1 and is for the error only.
-    fn parse(line: usize, row: &'a str) -> Result<Self, PriceError> {
+    /// Reads one line after the header. `line` counts from 1 and is for the error only.
+    pub fn parse(line: usize, row: &'a str) -> Result<Self, PriceError> {
         let mut columns = row.split(',');
         let mut next = || columns.next().ok_or(PriceError::Columns { line });
         let price = Self {
@@ -107,6 +110,17 @@ mod tests {
             row("2009-03-12,AAPL,92.9703,96.58,92.0,96.35,27444900").unwrap(),
             r#"{"symbol":"AAPL","date":"2009-03-12","open":92.9703,"high":96.58,"low":92.0,"close":96.35,"volume":27444900}"#
         );
+    }
+
+    #[test]
+    fn the_shipped_prices_are_of_five_shares_in_order_of_time() {
+        let prices = parse(SHIPPED).unwrap();
+        assert_eq!(prices.len(), 4_196);
+        let mut symbols: Vec<_> = prices.iter().map(|price| price.symbol).collect();
+        symbols.sort_unstable();
+        symbols.dedup();
+        assert_eq!(symbols, ["AAPL", "FB", "GOOG", "IBM", "MSFT"]);
+        assert!(prices.is_sorted_by_key(|price| (price.date, price.symbol)));
     }
 
     #[test]

@@ -1,0 +1,214 @@
+//! Gets publications out of a file, standard input or the shipped prices, a line each.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use tokio::sync::mpsc;
+
+use crate::prices::{HEADER, Price, SHIPPED};
+
+/// Longest line that is read, in bytes. The gateway takes no longer payload unless told to.
+const LINE_BYTES_MAX: usize = 256 * 1024;
+
+/// Where publications come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    /// The prices that come with the gateway.
+    Shipped,
+    StandardInput,
+    File(PathBuf),
+}
+
+/// One line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Line {
+    Item(Item),
+    /// Nothing to publish: which line, and what is wrong with it.
+    Bad(String),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Item {
+    pub(super) channel: String,
+    /// JSON.
+    pub(super) data: Bytes,
+}
+
+/// How lines are read.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub(super) source: Source,
+    /// Begin again at the end.
+    pub(super) again: bool,
+    /// Put before every channel; without it, `prices:` before symbols and nothing before channels.
+    pub(super) prefix: Option<String>,
+}
+
+impl Reading {
+    /// Reads on the present thread, which may block, until the end or until nobody takes lines any more.
+    pub(super) fn run(&self, lines: &mpsc::Sender<Line>) -> std::io::Result<()> {
+        loop {
+            let (taken, items) = match &self.source {
+                Source::Shipped => self.read(SHIPPED.as_bytes(), lines)?,
+                Source::StandardInput => self.read(std::io::stdin().lock(), lines)?,
+                Source::File(path) => self.read(BufReader::new(std::fs::File::open(path)?), lines)?,
+            };
+            if !taken || !self.again {
+                return Ok(());
+            }
+            if items == 0 {
+                return Err(std::io::Error::new(ErrorKind::InvalidData, "it has nothing to publish"));
+            }
+        }
+    }
+
+    /// Whether lines were taken to the end, and how many publications there were.
+    fn read(&self, mut from: impl BufRead, lines: &mpsc::Sender<Line>) -> std::io::Result<(bool, u64)> {
+        let mut bytes = Vec::new();
+        let (mut number, mut items, mut is_prices) = (0_usize, 0_u64, false);
+        loop {
+            bytes.clear();
+            let whole = read_line(&mut from, &mut bytes)?;
+            if bytes.is_empty() {
+                return Ok((true, items));
+            }
+            number += 1;
+            let line = match std::str::from_utf8(&bytes) {
+                _ if !whole => Line::Bad(format!("line {number}: it is longer than {LINE_BYTES_MAX} bytes")),
+                Err(_) => Line::Bad(format!("line {number}: it is not UTF-8")),
+                Ok(text) if text.trim().is_empty() => continue,
+                Ok(text) if number == 1 && text.trim().eq_ignore_ascii_case(HEADER) => {
+                    is_prices = true;
+                    continue;
+                }
+                Ok(text) if is_prices => self.price(number, text).map_or_else(Line::Bad, Line::Item),
+                Ok(text) => match self.item(text) {
+                    Ok(item) => Line::Item(item),
+                    Err(problem) => Line::Bad(format!("line {number}: {problem}")),
+                },
+            };
+            items += u64::from(matches!(line, Line::Item(_)));
+            if lines.blocking_send(line).is_err() {
+                return Ok((false, items));
+            }
+        }
+    }
+
+    fn price(&self, number: usize, line: &str) -> Result<Item, String> {
+        let price = Price::parse(number, line.trim_end()).map_err(|problem| problem.to_string())?;
+        let channel = match &self.prefix {
+            Some(prefix) => {
+                named(prefix, price.symbol).map_err(|problem| format!("line {number}: {problem}"))?
+            }
+            None => price.channel(),
+        };
+        Ok(Item { channel, data: price.to_json() })
+    }
+
+    fn item(&self, line: &str) -> Result<Item, String> {
+        let (channel, data) = line.split_once('\t').ok_or("there is no tab between channel and JSON")?;
+        let data = data.trim();
+        if !shared::publication::is_json(data.as_bytes()) {
+            return Err("what stands after the tab is not JSON".to_owned());
+        }
+        Ok(Item {
+            channel: named(self.prefix.as_deref().unwrap_or(""), channel)?,
+            data: data.to_owned().into(),
+        })
+    }
+}
+
+fn named(prefix: &str, rest: &str) -> Result<String, String> {
+    let channel = format!("{prefix}{rest}");
+    match Channel::parse(&channel, CHANNEL_BYTES_MAX) {
+        Ok(_) => Ok(channel),
+        Err(problem) => Err(problem.to_string()),
+    }
+}
+
+/// Reads up to the next line break, or the end. False: there was more than fits, which has been passed over.
+fn read_line(from: &mut impl BufRead, bytes: &mut Vec<u8>) -> std::io::Result<bool> {
+    from.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', bytes)?;
+    if bytes.len() < LINE_BYTES_MAX || bytes.ends_with(b"\n") {
+        return Ok(true);
+    }
+    from.skip_until(b'\n')?;
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(prefix: Option<&str>, text: &[u8]) -> Vec<Line> {
+        let reading =
+            Reading { source: Source::StandardInput, again: false, prefix: prefix.map(str::to_owned) };
+        let (sender, mut receiver) = mpsc::channel(100);
+        reading.read(text, &sender).unwrap();
+        drop(sender);
+        std::iter::from_fn(|| receiver.blocking_recv()).collect()
+    }
+
+    fn item(channel: &str, data: &str) -> Line {
+        Line::Item(Item { channel: channel.to_owned(), data: data.to_owned().into() })
+    }
+
+    #[test]
+    fn lines_are_a_channel_a_tab_and_json() {
+        let text = b"news\t{\"a\":1}\n\r\nchat:x\t[1, \"a\\tb\"]\r\nlast\t7";
+        let expected = [item("news", "{\"a\":1}"), item("chat:x", "[1, \"a\\tb\"]"), item("last", "7")];
+        assert_eq!(lines(None, text), expected);
+        assert_eq!(lines(Some("my:"), b"news\t1"), [item("my:news", "1")]);
+    }
+
+    #[test]
+    fn bad_lines_are_told_by_number_and_the_rest_goes_on() {
+        let mut text = b"news {}\n\nnews\t{\na b\t{}\n\xff\t{}\n".to_vec();
+        text.extend(std::iter::repeat_n(b'x', LINE_BYTES_MAX + 5));
+        text.extend(b"\nnews\t{}\n");
+        let read = lines(None, &text);
+        let bad: Vec<&str> = read
+            .iter()
+            .filter_map(|line| match line {
+                Line::Bad(problem) => Some(&problem[..7]),
+                Line::Item(_) => None,
+            })
+            .collect();
+        assert_eq!(bad, ["line 1:", "line 3:", "line 4:", "line 5:", "line 6:"]);
+        assert_eq!(read.last(), Some(&item("news", "{}")));
+    }
+
+    #[test]
+    fn a_file_that_begins_with_the_columns_of_prices_is_one() {
+        let text = b"date,symbol,open,high,low,close,volume\n2013-03-01,FB,1,2,3,4,5\nbad\n";
+        let read = lines(None, text);
+        let json = r#"{"symbol":"FB","date":"2013-03-01","open":1,"high":2,"low":3,"close":4,"volume":5}"#;
+        assert_eq!(read[0], item("prices:FB", json));
+        assert!(matches!(&read[1], Line::Bad(problem) if problem.starts_with("line 3:")), "{read:?}");
+        assert_eq!(lines(Some("t:"), text)[0], item("t:FB", json));
+    }
+
+    #[test]
+    fn reading_again_goes_on_until_nobody_takes_lines() {
+        let reading = Reading { source: Source::Shipped, again: true, prefix: None };
+        let (sender, mut receiver) = mpsc::channel(10);
+        let reader = std::thread::spawn(move || reading.run(&sender));
+        let taken: Vec<Line> = (0..5_000).map_while(|_| receiver.blocking_recv()).collect();
+        assert_eq!(taken.len(), 5_000);
+        assert_eq!(taken[0], taken[4_196]);
+        drop(receiver);
+        reader.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_empty_file_is_not_read_again_and_again() {
+        let path = std::env::temp_dir().join(format!("tidegate-publish-empty-{}", std::process::id()));
+        std::fs::write(&path, "\n\n").unwrap();
+        let reading = Reading { source: Source::File(path.clone()), again: true, prefix: None };
+        let (sender, _receiver) = mpsc::channel(10);
+        assert_eq!(reading.run(&sender).unwrap_err().kind(), ErrorKind::InvalidData);
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -29,7 +29,11 @@ impl Session {
         } else {
             return;
         }
+        let was_congested = self.is_congested();
         self.resume(now);
+        if was_congested && !self.is_congested() {
+            self.give_time_for_pong(now);
+        }
     }
 
     fn finish(&mut self, now: Moment, pending: Pending, result: OutcomeResult) {

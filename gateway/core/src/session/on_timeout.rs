@@ -54,7 +54,17 @@ impl Session {
         self.deadline = self.deadline + settings.ping_interval().saturating_sub(settings.pong_timeout());
     }
 
+    /// A client that is not read from while it is ahead of the answers cannot be blamed for a pong that lies unread.
+    pub(super) fn give_time_for_pong(&mut self, now: Moment) {
+        if self.awaits_pong {
+            self.deadline = self.deadline.max(now + self.context.settings.pong_timeout());
+        }
+    }
+
     fn on_heartbeat(&mut self, now: Moment) {
+        if self.awaits_pong && self.is_congested() {
+            return self.give_time_for_pong(now);
+        }
         if self.awaits_pong {
             return self.close(Disconnect::NO_PONG);
         }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::session::{Opening, Session};
+use gateway_core::effect::{Identity, OutcomeResult};
+use gateway_core::session::{Opening, Session, Settings};
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
 use shared::moment::Moment;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 
-use crate::support::{Client, context};
+use crate::support::{Client, context, with_settings};
 
 #[test]
 fn a_ping_comes_every_interval_and_is_answered() {
@@ -70,6 +71,25 @@ fn a_pong_does_not_wait_behind_a_slow_command() {
     client.says("{}");
     client.waits_ms(20_000);
     assert_eq!(client.did(), [""; 0]);
+}
+
+#[test]
+fn a_client_that_is_not_read_from_has_time_for_its_pong_afterwards() {
+    let settings = Settings { queued_commands_max: 4, ..Settings::default() };
+    let mut client = Client::connected(with_settings(settings), Identity::default());
+    client.says(&[r#"{"id":2,"publish":{"channel":"a","data":1}}"#; 3].join("\n"));
+    assert!(client.session.is_congested());
+    client.waits_ms(12_500);
+    assert_eq!(client.did(), ["publish a 1", "< {}"]);
+    client.waits_ms(30_000);
+    assert_eq!(client.did(), [""; 0], "its pong may lie unread");
+    client.answer(OutcomeResult::Published(Ok(())));
+    assert!(!client.session.is_congested());
+    client.did();
+    client.waits_ms(7_999);
+    assert_eq!(client.did(), [""; 0]);
+    client.waits_ms(1);
+    assert_eq!(client.did(), ["close 3012"]);
 }
 
 #[test]

@@ -52,7 +52,7 @@ metrics! {
         "Client connections opened.";
     CONNECTIONS_MAX Gauge "connections_max" []
         "Client connections this node takes at most, by its settings and its file descriptors.";
-    HANDSHAKES_TOTAL Counter "handshakes_total" ["result": "`accepted`, or why not: see `Handshake` in the source"]
+    HANDSHAKES_TOTAL Counter "handshakes_total" ["result": "`accepted`, or why not: `node_full`, `handshakes_full`, `address_full`, `address_rate`, `user_full`, `draining`, `proxy_header`, `tls`, `request`, `origin`, `path`, `upgrade`"]
         "Attempts to connect, by what came of them.";
     HANDSHAKES_PENDING Gauge "handshakes_pending" []
         "Connections that are in their TLS or HTTP handshake.";

@@ -1,0 +1,216 @@
+//! `docs/configuration.md` and `docs/metrics.md` say what the code says: they are written from it.
+//!
+//! After a change to a setting or a metric: `WRITE_DOCS=1 cargo test -p tidegate --test generated_docs`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use tidegate::config::Config;
+use tidegate::telemetry::names::{self, Kind};
+
+/// Where the settings of each section are written down: section, file under `gateway`, type.
+const SECTIONS: &[(&str, &str, &str)] = &[
+    ("server", "src/listener/config.rs", "ServerConfig"),
+    ("internal", "src/listener/config.rs", "InternalConfig"),
+    ("tls", "src/listener/tls/config.rs", "Config"),
+    ("proxy_protocol", "src/listener/proxy_protocol/config.rs", "Config"),
+    ("limits", "src/listener/admission/config.rs", "Config"),
+    ("http", "src/http/config.rs", "Config"),
+    ("websocket", "src/connection/config.rs", "WebSocketConfig"),
+    ("auth", "src/auth/config.rs", "Config"),
+    ("api", "src/api/config.rs", "Config"),
+    ("workers", "src/worker/config.rs", "Config"),
+    ("channels", "core/src/channel_rules.rs", "ChannelOptions"),
+    ("broker", "src/broker/config.rs", "Config"),
+    ("broker.memory", "src/broker/memory/config.rs", "Config"),
+    ("drain", "core/src/drain.rs", "Settings"),
+    ("telemetry", "src/telemetry/config.rs", "Config"),
+];
+
+#[test]
+fn the_page_on_configuration_is_fresh() {
+    compare("configuration.md", &configuration());
+}
+
+#[test]
+fn the_page_on_metrics_is_fresh() {
+    compare("metrics.md", &metrics());
+}
+
+#[test]
+fn every_section_and_key_is_on_the_page() {
+    let defaults = toml::Value::try_from(Config::default()).unwrap();
+    let mut missing = Vec::new();
+    for (section, keys) in defaults.as_table().unwrap() {
+        if section == "namespaces" {
+            continue;
+        }
+        let Some((_, file, name)) = SECTIONS.iter().find(|(listed, _, _)| listed == section) else {
+            missing.push(section.clone());
+            continue;
+        };
+        let fields = fields(file, name);
+        for key in keys.as_table().unwrap().keys() {
+            if !fields.iter().any(|field| field.name == *key) {
+                missing.push(format!("{section}.{key}"));
+            }
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+fn compare(name: &str, written: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        std::fs::write(&file, written).unwrap();
+    }
+    let found = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        found == written,
+        "docs/{name} is stale: run WRITE_DOCS=1 cargo test -p tidegate --test generated_docs"
+    );
+}
+
+fn configuration() -> String {
+    let mut page = String::from(CONFIGURATION_INTRODUCTION);
+    let defaults = toml::Value::try_from(Config::default()).unwrap();
+    for (section, file, name) in SECTIONS {
+        write!(page, "\n## `[{section}]`\n\n").unwrap();
+        if *section == "channels" {
+            page.push_str(CHANNELS_INTRODUCTION);
+        } else {
+            let about = about(file, name);
+            if !about.is_empty() && !about.starts_with('`') {
+                write!(page, "{about}\n\n").unwrap();
+            }
+        }
+        page.push_str("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
+        let set = section.split('.').try_fold(&defaults, |value, step| value.get(step));
+        for field in fields(file, name) {
+            let default = set.and_then(|keys| keys.get(&field.name));
+            if default.is_some_and(toml::Value::is_table) {
+                continue;
+            }
+            let default = default.map_or_else(|| "not set".to_owned(), |value| format!("`{value}`"));
+            let meaning = field.meaning.replace('|', "\\|");
+            writeln!(page, "| `{}` | {} | {default} | {meaning} |", field.name, field.kind).unwrap();
+        }
+    }
+    page
+}
+
+fn metrics() -> String {
+    let mut page = String::from(METRICS_INTRODUCTION);
+    for (section, metrics) in names::ALL {
+        write!(page, "\n## {section}\n\n").unwrap();
+        page.push_str("| name | kind | labels | meaning |\n| --- | --- | --- | --- |\n");
+        for metric in *metrics {
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
+            let labels = metric.labels.iter().map(|(label, values)| format!("`{label}`: {values}"));
+            let labels = labels.collect::<Vec<_>>().join("; ");
+            writeln!(page, "| `{}` | {kind} | {labels} | {} |", metric.name, metric.help).unwrap();
+        }
+    }
+    page
+}
+
+/// One key, as its type's source says.
+struct Field {
+    name: String,
+    kind: &'static str,
+    meaning: String,
+}
+
+fn source(file: &str) -> String {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What is written above a type.
+fn about(file: &str, name: &str) -> String {
+    let source = source(file);
+    let lines: Vec<&str> = source.lines().collect();
+    let at = declaration(&lines, file, name);
+    let above = lines[..at].iter().rev().take_while(|line| line.starts_with("///") || line.starts_with("#["));
+    let mut about: Vec<&str> = above.filter_map(|line| line.strip_prefix("///")).map(str::trim).collect();
+    about.reverse();
+    about.join(" ")
+}
+
+/// The public fields of a type and what is written above each.
+fn fields(file: &str, name: &str) -> Vec<Field> {
+    let source = source(file);
+    let lines: Vec<&str> = source.lines().collect();
+    let at = declaration(&lines, file, name);
+    let (mut fields, mut comment) = (Vec::new(), Vec::new());
+    for line in lines[at + 1..].iter().map(|line| line.trim()).take_while(|line| *line != "}") {
+        if let Some(text) = line.strip_prefix("///") {
+            comment.push(text.trim());
+        } else if let Some((name, kind)) = line.strip_prefix("pub ").and_then(|line| line.split_once(": ")) {
+            let meaning = comment.join(" ");
+            assert!(!meaning.is_empty(), "{file}: {name} does not say what it means");
+            let kind = kind_in_words(kind.trim_end_matches(','));
+            fields.push(Field { name: name.to_owned(), kind, meaning });
+            comment.clear();
+        }
+    }
+    fields
+}
+
+fn declaration(lines: &[&str], file: &str, name: &str) -> usize {
+    let declaration = format!("pub struct {name} {{");
+    let at = lines.iter().position(|line| *line == declaration);
+    at.unwrap_or_else(|| panic!("{file} has no struct {name}"))
+}
+
+fn kind_in_words(kind: &str) -> &'static str {
+    match kind {
+        "bool" => "true, false",
+        "u16" | "u32" | "u64" | "usize" | "i64" => "number",
+        "f64" => "fraction",
+        "SocketAddr" => "address:port",
+        "PathBuf" | "Option<PathBuf>" => "file",
+        kind if kind.starts_with("Vec<") => "list",
+        _ => "text",
+    }
+}
+
+const CONFIGURATION_INTRODUCTION: &str = "\
+# Configuration
+
+<!-- Written from the source by gateway/tests/generated_docs.rs. Change it there. -->
+
+A node reads one file in TOML (`--config FILE`, or the variable `TIDEGATE_CONFIG`), then the environment over it, then
+flags over both. Nothing has to be set.
+
+- Every key can be set as a variable: `TIDEGATE_`, then the section, two underscores, the key. So `listen` in
+  `[server]` is `TIDEGATE_SERVER__LISTEN`, and `history_size` in `[namespaces.prices]` is
+  `TIDEGATE_NAMESPACES__PRICES__HISTORY_SIZE`. Lists are written with commas. Namespaces named this way are in lower
+  case. An empty variable unsets a key that has no default.
+- Units are in the names: `_ms` milliseconds, `_s` seconds, `_bytes` bytes, `_max` the most there may be. A limit of 0
+  is no limit where the key says so.
+- `tidegate check` prints every mistake, with where it comes from, and ends with status 64; or, if there is none,
+  everything that is set, secrets left out. `tidegate serve` checks the same and does not start with a mistake.
+- `--demo` sets what `gateway/src/config/demo.toml` says, below the file.
+";
+
+const CHANNELS_INTRODUCTION: &str = "\
+Channels without a namespace. `[namespaces.NAME]` has the same keys for the channels `NAME:…`; a namespace must be
+there for its channels to be, and takes nothing over from `[channels]`. A channel whose name begins with `$` is
+opened by a subscription token alone, whatever stands here.
+
+";
+
+const METRICS_INTRODUCTION: &str = "\
+# Metrics
+
+<!-- Written from gateway/src/telemetry/names.rs by gateway/tests/generated_docs.rs. Change it there. -->
+
+`/metrics` on the internal listener (by default `127.0.0.1:8001`) tells them in the text format of Prometheus. The
+values of every label are bounded: no channel, user or address is one. Every counter begins at 0 with the node.
+Histograms come as `_bucket`, `_sum` and `_count`.
+";

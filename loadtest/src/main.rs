@@ -1,1 +1,129 @@
-fn main() {}
+//! The command: read the arguments, run, report, and say by the exit status how it went.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tidegate_loadtest::arguments::Arguments;
+use tidegate_loadtest::plan::{Plan, PlanError, duration};
+use tidegate_loadtest::process::{ProcessError, Usage};
+use tidegate_loadtest::progress::Progress;
+use tidegate_loadtest::report::{Report, html, json, text};
+use tidegate_loadtest::scenario::{self, Cut, CutShort};
+use tokio::sync::watch;
+
+const BROKEN_THRESHOLD: u8 = 1;
+const NO_RUN: u8 = 2;
+const INTERRUPTED: u8 = 130;
+/// How long a run that was cut short may take to end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("the run could not begin: {0}")]
+    Begin(io::Error),
+    #[error("{path} could not be written: {error}")]
+    Write { path: String, error: io::Error },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let quiet = arguments.measuring.quiet;
+    match run(arguments) {
+        Ok(report) => {
+            let broken: Vec<_> = report.thresholds.iter().filter(|threshold| !threshold.held).collect();
+            if quiet {
+                for threshold in &broken {
+                    let measured = threshold.measured.map_or("not measured".to_owned(), text::number);
+                    say(&mut io::stderr(), &format!("{} broken: {measured}\n", threshold.name));
+                }
+            } else {
+                say(&mut io::stdout(), &text::render(&report));
+            }
+            if report.cut_short.is_some() {
+                ExitCode::from(INTERRUPTED)
+            } else if !broken.is_empty() {
+                ExitCode::from(BROKEN_THRESHOLD)
+            } else {
+                ExitCode::SUCCESS
+            }
+        }
+        Err(failure) => {
+            say(&mut io::stderr(), &format!("tidegate-loadtest: {failure}\n"));
+            ExitCode::from(NO_RUN)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<Report, Failure> {
+    let measuring = arguments.measuring.clone();
+    let plan = Plan::new(arguments, rand::random(), raise_descriptors())?;
+    for &pid in &measuring.pids {
+        Usage::of(pid)?;
+    }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Begin)?;
+    let outcome = runtime.block_on(async {
+        let progress = if measuring.quiet {
+            Progress::hidden()
+        } else {
+            Progress::new(plan.arguments.connections.connections.into(), plan.publications)
+        };
+        let (cutter, cut) = Cut::new();
+        tokio::spawn(watch_the_end(cutter, duration(measuring.time_limit)));
+        scenario::run(plan, &cut, progress).await
+    });
+    let report = outcome.map_err(Failure::Begin)?.into_report();
+    for (path, write) in [
+        (&measuring.json, json::write as fn(&Report, &std::path::Path) -> io::Result<()>),
+        (&measuring.html, html::write),
+    ] {
+        if let Some(path) = path {
+            write(&report, path)
+                .map_err(|error| Failure::Write { path: path.display().to_string(), error })?;
+        }
+    }
+    Ok(report)
+}
+
+/// Cuts the run short at the first Ctrl-C or SIGTERM or when its time is up, and ends the process at the second.
+async fn watch_the_end(cutter: watch::Sender<Option<CutShort>>, limit: Duration) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    let reason = tokio::select! {
+        _ = interrupt.recv() => CutShort::Interrupted,
+        _ = terminate.recv() => CutShort::Interrupted,
+        () = tokio::time::sleep(limit) => CutShort::TimeLimit,
+    };
+    // An error means that the run has ended by itself just now.
+    let _ = cutter.send(Some(reason));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = tokio::time::sleep(LAST_WORDS) => {}
+    }
+    std::process::exit(i32::from(INTERRUPTED));
+}
+
+/// Raises the limit of open files to the hard one. Returns how many this process may open.
+fn raise_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it is refused, what is allowed now is what counts.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// A closed pipe at the other end is no reason to fail.
+fn say(to: &mut impl Write, words: &str) {
+    let _ = to.write_all(words.as_bytes()).and_then(|()| to.flush());
+}

@@ -1,0 +1,201 @@
+//! The command line, as it is written. [`crate::plan`] says what of it makes sense.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, ValueEnum};
+
+/// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
+///
+/// Exit status: 0 when every threshold held, 1 when one did not, 2 when the run could not be made, 130 when it was
+/// interrupted (it still reports what it has).
+#[derive(Parser, Clone, Debug)]
+#[command(name = "tidegate-loadtest", version, max_term_width = 110, args_override_self = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub connections: ConnectionArguments,
+    #[command(flatten)]
+    pub publications: PublicationArguments,
+    #[command(flatten)]
+    pub measuring: MeasuringArguments,
+    #[command(flatten)]
+    pub thresholds: ThresholdArguments,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Connections")]
+pub struct ConnectionArguments {
+    /// A gateway, as ws://HOST:PORT or with a path of its own. Repeat it to take several in turns.
+    #[arg(long = "url", value_name = "URL", default_value = "ws://127.0.0.1:8000")]
+    pub urls: Vec<String>,
+    /// What to speak.
+    #[arg(long, value_enum, default_value_t = ProtocolName::Centrifuge)]
+    pub protocol: ProtocolName,
+    /// How many connections to hold.
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub connections: u32,
+    /// Connections opened a second.
+    #[arg(long, value_name = "RATE", default_value_t = 500.0)]
+    pub ramp: f64,
+    /// Connections that may be opening at the same time. The wait for a place counts in the time to connect.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub opening_max: u32,
+    /// Seconds from the start of an attempt until the last subscription is confirmed.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    pub connect_timeout: f64,
+    /// How many channels there are. 1: everyone listens to the same.
+    #[arg(long, default_value_t = 1)]
+    pub channels: u32,
+    /// Channels that each connection subscribes to; they are dealt out in turns.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub per_connection: u32,
+    /// Channels are named by this and a number from 0.
+    #[arg(long, value_name = "TEXT", default_value = "load-")]
+    pub channel_prefix: String,
+    /// Offer permessage-deflate.
+    #[arg(long)]
+    pub compression: bool,
+    /// The token that every connection shows.
+    #[arg(long, conflicts_with = "token_secret")]
+    pub token: Option<String>,
+    /// Sign a token (HS256) for each connection with this secret; its user is `load-` and a number.
+    #[arg(long, value_name = "SECRET", env = "TIDEGATE_LOADTEST_TOKEN_SECRET", hide_env_values = true)]
+    pub token_secret: Option<String>,
+    /// Reconnect after a lost connection, and recover by position where the protocol can.
+    #[arg(long)]
+    pub reconnect: bool,
+    /// Bounds of the random wait before a reconnect; it doubles with each failed try.
+    #[arg(long, value_name = "MS", default_value_t = 500, requires = "reconnect")]
+    pub reconnect_min_ms: u64,
+    #[arg(long, value_name = "MS", default_value_t = 20_000, requires = "reconnect")]
+    pub reconnect_max_ms: u64,
+    /// Source addresses (127.0.0.1 and up) to connect from; 0 takes as many as the ports need.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub sources: u8,
+    /// Threads that hold the connections; 0 takes half of the cores.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: u16,
+    /// Read buffer of each connection. Larger ones spare system calls when messages come in batches.
+    #[arg(long, value_name = "BYTES", default_value_t = 4_096)]
+    pub read_buffer: usize,
+    /// Allow addresses other than loopback.
+    #[arg(long)]
+    pub allow_remote: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Publications")]
+pub struct PublicationArguments {
+    /// Publications a second over all channels; 0 publishes nothing and only holds the connections.
+    #[arg(short = 'r', long, default_value_t = 10.0)]
+    pub rate: f64,
+    /// Seconds to publish.
+    #[arg(short = 'd', long, value_name = "SECONDS", default_value_t = 10.0)]
+    pub duration: f64,
+    /// The first seconds of publishing that do not count in the latency.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    pub warmup: f64,
+    /// Size of each payload (JSON; at least 58).
+    #[arg(long, value_name = "BYTES", default_value_t = 128)]
+    pub payload: usize,
+    /// Publications due at the same moment; the rate stays.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub burst: u64,
+    /// Where publications enter.
+    #[arg(long, value_enum, default_value_t = Entrance::Api)]
+    pub publish_via: Entrance,
+    /// Connections that publish. Each channel belongs to one of them.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub publishers: u32,
+    /// Publications that one publisher may have unanswered (through a client connection).
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub window: usize,
+    /// Base address of the server API. Repeat it to take several in turns; without it, `/api` of each URL.
+    #[arg(long = "api-url", value_name = "URL")]
+    pub api_urls: Vec<String>,
+    /// The API key.
+    #[arg(long, value_name = "KEY", env = "TIDEGATE_LOADTEST_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Measuring and reporting")]
+pub struct MeasuringArguments {
+    /// A process of the server, whose CPU and memory are measured. Repeat it for several.
+    #[arg(long = "pid", value_name = "PID")]
+    pub pids: Vec<u32>,
+    /// Longest wait, in seconds, for what is still on its way when publishing ends.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    pub drain: f64,
+    /// Pause, in seconds, between the last connection and the first publication.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    pub settle: f64,
+    /// Pause, in seconds, after the connections are closed and before memory is measured again (only with --pid).
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub rest: f64,
+    /// Longest time, in seconds, for the whole run; it is then ended and reported like an interrupted one.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900.0)]
+    pub time_limit: f64,
+    /// A name for this run, in reports.
+    #[arg(long, value_name = "TEXT", default_value = "load test")]
+    pub title: String,
+    /// Write the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the report as a self-contained page.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// No progress bar and no report on the terminal; failed thresholds are still told.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Thresholds (exit status 1 when one is broken)")]
+pub struct ThresholdArguments {
+    #[arg(long, value_name = "MS")]
+    pub max_p50_ms: Option<f64>,
+    #[arg(long, value_name = "MS")]
+    pub max_p99_ms: Option<f64>,
+    #[arg(long, value_name = "MS")]
+    pub max_p999_ms: Option<f64>,
+    /// Publications lost, over all subscriptions.
+    #[arg(long, value_name = "N")]
+    pub max_lost: Option<u64>,
+    #[arg(long, value_name = "N")]
+    pub max_duplicated: Option<u64>,
+    #[arg(long, value_name = "N")]
+    pub max_reordered: Option<u64>,
+    /// Connection attempts that failed.
+    #[arg(long, value_name = "N")]
+    pub max_failures: Option<u64>,
+    /// Publications that got an error or no answer.
+    #[arg(long, value_name = "N")]
+    pub max_publish_failures: Option<u64>,
+    /// Connections that the server closed or that broke.
+    #[arg(long, value_name = "N")]
+    pub max_disconnects: Option<u64>,
+    #[arg(long, value_name = "RATE")]
+    pub min_deliveries_per_second: Option<f64>,
+    /// CPU seconds of the server (user and system) per million deliveries.
+    #[arg(long, value_name = "SECONDS")]
+    pub max_cpu_per_million: Option<f64>,
+    /// Growth of the server's resident memory per connection.
+    #[arg(long, value_name = "KIB")]
+    pub max_kib_per_connection: Option<f64>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProtocolName {
+    /// The native protocol on /connection/websocket.
+    Centrifuge,
+    /// The bare endpoint /raw/{channel}.
+    Raw,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entrance {
+    /// The server API, over HTTP connections that are kept alive.
+    Api,
+    /// Client connections of the same protocol.
+    Client,
+}

@@ -1,0 +1,36 @@
+//! Load generator for real-time gateways: ramps connections, publishes on a fixed schedule, checks every sequence.
+//!
+//! ```text
+//! main ─► arguments ─► plan ─► scenario ─► outcome ─► report (json, html, text), thresholds
+//!                                 │
+//!            ┌────────────────────┼──────────────────┐
+//!          lane (threads)      publish            record (collects, reads processes)
+//!            └ receive           └ api, client
+//!               └ subscriber ─► sequence, ledger, tally
+//! both speak through: dialect (what is meant) ─► connect, wire (how it travels)
+//! ```
+
+pub mod arguments;
+pub mod bind_address_no_port;
+pub mod clock;
+pub mod connect;
+pub mod dialect;
+pub mod lane;
+pub mod ledger;
+pub mod mark;
+pub mod outcome;
+pub mod plan;
+pub mod process;
+pub mod progress;
+pub mod publish;
+pub mod receive;
+pub mod record;
+pub mod report;
+pub mod scenario;
+pub mod schedule;
+pub mod sequence;
+pub mod subscriber;
+pub mod tally;
+pub mod threshold;
+pub mod token;
+pub mod wire;

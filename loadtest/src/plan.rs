@@ -1,0 +1,277 @@
+//! What a run will do: the command line, checked and made concrete before anything is opened.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use hyper::Uri;
+
+use crate::arguments::{Arguments, Entrance, ProtocolName};
+use crate::mark::{CHANNELS_MAX, PAYLOAD_BYTES_MIN};
+
+/// Connections from one source address to one target address. The kernel has 28,000 ports for it, but takes ever
+/// longer to find a free one beyond half of them.
+const CONNECTIONS_PER_SOURCE: u32 = 12_000;
+/// Descriptors for everything that is no client connection.
+pub const SPARE_DESCRIPTORS: u64 = 64;
+/// Publications that one run can hold in its schedule.
+const PUBLICATIONS_MAX: f64 = 1e9;
+/// Subscriptions of one run: each keeps its own account of the sequence.
+const SUBSCRIPTIONS_MAX: u64 = 20_000_000;
+
+/// A checked run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub arguments: Arguments,
+    pub targets: Vec<Target>,
+    pub apis: Vec<Target>,
+    pub sources: u8,
+    pub threads: u16,
+    /// Written into each payload, so that nothing of another run is taken for ours.
+    pub run: u32,
+    pub publications: u64,
+}
+
+/// One address that connections are made to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    /// For the Host header.
+    pub authority: String,
+    /// Empty where the user gave none. `{channel}` stands for the channel.
+    pub path: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("{url}: {problem}")]
+    Url { url: String, problem: String },
+    #[error("{url} is not on this machine ({address}): loading others needs --allow-remote")]
+    Remote { url: String, address: SocketAddr },
+    #[error("--{name} must be {expected}")]
+    Argument { name: &'static str, expected: String },
+    #[error(
+        "{needed} connections need more file descriptors than this process may open ({limit}): raise the hard limit (ulimit -Hn) or start several load testers"
+    )]
+    Descriptors { needed: u64, limit: u64 },
+}
+
+impl Plan {
+    /// `run` is any number that differs between runs; `descriptors` is how many this process may open.
+    pub fn new(arguments: Arguments, run: u32, descriptors: u64) -> Result<Self, PlanError> {
+        check_numbers(&arguments)?;
+        let connections = &arguments.connections;
+        let targets = resolve(&connections.urls, &["ws"], connections.allow_remote)?;
+        let api_urls = match arguments.publications.api_urls.as_slice() {
+            [] => targets.iter().map(|target| format!("http://{}/api", target.authority)).collect(),
+            given => given.to_vec(),
+        };
+        let apis = resolve(&api_urls, &["http"], connections.allow_remote)?;
+
+        let publishers = u64::from(arguments.publications.publishers);
+        let needed = u64::from(connections.connections) + publishers + SPARE_DESCRIPTORS;
+        if needed > descriptors {
+            return Err(PlanError::Descriptors { needed, limit: descriptors });
+        }
+        let per_target = connections.connections.div_ceil(targets.len() as u32);
+        let sources = match connections.sources {
+            0 => per_target.div_ceil(CONNECTIONS_PER_SOURCE).clamp(1, 250) as u8,
+            given => given,
+        };
+        let threads = match connections.threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)) as u16,
+            given => given,
+        };
+        let publications = (arguments.publications.rate * arguments.publications.duration).round() as u64;
+        Ok(Self { targets, apis, sources, threads, run, publications, arguments })
+    }
+
+    /// The channels of one connection, in the order of subscribing.
+    pub fn channels_of(&self, connection: u32) -> impl Iterator<Item = u32> {
+        let arguments = &self.arguments.connections;
+        let first = u64::from(connection) * u64::from(arguments.per_connection);
+        let channels = u64::from(arguments.channels);
+        (0..u64::from(arguments.per_connection)).map(move |index| ((first + index) % channels) as u32)
+    }
+
+    pub fn channel_names(&self) -> impl Iterator<Item = String> {
+        let arguments = &self.arguments.connections;
+        (0..arguments.channels).map(|channel| format!("{}{channel}", arguments.channel_prefix))
+    }
+
+    /// Deliveries that one publication to each channel makes, divided by the channels: the mean fan-out.
+    pub fn subscriptions(&self) -> u64 {
+        let arguments = &self.arguments.connections;
+        u64::from(arguments.connections) * u64::from(arguments.per_connection)
+    }
+
+    /// The target of a connection's attempt. Attempts move on, so that a client leaves a dead gateway.
+    pub fn target_of(&self, connection: u32, attempt: u32) -> &Target {
+        &self.targets[(connection as usize + attempt as usize) % self.targets.len()]
+    }
+}
+
+/// A whole, finite, not negative number of seconds as a duration.
+pub fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
+}
+
+fn check_numbers(arguments: &Arguments) -> Result<(), PlanError> {
+    let connections = &arguments.connections;
+    let publications = &arguments.publications;
+    let measuring = &arguments.measuring;
+    let check = |name, holds, expected: &str| {
+        if holds { Ok(()) } else { Err(PlanError::Argument { name, expected: expected.to_owned() }) }
+    };
+    check("connections", connections.connections > 0, "at least 1")?;
+    check("ramp", connections.ramp.is_finite() && connections.ramp > 0.0, "more than 0")?;
+    check("opening-max", connections.opening_max > 0, "at least 1")?;
+    check("channels", (1..CHANNELS_MAX).contains(&connections.channels), "between 1 and 16,777,215")?;
+    check(
+        "per-connection",
+        (1..=connections.channels).contains(&connections.per_connection),
+        "between 1 and the number of channels",
+    )?;
+    check(
+        "per-connection",
+        connections.protocol != ProtocolName::Raw || connections.per_connection == 1,
+        "1 with the bare protocol, whose address names the one channel",
+    )?;
+    check(
+        "per-connection",
+        u64::from(connections.connections) * u64::from(connections.per_connection) <= SUBSCRIPTIONS_MAX,
+        "such that there are at most 20,000,000 subscriptions",
+    )?;
+    check("read-buffer", (128..=1 << 20).contains(&connections.read_buffer), "between 128 and 1,048,576")?;
+    check("threads", connections.threads <= 256, "at most 256")?;
+    check(
+        "reconnect-min-ms",
+        (1..=connections.reconnect_max_ms).contains(&connections.reconnect_min_ms),
+        "at least 1 and at most --reconnect-max-ms",
+    )?;
+    check("rate", publications.rate.is_finite() && publications.rate >= 0.0, "0 or more")?;
+    check(
+        "duration",
+        publications.rate * publications.duration <= PUBLICATIONS_MAX,
+        "such that at most 1,000,000,000 publications are made",
+    )?;
+    check(
+        "payload",
+        (PAYLOAD_BYTES_MIN..=1 << 24).contains(&publications.payload),
+        &format!("between {PAYLOAD_BYTES_MIN} and 16,777,216"),
+    )?;
+    check("burst", publications.burst > 0, "at least 1")?;
+    check("publishers", (1..=1_000).contains(&publications.publishers), "between 1 and 1,000")?;
+    check(
+        "publishers",
+        connections.protocol != ProtocolName::Raw
+            || publications.publish_via != Entrance::Client
+            || publications.publishers == connections.channels,
+        "the number of channels where publications enter through bare connections",
+    )?;
+    check("window", (1..=65_536).contains(&publications.window), "between 1 and 65,536")?;
+    for (name, seconds) in [
+        ("connect-timeout", connections.connect_timeout),
+        ("duration", publications.duration),
+        ("warmup", publications.warmup),
+        ("drain", measuring.drain),
+        ("settle", measuring.settle),
+        ("rest", measuring.rest),
+        ("time-limit", measuring.time_limit),
+    ] {
+        check(name, (0.0..=86_400.0).contains(&seconds), "between 0 and 86,400 seconds")?;
+    }
+    check("warmup", publications.warmup <= publications.duration, "no longer than --duration")
+}
+
+fn resolve(urls: &[String], schemes: &[&str], allow_remote: bool) -> Result<Vec<Target>, PlanError> {
+    urls.iter()
+        .map(|url| {
+            let wrong = |problem: String| PlanError::Url { url: url.clone(), problem };
+            let uri: Uri = url.parse().map_err(|error| wrong(format!("{error}")))?;
+            let scheme = uri.scheme_str().unwrap_or("");
+            if !schemes.contains(&scheme) {
+                return Err(wrong(format!("the address must begin with {}://", schemes.join(":// or "))));
+            }
+            let authority = uri.authority().ok_or_else(|| wrong("it names no host".to_owned()))?;
+            let host = authority.host().trim_matches(['[', ']']);
+            let port = authority.port_u16().unwrap_or(80);
+            let mut addresses: Vec<SocketAddr> =
+                (host, port).to_socket_addrs().map_err(|error| wrong(error.to_string()))?.collect();
+            addresses.sort_by_key(SocketAddr::is_ipv6);
+            let address = *addresses.first().ok_or_else(|| wrong("the host has no address".to_owned()))?;
+            if !allow_remote && !address.ip().is_loopback() {
+                return Err(PlanError::Remote { url: url.clone(), address });
+            }
+            let path = uri.path_and_query().map_or("", |path| path.as_str());
+            let path = if path == "/" { "" } else { path };
+            Ok(Target { address, authority: authority.as_str().to_owned(), path: path.to_owned() })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan(line: &str) -> Result<Plan, PlanError> {
+        let words = std::iter::once("tidegate-loadtest").chain(line.split_whitespace());
+        Plan::new(Arguments::try_parse_from(words).unwrap(), 1, 20_000)
+    }
+
+    #[test]
+    fn channels_are_dealt_out_in_turns() {
+        let plan = plan("--channels 5 --per-connection 2").unwrap();
+        let of = |connection| plan.channels_of(connection).collect::<Vec<_>>();
+        assert_eq!([of(0), of(1), of(2), of(3)], [[0, 1], [2, 3], [4, 0], [1, 2]]);
+        assert_eq!(plan.channel_names().nth(4).unwrap(), "load-4");
+    }
+
+    #[test]
+    fn addresses_beyond_this_machine_must_be_asked_for() {
+        assert!(matches!(plan("--url ws://192.0.2.1:80"), Err(PlanError::Remote { .. })));
+        assert!(matches!(plan("--api-url http://192.0.2.1/api"), Err(PlanError::Remote { .. })));
+        assert!(plan("--url ws://192.0.2.1:80 --allow-remote").is_ok());
+        assert!(plan("--url ws://[::1]:80").is_ok());
+    }
+
+    #[test]
+    fn the_api_stands_beside_each_gateway_unless_told_otherwise() {
+        let beside = plan("--url ws://127.0.0.1:1 --url ws://127.0.0.1:2/own/{channel}").unwrap();
+        assert_eq!(beside.targets[1].path, "/own/{channel}");
+        let apis: Vec<String> =
+            beside.apis.iter().map(|api| format!("{}{}", api.authority, api.path)).collect();
+        assert_eq!(apis, ["127.0.0.1:1/api", "127.0.0.1:2/api"]);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_the_name_of_the_argument() {
+        for (line, name) in [
+            ("--connections 0", "--connections"),
+            ("--ramp 0", "--ramp"),
+            ("--channels 2 --per-connection 3", "--per-connection"),
+            ("--protocol raw --channels 2 --per-connection 2", "--per-connection"),
+            ("--payload 10", "--payload"),
+            ("--rate 1e9 --duration 1000", "--duration"),
+            ("--rate NaN", "--rate"),
+            ("--duration inf", "--duration"),
+            ("--reconnect --reconnect-min-ms 9 --reconnect-max-ms 3", "--reconnect-min-ms"),
+            ("--url wss://127.0.0.1", "wss://127.0.0.1"),
+        ] {
+            let error = plan(line).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{line}: {error}");
+        }
+        assert!(matches!(plan("--connections 20000"), Err(PlanError::Descriptors { .. })));
+    }
+
+    #[test]
+    fn many_connections_come_from_several_addresses() {
+        assert_eq!(plan("--connections 12000").unwrap().sources, 1);
+        assert_eq!(plan("--connections 19000").unwrap().sources, 2);
+        assert_eq!(
+            plan("--connections 19000 --url ws://127.0.0.1:1 --url ws://127.0.0.1:2").unwrap().sources,
+            1
+        );
+    }
+}

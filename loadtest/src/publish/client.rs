@@ -1,0 +1,212 @@
+//! Publishes through a client connection, without waiting for one answer before the next publication.
+
+use std::collections::VecDeque;
+use std::iter::Peekable;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shared::framing::MessageKind;
+use tokio::time::{sleep, timeout};
+
+use super::{ANSWER_TIMEOUT, Issued, Publisher};
+use crate::clock::{Alarm, now_ns};
+use crate::connect::{Entry, connect};
+use crate::dialect::Event;
+use crate::plan::duration;
+use crate::schedule::Due;
+use crate::wire::{Incoming, Wire};
+
+/// Wait before a lost publisher connects again. What becomes due meanwhile is sent late, and counts as late.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Publications that wait for their answer, oldest first, by the id they were sent with.
+type Unanswered = VecDeque<(u32, Issued)>;
+
+pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
+    let Ok(alarm) = Alarm::new() else {
+        publisher.books.borrow_mut().tally.failures.count("out of file descriptors");
+        return;
+    };
+    let mut share = publisher.share(number).peekable();
+    while share.peek().is_some() {
+        let mut unanswered = Unanswered::new();
+        let life = async {
+            let limit = duration(publisher.shared.plan.arguments.connections.connect_timeout);
+            let (wire, pong) = timeout(limit, open(&publisher, number)).await.unwrap_or_else(|_| {
+                Err(format!("publisher not connected within {} s", limit.as_secs_f64()))
+            })?;
+            publish(&publisher, wire, pong, &alarm, &mut share, &mut unanswered).await
+        };
+        let ended = tokio::select! {
+            ended = life => ended,
+            () = publisher.stopped() => {
+                for (_, issued) in unanswered {
+                    publisher.shared.ledger.note_failure(issued.due.channel, issued.sequence);
+                }
+                return;
+            }
+        };
+        let Err(reason) = ended else { return };
+        if unanswered.is_empty() {
+            publisher.books.borrow_mut().tally.failures.count(&reason);
+        }
+        for (_, issued) in unanswered {
+            publisher.fail(issued, &reason);
+        }
+        tokio::select! {
+            () = sleep(RECONNECT_PAUSE) => {}
+            () = publisher.stopped() => return,
+        }
+    }
+}
+
+/// A connection that the server has welcomed, and whether the server wants its pings answered.
+async fn open(publisher: &Publisher, number: u32) -> Result<(Wire, bool), String> {
+    let shared = &publisher.shared;
+    let target = shared.plan.target_of(number, 0);
+    let channel = shared.ledger.name(number % shared.ledger.channels());
+    let path = shared.dialect.path(&target.path, channel);
+    let token = shared.tokens.of(&format!("load-publisher-{number}")).map_err(|error| error.to_string())?;
+    let bearer = token.as_deref().filter(|_| shared.dialect.shows_token_in_header());
+    let mut wire = connect(&shared.plan, target, number, Entry { path: &path, bearer })
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut messages = Vec::new();
+    shared.dialect.greet(token.as_deref(), std::iter::empty(), &mut messages);
+    wire.send(&messages).await.map_err(|error| error.to_string())?;
+    let mut welcome = None;
+    shared.dialect.opened(|event| welcome = welcome.or(welcomed(&event)));
+    loop {
+        if let Some(pong) = welcome {
+            return Ok((wire, pong));
+        }
+        let mut refused = None;
+        let (kind, message) = next_message(&mut wire).await?;
+        shared.dialect.hear(kind, &message, |event| match event {
+            Event::Refused { reason, .. } => refused = Some(reason),
+            event => welcome = welcome.or(welcomed(&event)),
+        });
+        if let Some(reason) = refused {
+            return Err(reason);
+        }
+    }
+}
+
+/// Sends what is due and takes the answers, until both are done.
+async fn publish(
+    publisher: &Publisher,
+    mut wire: Wire,
+    answers_pings: bool,
+    alarm: &Alarm,
+    share: &mut Peekable<impl Iterator<Item = Due>>,
+    unanswered: &mut Unanswered,
+) -> Result<(), String> {
+    let dialect = publisher.shared.dialect;
+    let window = publisher.shared.plan.arguments.publications.window;
+    let mut next_id = 0_u32;
+    loop {
+        let mut batch = Vec::new();
+        let mut unanswerable = Vec::new();
+        while unanswered.len() < window
+            && batch.len() < window
+            && let Some(due) = share.next_if(|due| due.at_ns <= now_ns())
+        {
+            let issued = publisher.issue(due);
+            let channel = publisher.shared.ledger.name(due.channel);
+            batch.push(dialect.publish(next_id, channel, publisher.payload(issued)));
+            if dialect.answers_publications() {
+                unanswered.push_back((next_id, issued));
+            } else {
+                unanswerable.push(issued);
+            }
+            next_id = (next_id + 1) % (1 << 30);
+        }
+        if !batch.is_empty() {
+            let sent = wire.send(&batch).await.map_err(|error| error.to_string());
+            for issued in unanswerable {
+                // Nothing more will ever be known about them.
+                match &sent {
+                    Ok(()) => publisher.confirm(issued),
+                    Err(reason) => publisher.fail(issued, reason),
+                }
+            }
+            sent?;
+        }
+        let next_ns = share.peek().map(|due| due.at_ns);
+        if next_ns.is_none() && unanswered.is_empty() {
+            // The server must have read everything before the connection goes, which its close frame says.
+            let _ = wire.close().await;
+            while timeout(ANSWER_TIMEOUT, wire.next())
+                .await
+                .is_ok_and(|next| matches!(next, Ok(Incoming::Message(..))))
+            {}
+            return Ok(());
+        }
+        let has_room = unanswered.len() < window;
+        let oldest_ns = unanswered.front().map(|(_, issued)| issued.due.at_ns);
+        tokio::select! {
+            message = next_message(&mut wire) => {
+                let (kind, message) = message?;
+                let pinged = take_answers(publisher, unanswered, kind, &message);
+                if let Some(pong) = dialect.pong().filter(|_| pinged && answers_pings) {
+                    wire.send(&[pong.to_owned()]).await.map_err(|error| error.to_string())?;
+                }
+            }
+            waited = alarm.wait_until(next_ns.unwrap_or(u64::MAX / 2)), if has_room && next_ns.is_some() => {
+                waited.map_err(|error| error.to_string())?;
+            }
+            () = sleep(ANSWER_TIMEOUT), if oldest_ns.is_some() => {
+                return Err("no answer in time".to_owned());
+            }
+        }
+    }
+}
+
+/// Accounts for the answers in one message. Returns whether there was a ping among them.
+fn take_answers(
+    publisher: &Publisher,
+    unanswered: &mut Unanswered,
+    kind: MessageKind,
+    message: &Bytes,
+) -> bool {
+    let mut pinged = false;
+    let mut take = |id| {
+        let index = unanswered.iter().position(|(sent, _)| *sent == id)?;
+        unanswered.remove(index).map(|(_, issued)| issued)
+    };
+    publisher.shared.dialect.hear(kind, message, |event| match event {
+        Event::Done { id } => {
+            if let Some(issued) = take(id) {
+                publisher.confirm(issued);
+            }
+        }
+        Event::Refused { id, reason } => {
+            if let Some(issued) = take(id) {
+                publisher.fail(issued, &reason);
+            }
+        }
+        Event::Ping => pinged = true,
+        // A bare connection hears its own channel.
+        Event::Welcome { .. }
+        | Event::Confirmed { .. }
+        | Event::Publication(_)
+        | Event::Unsubscribed { .. } => {}
+    });
+    pinged
+}
+
+async fn next_message(wire: &mut Wire) -> Result<(MessageKind, Bytes), String> {
+    match wire.next().await {
+        Ok(Incoming::Message(kind, message)) => Ok((kind, message)),
+        Ok(Incoming::Close { code, reason }) => Err(format!("publisher closed with {code} {reason}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn welcomed(event: &Event<'_>) -> Option<bool> {
+    match event {
+        Event::Welcome { pong } => Some(*pong),
+        _ => None,
+    }
+}

@@ -1,0 +1,165 @@
+//! The plain scenario: open all connections, publish on the schedule, wait for the last delivery, close.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::Cut;
+use crate::clock::{NANOS_PER_SECOND, now_ns, seconds};
+use crate::dialect::Dialect;
+use crate::lane::{self, LaneHandle, Order};
+use crate::ledger::Ledger;
+use crate::outcome::{Outcome, Window};
+use crate::plan::{Plan, duration};
+use crate::process::Usage;
+use crate::progress::Progress;
+use crate::publish;
+use crate::record::{Recorder, own_usage};
+use crate::report::Memory;
+use crate::schedule::Schedule;
+use crate::sequence::Verdict;
+use crate::subscriber::Shared;
+use crate::token::Tokens;
+
+/// Time for the first publication to be prepared before it is due.
+const LEAD_NS: u64 = 50_000_000;
+const POLL: Duration = Duration::from_millis(10);
+/// How long a thread may take to settle its accounts.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs it. An error means that it could not be begun; whatever happens later is part of the outcome.
+pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcome> {
+    let arguments = plan.arguments.clone();
+    let shared = Arc::new(Shared {
+        dialect: Dialect::new(arguments.connections.protocol),
+        ledger: Ledger::new(plan.channel_names()),
+        tokens: Tokens::new(&arguments.connections, SystemTime::now()),
+        timed_from_ns: AtomicU64::new(0),
+        settled: AtomicU64::new(0),
+        plan,
+    });
+    let (mut recorder, collector) = Recorder::new(arguments.measuring.pids.clone(), progress);
+    let before = Reading::take(&recorder);
+
+    let ramp_start_ns = now_ns();
+    let lanes: Vec<LaneHandle> = (0..shared.plan.threads)
+        .map(|number| lane::start(shared.clone(), number, ramp_start_ns, collector.clone()))
+        .collect::<io::Result<_>>()?;
+    recorder.stage("connect", cut.unless(all_settled(&shared))).await;
+    let ramp_seconds = seconds(now_ns() - ramp_start_ns);
+    recorder.stage("settle", cut.unless(sleep(duration(arguments.measuring.settle)))).await;
+    let ready = Reading::take(&recorder);
+
+    let schedule = Schedule {
+        start_ns: now_ns() + LEAD_NS,
+        rate: arguments.publications.rate,
+        burst: arguments.publications.burst,
+        total: shared.plan.publications,
+        channels: shared.ledger.channels(),
+    };
+    let warmup_ns = (arguments.publications.warmup * NANOS_PER_SECOND as f64) as u64;
+    shared.timed_from_ns.store(schedule.start_ns + warmup_ns, Ordering::Relaxed);
+    if shared.plan.publications == 0 {
+        recorder.stage("hold", cut.unless(sleep(duration(arguments.publications.duration)))).await;
+    } else if cut.reason().is_none() {
+        let publishing = publish::start(shared.clone(), schedule, collector.clone())?;
+        let latest = schedule.end_ns().saturating_sub(now_ns()) + (arguments.measuring.drain * 1e9) as u64;
+        let finished = timeout(Duration::from_nanos(latest), publishing.finished());
+        recorder.stage("publish", cut.unless(finished)).await;
+        publishing.stop();
+        recorder
+            .stage("drain", async {
+                publishing.finished().await;
+                let drained = timeout(duration(arguments.measuring.drain), all_arrived(&lanes));
+                cut.unless(drained).await
+            })
+            .await;
+        publishing.join();
+    }
+    let done = Reading::take(&recorder);
+
+    let verdict = recorder.stage("close", finish(lanes)).await;
+    recorder.note_closed();
+    if !arguments.measuring.pids.is_empty() {
+        recorder.stage("rest", cut.unless(sleep(duration(arguments.measuring.rest)))).await;
+    }
+    let closed = recorder.memory();
+    recorder.finish();
+    let memory = [before.memory, ready.memory, done.memory, closed];
+    Ok(Outcome {
+        cut_short: cut.reason(),
+        ramp_seconds,
+        schedule,
+        verdict,
+        memory,
+        connecting: Window::between(&before, &ready),
+        publishing: Window::between(&ready, &done),
+        recorder,
+        shared,
+    })
+}
+
+/// The state of all measured processes at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    pub at_ns: u64,
+    pub server: Usage,
+    pub own: Usage,
+    pub memory: Memory,
+}
+
+impl Reading {
+    fn take(recorder: &Recorder) -> Self {
+        Self { at_ns: now_ns(), server: recorder.usage(), own: own_usage(), memory: recorder.memory() }
+    }
+}
+
+async fn all_settled(shared: &Shared) {
+    let wanted = u64::from(shared.plan.arguments.connections.connections);
+    while shared.settled.load(Ordering::Relaxed) < wanted {
+        sleep(POLL).await;
+    }
+}
+
+/// Waits until nothing that was published is missing on a live subscription.
+async fn all_arrived(lanes: &[LaneHandle]) {
+    loop {
+        let mut missing = 0;
+        for lane in lanes {
+            let (answer, answered) = oneshot::channel();
+            if lane.orders.send(Order::Missing(answer)).await.is_ok() {
+                missing += answered.await.unwrap_or(0);
+            }
+        }
+        if missing == 0 {
+            return;
+        }
+        sleep(POLL).await;
+    }
+}
+
+async fn finish(lanes: Vec<LaneHandle>) -> Verdict {
+    let mut sum = Verdict::default();
+    let mut answers = Vec::new();
+    for lane in &lanes {
+        let (answer, answered) = oneshot::channel();
+        if lane.orders.send(Order::Finish(answer)).await.is_ok() {
+            answers.push(answered);
+        }
+    }
+    for answered in answers {
+        // A thread that does not answer has panicked, and printed why.
+        if let Ok(Ok(verdict)) = timeout(SETTLE_TIMEOUT, answered).await {
+            sum.absorb(verdict);
+        }
+    }
+    // Joining waits for the goodbyes, which takes time but no handovers.
+    let joined = tokio::task::spawn_blocking(move || lanes.into_iter().for_each(LaneHandle::join));
+    // A thread's panic was taken note of when it was joined.
+    let _ = joined.await;
+    sum
+}

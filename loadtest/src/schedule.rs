@@ -1,0 +1,110 @@
+//! When each publication is due: a fixed schedule, whatever the server does (open loop).
+//!
+//! A publication that leaves late because the server answered late still counts from the moment it was due, so a
+//! stall is seen by everything that was due while it lasted, not by one publication.
+
+use crate::clock::NANOS_PER_SECOND;
+
+/// One publication that is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Due {
+    pub channel: u32,
+    pub at_ns: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Schedule {
+    pub start_ns: u64,
+    /// Publications a second, over all channels.
+    pub rate: f64,
+    /// How many fall on the same moment; their mean rate stays the same.
+    pub burst: u64,
+    /// How many there are in all.
+    pub total: u64,
+    pub channels: u32,
+}
+
+impl Schedule {
+    /// The publication with this number, from 0. Channels take turns.
+    pub fn due(&self, number: u64) -> Option<Due> {
+        (number < self.total).then(|| Due {
+            channel: (number % u64::from(self.channels)) as u32,
+            at_ns: self.start_ns + self.offset_ns(number),
+        })
+    }
+
+    /// When the last one's slot ends.
+    pub fn end_ns(&self) -> u64 {
+        self.start_ns + (self.total as f64 / self.rate * NANOS_PER_SECOND as f64) as u64
+    }
+
+    /// What publisher number `publisher` of `publishers` has to send, in order. Each channel belongs to one publisher,
+    /// since only one can keep its order.
+    pub fn share(self, publisher: u32, publishers: u32) -> impl Iterator<Item = Due> {
+        // Whole rounds over the channels are skipped to the publisher's own places in them.
+        let mine = (publisher..self.channels).step_by(publishers as usize);
+        let rounds = self.total.div_ceil(u64::from(self.channels));
+        (0..rounds).flat_map(move |round| {
+            let first = round * u64::from(self.channels);
+            mine.clone().filter_map(move |channel| self.due(first + u64::from(channel)))
+        })
+    }
+
+    fn offset_ns(&self, number: u64) -> u64 {
+        let slot = number / self.burst * self.burst;
+        (slot as f64 / self.rate * NANOS_PER_SECOND as f64) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = NANOS_PER_SECOND;
+
+    fn schedule(rate: f64, burst: u64, total: u64, channels: u32) -> Schedule {
+        Schedule { start_ns: 5 * SECOND, rate, burst, total, channels }
+    }
+
+    #[test]
+    fn publications_are_evenly_spaced_from_the_start() {
+        let schedule = schedule(4.0, 1, 8, 1);
+        let at: Vec<u64> = (0..8).map(|number| schedule.due(number).unwrap().at_ns - 5 * SECOND).collect();
+        assert_eq!(at, [0, 250, 500, 750, 1000, 1250, 1500, 1750].map(|ms| ms * 1_000_000));
+        assert_eq!(schedule.due(8), None);
+        assert_eq!(schedule.end_ns(), 7 * SECOND);
+    }
+
+    #[test]
+    fn a_burst_falls_on_one_moment_and_keeps_the_mean_rate() {
+        let schedule = schedule(4.0, 4, 8, 1);
+        let at: Vec<u64> = (0..8).map(|number| schedule.due(number).unwrap().at_ns - 5 * SECOND).collect();
+        assert_eq!(at, [0, 0, 0, 0, SECOND, SECOND, SECOND, SECOND]);
+    }
+
+    #[test]
+    fn a_long_run_does_not_drift() {
+        let schedule = schedule(3_000.0, 1, 3_000 * 3_600, 1);
+        assert_eq!(schedule.due(3_000 * 3_599).unwrap().at_ns, (5 + 3_599) * SECOND);
+    }
+
+    #[test]
+    fn publishers_share_the_schedule_by_channel_without_rest() {
+        let schedule = schedule(1_000.0, 1, 23, 5);
+        let mut shared: Vec<(u64, Due)> = Vec::new();
+        for publisher in 0..3 {
+            let share: Vec<Due> = schedule.share(publisher, 3).collect();
+            assert!(share.iter().all(|due| due.channel % 3 == publisher));
+            assert!(share.is_sorted_by_key(|due| due.at_ns));
+            shared.extend(share.into_iter().map(|due| (due.at_ns, due)));
+        }
+        shared.sort_by_key(|(at, _)| *at);
+        let whole: Vec<Due> = (0..23).map(|number| schedule.due(number).unwrap()).collect();
+        assert_eq!(shared.into_iter().map(|(_, due)| due).collect::<Vec<_>>(), whole);
+    }
+
+    #[test]
+    fn a_publisher_without_a_channel_has_nothing_to_do() {
+        assert_eq!(schedule(1.0, 1, 10, 2).share(2, 3).count(), 0);
+    }
+}

@@ -1,0 +1,253 @@
+//! One connection's account: its subscriptions, and what it makes of each event it hears.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hdrhistogram::Histogram;
+use shared::position::StreamPosition;
+use smallvec::SmallVec;
+
+use crate::clock::now_ns;
+use crate::dialect::{Dialect, Event, Heard, Start, Wanted};
+use crate::ledger::Ledger;
+use crate::mark::Mark;
+use crate::plan::Plan;
+use crate::sequence::{Arrival, Checker, Verdict};
+use crate::tally::{Tally, latency_histogram, record};
+use crate::token::Tokens;
+
+/// What all threads of a run share.
+#[derive(Debug)]
+pub struct Shared {
+    pub plan: Plan,
+    pub dialect: Dialect,
+    pub ledger: Ledger,
+    pub tokens: Tokens,
+    /// Publications due before this moment are checked but not timed.
+    pub timed_from_ns: AtomicU64,
+    /// Connections whose first attempt has ended, well or not.
+    pub settled: AtomicU64,
+}
+
+/// What one thread counts and times.
+#[derive(Debug)]
+pub struct Books {
+    pub tally: Tally,
+    pub latency: Histogram<u64>,
+    /// From the moment an attempt was due until the WebSocket was open, and until it was ready to receive.
+    pub open: Histogram<u64>,
+    pub ready: Histogram<u64>,
+}
+
+impl Default for Books {
+    fn default() -> Self {
+        Self {
+            tally: Tally::default(),
+            latency: latency_histogram(),
+            open: latency_histogram(),
+            ready: latency_histogram(),
+        }
+    }
+}
+
+/// One connection, across its lives.
+#[derive(Debug)]
+pub struct Subscriber {
+    subscriptions: SmallVec<[Subscription; 1]>,
+    first_channel: u32,
+    /// Confirmations that this life still waits for, and whether the server has welcomed it.
+    unconfirmed: u32,
+    welcome: bool,
+    pong: bool,
+    /// It will not come back.
+    gone: bool,
+}
+
+#[derive(Debug, Default)]
+struct Subscription {
+    channel: u32,
+    /// Whether it was confirmed in any life, and whether it is in this one.
+    known: bool,
+    live: bool,
+    checker: Checker,
+    position: Option<StreamPosition>,
+}
+
+/// What an event asks of its connection.
+#[derive(Debug, PartialEq)]
+pub enum Reaction {
+    Nothing,
+    Answer(String),
+    Send(Vec<String>),
+    GiveUp(String),
+}
+
+impl Subscriber {
+    pub fn new(channels: impl Iterator<Item = u32>) -> Self {
+        let subscriptions: SmallVec<[Subscription; 1]> =
+            channels.map(|channel| Subscription { channel, ..Subscription::default() }).collect();
+        let first_channel = subscriptions.first().map_or(0, |subscription| subscription.channel);
+        Self { subscriptions, first_channel, unconfirmed: 0, welcome: false, pong: false, gone: false }
+    }
+
+    /// A new life begins: what to say first.
+    pub fn begin(&mut self, shared: &Shared, token: Option<&str>) -> Vec<String> {
+        self.unconfirmed = self.subscriptions.len() as u32;
+        (self.welcome, self.pong) = (false, false);
+        let mut messages = Vec::new();
+        let wanted =
+            self.subscriptions.iter().zip(0..).map(|(subscription, slot)| subscription.wanted(slot, shared));
+        shared.dialect.greet(token, wanted, &mut messages);
+        messages
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.welcome && self.unconfirmed == 0
+    }
+
+    /// This life has ended.
+    pub fn end(&mut self) {
+        for subscription in &mut self.subscriptions {
+            subscription.live = false;
+        }
+    }
+
+    pub fn hear(&mut self, event: Event<'_>, shared: &Shared, books: &mut Books) -> Reaction {
+        match event {
+            Event::Publication(heard) => self.receive(heard, shared, books),
+            Event::Ping if self.pong => {
+                return shared
+                    .dialect
+                    .pong()
+                    .map_or(Reaction::Nothing, |pong| Reaction::Answer(pong.to_owned()));
+            }
+            Event::Ping | Event::Done { .. } => {}
+            Event::Welcome { pong } => (self.welcome, self.pong) = (true, pong),
+            Event::Confirmed { slot, start } => self.confirm(slot, start, shared, books),
+            Event::Refused { reason, .. } => return Reaction::GiveUp(reason),
+            Event::Unsubscribed { channel } => return self.subscribe_again(channel, shared, books),
+        }
+        Reaction::Nothing
+    }
+
+    /// There will be no further life.
+    pub fn leave(&mut self) {
+        self.gone = true;
+    }
+
+    /// Publications that are published and may still come: to a live subscription, or with its recovery.
+    pub fn missing(&self, ledger: &Ledger) -> u64 {
+        let waiting = self.subscriptions.iter().filter(|subscription| subscription.known && !self.gone);
+        waiting.map(|subscription| subscription.checker.missing(ledger.issued(subscription.channel))).sum()
+    }
+
+    /// Settles the account: nothing more will come.
+    pub fn finish(self, ledger: &Ledger) -> Verdict {
+        let mut sum = Verdict::default();
+        for subscription in self.subscriptions.into_iter().filter(|subscription| subscription.known) {
+            let last = ledger.issued(subscription.channel);
+            let seen = subscription.checker.seen_to();
+            // What came after the connection was gone is missed, but nobody lost it on the way.
+            let (owed, away) = if subscription.live { (last, 0) } else { (seen, last.saturating_sub(seen)) };
+            let verdict =
+                ledger.with_failed(subscription.channel, |failed| subscription.checker.finish(owed, failed));
+            sum.absorb(verdict);
+            sum.missed_away += away;
+        }
+        sum
+    }
+
+    fn receive(&mut self, heard: Heard<'_>, shared: &Shared, books: &mut Books) {
+        let tally = &mut books.tally;
+        let now = now_ns();
+        let channels = shared.ledger.channels();
+        let ours = Mark::find(heard.payload).map(|(mark, _)| mark).filter(|mark| {
+            mark.run == shared.plan.run
+                && mark.channel < channels
+                && heard.channel.is_none_or(|name| name == shared.ledger.name(mark.channel))
+        });
+        let subscription = ours.and_then(|mark| {
+            // Channels are dealt out in a row, so the place of one among ours is its distance from the first.
+            let slot = (mark.channel + channels - self.first_channel) % channels;
+            self.subscriptions.get_mut(slot as usize)
+        });
+        let (Some(mark), Some(subscription)) = (ours, subscription) else {
+            tally.foreign += 1;
+            return;
+        };
+        tally.deliveries += 1;
+        tally.delivered_bytes += heard.payload.len() as u64;
+        tally.last_delivery_ns = now;
+        tally.recovered_publications += u64::from(heard.recovered);
+        if let Some(position) = &mut subscription.position {
+            position.offset = position.offset.max(heard.offset);
+        }
+        match subscription.checker.arrived(mark.sequence) {
+            Arrival::Duplicate => {
+                tally.duplicated += 1;
+                return;
+            }
+            Arrival::Reordered => tally.reordered += 1,
+            Arrival::InOrder => {}
+        }
+        if !heard.recovered && mark.intended_ns >= shared.timed_from_ns.load(Ordering::Relaxed) {
+            record(&mut books.latency, now.saturating_sub(mark.intended_ns));
+        }
+    }
+
+    fn confirm(&mut self, slot: u32, start: Start, shared: &Shared, books: &mut Books) {
+        let Some(subscription) = self.subscriptions.get_mut(slot as usize) else {
+            books.tally.malformed += 1;
+            return;
+        };
+        if !std::mem::replace(&mut subscription.live, true) {
+            self.unconfirmed = self.unconfirmed.saturating_sub(1);
+        }
+        let next = shared.ledger.issued(subscription.channel) + 1;
+        if !std::mem::replace(&mut subscription.known, true) {
+            subscription.checker.confirmed(next);
+            subscription.position = start.position;
+            return;
+        }
+        books.tally.recovered += u64::from(start.recovered);
+        books.tally.unrecovered += u64::from(start.was_recovering && !start.recovered);
+        if start.recovered {
+            // The offset stays at what has been received: the publications in between come with this confirmation.
+            let offset = subscription.position.map_or(0, |position| position.offset);
+            subscription.position = start.position.map(|position| StreamPosition { offset, ..position });
+        } else {
+            subscription.position = start.position;
+            shared.ledger.with_failed(subscription.channel, |failed| {
+                subscription.checker.confirmed_anew(next, failed)
+            });
+        }
+    }
+
+    fn subscribe_again(&mut self, channel: &str, shared: &Shared, books: &mut Books) -> Reaction {
+        let found = self
+            .subscriptions
+            .iter_mut()
+            .zip(0..)
+            .find(|(subscription, _)| shared.ledger.name(subscription.channel) == channel);
+        let Some((subscription, slot)) = found else {
+            books.tally.malformed += 1;
+            return Reaction::Nothing;
+        };
+        books.tally.unsubscribed += 1;
+        subscription.live = false;
+        self.unconfirmed += 1;
+        let mut messages = Vec::new();
+        shared.dialect.subscribe(std::iter::once(subscription.wanted(slot, shared)), &mut messages);
+        Reaction::Send(messages)
+    }
+}
+
+impl Subscription {
+    fn wanted<'a>(&self, slot: u32, shared: &'a Shared) -> Wanted<'a> {
+        Wanted {
+            slot,
+            channel: shared.ledger.name(self.channel),
+            positioned: shared.plan.arguments.connections.reconnect,
+            since: self.position,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A WebSocket with permessage-deflate, held by the framing that the gateway uses too.
+//!
+//! Commands go out uncompressed, which the extension allows; what is measured is what comes in.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::Request;
+use hyper::header::{HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
+use shared::framing::websocket::{
+    Assembler, Event, FrameHeader, Inflater, Limits, Opcode, Role, accept_key, encode_masked,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_request;
+
+use super::{Incoming, MESSAGE_BYTES_MAX, Wire, WireError};
+use crate::connect::ConnectError;
+
+/// What is offered: a fresh context for every message, so that one inflater serves all connections of a thread.
+const OFFER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+const EXTENSION: &str = "permessage-deflate";
+const RESPONSE_BYTES_MAX: usize = 16 << 10;
+const READ_BYTES: usize = 64 << 10;
+const LIMITS: Limits = Limits {
+    message_bytes_max: MESSAGE_BYTES_MAX,
+    frame_bytes_max: MESSAGE_BYTES_MAX,
+    fragments_max: 1 << 16,
+};
+
+thread_local! {
+    static TOOLS: RefCell<Tools> = RefCell::new(Tools { inflater: Inflater::new(), buffer: vec![0; READ_BYTES] });
+}
+
+/// What all connections of a thread share, since none of it means anything between two reads.
+struct Tools {
+    inflater: Inflater,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct DeflatingWire {
+    stream: TcpStream,
+    assembler: Assembler,
+    /// What one read held beyond the message that was asked for: at most what 64 KiB inflate to.
+    queue: VecDeque<Incoming>,
+    negotiated: bool,
+    /// Pongs on their way out.
+    outgoing: BytesMut,
+}
+
+impl DeflatingWire {
+    pub async fn open(mut request: Request<()>, mut stream: TcpStream) -> Result<Wire, ConnectError> {
+        request.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(OFFER));
+        let (bytes, key) =
+            generate_request(request).map_err(|error| ConnectError::Handshake(error.to_string()))?;
+        stream.write_all(&bytes).await.map_err(ConnectError::Io)?;
+        let mut head = BytesMut::with_capacity(1_024);
+        let end = loop {
+            if let Some(end) = memchr::memmem::find(&head, b"\r\n\r\n") {
+                break end + 4;
+            }
+            if head.len() > RESPONSE_BYTES_MAX {
+                return Err(ConnectError::Handshake("the response has no end".to_owned()));
+            }
+            if stream.read_buf(&mut head).await.map_err(ConnectError::Io)? == 0 {
+                return Err(ConnectError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        };
+        let mut early = head.split_off(end);
+        let negotiated = read_response(&head, &key)?;
+        let assembler = Assembler::new(Role::Client, negotiated);
+        let mut wire =
+            Self { stream, assembler, queue: VecDeque::new(), negotiated, outgoing: BytesMut::new() };
+        TOOLS
+            .with_borrow_mut(|tools| wire.take_in(&mut early, &mut tools.inflater))
+            .map_err(|error| ConnectError::Handshake(error.to_string()))?;
+        Ok(Wire::Deflating(Box::new(wire)))
+    }
+
+    /// Whether the server agreed to compress.
+    pub fn is_negotiated(&self) -> bool {
+        self.negotiated
+    }
+
+    /// Loses nothing when it is dropped before it is done.
+    pub(super) async fn next(&mut self) -> Result<Incoming, WireError> {
+        loop {
+            while !self.outgoing.is_empty() {
+                self.stream.writable().await?;
+                match self.stream.try_write(&self.outgoing) {
+                    Ok(written) => self.outgoing.advance(written),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if let Some(incoming) = self.queue.pop_front() {
+                return Ok(incoming);
+            }
+            self.stream.readable().await?;
+            TOOLS.with_borrow_mut(|tools| match self.stream.try_read(&mut tools.buffer) {
+                Ok(0) => Err(WireError::Broken),
+                Ok(length) => self.take_in(&mut tools.buffer[..length], &mut tools.inflater),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+                Err(error) => Err(error.into()),
+            })?;
+        }
+    }
+
+    pub(super) async fn send(&mut self, messages: &[String]) -> Result<(), WireError> {
+        // What is half sent comes first.
+        let mut out = std::mem::take(&mut self.outgoing);
+        for message in messages {
+            put_frame(Opcode::Text, message.as_bytes(), &mut out);
+        }
+        Ok(self.stream.write_all(&out).await?)
+    }
+
+    pub(super) async fn close(&mut self) -> Result<(), WireError> {
+        let mut out = std::mem::take(&mut self.outgoing);
+        put_frame(Opcode::Close, &[], &mut out);
+        Ok(self.stream.write_all(&out).await?)
+    }
+
+    /// Queues what these bytes complete.
+    fn take_in(&mut self, bytes: &mut [u8], inflater: &mut Inflater) -> Result<(), WireError> {
+        let mut unread = bytes;
+        loop {
+            match self.assembler.next(&mut unread, &LIMITS, inflater) {
+                Ok(None) => return Ok(()),
+                Ok(Some(Event::Message(message))) => {
+                    self.queue
+                        .push_back(Incoming::Message(message.kind, Bytes::copy_from_slice(message.data)));
+                }
+                Ok(Some(Event::Ping(data))) => put_frame(Opcode::Pong, data, &mut self.outgoing),
+                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Close(close))) => self.queue.push_back(Incoming::Close {
+                    code: close.code.unwrap_or(1005),
+                    reason: close.reason.to_owned(),
+                }),
+                Err(error) => return Err(WireError::Protocol(error.to_string())),
+            }
+        }
+    }
+}
+
+fn put_frame(opcode: Opcode, payload: &[u8], out: &mut BytesMut) {
+    let header = FrameHeader { fin: true, rsv1: false, opcode, mask: None, length: payload.len() as u64 };
+    encode_masked(header, payload, rand::random(), out);
+}
+
+/// Whether the server agreed to compress, if it upgraded at all.
+fn read_response(head: &[u8], key: &str) -> Result<bool, ConnectError> {
+    let wrong = |what: &str| ConnectError::Handshake(what.to_owned());
+    let head = std::str::from_utf8(head).map_err(|_| wrong("the response is not text"))?;
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .and_then(|line| line.strip_prefix("HTTP/1.1 "))
+        .and_then(|rest| rest.get(..3))
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| wrong("the response is not HTTP/1.1"))?;
+    if status != 101 {
+        return Err(ConnectError::Refused(status));
+    }
+    let (mut accepted, mut negotiated) = (false, false);
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        if name.eq_ignore_ascii_case("sec-websocket-accept") {
+            accepted = value.trim() == accept_key(key);
+        } else if name.eq_ignore_ascii_case("sec-websocket-extensions") {
+            if value.split(';').next().map(str::trim) != Some(EXTENSION) {
+                return Err(wrong("the server uses an extension that was not offered"));
+            }
+            if !value.contains("server_no_context_takeover") {
+                return Err(wrong("the server wants to keep a compression context"));
+            }
+            negotiated = true;
+        }
+    }
+    if accepted { Ok(negotiated) } else { Err(wrong("the accept key is missing or wrong")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(lines: &[&str]) -> Result<bool, ConnectError> {
+        let mut head = "HTTP/1.1 101 Switching Protocols\r\n".to_owned();
+        for line in lines {
+            head.push_str(line);
+            head.push_str("\r\n");
+        }
+        read_response(format!("{head}\r\n").as_bytes(), "dGhlIHNhbXBsZSBub25jZQ==")
+    }
+
+    const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+    #[test]
+    fn the_answer_says_whether_compression_was_agreed_on() {
+        assert!(!response(&[ACCEPT]).unwrap());
+        let agreed = "sec-websocket-extensions: permessage-deflate; server_no_context_takeover";
+        assert!(response(&[agreed, ACCEPT]).unwrap());
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_held_to_is_refused() {
+        assert!(response(&[]).is_err());
+        assert!(response(&["Sec-WebSocket-Accept: AAAA"]).is_err());
+        assert!(response(&[ACCEPT, "Sec-WebSocket-Extensions: permessage-deflate"]).is_err());
+        assert!(response(&[ACCEPT, "Sec-WebSocket-Extensions: x-other"]).is_err());
+        let refusal = read_response(b"HTTP/1.1 503 Busy\r\n\r\n", "k").unwrap_err();
+        assert!(matches!(refusal, ConnectError::Refused(503)));
+    }
+}

@@ -1,0 +1,325 @@
+//! A small server of the tests' own, whose mistakes are known to the last publication, and the command under test.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says that something is wrong")]
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tidegate_loadtest::report::Report;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_tungstenite::accept_hdr_async;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, http};
+
+/// What is done with one publication, on the way to every subscriber.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    Deliver,
+    Lose,
+    Twice,
+    /// After the one that follows.
+    Late,
+    /// Every subscriber is closed instead of getting it.
+    CloseAll(u16),
+    /// The publisher is answered with an error, and nobody gets it.
+    Refuse,
+}
+
+/// What goes wrong, and how. Publications are numbered from 1 per channel.
+#[derive(Clone)]
+pub(crate) struct Behaviour {
+    pub(crate) fate: fn(u64) -> Fate,
+    /// Whether an upgrade, numbered from 1, is let in.
+    pub(crate) admit: fn(u64) -> bool,
+    /// Whether what was published before a recovery can be had.
+    pub(crate) remembers: bool,
+    /// The token that connections must show.
+    pub(crate) token: Option<&'static str>,
+    pub(crate) api_key: Option<&'static str>,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self { fate: |_| Fate::Deliver, admit: |_| true, remembers: true, token: None, api_key: None }
+    }
+}
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+}
+
+#[derive(Default)]
+struct Channel {
+    published: Vec<String>,
+    held: Option<String>,
+    subscribers: HashMap<u64, UnboundedSender<Message>>,
+}
+
+struct Hall {
+    behaviour: Behaviour,
+    channels: Mutex<HashMap<String, Channel>>,
+    upgrades: AtomicU64,
+}
+
+impl Server {
+    pub(crate) async fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let hall = Arc::new(Hall { behaviour, channels: Mutex::default(), upgrades: AtomicU64::new(0) });
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                tokio::spawn(serve(hall.clone(), stream));
+            }
+        });
+        Self { address }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+}
+
+/// A directory that goes with the test.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tidegate-loadtest-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(crate) fn command(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-loadtest"));
+    command.args(line.split_whitespace()).kill_on_drop(true);
+    command
+}
+
+/// Runs the command against a URL. Returns its exit status, its report and what it printed.
+pub(crate) async fn run(name: &str, url: &str, line: &str) -> (i32, Report, String) {
+    let scratch = Scratch::new(name);
+    let json = scratch.file("report.json");
+    let output = command(line).arg("--url").arg(url).arg("--json").arg(&json).output().await.unwrap();
+    let printed = printed(&output);
+    (output.status.code().unwrap(), read(&json, &printed), printed)
+}
+
+pub(crate) fn printed(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+pub(crate) fn read(json: &Path, printed: &str) -> Report {
+    let bytes = std::fs::read(json).unwrap_or_else(|error| panic!("no report ({error}): {printed}"));
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+async fn serve(hall: Arc<Hall>, stream: TcpStream) {
+    let mut start = [0; 5];
+    while stream.peek(&mut start).await.is_ok_and(|length| length > 0 && length < start.len()) {}
+    if start == *b"POST " { serve_api(hall, stream).await } else { serve_client(hall, stream).await }
+}
+
+async fn serve_api(hall: Arc<Hall>, mut stream: TcpStream) {
+    let mut bytes = Vec::new();
+    loop {
+        let head_end = loop {
+            if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+                return;
+            }
+        };
+        let head = String::from_utf8_lossy(&bytes[..head_end]).to_lowercase();
+        let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let length: usize = header("content-length:").unwrap().parse().unwrap();
+        while bytes.len() < head_end + length {
+            assert!(stream.read_buf(&mut bytes).await.unwrap() > 0);
+        }
+        let allowed = hall.behaviour.api_key.is_none_or(|key| header("x-api-key:") == Some(key));
+        let body: Value = serde_json::from_slice(&bytes[head_end..head_end + length]).unwrap();
+        bytes.drain(..head_end + length);
+        let answer = if !allowed {
+            "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n".to_owned()
+        } else {
+            let answer = match hall.publish(body["channel"].as_str().unwrap(), &body["data"]) {
+                true => json!({"result": {}}),
+                false => json!({"error": {"code": 100, "message": "internal server error"}}),
+            }
+            .to_string();
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())
+        };
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "the callback's type is given")]
+async fn serve_client(hall: Arc<Hall>, stream: TcpStream) {
+    let number = hall.upgrades.fetch_add(1, Ordering::SeqCst) + 1;
+    let (mut path, mut bearer) = (String::new(), None);
+    let accepted = accept_hdr_async(stream, |request: &Request, response: Response| {
+        path = request.uri().path().to_owned();
+        bearer = request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        if (hall.behaviour.admit)(number) {
+            return Ok(response);
+        }
+        let mut refusal = ErrorResponse::new(None);
+        *refusal.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        Err(refusal)
+    });
+    let Ok(socket) = accepted.await else { return };
+    let (mut sink, mut source) = socket.split();
+    let (sender, mut receiver) = unbounded_channel::<Message>();
+    tokio::spawn(async move {
+        while let Some(message) = receiver.recv().await {
+            if sink.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    let raw = path.strip_prefix("/raw/").map(str::to_owned);
+    if let Some(channel) = &raw {
+        let wanted = hall.behaviour.token.map(|token| format!("Bearer {token}"));
+        assert!(wanted.is_none() || bearer == wanted, "{bearer:?}");
+        hall.subscribe(number, channel, None, &sender);
+    }
+    while let Some(Ok(message)) = source.next().await {
+        let Message::Text(text) = message else { continue };
+        match &raw {
+            Some(channel) => {
+                hall.publish(channel, &serde_json::from_str(&text).unwrap());
+            }
+            None => text.lines().for_each(|line| hall.obey(number, line, &sender)),
+        }
+    }
+    for channel in hall.channels.lock().unwrap().values_mut() {
+        channel.subscribers.remove(&number);
+    }
+}
+
+impl Hall {
+    /// One command of the Centrifuge protocol.
+    fn obey(&self, connection: u64, line: &str, sender: &UnboundedSender<Message>) {
+        let command: Value = serde_json::from_str(line).unwrap();
+        let mut reply = json!({"id": command["id"]});
+        if let Some(connect) = command.get("connect") {
+            let shown = connect["token"].as_str();
+            if self.behaviour.token.is_some_and(|token| shown != Some(token)) {
+                reply["error"] = json!({"code": 109, "message": "token expired"});
+            } else {
+                reply["connect"] =
+                    json!({"client": connection.to_string(), "version": "0", "ping": 25, "pong": true});
+                // A ping at once, so that every run has one to answer.
+                sender.send(Message::text(format!("{reply}\n{{}}"))).unwrap();
+                return;
+            }
+        } else if let Some(subscribe) = command.get("subscribe") {
+            let channel = subscribe["channel"].as_str().unwrap();
+            let since = subscribe["recover"].as_bool().filter(|recover| *recover);
+            let since = since.map(|_| subscribe["offset"].as_u64().unwrap_or(0));
+            reply["subscribe"] = self.subscribe(connection, channel, since, sender);
+        } else if let Some(publish) = command.get("publish") {
+            if self.publish(publish["channel"].as_str().unwrap(), &publish["data"]) {
+                reply["publish"] = json!({});
+            } else {
+                reply["error"] = json!({"code": 103, "message": "permission denied"});
+            }
+        } else {
+            assert_eq!(command, json!({}), "a pong is all that may come without an id");
+            return;
+        }
+        sender.send(Message::text(reply.to_string())).unwrap();
+    }
+
+    fn subscribe(
+        &self,
+        connection: u64,
+        name: &str,
+        since: Option<u64>,
+        sender: &UnboundedSender<Message>,
+    ) -> Value {
+        let channels = &mut *self.channels.lock().unwrap();
+        let channel = channels.entry(name.to_owned()).or_default();
+        channel.subscribers.insert(connection, sender.clone());
+        let top = channel.published.len() as u64;
+        let mut result = json!({"recoverable": true, "positioned": true, "epoch": "one", "offset": top});
+        if let Some(since) = since {
+            result["was_recovering"] = json!(true);
+            if self.behaviour.remembers {
+                result["recovered"] = json!(true);
+                result["publications"] = channel.published[since as usize..]
+                    .iter()
+                    .zip(since + 1..)
+                    .map(|(data, offset)| json!({"data": serde_json::from_str::<Value>(data).unwrap(), "offset": offset}))
+                    .collect();
+            }
+        }
+        result
+    }
+
+    /// Whether the publisher is told that it worked.
+    fn publish(&self, name: &str, data: &Value) -> bool {
+        let channels = &mut *self.channels.lock().unwrap();
+        let channel = channels.entry(name.to_owned()).or_default();
+        let number = channel.published.len() as u64 + 1;
+        let fate = (self.behaviour.fate)(number);
+        channel.published.push(data.to_string());
+        let raw = data.to_string();
+        let push = json!({"push": {"channel": name, "pub": {"data": data, "offset": number}}}).to_string();
+        // A bare connection knows nothing of pushes; tests of one protocol keep to it.
+        let text = if name.starts_with("bare") { raw } else { push };
+        let held = channel.held.take();
+        match fate {
+            Fate::Deliver => channel.tell(&text),
+            Fate::Lose => {}
+            Fate::Twice => {
+                channel.tell(&text);
+                channel.tell(&text);
+            }
+            Fate::Late => channel.held = Some(text),
+            Fate::CloseAll(code) => {
+                let close = CloseFrame { code: CloseCode::from(code), reason: "as planned".into() };
+                for (_, subscriber) in channel.subscribers.drain() {
+                    let _ = subscriber.send(Message::Close(Some(close.clone())));
+                }
+            }
+            Fate::Refuse => {}
+        }
+        if let Some(held) = held {
+            channel.tell(&held);
+        }
+        fate != Fate::Refuse
+    }
+}
+
+impl Channel {
+    fn tell(&self, text: &str) {
+        for subscriber in self.subscribers.values() {
+            // A subscriber that is just going needs not be told.
+            let _ = subscriber.send(Message::text(text));
+        }
+    }
+}

@@ -6,6 +6,7 @@
 mod config;
 pub mod measure;
 pub mod memory;
+pub mod redis;
 
 use std::sync::Arc;
 use std::time::Duration;

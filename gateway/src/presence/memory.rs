@@ -80,6 +80,13 @@ impl Presence for MemoryPresence {
         });
         ready(Ok(stats.unwrap_or_default())).boxed()
     }
+
+    fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        for shard in &self.shards {
+            shard.lock().clear();
+        }
+        ready(Ok(())).boxed()
+    }
 }
 
 impl Room {

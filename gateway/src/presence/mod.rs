@@ -1,6 +1,7 @@
 //! Who is subscribed to a channel, over all nodes.
 
 pub mod memory;
+pub mod redis;
 
 use std::collections::BTreeMap;
 
@@ -15,12 +16,19 @@ use crate::broker::BrokerError;
 /// Presence is held under a lease: what a node added is gone a bounded time after the node is.
 pub trait Presence: Send + Sync + std::fmt::Debug {
     /// Adds or replaces. Keeps the entry alive until it is removed, or this node dies and the lease runs out.
+    /// An error means that others cannot see it yet: it will be shown as soon as that is possible, unless it is
+    /// removed.
     fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'_, Result<(), BrokerError>>;
 
+    /// Does not wait for others to see it.
     fn remove(&self, channel: Channel, client: ClientId) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     fn clients(&self, channel: Channel)
     -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>>;
 
+    /// Counted where the entries are, without carrying them here.
     fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>>;
+
+    /// Takes back everything this node added, at once. For a node that ends; nothing is added after it.
+    fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }

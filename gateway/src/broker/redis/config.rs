@@ -1,0 +1,188 @@
+//! Which Redis, and how patient to be with it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::dial;
+
+/// Longest key prefix, in bytes: it is sent with every command.
+const PREFIX_BYTES_MAX: usize = 64;
+
+/// `[redis]`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`. The password
+    /// is never shown. Default `redis://127.0.0.1:6379`.
+    pub url: RedisUrl,
+    /// Begins the name of every key and channel, so that several installations can share a Redis. Default
+    /// `tidegate`.
+    pub prefix: String,
+    /// Milliseconds within which every call is answered or has failed. Default 2000.
+    pub timeout_ms: u64,
+    /// Milliseconds between the PINGs that tell whether a quiet connection is alive. Default 1000.
+    pub ping_ms: u64,
+    /// Longest pause between two attempts to connect again, in milliseconds; pauses are random and grow up to
+    /// this. Default 3000.
+    pub reconnect_max_ms: u64,
+    /// Seconds for which an unused channel's offset and epoch are remembered. Default 2592000 (30 days).
+    pub position_ttl_s: u64,
+    /// Seconds after which the clients of a node that died are no longer present. Default 20.
+    pub presence_ttl_s: u64,
+    /// PEM file of the authorities that a `rediss://` server's certificate is checked against. Default: those of
+    /// the operating system.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: RedisUrl("redis://127.0.0.1:6379".into()),
+            prefix: "tidegate".into(),
+            timeout_ms: 2_000,
+            ping_ms: 1_000,
+            reconnect_max_ms: 3_000,
+            position_ttl_s: 2_592_000,
+            presence_ttl_s: 20,
+            ca_file: None,
+        }
+    }
+}
+
+impl Config {
+    /// Adds a sentence for each mistake.
+    pub fn validate(&self, mistakes: &mut Vec<String>) {
+        if let Err(error) = dial::parse(&self.url) {
+            mistakes.push(format!("redis.url: {error}"));
+        }
+        let printable = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
+        if self.prefix.is_empty()
+            || self.prefix.len() > PREFIX_BYTES_MAX
+            || !self.prefix.bytes().all(printable)
+        {
+            mistakes.push(format!(
+                "redis.prefix must be 1 to {PREFIX_BYTES_MAX} printable ASCII characters other than {{ and }}"
+            ));
+        }
+        let mut at_least = |key: &str, value: u64, least: u64| {
+            if value < least {
+                mistakes.push(format!("redis.{key} must be at least {least}"));
+            }
+        };
+        at_least("timeout_ms", self.timeout_ms, 10);
+        at_least("ping_ms", self.ping_ms, 10);
+        at_least("reconnect_max_ms", self.reconnect_max_ms, 10);
+        at_least("position_ttl_s", self.position_ttl_s, 60);
+        at_least("presence_ttl_s", self.presence_ttl_s, 1);
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    pub(crate) fn ping(&self) -> Duration {
+        Duration::from_millis(self.ping_ms)
+    }
+
+    pub(crate) fn reconnect_max(&self) -> Duration {
+        Duration::from_millis(self.reconnect_max_ms)
+    }
+
+    pub(crate) fn presence_ttl(&self) -> Duration {
+        Duration::from_secs(self.presence_ttl_s)
+    }
+}
+
+/// An address that may hold a password: shown without it, also when the configuration is printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// With the password.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    /// Whatever stands between the scheme and the last `@` may be secret, however badly it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, address))) => write!(f, "{scheme}://***@{address}"),
+            (None, Some((_, address))) => write!(f, "***@{address}"),
+            (_, None) => f.write_str(&self.0),
+        }
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({self})")
+    }
+}
+
+impl Serialize for RedisUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for url in
+            ["redis://:se@cret@host:1/2", "redis://user:secret@host", "user:secret@host", "rediss://secret@h"]
+        {
+            let config = Config { url: RedisUrl::new(url), ..Config::default() };
+            let shown = format!("{config:?} {} {}", config.url, serde_json::to_string(&config).unwrap());
+            assert!(!shown.contains("cret"), "{shown}");
+            let mut mistakes = Vec::new();
+            config.validate(&mut mistakes);
+            assert!(!mistakes.concat().contains("cret"), "{mistakes:?}");
+        }
+        assert_eq!(RedisUrl::new("redis://host:1").to_string(), "redis://host:1");
+    }
+
+    #[test]
+    fn the_default_is_valid_and_every_mistake_is_named() {
+        let mut mistakes = Vec::new();
+        Config::default().validate(&mut mistakes);
+        assert_eq!(mistakes, Vec::<String>::new());
+
+        let bad = Config {
+            url: RedisUrl::new("http://host"),
+            prefix: "a{b".into(),
+            timeout_ms: 0,
+            ping_ms: 0,
+            reconnect_max_ms: 0,
+            position_ttl_s: 0,
+            presence_ttl_s: 0,
+            ca_file: None,
+        };
+        bad.validate(&mut mistakes);
+        let keys = [
+            "url",
+            "prefix",
+            "timeout_ms",
+            "ping_ms",
+            "reconnect_max_ms",
+            "position_ttl_s",
+            "presence_ttl_s",
+        ];
+        assert_eq!(mistakes.len(), keys.len(), "{mistakes:?}");
+        for (mistake, key) in mistakes.iter().zip(keys) {
+            assert!(mistake.starts_with(&format!("redis.{key}")), "{mistake}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Opening one connection to Redis: where it is, TLS, who we are.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    RedisError,
+};
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::config::{Config, RedisUrl};
+
+/// Commands that wait to be written at once; whoever has one more waits for a place, under its deadline.
+const COMMANDS_WAITING_MAX: usize = 1024;
+
+/// The kernel asks a silent peer after this time, and again in these steps, whether it is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_STEP: Duration = Duration::from_secs(5);
+
+/// Knows how to open connections, and opens them alike.
+pub(crate) struct Dialer {
+    address: Address,
+    login: RedisConnectionInfo,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    client_name: String,
+    timeout: Duration,
+}
+
+/// An open connection. It is lost when `driver` ends.
+pub(super) struct Dialed {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) driver: AbortOnDropHandle<()>,
+    /// Names this run of the Redis process, as far as Redis tells.
+    pub(super) run: Arc<str>,
+}
+
+/// Why no connection could be opened. Never holds the password.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("the URL cannot be used: {0}")]
+    Url(String),
+    #[error("the certificate authorities cannot be read: {0}")]
+    Authorities(String),
+    #[error("the host is no name that a certificate can have: {0}")]
+    Name(#[from] InvalidDnsNameError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Redis(#[from] RedisError),
+    #[error("no connection within {} ms", .0.as_millis())]
+    Timeout(Duration),
+}
+
+#[derive(Debug)]
+pub(super) enum Address {
+    Tcp { host: String, port: u16, tls: bool },
+    Unix(Box<Path>),
+}
+
+/// Reads the URL.
+pub(super) fn parse(url: &RedisUrl) -> Result<(Address, RedisConnectionInfo), DialError> {
+    let text = url.reveal();
+    // The client library refuses TLS addresses unless it brings its own TLS; ours is used instead.
+    let (plain, tls) = match text.strip_prefix("rediss://") {
+        Some(rest) => (format!("redis://{rest}"), true),
+        None => (text.to_owned(), false),
+    };
+    // Its error texts may repeat parts of the URL.
+    let known_scheme =
+        ["redis://", "unix://", "redis+unix://"].iter().any(|scheme| plain.starts_with(scheme));
+    let info =
+        known_scheme.then(|| plain.as_str().into_connection_info().ok()).flatten().ok_or_else(|| {
+            DialError::Url("expected redis://, rediss:// or unix://, a host and a database".into())
+        })?;
+    let address = match info.addr() {
+        ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port, tls },
+        ConnectionAddr::Unix(path) => Address::Unix(path.as_path().into()),
+        other => return Err(DialError::Url(format!("this kind of address is not supported: {other}"))),
+    };
+    let login = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+    Ok((address, login))
+}
+
+impl Dialer {
+    pub(crate) fn new(config: &Config, client_name: String) -> Result<Self, DialError> {
+        let (address, login) = parse(&config.url)?;
+        let tls = match &address {
+            Address::Tcp { host, tls: true, .. } => {
+                Some((tls_connector(config.ca_file.as_deref())?, ServerName::try_from(host.clone())?))
+            }
+            _ => None,
+        };
+        Ok(Self { address, login, tls, client_name, timeout: config.timeout() })
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Opens a connection, or fails within the timeout.
+    pub(super) async fn dial(&self, pushes: Option<Arc<dyn AsyncPushSender>>) -> Result<Dialed, DialError> {
+        tokio::time::timeout(self.timeout, self.open(pushes))
+            .await
+            .unwrap_or(Err(DialError::Timeout(self.timeout)))
+    }
+
+    async fn open(&self, pushes: Option<Arc<dyn AsyncPushSender>>) -> Result<Dialed, DialError> {
+        match &self.address {
+            Address::Unix(path) => self.greet(UnixStream::connect(path).await?, pushes).await,
+            Address::Tcp { host, port, .. } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_STEP);
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                match &self.tls {
+                    Some((connector, name)) => {
+                        self.greet(connector.connect(name.clone(), stream).await?, pushes).await
+                    }
+                    None => self.greet(stream, pushes).await,
+                }
+            }
+        }
+    }
+
+    async fn greet<S>(&self, stream: S, pushes: Option<Arc<dyn AsyncPushSender>>) -> Result<Dialed, DialError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // Deadlines are set by those who wait, for each call as a whole.
+        let mut config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(COMMANDS_WAITING_MAX);
+        if let Some(pushes) = pushes {
+            config = config.set_push_sender(pushes);
+        }
+        let (mut connection, driver) =
+            MultiplexedConnection::new_with_config(&self.login, stream, config).await?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        let mut set_name = redis::cmd("CLIENT");
+        set_name.arg("SETNAME").arg(&self.client_name);
+        // A managed Redis may forbid either; neither is needed to go on.
+        if let Err(error) = ask(&mut connection, &set_name).await {
+            tracing::debug!(%error, "Redis does not take a client name");
+        }
+        let mut info = redis::cmd("INFO");
+        info.arg("server");
+        let run = match ask(&mut connection, &info).await {
+            Ok(info) => find_run(&info),
+            Err(error) if error.is_unrecoverable_error() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, "Redis does not tell its run id: a restart that loses data goes unnoticed");
+                "".into()
+            }
+        };
+        Ok(Dialed { connection, driver, run })
+    }
+}
+
+impl Dialed {
+    /// Returns when the connection is closed and nothing more comes out of it.
+    pub(super) async fn close(self) {
+        self.driver.abort();
+        // An aborted driver is what was asked for.
+        let _ = self.driver.await;
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<String, RedisError> {
+    command.query_async(connection).await
+}
+
+fn find_run(info: &str) -> Arc<str> {
+    info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().into()
+}
+
+fn tls_connector(ca_file: Option<&Path>) -> Result<TlsConnector, DialError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = ca_file {
+        let unreadable =
+            |error: &dyn std::fmt::Display| DialError::Authorities(format!("{}: {error}", path.display()));
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
+            let certificate = certificate.map_err(|error| unreadable(&error))?;
+            roots.add(certificate).map_err(|error| unreadable(&error))?;
+        }
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
+        }
+        roots.add_parsable_certificates(found.certs);
+    }
+    if roots.is_empty() {
+        return Err(DialError::Authorities("there are none".into()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| DialError::Authorities(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_host_port_database_user_and_tls() {
+        let (address, login) = parse(&RedisUrl::new("rediss://me:p%40ss@example.org:7000/3")).unwrap();
+        assert!(
+            matches!(address, Address::Tcp { ref host, port: 7000, tls: true } if host == "example.org"),
+            "{address:?}"
+        );
+        assert_eq!((login.username(), login.password(), login.db()), (Some("me"), Some("p@ss"), 3));
+        assert_eq!(login.protocol(), ProtocolVersion::RESP3);
+
+        let (address, _) = parse(&RedisUrl::new("redis://[::1]")).unwrap();
+        assert!(matches!(address, Address::Tcp { ref host, port: 6379, tls: false } if host == "::1"));
+        let (address, _) = parse(&RedisUrl::new("unix:///run/redis.sock")).unwrap();
+        assert!(matches!(address, Address::Unix(ref path) if **path == *Path::new("/run/redis.sock")));
+        for bad in ["", "redis://", "http://host", "redis://host/name", "host:6379", "unix://"] {
+            assert!(parse(&RedisUrl::new(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_run_id_is_read_from_the_server_section() {
+        assert_eq!(&*find_run("# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nport:1\r\n"), "abc");
+        assert_eq!(&*find_run("# Server\r\n"), "");
+    }
+}

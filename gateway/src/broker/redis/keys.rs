@@ -1,0 +1,130 @@
+//! The names of everything this project has in Redis.
+//!
+//! What belongs to one channel carries the same hash tag, so that a cluster keeps it in one slot and a script can
+//! touch it at once.
+
+use std::sync::Arc;
+
+use shared::channel::Channel;
+
+/// Keeps a hash tag from being empty for a channel that starts with `}`. No channel name holds this byte.
+const TAG_GUARD: char = '\u{1}';
+
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    prefix: Arc<str>,
+    /// What the pub/sub name of a channel begins with.
+    publications: Arc<str>,
+}
+
+impl Keys {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.into(), publications: format!("{prefix}:pub:{{").into() }
+    }
+
+    /// Where a channel's publications are sent (pub/sub).
+    pub(crate) fn publications(&self, channel: &Channel) -> String {
+        self.of_channel("pub", channel)
+    }
+
+    /// The channel whose publications are sent here.
+    pub(crate) fn channel_of<'a>(&self, name: &'a [u8]) -> Option<&'a str> {
+        let tagged = name.strip_prefix(self.publications.as_bytes())?.strip_suffix(b"}")?;
+        let channel = std::str::from_utf8(tagged).ok()?;
+        Some(channel.strip_prefix(TAG_GUARD).unwrap_or(channel))
+    }
+
+    /// A channel's latest publications (stream).
+    pub(crate) fn stream(&self, channel: &Channel) -> String {
+        self.of_channel("stream", channel)
+    }
+
+    /// A channel's epoch and offset (hash).
+    pub(crate) fn position(&self, channel: &Channel) -> String {
+        self.of_channel("position", channel)
+    }
+
+    /// What was answered under an idempotency key (string).
+    pub(crate) fn once(&self, channel: &Channel, key: &str) -> String {
+        format!("{}:{key}", self.of_channel("once", channel))
+    }
+
+    /// Which nodes have clients in a channel (set); `:<node>` and `:<node>:users` after it name what they have.
+    pub(crate) fn present(&self, channel: &Channel) -> String {
+        self.of_channel("present", channel)
+    }
+
+    /// Until when each node's clients are taken to be present (sorted set).
+    pub(crate) fn presence_leases(&self) -> String {
+        format!("{}:presence-leases", self.prefix)
+    }
+
+    /// Where nodes send commands to each other (pub/sub).
+    pub(crate) fn control(&self) -> String {
+        format!("{}:control", self.prefix)
+    }
+
+    /// Where one node sends to itself (pub/sub).
+    pub(crate) fn canary(&self, node: &str) -> String {
+        format!("{}:canary:{node}", self.prefix)
+    }
+
+    /// Until when each node's announcement holds (sorted set).
+    pub(crate) fn node_leases(&self) -> String {
+        format!("{}:{{nodes}}:leases", self.prefix)
+    }
+
+    /// What each node says of itself (hash).
+    pub(crate) fn node_descriptions(&self) -> String {
+        format!("{}:{{nodes}}:descriptions", self.prefix)
+    }
+
+    fn of_channel(&self, what: &str, channel: &Channel) -> String {
+        let name = channel.as_str();
+        let mut key = String::with_capacity(self.prefix.len() + what.len() + name.len() + 5);
+        key.push_str(&self.prefix);
+        key.push(':');
+        key.push_str(what);
+        key.push_str(":{");
+        if name.starts_with('}') {
+            key.push(TAG_GUARD);
+        }
+        key.push_str(name);
+        key.push('}');
+        key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The part of a key that decides its slot, as the Redis Cluster specification says.
+    fn hash_tag(key: &str) -> &str {
+        let Some((_, after)) = key.split_once('{') else { return key };
+        match after.split_once('}') {
+            Some((tag, _)) if !tag.is_empty() => tag,
+            _ => key,
+        }
+    }
+
+    #[test]
+    fn all_keys_of_a_channel_share_a_slot_and_the_channel_reads_back() {
+        let keys = Keys::new("tidegate");
+        for name in ["AAPL", "}", "}}{", "{}", "{a}b", "a}b{c}", "prices:AAPL"] {
+            let channel = Channel::parse(name, 255).unwrap();
+            let tag = hash_tag(&keys.publications(&channel)).to_owned();
+            for key in [
+                keys.stream(&channel),
+                keys.position(&channel),
+                keys.once(&channel, "{k}"),
+                keys.present(&channel),
+            ] {
+                assert_eq!(hash_tag(&key), tag, "{key}");
+            }
+            assert_eq!(keys.channel_of(keys.publications(&channel).as_bytes()), Some(name));
+        }
+        assert_eq!(keys.channel_of(b"tidegate:control"), None);
+        assert_eq!(keys.channel_of(b"tidegate:pub:{\xff}"), None);
+    }
+}

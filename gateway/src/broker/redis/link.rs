@@ -1,0 +1,322 @@
+//! The connection for commands: opened again and again for ever, and every call on it has a deadline.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::config::Config;
+use super::dial::{DialError, Dialed, Dialer};
+use super::script::Script;
+use crate::broker::BrokerError;
+use crate::broker::measure::{BrokerMetrics, Operation};
+
+/// A connection that held this long was not part of a run of failures.
+const HELD_LONG: Duration = Duration::from_secs(10);
+
+/// The first pause after a loss is at most this long.
+const PAUSE_FIRST_MAX: Duration = Duration::from_millis(50);
+
+/// Shared by all that send commands. Their commands travel together: nobody waits for another's answer.
+#[derive(Debug)]
+pub(crate) struct Link {
+    state: watch::Receiver<State>,
+    timeout: Duration,
+    metrics: Arc<BrokerMetrics>,
+    _supervisor: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// The first attempt is being made.
+    Opening,
+    Up(Up),
+    Down(Arc<str>),
+}
+
+/// An open connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Up {
+    connection: MultiplexedConnection,
+    /// Names this run of the Redis process.
+    pub(crate) run: Arc<str>,
+    /// Which connection this is, counted from 1.
+    pub(crate) number: u64,
+}
+
+impl Link {
+    pub(crate) fn start(config: &Config, dialer: Dialer, metrics: Arc<BrokerMetrics>) -> Self {
+        let (sender, state) = watch::channel(State::Opening);
+        let supervisor = supervise(dialer, config.ping(), config.reconnect_max(), sender, metrics.clone());
+        Self {
+            state,
+            timeout: config.timeout(),
+            metrics,
+            _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor)),
+        }
+    }
+
+    /// Follows the connection as it is lost and opened.
+    pub(crate) fn watch(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// One command. Fails at once while there is no connection.
+    pub(crate) async fn call(&self, operation: Operation, command: &Cmd) -> Result<Value, BrokerError> {
+        self.within_deadline(operation, async {
+            let mut connection = self.up().await?.connection;
+            send(&mut connection, command).await.map_err(explain)
+        })
+        .await
+    }
+
+    /// One script. `fill` adds the number of keys, the keys and the arguments; it may be called twice.
+    pub(crate) async fn eval(
+        &self,
+        operation: Operation,
+        script: &Script,
+        fill: impl Fn(&mut Cmd, &Up),
+    ) -> Result<Value, BrokerError> {
+        self.within_deadline(operation, async {
+            let up = self.up().await?;
+            let mut connection = up.connection.clone();
+            let mut command = script.by_hash();
+            fill(&mut command, &up);
+            let mut answer = send(&mut connection, &command).await;
+            if answer.as_ref().is_err_and(is_no_script) {
+                command = script.by_text();
+                fill(&mut command, &up);
+                answer = send(&mut connection, &command).await;
+            }
+            answer.map_err(explain)
+        })
+        .await
+    }
+
+    /// The same script several times in one round trip. Each of `fills` works as in [`Link::eval`].
+    pub(crate) async fn eval_many<F: Fn(&mut Cmd, &Up)>(
+        &self,
+        operation: Operation,
+        script: &Script,
+        fills: &[F],
+    ) -> Result<Vec<Value>, BrokerError> {
+        if fills.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.within_deadline(operation, async {
+            let up = self.up().await?;
+            let mut connection = up.connection.clone();
+            let mut pipeline = Pipeline::with_capacity(fills.len());
+            for fill in fills {
+                let mut command = script.by_hash();
+                fill(&mut command, &up);
+                pipeline.add_command(command);
+            }
+            let mut answers = send_pipeline(&mut connection, &pipeline).await;
+            if answers.as_ref().is_err_and(is_no_script) {
+                send(&mut connection, &script.load()).await.map_err(explain)?;
+                answers = send_pipeline(&mut connection, &pipeline).await;
+            }
+            answers.map_err(explain)
+        })
+        .await
+    }
+
+    /// Several commands in one round trip. Fails if one of them does.
+    pub(crate) async fn call_many(
+        &self,
+        operation: Operation,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, BrokerError> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.within_deadline(operation, async {
+            let mut connection = self.up().await?.connection;
+            send_pipeline(&mut connection, pipeline).await.map_err(explain)
+        })
+        .await
+    }
+
+    async fn within_deadline<T>(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        let start = Instant::now();
+        let result =
+            tokio::time::timeout(self.timeout, work).await.unwrap_or(Err(BrokerError::Timeout(self.timeout)));
+        match &result {
+            Ok(_) => self.metrics.observe_round_trip(operation, start.elapsed()),
+            Err(BrokerError::Timeout(_)) => self.metrics.timeouts.increment(),
+            Err(_) => self.metrics.errors.increment(),
+        }
+        result
+    }
+
+    /// The connection, if there is one. Waits only for the outcome of the very first attempt.
+    async fn up(&self) -> Result<Up, BrokerError> {
+        let mut state = self.state.clone();
+        let settled = state.wait_for(|state| !matches!(state, State::Opening)).await;
+        match settled.as_deref() {
+            Ok(State::Up(up)) => Ok(up.clone()),
+            Ok(State::Down(reason)) => Err(BrokerError::Unreachable(reason.clone())),
+            Ok(State::Opening) | Err(_) => Err(BrokerError::Unreachable("the link is closed".into())),
+        }
+    }
+}
+
+/// What a Redis error means to a caller.
+pub(crate) fn explain(error: RedisError) -> BrokerError {
+    if error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
+        BrokerError::Unreachable(error.to_string().into())
+    } else {
+        BrokerError::Unexpected(error.to_string().into())
+    }
+}
+
+/// Waits until the connection is lost and says why. `heard` grows with whatever arrives: a connection that
+/// brings messages is alive, however long the answer to a PING stands in line behind them.
+pub(super) async fn hold(
+    dialed: &mut Dialed,
+    ping: Duration,
+    timeout: Duration,
+    heard: impl Fn() -> u64,
+) -> Arc<str> {
+    let mut connection = dialed.connection.clone();
+    loop {
+        tokio::select! {
+            _ = &mut dialed.driver => return "Redis closed the connection".into(),
+            () = tokio::time::sleep(ping) => {}
+        }
+        let before = heard();
+        let command = redis::cmd("PING");
+        let answer = tokio::select! {
+            _ = &mut dialed.driver => return "Redis closed the connection".into(),
+            answer = tokio::time::timeout(timeout, connection.send_packed_command(&command)) => answer,
+        };
+        match answer {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return error.to_string().into(),
+            Err(_) if heard() != before => {}
+            Err(_) => return format!("no answer to a PING within {} ms", timeout.as_millis()).into(),
+        }
+    }
+}
+
+/// Pauses between attempts: each random between nothing and a bound that doubles, so that many nodes do not come
+/// back at once.
+#[derive(Debug)]
+pub(super) struct Pauses {
+    bound: Duration,
+    max: Duration,
+}
+
+impl Pauses {
+    pub(super) fn new(max: Duration) -> Self {
+        Self { bound: PAUSE_FIRST_MAX.min(max), max }
+    }
+
+    pub(super) fn next(&mut self) -> Duration {
+        let pause = self.bound.mul_f64(rand::random::<f64>());
+        self.bound = (self.bound * 2).min(self.max);
+        pause
+    }
+
+    /// To be told how long the last connection held.
+    pub(super) fn held(&mut self, duration: Duration) {
+        if duration >= HELD_LONG {
+            *self = Self::new(self.max);
+        }
+    }
+}
+
+async fn supervise(
+    dialer: Dialer,
+    ping: Duration,
+    pause_max: Duration,
+    state: watch::Sender<State>,
+    metrics: Arc<BrokerMetrics>,
+) {
+    let mut pauses = Pauses::new(pause_max);
+    let mut number = 0;
+    loop {
+        let reason = match dialer.dial(None).await {
+            Ok(mut dialed) => {
+                number += 1;
+                if number > 1 {
+                    metrics.command_reconnects.increment();
+                }
+                metrics.command_link_up.set(1);
+                tracing::info!(number, "connected to Redis for commands");
+                let opened = Instant::now();
+                let (connection, run) = (dialed.connection.clone(), dialed.run.clone());
+                state.send_replace(State::Up(Up { connection, run, number }));
+                let reason = hold(&mut dialed, ping, dialer.timeout(), || 0).await;
+                metrics.command_link_up.set(0);
+                state.send_replace(State::Down(reason.clone()));
+                dialed.close().await;
+                pauses.held(opened.elapsed());
+                reason
+            }
+            Err(error) => {
+                let reason = unreachable(&error);
+                state.send_replace(State::Down(reason.clone()));
+                reason
+            }
+        };
+        let pause = pauses.next();
+        tracing::warn!(%reason, pause_ms = pause.as_millis() as u64, "no connection to Redis for commands");
+        tokio::time::sleep(pause).await;
+    }
+}
+
+pub(super) fn unreachable(error: &DialError) -> Arc<str> {
+    error.to_string().into()
+}
+
+async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
+    connection.send_packed_command(command).await.and_then(accept)
+}
+
+async fn send_pipeline(
+    connection: &mut MultiplexedConnection,
+    pipeline: &Pipeline,
+) -> Result<Vec<Value>, RedisError> {
+    let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
+    answers.into_iter().map(accept).collect()
+}
+
+/// The client library hands over a refusal as an answer like any other.
+fn accept(answer: Value) -> Result<Value, RedisError> {
+    match answer {
+        Value::ServerError(error) => Err(error.into()),
+        answer => Ok(answer),
+    }
+}
+
+fn is_no_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound_and_start_again_after_a_connection_that_held() {
+        let max = Duration::from_secs(3);
+        let mut pauses = Pauses::new(max);
+        for _ in 0..20 {
+            assert!(pauses.next() <= max);
+        }
+        assert_eq!(pauses.bound, max);
+        pauses.held(Duration::from_secs(1));
+        assert_eq!(pauses.bound, max);
+        pauses.held(Duration::from_secs(60));
+        assert!(pauses.next() <= PAUSE_FIRST_MAX);
+    }
+}

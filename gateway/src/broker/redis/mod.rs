@@ -1,0 +1,161 @@
+//! The broker of several nodes: one Redis orders, keeps and carries.
+//!
+//! Two connections: [`link`] for commands, [`listen`] for what arrives. Both are opened again for ever; every call
+//! ends by its deadline whatever Redis does.
+
+mod config;
+mod control;
+mod dial;
+mod history;
+pub(crate) mod keys;
+pub(crate) mod link;
+mod listen;
+mod nodes;
+mod publish;
+pub(crate) mod script;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::position::StreamPosition;
+
+pub use config::{Config, RedisUrl};
+pub use dial::DialError;
+
+use self::dial::Dialer;
+use self::keys::Keys;
+use self::link::Link;
+use self::listen::{Listener, Router};
+use super::measure::BrokerMetrics;
+use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
+
+#[derive(Debug)]
+pub struct RedisBroker {
+    keys: Keys,
+    link: Arc<Link>,
+    listener: Listener,
+    router: Arc<Router>,
+    timeout: Duration,
+    position_ttl_ms: u64,
+    metrics: Arc<BrokerMetrics>,
+}
+
+impl RedisBroker {
+    /// Begins to connect and returns at once: an unreachable Redis is told by each call, and by the canary. `node`
+    /// is unique to this process. Must be called within a tokio runtime.
+    pub fn start(
+        config: &Config,
+        node: &str,
+        events: Arc<dyn BrokerEvents>,
+        metrics: Arc<BrokerMetrics>,
+    ) -> Result<Arc<Self>, DialError> {
+        let keys = Keys::new(&config.prefix);
+        let link = Link::start(
+            config,
+            Dialer::new(config, format!("{}:{node}:commands", config.prefix))?,
+            metrics.clone(),
+        );
+        let router = Arc::new(Router {
+            keys: keys.clone(),
+            control: keys.control(),
+            canary: keys.canary(node),
+            canaries: Mutex::new(HashMap::new()),
+            events,
+            metrics: metrics.clone(),
+            heard: AtomicU64::new(0),
+        });
+        let dialer = Dialer::new(config, format!("{}:{node}:subscriptions", config.prefix))?;
+        let listener = Listener::start(config, dialer, router.clone());
+        Ok(Arc::new(Self {
+            keys,
+            link: Arc::new(link),
+            listener,
+            router,
+            timeout: config.timeout(),
+            position_ttl_ms: config.position_ttl_s.saturating_mul(1000),
+            metrics,
+        }))
+    }
+
+    /// The connection for commands, for others that keep things in the same Redis.
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<BrokerMetrics> {
+        &self.metrics
+    }
+}
+
+impl Broker for RedisBroker {
+    fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>> {
+        self.publish_once(request).boxed()
+    }
+
+    fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.listener.subscribe(channels).boxed()
+    }
+
+    fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.listener.unsubscribe(channels).boxed()
+    }
+
+    fn history(
+        &self,
+        channel: Channel,
+        filter: HistoryFilter,
+        _retention: Retention,
+    ) -> BoxFuture<'_, Result<HistoryPage, BrokerError>> {
+        self.read_history(channel, filter).boxed()
+    }
+
+    fn positions(
+        &self,
+        channels: Vec<(Channel, Retention)>,
+    ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>> {
+        self.read_positions(channels).boxed()
+    }
+
+    fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.forget_history(channel).boxed()
+    }
+
+    fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
+        self.publish_control(message).boxed()
+    }
+
+    fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
+        self.sing().boxed()
+    }
+
+    fn announce(
+        &self,
+        node: &str,
+        description: Bytes,
+        lease: Duration,
+    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let node = node.to_owned();
+        async move { self.announce_node(&node, description, lease).await }.boxed()
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>> {
+        self.read_nodes().boxed()
+    }
+
+    fn retire(&self, node: &str) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let node = node.to_owned();
+        async move { self.retire_node(&node).await }.boxed()
+    }
+}

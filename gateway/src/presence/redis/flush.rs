@@ -1,0 +1,236 @@
+//! The task that brings Redis up to what this node has: changes as they come, the lease, and all of it again
+//! whenever Redis may have lost it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+use shared::channel::Channel;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::local::Write;
+use super::read::read_leases;
+use super::{RedisPresence, Shared};
+use crate::broker::BrokerError;
+use crate::broker::measure::Operation;
+use crate::broker::redis::RedisBroker;
+use crate::broker::redis::link::{State, Up};
+use crate::broker::redis::script::Script;
+
+pub(super) static LEASE: Script = Script::new(include_str!("scripts/lease.lua"));
+static WRITE: Script = Script::new(include_str!("scripts/write.lua"));
+
+/// Channels written in one round trip.
+const FLUSH_CHANNELS: usize = 500;
+
+/// Channels whose keys are prolonged in one round trip.
+const PROLONG_CHANNELS: usize = 1_000;
+
+/// The lease is prolonged this many times in its length.
+const PROLONGS_PER_LEASE: u32 = 4;
+
+/// Keys of a channel live this many leases without being written to: only for memory's sake, since without the
+/// lease nobody counts them. They are prolonged after a third of that.
+const LEASES_PER_KEY: u32 = 6;
+
+/// Pause after Redis refused or did not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+pub(super) struct Flusher {
+    node: String,
+    lease: Duration,
+    broker: Arc<RedisBroker>,
+    shared: Arc<Shared>,
+    /// How many names have been used.
+    names: u64,
+    /// Redis as it was when the lease was last prolonged: its run and the connection.
+    leased_on: Option<(Arc<str>, u64)>,
+    /// What is yet to be prolonged in this round.
+    prolonging: Vec<Channel>,
+}
+
+impl Flusher {
+    pub(super) fn new(node: &str, lease: Duration, broker: Arc<RedisBroker>, shared: Arc<Shared>) -> Self {
+        let mut flusher = Self {
+            node: node.to_owned(),
+            lease,
+            broker,
+            shared,
+            names: 0,
+            leased_on: None,
+            prolonging: Vec::new(),
+        };
+        flusher.take_new_name();
+        flusher
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut lease_due = tokio::time::interval(self.lease / PROLONGS_PER_LEASE);
+        lease_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let key_period = self.lease * LEASES_PER_KEY / 3;
+        let mut keys_due = tokio::time::interval_at(Instant::now() + key_period, key_period);
+        keys_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut link = self.broker.link().watch();
+        loop {
+            let idle = self.prolonging.is_empty() && !self.shared.local.lock().has_changes();
+            let shared = self.shared.clone();
+            let result = tokio::select! {
+                biased;
+                // Redis may be another one, or an emptied one.
+                _ = link.changed() => self.prolong_lease().await,
+                _ = lease_due.tick() => self.prolong_lease().await,
+                _ = keys_due.tick() => {
+                    self.prolonging = self.shared.local.lock().channels();
+                    Ok(())
+                }
+                () = shared.changed.notified(), if idle => Ok(()),
+                () = std::future::ready(()), if !idle => self.work().await,
+            };
+            if let Err(error) = result {
+                tracing::debug!(%error, "presence cannot be written");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), BrokerError> {
+        if self.leased_on.is_none() {
+            self.prolong_lease().await?;
+        }
+        if self.shared.local.lock().take_overflowed() {
+            self.broker.metrics().presence_overflows.increment();
+            return self.start_anew().await;
+        }
+        self.flush().await?;
+        self.prolong_keys().await
+    }
+
+    async fn flush(&mut self) -> Result<(), BrokerError> {
+        let writes = self.shared.local.lock().take(FLUSH_CHANNELS);
+        let name = self.shared.name.borrow().clone();
+        let ttl = millis(self.lease * LEASES_PER_KEY);
+        let fills: Vec<_> = writes
+            .iter()
+            .map(|write| {
+                let nodes = self.broker.keys().present(&write.channel);
+                let name = name.clone();
+                move |command: &mut Cmd, _: &Up| fill_write(command, write, &nodes, &name, ttl)
+            })
+            .collect();
+        let result = self.broker.link().eval_many(Operation::PresenceWrite, &WRITE, &fills).await.map(|_| ());
+        drop(fills);
+        for write in writes {
+            if result.is_err() {
+                // Nobody knows what of it was done.
+                self.shared.local.lock().change_whole(write.channel);
+            }
+            for waiter in write.waiters {
+                // Whoever waited may have given up.
+                let _ = waiter.send(result.clone());
+            }
+        }
+        result
+    }
+
+    /// One part of the keys whose time must be prolonged. What is not there is written again.
+    async fn prolong_keys(&mut self) -> Result<(), BrokerError> {
+        let from = self.prolonging.len().saturating_sub(PROLONG_CHANNELS);
+        let part = self.prolonging.split_off(from);
+        let name = self.shared.name.borrow().clone();
+        let ttl = millis(self.lease * LEASES_PER_KEY);
+        let mut pipeline = redis::pipe();
+        for channel in &part {
+            let nodes = self.broker.keys().present(channel);
+            pipeline.cmd("PEXPIRE").arg(format!("{nodes}:{name}")).arg(ttl);
+            pipeline.cmd("PEXPIRE").arg(format!("{nodes}:{name}:users")).arg(ttl);
+            pipeline.cmd("PEXPIRE").arg(nodes).arg(ttl);
+        }
+        let answers = match self.broker.link().call_many(Operation::PresenceWrite, &pipeline).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.prolonging.extend(part);
+                return Err(error);
+            }
+        };
+        let mut local = self.shared.local.lock();
+        for (channel, answers) in part.into_iter().zip(answers.chunks(3)) {
+            if answers.contains(&Value::Int(0)) && local.holds(&channel) {
+                local.change_whole(channel);
+            }
+        }
+        Ok(())
+    }
+
+    async fn prolong_lease(&mut self) -> Result<(), BrokerError> {
+        let up = match &*self.broker.link().watch().borrow() {
+            State::Up(up) => up.clone(),
+            State::Opening => return Ok(()),
+            State::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
+        };
+        // A Redis that does not tell its run may be another one on each connection.
+        let redis = (up.run.clone(), if up.run.is_empty() { up.number } else { 0 });
+        if self.leased_on.as_ref().is_some_and(|earlier| *earlier != redis) {
+            return self.start_anew().await;
+        }
+        let name = self.shared.name.borrow().clone();
+        let (held, _) = read_leases(&self.broker, &name, self.lease, "").await?;
+        let first = self.leased_on.is_none();
+        self.leased_on = Some(redis);
+        if held || first {
+            return Ok(());
+        }
+        self.start_anew().await
+    }
+
+    /// Under a new name, everything again. The old name ends in the same step as the new one begins.
+    async fn start_anew(&mut self) -> Result<(), BrokerError> {
+        tracing::info!("writing all presence anew");
+        let old = self.shared.name.borrow().clone();
+        self.take_new_name();
+        self.leased_on = None;
+        self.shared.local.lock().change_all();
+        let name = self.shared.name.borrow().clone();
+        read_leases(&self.broker, &name, self.lease, &old).await.map(|_| ())
+    }
+
+    fn take_new_name(&mut self) {
+        self.names += 1;
+        self.shared.name.send_replace(format!("{}.{}", self.node, self.names).into());
+    }
+}
+
+impl RedisPresence {
+    pub(super) async fn give_up_lease(&self) -> Result<(), BrokerError> {
+        self.shared.local.lock().clear();
+        let name = self.shared.name.borrow().clone();
+        read_leases(&self.broker, "", Duration::ZERO, &name).await.map(|_| ())
+    }
+}
+
+fn fill_write(command: &mut Cmd, write: &Write, nodes: &str, name: &str, ttl: u64) {
+    command
+        .arg(3)
+        .arg(nodes)
+        .arg(format!("{nodes}:{name}"))
+        .arg(format!("{nodes}:{name}:users"))
+        .arg(name)
+        .arg(ttl)
+        .arg(u8::from(write.whole))
+        .arg(write.set.len())
+        .arg(write.removed.len())
+        .arg(write.users_set.len())
+        .arg(write.users_removed.len());
+    for (client, record) in &write.set {
+        command.arg(&client.bits().to_be_bytes()[..]).arg(&record[..]);
+    }
+    for client in &write.removed {
+        command.arg(&client.bits().to_be_bytes()[..]);
+    }
+    for user in write.users_set.iter().chain(&write.users_removed) {
+        command.arg(user.as_str());
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,344 @@
+//! What this node has put into presence, and which part of it Redis does not know yet.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use shared::channel::Channel;
+use shared::id::{ClientId, UserId};
+use shared::publication::{ClientInfo, Payload, Publication};
+use shared::record::encode_record;
+use tokio::sync::oneshot;
+
+use crate::broker::BrokerError;
+
+/// Clients written by one call of the script.
+const WRITE_CLIENTS_MAX: usize = 1_000;
+
+/// Channels without clients that may wait to be removed from Redis. Past it, everything is written anew under
+/// another name and the old name's lease is given up, which removes them all at once.
+const EMPTIED_WAITING_MAX: usize = 100_000;
+
+pub(super) type Waiter = oneshot::Sender<Result<(), BrokerError>>;
+
+/// Bounded by the node's subscriptions, and by the constant above.
+#[derive(Debug, Default)]
+pub(super) struct Local {
+    rooms: HashMap<Channel, Room>,
+    changed: HashMap<Channel, Changed>,
+    /// The changed channels, longest waiting first.
+    order: VecDeque<Channel>,
+    overflowed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    clients: HashMap<ClientId, Member>,
+    connections: HashMap<UserId, u32>,
+}
+
+#[derive(Debug)]
+struct Member {
+    user: UserId,
+    record: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct Changed {
+    /// What Redis has for this channel cannot be relied on.
+    whole: bool,
+    clients: HashSet<ClientId>,
+    users: HashSet<UserId>,
+    waiters: Vec<Waiter>,
+}
+
+/// A change of one channel, for one call of the script.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) channel: Channel,
+    pub(super) whole: bool,
+    pub(super) set: Vec<(ClientId, Bytes)>,
+    pub(super) removed: Vec<ClientId>,
+    pub(super) users_set: Vec<UserId>,
+    pub(super) users_removed: Vec<UserId>,
+    pub(super) waiters: Vec<Waiter>,
+}
+
+impl Local {
+    pub(super) fn add(&mut self, channel: Channel, info: ClientInfo, waiter: Waiter) {
+        let (client, user) = (info.client, info.user.clone());
+        let record = encode(info);
+        let room = self.rooms.entry(channel.clone()).or_default();
+        let replaced = room.remove(client);
+        *room.connections.entry(user.clone()).or_default() += 1;
+        room.clients.insert(client, Member { user: user.clone(), record });
+        let changed = self.change(channel);
+        changed.clients.insert(client);
+        changed.users.insert(user);
+        changed.users.extend(replaced);
+        changed.waiters.push(waiter);
+    }
+
+    pub(super) fn remove(&mut self, channel: Channel, client: ClientId) {
+        let Some(room) = self.rooms.get_mut(&channel) else { return };
+        let Some(user) = room.remove(client) else { return };
+        if room.clients.is_empty() {
+            self.rooms.remove(&channel);
+        }
+        let changed = self.change(channel);
+        changed.clients.insert(client);
+        changed.users.insert(user);
+        self.bound_emptied();
+    }
+
+    /// Has everything written again, from nothing.
+    pub(super) fn change_all(&mut self) {
+        for channel in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            self.change_whole(channel);
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Has one channel written again, from nothing.
+    pub(super) fn change_whole(&mut self, channel: Channel) {
+        let changed = self.change(channel);
+        changed.whole = true;
+        self.bound_emptied();
+    }
+
+    /// Whether what waited was too much. Asking resets it; the caller must then change names.
+    pub(super) fn take_overflowed(&mut self) -> bool {
+        std::mem::take(&mut self.overflowed)
+    }
+
+    pub(super) fn has_changes(&self) -> bool {
+        !self.order.is_empty()
+    }
+
+    pub(super) fn channels(&self) -> Vec<Channel> {
+        self.rooms.keys().cloned().collect()
+    }
+
+    pub(super) fn holds(&self, channel: &Channel) -> bool {
+        self.rooms.contains_key(channel)
+    }
+
+    /// Takes the changes that have waited longest, of at most `channels_max` channels.
+    pub(super) fn take(&mut self, channels_max: usize) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for _ in 0..channels_max {
+            let Some(channel) = self.order.pop_front() else { break };
+            let Some(changed) = self.changed.remove(&channel) else { continue };
+            let (write, rest) = self.make_write(channel, changed);
+            if let Some(rest) = rest {
+                self.order.push_back(write.channel.clone());
+                self.changed.insert(write.channel.clone(), rest);
+            }
+            writes.push(write);
+        }
+        writes
+    }
+
+    /// As much of a change as fits one call, and what is left for later.
+    fn make_write(&self, channel: Channel, changed: Changed) -> (Write, Option<Changed>) {
+        let Changed { whole, mut clients, users, mut waiters } = changed;
+        let mut write = Write {
+            channel,
+            whole,
+            set: Vec::new(),
+            removed: Vec::new(),
+            users_set: Vec::new(),
+            users_removed: Vec::new(),
+            waiters: Vec::new(),
+        };
+        let Some(room) = self.rooms.get(&write.channel) else {
+            // Nobody is left: beginning from nothing, with nothing, removes it.
+            write.whole = true;
+            write.waiters = waiters;
+            return (write, None);
+        };
+        if whole {
+            clients = room.clients.keys().copied().collect();
+        }
+        let mut later = Changed::default();
+        for client in clients {
+            if write.set.len() + write.removed.len() == WRITE_CLIENTS_MAX {
+                later.clients.insert(client);
+                continue;
+            }
+            match room.clients.get(&client) {
+                Some(member) => write.set.push((client, member.record.clone())),
+                None => write.removed.push(client),
+            }
+        }
+        // A user's place depends on all of its clients here, so it is written when the last of them is. A whole
+        // room names all its users.
+        let users = if whole { room.connections.keys().cloned().collect() } else { users };
+        for user in users {
+            if !later.clients.is_empty()
+                || write.users_set.len() + write.users_removed.len() == WRITE_CLIENTS_MAX
+            {
+                later.users.insert(user);
+            } else if room.connections.contains_key(&user) {
+                write.users_set.push(user);
+            } else {
+                write.users_removed.push(user);
+            }
+        }
+        if later.clients.is_empty() && later.users.is_empty() {
+            write.waiters = waiters;
+            return (write, None);
+        }
+        later.waiters.append(&mut waiters);
+        (write, Some(later))
+    }
+
+    fn change(&mut self, channel: Channel) -> &mut Changed {
+        if !self.changed.contains_key(&channel) {
+            self.order.push_back(channel.clone());
+        }
+        self.changed.entry(channel).or_default()
+    }
+
+    /// A changed channel without a room is one that was emptied.
+    fn bound_emptied(&mut self) {
+        if self.order.len() > self.rooms.len() + EMPTIED_WAITING_MAX {
+            self.overflowed = true;
+            self.order.retain(|channel| self.rooms.contains_key(channel));
+            self.changed.retain(|channel, _| self.rooms.contains_key(channel));
+            self.change_all();
+        }
+    }
+}
+
+impl Room {
+    fn remove(&mut self, client: ClientId) -> Option<UserId> {
+        let Member { user, .. } = self.clients.remove(&client)?;
+        if let Some(connections) = self.connections.get_mut(&user) {
+            *connections -= 1;
+            if *connections == 0 {
+                self.connections.remove(&user);
+            }
+        }
+        Some(user)
+    }
+}
+
+/// A record with client info and no payload.
+fn encode(info: ClientInfo) -> Bytes {
+    let mut publication = Publication::new(Payload::binary(Bytes::new()));
+    publication.info = Some(info);
+    let mut record = BytesMut::new();
+    encode_record(&publication, &mut record);
+    record.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(number: usize) -> Channel {
+        Channel::parse(&format!("c{number}"), 255).unwrap()
+    }
+
+    fn info(client: u128, user: &str) -> ClientInfo {
+        let client = ClientId::from_random(client);
+        ClientInfo { client, user: UserId::new(user), conn_info: None, chan_info: None }
+    }
+
+    fn add(local: &mut Local, number: usize, info: ClientInfo) {
+        local.add(channel(number), info, oneshot::channel().0);
+    }
+
+    #[test]
+    fn a_user_goes_with_the_last_of_its_clients() {
+        let mut local = Local::default();
+        add(&mut local, 1, info(1, "ann"));
+        add(&mut local, 1, info(2, "ann"));
+        let writes = local.take(10);
+        assert_eq!((writes[0].set.len(), writes[0].users_set.len(), writes[0].waiters.len()), (2, 1, 2));
+        assert!(!local.has_changes());
+
+        local.remove(channel(1), info(1, "").client);
+        let writes = local.take(10);
+        assert_eq!((writes[0].removed.len(), writes[0].users_set.len()), (1, 1));
+        assert!(!writes[0].whole && writes[0].users_removed.is_empty());
+
+        add(&mut local, 1, info(3, "bob"));
+        local.remove(channel(1), info(2, "").client);
+        let writes = local.take(10);
+        assert_eq!(writes[0].users_removed, [UserId::new("ann")]);
+        assert_eq!(writes[0].users_set, [UserId::new("bob")]);
+    }
+
+    #[test]
+    fn a_client_that_changes_its_user_leaves_the_old_one() {
+        let mut local = Local::default();
+        add(&mut local, 1, info(1, "ann"));
+        local.take(10);
+        add(&mut local, 1, info(1, "bob"));
+        let writes = local.take(10);
+        assert_eq!(writes[0].users_removed, [UserId::new("ann")]);
+        assert_eq!(writes[0].users_set, [UserId::new("bob")]);
+        assert_eq!(writes[0].set.len(), 1);
+    }
+
+    #[test]
+    fn an_emptied_channel_is_removed_whole() {
+        let mut local = Local::default();
+        add(&mut local, 1, info(1, "ann"));
+        local.remove(channel(1), info(1, "").client);
+        local.remove(channel(1), info(1, "").client);
+        let writes = local.take(10);
+        assert_eq!(writes.len(), 1);
+        assert!(writes[0].whole && writes[0].set.is_empty());
+        assert!(local.channels().is_empty());
+    }
+
+    #[test]
+    fn a_large_room_is_written_in_parts_that_add_up() {
+        let mut local = Local::default();
+        let count = WRITE_CLIENTS_MAX * 2 + 5;
+        for number in 0..count {
+            add(&mut local, 1, info(number as u128, &number.to_string()));
+        }
+        local.take(1);
+        local.change_whole(channel(1));
+        let (mut clients, mut users, mut wholes) = (HashSet::new(), HashSet::new(), 0);
+        while local.has_changes() {
+            for write in local.take(10) {
+                assert!(write.set.len() <= WRITE_CLIENTS_MAX && write.users_set.len() <= WRITE_CLIENTS_MAX);
+                wholes += usize::from(write.whole);
+                clients.extend(write.set.into_iter().map(|(client, _)| client));
+                users.extend(write.users_set);
+            }
+        }
+        assert_eq!((clients.len(), users.len(), wholes), (count, count, 1));
+    }
+
+    #[test]
+    fn too_many_emptied_channels_are_given_up_together() {
+        let mut local = Local::default();
+        add(&mut local, 0, info(1, "ann"));
+        for number in 1..=EMPTIED_WAITING_MAX {
+            add(&mut local, number, info(1, "ann"));
+            local.remove(channel(number), info(1, "").client);
+        }
+        assert!(!local.take_overflowed());
+        add(&mut local, 1, info(1, "ann"));
+        local.remove(channel(1), info(1, "").client);
+        for number in 0..2 {
+            let number = EMPTIED_WAITING_MAX + 1 + number;
+            add(&mut local, number, info(1, "ann"));
+            local.remove(channel(number), info(1, "").client);
+        }
+        assert!(local.take_overflowed());
+        assert!(!local.take_overflowed());
+        let writes = local.take(10);
+        assert_eq!(writes.len(), 1);
+        assert!(writes[0].whole && writes[0].set.len() == 1);
+    }
+}

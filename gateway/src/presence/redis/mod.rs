@@ -1,0 +1,106 @@
+//! Presence over several nodes: each writes its own clients under a lease of its own, in batches, in the background.
+//!
+//! Per channel there is a set of nodes, and per channel and node a hash of clients and a set of users. A node's
+//! clients count as long as the node's one lease holds, which costs one command each few seconds however many
+//! clients there are. A name under which a lease has run out is never used again: the node takes another one and
+//! writes everything anew, so that readers can clear away what they find without a lease.
+
+mod flush;
+mod local;
+mod read;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use gateway_core::effect::PresenceStats;
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::id::ClientId;
+use shared::publication::ClientInfo;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::flush::Flusher;
+use self::local::Local;
+use self::read::LiveNodes;
+use super::Presence;
+use crate::broker::BrokerError;
+use crate::broker::redis::{Config, RedisBroker};
+
+#[derive(Debug)]
+pub struct RedisPresence {
+    broker: Arc<RedisBroker>,
+    shared: Arc<Shared>,
+    live: LiveNodes,
+    timeout: Duration,
+    _flusher: AbortOnDropHandle<()>,
+}
+
+/// Between those who add and remove, and the task that writes.
+#[derive(Debug)]
+struct Shared {
+    local: Mutex<Local>,
+    changed: Notify,
+    /// The name under which this node writes.
+    name: watch::Sender<Arc<str>>,
+}
+
+impl RedisPresence {
+    /// `node` is unique to this process. Must be called within a tokio runtime.
+    pub fn start(config: &Config, node: &str, broker: Arc<RedisBroker>) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            local: Mutex::default(),
+            changed: Notify::new(),
+            name: watch::channel("".into()).0,
+        });
+        let flusher = Flusher::new(node, config.presence_ttl(), broker.clone(), shared.clone());
+        Arc::new(Self {
+            broker,
+            shared,
+            live: LiveNodes::new(config.presence_ttl()),
+            timeout: config.timeout(),
+            _flusher: AbortOnDropHandle::new(tokio::spawn(flusher.run())),
+        })
+    }
+}
+
+impl Presence for RedisPresence {
+    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let (waiter, written) = oneshot::channel();
+        self.shared.local.lock().add(channel, info, waiter);
+        self.shared.changed.notify_one();
+        let timeout = self.timeout;
+        async move {
+            match tokio::time::timeout(timeout, written).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(BrokerError::Unreachable("presence is being written anew".into())),
+                Err(_) => Err(BrokerError::Timeout(timeout)),
+            }
+        }
+        .boxed()
+    }
+
+    fn remove(&self, channel: Channel, client: ClientId) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.shared.local.lock().remove(channel, client);
+        self.shared.changed.notify_one();
+        ready(Ok(())).boxed()
+    }
+
+    fn clients(
+        &self,
+        channel: Channel,
+    ) -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>> {
+        self.live.read_clients(&self.broker, channel).boxed()
+    }
+
+    fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>> {
+        self.live.read_stats(&self.broker, channel).boxed()
+    }
+
+    fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.give_up_lease().boxed()
+    }
+}

@@ -1,0 +1,158 @@
+//! Asking Redis who is present.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gateway_core::effect::PresenceStats;
+use parking_lot::Mutex;
+use redis::{Cmd, FromRedisValue, Value};
+use shared::channel::Channel;
+use shared::id::ClientId;
+use shared::publication::ClientInfo;
+use shared::record::decode_record;
+
+use super::flush::{LEASE, millis};
+use crate::broker::BrokerError;
+use crate::broker::measure::Operation;
+use crate::broker::redis::RedisBroker;
+use crate::broker::redis::link::Up;
+use crate::broker::redis::script::Script;
+
+static READ: Script = Script::new(include_str!("scripts/read.lua"));
+
+/// How old a list of live nodes may be at most. A part of the lease, if that is shorter.
+const LIST_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Names of the nodes whose lease holds.
+type Names = Arc<Vec<Vec<u8>>>;
+
+/// The nodes whose lease held a moment ago.
+#[derive(Debug)]
+pub(super) struct LiveNodes {
+    age_max: Duration,
+    known: Mutex<Option<(Instant, Names)>>,
+}
+
+impl LiveNodes {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self { age_max: LIST_AGE_MAX.min(lease / 4), known: Mutex::new(None) }
+    }
+
+    pub(super) async fn read_clients(
+        &self,
+        broker: &RedisBroker,
+        channel: Channel,
+    ) -> Result<BTreeMap<ClientId, ClientInfo>, BrokerError> {
+        let Value::Array(nodes) = self.read(broker, &channel, "clients").await? else {
+            return Err(unexpected());
+        };
+        let mut clients = BTreeMap::new();
+        for records in nodes {
+            let Value::Array(records) = records else { return Err(unexpected()) };
+            for record in records {
+                let Value::BulkString(record) = record else { return Err(unexpected()) };
+                let publication = decode_record(Bytes::from(record)).map_err(|error| {
+                    broker.metrics().undecodable.increment();
+                    BrokerError::Unexpected(
+                        format!("the presence of {channel} cannot be read: {error}").into(),
+                    )
+                })?;
+                let info = publication.info.ok_or_else(unexpected)?;
+                clients.insert(info.client, info);
+            }
+        }
+        Ok(clients)
+    }
+
+    pub(super) async fn read_stats(
+        &self,
+        broker: &RedisBroker,
+        channel: Channel,
+    ) -> Result<PresenceStats, BrokerError> {
+        let value = self.read(broker, &channel, "stats").await?;
+        let (clients, users) = <(u32, u32)>::from_redis_value(value).map_err(|_| unexpected())?;
+        Ok(PresenceStats { clients, users })
+    }
+
+    async fn read(&self, broker: &RedisBroker, channel: &Channel, what: &str) -> Result<Value, BrokerError> {
+        let known = self.known.lock().clone();
+        let known = known.filter(|(at, _)| at.elapsed() < self.age_max).map(|(_, live)| live);
+        let live = match known {
+            Some(live) => live,
+            None => self.list(broker).await?,
+        };
+        let unknown = match ask(broker, channel, what, &live, None).await? {
+            Found::Answer(answer) => return Ok(answer),
+            Found::Unknown(unknown) => unknown,
+        };
+        // These nodes were in the channel before the next list is made, and a node has its lease before it writes:
+        // those that are not on it are gone. Whoever appears only after that has just come.
+        let live = self.list(broker).await?;
+        let dead: Vec<_> = unknown.into_iter().filter(|name| !live.contains(name)).collect();
+        match ask(broker, channel, what, &live, Some(&dead)).await? {
+            Found::Answer(answer) => Ok(answer),
+            Found::Unknown(_) => Err(unexpected()),
+        }
+    }
+
+    async fn list(&self, broker: &RedisBroker) -> Result<Names, BrokerError> {
+        let before = Instant::now();
+        let (_, live) = read_leases(broker, "", Duration::ZERO, "").await?;
+        *self.known.lock() = Some((before, live.clone()));
+        Ok(live)
+    }
+}
+
+enum Found {
+    Answer(Value),
+    /// The channel names these nodes, of which it is not known whether they live.
+    Unknown(Vec<Vec<u8>>),
+}
+
+/// With `dead`, clears those away and takes all others as live.
+async fn ask(
+    broker: &RedisBroker,
+    channel: &Channel,
+    what: &str,
+    live: &[Vec<u8>],
+    dead: Option<&[Vec<u8>]>,
+) -> Result<Found, BrokerError> {
+    let key = broker.keys().present(channel);
+    let fill = |command: &mut Cmd, _: &Up| {
+        command.arg(1).arg(&key).arg(what).arg(u8::from(dead.is_some())).arg(live.len());
+        for name in live.iter().chain(dead.unwrap_or_default()) {
+            command.arg(name);
+        }
+    };
+    let answer = broker.link().eval(Operation::PresenceRead, &READ, fill).await?;
+    let Value::Array(parts) = answer else { return Err(unexpected()) };
+    match <[Value; 2]>::try_from(parts) {
+        Ok([Value::Int(1), answer]) => Ok(Found::Answer(answer)),
+        Ok([_, unknown]) => Vec::from_redis_value(unknown).map(Found::Unknown).map_err(|_| unexpected()),
+        Err(_) => Err(unexpected()),
+    }
+}
+
+/// Prolongs the lease of `name`, if it is not empty, and ends that of `ending`, if that is not empty. Answers
+/// whether the lease had held until now, and which hold.
+pub(super) async fn read_leases(
+    broker: &RedisBroker,
+    name: &str,
+    lease: Duration,
+    ending: &str,
+) -> Result<(bool, Names), BrokerError> {
+    let key = broker.keys().presence_leases();
+    let fill = |command: &mut Cmd, _: &Up| {
+        command.arg(1).arg(&key).arg(name).arg(millis(lease)).arg(ending);
+    };
+    let operation = if name.is_empty() { Operation::PresenceRead } else { Operation::PresenceWrite };
+    let value = broker.link().eval(operation, &LEASE, fill).await?;
+    let (held, names) = <(u8, Vec<Vec<u8>>)>::from_redis_value(value).map_err(|_| unexpected())?;
+    Ok((held == 1, Arc::new(names)))
+}
+
+fn unexpected() -> BrokerError {
+    BrokerError::Unexpected("the presence scripts gave something they should not".into())
+}

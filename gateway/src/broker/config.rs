@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::memory;
+use crate::setting::Faults;
 
 /// `[broker]`
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -23,8 +24,7 @@ pub enum BrokerKind {
 }
 
 impl Config {
-    /// Adds a sentence for each mistake.
-    pub fn validate(&self, mistakes: &mut Vec<String>) {
-        self.memory.validate(mistakes);
+    pub fn check(&self, faults: &mut Faults) {
+        self.memory.check(faults);
     }
 }

@@ -37,20 +37,9 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             faults.add("listen", "must not be the address of server.listen");
         }
     });
-    let mut sentences = Vec::new();
-    config.broker.validate(&mut sentences);
-    found.extend(sentences.into_iter().map(split_sentence));
+    section("broker", &|faults| config.broker.check(faults));
+    section("redis", &|faults| config.redis.check(faults));
     found
-}
-
-/// Parts that name whole keys say `section.key must be …`.
-fn split_sentence(sentence: String) -> (String, String) {
-    match sentence.split_once(' ') {
-        Some((path, problem)) if path.contains('.') => {
-            (path.trim_end_matches(':').to_owned(), problem.to_owned())
-        }
-        _ => (String::new(), sentence),
-    }
 }
 
 fn channel_options(options: &ChannelOptions, faults: &mut Faults) {

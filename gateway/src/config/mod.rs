@@ -40,6 +40,8 @@ pub struct Config {
     /// Options of channels with one.
     pub namespaces: BTreeMap<String, ChannelOptions>,
     pub broker: broker::Config,
+    /// Used by `broker.kind = "redis"`.
+    pub redis: broker::redis::Config,
     pub drain: gateway_core::drain::Settings,
     pub telemetry: telemetry::Config,
 }
@@ -192,7 +194,7 @@ mod tests {
             mistakes(toml, &environment),
             [
                 "colour: unknown key, known are server, internal, tls, proxy_protocol, limits, http, websocket, \
-                 auth, api, workers, channels, namespaces, broker, drain, telemetry (from gateway.toml)",
+                 auth, api, workers, channels, namespaces, broker, redis, drain, telemetry (from gateway.toml)",
                 "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
                 "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml)",
                 "namespaces.prices.history_ttl_s: must be set when history_size is",

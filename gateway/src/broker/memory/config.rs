@@ -5,6 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::SHARDS;
+use crate::setting::Faults;
+
+/// A year: longer is a mistake in the unit.
+const TTL_S_MAX: u64 = 31_536_000;
 
 /// `[broker.memory]`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,17 +38,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Adds a sentence for each mistake.
-    pub fn validate(&self, mistakes: &mut Vec<String>) {
-        if self.channels_max < SHARDS {
-            mistakes.push(format!("broker.memory.channels_max must be at least {SHARDS}"));
-        }
-        if self.idempotency_keys_max < SHARDS {
-            mistakes.push(format!("broker.memory.idempotency_keys_max must be at least {SHARDS}"));
-        }
-        if self.position_ttl_s == 0 {
-            mistakes.push("broker.memory.position_ttl_s must be at least 1".into());
-        }
+    pub(in crate::broker) fn check(&self, faults: &mut Faults) {
+        faults.outside("memory.channels_max", self.channels_max, SHARDS..=100_000_000);
+        faults.outside("memory.history_bytes_max", self.history_bytes_max, 0..=usize::MAX / 2);
+        faults.outside("memory.position_ttl_s", self.position_ttl_s, 1..=TTL_S_MAX);
+        faults.outside("memory.idempotency_keys_max", self.idempotency_keys_max, SHARDS..=100_000_000);
     }
 
     pub(super) fn position_ttl(&self) -> Duration {

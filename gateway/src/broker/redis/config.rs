@@ -7,9 +7,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::dial;
+use crate::setting::Faults;
 
 /// Longest key prefix, in bytes: it is sent with every command.
 const PREFIX_BYTES_MAX: usize = 64;
+
+/// A year: longer is a mistake in the unit.
+const TTL_S_MAX: u64 = 31_536_000;
 
 /// `[redis]`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -53,30 +57,23 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Adds a sentence for each mistake.
-    pub fn validate(&self, mistakes: &mut Vec<String>) {
+    pub fn check(&self, faults: &mut Faults) {
         if let Err(error) = dial::parse(&self.url) {
-            mistakes.push(format!("redis.url: {error}"));
+            faults.add("url", error.to_string());
         }
         let printable = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
         if self.prefix.is_empty()
             || self.prefix.len() > PREFIX_BYTES_MAX
             || !self.prefix.bytes().all(printable)
         {
-            mistakes.push(format!(
-                "redis.prefix must be 1 to {PREFIX_BYTES_MAX} printable ASCII characters other than {{ and }}"
-            ));
+            let problem = format!("must be 1 to {PREFIX_BYTES_MAX} printable ASCII characters, no braces");
+            faults.add("prefix", problem);
         }
-        let mut at_least = |key: &str, value: u64, least: u64| {
-            if value < least {
-                mistakes.push(format!("redis.{key} must be at least {least}"));
-            }
-        };
-        at_least("timeout_ms", self.timeout_ms, 10);
-        at_least("ping_ms", self.ping_ms, 10);
-        at_least("reconnect_max_ms", self.reconnect_max_ms, 10);
-        at_least("position_ttl_s", self.position_ttl_s, 60);
-        at_least("presence_ttl_s", self.presence_ttl_s, 1);
+        faults.outside("timeout_ms", self.timeout_ms, 10..=60_000);
+        faults.outside("ping_ms", self.ping_ms, 10..=60_000);
+        faults.outside("reconnect_max_ms", self.reconnect_max_ms, 10..=600_000);
+        faults.outside("position_ttl_s", self.position_ttl_s, 60..=TTL_S_MAX);
+        faults.outside("presence_ttl_s", self.presence_ttl_s, 1..=3_600);
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -147,18 +144,21 @@ mod tests {
             let config = Config { url: RedisUrl::new(url), ..Config::default() };
             let shown = format!("{config:?} {} {}", config.url, serde_json::to_string(&config).unwrap());
             assert!(!shown.contains("cret"), "{shown}");
-            let mut mistakes = Vec::new();
-            config.validate(&mut mistakes);
-            assert!(!mistakes.concat().contains("cret"), "{mistakes:?}");
+            let faults = faults(&config);
+            assert!(!format!("{faults:?}").contains("cret"), "{faults:?}");
         }
         assert_eq!(RedisUrl::new("redis://host:1").to_string(), "redis://host:1");
     }
 
+    fn faults(config: &Config) -> Vec<(String, String)> {
+        let mut faults = Faults::default();
+        config.check(&mut faults);
+        faults.into_inner()
+    }
+
     #[test]
     fn the_default_is_valid_and_every_mistake_is_named() {
-        let mut mistakes = Vec::new();
-        Config::default().validate(&mut mistakes);
-        assert_eq!(mistakes, Vec::<String>::new());
+        assert_eq!(faults(&Config::default()), Vec::new());
 
         let bad = Config {
             url: RedisUrl::new("http://host"),
@@ -170,19 +170,18 @@ mod tests {
             presence_ttl_s: 0,
             ca_file: None,
         };
-        bad.validate(&mut mistakes);
-        let keys = [
-            "url",
-            "prefix",
-            "timeout_ms",
-            "ping_ms",
-            "reconnect_max_ms",
-            "position_ttl_s",
-            "presence_ttl_s",
-        ];
-        assert_eq!(mistakes.len(), keys.len(), "{mistakes:?}");
-        for (mistake, key) in mistakes.iter().zip(keys) {
-            assert!(mistake.starts_with(&format!("redis.{key}")), "{mistake}");
-        }
+        let keys: Vec<String> = faults(&bad).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(
+            keys,
+            [
+                "url",
+                "prefix",
+                "timeout_ms",
+                "ping_ms",
+                "reconnect_max_ms",
+                "position_ttl_s",
+                "presence_ttl_s"
+            ]
+        );
     }
 }

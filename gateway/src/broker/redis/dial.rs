@@ -172,8 +172,10 @@ impl Dialed {
     /// Returns when the connection is closed and nothing more comes out of it.
     pub(super) async fn close(self) {
         self.driver.abort();
-        // An aborted driver is what was asked for.
-        let _ = self.driver.await;
+        // One that has ended by itself may have been seen to, and must not be asked again.
+        if !self.driver.is_finished() {
+            let _ = self.driver.await;
+        }
     }
 }
 

@@ -383,8 +383,8 @@ impl Task {
                 .inspect_err(|error| tracing::warn!(%error, "Redis did not take subscriptions"))?;
             }
         }
+        self.router.metrics.subscribed_channels.set(asked.wanted.len() as u64);
         let abandoned = asked.settle();
-        self.router.metrics.subscribed_channels.set(self.wanted.len() as u64);
         if !abandoned.is_empty() {
             // Before anything asked since: the same channel may have been asked for again.
             let (reply, _) = oneshot::channel();

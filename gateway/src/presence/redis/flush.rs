@@ -8,9 +8,9 @@ use redis::{Cmd, Value};
 use shared::channel::Channel;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::Shared;
 use super::local::Write;
 use super::read::read_leases;
-use super::{RedisPresence, Shared};
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 use crate::broker::redis::RedisBroker;
@@ -38,6 +38,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Flusher {
     node: String,
+    /// The name under which this node writes now.
+    name: Arc<str>,
     lease: Duration,
     broker: Arc<RedisBroker>,
     shared: Arc<Shared>,
@@ -53,6 +55,7 @@ impl Flusher {
     pub(super) fn new(node: &str, lease: Duration, broker: Arc<RedisBroker>, shared: Arc<Shared>) -> Self {
         let mut flusher = Self {
             node: node.to_owned(),
+            name: "".into(),
             lease,
             broker,
             shared,
@@ -71,7 +74,15 @@ impl Flusher {
         let mut keys_due = tokio::time::interval_at(Instant::now() + key_period, key_period);
         keys_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut link = self.broker.link().watch();
+        // Until then nothing can be written, and no lease taken.
+        let _ = link.wait_for(|state| !matches!(state, State::Opening)).await;
         loop {
+            let retiring = self.shared.retiring.lock().take();
+            if let Some(done) = retiring {
+                // Whoever asked may have given up.
+                let _ = done.send(self.give_up_lease().await);
+                return;
+            }
             let idle = self.prolonging.is_empty() && !self.shared.local.lock().has_changes();
             let shared = self.shared.clone();
             let result = tokio::select! {
@@ -107,7 +118,7 @@ impl Flusher {
 
     async fn flush(&mut self) -> Result<(), BrokerError> {
         let writes = self.shared.local.lock().take(FLUSH_CHANNELS);
-        let name = self.shared.name.borrow().clone();
+        let name = self.name.clone();
         let ttl = millis(self.lease * LEASES_PER_KEY);
         let fills: Vec<_> = writes
             .iter()
@@ -136,7 +147,7 @@ impl Flusher {
     async fn prolong_keys(&mut self) -> Result<(), BrokerError> {
         let from = self.prolonging.len().saturating_sub(PROLONG_CHANNELS);
         let part = self.prolonging.split_off(from);
-        let name = self.shared.name.borrow().clone();
+        let name = self.name.clone();
         let ttl = millis(self.lease * LEASES_PER_KEY);
         let mut pipeline = redis::pipe();
         for channel in &part {
@@ -164,7 +175,7 @@ impl Flusher {
     async fn prolong_lease(&mut self) -> Result<(), BrokerError> {
         let up = match &*self.broker.link().watch().borrow() {
             State::Up(up) => up.clone(),
-            State::Opening => return Ok(()),
+            State::Opening => return Err(BrokerError::Unreachable("not connected yet".into())),
             State::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
         };
         // A Redis that does not tell its run may be another one on each connection.
@@ -172,7 +183,7 @@ impl Flusher {
         if self.leased_on.as_ref().is_some_and(|earlier| *earlier != redis) {
             return self.start_anew().await;
         }
-        let name = self.shared.name.borrow().clone();
+        let name = self.name.clone();
         let (held, _) = read_leases(&self.broker, &name, self.lease, "").await?;
         let first = self.leased_on.is_none();
         self.leased_on = Some(redis);
@@ -185,25 +196,23 @@ impl Flusher {
     /// Under a new name, everything again. The old name ends in the same step as the new one begins.
     async fn start_anew(&mut self) -> Result<(), BrokerError> {
         tracing::info!("writing all presence anew");
-        let old = self.shared.name.borrow().clone();
+        let old = self.name.clone();
         self.take_new_name();
         self.leased_on = None;
         self.shared.local.lock().change_all();
-        let name = self.shared.name.borrow().clone();
+        let name = self.name.clone();
         read_leases(&self.broker, &name, self.lease, &old).await.map(|_| ())
+    }
+
+    async fn give_up_lease(&self) -> Result<(), BrokerError> {
+        self.shared.local.lock().clear();
+        let name = self.name.clone();
+        read_leases(&self.broker, "", Duration::ZERO, &name).await.map(|_| ())
     }
 
     fn take_new_name(&mut self) {
         self.names += 1;
-        self.shared.name.send_replace(format!("{}.{}", self.node, self.names).into());
-    }
-}
-
-impl RedisPresence {
-    pub(super) async fn give_up_lease(&self) -> Result<(), BrokerError> {
-        self.shared.local.lock().clear();
-        let name = self.shared.name.borrow().clone();
-        read_leases(&self.broker, "", Duration::ZERO, &name).await.map(|_| ())
+        self.name = format!("{}.{}", self.node, self.names).into();
     }
 }
 

@@ -20,11 +20,11 @@ use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::id::ClientId;
 use shared::publication::ClientInfo;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::flush::Flusher;
-use self::local::Local;
+use self::local::{Local, Waiter};
 use self::read::LiveNodes;
 use super::Presence;
 use crate::broker::BrokerError;
@@ -44,18 +44,15 @@ pub struct RedisPresence {
 struct Shared {
     local: Mutex<Local>,
     changed: Notify,
-    /// The name under which this node writes.
-    name: watch::Sender<Arc<str>>,
+    /// Asks the task to end, and waits for it.
+    retiring: Mutex<Option<Waiter>>,
 }
 
 impl RedisPresence {
     /// `node` is unique to this process. Must be called within a tokio runtime.
     pub fn start(config: &Config, node: &str, broker: Arc<RedisBroker>) -> Arc<Self> {
-        let shared = Arc::new(Shared {
-            local: Mutex::default(),
-            changed: Notify::new(),
-            name: watch::channel("".into()).0,
-        });
+        let shared =
+            Arc::new(Shared { local: Mutex::default(), changed: Notify::new(), retiring: Mutex::new(None) });
         let flusher = Flusher::new(node, config.presence_ttl(), broker.clone(), shared.clone());
         Arc::new(Self {
             broker,
@@ -65,6 +62,14 @@ impl RedisPresence {
             _flusher: AbortOnDropHandle::new(tokio::spawn(flusher.run())),
         })
     }
+
+    async fn deadline(&self, done: oneshot::Receiver<Result<(), BrokerError>>) -> Result<(), BrokerError> {
+        match tokio::time::timeout(self.timeout, done).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(BrokerError::Unreachable("presence has ended, or is written anew".into())),
+            Err(_) => Err(BrokerError::Timeout(self.timeout)),
+        }
+    }
 }
 
 impl Presence for RedisPresence {
@@ -72,15 +77,7 @@ impl Presence for RedisPresence {
         let (waiter, written) = oneshot::channel();
         self.shared.local.lock().add(channel, info, waiter);
         self.shared.changed.notify_one();
-        let timeout = self.timeout;
-        async move {
-            match tokio::time::timeout(timeout, written).await {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err(BrokerError::Unreachable("presence is being written anew".into())),
-                Err(_) => Err(BrokerError::Timeout(timeout)),
-            }
-        }
-        .boxed()
+        self.deadline(written).boxed()
     }
 
     fn remove(&self, channel: Channel, client: ClientId) -> BoxFuture<'_, Result<(), BrokerError>> {
@@ -101,6 +98,9 @@ impl Presence for RedisPresence {
     }
 
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
-        self.give_up_lease().boxed()
+        let (done, retired) = oneshot::channel();
+        *self.shared.retiring.lock() = Some(done);
+        self.shared.changed.notify_one();
+        self.deadline(retired).boxed()
     }
 }

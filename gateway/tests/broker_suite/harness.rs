@@ -1,0 +1,167 @@
+//! Nodes to try brokers with: each hears what its broker tells it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gateway_core::history::{HistoryFilter, Retention};
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::publication::{Payload, Publication};
+use tidegate::broker::measure::BrokerMetrics;
+use tidegate::broker::memory::{self, MemoryBroker};
+use tidegate::broker::redis::{self, RedisBroker, RedisUrl};
+use tidegate::broker::{Broker, BrokerEvents, PublishRequest, Published};
+use tidegate::presence::Presence;
+use tidegate::presence::memory::MemoryPresence;
+use tidegate::presence::redis::RedisPresence;
+
+use crate::redis_server::RedisServer;
+
+/// Nothing that is waited for takes this long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const KEPT: Retention = Retention { size: 100, ttl: Duration::from_secs(60) };
+pub const NOT_KEPT: Retention = Retention { size: 0, ttl: Duration::ZERO };
+pub const ALL: HistoryFilter = HistoryFilter { since: None, limit: 1000, reverse: false };
+
+/// Where nodes come from; what they share lives as long as this.
+pub trait Backend {
+    fn new() -> Self;
+    fn node(&self) -> Node;
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub broker: Arc<dyn Broker>,
+    pub presence: Arc<dyn Presence>,
+    pub heard: Arc<Heard>,
+    pub metrics: Arc<BrokerMetrics>,
+}
+
+/// Everything a node was told.
+#[derive(Debug, Default)]
+pub struct Heard {
+    publications: Mutex<HashMap<String, Vec<Publication>>>,
+    control: Mutex<Vec<Bytes>>,
+    resumed: AtomicU64,
+}
+
+impl BrokerEvents for Heard {
+    fn publication(&self, channel: &str, publication: Publication) {
+        self.publications.lock().entry(channel.to_owned()).or_default().push(publication);
+    }
+
+    fn control(&self, message: Bytes) {
+        self.control.lock().push(message);
+    }
+
+    fn resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Heard {
+    pub fn in_channel(&self, channel: &Channel) -> Vec<Publication> {
+        self.publications.lock().get(channel.as_str()).cloned().unwrap_or_default()
+    }
+
+    pub fn texts(&self, channel: &Channel) -> Vec<String> {
+        texts(&self.in_channel(channel))
+    }
+
+    pub fn control(&self) -> Vec<Bytes> {
+        self.control.lock().clone()
+    }
+
+    pub fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::SeqCst)
+    }
+}
+
+impl Node {
+    pub async fn publish(&self, channel: &Channel, text: impl ToString) -> Published {
+        self.broker.publish(request(channel, text)).await.expect("published")
+    }
+
+    /// Waits until what is sent to this node arrives.
+    pub async fn listens(&self) {
+        eventually("the node listens", async || self.broker.canary().await.is_ok()).await;
+    }
+
+    pub async fn subscribe(&self, channel: &Channel) {
+        self.broker.subscribe(vec![channel.clone()]).await.expect("subscribed");
+    }
+
+    pub async fn history(&self, channel: &Channel, filter: HistoryFilter) -> Vec<String> {
+        texts(&self.broker.history(channel.clone(), filter, KEPT).await.expect("history").publications)
+    }
+}
+
+#[derive(Debug)]
+pub struct Memory;
+
+impl Backend for Memory {
+    fn new() -> Self {
+        Self
+    }
+
+    fn node(&self) -> Node {
+        let (heard, metrics) = (Arc::new(Heard::default()), Arc::new(BrokerMetrics::default()));
+        let broker = MemoryBroker::start(&memory::Config::default(), heard.clone(), metrics.clone());
+        Node { broker, presence: Arc::new(MemoryPresence::new()), heard, metrics }
+    }
+}
+
+#[derive(Debug)]
+pub struct Redis {
+    pub server: RedisServer,
+    pub config: redis::Config,
+    nodes: AtomicU64,
+}
+
+impl Backend for Redis {
+    fn new() -> Self {
+        let server = RedisServer::start();
+        let url = RedisUrl::new(server.url());
+        Self { server, config: redis::Config { url, ..redis::Config::default() }, nodes: AtomicU64::new(0) }
+    }
+
+    fn node(&self) -> Node {
+        let (heard, metrics) = (Arc::new(Heard::default()), Arc::new(BrokerMetrics::default()));
+        let name = format!("node-{}", self.nodes.fetch_add(1, Ordering::SeqCst));
+        let broker =
+            RedisBroker::start(&self.config, &name, heard.clone(), metrics.clone()).expect("a valid address");
+        let presence = RedisPresence::start(&self.config, &name, broker.clone());
+        Node { broker, presence, heard, metrics }
+    }
+}
+
+pub fn channel(name: &str) -> Channel {
+    Channel::parse(name, 255).expect("a channel name")
+}
+
+pub fn request(channel: &Channel, text: impl ToString) -> PublishRequest {
+    PublishRequest {
+        channel: channel.clone(),
+        publication: Publication::new(Payload::text(text.to_string())),
+        retention: KEPT,
+        idempotency: None,
+    }
+}
+
+pub fn texts(publications: &[Publication]) -> Vec<String> {
+    let text = |publication: &Publication| String::from_utf8_lossy(&publication.data.bytes).into_owned();
+    publications.iter().map(text).collect()
+}
+
+/// Asks again and again until the answer is yes.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,72 @@
+//! What every broker and every presence must do, once for each implementation; then what Redis alone can suffer.
+
+#![allow(
+    unreachable_pub,
+    reason = "a test program has no users; `pub` says what its modules offer each other"
+)]
+
+#[path = "../support/redis.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod redis_server;
+
+#[path = "../support/relay.rs"]
+mod relay;
+
+mod delivery;
+mod faults;
+mod harness;
+mod presence;
+mod presence_faults;
+mod several_nodes;
+mod streams;
+
+/// Every function in the list becomes a test of each implementation.
+macro_rules! suite {
+    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
+        mod memory {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                crate::$module::$test::<crate::harness::Memory>().await;
+            })*)*
+        }
+        mod redis {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                crate::$module::$test::<crate::harness::Redis>().await;
+            })*)*
+        }
+    };
+}
+
+suite! {
+    streams::{
+        offsets_count_from_one_in_an_epoch_of_the_channel,
+        a_page_of_history_is_what_the_filter_says,
+        history_keeps_the_newest_up_to_its_size,
+        history_ends_with_its_time_but_the_position_stays,
+        an_unknown_channel_gets_an_epoch_that_holds,
+        positions_come_in_the_order_asked,
+        removed_history_does_not_take_offsets_back,
+        a_key_is_good_for_one_publication,
+        a_key_is_good_for_one_publication_without_history_too,
+        a_key_may_be_used_again_after_its_time,
+    }
+    delivery::{
+        subscribers_hear_publications_in_order_with_their_positions,
+        without_history_there_is_no_position,
+        only_subscribed_channels_are_heard,
+        every_kind_of_publication_arrives_as_it_was_sent,
+        what_is_published_at_once_is_delivered_in_the_order_of_its_offsets,
+        many_channels_are_subscribed_at_once,
+        control_messages_come_back,
+        a_canary_comes_back,
+        announcements_hold_for_their_lease,
+    }
+    presence::{
+        who_is_added_is_present_until_removed,
+        a_client_is_present_once_however_often_it_is_added,
+        users_are_counted_once,
+        a_node_that_retires_leaves_nobody_behind,
+        infos_arrive_as_they_were,
+    }
+}

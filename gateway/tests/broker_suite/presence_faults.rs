@@ -1,0 +1,126 @@
+//! What becomes of presence when nodes and Redis die.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Backend, Redis, channel, eventually};
+use crate::presence::info;
+
+fn short_lease() -> Redis {
+    let mut redis = Redis::new();
+    redis.config.presence_ttl_s = 1;
+    redis.config.timeout_ms = 1_000;
+    redis.config.ping_ms = 200;
+    redis.config.reconnect_max_ms = 100;
+    redis
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clients_of_a_dead_node_are_present_until_its_lease_runs_out() {
+    let redis = short_lease();
+    let (dying, living) = (redis.node(), redis.node());
+    let a = channel("a");
+    dying.enter(&a, &info(1, "ann")).await;
+    living.enter(&a, &info(2, "bob")).await;
+    assert_eq!(living.counts(&a).await, (2, 2));
+    drop(dying);
+    assert_eq!(living.counts(&a).await, (2, 2));
+    eventually("ann is gone", async || living.counts(&a).await == (1, 1)).await;
+    assert_eq!(living.present(&a).await, [info(2, "bob")]);
+    // Whoever read it has also cleared it away.
+    let keys: Vec<String> = redis.server.ask(&["KEYS", "tidegate:present:{a}:*"]);
+    assert!(keys.iter().all(|key| key.contains("node-1")), "{keys:?}");
+    let nodes: Vec<String> = redis.server.ask(&["SMEMBERS", "tidegate:present:{a}"]);
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clients_of_a_living_node_outlast_every_lease_and_key() {
+    let mut redis = short_lease();
+    redis.config.presence_ttl_s = 2;
+    let (node, other) = (redis.node(), redis.node());
+    let a = channel("a");
+    node.enter(&a, &info(1, "ann")).await;
+    let start = Instant::now();
+    let ttl = async || redis.server.ask::<i64>(&["PTTL", "tidegate:present:{a}"]);
+    // The keys live for six leases and are prolonged every second one.
+    eventually("the keys are prolonged more than once", async || {
+        assert_eq!(other.counts(&a).await, (1, 1));
+        assert!(ttl().await > 2_000, "the keys run out");
+        start.elapsed() > Duration::from_secs(13)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_were_lost_are_written_again() {
+    let redis = short_lease();
+    let node = redis.node();
+    let a = channel("a");
+    node.enter(&a, &info(1, "ann")).await;
+    for what in
+        ["tidegate:present:{a}", "tidegate:present:{a}:node-0.1", "tidegate:present:{a}:node-0.1:users"]
+    {
+        assert_eq!(redis.server.ask::<i64>(&["DEL", what]), 1, "{what}");
+        eventually("ann is back", async || {
+            node.counts(&a).await == (1, 1) && node.present(&a).await == [info(1, "ann")]
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_was_lost_is_taken_under_another_name_with_everything_in_it() {
+    let redis = short_lease();
+    let (node, other) = (redis.node(), redis.node());
+    let a = channel("a");
+    node.enter(&a, &info(1, "ann")).await;
+    redis.server.ask::<i64>(&["DEL", "tidegate:presence-leases"]);
+    eventually("ann is back", async || {
+        let nodes: Vec<String> = redis.server.ask(&["SMEMBERS", "tidegate:present:{a}"]);
+        other.counts(&a).await == (1, 1) && nodes.len() == 1 && nodes != ["node-0.1"]
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_back_empty_learns_who_is_present() {
+    let mut redis = short_lease();
+    let (node, other) = (redis.node(), redis.node());
+    let channels: Vec<_> = (0..2_000).map(|number| channel(&format!("c{number}"))).collect();
+    let ann = info(1, "ann");
+    let entering = channels.iter().map(|channel| node.enter(channel, &ann));
+    futures_util::future::join_all(entering).await;
+    redis.server.kill();
+    // Leaving while Redis is away counts too, and so does coming.
+    node.leave(&channels[0], &info(1, "ann")).await;
+    let late = node.presence.add(channels[1].clone(), info(2, "bob")).await;
+    assert!(late.is_err(), "nobody can see bob yet");
+    redis.server.restart();
+    for (channel, expected) in [(&channels[0], (0, 0)), (&channels[1], (2, 2)), (&channels[1_999], (1, 1))] {
+        eventually("presence is as it was", async || {
+            other
+                .presence
+                .stats(channel.clone())
+                .await
+                .is_ok_and(|stats| (stats.clients, stats.users) == expected)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_while_redis_is_frozen_is_gone_when_it_thaws() {
+    let redis = short_lease();
+    let node = redis.node();
+    let a = channel("a");
+    node.enter(&a, &info(1, "ann")).await;
+    node.enter(&a, &info(2, "bob")).await;
+    redis.server.freeze();
+    node.leave(&a, &info(1, "ann")).await;
+    assert!(node.presence.clients(a.clone()).await.is_err());
+    redis.server.thaw();
+    eventually("only bob is present", async || {
+        node.presence.clients(a.clone()).await.is_ok_and(|clients| clients.into_values().eq([info(2, "bob")]))
+    })
+    .await;
+}

@@ -1,0 +1,183 @@
+//! Offsets, epochs, history, idempotency.
+
+use std::time::Duration;
+
+use gateway_core::history::{HistoryFilter, Retention};
+use tidegate::broker::{Idempotency, PublishRequest, Published};
+
+use crate::harness::{ALL, Backend, KEPT, NOT_KEPT, channel, eventually, request};
+
+pub async fn offsets_count_from_one_in_an_epoch_of_the_channel<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let (a, b) = (channel("a"), channel("b"));
+    let mut positions = Vec::new();
+    for number in 1..=3 {
+        let Published { position, duplicate } = node.publish(&a, number).await;
+        assert!(!duplicate);
+        positions.push(position.expect("a position"));
+    }
+    assert_eq!(positions.iter().map(|position| position.offset).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(positions.iter().all(|position| position.epoch == positions[0].epoch));
+    let other = node.publish(&b, 1).await.position.expect("a position");
+    assert_eq!(other.offset, 1);
+    assert_ne!(other.epoch, positions[0].epoch);
+}
+
+pub async fn a_page_of_history_is_what_the_filter_says<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    for number in 1..=10 {
+        node.publish(&a, number).await;
+    }
+    let page = node.broker.history(a.clone(), ALL, KEPT).await.expect("history");
+    assert_eq!(page.top.offset, 10);
+    for (publication, offset) in page.publications.iter().zip(1..) {
+        let position = publication.position.expect("a position");
+        assert_eq!((position.offset, position.epoch), (offset, page.top.epoch));
+    }
+    for (since, limit, reverse, expected) in [
+        (None, 1000, false, vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        (None, 3, false, vec![1, 2, 3]),
+        (None, 3, true, vec![10, 9, 8]),
+        (Some(0), 2, false, vec![1, 2]),
+        (Some(7), 1000, false, vec![8, 9, 10]),
+        (Some(7), 2, false, vec![8, 9]),
+        (Some(10), 1000, false, vec![]),
+        (Some(1000), 1000, false, vec![]),
+        (Some(u64::MAX), 1000, false, vec![]),
+        (Some(4), 1000, true, vec![3, 2, 1]),
+        (Some(4), 2, true, vec![3, 2]),
+        (Some(1), 1000, true, vec![]),
+        (Some(0), 1000, true, vec![]),
+        (Some(u64::MAX), 2, true, vec![10, 9]),
+        (None, 0, false, vec![]),
+        (None, 0, true, vec![]),
+    ] {
+        let filter = HistoryFilter { since, limit, reverse };
+        let expected: Vec<String> = expected.iter().map(u64::to_string).collect();
+        assert_eq!(node.history(&a, filter).await, expected, "{filter:?}");
+    }
+}
+
+pub async fn history_keeps_the_newest_up_to_its_size<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    for number in 1..=10 {
+        let retention = Retention { size: 4, ..KEPT };
+        node.broker.publish(PublishRequest { retention, ..request(&a, number) }).await.expect("published");
+    }
+    assert_eq!(node.history(&a, ALL).await, ["7", "8", "9", "10"]);
+}
+
+pub async fn history_ends_with_its_time_but_the_position_stays<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let retention = Retention { size: 10, ttl: Duration::from_millis(300) };
+    let publish = || node.broker.publish(PublishRequest { retention, ..request(&a, "brief") });
+    let first = publish().await.expect("published").position.expect("a position");
+    assert_eq!(node.history(&a, ALL).await, ["brief"]);
+    eventually("the history ends", async || node.history(&a, ALL).await.is_empty()).await;
+    let second = publish().await.expect("published").position.expect("a position");
+    assert_eq!((second.offset, second.epoch), (2, first.epoch));
+    assert_eq!(node.history(&a, ALL).await, ["brief"]);
+}
+
+pub async fn an_unknown_channel_gets_an_epoch_that_holds<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let page = node.broker.history(a.clone(), ALL, KEPT).await.expect("history");
+    assert_eq!((page.top.offset, page.publications.len()), (0, 0));
+    assert!(!page.top.epoch.is_empty());
+    let position = node.publish(&a, 1).await.position.expect("a position");
+    assert_eq!((position.offset, position.epoch), (1, page.top.epoch));
+}
+
+pub async fn positions_come_in_the_order_asked<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let channels: Vec<_> = (0..1500).map(|number| channel(&format!("c{number}"))).collect();
+    node.publish(&channels[3], "x").await;
+    node.publish(&channels[3], "y").await;
+    node.publish(&channels[1400], "x").await;
+    let asked = channels.iter().map(|channel| (channel.clone(), KEPT)).collect();
+    let positions = node.broker.positions(asked).await.expect("positions");
+    let offsets: Vec<u64> = positions.iter().map(|position| position.offset).collect();
+    assert_eq!((offsets.len(), offsets[3], offsets[1400]), (1500, 2, 1));
+    assert_eq!(offsets.iter().sum::<u64>(), 3);
+    let again = node.broker.positions(vec![(channels[7].clone(), KEPT)]).await.expect("positions");
+    assert_eq!(again, [positions[7]]);
+    assert_eq!(node.broker.positions(Vec::new()).await.expect("positions"), []);
+}
+
+pub async fn removed_history_does_not_take_offsets_back<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let first = node.publish(&a, 1).await.position.expect("a position");
+    node.broker.remove_history(a.clone()).await.expect("removed");
+    let page = node.broker.history(a.clone(), ALL, KEPT).await.expect("history");
+    assert_eq!((page.publications.len(), page.top), (0, first));
+    assert_eq!(node.publish(&a, 2).await.position.expect("a position").offset, 2);
+    assert_eq!(node.history(&a, ALL).await, ["2"]);
+    node.broker.remove_history(channel("never")).await.expect("removed");
+}
+
+pub async fn a_key_is_good_for_one_publication<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let (a, b) = (channel("a"), channel("b"));
+    node.subscribe(&a).await;
+    let key = |ttl| Some(Idempotency { key: "order 66".into(), ttl });
+    let publish = async |channel, text| {
+        let idempotency = key(Duration::from_secs(60));
+        node.broker
+            .publish(PublishRequest { idempotency, ..request(channel, text) })
+            .await
+            .expect("published")
+    };
+    let first = publish(&a, "first").await;
+    let second = publish(&a, "second").await;
+    assert!(!first.duplicate && second.duplicate);
+    assert_eq!(first.position, second.position);
+    assert!(!publish(&b, "elsewhere").await.duplicate);
+    node.publish(&a, "last").await;
+    eventually("the last is heard", async || node.heard.texts(&a).ends_with(&["last".into()])).await;
+    assert_eq!(node.heard.texts(&a), ["first", "last"]);
+    assert_eq!(node.history(&a, ALL).await, ["first", "last"]);
+    assert_eq!((node.metrics.published.get(), node.metrics.duplicates.get()), (3, 1));
+}
+
+pub async fn a_key_is_good_for_one_publication_without_history_too<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    node.subscribe(&a).await;
+    let publish = async |text| {
+        let idempotency = Some(Idempotency { key: "k".into(), ttl: Duration::from_secs(60) });
+        let request = PublishRequest { idempotency, retention: NOT_KEPT, ..request(&a, text) };
+        node.broker.publish(request).await.expect("published")
+    };
+    assert_eq!(publish("first").await, Published { position: None, duplicate: false });
+    assert_eq!(publish("second").await, Published { position: None, duplicate: true });
+    node.publish(&a, "last").await;
+    eventually("the last is heard", async || node.heard.texts(&a).ends_with(&["last".into()])).await;
+    assert_eq!(node.heard.texts(&a), ["first", "last"]);
+}
+
+pub async fn a_key_may_be_used_again_after_its_time<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let publish = async || {
+        let idempotency = Some(Idempotency { key: "k".into(), ttl: Duration::from_millis(200) });
+        node.broker.publish(PublishRequest { idempotency, ..request(&a, "x") }).await.expect("published")
+    };
+    assert!(!publish().await.duplicate);
+    assert!(publish().await.duplicate);
+    eventually("the key is forgotten", async || !publish().await.duplicate).await;
+}

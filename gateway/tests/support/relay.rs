@@ -1,0 +1,96 @@
+//! A stretch of network of a test's own: connections go through it, and can be made to fall silent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+#[derive(Debug)]
+pub struct Relay {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Connections that have said this word fall silent when they are told to.
+    word: &'static [u8],
+    /// Connections numbered up to this one, counted from 1, are silent.
+    silent: watch::Sender<u64>,
+    opened: AtomicU64,
+}
+
+impl Relay {
+    /// To `target`; the connections that can be silenced are those that say `word`.
+    pub async fn start(target: SocketAddr, word: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let shared = Arc::new(Shared { word, silent: watch::channel(0).0, opened: AtomicU64::new(0) });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, target, shared.clone()));
+        Self { address, shared, _tasks: tasks }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// From now on nothing passes either way on the connections there are, and neither end is told.
+    pub fn silence(&self) {
+        self.shared.silent.send_replace(self.shared.opened.load(Ordering::SeqCst));
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) {
+    let mut pairs = JoinSet::new();
+    while let Ok((near, _)) = listener.accept().await {
+        let Ok(far) = TcpStream::connect(target).await else { continue };
+        let number = shared.opened.fetch_add(1, Ordering::SeqCst) + 1;
+        let (near, far) = (near.into_split(), far.into_split());
+        let (said, heard) = watch::channel(false);
+        let said = Arc::new(said);
+        pairs.spawn(pass(near.0, far.1, number, shared.clone(), Some(said.clone()), heard.clone()));
+        pairs.spawn(pass(far.0, near.1, number, shared.clone(), None, heard));
+    }
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    number: u64,
+    shared: Arc<Shared>,
+    said: Option<Arc<watch::Sender<bool>>>,
+    heard: watch::Receiver<bool>,
+) {
+    let mut silent = shared.silent.subscribe();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let is_silent = |silenced: u64| silenced >= number && *heard.borrow();
+        let length = tokio::select! {
+            read = from.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(length) => length,
+            },
+            _ = silent.changed() => 0,
+        };
+        if is_silent(*silent.borrow_and_update()) {
+            // Keeps both sockets open.
+            std::future::pending::<()>().await;
+        }
+        let bytes = &buffer[..length];
+        if let Some(said) = &said
+            && bytes.windows(shared.word.len()).any(|window| window == shared.word)
+        {
+            said.send_replace(true);
+        }
+        if to.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
+}

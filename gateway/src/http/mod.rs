@@ -3,3 +3,4 @@
 pub mod client_ip;
 pub mod config;
 pub mod origin;
+pub mod pages;

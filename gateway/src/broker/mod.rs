@@ -7,6 +7,7 @@ mod config;
 pub mod measure;
 pub mod memory;
 pub mod redis;
+pub mod show;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
@@ -11,7 +12,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
 
-use super::labels::{BrokerOperation, Drop, Handshake, Source};
+use super::labels::{Drop, Handshake, Source};
 use super::names::{self, Name};
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
@@ -32,6 +33,8 @@ pub const CLOSE_LOST: &str = "lost";
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Brought up to date, one after the other, at every scrape.
+    refreshers: Mutex<Vec<Refresher>>,
     connections: [IntGauge; ProtocolId::COUNT],
     connections_total: [IntCounter; ProtocolId::COUNT],
     pub connections_max: IntGauge,
@@ -63,10 +66,16 @@ pub struct Metrics {
     worker_connections: IntGaugeVec,
     pub outbox_bytes: IntGauge,
     pub outbox_blocked: IntGauge,
-    broker_seconds: [Histogram; BrokerOperation::ALL.len()],
-    broker_errors_total: IntCounterVec,
-    pub broker_reconnects_total: IntCounter,
-    pub broker_connected: IntGauge,
+    pub broker_seconds: HistogramVec,
+    pub broker_errors_total: IntCounterVec,
+    pub broker_link_up: IntGaugeVec,
+    pub broker_reconnects_total: IntCounterVec,
+    pub broker_channels: IntGauge,
+    pub broker_received_bytes_total: IntCounter,
+    pub broker_unreadable_total: IntCounter,
+    pub broker_repeated_total: IntCounter,
+    pub broker_evictions_total: IntCounterVec,
+    pub presence_overflows_total: IntCounter,
     pub canary_seconds: Histogram,
     pub(super) canary_age_seconds: Gauge,
     api_requests_total: IntCounterVec,
@@ -74,6 +83,15 @@ pub struct Metrics {
     tls_reloads_total: IntCounterVec,
     pub(super) ready: IntGauge,
     pub(super) process: ProcessMetrics,
+}
+
+/// Copies what a part counted by itself into the metrics.
+pub struct Refresher(Box<dyn Fn(&Metrics) + Send + Sync>);
+
+impl std::fmt::Debug for Refresher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Refresher")
+    }
 }
 
 /// What is read from the system at every scrape.
@@ -153,13 +171,16 @@ impl Metrics {
             worker_connections: gauges(r, names::WORKER_CONNECTIONS),
             outbox_bytes: gauge(r, names::OUTBOX_BYTES),
             outbox_blocked: gauge(r, names::OUTBOX_BLOCKED),
-            broker_seconds: {
-                let seconds = histograms(r, names::BROKER_SECONDS, FAST_BUCKETS);
-                BrokerOperation::ALL.map(|operation| seconds.with_label_values(&[operation.label()]))
-            },
+            broker_seconds: histograms(r, names::BROKER_SECONDS, FAST_BUCKETS),
             broker_errors_total: counters(r, names::BROKER_ERRORS_TOTAL),
-            broker_reconnects_total: counter(r, names::BROKER_RECONNECTS_TOTAL),
-            broker_connected: gauge(r, names::BROKER_CONNECTED),
+            broker_link_up: gauges(r, names::BROKER_LINK_UP),
+            broker_reconnects_total: counters(r, names::BROKER_RECONNECTS_TOTAL),
+            broker_channels: gauge(r, names::BROKER_CHANNELS),
+            broker_received_bytes_total: counter(r, names::BROKER_RECEIVED_BYTES_TOTAL),
+            broker_unreadable_total: counter(r, names::BROKER_UNREADABLE_TOTAL),
+            broker_repeated_total: counter(r, names::BROKER_REPEATED_TOTAL),
+            broker_evictions_total: counters(r, names::BROKER_EVICTIONS_TOTAL),
+            presence_overflows_total: counter(r, names::PRESENCE_OVERFLOWS_TOTAL),
             canary_seconds: histogram(r, names::CANARY_SECONDS, FAST_BUCKETS),
             canary_age_seconds: register(r, Gauge::with_opts(options(names::CANARY_AGE_SECONDS))),
             api_requests_total: counters(r, names::API_REQUESTS_TOTAL),
@@ -175,6 +196,7 @@ impl Metrics {
                 threads: gauge(r, names::THREADS),
             },
             registry,
+            refreshers: Mutex::default(),
         };
         metrics.process.start();
         metrics
@@ -254,14 +276,6 @@ impl Metrics {
         }
     }
 
-    /// A call to the broker ended, one way or the other.
-    pub fn broker_call(&self, operation: BrokerOperation, took: Duration, error: Option<&'static str>) {
-        self.broker_seconds[operation as usize].observe(took.as_secs_f64());
-        if let Some(reason) = error {
-            self.broker_errors_total.with_label_values(&[reason]).inc();
-        }
-    }
-
     /// A request to the server API was answered. `method` is a method's name or `unknown`, never what was asked.
     pub fn api_request(&self, method: &'static str, status: u16, took: Duration) {
         self.api_requests_total.with_label_values(&[method, status_label(status)]).inc();
@@ -273,13 +287,27 @@ impl Metrics {
         self.tls_reloads_total.with_label_values(&[result]).inc();
     }
 
-    /// Everything, as Prometheus reads it. Reads the state of the process first.
+    /// Has `refresh` called at every scrape, for a part that counts by itself.
+    pub fn refresh_with(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
+        self.refreshers.lock().push(Refresher(Box::new(refresh)));
+    }
+
+    /// Everything, as Prometheus reads it. What others count is read first.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let refreshers = self.refreshers.lock();
         self.process.refresh();
+        refreshers.iter().for_each(|Refresher(refresh)| refresh(self));
+        // Held until here, so that two scrapes at once do not add the same growth twice.
+        drop(refreshers);
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+/// Brings a counter up to what was counted elsewhere.
+pub fn catch_up(counter: &IntCounter, counted: u64) {
+    counter.inc_by(counted.saturating_sub(counter.get()));
 }
 
 /// The statuses the API answers with; any other by its class.
@@ -371,7 +399,11 @@ mod tests {
         metrics.recovery(true);
         metrics.presence_operation("add", true);
         metrics.worker(3).busy_seconds_total.inc_by(0.5);
-        metrics.broker_call(BrokerOperation::Publish, Duration::from_millis(1), Some("timeout"));
+        metrics.broker_seconds.with_label_values(&["publish"]).observe(0.001);
+        metrics.broker_errors_total.with_label_values(&["timeout"]).inc();
+        metrics.broker_link_up.with_label_values(&["command"]).set(1);
+        metrics.broker_reconnects_total.with_label_values(&["command"]).inc();
+        metrics.broker_evictions_total.with_label_values(&["key"]).inc();
         metrics.api_request("publish", 200, Duration::from_millis(1));
         metrics.tls_reload(true);
         metrics.disconnected(ProtocolId::RAW, Disconnect::SLOW.label(), Duration::from_secs(3));

@@ -118,14 +118,26 @@ metrics! {
         "Connections whose sockets are full.";
 
     "Broker":
-    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `presence`, `control`, `canary`"]
-        "Round trips to the broker.";
-    BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "`timeout`, `unavailable`, `refused`, `malformed`"]
+    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`"]
+        "Round trips to Redis.";
+    BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "`timeout`, `other`"]
         "Calls to the broker that failed.";
-    BROKER_RECONNECTS_TOTAL Counter "broker_reconnects_total" []
-        "Times a link to the broker was made again after it was lost.";
-    BROKER_CONNECTED Gauge "broker_connected" []
-        "1 while publications can come from the broker.";
+    BROKER_LINK_UP Gauge "broker_link_up" ["link": "`command`, `subscriber`"]
+        "1 while a link to Redis is up.";
+    BROKER_RECONNECTS_TOTAL Counter "broker_reconnects_total" ["link": "`command`, `subscriber`"]
+        "Times a link to Redis was made again after it was lost.";
+    BROKER_CHANNELS Gauge "broker_channels" []
+        "Channels this node has the broker deliver.";
+    BROKER_RECEIVED_BYTES_TOTAL Counter "broker_received_bytes_total" []
+        "Bytes of publications received through the broker.";
+    BROKER_UNREADABLE_TOTAL Counter "broker_unreadable_total" []
+        "Messages from the broker that could not be read and were dropped.";
+    BROKER_REPEATED_TOTAL Counter "broker_repeated_total" []
+        "Publications not made again, because their idempotency key had been used.";
+    BROKER_EVICTIONS_TOTAL Counter "broker_evictions_total" ["what": "`stream`, `key`"]
+        "Histories and idempotency keys that the memory broker forgot before their time, for want of room.";
+    PRESENCE_OVERFLOWS_TOTAL Counter "presence_overflows_total" []
+        "Presence changes that waited for Redis too long and were left to the next full synchronisation.";
     CANARY_SECONDS Histogram "canary_seconds" []
         "How long a message to this node itself took through the broker.";
     CANARY_AGE_SECONDS Gauge "canary_age_seconds" []

@@ -329,6 +329,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::framing::websocket::same_every_run())]
+
         #[test]
         fn messages_come_back_as_they_were(
             seeds in prop::collection::vec((any::<u8>(), 1usize..2000), 1..20),

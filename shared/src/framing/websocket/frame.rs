@@ -289,6 +289,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::framing::websocket::same_every_run())]
+
         #[test]
         fn a_header_that_is_accepted_encodes_to_the_same_bytes(bytes in prop::collection::vec(any::<u8>(), 0..16)) {
             if let Ok(Some((header, length))) = FrameHeader::parse(&bytes) {

@@ -34,6 +34,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::framing::websocket::same_every_run())]
+
         #[test]
         fn masking_in_pieces_is_masking_byte_by_byte(
             data in prop::collection::vec(any::<u8>(), 0..300),

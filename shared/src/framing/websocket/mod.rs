@@ -50,3 +50,10 @@ pub use encode::{
 pub use frame::{FrameError, FrameHeader, Opcode, Role};
 pub use handshake::{HandshakeError, Upgrade, accept_key, read_upgrade};
 pub use offer::{DeflateParams, DeflatePolicy};
+
+/// The same generated values in every test run.
+#[cfg(test)]
+fn same_every_run() -> proptest::test_runner::Config {
+    use proptest::test_runner::{Config, RngSeed};
+    Config { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() }
+}

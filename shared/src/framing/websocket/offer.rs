@@ -292,6 +292,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::framing::websocket::same_every_run())]
+
         #[test]
         fn any_header_is_answered_with_an_answer_that_is_itself_acceptable(text in "[a-z_;,=\"\\\\ 0-9]{0,80}") {
             let offer = format!("permessage-deflate; {text}");

@@ -82,10 +82,13 @@ impl Config {
         Self::load(&Sources { demo: true, ..Sources::default() }).expect("a test reads the demo's settings")
     }
 
-    /// The variables of this process that are texts.
+    /// The variables of this process. What is no text in one of ours becomes a mistake where it is read, instead of
+    /// going unseen.
     pub fn environment() -> BTreeMap<String, String> {
         std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+            })
             .collect()
     }
 
@@ -228,6 +231,42 @@ mod tests {
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[1].starts_with("server: is 3, must be a section with keys"), "{told:?}");
         assert!(told[2].starts_with("workers.count: is a section, must be a whole number"), "{told:?}");
+    }
+
+    #[test]
+    fn no_variable_however_strange_is_more_than_a_mistake() {
+        let names = [
+            "SERVER",
+            "LISTEN",
+            "HTTP",
+            "ALLOWED_ORIGINS",
+            "NAMESPACES",
+            "P",
+            "HISTORY_SIZE",
+            "0",
+            "",
+            "_",
+            "-",
+        ];
+        let texts =
+            ["", " ", "1", "-1", "1e400", "true", ",", "[1", "a=b", "\u{fffd}", "99999999999999999999"];
+        // Every way to join up to three of these names, with the texts in turn.
+        let mut tried = 0_usize;
+        for first in names {
+            for second in names {
+                for third in names {
+                    let name = format!("TIDEGATE_{first}__{second}__{third}");
+                    let flat = format!("TIDEGATE_{first}__{second}");
+                    let text = texts[tried % texts.len()];
+                    let environment =
+                        [(name.as_str(), text), (flat.as_str(), texts[(tried / 7) % texts.len()])];
+                    if let Err(mistakes) = load("[server]\nlisten = \"127.0.0.1:0\"\n", &environment) {
+                        assert!(!mistakes.0.is_empty() && mistakes.0.len() < 10, "{mistakes}");
+                    }
+                    tried += 1;
+                }
+            }
+        }
     }
 
     #[test]

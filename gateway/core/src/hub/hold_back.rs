@@ -38,8 +38,6 @@ pub(super) struct Held {
     /// The number of the first publication in `publications`.
     first: u64,
     bytes: usize,
-    /// Where the last publication that was given up stood in its stream.
-    given_up: Option<StreamPosition>,
 }
 
 /// What became of the part of a channel that a subscriber could not see while it joined.
@@ -79,7 +77,6 @@ impl Held {
                 self.first += 1;
                 self.bytes -= cost(&oldest);
                 *total -= cost(&oldest);
-                self.given_up = oldest.position();
                 given_up += 1;
             }
         }
@@ -93,9 +90,6 @@ impl Held {
         position: Option<StreamPosition>,
         positioned: bool,
     ) -> CaughtUp<'_> {
-        if from < self.first && positioned && !knows(position, self.given_up) {
-            return CaughtUp::Hole;
-        }
         let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let held: &[Arc<Prepared>] = self.publications.make_contiguous();
         let held = held.get(skipped..).unwrap_or_default();
@@ -119,7 +113,6 @@ impl Held {
     pub(super) fn clear(&mut self) -> usize {
         self.first = self.next();
         self.publications = VecDeque::new();
-        self.given_up = None;
         std::mem::take(&mut self.bytes)
     }
 }

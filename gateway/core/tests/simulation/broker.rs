@@ -1,0 +1,194 @@
+//! A broker with one stream a channel: what it appends it sends to every node that asked for the channel, and some of
+//! that does not arrive.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gateway_core::channel_rules::ChannelRules;
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::stream::Stream;
+use shared::channel::Channel;
+use shared::position::{Epoch, StreamPosition};
+use shared::publication::{Payload, Publication};
+
+use crate::checkers::Checkers;
+use crate::network::{Ask, Event, Lane, Net, NodeEvent, Question, trace};
+
+/// Larger than any stream here.
+const STREAM_BYTES_MAX: usize = 1 << 20;
+
+/// The way from the broker to one node.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    pub(crate) up: bool,
+    /// Counts the links there were: what was on an earlier one does not arrive.
+    pub(crate) number: u32,
+    pub(crate) node_life: u32,
+    lane: Lane,
+    /// What the node has asked for, whether or not the link is up.
+    asked: BTreeSet<Channel>,
+    /// What the broker delivers over the present link.
+    subscribed: BTreeSet<Channel>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Broker {
+    rules: ChannelRules,
+    streams: BTreeMap<Channel, Stream>,
+    pub(crate) links: Vec<Link>,
+    next_number: u64,
+}
+
+impl Broker {
+    pub(crate) fn new(rules: ChannelRules, nodes: usize) -> Self {
+        let links = (0..nodes).map(|_| Link { up: true, ..Link::default() }).collect();
+        Self { rules, streams: BTreeMap::new(), links, next_number: 0 }
+    }
+
+    /// A payload that no other publication has.
+    pub(crate) fn payload(number: u64) -> Payload {
+        Payload::json(format!("{{\"n\":{number}}}"))
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(crate) fn publish(&mut self, channel: &Channel, net: &mut Net, checkers: &mut Checkers) {
+        let number = self.number();
+        self.append(channel, Publication::new(Self::payload(number)), net, checkers);
+    }
+
+    pub(crate) fn handle(&mut self, ask: Ask, net: &mut Net, checkers: &mut Checkers) {
+        let Ask { node, life, what } = ask;
+        let Some(link) = self.links.get_mut(node).filter(|link| link.node_life == life) else { return };
+        match what {
+            Question::Subscribe(channel) => {
+                link.asked.insert(channel.clone());
+                if link.up {
+                    link.subscribe(node, channel, net);
+                }
+            }
+            Question::Unsubscribe(channel) => {
+                link.asked.remove(&channel);
+                link.subscribed.remove(&channel);
+            }
+            Question::History(channel, filter, purpose) => {
+                let failed = net.dice.chance(net.plan.failed_reads);
+                let page = (!failed).then(|| self.page(&channel, filter, net));
+                net.send_to_node(node, life, 1..30, NodeEvent::History { channel, page, purpose });
+            }
+            Question::Positions(channels, look) => {
+                let mut tops = Vec::new();
+                for channel in channels {
+                    let top = self.page(&channel, HistoryFilter::default(), net).top;
+                    tops.push((channel, top));
+                }
+                net.send_to_node(node, life, 1..30, NodeEvent::Positions { look, tops });
+            }
+            Question::Publish(channel, publication, wire, ticket) => {
+                self.append(&channel, publication, net, checkers);
+                net.send_to_node(node, life, 1..30, NodeEvent::Published { wire, ticket });
+            }
+        }
+    }
+
+    /// The link to a node is lost, with what is on it.
+    pub(crate) fn lose_link(&mut self, node: usize) {
+        let link = &mut self.links[node];
+        link.up = false;
+        link.number += 1;
+        link.subscribed.clear();
+    }
+
+    /// It is back, and everything is asked for again.
+    pub(crate) fn restore_link(&mut self, node: usize, net: &mut Net) {
+        let link = &mut self.links[node];
+        link.up = true;
+        for channel in link.asked.clone() {
+            link.subscribe(node, channel, net);
+        }
+        let time = link.lane.arrival(net.now, 5);
+        net.at(time, Event::Node { node, life: link.node_life, what: NodeEvent::Resumed });
+    }
+
+    /// The node is gone; the next one of this number has a life of its own.
+    pub(crate) fn forget_node(&mut self, node: usize, life: u32) {
+        let link = &mut self.links[node];
+        *link = Link { up: link.up, number: link.number + 1, node_life: life, ..Link::default() };
+    }
+
+    /// The broker starts again and remembers nothing.
+    pub(crate) fn flush(&mut self) {
+        self.streams.clear();
+    }
+
+    /// The history of every channel is removed. Offsets go on.
+    pub(crate) fn clear_history(&mut self) {
+        self.streams.values_mut().for_each(Stream::clear);
+    }
+
+    /// Where a channel's stream ends; `None` if it has none.
+    pub(crate) fn top(&mut self, channel: &Channel, net: &mut Net) -> Option<StreamPosition> {
+        self.retention(channel).keeps_history().then(|| self.page(channel, HistoryFilter::default(), net).top)
+    }
+
+    /// How many subscriptions of channels the nodes have.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.links.iter().map(|link| link.asked.len()).sum()
+    }
+
+    pub(crate) fn retention(&self, channel: &Channel) -> Retention {
+        self.rules.options(channel).expect("only channels with options are used").retention()
+    }
+
+    fn append(
+        &mut self,
+        channel: &Channel,
+        mut publication: Publication,
+        net: &mut Net,
+        checkers: &mut Checkers,
+    ) {
+        let retention = self.retention(channel);
+        if retention.keeps_history() {
+            let now = net.now;
+            self.stream(channel, net).append(now, &mut publication, retention, STREAM_BYTES_MAX);
+        }
+        checkers.published(channel, &publication);
+        trace(net.now, || format!("published {channel} {:?}", publication.position));
+        for (node, link) in self.links.iter_mut().enumerate() {
+            if !link.subscribed.contains(channel) {
+                continue;
+            }
+            if net.dice.chance(net.plan.dropped_publications) {
+                net.stats.count("publications dropped");
+                trace(net.now, || format!("  dropped on the way to node {node}"));
+                continue;
+            }
+            let latency = net.dice.within(1..60);
+            let time = link.lane.arrival(net.now, latency);
+            let (channel, publication) = (channel.clone(), publication.clone());
+            let what = NodeEvent::Publication { link: link.number, channel, publication };
+            net.at(time, Event::Node { node, life: link.node_life, what });
+        }
+    }
+
+    fn page(&mut self, channel: &Channel, filter: HistoryFilter, net: &mut Net) -> HistoryPage {
+        self.stream(channel, net).page(filter)
+    }
+
+    fn stream(&mut self, channel: &Channel, net: &mut Net) -> &mut Stream {
+        let epoch = || Stream::new(Epoch::from_random(net.dice.roll()));
+        self.streams.entry(channel.clone()).or_insert_with(epoch)
+    }
+}
+
+impl Link {
+    fn subscribe(&mut self, node: usize, channel: Channel, net: &mut Net) {
+        self.subscribed.insert(channel.clone());
+        let latency = net.dice.within(1..30);
+        let time = self.lane.arrival(net.now, latency);
+        let what = NodeEvent::Subscribed { link: self.number, channel };
+        net.at(time, Event::Node { node, life: self.node_life, what });
+    }
+}

@@ -1,0 +1,301 @@
+//! A model of a client library: connects to any node, subscribes, recovers, comes back after whatever happens, and
+//! lets the checkers look at all it gets.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use shared::channel::Channel;
+use shared::command::{Command, Connect, Request, Subscribe};
+use shared::protocol::centrifuge::json::client::{Answer, Received, decode_frame, encode_command};
+
+use crate::broker::Broker;
+use crate::checkers::{Checkers, Kind, Reader};
+use crate::network::{ClientEvent, Event, Net, NodeEvent, trace};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Off,
+    Asked,
+    On,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    kind: Kind,
+    state: State,
+    wanted: bool,
+    reader: Reader,
+}
+
+/// What a reply will be to.
+#[derive(Debug)]
+enum Asked {
+    Connect,
+    Subscribe { channel: Channel, from: Option<(String, u64)> },
+    Unsubscribe { channel: Channel },
+    Publish,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    index: usize,
+    pub(crate) wire: Option<u64>,
+    connected: bool,
+    leaving: bool,
+    next_id: u32,
+    asked: BTreeMap<u32, Asked>,
+    subscriptions: BTreeMap<Channel, Subscription>,
+}
+
+impl Client {
+    pub(crate) fn new(index: usize, wants: impl IntoIterator<Item = (Channel, Kind)>, net: &mut Net) -> Self {
+        let subscription = |(channel, kind): (Channel, Kind)| {
+            let reader = Reader::new(channel.clone(), kind);
+            (channel, Subscription { kind, state: State::Off, wanted: true, reader })
+        };
+        let client = Self {
+            index,
+            wire: None,
+            connected: false,
+            leaving: false,
+            next_id: 0,
+            asked: BTreeMap::new(),
+            subscriptions: wants.into_iter().map(subscription).collect(),
+        };
+        client.later(0..1000, ClientEvent::Connect, net);
+        client.later(500..3000, ClientEvent::Churn, net);
+        client
+    }
+
+    /// A connection to a node was begun.
+    pub(crate) fn open(&mut self, wire: u64, net: &mut Net) {
+        self.wire = Some(wire);
+        let mut frame = BytesMut::new();
+        self.command(Request::Connect(Connect::default()), Asked::Connect, &mut frame);
+        let channels: Vec<_> = self.subscriptions.keys().cloned().collect();
+        for channel in channels {
+            self.ask_to_subscribe(&channel, &mut frame);
+        }
+        self.send(frame, net);
+    }
+
+    pub(crate) fn handle(
+        &mut self,
+        what: ClientEvent,
+        broker: &mut Broker,
+        net: &mut Net,
+        checkers: &Checkers,
+    ) {
+        match what {
+            ClientEvent::Connect => {}
+            ClientEvent::Reads { wire, message } => {
+                if let Some(wire) = net.wires.get_mut(&wire) {
+                    wire.bytes_on_their_way -= message.len();
+                }
+                if self.wire == Some(wire) && !net.wires[&wire].cut {
+                    self.read(&message, net, checkers);
+                }
+            }
+            ClientEvent::Closed { wire, code } => {
+                if self.wire == Some(wire) {
+                    trace(net.now, || format!("client {} is closed: {code}", self.index));
+                    assert!([1006, 3008, 3012].contains(&code), "closed with {code}");
+                    self.disconnected();
+                    self.later(100..2000, ClientEvent::Connect, net);
+                }
+            }
+            ClientEvent::Subscribe(channel) => {
+                let mut frame = BytesMut::new();
+                if let Some(subscription) = self.subscriptions.get_mut(&channel) {
+                    subscription.wanted = true;
+                }
+                self.ask_to_subscribe(&channel, &mut frame);
+                self.send(frame, net);
+            }
+            ClientEvent::Churn => self.churn(broker, net),
+        }
+    }
+
+    /// From now on it only wants what it subscribed to at first.
+    pub(crate) fn settle(&mut self, net: &mut Net) {
+        for (channel, subscription) in &self.subscriptions {
+            if !subscription.wanted {
+                self.later(0..100, ClientEvent::Subscribe(channel.clone()), net);
+            }
+        }
+    }
+
+    pub(crate) fn leave(&mut self, net: &mut Net) {
+        self.leaving = true;
+        if let Some(wire) = self.wire {
+            net.up(wire, |wire| NodeEvent::Closed { wire });
+        }
+        self.disconnected();
+    }
+
+    pub(crate) fn wants_to_connect(&self) -> bool {
+        self.wire.is_none() && !self.leaving
+    }
+
+    pub(crate) fn check_end(&self, broker: &mut Broker, net: &mut Net, checkers: &Checkers) {
+        assert!(self.connected, "client {} did not come back", self.index);
+        for (channel, subscription) in &self.subscriptions {
+            let state = subscription.state;
+            assert_eq!(state, State::On, "client {} did not come back to {channel}", self.index);
+            subscription.reader.check_end(broker.top(channel, net), checkers);
+        }
+    }
+
+    fn read(&mut self, message: &[u8], net: &mut Net, checkers: &Checkers) {
+        let frame = std::str::from_utf8(message).expect("text");
+        trace(net.now, || format!("client {} reads {}", self.index, frame.replace('\n', "⏎")));
+        for received in decode_frame(frame) {
+            match received.expect("the gateway speaks its protocol") {
+                Received::Ping => net.up(self.wire.expect("it reads"), |wire| NodeEvent::Reads {
+                    wire,
+                    message: Bytes::from_static(b"{}"),
+                }),
+                Received::Publication { channel, publication } => {
+                    let subscription =
+                        self.subscriptions.get_mut(&*channel).expect("only what was asked for");
+                    assert_eq!(
+                        subscription.state,
+                        State::On,
+                        "a publication in {channel} without a subscription"
+                    );
+                    subscription.reader.get(&publication, checkers);
+                    net.stats.count("publications checked");
+                }
+                Received::Unsubscribed { channel, code } => {
+                    assert_eq!(code, 2500, "nothing else ends a subscription here");
+                    let (channel, subscription) = self.subscription(&channel);
+                    assert_eq!(subscription.state, State::On, "the end of {channel} before its beginning");
+                    subscription.state = State::Off;
+                    self.later(50..500, ClientEvent::Subscribe(channel), net);
+                }
+                Received::Reply { id, outcome } => {
+                    let asked = self.asked.remove(&id).expect("a reply answers a command, once");
+                    match outcome {
+                        Ok(answer) => self.on_answer(asked, answer, net, checkers),
+                        Err(refusal) => {
+                            assert_eq!(refusal.code, 100, "{asked:?}: {refusal:?}");
+                            let Asked::Subscribe { channel, .. } = asked else { panic!("{asked:?} failed") };
+                            let (_, subscription) = self.subscription(channel.as_str());
+                            subscription.state = State::Off;
+                            net.stats.count("subscribes refused");
+                            self.later(200..1500, ClientEvent::Subscribe(channel), net);
+                        }
+                    }
+                }
+                Received::Other => panic!("{frame} is of no kind that a gateway sends"),
+            }
+        }
+    }
+
+    fn on_answer(&mut self, asked: Asked, answer: Answer<'_>, net: &mut Net, checkers: &Checkers) {
+        match (asked, answer) {
+            (Asked::Connect, Answer::Connect(_)) => self.connected = true,
+            (Asked::Subscribe { channel, from }, Answer::Subscribe(result)) => {
+                let (_, subscription) = self.subscription(channel.as_str());
+                assert_eq!(subscription.state, State::Asked);
+                subscription.state = State::On;
+                if subscription.reader.begin(from.as_ref(), &result, checkers) {
+                    net.stats.count("told that recovery failed");
+                } else if from.is_some() {
+                    net.stats.count("recoveries");
+                }
+            }
+            (Asked::Unsubscribe { channel }, Answer::Other) => {
+                let (channel, subscription) = self.subscription(channel.as_str());
+                // The node may have ended it first, and then it was asked for again already.
+                if subscription.state == State::On {
+                    subscription.state = State::Off;
+                }
+                self.later(300..3000, ClientEvent::Subscribe(channel), net);
+            }
+            (Asked::Publish, Answer::Other) => net.stats.count("publications by clients"),
+            (asked, answer) => panic!("{answer:?} does not answer {asked:?}"),
+        }
+    }
+
+    /// Now and then a subscription is given up for a while, and something is published.
+    fn churn(&mut self, broker: &mut Broker, net: &mut Net) {
+        if !net.plan.churn {
+            return;
+        }
+        self.later(500..3000, ClientEvent::Churn, net);
+        let at = net.dice.index(self.subscriptions.len());
+        let (channel, subscription) = self.subscriptions.iter_mut().nth(at).expect("an index within");
+        let channel = channel.clone();
+        if !self.connected {
+            return;
+        }
+        let mut frame = BytesMut::new();
+        if net.dice.chance(300) {
+            let data = Broker::payload(broker.number());
+            let request = Request::Publish { channel: channel.as_str().into(), data };
+            self.command(request, Asked::Publish, &mut frame);
+        } else if subscription.state == State::On && subscription.wanted {
+            subscription.wanted = false;
+            let request = Request::Unsubscribe { channel: channel.as_str().into() };
+            self.command(request, Asked::Unsubscribe { channel }, &mut frame);
+        }
+        self.send(frame, net);
+    }
+
+    fn ask_to_subscribe(&mut self, channel: &Channel, frame: &mut BytesMut) {
+        let Some(subscription) = self.subscriptions.get_mut(channel) else { return };
+        if !subscription.wanted || subscription.state != State::Off || self.wire.is_none() {
+            return;
+        }
+        subscription.state = State::Asked;
+        let recoverable = subscription.kind == Kind::Recoverable;
+        let from = subscription.reader.position.clone().filter(|_| recoverable);
+        let (epoch, offset) = from.clone().unwrap_or_default();
+        let subscribe = Subscribe {
+            channel: channel.as_str().into(),
+            recover: from.is_some(),
+            epoch: epoch.into(),
+            offset,
+            recoverable,
+            positioned: subscription.kind == Kind::Positioned,
+            ..Subscribe::default()
+        };
+        let asked = Asked::Subscribe { channel: channel.clone(), from };
+        self.command(Request::Subscribe(subscribe), asked, frame);
+    }
+
+    fn command(&mut self, request: Request, asked: Asked, frame: &mut BytesMut) {
+        self.next_id += 1;
+        self.asked.insert(self.next_id, asked);
+        if !frame.is_empty() {
+            frame.put_u8(b'\n');
+        }
+        encode_command(&Command { id: self.next_id, request }, frame);
+    }
+
+    fn send(&mut self, frame: BytesMut, net: &mut Net) {
+        let Some(wire) = self.wire.filter(|_| !frame.is_empty()) else { return };
+        trace(net.now, || format!("client {} writes {frame:?}", self.index));
+        net.up(wire, |wire| NodeEvent::Reads { wire, message: frame.freeze() });
+    }
+
+    fn disconnected(&mut self) {
+        self.wire = None;
+        self.connected = false;
+        self.asked.clear();
+        for subscription in self.subscriptions.values_mut() {
+            subscription.state = State::Off;
+        }
+    }
+
+    fn subscription(&mut self, channel: &str) -> (Channel, &mut Subscription) {
+        let channel = Channel::parse(channel, 255).expect("a channel");
+        let subscription = self.subscriptions.get_mut(&channel).expect("only what was asked for");
+        (channel, subscription)
+    }
+
+    fn later(&self, delay: std::ops::Range<u64>, what: ClientEvent, net: &mut Net) {
+        net.after(delay, Event::Client { client: self.index, what });
+    }
+}

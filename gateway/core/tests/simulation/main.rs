@@ -1,0 +1,110 @@
+//! The promises of the gateway, held to under faults: nodes with real sessions, hubs and feeds, wired as the shell
+//! wires them, in virtual time, with everything that can go wrong decided by one seed.
+//!
+//! To look at one seed: `SIMULATION_SEED=7 cargo test -p gateway-core --test simulation`. It prints what happened.
+//! To try more of them: `SIMULATION_SEEDS=10000`.
+
+mod broker;
+mod checkers;
+mod client;
+mod cluster;
+mod network;
+mod node;
+mod worker;
+
+use std::panic::catch_unwind;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use network::{Stats, start_trace, take_trace};
+
+const SEEDS: u64 = 240;
+const THREADS: usize = 4;
+/// Lines of what happened before a promise was broken.
+const TRACE_LINES_SHOWN: usize = 150;
+
+#[test]
+fn promises_are_kept_under_every_seed() {
+    if let Some(seed) = number_from("SIMULATION_SEED") {
+        start_trace();
+        let result = catch_unwind(|| cluster::run(seed));
+        take_trace().iter().for_each(|line| println!("{line}"));
+        println!("{:#?}", result.expect("the seed keeps its promises").0);
+        return;
+    }
+    let seeds = number_from("SIMULATION_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(0);
+    let (all, broken) = (Mutex::new(Stats::default()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&seed| seed < seeds)
+                {
+                    match catch_unwind(|| cluster::run(seed)) {
+                        Ok(stats) => {
+                            let mut all = all.lock().unwrap();
+                            stats.0.iter().for_each(|(what, count)| *all.0.entry(what).or_default() += count);
+                        }
+                        Err(_) => {
+                            broken.lock().unwrap().push(seed);
+                            next.store(seeds, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if let Some(seed) = broken.into_inner().unwrap().into_iter().min() {
+        start_trace();
+        let _ = catch_unwind(|| cluster::run(seed));
+        let lines = take_trace();
+        let shown = lines.len().saturating_sub(TRACE_LINES_SHOWN);
+        lines[shown..].iter().for_each(|line| eprintln!("{line}"));
+        panic!("seed {seed} breaks a promise: SIMULATION_SEED={seed} runs it alone");
+    }
+    let all = all.into_inner().unwrap().0;
+    println!("{all:#?}");
+    for what in STRIKES {
+        assert!(all.contains_key(what), "no seed has any {what:?}, so nothing was tried there");
+    }
+}
+
+#[test]
+fn the_same_seed_happens_in_the_same_way() {
+    let happened = || {
+        start_trace();
+        cluster::run(5);
+        take_trace()
+    };
+    let (first, second) = (happened(), happened());
+    assert!(first.len() > 1000);
+    assert!(first == second);
+}
+
+/// What every run over many seeds must contain.
+const STRIKES: [&str; 19] = [
+    "connections cut",
+    "deliveries",
+    "gaps dealt with",
+    "gaps found by a look",
+    "gaps found by a publication",
+    "histories removed",
+    "inbox overflows",
+    "links lost",
+    "lost with a link",
+    "nodes crashed",
+    "publications by clients",
+    "publications checked",
+    "publications dropped",
+    "recoveries",
+    "silent clients closed",
+    "slow clients closed",
+    "streams reset",
+    "told of a hole",
+    "told that recovery failed",
+];
+
+#[expect(clippy::disallowed_methods, reason = "which seeds to try is for whoever runs the tests to say")]
+fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}

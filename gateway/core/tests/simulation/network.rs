@@ -1,0 +1,370 @@
+//! Time, chance, and everything that is on its way from one place to another.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+use gateway_core::effect::Ticket;
+use gateway_core::feed::Look;
+use gateway_core::history::{HistoryFilter, HistoryPage};
+use shared::channel::Channel;
+use shared::moment::Moment;
+use shared::position::StreamPosition;
+use shared::publication::Publication;
+
+/// Bytes on their way to one client, beyond which it counts as slow.
+pub(crate) const OUTBOX_BYTES_MAX: usize = 1500;
+
+/// Something that happens at a time.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Broker(Ask),
+    Node {
+        node: usize,
+        life: u32,
+        what: NodeEvent,
+    },
+    Client {
+        client: usize,
+        what: ClientEvent,
+    },
+    /// The application publishes in some channel.
+    Publish,
+    Fault,
+    LinkUp {
+        node: usize,
+    },
+    Restart {
+        node: usize,
+    },
+}
+
+/// What reaches the broker.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) node: usize,
+    pub(crate) life: u32,
+    pub(crate) what: Question,
+}
+
+#[derive(Debug)]
+pub(crate) enum Question {
+    Subscribe(Channel),
+    Unsubscribe(Channel),
+    History(Channel, HistoryFilter, Purpose),
+    Positions(Vec<Channel>, Look),
+    Publish(Channel, Publication, u64, Ticket),
+}
+
+/// What a read of history is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    Join { wire: u64, ticket: Ticket },
+    Mend,
+}
+
+/// What reaches a node.
+#[derive(Debug)]
+pub(crate) enum NodeEvent {
+    /// Over the link with this number: what was on an earlier one is lost.
+    Publication {
+        link: u32,
+        channel: Channel,
+        publication: Publication,
+    },
+    Subscribed {
+        link: u32,
+        channel: Channel,
+    },
+    Resumed,
+    History {
+        channel: Channel,
+        page: Option<HistoryPage>,
+        purpose: Purpose,
+    },
+    Positions {
+        look: Look,
+        tops: Vec<(Channel, StreamPosition)>,
+    },
+    Published {
+        wire: u64,
+        ticket: Ticket,
+    },
+    Linger {
+        channel: Channel,
+        generation: u32,
+    },
+    Check,
+    LookAgain {
+        channel: Channel,
+    },
+    MendAgain {
+        channel: Channel,
+        since: u64,
+    },
+    WorkerRuns {
+        worker: usize,
+    },
+    WorkerTimer {
+        worker: usize,
+    },
+    Opened {
+        wire: u64,
+    },
+    Reads {
+        wire: u64,
+        message: Bytes,
+    },
+    Closed {
+        wire: u64,
+    },
+}
+
+/// What reaches a client.
+#[derive(Debug)]
+pub(crate) enum ClientEvent {
+    Connect,
+    Reads { wire: u64, message: Bytes },
+    Closed { wire: u64, code: u16 },
+    Subscribe(Channel),
+    Churn,
+}
+
+/// Random numbers that are the same for the same seed, everywhere and for ever (splitmix64).
+#[derive(Debug)]
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    pub(crate) fn within(&mut self, range: Range<u64>) -> u64 {
+        range.start + self.roll() % (range.end - range.start)
+    }
+
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        (self.roll() % length as u64) as usize
+    }
+
+    /// True so many times in a thousand.
+    pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
+        self.roll() % 1000 < per_mille
+    }
+}
+
+/// Keeps what goes over it in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lane {
+    last: u64,
+}
+
+impl Lane {
+    pub(crate) fn arrival(&mut self, now: Moment, latency: u64) -> u64 {
+        self.last = self.last.max(now.0 + latency);
+        self.last
+    }
+}
+
+/// One client's connection to one node.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) client: usize,
+    pub(crate) node: usize,
+    pub(crate) life: u32,
+    pub(crate) up: Lane,
+    pub(crate) down: Lane,
+    /// Nothing gets through any more, and not everybody knows.
+    pub(crate) cut: bool,
+    /// Milliseconds that every message to the client takes longer than the one before.
+    pub(crate) drag: u64,
+    pub(crate) bytes_on_their_way: usize,
+}
+
+/// What goes wrong under one seed, in a thousand times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) dropped_publications: u64,
+    pub(crate) failed_reads: u64,
+    pub(crate) slow_clients: u64,
+    pub(crate) churn: bool,
+    pub(crate) faults: bool,
+    /// Publications that fit into a worker's inbox.
+    pub(crate) inbox: usize,
+    pub(crate) holes: Holes,
+}
+
+/// In which channels the plan can leave a hole that a subscriber has to be told of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Holes {
+    /// Nothing is lost, so in none.
+    #[default]
+    None,
+    /// Whatever is lost can be read from history, where that is long enough.
+    InShortHistories,
+    Anywhere,
+}
+
+/// How often what happened, over all seeds: a fault that never strikes proves nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stats(pub(crate) BTreeMap<&'static str, u64>);
+
+impl Stats {
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+}
+
+/// What lies between the broker, the nodes and the clients.
+#[derive(Debug)]
+pub(crate) struct Net {
+    pub(crate) now: Moment,
+    pub(crate) dice: Dice,
+    pub(crate) plan: Plan,
+    pub(crate) stats: Stats,
+    pub(crate) wires: BTreeMap<u64, Wire>,
+    next_wire: u64,
+    asks: BTreeMap<usize, Lane>,
+    agenda: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+}
+
+impl Net {
+    pub(crate) fn new(seed: u64, plan: Plan) -> Self {
+        Self {
+            now: Moment::ZERO,
+            dice: Dice(seed),
+            plan,
+            stats: Stats::default(),
+            wires: BTreeMap::new(),
+            next_wire: 0,
+            asks: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            next_event: 0,
+        }
+    }
+
+    pub(crate) fn at(&mut self, time: u64, event: Event) {
+        self.next_event += 1;
+        self.agenda.insert((time.max(self.now.0), self.next_event), event);
+    }
+
+    pub(crate) fn after(&mut self, delay: Range<u64>, event: Event) {
+        let delay = self.dice.within(delay);
+        self.at(self.now.0 + delay, event);
+    }
+
+    /// The next event before `end`, and its time is now.
+    pub(crate) fn next(&mut self, end: u64) -> Option<Event> {
+        let entry = self.agenda.first_entry()?;
+        if entry.key().0 > end {
+            self.now = Moment(end);
+            return None;
+        }
+        self.now = Moment(entry.key().0);
+        Some(entry.remove())
+    }
+
+    pub(crate) fn send_to_node(&mut self, node: usize, life: u32, delay: Range<u64>, what: NodeEvent) {
+        self.after(delay, Event::Node { node, life, what });
+    }
+
+    /// Subscriptions stay in order, everything else may overtake.
+    pub(crate) fn ask_broker(&mut self, node: usize, life: u32, what: Question) {
+        let latency = self.dice.within(1..30);
+        let time = match what {
+            Question::Subscribe(_) | Question::Unsubscribe(_) => {
+                self.asks.entry(node).or_default().arrival(self.now, latency)
+            }
+            _ => self.now.0 + latency,
+        };
+        self.at(time, Event::Broker(Ask { node, life, what }));
+    }
+
+    pub(crate) fn open_wire(&mut self, client: usize, node: usize, life: u32) -> u64 {
+        self.next_wire += 1;
+        let drag = if self.dice.chance(self.plan.slow_clients) { 300 } else { 0 };
+        let wire = Wire {
+            client,
+            node,
+            life,
+            up: Lane::default(),
+            down: Lane::default(),
+            cut: false,
+            drag,
+            bytes_on_their_way: 0,
+        };
+        self.wires.insert(self.next_wire, wire);
+        self.up(self.next_wire, |wire| NodeEvent::Opened { wire });
+        self.next_wire
+    }
+
+    /// From the client to its node, in order.
+    pub(crate) fn up(&mut self, id: u64, what: impl FnOnce(u64) -> NodeEvent) {
+        let latency = self.dice.within(1..40);
+        let Some(wire) = self.wires.get_mut(&id).filter(|wire| !wire.cut) else { return };
+        let time = wire.up.arrival(self.now, latency);
+        let (node, life) = (wire.node, wire.life);
+        self.at(time, Event::Node { node, life, what: what(id) });
+    }
+
+    /// From the node to the client, in order. False if too much is on its way.
+    pub(crate) fn down(&mut self, id: u64, message: Bytes) -> bool {
+        let latency = self.dice.within(1..40);
+        let Some(wire) = self.wires.get_mut(&id).filter(|wire| !wire.cut) else { return true };
+        wire.bytes_on_their_way += message.len();
+        if wire.bytes_on_their_way > OUTBOX_BYTES_MAX && wire.drag > 0 {
+            return false;
+        }
+        let after_the_last = wire.down.last.saturating_sub(self.now.0) + wire.drag;
+        let time = wire.down.arrival(self.now, latency.max(after_the_last));
+        let client = wire.client;
+        self.at(time, Event::Client { client, what: ClientEvent::Reads { wire: id, message } });
+        true
+    }
+
+    /// A subscriber was told of a hole.
+    pub(crate) fn told(&mut self, channel: &Channel) {
+        self.stats.count("told of a hole");
+        let may_be = match self.plan.holes {
+            Holes::None => false,
+            Holes::InShortHistories => channel.as_str().starts_with("short:"),
+            Holes::Anywhere => true,
+        };
+        assert!(may_be, "a subscriber of {channel} was told of a hole that there cannot be");
+    }
+
+    /// The node says goodbye, after everything it sent.
+    pub(crate) fn close(&mut self, id: u64, code: u16) {
+        let Some(wire) = self.wires.get_mut(&id).filter(|wire| !wire.cut) else { return };
+        let time = wire.down.arrival(self.now, 5);
+        let client = wire.client;
+        self.at(time, Event::Client { client, what: ClientEvent::Closed { wire: id, code } });
+    }
+}
+
+thread_local! {
+    static TRACE: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// From now on, [`trace`] keeps what it is told, for the seed that is looked at.
+pub(crate) fn start_trace() {
+    TRACE.with_borrow_mut(|lines| *lines = Some(Vec::new()));
+}
+
+pub(crate) fn take_trace() -> Vec<String> {
+    TRACE.with_borrow_mut(|lines| lines.take().unwrap_or_default())
+}
+
+pub(crate) fn trace(now: Moment, line: impl FnOnce() -> String) {
+    TRACE.with_borrow_mut(|lines| {
+        if let Some(lines) = lines {
+            lines.push(format!("{:>6} {}", now.0, line()));
+        }
+    });
+}

@@ -1,0 +1,302 @@
+//! One gateway node as the shell wires it: workers with their hubs, a feed for each channel, and what it asks of the
+//! broker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_core::effect::{Join, Outcome, OutcomeResult, Ticket};
+use gateway_core::feed::{Admission, Check, Delivery, Feed, Look, Mended};
+use gateway_core::history::HistoryFilter;
+use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, Variants};
+use gateway_core::session::Context;
+use shared::channel::Channel;
+use shared::error::ErrorCode;
+use shared::protocol::Protocol;
+
+use crate::network::{Net, NodeEvent, Purpose, Question, trace};
+use crate::worker::{Wish, Worker};
+
+pub(crate) const WORKERS: usize = 2;
+/// Publications that one read of history brings while a gap is mended: few, so that several reads are needed.
+const MEND_PAGE: u32 = 5;
+/// Milliseconds between two looks at the positions of all channels.
+const CHECK_EVERY: u64 = 3_000;
+
+/// What a node keeps of a channel.
+#[derive(Debug, Default)]
+struct Local {
+    feed: Feed,
+    interest: [bool; WORKERS],
+    subscribed: bool,
+    /// Counts how often interest came and went, so that an unsubscription that is no longer wanted is not made.
+    generation: u32,
+    /// Joins that wait for the broker to deliver the channel.
+    waiting: Vec<(u64, Join)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) index: usize,
+    pub(crate) life: u32,
+    pub(crate) workers: Vec<Worker>,
+    channels: BTreeMap<Channel, Local>,
+    /// The worker of each connection, and its place there.
+    places: BTreeMap<u64, (usize, u32)>,
+    variants: Arc<Variants>,
+}
+
+/// What all nodes have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) context: Arc<Context>,
+    pub(crate) protocol: Arc<dyn Protocol>,
+    pub(crate) variants: Arc<Variants>,
+}
+
+impl Node {
+    pub(crate) fn new(index: usize, life: u32, common: &Common, net: &mut Net) -> Self {
+        let small = net.dice.chance(300);
+        let publications = if small { 2 } else { HELD_PUBLICATIONS_MAX };
+        let limits = HoldLimits { publications, ..HoldLimits::default() };
+        let now = net.now;
+        let workers = (0..WORKERS).map(|worker| Worker::new(index, life, worker, common, now, limits));
+        net.send_to_node(index, life, 0..CHECK_EVERY, NodeEvent::Check);
+        Self {
+            index,
+            life,
+            workers: workers.collect(),
+            channels: BTreeMap::new(),
+            places: BTreeMap::new(),
+            variants: common.variants.clone(),
+        }
+    }
+
+    pub(crate) fn handle(&mut self, what: NodeEvent, link: u32, net: &mut Net) {
+        match what {
+            NodeEvent::Publication { link: over, channel, publication } if over == link => {
+                let Some(local) = self.channels.get_mut(&channel) else { return };
+                match local.feed.admit(publication) {
+                    Admission::Deliver(publication) => {
+                        self.deliver(&channel, vec![Delivery::Publication(publication)], net);
+                    }
+                    Admission::Gap { since } => {
+                        net.stats.count("gaps found by a publication");
+                        self.read_missing(channel, since, net);
+                    }
+                    Admission::Held | Admission::Duplicate => {}
+                }
+            }
+            NodeEvent::Subscribed { link: over, channel } if over == link => {
+                self.on_subscribed(&channel, net)
+            }
+            NodeEvent::Publication { .. } | NodeEvent::Subscribed { .. } => {
+                net.stats.count("lost with a link");
+            }
+            NodeEvent::Resumed => self.look(None, Look::AfterLoss, net),
+            NodeEvent::Check => {
+                self.look(None, Look::Routine, net);
+                net.send_to_node(self.index, self.life, CHECK_EVERY..CHECK_EVERY + 1, NodeEvent::Check);
+            }
+            NodeEvent::LookAgain { channel } => self.look(Some(channel), Look::Routine, net),
+            NodeEvent::Positions { look, tops } => {
+                for (channel, top) in tops {
+                    let Some(local) = self.channels.get_mut(&channel) else { continue };
+                    match local.feed.check(top, look) {
+                        Check::Fine => {}
+                        Check::Suspicious => {
+                            let again = NodeEvent::LookAgain { channel };
+                            net.send_to_node(self.index, self.life, 500..501, again);
+                        }
+                        Check::Missing { since } => {
+                            net.stats.count("gaps found by a look");
+                            self.read_missing(channel, since, net);
+                        }
+                        Check::Lost(position) => {
+                            net.stats.count("streams found replaced");
+                            self.deliver(&channel, vec![Delivery::Lost(position)], net);
+                        }
+                    }
+                }
+            }
+            NodeEvent::History { channel, page, purpose: Purpose::Mend } => {
+                let Some(local) = self.channels.get_mut(&channel) else { return };
+                let failed = page.is_none();
+                let Mended { deliveries, again } = match page {
+                    Some(page) => local.feed.mend(page),
+                    None => local.feed.mend_failed(),
+                };
+                self.deliver(&channel, deliveries, net);
+                match again {
+                    Some(since) if failed => {
+                        let again = NodeEvent::MendAgain { channel, since };
+                        net.send_to_node(self.index, self.life, 50..200, again);
+                    }
+                    Some(since) => self.read_missing(channel, since, net),
+                    None => net.stats.count("gaps dealt with"),
+                }
+            }
+            NodeEvent::MendAgain { channel, since } => self.read_missing(channel, since, net),
+            NodeEvent::History { channel, page, purpose: Purpose::Join { wire, ticket } } => {
+                let result = match page {
+                    Some(page) => {
+                        if let Some(local) = self.channels.get_mut(&channel) {
+                            local.feed.anchor(page.top);
+                        }
+                        Ok(Some(page))
+                    }
+                    None => Err(ErrorCode::Internal),
+                };
+                self.answer(wire, ticket, OutcomeResult::Joined(result), net);
+            }
+            NodeEvent::Published { wire, ticket } => {
+                self.answer(wire, ticket, OutcomeResult::Published(Ok(())), net);
+            }
+            NodeEvent::Linger { channel, generation } => {
+                if self.channels.get(&channel).is_some_and(|local| local.generation == generation) {
+                    self.channels.remove(&channel);
+                    net.ask_broker(self.index, self.life, Question::Unsubscribe(channel));
+                }
+            }
+            NodeEvent::WorkerRuns { worker } => {
+                self.workers[worker].run(net);
+                self.carry_out(worker, net);
+            }
+            NodeEvent::WorkerTimer { worker } => {
+                self.workers[worker].on_timer(net);
+                self.carry_out(worker, net);
+            }
+            NodeEvent::Opened { wire } => {
+                let worker = net.dice.index(WORKERS);
+                let key = self.workers[worker].open(wire, net);
+                self.places.insert(wire, (worker, key));
+                self.carry_out(worker, net);
+            }
+            NodeEvent::Reads { wire, message } => {
+                let Some(&(worker, key)) = self.places.get(&wire) else { return };
+                self.workers[worker].read(key, &message, net);
+                self.carry_out(worker, net);
+            }
+            NodeEvent::Closed { wire } => {
+                let Some(&(worker, key)) = self.places.get(&wire) else { return };
+                self.workers[worker].remove(key);
+                self.carry_out(worker, net);
+            }
+        }
+    }
+
+    /// Nothing is left of anyone.
+    pub(crate) fn check_empty(&self) {
+        for worker in &self.workers {
+            worker.check_empty();
+        }
+        assert!(self.channels.is_empty(), "node {} keeps {:?}", self.index, self.channels.keys());
+        assert!(self.places.is_empty(), "node {} keeps connections", self.index);
+    }
+
+    /// Does what a worker wished while it ran.
+    fn carry_out(&mut self, worker: usize, net: &mut Net) {
+        while let Some(wish) = self.workers[worker].wishes.pop_front() {
+            match wish {
+                Wish::Listen(channel) => {
+                    let new = !self.channels.contains_key(&channel);
+                    let local = self.channels.entry(channel.clone()).or_default();
+                    local.interest[worker] = true;
+                    local.generation += 1;
+                    if new {
+                        net.ask_broker(self.index, self.life, Question::Subscribe(channel));
+                    }
+                }
+                Wish::Forget(channel) => {
+                    let Some(local) = self.channels.get_mut(&channel) else { continue };
+                    local.interest[worker] = false;
+                    local.generation += 1;
+                    if local.interest == [false; WORKERS] {
+                        let generation = local.generation;
+                        let what = NodeEvent::Linger { channel, generation };
+                        net.send_to_node(self.index, self.life, 200..2000, what);
+                    }
+                }
+                Wish::Join(wire, join) => {
+                    let Some(local) = self.channels.get_mut(&join.channel) else { continue };
+                    if local.subscribed {
+                        self.read_for_join(wire, join, net);
+                    } else {
+                        local.waiting.push((wire, join));
+                    }
+                }
+                Wish::Publish(wire, ticket, channel, publication) => {
+                    let question = Question::Publish(channel, publication, wire, ticket);
+                    net.ask_broker(self.index, self.life, question);
+                }
+                Wish::Outcome(wire, outcome) => {
+                    let Some(&(worker, key)) = self.places.get(&wire) else { continue };
+                    self.workers[worker].outcome(key, outcome, net);
+                }
+                Wish::Gone(wire) => {
+                    self.places.remove(&wire);
+                }
+            }
+        }
+    }
+
+    fn on_subscribed(&mut self, channel: &Channel, net: &mut Net) {
+        let Some(local) = self.channels.get_mut(channel) else { return };
+        local.subscribed = true;
+        for (wire, join) in std::mem::take(&mut local.waiting) {
+            self.read_for_join(wire, join, net);
+        }
+    }
+
+    fn read_for_join(&mut self, wire: u64, join: Join, net: &mut Net) {
+        let ticket = join.ticket;
+        match join.history {
+            None => self.answer(wire, ticket, OutcomeResult::Joined(Ok(None)), net),
+            Some(filter) => {
+                let question = Question::History(join.channel, filter, Purpose::Join { wire, ticket });
+                net.ask_broker(self.index, self.life, question);
+            }
+        }
+    }
+
+    fn read_missing(&mut self, channel: Channel, since: u64, net: &mut Net) {
+        let filter = HistoryFilter { since: Some(since), limit: MEND_PAGE, reverse: false };
+        net.ask_broker(self.index, self.life, Question::History(channel, filter, Purpose::Mend));
+    }
+
+    fn look(&mut self, only: Option<Channel>, look: Look, net: &mut Net) {
+        let channels = match only {
+            Some(channel) => vec![channel],
+            None => {
+                let streamed = self.channels.iter().filter(|(_, local)| local.feed.position().is_some());
+                streamed.map(|(channel, _)| channel.clone()).collect()
+            }
+        };
+        net.ask_broker(self.index, self.life, Question::Positions(channels, look));
+    }
+
+    fn answer(&mut self, wire: u64, ticket: Ticket, result: OutcomeResult, net: &mut Net) {
+        let Some(&(worker, key)) = self.places.get(&wire) else { return };
+        self.workers[worker].outcome(key, Outcome { ticket, result }, net);
+        self.carry_out(worker, net);
+    }
+
+    /// Hands each delivery once to every worker with interest.
+    fn deliver(&mut self, channel: &Channel, deliveries: Vec<Delivery>, net: &mut Net) {
+        let Some(local) = self.channels.get(channel) else { return };
+        for delivery in deliveries {
+            trace(net.now, || format!("node {} delivers {channel} {delivery:?}", self.index));
+            let prepared = match delivery {
+                Delivery::Publication(publication) => {
+                    Ok(Prepared::new(channel.clone(), publication, net.now, &self.variants))
+                }
+                Delivery::Lost(position) => Err(position),
+            };
+            for worker in (0..WORKERS).filter(|&worker| local.interest[worker]) {
+                match &prepared {
+                    Ok(prepared) => self.workers[worker].push(prepared, net),
+                    Err(position) => self.workers[worker].push_lost(channel, *position, net),
+                }
+            }
+        }
+    }
+}

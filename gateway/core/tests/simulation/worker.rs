@@ -1,0 +1,340 @@
+//! One worker as the shell wires it: connections with their sessions, a hub, a timer wheel and an inbox.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use gateway_core::effect::{Effect, Identity, Join, Outcome, OutcomeResult, Ticket};
+use gateway_core::hub::{
+    EncodingId, HoldLimits, Hub, Interest, Prepared, PushFraming, Sink, Subscriber, Variant, Writable,
+};
+use gateway_core::session::{Opening, Session};
+use gateway_core::timer_wheel::TimerWheel;
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::framing::{Message, MessageKind};
+use shared::id::ClientId;
+use shared::position::StreamPosition;
+use shared::publication::Publication;
+use shared::push::UnsubscribeCode;
+use slab::Slab;
+
+use crate::network::{Net, NodeEvent, trace};
+use crate::node::Common;
+
+/// What a worker wants of its node.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    Listen(Channel),
+    Forget(Channel),
+    Join(u64, Join),
+    Publish(u64, Ticket, Channel, Publication),
+    /// What can be answered at once.
+    Outcome(u64, Outcome),
+    /// The connection is no more.
+    Gone(u64),
+}
+
+/// Messages as they are, without a framing.
+#[derive(Debug)]
+pub(crate) struct Bare;
+
+impl PushFraming for Bare {
+    fn headroom(&self) -> usize {
+        0
+    }
+
+    fn seal(&self, _: MessageKind, _: &mut BytesMut) -> usize {
+        0
+    }
+
+    fn deflate(&self, _: MessageKind, _: &[u8]) -> Option<Bytes> {
+        None
+    }
+}
+
+#[derive(Debug)]
+struct Connection {
+    wire: u64,
+    session: Session,
+}
+
+#[derive(Debug)]
+enum Item {
+    Publication(Arc<Prepared>),
+    Lost(Channel, StreamPosition),
+}
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    node: usize,
+    life: u32,
+    index: usize,
+    common: Common,
+    hub: Hub,
+    wheel: TimerWheel,
+    connections: Slab<Connection>,
+    inbox: Vec<Item>,
+    /// What did not fit into the inbox, up to the last.
+    overflow: BTreeMap<Channel, StreamPosition>,
+    is_to_run: bool,
+    wakes_at: Option<u64>,
+    pub(crate) wishes: VecDeque<Wish>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        node: usize,
+        life: u32,
+        index: usize,
+        common: &Common,
+        now: shared::moment::Moment,
+        limits: HoldLimits,
+    ) -> Self {
+        Self {
+            node,
+            life,
+            index,
+            common: common.clone(),
+            hub: Hub::new(limits),
+            wheel: TimerWheel::new(now),
+            connections: Slab::new(),
+            inbox: Vec::new(),
+            overflow: BTreeMap::new(),
+            is_to_run: false,
+            wakes_at: None,
+            wishes: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn open(&mut self, wire: u64, net: &mut Net) -> u32 {
+        let opening = Opening {
+            client: ClientId::from_random(u128::from(wire)),
+            protocol: self.common.protocol.clone(),
+            context: self.common.context.clone(),
+            seed: net.dice.roll(),
+        };
+        let session = Session::open(net.now, opening);
+        let key = self.connections.insert(Connection { wire, session }) as u32;
+        self.follow_up(key, net);
+        key
+    }
+
+    pub(crate) fn read(&mut self, key: u32, message: &[u8], net: &mut Net) {
+        let Some(connection) = self.connections.get_mut(key as usize) else { return };
+        connection.session.handle_message(net.now, Message { kind: MessageKind::Text, data: message });
+        self.follow_up(key, net);
+    }
+
+    pub(crate) fn outcome(&mut self, key: u32, outcome: Outcome, net: &mut Net) {
+        let Some(connection) = self.connections.get_mut(key as usize) else { return };
+        connection.session.handle_outcome(net.now, outcome);
+        self.follow_up(key, net);
+    }
+
+    /// Forgets a connection and all it listened to.
+    pub(crate) fn remove(&mut self, key: u32) {
+        let Some(connection) = self.connections.try_remove(key as usize) else { return };
+        let wishes = &mut self.wishes;
+        self.hub.remove_all(key, |channel, left| {
+            if left.last {
+                wishes.push_back(Wish::Forget(channel.clone()));
+            }
+        });
+        self.wheel.remove(key);
+        wishes.push_back(Wish::Gone(connection.wire));
+    }
+
+    pub(crate) fn push(&mut self, prepared: &Arc<Prepared>, net: &mut Net) {
+        if self.inbox.len() < net.plan.inbox {
+            self.inbox.push(Item::Publication(prepared.clone()));
+        } else {
+            net.stats.count("inbox overflows");
+            if let Some(position) = prepared.position() {
+                self.overflow.insert(prepared.channel().clone(), position);
+            }
+        }
+        self.wake(net);
+    }
+
+    pub(crate) fn push_lost(&mut self, channel: &Channel, position: StreamPosition, net: &mut Net) {
+        self.inbox.push(Item::Lost(channel.clone(), position));
+        self.wake(net);
+    }
+
+    /// Takes what is in the inbox, by channel.
+    pub(crate) fn run(&mut self, net: &mut Net) {
+        self.is_to_run = false;
+        let mut by_channel: BTreeMap<Channel, Vec<Arc<Prepared>>> = BTreeMap::new();
+        for item in std::mem::take(&mut self.inbox) {
+            match item {
+                Item::Publication(prepared) => {
+                    by_channel.entry(prepared.channel().clone()).or_default().push(prepared);
+                }
+                Item::Lost(channel, position) => {
+                    let before = by_channel.remove(&channel).unwrap_or_default();
+                    self.with_hub(net, |hub, writer| {
+                        hub.deliver(channel.as_str(), &before, writer);
+                        hub.lost(channel.as_str(), position, writer);
+                    });
+                }
+            }
+        }
+        for (channel, publications) in by_channel {
+            self.with_hub(net, |hub, writer| hub.deliver(channel.as_str(), &publications, writer));
+        }
+        for (channel, position) in std::mem::take(&mut self.overflow) {
+            self.with_hub(net, |hub, writer| hub.lost(channel.as_str(), position, writer));
+        }
+    }
+
+    pub(crate) fn on_timer(&mut self, net: &mut Net) {
+        self.wakes_at = None;
+        let mut due = Vec::new();
+        self.wheel.take_due(net.now, &mut due);
+        for key in due {
+            if let Some(connection) = self.connections.get_mut(key as usize) {
+                connection.session.handle_timeout(net.now);
+                self.follow_up(key, net);
+            }
+        }
+        self.schedule_timer(net);
+    }
+
+    pub(crate) fn check_empty(&self) {
+        assert_eq!(self.hub.interest(), Interest::default(), "a hub of node {} is not empty", self.node);
+        assert!(self.connections.is_empty(), "node {} keeps connections", self.node);
+        assert!(self.inbox.is_empty() && self.overflow.is_empty());
+    }
+
+    fn wake(&mut self, net: &mut Net) {
+        if !self.is_to_run {
+            self.is_to_run = true;
+            let what = NodeEvent::WorkerRuns { worker: self.index };
+            net.send_to_node(self.node, self.life, 0..20, what);
+        }
+    }
+
+    /// Has the hub do something, and then does what follows for those it told of a hole or could not write to.
+    fn with_hub(&mut self, net: &mut Net, act: impl FnOnce(&mut Hub, &mut Writer<'_>)) {
+        let mut writer = Writer { connections: &self.connections, net, told: Vec::new(), slow: Vec::new() };
+        act(&mut self.hub, &mut writer);
+        let Writer { told, slow, .. } = writer;
+        for (key, channel) in told {
+            net.told(&channel);
+            if let Some(connection) = self.connections.get_mut(key as usize) {
+                connection.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
+                self.follow_up(key, net);
+            }
+        }
+        for key in slow {
+            self.disconnect(key, Disconnect::SLOW, net);
+        }
+    }
+
+    fn disconnect(&mut self, key: u32, disconnect: Disconnect, net: &mut Net) {
+        if let Some(connection) = self.connections.get_mut(key as usize) {
+            connection.session.handle_disconnect(disconnect);
+            self.follow_up(key, net);
+        }
+    }
+
+    /// Carries out what a session wants, until it wants nothing.
+    fn follow_up(&mut self, key: u32, net: &mut Net) {
+        while let Some(connection) = self.connections.get_mut(key as usize) {
+            let Some(effect) = connection.session.poll_effect() else {
+                if let Some(at) = connection.session.poll_timeout() {
+                    self.wheel.schedule(key, at);
+                }
+                self.schedule_timer(net);
+                break;
+            };
+            let wire = connection.wire;
+            let answer = |ticket, result| Wish::Outcome(wire, Outcome { ticket, result });
+            trace(net.now, || format!("node {} wire {wire}: {effect:?}", self.node));
+            match effect {
+                Effect::Send(message) => {
+                    if !net.down(wire, message.data) {
+                        net.stats.count("slow clients closed");
+                        self.disconnect(key, Disconnect::SLOW, net);
+                    }
+                }
+                Effect::Close(disconnect) => {
+                    if disconnect == Disconnect::NO_PONG {
+                        net.stats.count("silent clients closed");
+                    }
+                    net.close(wire, disconnect.code);
+                    self.remove(key);
+                }
+                Effect::Authenticate { ticket, .. } => {
+                    let identity = Identity::default();
+                    self.wishes.push_back(answer(ticket, OutcomeResult::Authenticated(Ok(identity))));
+                }
+                Effect::Join(join) => {
+                    let subscriber = Subscriber {
+                        key,
+                        handle: -1,
+                        variant: Variant::plain(EncodingId::default()),
+                        positioned: join.positioned,
+                    };
+                    if self.hub.join(&join.channel, subscriber).first {
+                        self.wishes.push_back(Wish::Listen(join.channel.clone()));
+                    }
+                    self.wishes.push_back(Wish::Join(wire, join));
+                }
+                Effect::GoLive { channel, position } => {
+                    self.with_hub(net, |hub, writer| hub.go_live(channel.as_str(), key, position, writer));
+                }
+                Effect::Leave { channel } => {
+                    if self.hub.leave(channel.as_str(), key).is_some_and(|left| left.last) {
+                        self.wishes.push_back(Wish::Forget(channel));
+                    }
+                }
+                Effect::Publish { ticket, channel, publication, .. } => {
+                    self.wishes.push_back(Wish::Publish(wire, ticket, channel, publication));
+                }
+                other => panic!("no client here asks for {other:?}"),
+            }
+        }
+    }
+
+    fn schedule_timer(&mut self, net: &mut Net) {
+        let Some(due) = self.wheel.next_due() else { return };
+        if self.wakes_at.is_none_or(|at| at > due.0) {
+            self.wakes_at = Some(due.0);
+            let delay = due.since(net.now).as_millis() as u64;
+            let what = NodeEvent::WorkerTimer { worker: self.index };
+            net.send_to_node(self.node, self.life, delay..delay + 1, what);
+        }
+    }
+}
+
+/// Writes what the hub decides.
+struct Writer<'a> {
+    connections: &'a Slab<Connection>,
+    net: &'a mut Net,
+    told: Vec<(u32, Channel)>,
+    slow: Vec<u32>,
+}
+
+impl Sink for Writer<'_> {
+    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
+        for subscriber in subscribers {
+            let wire = self.connections[subscriber.key as usize].wire;
+            for prepared in publications {
+                let Writable::Frame(frame) = prepared.writable(subscriber.variant) else {
+                    panic!("every payload here has a JSON form");
+                };
+                self.net.stats.count("deliveries");
+                if !self.slow.contains(&subscriber.key) && !self.net.down(wire, frame.clone()) {
+                    self.net.stats.count("slow clients closed");
+                    self.slow.push(subscriber.key);
+                }
+            }
+        }
+    }
+
+    fn insufficient(&mut self, key: u32, channel: &Channel) {
+        self.told.push((key, channel.clone()));
+    }
+}

@@ -7,7 +7,7 @@ use clap::{Args, Parser, ValueEnum};
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
 ///
 /// Exit status: 0 when every threshold held, 1 when one did not, 2 when the run could not be made, 130 when it was
-/// interrupted (it still reports what it has).
+/// cut short by Ctrl-C or by its time limit (it still reports what it has).
 #[derive(Parser, Clone, Debug)]
 #[command(name = "tidegate-loadtest", version, max_term_width = 110, args_override_self = true)]
 pub struct Arguments {

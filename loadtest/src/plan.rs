@@ -98,12 +98,6 @@ impl Plan {
         (0..arguments.channels).map(|channel| format!("{}{channel}", arguments.channel_prefix))
     }
 
-    /// Deliveries that one publication to each channel makes, divided by the channels: the mean fan-out.
-    pub fn subscriptions(&self) -> u64 {
-        let arguments = &self.arguments.connections;
-        u64::from(arguments.connections) * u64::from(arguments.per_connection)
-    }
-
     /// The target of a connection's attempt. Attempts move on, so that a client leaves a dead gateway.
     pub fn target_of(&self, connection: u32, attempt: u32) -> &Target {
         &self.targets[(connection as usize + attempt as usize) % self.targets.len()]

@@ -107,6 +107,19 @@ async fn failed_connections_are_counted_by_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_gateways_and_source_addresses_take_turns() {
+    let (first, second) =
+        (Server::start(Behaviour::default()).await, Server::start(Behaviour::default()).await);
+    let line = "--connections 20 --rate 0 --duration 0.1 --sources 3 --threads 2";
+    let (_, report, printed) = run("turns", &first.url(), &format!("{line} --url {}", second.url())).await;
+    assert_eq!((first.upgrades(), second.upgrades(), report.connections.ready), (10, 10, 20), "{printed}");
+    let sources: Vec<_> = first.peers().into_iter().map(|peer| peer.ip().to_string()).collect();
+    for address in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
+        assert!(sources.iter().any(|source| source == address), "{sources:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_connections_come_back_and_recover_without_a_hole() {
     let fate = |number| if number == 40 { Fate::CloseAll(3008) } else { Fate::Deliver };
     let server = Server::start(Behaviour { fate, ..Behaviour::default() }).await;

@@ -145,7 +145,7 @@ impl Chart<'_> {
                 .filter(|tick| *tick <= scale.x_max)
                 .map(|tick| (tick, format!("{} s", number(tick))))
                 .collect(),
-            Horizontal::Percentile => [(0.0, "0 %"), (50.0, "50 %"), (90.0, "90 %"), (99.0, "99 %")]
+            Horizontal::Percentile => [(50.0, "50 %"), (90.0, "90 %"), (99.0, "99 %")]
                 .into_iter()
                 .chain([(99.9, "99.9 %"), (99.99, "99.99 %"), (99.999, "99.999 %"), (99.9999, "99.9999 %")])
                 .filter(|(tick, _)| position(Horizontal::Percentile, *tick) <= scale.x_max)
@@ -224,8 +224,8 @@ fn draw_line(line: &Line, scale: &Scale, out: &mut String) {
 fn position(horizontal: Horizontal, value: f64) -> f64 {
     match horizontal {
         Horizontal::Time => value,
-        // The last recorded value stands at 100 %, which lies at infinity: seven nines are enough for it.
-        Horizontal::Percentile => -((1.0 - value / 100.0).max(1e-7)).log10(),
+        // 100 % would lie at infinity: nine nines are enough for it.
+        Horizontal::Percentile => -((1.0 - value / 100.0).max(1e-9)).log10(),
     }
 }
 

@@ -56,6 +56,7 @@ impl Default for Behaviour {
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    hall: Arc<Hall>,
 }
 
 #[derive(Default)]
@@ -69,21 +70,38 @@ struct Hall {
     behaviour: Behaviour,
     channels: Mutex<HashMap<String, Channel>>,
     upgrades: AtomicU64,
+    peers: Mutex<Vec<SocketAddr>>,
 }
 
 impl Server {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let hall = Arc::new(Hall { behaviour, channels: Mutex::default(), upgrades: AtomicU64::new(0) });
+        let hall = Arc::new(Hall {
+            behaviour,
+            channels: Mutex::default(),
+            upgrades: AtomicU64::new(0),
+            peers: Mutex::default(),
+        });
+        let server = Self { address, hall: hall.clone() };
         tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, peer) = listener.accept().await.unwrap();
+                hall.peers.lock().unwrap().push(peer);
                 stream.set_nodelay(true).unwrap();
                 tokio::spawn(serve(hall.clone(), stream));
             }
         });
-        Self { address }
+        server
+    }
+
+    /// Who has connected.
+    pub(crate) fn peers(&self) -> Vec<SocketAddr> {
+        self.hall.peers.lock().unwrap().clone()
+    }
+
+    pub(crate) fn upgrades(&self) -> u64 {
+        self.hall.upgrades.load(Ordering::SeqCst)
     }
 
     pub(crate) fn url(&self) -> String {

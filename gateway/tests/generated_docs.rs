@@ -26,6 +26,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("broker", "src/broker/config.rs", "Config"),
     ("broker.memory", "src/broker/memory/config.rs", "Config"),
     ("redis", "src/broker/redis/config.rs", "Config"),
+    ("redis", "src/broker/redis/config.rs", "Config"),
     ("drain", "core/src/drain.rs", "Settings"),
     ("telemetry", "src/telemetry/config.rs", "Config"),
 ];

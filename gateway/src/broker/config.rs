@@ -9,7 +9,7 @@ use crate::setting::Faults;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `memory`: this node alone. `redis`: all nodes over the Redis of `[redis]` behave as one. Default `memory`.
+    /// `memory`: this node alone. `redis`: all nodes over the Redis of `[redis]` behave as one.
     pub kind: BrokerKind,
     /// Bounds of the memory broker.
     pub memory: memory::Config,

@@ -32,7 +32,7 @@ pub struct BrokerMetrics {
     pub command_reconnects: Counter,
     /// Times the link that carries subscriptions was made again after it was lost.
     pub subscriber_reconnects: Counter,
-    /// Presence changes that waited for a place in the queue too long, and are left to the next full sync.
+    /// Times so many presence changes waited for Redis that all of this node's presence was written anew instead.
     pub presence_overflows: Counter,
     /// Channels subscribed at this moment: goes up and down.
     pub subscribed_channels: Counter,

@@ -28,7 +28,8 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>>;
 
     /// Has these channels delivered to this node. Answered when nothing published from now on can be missed.
-    /// The caller counts: a channel is subscribed at most once until it is unsubscribed.
+    /// The caller counts: a channel is subscribed at most once until it is unsubscribed. After an error it is not
+    /// subscribed; a caller that stops waiting cannot know, and unsubscribes.
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>>;

@@ -137,7 +137,7 @@ metrics! {
     BROKER_EVICTIONS_TOTAL Counter "broker_evictions_total" ["what": "`stream`, `key`"]
         "Histories and idempotency keys that the memory broker forgot before their time, for want of room.";
     PRESENCE_OVERFLOWS_TOTAL Counter "presence_overflows_total" []
-        "Presence changes that waited for Redis too long and were left to the next full synchronisation.";
+        "Times so many presence changes waited for Redis that all of the node's presence was written anew instead.";
     CANARY_SECONDS Histogram "canary_seconds" []
         "How long a message to this node itself took through the broker.";
     CANARY_AGE_SECONDS Gauge "canary_age_seconds" []

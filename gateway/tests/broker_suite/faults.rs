@@ -243,6 +243,30 @@ async fn a_subscriber_link_that_fell_silent_is_noticed_and_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_whose_caller_gave_up_does_not_stay() {
+    let redis = Redis::new();
+    let node = redis.node();
+    for number in 0..100 {
+        let subscribing = node.broker.subscribe(vec![channel(&format!("c{number}"))]);
+        if number % 2 == 0 {
+            // Given up at once, or when the command is already on its way.
+            drop(subscribing);
+        } else {
+            let _ = tokio::time::timeout(Duration::from_micros(number * 20), subscribing).await;
+        }
+    }
+    node.subscribe(&channel("kept")).await;
+    eventually("only what was waited for stays", async || {
+        let subscribed: Vec<String> = redis.server.ask(&["PUBSUB", "CHANNELS"]);
+        let answered = node.metrics.subscribed_channels.get();
+        subscribed.len() as u64 == answered + 2 && subscribed.contains(&"tidegate:pub:{kept}".to_owned())
+    })
+    .await;
+    let even: Vec<String> = redis.server.ask(&["PUBSUB", "CHANNELS", "*[02468]}"]);
+    assert_eq!(even, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_that_redis_has_forgotten_are_sent_again() {
     let redis = Redis::new();
     let node = redis.node();

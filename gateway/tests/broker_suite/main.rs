@@ -19,6 +19,7 @@ mod presence;
 mod presence_faults;
 mod several_nodes;
 mod streams;
+mod tls;
 
 /// Every function in the list becomes a test of each implementation.
 macro_rules! suite {

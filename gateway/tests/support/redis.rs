@@ -117,7 +117,8 @@ impl RedisServer {
         false
     }
 
-    fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
+    /// As [`RedisServer::ask`], where no may be the answer.
+    pub fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
         let client = redis::Client::open(self.url())?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
         connection.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -135,7 +136,8 @@ impl Drop for RedisServer {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on at the moment.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
 }

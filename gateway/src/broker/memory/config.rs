@@ -15,14 +15,13 @@ const TTL_S_MAX: u64 = 31_536_000;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Most channels whose position or history is kept. Past it, the one left alone longest is forgotten and its
-    /// subscribers start anew. Default 200000.
+    /// subscribers start anew.
     pub channels_max: usize,
     /// Most bytes of history kept, over all channels. Past it, the history that would expire first is dropped.
-    /// Default 268435456 (256 MiB).
     pub history_bytes_max: usize,
-    /// Seconds for which an unused channel's offset and epoch are remembered. Default 86400 (a day).
+    /// Seconds for which an unused channel's offset and epoch are remembered.
     pub position_ttl_s: u64,
-    /// Most idempotency keys remembered. Past it, the one that would expire first is forgotten. Default 200000.
+    /// Most idempotency keys remembered. Past it, the one that would expire first is forgotten.
     pub idempotency_keys_max: usize,
 }
 

@@ -20,21 +20,20 @@ const TTL_S_MAX: u64 = 31_536_000;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`. The password
-    /// is never shown. Default `redis://127.0.0.1:6379`.
+    /// is never shown.
     pub url: RedisUrl,
-    /// Begins the name of every key and channel, so that several installations can share a Redis. Default
-    /// `tidegate`.
+    /// Begins the name of every key and channel, so that several installations can share a Redis.
     pub prefix: String,
-    /// Milliseconds within which every call is answered or has failed. Default 2000.
+    /// Milliseconds within which every call is answered or has failed.
     pub timeout_ms: u64,
-    /// Milliseconds between the PINGs that tell whether a quiet connection is alive. Default 1000.
+    /// Milliseconds between the PINGs that tell whether a quiet connection is alive.
     pub ping_ms: u64,
     /// Longest pause between two attempts to connect again, in milliseconds; pauses are random and grow up to
-    /// this. Default 3000.
+    /// this.
     pub reconnect_max_ms: u64,
-    /// Seconds for which an unused channel's offset and epoch are remembered. Default 2592000 (30 days).
+    /// Seconds for which an unused channel's offset and epoch are remembered.
     pub position_ttl_s: u64,
-    /// Seconds after which the clients of a node that died are no longer present. Default 20.
+    /// Seconds after which the clients of a node that died are no longer present.
     pub presence_ttl_s: u64,
     /// PEM file of the authorities that a `rediss://` server's certificate is checked against. Default: those of
     /// the operating system.

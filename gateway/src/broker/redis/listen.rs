@@ -1,27 +1,25 @@
 //! The connection for subscriptions: what arrives on it goes out at once, and when it is lost everything is
 //! subscribed again before anyone is told that it is back.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisResult, Value};
+use redis::{PushInfo, RedisResult};
 use shared::channel::Channel;
-use shared::record::decode_message;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::Config;
 use super::dial::{Dialed, Dialer};
-use super::keys::Keys;
 use super::link::{Pauses, explain, hold, unreachable};
+use super::requests::{Kind, Request, Requests};
+use super::route::Router;
+use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
-use crate::broker::{BrokerError, BrokerEvents};
 
 /// Channels in one SUBSCRIBE.
 const SUBSCRIBE_BATCH: usize = 1_000;
@@ -29,53 +27,12 @@ const SUBSCRIBE_BATCH: usize = 1_000;
 /// Batches under way at once when everything is subscribed again.
 const RESUBSCRIBE_BATCHES: usize = 8;
 
-/// Channels that may wait to be subscribed; more are refused. Unsubscribing is never refused: what can be
-/// unsubscribed has been subscribed, which bounds it.
-const SUBSCRIBE_WAITING_MAX: usize = 200_000;
-
 #[derive(Debug)]
 pub(super) struct Listener {
     requests: Arc<Requests>,
     timeout: Duration,
     metrics: Arc<BrokerMetrics>,
     _task: AbortOnDropHandle<()>,
-}
-
-/// Where pushes go. Runs on the connection's task, which reads nothing else meanwhile: must not wait.
-pub(super) struct Router {
-    pub(super) keys: Keys,
-    pub(super) control: String,
-    pub(super) canary: String,
-    pub(super) canaries: Mutex<HashMap<u64, oneshot::Sender<()>>>,
-    pub(super) events: Arc<dyn BrokerEvents>,
-    pub(super) metrics: Arc<BrokerMetrics>,
-    pub(super) heard: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Requests {
-    queue: Mutex<Queue>,
-    added: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    requests: VecDeque<Request>,
-    /// Channels in the queue that wait to be subscribed.
-    subscribing: usize,
-}
-
-#[derive(Debug)]
-struct Request {
-    kind: Kind,
-    channels: Vec<Channel>,
-    reply: oneshot::Sender<Result<(), BrokerError>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Subscribe,
-    Unsubscribe,
 }
 
 impl Listener {
@@ -143,90 +100,6 @@ impl Listener {
             }
             result
         }
-    }
-}
-
-impl Requests {
-    /// Puts a request before all others.
-    fn push_first(&self, request: Request) {
-        self.queue.lock().requests.push_front(request);
-        self.added.notify_one();
-    }
-
-    fn push(&self, request: Request) -> bool {
-        let mut queue = self.queue.lock();
-        if request.kind == Kind::Subscribe {
-            if queue.subscribing + request.channels.len() > SUBSCRIBE_WAITING_MAX {
-                return false;
-            }
-            queue.subscribing += request.channels.len();
-        }
-        queue.requests.push_back(request);
-        drop(queue);
-        self.added.notify_one();
-        true
-    }
-
-    /// Everything that waits; returns when there is something.
-    async fn take(&self) -> VecDeque<Request> {
-        loop {
-            let added = self.added.notified();
-            {
-                let mut queue = self.queue.lock();
-                if !queue.requests.is_empty() {
-                    queue.subscribing = 0;
-                    return std::mem::take(&mut queue.requests);
-                }
-            }
-            added.await;
-        }
-    }
-}
-
-impl Router {
-    fn route(&self, push: PushInfo) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
-        if push.kind != PushKind::Message {
-            return;
-        }
-        let mut data = push.data.into_iter();
-        let (Some(Value::BulkString(name)), Some(Value::BulkString(message))) = (data.next(), data.next())
-        else {
-            self.metrics.undecodable.increment();
-            return;
-        };
-        if let Some(channel) = self.keys.channel_of(&name) {
-            self.metrics.received_bytes.add(message.len() as u64);
-            match decode_message(Bytes::from(message)) {
-                Ok(publication) => {
-                    self.metrics.received.increment();
-                    self.events.publication(channel, publication);
-                }
-                Err(error) => {
-                    self.metrics.undecodable.increment();
-                    tracing::warn!(channel, %error, "a publication from Redis cannot be read");
-                }
-            }
-        } else if name == self.control.as_bytes() {
-            self.events.control(Bytes::from(message));
-        } else if name == self.canary.as_bytes() {
-            let number = std::str::from_utf8(&message).ok().and_then(|text| text.parse().ok());
-            if let Some(waiting) = number.and_then(|number: u64| self.canaries.lock().remove(&number)) {
-                // Whoever waited may have given up this very moment.
-                let _ = waiting.send(());
-            }
-        }
-    }
-
-    /// The names this node always listens to.
-    fn own_names(&self) -> [String; 2] {
-        [self.control.clone(), self.canary.clone()]
-    }
-}
-
-impl std::fmt::Debug for Router {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Router").field("canary", &self.canary).finish_non_exhaustive()
     }
 }
 
@@ -470,5 +343,46 @@ async fn within(timeout: Duration, work: impl Future<Output = RedisResult<()>>) 
     match tokio::time::timeout(timeout, work).await {
         Ok(result) => result.map_err(explain),
         Err(_) => Err(BrokerError::Timeout(timeout)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(kind: Kind, name: &str) -> (Request, oneshot::Receiver<Result<(), BrokerError>>) {
+        let (reply, answer) = oneshot::channel();
+        (Request { kind, channels: vec![Channel::parse(name, 255).unwrap()], reply }, answer)
+    }
+
+    #[test]
+    fn what_was_confirmed_for_nobody_is_given_back_unless_someone_else_has_it() {
+        let mut wanted = HashSet::new();
+        let mut asked = Asked { wanted: &mut wanted, waiting: Vec::new() };
+        let (gone, answer) = request(Kind::Subscribe, "a");
+        drop(answer);
+        let (also_gone, answer) = request(Kind::Subscribe, "b");
+        drop(answer);
+        let (there, mut answer) = request(Kind::Subscribe, "b");
+        for request in [gone, also_gone, there] {
+            asked.note(request);
+        }
+        assert_eq!(asked.settle(), [Channel::parse("a", 255).unwrap()]);
+        assert!(matches!(answer.try_recv(), Ok(Ok(()))));
+        assert_eq!(wanted.len(), 2);
+    }
+
+    #[test]
+    fn what_was_not_confirmed_is_not_wanted_and_its_caller_is_told() {
+        let mut wanted = HashSet::from([Channel::parse("old", 255).unwrap()]);
+        let mut asked = Asked { wanted: &mut wanted, waiting: Vec::new() };
+        let (subscribe, mut subscribed) = request(Kind::Subscribe, "a");
+        let (unsubscribe, mut unsubscribed) = request(Kind::Unsubscribe, "old");
+        asked.note(subscribe);
+        asked.note(unsubscribe);
+        drop(asked);
+        assert!(matches!(subscribed.try_recv(), Ok(Err(BrokerError::Unreachable(_)))));
+        assert!(matches!(unsubscribed.try_recv(), Ok(Ok(()))));
+        assert!(wanted.is_empty());
     }
 }

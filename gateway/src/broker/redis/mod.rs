@@ -12,6 +12,8 @@ pub(crate) mod link;
 mod listen;
 mod nodes;
 mod publish;
+mod requests;
+mod route;
 pub(crate) mod script;
 
 use std::collections::HashMap;
@@ -33,7 +35,8 @@ pub use dial::DialError;
 use self::dial::Dialer;
 use self::keys::Keys;
 use self::link::Link;
-use self::listen::{Listener, Router};
+use self::listen::Listener;
+use self::route::Router;
 use super::measure::BrokerMetrics;
 use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
 

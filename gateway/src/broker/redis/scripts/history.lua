@@ -16,7 +16,12 @@ if not epoch or known[2] ~= run then
   epoch = new_epoch
   redis.call('HSET', position, 'epoch', epoch, 'run', run)
 end
-redis.call('PEXPIRE', position, ARGV[3])
+-- Anyone who may ask can name channels that nobody ever publishes to: they are not remembered for long.
+local ttl = tonumber(ARGV[3])
+if offset == 0 then
+  ttl = math.min(ttl, 3600000)
+end
+redis.call('PEXPIRE', position, string.format('%.0f', ttl))
 
 local entries = {}
 if limit > 0 then

@@ -1,0 +1,134 @@
+//! What a shard keeps, and what it lets go.
+
+use gateway_core::history::Retention;
+
+use super::*;
+use crate::broker::Idempotency;
+
+const NONE: [u64; 0] = [];
+
+fn limits(channels_max: usize, bytes_max: usize) -> Limits {
+    Limits {
+        channels_max,
+        keys_max: 10,
+        position_ttl: Duration::from_secs(100),
+        bytes_max,
+        bytes: Arc::default(),
+    }
+}
+
+fn channel(number: u64) -> Channel {
+    Channel::parse(&format!("c{number}"), 255).unwrap()
+}
+
+fn publish(shard: &mut Shard, now: u64, number: u64, bytes: usize) -> StreamPosition {
+    let request = PublishRequest {
+        channel: channel(number),
+        publication: Publication::new(Payload::binary(vec![0; bytes])),
+        retention: Retention { size: 100, ttl: Duration::from_secs(10) },
+        idempotency: None,
+    };
+    let epoch = Epoch::from_random(1000 * now + number);
+    let (published, _) = shard.publish(Moment(now), request, || epoch, &BrokerMetrics::default());
+    published.position.unwrap()
+}
+
+fn offsets(shard: &mut Shard, now: u64, number: u64) -> Vec<u64> {
+    let filter = HistoryFilter { since: None, limit: 100, reverse: false };
+    let epoch = Epoch::from_random(1000 * now + number);
+    let page = shard.history(Moment(now), &channel(number), filter, || epoch, &BrokerMetrics::default());
+    page.publications.iter().map(Publication::offset).collect()
+}
+
+#[test]
+fn bytes_stay_bounded_and_the_history_nearest_its_end_goes_first() {
+    let mut shard = Shard::new(limits(100, 10_000));
+    publish(&mut shard, 0, 1, 4000);
+    publish(&mut shard, 1000, 2, 4000);
+    publish(&mut shard, 2000, 1, 1); // Channel 1 now expires after channel 2.
+    publish(&mut shard, 3000, 3, 4000);
+    assert_eq!(offsets(&mut shard, 3000, 2), NONE);
+    assert_eq!(offsets(&mut shard, 3000, 1), [1, 2]);
+    assert_eq!(offsets(&mut shard, 3000, 3), [1]);
+    assert!(shard.limits.bytes.load(Ordering::Relaxed) <= 10_000);
+}
+
+#[test]
+fn sweeping_gives_everything_back() {
+    let mut shard = Shard::new(limits(100, 1 << 20));
+    let first = publish(&mut shard, 0, 1, 4000);
+    for number in 2..=50 {
+        publish(&mut shard, number, number, 4000);
+    }
+    while shard.sweep(Moment(10_050), 7) {}
+    assert_eq!(shard.limits.bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(publish(&mut shard, 10_050, 1, 1), StreamPosition { offset: 2, ..first });
+
+    while shard.sweep(Moment(1_000_000), 7) {}
+    assert_eq!((shard.streams.len(), shard.limits.bytes.load(Ordering::Relaxed)), (0, 0));
+    assert!(shard.emptying.pop_first().is_none() && shard.forgetting.pop_first().is_none());
+    let next_life = publish(&mut shard, 1_000_000, 1, 1);
+    assert_eq!(next_life.offset, 1);
+    assert_ne!(next_life.epoch, first.epoch);
+}
+
+#[test]
+fn a_forgotten_position_begins_a_new_epoch_even_before_a_sweep() {
+    let mut shard = Shard::new(limits(100, 1 << 20));
+    let first = publish(&mut shard, 0, 1, 10);
+    let next = publish(&mut shard, 100_000, 1, 10);
+    assert_eq!(next.offset, 1);
+    assert_ne!(next.epoch, first.epoch);
+}
+
+#[test]
+fn a_channel_nobody_publishes_to_is_forgotten_within_the_hour() {
+    let day = Duration::from_secs(86_400);
+    let mut shard = Shard::new(Limits { position_ttl: day, ..limits(100, 1 << 20) });
+    offsets(&mut shard, 0, 1);
+    publish(&mut shard, 0, 2, 10);
+    while shard.sweep(Moment(3_600_000), 7) {}
+    assert_eq!(shard.streams.keys().collect::<Vec<_>>(), [&channel(2)]);
+    assert_eq!(publish(&mut shard, 3_600_001, 2, 10).offset, 2);
+}
+
+#[test]
+fn the_number_of_channels_is_bounded_and_the_longest_unused_goes() {
+    let mut shard = Shard::new(limits(3, 1 << 20));
+    for number in 1..=3 {
+        publish(&mut shard, number, number, 10);
+    }
+    publish(&mut shard, 10, 1, 10);
+    publish(&mut shard, 11, 4, 10);
+    assert_eq!(shard.streams.len(), 3);
+    assert_eq!(offsets(&mut shard, 12, 1), [1, 2]);
+    assert_eq!(publish(&mut shard, 13, 2, 10).offset, 1);
+    assert_eq!(shard.streams.len(), 3);
+}
+
+#[test]
+fn removed_history_leaves_the_position_and_no_trace_in_the_queues() {
+    let mut shard = Shard::new(limits(3, 1 << 20));
+    publish(&mut shard, 0, 1, 10);
+    shard.remove_history(&channel(1));
+    assert_eq!(offsets(&mut shard, 1, 1), NONE);
+    assert!(shard.emptying.pop_first().is_none());
+    assert_eq!(publish(&mut shard, 2, 1, 10).offset, 2);
+}
+
+#[test]
+fn a_kept_payload_does_not_hold_the_buffer_it_came_in() {
+    let mut shard = Shard::new(limits(3, 1 << 20));
+    shard.subscribe(channel(1));
+    let buffer = bytes::Bytes::from(vec![7; 100_000]);
+    let request = PublishRequest {
+        channel: channel(1),
+        publication: Publication::new(Payload::binary(buffer.slice(10..20))),
+        retention: Retention { size: 1, ttl: Duration::from_secs(1) },
+        idempotency: Some(Idempotency { key: "k".into(), ttl: Duration::from_secs(1) }),
+    };
+    let metrics = BrokerMetrics::default();
+    let (_, delivered) = shard.publish(Moment(0), request, || Epoch::from_random(1), &metrics);
+    assert_eq!(delivered.unwrap().data.bytes, vec![7; 10]);
+    assert!(buffer.is_unique());
+}

@@ -50,6 +50,8 @@ pub(super) struct Told {
     pub(super) key: u32,
 }
 
+const _: () = assert!(size_of::<Members>() <= 112, "there can be as many channels as connections");
+
 impl Members {
     pub(super) fn new(channel: Channel) -> Self {
         Self { channel, stream: None, live: Vec::new(), aside: None }

@@ -48,6 +48,8 @@ pub(super) struct Place {
 /// The places of one connection, by channel. Most connections have one or two, which need no allocation.
 type Row = SmallVec<[Place; 2]>;
 
+const _: () = assert!(size_of::<Row>() <= 32, "every connection has one");
+
 #[derive(Debug, Default)]
 pub(super) struct Places {
     rows: Vec<Row>,

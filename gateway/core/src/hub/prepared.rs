@@ -89,6 +89,44 @@ impl Prepared {
         }
     }
 
+    /// The message itself, if it is one in this variant's protocol.
+    pub(super) fn message(&self, variant: Variant) -> Option<(MessageKind, &[u8])> {
+        let slot = self.slots.get(variant.encoding())?;
+        match slot.plain.get_or_init(|| self.encode(variant.encoding())) {
+            Plain::Frames { frames, message: Some((kind, range)) } => {
+                Some((*kind, frames.get(range.clone())?))
+            }
+            _ => None,
+        }
+    }
+
+    /// One frame with the messages of all of these publications, deflated where that helps. `None` if the protocol
+    /// has nothing to put between messages.
+    pub(super) fn join(&self, publications: &[Arc<Self>], variant: Variant) -> Option<Bytes> {
+        let encoding = self.variants.get(variant.encoding())?;
+        let delimiter = encoding.protocol.delimiter()?;
+        let (kind, _) = self.message(variant)?;
+        let headroom = encoding.framing.headroom();
+        let messages = || publications.iter().filter_map(|prepared| Some(prepared.message(variant)?.1));
+        let bytes = messages().map(|message| message.len() + delimiter.len()).sum::<usize>();
+        let mut buffer = BytesMut::with_capacity(headroom + bytes);
+        buffer.resize(headroom, 0);
+        for (index, message) in messages().enumerate() {
+            if index > 0 {
+                buffer.extend_from_slice(delimiter);
+            }
+            buffer.extend_from_slice(message);
+        }
+        let message = buffer.get(headroom..).unwrap_or_default();
+        if variant.takes_deflated(message.len())
+            && let Some(deflated) = encoding.framing.deflate(kind, message)
+        {
+            return Some(deflated);
+        }
+        let start = encoding.framing.seal(kind, &mut buffer);
+        Some(buffer.freeze().slice(start..))
+    }
+
     fn encode(&self, encoding: usize) -> Plain {
         let Some(encoding) = self.variants.get(encoding) else { return Plain::Nothing };
         let headroom = encoding.framing.headroom();

@@ -21,6 +21,8 @@ pub struct Subscriber {
     pub positioned: bool,
 }
 
+const _: () = assert!(size_of::<Subscriber>() == 12, "it is read for every publication");
+
 /// What a hub does is said to this, while it goes through its lists. What follows from it for the hub itself
 /// (leaving, closing) is kept by the sink until the hub returns.
 pub trait Sink {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use gateway_core::effect::{Effect, Identity, Join, Outcome, OutcomeResult, Ticket};
 use gateway_core::hub::{
-    EncodingId, HoldLimits, Hub, Interest, Prepared, PushFraming, Sink, Subscriber, Variant, Writable,
+    Bundles, EncodingId, HoldLimits, Hub, Interest, Prepared, PushFraming, Sink, Subscriber, Variant,
 };
 use gateway_core::session::{Opening, Session};
 use gateway_core::timer_wheel::TimerWheel;
@@ -319,14 +319,18 @@ struct Writer<'a> {
 
 impl Sink for Writer<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
+        let mut bundles = Bundles::new(publications);
         for subscriber in subscribers {
             let wire = self.connections[subscriber.key as usize].wire;
-            for prepared in publications {
-                let Writable::Frame(frame) = prepared.writable(subscriber.variant) else {
-                    panic!("every payload here has a JSON form");
-                };
-                self.net.stats.count("deliveries");
-                if !self.slow.contains(&subscriber.key) && !self.net.down(wire, frame.clone()) {
+            let bundle = bundles.get(subscriber.variant);
+            assert_eq!(
+                bundle.publications as usize,
+                publications.len(),
+                "every payload here has a JSON form"
+            );
+            for write in &bundle.writes {
+                self.net.stats.count("writes");
+                if !self.slow.contains(&subscriber.key) && !self.net.down(wire, write.clone()) {
                     self.net.stats.count("slow clients closed");
                     self.slow.push(subscriber.key);
                 }

@@ -18,8 +18,9 @@ use crate::hub::*;
 
 /// Writes a payload as it is; answers `nothing` and `close` in its own way; writes `two` as two messages.
 #[derive(Debug, Default)]
-struct Counting {
+pub(super) struct Counting {
     encoded: AtomicUsize,
+    delimiter: Option<&'static [u8]>,
 }
 
 impl Protocol for Counting {
@@ -57,13 +58,13 @@ impl Protocol for Counting {
     }
 
     fn delimiter(&self) -> Option<&'static [u8]> {
-        None
+        self.delimiter
     }
 }
 
 /// `<message>`, and `{first letter}` for a deflated one that is longer than four bytes.
 #[derive(Debug, Default)]
-struct Brackets {
+pub(super) struct Brackets {
     deflated: AtomicUsize,
 }
 
@@ -84,21 +85,26 @@ impl PushFraming for Brackets {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     protocol: Arc<Counting>,
     framing: Arc<Brackets>,
     variants: Arc<Variants>,
-    encoding: EncodingId,
+    pub(super) encoding: EncodingId,
 }
 
 fn bench() -> Bench {
-    let (protocol, framing) = (Arc::new(Counting::default()), Arc::new(Brackets::default()));
+    bench_with(None)
+}
+
+pub(super) fn bench_with(delimiter: Option<&'static [u8]>) -> Bench {
+    let protocol = Arc::new(Counting { delimiter, ..Counting::default() });
+    let framing = Arc::new(Brackets::default());
     let mut variants = Variants::default();
     let encoding = variants.add(Encoding { protocol: protocol.clone(), framing: framing.clone() }).unwrap();
     Bench { protocol, framing, variants: Arc::new(variants), encoding }
 }
 
-fn prepare(bench: &Bench, text: impl Into<Bytes>) -> Arc<Prepared> {
+pub(super) fn prepare(bench: &Bench, text: impl Into<Bytes>) -> Arc<Prepared> {
     Prepared::new(channel("news"), Publication::new(Payload::text(text)), Moment::ZERO, &bench.variants)
 }
 

@@ -1,6 +1,7 @@
 //! The hub by hand: who gets what, who is told, and that nothing is left behind.
 
 mod against_a_model;
+mod bundling;
 mod encode_once;
 
 use std::collections::BTreeMap;

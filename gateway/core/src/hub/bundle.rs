@@ -1,0 +1,121 @@
+//! Several publications of one channel as few writes: what a worker with a backlog sends.
+//!
+//! The bytes are made once for all subscribers of a variant. Where the protocol has something to put between
+//! messages they travel as one, which also deflates to a third of what each of them would by itself.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use shared::disconnect::Disconnect;
+use shared::framing::MessageKind;
+use smallvec::SmallVec;
+
+use super::prepared::{Prepared, Writable};
+use super::variants::Variant;
+
+/// Publications that travel in one message. Client libraries are tried with this many by other gateways.
+pub const BUNDLED_MESSAGES_MAX: usize = 16;
+/// Bytes of one write, if it holds more than one publication.
+pub const BUNDLED_BYTES_MAX: usize = 64 << 10;
+
+/// What to write to the subscribers of one variant.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bundle {
+    /// Whole frames, in order: one write each.
+    pub writes: SmallVec<[Bytes; 1]>,
+    /// Then close, because the protocol has no other way to say what comes next.
+    pub close: Option<Disconnect>,
+    /// How many publications are in the writes.
+    pub publications: u32,
+}
+
+/// The bundles of the same publications for each variant, made when first asked for.
+#[derive(Debug)]
+pub struct Bundles<'a> {
+    publications: &'a [Arc<Prepared>],
+    made: SmallVec<[(Variant, Bundle); 2]>,
+}
+
+impl<'a> Bundles<'a> {
+    pub fn new(publications: &'a [Arc<Prepared>]) -> Self {
+        Self { publications, made: SmallVec::new() }
+    }
+
+    /// Subscribers of one variant often follow each other, so keep the answer while the variant stays the same.
+    pub fn get(&mut self, variant: Variant) -> &Bundle {
+        let found = self.made.iter().position(|(of, _)| *of == variant);
+        let index = found.unwrap_or_else(|| {
+            self.made.push((variant, Bundle::of(self.publications, variant)));
+            self.made.len() - 1
+        });
+        &self.made[index].1
+    }
+}
+
+impl Bundle {
+    fn of(publications: &[Arc<Prepared>], variant: Variant) -> Self {
+        let mut bundle = Self::default();
+        if let [only] = publications {
+            bundle.add(only, variant);
+            return bundle;
+        }
+        let mut rest = publications;
+        while let Some(first) = rest.first().filter(|_| bundle.close.is_none()) {
+            let joined = joinable(rest, variant);
+            if joined > 1
+                && let Some(frame) = first.join(&rest[..joined], variant)
+            {
+                bundle.writes.push(frame);
+                bundle.publications += joined as u32;
+                rest = &rest[joined..];
+            } else {
+                bundle.add(first, variant);
+                rest = &rest[1..];
+            }
+        }
+        bundle.gather();
+        bundle
+    }
+
+    fn add(&mut self, prepared: &Prepared, variant: Variant) {
+        match prepared.writable(variant) {
+            Writable::Nothing => {}
+            Writable::Close(disconnect) => self.close = Some(disconnect.clone()),
+            Writable::Frame(frame) => {
+                self.writes.push(frame.clone());
+                self.publications += 1;
+            }
+        }
+    }
+
+    /// Puts small writes that follow each other together.
+    fn gather(&mut self) {
+        let mut gathered: SmallVec<[Bytes; 1]> = SmallVec::new();
+        let mut frames = std::mem::take(&mut self.writes).into_iter().peekable();
+        while let Some(first) = frames.next() {
+            let mut together = BytesMut::new();
+            while let Some(next) =
+                frames.next_if(|next| first.len().max(together.len()) + next.len() <= BUNDLED_BYTES_MAX)
+            {
+                if together.is_empty() {
+                    together.extend_from_slice(&first);
+                }
+                together.extend_from_slice(&next);
+            }
+            gathered.push(if together.is_empty() { first } else { together.freeze() });
+        }
+        self.writes = gathered;
+    }
+}
+
+/// How many of the first publications can travel as one message.
+fn joinable(publications: &[Arc<Prepared>], variant: Variant) -> usize {
+    let mut kind: Option<MessageKind> = None;
+    let mut bytes = 0;
+    let fits = |prepared: &&Arc<Prepared>| {
+        let Some((of, message)) = prepared.message(variant) else { return false };
+        bytes += message.len();
+        bytes <= BUNDLED_BYTES_MAX && *kind.get_or_insert(of) == of
+    };
+    publications.iter().take(BUNDLED_MESSAGES_MAX).take_while(fits).count()
+}

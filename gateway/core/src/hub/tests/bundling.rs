@@ -1,0 +1,82 @@
+//! Several publications as few writes. The test framing shows a message as `<message>`, a deflated one as `{x}`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shared::disconnect::Disconnect;
+
+use super::encode_once::{Bench, bench_with, prepare};
+use crate::hub::*;
+
+fn publications(bench: &Bench, texts: &[&'static str]) -> Vec<Arc<Prepared>> {
+    texts.iter().map(|&text| prepare(bench, text)).collect()
+}
+
+fn bundled(publications: &[Arc<Prepared>], variant: Variant) -> Bundle {
+    Bundles::new(publications).get(variant).clone()
+}
+
+fn texts(bundle: &Bundle) -> Vec<&str> {
+    bundle.writes.iter().map(|write| std::str::from_utf8(write).unwrap()).collect()
+}
+
+#[test]
+fn one_publication_is_its_own_shared_frame() {
+    let bench = bench_with(Some(b"\n"));
+    let batch = publications(&bench, &["one"]);
+    let variant = Variant::plain(bench.encoding);
+    let bundle = bundled(&batch, variant);
+    let Writable::Frame(shared) = batch[0].writable(variant) else { panic!("no frame") };
+    assert_eq!(bundle.writes[0].as_ptr(), shared.as_ptr(), "not a copy");
+}
+
+#[test]
+fn messages_travel_as_one_where_the_protocol_has_a_delimiter_and_as_one_write_otherwise() {
+    let words = ["a", "b", "c"];
+    let joining = bench_with(Some(b"\n"));
+    let bundle = bundled(&publications(&joining, &words), Variant::plain(joining.encoding));
+    assert_eq!((texts(&bundle), bundle.publications), (vec!["<a\nb\nc>"], 3));
+
+    let separate = bench_with(None);
+    let bundle = bundled(&publications(&separate, &words), Variant::plain(separate.encoding));
+    assert_eq!((texts(&bundle), bundle.publications), (vec!["<a><b><c>"], 3));
+}
+
+#[test]
+fn what_is_too_small_to_deflate_alone_is_deflated_together() {
+    let bench = bench_with(Some(b"\n"));
+    let batch = publications(&bench, &["one", "six"]);
+    assert_eq!(texts(&bundled(&batch, Variant::deflated(bench.encoding, 15))), ["{o}"]);
+    assert_eq!(texts(&bundled(&batch, Variant::plain(bench.encoding))), ["<one\nsix>"]);
+}
+
+#[test]
+fn what_has_no_word_is_left_out_and_what_can_only_be_said_by_closing_ends_it() {
+    let bench = bench_with(Some(b"\n"));
+    let batch = publications(&bench, &["a", "b", "nothing", "two", "c", "d", "close", "e"]);
+    let bundle = bundled(&batch, Variant::plain(bench.encoding));
+    assert_eq!(texts(&bundle), ["<a\nb><t><wo><c\nd>"]);
+    assert_eq!(bundle.publications, 5);
+    assert_eq!(bundle.close, Some(Disconnect::INAPPROPRIATE_PROTOCOL));
+}
+
+#[test]
+fn messages_and_writes_are_bounded() {
+    let bench = bench_with(Some(b","));
+    let batch: Vec<_> = (0..40).map(|_| prepare(&bench, "x")).collect();
+    let bundle = bundled(&batch, Variant::plain(bench.encoding));
+    let written = texts(&bundle).concat();
+    let messages: Vec<_> = written.split_inclusive('>').map(|frame| frame.matches('x').count()).collect();
+    assert_eq!(messages, [16, 16, 8]);
+
+    let large = Bytes::from(vec![b'x'; BUNDLED_BYTES_MAX / 4]);
+    let batch: Vec<_> = (0..10).map(|_| prepare(&bench, large.clone())).collect();
+    let bundle = bundled(&batch, Variant::plain(bench.encoding));
+    assert!(bundle.writes.len() >= 3 && bundle.publications == 10);
+    assert!(bundle.writes.iter().all(|write| write.len() <= BUNDLED_BYTES_MAX + 16));
+
+    let huge = Bytes::from(vec![b'x'; BUNDLED_BYTES_MAX * 2]);
+    let batch = [prepare(&bench, "a"), prepare(&bench, huge.clone()), prepare(&bench, "b")];
+    let bundle = bundled(&batch, Variant::plain(bench.encoding));
+    assert_eq!(bundle.writes.iter().map(Bytes::len).collect::<Vec<_>>(), [3, huge.len() + 2, 3]);
+}

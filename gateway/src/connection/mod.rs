@@ -1,0 +1,79 @@
+//! One client's connection: its socket, its framing, its session and what waits to be written to it.
+//!
+//! A connection lives on one worker from the upgrade to the last byte. [`open`] begins it, [`read`] takes in what
+//! the client sends, [`perform`] does what its session decides, [`write`] gives bytes to the socket and [`close`]
+//! ends it: by one exit, whoever asked.
+
+use shared::disconnect::Disconnect;
+use shared::framing::websocket::Assembler;
+use shared::moment::Moment;
+
+use gateway_core::session::Session;
+
+use crate::listener::Admitted;
+use crate::node::UserPermit;
+use crate::transport::Stream;
+
+mod close;
+pub(crate) mod open;
+mod outbox;
+mod perform;
+mod read;
+mod write;
+
+pub(crate) use outbox::Outbox;
+
+/// Names a connection of one worker for ever: the place in its table, and which tenant of that place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ConnectionKey {
+    pub(crate) worker: u16,
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: Stream,
+    assembler: Assembler,
+    pub(crate) session: Session,
+    pub(crate) outbox: Outbox,
+    pub(crate) key: ConnectionKey,
+    /// Which of the hub's encodings this client takes.
+    pub(crate) variant: u8,
+    /// Whether a close frame, or the peer's end of the stream, has come.
+    peer_closed: bool,
+    /// Set once the connection is being closed: when its socket goes, whether the peer has answered or not.
+    closing: Option<Moment>,
+    /// Set while bytes wait for the socket: since when none has been taken.
+    stalled_since: Option<Moment>,
+    /// Held for the connection's life: its place among those allowed.
+    _admitted: Admitted,
+    user_permit: Option<UserPermit>,
+}
+
+/// Why a connection's socket is dropped now.
+#[derive(Debug)]
+pub(crate) enum Gone {
+    /// The peer ended the stream, or the network did.
+    Lost(std::io::Error),
+    /// All is said: the closing handshake is over, or its deadline is.
+    Closed,
+}
+
+impl Connection {
+    /// When this connection next wants to be looked at, if nothing happens before.
+    pub(crate) fn poll_timeout(&self, write_timeout: std::time::Duration) -> Option<Moment> {
+        let stalled = self.stalled_since.map(|since| since + write_timeout);
+        match self.closing {
+            Some(until) => Some(stalled.map_or(until, |stalled| stalled.min(until))),
+            None => [self.session.poll_timeout(), stalled].into_iter().flatten().min(),
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+}
+
+/// A close that did not come from the session's own rules.
+pub(crate) const WRITE_STALLED: Disconnect = Disconnect::SLOW;

@@ -1,0 +1,61 @@
+//! The beginning of a connection on its worker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::session::{Opening, Session};
+use shared::framing::websocket::{Assembler, DeflateParams, Role};
+use shared::id::ClientId;
+use shared::protocol::Protocol;
+
+use crate::connection::{Connection, ConnectionKey, Outbox};
+use crate::listener::Admitted;
+use crate::transport::{Stream, TlsStream};
+use crate::worker::Local;
+
+/// A client that has been answered 101, on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct NewConnection {
+    pub(crate) socket: Socket,
+    /// What came behind the request head.
+    pub(crate) unread: Bytes,
+    pub(crate) protocol: Arc<dyn Protocol>,
+    pub(crate) deflate: Option<DeflateParams>,
+    pub(crate) admitted: Admitted,
+}
+
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Plain(std::net::TcpStream),
+    Tls(std::net::TcpStream, Box<rustls::ServerConnection>),
+}
+
+impl Connection {
+    /// Gives a new client its session. What the session wants at once is performed by the caller's next step.
+    pub(crate) fn open(new: NewConnection, key: ConnectionKey, local: &Local) -> Self {
+        let stream = match new.socket {
+            Socket::Plain(socket) => Stream::Plain(mio::net::TcpStream::from_std(socket)),
+            Socket::Tls(socket, tls) => Stream::Tls(Box::new(TlsStream::new(mio::net::TcpStream::from_std(socket), *tls))),
+        };
+        let variant = local.variants.find(new.protocol.id(), new.deflate.as_ref());
+        let opening = Opening {
+            client: ClientId::from_random(rand::random()),
+            protocol: new.protocol,
+            context: local.context.clone(),
+            seed: rand::random(),
+        };
+        Self {
+            stream,
+            assembler: Assembler::new(Role::Server, new.deflate.is_some()),
+            session: Session::open(local.now, opening),
+            outbox: Outbox::default(),
+            key,
+            variant,
+            peer_closed: false,
+            closing: None,
+            stalled_since: None,
+            _admitted: new.admitted,
+            user_permit: None,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What waits to be written to one client, bounded in bytes.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes};
+
+/// The most buffers given to the kernel in one write.
+const SLICES: usize = 32;
+
+/// Frames in the order they will be written. Owns no memory while empty.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    frames: VecDeque<Bytes>,
+    bytes: usize,
+    /// A part of the first frame has been written: nothing may come before the rest of it.
+    partial: bool,
+}
+
+/// There was no room: the client reads more slowly than it is sent to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// An empty outbox takes one frame of any size, so that a limit below the largest message refuses no message
+    /// to a client that keeps up.
+    pub(crate) fn push(&mut self, frame: Bytes, bytes_max: usize) -> Result<(), Full> {
+        if !self.frames.is_empty() && self.bytes + frame.len() > bytes_max {
+            return Err(Full);
+        }
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+        Ok(())
+    }
+
+    /// Queues the rest of a frame of which the socket has taken a part already.
+    pub(crate) fn push_rest(&mut self, rest: Bytes) {
+        debug_assert!(self.frames.is_empty(), "a frame was written past those that wait");
+        self.partial = true;
+        self.bytes += rest.len();
+        self.frames.push_back(rest);
+    }
+
+    /// Control frames go before waiting data (RFC 6455 §5.4 lets them), so that a slow client still sees pings and
+    /// learns why it is closed. They are not bounded here: each answers something bounded.
+    pub(crate) fn push_control(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        self.frames.insert(usize::from(self.partial), frame);
+    }
+
+    /// Forgets all that waits, except the rest of a frame that has begun.
+    pub(crate) fn discard_waiting(&mut self) -> usize {
+        let keep = usize::from(self.partial);
+        let dropped = self.frames.len().saturating_sub(keep);
+        self.frames.truncate(keep);
+        self.bytes = self.frames.iter().map(Bytes::len).sum();
+        dropped
+    }
+
+    /// Writes until all is written or `write` has had enough. Answers how many bytes were written.
+    pub(crate) fn flush(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
+        let mut total = 0;
+        while !self.frames.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.frames.len().min(SLICES);
+            for (slice, frame) in slices.iter_mut().zip(&self.frames) {
+                *slice = IoSlice::new(frame);
+            }
+            match write(&slices[..count]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    total += written;
+                    self.advance(written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.frames.is_empty() {
+            // An idle connection keeps no room.
+            self.frames = VecDeque::new();
+        }
+        Ok(total)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while let Some(frame) = self.frames.front_mut() {
+            if written < frame.len() {
+                frame.advance(written);
+                self.partial |= written > 0;
+                return;
+            }
+            written -= frame.len();
+            self.frames.pop_front();
+            self.partial = false;
+            if written == 0 {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flush(outbox: &mut Outbox, sizes: &[usize]) -> Vec<u8> {
+        let mut sizes = sizes.iter();
+        let mut taken = Vec::new();
+        let result = outbox.flush(|slices| {
+            let Some(&size) = sizes.next() else { return Err(io::ErrorKind::WouldBlock.into()) };
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let size = size.min(all.len());
+            taken.extend_from_slice(&all[..size]);
+            Ok(size)
+        });
+        assert_eq!(result.unwrap(), taken.len());
+        taken
+    }
+
+    #[test]
+    fn short_writes_lose_and_repeat_nothing() {
+        for step in 1..12 {
+            let mut outbox = Outbox::default();
+            for frame in ["abc", "d", "efghi", "jk"] {
+                outbox.push(Bytes::from_static(frame.as_bytes()), 100).unwrap();
+            }
+            assert_eq!(outbox.bytes(), 11);
+            assert_eq!(flush(&mut outbox, &[step; 12]), b"abcdefghijk", "steps of {step}");
+            assert!(outbox.is_empty() && outbox.bytes() == 0);
+        }
+    }
+
+    #[test]
+    fn control_frames_overtake_data_but_never_split_a_frame() {
+        let mut outbox = Outbox::default();
+        outbox.push(Bytes::from_static(b"first"), 100).unwrap();
+        outbox.push(Bytes::from_static(b"second"), 100).unwrap();
+        let mut written = flush(&mut outbox, &[2]);
+        outbox.push_control(Bytes::from_static(b"!"));
+        written.extend(flush(&mut outbox, &[100, 100]));
+        assert_eq!(written, b"first!second");
+        outbox.push(Bytes::from_static(b"third"), 100).unwrap();
+        outbox.push_control(Bytes::from_static(b"!"));
+        assert_eq!(flush(&mut outbox, &[100]), b"!third");
+    }
+
+    #[test]
+    fn a_full_outbox_refuses_but_an_empty_one_takes_any_frame() {
+        let mut outbox = Outbox::default();
+        outbox.push(Bytes::from(vec![0; 50]), 10).unwrap();
+        assert_eq!(outbox.push(Bytes::from_static(b"x"), 10), Err(Full));
+    }
+
+    #[test]
+    fn discarding_keeps_the_rest_of_a_frame_that_has_begun() {
+        let mut outbox = Outbox::default();
+        outbox.push_rest(Bytes::from_static(b"rest"));
+        outbox.push(Bytes::from_static(b"gone"), 100).unwrap();
+        assert_eq!(outbox.discard_waiting(), 1);
+        outbox.push_control(Bytes::from_static(b"bye"));
+        assert_eq!(outbox.bytes(), 7);
+        assert_eq!(flush(&mut outbox, &[1, 1, 100]), b"restbye");
+    }
+}

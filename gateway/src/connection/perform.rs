@@ -1,0 +1,164 @@
+//! Doing what a session decides: the only place where a session meets the hub and the node.
+//!
+//! What can be done at once is done here. What has to be asked of the broker is asked on the node's own runtime,
+//! and the answer comes back through the worker's inbox; a worker never waits.
+
+use gateway_core::effect::{Effect, Join, Outcome, OutcomeResult, Refusal, Ticket};
+use gateway_core::hub::{Prepared, Sink, Subscriber};
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::framing::websocket;
+
+use crate::broker::{BrokerError, PublishRequest};
+use crate::connection::Connection;
+use crate::worker::Local;
+
+impl Connection {
+    /// Performs effects until the session has no more.
+    pub(crate) fn perform(&mut self, local: &mut Local) {
+        while let Some(effect) = self.session.poll_effect() {
+            match effect {
+                Effect::Send(message) => self.send_message(local, &message),
+                Effect::Ping => {
+                    websocket::encode_ping(b"", &mut local.scratch);
+                    let frame = local.scratch.split().freeze();
+                    self.send_control(local, frame);
+                }
+                Effect::Close(disconnect) => self.begin_close(local, &disconnect),
+                Effect::Authenticate { ticket, token } => self.authenticate(local, ticket, &token),
+                Effect::Reauthenticate { ticket, token } => {
+                    let result = local.authenticator.authenticate(local.now, &token);
+                    self.answer(local, ticket, OutcomeResult::Authenticated(result));
+                }
+                Effect::Authorize { ticket, channel, token } => {
+                    let result = local.authenticator.authorize(local.now, channel.as_str(), &token);
+                    self.answer(local, ticket, OutcomeResult::Authorized(result));
+                }
+                Effect::Join(join) => self.join(local, join),
+                Effect::GoLive { channel, position } => self.go_live(local, &channel, position),
+                Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
+                Effect::Publish { ticket, channel, publication, retention } => {
+                    local.tally.client_publications += 1;
+                    let request = PublishRequest { channel, publication, retention, idempotency: None };
+                    self.ask(local, ticket, |node| async move {
+                        OutcomeResult::Published(node.publish(request).await.map(|_| ()).map_err(refused))
+                    });
+                }
+                Effect::History { ticket, channel, filter, retention } => {
+                    self.ask(local, ticket, move |node| async move {
+                        OutcomeResult::History(node.history(channel, filter, retention).await.map_err(refused))
+                    });
+                }
+                Effect::Presence { ticket, channel } => {
+                    self.ask(local, ticket, |node| async move {
+                        let clients = node.presence(channel).await.map_err(refused);
+                        OutcomeResult::Presence(clients.map(|clients| clients.into_values().collect()))
+                    });
+                }
+                Effect::PresenceStats { ticket, channel } => {
+                    self.ask(local, ticket, |node| async move {
+                        OutcomeResult::PresenceStats(node.presence_stats(channel).await.map_err(refused))
+                    });
+                }
+            }
+        }
+    }
+
+    fn authenticate(&mut self, local: &Local, ticket: Ticket, token: &str) {
+        let result = local.authenticator.authenticate(local.now, token).and_then(|identity| {
+            let permit = local.node.admit_user(&identity.user);
+            self.user_permit = Some(permit.ok_or(Refusal::Disconnect(Disconnect::CONNECTION_LIMIT))?);
+            Ok(identity)
+        });
+        self.answer(local, ticket, OutcomeResult::Authenticated(result));
+    }
+
+    /// An answer that needed no waiting. What the session makes of it is performed by the loop in progress.
+    fn answer(&mut self, local: &Local, ticket: Ticket, result: OutcomeResult) {
+        self.session.handle_outcome(local.now, Outcome { ticket, result });
+    }
+
+    /// Asks the node something; the answer comes as an event of this worker's inbox.
+    fn ask<F>(&self, local: &Local, ticket: Ticket, question: impl FnOnce(std::sync::Arc<crate::node::Node>) -> F)
+    where
+        F: Future<Output = OutcomeResult> + Send + 'static,
+    {
+        let (key, inbox) = (self.key, local.inbox.clone());
+        let asking = question(local.node.clone());
+        local.node.spawn(async move {
+            let result = asking.await;
+            inbox.push(crate::worker::inbox::Event::Outcome(key, Outcome { ticket, result }));
+        });
+    }
+
+    fn join(&mut self, local: &mut Local, join: Join) {
+        let Join { ticket, channel, positioned, retention, history, presence } = join;
+        let subscriber =
+            Subscriber { key: self.key.index, handle: self.stream.direct_descriptor(), variant: self.variant };
+        let joined = local.hub.join(&channel, subscriber, positioned);
+        let delivered = if joined.first {
+            local.node.acquire(local.index, &channel, retention)
+        } else {
+            local.node.delivered(&channel)
+        };
+        let present = presence.map(|info| local.node.enter_presence(channel.clone(), info));
+        self.ask(local, ticket, move |node| async move {
+            let joining = async {
+                delivered.wait().await?;
+                if let Some(present) = present
+                    && let Ok(Err(error)) = present.await
+                {
+                    // The node keeps trying; a channel without a list of who is there beats no channel.
+                    tracing::warn!(%error, %channel, "a subscriber is not in the channel's presence yet");
+                }
+                match history {
+                    Some(filter) => Ok(Some(node.history(channel, filter, retention).await?)),
+                    None => Ok(None),
+                }
+            };
+            OutcomeResult::Joined(joining.await.map_err(refused))
+        });
+    }
+
+    fn go_live(
+        &mut self,
+        local: &mut Local,
+        channel: &Channel,
+        position: Option<shared::position::StreamPosition>,
+    ) {
+        let mut held_back = HeldBack { frames: Vec::new(), insufficient: false };
+        local.hub.go_live(channel, self.key.index, position, &mut held_back);
+        for frame in held_back.frames {
+            self.send_frame(local, frame);
+        }
+        if held_back.insufficient && !self.is_closing() {
+            local.tally.insufficient += 1;
+            self.session.handle_unsubscribe(local.now, channel, shared::push::UnsubscribeCode::InsufficientState);
+        }
+    }
+}
+
+/// Takes what the hub held back for one subscriber while it joined.
+#[derive(Debug)]
+struct HeldBack {
+    frames: Vec<bytes::Bytes>,
+    insufficient: bool,
+}
+
+impl Sink for HeldBack {
+    fn deliver_all(&mut self, subscribers: &[Subscriber], prepared: &Prepared) {
+        for subscriber in subscribers {
+            self.frames.extend(prepared.bytes(subscriber.variant).cloned());
+        }
+    }
+
+    fn insufficient(&mut self, _key: u32, _channel: &Channel) {
+        self.insufficient = true;
+    }
+}
+
+fn refused(error: BrokerError) -> ErrorCode {
+    tracing::warn!(%error, "the broker could not do what a client asked");
+    ErrorCode::Internal
+}

@@ -1,0 +1,86 @@
+//! Taking in what a client sends.
+
+use std::io;
+
+use shared::framing::websocket::{self, Event};
+
+use crate::connection::{Connection, Gone};
+use crate::worker::Local;
+
+/// The most reads of one connection before others get their turn.
+const READS_MAX: usize = 8;
+
+/// Whether a connection has said all it had to say for now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// The socket is empty: the poll tells when it is not.
+    Drained,
+    /// There is more, and no edge will tell of it: come back.
+    More,
+}
+
+impl Connection {
+    /// Reads what the socket has, a few buffers at most, and handles it.
+    pub(crate) fn handle_readable(&mut self, local: &mut Local, buffer: &mut [u8]) -> Result<Readiness, Gone> {
+        for _ in 0..READS_MAX {
+            match self.stream.read(buffer) {
+                Ok(0) => return Err(self.handle_end_of_stream()),
+                Ok(count) => {
+                    local.tally.bytes_in += count as u64;
+                    self.handle_bytes(local, &mut buffer[..count]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Readiness::Drained),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Gone::Lost(error)),
+            }
+        }
+        Ok(Readiness::More)
+    }
+
+    /// Handles bytes of the client's: frames, and what is left of one.
+    pub(crate) fn handle_bytes(&mut self, local: &mut Local, bytes: &mut [u8]) {
+        let mut unread = bytes;
+        // After a close only the peer's own close frame matters; after an error not even the framing holds.
+        while !self.peer_closed {
+            let event = match self.assembler.next(&mut unread, &local.websocket.limits, &mut local.inflater) {
+                Ok(Some(event)) => event,
+                Ok(None) => return,
+                Err(error) => {
+                    self.peer_closed = true;
+                    if !self.is_closing() {
+                        tracing::debug!(client = %self.session.client(), %error, "a client broke the framing");
+                        self.session.handle_disconnect(local.now, error.disconnect());
+                        self.perform(local);
+                    }
+                    return;
+                }
+            };
+            match event {
+                Event::Message(message) => {
+                    local.tally.messages_in += 1;
+                    if !self.is_closing() {
+                        self.session.handle_message(local.now, message);
+                        self.perform(local);
+                    }
+                }
+                Event::Ping(data) => {
+                    if !self.is_closing() {
+                        websocket::encode_pong(data, &mut local.scratch);
+                        let frame = local.scratch.split().freeze();
+                        self.send_control(local, frame);
+                    }
+                }
+                Event::Pong(_) => {
+                    if !self.is_closing() {
+                        self.session.handle_transport_pong(local.now);
+                        self.perform(local);
+                    }
+                }
+                Event::Close(close) => {
+                    let code = close.as_ref().map(|close| close.code);
+                    self.handle_peer_close(local, code);
+                }
+            }
+        }
+    }
+}

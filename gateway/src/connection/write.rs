@@ -1,0 +1,68 @@
+//! Giving bytes to a client's socket.
+
+use bytes::Bytes;
+use shared::disconnect::Disconnect;
+use shared::framing::{OwnedMessage, websocket};
+
+use crate::connection::{Connection, Gone, outbox};
+use crate::worker::Local;
+
+impl Connection {
+    /// Queues a message for this client alone; it is written at the end of the worker's turn.
+    pub(crate) fn send_message(&mut self, local: &mut Local, message: &OwnedMessage) {
+        let frame = local.variants.frame_for_one(self.variant, message, &mut local.deflater);
+        self.send_frame(local, frame);
+    }
+
+    /// Queues a whole frame. A client that has too much waiting already is closed.
+    pub(crate) fn send_frame(&mut self, local: &mut Local, frame: Bytes) {
+        match self.outbox.push(frame, local.outbox_bytes_max) {
+            Ok(()) => local.mark_unwritten(self.key.index),
+            Err(outbox::Full) => self.handle_overflow(local),
+        }
+    }
+
+    pub(crate) fn send_control(&mut self, local: &mut Local, frame: Bytes) {
+        if self.outbox.bytes() > local.outbox_bytes_max + CONTROL_BYTES_MAX {
+            // A peer that pings without reading what it is answered.
+            self.handle_overflow(local);
+            return;
+        }
+        self.outbox.push_control(frame);
+        local.mark_unwritten(self.key.index);
+    }
+
+    /// The slow-consumer policy: what waits is given up, and the client is told why and closed, so that it comes
+    /// back and recovers from the last publication it did get.
+    pub(crate) fn handle_overflow(&mut self, local: &mut Local) {
+        if self.is_closing() {
+            return;
+        }
+        local.tally.slow_consumers += 1;
+        local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
+        self.session.handle_disconnect(local.now, Disconnect::SLOW);
+        self.perform(local);
+    }
+
+    /// Writes what waits, as much as the socket takes.
+    pub(crate) fn flush(&mut self, local: &mut Local) -> Result<(), Gone> {
+        let stream = &mut self.stream;
+        let written = self.outbox.flush(|slices| stream.write_vectored(slices)).map_err(Gone::Lost)?;
+        let transport_empty = self.stream.flush().map_err(Gone::Lost)?;
+        local.tally.bytes_out += written as u64;
+        if self.outbox.is_empty() && transport_empty {
+            self.stalled_since = None;
+            local.mark_written(self.key.index);
+            if self.closing.is_some() && self.peer_closed {
+                return Err(Gone::Closed);
+            }
+        } else if written > 0 || self.stalled_since.is_none() {
+            self.stalled_since = Some(local.now);
+            local.wheel_schedule(self);
+        }
+        Ok(())
+    }
+}
+
+/// Room for control frames beyond a full outbox.
+const CONTROL_BYTES_MAX: usize = 4 << 10;

@@ -1,0 +1,128 @@
+//! The node: what its workers and its API ask of the broker, and what the broker sends to its workers.
+//!
+//! One verb a file: [`publish`], [`subscribe`], [`deliver`], [`query`], [`control`], [`presence`].
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use gateway_core::channel_rules::ChannelRules;
+use shared::id::NodeId;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::Broker;
+use crate::clock::Clock;
+use crate::presence::Presence;
+use crate::telemetry::Metrics;
+use crate::worker::inbox::Inbox;
+
+pub mod control;
+mod deliver;
+mod describe;
+mod interest;
+mod presence;
+mod publish;
+mod query;
+mod receive_control;
+mod repair;
+mod subscribe;
+mod users;
+
+pub(crate) use interest::WORKERS_MAX;
+pub use users::UserPermit;
+
+use interest::Interest;
+use presence::PresenceQueue;
+use subscribe::SubscribeQueue;
+use users::Users;
+
+/// How long a channel stays subscribed after its last subscriber has left: a page reload comes back sooner.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A publisher on this node waits at most this long for workers to catch up before its publication is refused.
+const ROOM_DEADLINE: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) id: NodeId,
+    /// The configured name, shown to people.
+    pub(crate) name: Arc<str>,
+    pub(crate) clock: Clock,
+    pub(crate) rules: Arc<ChannelRules>,
+    pub(crate) metrics: Arc<Metrics>,
+    broker: Arc<dyn Broker>,
+    presence: Arc<dyn Presence>,
+    inboxes: Vec<Arc<Inbox>>,
+    interest: Interest,
+    subscribe_queue: SubscribeQueue,
+    presence_queue: PresenceQueue,
+    users: Users,
+    runtime: Handle,
+    tasks: TaskTracker,
+    /// Set while every channel's position is being compared with the broker's.
+    resuming: AtomicBool,
+}
+
+/// What a node is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) id: NodeId,
+    pub(crate) name: Arc<str>,
+    pub(crate) clock: Clock,
+    pub(crate) rules: Arc<ChannelRules>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) presence: Arc<dyn Presence>,
+    pub(crate) inboxes: Vec<Arc<Inbox>>,
+    /// Connections one user may have on this node. 0: any number.
+    pub(crate) user_connections_max: u32,
+}
+
+impl Node {
+    /// Must be called inside a tokio runtime: the node's tasks run there.
+    pub(crate) fn start(parts: Parts) -> Arc<Self> {
+        let node = Arc::new(Self {
+            id: parts.id,
+            name: parts.name,
+            clock: parts.clock,
+            rules: parts.rules,
+            metrics: parts.metrics,
+            broker: parts.broker,
+            presence: parts.presence,
+            inboxes: parts.inboxes,
+            interest: Interest::new(),
+            subscribe_queue: SubscribeQueue::default(),
+            presence_queue: PresenceQueue::default(),
+            users: Users::new(parts.user_connections_max),
+            runtime: Handle::current(),
+            tasks: TaskTracker::new(),
+            resuming: AtomicBool::new(false),
+        });
+        node.tasks.spawn(subscribe::keep_subscribed(node.clone()));
+        node.tasks.spawn(repair::check_positions(node.clone()));
+        node.tasks.spawn(presence::keep_presence(node.clone()));
+        node.tasks.spawn(describe::keep_announced(node.clone()));
+        node
+    }
+
+    pub fn rules(&self) -> &ChannelRules {
+        &self.rules
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Runs something on the node's runtime: the way a worker, which never waits, has something waited for.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
+    }
+
+    /// Takes the node's announcement back. Its tasks end with the runtime.
+    pub(crate) async fn retire(&self) {
+        if let Err(error) = self.broker.retire(&self.id.0).await {
+            tracing::warn!(%error, "this node's announcement could not be taken back; it expires by itself");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Questions about a channel: its history and who is there.
+
+use std::collections::BTreeMap;
+
+use gateway_core::effect::PresenceStats;
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use shared::channel::Channel;
+use shared::id::ClientId;
+use shared::publication::ClientInfo;
+
+use crate::broker::BrokerError;
+use crate::node::Node;
+
+impl Node {
+    pub async fn history(
+        &self,
+        channel: Channel,
+        filter: HistoryFilter,
+        retention: Retention,
+    ) -> Result<HistoryPage, BrokerError> {
+        self.broker.history(channel, filter, retention).await
+    }
+
+    pub async fn remove_history(&self, channel: Channel) -> Result<(), BrokerError> {
+        self.broker.remove_history(channel).await
+    }
+
+    pub async fn presence(&self, channel: Channel) -> Result<BTreeMap<ClientId, ClientInfo>, BrokerError> {
+        self.presence.clients(channel).await
+    }
+
+    pub async fn presence_stats(&self, channel: Channel) -> Result<PresenceStats, BrokerError> {
+        self.presence.stats(channel).await
+    }
+}

@@ -1,0 +1,244 @@
+//! Subscribing this node to channels: counted over its workers, batched, and let go only after a while.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_core::feed::Feed;
+use gateway_core::history::Retention;
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::moment::Moment;
+use tokio::sync::{Notify, oneshot};
+
+use crate::broker::BrokerError;
+use crate::node::interest::{Link, LocalChannel};
+use crate::node::{LINGER, Node};
+
+/// The most channels of one subscribe call to the broker.
+const BATCH: usize = 1_000;
+
+/// How long a failed batch waits before it is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Channels whose link to the broker should be looked at.
+#[derive(Debug, Default)]
+pub(crate) struct SubscribeQueue {
+    wanted: Mutex<Vec<Channel>>,
+    unwanted: Mutex<VecDeque<(Moment, Channel)>>,
+    changed: Notify,
+}
+
+/// What a join waits for.
+#[derive(Debug)]
+pub(crate) enum Delivered {
+    Now,
+    Later(oneshot::Receiver<Result<(), BrokerError>>),
+}
+
+impl Delivered {
+    pub(crate) async fn wait(self) -> Result<(), BrokerError> {
+        match self {
+            Self::Now => Ok(()),
+            Self::Later(answer) => match answer.await {
+                Ok(result) => result,
+                Err(_) => Err(BrokerError::Unexpected("the node is going away".into())),
+            },
+        }
+    }
+}
+
+impl Node {
+    /// Notes that a worker has subscribers of a channel: from now on its publications go to that worker. The
+    /// answer tells when none published after it can be missed.
+    pub(crate) fn acquire(&self, worker: usize, channel: &Channel, retention: Retention) -> Delivered {
+        let mut shard = self.interest.shard(channel.as_str());
+        let now = self.clock.now();
+        let local = shard.entry(channel.clone()).or_insert_with(|| {
+            self.subscribe_queue.want(channel.clone());
+            LocalChannel { workers: 0, link: Link::Queued, waiting: Vec::new(), feed: Feed::new(), retention, checked: now }
+        });
+        local.workers |= 1 << worker;
+        match local.link {
+            Link::Up => Delivered::Now,
+            Link::Lingering(_) => {
+                local.link = Link::Up;
+                Delivered::Now
+            }
+            Link::Queued | Link::Subscribing | Link::Unsubscribing => {
+                let (sender, receiver) = oneshot::channel();
+                local.waiting.push(sender);
+                Delivered::Later(receiver)
+            }
+        }
+    }
+
+    /// A further subscriber on a worker that has some already: waits for what the first one waits for.
+    pub(crate) fn delivered(&self, channel: &Channel) -> Delivered {
+        match self.interest.shard(channel.as_str()).get_mut(channel.as_str()) {
+            Some(local) if !matches!(local.link, Link::Up | Link::Lingering(_)) => {
+                let (sender, receiver) = oneshot::channel();
+                local.waiting.push(sender);
+                Delivered::Later(receiver)
+            }
+            _ => Delivered::Now,
+        }
+    }
+
+    /// Notes that a worker has no subscribers of a channel any more.
+    pub(crate) fn release(&self, worker: usize, channel: &Channel) {
+        let mut shard = self.interest.shard(channel.as_str());
+        let Some(local) = shard.get_mut(channel.as_str()) else { return };
+        local.workers &= !(1 << worker);
+        if local.workers == 0 && local.link == Link::Up {
+            let until = self.clock.now() + LINGER;
+            local.link = Link::Lingering(until);
+            drop(shard);
+            self.subscribe_queue.unwant(until, channel.clone());
+        }
+    }
+}
+
+impl SubscribeQueue {
+    fn want(&self, channel: Channel) {
+        self.wanted.lock().push(channel);
+        self.changed.notify_one();
+    }
+
+    fn unwant(&self, until: Moment, channel: Channel) {
+        self.unwanted.lock().push_back((until, channel));
+        self.changed.notify_one();
+    }
+
+    /// The next channels to subscribe, and those that have lingered long enough.
+    fn take(&self, now: Moment) -> (Vec<Channel>, Vec<Channel>) {
+        let wanted = {
+            let mut wanted = self.wanted.lock();
+            let at = wanted.len().saturating_sub(BATCH);
+            wanted.split_off(at)
+        };
+        let mut unwanted = self.unwanted.lock();
+        let due = unwanted.iter().take(BATCH).take_while(|(until, _)| *until <= now).count();
+        (wanted, unwanted.drain(..due).map(|(_, channel)| channel).collect())
+    }
+
+    /// How long nothing will be due, unless something changes.
+    fn idle_for(&self, now: Moment) -> Option<Duration> {
+        if !self.wanted.lock().is_empty() {
+            return Some(Duration::ZERO);
+        }
+        self.unwanted.lock().front().map(|(until, _)| until.since(now))
+    }
+}
+
+/// Keeps what the broker delivers to this node equal to what its workers want.
+pub(crate) async fn keep_subscribed(node: Arc<Node>) {
+    let queue = &node.subscribe_queue;
+    loop {
+        let (wanted, unwanted) = queue.take(node.clock.now());
+        if wanted.is_empty() && unwanted.is_empty() {
+            match queue.idle_for(node.clock.now()) {
+                Some(idle) => {
+                    // Woken early by a change; looking again for nothing does no harm.
+                    let _ = tokio::time::timeout(idle.max(Duration::from_millis(1)), queue.changed.notified()).await;
+                }
+                None => queue.changed.notified().await,
+            }
+            continue;
+        }
+        if !wanted.is_empty() {
+            subscribe(&node, wanted).await;
+        }
+        if !unwanted.is_empty() {
+            unsubscribe(&node, unwanted).await;
+        }
+    }
+}
+
+async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
+    channels.retain(|channel| {
+        let mut shard = node.interest.shard(channel.as_str());
+        match shard.get_mut(channel.as_str()) {
+            Some(local) if local.link == Link::Queued && local.workers != 0 => {
+                local.link = Link::Subscribing;
+                true
+            }
+            // Nobody wants it any more, before it was asked for.
+            Some(local) if local.link == Link::Queued => {
+                shard.remove(channel.as_str());
+                false
+            }
+            _ => false,
+        }
+    });
+    if channels.is_empty() {
+        return;
+    }
+    let result = node.broker.subscribe(channels.clone()).await;
+    let now = node.clock.now();
+    let mut again = Vec::new();
+    for channel in channels {
+        let mut shard = node.interest.shard(channel.as_str());
+        let Some(local) = shard.get_mut(channel.as_str()) else { continue };
+        for waiting in local.waiting.drain(..) {
+            // A join that has given up does not listen any more.
+            let _ = waiting.send(result.clone());
+        }
+        match &result {
+            Ok(()) if local.workers == 0 => {
+                let until = now + LINGER;
+                local.link = Link::Lingering(until);
+                node.subscribe_queue.unwant(until, channel.clone());
+            }
+            Ok(()) => local.link = Link::Up,
+            Err(_) => {
+                local.link = Link::Queued;
+                again.push(channel.clone());
+            }
+        }
+    }
+    if let Err(error) = result {
+        tracing::warn!(%error, channels = again.len(), "channels could not be subscribed");
+        // Their subscribers were told to try again; what is still wanted then is tried here too.
+        tokio::time::sleep(RETRY).await;
+        for channel in again {
+            node.subscribe_queue.want(channel);
+        }
+    }
+}
+
+async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
+    let now = node.clock.now();
+    channels.retain(|channel| {
+        let mut shard = node.interest.shard(channel.as_str());
+        match shard.get_mut(channel.as_str()) {
+            // Someone who came back and left again has put it in the queue a second time, for later.
+            Some(local) if matches!(local.link, Link::Lingering(until) if until <= now) => {
+                local.link = Link::Unsubscribing;
+                true
+            }
+            _ => false,
+        }
+    });
+    if channels.is_empty() {
+        return;
+    }
+    if let Err(error) = node.broker.unsubscribe(channels.clone()).await {
+        tracing::warn!(%error, channels = channels.len(), "channels could not be unsubscribed");
+    }
+    for channel in channels {
+        let mut shard = node.interest.shard(channel.as_str());
+        match shard.get_mut(channel.as_str()) {
+            Some(local) if local.workers != 0 => {
+                local.link = Link::Queued;
+                // What was published while nobody listened was not missed by anybody.
+                local.feed = Feed::new();
+                node.subscribe_queue.want(channel.clone());
+            }
+            Some(_) => {
+                shard.remove(channel.as_str());
+            }
+            None => {}
+        }
+    }
+}

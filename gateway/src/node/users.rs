@@ -1,0 +1,63 @@
+//! Who is connected to this node, by user: how many connections each has, against its cap.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use shared::id::UserId;
+
+use crate::node::Node;
+
+#[derive(Debug)]
+pub(crate) struct Users {
+    /// 0: no cap.
+    connections_max: u32,
+    connections: Mutex<FxHashMap<UserId, u32>>,
+}
+
+/// Counts a connection of a user for as long as it is held.
+#[derive(Debug)]
+pub struct UserPermit {
+    node: Arc<Node>,
+    user: UserId,
+}
+
+impl Users {
+    pub(crate) fn new(connections_max: u32) -> Self {
+        Self { connections_max, connections: Mutex::default() }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.connections.lock().len()
+    }
+}
+
+impl Node {
+    /// `None` if the user has as many connections as one may. Anonymous clients are nobody's: they are not counted.
+    pub(crate) fn admit_user(self: &Arc<Self>, user: &UserId) -> Option<UserPermit> {
+        if !user.is_anonymous() {
+            let mut connections = self.users.connections.lock();
+            let count = connections.entry(user.clone()).or_default();
+            if self.users.connections_max != 0 && *count >= self.users.connections_max {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(UserPermit { node: self.clone(), user: user.clone() })
+    }
+}
+
+impl Drop for UserPermit {
+    fn drop(&mut self) {
+        if self.user.is_anonymous() {
+            return;
+        }
+        let mut connections = self.node.users.connections.lock();
+        if let Some(count) = connections.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.user);
+            }
+        }
+    }
+}

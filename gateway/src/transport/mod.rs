@@ -1,0 +1,80 @@
+//! A transport moves bytes: a plain socket or one under TLS, never waiting.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+pub(crate) mod direct;
+mod tls;
+
+pub(crate) use tls::TlsStream;
+
+/// The bytes of one client.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    /// The descriptor that a fan-out may send to directly; -1 if bytes must pass through this object.
+    pub(crate) fn direct_descriptor(&self) -> RawFd {
+        match self {
+            Self::Plain(socket) => socket.as_raw_fd(),
+            Self::Tls(_) => -1,
+        }
+    }
+
+    /// `Ok(0)` is the end of the stream.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+
+    /// For a plain socket, bytes the kernel took. Under TLS, bytes taken in; call [`Stream::flush`] after the last.
+    pub(crate) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write_vectored(slices),
+            Self::Tls(stream) => stream.write_vectored(slices),
+        }
+    }
+
+    /// Writes what the transport itself holds. Answers whether nothing is left.
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Plain(_) => Ok(true),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub(crate) fn shut_down_writing(&mut self) {
+        // The peer may be gone already; then there is nobody to tell.
+        let _ = match self {
+            Self::Plain(socket) => socket.shutdown(std::net::Shutdown::Write),
+            Self::Tls(stream) => stream.shut_down_writing(),
+        };
+    }
+
+    fn socket(&mut self) -> &mut TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.socket(),
+        }
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        // Both, once and for all: edges are only told when something changes, and a socket that never blocks never
+        // turns writable again.
+        self.socket().register(registry, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.socket().deregister(registry)
+    }
+}

@@ -1,0 +1,173 @@
+//! What a worker is told by other threads: one bounded queue, swapped out whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use gateway_core::effect::Outcome;
+use gateway_core::hub::Prepared;
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::moment::Moment;
+use shared::push::UnsubscribeCode;
+use tokio::sync::Notify;
+
+use crate::connection::ConnectionKey;
+use crate::connection::open::NewConnection;
+
+/// What a worker can be told.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A client that has been let in: its socket is this worker's from now on.
+    Open(Box<NewConnection>),
+    Publication(Arc<Prepared>),
+    /// Publications of this channel are missing and cannot be had any more.
+    Insufficient(Channel),
+    Outcome(ConnectionKey, Outcome),
+    /// Close those of these clients that are here.
+    Disconnect(Arc<Selection>, Disconnect),
+    /// End the subscription of those of these clients that are here.
+    Unsubscribe(Arc<Selection>, Channel, UnsubscribeCode),
+    /// Close every client by `until`, evenly spread.
+    Drain { until: Moment },
+    Stop,
+}
+
+/// Which clients a control command is about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selection {
+    /// Clients of this user.
+    pub(crate) user: Option<Box<str>>,
+    /// This client only.
+    pub(crate) client: Option<shared::id::ClientId>,
+    /// But not these.
+    pub(crate) except: Vec<shared::id::ClientId>,
+}
+
+/// The most publications that wait for a worker. Past it a publication is not queued: its channel is marked lost
+/// instead, and its subscribers are told of the gap.
+const PUBLICATIONS_MAX: usize = 65_536;
+
+/// The most payload bytes that wait for a worker.
+const BYTES_MAX: usize = 64 << 20;
+
+/// Publishers on this node wait while a worker has more than this waiting.
+const PUBLICATIONS_HIGH: usize = PUBLICATIONS_MAX / 4;
+const BYTES_HIGH: usize = BYTES_MAX / 4;
+
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    queue: Mutex<Queue>,
+    waker: mio::Waker,
+    /// Whether the worker has been woken and has not looked yet: one wake-up serves all that came before it.
+    woken: AtomicBool,
+    waiting: AtomicUsize,
+    waiting_bytes: AtomicUsize,
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) events: Vec<Event>,
+    /// Channels of which a publication did not fit.
+    pub(crate) lost: FxHashSet<Channel>,
+    publications: usize,
+    bytes: usize,
+}
+
+impl Inbox {
+    pub(crate) fn new(waker: mio::Waker) -> Self {
+        Self {
+            queue: Mutex::default(),
+            waker,
+            woken: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            waiting_bytes: AtomicUsize::new(0),
+            room: Notify::new(),
+        }
+    }
+
+    /// Queues anything but a publication. What comes this way is bounded by its cause: a connection each, an
+    /// outcome for each effect.
+    pub(crate) fn push(&self, event: Event) {
+        self.queue.lock().events.push(event);
+        self.wake();
+    }
+
+    /// Queues a publication, or marks its channel lost if there is no room. Answers whether there was.
+    pub(crate) fn push_publication(&self, prepared: Arc<Prepared>) -> bool {
+        let fits = {
+            let mut queue = self.queue.lock();
+            let bytes = prepared.publication().data.bytes.len();
+            let fits = queue.publications < PUBLICATIONS_MAX && queue.bytes + bytes <= BYTES_MAX;
+            if fits {
+                queue.publications += 1;
+                queue.bytes += bytes;
+                self.waiting.store(queue.publications, Ordering::Relaxed);
+                self.waiting_bytes.store(queue.bytes, Ordering::Relaxed);
+                queue.events.push(Event::Publication(prepared));
+            } else {
+                queue.lost.insert(prepared.channel().clone());
+            }
+            fits
+        };
+        self.wake();
+        fits
+    }
+
+    /// Takes all that waits. `into` must be empty; its room is reused.
+    pub(crate) fn take(&self, into: &mut Queue) {
+        // Cleared first: whatever is pushed after this wakes again.
+        self.woken.store(false, Ordering::SeqCst);
+        let was_high = self.is_high();
+        {
+            let mut queue = self.queue.lock();
+            std::mem::swap(&mut *queue, into);
+            self.waiting.store(0, Ordering::Relaxed);
+            self.waiting_bytes.store(0, Ordering::Relaxed);
+        }
+        into.publications = 0;
+        into.bytes = 0;
+        if was_high {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// How many publications wait.
+    pub(crate) fn depth(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the worker has caught up enough for more, at most until the deadline. Answers whether it has.
+    pub(crate) async fn wait_for_room(&self, deadline: Duration) -> bool {
+        if !self.is_high() {
+            return true;
+        }
+        let wait = async {
+            loop {
+                let notified = self.room.notified();
+                if !self.is_high() {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        tokio::time::timeout(deadline, wait).await.is_ok()
+    }
+
+    fn is_high(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > PUBLICATIONS_HIGH || self.waiting_bytes.load(Ordering::Relaxed) > BYTES_HIGH
+    }
+
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::SeqCst)
+            && let Err(error) = self.waker.wake()
+        {
+            // Cannot happen while the worker's poll lives; a later push tries again.
+            self.woken.store(false, Ordering::SeqCst);
+            tracing::error!(%error, "a worker could not be woken");
+        }
+    }
+}

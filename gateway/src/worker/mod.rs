@@ -1,0 +1,214 @@
+//! A worker: one thread with its connections, its part of the hub and its own poll.
+//!
+//! A worker never waits for anything but its poll. Sockets, timers and the [`inbox`] wake it; in each [`turn`] it
+//! reads, handles, delivers and writes, in that order, so that what one turn produces for a client leaves in one
+//! write. [`sweep`] is the fan-out.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use gateway_core::hub::{Hub, Variants};
+use gateway_core::session::Context;
+use gateway_core::timer_wheel::TimerWheel;
+use shared::channel::Channel;
+use shared::framing::websocket::{Deflater, Inflater, Limits};
+use shared::id::ClientId;
+use shared::moment::Moment;
+use slab::Slab;
+
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::connection::Connection;
+use crate::connection::config::WebSocketConfig;
+use crate::node::Node;
+use crate::telemetry::Metrics;
+
+pub mod config;
+pub(crate) mod inbox;
+mod sweep;
+mod tally;
+mod turn;
+
+pub(crate) use tally::Tally;
+
+use inbox::{Event, Inbox};
+
+/// The poll's token for the inbox. Connections have their place in the table.
+const INBOX: mio::Token = mio::Token(usize::MAX);
+
+/// One read of one connection at most: the worker's only read buffer.
+const READ_BYTES: usize = 64 << 10;
+
+/// What connections of this worker use and share, beside themselves.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) index: usize,
+    pub(crate) now: Moment,
+    pub(crate) hub: Hub,
+    pub(crate) node: Arc<Node>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) context: Arc<Context>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) variants: Arc<Variants>,
+    pub(crate) limits: Limits,
+    pub(crate) websocket: Arc<WebSocketConfig>,
+    pub(crate) inflater: Inflater,
+    pub(crate) deflater: Deflater,
+    /// Where control frames are written before they are queued.
+    pub(crate) scratch: BytesMut,
+    pub(crate) tally: Tally,
+    pub(crate) wheel: TimerWheel,
+    /// For each place in the table: whether a delivery may go straight to the socket.
+    flags: Vec<Flags>,
+    /// Connections with something in their outbox that no write has been tried for yet.
+    unwritten: Vec<u32>,
+}
+
+/// Densely packed beside the hub's tables, because a sweep looks at one for each subscriber.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flags {
+    /// Something waits in the outbox: what comes now must wait behind it.
+    waiting: bool,
+    /// In the list of those to write at the end of the turn.
+    listed: bool,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) index: usize,
+    pub(crate) clock: Clock,
+    pub(crate) node: Arc<Node>,
+    pub(crate) context: Arc<Context>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) variants: Arc<Variants>,
+    pub(crate) websocket: Arc<WebSocketConfig>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// A worker's poll and inbox, made before the node that pushes to it.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    poll: mio::Poll,
+    pub(crate) inbox: Arc<Inbox>,
+}
+
+impl Seat {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let poll = mio::Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), INBOX)?;
+        Ok(Self { poll, inbox: Arc::new(Inbox::new(waker)) })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    poll: mio::Poll,
+    clock: Clock,
+    connections: Slab<Connection>,
+    /// How many connections each place in the table has had.
+    generations: Vec<u32>,
+    local: Local,
+    metrics: Arc<Metrics>,
+    /// Connections that had more to read than one turn takes.
+    unread: Vec<u32>,
+    drain: Option<turn::Drain>,
+    stopping: bool,
+}
+
+impl Worker {
+    /// Starts the thread. It ends after [`Event::Stop`].
+    pub(crate) fn spawn(seat: Seat, parts: Parts) -> std::io::Result<thread::JoinHandle<()>> {
+        let name = format!("worker-{}", parts.index);
+        let mut worker = Self::new(seat, parts);
+        thread::Builder::new().name(name).spawn(move || worker.run())
+    }
+
+    fn new(seat: Seat, parts: Parts) -> Self {
+        let now = parts.clock.now();
+        let limits = Limits {
+            message_bytes_max: parts.websocket.message_bytes_max,
+            frame_bytes_max: parts.websocket.message_bytes_max,
+            fragments_max: parts.websocket.fragments_max as u32,
+        };
+        Self {
+            poll: seat.poll,
+            clock: parts.clock,
+            connections: Slab::new(),
+            generations: Vec::new(),
+            local: Local {
+                index: parts.index,
+                now,
+                hub: Hub::new(),
+                node: parts.node,
+                inbox: seat.inbox,
+                context: parts.context,
+                authenticator: parts.authenticator,
+                variants: parts.variants,
+                limits,
+                inflater: Inflater::new(),
+                deflater: Deflater::new(parts.websocket.compression_level as u8),
+                websocket: parts.websocket,
+                scratch: BytesMut::new(),
+                tally: Tally::default(),
+                wheel: TimerWheel::new(now),
+                flags: Vec::new(),
+                unwritten: Vec::new(),
+            },
+            metrics: parts.metrics,
+            unread: Vec::new(),
+            drain: None,
+            stopping: false,
+        }
+    }
+}
+
+impl Local {
+    /// Something waits in this connection's outbox: write it when the turn ends.
+    pub(crate) fn mark_unwritten(&mut self, index: u32) {
+        let flags = &mut self.flags[index as usize];
+        flags.waiting = true;
+        if !flags.listed {
+            flags.listed = true;
+            self.unwritten.push(index);
+        }
+    }
+
+    /// Nothing waits any more: deliveries may go straight to the socket again.
+    pub(crate) fn mark_written(&mut self, index: u32) {
+        self.flags[index as usize].waiting = false;
+    }
+
+    /// Makes sure the connection is looked at when it wants to be.
+    pub(crate) fn schedule(&mut self, connection: &Connection) {
+        if let Some(at) = connection.poll_timeout(self.websocket.write_timeout()) {
+            self.wheel.schedule(connection.key.index, at);
+        }
+    }
+
+    /// Takes a connection out of one channel, and the channel from the broker if nobody here is left in it.
+    pub(crate) fn leave(&mut self, index: u32, client: ClientId, channel: &Channel) {
+        let left = self.hub.leave(channel, index);
+        self.left(client, channel, left.last);
+    }
+
+    /// Takes a connection out of all its channels.
+    pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) {
+        let mut channels = Vec::new();
+        self.hub.remove_all(index, |channel, last| channels.push((channel.clone(), last)));
+        for (channel, last) in channels {
+            self.left(client, &channel, last);
+        }
+    }
+
+    fn left(&self, client: ClientId, channel: &Channel, last: bool) {
+        if last {
+            self.node.release(self.index, channel);
+        }
+        if self.node.rules.options(channel).is_some_and(|options| options.presence) {
+            self.node.leave_presence(channel.clone(), client);
+        }
+    }
+}

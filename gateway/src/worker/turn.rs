@@ -1,0 +1,371 @@
+//! One turn of a worker: what woke it, in order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gateway_core::effect::Outcome;
+use gateway_core::hub::Prepared;
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::moment::Moment;
+use shared::push::UnsubscribeCode;
+
+use crate::connection::open::NewConnection;
+use crate::connection::read::Readiness;
+use crate::connection::{Connection, ConnectionKey, Gone};
+use crate::node::control::Target;
+use crate::worker::inbox::{Event, Queue};
+use crate::worker::sweep::{Aftermath, Sweep};
+use crate::worker::{Flags, INBOX, READ_BYTES, Worker};
+
+/// The most sockets looked at in one turn.
+const EVENTS: usize = 1_024;
+
+/// The most payload bytes of publications that are joined into one write.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// Closing every client by a given time.
+#[derive(Debug)]
+pub(super) struct Drain {
+    pacing: gateway_core::drain::Pacing,
+    /// Places in the table, last to close first.
+    left: Vec<ConnectionKey>,
+    closed: usize,
+}
+
+impl Worker {
+    pub(super) fn run(&mut self) {
+        let mut events = mio::Events::with_capacity(EVENTS);
+        let mut buffer = vec![0; READ_BYTES];
+        let mut queue = Queue::default();
+        while !self.stopping {
+            let timeout = self.poll_timeout();
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "a worker cannot poll its sockets and ends");
+                return;
+            }
+            let began = Instant::now();
+            self.local.now = self.clock.now();
+            for event in &events {
+                if event.token() != INBOX {
+                    self.handle_readiness(event.token().0, event, &mut buffer);
+                }
+            }
+            self.read_on(&mut buffer);
+            self.take_inbox(&mut queue, &mut buffer);
+            self.handle_timers();
+            self.step_drain();
+            self.write_out();
+            self.report(began.elapsed());
+        }
+        self.close_everything();
+    }
+
+    fn poll_timeout(&self) -> Option<Duration> {
+        if !self.unread.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.clock.now();
+        let timer = self.local.wheel.next_tick().map(|at| at.since(now));
+        let drain = self.drain.as_ref().map(|_| DRAIN_STEP);
+        [timer, drain].into_iter().flatten().min()
+    }
+
+    fn handle_readiness(&mut self, index: usize, event: &mio::event::Event, buffer: &mut [u8]) {
+        if event.is_writable()
+            && self.connections.get(index).is_some_and(|connection| connection.is_stalled())
+        {
+            let result = self.connections[index].flush(&mut self.local);
+            if let Err(gone) = result {
+                self.remove(index, &gone);
+                return;
+            }
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.read(index, buffer);
+        }
+    }
+
+    fn read(&mut self, index: usize, buffer: &mut [u8]) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        match connection.handle_readable(&mut self.local, buffer) {
+            Ok(readiness) => {
+                if readiness == Readiness::More {
+                    self.unread.push(index as u32);
+                }
+                self.local.schedule(&self.connections[index]);
+            }
+            Err(gone) => self.remove(index, &gone),
+        }
+    }
+
+    /// Goes on with sockets that had more than one turn's share.
+    fn read_on(&mut self, buffer: &mut [u8]) {
+        for index in std::mem::take(&mut self.unread) {
+            self.read(index as usize, buffer);
+        }
+    }
+
+    fn take_inbox(&mut self, queue: &mut Queue, buffer: &mut [u8]) {
+        self.local.inbox.take(queue);
+        // Publications that follow each other in one channel are delivered together.
+        let mut batch: Vec<Arc<Prepared>> = Vec::new();
+        let mut batch_bytes = 0;
+        for event in queue.events.drain(..) {
+            if let Event::Publication(prepared) = event {
+                let bytes = prepared.publication().data.bytes.len();
+                let joins = batch.first().is_some_and(|first| first.channel() == prepared.channel());
+                if !joins || batch_bytes + bytes > BATCH_BYTES {
+                    self.deliver(&mut batch);
+                    batch_bytes = 0;
+                }
+                batch_bytes += bytes;
+                batch.push(prepared);
+                continue;
+            }
+            // Everything else keeps its place among the publications.
+            self.deliver(&mut batch);
+            batch_bytes = 0;
+            self.handle_event(event, buffer);
+        }
+        self.deliver(&mut batch);
+        for channel in queue.lost.drain() {
+            self.sweep(|hub, sweep| hub.lost(channel.as_str(), sweep));
+        }
+    }
+
+    fn handle_event(&mut self, event: Event, buffer: &mut [u8]) {
+        match event {
+            Event::Open(new) => self.open(*new, buffer),
+            Event::Publication(prepared) => self.deliver(&mut vec![prepared]),
+            Event::Insufficient(channel) => self.sweep(|hub, sweep| hub.lost(channel.as_str(), sweep)),
+            Event::Outcome(key, outcome) => self.handle_outcome(key, outcome),
+            Event::Disconnect(target, disconnect) => {
+                self.for_each_target(&target, |connection, worker| {
+                    connection.session.handle_disconnect(worker.now, disconnect.clone());
+                });
+            }
+            Event::Unsubscribe(target, channel) => {
+                self.for_each_target(&target, |connection, worker| {
+                    connection.session.handle_unsubscribe(worker.now, &channel, UnsubscribeCode::Server);
+                });
+            }
+            Event::Drain { until } => self.begin_drain(until),
+            Event::Stop => self.stopping = true,
+        }
+    }
+
+    fn open(&mut self, new: NewConnection, buffer: &mut [u8]) {
+        let entry = self.connections.vacant_entry();
+        let index = entry.key();
+        if self.generations.len() <= index {
+            self.generations.push(0);
+            self.local.flags.push(Flags::default());
+        }
+        self.generations[index] = self.generations[index].wrapping_add(1);
+        self.local.flags[index] = Flags::default();
+        let key = ConnectionKey {
+            worker: self.local.index as u16,
+            index: index as u32,
+            generation: self.generations[index],
+        };
+        let unread = new.unread.clone();
+        let connection = entry.insert(Connection::open(new, key, &self.local));
+        self.metrics.connection_opened(connection.session.protocol());
+        if let Err(error) = connection.stream.register(self.poll.registry(), mio::Token(index)) {
+            self.remove(index, &Gone::Lost(error));
+            return;
+        }
+        connection.perform(&mut self.local);
+        for chunk in unread.chunks(READ_BYTES) {
+            let bytes = &mut buffer[..chunk.len()];
+            bytes.copy_from_slice(chunk);
+            connection.handle_bytes(&mut self.local, bytes);
+        }
+        if self.drain.is_some() {
+            connection.session.handle_disconnect(self.local.now, Disconnect::SHUTDOWN);
+            connection.perform(&mut self.local);
+        }
+        self.local.schedule(&self.connections[index]);
+        // What came with the handshake through TLS is inside it, and no edge will tell of that.
+        self.read(index, buffer);
+    }
+
+    fn handle_outcome(&mut self, key: ConnectionKey, outcome: Outcome) {
+        let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
+        // The client that asked may be gone, and another in its place.
+        if connection.key != key || connection.is_closing() {
+            return;
+        }
+        connection.session.handle_outcome(self.local.now, outcome);
+        connection.perform(&mut self.local);
+        self.local.schedule(&self.connections[key.index as usize]);
+    }
+
+    fn deliver(&mut self, batch: &mut Vec<Arc<Prepared>>) {
+        let Some(first) = batch.first() else { return };
+        let channel: Channel = first.channel().clone();
+        let received = first.received_micros();
+        let before = self.local.tally.deliveries;
+        self.sweep(|hub, sweep| hub.deliver_batch(channel.as_str(), batch, sweep));
+        if self.local.tally.deliveries > before {
+            let micros = self.clock.micros().saturating_sub(received);
+            self.metrics.delivered_after(Duration::from_micros(micros));
+        }
+        batch.clear();
+    }
+
+    /// Lets the hub hand something to many connections, then deals with what came of it for single ones.
+    fn sweep(&mut self, work: impl FnOnce(&mut gateway_core::hub::Hub, &mut Sweep<'_>)) {
+        let local = &mut self.local;
+        let mut aftermath = std::mem::take(&mut self.aftermath);
+        let mut sweep = Sweep {
+            connections: &mut self.connections,
+            flags: &mut local.flags,
+            unwritten: &mut local.unwritten,
+            tally: &mut local.tally,
+            outbox_bytes_max: local.websocket.outbox_bytes_max,
+            aftermath: &mut aftermath,
+        };
+        work(&mut local.hub, &mut sweep);
+        for after in aftermath.drain(..) {
+            self.settle(after);
+        }
+        self.aftermath = aftermath;
+    }
+
+    fn settle(&mut self, after: Aftermath) {
+        let (Aftermath::Overflown(index)
+        | Aftermath::Failed(index, _)
+        | Aftermath::Insufficient(index, _)
+        | Aftermath::Close(index, _)) = after;
+        // One connection can be named twice in one sweep, and gone after the first.
+        let Some(connection) = self.connections.get_mut(index as usize) else { return };
+        match after {
+            Aftermath::Overflown(_) => connection.handle_overflow(&mut self.local),
+            Aftermath::Failed(_, error) => {
+                self.remove(index as usize, &Gone::Lost(error));
+                return;
+            }
+            Aftermath::Insufficient(_, channel) => {
+                self.local.tally.insufficient += 1;
+                connection.session.handle_unsubscribe(self.local.now, &channel, UnsubscribeCode::InsufficientState);
+                connection.perform(&mut self.local);
+            }
+            Aftermath::Close(_, disconnect) => {
+                connection.session.handle_disconnect(self.local.now, disconnect);
+                connection.perform(&mut self.local);
+            }
+        }
+        self.local.schedule(&self.connections[index as usize]);
+    }
+
+    fn for_each_target(&mut self, target: &Target, act: impl Fn(&mut Connection, &super::Local)) {
+        for (_, connection) in &mut self.connections {
+            let session = &connection.session;
+            let named = target.user.as_deref().is_none_or(|user| user == session.user().as_str())
+                && target.client.is_none_or(|client| client == session.client())
+                && !target.except.contains(&session.client());
+            if named && session.is_connected() && !connection.is_closing() {
+                act(connection, &self.local);
+                connection.perform(&mut self.local);
+                self.local.schedule(connection);
+            }
+        }
+    }
+
+    fn handle_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.local.wheel.advance(self.local.now, &mut due);
+        for index in due.drain(..) {
+            let Some(connection) = self.connections.get_mut(index as usize) else { continue };
+            match connection.poll_timeout(self.local.websocket.write_timeout()) {
+                Some(at) if at <= self.local.now => match connection.handle_timeout(&mut self.local) {
+                    Ok(()) => self.local.schedule(&self.connections[index as usize]),
+                    Err(gone) => self.remove(index as usize, &gone),
+                },
+                // It has moved on since it was scheduled.
+                _ => self.local.schedule(&self.connections[index as usize]),
+            }
+        }
+        self.due = due;
+    }
+
+    /// Writes what this turn has put into outboxes.
+    fn write_out(&mut self) {
+        let mut unwritten = std::mem::take(&mut self.local.unwritten);
+        for index in unwritten.drain(..) {
+            self.local.flags[index as usize].listed = false;
+            let Some(connection) = self.connections.get_mut(index as usize) else { continue };
+            if let Err(gone) = connection.flush(&mut self.local) {
+                self.remove(index as usize, &gone);
+            }
+        }
+        debug_assert!(self.local.unwritten.is_empty(), "writing never queues");
+        self.local.unwritten = unwritten;
+    }
+
+    /// The only place where a connection ends.
+    fn remove(&mut self, index: usize, gone: &Gone) {
+        let connection = &mut self.connections[index];
+        connection.leave_all(&mut self.local);
+        if !connection.is_closing() {
+            self.local.tally.closes.push("connection lost");
+        }
+        tracing::debug!(client = %connection.session.client(), ?gone, "gone");
+        connection.stream.shut_down_writing();
+        if let Err(error) = connection.stream.deregister(self.poll.registry()) {
+            tracing::debug!(%error, "a socket was not registered");
+        }
+        self.metrics.connection_closed(connection.session.protocol());
+        self.local.wheel.cancel(index as u32);
+        self.local.flags[index] = Flags::default();
+        self.connections.remove(index);
+    }
+
+    fn begin_drain(&mut self, until: Moment) {
+        let left: Vec<ConnectionKey> =
+            self.connections.iter().filter(|(_, connection)| !connection.is_closing()).map(|(_, c)| c.key).collect();
+        let pacing = gateway_core::drain::Pacing::new(self.local.now, until, left.len());
+        self.drain = Some(Drain { pacing, left, closed: 0 });
+    }
+
+    /// Closes as many as should be closed by now.
+    fn step_drain(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let target = drain.pacing.closed_by(self.local.now);
+        while drain.closed < target {
+            drain.closed += 1;
+            let Some(key) = drain.left.pop() else { return };
+            let Some(connection) = self.connections.get_mut(key.index as usize) else { continue };
+            if connection.key == key && !connection.is_closing() {
+                connection.session.handle_disconnect(self.local.now, Disconnect::SHUTDOWN);
+                connection.perform(&mut self.local);
+            }
+        }
+    }
+
+    /// The last thing a worker does: whoever is still here is told so, if one write can do it.
+    fn close_everything(&mut self) {
+        let indexes: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
+        for index in indexes {
+            let connection = &mut self.connections[index];
+            connection.session.handle_disconnect(self.local.now, Disconnect::SHUTDOWN);
+            connection.perform(&mut self.local);
+            // Failing or not, the socket goes now.
+            let _ = connection.flush(&mut self.local);
+            self.remove(index, &Gone::Closed);
+        }
+        self.report(Duration::ZERO);
+    }
+
+    fn report(&mut self, busy: Duration) {
+        let connections = self.connections.len();
+        self.metrics.add_worker_turn(self.local.index, &mut self.local.tally, &self.local.hub.counts(), connections, busy);
+    }
+}
+
+/// How often a draining worker looks whether the next client's turn to close has come.
+const DRAIN_STEP: Duration = Duration::from_millis(20);

@@ -1,6 +1,73 @@
-//! Requests of clients and publishers: what they may look like and where they come from.
+//! The client listener's HTTP: paths to handlers, and every check that comes before a client is let in.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::api::Api;
+use crate::listener::Admitted;
+use crate::telemetry::Metrics;
+use crate::telemetry::labels::Handshake;
+use crate::transport::encodings::Encodings;
+use crate::worker::inbox::Inbox;
 
 pub mod client_ip;
 pub mod config;
 pub mod origin;
-pub mod pages;
+
+mod route;
+mod upgrade;
+
+use origin::OriginPolicy;
+
+/// Where every request of a client goes.
+#[derive(Debug)]
+pub(crate) struct Router {
+    pub(crate) origins: OriginPolicy,
+    pub(crate) api: Arc<Api>,
+    pub(crate) encodings: Arc<Encodings>,
+    pub(crate) workers: Workers,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) url_bytes_max: usize,
+    /// The ticker page, where the demo is on.
+    pub(crate) pages: bool,
+}
+
+/// The workers in turn, so that each gets its share of the connections.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    inboxes: Vec<Arc<Inbox>>,
+    next: AtomicUsize,
+}
+
+impl Workers {
+    pub(crate) fn new(inboxes: Vec<Arc<Inbox>>) -> Self {
+        Self { inboxes, next: AtomicUsize::new(0) }
+    }
+
+    fn next(&self) -> &Arc<Inbox> {
+        &self.inboxes[self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len()]
+    }
+}
+
+/// Why a request goes no further, for the client and for the metrics.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    result: Handshake,
+    status: StatusCode,
+    why: String,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Refused {
+    pub(crate) fn new(result: Handshake, status: StatusCode, why: impl Into<String>) -> Self {
+        Self { result, status, why: why.into(), header: None }
+    }
+}

@@ -1,0 +1,54 @@
+//! What this node tells the others of itself, and what they tell it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::BrokerError;
+use crate::node::Node;
+use crate::node::control::NodeInfo;
+
+/// How often a node announces itself. A dead one is forgotten after three announcements that did not come.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// Every node whose announcement is fresh, by name. Includes this one even where its announcement is on its way.
+    pub async fn nodes(&self) -> Result<Vec<NodeInfo>, BrokerError> {
+        let mut nodes: Vec<NodeInfo> = Vec::new();
+        for description in self.broker.nodes().await? {
+            match NodeInfo::decode(&description) {
+                Ok(node) if *node.uid != *self.id.0 => nodes.push(node),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "a node describes itself in words this one cannot read"),
+            }
+        }
+        nodes.push(self.describe());
+        nodes.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
+        Ok(nodes)
+    }
+
+    fn describe(&self) -> NodeInfo {
+        NodeInfo {
+            uid: (*self.id.0).into(),
+            name: (*self.name).into(),
+            version: crate::VERSION.into(),
+            num_clients: u64::try_from(self.metrics.connections()).unwrap_or(0),
+            num_users: self.users.count() as u64,
+            num_subs: u64::try_from(self.metrics.subscriptions.get()).unwrap_or(0),
+            num_channels: self.interest.channels() as u64,
+            uptime: self.clock.now().since(shared::moment::Moment::ZERO).as_secs(),
+        }
+    }
+}
+
+/// Announces this node again and again.
+pub(super) async fn keep_announced(node: Arc<Node>) {
+    let mut interval = tokio::time::interval(ANNOUNCE_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if let Err(error) = node.broker.announce(&node.id.0, node.describe().encode(), LEASE).await {
+            tracing::warn!(%error, "this node could not announce itself");
+        }
+    }
+}

@@ -4,14 +4,10 @@ use std::io;
 
 use shared::disconnect::Disconnect;
 use shared::framing::websocket;
-use shared::moment::Moment;
 
-use crate::connection::{Connection, Gone};
+use crate::connection::{Closing, Connection, Gone};
+use crate::telemetry::metrics::CLOSE_BY_PEER;
 use crate::worker::Local;
-
-/// How long the peer may take to answer a close frame, or to read what was sent before it (RFC 6455 §7.1.1 asks
-/// the server to wait, not how long).
-const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Connection {
     /// Says goodbye: the client leaves all its channels now, and its socket goes when it has answered, or soon.
@@ -20,13 +16,11 @@ impl Connection {
             return;
         }
         tracing::debug!(client = %self.session.client(), code = disconnect.code, reason = %disconnect.reason, "closing");
-        local.tally.count_close(disconnect);
         self.leave_all(local);
         websocket::encode_disconnect(disconnect, &mut local.scratch);
-        let frame = local.scratch.split().freeze();
         // After what was sent before: replies are read before the goodbye. On overflow that has been given up.
-        let _ = self.outbox.push(frame.clone(), usize::MAX);
-        self.start_closing(local, local.now + CLOSE_TIMEOUT);
+        self.outbox.push_last(local.scratch.split().freeze());
+        self.start_closing(local, disconnect.label());
     }
 
     /// The peer says goodbye, first or in answer.
@@ -37,13 +31,11 @@ impl Connection {
             local.mark_unwritten(self.key.index);
             return;
         }
-        local.tally.closed_by_peer += 1;
         self.leave_all(local);
         // The same code back (RFC 6455 §5.5.1).
         websocket::encode_close(code.map(|code| (code, "")), &mut local.scratch);
-        let frame = local.scratch.split().freeze();
-        let _ = self.outbox.push(frame, usize::MAX);
-        self.start_closing(local, local.now + CLOSE_TIMEOUT);
+        self.outbox.push_last(local.scratch.split().freeze());
+        self.start_closing(local, CLOSE_BY_PEER);
     }
 
     pub(super) fn handle_end_of_stream(&mut self) -> Gone {
@@ -54,10 +46,10 @@ impl Connection {
         }
     }
 
-    fn start_closing(&mut self, local: &mut Local, until: Moment) {
-        self.closing = Some(until);
+    fn start_closing(&mut self, local: &mut Local, reason: &'static str) {
+        self.closing = Some(Closing { until: local.now + local.websocket.close_timeout(), reason });
         local.mark_unwritten(self.key.index);
-        local.wheel_schedule(self);
+        local.schedule(self);
     }
 
     /// Stops being a subscriber of anything. Safe to call again.
@@ -69,10 +61,10 @@ impl Connection {
 
     /// Time has passed: what does that change?
     pub(crate) fn handle_timeout(&mut self, local: &mut Local) -> Result<(), Gone> {
-        if self.closing.is_some_and(|until| until <= local.now) {
+        if self.closing.as_ref().is_some_and(|closing| closing.until <= local.now) {
             return Err(Gone::Closed);
         }
-        if self.stalled_since.is_some_and(|since| since + local.write_timeout <= local.now) {
+        if self.stalled_since.is_some_and(|since| since + local.websocket.write_timeout() <= local.now) {
             if self.is_closing() {
                 return Err(Gone::Closed);
             }

@@ -4,21 +4,24 @@
 //! the client sends, [`perform`] does what its session decides, [`write`] gives bytes to the socket and [`close`]
 //! ends it: by one exit, whoever asked.
 
-use shared::disconnect::Disconnect;
 use shared::framing::websocket::Assembler;
 use shared::moment::Moment;
+use shared::protocol::ProtocolId;
 
+use gateway_core::hub::Variant;
 use gateway_core::session::Session;
 
 use crate::listener::Admitted;
 use crate::node::UserPermit;
+use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::Stream;
 
 mod close;
+pub mod config;
 pub(crate) mod open;
 mod outbox;
 mod perform;
-mod read;
+pub(crate) mod read;
 mod write;
 
 pub(crate) use outbox::Outbox;
@@ -39,16 +42,28 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) key: ConnectionKey,
     /// Which of the hub's encodings this client takes.
-    pub(crate) variant: u8,
+    pub(crate) variant: Variant,
+    pub(crate) protocol: ProtocolId,
+    pub(crate) opened: Moment,
+    /// Not read until the session has caught up with what it was asked.
+    pub(crate) paused: bool,
     /// Whether a close frame, or the peer's end of the stream, has come.
     peer_closed: bool,
-    /// Set once the connection is being closed: when its socket goes, whether the peer has answered or not.
-    closing: Option<Moment>,
+    closing: Option<Closing>,
     /// Set while bytes wait for the socket: since when none has been taken.
     stalled_since: Option<Moment>,
     /// Held for the connection's life: its place among those allowed.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
+}
+
+/// The goodbye is said, and the peer may still answer.
+#[derive(Debug)]
+struct Closing {
+    /// When the socket goes, whether the peer has answered or not.
+    until: Moment,
+    /// For the metrics.
+    reason: &'static str,
 }
 
 /// Why a connection's socket is dropped now.
@@ -64,10 +79,20 @@ impl Connection {
     /// When this connection next wants to be looked at, if nothing happens before.
     pub(crate) fn poll_timeout(&self, write_timeout: std::time::Duration) -> Option<Moment> {
         let stalled = self.stalled_since.map(|since| since + write_timeout);
-        match self.closing {
-            Some(until) => Some(stalled.map_or(until, |stalled| stalled.min(until))),
+        match &self.closing {
+            Some(closing) => Some(stalled.map_or(closing.until, |stalled| stalled.min(closing.until))),
             None => [self.session.poll_timeout(), stalled].into_iter().flatten().min(),
         }
+    }
+
+    /// Whether bytes wait for the socket to take more.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled_since.is_some()
+    }
+
+    /// Why it ended, for the metrics. A bounded set of words.
+    pub(crate) fn close_reason(&self) -> &'static str {
+        self.closing.as_ref().map_or(CLOSE_LOST, |closing| closing.reason)
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -75,5 +100,3 @@ impl Connection {
     }
 }
 
-/// A close that did not come from the session's own rules.
-pub(crate) const WRITE_STALLED: Disconnect = Disconnect::SLOW;

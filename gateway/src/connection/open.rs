@@ -37,7 +37,8 @@ impl Connection {
             Socket::Plain(socket) => Stream::Plain(mio::net::TcpStream::from_std(socket)),
             Socket::Tls(socket, tls) => Stream::Tls(Box::new(TlsStream::new(mio::net::TcpStream::from_std(socket), *tls))),
         };
-        let variant = local.variants.find(new.protocol.id(), new.deflate.as_ref());
+        let variant = local.encodings.variant(new.protocol.id(), new.deflate.as_ref());
+        let protocol_id = new.protocol.id();
         let opening = Opening {
             client: ClientId::from_random(rand::random()),
             protocol: new.protocol,
@@ -51,6 +52,9 @@ impl Connection {
             outbox: Outbox::default(),
             key,
             variant,
+            protocol: protocol_id,
+            opened: local.now,
+            paused: false,
             peer_closed: false,
             closing: None,
             stalled_since: None,

@@ -56,6 +56,12 @@ impl Outbox {
         self.frames.insert(usize::from(self.partial), frame);
     }
 
+    /// The close frame goes behind everything that was promised before it, and always fits.
+    pub(crate) fn push_last(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+    }
+
     /// Forgets all that waits, except the rest of a frame that has begun.
     pub(crate) fn discard_waiting(&mut self) -> usize {
         let keep = usize::from(self.partial);

@@ -3,8 +3,10 @@
 //! What can be done at once is done here. What has to be asked of the broker is asked on the node's own runtime,
 //! and the answer comes back through the worker's inbox; a worker never waits.
 
+use std::sync::Arc;
+
 use gateway_core::effect::{Effect, Join, Outcome, OutcomeResult, Refusal, Ticket};
-use gateway_core::hub::{Prepared, Sink, Subscriber};
+use gateway_core::hub::{Prepared, Sink, Subscriber, Writable};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -12,7 +14,10 @@ use shared::framing::websocket;
 
 use crate::broker::{BrokerError, PublishRequest};
 use crate::connection::Connection;
+use crate::node::Node;
+use crate::telemetry::labels::Source;
 use crate::worker::Local;
+use crate::worker::inbox::Event;
 
 impl Connection {
     /// Performs effects until the session has no more.
@@ -28,18 +33,19 @@ impl Connection {
                 Effect::Close(disconnect) => self.begin_close(local, &disconnect),
                 Effect::Authenticate { ticket, token } => self.authenticate(local, ticket, &token),
                 Effect::Reauthenticate { ticket, token } => {
-                    let result = local.authenticator.authenticate(local.now, &token);
+                    let result = local.authenticator.authenticate(local.clock.unix_seconds(), &token);
                     self.answer(local, ticket, OutcomeResult::Authenticated(result));
                 }
                 Effect::Authorize { ticket, channel, token } => {
-                    let result = local.authenticator.authorize(local.now, channel.as_str(), &token);
+                    let (now, client) = (local.clock.unix_seconds(), self.session.client());
+                    let result = local.authenticator.authorize(now, client, &channel, &token);
                     self.answer(local, ticket, OutcomeResult::Authorized(result));
                 }
                 Effect::Join(join) => self.join(local, join),
                 Effect::GoLive { channel, position } => self.go_live(local, &channel, position),
                 Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
                 Effect::Publish { ticket, channel, publication, retention } => {
-                    local.tally.client_publications += 1;
+                    local.metrics.publication_in(Source::Client);
                     let request = PublishRequest { channel, publication, retention, idempotency: None };
                     self.ask(local, ticket, |node| async move {
                         OutcomeResult::Published(node.publish(request).await.map(|_| ()).map_err(refused))
@@ -66,7 +72,7 @@ impl Connection {
     }
 
     fn authenticate(&mut self, local: &Local, ticket: Ticket, token: &str) {
-        let result = local.authenticator.authenticate(local.now, token).and_then(|identity| {
+        let result = local.authenticator.authenticate(local.clock.unix_seconds(), token).and_then(|identity| {
             let permit = local.node.admit_user(&identity.user);
             self.user_permit = Some(permit.ok_or(Refusal::Disconnect(Disconnect::CONNECTION_LIMIT))?);
             Ok(identity)
@@ -80,7 +86,7 @@ impl Connection {
     }
 
     /// Asks the node something; the answer comes as an event of this worker's inbox.
-    fn ask<F>(&self, local: &Local, ticket: Ticket, question: impl FnOnce(std::sync::Arc<crate::node::Node>) -> F)
+    fn ask<F>(&self, local: &Local, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
     where
         F: Future<Output = OutcomeResult> + Send + 'static,
     {
@@ -88,15 +94,20 @@ impl Connection {
         let asking = question(local.node.clone());
         local.node.spawn(async move {
             let result = asking.await;
-            inbox.push(crate::worker::inbox::Event::Outcome(key, Outcome { ticket, result }));
+            inbox.push(Event::Outcome(key, Outcome { ticket, result }));
         });
     }
 
     fn join(&mut self, local: &mut Local, join: Join) {
         let Join { ticket, channel, positioned, retention, history, presence } = join;
         let subscriber =
-            Subscriber { key: self.key.index, handle: self.stream.direct_descriptor(), variant: self.variant };
-        let joined = local.hub.join(&channel, subscriber, positioned);
+            Subscriber {
+            key: self.key.index,
+            handle: self.stream.direct_descriptor(),
+            variant: self.variant,
+            positioned,
+        };
+        let joined = local.hub.join(&channel, subscriber);
         let delivered = if joined.first {
             local.node.acquire(local.index, &channel, retention)
         } else {
@@ -113,7 +124,11 @@ impl Connection {
                     tracing::warn!(%error, %channel, "a subscriber is not in the channel's presence yet");
                 }
                 match history {
-                    Some(filter) => Ok(Some(node.history(channel, filter, retention).await?)),
+                    Some(filter) => {
+                        let page = node.history(channel.clone(), filter, retention).await?;
+                        node.anchor(&channel, page.top);
+                        Ok(Some(page))
+                    }
                     None => Ok(None),
                 }
             };
@@ -127,29 +142,40 @@ impl Connection {
         channel: &Channel,
         position: Option<shared::position::StreamPosition>,
     ) {
-        let mut held_back = HeldBack { frames: Vec::new(), insufficient: false };
-        local.hub.go_live(channel, self.key.index, position, &mut held_back);
+        let mut held_back = HeldBack::default();
+        local.hub.go_live(channel.as_str(), self.key.index, position, &mut held_back);
+        local.tally.deliveries += held_back.frames.len() as u64;
         for frame in held_back.frames {
             self.send_frame(local, frame);
         }
+        if let Some(disconnect) = held_back.close {
+            self.session.handle_disconnect(disconnect);
+        }
         if held_back.insufficient && !self.is_closing() {
             local.tally.insufficient += 1;
-            self.session.handle_unsubscribe(local.now, channel, shared::push::UnsubscribeCode::InsufficientState);
+            self.session.handle_unsubscribe(channel, shared::push::UnsubscribeCode::InsufficientState);
         }
     }
 }
 
 /// Takes what the hub held back for one subscriber while it joined.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct HeldBack {
     frames: Vec<bytes::Bytes>,
     insufficient: bool,
+    close: Option<Disconnect>,
 }
 
 impl Sink for HeldBack {
-    fn deliver_all(&mut self, subscribers: &[Subscriber], prepared: &Prepared) {
+    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
         for subscriber in subscribers {
-            self.frames.extend(prepared.bytes(subscriber.variant).cloned());
+            for publication in publications {
+                match publication.writable(subscriber.variant) {
+                    Writable::Frame(frame) => self.frames.push(frame.clone()),
+                    Writable::Nothing => {}
+                    Writable::Close(disconnect) => self.close = Some(disconnect.clone()),
+                }
+            }
         }
     }
 

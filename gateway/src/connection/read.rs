@@ -17,12 +17,18 @@ pub(crate) enum Readiness {
     Drained,
     /// There is more, and no edge will tell of it: come back.
     More,
+    /// The session is behind with answers: come back when it is not.
+    Congested,
 }
 
 impl Connection {
     /// Reads what the socket has, a few buffers at most, and handles it.
     pub(crate) fn handle_readable(&mut self, local: &mut Local, buffer: &mut [u8]) -> Result<Readiness, Gone> {
         for _ in 0..READS_MAX {
+            if self.session.is_congested() && !self.is_closing() {
+                self.paused = true;
+                return Ok(Readiness::Congested);
+            }
             match self.stream.read(buffer) {
                 Ok(0) => return Err(self.handle_end_of_stream()),
                 Ok(count) => {
@@ -42,14 +48,14 @@ impl Connection {
         let mut unread = bytes;
         // After a close only the peer's own close frame matters; after an error not even the framing holds.
         while !self.peer_closed {
-            let event = match self.assembler.next(&mut unread, &local.websocket.limits, &mut local.inflater) {
+            let event = match self.assembler.next(&mut unread, &local.limits, &mut local.inflater) {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
                 Err(error) => {
                     self.peer_closed = true;
                     if !self.is_closing() {
                         tracing::debug!(client = %self.session.client(), %error, "a client broke the framing");
-                        self.session.handle_disconnect(local.now, error.disconnect());
+                        self.session.handle_disconnect(error.disconnect());
                         self.perform(local);
                     }
                     return;
@@ -57,7 +63,7 @@ impl Connection {
             };
             match event {
                 Event::Message(message) => {
-                    local.tally.messages_in += 1;
+                    local.tally.messages_in[usize::from(self.protocol.0)] += 1;
                     if !self.is_closing() {
                         self.session.handle_message(local.now, message);
                         self.perform(local);
@@ -72,7 +78,7 @@ impl Connection {
                 }
                 Event::Pong(_) => {
                     if !self.is_closing() {
-                        self.session.handle_transport_pong(local.now);
+                        self.session.handle_transport_pong();
                         self.perform(local);
                     }
                 }

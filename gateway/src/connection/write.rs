@@ -10,20 +10,20 @@ use crate::worker::Local;
 impl Connection {
     /// Queues a message for this client alone; it is written at the end of the worker's turn.
     pub(crate) fn send_message(&mut self, local: &mut Local, message: &OwnedMessage) {
-        let frame = local.variants.frame_for_one(self.variant, message, &mut local.deflater);
+        let frame = local.encodings.frame(self.variant, message);
         self.send_frame(local, frame);
     }
 
     /// Queues a whole frame. A client that has too much waiting already is closed.
     pub(crate) fn send_frame(&mut self, local: &mut Local, frame: Bytes) {
-        match self.outbox.push(frame, local.outbox_bytes_max) {
+        match self.outbox.push(frame, local.websocket.outbox_bytes_max) {
             Ok(()) => local.mark_unwritten(self.key.index),
             Err(outbox::Full) => self.handle_overflow(local),
         }
     }
 
     pub(crate) fn send_control(&mut self, local: &mut Local, frame: Bytes) {
-        if self.outbox.bytes() > local.outbox_bytes_max + CONTROL_BYTES_MAX {
+        if self.outbox.bytes() > local.websocket.outbox_bytes_max + CONTROL_BYTES_MAX {
             // A peer that pings without reading what it is answered.
             self.handle_overflow(local);
             return;
@@ -38,9 +38,8 @@ impl Connection {
         if self.is_closing() {
             return;
         }
-        local.tally.slow_consumers += 1;
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
-        self.session.handle_disconnect(local.now, Disconnect::SLOW);
+        self.session.handle_disconnect(Disconnect::SLOW);
         self.perform(local);
     }
 
@@ -58,7 +57,7 @@ impl Connection {
             }
         } else if written > 0 || self.stalled_since.is_none() {
             self.stalled_since = Some(local.now);
-            local.wheel_schedule(self);
+            local.schedule(self);
         }
         Ok(())
     }

@@ -32,10 +32,10 @@ impl Node {
             uid: (*self.id.0).into(),
             name: (*self.name).into(),
             version: crate::VERSION.into(),
-            num_clients: u64::try_from(self.metrics.connections()).unwrap_or(0),
-            num_users: self.users.count() as u64,
-            num_subs: u64::try_from(self.metrics.subscriptions.get()).unwrap_or(0),
-            num_channels: self.interest.channels() as u64,
+            num_clients: u32::try_from(self.metrics.connections()).unwrap_or(0),
+            num_users: self.users.count() as u32,
+            num_subs: u32::try_from(self.metrics.subscriptions.get()).unwrap_or(0),
+            num_channels: self.interest.channels() as u32,
             uptime: self.clock.now().since(shared::moment::Moment::ZERO).as_secs(),
         }
     }
@@ -47,7 +47,14 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        if let Err(error) = node.broker.announce(&node.id.0, node.describe().encode(), LEASE).await {
+        let description = match node.describe().encode() {
+            Ok(description) => description,
+            Err(error) => {
+                tracing::error!(%error, "this node cannot describe itself");
+                continue;
+            }
+        };
+        if let Err(error) = node.broker.announce(&node.id.0, description, LEASE).await {
             tracing::warn!(%error, "this node could not announce itself");
         }
     }

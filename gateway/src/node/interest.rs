@@ -15,14 +15,12 @@ use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
 
-/// Workers are bits of a mask.
-pub(crate) const WORKERS_MAX: usize = 64;
-
 const SHARDS: usize = 64;
 
 /// One channel that some worker of this node wants, or wanted until a moment ago.
 #[derive(Debug)]
 pub(crate) struct LocalChannel {
+    pub(crate) channel: Channel,
     /// Bit N: worker N has subscribers.
     pub(crate) workers: u64,
     pub(crate) link: Link,

@@ -3,10 +3,10 @@
 //! One verb a file: [`publish`], [`subscribe`], [`deliver`], [`query`], [`control`], [`presence`].
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use gateway_core::channel_rules::ChannelRules;
+use gateway_core::hub::Variants;
 use shared::id::NodeId;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -29,8 +29,8 @@ mod repair;
 mod subscribe;
 mod users;
 
-pub(crate) use interest::WORKERS_MAX;
-pub use users::UserPermit;
+pub(crate) use deliver::FromBroker;
+pub(crate) use users::UserPermit;
 
 use interest::Interest;
 use presence::PresenceQueue;
@@ -51,6 +51,7 @@ pub struct Node {
     pub(crate) clock: Clock,
     pub(crate) rules: Arc<ChannelRules>,
     pub(crate) metrics: Arc<Metrics>,
+    variants: Arc<Variants>,
     broker: Arc<dyn Broker>,
     presence: Arc<dyn Presence>,
     inboxes: Vec<Arc<Inbox>>,
@@ -60,8 +61,6 @@ pub struct Node {
     users: Users,
     runtime: Handle,
     tasks: TaskTracker,
-    /// Set while every channel's position is being compared with the broker's.
-    resuming: AtomicBool,
 }
 
 /// What a node is made of.
@@ -72,9 +71,12 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) rules: Arc<ChannelRules>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) variants: Arc<Variants>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) presence: Arc<dyn Presence>,
     pub(crate) inboxes: Vec<Arc<Inbox>>,
+    /// What the broker was made with.
+    pub(crate) from_broker: Arc<FromBroker>,
     /// Connections one user may have on this node. 0: any number.
     pub(crate) user_connections_max: u32,
 }
@@ -88,6 +90,7 @@ impl Node {
             clock: parts.clock,
             rules: parts.rules,
             metrics: parts.metrics,
+            variants: parts.variants,
             broker: parts.broker,
             presence: parts.presence,
             inboxes: parts.inboxes,
@@ -97,8 +100,8 @@ impl Node {
             users: Users::new(parts.user_connections_max),
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
-            resuming: AtomicBool::new(false),
         });
+        parts.from_broker.connect(&node);
         node.tasks.spawn(subscribe::keep_subscribed(node.clone()));
         node.tasks.spawn(repair::check_positions(node.clone()));
         node.tasks.spawn(presence::keep_presence(node.clone()));

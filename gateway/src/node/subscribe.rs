@@ -56,7 +56,15 @@ impl Node {
         let now = self.clock.now();
         let local = shard.entry(channel.clone()).or_insert_with(|| {
             self.subscribe_queue.want(channel.clone());
-            LocalChannel { workers: 0, link: Link::Queued, waiting: Vec::new(), feed: Feed::new(), retention, checked: now }
+            LocalChannel {
+                channel: channel.clone(),
+                workers: 0,
+                link: Link::Queued,
+                waiting: Vec::new(),
+                feed: Feed::default(),
+                retention,
+                checked: now,
+            }
         });
         local.workers |= 1 << worker;
         match local.link {
@@ -232,7 +240,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
             Some(local) if local.workers != 0 => {
                 local.link = Link::Queued;
                 // What was published while nobody listened was not missed by anybody.
-                local.feed = Feed::new();
+                local.feed = Feed::default();
                 node.subscribe_queue.want(channel.clone());
             }
             Some(_) => {

@@ -17,7 +17,7 @@ pub(crate) struct Users {
 
 /// Counts a connection of a user for as long as it is held.
 #[derive(Debug)]
-pub struct UserPermit {
+pub(crate) struct UserPermit {
     node: Arc<Node>,
     user: UserId,
 }

@@ -98,10 +98,13 @@ pub enum Drop {
     Closing,
     /// The subscriber's protocol has no word for it.
     Unencodable,
+    /// Too many came while a subscriber was joining; it is told.
+    HeldBackFull,
 }
 
 impl Drop {
-    pub const ALL: [Self; 4] = [Self::InboxFull, Self::OutboxFull, Self::Closing, Self::Unencodable];
+    pub const ALL: [Self; 5] =
+        [Self::InboxFull, Self::OutboxFull, Self::Closing, Self::Unencodable, Self::HeldBackFull];
 
     pub fn label(self) -> &'static str {
         match self {
@@ -109,6 +112,7 @@ impl Drop {
             Self::OutboxFull => "outbox_full",
             Self::Closing => "closing",
             Self::Unencodable => "unencodable",
+            Self::HeldBackFull => "held_back_full",
         }
     }
 }

@@ -227,9 +227,8 @@ impl Metrics {
         self.connections.iter().map(IntGauge::get).sum()
     }
 
-    pub fn message_in(&self, protocol: ProtocolId, wire_bytes: usize) {
-        self.messages_in_total[usize::from(protocol.0)].inc();
-        self.bytes_in_total.inc_by(wire_bytes as u64);
+    pub fn messages_in(&self, protocol: ProtocolId, count: u64) {
+        self.messages_in_total[usize::from(protocol.0)].inc_by(count);
     }
 
     /// A command of a client was answered. `command` is one of the protocol's own words.

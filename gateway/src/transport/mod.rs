@@ -8,6 +8,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 pub(crate) mod direct;
+pub(crate) mod encodings;
 mod tls;
 
 pub(crate) use tls::TlsStream;

@@ -7,15 +7,16 @@ use std::time::Duration;
 use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
 use parking_lot::Mutex;
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::moment::Moment;
-use shared::push::UnsubscribeCode;
+use shared::position::StreamPosition;
 use tokio::sync::Notify;
 
 use crate::connection::ConnectionKey;
 use crate::connection::open::NewConnection;
+use crate::node::control::Target;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -23,27 +24,16 @@ pub(crate) enum Event {
     /// A client that has been let in: its socket is this worker's from now on.
     Open(Box<NewConnection>),
     Publication(Arc<Prepared>),
-    /// Publications of this channel are missing and cannot be had any more.
-    Insufficient(Channel),
+    /// What did not come of this channel up to here will not come.
+    Lost(Channel, StreamPosition),
     Outcome(ConnectionKey, Outcome),
     /// Close those of these clients that are here.
-    Disconnect(Arc<Selection>, Disconnect),
+    Disconnect(Arc<Target>, Disconnect),
     /// End the subscription of those of these clients that are here.
-    Unsubscribe(Arc<Selection>, Channel, UnsubscribeCode),
+    Unsubscribe(Arc<Target>, Channel),
     /// Close every client by `until`, evenly spread.
     Drain { until: Moment },
     Stop,
-}
-
-/// Which clients a control command is about.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Selection {
-    /// Clients of this user.
-    pub(crate) user: Option<Box<str>>,
-    /// This client only.
-    pub(crate) client: Option<shared::id::ClientId>,
-    /// But not these.
-    pub(crate) except: Vec<shared::id::ClientId>,
 }
 
 /// The most publications that wait for a worker. Past it a publication is not queued: its channel is marked lost
@@ -71,8 +61,8 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     pub(crate) events: Vec<Event>,
-    /// Channels of which a publication did not fit.
-    pub(crate) lost: FxHashSet<Channel>,
+    /// The last publication that did not fit, by channel.
+    pub(crate) lost: FxHashMap<Channel, Option<StreamPosition>>,
     publications: usize,
     bytes: usize,
 }
@@ -109,7 +99,7 @@ impl Inbox {
                 self.waiting_bytes.store(queue.bytes, Ordering::Relaxed);
                 queue.events.push(Event::Publication(prepared));
             } else {
-                queue.lost.insert(prepared.channel().clone());
+                queue.lost.insert(prepared.channel().clone(), prepared.position());
             }
             fits
         };

@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use bytes::BytesMut;
-use gateway_core::hub::{Hub, Variants};
+use gateway_core::hub::{HoldLimits, Hub};
 use gateway_core::session::Context;
 use gateway_core::timer_wheel::TimerWheel;
 use shared::channel::Channel;
-use shared::framing::websocket::{Deflater, Inflater, Limits};
+use shared::framing::websocket::{Inflater, Limits};
 use shared::id::ClientId;
 use shared::moment::Moment;
 use slab::Slab;
@@ -24,6 +23,8 @@ use crate::connection::Connection;
 use crate::connection::config::WebSocketConfig;
 use crate::node::Node;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::WorkerMetrics;
+use crate::transport::encodings::Encodings;
 
 pub mod config;
 pub(crate) mod inbox;
@@ -33,7 +34,7 @@ mod turn;
 
 pub(crate) use tally::Tally;
 
-use inbox::{Event, Inbox};
+use inbox::Inbox;
 
 /// The poll's token for the inbox. Connections have their place in the table.
 const INBOX: mio::Token = mio::Token(usize::MAX);
@@ -45,17 +46,18 @@ const READ_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Local {
     pub(crate) index: usize,
+    pub(crate) clock: Clock,
     pub(crate) now: Moment,
     pub(crate) hub: Hub,
     pub(crate) node: Arc<Node>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) context: Arc<Context>,
     pub(crate) authenticator: Arc<Authenticator>,
-    pub(crate) variants: Arc<Variants>,
+    pub(crate) encodings: Arc<Encodings>,
     pub(crate) limits: Limits,
     pub(crate) websocket: Arc<WebSocketConfig>,
     pub(crate) inflater: Inflater,
-    pub(crate) deflater: Deflater,
     /// Where control frames are written before they are queued.
     pub(crate) scratch: BytesMut,
     pub(crate) tally: Tally,
@@ -83,7 +85,7 @@ pub(crate) struct Parts {
     pub(crate) node: Arc<Node>,
     pub(crate) context: Arc<Context>,
     pub(crate) authenticator: Arc<Authenticator>,
-    pub(crate) variants: Arc<Variants>,
+    pub(crate) encodings: Arc<Encodings>,
     pub(crate) websocket: Arc<WebSocketConfig>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -112,6 +114,11 @@ pub(crate) struct Worker {
     generations: Vec<u32>,
     local: Local,
     metrics: Arc<Metrics>,
+    own_metrics: WorkerMetrics,
+    reported: turn::Reported,
+    /// Kept between turns for its room.
+    aftermath: Vec<sweep::Aftermath>,
+    due: Vec<u32>,
     /// Connections that had more to read than one turn takes.
     unread: Vec<u32>,
     drain: Option<turn::Drain>,
@@ -140,16 +147,17 @@ impl Worker {
             generations: Vec::new(),
             local: Local {
                 index: parts.index,
+                clock: parts.clock,
                 now,
-                hub: Hub::new(),
+                hub: Hub::new(HoldLimits::default()),
                 node: parts.node,
+                metrics: parts.metrics.clone(),
                 inbox: seat.inbox,
                 context: parts.context,
                 authenticator: parts.authenticator,
-                variants: parts.variants,
+                encodings: parts.encodings,
                 limits,
                 inflater: Inflater::new(),
-                deflater: Deflater::new(parts.websocket.compression_level as u8),
                 websocket: parts.websocket,
                 scratch: BytesMut::new(),
                 tally: Tally::default(),
@@ -157,7 +165,11 @@ impl Worker {
                 flags: Vec::new(),
                 unwritten: Vec::new(),
             },
+            own_metrics: parts.metrics.worker(parts.index),
             metrics: parts.metrics,
+            reported: turn::Reported::default(),
+            aftermath: Vec::new(),
+            due: Vec::new(),
             unread: Vec::new(),
             drain: None,
             stopping: false,
@@ -190,14 +202,15 @@ impl Local {
 
     /// Takes a connection out of one channel, and the channel from the broker if nobody here is left in it.
     pub(crate) fn leave(&mut self, index: u32, client: ClientId, channel: &Channel) {
-        let left = self.hub.leave(channel, index);
-        self.left(client, channel, left.last);
+        if let Some(left) = self.hub.leave(channel.as_str(), index) {
+            self.left(client, channel, left.last);
+        }
     }
 
     /// Takes a connection out of all its channels.
     pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) {
         let mut channels = Vec::new();
-        self.hub.remove_all(index, |channel, last| channels.push((channel.clone(), last)));
+        self.hub.remove_all(index, |channel, left| channels.push((channel.clone(), left.last)));
         for (channel, last) in channels {
             self.left(client, &channel, last);
         }

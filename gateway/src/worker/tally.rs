@@ -1,26 +1,40 @@
-//! What a worker counts for itself, and hands to the metrics once a turn: no shared counter is touched for each
-//! delivery.
+//! What a worker counts for itself and hands to the metrics once a turn, so that no shared counter is touched for
+//! each delivery.
 
-use shared::disconnect::Disconnect;
+use shared::protocol::ProtocolId;
+
+use crate::telemetry::Metrics;
+use crate::telemetry::labels::Drop;
 
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-    pub(crate) messages_in: u64,
+    pub(crate) messages_in: [u64; ProtocolId::COUNT],
     pub(crate) deliveries: u64,
-    pub(crate) client_publications: u64,
-    pub(crate) slow_consumers: u64,
     /// Frames given up for clients that did not read them; each such client is closed and told.
     pub(crate) frames_discarded: u64,
     pub(crate) insufficient: u64,
-    pub(crate) closed_by_peer: u64,
-    pub(crate) lost: u64,
-    pub(crate) closes: Vec<&'static str>,
 }
 
 impl Tally {
-    pub(crate) fn count_close(&mut self, disconnect: &Disconnect) {
-        self.closes.push(disconnect.label());
+    /// Adds what was counted since the last time, and begins anew.
+    pub(crate) fn report(&mut self, metrics: &Metrics) {
+        let tally = std::mem::take(self);
+        let add = |counter: &prometheus::IntCounter, count: u64| {
+            if count > 0 {
+                counter.inc_by(count);
+            }
+        };
+        add(&metrics.bytes_in_total, tally.bytes_in);
+        add(&metrics.bytes_out_total, tally.bytes_out);
+        add(&metrics.deliveries_out_total, tally.deliveries);
+        add(&metrics.insufficient_total, tally.insufficient);
+        for (protocol, count) in tally.messages_in.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            metrics.messages_in(ProtocolId(protocol as u8), count);
+        }
+        if tally.frames_discarded > 0 {
+            metrics.dropped(Drop::OutboxFull, tally.frames_discarded);
+        }
     }
 }

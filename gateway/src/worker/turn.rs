@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gateway_core::drain::Pacing;
 use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
 use shared::channel::Channel;
@@ -14,6 +15,7 @@ use crate::connection::open::NewConnection;
 use crate::connection::read::Readiness;
 use crate::connection::{Connection, ConnectionKey, Gone};
 use crate::node::control::Target;
+use crate::telemetry::labels::Drop;
 use crate::worker::inbox::{Event, Queue};
 use crate::worker::sweep::{Aftermath, Sweep};
 use crate::worker::{Flags, INBOX, READ_BYTES, Worker};
@@ -27,10 +29,19 @@ const BATCH_BYTES: usize = 64 << 10;
 /// Closing every client by a given time.
 #[derive(Debug)]
 pub(super) struct Drain {
-    pacing: gateway_core::drain::Pacing,
+    began: Moment,
+    pacing: Pacing,
     /// Places in the table, last to close first.
     left: Vec<ConnectionKey>,
     closed: usize,
+}
+
+/// What the metrics have been told of the hub.
+#[derive(Debug, Default)]
+pub(super) struct Reported {
+    subscriptions: usize,
+    duplicates: u64,
+    held_overflow: u64,
 }
 
 impl Worker {
@@ -68,7 +79,7 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let now = self.clock.now();
-        let timer = self.local.wheel.next_tick().map(|at| at.since(now));
+        let timer = self.local.wheel.next_due().map(|at| at.since(now));
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP);
         [timer, drain].into_iter().flatten().min()
     }
@@ -131,8 +142,11 @@ impl Worker {
             self.handle_event(event, buffer);
         }
         self.deliver(&mut batch);
-        for channel in queue.lost.drain() {
-            self.sweep(|hub, sweep| hub.lost(channel.as_str(), sweep));
+        for (channel, position) in queue.lost.drain() {
+            // In a channel without a stream nobody was promised anything; the metrics count it.
+            if let Some(position) = position {
+                self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep));
+            }
         }
     }
 
@@ -140,16 +154,16 @@ impl Worker {
         match event {
             Event::Open(new) => self.open(*new, buffer),
             Event::Publication(prepared) => self.deliver(&mut vec![prepared]),
-            Event::Insufficient(channel) => self.sweep(|hub, sweep| hub.lost(channel.as_str(), sweep)),
+            Event::Lost(channel, position) => self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep)),
             Event::Outcome(key, outcome) => self.handle_outcome(key, outcome),
             Event::Disconnect(target, disconnect) => {
-                self.for_each_target(&target, |connection, worker| {
-                    connection.session.handle_disconnect(worker.now, disconnect.clone());
+                self.for_each_target(&target, |connection| {
+                    connection.session.handle_disconnect(disconnect.clone());
                 });
             }
             Event::Unsubscribe(target, channel) => {
-                self.for_each_target(&target, |connection, worker| {
-                    connection.session.handle_unsubscribe(worker.now, &channel, UnsubscribeCode::Server);
+                self.for_each_target(&target, |connection| {
+                    connection.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
                 });
             }
             Event::Drain { until } => self.begin_drain(until),
@@ -173,7 +187,7 @@ impl Worker {
         };
         let unread = new.unread.clone();
         let connection = entry.insert(Connection::open(new, key, &self.local));
-        self.metrics.connection_opened(connection.session.protocol());
+        self.metrics.connected(connection.protocol);
         if let Err(error) = connection.stream.register(self.poll.registry(), mio::Token(index)) {
             self.remove(index, &Gone::Lost(error));
             return;
@@ -185,7 +199,7 @@ impl Worker {
             connection.handle_bytes(&mut self.local, bytes);
         }
         if self.drain.is_some() {
-            connection.session.handle_disconnect(self.local.now, Disconnect::SHUTDOWN);
+            connection.session.handle_disconnect(Disconnect::SHUTDOWN);
             connection.perform(&mut self.local);
         }
         self.local.schedule(&self.connections[index]);
@@ -201,6 +215,10 @@ impl Worker {
         }
         connection.session.handle_outcome(self.local.now, outcome);
         connection.perform(&mut self.local);
+        if connection.paused && !connection.session.is_congested() {
+            connection.paused = false;
+            self.unread.push(key.index);
+        }
         self.local.schedule(&self.connections[key.index as usize]);
     }
 
@@ -209,10 +227,10 @@ impl Worker {
         let channel: Channel = first.channel().clone();
         let received = first.received_micros();
         let before = self.local.tally.deliveries;
-        self.sweep(|hub, sweep| hub.deliver_batch(channel.as_str(), batch, sweep));
+        self.sweep(|hub, sweep| hub.deliver(channel.as_str(), batch, sweep));
         if self.local.tally.deliveries > before {
             let micros = self.clock.micros().saturating_sub(received);
-            self.metrics.delivered_after(Duration::from_micros(micros));
+            self.metrics.publish_to_socket_seconds.observe(micros as f64 / 1e6);
         }
         batch.clear();
     }
@@ -251,25 +269,25 @@ impl Worker {
             }
             Aftermath::Insufficient(_, channel) => {
                 self.local.tally.insufficient += 1;
-                connection.session.handle_unsubscribe(self.local.now, &channel, UnsubscribeCode::InsufficientState);
+                connection.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
                 connection.perform(&mut self.local);
             }
             Aftermath::Close(_, disconnect) => {
-                connection.session.handle_disconnect(self.local.now, disconnect);
+                connection.session.handle_disconnect(disconnect);
                 connection.perform(&mut self.local);
             }
         }
         self.local.schedule(&self.connections[index as usize]);
     }
 
-    fn for_each_target(&mut self, target: &Target, act: impl Fn(&mut Connection, &super::Local)) {
+    fn for_each_target(&mut self, target: &Target, act: impl Fn(&mut Connection)) {
         for (_, connection) in &mut self.connections {
             let session = &connection.session;
             let named = target.user.as_deref().is_none_or(|user| user == session.user().as_str())
                 && target.client.is_none_or(|client| client == session.client())
                 && !target.except.contains(&session.client());
             if named && session.is_connected() && !connection.is_closing() {
-                act(connection, &self.local);
+                act(connection);
                 connection.perform(&mut self.local);
                 self.local.schedule(connection);
             }
@@ -278,7 +296,7 @@ impl Worker {
 
     fn handle_timers(&mut self) {
         let mut due = std::mem::take(&mut self.due);
-        self.local.wheel.advance(self.local.now, &mut due);
+        self.local.wheel.take_due(self.local.now, &mut due);
         for index in due.drain(..) {
             let Some(connection) = self.connections.get_mut(index as usize) else { continue };
             match connection.poll_timeout(self.local.websocket.write_timeout()) {
@@ -311,16 +329,14 @@ impl Worker {
     fn remove(&mut self, index: usize, gone: &Gone) {
         let connection = &mut self.connections[index];
         connection.leave_all(&mut self.local);
-        if !connection.is_closing() {
-            self.local.tally.closes.push("connection lost");
-        }
         tracing::debug!(client = %connection.session.client(), ?gone, "gone");
         connection.stream.shut_down_writing();
         if let Err(error) = connection.stream.deregister(self.poll.registry()) {
             tracing::debug!(%error, "a socket was not registered");
         }
-        self.metrics.connection_closed(connection.session.protocol());
-        self.local.wheel.cancel(index as u32);
+        let lived = self.local.now.since(connection.opened);
+        self.metrics.disconnected(connection.protocol, connection.close_reason(), lived);
+        self.local.wheel.remove(index as u32);
         self.local.flags[index] = Flags::default();
         self.connections.remove(index);
     }
@@ -328,20 +344,20 @@ impl Worker {
     fn begin_drain(&mut self, until: Moment) {
         let left: Vec<ConnectionKey> =
             self.connections.iter().filter(|(_, connection)| !connection.is_closing()).map(|(_, c)| c.key).collect();
-        let pacing = gateway_core::drain::Pacing::new(self.local.now, until, left.len());
-        self.drain = Some(Drain { pacing, left, closed: 0 });
+        let pacing = Pacing::new(left.len(), until.since(self.local.now));
+        self.drain = Some(Drain { began: self.local.now, pacing, left, closed: 0 });
     }
 
     /// Closes as many as should be closed by now.
     fn step_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
-        let target = drain.pacing.closed_by(self.local.now);
-        while drain.closed < target {
+        let due = drain.pacing.due(self.local.now.since(drain.began), drain.closed);
+        for _ in 0..due {
             drain.closed += 1;
             let Some(key) = drain.left.pop() else { return };
             let Some(connection) = self.connections.get_mut(key.index as usize) else { continue };
             if connection.key == key && !connection.is_closing() {
-                connection.session.handle_disconnect(self.local.now, Disconnect::SHUTDOWN);
+                connection.session.handle_disconnect(Disconnect::SHUTDOWN);
                 connection.perform(&mut self.local);
             }
         }
@@ -352,7 +368,7 @@ impl Worker {
         let indexes: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
         for index in indexes {
             let connection = &mut self.connections[index];
-            connection.session.handle_disconnect(self.local.now, Disconnect::SHUTDOWN);
+            connection.session.handle_disconnect(Disconnect::SHUTDOWN);
             connection.perform(&mut self.local);
             // Failing or not, the socket goes now.
             let _ = connection.flush(&mut self.local);
@@ -362,8 +378,20 @@ impl Worker {
     }
 
     fn report(&mut self, busy: Duration) {
-        let connections = self.connections.len();
-        self.metrics.add_worker_turn(self.local.index, &mut self.local.tally, &self.local.hub.counts(), connections, busy);
+        let interest = self.local.hub.interest();
+        let counts = self.local.hub.counts();
+        self.metrics.subscriptions.add(interest.subscriptions as i64 - self.reported.subscriptions as i64);
+        self.metrics.duplicates_total.inc_by(counts.duplicates - self.reported.duplicates);
+        self.metrics.dropped(Drop::HeldBackFull, counts.held_overflow - self.reported.held_overflow);
+        self.reported = Reported {
+            subscriptions: interest.subscriptions,
+            duplicates: counts.duplicates,
+            held_overflow: counts.held_overflow,
+        };
+        self.own_metrics.inbox.set(self.local.inbox.depth() as i64);
+        self.own_metrics.connections.set(self.connections.len() as i64);
+        self.own_metrics.busy_seconds_total.inc_by(busy.as_secs_f64());
+        self.local.tally.report(&self.metrics);
     }
 }
 

@@ -8,7 +8,6 @@ use bytes::{Bytes, BytesMut};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::framing::MessageKind;
-use shared::moment::Moment;
 use shared::position::StreamPosition;
 use shared::protocol::Encoded;
 use shared::publication::Publication;
@@ -35,21 +34,21 @@ pub enum Writable<'a> {
 pub struct Prepared {
     channel: Channel,
     publication: Publication,
-    received: Moment,
+    received_micros: u64,
     variants: Arc<Variants>,
     slots: Box<[Slot]>,
 }
 
 impl Prepared {
-    /// `received` is when this node got hold of the publication, for measuring how long it takes from there.
+    /// `received_micros` is when this node got hold of the publication, on the owner's clock, for measuring how long it takes from there.
     pub fn new(
         channel: Channel,
         publication: Publication,
-        received: Moment,
+        received_micros: u64,
         variants: &Arc<Variants>,
     ) -> Arc<Self> {
         let slots = (0..variants.len()).map(|_| Slot::default()).collect();
-        Arc::new(Self { channel, publication, received, variants: variants.clone(), slots })
+        Arc::new(Self { channel, publication, received_micros, variants: variants.clone(), slots })
     }
 
     pub fn channel(&self) -> &Channel {
@@ -64,8 +63,8 @@ impl Prepared {
         self.publication.position
     }
 
-    pub fn received(&self) -> Moment {
-        self.received
+    pub fn received_micros(&self) -> u64 {
+        self.received_micros
     }
 
     /// What to write to subscribers of this variant. The first call for an encoding makes it, and its deflated

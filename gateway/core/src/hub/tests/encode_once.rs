@@ -105,7 +105,7 @@ pub(super) fn bench_with(delimiter: Option<&'static [u8]>) -> Bench {
 }
 
 pub(super) fn prepare(bench: &Bench, text: impl Into<Bytes>) -> Arc<Prepared> {
-    Prepared::new(channel("news"), Publication::new(Payload::text(text)), Moment::ZERO, &bench.variants)
+    Prepared::new(channel("news"), Publication::new(Payload::text(text)), 0, &bench.variants)
 }
 
 fn frame(prepared: &Prepared, variant: Variant) -> &[u8] {

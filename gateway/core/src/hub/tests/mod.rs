@@ -28,7 +28,7 @@ pub(super) fn in_epoch(epoch: &str, offset: u64) -> StreamPosition {
 
 pub(super) fn publication(position: Option<StreamPosition>) -> Arc<Prepared> {
     let publication = Publication { position, ..Publication::new(Payload::text("0123456789")) };
-    Prepared::new(channel("news"), publication, Moment::ZERO, &Arc::default())
+    Prepared::new(channel("news"), publication, 0, &Arc::default())
 }
 
 pub(super) fn subscriber(key: u32, positioned: bool) -> Subscriber {

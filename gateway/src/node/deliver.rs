@@ -1,0 +1,104 @@
+//! From the broker to the workers: in each channel's order, without gaps as long as history can mend them.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use gateway_core::feed::{Admission, Delivery};
+use gateway_core::hub::Prepared;
+use shared::channel::Channel;
+use shared::position::StreamPosition;
+use shared::publication::Publication;
+
+use crate::broker::BrokerEvents;
+use crate::node::interest::LocalChannel;
+use crate::node::{Node, repair};
+use crate::telemetry::labels::{Drop, Source};
+use crate::worker::inbox::Event;
+
+/// What a broker is made with, before there is a node.
+#[derive(Debug, Default)]
+pub(crate) struct FromBroker(OnceLock<Weak<Node>>);
+
+impl FromBroker {
+    pub(super) fn connect(&self, node: &Arc<Node>) {
+        // One broker, one node: a second call would be a programming error and changes nothing.
+        let _ = self.0.set(Arc::downgrade(node));
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        self.0.get()?.upgrade()
+    }
+}
+
+impl BrokerEvents for FromBroker {
+    fn publication(&self, channel: &str, publication: Publication) {
+        if let Some(node) = self.node() {
+            node.receive(channel, publication);
+        }
+    }
+
+    fn control(&self, message: Bytes) {
+        if let Some(node) = self.node() {
+            node.receive_control(&message);
+        }
+    }
+
+    fn resumed(&self) {
+        if let Some(node) = self.node() {
+            node.runtime.spawn(repair::check_after_loss(node.clone()));
+        }
+    }
+}
+
+impl Node {
+    fn receive(self: &Arc<Self>, channel: &str, publication: Publication) {
+        self.metrics.publication_in(Source::Node);
+        let mut shard = self.interest.shard(channel);
+        // Nobody here wants it any more, and the broker has not been told yet.
+        let Some(local) = shard.get_mut(channel) else { return };
+        local.checked = self.clock.now();
+        match local.feed.admit(publication) {
+            Admission::Deliver(publication) => self.hand_out(local, Delivery::Publication(publication)),
+            Admission::Duplicate => self.metrics.duplicates_total.inc(),
+            Admission::Held => {}
+            Admission::Gap { since } => {
+                self.metrics.gaps_total.inc();
+                let (channel, retention) = (local.channel.clone(), local.retention);
+                self.runtime.spawn(repair::mend(self.clone(), channel, retention, since));
+            }
+        }
+    }
+
+    /// Gives something to every worker with subscribers of the channel. The caller holds the channel's shard, so
+    /// that what comes later cannot overtake it.
+    pub(super) fn hand_out(&self, local: &LocalChannel, delivery: Delivery) {
+        match delivery {
+            Delivery::Publication(publication) => {
+                let prepared = Prepared::new(local.channel.clone(), publication, self.clock.micros(), &self.variants);
+                self.for_each_worker(local, |worker| {
+                    if !self.inboxes[worker].push_publication(prepared.clone()) {
+                        self.metrics.dropped(Drop::InboxFull, 1);
+                    }
+                });
+            }
+            Delivery::Lost(position) => self.for_each_worker(local, |worker| {
+                self.inboxes[worker].push(Event::Lost(local.channel.clone(), position));
+            }),
+        }
+    }
+
+    fn for_each_worker(&self, local: &LocalChannel, mut act: impl FnMut(usize)) {
+        let mut workers = local.workers;
+        while workers != 0 {
+            act(workers.trailing_zeros() as usize);
+            workers &= workers - 1;
+        }
+    }
+
+    /// A subscriber starts from here: what comes next in this channel must follow.
+    pub(crate) fn anchor(&self, channel: &Channel, top: StreamPosition) {
+        if let Some(local) = self.interest.shard(channel.as_str()).get_mut(channel.as_str()) {
+            local.feed.anchor(top);
+        }
+    }
+}

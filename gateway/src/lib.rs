@@ -1,41 +1,33 @@
 //! The shell of a gateway node: sockets, clocks, Redis. Decisions are made in `gateway_core`.
+//!
+//! [`app`] builds every part in order and owns it. A client comes in through [`listener`] and [`http`], and lives on
+//! a [`worker`] as a [`connection`] over a [`transport`]. What it asks for goes to the [`node`], which speaks to the
+//! [`broker`] and [`presence`]. Applications come in through the [`api`].
 
-pub mod api {
-    //! The server API. The rest of this folder waits for the node.
-
-    mod config;
-
-    pub use config::Config;
-}
-pub mod auth;
-pub mod broker;
+pub mod app;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod demo;
-pub mod http;
+
 pub mod listener;
+
+pub mod api;
+pub mod auth;
+pub mod http;
+
+pub mod connection;
+mod transport;
+pub mod worker;
+
+pub mod broker;
+pub mod node;
 pub mod presence;
 pub mod prices;
 pub mod publisher;
+
+pub mod clock;
 pub mod secret;
 pub mod setting;
 pub mod telemetry;
 
-pub mod connection {
-    //! One client's connection.
-
-    pub mod config;
-}
-
-pub mod node {
-    //! The node.
-
-    pub mod control;
-}
-
-pub mod worker {
-    //! One thread, its connections and its part of the subscribers.
-
-    pub mod config;
-}
+/// The version of this gateway, as clients and other nodes see it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,18 +1,13 @@
 //! The client listener's HTTP: paths to handlers, and every check that comes before a client is let in.
 
-use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::StatusCode;
+use hyper::header::{HeaderName, HeaderValue};
 
 use crate::api::Api;
-use crate::listener::Admitted;
+use crate::listener::admission::Admission;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
 use crate::transport::encodings::Encodings;
@@ -25,12 +20,17 @@ pub mod origin;
 mod route;
 mod upgrade;
 
+use route::query;
+
+use client_ip::TrustedProxies;
 use origin::OriginPolicy;
 
 /// Where every request of a client goes.
 #[derive(Debug)]
 pub(crate) struct Router {
     pub(crate) origins: OriginPolicy,
+    pub(crate) proxies: TrustedProxies,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) api: Arc<Api>,
     pub(crate) encodings: Arc<Encodings>,
     pub(crate) workers: Workers,

@@ -1,15 +1,14 @@
 //! Which handler answers which path.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 
-use crate::http::{Refused, Router, pages};
+use crate::http::{Refused, Router};
 use crate::listener::{Admitted, Peer};
 use crate::telemetry::labels::Handshake;
 
@@ -49,13 +48,7 @@ impl Router {
             return self.open_raw(&channel, request, admitted);
         }
         if path.starts_with(API_PREFIX) || path == API_PATH {
-            return Ok(self.api.handle(request).await);
-        }
-        if self.pages
-            && request.method() == Method::GET
-            && let Some(page) = pages::find(path)
-        {
-            return Ok(page);
+            return Ok(self.api.serve(request).await);
         }
         Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"))
     }
@@ -63,8 +56,8 @@ impl Router {
     /// Every check that a client must pass before the handshake itself is looked at.
     fn let_in(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Admitted, Refused> {
         self.check_origin(request)?;
-        let address = self.trusted_proxies.client_ip(peer.address, request.headers());
-        self.admission.admit_client(address).map_err(|refusal| {
+        let address = self.proxies.client_ip(peer.address, request.headers());
+        self.admission.admit_client(address, &peer.place).map_err(|refusal| {
             let mut refused = Refused::new(refusal.handshake(), StatusCode::TOO_MANY_REQUESTS, refusal.to_string());
             refused.header = Some((header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds())));
             refused
@@ -73,7 +66,7 @@ impl Router {
 
     fn check_origin(&self, request: &Request<Incoming>) -> Result<(), Refused> {
         let text = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("null"));
-        if self.origins.allows(text(header::ORIGIN), text(header::HOST), self.secure) {
+        if self.origins.allows(text(header::ORIGIN), text(header::HOST)) {
             return Ok(());
         }
         let why = "pages of this origin may not connect; see http.allowed_origins";
@@ -87,7 +80,7 @@ impl Refused {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        headers.extend(self.header.map(|(name, value)| (Some(name), value)).into_iter().filter_map(|(n, v)| n.map(|n| (n, v))));
+        headers.extend(self.header);
         response
     }
 }

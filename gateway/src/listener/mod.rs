@@ -7,3 +7,19 @@ pub mod proxy_protocol;
 pub mod tls;
 
 pub use admission::{Admission, Admitted, HandshakePermit, HeldPlace};
+
+mod accept;
+pub(crate) mod internal;
+mod stream;
+
+pub(crate) use accept::Listener;
+pub(crate) use admission::Admitted;
+pub(crate) use stream::Stream;
+
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// As the socket or a PROXY header says.
+    pub(crate) address: std::net::IpAddr,
+    pub(crate) place: admission::HeldPlace,
+}

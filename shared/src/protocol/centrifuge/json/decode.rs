@@ -192,8 +192,7 @@ impl From<PublishBody<'_>> for Request {
                 channel: or_empty(body.channel),
                 data: Payload::json(Bytes::copy_from_slice(data.get().as_bytes())),
             },
-            Some(_) => Self::Refused(ErrorCode::BadRequest),
-            None => Self::Unknown,
+            _ => Self::Refused(ErrorCode::BadRequest),
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::auth::Authenticator;
-use crate::broker::{self, Broker, BrokerMetrics};
+use crate::broker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::client_ip::TrustedProxies;
@@ -56,4 +56,232 @@ pub enum StartError {
     Listen { address: SocketAddr, error: std::io::Error },
     #[error("{0}")]
     Setup(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl App {
+    /// Starts every part. When this returns, clients are served.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("tidegate-io")
+            .build()
+            .map_err(setup)?;
+        let clock = Clock::start();
+        let metrics = Arc::new(Metrics::new());
+        let readiness = Arc::new(Readiness::new(CANARY_AGE_MAX));
+        let stop = CancellationToken::new();
+
+        // Everything that can fail for want of a right setting comes before anything runs.
+        let tls = Tls::load(&config.tls).map_err(setup)?.map(Arc::new);
+        let authenticator = Arc::new(Authenticator::new(&config.auth, clock).map_err(setup)?);
+        let origins = OriginPolicy::new(&config.http).map_err(|faults| setup(faults[0].1.clone()))?;
+        let (connections_max, advice) = descriptors::raise().allow(config.limits.connections_max);
+        if let Some(advice) = advice {
+            tracing::warn!("{advice}");
+        }
+        let entered = runtime.enter();
+        let client_socket = listen(config.server.listen, config.server.backlog)?;
+        let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
+        drop(entered);
+        let client_address = local_address(&client_socket, config.server.listen)?;
+        let internal_address = local_address(&internal_socket, config.internal.listen)?;
+
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let seats: Vec<Seat> = (0..config.workers.count_for(processors))
+            .map(|_| Seat::new())
+            .collect::<Result<_, _>>()
+            .map_err(setup)?;
+        let inboxes: Vec<Arc<Inbox>> = seats.iter().map(|seat| seat.inbox.clone()).collect();
+        let encodings = Arc::new(Encodings::new(&config.websocket));
+        let name = config.node.name_or(client_address);
+        let rules = Arc::new(config.channel_rules());
+
+        let node = runtime.block_on(async {
+            let from_broker = Arc::new(FromBroker::default());
+            let id = NodeId(uuid::Uuid::new_v4().to_string().into());
+            let parts = broker::connect::Parts { id: &id.0, events: from_broker.clone(), metrics: &metrics };
+            let (broker, presence) = broker::connect::connect(&config, parts);
+            Ok::<_, StartError>(Node::start(Parts {
+                id,
+                name: name.clone(),
+                clock,
+                rules: rules.clone(),
+                metrics: metrics.clone(),
+                variants: encodings.variants.clone(),
+                broker,
+                presence,
+                inboxes: inboxes.clone(),
+                from_broker,
+                user_connections_max: config.limits.connections_per_user_max,
+            }))
+        })?;
+
+        let context = Arc::new(Context {
+            settings: config.session.clone(),
+            rules: (*rules).clone(),
+            insecure: authenticator.is_insecure(),
+            node: name,
+            version: crate::VERSION,
+        });
+        let websocket = Arc::new(config.websocket.clone());
+        let mut workers = Vec::new();
+        for (index, seat) in seats.into_iter().enumerate() {
+            let parts = worker::Parts {
+                index,
+                clock,
+                node: node.clone(),
+                context: context.clone(),
+                authenticator: authenticator.clone(),
+                encodings: encodings.clone(),
+                websocket: websocket.clone(),
+                metrics: metrics.clone(),
+            };
+            workers.push(Worker::spawn(seat, parts).map_err(setup)?);
+        }
+
+        let proxies = TrustedProxies::new(&config.http.trusted_proxies);
+        let admission =
+            Admission::new(&config.limits, connections_max, proxies.clone(), clock, metrics.clone());
+        let router = Arc::new(Router {
+            origins,
+            proxies,
+            admission: admission.clone(),
+            api: Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?),
+            encodings,
+            workers: Workers::new(inboxes.clone()),
+            metrics: metrics.clone(),
+            url_bytes_max: config.http.url_bytes_max,
+        });
+        if let Some(tls) = &tls {
+            let interval = config.tls.reload_interval();
+            runtime.spawn(tls.clone().watch(interval, metrics.clone(), stop.clone()));
+        }
+        let listener = Arc::new(Listener {
+            admission,
+            tls,
+            tls_timeout: config.tls.handshake_timeout(),
+            proxy_protocol: config.proxy_protocol.clone(),
+            http: config.http.clone(),
+            router,
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        });
+        runtime.spawn(internal::serve(internal_socket, clock, readiness.clone(), metrics.clone()));
+        runtime.spawn(keep_canary(node.clone(), readiness.clone()));
+        runtime.spawn(listener.accept(client_socket));
+        readiness.set_started();
+        tracing::info!(
+            node = %node.name(), %client_address, %internal_address, connections_max,
+            workers = workers.len(), version = crate::VERSION, "serving"
+        );
+        Ok(Self {
+            config,
+            clock,
+            client_address,
+            internal_address,
+            readiness,
+            metrics,
+            node,
+            inboxes,
+            workers,
+            stop,
+            runtime,
+        })
+    }
+
+    /// Where clients connect: the port the kernel chose, if it was asked to.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    pub fn internal_address(&self) -> SocketAddr {
+        self.internal_address
+    }
+
+    /// The runtime of everything that is no worker.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Stops in an order that loses nobody: unready, then closed doors, then one client after the other over the
+    /// grace period, then the parts. A second signal is the caller's to watch for.
+    pub fn drain(mut self) {
+        let drain = self.config.drain.clone();
+        self.readiness.set_draining();
+        tracing::info!(clients = self.metrics.connections(), "draining: this node is no longer ready");
+        thread::sleep(Duration::from_millis(drain.notice_ms));
+
+        self.stop.cancel();
+        let until = self.clock.now() + Duration::from_millis(drain.grace_ms);
+        for inbox in &self.inboxes {
+            inbox.push(Event::Drain { until });
+        }
+        let last = until + Duration::from_millis(drain.linger_ms);
+        while self.metrics.connections() > 0 && self.clock.now() < last {
+            thread::sleep(DRAIN_POLL);
+        }
+
+        for inbox in &self.inboxes {
+            inbox.push(Event::Stop);
+        }
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a worker had failed");
+            }
+        }
+        self.runtime.block_on(async {
+            // What clients left behind in presence is taken back before the broker is.
+            self.node.settle(RETIRE_TIMEOUT).await;
+            if tokio::time::timeout(RETIRE_TIMEOUT, self.node.retire()).await.is_err() {
+                tracing::warn!("this node's announcement could not be taken back; it expires by itself");
+            }
+        });
+        self.runtime.shutdown_timeout(RETIRE_TIMEOUT);
+        tracing::info!("stopped");
+    }
+}
+
+/// How often a drain looks whether everybody has left.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// The longest a stopping node waits for its broker.
+const RETIRE_TIMEOUT: Duration = Duration::from_secs(2);
+const INTERNAL_BACKLOG: u32 = 128;
+
+fn setup(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
+    StartError::Setup(error.into())
+}
+
+fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restarted node must not wait for the connections of the last one to time out.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(backlog)
+    };
+    bind().map_err(|error| StartError::Listen { address, error })
+}
+
+fn local_address(socket: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
+    socket.local_addr().map_err(|error| StartError::Listen { address, error })
+}
+
+/// Sends messages through the broker to this node itself. As long as they come back, the node is ready.
+async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>) {
+    let mut interval = tokio::time::interval(CANARY_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        match node.canary().await {
+            Ok(took) => {
+                readiness.canary_returned(node.clock.now());
+                node.metrics.canary_seconds.observe(took.as_secs_f64());
+            }
+            Err(error) => tracing::warn!(%error, "no message comes back through the broker"),
+        }
+    }
 }

@@ -25,6 +25,7 @@ pub mod prices;
 pub mod publisher;
 
 pub mod clock;
+pub mod prices;
 pub mod secret;
 pub mod setting;
 pub mod telemetry;

@@ -5,6 +5,7 @@
 
 mod config;
 pub mod measure;
+pub(crate) mod connect;
 pub mod memory;
 pub mod redis;
 pub mod show;

@@ -15,6 +15,12 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         found
             .extend(faults.into_inner().into_iter().map(|(key, problem)| (format!("{name}.{key}"), problem)));
     };
+    section("node", &|faults| config.node.check(faults));
+    section("session", &|faults| {
+        for mistake in config.session.validate() {
+            faults.add(mistake.key, mistake.problem);
+        }
+    });
     section("server", &|faults| config.server.check(faults));
     section("tls", &|faults| config.tls.check(faults));
     section("proxy_protocol", &|faults| config.proxy_protocol.check(faults));

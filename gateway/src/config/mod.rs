@@ -8,9 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
+use gateway_core::session::Settings;
 use serde::{Deserialize, Serialize};
 
-use crate::{api, auth, broker, connection, http, listener, telemetry, worker};
+use crate::{api, auth, broker, connection, http, listener, node, telemetry, worker};
 
 pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
 pub use mistake::{Mistake, Mistakes};
@@ -25,6 +26,7 @@ mod tree;
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    pub node: node::config::Config,
     pub server: listener::config::ServerConfig,
     pub internal: listener::config::InternalConfig,
     pub tls: listener::tls::Config,
@@ -32,6 +34,7 @@ pub struct Config {
     pub limits: listener::admission::Config,
     pub http: http::config::Config,
     pub websocket: connection::config::WebSocketConfig,
+    pub session: Settings,
     pub auth: auth::Config,
     pub api: api::Config,
     pub workers: worker::config::Config,

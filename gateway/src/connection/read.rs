@@ -46,6 +46,7 @@ impl Connection {
     /// Handles bytes of the client's: frames, and what is left of one.
     pub(crate) fn handle_bytes(&mut self, local: &mut Local, bytes: &mut [u8]) {
         let mut unread = bytes;
+        let mut closing = self.is_closing();
         // After a close only the peer's own close frame matters; after an error not even the framing holds.
         while !self.peer_closed {
             let event = match self.assembler.next(&mut unread, &local.limits, &mut local.inflater) {
@@ -64,13 +65,13 @@ impl Connection {
             match event {
                 Event::Message(message) => {
                     local.tally.messages_in[usize::from(self.protocol.0)] += 1;
-                    if !self.is_closing() {
+                    if !closing {
                         self.session.handle_message(local.now, message);
                         self.perform(local);
                     }
                 }
                 Event::Ping(data) => {
-                    if !self.is_closing() {
+                    if !closing {
                         websocket::encode_pong(data, &mut local.scratch);
                         let frame = local.scratch.split().freeze();
                         self.send_control(local, frame);
@@ -83,10 +84,11 @@ impl Connection {
                     }
                 }
                 Event::Close(close) => {
-                    let code = close.as_ref().map(|close| close.code);
+                    let code = close.code;
                     self.handle_peer_close(local, code);
                 }
             }
+            closing = self.is_closing();
         }
     }
 }

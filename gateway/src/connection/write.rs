@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use shared::disconnect::Disconnect;
-use shared::framing::{OwnedMessage, websocket};
+use shared::framing::OwnedMessage;
 
 use crate::connection::{Connection, Gone, outbox};
 use crate::worker::Local;

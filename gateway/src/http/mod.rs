@@ -36,8 +36,6 @@ pub(crate) struct Router {
     pub(crate) workers: Workers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) url_bytes_max: usize,
-    /// The ticker page, where the demo is on.
-    pub(crate) pages: bool,
 }
 
 /// The workers in turn, so that each gets its share of the connections.

@@ -13,7 +13,6 @@ pub(crate) mod internal;
 mod stream;
 
 pub(crate) use accept::Listener;
-pub(crate) use admission::Admitted;
 pub(crate) use stream::Stream;
 
 /// Who is at the other end of a connection.

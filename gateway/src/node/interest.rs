@@ -47,19 +47,18 @@ pub(crate) enum Link {
 #[derive(Debug)]
 pub(crate) struct Interest {
     shards: Box<[Mutex<FxHashMap<Channel, LocalChannel>>]>,
-    hasher: FxBuildHasher,
 }
 
 pub(crate) type Shard<'a> = MutexGuard<'a, FxHashMap<Channel, LocalChannel>>;
 
 impl Interest {
     pub(crate) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: FxBuildHasher }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     pub(crate) fn shard(&self, channel: &str) -> Shard<'_> {
         // The high bits: the maps inside use the low ones.
-        let at = (self.hasher.hash_one(channel) >> 32) as usize % SHARDS;
+        let at = (FxBuildHasher.hash_one(channel) >> 32) as usize % SHARDS;
         self.shards[at].lock()
     }
 

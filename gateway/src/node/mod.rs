@@ -17,6 +17,7 @@ use crate::presence::Presence;
 use crate::telemetry::Metrics;
 use crate::worker::inbox::Inbox;
 
+pub mod config;
 pub mod control;
 mod deliver;
 mod describe;
@@ -120,6 +121,18 @@ impl Node {
     /// Runs something on the node's runtime: the way a worker, which never waits, has something waited for.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
+    }
+
+    /// How long a message through the broker to this node takes.
+    pub(crate) async fn canary(&self) -> Result<Duration, crate::broker::BrokerError> {
+        self.broker.canary().await
+    }
+
+    /// Waits until presence says what it should, at most this long.
+    pub(crate) async fn settle(&self, at_most: Duration) {
+        if tokio::time::timeout(at_most, self.presence_queue.settled()).await.is_err() {
+            tracing::warn!("presence of this node's clients could not be taken back; it expires by itself");
+        }
     }
 
     /// Takes the node's announcement back. Its tasks end with the runtime.

@@ -1,6 +1,8 @@
 //! Keeping presence: adding and removing in the order it happened, with nobody waiting on a worker.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -36,6 +38,9 @@ struct Wish {
 pub(crate) struct PresenceQueue {
     wishes: Mutex<FxHashMap<Key, Wish>>,
     changed: Notify,
+    /// How many wishes wait or are under way.
+    unsettled: AtomicUsize,
+    settled: Notify,
 }
 
 impl Node {
@@ -53,14 +58,36 @@ impl Node {
 
 impl PresenceQueue {
     fn put(&self, key: Key, wish: Wish) {
-        self.wishes.lock().insert(key, wish);
+        if self.wishes.lock().insert(key, wish).is_none() {
+            self.unsettled.fetch_add(1, Ordering::AcqRel);
+        }
         self.changed.notify_one();
     }
 
     /// Puts an operation back that failed, unless a later one has taken its place.
     fn put_back(&self, key: Key, info: Option<ClientInfo>) {
-        self.wishes.lock().entry(key).or_insert(Wish { info, done: None });
+        if let Entry::Vacant(vacant) = self.wishes.lock().entry(key) {
+            vacant.insert(Wish { info, done: None });
+            self.unsettled.fetch_add(1, Ordering::AcqRel);
+        }
         self.changed.notify_one();
+    }
+
+    fn finish(&self) {
+        if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing is wished for that is not so.
+    pub(super) async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.unsettled.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            settled.await;
+        }
     }
 
     /// Up to `room` wishes whose key is not under way.
@@ -84,6 +111,7 @@ pub(crate) async fn keep_presence(node: Arc<Node>) {
         tokio::select! {
             Some(key) = running.next() => {
                 under_way.remove(&key);
+                node.presence_queue.finish();
             }
             () = node.presence_queue.changed.notified() => {}
         }

@@ -57,7 +57,7 @@ impl Encodings {
 
     /// The frame of a message for one client alone.
     pub(crate) fn frame(&self, variant: Variant, message: &OwnedMessage) -> Bytes {
-        if variant.deflate_bytes_max().is_some_and(|max| message.data.len() <= max)
+        if variant.takes_deflated(message.data.len())
             && let Some(frame) = self.frames.deflate(message.kind, &message.data)
         {
             return frame;

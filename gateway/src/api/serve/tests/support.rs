@@ -6,11 +6,13 @@ use bytes::Bytes;
 use gateway_core::channel_rules::ChannelRules;
 use parking_lot::Mutex;
 use shared::channel::Channel;
+use shared::id::NodeId;
 use shared::publication::{ClientInfo, Publication};
 
 use crate::broker::memory::{Config, MemoryBroker};
 use crate::broker::{Broker, BrokerEvents};
-use crate::node::Node;
+use crate::clock::Clock;
+use crate::node::{Node, Parts};
 use crate::node::control::ControlCommand;
 use crate::presence::memory::MemoryPresence;
 
@@ -23,13 +25,25 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>) {
     let broker = MemoryBroker::start(&Config::default(), received.clone(), Arc::default());
     let channels = DELIVERED.iter().map(|name| Channel::parse(name, 255).unwrap()).collect();
     broker.subscribe(channels).await.unwrap();
-    let node = Node { rules: Arc::new(rules), broker, presence: Arc::new(MemoryPresence::new()) };
-    (Arc::new(node), received)
+    let node = Node::start(Parts {
+        id: NodeId("test".into()),
+        name: "test".into(),
+        clock: Clock::start(),
+        rules: Arc::new(rules),
+        metrics: Arc::default(),
+        variants: Arc::default(),
+        broker,
+        presence: Arc::new(MemoryPresence::new()),
+        inboxes: Vec::new(),
+        from_broker: Arc::default(),
+        user_connections_max: 0,
+    });
+    (node, received)
 }
 
 /// Shows a client in a channel's presence.
 pub(super) async fn enter(node: &Node, channel: Channel, info: ClientInfo) {
-    node.presence.add(channel, info).await.unwrap();
+    node.enter_presence(channel, info).await.unwrap().unwrap();
 }
 
 #[derive(Debug, Default)]

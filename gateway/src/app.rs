@@ -8,7 +8,7 @@ use std::time::Duration;
 use gateway_core::session::Context;
 use shared::id::NodeId;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -46,7 +46,8 @@ pub struct App {
     inboxes: Vec<Arc<Inbox>>,
     workers: Vec<thread::JoinHandle<()>>,
     stop: CancellationToken,
-    runtime: Runtime,
+    /// Of everything that is no worker.
+    runtime: Handle,
 }
 
 /// Why a node could not start.
@@ -60,12 +61,7 @@ pub enum StartError {
 
 impl App {
     /// Starts every part. When this returns, clients are served.
-    pub fn start(config: Config) -> Result<Self, StartError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .thread_name("tidegate-io")
-            .build()
-            .map_err(setup)?;
+    pub fn start(config: Config, runtime: Handle) -> Result<Self, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new());
         let readiness = Arc::new(Readiness::new(CANARY_AGE_MAX));
@@ -198,11 +194,6 @@ impl App {
         self.internal_address
     }
 
-    /// The runtime of everything that is no worker.
-    pub fn runtime(&self) -> &Runtime {
-        &self.runtime
-    }
-
     pub fn node(&self) -> &Arc<Node> {
         &self.node
     }
@@ -240,7 +231,6 @@ impl App {
                 tracing::warn!("this node's announcement could not be taken back; it expires by itself");
             }
         });
-        self.runtime.shutdown_timeout(RETIRE_TIMEOUT);
         tracing::info!("stopped");
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::auth::TokenArgs;
 use crate::config::Sources;
+use crate::publisher::PublishArgs;
 
 /// A real-time pub/sub gateway.
 #[derive(Clone, Debug, Parser)]
@@ -21,6 +23,18 @@ pub enum Verb {
     Serve(Serve),
     /// Check a configuration: print every mistake, or everything that is set. Does not start anything.
     Check(Settings),
+    /// Publish over the HTTP API of a running gateway: the prices of the demo, or lines of your own.
+    Publish(PublishArgs),
+    /// Print a token for a client, signed with the secret of the configuration.
+    Token(Token),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Token {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(flatten)]
+    pub token: TokenArgs,
 }
 
 /// Where the configuration comes from.

@@ -25,7 +25,6 @@ pub mod prices;
 pub mod publisher;
 
 pub mod clock;
-pub mod prices;
 pub mod secret;
 pub mod setting;
 pub mod telemetry;

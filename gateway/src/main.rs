@@ -1,24 +1,41 @@
 //! The program: arguments, configuration, telemetry, a node, a signal, a drain, an exit code.
 
+use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use tidegate::app::App;
+use tidegate::auth;
 use tidegate::cli::{Cli, Settings, Verb};
 use tidegate::config::Config;
+use tidegate::publisher;
+use tidegate::telemetry::logs;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What the system's conventions call a mistake in how a program was called (sysexits.h, EX_USAGE).
 const EXIT_USAGE: u8 = 64;
 
+/// The longest the runtime's last tasks may take once everything is said.
+const LAST_TASKS: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Serve(serve) => match load(&serve.settings) {
-            Ok(config) => run(config),
+            Ok(config) => serve_until_signalled(config).unwrap_or_else(|error| {
+                eprintln!("tidegate: {error}");
+                ExitCode::FAILURE
+            }),
             Err(code) => code,
         },
         Verb::Check(settings) => match load(&settings) {
             Ok(config) => print(&config.to_toml()),
+            Err(code) => code,
+        },
+        Verb::Publish(publish) => publisher::command(&publish),
+        Verb::Token(token) => match load(&token.settings) {
+            Ok(config) => auth::command(&token.token, &config.auth),
             Err(code) => code,
         },
     }
@@ -31,28 +48,34 @@ fn load(settings: &Settings) -> Result<Config, ExitCode> {
     })
 }
 
-fn run(config: Config) -> ExitCode {
-    let app = match App::start(config) {
-        Ok(app) => app,
-        Err(error) => {
-            eprintln!("tidegate cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let signalled = app.runtime().block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok::<_, std::io::Error>(())
-    });
-    if let Err(error) = signalled {
-        eprintln!("tidegate cannot wait for signals: {error}");
-        return ExitCode::FAILURE;
+fn serve_until_signalled(config: Config) -> Result<ExitCode, Box<dyn Error>> {
+    let runtime = Builder::new_multi_thread().enable_all().thread_name("io").build()?;
+    let entered = runtime.enter();
+    let traces = logs::init(&config.telemetry)?;
+    drop(entered);
+
+    let app = App::start(config, runtime.handle().clone())?;
+    runtime.block_on(signalled())?;
+    let second = runtime.spawn(signalled());
+    let drained = std::thread::spawn(move || app.drain());
+    // A second signal means: now.
+    while !drained.is_finished() && !second.is_finished() {
+        std::thread::sleep(Duration::from_millis(10));
     }
-    app.drain();
-    ExitCode::SUCCESS
+    if let Some(traces) = traces {
+        runtime.block_on(traces.flush());
+    }
+    runtime.shutdown_timeout(LAST_TASKS);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn signalled() -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::memory::MemoryBroker;
 use super::measure::BrokerMetrics;
+use super::memory::MemoryBroker;
 use super::{Broker, BrokerEvents};
 use crate::config::Config;
 use crate::presence::Presence;

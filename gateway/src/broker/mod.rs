@@ -4,8 +4,8 @@
 //! through the [`BrokerEvents`] it was made with.
 
 mod config;
-pub mod measure;
 pub(crate) mod connect;
+pub mod measure;
 pub mod memory;
 pub mod redis;
 pub mod show;

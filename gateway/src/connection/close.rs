@@ -42,7 +42,7 @@ impl Connection {
         if self.peer_closed || self.is_closing() {
             Gone::Closed
         } else {
-            Gone::Lost(io::ErrorKind::UnexpectedEof.into())
+            Gone::Lost(io::ErrorKind::UnexpectedEof)
         }
     }
 

@@ -67,11 +67,13 @@ struct Closing {
 }
 
 /// Why a connection's socket is dropped now.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Gone {
     /// The peer ended the stream, or the network did.
-    Lost(std::io::Error),
+    #[error("the connection was lost: {0}")]
+    Lost(std::io::ErrorKind),
     /// All is said: the closing handshake is over, or its deadline is.
+    #[error("closed")]
     Closed,
 }
 
@@ -99,4 +101,3 @@ impl Connection {
         self.closing.is_some()
     }
 }
-

@@ -35,7 +35,9 @@ impl Connection {
     pub(crate) fn open(new: NewConnection, key: ConnectionKey, local: &Local) -> Self {
         let stream = match new.socket {
             Socket::Plain(socket) => Stream::Plain(mio::net::TcpStream::from_std(socket)),
-            Socket::Tls(socket, tls) => Stream::Tls(Box::new(TlsStream::new(mio::net::TcpStream::from_std(socket), *tls))),
+            Socket::Tls(socket, tls) => {
+                Stream::Tls(Box::new(TlsStream::new(mio::net::TcpStream::from_std(socket), *tls)))
+            }
         };
         let variant = local.encodings.variant(new.protocol.id(), new.deflate.as_ref());
         let protocol_id = new.protocol.id();

@@ -72,7 +72,10 @@ impl Outbox {
     }
 
     /// Writes until all is written or `write` has had enough. Answers how many bytes were written.
-    pub(crate) fn flush(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
+    pub(crate) fn flush(
+        &mut self,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut total = 0;
         while !self.frames.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];

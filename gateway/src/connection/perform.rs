@@ -53,7 +53,9 @@ impl Connection {
                 }
                 Effect::History { ticket, channel, filter, retention } => {
                     self.ask(local, ticket, move |node| async move {
-                        OutcomeResult::History(node.history(channel, filter, retention).await.map_err(refused))
+                        OutcomeResult::History(
+                            node.history(channel, filter, retention).await.map_err(refused),
+                        )
                     });
                 }
                 Effect::Presence { ticket, channel } => {
@@ -72,11 +74,12 @@ impl Connection {
     }
 
     fn authenticate(&mut self, local: &Local, ticket: Ticket, token: &str) {
-        let result = local.authenticator.authenticate(local.clock.unix_seconds(), token).and_then(|identity| {
-            let permit = local.node.admit_user(&identity.user);
-            self.user_permit = Some(permit.ok_or(Refusal::Disconnect(Disconnect::CONNECTION_LIMIT))?);
-            Ok(identity)
-        });
+        let result =
+            local.authenticator.authenticate(local.clock.unix_seconds(), token).and_then(|identity| {
+                let permit = local.node.admit_user(&identity.user);
+                self.user_permit = Some(permit.ok_or(Refusal::Disconnect(Disconnect::CONNECTION_LIMIT))?);
+                Ok(identity)
+            });
         self.answer(local, ticket, OutcomeResult::Authenticated(result));
     }
 
@@ -100,8 +103,7 @@ impl Connection {
 
     fn join(&mut self, local: &mut Local, join: Join) {
         let Join { ticket, channel, positioned, retention, history, presence } = join;
-        let subscriber =
-            Subscriber {
+        let subscriber = Subscriber {
             key: self.key.index,
             handle: self.stream.direct_descriptor(),
             variant: self.variant,

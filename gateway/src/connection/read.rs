@@ -23,7 +23,11 @@ pub(crate) enum Readiness {
 
 impl Connection {
     /// Reads what the socket has, a few buffers at most, and handles it.
-    pub(crate) fn handle_readable(&mut self, local: &mut Local, buffer: &mut [u8]) -> Result<Readiness, Gone> {
+    pub(crate) fn handle_readable(
+        &mut self,
+        local: &mut Local,
+        buffer: &mut [u8],
+    ) -> Result<Readiness, Gone> {
         for _ in 0..READS_MAX {
             if self.session.is_congested() && !self.is_closing() {
                 self.paused = true;
@@ -37,7 +41,7 @@ impl Connection {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Readiness::Drained),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Gone::Lost(error)),
+                Err(error) => return Err(Gone::Lost(error.kind())),
             }
         }
         Ok(Readiness::More)

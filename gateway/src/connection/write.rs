@@ -46,8 +46,11 @@ impl Connection {
     /// Writes what waits, as much as the socket takes.
     pub(crate) fn flush(&mut self, local: &mut Local) -> Result<(), Gone> {
         let stream = &mut self.stream;
-        let written = self.outbox.flush(|slices| stream.write_vectored(slices)).map_err(Gone::Lost)?;
-        let transport_empty = self.stream.flush().map_err(Gone::Lost)?;
+        let written = self
+            .outbox
+            .flush(|slices| stream.write_vectored(slices))
+            .map_err(|error| Gone::Lost(error.kind()))?;
+        let transport_empty = self.stream.flush().map_err(|error| Gone::Lost(error.kind()))?;
         local.tally.bytes_out += written as u64;
         if self.outbox.is_empty() && transport_empty {
             self.stalled_since = None;

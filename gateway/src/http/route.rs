@@ -58,14 +58,16 @@ impl Router {
         self.check_origin(request)?;
         let address = self.proxies.client_ip(peer.address, request.headers());
         self.admission.admit_client(address, &peer.place).map_err(|refusal| {
-            let mut refused = Refused::new(refusal.handshake(), StatusCode::TOO_MANY_REQUESTS, refusal.to_string());
+            let mut refused =
+                Refused::new(refusal.handshake(), StatusCode::TOO_MANY_REQUESTS, refusal.to_string());
             refused.header = Some((header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds())));
             refused
         })
     }
 
     fn check_origin(&self, request: &Request<Incoming>) -> Result<(), Refused> {
-        let text = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("null"));
+        let text =
+            |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("null"));
         if self.origins.allows(text(header::ORIGIN), text(header::HOST)) {
             return Ok(());
         }

@@ -127,7 +127,13 @@ impl Router {
             match opened.await {
                 Ok((socket, unread)) => {
                     metrics.handshake(Handshake::Accepted);
-                    inbox.push(Event::Open(Box::new(NewConnection { socket, unread, protocol, deflate, admitted })));
+                    inbox.push(Event::Open(Box::new(NewConnection {
+                        socket,
+                        unread,
+                        protocol,
+                        deflate,
+                        admitted,
+                    })));
                 }
                 Err(error) => {
                     metrics.handshake(Handshake::Request);

@@ -76,7 +76,11 @@ impl Listener {
     }
 
     /// What comes before HTTP.
-    async fn secure(&self, mut stream: TcpStream, peer: SocketAddr) -> Result<(Stream, SocketAddr), Handshake> {
+    async fn secure(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<(Stream, SocketAddr), Handshake> {
         // A publication is one write: nothing is gained by waiting for more.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone at once");

@@ -18,7 +18,12 @@ const CONNECTIONS_MAX: usize = 256;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until the runtime ends: an operator wants to see a node drain.
-pub(crate) async fn serve(socket: TcpListener, clock: Clock, readiness: Arc<Readiness>, metrics: Arc<Metrics>) {
+pub(crate) async fn serve(
+    socket: TcpListener,
+    clock: Clock,
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
@@ -33,7 +38,8 @@ pub(crate) async fn serve(socket: TcpListener, clock: Clock, readiness: Arc<Read
         let (readiness, metrics) = (readiness.clone(), metrics.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let response = answer(request.method(), request.uri().path(), clock.now(), &readiness, &metrics);
+                let response =
+                    answer(request.method(), request.uri().path(), clock.now(), &readiness, &metrics);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()

@@ -74,7 +74,8 @@ impl Node {
     pub(super) fn hand_out(&self, local: &LocalChannel, delivery: Delivery) {
         match delivery {
             Delivery::Publication(publication) => {
-                let prepared = Prepared::new(local.channel.clone(), publication, self.clock.micros(), &self.variants);
+                let prepared =
+                    Prepared::new(local.channel.clone(), publication, self.clock.micros(), &self.variants);
                 self.for_each_worker(local, |worker| {
                     if !self.inboxes[worker].push_publication(prepared.clone()) {
                         self.metrics.dropped(Drop::InboxFull, 1);

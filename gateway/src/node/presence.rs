@@ -45,7 +45,11 @@ pub(crate) struct PresenceQueue {
 
 impl Node {
     /// Shows a client in a channel's presence. Answered when others can see it.
-    pub(crate) fn enter_presence(&self, channel: Channel, info: ClientInfo) -> oneshot::Receiver<Result<(), BrokerError>> {
+    pub(crate) fn enter_presence(
+        &self,
+        channel: Channel,
+        info: ClientInfo,
+    ) -> oneshot::Receiver<Result<(), BrokerError>> {
         let (done, answer) = oneshot::channel();
         self.presence_queue.put((channel, info.client), Wish { info: Some(info), done: Some(done) });
         answer
@@ -93,7 +97,8 @@ impl PresenceQueue {
     /// Up to `room` wishes whose key is not under way.
     fn take(&self, room: usize, under_way: &FxHashSet<Key>) -> Vec<(Key, Wish)> {
         let mut wishes = self.wishes.lock();
-        let keys: Vec<Key> = wishes.keys().filter(|key| !under_way.contains(*key)).take(room).cloned().collect();
+        let keys: Vec<Key> =
+            wishes.keys().filter(|key| !under_way.contains(*key)).take(room).cloned().collect();
         keys.into_iter().filter_map(|key| wishes.remove_entry(&key)).collect()
     }
 }

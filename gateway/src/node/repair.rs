@@ -81,7 +81,11 @@ pub(super) async fn check_after_loss(node: Arc<Node>) {
 }
 
 /// Checks the channels that have been quiet for long enough. Answers those to look at once more.
-async fn check(node: &Arc<Node>, quiet_enough: impl Fn(Duration) -> bool, look: Look) -> Vec<(Channel, Retention)> {
+async fn check(
+    node: &Arc<Node>,
+    quiet_enough: impl Fn(Duration) -> bool,
+    look: Look,
+) -> Vec<(Channel, Retention)> {
     let now = node.clock.now();
     let mut channels = Vec::new();
     node.interest.for_each(|channel, local| {
@@ -93,7 +97,11 @@ async fn check(node: &Arc<Node>, quiet_enough: impl Fn(Duration) -> bool, look: 
     check_channels(node, channels, look).await
 }
 
-async fn check_channels(node: &Arc<Node>, channels: Vec<(Channel, Retention)>, look: Look) -> Vec<(Channel, Retention)> {
+async fn check_channels(
+    node: &Arc<Node>,
+    channels: Vec<(Channel, Retention)>,
+    look: Look,
+) -> Vec<(Channel, Retention)> {
     let mut suspicious = Vec::new();
     for batch in channels.chunks(BATCH) {
         let tops = loop {

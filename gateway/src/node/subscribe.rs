@@ -148,7 +148,9 @@ pub(crate) async fn keep_subscribed(node: Arc<Node>) {
             match queue.idle_for(node.clock.now()) {
                 Some(idle) => {
                     // Woken early by a change; looking again for nothing does no harm.
-                    let _ = tokio::time::timeout(idle.max(Duration::from_millis(1)), queue.changed.notified()).await;
+                    let _ =
+                        tokio::time::timeout(idle.max(Duration::from_millis(1)), queue.changed.notified())
+                            .await;
                 }
                 None => queue.changed.notified().await,
             }

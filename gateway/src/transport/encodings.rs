@@ -34,7 +34,11 @@ impl Encodings {
         let protocols = [centrifuge_json.clone(), Arc::new(Raw::new("".into(), "".into(), None)) as _];
         let mut variants = Variants::default();
         let ids = protocols.map(|protocol: Arc<dyn Protocol>| {
-            debug_assert_eq!(usize::from(protocol.id().0), variants.len(), "protocols stand in the order of their ids");
+            debug_assert_eq!(
+                usize::from(protocol.id().0),
+                variants.len(),
+                "protocols stand in the order of their ids"
+            );
             let encoding = Encoding { protocol, framing: frames.clone() };
             variants.add(encoding).expect("there are fewer protocols than a variant can tell apart")
         });

@@ -32,7 +32,9 @@ pub(crate) enum Event {
     /// End the subscription of those of these clients that are here.
     Unsubscribe(Arc<Target>, Channel),
     /// Close every client by `until`, evenly spread.
-    Drain { until: Moment },
+    Drain {
+        until: Moment,
+    },
     Stop,
 }
 
@@ -148,7 +150,8 @@ impl Inbox {
     }
 
     fn is_high(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > PUBLICATIONS_HIGH || self.waiting_bytes.load(Ordering::Relaxed) > BYTES_HIGH
+        self.waiting.load(Ordering::Relaxed) > PUBLICATIONS_HIGH
+            || self.waiting_bytes.load(Ordering::Relaxed) > BYTES_HIGH
     }
 
     fn wake(&self) {

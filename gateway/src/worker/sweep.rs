@@ -63,7 +63,9 @@ impl Sink for Sweep<'_> {
             match &batches[at].1 {
                 Batch::Frames(frames) => self.send(subscriber, frames, publications.len() as u64),
                 Batch::Nothing => {}
-                Batch::Close(disconnect) => self.aftermath.push(Aftermath::Close(subscriber.key, disconnect.clone())),
+                Batch::Close(disconnect) => {
+                    self.aftermath.push(Aftermath::Close(subscriber.key, disconnect.clone()))
+                }
             }
         }
     }

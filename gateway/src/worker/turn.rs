@@ -154,7 +154,9 @@ impl Worker {
         match event {
             Event::Open(new) => self.open(*new, buffer),
             Event::Publication(prepared) => self.deliver(&mut vec![prepared]),
-            Event::Lost(channel, position) => self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep)),
+            Event::Lost(channel, position) => {
+                self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep))
+            }
             Event::Outcome(key, outcome) => self.handle_outcome(key, outcome),
             Event::Disconnect(target, disconnect) => {
                 self.for_each_target(&target, |connection| {
@@ -189,7 +191,7 @@ impl Worker {
         let connection = entry.insert(Connection::open(new, key, &self.local));
         self.metrics.connected(connection.protocol);
         if let Err(error) = connection.stream.register(self.poll.registry(), mio::Token(index)) {
-            self.remove(index, &Gone::Lost(error));
+            self.remove(index, &Gone::Lost(error.kind()));
             return;
         }
         connection.perform(&mut self.local);
@@ -264,7 +266,7 @@ impl Worker {
         match after {
             Aftermath::Overflown(_) => connection.handle_overflow(&mut self.local),
             Aftermath::Failed(_, error) => {
-                self.remove(index as usize, &Gone::Lost(error));
+                self.remove(index as usize, &Gone::Lost(error.kind()));
                 return;
             }
             Aftermath::Insufficient(_, channel) => {
@@ -329,7 +331,7 @@ impl Worker {
     fn remove(&mut self, index: usize, gone: &Gone) {
         let connection = &mut self.connections[index];
         connection.leave_all(&mut self.local);
-        tracing::debug!(client = %connection.session.client(), ?gone, "gone");
+        tracing::debug!(client = %connection.session.client(), %gone, "gone");
         connection.stream.shut_down_writing();
         if let Err(error) = connection.stream.deregister(self.poll.registry()) {
             tracing::debug!(%error, "a socket was not registered");
@@ -342,8 +344,12 @@ impl Worker {
     }
 
     fn begin_drain(&mut self, until: Moment) {
-        let left: Vec<ConnectionKey> =
-            self.connections.iter().filter(|(_, connection)| !connection.is_closing()).map(|(_, c)| c.key).collect();
+        let left: Vec<ConnectionKey> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| !connection.is_closing())
+            .map(|(_, c)| c.key)
+            .collect();
         let pacing = Pacing::new(left.len(), until.since(self.local.now));
         self.drain = Some(Drain { began: self.local.now, pacing, left, closed: 0 });
     }

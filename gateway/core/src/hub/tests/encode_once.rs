@@ -7,7 +7,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use shared::command::Command;
 use shared::disconnect::Disconnect;
 use shared::framing::{Message, MessageKind};
-use shared::moment::Moment;
 use shared::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use shared::publication::{Payload, Publication};
 use shared::push::{Event, Push};

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shared::channel::Channel;
-use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 

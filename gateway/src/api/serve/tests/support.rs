@@ -12,8 +12,8 @@ use shared::publication::{ClientInfo, Publication};
 use crate::broker::memory::{Config, MemoryBroker};
 use crate::broker::{Broker, BrokerEvents};
 use crate::clock::Clock;
-use crate::node::{Node, Parts};
 use crate::node::control::ControlCommand;
+use crate::node::{Node, Parts};
 use crate::presence::memory::MemoryPresence;
 
 /// The broker delivers these to the node.

@@ -16,6 +16,7 @@ use crate::auth::Authenticator;
 use crate::broker;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::demo;
 use crate::http::client_ip::TrustedProxies;
 use crate::http::origin::OriginPolicy;
 use crate::http::{Router, Workers};
@@ -95,8 +96,8 @@ impl App {
         let node = runtime.block_on(async {
             let from_broker = Arc::new(FromBroker::default());
             let id = NodeId(uuid::Uuid::new_v4().to_string().into());
-            let parts = broker::connect::Parts { id: &id.0, events: from_broker.clone(), metrics: &metrics };
-            let (broker, presence) = broker::connect::connect(&config, parts);
+            let (broker, presence) =
+                broker::connect::connect(&config, &id.0, from_broker.clone(), &metrics).map_err(setup)?;
             Ok::<_, StartError>(Node::start(Parts {
                 id,
                 name: name.clone(),
@@ -147,6 +148,7 @@ impl App {
             workers: Workers::new(inboxes.clone()),
             metrics: metrics.clone(),
             url_bytes_max: config.http.url_bytes_max,
+            pages: config.demo.page,
         });
         if let Some(tls) = &tls {
             let interval = config.tls.reload_interval();
@@ -165,6 +167,10 @@ impl App {
         runtime.spawn(internal::serve(internal_socket, clock, readiness.clone(), metrics.clone()));
         runtime.spawn(keep_canary(node.clone(), readiness.clone()));
         runtime.spawn(listener.accept(client_socket));
+        if config.demo.feed {
+            let node = node.clone();
+            runtime.spawn(async move { demo::run(node.rules(), |request| node.publish(request)).await });
+        }
         readiness.set_started();
         tracing::info!(
             node = %node.name(), %client_address, %internal_address, connections_max,
@@ -225,8 +231,6 @@ impl App {
             }
         }
         self.runtime.block_on(async {
-            // What clients left behind in presence is taken back before the broker is.
-            self.node.settle(RETIRE_TIMEOUT).await;
             if tokio::time::timeout(RETIRE_TIMEOUT, self.node.retire()).await.is_err() {
                 tracing::warn!("this node's announcement could not be taken back; it expires by itself");
             }

@@ -26,15 +26,7 @@ pub enum Verb {
     /// Publish over the HTTP API of a running gateway: the prices of the demo, or lines of your own.
     Publish(PublishArgs),
     /// Print a token for a client, signed with the secret of the configuration.
-    Token(Token),
-}
-
-#[derive(Clone, Debug, Args)]
-pub struct Token {
-    #[command(flatten)]
-    pub settings: Settings,
-    #[command(flatten)]
-    pub token: TokenArgs,
+    Token(TokenArgs),
 }
 
 /// Where the configuration comes from.

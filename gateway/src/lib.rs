@@ -19,6 +19,7 @@ mod transport;
 pub mod worker;
 
 pub mod broker;
+pub mod demo;
 pub mod node;
 pub mod presence;
 pub mod prices;

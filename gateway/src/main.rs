@@ -34,8 +34,8 @@ fn main() -> ExitCode {
             Err(code) => code,
         },
         Verb::Publish(publish) => publisher::command(&publish),
-        Verb::Token(token) => match load(&token.settings) {
-            Ok(config) => auth::command(&token.token, &config.auth),
+        Verb::Token(token) => match load(&Settings { config: token.config.clone(), ..Settings::default() }) {
+            Ok(config) => auth::command(&token, &config.auth),
             Err(code) => code,
         },
     }

@@ -12,6 +12,7 @@ use tidegate::telemetry::names::{self, Kind};
 
 /// Where the settings of each section are written down: section, file under `gateway`, type.
 const SECTIONS: &[(&str, &str, &str)] = &[
+    ("node", "src/node/config.rs", "Config"),
     ("server", "src/listener/config.rs", "ServerConfig"),
     ("internal", "src/listener/config.rs", "InternalConfig"),
     ("tls", "src/listener/tls/config.rs", "Config"),
@@ -19,6 +20,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("limits", "src/listener/admission/config.rs", "Config"),
     ("http", "src/http/config.rs", "Config"),
     ("websocket", "src/connection/config.rs", "WebSocketConfig"),
+    ("session", "core/src/session/settings.rs", "Settings"),
     ("auth", "src/auth/config.rs", "Config"),
     ("api", "src/api/config.rs", "Config"),
     ("workers", "src/worker/config.rs", "Config"),
@@ -26,7 +28,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("broker", "src/broker/config.rs", "Config"),
     ("broker.memory", "src/broker/memory/config.rs", "Config"),
     ("redis", "src/broker/redis/config.rs", "Config"),
-    ("redis", "src/broker/redis/config.rs", "Config"),
+    ("demo", "src/demo/config.rs", "Config"),
     ("drain", "core/src/drain.rs", "Settings"),
     ("telemetry", "src/telemetry/config.rs", "Config"),
 ];

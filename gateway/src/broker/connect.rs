@@ -2,24 +2,36 @@
 
 use std::sync::Arc;
 
-use super::measure::BrokerMetrics;
 use super::memory::MemoryBroker;
-use super::{Broker, BrokerEvents};
+use super::redis::{DialError, RedisBroker};
+use super::show::shown_in;
+use super::{Broker, BrokerEvents, BrokerKind};
 use crate::config::Config;
 use crate::presence::Presence;
 use crate::presence::memory::MemoryPresence;
+use crate::presence::redis::RedisPresence;
 use crate::telemetry::Metrics;
 
-/// What a broker is given by the node it is for.
-pub(crate) struct Parts<'a> {
-    /// Unique to this run of the node.
-    pub(crate) id: &'a str,
-    pub(crate) events: Arc<dyn BrokerEvents>,
-    pub(crate) metrics: &'a Arc<Metrics>,
-}
+/// A broker, and the presence that it keeps or that is kept beside it.
+pub(crate) type Connected = (Arc<dyn Broker>, Arc<dyn Presence>);
 
-/// The broker that the configuration names. Must be called within a tokio runtime.
-pub(crate) fn connect(config: &Config, parts: Parts<'_>) -> (Arc<dyn Broker>, Arc<dyn Presence>) {
-    let metrics = Arc::new(BrokerMetrics::default());
-    (MemoryBroker::start(&config.broker.memory, parts.events, metrics), Arc::new(MemoryPresence::new()))
+/// The broker that the configuration names, and its presence. `node` is unique to this run of the node. Must be
+/// called within a tokio runtime.
+pub(crate) fn connect(
+    config: &Config,
+    node: &str,
+    events: Arc<dyn BrokerEvents>,
+    metrics: &Metrics,
+) -> Result<Connected, DialError> {
+    Ok(match config.broker.kind {
+        BrokerKind::Memory => {
+            let broker = MemoryBroker::start(&config.broker.memory, events, shown_in(metrics, false));
+            (broker, Arc::new(MemoryPresence::new()))
+        }
+        BrokerKind::Redis => {
+            let broker = RedisBroker::start(&config.redis, node, events, shown_in(metrics, true))?;
+            let presence = RedisPresence::start(&config.redis, node, broker.clone());
+            (broker, presence)
+        }
+    })
 }

@@ -11,7 +11,7 @@ use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::session::Settings;
 use serde::{Deserialize, Serialize};
 
-use crate::{api, auth, broker, connection, http, listener, node, telemetry, worker};
+use crate::{api, auth, broker, connection, demo, http, listener, node, telemetry, worker};
 
 pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
 pub use mistake::{Mistake, Mistakes};
@@ -45,6 +45,7 @@ pub struct Config {
     pub broker: broker::Config,
     /// Used by `broker.kind = "redis"`.
     pub redis: broker::redis::Config,
+    pub demo: demo::config::Config,
     pub drain: gateway_core::drain::Settings,
     pub telemetry: telemetry::Config,
 }
@@ -199,8 +200,8 @@ mod tests {
         assert_eq!(
             mistakes(toml, &environment),
             [
-                "colour: unknown key, known are server, internal, tls, proxy_protocol, limits, http, websocket, \
-                 auth, api, workers, channels, namespaces, broker, redis, drain, telemetry (from gateway.toml)",
+                "colour: unknown key, known are node, server, internal, tls, proxy_protocol, limits, http, websocket, session, \
+                 auth, api, workers, channels, namespaces, broker, redis, demo, drain, telemetry (from gateway.toml)",
                 "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
                 "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml)",
                 "namespaces.prices.history_ttl_s: must be set when history_size is",

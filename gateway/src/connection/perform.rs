@@ -120,7 +120,7 @@ impl Connection {
             let joining = async {
                 delivered.wait().await?;
                 if let Some(present) = present
-                    && let Ok(Err(error)) = present.await
+                    && let Err(error) = present.await
                 {
                     // The node keeps trying; a channel without a list of who is there beats no channel.
                     tracing::warn!(%error, %channel, "a subscriber is not in the channel's presence yet");

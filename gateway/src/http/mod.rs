@@ -16,6 +16,7 @@ use crate::worker::inbox::Inbox;
 pub mod client_ip;
 pub mod config;
 pub mod origin;
+pub mod pages;
 
 mod route;
 mod upgrade;
@@ -36,6 +37,8 @@ pub(crate) struct Router {
     pub(crate) workers: Workers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) url_bytes_max: usize,
+    /// The ticker page, where the demo is on.
+    pub(crate) pages: bool,
 }
 
 /// The workers in turn, so that each gets its share of the connections.

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
-use crate::http::{Refused, Router};
+use crate::http::{Refused, Router, pages};
 use crate::listener::{Admitted, Peer};
 use crate::telemetry::labels::Handshake;
 
@@ -49,6 +49,11 @@ impl Router {
         }
         if path.starts_with(API_PREFIX) || path == API_PATH {
             return Ok(self.api.serve(request).await);
+        }
+        if self.pages
+            && let Some(page) = pages::find(path)
+        {
+            return Ok(page);
         }
         Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"))
     }

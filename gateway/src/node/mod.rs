@@ -1,6 +1,6 @@
 //! The node: what its workers and its API ask of the broker, and what the broker sends to its workers.
 //!
-//! One verb a file: [`publish`], [`subscribe`], [`deliver`], [`query`], [`control`], [`presence`].
+//! One verb a file: [`publish`], [`subscribe`], [`deliver`], [`query`], [`control`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,6 @@ pub mod control;
 mod deliver;
 mod describe;
 mod interest;
-mod presence;
 mod publish;
 mod query;
 mod receive_control;
@@ -34,7 +33,6 @@ pub(crate) use deliver::FromBroker;
 pub(crate) use users::UserPermit;
 
 use interest::Interest;
-use presence::PresenceQueue;
 use subscribe::SubscribeQueue;
 use users::Users;
 
@@ -58,7 +56,6 @@ pub struct Node {
     inboxes: Vec<Arc<Inbox>>,
     interest: Interest,
     subscribe_queue: SubscribeQueue,
-    presence_queue: PresenceQueue,
     users: Users,
     runtime: Handle,
     tasks: TaskTracker,
@@ -97,7 +94,6 @@ impl Node {
             inboxes: parts.inboxes,
             interest: Interest::new(),
             subscribe_queue: SubscribeQueue::default(),
-            presence_queue: PresenceQueue::default(),
             users: Users::new(parts.user_connections_max),
             runtime: Handle::current(),
             tasks: TaskTracker::new(),
@@ -105,7 +101,6 @@ impl Node {
         parts.from_broker.connect(&node);
         node.tasks.spawn(subscribe::keep_subscribed(node.clone()));
         node.tasks.spawn(repair::check_positions(node.clone()));
-        node.tasks.spawn(presence::keep_presence(node.clone()));
         node.tasks.spawn(describe::keep_announced(node.clone()));
         node
     }
@@ -128,15 +123,11 @@ impl Node {
         self.broker.canary().await
     }
 
-    /// Waits until presence says what it should, at most this long.
-    pub(crate) async fn settle(&self, at_most: Duration) {
-        if tokio::time::timeout(at_most, self.presence_queue.settled()).await.is_err() {
-            tracing::warn!("presence of this node's clients could not be taken back; it expires by itself");
-        }
-    }
-
-    /// Takes the node's announcement back. Its tasks end with the runtime.
+    /// Takes back what others see of this node. Its tasks end with the runtime.
     pub(crate) async fn retire(&self) {
+        if let Err(error) = self.presence.retire().await {
+            tracing::warn!(%error, "presence of this node's clients could not be taken back; it expires by itself");
+        }
         if let Err(error) = self.broker.retire(&self.id.0).await {
             tracing::warn!(%error, "this node's announcement could not be taken back; it expires by itself");
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::BoxFuture;
 use gateway_core::effect::PresenceStats;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
@@ -23,6 +24,20 @@ impl Node {
 
     pub async fn remove_history(&self, channel: Channel) -> Result<(), BrokerError> {
         self.broker.remove_history(channel).await
+    }
+
+    /// Shows a client in a channel's presence. Begun by the call itself, so that a later leave comes later; the
+    /// future tells when others can see it.
+    pub(crate) fn enter_presence(
+        &self,
+        channel: Channel,
+        info: ClientInfo,
+    ) -> BoxFuture<'static, Result<(), BrokerError>> {
+        self.presence.add(channel, info)
+    }
+
+    pub(crate) fn leave_presence(&self, channel: Channel, client: ClientId) {
+        self.presence.remove(channel, client);
     }
 
     pub async fn presence(&self, channel: Channel) -> Result<BTreeMap<ClientId, ClientInfo>, BrokerError> {

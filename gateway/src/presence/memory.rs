@@ -47,12 +47,12 @@ impl Default for MemoryPresence {
 }
 
 impl Presence for MemoryPresence {
-    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'static, Result<(), BrokerError>> {
         self.shard(&channel).lock().entry(channel).or_default().add(info);
         ready(Ok(())).boxed()
     }
 
-    fn remove(&self, channel: Channel, client: ClientId) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn remove(&self, channel: Channel, client: ClientId) {
         let mut shard = self.shard(&channel).lock();
         if let Some(room) = shard.get_mut(&channel) {
             room.remove(client);
@@ -60,7 +60,6 @@ impl Presence for MemoryPresence {
                 shard.remove(&channel);
             }
         }
-        ready(Ok(())).boxed()
     }
 
     fn clients(

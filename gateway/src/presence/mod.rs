@@ -18,10 +18,11 @@ pub trait Presence: Send + Sync + std::fmt::Debug {
     /// Adds or replaces. Keeps the entry alive until it is removed, or this node dies and the lease runs out.
     /// An error means that others cannot see it yet: it will be shown as soon as that is possible, unless it is
     /// removed.
-    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'_, Result<(), BrokerError>>;
+    /// What is added and removed takes effect in the order of calls: the future only tells when others can see it.
+    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'static, Result<(), BrokerError>>;
 
     /// Does not wait for others to see it.
-    fn remove(&self, channel: Channel, client: ClientId) -> BoxFuture<'_, Result<(), BrokerError>>;
+    fn remove(&self, channel: Channel, client: ClientId);
 
     fn clients(&self, channel: Channel)
     -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>>;

@@ -19,7 +19,7 @@ impl Node {
     }
 
     pub async fn leave(&self, channel: &Channel, info: &ClientInfo) {
-        self.presence.remove(channel.clone(), info.client).await.expect("removed");
+        self.presence.remove(channel.clone(), info.client);
     }
 
     pub async fn present(&self, channel: &Channel) -> Vec<ClientInfo> {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::BoxFuture;
 use gateway_core::effect::PresenceStats;
 use parking_lot::Mutex;
 use shared::channel::Channel;
@@ -63,27 +63,32 @@ impl RedisPresence {
         })
     }
 
-    async fn deadline(&self, done: oneshot::Receiver<Result<(), BrokerError>>) -> Result<(), BrokerError> {
-        match tokio::time::timeout(self.timeout, done).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(BrokerError::Unreachable("presence has ended, or is written anew".into())),
-            Err(_) => Err(BrokerError::Timeout(self.timeout)),
+    fn deadline(
+        &self,
+        done: oneshot::Receiver<Result<(), BrokerError>>,
+    ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
+        let timeout = self.timeout;
+        async move {
+            match tokio::time::timeout(timeout, done).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(BrokerError::Unreachable("presence has ended, or is written anew".into())),
+                Err(_) => Err(BrokerError::Timeout(timeout)),
+            }
         }
     }
 }
 
 impl Presence for RedisPresence {
-    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'static, Result<(), BrokerError>> {
         let (waiter, written) = oneshot::channel();
         self.shared.local.lock().add(channel, info, waiter);
         self.shared.changed.notify_one();
         self.deadline(written).boxed()
     }
 
-    fn remove(&self, channel: Channel, client: ClientId) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn remove(&self, channel: Channel, client: ClientId) {
         self.shared.local.lock().remove(channel, client);
         self.shared.changed.notify_one();
-        ready(Ok(())).boxed()
     }
 
     fn clients(

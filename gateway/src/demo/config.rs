@@ -1,0 +1,13 @@
+//! What the demo shows.
+
+use serde::{Deserialize, Serialize};
+
+/// A ticker to look at. `--demo` turns both on.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Serve the ticker page at `/`.
+    pub page: bool,
+    /// Publish the prices that come with the gateway into `prices:AAPL` and so on, from this node.
+    pub feed: bool,
+}

@@ -287,7 +287,7 @@ impl Node {
             trace(net.now, || format!("node {} delivers {channel} {delivery:?}", self.index));
             let prepared = match delivery {
                 Delivery::Publication(publication) => {
-                    Ok(Prepared::new(channel.clone(), publication, net.now, &self.variants))
+                    Ok(Prepared::new(channel.clone(), publication, net.now.0 * 1_000, &self.variants))
                 }
                 Delivery::Lost(position) => Err(position),
             };

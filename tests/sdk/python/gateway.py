@@ -1,0 +1,97 @@
+"""A gateway of the test's own, on free ports."""
+
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import jwt
+
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
+BINARY = ROOT / "target" / "debug" / "tidegate"
+START_SECONDS_MAX = 30
+STOP_SECONDS_MAX = 30
+
+SECRET = "a secret of the tests, long enough to be one"
+KEY = "a-key-of-the-tests"
+
+CONFIG = f"""
+[auth]
+hmac_secret = "{SECRET}"
+
+[api]
+keys = ["another-key", "{KEY}"]
+
+[channels]
+history_size = 100
+history_ttl_s = 300
+presence = true
+allow_subscribe = true
+allow_history = true
+allow_presence = true
+
+[namespaces.plain]
+allow_subscribe = true
+
+[drain]
+notice_ms = 0
+grace_ms = 100
+"""
+
+
+class Gateway:
+    def __init__(self, config=CONFIG):
+        self.folder = tempfile.TemporaryDirectory()
+        file = Path(self.folder.name) / "gateway.toml"
+        file.write_text(config)
+        self.log = Path(self.folder.name) / "log"
+        # Each port is free when it is looked for; if another process takes it in between, the start fails and says so.
+        self.address, internal = free_address(), free_address()
+        with self.log.open("wb") as log:
+            arguments = ["serve", "--config", file, "--listen", self.address, "--internal-listen", internal]
+            self.process = subprocess.Popen([BINARY, *arguments], stdout=log, stderr=log)
+        self._wait_until_listening()
+
+    @property
+    def api(self):
+        return f"http://{self.address}/api"
+
+    @property
+    def websocket(self):
+        return f"ws://{self.address}/connection/websocket"
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            code = self.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"the gateway did not stop:\n{self.log.read_text()}") from None
+        text = self.log.read_text()
+        self.folder.cleanup()
+        if code != 0:
+            raise AssertionError(f"the gateway ended with {code}:\n{text}")
+
+    def _wait_until_listening(self):
+        host, port = self.address.split(":")
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the gateway ended with {self.process.returncode}:\n{self.log.read_text()}")
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError(f"nothing listens on {self.address} after {START_SECONDS_MAX} seconds")
+
+
+def free_address():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def token(user, seconds=60, **claims):
+    return jwt.encode({"sub": user, "exp": int(time.time()) + seconds, **claims}, SECRET, algorithm="HS256")

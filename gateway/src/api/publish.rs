@@ -11,6 +11,7 @@ use super::refused::Refused;
 use super::request::{Broadcast, Content, Publish, Text};
 use super::run::{CONCURRENT, Call};
 use crate::broker::{Idempotency, PublishRequest, Published};
+use crate::telemetry::labels::Source;
 
 /// Longest idempotency key, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
@@ -64,7 +65,9 @@ impl Call<'_> {
         self.in_time()?;
         let retention = if skip_history { Retention::default() } else { options.retention() };
         let request = PublishRequest { channel, publication, retention, idempotency };
-        Ok(self.node.publish(request).await?)
+        let published = self.node.publish(request).await?;
+        self.node.metrics.publication_in(Source::Api);
+        Ok(published)
     }
 
     fn message(&self, content: Content<'_>) -> Result<Message, Refused> {

@@ -23,6 +23,9 @@ use crate::secret::SecretFileError;
 /// What the paths of the API begin with.
 pub const PREFIX: &str = "/api/";
 
+/// The one method that is made of others.
+const BATCH: &str = "batch";
+
 /// Ask for an HTTP status that tells of protocol errors, in place of 200, with the value `transport`.
 const ERROR_MODE_HEADERS: [&str; 2] = ["x-tidegate-error-mode", "x-centrifugo-error-mode"];
 
@@ -59,7 +62,15 @@ impl Api {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.answer(request).await {
+        let begun = Instant::now();
+        let name = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
+        // A label of a metric: never what was asked, which could be anything.
+        let label = match Method::parse(name) {
+            Some(method) => method.name(),
+            None if name == BATCH => BATCH,
+            None => "unknown",
+        };
+        let response = match self.answer(request).await {
             Ok(response) => response,
             Err(unread) => {
                 let mut response = respond(unread.status, answer::error(&unread.refused));
@@ -74,7 +85,9 @@ impl Api {
                 }
                 response
             }
-        }
+        };
+        self.node.metrics.api_request(label, response.status().as_u16(), begun.elapsed());
+        response
     }
 
     async fn answer<B>(&self, request: Request<B>) -> Result<Response<Full<Bytes>>, Unread>
@@ -88,7 +101,7 @@ impl Api {
         })?;
         let name = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
         let method = Method::parse(name);
-        if method.is_none() && name != "batch" {
+        if method.is_none() && name != BATCH {
             return Err(unread(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound.into()));
         }
         if head.method != http::Method::POST {

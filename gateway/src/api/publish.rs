@@ -89,7 +89,7 @@ impl Call<'_> {
     fn payload(&self, content: &Content<'_>) -> Result<Payload, Refused> {
         let payload = match content.data {
             _ if !content.b64data.is_empty() => decode(content.b64data)?,
-            // Shares the body: a payload is not copied on its way to the broker.
+            // Borrowed from the body, which it therefore shares: a payload is not copied on its way to the broker.
             Some(data) => Payload::json(self.body.slice_ref(data.get().as_bytes())),
             None => return Err(Refused::bad_request("no data is given")),
         };

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::pace::{Pace, Rate};
 use super::read::{Item, Line, Reading, Source};
-use super::send::{SendError, Sender};
+use super::send::{Outcome, SendError, Sender};
 use crate::secret::Secret;
 
 /// Lines read ahead.
@@ -18,6 +18,9 @@ const AHEAD_MAX: usize = 1_024;
 /// The most publications of one request, and about the most bytes.
 const BATCH_MAX: usize = 500;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
+
+/// How long the answer to the last request is waited for once publishing should stop.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// The most complaints of one kind that are printed; all are counted.
 const COMPLAINTS_MAX: u64 = 20;
@@ -164,31 +167,43 @@ async fn run(
         }
         pace.take(begun.elapsed(), batch.len());
         report.late_max = pace.late_max;
-        let sent = tokio::select! {
-            sent = sender.send(&batch) => sent,
-            () = &mut stop => {
-                report.unsent += batch.len() as u64;
-                break false;
+        let (sent, stopped) = {
+            let mut sending = std::pin::pin!(sender.send(&batch));
+            tokio::select! {
+                sent = &mut sending => (Some(sent), false),
+                // What is under way is seen through, unless the gateway does not answer.
+                () = &mut stop => (tokio::time::timeout(LAST_ANSWER, &mut sending).await.ok(), true),
             }
         };
         report.retries = sender.retries;
+        let Some(sent) = sent else {
+            report.unsent += batch.len() as u64;
+            break false;
+        };
         let outcomes = sent.inspect_err(|_| report.unsent += batch.len() as u64)?;
-        for (item, outcome) in batch.iter().zip(outcomes) {
-            match outcome {
-                Ok(()) => report.published += 1,
-                Err(problem) => {
-                    report.refused += 1;
-                    if report.refused <= COMPLAINTS_MAX {
-                        complain(&format!("{}: {problem}", item.channel));
-                    }
-                }
-            }
+        count(&batch, outcomes, report, complain);
+        if stopped {
+            break false;
         }
     };
     if ended && let Ok(Err(error)) = reader.join() {
         return Err(PublishError::Read { from, error });
     }
     Ok(())
+}
+
+fn count(batch: &[Item], outcomes: Vec<Outcome>, report: &mut Report, complain: &mut impl FnMut(&str)) {
+    for (item, outcome) in batch.iter().zip(outcomes) {
+        match outcome {
+            Ok(()) => report.published += 1,
+            Err(problem) => {
+                report.refused += 1;
+                if report.refused <= COMPLAINTS_MAX {
+                    complain(&format!("{}: {problem}", item.channel));
+                }
+            }
+        }
+    }
 }
 
 /// The first line and those that are there already, as far as they fit into one request.

@@ -238,5 +238,6 @@ async fn publishing_stops_when_told_to() {
     };
     let (report, result) = publish(&args, stop, |complaint| panic!("{complaint}")).await;
     result.unwrap();
-    assert!(report.published >= 4, "{report}");
+    assert!(report.published >= 5 && report.is_clean(), "{report}");
+    assert_eq!(report.published, seen.lock().publications().len() as u64);
 }

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use shared::publication::is_json;
 
 /// The claims that mean something here. Others are passed over, as RFC 7519 §4 asks.
 #[derive(Debug, Default, Deserialize)]
@@ -52,13 +53,14 @@ impl Claims {
         }
     }
 
-    /// The JSON shown to others. `Err` if it is given in base64 and is no JSON.
+    /// The JSON shown to others. `Err` if it is none that others can read.
     pub(super) fn info(&self) -> Result<Option<Bytes>, ()> {
-        if self.b64info.is_empty() {
-            return Ok(self.info.as_ref().map(|info| Bytes::copy_from_slice(info.get().as_bytes())));
-        }
-        let info = STANDARD.decode(self.b64info.as_bytes()).map_err(drop)?;
-        if shared::publication::is_json(&info) { Ok(Some(info.into())) } else { Err(()) }
+        let info = match &self.info {
+            _ if !self.b64info.is_empty() => STANDARD.decode(self.b64info.as_bytes()).map_err(drop)?,
+            Some(info) => info.get().as_bytes().to_vec(),
+            None => return Ok(None),
+        };
+        if is_json(&info) { Ok(Some(info.into())) } else { Err(()) }
     }
 }
 
@@ -133,5 +135,7 @@ mod tests {
         assert_eq!(info(r#"{"b64info":"eyJhIjoxfQ==","info":7}"#), Ok(Some(br#"{"a":1}"#.to_vec())));
         assert_eq!(info(r#"{"b64info":"AAAA"}"#), Err(()));
         assert_eq!(info(r#"{"b64info":"?"}"#), Err(()));
+        let deep = format!(r#"{{"info":{}{}}}"#, "[".repeat(1_000), "]".repeat(1_000));
+        assert_eq!(info(&deep), Err(()));
     }
 }

@@ -45,8 +45,8 @@ impl KeySet {
 
     /// The claims of a token that one of the secrets has signed. Its times are not looked at.
     pub(super) fn open<T: DeserializeOwned>(&self, now: i64, token: &str) -> Result<T, Error> {
-        let refused = match decode(token, &self.current, &self.validation) {
-            Ok(data) => return Ok(data.claims),
+        let refused = match open(token, &self.current, &self.validation) {
+            Ok(claims) => return Ok(claims),
             Err(error) => error,
         };
         match &self.previous {
@@ -54,11 +54,20 @@ impl KeySet {
                 if matches!(refused.kind(), ErrorKind::InvalidSignature)
                     && (previous.until == 0 || now < previous.until) =>
             {
-                decode(token, &previous.key, &self.validation).map(|data| data.claims)
+                open(token, &previous.key, &self.validation)
             }
             _ => Err(refused),
         }
     }
+}
+
+fn open<T: DeserializeOwned>(token: &str, key: &DecodingKey, validation: &Validation) -> Result<T, Error> {
+    let data = decode(token, key, validation)?;
+    // Says that something must be understood which is not (RFC 7515 §4.1.11).
+    if data.header.crit.is_some() {
+        return Err(ErrorKind::InvalidToken.into());
+    }
+    Ok(data.claims)
 }
 
 pub(super) fn connection_secret(config: &Config) -> Result<Secret, SecretFileError> {

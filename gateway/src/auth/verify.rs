@@ -63,7 +63,11 @@ impl Authenticator {
         }
         let expires = self.expiry(&claims, now_unix_s)?;
         let info = claims.info().map_err(|()| {
-            refuse("connection", &"its b64info is no JSON", Refusal::Disconnect(Disconnect::INVALID_TOKEN))
+            refuse(
+                "connection",
+                &"its info is no JSON, or nested too deep",
+                Refusal::Disconnect(Disconnect::INVALID_TOKEN),
+            )
         })?;
         Ok(Identity { user: UserId::new(&claims.sub), info, expires })
     }
@@ -91,7 +95,9 @@ impl Authenticator {
             return Err(refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
         }
         let expires = self.expiry(&claims, now_unix_s)?;
-        let info = claims.info().map_err(|()| refuse("subscription", &"its b64info is no JSON", denied))?;
+        let info = claims
+            .info()
+            .map_err(|()| refuse("subscription", &"its info is no JSON, or nested too deep", denied))?;
         Ok(Grant { user: UserId::new(&claims.sub), info, expires })
     }
 

@@ -92,6 +92,14 @@ fn tokens_that_were_tampered_with_are_invalid() {
 }
 
 #[test]
+fn a_token_that_demands_what_is_not_understood_is_refused() {
+    let header = Header { crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::HS256) };
+    let token =
+        encode(&header, &json!({"sub": "bob"}), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    assert_eq!(with(|_| {}).authenticate(NOW, &token), Err(INVALID));
+}
+
+#[test]
 fn an_algorithm_that_is_not_allowed_is_refused_though_the_signature_is_right() {
     let auth = with(|config| config.algorithms = vec![super::super::Algorithm::HS512]);
     let claims = json!({"sub": "bob"});

@@ -1,5 +1,6 @@
 """A gateway of the test's own, on free ports."""
 
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -51,7 +52,11 @@ class Gateway:
         with self.log.open("wb") as log:
             arguments = ["serve", "--config", file, "--listen", self.address, "--internal-listen", internal]
             self.process = subprocess.Popen([BINARY, *arguments], stdout=log, stderr=log)
-        self._wait_until_listening()
+        host, port = self.address.split(":")
+        try:
+            wait_until_listening(host, int(port), self.process)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.log.read_text()}") from None
 
     @property
     def api(self):
@@ -73,18 +78,37 @@ class Gateway:
         if code != 0:
             raise AssertionError(f"the gateway ended with {code}:\n{text}")
 
-    def _wait_until_listening(self):
-        host, port = self.address.split(":")
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise AssertionError(f"the gateway ended with {self.process.returncode}:\n{self.log.read_text()}")
-            try:
-                socket.create_connection((host, int(port)), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.02)
-        raise AssertionError(f"nothing listens on {self.address} after {START_SECONDS_MAX} seconds")
+
+class Redis:
+    """A Redis of the test's own, on a free port, that keeps nothing."""
+
+    def __init__(self):
+        if not shutil.which("redis-server"):
+            raise AssertionError("redis-server is missing: apt-get install redis-server")
+        host, port = free_address().split(":")
+        self.url = f"redis://{host}:{port}"
+        self.folder = tempfile.TemporaryDirectory()
+        arguments = ["--port", port, "--bind", host, "--save", "", "--appendonly", "no", "--dir", self.folder.name]
+        self.process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
+        wait_until_listening(host, int(port), self.process)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(STOP_SECONDS_MAX)
+        self.folder.cleanup()
+
+
+def wait_until_listening(host, port, process):
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise AssertionError(f"what should listen on port {port} ended with {process.returncode}")
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError(f"nothing listens on port {port} after {START_SECONDS_MAX} seconds")
 
 
 def free_address():

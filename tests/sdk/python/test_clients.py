@@ -1,12 +1,10 @@
 """Tokens, and the server API acting on live clients: cent on one side, centrifuge-python on the other."""
 
 import asyncio
-import time
 import unittest
 import uuid
 
 from cent import (
-    AsyncClient,
     Disconnect,
     DisconnectRequest,
     HistoryRequest,
@@ -16,11 +14,10 @@ from cent import (
     PublishRequest,
     UnsubscribeRequest,
 )
-from centrifuge import Client, ClientEventHandler, ReplyError, SubscriptionEventHandler
+from centrifuge import ReplyError
 
-from gateway import KEY, Gateway, token
-
-SECONDS_MAX = 20
+from gateway import Gateway, token
+from live import SECONDS_MAX, LiveTestCase
 
 gateway = None
 
@@ -38,61 +35,12 @@ def fresh(prefix="clients"):
     return f"{prefix}-{uuid.uuid4()}"
 
 
-class Events(ClientEventHandler, SubscriptionEventHandler):
-    """Every event in the order it came, by name."""
-
-    def __init__(self):
-        self.queue = asyncio.Queue()
-
-    async def expect(self, name):
-        """The next event of this name; others before it are passed over."""
-        deadline = time.monotonic() + SECONDS_MAX
-        passed = []
-        while True:
-            try:
-                event, context = await asyncio.wait_for(self.queue.get(), deadline - time.monotonic())
-            except asyncio.TimeoutError:
-                raise AssertionError(f"no {name} within {SECONDS_MAX} s, but {passed}") from None
-            if event == name:
-                return context
-            passed.append((event, context))
-
-
-def _record(name):
-    async def handler(self, context):
-        await self.queue.put((name, context))
-
-    return handler
-
-
-for _name in ("connecting", "connected", "disconnected", "error", "subscribing", "subscribed", "unsubscribed", "publication"):
-    setattr(Events, f"on_{_name}", _record(_name))
-
-
-class Clients(unittest.IsolatedAsyncioTestCase):
+class Clients(LiveTestCase):
     async def asyncSetUp(self):
-        self.api = AsyncClient(gateway.api, KEY)
-        self.addAsyncCleanup(self.api.close)
+        self.api = self.api_of(gateway)
 
     async def connect(self, connection_token, **options):
-        events = Events()
-        client = Client(gateway.websocket, events=events, token=connection_token, proxy=None, **options)
-        self.addAsyncCleanup(client.disconnect)
-        await client.connect()
-        return client, events
-
-    async def subscribe(self, client, channel, **options):
-        events = Events()
-        subscription = client.new_subscription(channel, events=events, **options)
-        await subscription.subscribe()
-        return subscription, events
-
-    async def eventually(self, ask, holds):
-        deadline = time.monotonic() + SECONDS_MAX
-        while not holds(answer := await ask()):
-            self.assertLess(time.monotonic(), deadline, answer)
-            await asyncio.sleep(0.02)
-        return answer
+        return await self.connect_to(gateway, connection_token, **options)
 
     async def test_a_client_gets_what_the_api_publishes(self):
         channel = fresh()

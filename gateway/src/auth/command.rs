@@ -1,6 +1,7 @@
 //! The subcommand `tidegate token`: prints a token that a gateway of the same configuration accepts.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use crate::clock::Clock;
 /// Print a token, signed with the secret of the configuration (auth.hmac_secret).
 #[derive(Clone, Debug, Args)]
 pub struct TokenArgs {
+    /// The configuration that the gateway reads. Variables `TIDEGATE_SECTION__KEY` go over it.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
     /// Who the client is. Without it: nobody in particular.
     #[arg(long, default_value = "")]
     pub user: String,

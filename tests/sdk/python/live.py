@@ -1,6 +1,7 @@
 """Live clients for tests: what happens to them, in order."""
 
 import asyncio
+import logging
 import time
 import unittest
 
@@ -10,6 +11,9 @@ from centrifuge import Client, ClientEventHandler, SubscriptionEventHandler
 from gateway import KEY
 
 SECONDS_MAX = 20
+
+# The loops of tests run in debug mode, which reports every step of a test that takes a tenth of a second.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 class Events(ClientEventHandler, SubscriptionEventHandler):

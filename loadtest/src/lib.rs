@@ -16,6 +16,7 @@ pub mod clock;
 pub mod connect;
 pub mod dialect;
 pub mod lane;
+pub mod latencies;
 pub mod ledger;
 pub mod mark;
 pub mod outcome;

@@ -14,7 +14,6 @@ use crate::dialect::Event;
 use crate::lane::Lane;
 use crate::plan::duration;
 use crate::subscriber::Reaction;
-use crate::tally::record;
 use crate::wire::{Incoming, Wire, WireError};
 
 /// How long saying goodbye may take.
@@ -114,7 +113,7 @@ async fn become_ready(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) 
         let books = &mut lane.books.borrow_mut();
         books.tally.opened += 1;
         books.tally.compressed += u64::from(wire.is_compressed());
-        record(&mut books.open, now_ns().saturating_sub(due_ns));
+        books.open.record(now_ns().saturating_sub(due_ns));
         let subscriber = &mut lane.subscribers.borrow_mut()[index];
         let messages = subscriber.begin(shared, token);
         shared.dialect.opened(|event| {
@@ -137,7 +136,7 @@ async fn become_ready(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) 
     }
     let books = &mut lane.books.borrow_mut();
     books.tally.ready += 1;
-    record(&mut books.ready, now_ns().saturating_sub(due_ns));
+    books.ready.record(now_ns().saturating_sub(due_ns));
     if attempt == 0 {
         lane.settle_one();
     }

@@ -4,18 +4,17 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::clock::{now_ns, seconds};
 use crate::lane::{HANDOVERS_MAX, Handover};
+use crate::latencies::Latencies;
 use crate::process::{Usage, proportional_bytes};
 use crate::progress::Progress;
 use crate::publish::PublishBooks;
 use crate::report::{Memory, Point, Stage, milliseconds};
 use crate::subscriber::Books;
-use crate::tally::{latency_histogram, merge};
 
 /// How often a point of the course is taken.
 const POINT_EVERY: Duration = Duration::from_millis(250);
@@ -45,7 +44,7 @@ pub struct Recorder {
 #[derive(Debug)]
 struct OpenPoint {
     since_ns: u64,
-    latency: Histogram<u64>,
+    latency: Latencies,
     deliveries: u64,
     publications: u64,
     server: Usage,
@@ -126,15 +125,15 @@ impl Recorder {
         match handover {
             Handover::Received(books) => {
                 self.open.deliveries += books.tally.deliveries;
-                merge(&mut self.open.latency, &books.latency);
-                merge(&mut self.received.latency, &books.latency);
-                merge(&mut self.received.open, &books.open);
-                merge(&mut self.received.ready, &books.ready);
+                self.open.latency.merge(&books.latency);
+                self.received.latency.merge(&books.latency);
+                self.received.open.merge(&books.open);
+                self.received.ready.merge(&books.ready);
                 self.received.tally.absorb(books.tally);
             }
             Handover::Published(books) => {
                 self.open.publications += books.tally.sent;
-                merge(&mut self.published.answered, &books.answered);
+                self.published.answered.merge(&books.answered);
                 self.published.tally.absorb(books.tally);
             }
         }
@@ -167,7 +166,7 @@ impl Recorder {
         let open = std::mem::replace(&mut self.open, OpenPoint::new(now, server, own));
         let span = seconds(now - open.since_ns).max(1e-3);
         let timed = |quantile| {
-            (!open.latency.is_empty()).then(|| milliseconds(open.latency.value_at_quantile(quantile)))
+            open.latency.histogram().map(|histogram| milliseconds(histogram.value_at_quantile(quantile)))
         };
         // A process that ends takes its share away with it, which must not show as negative work.
         let rate = |now: f64, then: f64| ((now - then) / span).max(0.0);
@@ -197,7 +196,7 @@ pub fn own_usage() -> Usage {
 
 impl OpenPoint {
     fn new(since_ns: u64, server: Usage, own: Usage) -> Self {
-        Self { since_ns, latency: latency_histogram(), deliveries: 0, publications: 0, server, own }
+        Self { since_ns, latency: Latencies::default(), deliveries: 0, publications: 0, server, own }
     }
 }
 
@@ -226,14 +225,13 @@ fn join(first: Point, second: Point) -> Point {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::record;
 
     fn handover(deliveries: u64, latency_ns: u64) -> Handover {
         let mut books = Box::<Books>::default();
         books.tally.deliveries = deliveries;
         books.tally.ready = 1;
         for _ in 0..deliveries {
-            record(&mut books.latency, latency_ns);
+            books.latency.record(latency_ns);
         }
         Handover::Received(books)
     }
@@ -249,7 +247,7 @@ mod tests {
             .await;
         recorder.finish();
         assert_eq!((recorder.received.tally.deliveries, recorder.received.tally.ready), (5, 2));
-        assert_eq!(recorder.received.latency.len(), 5);
+        assert_eq!(recorder.received.latency.histogram().unwrap().len(), 5);
         let seen: f64 = recorder.points.iter().filter_map(|point| point.max).fold(0.0, f64::max);
         assert!((1.9..2.1).contains(&seen), "{seen}");
         assert_eq!(recorder.points.last().unwrap().connections, 2);

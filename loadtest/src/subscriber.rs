@@ -2,17 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hdrhistogram::Histogram;
 use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
 use crate::clock::now_ns;
 use crate::dialect::{Dialect, Event, Heard, Start, Wanted};
+use crate::latencies::Latencies;
 use crate::ledger::Ledger;
 use crate::mark::Mark;
 use crate::plan::Plan;
 use crate::sequence::{Arrival, Checker, Verdict};
-use crate::tally::{Tally, latency_histogram, record};
+use crate::tally::Tally;
 use crate::token::Tokens;
 
 /// What all threads of a run share.
@@ -29,24 +29,13 @@ pub struct Shared {
 }
 
 /// What one thread counts and times.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Books {
     pub tally: Tally,
-    pub latency: Histogram<u64>,
+    pub latency: Latencies,
     /// From the moment an attempt was due until the WebSocket was open, and until it was ready to receive.
-    pub open: Histogram<u64>,
-    pub ready: Histogram<u64>,
-}
-
-impl Default for Books {
-    fn default() -> Self {
-        Self {
-            tally: Tally::default(),
-            latency: latency_histogram(),
-            open: latency_histogram(),
-            ready: latency_histogram(),
-        }
-    }
+    pub open: Latencies,
+    pub ready: Latencies,
 }
 
 /// One connection, across its lives.
@@ -190,7 +179,7 @@ impl Subscriber {
             Arrival::InOrder => {}
         }
         if !heard.recovered && mark.intended_ns >= shared.timed_from_ns.load(Ordering::Relaxed) {
-            record(&mut books.latency, now.saturating_sub(mark.intended_ns));
+            books.latency.record(now.saturating_sub(mark.intended_ns));
         }
     }
 

@@ -2,31 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
-
 /// Different reasons that are told apart; further ones are counted together.
 const REASONS_MAX: usize = 64;
 const OTHER_REASONS: &str = "other reasons";
-
-/// Bounds of every latency, in nanoseconds. Shorter and longer ones count as these.
-const LATENCY_NS_MIN: u64 = 1_000;
-const LATENCY_NS_MAX: u64 = 600_000_000_000;
-const LATENCY_DIGITS: u8 = 3;
-
-/// Nanoseconds from 1 µs to 600 s, to three digits.
-pub fn latency_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, LATENCY_DIGITS)
-        .expect("the bounds are constants in the order that histograms need")
-}
-
-pub fn record(histogram: &mut Histogram<u64>, nanos: u64) {
-    histogram.saturating_record(nanos.clamp(LATENCY_NS_MIN, LATENCY_NS_MAX));
-}
-
-/// Adds one histogram of [`latency_histogram`] to another.
-pub fn merge(into: &mut Histogram<u64>, from: &Histogram<u64>) {
-    into.add(from).expect("histograms with the same bounds can be added");
-}
 
 /// Counts by reason, for a bounded number of reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -162,32 +140,6 @@ impl PublishTally {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn histograms_of_several_threads_merge_into_what_one_would_have_recorded() {
-        let mut whole = latency_histogram();
-        let mut parts = [latency_histogram(), latency_histogram(), latency_histogram()];
-        for index in 0..30_000_u64 {
-            let nanos = index * index * 7;
-            record(&mut whole, nanos);
-            record(&mut parts[(index % 3) as usize], nanos);
-        }
-        let mut merged = latency_histogram();
-        for part in &parts {
-            merge(&mut merged, part);
-        }
-        assert_eq!(merged, whole);
-        assert_eq!(merged.len(), 30_000);
-    }
-
-    #[test]
-    fn what_lies_outside_the_bounds_is_kept_at_the_bound() {
-        let mut histogram = latency_histogram();
-        record(&mut histogram, 0);
-        record(&mut histogram, u64::MAX);
-        assert_eq!(histogram.len(), 2);
-        assert!(histogram.max() >= LATENCY_NS_MAX);
-    }
 
     #[test]
     fn reasons_beyond_the_bound_are_counted_together() {

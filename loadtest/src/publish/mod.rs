@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval};
@@ -18,26 +17,21 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::arguments::Entrance;
 use crate::clock::now_ns;
 use crate::lane::{HANDOVER_EVERY, Handover};
+use crate::latencies::Latencies;
 use crate::mark::PayloadMaker;
 use crate::schedule::{Due, Schedule};
 use crate::subscriber::Shared;
-use crate::tally::{PublishTally, latency_histogram, record};
+use crate::tally::PublishTally;
 
 /// Longest wait for the answer to one publication.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What publishers count and time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct PublishBooks {
     pub tally: PublishTally,
     /// From the moment a publication was due until the server confirmed it.
-    pub answered: Histogram<u64>,
-}
-
-impl Default for PublishBooks {
-    fn default() -> Self {
-        Self { tally: PublishTally::default(), answered: latency_histogram() }
-    }
+    pub answered: Latencies,
 }
 
 /// The publishing thread, as the scenario sees it.
@@ -154,7 +148,7 @@ impl Publisher {
     fn confirm(&self, issued: Issued) {
         let books = &mut *self.books.borrow_mut();
         books.tally.confirmed += 1;
-        record(&mut books.answered, now_ns().saturating_sub(issued.due.at_ns));
+        books.answered.record(now_ns().saturating_sub(issued.due.at_ns));
     }
 
     /// It may have been published or not.

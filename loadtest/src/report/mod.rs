@@ -7,8 +7,9 @@ pub mod text;
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+
+use crate::latencies::Latencies;
 
 const NANOS_PER_MS: f64 = 1e6;
 
@@ -226,10 +227,8 @@ pub struct Latency {
 }
 
 impl Latency {
-    pub fn of(histogram: &Histogram<u64>) -> Self {
-        if histogram.is_empty() {
-            return Self::default();
-        }
+    pub fn of(latencies: &Latencies) -> Self {
+        let Some(histogram) = latencies.histogram() else { return Self::default() };
         let at = |quantile| milliseconds(histogram.value_at_quantile(quantile));
         Self {
             count: histogram.len(),
@@ -246,7 +245,8 @@ impl Latency {
 
 /// The distribution in steps that get finer towards the end, where it matters. The largest value stands where half a
 /// value more would: at 99.95 % of a thousand.
-pub fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+pub fn percentiles(latencies: &Latencies) -> Vec<(f64, f64)> {
+    let Some(histogram) = latencies.histogram() else { return Vec::new() };
     let last = 1.0 - 0.5 / histogram.len().max(1) as f64;
     histogram
         .iter_quantiles(8)

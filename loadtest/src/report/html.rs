@@ -78,11 +78,11 @@ fn put_flags(report: &Report, page: &mut String) {
         let _ = write!(page, "<span class=\"flag bad\">cut short: {}</span>", escape(reason));
     }
     for threshold in &report.thresholds {
-        let class = if threshold.held { "good" } else { "bad" };
-        let measured = threshold.measured.map_or("not measured".to_owned(), number);
+        let (class, sign) = if threshold.held { ("good", "✓") } else { ("bad", "✗") };
+        let measured = threshold.measured.map_or("nothing".to_owned(), number);
         let _ = write!(
             page,
-            "<span class=\"flag {class}\">{} {}: {measured}</span>",
+            "<span class=\"flag {class}\">{sign} {} {} · measured {measured}</span>",
             escape(&threshold.name),
             number(threshold.limit)
         );

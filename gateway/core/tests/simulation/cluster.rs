@@ -14,7 +14,7 @@ use crate::checkers::{Checkers, Kind};
 use crate::client::Client;
 use crate::network::{ClientEvent, Event, Holes, Net, NodeEvent, Plan, Stats, trace};
 use crate::node::{Common, Node};
-use crate::worker::Bare;
+use crate::worker::Lines;
 
 const NODES: usize = 3;
 const CLIENTS: usize = 9;
@@ -45,7 +45,7 @@ pub(crate) fn run(seed: u64) -> Stats {
     let rules = rules();
     let protocol = Arc::new(CentrifugeJson);
     let mut variants = Variants::default();
-    variants.add(Encoding { protocol: protocol.clone(), framing: Arc::new(Bare) }).expect("there is room");
+    variants.add(Encoding { protocol: protocol.clone(), framing: Arc::new(Lines) }).expect("there is room");
     let settings = Settings { ping_interval_ms: 4_000, pong_timeout_ms: 1_500, ..Settings::default() };
     let context =
         Context { settings, rules: rules.clone(), insecure: true, node: "simulated".into(), version: "0" };

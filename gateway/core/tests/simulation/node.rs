@@ -28,7 +28,7 @@ struct Local {
     feed: Feed,
     interest: [bool; WORKERS],
     subscribed: bool,
-    /// Counts how often interest came and went, so that an unsubscription that is no longer wanted is not made.
+    /// Names the last change of interest, so that an unsubscription that is no longer wanted is not made.
     generation: u32,
     /// Joins that wait for the broker to deliver the channel.
     waiting: Vec<(u64, Join)>,
@@ -43,6 +43,8 @@ pub(crate) struct Node {
     /// The worker of each connection, and its place there.
     places: BTreeMap<u64, (usize, u32)>,
     variants: Arc<Variants>,
+    /// Counts changes of interest over all channels: one that is forgotten and comes back does not count anew.
+    generations: u32,
 }
 
 /// What all nodes have in common.
@@ -68,6 +70,7 @@ impl Node {
             channels: BTreeMap::new(),
             places: BTreeMap::new(),
             variants: common.variants.clone(),
+            generations: 0,
         }
     }
 
@@ -201,15 +204,17 @@ impl Node {
                     let new = !self.channels.contains_key(&channel);
                     let local = self.channels.entry(channel.clone()).or_default();
                     local.interest[worker] = true;
-                    local.generation += 1;
+                    self.generations += 1;
+                    local.generation = self.generations;
                     if new {
                         net.ask_broker(self.index, self.life, Question::Subscribe(channel));
                     }
                 }
                 Wish::Forget(channel) => {
-                    let Some(local) = self.channels.get_mut(&channel) else { continue };
+                    let local = self.channels.get_mut(&channel).expect("a worker listened to it");
                     local.interest[worker] = false;
-                    local.generation += 1;
+                    self.generations += 1;
+                    local.generation = self.generations;
                     if local.interest == [false; WORKERS] {
                         let generation = local.generation;
                         let what = NodeEvent::Linger { channel, generation };
@@ -217,7 +222,7 @@ impl Node {
                     }
                 }
                 Wish::Join(wire, join) => {
-                    let Some(local) = self.channels.get_mut(&join.channel) else { continue };
+                    let local = self.channels.get_mut(&join.channel).expect("a worker listens to it");
                     if local.subscribed {
                         self.read_for_join(wire, join, net);
                     } else {

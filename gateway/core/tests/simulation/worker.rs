@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use gateway_core::effect::{Effect, Identity, Join, Outcome, OutcomeResult, Ticket};
 use gateway_core::hub::{
     Bundles, EncodingId, HoldLimits, Hub, Interest, Prepared, PushFraming, Sink, Subscriber, Variant,
@@ -35,16 +35,17 @@ pub(crate) enum Wish {
     Gone(u64),
 }
 
-/// Messages as they are, without a framing.
+/// A line break ends a message. It is what stands between the parts of one too, so clients need not tell them apart.
 #[derive(Debug)]
-pub(crate) struct Bare;
+pub(crate) struct Lines;
 
-impl PushFraming for Bare {
+impl PushFraming for Lines {
     fn headroom(&self) -> usize {
         0
     }
 
-    fn seal(&self, _: MessageKind, _: &mut BytesMut) -> usize {
+    fn seal(&self, _: MessageKind, buffer: &mut BytesMut) -> usize {
+        buffer.put_u8(b'\n');
         0
     }
 

@@ -137,8 +137,8 @@ impl App {
         }
 
         let proxies = TrustedProxies::new(&config.http.trusted_proxies);
-        let admission =
-            Admission::new(&config.limits, connections_max, proxies.clone(), clock, metrics.clone());
+        let balancers = config.balancers();
+        let admission = Admission::new(&config.limits, connections_max, balancers, clock, metrics.clone());
         let router = Arc::new(Router {
             origins,
             proxies,

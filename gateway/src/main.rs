@@ -8,7 +8,7 @@ use clap::Parser;
 use tidegate::app::App;
 use tidegate::auth;
 use tidegate::cli::{Cli, Settings, Verb};
-use tidegate::config::Config;
+use tidegate::config::{Config, Mistakes};
 use tidegate::publisher;
 use tidegate::telemetry::logs;
 use tokio::runtime::Builder;
@@ -22,27 +22,30 @@ const LAST_TASKS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
-        Verb::Serve(serve) => match load(&serve.settings) {
+        Verb::Serve(serve) => match told(Config::load_to_serve(&serve.settings.sources())) {
             Ok(config) => serve_until_signalled(config).unwrap_or_else(|error| {
                 eprintln!("tidegate: {error}");
                 ExitCode::FAILURE
             }),
             Err(code) => code,
         },
-        Verb::Check(settings) => match load(&settings) {
+        Verb::Check(settings) => match told(Config::load_to_serve(&settings.sources())) {
             Ok(config) => print(&config.to_toml()),
             Err(code) => code,
         },
         Verb::Publish(publish) => publisher::command(&publish),
-        Verb::Token(token) => match load(&Settings { config: token.config.clone(), ..Settings::default() }) {
-            Ok(config) => auth::command(&token, &config.auth),
-            Err(code) => code,
-        },
+        Verb::Token(token) => {
+            let settings = Settings { config: token.config.clone(), ..Settings::default() };
+            match told(Config::load(&settings.sources())) {
+                Ok(config) => auth::command(&token, &config.auth),
+                Err(code) => code,
+            }
+        }
     }
 }
 
-fn load(settings: &Settings) -> Result<Config, ExitCode> {
-    Config::load(&settings.sources()).map_err(|mistakes| {
+fn told(loaded: Result<Config, Mistakes>) -> Result<Config, ExitCode> {
+    loaded.map_err(|mistakes| {
         eprintln!("{mistakes}");
         ExitCode::from(EXIT_USAGE)
     })

@@ -9,14 +9,17 @@ use std::sync::Arc;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::session::Settings;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::http::client_ip::TrustedProxies;
 use crate::{api, auth, broker, connection, demo, http, listener, node, telemetry, worker};
 
 pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
 pub use mistake::{Mistake, Mistakes};
 
 mod check;
+mod files;
 mod gather;
 mod mistake;
 mod read;
@@ -63,14 +66,26 @@ pub struct Sources<'a> {
 }
 
 impl Config {
-    /// Reads and checks everything, or tells every mistake.
+    /// Reads and checks everything, or tells every mistake. Files that are named in it are not looked at.
     pub fn load(sources: &Sources<'_>) -> Result<Self, Mistakes> {
+        Self::load_and(sources, |_| Vec::new())
+    }
+
+    /// The same for a node that is to run with it: the files that are named must be of use.
+    pub fn load_to_serve(sources: &Sources<'_>) -> Result<Self, Mistakes> {
+        Self::load_and(sources, files::faults)
+    }
+
+    fn load_and(
+        sources: &Sources<'_>,
+        check_more: impl Fn(&Self) -> Vec<(String, String)>,
+    ) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
         let tree = gather::gather(sources, &mut mistakes);
         let config: Self = read::read(tree.clone(), &mut mistakes);
 
         let misread: Vec<String> = mistakes.iter().map(|mistake| mistake.path.clone()).collect();
-        for (path, problem) in check::faults(&config) {
+        for (path, problem) in check::faults(&config).into_iter().chain(check_more(&config)) {
             // A key that could not be read has its default here, about which nothing should be said.
             if !misread.contains(&path) {
                 let source = gather::source_of(&tree, &path);
@@ -99,6 +114,13 @@ impl Config {
     /// The whole configuration as TOML, without secrets.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration is made of tables, lists and plain values")
+    }
+
+    /// Everything that opens connections on behalf of many clients.
+    pub fn balancers(&self) -> TrustedProxies {
+        let speak_proxy = self.proxy_protocol.trusted.iter().filter(|_| self.proxy_protocol.enabled);
+        let networks: Vec<IpNet> = self.http.trusted_proxies.iter().chain(speak_proxy).copied().collect();
+        TrustedProxies::new(&networks)
     }
 
     /// The options of every channel.
@@ -235,6 +257,23 @@ mod tests {
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[1].starts_with("server: is 3, must be a section with keys"), "{told:?}");
         assert!(told[2].starts_with("workers.count: is a section, must be a whole number"), "{told:?}");
+    }
+
+    #[test]
+    fn files_that_are_of_no_use_are_told_to_a_node_that_is_to_serve() {
+        let set = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        let environment = BTreeMap::from([
+            set("TIDEGATE_TLS__CERTIFICATE_FILE", "/nowhere/certificate.pem"),
+            set("TIDEGATE_TLS__KEY_FILE", "/nowhere/key.pem"),
+            set("TIDEGATE_API__KEYS_FILE", "/dev/null"),
+            set("TIDEGATE_WORKERS__COUNT", "9999"),
+        ]);
+        let sources = Sources { environment, ..Sources::default() };
+        let Mistakes(told) = Config::load_to_serve(&sources).unwrap_err();
+        let paths: Vec<&str> = told.iter().map(|mistake| mistake.path.as_str()).collect();
+        assert_eq!(paths, ["api.keys_file", "tls.certificate_file", "workers.count"]);
+        assert_eq!(told[1].source.as_deref(), Some("TIDEGATE_TLS__CERTIFICATE_FILE"));
+        assert_eq!(Config::load(&sources).unwrap_err().0.len(), 1);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -66,11 +67,7 @@ impl Listener {
     async fn take(self: Arc<Self>, stream: TcpStream, address: SocketAddr, permit: HandshakePermit) {
         let place = permit.place();
         match self.secure(stream, address).await {
-            Ok((stream, address)) => {
-                // From here on the request's head has its own deadline and the place on the node is enough.
-                drop(permit);
-                self.serve(stream, Peer { address: address.ip(), place }).await;
-            }
+            Ok((stream, address)) => self.serve(stream, Peer { address: address.ip(), place }, permit).await,
             Err(result) => self.metrics.handshake(result),
         }
     }
@@ -102,8 +99,13 @@ impl Listener {
         }
     }
 
-    async fn serve(&self, stream: Stream, peer: Peer) {
-        let service = service_fn(|request| self.router.handle(&peer, request));
+    async fn serve(&self, stream: Stream, peer: Peer, permit: HandshakePermit) {
+        // The handshake is over when the first request's head is here. Later ones only have their deadline.
+        let handshake = Mutex::new(Some(permit));
+        let service = service_fn(|request| {
+            drop(handshake.lock().take());
+            self.router.handle(&peer, request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.http.head_timeout())
@@ -121,7 +123,8 @@ impl Listener {
         };
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended early");
-            if error.is_parse() || error.is_timeout() {
+            // A connection that waits for its next request and times out was no failed handshake.
+            if (error.is_parse() || error.is_timeout()) && handshake.lock().is_some() {
                 self.metrics.handshake(Handshake::Request);
             }
         }

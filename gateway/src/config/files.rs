@@ -1,0 +1,43 @@
+//! Files that are named in the configuration: whether a node could use them.
+
+use std::path::Path;
+
+use super::Config;
+use crate::broker::BrokerKind;
+use crate::listener::tls::{Tls, TlsError};
+use crate::secret::Secret;
+
+/// Every file that is named and of no use, as (`section.key`, problem).
+pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if let Err(error) = Tls::load(&config.tls) {
+        let key = match &error {
+            TlsError::Unreadable { file, .. } | TlsError::TooLong { file, .. }
+                if config.tls.key_file.as_ref() == Some(file) =>
+            {
+                "tls.key_file"
+            }
+            TlsError::NoKey { .. } => "tls.key_file",
+            _ => "tls.certificate_file",
+        };
+        found.push((key.to_owned(), error.to_string()));
+    }
+    for (key, file) in [
+        ("auth.hmac_secret_file", &config.auth.hmac_secret_file),
+        ("auth.subscription_hmac_secret_file", &config.auth.subscription_hmac_secret_file),
+        ("api.keys_file", &config.api.keys_file),
+    ] {
+        if let Some(Err(error)) = file.as_deref().map(Secret::from_file) {
+            found.push((key.to_owned(), error.to_string()));
+        }
+    }
+    let ca_file = config.redis.ca_file.as_deref().filter(|_| config.broker.kind == BrokerKind::Redis);
+    if let Some(Err(error)) = ca_file.map(readable) {
+        found.push(("redis.ca_file".to_owned(), format!("cannot be read: {error}")));
+    }
+    found
+}
+
+fn readable(file: &Path) -> std::io::Result<()> {
+    std::fs::File::open(file).map(|_| ())
+}

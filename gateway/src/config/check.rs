@@ -20,6 +20,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         for mistake in config.session.validate() {
             faults.add(mistake.key, mistake.problem);
         }
+        largest_message(config, faults);
     });
     section("server", &|faults| config.server.check(faults));
     section("tls", &|faults| config.tls.check(faults));
@@ -46,6 +47,20 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("broker", &|faults| config.broker.check(faults));
     section("redis", &|faults| config.redis.check(faults));
     found
+}
+
+/// What a session lets pass and lets wait must have room for the largest message that its connection takes in.
+fn largest_message(config: &Config, faults: &mut Faults) {
+    let (largest, session) = (config.websocket.message_bytes_max, &config.session);
+    if session.bytes_per_second > 0 && (session.bytes_burst as usize) < largest {
+        let problem = "is less than websocket.message_bytes_max: such a message could never be sent";
+        faults.add("bytes_burst", problem);
+    }
+    // Once half of it waits, the connection is not read from: the other half is for the message just read.
+    if (session.queued_bytes_max as usize) / 2 < largest {
+        let problem = "must be at least twice websocket.message_bytes_max, so that such a message can wait";
+        faults.add("queued_bytes_max", problem);
+    }
 }
 
 fn channel_options(options: &ChannelOptions, faults: &mut Faults) {

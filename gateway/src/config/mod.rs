@@ -240,6 +240,21 @@ mod tests {
     }
 
     #[test]
+    fn a_message_limit_that_other_limits_cannot_hold_is_a_mistake() {
+        assert_eq!(
+            mistakes("[websocket]\nmessage_bytes_max = 20_000_000", &[]),
+            [
+                "session.bytes_burst: is less than websocket.message_bytes_max: such a message could never be sent",
+                "session.queued_bytes_max: must be at least twice websocket.message_bytes_max, so that such a \
+                 message can wait",
+            ]
+        );
+        let room = "[websocket]\nmessage_bytes_max = 20_000_000\n\
+                    [session]\nqueued_bytes_max = 40_000_000\nbytes_per_second = 0";
+        assert!(load(room, &[]).is_ok());
+    }
+
+    #[test]
     fn a_file_that_is_no_toml_or_is_not_there_is_told_beside_the_others() {
         let told = mistakes("[server\n", &[("TIDEGATE_WORKERS__COUNT", "-1")]);
         assert_eq!(told.len(), 2, "{told:?}");

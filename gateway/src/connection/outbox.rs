@@ -15,6 +15,9 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// A part of the first frame has been written: nothing may come before the rest of it.
     partial: bool,
+    /// How many frames at the front the next control frame goes behind: those before it, so that pongs come in the
+    /// order of their pings, and the data frame they went behind.
+    urgent: u32,
 }
 
 /// There was no room: the client reads more slowly than it is sent to.
@@ -53,7 +56,9 @@ impl Outbox {
     /// learns why it is closed. They are not bounded here: each answers something bounded.
     pub(crate) fn push_control(&mut self, frame: Bytes) {
         self.bytes += frame.len();
-        self.frames.insert(usize::from(self.partial), frame);
+        let place = (self.urgent as usize).max(usize::from(self.partial));
+        self.frames.insert(place, frame);
+        self.urgent = place as u32 + 1;
     }
 
     /// The close frame goes behind everything that was promised before it, and always fits.
@@ -67,6 +72,7 @@ impl Outbox {
         let keep = usize::from(self.partial);
         let dropped = self.frames.len().saturating_sub(keep);
         self.frames.truncate(keep);
+        self.urgent = 0;
         self.bytes = self.frames.iter().map(Bytes::len).sum();
         dropped
     }
@@ -112,6 +118,7 @@ impl Outbox {
             written -= frame.len();
             self.frames.pop_front();
             self.partial = false;
+            self.urgent = self.urgent.saturating_sub(1);
             if written == 0 {
                 return;
             }
@@ -162,6 +169,28 @@ mod tests {
         outbox.push(Bytes::from_static(b"third"), 100).unwrap();
         outbox.push_control(Bytes::from_static(b"!"));
         assert_eq!(flush(&mut outbox, &[100]), b"!third");
+    }
+
+    #[test]
+    fn control_frames_keep_their_own_order() {
+        let control = |outbox: &mut Outbox, frame: &'static str| {
+            outbox.push_control(Bytes::from_static(frame.as_bytes()))
+        };
+        let mut outbox = Outbox::default();
+        for frame in ["1", "2", "3"] {
+            control(&mut outbox, frame);
+        }
+        outbox.push(Bytes::from_static(b"data"), 100).unwrap();
+        control(&mut outbox, "4");
+        let mut written = flush(&mut outbox, &[6]);
+        control(&mut outbox, "5");
+        control(&mut outbox, "6");
+        outbox.push(Bytes::from_static(b"more"), 100).unwrap();
+        control(&mut outbox, "7");
+        written.extend(flush(&mut outbox, &[2, 1]));
+        control(&mut outbox, "8");
+        written.extend(flush(&mut outbox, &[100]));
+        assert_eq!(written, b"1234data5678more");
     }
 
     #[test]

@@ -42,13 +42,13 @@ grace_ms = 100
 
 
 class Gateway:
-    def __init__(self, config=CONFIG):
+    def __init__(self, config=CONFIG, address=None):
         self.folder = tempfile.TemporaryDirectory()
         file = Path(self.folder.name) / "gateway.toml"
         file.write_text(config)
         self.log = Path(self.folder.name) / "log"
         # Each port is free when it is looked for; if another process takes it in between, the start fails and says so.
-        self.address, internal = free_address(), free_address()
+        self.address, internal = address or free_address(), free_address()
         with self.log.open("wb") as log:
             arguments = ["serve", "--config", file, "--listen", self.address, "--internal-listen", internal]
             self.process = subprocess.Popen([BINARY, *arguments], stdout=log, stderr=log)
@@ -65,6 +65,12 @@ class Gateway:
     @property
     def websocket(self):
         return f"ws://{self.address}/connection/websocket"
+
+    def kill(self):
+        """Ends the process as a crash would."""
+        self.process.kill()
+        self.process.wait(STOP_SECONDS_MAX)
+        self.folder.cleanup()
 
     def stop(self):
         self.process.terminate()

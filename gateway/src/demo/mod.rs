@@ -9,15 +9,13 @@ use gateway_core::channel_rules::ChannelRules;
 use crate::broker::{BrokerError, PublishRequest, Published};
 use crate::prices;
 
-const PRICES: &str = include_str!("../../demo/prices.csv");
-
 /// Publishes until it is dropped: `run(node.rules(), |request| node.publish(request))`.
 pub async fn run<P, F>(rules: &ChannelRules, publish: P)
 where
     P: Fn(PublishRequest) -> F,
     F: Future<Output = Result<Published, BrokerError>>,
 {
-    let prices = prices::parse(PRICES).expect("a test reads the prices that are built in");
+    let prices = prices::parse(prices::SHIPPED).expect("a test reads the prices that are built in");
     feed::feed(replay::Replay::new(prices), rules, feed::PACE, publish).await;
 }
 
@@ -29,7 +27,7 @@ mod tests {
 
     #[test]
     fn the_prices_that_are_built_in_can_be_read_and_have_channels() {
-        let prices = prices::parse(PRICES).unwrap();
+        let prices = prices::parse(prices::SHIPPED).unwrap();
         assert_eq!(prices.len(), 4_196);
         for price in prices {
             assert!(Channel::parse(&price.channel(), CHANNEL_BYTES_MAX).is_ok(), "{}", price.channel());

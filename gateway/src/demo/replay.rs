@@ -64,8 +64,7 @@ fn full_day(prices: &[Price<'_>]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::PRICES;
-    use crate::prices::{HEADER, parse};
+    use crate::prices::{HEADER, SHIPPED, parse};
 
     fn names(prices: &[Price<'_>]) -> Vec<String> {
         prices.iter().map(|price| format!("{} {}", price.date, price.symbol)).collect()
@@ -73,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_demo_starts_on_the_day_its_last_share_went_public() {
-        let replay = Replay::new(parse(PRICES).unwrap());
+        let replay = Replay::new(parse(SHIPPED).unwrap());
         assert_eq!(replay.current().date, "2012-05-18");
         assert_eq!(replay.current().symbol, "AAPL");
         let past = replay.past();
@@ -97,7 +96,7 @@ mod tests {
     #[test]
     fn two_replays_of_the_same_prices_are_the_same() {
         let run = || {
-            let mut replay = Replay::new(parse(PRICES).unwrap());
+            let mut replay = Replay::new(parse(SHIPPED).unwrap());
             let mut seen = Vec::new();
             for _ in 0..5_000 {
                 seen.push(replay.current().to_json());

@@ -119,6 +119,7 @@ impl App {
             insecure: authenticator.is_insecure(),
             node: name,
             version: crate::VERSION,
+            observer: metrics.clone(),
         });
         let websocket = Arc::new(config.websocket.clone());
         let mut workers = Vec::new();

@@ -60,6 +60,44 @@ pub enum Request {
     Unknown,
 }
 
+impl Request {
+    /// Every name, for bounded labels.
+    pub const NAMES: [&'static str; 13] = [
+        "connect",
+        "subscribe",
+        "unsubscribe",
+        "publish",
+        "history",
+        "presence",
+        "presence_stats",
+        "refresh",
+        "sub_refresh",
+        "send",
+        "rpc",
+        "pong",
+        "other",
+    ];
+
+    /// The protocol's word for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Subscribe(_) => "subscribe",
+            Self::Unsubscribe { .. } => "unsubscribe",
+            Self::Publish { .. } => "publish",
+            Self::History(_) => "history",
+            Self::Presence { .. } => "presence",
+            Self::PresenceStats { .. } => "presence_stats",
+            Self::Refresh { .. } => "refresh",
+            Self::SubRefresh { .. } => "sub_refresh",
+            Self::Send { .. } => "send",
+            Self::Rpc { .. } => "rpc",
+            Self::Pong => "pong",
+            Self::Refused(_) | Self::Unknown => "other",
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Connect {
     pub token: Box<str>,

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
 use shared::error::ErrorCode;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use super::answer;
 use super::config::Config;
@@ -18,6 +19,7 @@ use super::refused::Refused;
 use super::request::{Batch, Method};
 use super::run::Call;
 use crate::node::Node;
+use crate::telemetry::traces::{SPANS, join_callers_trace};
 use crate::secret::SecretFileError;
 
 /// What the paths of the API begin with.
@@ -70,7 +72,9 @@ impl Api {
             None if name == BATCH => BATCH,
             None => "unknown",
         };
-        let response = match self.answer(request).await {
+        let span = tracing::info_span!(target: SPANS, "api", method = label);
+        join_callers_trace(&span, request.headers());
+        let response = match self.answer(request).instrument(span).await {
             Ok(response) => response,
             Err(unread) => {
                 let mut response = respond(unread.status, answer::error(&unread.refused));

@@ -13,6 +13,7 @@ use crate::broker::BrokerEvents;
 use crate::node::interest::LocalChannel;
 use crate::node::{Node, repair};
 use crate::telemetry::labels::{Drop, Source};
+use crate::telemetry::traces::SPANS;
 use crate::worker::inbox::Event;
 
 /// What a broker is made with, before there is a node.
@@ -53,6 +54,7 @@ impl BrokerEvents for FromBroker {
 impl Node {
     fn receive(self: &Arc<Self>, channel: &str, publication: Publication) {
         self.metrics.publication_in(Source::Node);
+        let _span = tracing::info_span!(target: SPANS, "deliver", channel).entered();
         let mut shard = self.interest.shard(channel);
         // Nobody here wants it any more, and the broker has not been told yet.
         let Some(local) = shard.get_mut(channel) else { return };

@@ -1,7 +1,10 @@
 //! Publishing: the way in for every publication, whoever made it.
 
+use tracing::Instrument;
+
 use crate::broker::{BrokerError, PublishRequest, Published};
 use crate::node::{Node, ROOM_DEADLINE};
+use crate::telemetry::traces::SPANS;
 
 impl Node {
     /// Answered when the broker has the publication: it will then reach every subscriber that stays, or the
@@ -10,9 +13,19 @@ impl Node {
         // A worker that is behind slows this node's publishers down, before anything has to be dropped.
         for inbox in &self.inboxes {
             if !inbox.wait_for_room(ROOM_DEADLINE).await {
+                self.metrics.publication_refused("timeout");
                 return Err(BrokerError::Timeout(ROOM_DEADLINE));
             }
         }
-        self.broker.publish(request).await
+        let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
+        let published = self.broker.publish(request).instrument(span).await;
+        if let Err(error) = &published {
+            self.metrics.publication_refused(match error {
+                BrokerError::Timeout(_) => "timeout",
+                BrokerError::Unreachable(_) => "unreachable",
+                BrokerError::Unexpected(_) => "unexpected",
+            });
+        }
+        published
     }
 }

@@ -94,24 +94,17 @@ pub enum Drop {
     InboxFull,
     /// A connection's outbox was full; the connection is closed.
     OutboxFull,
-    /// The connection was being closed already.
-    Closing,
-    /// The subscriber's protocol has no word for it.
-    Unencodable,
     /// Too many came while a subscriber was joining; it is told.
     HeldBackFull,
 }
 
 impl Drop {
-    pub const ALL: [Self; 5] =
-        [Self::InboxFull, Self::OutboxFull, Self::Closing, Self::Unencodable, Self::HeldBackFull];
+    pub const ALL: [Self; 3] = [Self::InboxFull, Self::OutboxFull, Self::HeldBackFull];
 
     pub fn label(self) -> &'static str {
         match self {
             Self::InboxFull => "inbox_full",
             Self::OutboxFull => "outbox_full",
-            Self::Closing => "closing",
-            Self::Unencodable => "unencodable",
             Self::HeldBackFull => "held_back_full",
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gateway_core::session::Observe;
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
@@ -47,7 +48,7 @@ pub struct Metrics {
     pub bytes_in_total: IntCounter,
     pub bytes_out_total: IntCounter,
     commands_total: IntCounterVec,
-    rate_limited_total: IntCounterVec,
+    refusals_total: IntCounterVec,
     publications_in_total: [IntCounter; Source::ALL.len()],
     publications_refused_total: IntCounterVec,
     pub deliveries_out_total: IntCounter,
@@ -60,7 +61,6 @@ pub struct Metrics {
     recoveries_total: IntCounterVec,
     pub subscriptions: IntGauge,
     pub channels: IntGauge,
-    presence_operations_total: IntCounterVec,
     worker_inbox: IntGaugeVec,
     worker_busy_seconds_total: CounterVec,
     worker_connections: IntGaugeVec,
@@ -146,7 +146,7 @@ impl Metrics {
             bytes_in_total: counter(r, names::BYTES_IN_TOTAL),
             bytes_out_total: counter(r, names::BYTES_OUT_TOTAL),
             commands_total: counters(r, names::COMMANDS_TOTAL),
-            rate_limited_total: counters(r, names::RATE_LIMITED_TOTAL),
+            refusals_total: counters(r, names::REFUSALS_TOTAL),
             publications_in_total: {
                 let publications = counters(r, names::PUBLICATIONS_IN_TOTAL);
                 Source::ALL.map(|source| publications.with_label_values(&[source.label()]))
@@ -165,7 +165,6 @@ impl Metrics {
             recoveries_total: counters(r, names::RECOVERIES_TOTAL),
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
             channels: gauge(r, names::CHANNELS),
-            presence_operations_total: counters(r, names::PRESENCE_OPERATIONS_TOTAL),
             worker_inbox: gauges(r, names::WORKER_INBOX),
             worker_busy_seconds_total: float_counters(r, names::WORKER_BUSY_SECONDS_TOTAL),
             worker_connections: gauges(r, names::WORKER_CONNECTIONS),
@@ -231,19 +230,6 @@ impl Metrics {
         self.messages_in_total[usize::from(protocol.0)].inc_by(count);
     }
 
-    /// A command of a client was answered. `command` is one of the protocol's own words.
-    pub fn command(&self, command: &'static str, result: Result<(), ErrorCode>) {
-        let result = match result {
-            Ok(()) => "ok",
-            Err(error) => error.message(),
-        };
-        self.commands_total.with_label_values(&[command, result]).inc();
-    }
-
-    pub fn rate_limited(&self, limit: &'static str) {
-        self.rate_limited_total.with_label_values(&[limit]).inc();
-    }
-
     pub fn publication_in(&self, source: Source) {
         self.publications_in_total[source as usize].inc();
     }
@@ -254,16 +240,6 @@ impl Metrics {
 
     pub fn dropped(&self, reason: Drop, count: u64) {
         self.drops_total[reason as usize].inc_by(count);
-    }
-
-    pub fn recovery(&self, recovered: bool) {
-        let result = if recovered { "recovered" } else { "unrecovered" };
-        self.recoveries_total.with_label_values(&[result]).inc();
-    }
-
-    pub fn presence_operation(&self, operation: &'static str, ok: bool) {
-        let result = if ok { "ok" } else { "error" };
-        self.presence_operations_total.with_label_values(&[operation, result]).inc();
     }
 
     pub fn worker(&self, index: usize) -> WorkerMetrics {
@@ -335,6 +311,22 @@ fn status_label(status: u16) -> &'static str {
     })
 }
 
+/// What sessions say they do.
+impl Observe for Metrics {
+    fn command(&self, name: &'static str) {
+        self.commands_total.with_label_values(&[name]).inc();
+    }
+
+    fn refused(&self, error: ErrorCode) {
+        self.refusals_total.with_label_values(&[error.message()]).inc();
+    }
+
+    fn recovery(&self, recovered: bool) {
+        let result = if recovered { "recovered" } else { "unrecovered" };
+        self.recoveries_total.with_label_values(&[result]).inc();
+    }
+}
+
 fn by_protocol<M: prometheus::core::MetricVecBuilder>(
     family: &prometheus::core::MetricVec<M>,
 ) -> [M::M; ProtocolId::COUNT] {
@@ -392,11 +384,10 @@ mod tests {
     fn every_metric_of_the_list_exists_with_its_labels_and_no_other() {
         let metrics = Metrics::new();
         metrics.connected(ProtocolId::RAW);
-        metrics.command("publish", Err(ErrorCode::PermissionDenied));
-        metrics.rate_limited("messages");
+        metrics.command("publish");
+        metrics.refused(ErrorCode::PermissionDenied);
         metrics.publication_refused("timeout");
         metrics.recovery(true);
-        metrics.presence_operation("add", true);
         metrics.worker(3).busy_seconds_total.inc_by(0.5);
         metrics.broker_seconds.with_label_values(&["publish"]).observe(0.001);
         metrics.broker_errors_total.with_label_values(&["timeout"]).inc();

@@ -70,21 +70,21 @@ metrics! {
         "Bytes of messages received from clients, as they came over the wire.";
     BYTES_OUT_TOTAL Counter "bytes_out_total" []
         "Bytes handed to clients' sockets, frame headers included.";
-    COMMANDS_TOTAL Counter "commands_total" ["command": "`connect`, `subscribe`, `publish`, …", "result": "`ok` or the error's message"]
-        "Commands of clients, by what was answered.";
-    RATE_LIMITED_TOTAL Counter "rate_limited_total" ["limit": "`messages`, `bytes`, `commands`"]
-        "Times a connection went over one of its rates.";
+    COMMANDS_TOTAL Counter "commands_total" ["command": "`connect`, `subscribe`, `publish`, … or `other`"]
+        "Commands of clients that were begun.";
+    REFUSALS_TOTAL Counter "refusals_total" ["error": "the error's message"]
+        "Commands of clients that were answered with an error.";
 
     "Publications":
     PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `node`"]
         "Publications received: from the server API, from this node's clients, and through the broker.";
-    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`timeout`, `unavailable`, `refused`, `too_big`"]
+    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`timeout`, `unreachable`, `unexpected`"]
         "Publications that the broker did not take.";
     DELIVERIES_OUT_TOTAL Counter "deliveries_out_total" []
         "Publications handed to a subscriber's socket or outbox.";
     PUBLISH_TO_SOCKET_SECONDS Histogram "publish_to_socket_seconds" []
         "From a publication's acceptance on this node, or its arrival from the broker, to the last local socket write.";
-    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `closing`, `unencodable`"]
+    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`"]
         "Publications and control messages that did not reach someone. Each one is repaired or told to the client.";
     DUPLICATES_TOTAL Counter "duplicates_total" []
         "Publications that came again and were not delivered twice.";
@@ -102,8 +102,6 @@ metrics! {
         "Subscriptions of this node's clients.";
     CHANNELS Gauge "channels" []
         "Channels with a subscriber on this node.";
-    PRESENCE_OPERATIONS_TOTAL Counter "presence_operations_total" ["operation": "`add`, `remove`, `clients`, `stats`, `refresh`", "result": "`ok`, `error`"]
-        "Presence operations.";
 
     "Workers":
     WORKER_INBOX Gauge "worker_inbox" ["worker": "its number, at most 64"]

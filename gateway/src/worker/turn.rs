@@ -42,6 +42,9 @@ pub(super) struct Reported {
     subscriptions: usize,
     duplicates: u64,
     held_overflow: u64,
+    outbox_bytes: i64,
+    outbox_blocked: i64,
+    outboxes_at: Moment,
 }
 
 impl Worker {
@@ -383,6 +386,25 @@ impl Worker {
         self.report(Duration::ZERO);
     }
 
+    /// What waits for sockets that are full. Looked at now and then: it means going through all connections.
+    fn report_outboxes(&mut self) {
+        if self.local.now.since(self.reported.outboxes_at) < OUTBOXES_INTERVAL {
+            return;
+        }
+        let (mut bytes, mut blocked) = (0, 0);
+        for (_, connection) in &self.connections {
+            if connection.is_stalled() {
+                bytes += connection.outbox.bytes() as i64;
+                blocked += 1;
+            }
+        }
+        self.metrics.outbox_bytes.add(bytes - self.reported.outbox_bytes);
+        self.metrics.outbox_blocked.add(blocked - self.reported.outbox_blocked);
+        self.reported.outbox_bytes = bytes;
+        self.reported.outbox_blocked = blocked;
+        self.reported.outboxes_at = self.local.now;
+    }
+
     fn report(&mut self, busy: Duration) {
         let interest = self.local.hub.interest();
         let counts = self.local.hub.counts();
@@ -393,13 +415,17 @@ impl Worker {
             subscriptions: interest.subscriptions,
             duplicates: counts.duplicates,
             held_overflow: counts.held_overflow,
+            ..self.reported
         };
+        self.report_outboxes();
         self.own_metrics.inbox.set(self.local.inbox.depth() as i64);
         self.own_metrics.connections.set(self.connections.len() as i64);
         self.own_metrics.busy_seconds_total.inc_by(busy.as_secs_f64());
         self.local.tally.report(&self.metrics);
     }
 }
+
+const OUTBOXES_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a draining worker looks whether the next client's turn to close has come.
 const DRAIN_STEP: Duration = Duration::from_millis(20);

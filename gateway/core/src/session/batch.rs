@@ -42,6 +42,7 @@ impl Session {
 
     /// Answers with an error. A client that has got too many of them is closed.
     pub(super) fn refuse(&mut self, now: Moment, id: u32, error: ErrorCode) {
+        self.context.observer.refused(error);
         self.end_batch_before_live();
         let reply = Reply { id, outcome: Err(error) };
         self.write(|protocol, out| protocol.encode_reply(&reply, out));

@@ -2,8 +2,30 @@
 
 use std::sync::Arc;
 
+use shared::error::ErrorCode;
+
 use super::settings::Settings;
 use crate::channel_rules::ChannelRules;
+
+/// Is told what sessions do, to count it. Nothing they decide depends on it.
+pub trait Observe: Send + Sync + std::fmt::Debug {
+    /// A command was begun. `name` is the protocol's word for it.
+    fn command(&self, name: &'static str);
+    /// A command was answered with an error.
+    fn refused(&self, error: ErrorCode);
+    /// A subscriber asked to be brought up to date.
+    fn recovery(&self, recovered: bool);
+}
+
+/// Counts nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Unobserved;
+
+impl Observe for Unobserved {
+    fn command(&self, _name: &'static str) {}
+    fn refused(&self, _error: ErrorCode) {}
+    fn recovery(&self, _recovered: bool) {}
+}
 
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -15,4 +37,5 @@ pub struct Context {
     pub node: Arc<str>,
     /// The gateway's version, told to clients.
     pub version: &'static str,
+    pub observer: Arc<dyn Observe>,
 }

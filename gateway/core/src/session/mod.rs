@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 use crate::effect::{Effect, Identity, Ticket};
 
 pub use batch::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
-pub use context::Context;
+pub use context::{Context, Observe, Unobserved};
 pub use settings::{Mistake, Settings};
 
 use backlog::Backlog;

@@ -84,6 +84,7 @@ impl Session {
         if id == 0 && !needs_no_id {
             return self.close(Disconnect::BAD_REQUEST);
         }
+        self.context.observer.command(request.name());
         match (self.phase, request) {
             (Phase::Closed, _) => {}
             (Phase::Opening, Request::Connect(connect)) => self.on_connect(id, connect),

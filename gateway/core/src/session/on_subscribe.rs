@@ -115,6 +115,9 @@ impl Session {
             (Some(since), Some(page)) => is_recovered(since, page),
             _ => false,
         };
+        if was_recovering {
+            self.context.observer.recovery(recovered);
+        }
         if was_recovering && !recovered && joining.reject_unrecovered {
             return self.fail_joining(now, at, ErrorCode::UnrecoverablePosition);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::effect::{Effect, Grant, Identity, Outcome, OutcomeResult, Refusal, Ticket};
 use gateway_core::history::HistoryPage;
-use gateway_core::session::{Context, Opening, Session, Settings};
+use gateway_core::session::{Context, Opening, Session, Settings, Unobserved};
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
@@ -209,6 +209,7 @@ pub(crate) fn context() -> Context {
         insecure: false,
         node: "node-1".into(),
         version: "1.2.3",
+        observer: Arc::new(Unobserved),
     }
 }
 

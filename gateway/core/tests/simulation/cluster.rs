@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::hub::{Encoding, Variants};
-use gateway_core::session::{Context, Settings};
+use gateway_core::session::{Context, Settings, Unobserved};
 use shared::channel::Channel;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 
@@ -47,8 +47,14 @@ pub(crate) fn run(seed: u64) -> Stats {
     let mut variants = Variants::default();
     variants.add(Encoding { protocol: protocol.clone(), framing: Arc::new(Lines) }).expect("there is room");
     let settings = Settings { ping_interval_ms: 4_000, pong_timeout_ms: 1_500, ..Settings::default() };
-    let context =
-        Context { settings, rules: rules.clone(), insecure: true, node: "simulated".into(), version: "0" };
+    let context = Context {
+        settings,
+        rules: rules.clone(),
+        insecure: true,
+        node: "simulated".into(),
+        version: "0",
+        observer: Arc::new(Unobserved),
+    };
     let common = Common { context: Arc::new(context), protocol, variants: Arc::new(variants) };
     let nodes = (0..NODES).map(|node| Some(Node::new(node, 0, &common, &mut net))).collect();
     let channels: Vec<_> = CHANNELS.iter().map(|name| Channel::parse(name, 255).expect("valid")).collect();

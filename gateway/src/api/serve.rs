@@ -19,8 +19,8 @@ use super::refused::Refused;
 use super::request::{Batch, Method};
 use super::run::Call;
 use crate::node::Node;
-use crate::telemetry::traces::{SPANS, join_callers_trace};
 use crate::secret::SecretFileError;
+use crate::telemetry::traces::{SPANS, join_callers_trace};
 
 /// What the paths of the API begin with.
 pub const PREFIX: &str = "/api/";

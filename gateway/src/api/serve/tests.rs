@@ -317,6 +317,30 @@ async fn a_batch_answers_each_command_in_its_place() {
 }
 
 #[tokio::test]
+async fn nothing_is_begun_after_the_deadline() {
+    let gateway = fixture().await;
+    let body = Bytes::from_static(
+        br#"{"commands":[
+            {"publish":{"channel":"kept:a","data":1}}, {"broadcast":{"channels":["kept:a"],"data":1}},
+            {"history":{"channel":"kept:a"}}, {"history_remove":{"channel":"kept:a"}},
+            {"presence":{"channel":"kept:a"}}, {"presence_stats":{"channel":"kept:a"}}, {"info":{}},
+            {"disconnect":{"user":"bob"}}, {"unsubscribe":{"user":"bob","channel":"kept:a"}}
+        ]}"#,
+    );
+    let batch: Batch<'_> = serde_json::from_slice(&body).unwrap();
+    let config = Config::default();
+    let call = Call { config: &config, node: &gateway.node, body: &body, deadline: Instant::now() };
+    for (command, answer) in batch.commands.iter().zip(call.run_batch(&batch).await.unwrap()) {
+        let refused = match answer {
+            Ok(answer::Answer::Broadcast(responses)) => responses[0].clone().unwrap_err(),
+            answer => answer.map(drop).unwrap_err(),
+        };
+        assert_eq!(refused.code, ErrorCode::Internal, "{command:?}");
+    }
+    assert!(gateway.received.publications().is_empty() && gateway.received.commands().is_empty());
+}
+
+#[tokio::test]
 async fn a_long_batch_keeps_the_order_of_every_channel() {
     let gateway = fixture().await;
     let commands: Vec<Value> = (0..2_000)

@@ -135,3 +135,41 @@ async fn errors_become_http_statuses_where_that_is_asked_for() {
         }
     }
 }
+
+#[tokio::test]
+async fn bodies_broken_in_any_way_are_answered() {
+    use rand::{Rng, SeedableRng};
+
+    let whole = json!({"commands": [
+        {"publish": {"channel": "kept:a", "data": {"a": [1, "\u{e9}\\"]}, "tags": {"k": "v"}, "idempotency_key": "x"}},
+        {"publish": {"channel": "kept:b", "b64data": "AP8="}},
+        {"broadcast": {"channels": ["a", "kept:a"], "data": -1.5e3, "skip_history": true}},
+        {"history": {"channel": "kept:a", "limit": 3, "since": {"offset": 1, "epoch": "abc"}, "reverse": true}},
+        {"disconnect": {"user": "u", "client": "c", "whitelist": ["w"], "disconnect": {"code": 4000, "reason": "r"}}},
+        {"unsubscribe": {"user": "u", "channel": "a"}}
+    ]})
+    .to_string()
+    .into_bytes();
+    let gateway = fixture().await;
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let (mut done, mut refused) = (0, 0);
+    for _ in 0..3_000 {
+        let mut body = whole.clone();
+        for _ in 0..random.random_range(1..4) {
+            let at = random.random_range(0..body.len());
+            match random.random_range(0..4) {
+                0 => body[at] = random.random(),
+                1 => body[at] = b"{}[]\",:\\0-n"[random.random_range(0..11)],
+                2 => drop(body.remove(at)),
+                _ => body.truncate(at + 1),
+            }
+        }
+        let told = String::from_utf8_lossy(&body).into_owned();
+        match gateway.raw("batch", body).await.0 {
+            StatusCode::OK => done += 1,
+            StatusCode::BAD_REQUEST => refused += 1,
+            status => panic!("{status}: {told}"),
+        }
+    }
+    assert!(done > 100 && refused > 100, "{done} {refused}");
+}

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use gateway_core::effect::{Effect, Join, Outcome, OutcomeResult, Refusal, Ticket};
-use gateway_core::hub::{Prepared, Sink, Subscriber, Writable};
+use gateway_core::hub::{Bundles, Prepared, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -146,7 +146,7 @@ impl Connection {
     ) {
         let mut held_back = HeldBack::default();
         local.hub.go_live(channel.as_str(), self.key.index, position, &mut held_back);
-        local.tally.deliveries += held_back.frames.len() as u64;
+        local.tally.deliveries += held_back.publications;
         for frame in held_back.frames {
             self.send_frame(local, frame);
         }
@@ -164,20 +164,19 @@ impl Connection {
 #[derive(Debug, Default)]
 struct HeldBack {
     frames: Vec<bytes::Bytes>,
+    publications: u64,
     insufficient: bool,
     close: Option<Disconnect>,
 }
 
 impl Sink for HeldBack {
     fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
+        let mut bundles = Bundles::new(publications);
         for subscriber in subscribers {
-            for publication in publications {
-                match publication.writable(subscriber.variant) {
-                    Writable::Frame(frame) => self.frames.push(frame.clone()),
-                    Writable::Nothing => {}
-                    Writable::Close(disconnect) => self.close = Some(disconnect.clone()),
-                }
-            }
+            let bundle = bundles.get(subscriber.variant);
+            self.frames.extend_from_slice(&bundle.writes);
+            self.publications += u64::from(bundle.publications);
+            self.close = bundle.close.clone();
         }
     }
 

@@ -6,12 +6,11 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use gateway_core::hub::{Prepared, Sink, Subscriber, Variant, Writable};
+use bytes::Bytes;
+use gateway_core::hub::{Bundles, Prepared, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use slab::Slab;
-use smallvec::SmallVec;
 
 use crate::connection::Connection;
 use crate::transport::direct;
@@ -40,31 +39,17 @@ pub(super) enum Aftermath {
     Close(u32, Disconnect),
 }
 
-/// What all subscribers of one variant are sent.
-#[derive(Debug)]
-enum Batch {
-    Frames(Bytes),
-    Nothing,
-    Close(Disconnect),
-}
-
 impl Sink for Sweep<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
-        // A handful of variants at most, so a scan beats a map.
-        let mut batches: SmallVec<[(Variant, Batch); 4]> = SmallVec::new();
+        let mut bundles = Bundles::new(publications);
         for subscriber in subscribers {
-            let at = match batches.iter().position(|(variant, _)| *variant == subscriber.variant) {
-                Some(at) => at,
-                None => {
-                    batches.push((subscriber.variant, batch(subscriber.variant, publications)));
-                    batches.len() - 1
-                }
-            };
-            match &batches[at].1 {
-                Batch::Frames(frames) => self.send(subscriber, frames, publications.len() as u64),
-                Batch::Nothing => {}
-                Batch::Close(disconnect) => {
-                    self.aftermath.push(Aftermath::Close(subscriber.key, disconnect.clone()))
+            let bundle = bundles.get(subscriber.variant);
+            // What does not fit any more must not be followed by something that does.
+            let sent = bundle.writes.iter().all(|frames| self.send(subscriber, frames));
+            if sent {
+                self.tally.deliveries += u64::from(bundle.publications);
+                if let Some(disconnect) = &bundle.close {
+                    self.aftermath.push(Aftermath::Close(subscriber.key, disconnect.clone()));
                 }
             }
         }
@@ -76,36 +61,38 @@ impl Sink for Sweep<'_> {
 }
 
 impl Sweep<'_> {
+    /// Whether it is on its way, or waits in the outbox.
     #[inline]
-    fn send(&mut self, subscriber: &Subscriber, frames: &Bytes, publications: u64) {
+    fn send(&mut self, subscriber: &Subscriber, frames: &Bytes) -> bool {
         if subscriber.handle < 0 || self.flags[subscriber.key as usize].waiting {
-            self.queue(subscriber.key, frames.clone(), publications);
-            return;
+            return self.queue(subscriber.key, frames.clone());
         }
         match direct::send(subscriber.handle, frames) {
             Ok(count) => {
-                self.tally.deliveries += publications;
                 self.tally.bytes_out += count as u64;
                 if count < frames.len() {
                     self.queue_rest(subscriber.key, frames.slice(count..));
                 }
+                true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.queue(subscriber.key, frames.clone(), publications);
+                self.queue(subscriber.key, frames.clone())
             }
-            Err(error) => self.aftermath.push(Aftermath::Failed(subscriber.key, error)),
+            Err(error) => {
+                self.aftermath.push(Aftermath::Failed(subscriber.key, error));
+                false
+            }
         }
     }
 
     #[cold]
-    fn queue(&mut self, key: u32, frames: Bytes, publications: u64) {
-        match self.connections[key as usize].outbox.push(frames, self.outbox_bytes_max) {
-            Ok(()) => {
-                self.tally.deliveries += publications;
-                self.list(key);
-            }
-            Err(_) => self.aftermath.push(Aftermath::Overflown(key)),
+    fn queue(&mut self, key: u32, frames: Bytes) -> bool {
+        let queued = self.connections[key as usize].outbox.push(frames, self.outbox_bytes_max).is_ok();
+        match queued {
+            true => self.list(key),
+            false => self.aftermath.push(Aftermath::Overflown(key)),
         }
+        queued
     }
 
     #[cold]
@@ -122,24 +109,5 @@ impl Sweep<'_> {
             flags.listed = true;
             self.unwritten.push(key);
         }
-    }
-}
-
-/// The frames of all these publications in one run of bytes, so that each subscriber costs one write.
-fn batch(variant: Variant, publications: &[Arc<Prepared>]) -> Batch {
-    let mut joined = BytesMut::new();
-    let mut single = None;
-    for publication in publications {
-        match publication.writable(variant) {
-            Writable::Frame(frame) if publications.len() == 1 => single = Some(frame.clone()),
-            Writable::Frame(frame) => joined.extend_from_slice(frame),
-            Writable::Nothing => {}
-            Writable::Close(disconnect) => return Batch::Close(disconnect.clone()),
-        }
-    }
-    match single {
-        Some(frame) => Batch::Frames(frame),
-        None if joined.is_empty() => Batch::Nothing,
-        None => Batch::Frames(joined.freeze()),
     }
 }

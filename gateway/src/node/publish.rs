@@ -18,7 +18,9 @@ impl Node {
             }
         }
         let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
-        let published = self.broker.publish(request).instrument(span).await;
+        // A broker may begin before it is first polled.
+        let publishing = span.in_scope(|| self.broker.publish(request));
+        let published = publishing.instrument(span).await;
         if let Err(error) = &published {
             self.metrics.publication_refused(match error {
                 BrokerError::Timeout(_) => "timeout",

@@ -85,7 +85,7 @@ impl App {
 
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let seats: Vec<Seat> = (0..config.workers.count_for(processors))
-            .map(|_| Seat::new())
+            .map(|_| Seat::new(&config.workers))
             .collect::<Result<_, _>>()
             .map_err(setup)?;
         let inboxes: Vec<Arc<Inbox>> = seats.iter().map(|seat| seat.inbox.clone()).collect();

@@ -13,7 +13,8 @@ pub const WORKERS_MAX: usize = 64;
 pub struct Config {
     /// Threads. 0: one for each processor.
     pub count: usize,
-    /// Publications and answers that may wait for one worker.
+    /// Publications that may wait for one worker. Publishers on this node are held up long before; past it, what
+    /// comes from other nodes is dropped and subscribers are told of the gap.
     pub inbox_max: usize,
 }
 

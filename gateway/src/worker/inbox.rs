@@ -38,19 +38,17 @@ pub(crate) enum Event {
     Stop,
 }
 
-/// The most publications that wait for a worker. Past it a publication is not queued: its channel is marked lost
-/// instead, and its subscribers are told of the gap.
-const PUBLICATIONS_MAX: usize = 65_536;
-
 /// The most payload bytes that wait for a worker.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Publishers on this node wait while a worker has more than this waiting.
-const PUBLICATIONS_HIGH: usize = PUBLICATIONS_MAX / 4;
-const BYTES_HIGH: usize = BYTES_MAX / 4;
+/// Publishers on this node wait while a worker has more than this part of what it may have waiting.
+const HIGH: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Inbox {
+    /// The most publications that wait. Past it a publication is not queued: its channel is marked lost instead, and
+    /// its subscribers are told of the gap.
+    publications_max: usize,
     queue: Mutex<Queue>,
     waker: mio::Waker,
     /// Whether the worker has been woken and has not looked yet: one wake-up serves all that came before it.
@@ -70,8 +68,9 @@ pub(crate) struct Queue {
 }
 
 impl Inbox {
-    pub(crate) fn new(waker: mio::Waker) -> Self {
+    pub(crate) fn new(waker: mio::Waker, publications_max: usize) -> Self {
         Self {
+            publications_max,
             queue: Mutex::default(),
             waker,
             woken: AtomicBool::new(false),
@@ -93,7 +92,7 @@ impl Inbox {
         let fits = {
             let mut queue = self.queue.lock();
             let bytes = prepared.publication().data.bytes.len();
-            let fits = queue.publications < PUBLICATIONS_MAX && queue.bytes + bytes <= BYTES_MAX;
+            let fits = queue.publications < self.publications_max && queue.bytes + bytes <= BYTES_MAX;
             if fits {
                 queue.publications += 1;
                 queue.bytes += bytes;
@@ -150,8 +149,8 @@ impl Inbox {
     }
 
     fn is_high(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > PUBLICATIONS_HIGH
-            || self.waiting_bytes.load(Ordering::Relaxed) > BYTES_HIGH
+        self.waiting.load(Ordering::Relaxed) > self.publications_max / HIGH
+            || self.waiting_bytes.load(Ordering::Relaxed) > BYTES_MAX / HIGH
     }
 
     fn wake(&self) {

@@ -98,10 +98,10 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new(config: &config::Config) -> std::io::Result<Self> {
         let poll = mio::Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), INBOX)?;
-        Ok(Self { poll, inbox: Arc::new(Inbox::new(waker)) })
+        Ok(Self { poll, inbox: Arc::new(Inbox::new(waker, config.inbox_max)) })
     }
 }
 

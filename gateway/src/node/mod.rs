@@ -102,6 +102,11 @@ impl Node {
         node.tasks.spawn(subscribe::keep_subscribed(node.clone()));
         node.tasks.spawn(repair::check_positions(node.clone()));
         node.tasks.spawn(describe::keep_announced(node.clone()));
+        let shown = Arc::downgrade(&node);
+        node.metrics.refresh_with(move |metrics| {
+            let channels = shown.upgrade().map_or(0, |node| node.interest.channels());
+            metrics.channels.set(channels as i64);
+        });
         node
     }
 

@@ -130,7 +130,14 @@ impl Worker {
     pub(crate) fn spawn(seat: Seat, parts: Parts) -> std::io::Result<thread::JoinHandle<()>> {
         let name = format!("worker-{}", parts.index);
         let mut worker = Self::new(seat, parts);
-        thread::Builder::new().name(name).spawn(move || worker.run())
+        thread::Builder::new().name(name).spawn(move || {
+            // A node without one of its workers would look alive and serve nobody: better none, and a restart.
+            let run = std::panic::AssertUnwindSafe(|| worker.run());
+            if std::panic::catch_unwind(run).is_err() {
+                tracing::error!("a worker failed; the node ends");
+                std::process::abort();
+            }
+        })
     }
 
     fn new(seat: Seat, parts: Parts) -> Self {

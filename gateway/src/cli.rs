@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::auth::TokenArgs;
 use crate::config::Sources;
+use crate::health::HealthArgs;
 use crate::publisher::PublishArgs;
 
 /// A real-time pub/sub gateway.
@@ -27,6 +28,8 @@ pub enum Verb {
     Publish(PublishArgs),
     /// Print a token for a client, signed with the secret of the configuration.
     Token(TokenArgs),
+    /// Ask a running node whether it is ready: for health checks of containers.
+    Health(HealthArgs),
 }
 
 /// Where the configuration comes from.

@@ -20,6 +20,7 @@ pub mod worker;
 
 pub mod broker;
 pub mod demo;
+pub mod health;
 pub mod node;
 pub mod presence;
 pub mod prices;

@@ -9,6 +9,7 @@ use tidegate::app::App;
 use tidegate::auth;
 use tidegate::cli::{Cli, Settings, Verb};
 use tidegate::config::{Config, Mistakes};
+use tidegate::health;
 use tidegate::publisher;
 use tidegate::telemetry::logs;
 use tokio::runtime::Builder;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             Err(code) => code,
         },
         Verb::Publish(publish) => publisher::command(&publish),
+        Verb::Health(args) => health::command(&args),
         Verb::Token(token) => {
             let settings = Settings { config: token.config.clone(), ..Settings::default() };
             match told(Config::load(&settings.sources())) {

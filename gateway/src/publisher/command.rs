@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::run::{PublishArgs, publish};
 
 /// Publishes until the end or until interrupted. Fails if anything could not be published.
@@ -15,9 +17,9 @@ pub fn command(args: &PublishArgs) -> ExitCode {
         }
     };
     let interrupted = async {
-        // Without the signal there is still the default: the process ends.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+        tokio::select! {
+            () = signalled(SignalKind::interrupt()) => {}
+            () = signalled(SignalKind::terminate()) => {}
         }
     };
     let (report, result) = runtime.block_on(publish(args, interrupted, |complaint| eprintln!("{complaint}")));
@@ -30,4 +32,15 @@ pub fn command(args: &PublishArgs) -> ExitCode {
         eprintln!("the report cannot be written: {error}");
     }
     if result.is_ok() && report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Without the signal there is still the default: the process ends. As the first process of a container it has no
+/// default, so the signal that stops containers is listened to as well.
+async fn signalled(kind: SignalKind) {
+    match signal(kind) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
 }

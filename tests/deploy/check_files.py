@@ -1,0 +1,147 @@
+"""Each file of deploy/ by itself: is it well formed, and does it go with the others?"""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEPLOY = ROOT / "deploy"
+COMPOSE = ROOT / "docker-compose.yml"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "tidegate.json"
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+GRAFANA_COLUMNS = 24
+
+
+def checks(binaries, _folder):
+    return [
+        ("the compose file is well formed", compose_is_well_formed),
+        ("the environment of the compose file is a configuration", lambda: environment_is_a_configuration(binaries)),
+        ("a node is given the time that its drain takes", grace_is_above_the_drain),
+        ("the image is built from every member of the workspace", image_has_every_member),
+        ("HAProxy takes its configuration", lambda: run("haproxy", "-c", "-q", "-f", DEPLOY / "haproxy/haproxy.cfg")),
+        ("HAProxy's timeouts are above the heartbeat", timeouts_are_above_the_heartbeat),
+        ("Prometheus takes its configuration", lambda: run("promtool", "check", "config", DEPLOY / "prometheus/prometheus.yml")),
+        ("alerts fire when they should and not otherwise", lambda: run("promtool", "test", "rules", DEPLOY / "prometheus/alerts_test.yml")),
+        ("the dashboard is well formed", dashboard_is_well_formed),
+        ("dashboard and alerts ask for metrics that exist", metrics_exist),
+    ]
+
+
+def run(*command, **options):
+    """Output of a program that must succeed."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, **options)
+    if done.returncode != 0:
+        raise AssertionError(f"{command[0]} ends with {done.returncode}: {(done.stderr + done.stdout).strip()}")
+    return None
+
+
+def compose_is_well_formed():
+    if shutil.which("docker-compose"):
+        command = ["docker-compose"]
+    elif shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        command = ["docker", "compose"]
+    else:
+        return "not checked, for docker-compose is not installed"
+    return run(*command, "-f", COMPOSE, "config", "-q")
+
+
+def gateway_environment():
+    """The variables of the gateway in the compose file, with the defaults of their variables."""
+    text = COMPOSE.read_text()
+    block = re.search(r"^  gateway:\n(.*?)^  \w", text, re.M | re.S).group(1)
+    variables = dict(re.findall(r"^      (TIDEGATE_\w+__\w+): \"?(.*?)\"?$", block, re.M))
+    return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for name, value in variables.items()}
+
+
+def environment_is_a_configuration(binaries):
+    variables = gateway_environment()
+    assert len(variables) > 10, variables
+    run(binaries["tidegate"], "check", env=variables)
+    return f"{len(variables)} keys"
+
+
+def grace_is_above_the_drain():
+    variables = gateway_environment()
+    drain = sum(int(variables[f"TIDEGATE_DRAIN__{key}_MS"]) for key in ("NOTICE", "GRACE", "LINGER"))
+    grace = int(re.search(r"stop_grace_period: (\d+)s", COMPOSE.read_text()).group(1)) * 1000
+    # Two seconds for the node's last words to Redis (RETIRE_TIMEOUT), two for the runtime, three for traces.
+    assert grace >= drain + 7000, f"{grace} ms are too short for a drain of {drain} ms"
+    server = re.search(r"default-server .*inter (\d+)s .*fall (\d+)", (DEPLOY / "haproxy/haproxy.cfg").read_text())
+    noticed = int(server.group(1)) * int(server.group(2)) * 1000
+    notice = int(variables["TIDEGATE_DRAIN__NOTICE_MS"])
+    assert notice > noticed, f"HAProxy needs {noticed} ms to notice and is given {notice}"
+    return f"{grace} ms for {drain}"
+
+
+def image_has_every_member():
+    members = re.search(r"^members = \[(.*?)\]", (ROOT / "Cargo.toml").read_text(), re.M | re.S).group(1)
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    for member in re.findall(r'"(.*?)"', members):
+        assert f"COPY {member}/Cargo.toml {member}/" in dockerfile, f"the manifest of {member} is not copied"
+        assert f"{member}/src/lib.rs" in dockerfile, f"{member} has no empty crate to build dependencies around"
+        top = member.split("/")[0]
+        assert f"COPY {top} {top}" in dockerfile and f"!{top}" in ignore, f"{top} does not get into the build"
+        explicit = re.findall(r"^\[\[(bench|test|example)\]\]", (ROOT / member / "Cargo.toml").read_text(), re.M)
+        assert not explicit, f"{member} names a {explicit[0]}, which the empty crate does not have"
+    assert not re.search(r"^# syntax=|--mount=|<<", dockerfile, re.M), "that needs BuildKit"
+
+
+def timeouts_are_above_the_heartbeat():
+    config = (DEPLOY / "haproxy/haproxy.cfg").read_text()
+    documented = (ROOT / "docs/configuration.md").read_text()
+    ping = int(re.search(r"`ping_interval_ms` \| number \| `(\d+)`", documented).group(1)) / 1000
+    tunnel = int(re.search(r"timeout tunnel (\d+)s", config).group(1))
+    assert tunnel > 2 * ping, f"tunnels are cut after {tunnel} s, and pings are {ping} s apart"
+    return f"{tunnel} s, and pings are {ping:.0f} s apart"
+
+
+def dashboard_is_well_formed():
+    dashboard = json.loads(DASHBOARD.read_text())
+    source = (DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text()
+    uid = re.search(r"uid: (\S+)", source).group(1)
+    panels = dashboard["panels"]
+    ids = [panel["id"] for panel in panels]
+    assert len(set(ids)) == len(ids), "two panels have the same id"
+    taken = {}
+    for panel in panels:
+        where = panel["gridPos"]
+        assert where["x"] + where["w"] <= GRAFANA_COLUMNS, f"{panel['title']} stands out on the right"
+        for cell in ((x, y) for x in range(where["x"], where["x"] + where["w"]) for y in range(where["y"], where["y"] + where["h"])):
+            assert cell not in taken, f"{panel['title']} lies over {taken[cell]}"
+            taken[cell] = panel["title"]
+        if panel["type"] == "row":
+            continue
+        assert panel["description"] and panel["targets"], f"{panel['title']} has no description or nothing to show"
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == uid, f"{panel['title']} asks a source that is not provisioned"
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]), panel["title"]
+    return f"{sum(panel['type'] != 'row' for panel in panels)} panels"
+
+
+def dashboard_expressions():
+    """Where each expression stands, and the expression with Grafana's variables filled in."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    found = [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    found += [(note["name"], note["expr"]) for note in dashboard["annotations"]["list"]]
+    return [(title, expression.replace("$__rate_interval", "20s").replace("$node", ".*")) for title, expression in found]
+
+
+def alert_expressions():
+    text = ALERTS.read_text()
+    return list(zip(re.findall(r"- alert: (\w+)", text), re.findall(r"^ +expr: (.*)$", text, re.M), strict=True))
+
+
+def metrics_exist():
+    documented = (ROOT / "docs/metrics.md").read_text()
+    kinds = dict(re.findall(r"^\| `(tidegate_\w+)` \| (\w+)", documented, re.M))
+    used = set()
+    for where, expression in dashboard_expressions() + alert_expressions():
+        for name in re.findall(r"tidegate_\w+", expression):
+            base = re.sub(r"_(bucket|sum|count)$", "", name)
+            known = name in kinds and kinds[name] != "histogram" or kinds.get(base) == "histogram"
+            assert known, f"{where} asks for {name}, which docs/metrics.md does not have"
+            used.add(base if base in kinds else name)
+    return f"{len(used)} of {len(kinds)} metrics are looked at"

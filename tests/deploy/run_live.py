@@ -1,0 +1,202 @@
+"""The shipped configurations at work: clients through HAProxy, gateways that die, stop and are added, Prometheus."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import urllib.parse
+
+from check_files import alert_expressions, dashboard_expressions
+from stack import API_KEY, PATIENCE_SECONDS, Stack, get, until
+
+CLIENTS = 40
+CHANNELS = 4
+RATE = 40
+LOAD_SECONDS = 8
+
+
+def checks(binaries, folder):
+    """The checks of one stack follow each other: each goes on from where the one before left it."""
+    live = Live(binaries, folder)
+    return [
+        ("clients behind HAProxy count by their own address", lambda: own_addresses(binaries, folder / "addresses")),
+        ("three nodes' worth of parts start", live.start),
+        ("the page and the API are reached through HAProxy, and nothing internal", live.reach),
+        ("clients are shared out, and each gets everything", live.share),
+        ("clients of a killed gateway come back by another, with nothing lost", live.kill),
+        ("a gateway that is added gets clients", live.add),
+        ("clients of a gateway that stops leave it at its own pace, with nothing lost", live.drain),
+        ("every expression of the dashboard and the alerts finds something", live.ask_prometheus),
+        ("everything ends", live.close),
+    ]
+
+
+class Live:
+    def __init__(self, binaries, folder):
+        self.binaries, self.folder = binaries, folder / "live"
+        self.stack = None
+
+    def start(self):
+        self.stack = stack = Stack(self.binaries, self.folder, 3)
+        stack.start_prometheus()
+        self.first, self.second, self.third = stack.addresses
+        stack.start_gateway(0)
+        stack.start_gateway(1)
+        stack.wait_until_sent_to(2)
+
+    def reach(self):
+        base = f"http://127.0.0.1:{self.stack.public}"
+        until("the page comes through HAProxy", lambda: "<html" in get(f"{base}/")[1])
+        for path in ["/metrics", "/readyz", "/livez"]:
+            assert get(base + path)[0] == 404, f"{path} is open to the public"
+        body = b'{"channel":"prices:AAPL","data":{"close":1}}'
+        assert get(f"{base}/api/publish", body)[0] == 401, "the API is open"
+        status, answer = get(f"{base}/api/publish", body, {"X-API-Key": API_KEY})
+        assert status == 200 and json.loads(answer)["result"]["offset"] >= 1, answer
+
+    def share(self):
+        counts = []
+        report = self.load(2, lambda: counts.extend(self.clients()))
+        assert sum(counts) == CLIENTS and abs(counts[0] - counts[1]) <= 2, f"the nodes have {counts} clients"
+        assert report["connections"]["disconnects"] == 0, report["connections"]
+        assert report["deliveries"]["received"] == 2 * RATE * CLIENTS // CHANNELS, report["deliveries"]
+        return f"{counts[0]} and {counts[1]}, {report['deliveries']['received']} deliveries"
+
+    def kill(self):
+        def act():
+            self.stack.names.addresses.remove(self.first)
+            self.stack.gateways[self.first].kill()
+            until("all clients are at the other", lambda: self.stack.clients(self.second) == CLIENTS)
+
+        report = self.load(LOAD_SECONDS, act)
+        self.stack.wait_until_sent_to(1)
+        return came_back(report)
+
+    def add(self):
+        self.stack.start_gateway(2)
+        self.stack.wait_until_sent_to(2)
+        counts = []
+        self.load(2, lambda: counts.extend(self.stack.clients(address) for address in (self.second, self.third)))
+        assert sum(counts) == CLIENTS and min(counts) > CLIENTS // 4, f"the nodes have {counts} clients"
+        return f"{counts[0]} and {counts[1]}"
+
+    def drain(self):
+        gateway = self.stack.gateways[self.second]
+
+        def act():
+            gateway.send_signal(signal.SIGTERM)
+            until("all clients are at the other", lambda: self.stack.clients(self.third) == CLIENTS)
+
+        # The notice, the grace, and the way back.
+        report = self.load(LOAD_SECONDS + 4, act)
+        assert gateway.wait(PATIENCE_SECONDS) == 0, f"it ends with {gateway.returncode}"
+        reasons = report["connections"]["disconnect_reasons"]
+        assert any("3001" in reason for reason in reasons), f"not closed with 3001: {reasons}"
+        assert report["publications"]["failed"] == 0, report["publications"]
+        return came_back(report)
+
+    def ask_prometheus(self):
+        empty = []
+        alerts = [(name, re.sub(r" (==|>|<) [\d.]+$", "", expression)) for name, expression in alert_expressions()]
+        expressions = dashboard_expressions() + alerts
+        for where, expression in expressions:
+            if not until_found(self.stack.prometheus, expression):
+                empty.append(f"{where}: {expression}")
+        assert not empty, "nothing is found by\n" + "\n".join(empty)
+        rules = json.loads(get(f"http://127.0.0.1:{self.stack.prometheus}/api/v1/rules")[1])
+        sick = [rule["name"] for group in rules["data"]["groups"] for rule in group["rules"] if rule["health"] != "ok"]
+        assert not sick, f"these alerts cannot be evaluated: {sick}"
+        return f"{len(expressions)} expressions"
+
+    def close(self):
+        if self.stack:
+            self.stack.close()
+
+    def clients(self):
+        return [self.stack.clients(self.first), self.stack.clients(self.second)]
+
+    def load(self, seconds, act):
+        """Clients through HAProxy, to whom everything is published through HAProxy, while something is done."""
+        report = self.folder / "report.json"
+        report.unlink(missing_ok=True)
+        tester = self.stack.start("loadtest", [
+            self.binaries["tidegate-loadtest"], "--quiet", "--url", f"ws://127.0.0.1:{self.stack.public}",
+            "-n", CLIENTS, "--channels", CHANNELS, "--channel-prefix", "prices:load-", "-r", RATE, "-d", seconds,
+            "--settle", "1", "--api-key", API_KEY, "--json", report, "--reconnect", "--reconnect-min-ms", "50",
+            "--reconnect-max-ms", "1000",
+        ])  # fmt: skip
+        here = [address for address, process in self.stack.gateways.items() if process.poll() is None]
+        until("all clients are there", lambda: sum(map(self.stack.clients, here)) == CLIENTS)
+        until("publications flow", lambda: self.received(here) > 0)
+        act()
+        tester.wait(seconds + PATIENCE_SECONDS)
+        assert report.exists(), (self.folder / "loadtest.log").read_text()
+        found = json.loads(report.read_text())
+        deliveries, connections = found["deliveries"], found["connections"]
+        for count in ("lost", "missed_away", "duplicated", "reordered", "malformed"):
+            assert deliveries[count] == 0, f"{count}: {deliveries[count]} ({connections})"
+        assert connections["unrecovered"] == 0, connections
+        return found
+
+    def received(self, addresses):
+        text = "".join(get(f"http://{address}:{self.stack.internal}/metrics")[1] for address in addresses)
+        return sum(float(value) for value in re.findall(r"^tidegate_deliveries_out_total (\S+)", text, re.M))
+
+
+def came_back(report):
+    connections = report["connections"]
+    assert connections["reconnects"] >= CLIENTS // 4, f"too few clients were on that gateway: {connections}"
+    return (
+        f"{connections['reconnects']} came back and recovered {connections['recovered_publications']} publications, "
+        f"0 of {report['publications']['confirmed']} lost"
+    )
+
+
+def until_found(prometheus, expression):
+    query = urllib.parse.urlencode({"query": expression})
+
+    def answer():
+        status, text = get(f"http://127.0.0.1:{prometheus}/api/v1/query?{query}")
+        assert status == 200, f"{expression}: {text}"
+        return json.loads(text)["data"]["result"]
+
+    try:
+        return until("it finds something", answer, seconds=3)
+    except AssertionError as error:
+        if "not within" not in str(error):
+            raise
+        return None
+
+
+def own_addresses(binaries, folder):
+    """With one client an address allowed, HAProxy's word decides who is who, and not the client's own."""
+    stack = Stack(binaries, folder, 1, {"TIDEGATE_LIMITS__CONNECTIONS_PER_ADDRESS_MAX": "1"})
+    try:
+        stack.start_gateway(0)
+        stack.wait_until_sent_to(1)
+        first, status = handshake(stack.public, "127.0.0.21")
+        assert status == 101, f"the first client is answered {status}"
+        second, status = handshake(stack.public, "127.0.0.22")
+        assert status == 101, f"a client of another address is answered {status}"
+        again, status = handshake(stack.public, "127.0.0.21", "X-Forwarded-For: 127.0.0.99\r\n")
+        assert status != 101, "a client that lies about its address gets in a second time"
+        for client in (first, second, again):
+            client.close()
+        return f"the second of an address is answered {status}"
+    finally:
+        stack.close()
+
+
+def handshake(port, source, header=""):
+    client = socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(source, 0))
+    key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    head = f"GET /connection/websocket HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    client.sendall(f"{head}{key}{header}\r\n".encode())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        part = client.recv(4096)
+        if not part:
+            break
+        answer += part
+    return client, int(answer.split()[1]) if answer else 0

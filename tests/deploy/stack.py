@@ -1,0 +1,188 @@
+"""What docker-compose.yml starts, on loopback and without Docker: the shipped configurations with other ports in them."""
+
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from check_files import DEPLOY, gateway_environment
+
+PATIENCE_SECONDS = 30
+API_KEY = "only-for-trying-out"
+
+
+def until(what, holds, seconds=PATIENCE_SECONDS):
+    """Waits until something holds, and returns what it found."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = holds()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.05)
+
+
+def get(url, body=None, headers=(), timeout=5):
+    """Status and text of an answer; status 0 if there is none."""
+    request = urllib.request.Request(url, data=body, headers=dict(headers))
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def free_port(addresses=("127.0.0.1",), kind=socket.SOCK_STREAM):
+    """A port that is free on all of these addresses."""
+    while True:
+        with socket.socket(type=kind) as first:
+            first.bind((addresses[0], 0))
+            port = first.getsockname()[1]
+            try:
+                for address in addresses[1:]:
+                    with socket.socket(type=kind) as other:
+                        other.bind((address, port))
+                return port
+            except OSError:
+                continue
+
+
+class Names:
+    """The engine's DNS: one name with the addresses of all gateways that there are."""
+
+    def __init__(self):
+        self.addresses = []
+        self.socket = socket.socket(type=socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                query, client = self.socket.recvfrom(4096)
+            except OSError:
+                return
+            end = query.index(b"\0", 12) + 1
+            name, question = query[12:end], query[12 : end + 4]
+            known = name == b"\7gateway\0" and question[-4:-2] == b"\0\1"
+            addresses = list(self.addresses) if known else []
+            flags = b"\x81\x80" if known else b"\x81\x83"
+            answers = b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(address) for address in addresses)
+            head = query[:2] + flags + b"\0\1" + len(addresses).to_bytes(2, "big") + b"\0\0\0\0"
+            self.socket.sendto(head + question + answers, client)
+
+    def close(self):
+        self.socket.close()
+
+
+class Stack:
+    """Redis, HAProxy and gateways at 127.0.0.11 and up, all on the same ports as containers are."""
+
+    def __init__(self, binaries, folder, gateways, environment=()):
+        self.binaries, self.folder = binaries, folder
+        folder.mkdir(exist_ok=True)
+        self.addresses = [f"127.0.0.{11 + index}" for index in range(gateways)]
+        self.port, self.internal = free_port(self.addresses), free_port(self.addresses)
+        self.environment = {
+            **gateway_environment(),
+            "TIDEGATE_REDIS__URL": f"redis://127.0.0.1:{(redis := free_port())}",
+            "TIDEGATE_HTTP__TRUSTED_PROXIES": "127.0.0.1/32",
+            "TIDEGATE_DRAIN__GRACE_MS": "2000",
+            **dict(environment),
+        }
+        self.processes = []
+        self.gateways = {}
+        self.names = Names()
+        self.start("redis", ["redis-server", "--port", redis, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder])
+        self.start_haproxy()
+
+    def start(self, name, command, **options):
+        log = open(self.folder / f"{name}.log", "ab")
+        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT, **options)
+        self.processes.append(process)
+        return process
+
+    def start_gateway(self, index):
+        address = self.addresses[index]
+        environment = {
+            **self.environment,
+            "TIDEGATE_SERVER__LISTEN": f"{address}:{self.port}",
+            "TIDEGATE_INTERNAL__LISTEN": f"{address}:{self.internal}",
+        }
+        process = self.start(f"gateway-{address}", [self.binaries["tidegate"], "serve"], env=environment)
+        self.gateways[address] = process
+        ask = [str(self.binaries["tidegate"]), "health", "--url", f"http://{address}:{self.internal}/readyz"]
+        until(f"the gateway at {address} is ready", lambda: subprocess.run(ask, capture_output=True).returncode == 0)
+        self.names.addresses.append(address)
+        return process
+
+    def start_haproxy(self):
+        self.public, self.stats = free_port(), free_port()
+        config = (DEPLOY / "haproxy/haproxy.cfg").read_text()
+        for shipped, here in [
+            ("bind :8000", f"bind 127.0.0.1:{self.public}"),
+            ("bind :8404", f"bind 127.0.0.1:{self.stats}"),
+            ("gateway:8000", f"gateway:{self.port}"),
+            ("check port 8001", f"check port {self.internal}"),
+            ("parse-resolv-conf", f"nameserver names 127.0.0.1:{self.names.port}"),
+        ]:
+            config = replace_once(config, shipped, here)
+        (self.folder / "haproxy.cfg").write_text(config)
+        self.start("haproxy", ["haproxy", "-db", "-f", self.folder / "haproxy.cfg"])
+
+    def start_prometheus(self):
+        self.prometheus = free_port()
+        shutil.copy(DEPLOY / "prometheus/alerts.yml", self.folder)
+        config = (DEPLOY / "prometheus/prometheus.yml").read_text()
+        targets = [f"{address}:{self.internal}" for address in self.addresses]
+        config, changed = re.subn(r"dns_sd_configs:\n.*?\n\n", f"static_configs:\n      - targets: {targets}\n\n", config, flags=re.S)
+        assert changed == 1, "the gateways are not found by DNS"
+        config = replace_once(config, "haproxy:8404", f"127.0.0.1:{self.stats}")
+        config = replace_once(config, "scrape_interval: 5s", "scrape_interval: 1s")
+        config = replace_once(config, "evaluation_interval: 15s", "evaluation_interval: 1s")
+        (self.folder / "prometheus.yml").write_text(config)
+        listen = f"127.0.0.1:{self.prometheus}"
+        self.start("prometheus", [
+            "prometheus", f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/tsdb",
+            f"--web.listen-address={listen}",
+        ])  # fmt: skip
+        until("Prometheus is ready", lambda: get(f"http://{listen}/-/ready")[0] == 200)
+
+    def wait_until_sent_to(self, count):
+        """Until HAProxy sends clients to so many gateways."""
+        metric = r'^haproxy_backend_active_servers\{proxy="gateways"\} (\d+)'
+        figures = f"http://127.0.0.1:{self.stats}/metrics"
+
+        def holds():
+            found = re.search(metric, get(figures)[1], re.M)
+            return found is not None and int(found.group(1)) == count
+
+        until(f"HAProxy sends clients to {count} gateways", holds)
+
+    def clients(self, address):
+        """How many clients a gateway has."""
+        text = get(f"http://{address}:{self.internal}/metrics")[1]
+        return sum(int(float(value)) for value in re.findall(r"^tidegate_connections\{.*?\} (\S+)", text, re.M))
+
+    def log(self, address):
+        return (self.folder / f"gateway-{address}.log").read_text()
+
+    def close(self):
+        self.names.close()
+        for process in reversed(self.processes):
+            process.kill()
+        for process in self.processes:
+            process.wait()
+
+
+def replace_once(text, shipped, here):
+    assert text.count(shipped) == 1, f"{shipped!r} is expected once in the shipped configuration"
+    return text.replace(shipped, here)

@@ -68,16 +68,19 @@ class Names:
         while True:
             try:
                 query, client = self.socket.recvfrom(4096)
+                self.socket.sendto(self.answer(query), client)
             except OSError:
                 return
-            end = query.index(b"\0", 12) + 1
-            name, question = query[12:end], query[12 : end + 4]
-            known = name == b"\7gateway\0" and question[-4:-2] == b"\0\1"
-            addresses = list(self.addresses) if known else []
-            flags = b"\x81\x80" if known else b"\x81\x83"
-            answers = b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(address) for address in addresses)
-            head = query[:2] + flags + b"\0\1" + len(addresses).to_bytes(2, "big") + b"\0\0\0\0"
-            self.socket.sendto(head + question + answers, client)
+
+    def answer(self, query):
+        end = query.index(b"\0", 12) + 1
+        name, question = query[12:end], query[12 : end + 4]
+        known = name == b"\7gateway\0" and question[-4:-2] == b"\0\1"
+        addresses = list(self.addresses) if known else []
+        flags = b"\x81\x80" if known else b"\x81\x83"
+        answers = b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(address) for address in addresses)
+        head = query[:2] + flags + b"\0\1" + len(addresses).to_bytes(2, "big") + b"\0\0\0\0"
+        return head + question + answers
 
     def close(self):
         self.socket.close()

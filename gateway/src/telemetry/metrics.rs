@@ -132,6 +132,10 @@ impl Metrics {
         for result in Handshake::ALL {
             handshakes_total.with_label_values(&[result.label()]);
         }
+        let publications_refused_total = counters(r, names::PUBLICATIONS_REFUSED_TOTAL);
+        for reason in ["timeout", "unreachable", "unexpected"] {
+            publications_refused_total.with_label_values(&[reason]);
+        }
         gauges(r, names::UP).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let metrics = Self {
             connections: by_protocol(&gauges(r, names::CONNECTIONS)),
@@ -151,7 +155,7 @@ impl Metrics {
                 let publications = counters(r, names::PUBLICATIONS_IN_TOTAL);
                 Source::ALL.map(|source| publications.with_label_values(&[source.label()]))
             },
-            publications_refused_total: counters(r, names::PUBLICATIONS_REFUSED_TOTAL),
+            publications_refused_total,
             deliveries_out_total: counter(r, names::DELIVERIES_OUT_TOTAL),
             publish_to_socket_seconds: histogram(r, names::PUBLISH_TO_SOCKET_SECONDS, FAST_BUCKETS),
             drops_total: {

@@ -1,9 +1,6 @@
 //! A publication's way through a running gateway, as a collector of traces sees it.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use std::convert::Infallible;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +15,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use parking_lot::Mutex;
 use prost::Message;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
 
-/// Nothing that is waited for takes this long, on a machine with much else to do.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::program::{PATIENCE, program};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
@@ -33,7 +27,12 @@ type Spans = Arc<Mutex<Vec<Span>>>;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_is_one_trace_from_the_api_over_the_broker_to_its_delivery() {
     let (endpoint, spans) = collector().await;
-    let (mut gateway, address) = gateway(&endpoint).await;
+    let gateway = program()
+        .env("TIDEGATE_TELEMETRY__OTLP_ENDPOINT", &endpoint)
+        .env("TIDEGATE_TELEMETRY__TRACE_RATIO", "0")
+        .serve()
+        .await;
+    let address = gateway.address.clone();
     let (mut subscriber, _) =
         tokio_tungstenite::connect_async(format!("ws://{address}/raw/chat:hello")).await.unwrap();
 
@@ -53,9 +52,7 @@ async fn a_publication_is_one_trace_from_the_api_over_the_broker_to_its_delivery
     assert_eq!(heard.to_text().unwrap(), "{\"price\":1}");
 
     // The last spans are sent before the program ends.
-    kill_process(Pid::from_raw(gateway.id().unwrap() as i32).unwrap(), Signal::TERM).unwrap();
-    let ended = tokio::time::timeout(PATIENCE, gateway.wait()).await.unwrap().unwrap();
-    assert!(ended.success(), "{ended}");
+    assert!(gateway.terminate().await.success());
 
     let spans = spans.lock();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -67,37 +64,6 @@ async fn a_publication_is_one_trace_from_the_api_over_the_broker_to_its_delivery
     let asked = parent(brokered).expect("the broker was asked by someone");
     assert_eq!(asked.name, "api");
     assert_eq!(hex(&asked.parent_span_id), "b7ad6b7169203331", "the caller's own span");
-}
-
-/// The program, with the demo's channels and every trace sent to `endpoint`, and where it serves clients.
-async fn gateway(endpoint: &str) -> (Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["serve", "--demo", "--listen", "127.0.0.1:0", "--internal-listen", "127.0.0.1:0"])
-        .env("TIDEGATE_DEMO__FEED", "false")
-        .env("TIDEGATE_TELEMETRY__LOG_FORMAT", "json")
-        .env("TIDEGATE_TELEMETRY__OTLP_ENDPOINT", endpoint)
-        .env("TIDEGATE_TELEMETRY__TRACE_RATIO", "0")
-        .env("TIDEGATE_DRAIN__NOTICE_MS", "0")
-        .env("TIDEGATE_DRAIN__GRACE_MS", "10")
-        .env("TIDEGATE_DRAIN__LINGER_MS", "100")
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let serving = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-            if line["message"] == "serving" {
-                return line["client_address"].as_str().unwrap().to_owned();
-            }
-        }
-        panic!("the gateway ended before it served");
-    };
-    let address = tokio::time::timeout(PATIENCE, serving).await.unwrap();
-    // Whoever logs must not be held up by a full pipe.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, address)
 }
 
 async fn publish(address: &str) {

@@ -1,0 +1,9 @@
+//! The program as whoever operates it meets it: started as a process of its own, told things by its environment and
+//! by signals.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod checks;
+mod program;
+mod serves_tls;
+mod traces;

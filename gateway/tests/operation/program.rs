@@ -1,0 +1,90 @@
+//! The program as a process of a test's own, on free ports.
+
+use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Nothing that is waited for takes this long, on a machine with much else to do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A process that is being described. Begin with [`program`].
+#[derive(Debug)]
+pub(crate) struct Program {
+    command: Command,
+}
+
+/// A gateway that serves, and its end.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    child: Child,
+    /// Where clients and publishers connect.
+    pub(crate) address: String,
+    /// Where health and metrics are asked for.
+    pub(crate) internal: String,
+}
+
+/// The gateway, without anything of the environment that the test itself runs in.
+pub(crate) fn program() -> Program {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.env_clear().kill_on_drop(true);
+    Program { command }
+}
+
+impl Program {
+    pub(crate) fn env(mut self, name: &str, text: impl AsRef<str>) -> Self {
+        self.command.env(name, text.as_ref());
+        self
+    }
+
+    /// Runs to its end.
+    pub(crate) async fn run(mut self, arguments: &[&str]) -> Output {
+        let ended = self.command.args(arguments).output();
+        tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap()
+    }
+
+    /// Serves with the demo's channels, and stops fast when it is told to.
+    pub(crate) async fn serve(mut self) -> Serving {
+        let mut child = self
+            .command
+            .args(["serve", "--demo", "--listen", "127.0.0.1:0", "--internal-listen", "127.0.0.1:0"])
+            .env("TIDEGATE_DEMO__FEED", "false")
+            .env("TIDEGATE_TELEMETRY__LOG_FORMAT", "json")
+            .env("TIDEGATE_DRAIN__NOTICE_MS", "0")
+            .env("TIDEGATE_DRAIN__GRACE_MS", "10")
+            .env("TIDEGATE_DRAIN__LINGER_MS", "100")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let serving = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+                if line["message"] == "serving" {
+                    let text = |field: &str| line[field].as_str().unwrap().to_owned();
+                    return (text("client_address"), text("internal_address"));
+                }
+            }
+            panic!("the gateway ended before it served");
+        };
+        let (address, internal) = tokio::time::timeout(PATIENCE, serving).await.unwrap();
+        // Whoever logs must not be held up by a full pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Serving { child, address, internal }
+    }
+}
+
+impl Serving {
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.id().expect("the gateway has not been waited for");
+        kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+    }
+
+    /// Has it stop, and waits until it has.
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap()
+    }
+}

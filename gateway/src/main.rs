@@ -13,7 +13,7 @@ use tidegate::health;
 use tidegate::publisher;
 use tidegate::telemetry::logs;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What the system's conventions call a mistake in how a program was called (sysexits.h, EX_USAGE).
 const EXIT_USAGE: u8 = 64;
@@ -59,9 +59,11 @@ fn serve_until_signalled(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     let traces = logs::init(&config.telemetry)?;
     drop(entered);
 
+    // Watched for from the beginning: no signal falls between two steps.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
     let app = App::start(config, runtime.handle().clone())?;
-    runtime.block_on(signalled())?;
-    let second = runtime.spawn(signalled());
+    runtime.block_on(signals.next());
+    let second = runtime.spawn(async move { signals.next().await });
     let drained = std::thread::spawn(move || app.drain());
     // A second signal means: now.
     while !drained.is_finished() && !second.is_finished() {
@@ -74,13 +76,23 @@ fn serve_until_signalled(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn signalled() -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The wishes of an operator that the node should stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]

@@ -5,7 +5,7 @@ use std::io;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket;
 
-use crate::connection::{Closing, Connection, Gone};
+use crate::connection::{Closing, Connection, Gone, Incoming};
 use crate::telemetry::metrics::CLOSE_BY_PEER;
 use crate::worker::Local;
 
@@ -25,7 +25,7 @@ impl Connection {
 
     /// The peer says goodbye, first or in answer.
     pub(super) fn handle_peer_close(&mut self, local: &mut Local, code: Option<u16>) {
-        self.peer_closed = true;
+        self.incoming = Incoming::Nothing;
         if self.is_closing() {
             // The handshake is complete once our own frame is out.
             local.mark_unwritten(self.key.index);
@@ -39,17 +39,17 @@ impl Connection {
     }
 
     pub(super) fn handle_end_of_stream(&mut self) -> Gone {
-        if self.peer_closed || self.is_closing() {
-            Gone::Closed
-        } else {
-            Gone::Lost(io::ErrorKind::UnexpectedEof)
-        }
+        if self.is_closing() { Gone::Closed } else { Gone::Lost(io::ErrorKind::UnexpectedEof) }
     }
 
     fn start_closing(&mut self, local: &mut Local, reason: &'static str) {
         self.closing = Some(Closing { until: local.now + local.websocket.close_timeout(), reason });
         local.mark_unwritten(self.key.index);
         local.schedule(self);
+        // Answers are not waited for any more, and the peer's own close frame may lie unread.
+        if std::mem::take(&mut self.paused) {
+            local.unread.push(self.key.index);
+        }
     }
 
     /// Stops being a subscriber of anything. Safe to call again.

@@ -47,14 +47,24 @@ pub(crate) struct Connection {
     pub(crate) opened: Moment,
     /// Not read until the session has caught up with what it was asked.
     pub(crate) paused: bool,
-    /// Whether a close frame, or the peer's end of the stream, has come.
-    peer_closed: bool,
+    incoming: Incoming,
     closing: Option<Closing>,
     /// Set while bytes wait for the socket: since when none has been taken.
     stalled_since: Option<Moment>,
     /// Held for the connection's life: its place among those allowed.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
+}
+
+/// What may still come from the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Incoming {
+    Frames,
+    /// The framing was broken, so that nothing more can be understood. What comes is read all the same: a socket
+    /// that is closed over unread bytes takes the close frame on its way with it.
+    Rubbish,
+    /// Nothing after the peer's close frame.
+    Nothing,
 }
 
 /// The goodbye is said, and the peer may still answer.

@@ -8,7 +8,7 @@ use shared::framing::websocket::{Assembler, DeflateParams, Role};
 use shared::id::ClientId;
 use shared::protocol::Protocol;
 
-use crate::connection::{Connection, ConnectionKey, Outbox};
+use crate::connection::{Connection, ConnectionKey, Incoming, Outbox};
 use crate::listener::Admitted;
 use crate::transport::{Stream, TlsStream};
 use crate::worker::Local;
@@ -57,7 +57,7 @@ impl Connection {
             protocol: protocol_id,
             opened: local.now,
             paused: false,
-            peer_closed: false,
+            incoming: Incoming::Frames,
             closing: None,
             stalled_since: None,
             _admitted: new.admitted,

@@ -4,7 +4,7 @@ use std::io;
 
 use shared::framing::websocket::{self, Event};
 
-use crate::connection::{Connection, Gone};
+use crate::connection::{Connection, Gone, Incoming};
 use crate::worker::Local;
 
 /// The most reads of one connection before others get their turn.
@@ -52,12 +52,12 @@ impl Connection {
         let mut unread = bytes;
         let mut closing = self.is_closing();
         // After a close only the peer's own close frame matters; after an error not even the framing holds.
-        while !self.peer_closed {
+        while self.incoming == Incoming::Frames {
             let event = match self.assembler.next(&mut unread, &local.limits, &mut local.inflater) {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
                 Err(error) => {
-                    self.peer_closed = true;
+                    self.incoming = Incoming::Rubbish;
                     if !self.is_closing() {
                         tracing::debug!(client = %self.session.client(), %error, "a client broke the framing");
                         self.session.handle_disconnect(error.disconnect());

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
 
-use crate::connection::{Connection, Gone, outbox};
+use crate::connection::{Connection, Gone, Incoming, outbox};
 use crate::worker::Local;
 
 impl Connection {
@@ -51,14 +51,18 @@ impl Connection {
             .flush(|slices| stream.write_vectored(slices))
             .map_err(|error| Gone::Lost(error.kind()))?;
         let transport_empty = self.stream.flush().map_err(|error| Gone::Lost(error.kind()))?;
+        let sent = self.stream.take_sent(written);
         local.tally.bytes_out += written as u64;
         if self.outbox.is_empty() && transport_empty {
             self.stalled_since = None;
             local.mark_written(self.key.index);
-            if self.closing.is_some() && self.peer_closed {
-                return Err(Gone::Closed);
+            match self.incoming {
+                Incoming::Nothing if self.is_closing() => return Err(Gone::Closed),
+                // Tells the peer that all is said; its end of the stream, or the deadline, is awaited.
+                Incoming::Rubbish if self.is_closing() => self.stream.shut_down_writing(),
+                _ => {}
             }
-        } else if written > 0 || self.stalled_since.is_none() {
+        } else if sent > 0 || self.stalled_since.is_none() {
             self.stalled_since = Some(local.now);
             local.schedule(self);
         }

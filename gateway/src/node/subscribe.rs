@@ -122,8 +122,9 @@ impl SubscribeQueue {
     fn take(&self, now: Moment) -> (Vec<Channel>, Vec<Channel>) {
         let wanted = {
             let mut wanted = self.wanted.lock();
-            let at = wanted.len().saturating_sub(BATCH);
-            wanted.split_off(at)
+            // The first come first, or those could wait for ever under a stream of others.
+            let count = wanted.len().min(BATCH);
+            wanted.drain(..count).collect::<Vec<_>>()
         };
         let mut unwanted = self.unwanted.lock();
         let due = unwanted.iter().take(BATCH).take_while(|(until, _)| *until <= now).count();

@@ -53,6 +53,14 @@ impl Stream {
         }
     }
 
+    /// How many bytes the kernel has taken since this was last asked, of which `written` were written to this stream.
+    pub(crate) fn take_sent(&mut self, written: usize) -> usize {
+        match self {
+            Self::Plain(_) => written,
+            Self::Tls(stream) => stream.take_sent(),
+        }
+    }
+
     /// Says that nothing more will be written.
     pub(crate) fn shut_down_writing(&mut self) {
         // The peer may be gone already; then there is nobody to tell.

@@ -12,13 +12,15 @@ const UNWRITTEN_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct TlsStream {
     socket: TcpStream,
     tls: ServerConnection,
+    /// Bytes of records that the kernel has taken since [`TlsStream::take_sent`].
+    sent: usize,
 }
 
 impl TlsStream {
     /// Takes over a connection whose handshake is done.
     pub(crate) fn new(socket: TcpStream, mut tls: ServerConnection) -> Self {
         tls.set_buffer_limit(Some(UNWRITTEN_BYTES_MAX));
-        Self { socket, tls }
+        Self { socket, tls, sent: 0 }
     }
 
     pub(super) fn socket(&mut self) -> &mut TcpStream {
@@ -47,9 +49,13 @@ impl TlsStream {
     }
 
     pub(super) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let taken = self.tls.writer().write_vectored(slices)?;
-        self.flush()?;
-        // rustls takes nothing while it holds the most it may.
+        let mut taken = self.tls.writer().write_vectored(slices)?;
+        let emptied = self.flush()?;
+        // rustls takes nothing while it holds the most it may. If the socket has just taken all of that, there is
+        // room now, and no edge will tell of it later.
+        if taken == 0 && emptied {
+            taken = self.tls.writer().write_vectored(slices)?;
+        }
         if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
     }
 
@@ -57,13 +63,17 @@ impl TlsStream {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut self.socket) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(_) => {}
+                Ok(sent) => self.sent += sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(true)
+    }
+
+    pub(super) fn take_sent(&mut self) -> usize {
+        std::mem::take(&mut self.sent)
     }
 
     pub(super) fn shut_down_writing(&mut self) -> io::Result<()> {

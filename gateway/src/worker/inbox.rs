@@ -65,6 +65,8 @@ pub(crate) struct Queue {
     pub(crate) lost: FxHashMap<Channel, Option<StreamPosition>>,
     publications: usize,
     bytes: usize,
+    /// The worker has stopped: what comes now is dropped, and sockets among it are closed by that.
+    closed: bool,
 }
 
 impl Inbox {
@@ -83,7 +85,13 @@ impl Inbox {
     /// Queues anything but a publication. What comes this way is bounded by its cause: a connection each, an
     /// outcome for each effect.
     pub(crate) fn push(&self, event: Event) {
-        self.queue.lock().events.push(event);
+        {
+            let mut queue = self.queue.lock();
+            if queue.closed {
+                return;
+            }
+            queue.events.push(event);
+        }
         self.wake();
     }
 
@@ -92,7 +100,9 @@ impl Inbox {
         let fits = {
             let mut queue = self.queue.lock();
             let bytes = prepared.publication().data.bytes.len();
-            let fits = queue.publications < self.publications_max && queue.bytes + bytes <= BYTES_MAX;
+            let fits = !queue.closed
+                && queue.publications < self.publications_max
+                && queue.bytes + bytes <= BYTES_MAX;
             if fits {
                 queue.publications += 1;
                 queue.bytes += bytes;
@@ -112,18 +122,33 @@ impl Inbox {
     pub(crate) fn take(&self, into: &mut Queue) {
         // Cleared first: whatever is pushed after this wakes again.
         self.woken.store(false, Ordering::SeqCst);
-        let was_high = self.is_high();
-        {
+        let was_high = {
             let mut queue = self.queue.lock();
+            // Under the lock, or a publication between this and the swap could make a publisher wait unseen.
+            let was_high = self.is_high();
             std::mem::swap(&mut *queue, into);
             self.waiting.store(0, Ordering::Relaxed);
             self.waiting_bytes.store(0, Ordering::Relaxed);
-        }
+            was_high
+        };
         into.publications = 0;
         into.bytes = 0;
         if was_high {
             self.room.notify_waiters();
         }
+    }
+
+    /// Nothing is taken any more. What still waits is dropped.
+    pub(crate) fn close(&self) {
+        let left = {
+            let mut queue = self.queue.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.events)
+        };
+        self.waiting.store(0, Ordering::Relaxed);
+        self.waiting_bytes.store(0, Ordering::Relaxed);
+        self.room.notify_waiters();
+        drop(left);
     }
 
     /// How many publications wait.

@@ -66,6 +66,8 @@ pub(crate) struct Local {
     flags: Vec<Flags>,
     /// Connections with something in their outbox that no write has been tried for yet.
     unwritten: Vec<u32>,
+    /// Connections that have more to read, of which no edge will tell.
+    pub(crate) unread: Vec<u32>,
 }
 
 /// Densely packed beside the hub's tables, because a sweep looks at one for each subscriber.
@@ -119,8 +121,6 @@ pub(crate) struct Worker {
     /// Kept between turns for its room.
     aftermath: Vec<sweep::Aftermath>,
     due: Vec<u32>,
-    /// Connections that had more to read than one turn takes.
-    unread: Vec<u32>,
     drain: Option<turn::Drain>,
     stopping: bool,
 }
@@ -131,9 +131,9 @@ impl Worker {
         let name = format!("worker-{}", parts.index);
         let mut worker = Self::new(seat, parts);
         thread::Builder::new().name(name).spawn(move || {
-            // A node without one of its workers would look alive and serve nobody: better none, and a restart.
-            let run = std::panic::AssertUnwindSafe(|| worker.run());
-            if std::panic::catch_unwind(run).is_err() {
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+            if ended.is_err() || !worker.stopping {
+                // A node without one of its workers would look alive and serve nobody: better none, and a restart.
                 tracing::error!("a worker failed; the node ends");
                 std::process::abort();
             }
@@ -171,13 +171,13 @@ impl Worker {
                 wheel: TimerWheel::new(now),
                 flags: Vec::new(),
                 unwritten: Vec::new(),
+                unread: Vec::new(),
             },
             own_metrics: parts.metrics.worker(parts.index),
             metrics: parts.metrics,
             reported: turn::Reported::default(),
             aftermath: Vec::new(),
             due: Vec::new(),
-            unread: Vec::new(),
             drain: None,
             stopping: false,
         }

@@ -57,7 +57,7 @@ impl Worker {
             if let Err(error) = self.poll.poll(&mut events, timeout)
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
-                tracing::error!(%error, "a worker cannot poll its sockets and ends");
+                tracing::error!(%error, "a worker cannot poll its sockets");
                 return;
             }
             let began = Instant::now();
@@ -78,7 +78,7 @@ impl Worker {
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
-        if !self.unread.is_empty() {
+        if !self.local.unread.is_empty() {
             return Some(Duration::ZERO);
         }
         let now = self.clock.now();
@@ -107,7 +107,7 @@ impl Worker {
         match connection.handle_readable(&mut self.local, buffer) {
             Ok(readiness) => {
                 if readiness == Readiness::More {
-                    self.unread.push(index as u32);
+                    self.local.unread.push(index as u32);
                 }
                 self.local.schedule(&self.connections[index]);
             }
@@ -117,7 +117,7 @@ impl Worker {
 
     /// Goes on with sockets that had more than one turn's share.
     fn read_on(&mut self, buffer: &mut [u8]) {
-        for index in std::mem::take(&mut self.unread) {
+        for index in std::mem::take(&mut self.local.unread) {
             self.read(index as usize, buffer);
         }
     }
@@ -222,7 +222,7 @@ impl Worker {
         connection.perform(&mut self.local);
         if connection.paused && !connection.session.is_congested() {
             connection.paused = false;
-            self.unread.push(key.index);
+            self.local.unread.push(key.index);
         }
         self.local.schedule(&self.connections[key.index as usize]);
     }
@@ -334,6 +334,10 @@ impl Worker {
     fn remove(&mut self, index: usize, gone: &Gone) {
         let connection = &mut self.connections[index];
         connection.leave_all(&mut self.local);
+        if connection.is_closing() && matches!(gone, Gone::Closed) {
+            // A peer that says goodbye and ends its stream at once may still want to be answered.
+            let _ = connection.flush(&mut self.local);
+        }
         tracing::debug!(client = %connection.session.client(), %gone, "gone");
         connection.stream.shut_down_writing();
         if let Err(error) = connection.stream.deregister(self.poll.registry()) {
@@ -374,6 +378,7 @@ impl Worker {
 
     /// The last thing a worker does: whoever is still here is told so, if one write can do it.
     fn close_everything(&mut self) {
+        self.local.inbox.close();
         let indexes: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
         for index in indexes {
             let connection = &mut self.connections[index];

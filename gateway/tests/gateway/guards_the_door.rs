@@ -1,0 +1,229 @@
+//! Who is not let in: every refusal before the 101, with its status and its metric.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Error;
+
+use crate::client::Socket;
+use crate::gateway::{Gateway, PATIENCE, eventually, gateway};
+use crate::http::{self, Answer};
+
+const PATH: &str = "/connection/websocket";
+
+async fn refused(gateway: &Gateway, headers: &str) -> Answer {
+    http::refused_upgrade(gateway.address, PATH, headers).await
+}
+
+async fn counted(gateway: &Gateway, result: &str, times: f64) {
+    gateway.metric_becomes(&format!("tidegate_handshakes_total{{result=\"{result}\"}}"), times).await;
+}
+
+/// The status that an attempt to connect was refused with.
+fn status(attempt: Result<Socket, Error>) -> u16 {
+    match attempt {
+        Err(Error::Http(response)) => response.status().as_u16(),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// Waits until the node ends a stream, and counts what it said before.
+async fn said_before_the_end(stream: &mut TcpStream) -> usize {
+    let mut said = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("it ends in time");
+    // A reset is an end too.
+    read.unwrap_or(said.len())
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused_before_the_upgrade() {
+    let gateway = gateway().with("http.allowed_origins", "https://app.example, same-origin").start().await;
+    for stranger in ["https://evil.example", "https://app.example.evil.example", "null", "garbage"] {
+        assert_eq!(status(gateway.try_open(PATH, &[("origin", stranger)]).await), 403, "{stranger}");
+    }
+    counted(&gateway, "origin", 4.0).await;
+    gateway.open(PATH, &[("origin", "https://app.example")]).await;
+    gateway.open("/raw/chat", &[("origin", "http://localhost")]).await;
+    gateway.open(PATH, &[]).await;
+    counted(&gateway, "accepted", 3.0).await;
+}
+
+#[tokio::test]
+async fn clients_without_an_origin_are_refused_where_only_browsers_belong() {
+    let gateway = gateway().with("http.allow_missing_origin", false).start().await;
+    assert_eq!(status(gateway.try_open(PATH, &[]).await), 403);
+    gateway.open(PATH, &[("origin", "http://localhost")]).await;
+}
+
+#[tokio::test]
+async fn heads_and_addresses_have_their_longest() {
+    let gateway = gateway().start().await;
+    let long = http::refused_upgrade(gateway.address, &format!("/raw/{}", "x".repeat(5000)), "").await;
+    assert_eq!(long.status, 414);
+    let wide = refused(&gateway, &format!("X-Wide: {}\r\n", "x".repeat(20_000))).await;
+    assert_eq!(wide.status, 431);
+    let many: String = (0..100).map(|number| format!("X-{number}: y\r\n")).collect();
+    assert_eq!(refused(&gateway, &many).await.status, 431);
+    counted(&gateway, "request", 3.0).await;
+    let nowhere = http::request(gateway.address, "GET", "/nowhere", "", "").await;
+    assert_eq!(nowhere.status, 404);
+    counted(&gateway, "path", 1.0).await;
+}
+
+#[tokio::test]
+async fn what_is_no_upgrade_is_told_why() {
+    let gateway = gateway().start().await;
+    let plain = http::request(gateway.address, "GET", PATH, "", "").await;
+    assert_eq!(plain.status, 400);
+    let post = http::request(gateway.address, "POST", PATH, "", "").await;
+    assert_eq!((post.status, post.header("allow")), (405, Some("GET")));
+    let old = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n";
+    let old = http::request(gateway.address, "GET", PATH, old, "").await;
+    assert_eq!((old.status, old.header("sec-websocket-version")), (426, Some("13")));
+    counted(&gateway, "upgrade", 3.0).await;
+    assert_eq!(status(gateway.try_open("/connection/websocket?cf_protocol=protobuf", &[]).await), 400);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_ends_the_connection() {
+    let gateway = gateway().with("http.head_timeout_ms", 100).start().await;
+    let mut silent = TcpStream::connect(gateway.address).await.expect("connected");
+    said_before_the_end(&mut silent).await;
+    let mut slow = TcpStream::connect(gateway.address).await.expect("connected");
+    slow.write_all(b"GET /connection/websocket HTTP/1.1\r\nHost: x\r\n").await.expect("sent");
+    said_before_the_end(&mut slow).await;
+    eventually("both are counted", async || {
+        gateway.metric("tidegate_handshakes_total{result=\"request\"}").await == 2.0
+    })
+    .await;
+    gateway.metric_becomes("tidegate_handshakes_pending", 0.0).await;
+}
+
+#[tokio::test]
+async fn an_address_connects_no_faster_than_it_may() {
+    let gateway = gateway()
+        .with("limits.connects_per_address_per_s", 1)
+        .with("limits.connects_per_address_burst", 2)
+        .start()
+        .await;
+    let _two = (gateway.open(PATH, &[]).await, gateway.open(PATH, &[]).await);
+    let third = refused(&gateway, "").await;
+    assert_eq!((third.status, third.header("retry-after")), (429, Some("1")));
+    counted(&gateway, "address_rate", 1.0).await;
+    eventually("it may again after that", async || gateway.try_open(PATH, &[]).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn an_address_has_no_more_connections_than_it_may() {
+    let gateway = gateway().with("limits.connections_per_address_max", 2).start().await;
+    let first = gateway.open(PATH, &[]).await;
+    let _second = gateway.raw("chat").await;
+    let third = refused(&gateway, "").await;
+    assert_eq!(third.status, 429);
+    assert!(third.header("retry-after").is_some());
+    counted(&gateway, "address_full", 1.0).await;
+    first.close().await;
+    eventually("there is room again", async || gateway.try_open(PATH, &[]).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_user_has_no_more_connections_than_one_may() {
+    let gateway = gateway().with("limits.connections_per_user_max", 2).start().await;
+    let first = gateway.connect_as("ann").await;
+    let _second = gateway.connect_as("ann").await;
+    let mut third = gateway.stranger().await;
+    third.ask("connect", serde_json::json!({ "token": gateway.token("ann") })).await;
+    assert_eq!(third.closed().await.0, 3504);
+    let _bob = gateway.connect_as("bob").await;
+    let _anonymous = [gateway.connect().await, gateway.connect().await, gateway.connect().await];
+    gateway.metric_becomes("tidegate_closes_total{reason=\"connection limit\"}", 1.0).await;
+    first.socket.close().await;
+    eventually("ann may come again", async || {
+        let mut again = gateway.stranger().await;
+        again.ask("connect", serde_json::json!({ "token": gateway.token("ann") })).await;
+        again.try_push().await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_node_takes_nobody_and_says_so_in_its_metrics() {
+    let gateway = gateway().with("limits.connections_max", 2).start().await;
+    assert_eq!(gateway.metric("tidegate_connections_max").await, 2.0);
+    let first = gateway.connect().await;
+    let second = gateway.connect().await;
+    let mut third = http::open_upgrade(gateway.address, PATH, "").await;
+    assert_eq!(said_before_the_end(&mut third).await, 0);
+    counted(&gateway, "node_full", 1.0).await;
+    drop(first);
+    eventually("there is room again", async || gateway.try_open(PATH, &[]).await.is_ok()).await;
+    drop(second);
+}
+
+#[tokio::test]
+async fn only_proxies_of_ours_say_where_a_client_is() {
+    let gateway = gateway()
+        .with("http.trusted_proxies", "127.0.0.1/32")
+        .with("limits.connections_per_address_max", 1)
+        .start()
+        .await;
+    let _one = gateway.open(PATH, &[("x-forwarded-for", "198.51.100.1")]).await;
+    let _other = gateway.open(PATH, &[("x-forwarded-for", "198.51.100.2")]).await;
+    let again = gateway.try_open(PATH, &[("x-forwarded-for", "203.0.113.9, 198.51.100.1")]).await;
+    assert_eq!(status(again), 429, "what the client itself wrote before the proxy's word counts for nothing");
+
+    let strict = crate::gateway::gateway().with("limits.connections_per_address_max", 1).start().await;
+    let _one = strict.open(PATH, &[("x-forwarded-for", "198.51.100.1")]).await;
+    let liar = strict.try_open(PATH, &[("x-forwarded-for", "198.51.100.2")]).await;
+    assert_eq!(status(liar), 429, "a stranger is not believed");
+}
+
+#[tokio::test]
+async fn a_proxy_header_says_where_a_client_is_and_a_missing_one_is_refused() {
+    let gateway = gateway()
+        .with("proxy_protocol.enabled", true)
+        .with("proxy_protocol.trusted", "127.0.0.1/32")
+        .with("proxy_protocol.timeout_ms", 200)
+        .with("limits.connections_per_address_max", 1)
+        .start()
+        .await;
+    let from = async |address: &str| {
+        let mut stream = TcpStream::connect(gateway.address).await.expect("connected");
+        let header = format!("PROXY TCP4 {address} 192.0.2.1 5000 443\r\n");
+        stream.write_all(header.as_bytes()).await.expect("sent");
+        Socket::upgrade(stream, PATH, &[]).await
+    };
+    let _one = from("198.51.100.1").await.expect("let in");
+    let _other = from("198.51.100.2").await.expect("let in");
+    assert_eq!(status(from("198.51.100.1").await), 429);
+    let mut bare = http::open_upgrade(gateway.address, PATH, "").await;
+    assert_eq!(said_before_the_end(&mut bare).await, 0);
+    let mut silent = TcpStream::connect(gateway.address).await.expect("connected");
+    assert_eq!(said_before_the_end(&mut silent).await, 0);
+    counted(&gateway, "proxy_header", 2.0).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_handshakes_waits_and_hurts_no_connected_client() {
+    let gateway = gateway()
+        .with("limits.handshakes_max", 50)
+        .with("limits.handshakes_per_address_max", 0)
+        .with("http.head_timeout_ms", 300)
+        .start()
+        .await;
+    let mut client = gateway.connect().await;
+    client.subscribe("news").await;
+    let mut flood = Vec::new();
+    for _ in 0..200 {
+        flood.push(TcpStream::connect(gateway.address).await.expect("the kernel takes it"));
+    }
+    assert!(gateway.metric("tidegate_handshakes_pending").await <= 50.0);
+    client.publish("news", serde_json::json!("still here")).await;
+    assert_eq!(client.publication().await.data, "still here");
+    // Those that never say a word make room for who does.
+    let late = tokio::time::timeout(Duration::from_secs(20), gateway.connect()).await;
+    assert!(late.is_ok(), "a client waits behind the flood, not for ever");
+    drop(flood);
+    gateway.metric_becomes("tidegate_handshakes_pending", 0.0).await;
+}

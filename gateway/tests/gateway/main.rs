@@ -1,0 +1,23 @@
+//! The node as it runs, over real sockets: what it serves, what it refuses, what it survives, what it leaves behind.
+
+#![allow(
+    unreachable_pub,
+    reason = "a test program has no users; `pub` says what its modules offer each other"
+)]
+
+#[path = "../support/client.rs"]
+#[allow(dead_code, reason = "a small language is defined whole")]
+mod client;
+#[path = "../support/gateway.rs"]
+#[allow(dead_code, reason = "a small language is defined whole")]
+mod gateway;
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/redis.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod redis_server;
+
+mod guards_connections;
+mod guards_the_door;
+mod serves_commands;
+mod serves_raw;

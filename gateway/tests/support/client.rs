@@ -1,0 +1,289 @@
+//! A client of a test's own, on a WebSocket implementation that is not the gateway's.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use crate::gateway::{Gateway, PATIENCE};
+
+/// A bare WebSocket.
+#[derive(Debug)]
+pub struct Socket<S = TcpStream> {
+    stream: WebSocketStream<S>,
+}
+
+impl Gateway {
+    /// Opens a WebSocket at a path, with further headers.
+    pub async fn open(&self, path: &str, headers: &[(&'static str, &str)]) -> Socket {
+        self.try_open(path, headers).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    pub async fn try_open(&self, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, Error> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        Socket::upgrade(stream, path, headers).await
+    }
+
+    /// A bare client of a channel.
+    pub async fn raw(&self, channel: &str) -> Socket {
+        self.open(&format!("/raw/{channel}"), &[]).await
+    }
+
+    /// An anonymous client, connected.
+    pub async fn connect(&self) -> Client {
+        self.connect_with(json!({})).await
+    }
+
+    /// A client that is this user, connected.
+    pub async fn connect_as(&self, user: &str) -> Client {
+        self.connect_with(json!({ "token": self.token(user) })).await
+    }
+
+    /// A client that connects with these parameters.
+    pub async fn connect_with(&self, connect: Value) -> Client {
+        let mut client = self.stranger().await;
+        client.id = client.command("connect", connect).await["client"].as_str().expect("an id").to_owned();
+        client
+    }
+
+    /// A client that has not sent its connect command.
+    pub async fn stranger(&self) -> Client {
+        Client::new(self.open("/connection/websocket", &[]).await)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// Speaks WebSocket over a stream of any kind.
+    pub async fn upgrade(stream: S, path: &str, headers: &[(&'static str, &str)]) -> Result<Self, Error> {
+        let mut request = format!("ws://localhost{path}").into_client_request()?;
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().expect("a header's value"));
+        }
+        let upgrading = tokio::time::timeout(PATIENCE, client_async(request, stream));
+        Ok(Self { stream: upgrading.await.expect("an answer in time")?.0 })
+    }
+
+    pub async fn send(&mut self, message: impl Into<Message>) {
+        self.try_send(message).await.expect("sent");
+    }
+
+    pub async fn try_send(&mut self, message: impl Into<Message>) -> Result<(), Error> {
+        self.stream.send(message.into()).await
+    }
+
+    /// The next message, or how the connection ended.
+    pub async fn next(&mut self) -> Result<Message, Ending> {
+        let next = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a message in time");
+        match next {
+            Some(Ok(Message::Close(frame))) => Err(frame.map_or(Ending::Silent, Ending::from)),
+            Some(Ok(message)) => Ok(message),
+            Some(Err(error)) => Err(Ending::Broken(error.to_string())),
+            None => Err(Ending::Silent),
+        }
+    }
+
+    /// The next message with data.
+    pub async fn data(&mut self) -> Message {
+        loop {
+            match self.next().await.unwrap_or_else(|ending| panic!("ended: {ending:?}")) {
+                Message::Ping(_) | Message::Pong(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    pub async fn text(&mut self) -> String {
+        match self.data().await {
+            Message::Text(text) => text.to_string(),
+            other => panic!("not text: {other:?}"),
+        }
+    }
+
+    /// Reads to the end. Answers the code and reason of the close frame.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match self.next().await {
+                Ok(_) => {}
+                Err(Ending::Said(code, reason)) => return (code, reason),
+                Err(other) => panic!("not closed: {other:?}"),
+            }
+        }
+    }
+
+    /// Says goodbye and waits until the node has closed the socket.
+    pub async fn close(mut self) {
+        self.stream.close(None).await.expect("a goodbye is sent");
+        let end = async { while self.stream.next().await.is_some_and(|next| next.is_ok()) {} };
+        tokio::time::timeout(PATIENCE, end).await.expect("the node closes in time");
+    }
+
+    pub fn get_ref(&self) -> &S {
+        self.stream.get_ref()
+    }
+
+    pub fn into_inner(self) -> S {
+        self.stream.into_inner()
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Ending {
+    Said(u16, String),
+    /// The stream ended without a close frame, or with an empty one.
+    Silent,
+    Broken(String),
+}
+
+impl From<CloseFrame> for Ending {
+    fn from(frame: CloseFrame) -> Self {
+        Self::Said(frame.code.into(), frame.reason.to_string())
+    }
+}
+
+/// What a client was told in a channel.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Received {
+    pub channel: String,
+    pub offset: u64,
+    pub data: Value,
+}
+
+/// A client of the Centrifuge protocol in JSON.
+#[derive(Debug)]
+pub struct Client<S = TcpStream> {
+    pub socket: Socket<S>,
+    pub id: String,
+    last_command: u64,
+    /// What came while an answer was waited for.
+    pushes: VecDeque<Value>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub fn new(socket: Socket<S>) -> Self {
+        Self { socket, id: String::new(), last_command: 0, pushes: VecDeque::new() }
+    }
+
+    /// Sends a command. Answers its id.
+    pub async fn ask(&mut self, method: &str, parameters: Value) -> u64 {
+        self.last_command += 1;
+        let command = json!({ "id": self.last_command, method: parameters });
+        self.socket.send(command.to_string()).await;
+        self.last_command
+    }
+
+    /// Sends a command and waits for its result.
+    pub async fn command(&mut self, method: &str, parameters: Value) -> Value {
+        let reply = self.reply_to(method, parameters.clone()).await;
+        assert!(reply.get("error").is_none(), "{method} {parameters}: {reply}");
+        reply[method].clone()
+    }
+
+    /// Sends a command and waits for its error. Answers the code.
+    pub async fn refused(&mut self, method: &str, parameters: Value) -> u64 {
+        let reply = self.reply_to(method, parameters.clone()).await;
+        reply["error"]["code"].as_u64().unwrap_or_else(|| panic!("{method} {parameters}: {reply}"))
+    }
+
+    async fn reply_to(&mut self, method: &str, parameters: Value) -> Value {
+        let id = self.ask(method, parameters).await;
+        self.reply(id).await
+    }
+
+    /// Waits for the reply to a command.
+    pub async fn reply(&mut self, id: u64) -> Value {
+        loop {
+            if let Some(at) = self.pushes.iter().position(|message| message["id"] == id) {
+                return self.pushes.remove(at).unwrap_or_default();
+            }
+            let frame = self.frame().await.unwrap_or_else(|ending| panic!("no reply to {id}: {ending:?}"));
+            self.pushes.extend(frame);
+        }
+    }
+
+    pub async fn subscribe(&mut self, channel: &str) -> Value {
+        self.command("subscribe", json!({ "channel": channel })).await
+    }
+
+    pub async fn publish(&mut self, channel: &str, data: Value) {
+        self.command("publish", json!({ "channel": channel, "data": data })).await;
+    }
+
+    /// The messages of the next frame; pings are answered.
+    async fn frame(&mut self) -> Result<Vec<Value>, Ending> {
+        loop {
+            let text = match self.socket.next().await? {
+                Message::Text(text) => text,
+                Message::Ping(_) | Message::Pong(_) => continue,
+                other => panic!("not JSON: {other:?}"),
+            };
+            let messages: Vec<Value> =
+                text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            if messages == [json!({})] {
+                self.socket.send("{}").await;
+                continue;
+            }
+            return Ok(messages);
+        }
+    }
+
+    /// The next push, or reply nobody waited for.
+    pub async fn push(&mut self) -> Value {
+        self.try_push().await.unwrap_or_else(|ending| panic!("no push: {ending:?}"))
+    }
+
+    pub async fn try_push(&mut self) -> Result<Value, Ending> {
+        while self.pushes.is_empty() {
+            let frame = self.frame().await?;
+            self.pushes.extend(frame);
+        }
+        Ok(self.pushes.pop_front().unwrap_or_default())
+    }
+
+    /// The next publication.
+    pub async fn publication(&mut self) -> Received {
+        let push = self.push().await;
+        received(&push).unwrap_or_else(|| panic!("no publication: {push}"))
+    }
+
+    /// Waits for an unsubscribe push. Answers its channel and code.
+    pub async fn unsubscribed(&mut self) -> (String, u64) {
+        loop {
+            let push = self.push().await["push"].take();
+            if let (Some(channel), Some(code)) =
+                (push["channel"].as_str(), push["unsubscribe"]["code"].as_u64())
+            {
+                return (channel.to_owned(), code);
+            }
+        }
+    }
+
+    pub async fn closed(&mut self) -> (u16, String) {
+        self.socket.closed().await
+    }
+}
+
+/// The publication in a push.
+pub fn received(push: &Value) -> Option<Received> {
+    let push = push.get("push")?;
+    let publication = push.get("pub")?;
+    Some(Received {
+        channel: push["channel"].as_str()?.to_owned(),
+        offset: publication["offset"].as_u64().unwrap_or(0),
+        data: publication["data"].clone(),
+    })
+}
+
+/// Reads whatever a socket still brings, until a deadline.
+pub async fn drain_for<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>, time: Duration) {
+    let read = async { while socket.next().await.is_ok() {} };
+    let _ = tokio::time::timeout(time, read).await;
+}

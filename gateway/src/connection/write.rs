@@ -18,7 +18,10 @@ impl Connection {
     pub(crate) fn send_frame(&mut self, local: &mut Local, frame: Bytes) {
         match self.outbox.push(frame, local.websocket.outbox_bytes_max) {
             Ok(()) => local.mark_unwritten(self.key.index),
-            Err(outbox::Full) => self.handle_overflow(local),
+            Err(outbox::Full) => {
+                local.tally.frames_discarded += 1;
+                self.handle_overflow(local);
+            }
         }
     }
 

@@ -90,7 +90,10 @@ impl Sweep<'_> {
         let queued = self.connections[key as usize].outbox.push(frames, self.outbox_bytes_max).is_ok();
         match queued {
             true => self.list(key),
-            false => self.aftermath.push(Aftermath::Overflown(key)),
+            false => {
+                self.tally.frames_discarded += 1;
+                self.aftermath.push(Aftermath::Overflown(key));
+            }
         }
         queued
     }

@@ -95,8 +95,12 @@ async fn too_many_messages_close_with_3013() {
 
 #[tokio::test]
 async fn too_many_bytes_close_with_3013() {
-    let gateway =
-        gateway().with("session.bytes_per_second", 1000).with("session.bytes_burst", 20_000).start().await;
+    let gateway = gateway()
+        .with("session.bytes_per_second", 1000)
+        .with("session.bytes_burst", 20_000)
+        .with("websocket.message_bytes_max", 20_000)
+        .start()
+        .await;
     let mut client = gateway.raw("chat").await;
     client.send("x".repeat(15_000)).await;
     let _ = client.try_send("x".repeat(15_000)).await;

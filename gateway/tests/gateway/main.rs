@@ -17,7 +17,9 @@ mod http;
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod redis_server;
 
+mod compresses;
 mod guards_connections;
 mod guards_the_door;
+mod keeps_order;
 mod serves_commands;
 mod serves_raw;

@@ -77,16 +77,18 @@ async fn commands_of_one_frame_are_answered_in_their_order() {
     ];
     client.socket.send(frame.map(|command| command.to_string()).join("\n")).await;
     let mut ids = Vec::new();
-    while ids.len() < 6 {
+    while ids.len() < 7 {
         let message = client.push().await;
         match message["id"].as_u64() {
             Some(id) => ids.push((id, message["error"]["code"].as_u64())),
             None => assert_eq!(received(&message).expect("a publication").data, 1),
         }
     }
-    assert_eq!(ids, [(1, None), (2, None), (3, None), (4, None), (5, None), (6, None)]);
+    let expected = [(1, None), (2, None), (3, None), (4, None), (5, None), (6, None), (7, Some(107))];
+    assert_eq!(ids, expected);
+    client.socket.send("{\"id\":8,\"connect\":{}}").await;
     let (code, reason) = client.closed().await;
-    assert_eq!((code, &*reason), (3501, "bad request"), "a publication without data");
+    assert_eq!((code, &*reason), (3501, "bad request"), "one connects once");
 }
 
 #[tokio::test]

@@ -1,0 +1,144 @@
+//! Order and completeness for everyone, while clients come and go under a stream of publications.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::client::{Client, received};
+use crate::gateway::{Gateway, gateway};
+
+/// Follows a channel through losses of connection, and checks each publication against the one before it.
+struct Follower {
+    channel: &'static str,
+    epoch: Value,
+    offset: u64,
+}
+
+impl Follower {
+    /// Subscribes anew and takes in what was missed.
+    async fn return_to(&mut self, gateway: &Gateway) -> Client {
+        let mut client = gateway.connect().await;
+        let mut subscribe = json!({ "channel": self.channel });
+        let returns = !self.epoch.is_null();
+        if returns {
+            subscribe = json!({ "channel": self.channel, "recover": true, "offset": self.offset, "epoch": self.epoch });
+        }
+        let subscribed = client.command("subscribe", subscribe).await;
+        self.epoch = subscribed["epoch"].clone();
+        if returns {
+            assert_eq!(subscribed["recovered"], true, "{subscribed}");
+            for publication in subscribed["publications"].as_array().into_iter().flatten() {
+                self.take(publication["offset"].as_u64().unwrap_or(0), &publication["data"]);
+            }
+        } else {
+            self.offset = subscribed["offset"].as_u64().unwrap_or(0);
+        }
+        client
+    }
+
+    async fn follow(&mut self, client: &mut Client, count: u64) {
+        for _ in 0..count {
+            let push = client.push().await;
+            let publication = received(&push).unwrap_or_else(|| panic!("no publication: {push}"));
+            self.take(publication.offset, &publication.data);
+        }
+    }
+
+    fn take(&mut self, offset: u64, data: &Value) {
+        assert_eq!(offset, self.offset + 1, "the next one, once");
+        assert_eq!(data, &json!(offset), "what was published there");
+        self.offset = offset;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_misses_or_repeats_anything_in_a_storm_of_returns() {
+    let gateway =
+        Arc::new(gateway().with("session.recovery_limit_max", 5000).with("workers.count", 3).start().await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let published = Arc::new(AtomicU64::new(0));
+    let publisher = {
+        let (gateway, stop, published) = (gateway.clone(), stop.clone(), published.clone());
+        tokio::spawn(async move {
+            let mut client = gateway.connect().await;
+            while !stop.load(Ordering::Relaxed) {
+                // A few at once: the worker delivers them as one batch.
+                let first = published.load(Ordering::Relaxed) + 1;
+                let mut ids = Vec::new();
+                for number in first..first + 8 {
+                    ids.push(
+                        client.ask("publish", json!({ "channel": "stream:storm", "data": number })).await,
+                    );
+                }
+                for id in ids {
+                    client.reply(id).await;
+                }
+                published.store(first + 7, Ordering::Relaxed);
+                if first > 4000 {
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                }
+            }
+        })
+    };
+    let mut followers = tokio::task::JoinSet::new();
+    for number in 0..12u64 {
+        let gateway = gateway.clone();
+        followers.spawn(async move {
+            let mut follower = Follower { channel: "stream:storm", epoch: Value::Null, offset: 0 };
+            for round in 0..12u64 {
+                let mut client = follower.return_to(&gateway).await;
+                follower.follow(&mut client, 1 + (number * 5 + round * 3) % 17).await;
+                if (number + round) % 3 == 0 {
+                    // Leaves and returns on the same connection.
+                    client.command("unsubscribe", json!({ "channel": "stream:storm" })).await;
+                }
+            }
+        });
+    }
+    while let Some(follower) = followers.join_next().await {
+        follower.expect("nothing out of order");
+    }
+    stop.store(true, Ordering::Relaxed);
+    publisher.await.expect("the publisher");
+    assert!(published.load(Ordering::Relaxed) > 100);
+    assert_eq!(gateway.metric("tidegate_insufficient_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_at_once_are_heard_in_one_order_by_all() {
+    let gateway = Arc::new(gateway().with("workers.count", 2).start().await);
+    let mut listeners = Vec::new();
+    for _ in 0..4 {
+        let mut client = gateway.connect().await;
+        client.subscribe("stream:many").await;
+        listeners.push(client);
+    }
+    let mut publishers = tokio::task::JoinSet::new();
+    for publisher in 0..4 {
+        let gateway = gateway.clone();
+        publishers.spawn(async move {
+            let mut client = gateway.connect().await;
+            for number in 0..50 {
+                client.publish("stream:many", json!({ "publisher": publisher, "number": number })).await;
+            }
+        });
+    }
+    let mut heard = Vec::new();
+    for client in &mut listeners {
+        let mut order = Vec::new();
+        while order.len() < 200 {
+            order.push(client.publication().await);
+        }
+        heard.push(order);
+    }
+    while let Some(publisher) = publishers.join_next().await {
+        publisher.expect("published");
+    }
+    assert!(heard.iter().all(|order| order == &heard[0]), "one order for all");
+    assert!(heard[0].iter().zip(1..).all(|(publication, offset)| publication.offset == offset));
+    for publisher in 0..4 {
+        let own = heard[0].iter().filter(|publication| publication.data["publisher"] == publisher);
+        assert!(own.zip(0..).all(|(publication, number)| publication.data["number"] == number));
+    }
+}

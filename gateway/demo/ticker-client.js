@@ -21,6 +21,7 @@ export function backoff(attempt, random = Math.random) {
 // what was missed could not be recovered. `onRefused(channel, message)` tells of one that the server does not allow.
 export class TickerClient {
   state = 'idle'; // idle, connecting, connected, waiting, closed
+  client = '';
   node = '';
   reason = '';
   retryAt = 0;
@@ -85,6 +86,7 @@ export class TickerClient {
   #connected({ connect, error, lost }) {
     if (lost) return;
     if (error) return this.#lose(error.temporary || error.code < 100 ? 0 : 3500, error.message);
+    this.client = connect.client;
     this.node = connect.node ?? '';
     this.#silenceMax = connect.ping ? connect.ping * 1000 + PING_DELAY_MAX_MS : 0;
     this.#attempt = 0;

@@ -99,7 +99,7 @@ function draw() {
   text('recovered', counts.recovered);
   text('missed', counts.unrecovered ? 'some, the history is too short' : counts.holes);
   text('repeated', counts.duplicates);
-  Object.assign(page.dataset, counts, { node: client.node });
+  Object.assign(page.dataset, counts, { node: client.node, client: client.client });
   drawState();
 }
 
@@ -168,7 +168,7 @@ function measure() {
 }
 
 function range({ low, high }) {
-  return Number.isFinite(low) && Number.isFinite(high) ? `${money.format(low)} – ${money.format(high)}` : '';
+  return Number.isFinite(low) && Number.isFinite(high) ? `Day ${money.format(low)} – ${money.format(high)}` : '';
 }
 
 function text(id, value) {

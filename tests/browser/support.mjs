@@ -1,0 +1,71 @@
+// What the tests of the ticker page share: a gateway with the demo, and Chromium with the page open.
+
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before } from 'node:test';
+
+import { chromium } from 'playwright-core';
+
+export { startGateway } from '../support/gateway.mjs';
+export { startRelay } from '../support/relay.mjs';
+export { until } from '../support/wait.mjs';
+
+const SCREENSHOTS = new URL('../../target/screenshots/', import.meta.url).pathname;
+const FLAGS = [
+  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync',
+];
+
+export const SYMBOLS = ['AAPL', 'FB', 'GOOG', 'IBM', 'MSFT'];
+
+// One browser for all tests; each has a context of its own, with nothing of the others in it.
+let browser;
+before(async () => {
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
+});
+after(() => browser?.close());
+
+export async function newPage(t, options) {
+  const context = await browser.newContext(options);
+  t.after(() => context.close());
+  return context.newPage();
+}
+
+// Opens the ticker. Whatever the page complains about is kept in `complaints`.
+export async function openTicker(t, port, { prepare = async () => {}, path = '/', ...options } = {}) {
+  const page = await newPage(t, { viewport: { width: 1280, height: 900 }, ...options });
+  page.complaints = [];
+  page.on('console', (message) => message.type() === 'error' && page.complaints.push(message.text()));
+  page.on('pageerror', (error) => page.complaints.push(String(error)));
+  await prepare(page);
+  await page.goto(`http://127.0.0.1:${port}${path}`);
+  return page;
+}
+
+// What the page says of its connection, numbers as numbers.
+export async function counters(page) {
+  const data = await page.locator('#ticker').evaluate(({ dataset }) => ({ ...dataset }));
+  for (const [key, value] of Object.entries(data)) if (/^\d+$/.test(value)) data[key] = Number(value);
+  return data;
+}
+
+// Every card: its share, offset, price and day.
+export function cards(page) {
+  return page.locator('.share').evaluateAll((all) =>
+    all.map(({ dataset }) => ({
+      symbol: dataset.symbol,
+      offset: Number(dataset.offset ?? 0),
+      close: Number(dataset.close),
+      date: dataset.date,
+    })),
+  );
+}
+
+export async function inState(page, state) {
+  await page.locator(`#ticker[data-state="${state}"]`).waitFor({ timeout: 15_000 });
+}
+
+export async function screenshot(page, name) {
+  mkdirSync(SCREENSHOTS, { recursive: true });
+  await page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage: true });
+}

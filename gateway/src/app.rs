@@ -72,7 +72,9 @@ impl App {
         let tls = Tls::load(&config.tls).map_err(setup)?.map(Arc::new);
         let authenticator = Arc::new(Authenticator::new(&config.auth, clock).map_err(setup)?);
         let origins = OriginPolicy::new(&config.http).map_err(|faults| setup(faults[0].1.clone()))?;
-        let (connections_max, advice) = descriptors::raise().allow(config.limits.connections_max);
+        let descriptors = descriptors::raise();
+        let (connections_max, advice) = descriptors.allow(config.limits.connections_max);
+        tracing::info!(before = descriptors.before, limit = descriptors.limit, connections_max, "open files");
         if let Some(advice) = advice {
             tracing::warn!("{advice}");
         }

@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use gateway_core::session::Observe;
 use parking_lot::Mutex;
-use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Registry, TextEncoder,
 };
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
 
 use super::labels::{Drop, Handshake, Source};
-use super::names::{self, Name};
+use super::names;
+use super::register::{
+    by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
+};
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
 const FAST_BUCKETS: &[f64] = &[
@@ -329,55 +331,6 @@ impl Observe for Metrics {
         let result = if recovered { "recovered" } else { "unrecovered" };
         self.recoveries_total.with_label_values(&[result]).inc();
     }
-}
-
-fn by_protocol<M: prometheus::core::MetricVecBuilder>(
-    family: &prometheus::core::MetricVec<M>,
-) -> [M::M; ProtocolId::COUNT] {
-    std::array::from_fn(|index| family.with_label_values(&[ProtocolId(index as u8).name()]))
-}
-
-fn options(name: Name) -> Opts {
-    Opts::new(name.name, name.help)
-}
-
-/// Registers a metric of this file's own making.
-fn register<M: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<M>) -> M {
-    let metric = made.expect("names and labels are constants, and a test makes them all");
-    registry.register(Box::new(metric.clone())).expect("a test shows that no name is there twice");
-    metric
-}
-
-fn counter(registry: &Registry, name: Name) -> IntCounter {
-    register(registry, IntCounter::with_opts(options(name)))
-}
-
-fn counters(registry: &Registry, name: Name) -> IntCounterVec {
-    register(registry, IntCounterVec::new(options(name), &name.label_names()))
-}
-
-fn float_counters(registry: &Registry, name: Name) -> CounterVec {
-    register(registry, CounterVec::new(options(name), &name.label_names()))
-}
-
-fn gauge(registry: &Registry, name: Name) -> IntGauge {
-    register(registry, IntGauge::with_opts(options(name)))
-}
-
-fn gauges(registry: &Registry, name: Name) -> IntGaugeVec {
-    register(registry, IntGaugeVec::new(options(name), &name.label_names()))
-}
-
-fn histogram_options(name: Name, buckets: &[f64]) -> HistogramOpts {
-    HistogramOpts::new(name.name, name.help).buckets(buckets.to_vec())
-}
-
-fn histogram(registry: &Registry, name: Name, buckets: &[f64]) -> Histogram {
-    register(registry, Histogram::with_opts(histogram_options(name, buckets)))
-}
-
-fn histograms(registry: &Registry, name: Name, buckets: &[f64]) -> HistogramVec {
-    register(registry, HistogramVec::new(histogram_options(name, buckets), &name.label_names()))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod names;
 mod process;
 mod readiness;
+mod register;
 pub mod traces;
 
 pub use answer::answer;

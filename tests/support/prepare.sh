@@ -10,7 +10,7 @@ missing() {
 need_node() {
   command -v node >/dev/null || missing "Node.js 18.19 or newer" "apt-get install nodejs brings it, or nodejs.org."
   command -v npm >/dev/null || missing "npm" "apt-get install npm brings it."
-  node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major * 100 + +minor < 1819)' ||
+  node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major * 100 + +minor < 1819 ? 1 : 0)' ||
     missing "Node.js 18.19 or newer" "This is $(node --version); nodejs.org has newer ones."
 }
 

@@ -9,6 +9,7 @@ use gateway_core::session::Context;
 use shared::id::NodeId;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -156,6 +157,8 @@ impl App {
         if let Some(tls) = &tls {
             let interval = config.tls.reload_interval();
             runtime.spawn(tls.clone().watch(interval, metrics.clone(), stop.clone()));
+        } else {
+            runtime.spawn(pass_over_hangups());
         }
         let listener = Arc::new(Listener {
             admission,
@@ -179,6 +182,10 @@ impl App {
             node = %node.name(), %client_address, %internal_address, connections_max,
             workers = workers.len(), version = crate::VERSION, "serving"
         );
+        if config.demo.page {
+            let scheme = if config.tls.is_on() { "https" } else { "http" };
+            tracing::info!("the ticker is at {scheme}://{client_address}/");
+        }
         Ok(Self {
             config,
             clock,
@@ -265,6 +272,14 @@ fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> 
 
 fn local_address(socket: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
     socket.local_addr().map_err(|error| StartError::Listen { address, error })
+}
+
+/// SIGHUP asks to read things again. Without a certificate there is nothing, and no reason to end either.
+async fn pass_over_hangups() {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        tracing::info!("SIGHUP: there is no certificate to read again");
+    }
 }
 
 /// Sends messages through the broker to this node itself. As long as they come back, the node is ready.

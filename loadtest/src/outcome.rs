@@ -169,6 +169,7 @@ impl Outcome {
             per_second: if span > 0.0 { tally.deliveries as f64 / span } else { 0.0 },
             payload_bytes: tally.delivered_bytes,
             lost: self.verdict.lost,
+            lost_at_end: self.verdict.lost_at_end,
             duplicated: tally.duplicated,
             reordered: tally.reordered,
             uncertain: self.verdict.uncertain,

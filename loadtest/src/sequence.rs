@@ -32,6 +32,8 @@ pub enum Arrival {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Verdict {
     pub lost: u64,
+    /// Of the lost, those after everything that came. They may have been on their way still when waiting ended.
+    pub lost_at_end: u64,
     /// Missing, but nobody knows whether it was ever published: its publisher got an error.
     pub uncertain: u64,
     /// Missed between two lives of a subscription that could not be recovered.
@@ -40,8 +42,9 @@ pub struct Verdict {
 
 impl Verdict {
     pub fn absorb(&mut self, other: Self) {
-        let Self { lost, uncertain, missed_away } = other;
+        let Self { lost, lost_at_end, uncertain, missed_away } = other;
         self.lost += lost;
+        self.lost_at_end += lost_at_end;
         self.uncertain += uncertain;
         self.missed_away += missed_away;
     }
@@ -115,7 +118,9 @@ impl Checker {
             self.settle(hole, failed);
         }
         if last > seen {
+            let before = self.settled.lost;
             self.settle((seen + 1, last), failed);
+            self.settled.lost_at_end = self.settled.lost - before;
         }
         self.settled
     }
@@ -179,7 +184,8 @@ mod tests {
         let (checker, seen) = checker(1, &[3, 4, 7]);
         assert_eq!(seen, [InOrder; 3]);
         assert_eq!(checker.missing(10), 2 + 2 + 3);
-        assert_eq!(checker.finish(10, &[]).lost, 7);
+        let verdict = checker.finish(10, &[]);
+        assert_eq!((verdict.lost, verdict.lost_at_end), (7, 3));
     }
 
     #[test]
@@ -221,7 +227,10 @@ mod tests {
     #[test]
     fn a_publication_that_failed_is_uncertain_when_missing() {
         let (checker, _) = checker(1, &[1, 4]);
-        assert_eq!(checker.finish(6, &[3, 6, 9]), Verdict { lost: 2, uncertain: 2, missed_away: 0 });
+        assert_eq!(
+            checker.finish(6, &[3, 6, 9]),
+            Verdict { lost: 2, lost_at_end: 1, uncertain: 2, missed_away: 0 }
+        );
     }
 
     #[test]
@@ -231,7 +240,7 @@ mod tests {
         assert_eq!(checker.arrived(7), InOrder);
         assert_eq!(checker.arrived(3), Duplicate);
         assert_eq!(checker.arrived(8), InOrder);
-        assert_eq!(checker.finish(9, &[]), Verdict { lost: 2, uncertain: 0, missed_away: 3 });
+        assert_eq!(checker.finish(9, &[]), Verdict { lost: 2, lost_at_end: 1, uncertain: 0, missed_away: 3 });
     }
 
     #[test]

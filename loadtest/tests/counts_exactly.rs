@@ -61,6 +61,7 @@ async fn the_end_of_a_sequence_is_missed_too() {
     let server = Server::start(Behaviour { fate, ..Behaviour::default() }).await;
     let (_, report, _) = run("tail", &server.url(), &format!("{SMALL} --publish-via client")).await;
     assert_eq!((report.deliveries.lost, report.deliveries.received), (30, 970));
+    assert_eq!(report.deliveries.lost_at_end, 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,6 +209,15 @@ async fn an_interrupted_run_still_reports() {
     assert_eq!(report.server.unwrap().processes[0].pid, own);
     let page = std::fs::read_to_string(&html).unwrap();
     assert!(page.contains("<title>cut &amp; short</title>") && page.matches("<svg").count() == 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_at_its_time_limit() {
+    let server = Server::start(Behaviour::default()).await;
+    let line = "--connections 2 --rate 0 --duration 600 --time-limit 0.5 --max-failures 0";
+    let (status, report, printed) = run("limit", &server.url(), line).await;
+    assert_eq!(report.cut_short.as_deref(), Some("the time limit was reached"), "{printed}");
+    assert_eq!(status, 130);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,6 +115,8 @@ pub struct Deliveries {
     pub payload_bytes: u64,
     /// Should have come to a live subscription, and did not.
     pub lost: u64,
+    /// Of the lost, those after everything else that came: perhaps on their way still when waiting ended.
+    pub lost_at_end: u64,
     pub duplicated: u64,
     pub reordered: u64,
     /// Missing, but their publisher got an error, so they may never have been published.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Latency, Report};
+use super::{Deliveries, Latency, Report};
 
 /// One group of figures: a heading, and what with its value.
 #[derive(Debug)]
@@ -43,7 +43,10 @@ pub fn render(report: &Report) -> String {
 
 /// All figures of a run, in the order in which they are read.
 pub fn groups(report: &Report) -> Vec<Group> {
-    let mut groups = vec![connections(report), publications(report), deliveries(report)];
+    let mut groups = vec![connections(report)];
+    if report.publications.scheduled > 0 {
+        groups.extend([publications(report), deliveries(report)]);
+    }
     groups.extend(server(report));
     groups.push(load_tester(report));
     groups
@@ -141,7 +144,7 @@ fn deliveries(report: &Report) -> Group {
         row("received", count(deliveries.received)),
         row("received per second", number(deliveries.per_second)),
         row("latency", latency(&deliveries.latency)),
-        row("lost", count(deliveries.lost)),
+        row("lost", lost(deliveries)),
         row("duplicated", count(deliveries.duplicated)),
         row("reordered", count(deliveries.reordered)),
     ];
@@ -159,6 +162,17 @@ fn deliveries(report: &Report) -> Group {
     Group { heading: "Deliveries", rows }
 }
 
+fn lost(deliveries: &Deliveries) -> String {
+    match deliveries.lost_at_end {
+        0 => count(deliveries.lost),
+        at_end => format!(
+            "{}, of which {} at the end (perhaps still on their way; see --drain)",
+            count(deliveries.lost),
+            count(at_end)
+        ),
+    }
+}
+
 fn server(report: &Report) -> Option<Group> {
     let server = report.server.as_ref()?;
     let mut rows: Vec<(String, String)> = server
@@ -166,11 +180,15 @@ fn server(report: &Report) -> Option<Group> {
         .iter()
         .map(|process| row("process", format!("{} {}", process.pid, process.name)))
         .collect();
+    let share = (server.user_seconds + server.system_seconds) / server.window_seconds.max(1e-3);
     rows.push(row(
-        "CPU while publishing",
+        if report.publications.scheduled > 0 { "CPU while publishing" } else { "CPU while holding" },
         format!(
-            "{:.2} s user + {:.2} s system in {:.2} s",
-            server.user_seconds, server.system_seconds, server.window_seconds
+            "{:.2} s user + {:.2} s system in {:.2} s, {:.1} % of a core",
+            server.user_seconds,
+            server.system_seconds,
+            server.window_seconds,
+            share * 100.0
         ),
     ));
     let parts =
@@ -210,7 +228,7 @@ fn server(report: &Report) -> Option<Group> {
 fn load_tester(report: &Report) -> Group {
     let own = &report.load_tester;
     let rows = vec![
-        row("cores in use while publishing", format!("{} of {}", number(own.cores), report.host.cores)),
+        row("cores in use meanwhile", format!("{} of {}", number(own.cores), report.host.cores)),
         row("memory", format!("{} RSS", bytes(own.resident_bytes as f64))),
     ];
     Group { heading: "Load tester itself", rows }

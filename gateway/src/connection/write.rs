@@ -16,6 +16,10 @@ impl Connection {
 
     /// Queues a whole frame. A client that has too much waiting already is closed.
     pub(crate) fn send_frame(&mut self, local: &mut Local, frame: Bytes) {
+        if self.is_closing() {
+            // The close frame is in the outbox, and nothing may follow it (RFC 6455 §5.5.1).
+            return;
+        }
         match self.outbox.push(frame, local.websocket.outbox_bytes_max) {
             Ok(()) => local.mark_unwritten(self.key.index),
             Err(outbox::Full) => {
@@ -26,6 +30,9 @@ impl Connection {
     }
 
     pub(crate) fn send_control(&mut self, local: &mut Local, frame: Bytes) {
+        if self.is_closing() {
+            return;
+        }
         if self.outbox.bytes() > local.websocket.outbox_bytes_max + CONTROL_BYTES_MAX {
             // A peer that pings without reading what it is answered.
             self.handle_overflow(local);

@@ -29,6 +29,13 @@ need_chromium() {
   missing "Chromium" "apt-get install chromium brings it; CHROMIUM=/path/to/it names one that is elsewhere."
 }
 
+need_python() {
+  command -v python3 >/dev/null || missing "Python 3.11 or newer" "apt-get install python3 python3-venv brings it."
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    missing "Python 3.11 or newer" "This is $(python3 --version)."
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing "venv" "apt-get install python3-venv brings it."
+}
+
 # The packages of the folder $1, in the versions of its lock file, unless they are there.
 install_node_packages() {
   local stamp="$1/node_modules/.installed"
@@ -36,6 +43,15 @@ install_node_packages() {
   npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --loglevel=error ||
     missing "A Node package" "npm ci in $1 says why."
   cp "$1/package-lock.json" "$stamp"
+}
+
+# The packages of the file $1 in an environment of their own at $2, unless they are there.
+install_python_packages() {
+  cmp -s "$1" "$2/installed.txt" && return
+  python3 -m venv --clear "$2"
+  "$2/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$1" ||
+    missing "A Python package" "pip install --requirement $1 says why."
+  cp "$1" "$2/installed.txt"
 }
 
 # The program that is tested: TIDEGATE_PROGRAM, or built from this source.

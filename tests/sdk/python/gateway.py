@@ -1,5 +1,6 @@
 """A gateway of the test's own, on free ports."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import jwt
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
-BINARY = ROOT / "target" / "debug" / "tidegate"
+BINARY = os.environ.get("TIDEGATE_PROGRAM", ROOT / "target" / "debug" / "tidegate")
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 30
 

@@ -10,6 +10,7 @@ use shared::id::NodeId;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -47,6 +48,8 @@ pub struct App {
     node: Arc<Node>,
     inboxes: Vec<Arc<Inbox>>,
     workers: Vec<thread::JoinHandle<()>>,
+    /// Ends when the door is shut.
+    accepting: JoinHandle<()>,
     stop: CancellationToken,
     /// Of everything that is no worker.
     runtime: Handle,
@@ -172,7 +175,7 @@ impl App {
         });
         runtime.spawn(internal::serve(internal_socket, clock, readiness.clone(), metrics.clone()));
         runtime.spawn(keep_canary(node.clone(), readiness.clone()));
-        runtime.spawn(listener.accept(client_socket));
+        let accepting = runtime.spawn(listener.accept(client_socket));
         if config.demo.feed {
             let node = node.clone();
             runtime.spawn(async move { demo::run(node.rules(), |request| node.publish(request)).await });
@@ -196,6 +199,7 @@ impl App {
             node,
             inboxes,
             workers,
+            accepting,
             stop,
             runtime,
         })
@@ -223,6 +227,12 @@ impl App {
         thread::sleep(Duration::from_millis(drain.notice_ms));
 
         self.stop.cancel();
+        // Whoever is closed comes back at once, and must not come back here.
+        self.runtime.block_on(async {
+            if tokio::time::timeout(SHUT_TIMEOUT, &mut self.accepting).await.is_err() {
+                tracing::warn!("the door is still open");
+            }
+        });
         let until = self.clock.now() + Duration::from_millis(drain.grace_ms);
         for inbox in &self.inboxes {
             inbox.push(Event::Drain { until });
@@ -251,6 +261,8 @@ impl App {
 
 /// How often a drain looks whether everybody has left.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// The longest the listener may take to end: it only drops its socket.
+const SHUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest a stopping node waits for its broker.
 const RETIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const INTERNAL_BACKLOG: u32 = 128;

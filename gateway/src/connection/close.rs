@@ -59,12 +59,21 @@ impl Connection {
         self.user_permit = None;
     }
 
+    fn is_stalled_for_too_long(&self, local: &Local) -> bool {
+        self.stalled_since.is_some_and(|since| since + local.websocket.write_timeout() <= local.now)
+    }
+
     /// Time has passed: what does that change?
     pub(crate) fn handle_timeout(&mut self, local: &mut Local) -> Result<(), Gone> {
         if self.closing.as_ref().is_some_and(|closing| closing.until <= local.now) {
             return Err(Gone::Closed);
         }
-        if self.stalled_since.is_some_and(|since| since + local.websocket.write_timeout() <= local.now) {
+        if self.is_stalled_for_too_long(local) {
+            // A poll tells of room only when a third of the socket's buffer is free, which can take a slow reader
+            // long. So the socket is asked itself before the client is blamed.
+            self.flush(local)?;
+        }
+        if self.is_stalled_for_too_long(local) {
             if self.is_closing() {
                 return Err(Gone::Closed);
             }

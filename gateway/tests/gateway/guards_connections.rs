@@ -109,7 +109,12 @@ async fn too_many_bytes_close_with_3013() {
 
 #[tokio::test]
 async fn a_client_that_stops_reading_is_closed_and_hurts_nobody_else() {
-    let gateway = gateway().with("websocket.outbox_bytes_max", 65_536).with("workers.count", 1).start().await;
+    let gateway = gateway()
+        .with("websocket.outbox_bytes_max", 65_536)
+        .with("session.bytes_per_second", 0)
+        .with("workers.count", 1)
+        .start()
+        .await;
     let mut reader = gateway.connect().await;
     reader.subscribe("stream:firehose").await;
     let mut sleeper = gateway.connect().await;
@@ -157,6 +162,7 @@ async fn sleeper_end(sleeper: &mut crate::client::Client, sent: u64) -> u16 {
 async fn a_socket_that_takes_nothing_is_closed_after_the_write_timeout() {
     let gateway = gateway()
         .with("websocket.outbox_bytes_max", 64 << 20)
+        .with("session.bytes_per_second", 0)
         .with("websocket.write_timeout_ms", 300)
         .with("websocket.close_timeout_ms", 200)
         .start()

@@ -16,10 +16,17 @@ mod http;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod redis_server;
+#[path = "../support/tls.rs"]
+mod tls;
 
 mod compresses;
+mod drains;
 mod guards_connections;
 mod guards_the_door;
 mod keeps_order;
+mod leaves_nothing_behind;
 mod serves_commands;
 mod serves_raw;
+mod serves_tls;
+mod spans_nodes;
+mod survives_redis;

@@ -111,7 +111,7 @@ impl Description {
             address: app.client_address(),
             internal: app.internal_address(),
             auth,
-            run: Run::Here(Some(app), Some(runtime)),
+            run: Run::Here(Box::new(Some(app)), Some(runtime)),
             _directory: directory,
         }
     }
@@ -162,7 +162,7 @@ pub struct Gateway {
 
 #[derive(Debug)]
 enum Run {
-    Here(Option<App>, Option<Runtime>),
+    Here(Box<Option<App>>, Option<Runtime>),
     There(Child, Arc<Mutex<Vec<String>>>),
 }
 

@@ -61,23 +61,6 @@ pub enum Request {
 }
 
 impl Request {
-    /// Every name, for bounded labels.
-    pub const NAMES: [&'static str; 13] = [
-        "connect",
-        "subscribe",
-        "unsubscribe",
-        "publish",
-        "history",
-        "presence",
-        "presence_stats",
-        "refresh",
-        "sub_refresh",
-        "send",
-        "rpc",
-        "pong",
-        "other",
-    ];
-
     /// The protocol's word for it.
     pub fn name(&self) -> &'static str {
         match self {

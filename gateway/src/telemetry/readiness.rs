@@ -8,13 +8,13 @@ use shared::moment::Moment;
 
 use super::metrics::Metrics;
 
-/// What `/readyz` goes by. Red until the node has started, from the moment it begins to drain, and while messages
-/// do not come back through the broker.
+/// What `/readyz` goes by. Red until the node has started and a first message has come back through the broker, from
+/// the moment it begins to drain, and while messages do not come back.
 #[derive(Debug)]
 pub struct Readiness {
     started: AtomicBool,
     draining: AtomicBool,
-    /// When the canary last came back, in milliseconds of the node's clock.
+    /// The millisecond of the node's clock after the one in which the canary last came back. 0: it never did.
     canary_at: AtomicU64,
     /// How old that may be.
     canary_age_max: Duration,
@@ -55,7 +55,7 @@ impl Readiness {
 
     /// A message to this node itself came back through the broker.
     pub fn canary_returned(&self, now: Moment) {
-        self.canary_at.fetch_max(now.0, Ordering::AcqRel);
+        self.canary_at.fetch_max(now.0.saturating_add(1), Ordering::AcqRel);
     }
 
     pub fn verdict(&self, now: Moment) -> Verdict {
@@ -66,8 +66,11 @@ impl Readiness {
         if self.is_draining() {
             reasons.push("the node is draining".to_owned());
         }
-        let age = now.since(Moment(self.canary_at.load(Ordering::Acquire)));
-        if age > self.canary_age_max {
+        let canary_at = self.canary_at.load(Ordering::Acquire);
+        let age = now.since(Moment(canary_at.saturating_sub(1)));
+        if canary_at == 0 {
+            reasons.push("no message has come back through the broker yet".to_owned());
+        } else if age > self.canary_age_max {
             reasons.push(format!("no message came back through the broker for {} ms", age.as_millis()));
         }
         let canary_age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
@@ -91,9 +94,20 @@ mod tests {
         let readiness = Readiness::new(Duration::from_secs(5));
         assert!(!readiness.verdict(Moment(0)).ready);
         readiness.set_started();
+        readiness.canary_returned(Moment(0));
         assert!(readiness.verdict(Moment(0)).ready);
         readiness.set_draining();
         assert_eq!(readiness.verdict(Moment(0)).reasons, ["the node is draining"]);
+    }
+
+    #[test]
+    fn a_node_that_never_reached_its_broker_is_not_ready_however_young_it_is() {
+        let readiness = Readiness::new(Duration::from_secs(5));
+        readiness.set_started();
+        let young = readiness.verdict(Moment(1));
+        assert_eq!(young.reasons, ["no message has come back through the broker yet"]);
+        readiness.canary_returned(Moment(2));
+        assert!(readiness.verdict(Moment(2)).ready);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::transport::encodings::Encodings;
 
 pub mod config;
 pub(crate) mod inbox;
+mod shrink;
 mod sweep;
 mod tally;
 mod turn;
@@ -114,6 +115,7 @@ pub(crate) struct Worker {
     connections: Slab<Connection>,
     /// How many connections each place in the table has had.
     generations: Vec<u32>,
+    ebb: shrink::Ebb,
     local: Local,
     metrics: Arc<Metrics>,
     own_metrics: WorkerMetrics,
@@ -152,6 +154,7 @@ impl Worker {
             clock: parts.clock,
             connections: Slab::new(),
             generations: Vec::new(),
+            ebb: shrink::Ebb::default(),
             local: Local {
                 index: parts.index,
                 clock: parts.clock,

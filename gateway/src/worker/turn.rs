@@ -177,6 +177,7 @@ impl Worker {
     }
 
     fn open(&mut self, new: NewConnection, buffer: &mut [u8]) {
+        self.ebb.opened(self.connections.len() + 1);
         let entry = self.connections.vacant_entry();
         let index = entry.key();
         if self.generations.len() <= index {
@@ -348,6 +349,9 @@ impl Worker {
         self.local.wheel.remove(index as u32);
         self.local.flags[index] = Flags::default();
         self.connections.remove(index);
+        if self.ebb.closed(self.connections.len()) {
+            self.shrink();
+        }
     }
 
     fn begin_drain(&mut self, until: Moment) {

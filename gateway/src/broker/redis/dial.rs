@@ -68,6 +68,15 @@ pub(super) enum Address {
     Unix(Box<Path>),
 }
 
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// Reads the URL.
 pub(super) fn parse(url: &RedisUrl) -> Result<(Address, RedisConnectionInfo), DialError> {
     let text = url.reveal();
@@ -106,6 +115,11 @@ impl Dialer {
 
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Where Redis is looked for, for logs.
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Opens a connection, or fails within the timeout.

@@ -269,7 +269,9 @@ async fn supervise(
             }
         };
         let pause = pauses.next();
-        tracing::warn!(%reason, pause_ms = pause.as_millis() as u64, "no connection to Redis for commands");
+        tracing::warn!(
+            redis = %dialer.address(), %reason, pause_ms = pause.as_millis() as u64, "no connection to Redis for commands"
+        );
         tokio::time::sleep(pause).await;
     }
 }

@@ -139,7 +139,10 @@ impl Task {
                 Err(reason) => reason,
             };
             let pause = self.pauses.next();
-            tracing::warn!(%reason, pause_ms = pause.as_millis() as u64, "no connection to Redis for subscriptions");
+            tracing::warn!(
+                redis = %self.dialer.address(), %reason, pause_ms = pause.as_millis() as u64,
+                "no connection to Redis for subscriptions"
+            );
             let requests = self.requests.clone();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

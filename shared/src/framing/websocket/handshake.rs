@@ -6,6 +6,9 @@ use sha1::{Digest, Sha1};
 
 use super::offer::{DeflateParams, DeflatePolicy, negotiate};
 
+/// The most subprotocols that a client may offer: each is compared with all others.
+pub const SUBPROTOCOLS_MAX: usize = 64;
+
 /// A request to become a WebSocket, found to be in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upgrade<'h> {
@@ -45,7 +48,9 @@ pub enum HandshakeError {
     Key,
     #[error("the header {0} is not text")]
     NotText(&'static str),
-    #[error("the Sec-WebSocket-Protocol holds something that is not a token, or one twice")]
+    #[error(
+        "the Sec-WebSocket-Protocol holds more than {SUBPROTOCOLS_MAX} names, something that is no token, or one twice"
+    )]
     Subprotocol,
 }
 
@@ -105,6 +110,9 @@ pub fn read_upgrade<'h>(
     let [key] = keys[..] else { return Err(HandshakeError::Key) };
     if STANDARD.decode(key).map_or(0, |bytes| bytes.len()) != 16 {
         return Err(HandshakeError::Key);
+    }
+    if subprotocols.len() > SUBPROTOCOLS_MAX {
+        return Err(HandshakeError::Subprotocol);
     }
     for (at, subprotocol) in subprotocols.iter().enumerate() {
         if !subprotocol.bytes().all(is_token_byte) || subprotocols[..at].contains(subprotocol) {
@@ -166,6 +174,14 @@ mod tests {
     #[test]
     fn the_rfc_example_is_accepted() {
         assert_eq!(read(&GOOD).unwrap().accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn only_so_many_subprotocols_are_looked_at() {
+        let offered = |count: usize| (0..count).map(|at| format!("p{at}")).collect::<Vec<_>>().join(",");
+        assert!(with("Sec-WebSocket-Protocol", &offered(SUBPROTOCOLS_MAX)).is_ok());
+        let too_many = offered(SUBPROTOCOLS_MAX + 1);
+        assert_eq!(with("Sec-WebSocket-Protocol", &too_many), Err(HandshakeError::Subprotocol));
     }
 
     #[test]

@@ -1,0 +1,64 @@
+//! Giving memory back once many clients have left: a worker's tables were made for the most it ever had.
+
+use super::Worker;
+
+/// Below this many connections the tables are not worth the trouble.
+const SHRINK_FROM: usize = 256;
+
+/// Knows when enough have left since there were the most. Shrinking goes through the tables, so it happens at a
+/// quarter of the most, and then at each half of that.
+#[derive(Debug, Default)]
+pub(super) struct Ebb {
+    /// Shrink when there are fewer than this.
+    below: usize,
+}
+
+impl Ebb {
+    pub(super) fn opened(&mut self, connections: usize) {
+        self.below = self.below.max(connections / 4);
+    }
+
+    /// Whether now is the time.
+    pub(super) fn closed(&mut self, connections: usize) -> bool {
+        if connections >= self.below || self.below < SHRINK_FROM / 4 {
+            return false;
+        }
+        self.below = connections / 2;
+        true
+    }
+}
+
+impl Worker {
+    pub(super) fn shrink(&mut self) {
+        self.connections.shrink_to_fit();
+        self.local.hub.shrink();
+        let keys = self.connections.iter().next_back().map_or(0, |(last, _)| last + 1);
+        self.local.wheel.shrink(keys);
+        // The generations stay: a place must never name an earlier tenant. Flags are as small.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_at_a_quarter_of_the_most_and_at_each_half_after_that() {
+        let mut ebb = Ebb::default();
+        for count in 1..=10_000 {
+            ebb.opened(count);
+        }
+        let shrunk: Vec<usize> = (0..10_000).rev().filter(|&count| ebb.closed(count)).collect();
+        assert_eq!(shrunk, [2_499, 1_248, 623, 310, 154, 76]);
+        assert!(!ebb.closed(0));
+    }
+
+    #[test]
+    fn a_few_who_come_and_go_cost_nothing() {
+        let mut ebb = Ebb::default();
+        for count in (1..SHRINK_FROM).chain((1..SHRINK_FROM).rev()) {
+            ebb.opened(count);
+            assert!(!ebb.closed(count - 1));
+        }
+    }
+}

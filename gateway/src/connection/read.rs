@@ -10,6 +10,10 @@ use crate::worker::Local;
 /// The most reads of one connection before others get their turn.
 const READS_MAX: usize = 8;
 
+/// The most bytes of one read while commands wait for earlier ones. A buffer full of small commands could be more
+/// than may wait, and a client is only to blame for those once it is no longer read from.
+const READ_BEHIND_BYTES: usize = 4 << 10;
+
 /// Whether a connection has said all it had to say for now.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {
@@ -33,7 +37,9 @@ impl Connection {
                 self.paused = true;
                 return Ok(Readiness::Congested);
             }
-            match self.stream.read(buffer) {
+            let room =
+                if self.session.is_behind() { buffer.len().min(READ_BEHIND_BYTES) } else { buffer.len() };
+            match self.stream.read(&mut buffer[..room]) {
                 Ok(0) => return Err(self.handle_end_of_stream()),
                 Ok(count) => {
                     local.tally.bytes_in += count as u64;
@@ -78,11 +84,16 @@ impl Connection {
                     if !closing {
                         websocket::encode_pong(data, &mut local.scratch);
                         let frame = local.scratch.split().freeze();
-                        self.send_control(local, frame);
+                        self.session.handle_control_frame(local.now, frame.len());
+                        self.perform(local);
+                        if !self.is_closing() {
+                            self.send_control(local, frame);
+                        }
                     }
                 }
                 Event::Pong(_) => {
                     if !self.is_closing() {
+                        self.session.handle_control_frame(local.now, 0);
                         self.session.handle_transport_pong();
                         self.perform(local);
                     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -185,6 +186,7 @@ async fn pings_without_end_from_a_client_that_does_not_read_close_it() {
     let gateway = gateway()
         .with("websocket.outbox_bytes_max", 4096)
         .with("websocket.write_timeout_ms", 10_000)
+        .with("session.messages_per_second", 0)
         .with("session.bytes_per_second", 0)
         .start()
         .await;
@@ -204,29 +206,71 @@ async fn pings_without_end_from_a_client_that_does_not_read_close_it() {
 }
 
 #[tokio::test]
-async fn a_client_ahead_of_its_answers_is_read_no_further_and_loses_nothing() {
+async fn pings_count_against_the_rate_of_messages() {
+    let gateway =
+        gateway().with("session.messages_per_second", 10).with("session.messages_burst", 20).start().await;
+    let mut client = gateway.raw("chat").await;
+    for _ in 0..40 {
+        let _ = client.try_send(Message::Ping("x".into())).await;
+    }
+    assert_eq!(client.closed().await.0, 3013);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_far_ahead_of_its_answers_is_read_no_further_and_loses_nothing() {
     let gateway = gateway()
-        .with("session.queued_commands_max", 64)
+        .with("session.queued_commands_max", 200)
         .with("session.messages_per_second", 0)
         .with("session.bytes_per_second", 0)
         .start()
         .await;
-    let mut client = gateway.connect().await;
-    let mut answered = 0;
-    // In small groups, so that no single read holds more than may wait.
-    for _ in 0..100 {
-        let mut ids = Vec::new();
-        for _ in 0..30 {
-            ids.push(
-                client.ask("publish", json!({ "channel": "stream:much", "data": "x".repeat(500) })).await,
-            );
+    let client = gateway.connect().await;
+    let (mut commands, mut answers) = client.socket.split();
+    let asking = tokio::spawn(async move {
+        for number in 0..5000u64 {
+            let command =
+                json!({ "id": number + 2, "publish": { "channel": "stream:much", "data": number } });
+            commands.send(Message::text(command.to_string())).await.expect("it stays open");
         }
-        for id in ids {
-            assert!(client.reply(id).await["error"].is_null());
-            answered += 1;
+        commands
+    });
+    let mut last = 1;
+    while last < 5001 {
+        let text = match answers.next().await {
+            Some(Ok(Message::Text(text))) => text,
+            other => panic!("after {last}: {other:?}"),
+        };
+        for answer in text.lines() {
+            let answer: serde_json::Value = serde_json::from_str(answer).expect("JSON");
+            assert_eq!((answer["id"].as_u64(), answer.get("error")), (Some(last + 1), None));
+            last += 1;
         }
     }
-    assert_eq!(answered, 3000);
-    let top = gateway.api("history", json!({ "channel": "stream:much", "limit": 0 })).await;
-    assert_eq!(top["offset"], 3000);
+    let _open = asking.await.expect("all are sent");
+    let top = gateway.api("history", json!({ "channel": "stream:much", "limit": 1, "reverse": true })).await;
+    assert_eq!((&top["offset"], &top["publications"][0]["data"]), (&json!(5000), &json!(4999)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_messages_may_follow_each_other() {
+    let gateway = gateway()
+        .with("session.queued_bytes_max", 2 << 20)
+        .with("session.bytes_per_second", 0)
+        .with("websocket.message_bytes_max", 1 << 20)
+        .start()
+        .await;
+    let client = gateway.raw("chat").await;
+    gateway.metric_becomes("tidegate_subscriptions", 1.0).await;
+    let (mut messages, mut echoes) = client.split();
+    let sending = tokio::spawn(async move {
+        for number in 0..20u8 {
+            messages.send(Message::binary(vec![number; 1 << 20])).await.expect("it stays open");
+        }
+        messages
+    });
+    for number in 0..20u8 {
+        let echo = echoes.next().await.expect("an echo").expect("it stays open");
+        assert!(echo == Message::binary(vec![number; 1 << 20]));
+    }
+    let _open = sending.await.expect("all are sent");
 }

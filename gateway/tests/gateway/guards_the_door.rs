@@ -93,6 +93,12 @@ async fn a_head_that_does_not_come_ends_the_connection() {
     let mut slow = TcpStream::connect(gateway.address).await.expect("connected");
     slow.write_all(b"GET /connection/websocket HTTP/1.1\r\nHost: x\r\n").await.expect("sent");
     said_before_the_end(&mut slow).await;
+    let mut idle = TcpStream::connect(gateway.address).await.expect("connected");
+    idle.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+    assert!(
+        said_before_the_end(&mut idle).await > 0,
+        "it is answered, and closed when no other request comes"
+    );
     eventually("both are counted", async || {
         gateway.metric("tidegate_handshakes_total{result=\"request\"}").await == 2.0
     })

@@ -1,4 +1,4 @@
-//! Redis dies, or the link to it, under load: nothing is missed in silence, and everything heals by itself.
+//! Redis dies, or the link to it, or a worker cannot keep up: nothing is missed in silence, and everything heals by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -198,4 +198,45 @@ async fn a_killed_redis_leaves_clients_connected_and_tells_them_what_is_gone() {
         // It came back empty: what was in its history is gone, and each was told so.
         assert!(account.told >= 1 && account.received > 100, "{account:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_falls_behind_tells_whom_it_owes_something() {
+    let redis = RedisServer::start();
+    let [here] = nodes::<1>(&redis).await;
+    let behind = crate::gateway::gateway()
+        .over(&redis.url())
+        .with("workers.count", 1)
+        .with("workers.inbox_max", 64)
+        .start()
+        .await;
+    let mut followers = followers(&[&behind, &behind, &behind]).await;
+    // In the other node's process it is one round trip; here it is 400 publications at once.
+    let burst = vec![json!({ "publish": { "channel": CHANNEL, "data": "x" } }); 400];
+    eventually("its inbox is full", async || {
+        let answer = here.try_api("batch", &json!({ "commands": burst, "parallel": true })).await;
+        assert_eq!(answer.status, 200);
+        behind.metric("tidegate_drops_total{reason=\"inbox_full\"}").await > 0.0
+    })
+    .await;
+    here.publish(CHANNEL, json!("the last")).await;
+    while let Some(account) = followers.join_next().await {
+        account.expect("nothing missed in silence, nothing twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_before_its_redis_is_ready_when_both_are() {
+    let mut redis = RedisServer::start();
+    redis.kill();
+    let gateway = crate::gateway::gateway().over(&redis.url()).start().await;
+    let early = gateway.internal("/readyz").await;
+    assert_eq!(early.status, 503, "{}", String::from_utf8_lossy(&early.body));
+    assert_eq!(gateway.internal("/livez").await.status, 200);
+    redis.restart();
+    eventually("ready", async || gateway.is_ready().await).await;
+    let mut client = gateway.connect().await;
+    client.subscribe("stream:s").await;
+    gateway.publish("stream:s", json!("served")).await;
+    assert_eq!(client.publication().await.data, "served");
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -125,8 +126,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         tokio::time::timeout(PATIENCE, end).await.expect("the node closes in time");
     }
 
-    pub fn get_ref(&self) -> &S {
-        self.stream.get_ref()
+    /// To send and to receive at the same time.
+    pub fn split(self) -> (SplitSink<WebSocketStream<S>, Message>, SplitStream<WebSocketStream<S>>) {
+        self.stream.split()
     }
 
     pub fn into_inner(self) -> S {

@@ -174,6 +174,12 @@ impl Session {
         self.backlog.as_ref().is_some_and(|backlog| backlog.is_half_full(&self.context.settings))
     }
 
+    /// Whether commands wait for earlier ones: time to read little at once, so that the bound on them is not met in
+    /// a single read.
+    pub fn is_behind(&self) -> bool {
+        self.backlog.is_some()
+    }
+
     /// The channels that have been joined and not left, those included whose join is not answered yet. After the
     /// close they are what the shell has to leave.
     pub fn subscriptions(&self) -> impl Iterator<Item = &Channel> {

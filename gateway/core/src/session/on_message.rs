@@ -30,6 +30,13 @@ impl Session {
         }
     }
 
+    /// The transport's own pings and pongs cost as much as messages do, and count as such.
+    pub fn handle_control_frame(&mut self, now: Moment, bytes: usize) {
+        if self.phase != Phase::Closed && !self.limits.allow_message(now, &self.context.settings, bytes) {
+            self.close(Disconnect::TOO_MANY_REQUESTS);
+        }
+    }
+
     pub(super) fn accept(&mut self, now: Moment, commands: Vec<Command>) {
         for command in commands {
             if self.phase == Phase::Closed {

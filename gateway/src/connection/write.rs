@@ -20,13 +20,23 @@ impl Connection {
             // The close frame is in the outbox, and nothing may follow it (RFC 6455 §5.5.1).
             return;
         }
-        match self.outbox.push(frame, local.websocket.outbox_bytes_max) {
+        match self.queue(frame, local.websocket.outbox_bytes_max) {
             Ok(()) => local.mark_unwritten(self.key.index),
             Err(outbox::Full) => {
                 local.tally.frames_discarded += 1;
                 self.handle_overflow(local);
             }
         }
+    }
+
+    /// Puts a frame into the outbox. One that is full is written first: what waits may only be waiting for the end of
+    /// the turn, and who is slow is for the socket to say.
+    pub(crate) fn queue(&mut self, frame: Bytes, bytes_max: usize) -> Result<(), outbox::Full> {
+        let Err(outbox::Full) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };
+        let stream = &mut self.stream;
+        // A socket that fails here fails again at the end of the turn, where that ends the connection.
+        let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
+        self.outbox.push(frame, bytes_max)
     }
 
     pub(crate) fn send_control(&mut self, local: &mut Local, frame: Bytes) {
@@ -49,6 +59,8 @@ impl Connection {
             return;
         }
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
+        // At once: what the session still had to say would go out behind a hole.
+        self.begin_close(local, &Disconnect::SLOW);
         self.session.handle_disconnect(Disconnect::SLOW);
         self.perform(local);
     }

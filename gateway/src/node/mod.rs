@@ -9,6 +9,7 @@ use gateway_core::channel_rules::ChannelRules;
 use gateway_core::hub::Variants;
 use shared::id::NodeId;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
@@ -39,6 +40,9 @@ use users::Users;
 /// How long a channel stays subscribed after its last subscriber has left: a page reload comes back sooner.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The most gaps that are mended at the same time. Others wait; what comes in their channels is held meanwhile.
+const MENDING_MAX: usize = 256;
+
 /// A publisher on this node waits at most this long for workers to catch up before its publication is refused.
 const ROOM_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -58,6 +62,8 @@ pub struct Node {
     subscribe_queue: SubscribeQueue,
     users: Users,
     runtime: Handle,
+    /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
+    mending: Semaphore,
     tasks: TaskTracker,
 }
 
@@ -96,6 +102,7 @@ impl Node {
             subscribe_queue: SubscribeQueue::default(),
             users: Users::new(parts.user_connections_max),
             runtime: Handle::current(),
+            mending: Semaphore::new(MENDING_MAX),
             tasks: TaskTracker::new(),
         });
         parts.from_broker.connect(&node);

@@ -28,6 +28,8 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Reads what is missing after `since` and hands it out, until nothing is missing or nothing more can be had.
 pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention, mut since: u64) {
+    // Never closed: the node would have to be gone.
+    let _permit = node.mending.acquire().await;
     loop {
         let filter = HistoryFilter { since: Some(since), limit: PAGE, reverse: false };
         let page = node.broker.history(channel.clone(), filter, retention).await;

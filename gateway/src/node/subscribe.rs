@@ -210,11 +210,15 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     }
     if let Err(error) = result {
         tracing::warn!(%error, channels = again.len(), "channels could not be subscribed");
-        // Their subscribers were told to try again; what is still wanted then is tried here too.
-        tokio::time::sleep(RETRY).await;
-        for channel in again {
-            node.subscribe_queue.want(channel);
-        }
+        // Their subscribers were told to try again; what is still wanted then is tried here too, and what is asked
+        // for meanwhile does not wait for it.
+        let node_later = node.clone();
+        node.runtime.spawn(async move {
+            tokio::time::sleep(RETRY).await;
+            for channel in again {
+                node_later.subscribe_queue.want(channel);
+            }
+        });
     }
 }
 

@@ -27,7 +27,9 @@ use crate::telemetry::metrics::WorkerMetrics;
 use crate::transport::encodings::Encodings;
 
 pub mod config;
+mod drain;
 pub(crate) mod inbox;
+mod report;
 mod shrink;
 mod sweep;
 mod tally;
@@ -119,11 +121,11 @@ pub(crate) struct Worker {
     local: Local,
     metrics: Arc<Metrics>,
     own_metrics: WorkerMetrics,
-    reported: turn::Reported,
+    reported: report::Reported,
     /// Kept between turns for its room.
     aftermath: Vec<sweep::Aftermath>,
     due: Vec<u32>,
-    drain: Option<turn::Drain>,
+    drain: Option<drain::Drain>,
     stopping: bool,
 }
 
@@ -178,7 +180,7 @@ impl Worker {
             },
             own_metrics: parts.metrics.worker(parts.index),
             metrics: parts.metrics,
-            reported: turn::Reported::default(),
+            reported: report::Reported::default(),
             aftermath: Vec::new(),
             due: Vec::new(),
             drain: None,

@@ -87,7 +87,7 @@ impl Sweep<'_> {
 
     #[cold]
     fn queue(&mut self, key: u32, frames: Bytes) -> bool {
-        let queued = self.connections[key as usize].outbox.push(frames, self.outbox_bytes_max).is_ok();
+        let queued = self.connections[key as usize].queue(frames, self.outbox_bytes_max).is_ok();
         match queued {
             true => self.list(key),
             false => {

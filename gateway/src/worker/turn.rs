@@ -3,19 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway_core::drain::Pacing;
 use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
-use shared::moment::Moment;
 use shared::push::UnsubscribeCode;
 
 use crate::connection::open::NewConnection;
 use crate::connection::read::Readiness;
 use crate::connection::{Connection, ConnectionKey, Gone};
 use crate::node::control::Target;
-use crate::telemetry::labels::Drop;
+use crate::worker::drain::DRAIN_STEP;
 use crate::worker::inbox::{Event, Queue};
 use crate::worker::sweep::{Aftermath, Sweep};
 use crate::worker::{Flags, INBOX, READ_BYTES, Worker};
@@ -25,27 +23,6 @@ const EVENTS: usize = 1_024;
 
 /// The most payload bytes of publications that are joined into one write.
 const BATCH_BYTES: usize = 64 << 10;
-
-/// Closing every client by a given time.
-#[derive(Debug)]
-pub(super) struct Drain {
-    began: Moment,
-    pacing: Pacing,
-    /// Places in the table, last to close first.
-    left: Vec<ConnectionKey>,
-    closed: usize,
-}
-
-/// What the metrics have been told of the hub.
-#[derive(Debug, Default)]
-pub(super) struct Reported {
-    subscriptions: usize,
-    duplicates: u64,
-    held_overflow: u64,
-    outbox_bytes: i64,
-    outbox_blocked: i64,
-    outboxes_at: Moment,
-}
 
 impl Worker {
     pub(super) fn run(&mut self) {
@@ -332,7 +309,7 @@ impl Worker {
     }
 
     /// The only place where a connection ends.
-    fn remove(&mut self, index: usize, gone: &Gone) {
+    pub(super) fn remove(&mut self, index: usize, gone: &Gone) {
         let connection = &mut self.connections[index];
         connection.leave_all(&mut self.local);
         if connection.is_closing() && matches!(gone, Gone::Closed) {
@@ -353,88 +330,4 @@ impl Worker {
             self.shrink();
         }
     }
-
-    fn begin_drain(&mut self, until: Moment) {
-        let left: Vec<ConnectionKey> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| !connection.is_closing())
-            .map(|(_, c)| c.key)
-            .collect();
-        let pacing = Pacing::new(left.len(), until.since(self.local.now));
-        self.drain = Some(Drain { began: self.local.now, pacing, left, closed: 0 });
-    }
-
-    /// Closes as many as should be closed by now.
-    fn step_drain(&mut self) {
-        let Some(drain) = &mut self.drain else { return };
-        let due = drain.pacing.due(self.local.now.since(drain.began), drain.closed);
-        for _ in 0..due {
-            drain.closed += 1;
-            let Some(key) = drain.left.pop() else { return };
-            let Some(connection) = self.connections.get_mut(key.index as usize) else { continue };
-            if connection.key == key && !connection.is_closing() {
-                connection.session.handle_disconnect(Disconnect::SHUTDOWN);
-                connection.perform(&mut self.local);
-            }
-        }
-    }
-
-    /// The last thing a worker does: whoever is still here is told so, if one write can do it.
-    fn close_everything(&mut self) {
-        self.local.inbox.close();
-        let indexes: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
-        for index in indexes {
-            let connection = &mut self.connections[index];
-            connection.session.handle_disconnect(Disconnect::SHUTDOWN);
-            connection.perform(&mut self.local);
-            // Failing or not, the socket goes now.
-            let _ = connection.flush(&mut self.local);
-            self.remove(index, &Gone::Closed);
-        }
-        self.report(Duration::ZERO);
-    }
-
-    /// What waits for sockets that are full. Looked at now and then: it means going through all connections.
-    fn report_outboxes(&mut self) {
-        if self.local.now.since(self.reported.outboxes_at) < OUTBOXES_INTERVAL {
-            return;
-        }
-        let (mut bytes, mut blocked) = (0, 0);
-        for (_, connection) in &self.connections {
-            if connection.is_stalled() {
-                bytes += connection.outbox.bytes() as i64;
-                blocked += 1;
-            }
-        }
-        self.metrics.outbox_bytes.add(bytes - self.reported.outbox_bytes);
-        self.metrics.outbox_blocked.add(blocked - self.reported.outbox_blocked);
-        self.reported.outbox_bytes = bytes;
-        self.reported.outbox_blocked = blocked;
-        self.reported.outboxes_at = self.local.now;
-    }
-
-    fn report(&mut self, busy: Duration) {
-        let interest = self.local.hub.interest();
-        let counts = self.local.hub.counts();
-        self.metrics.subscriptions.add(interest.subscriptions as i64 - self.reported.subscriptions as i64);
-        self.metrics.duplicates_total.inc_by(counts.duplicates - self.reported.duplicates);
-        self.metrics.dropped(Drop::HeldBackFull, counts.held_overflow - self.reported.held_overflow);
-        self.reported = Reported {
-            subscriptions: interest.subscriptions,
-            duplicates: counts.duplicates,
-            held_overflow: counts.held_overflow,
-            ..self.reported
-        };
-        self.report_outboxes();
-        self.own_metrics.inbox.set(self.local.inbox.depth() as i64);
-        self.own_metrics.connections.set(self.connections.len() as i64);
-        self.own_metrics.busy_seconds_total.inc_by(busy.as_secs_f64());
-        self.local.tally.report(&self.metrics);
-    }
 }
-
-const OUTBOXES_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How often a draining worker looks whether the next client's turn to close has come.
-const DRAIN_STEP: Duration = Duration::from_millis(20);

@@ -135,3 +135,19 @@ async fn a_channel_in_the_path_is_percent_decoded_and_checked() {
     let mut unknown = gateway.raw("nowhere:chat").await;
     assert!(unknown.closed().await.0 >= 3500);
 }
+
+#[tokio::test]
+async fn a_client_that_reads_recovers_more_than_its_outbox_holds() {
+    let gateway = gateway().with("websocket.outbox_bytes_max", 4096).start().await;
+    gateway.publish("stream:s", json!(0)).await;
+    let top = gateway.api("history", json!({ "channel": "stream:s", "limit": 0 })).await;
+    let epoch = top["epoch"].as_str().expect("an epoch");
+    let payload = |number: usize| format!("{number}:{}", "x".repeat(1000));
+    for number in 1..=40 {
+        gateway.publish("stream:s", json!(payload(number))).await;
+    }
+    let mut client = gateway.raw(&format!("stream:s?offset=1&epoch={epoch}")).await;
+    for number in 1..=40 {
+        assert_eq!(client.text().await, json!(payload(number)).to_string());
+    }
+}

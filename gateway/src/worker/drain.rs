@@ -1,0 +1,66 @@
+//! Letting clients go: one after the other over a grace period, and whoever is left at the end.
+
+use std::time::Duration;
+
+use gateway_core::drain::Pacing;
+use shared::disconnect::Disconnect;
+use shared::moment::Moment;
+
+use crate::connection::{ConnectionKey, Gone};
+use crate::worker::Worker;
+
+/// How often a draining worker looks whether the next client's turn to close has come.
+pub(super) const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// Closing every client by a given time.
+#[derive(Debug)]
+pub(super) struct Drain {
+    began: Moment,
+    pacing: Pacing,
+    /// Places in the table, last to close first.
+    left: Vec<ConnectionKey>,
+    closed: usize,
+}
+
+impl Worker {
+    pub(super) fn begin_drain(&mut self, until: Moment) {
+        let left: Vec<ConnectionKey> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| !connection.is_closing())
+            .map(|(_, c)| c.key)
+            .collect();
+        let pacing = Pacing::new(left.len(), until.since(self.local.now));
+        self.drain = Some(Drain { began: self.local.now, pacing, left, closed: 0 });
+    }
+
+    /// Closes as many as should be closed by now.
+    pub(super) fn step_drain(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let due = drain.pacing.due(self.local.now.since(drain.began), drain.closed);
+        for _ in 0..due {
+            drain.closed += 1;
+            let Some(key) = drain.left.pop() else { return };
+            let Some(connection) = self.connections.get_mut(key.index as usize) else { continue };
+            if connection.key == key && !connection.is_closing() {
+                connection.session.handle_disconnect(Disconnect::SHUTDOWN);
+                connection.perform(&mut self.local);
+            }
+        }
+    }
+
+    /// The last thing a worker does: whoever is still here is told so, if one write can do it.
+    pub(super) fn close_everything(&mut self) {
+        self.local.inbox.close();
+        let indexes: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
+        for index in indexes {
+            let connection = &mut self.connections[index];
+            connection.session.handle_disconnect(Disconnect::SHUTDOWN);
+            connection.perform(&mut self.local);
+            // Failing or not, the socket goes now.
+            let _ = connection.flush(&mut self.local);
+            self.remove(index, &Gone::Closed);
+        }
+        self.report(Duration::ZERO);
+    }
+}

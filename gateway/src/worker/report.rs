@@ -1,0 +1,62 @@
+//! What a worker tells the metrics at the end of a turn.
+
+use std::time::Duration;
+
+use shared::moment::Moment;
+
+use crate::telemetry::labels::Drop;
+use crate::worker::Worker;
+
+/// How often outboxes are looked at.
+const OUTBOXES_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the metrics have been told of the hub.
+#[derive(Debug, Default)]
+pub(super) struct Reported {
+    subscriptions: usize,
+    duplicates: u64,
+    held_overflow: u64,
+    outbox_bytes: i64,
+    outbox_blocked: i64,
+    outboxes_at: Moment,
+}
+
+impl Worker {
+    pub(super) fn report(&mut self, busy: Duration) {
+        let interest = self.local.hub.interest();
+        let counts = self.local.hub.counts();
+        self.metrics.subscriptions.add(interest.subscriptions as i64 - self.reported.subscriptions as i64);
+        self.metrics.duplicates_total.inc_by(counts.duplicates - self.reported.duplicates);
+        self.metrics.dropped(Drop::HeldBackFull, counts.held_overflow - self.reported.held_overflow);
+        self.reported = Reported {
+            subscriptions: interest.subscriptions,
+            duplicates: counts.duplicates,
+            held_overflow: counts.held_overflow,
+            ..self.reported
+        };
+        self.report_outboxes();
+        self.own_metrics.inbox.set(self.local.inbox.depth() as i64);
+        self.own_metrics.connections.set(self.connections.len() as i64);
+        self.own_metrics.busy_seconds_total.inc_by(busy.as_secs_f64());
+        self.local.tally.report(&self.metrics);
+    }
+
+    /// What waits for sockets that are full. Looked at now and then: it means going through all connections.
+    fn report_outboxes(&mut self) {
+        if self.local.now.since(self.reported.outboxes_at) < OUTBOXES_INTERVAL {
+            return;
+        }
+        let (mut bytes, mut blocked) = (0, 0);
+        for (_, connection) in &self.connections {
+            if connection.is_stalled() {
+                bytes += connection.outbox.bytes() as i64;
+                blocked += 1;
+            }
+        }
+        self.metrics.outbox_bytes.add(bytes - self.reported.outbox_bytes);
+        self.metrics.outbox_blocked.add(blocked - self.reported.outbox_blocked);
+        self.reported.outbox_bytes = bytes;
+        self.reported.outbox_blocked = blocked;
+        self.reported.outboxes_at = self.local.now;
+    }
+}

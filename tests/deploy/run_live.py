@@ -7,7 +7,7 @@ import socket
 import subprocess
 import urllib.parse
 
-from check_files import alert_expressions, dashboard_expressions
+from check_files import COMPOSE, alert_expressions, dashboard_expressions
 from stack import API_KEY, PATIENCE_SECONDS, Stack, get, until
 
 CLIENTS = 40
@@ -23,6 +23,7 @@ def checks(binaries, folder):
         ("clients behind HAProxy count by their own address", lambda: own_addresses(binaries, folder / "addresses")),
         ("three nodes' worth of parts start", live.start),
         ("the page and the API are reached through HAProxy, and nothing internal", live.reach),
+        ("the publisher feeds prices through HAProxy until its container is stopped", live.publish),
         ("clients are shared out, and each gets everything", live.share),
         ("clients of a killed gateway come back by another, with nothing lost", live.kill),
         ("a gateway that is added gets clients", live.add),
@@ -55,6 +56,23 @@ class Live:
         assert get(f"{base}/api/publish", body)[0] == 401, "the API is open"
         status, answer = get(f"{base}/api/publish", body, {"X-API-Key": API_KEY})
         assert status == 200 and json.loads(answer)["result"]["offset"] >= 1, answer
+
+    def publish(self):
+        command = re.search(r"command: \[(publish.*)\]", COMPOSE.read_text()).group(1).replace('"', "").split(", ")
+        command = [part.replace("haproxy:8000", f"127.0.0.1:{self.stack.public}") for part in command]
+        environment = {"TIDEGATE_API_KEY": API_KEY}
+        publisher = self.stack.start("publisher", [self.binaries["tidegate"], *command], env=environment)
+        until("prices are published", lambda: self.offset("prices:MSFT") > 1)
+        publisher.send_signal(signal.SIGTERM)
+        status = publisher.wait(PATIENCE_SECONDS)
+        report = (self.folder / "publisher.log").read_text().strip()
+        assert status == 0, f"it ends with {status}: {report}"
+        return report
+
+    def offset(self, channel):
+        body = json.dumps({"channel": channel, "limit": 0}).encode()
+        answer = get(f"http://127.0.0.1:{self.stack.public}/api/history", body, {"X-API-Key": API_KEY})[1]
+        return json.loads(answer)["result"]["offset"]
 
     def share(self):
         counts = []

@@ -312,7 +312,7 @@ impl Worker {
     pub(super) fn remove(&mut self, index: usize, gone: &Gone) {
         let connection = &mut self.connections[index];
         connection.leave_all(&mut self.local);
-        if connection.is_closing() && matches!(gone, Gone::Closed) {
+        if connection.is_closing() {
             // A peer that says goodbye and ends its stream at once may still want to be answered.
             let _ = connection.flush(&mut self.local);
         }

@@ -15,7 +15,7 @@ const LIMITS: Limits = Limits { message_bytes_max: 1 << 20, frame_bytes_max: 1 <
 
 /// A client that inflates, by the project's own framing in the client's role.
 #[derive(Debug)]
-struct Deflating {
+pub struct Deflating {
     stream: TcpStream,
     assembler: Assembler,
     unread: Vec<u8>,
@@ -25,14 +25,14 @@ struct Deflating {
 
 /// What a client read, and how long the frame was.
 #[derive(PartialEq, Eq, Debug)]
-struct Frame {
+pub struct Frame {
     text: String,
     wire_bytes: usize,
     compressed: bool,
 }
 
 impl Deflating {
-    async fn open(gateway: &Gateway, path: &str, offer: &str) -> Self {
+    pub async fn open(gateway: &Gateway, path: &str, offer: &str) -> Self {
         let headers = format!("Sec-WebSocket-Extensions: {offer}\r\n");
         let mut stream = http::open_upgrade(gateway.address, path, &headers).await;
         let answer = http::answer(&mut stream).await.expect("an answer");
@@ -56,7 +56,7 @@ impl Deflating {
         self.stream.write_all(&frame).await.expect("sent");
     }
 
-    async fn next(&mut self) -> Frame {
+    pub async fn next(&mut self) -> Frame {
         tokio::time::timeout(PATIENCE, self.read()).await.expect("a message in time")
     }
 
@@ -83,7 +83,7 @@ impl Deflating {
 }
 
 /// Text that says much the same again and again, from near and from far.
-fn repetitive(length: usize) -> String {
+pub fn repetitive(length: usize) -> String {
     let mut text = String::new();
     for number in 0.. {
         if text.len() >= length {

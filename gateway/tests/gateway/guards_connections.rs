@@ -39,6 +39,22 @@ async fn a_message_longer_than_allowed_closes_with_1009_however_it_comes() {
 }
 
 #[tokio::test]
+async fn what_a_client_was_still_sending_does_not_cost_it_the_close_frame() {
+    let gateway = gateway()
+        .with("websocket.message_bytes_max", 1000)
+        .with("websocket.close_timeout_ms", 30_000)
+        .start()
+        .await;
+    let mut stream = gateway.raw("chat").await.into_inner();
+    // A frame of 8 MiB: refused by its head, and sent to its end all the same.
+    let mut frame = vec![0x82, 0xff, 0, 0, 0, 0, 0, 0x80, 0, 0, 1, 2, 3, 4];
+    frame.resize(frame.len() + (8 << 20), 0);
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &frame).await.expect("the node reads on");
+    let answer = read_to_end(stream).await;
+    assert_eq!(answer[2..4], 1009_u16.to_be_bytes());
+}
+
+#[tokio::test]
 async fn broken_frames_close_with_1002_and_broken_text_with_1007() {
     let gateway = gateway().start().await;
     for (bytes, code, reason) in [

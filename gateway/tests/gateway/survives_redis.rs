@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::client::{Client, received};
+use crate::compresses::{Deflating, repetitive};
 use crate::gateway::{Gateway, PATIENCE, eventually};
 use crate::redis_server::RedisServer;
 use crate::spans_nodes::nodes;
@@ -211,14 +212,24 @@ async fn a_worker_that_falls_behind_tells_whom_it_owes_something() {
         .start()
         .await;
     let mut followers = followers(&[&behind, &behind, &behind]).await;
-    // In the other node's process it is one round trip; here it is 400 publications at once.
-    let burst = vec![json!({ "publish": { "channel": CHANNEL, "data": "x" } }); 400];
+    // A worker has the most to do with what it has to compress.
+    let mut busy = Deflating::open(&behind, "/raw/busy", "permessage-deflate").await;
+    let reading = tokio::spawn(async move {
+        loop {
+            busy.next().await;
+        }
+    });
+    behind.metric_becomes("tidegate_subscriptions", 10.0).await;
+    let work = json!({ "publish": { "channel": "busy", "data": repetitive(10_000) } });
+    let owed = json!({ "publish": { "channel": CHANNEL, "data": "x" } });
+    let burst: Vec<&Value> = (0..420).map(|number| if number % 6 == 0 { &work } else { &owed }).collect();
     eventually("its inbox is full", async || {
         let answer = here.try_api("batch", &json!({ "commands": burst, "parallel": true })).await;
         assert_eq!(answer.status, 200);
         behind.metric("tidegate_drops_total{reason=\"inbox_full\"}").await > 0.0
     })
     .await;
+    reading.abort();
     here.publish(CHANNEL, json!("the last")).await;
     while let Some(account) = followers.join_next().await {
         account.expect("nothing missed in silence, nothing twice");

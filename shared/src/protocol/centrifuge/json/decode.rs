@@ -192,7 +192,8 @@ impl From<PublishBody<'_>> for Request {
                 channel: or_empty(body.channel),
                 data: Payload::json(Bytes::copy_from_slice(data.get().as_bytes())),
             },
-            _ => Self::Refused(ErrorCode::BadRequest),
+            Some(_) => Self::Refused(ErrorCode::BadRequest),
+            None => Self::Unknown,
         }
     }
 }

@@ -271,6 +271,7 @@ async fn a_client_far_ahead_of_its_answers_is_read_no_further_and_loses_nothing(
 async fn the_longest_messages_may_follow_each_other() {
     let gateway = gateway()
         .with("session.queued_bytes_max", 2 << 20)
+        .with("websocket.outbox_bytes_max", 64 << 20)
         .with("session.bytes_per_second", 0)
         .with("websocket.message_bytes_max", 1 << 20)
         .start()

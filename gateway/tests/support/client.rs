@@ -1,7 +1,7 @@
 //! A client of a test's own, on a WebSocket implementation that is not the gateway's.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
@@ -221,7 +221,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// The messages of the next frame; pings are answered.
     async fn frame(&mut self) -> Result<Vec<Value>, Ending> {
+        let start = Instant::now();
         loop {
+            assert!(start.elapsed() < PATIENCE, "nothing but pings for {PATIENCE:?}");
             let text = match self.socket.next().await? {
                 Message::Text(text) => text,
                 Message::Ping(_) | Message::Pong(_) => continue,

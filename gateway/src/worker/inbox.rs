@@ -188,3 +188,60 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gateway_core::hub::Variants;
+    use shared::position::Epoch;
+    use shared::publication::{Payload, Publication};
+
+    use super::*;
+
+    fn publication(channel: &str, offset: u64) -> Arc<Prepared> {
+        let mut publication = Publication::new(Payload::text("x"));
+        publication.position = Some(StreamPosition { offset, epoch: Epoch::from_random(1) });
+        let channel = Channel::parse(channel, 255).unwrap();
+        Prepared::new(channel, publication, 0, &Arc::new(Variants::default()))
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_by_channel_up_to_its_last_position() {
+        let poll = mio::Poll::new().unwrap();
+        let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 2);
+        let fits: Vec<bool> = [("a", 1), ("b", 1), ("a", 2), ("a", 3), ("b", 2)]
+            .map(|(channel, offset)| inbox.push_publication(publication(channel, offset)))
+            .into();
+        assert_eq!(fits, [true, true, false, false, false]);
+        let mut queue = Queue::default();
+        inbox.take(&mut queue);
+        assert_eq!(queue.events.len(), 2);
+        let mut lost: Vec<(&str, u64)> = Vec::new();
+        for (channel, position) in &queue.lost {
+            lost.push((channel.as_str(), position.unwrap().offset));
+        }
+        lost.sort_unstable();
+        assert_eq!(lost, [("a", 3), ("b", 2)]);
+
+        // Taken, there is room again.
+        assert_eq!(inbox.depth(), 0);
+        assert!(inbox.push_publication(publication("a", 4)));
+    }
+
+    #[tokio::test]
+    async fn publishers_wait_for_a_worker_that_is_behind_and_not_for_ever() {
+        let poll = mio::Poll::new().unwrap();
+        let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 8));
+        for offset in 1..=3 {
+            assert!(inbox.wait_for_room(Duration::from_secs(1)).await);
+            inbox.push_publication(publication("a", offset));
+        }
+        assert!(!inbox.wait_for_room(Duration::from_millis(20)).await, "nobody takes anything");
+        let waiting = tokio::spawn({
+            let inbox = inbox.clone();
+            async move { inbox.wait_for_room(Duration::from_secs(30)).await }
+        });
+        tokio::task::yield_now().await;
+        inbox.take(&mut Queue::default());
+        assert!(waiting.await.unwrap());
+    }
+}

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::client::{Client, received};
-use crate::compresses::{Deflating, repetitive};
 use crate::gateway::{Gateway, PATIENCE, eventually};
 use crate::redis_server::RedisServer;
 use crate::spans_nodes::nodes;
@@ -209,38 +208,6 @@ async fn a_killed_redis_leaves_clients_connected_and_tells_them_what_is_gone() {
         // It came back empty: what was in its history is gone, and each was told so.
         assert!(account.told >= 1 && account.received > 100, "{account:?}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_falls_behind_tells_whom_it_owes_something() {
-    let redis = RedisServer::start();
-    let [here] = nodes::<1>(&redis).await;
-    let behind = crate::gateway::gateway()
-        .over(&redis.url())
-        .with("workers.count", 1)
-        .with("workers.inbox_max", 64)
-        .start()
-        .await;
-    let followers = followers(&[&behind, &behind, &behind]).await;
-    // A worker has the most to do with what it has to compress.
-    let mut busy = Deflating::open(&behind, "/raw/busy", "permessage-deflate").await;
-    let reading = tokio::spawn(async move {
-        loop {
-            busy.next().await;
-        }
-    });
-    behind.metric_becomes("tidegate_subscriptions", 10.0).await;
-    let work = json!({ "publish": { "channel": "busy", "data": repetitive(10_000) } });
-    let owed = json!({ "publish": { "channel": CHANNEL, "data": "x" } });
-    let burst: Vec<&Value> = (0..420).map(|number| if number % 6 == 0 { &work } else { &owed }).collect();
-    eventually("its inbox is full", async || {
-        let answer = here.try_api("batch", &json!({ "commands": burst, "parallel": true })).await;
-        assert_eq!(answer.status, 200);
-        behind.metric("tidegate_drops_total{reason=\"inbox_full\"}").await > 0.0
-    })
-    .await;
-    reading.abort();
-    assert_eq!(accounts(&here, followers).await.len(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

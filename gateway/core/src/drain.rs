@@ -51,17 +51,6 @@ impl Pacing {
     pub fn due(&self, elapsed: Duration, gone: usize) -> usize {
         usize::try_from(self.closed_by(elapsed)).unwrap_or(usize::MAX).saturating_sub(gone)
     }
-
-    /// When the next connection is due after `elapsed`. `None` when none is left.
-    pub fn next_after(&self, elapsed: Duration) -> Option<Duration> {
-        let closed = self.closed_by(elapsed);
-        if closed >= self.connections {
-            return None;
-        }
-        // The smallest time at which `closed_by` is one more.
-        let nanos = (u128::from(closed) * self.grace.as_nanos()).div_ceil(u128::from(self.connections));
-        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
-    }
 }
 
 #[cfg(test)]
@@ -81,24 +70,16 @@ mod tests {
     }
 
     #[test]
-    fn every_connection_has_its_own_moment_and_the_last_comes_before_the_end() {
+    fn the_first_leaves_at_once_and_the_last_before_the_end() {
         for (connections, grace_ms) in [(1, 5000), (3, 1000), (7, 20_000), (1001, 333)] {
             let grace = Duration::from_millis(grace_ms);
             let pacing = Pacing::new(connections, grace);
-            let (mut at, mut gone) = (Duration::ZERO, 0);
-            loop {
-                let due = pacing.due(at, gone);
-                assert_eq!(due, 1, "{connections} over {grace:?} at {at:?}");
-                gone += due;
-                match pacing.next_after(at) {
-                    Some(next) => {
-                        assert!(next > at && next < grace, "{next:?}");
-                        at = next;
-                    }
-                    None => break,
-                }
-            }
-            assert_eq!(gone, connections);
+            assert_eq!(pacing.due(Duration::ZERO, 0), 1, "{connections} over {grace:?}");
+            assert_eq!(
+                pacing.due(grace - Duration::from_nanos(1), 0),
+                connections,
+                "{connections} over {grace:?}"
+            );
         }
     }
 
@@ -114,7 +95,6 @@ mod tests {
     fn without_a_grace_period_all_leave_at_once() {
         let pacing = Pacing::new(5, Duration::ZERO);
         assert_eq!(pacing.due(Duration::ZERO, 0), 5);
-        assert_eq!(pacing.next_after(Duration::ZERO), None);
         assert_eq!(Pacing::new(0, Duration::from_secs(1)).closed_by(Duration::ZERO), 0);
     }
 }

@@ -203,7 +203,8 @@ impl Feed {
     }
 
     /// Whether an answer from history is awaited.
-    pub fn is_mending(&self) -> bool {
+    #[cfg(test)]
+    fn is_mending(&self) -> bool {
         self.mending.is_some()
     }
 

@@ -4,12 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
 
-/// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
-///
-/// Exit status: 0 when every threshold held, 1 when one did not, 2 when the run could not be made, 130 when it was
-/// cut short by Ctrl-C or by its time limit (it still reports what it has).
+/// Everything that makes up one run: the plain one, and each that a scenario makes.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "tidegate-loadtest", version, max_term_width = 110, args_override_self = true)]
+#[command(args_override_self = true)]
 pub struct Arguments {
     #[command(flatten)]
     pub connections: ConnectionArguments,
@@ -132,6 +129,17 @@ pub struct MeasuringArguments {
     /// Pause, in seconds, after the connections are closed and before memory is measured again (only with --pid).
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub rest: f64,
+    /// Write the report as a self-contained page.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    #[command(flatten)]
+    pub telling: TellingArguments,
+}
+
+/// How long a scenario may take, and how it tells what came of it.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Measuring and reporting")]
+pub struct TellingArguments {
     /// Longest time, in seconds, for the whole run; it is then ended and reported like an interrupted one.
     #[arg(long, value_name = "SECONDS", default_value_t = 900.0)]
     pub time_limit: f64,
@@ -141,9 +149,6 @@ pub struct MeasuringArguments {
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write the report as a self-contained page.
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
     /// No progress bar and no report on the terminal; failed thresholds are still told.
     #[arg(short, long)]
     pub quiet: bool,

@@ -1,7 +1,7 @@
 //! Load generator for real-time gateways: ramps connections, publishes on a fixed schedule, checks every sequence.
 //!
 //! ```text
-//! main ─► arguments ─► plan ─► scenario ─► outcome ─► report (json, html, text), thresholds
+//! main ─► command_line, arguments ─► plan ─► scenario ─► outcome ─► report (json, html, text), thresholds
 //!                                 │
 //!            ┌────────────────────┼──────────────────┐
 //!          lane (threads)      publish            record (collects, reads processes)
@@ -13,6 +13,7 @@
 pub mod arguments;
 pub mod bind_address_no_port;
 pub mod clock;
+pub mod command_line;
 pub mod connect;
 pub mod dialect;
 pub mod lane;

@@ -1,16 +1,17 @@
 //! The command: read the arguments, run, report, and say by the exit status how it went.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidegate_loadtest::arguments::Arguments;
+use tidegate_loadtest::arguments::{Arguments, TellingArguments};
+use tidegate_loadtest::command_line::{self, Scenario};
 use tidegate_loadtest::plan::{Plan, PlanError, duration};
 use tidegate_loadtest::process::{ProcessError, Usage};
 use tidegate_loadtest::progress::Progress;
-use tidegate_loadtest::report::{Report, html, json, text};
+use tidegate_loadtest::report::{Findings, html, json, text};
 use tidegate_loadtest::scenario::{self, Cut, CutShort};
 use tokio::sync::watch;
 
@@ -33,63 +34,78 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let quiet = arguments.measuring.quiet;
-    match run(arguments) {
-        Ok(report) => {
-            let broken: Vec<_> = report.thresholds.iter().filter(|threshold| !threshold.held).collect();
-            if quiet {
-                for threshold in &broken {
-                    let measured = threshold.measured.map_or("not measured".to_owned(), text::number);
-                    say(&mut io::stderr(), &format!("{} broken: {measured}\n", threshold.name));
-                }
-            } else {
-                say(&mut io::stdout(), &text::render(&report));
-            }
-            if report.cut_short.is_some() {
-                ExitCode::from(INTERRUPTED)
-            } else if !broken.is_empty() {
-                ExitCode::from(BROKEN_THRESHOLD)
-            } else {
-                ExitCode::SUCCESS
-            }
+    let line = command_line::parse();
+    let ended = match line.scenario {
+        None => plain(line.plain),
+        Some(Scenario::FanOut(arguments) | Scenario::Channels(arguments) | Scenario::Idle(arguments)) => {
+            plain(*arguments)
         }
-        Err(failure) => {
-            say(&mut io::stderr(), &format!("tidegate-loadtest: {failure}\n"));
-            ExitCode::from(NO_RUN)
-        }
-    }
+    };
+    ended.unwrap_or_else(|failure| {
+        say(&mut io::stderr(), &format!("tidegate-loadtest: {failure}\n"));
+        ExitCode::from(NO_RUN)
+    })
 }
 
-fn run(arguments: Arguments) -> Result<Report, Failure> {
+/// One run, with all that belongs to it.
+fn plain(arguments: Arguments) -> Result<ExitCode, Failure> {
     let measuring = arguments.measuring.clone();
     let plan = Plan::new(arguments, rand::random(), raise_descriptors())?;
     for &pid in &measuring.pids {
         Usage::of(pid)?;
     }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Begin)?;
-    let outcome = runtime.block_on(async {
-        let progress = if measuring.quiet {
+    let outcome = run(&measuring.telling, async |cut| {
+        let progress = if measuring.telling.quiet {
             Progress::hidden()
         } else {
             Progress::new(plan.arguments.connections.connections.into(), plan.publications)
         };
-        let (cutter, cut) = Cut::new();
-        tokio::spawn(watch_the_end(cutter, duration(measuring.time_limit)));
-        scenario::run(plan, &cut, progress).await
-    });
-    let report = outcome.map_err(Failure::Begin)?.into_report();
-    for (path, write) in [
-        (&measuring.json, json::write as fn(&Report, &std::path::Path) -> io::Result<()>),
-        (&measuring.html, html::write),
-    ] {
-        if let Some(path) = path {
-            write(&report, path)
-                .map_err(|error| Failure::Write { path: path.display().to_string(), error })?;
-        }
+        scenario::run(plan, cut, progress).await
+    })?;
+    let report = outcome.into_report();
+    if let Some(path) = &measuring.html {
+        html::write(&report, path).map_err(|error| cannot_write(path, error))?;
     }
-    Ok(report)
+    conclude(&report, &measuring.telling)
+}
+
+/// Runs a scenario on a runtime of its own, which it must leave when it is told to.
+fn run<T>(telling: &TellingArguments, work: impl AsyncFnOnce(&Cut) -> io::Result<T>) -> Result<T, Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Begin)?;
+    let worked = runtime.block_on(async {
+        let (cutter, cut) = Cut::new();
+        tokio::spawn(watch_the_end(cutter, duration(telling.time_limit)));
+        work(&cut).await
+    });
+    worked.map_err(Failure::Begin)
+}
+
+/// Tells what was found, and how it went.
+fn conclude(findings: &impl Findings, telling: &TellingArguments) -> Result<ExitCode, Failure> {
+    if let Some(path) = &telling.json {
+        json::write(findings, path).map_err(|error| cannot_write(path, error))?;
+    }
+    let broken: Vec<_> = findings.thresholds().iter().filter(|threshold| !threshold.held).collect();
+    if telling.quiet {
+        for threshold in &broken {
+            let measured = threshold.measured.map_or("not measured".to_owned(), text::number);
+            say(&mut io::stderr(), &format!("{} broken: {measured}\n", threshold.name));
+        }
+    } else {
+        say(&mut io::stdout(), &text::render(findings));
+    }
+    Ok(if findings.cut_short().is_some() {
+        ExitCode::from(INTERRUPTED)
+    } else if !broken.is_empty() {
+        ExitCode::from(BROKEN_THRESHOLD)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn cannot_write(path: &Path, error: io::Error) -> Failure {
+    Failure::Write { path: path.display().to_string(), error }
 }
 
 /// Cuts the run short at the first Ctrl-C or SIGTERM or when its time is up, and ends the process at the second.

@@ -62,7 +62,7 @@ impl Outcome {
     pub fn into_report(self) -> Report {
         let arguments = &self.shared.plan.arguments;
         let mut report = Report {
-            title: arguments.measuring.title.clone(),
+            title: arguments.measuring.telling.title.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_unix: self.started().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
             cut_short: self.cut_short.map(|cut| cut.describe().to_owned()),

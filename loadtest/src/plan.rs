@@ -170,7 +170,7 @@ fn check_numbers(arguments: &Arguments) -> Result<(), PlanError> {
         ("drain", measuring.drain),
         ("settle", measuring.settle),
         ("rest", measuring.rest),
-        ("time-limit", measuring.time_limit),
+        ("time-limit", measuring.telling.time_limit),
     ] {
         check(name, (0.0..=86_400.0).contains(&seconds), "between 0 and 86,400 seconds")?;
     }

@@ -13,6 +13,16 @@ use crate::latencies::Latencies;
 
 const NANOS_PER_MS: f64 = 1e6;
 
+/// What every scenario's report can say of itself. It is also the JSON file, as it stands.
+pub trait Findings: Serialize {
+    fn title(&self) -> &str;
+    /// Why it ended before its time, if it did.
+    fn cut_short(&self) -> Option<&str>;
+    /// All figures, in the order in which they are read.
+    fn groups(&self) -> Vec<text::Group>;
+    fn thresholds(&self) -> &[Threshold];
+}
+
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
 pub struct Report {
     pub title: String,
@@ -226,6 +236,24 @@ pub struct Latency {
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
+}
+
+impl Findings for Report {
+    fn title(&self) -> &str {
+        &self.title
+    }
+
+    fn cut_short(&self) -> Option<&str> {
+        self.cut_short.as_deref()
+    }
+
+    fn groups(&self) -> Vec<text::Group> {
+        text::groups(self)
+    }
+
+    fn thresholds(&self) -> &[Threshold] {
+        &self.thresholds
+    }
 }
 
 impl Latency {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Deliveries, Latency, Report};
+use super::{Deliveries, Findings, Latency, Report};
 
 /// One group of figures: a heading, and what with its value.
 #[derive(Debug)]
@@ -12,22 +12,22 @@ pub struct Group {
     pub rows: Vec<(String, String)>,
 }
 
-pub fn render(report: &Report) -> String {
+pub fn render(findings: &impl Findings) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "{}", report.title);
-    if let Some(reason) = &report.cut_short {
+    let _ = writeln!(text, "{}", findings.title());
+    if let Some(reason) = findings.cut_short() {
         let _ = writeln!(text, "cut short: {reason}");
     }
-    for group in groups(report) {
+    for group in findings.groups() {
         let _ = writeln!(text, "\n{}", group.heading);
         for (what, value) in group.rows {
             let _ = writeln!(text, "  {what:<36} {value}");
         }
     }
-    if !report.thresholds.is_empty() {
+    if !findings.thresholds().is_empty() {
         let _ = writeln!(text, "\nThresholds");
-        for threshold in &report.thresholds {
+        for threshold in findings.thresholds() {
             let measured = threshold.measured.map_or("not measured".to_owned(), number);
             let verdict = if threshold.held { "held" } else { "BROKEN" };
             let _ = writeln!(

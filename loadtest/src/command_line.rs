@@ -1,0 +1,131 @@
+//! The whole command: the plain run, and the named scenarios with what each takes for granted.
+
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::arguments::Arguments;
+
+/// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
+///
+/// Without a scenario's name it makes a plain run, as the options below say. A scenario has options of its own:
+/// `tidegate-loadtest SCENARIO --help`.
+///
+/// Exit status: 0 when every threshold held, 1 when one did not, 2 when the run could not be made, 130 when it was
+/// cut short by Ctrl-C or by its time limit (it still reports what it has).
+#[derive(Parser, Clone, Debug)]
+#[command(
+    name = "tidegate-loadtest",
+    version,
+    max_term_width = 110,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_help_heading = "Scenarios",
+    subcommand_value_name = "SCENARIO"
+)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    pub scenario: Option<Scenario>,
+    #[command(flatten)]
+    pub plain: Arguments,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum Scenario {
+    /// One channel that everyone listens to.
+    FanOut(Box<Arguments>),
+    /// As many channels as connections, with one listener each.
+    Channels(Box<Arguments>),
+    /// Connections that only listen: what each costs in memory, and all together in CPU.
+    Idle(Box<Arguments>),
+}
+
+/// What scenarios take for granted where the plain run takes something else: scenario, option, default.
+const PRESETS: &[(&str, &[(&str, &str)])] = &[
+    (
+        "fan-out",
+        &[("title", "fan-out"), ("connections", "1000"), ("ramp", "2000"), ("rate", "50"), ("warmup", "1")],
+    ),
+    (
+        "channels",
+        &[
+            ("title", "many channels"),
+            ("connections", "1000"),
+            ("ramp", "2000"),
+            ("channels", "1000"),
+            ("rate", "2000"),
+            ("publishers", "4"),
+            ("warmup", "1"),
+        ],
+    ),
+    (
+        "idle",
+        &[
+            ("title", "idle connections"),
+            ("connections", "10000"),
+            ("ramp", "4000"),
+            ("rate", "0"),
+            ("duration", "30"),
+            ("rest", "5"),
+        ],
+    ),
+];
+
+/// The command with every scenario's own defaults, as its help shows them.
+pub fn command() -> Command {
+    PRESETS.iter().fold(CommandLine::command(), |command, (scenario, defaults)| {
+        command.mut_subcommand(scenario, |subcommand| {
+            defaults.iter().fold(subcommand, |subcommand, (option, default)| {
+                subcommand.mut_arg(option, |arg| arg.default_value(*default))
+            })
+        })
+    })
+}
+
+/// Reads the process's own arguments, or ends the process with what is wrong with them.
+pub fn parse() -> CommandLine {
+    read(&command().get_matches()).unwrap_or_else(|error| error.format(&mut command()).exit())
+}
+
+fn read(matches: &ArgMatches) -> Result<CommandLine, clap::Error> {
+    CommandLine::from_arg_matches(matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(words: &str) -> Result<CommandLine, clap::Error> {
+        let words = std::iter::once("tidegate-loadtest").chain(words.split_whitespace());
+        read(&command().try_get_matches_from(words)?)
+    }
+
+    #[test]
+    fn without_a_name_it_is_the_plain_run() {
+        let line = line("-n 7 -r 3 -n 8").unwrap();
+        assert!(line.scenario.is_none());
+        assert_eq!((line.plain.connections.connections, line.plain.publications.rate), (8, 3.0));
+    }
+
+    #[test]
+    fn a_scenario_has_defaults_of_its_own_which_options_overrule() {
+        let Some(Scenario::Channels(arguments)) = line("channels -r 30 -r 40").unwrap().scenario else {
+            panic!("another scenario");
+        };
+        assert_eq!((arguments.connections.channels, arguments.publications.rate), (1_000, 40.0));
+        assert_eq!(arguments.measuring.telling.title, "many channels");
+        let Some(Scenario::Idle(arguments)) = line("idle").unwrap().scenario else {
+            panic!("another scenario");
+        };
+        assert_eq!((arguments.publications.rate, arguments.measuring.rest), (0.0, 5.0));
+    }
+
+    #[test]
+    fn options_before_a_scenario_are_refused_since_they_would_not_count() {
+        assert!(line("-n 7 idle").is_err());
+        assert!(line("nothing-of-this-name").is_err());
+    }
+
+    #[test]
+    fn the_command_is_one_that_its_parser_accepts() {
+        command().debug_assert();
+    }
+}

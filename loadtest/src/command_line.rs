@@ -3,6 +3,7 @@
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::arguments::Arguments;
+use crate::floor::FloorArguments;
 
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
 ///
@@ -36,6 +37,8 @@ pub enum Scenario {
     Channels(Box<Arguments>),
     /// Connections that only listen: what each costs in memory, and all together in CPU.
     Idle(Box<Arguments>),
+    /// Serves instead of loading: the bare `send()` loop that other servers are held against.
+    Floor(FloorArguments),
 }
 
 /// What scenarios take for granted where the plain run takes something else: scenario, option, default.

@@ -16,6 +16,7 @@ pub mod clock;
 pub mod command_line;
 pub mod connect;
 pub mod dialect;
+pub mod floor;
 pub mod lane;
 pub mod latencies;
 pub mod ledger;

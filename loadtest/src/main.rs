@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_loadtest::arguments::{Arguments, TellingArguments};
 use tidegate_loadtest::command_line::{self, Scenario};
+use tidegate_loadtest::floor;
 use tidegate_loadtest::plan::{Plan, PlanError, duration};
 use tidegate_loadtest::process::{ProcessError, Usage};
 use tidegate_loadtest::progress::Progress;
@@ -39,6 +40,10 @@ fn main() -> ExitCode {
         None => plain(line.plain),
         Some(Scenario::FanOut(arguments) | Scenario::Channels(arguments) | Scenario::Idle(arguments)) => {
             plain(*arguments)
+        }
+        Some(Scenario::Floor(arguments)) => {
+            raise_descriptors();
+            floor::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
         }
     };
     ended.unwrap_or_else(|failure| {

@@ -1,0 +1,267 @@
+//! The least that a server can do: a bare loop of `send()` over all sockets, to hold other servers against.
+//!
+//! It speaks just enough of the Centrifuge protocol and of the server API for the load tester: everyone who subscribes
+//! is in one list, and every publication goes to all of it, on one thread, in one non-blocking `send()` for each. What
+//! has come in by the time of a sweep leaves together, as one buffer. It is a floor and no product: it checks no token,
+//! keeps no history, sends no ping, and whoever cannot take all of a buffer at once is closed, and counted.
+
+mod guest;
+mod listeners;
+mod speak;
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+
+use crate::plan::duration;
+use guest::{Guest, Step};
+use listeners::Listeners;
+use speak::Reader;
+
+const DOOR: Token = Token(usize::MAX);
+const EVENTS_MAX: usize = 1_024;
+/// What waits for a sweep is never longer than this and one request.
+const BACKLOG_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Args, Clone, Debug)]
+pub struct FloorArguments {
+    /// Where to listen; port 0 takes a free one, which is printed.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Seconds after which it ends by itself.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900.0)]
+    pub time_limit: f64,
+}
+
+/// Serves until the time is up. An error means that it could not begin or that its poll broke.
+pub fn run(arguments: &FloorArguments) -> io::Result<()> {
+    let mut floor = Floor::open(arguments.listen)?;
+    // Whoever started it may not be listening.
+    let _ = writeln!(io::stdout(), "listening on {} pid {}", floor.address()?, std::process::id());
+    let end = Instant::now() + duration(arguments.time_limit);
+    let mut events = Events::with_capacity(EVENTS_MAX);
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        floor.turn(&mut events, left)?;
+    }
+    Ok(())
+}
+
+struct Floor {
+    poll: Poll,
+    door: TcpListener,
+    guests: Slab<Guest>,
+    listeners: Listeners,
+    reader: Reader,
+}
+
+impl Floor {
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        let (poll, door) = (Poll::new()?, TcpListener::bind(address)?);
+        door.set_nonblocking(true)?;
+        poll.registry().register(&mut SourceFd(&door.as_raw_fd()), DOOR, Interest::READABLE)?;
+        let (guests, listeners) = (Slab::new(), Listeners::default());
+        Ok(Self { poll, door, guests, listeners, reader: Reader::default() })
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.door.local_addr()
+    }
+
+    /// Takes in what has come, then sends what of it was published.
+    fn turn(&mut self, events: &mut Events, longest: Duration) -> io::Result<()> {
+        match self.poll.poll(events, Some(longest)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
+        }
+        for event in &*events {
+            match event.token() {
+                DOOR => self.let_in(),
+                Token(number) => self.hear(number),
+            }
+            if self.reader.published.len() >= BACKLOG_BYTES_MAX {
+                self.sweep();
+            }
+        }
+        self.sweep();
+        Ok(())
+    }
+
+    fn let_in(&mut self) {
+        // Ends with a full table of descriptors too; the next one to knock tries again.
+        while let Ok((stream, _)) = self.door.accept() {
+            let entry = self.guests.vacant_entry();
+            let readied =
+                stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).and_then(|()| {
+                    let token = Token(entry.key());
+                    self.poll.registry().register(
+                        &mut SourceFd(&stream.as_raw_fd()),
+                        token,
+                        Interest::READABLE,
+                    )
+                });
+            if readied.is_ok() {
+                entry.insert(Guest::new(OwnedFd::from(stream)));
+            }
+        }
+    }
+
+    fn hear(&mut self, number: usize) {
+        let Some(guest) = self.guests.get_mut(number) else { return };
+        match guest.read(&mut self.reader, &self.listeners) {
+            Step::Stay => {}
+            Step::Subscribe(socket) => {
+                let place = self.listeners.add(socket, number);
+                guest.sit_down(place);
+            }
+            Step::Leave => self.leave(number),
+        }
+    }
+
+    /// Dropping a descriptor takes it out of the poll too.
+    fn leave(&mut self, number: usize) {
+        let Some(guest) = self.guests.try_remove(number) else { return };
+        let Some(place) = guest.place() else { return };
+        if let Some(moved) = self.listeners.remove(place)
+            && let Some(moved) = self.guests.get_mut(moved)
+        {
+            moved.sit_down(place);
+        }
+    }
+
+    fn sweep(&mut self) {
+        if self.reader.published.is_empty() {
+            return;
+        }
+        let slow = self.listeners.sweep(&self.reader.published);
+        self.reader.published.clear();
+        if slow.is_empty() {
+            return;
+        }
+        // Nobody may be reading.
+        let _ = writeln!(
+            io::stderr(),
+            "closed {} that could not take a whole buffer, {} in all; {} are left",
+            slow.len(),
+            self.listeners.slow_total(),
+            self.listeners.len() - slow.len()
+        );
+        slow.into_iter().for_each(|number| self.leave(number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpStream;
+
+    use super::*;
+
+    const UPGRADE: &str = "GET /connection/websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+                           Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                           Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    const GREETING: &[u8] = b"{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"a\"}}";
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn masked(text: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+        frame.extend_from_slice(text);
+        frame
+    }
+
+    fn turn_until(floor: &mut Floor, done: impl Fn(&Floor) -> bool) {
+        let (mut events, begun) = (Events::with_capacity(64), Instant::now());
+        while !done(floor) {
+            assert!(begun.elapsed() < PATIENCE);
+            floor.turn(&mut events, Duration::from_millis(10)).unwrap();
+        }
+    }
+
+    fn subscriber(floor: &mut Floor) -> TcpStream {
+        let mut stream = TcpStream::connect(floor.address().unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(UPGRADE.as_bytes()).unwrap();
+        stream.write_all(&masked(GREETING)).unwrap();
+        let others = floor.listeners.len();
+        turn_until(floor, |floor| floor.listeners.len() > others);
+        stream
+    }
+
+    fn read_to(stream: &mut TcpStream, end: &str) -> String {
+        let (mut read, mut byte) = (Vec::new(), [0]);
+        while !read.ends_with(end.as_bytes()) {
+            stream.read_exact(&mut byte).unwrap();
+            read.push(byte[0]);
+        }
+        String::from_utf8_lossy(&read).into_owned()
+    }
+
+    fn post(floor: &mut Floor, stream: &mut TcpStream, path: &str, body: &str) {
+        let length = body.len();
+        write!(stream, "POST /api/{path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let waiting = stream.try_clone().unwrap();
+        turn_until(floor, |_| waiting.peek(&mut [0]).is_ok());
+        stream.set_nonblocking(false).unwrap();
+    }
+
+    #[test]
+    fn everyone_who_subscribed_gets_what_is_published_and_a_batch_as_one_buffer() {
+        let mut floor = Floor::open("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (mut first, mut second) = (subscriber(&mut floor), subscriber(&mut floor));
+        let mut api = TcpStream::connect(floor.address().unwrap()).unwrap();
+        api.set_read_timeout(Some(PATIENCE)).unwrap();
+        post(&mut floor, &mut api, "publish", "{\"channel\":\"a\",\"data\":{\"x\":1}}");
+        assert!(read_to(&mut api, "{\"result\":{}}").starts_with("HTTP/1.1 200 OK\r\n"));
+        let two = "{\"commands\":[{\"publish\":{\"channel\":\"a\",\"data\":2}},{\"publish\":{\"channel\":\"a\",\"data\":3}}]}";
+        post(&mut floor, &mut api, "batch", two);
+        read_to(&mut api, "{\"replies\":[{\"publish\":{}},{\"publish\":{}}]}");
+        for subscriber in [&mut first, &mut second] {
+            let heard = read_to(subscriber, "\"data\":3}}}");
+            assert!(heard.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{heard}");
+            assert!(heard.contains("{\"id\":2,\"subscribe\":{}}"), "{heard}");
+            for part in ["{\"push\":{\"channel\":\"a\",\"pub\":{\"data\":{\"x\":1}}}}", "\"data\":2"] {
+                assert!(heard.contains(part), "{heard}");
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_leaves_makes_room_for_the_last_and_who_stops_reading_is_closed_and_counted() {
+        let mut floor = Floor::open("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (first, _second, mut third) =
+            (subscriber(&mut floor), subscriber(&mut floor), subscriber(&mut floor));
+        drop(first);
+        turn_until(&mut floor, |floor| floor.listeners.len() == 2);
+        let body = format!("{{\"channel\":\"a\",\"data\":\"{}\"}}", "x".repeat(1 << 16));
+        let mut api = TcpStream::connect(floor.address().unwrap()).unwrap();
+        let mut rounds = 0;
+        while floor.listeners.slow_total() == 0 {
+            post(&mut floor, &mut api, "publish", &body);
+            read_to(&mut api, "{\"result\":{}}");
+            // The second never reads, the third always does.
+            read_to(&mut third, "xx\"}}}");
+            rounds += 1;
+            assert!(rounds < 10_000, "no socket takes this much");
+        }
+        assert_eq!((floor.listeners.slow_total(), floor.listeners.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_no_request_of_its_kind_is_shown_out() {
+        let mut floor = Floor::open("127.0.0.1:0".parse().unwrap()).unwrap();
+        for request in ["GET / HTTP/1.1\r\n\r\n", "POST /api/publish HTTP/1.1\r\nContent-Length: 1\r\n\r\n{"]
+        {
+            let mut stream = TcpStream::connect(floor.address().unwrap()).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            turn_until(&mut floor, |floor| !floor.guests.is_empty());
+            turn_until(&mut floor, |floor| floor.guests.is_empty());
+            assert!(read_to(&mut stream, "\r\n").starts_with("HTTP/1.1 4"));
+        }
+    }
+}

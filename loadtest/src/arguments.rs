@@ -27,6 +27,9 @@ pub struct ConnectionArguments {
     /// What to speak.
     #[arg(long, value_enum, default_value_t = ProtocolName::Centrifuge)]
     pub protocol: ProtocolName,
+    /// In place of a protocol: a file that describes a server, with what to say to subscribe and how to publish.
+    #[arg(long, value_name = "FILE", conflicts_with = "protocol")]
+    pub template: Option<PathBuf>,
     /// How many connections to hold.
     #[arg(short = 'n', long, default_value_t = 100)]
     pub connections: u32,
@@ -103,6 +106,12 @@ pub struct PublicationArguments {
     /// Connections that publish. Each channel belongs to one of them.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub publishers: u32,
+    /// Publications that may go together in one call of the API, if that many are due.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub batch: usize,
+    /// Closed loop: in place of a rate, publish whenever fewer than N publications are still on their way to someone.
+    #[arg(long, value_name = "N", conflicts_with = "rate")]
+    pub in_flight: Option<u32>,
     /// Publications that one publisher may have unanswered (through a client connection).
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub window: usize,

@@ -17,6 +17,7 @@ pub mod command_line;
 pub mod connect;
 pub mod dialect;
 pub mod floor;
+pub mod flow;
 pub mod lane;
 pub mod latencies;
 pub mod ledger;

@@ -97,7 +97,10 @@ impl Outcome {
         let Arguments { connections, publications, .. } = &plan.arguments;
         Settings {
             urls: connections.urls.clone(),
-            protocol: format!("{:?}", connections.protocol).to_lowercase(),
+            protocol: match &connections.template {
+                Some(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+                None => format!("{:?}", connections.protocol).to_lowercase(),
+            },
             compression: connections.compression,
             connections: connections.connections,
             ramp_per_second: connections.ramp,
@@ -106,7 +109,10 @@ impl Outcome {
             reconnect: connections.reconnect,
             publish_via: format!("{:?}", publications.publish_via).to_lowercase(),
             publishers: publications.publishers,
-            rate_per_second: publications.rate,
+            // What a closed loop takes for its rate is a result.
+            rate_per_second: if publications.in_flight.is_some() { 0.0 } else { publications.rate },
+            in_flight: publications.in_flight,
+            batch: publications.batch,
             burst: publications.burst,
             duration_seconds: publications.duration,
             warmup_seconds: publications.warmup,
@@ -148,7 +154,7 @@ impl Outcome {
         let published = self.recorder.stages.iter().find(|stage| stage.name == "publish");
         let took = published.map_or(scheduled, |stage| (stage.to - stage.from).max(scheduled)).max(1e-3);
         Publications {
-            scheduled: self.schedule.total,
+            scheduled: if self.schedule.closed_ns.is_some() { tally.sent } else { self.schedule.total },
             sent: tally.sent,
             confirmed: tally.confirmed,
             failed: tally.failures.total(),

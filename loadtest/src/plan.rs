@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hyper::Uri;
 
-use crate::arguments::{Arguments, Entrance, ProtocolName};
+use crate::arguments::{Arguments, ConnectionArguments, Entrance, ProtocolName};
+use crate::dialect::{Dialect, Template, TemplateError};
 use crate::mark::{CHANNELS_MAX, PAYLOAD_BYTES_MIN};
 
 /// Connections from one source address to one target address. The kernel has 28,000 ports for it, but takes ever
@@ -22,6 +23,7 @@ const SUBSCRIPTIONS_MAX: u64 = 20_000_000;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub arguments: Arguments,
+    pub dialect: Dialect,
     pub targets: Vec<Target>,
     pub apis: Vec<Target>,
     pub sources: u8,
@@ -47,6 +49,8 @@ pub enum PlanError {
     Url { url: String, problem: String },
     #[error("{url} is not on this machine ({address}): loading others needs --allow-remote")]
     Remote { url: String, address: SocketAddr },
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     #[error("--{name} must be {expected}")]
     Argument { name: &'static str, expected: String },
     #[error(
@@ -58,7 +62,8 @@ pub enum PlanError {
 impl Plan {
     /// `run` is any number that differs between runs; `descriptors` is how many this process may open.
     pub fn new(arguments: Arguments, run: u32, descriptors: u64) -> Result<Self, PlanError> {
-        check_numbers(&arguments)?;
+        let dialect = dialect(&arguments.connections)?;
+        check_numbers(&arguments, &dialect)?;
         let connections = &arguments.connections;
         let targets = resolve(&connections.urls, &["ws"], connections.allow_remote)?;
         let api_urls = match arguments.publications.api_urls.as_slice() {
@@ -81,8 +86,12 @@ impl Plan {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)) as u16,
             given => given,
         };
-        let publications = (arguments.publications.rate * arguments.publications.duration).round() as u64;
-        Ok(Self { targets, apis, sources, threads, run, publications, arguments })
+        let publications = match arguments.publications.in_flight {
+            None => (arguments.publications.rate * arguments.publications.duration).round(),
+            // As many as there is time for.
+            Some(_) => PUBLICATIONS_MAX,
+        } as u64;
+        Ok(Self { dialect, targets, apis, sources, threads, run, publications, arguments })
     }
 
     /// The channels of one connection, in the order of subscribing.
@@ -91,6 +100,13 @@ impl Plan {
         let first = u64::from(connection) * u64::from(arguments.per_connection);
         let channels = u64::from(arguments.channels);
         (0..u64::from(arguments.per_connection)).map(move |index| ((first + index) % channels) as u32)
+    }
+
+    /// Listeners of one channel, all connections being there; of the largest where they differ by one.
+    pub fn audience(&self) -> u64 {
+        let arguments = &self.arguments.connections;
+        let subscriptions = u64::from(arguments.connections) * u64::from(arguments.per_connection);
+        subscriptions.div_ceil(u64::from(arguments.channels))
     }
 
     pub fn channel_names(&self) -> impl Iterator<Item = String> {
@@ -109,7 +125,15 @@ pub fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
 }
 
-fn check_numbers(arguments: &Arguments) -> Result<(), PlanError> {
+fn dialect(arguments: &ConnectionArguments) -> Result<Dialect, PlanError> {
+    Ok(match (&arguments.template, arguments.protocol) {
+        (Some(path), _) => Dialect::Template(Template::read(path)?.into()),
+        (None, ProtocolName::Centrifuge) => Dialect::Centrifuge,
+        (None, ProtocolName::Raw) => Dialect::Raw,
+    })
+}
+
+fn check_numbers(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanError> {
     let connections = &arguments.connections;
     let publications = &arguments.publications;
     let measuring = &arguments.measuring;
@@ -127,8 +151,8 @@ fn check_numbers(arguments: &Arguments) -> Result<(), PlanError> {
     )?;
     check(
         "per-connection",
-        connections.protocol != ProtocolName::Raw || connections.per_connection == 1,
-        "1 with the bare protocol, whose address names the one channel",
+        !dialect.has_one_channel() || connections.per_connection == 1,
+        "1 with the bare protocol, whose address names the one channel, and with a template",
     )?;
     check(
         "per-connection",
@@ -157,11 +181,28 @@ fn check_numbers(arguments: &Arguments) -> Result<(), PlanError> {
     check("publishers", (1..=1_000).contains(&publications.publishers), "between 1 and 1,000")?;
     check(
         "publishers",
-        connections.protocol != ProtocolName::Raw
+        *dialect != Dialect::Raw
             || publications.publish_via != Entrance::Client
             || publications.publishers == connections.channels,
         "the number of channels where publications enter through bare connections",
     )?;
+    let is_api = publications.publish_via == Entrance::Api;
+    check("publish-via", is_api || !matches!(dialect, Dialect::Template(_)), "api with a template")?;
+    check("batch", (1..=10_000).contains(&publications.batch), "between 1 and 10,000")?;
+    check(
+        "batch",
+        publications.batch == 1 || (is_api && !matches!(dialect, Dialect::Template(_))),
+        "1 with a template, and where publications enter through clients",
+    )?;
+    if let Some(in_flight) = publications.in_flight {
+        check("in-flight", (1..=65_536).contains(&in_flight), "between 1 and 65,536")?;
+        check(
+            "in-flight",
+            is_api && publications.publishers == 1,
+            "used with --publish-via api and one publisher",
+        )?;
+        check("batch", publications.batch <= in_flight as usize, "at most --in-flight")?;
+    }
     check("window", (1..=65_536).contains(&publications.window), "between 1 and 65,536")?;
     for (name, seconds) in [
         ("connect-timeout", connections.connect_timeout),

@@ -22,6 +22,8 @@ pub struct Schedule {
     /// How many there are in all.
     pub total: u64,
     pub channels: u32,
+    /// In a closed loop: how long it lasts. Then `rate` means nothing, and everything is due from the start on.
+    pub closed_ns: Option<u64>,
 }
 
 impl Schedule {
@@ -35,6 +37,9 @@ impl Schedule {
 
     /// When the last one's slot ends.
     pub fn end_ns(&self) -> u64 {
+        if let Some(lasts_ns) = self.closed_ns {
+            return self.start_ns + lasts_ns;
+        }
         self.start_ns + (self.total as f64 / self.rate * NANOS_PER_SECOND as f64) as u64
     }
 
@@ -51,6 +56,9 @@ impl Schedule {
     }
 
     fn offset_ns(&self, number: u64) -> u64 {
+        if self.closed_ns.is_some() {
+            return 0;
+        }
         let slot = number / self.burst * self.burst;
         (slot as f64 / self.rate * NANOS_PER_SECOND as f64) as u64
     }
@@ -63,7 +71,7 @@ mod tests {
     const SECOND: u64 = NANOS_PER_SECOND;
 
     fn schedule(rate: f64, burst: u64, total: u64, channels: u32) -> Schedule {
-        Schedule { start_ns: 5 * SECOND, rate, burst, total, channels }
+        Schedule { start_ns: 5 * SECOND, rate, burst, total, channels, closed_ns: None }
     }
 
     #[test]
@@ -101,6 +109,13 @@ mod tests {
         shared.sort_by_key(|(at, _)| *at);
         let whole: Vec<Due> = (0..23).map(|number| schedule.due(number).unwrap()).collect();
         assert_eq!(shared.into_iter().map(|(_, due)| due).collect::<Vec<_>>(), whole);
+    }
+
+    #[test]
+    fn in_a_closed_loop_all_is_due_from_the_start() {
+        let closed = Schedule { closed_ns: Some(3 * SECOND), ..schedule(0.0, 1, 1_000, 1) };
+        assert_eq!(closed.due(999).map(|due| due.at_ns), Some(5 * SECOND));
+        assert_eq!(closed.end_ns(), 8 * SECOND);
     }
 
     #[test]

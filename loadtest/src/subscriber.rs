@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use crate::clock::now_ns;
 use crate::dialect::{Dialect, Event, Heard, Start, Wanted};
+use crate::flow::Flow;
 use crate::latencies::Latencies;
 use crate::ledger::Ledger;
 use crate::mark::Mark;
@@ -24,6 +25,8 @@ pub struct Shared {
     pub tokens: Tokens,
     /// Publications due before this moment are checked but not timed.
     pub timed_from_ns: AtomicU64,
+    /// Only in a closed loop.
+    pub flow: Option<Flow>,
     /// Connections whose first attempt has ended, well or not.
     pub settled: AtomicU64,
 }
@@ -110,7 +113,13 @@ impl Subscriber {
                     .map_or(Reaction::Nothing, |pong| Reaction::Answer(pong.to_owned()));
             }
             Event::Ping | Event::Done { .. } => {}
-            Event::Welcome { pong } => (self.welcome, self.pong) = (true, pong),
+            Event::Welcome { pong } => {
+                let first = !std::mem::replace(&mut self.welcome, true);
+                self.pong = pong;
+                if first && shared.dialect.subscribes_when_welcome() {
+                    return self.subscribe(shared);
+                }
+            }
             Event::Confirmed { slot, start } => self.confirm(slot, start, shared, books),
             Event::Refused { reason, .. } => return Reaction::GiveUp(reason),
             Event::Unsubscribed { channel } => return self.subscribe_again(channel, shared, books),
@@ -178,6 +187,9 @@ impl Subscriber {
             Arrival::Reordered => tally.reordered += 1,
             Arrival::InOrder => {}
         }
+        if let Some(flow) = &shared.flow {
+            flow.deliver();
+        }
         if !heard.recovered && mark.intended_ns >= shared.timed_from_ns.load(Ordering::Relaxed) {
             books.latency.record(now.saturating_sub(mark.intended_ns));
         }
@@ -209,6 +221,14 @@ impl Subscriber {
                 subscription.checker.confirmed_anew(next, failed)
             });
         }
+    }
+
+    fn subscribe(&self, shared: &Shared) -> Reaction {
+        let mut messages = Vec::new();
+        let wanted =
+            self.subscriptions.iter().zip(0..).map(|(subscription, slot)| subscription.wanted(slot, shared));
+        shared.dialect.subscribe(wanted, &mut messages);
+        Reaction::Send(messages)
     }
 
     fn subscribe_again(&mut self, channel: &str, shared: &Shared, books: &mut Books) -> Reaction {

@@ -93,6 +93,49 @@ async fn the_bare_endpoint_is_measured_in_the_same_way() {
     assert_eq!((report.deliveries.received, report.deliveries.lost), (980, 20), "{printed}");
 }
 
+const DESCRIPTION: &str = r#"
+[subscribe]
+path = "/connection/websocket"
+open = ['{"id":1,"connect":{"token":"secret"}}']
+welcome = '{"connect"'
+send = ['{"id":2,"subscribe":{"channel":"{channel}"}}']
+confirmed = '{"id":2,"subscribe"'
+ping = '{}'
+pong = '{}'
+[publish]
+path = "/anywhere/{channel}"
+headers = { "x-api-key" = "key" }
+body = '{"channel":"{channel}","data":{payload_string}}'
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_a_file_describes_is_measured_in_the_same_way() {
+    let fate = |number| if number % 50 == 0 { Fate::Lose } else { Fate::Deliver };
+    let behaviour = Behaviour { fate, token: Some("secret"), api_key: Some("key"), ..Behaviour::default() };
+    let server = Server::start(behaviour).await;
+    let scratch = Scratch::new("description");
+    let file = scratch.file("server.toml");
+    std::fs::write(&file, DESCRIPTION).unwrap();
+    let line = format!("{SMALL} --template {}", file.display());
+    let (status, report, printed) = run("described", &server.url(), &line).await;
+    assert_eq!(status, 0, "{printed}");
+    assert_eq!((report.deliveries.received, report.deliveries.lost), (980, 20), "{printed}");
+    assert_eq!((report.publications.confirmed, report.settings.protocol.as_str()), (200, "server"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_loop_publishes_as_fast_as_everyone_takes_it_and_goes_on_after_a_loss() {
+    let fate = |number| if number == 20 { Fate::Lose } else { Fate::Deliver };
+    let server = Server::start(Behaviour { fate, ..Behaviour::default() }).await;
+    let line = "--connections 10 --ramp 2000 --in-flight 1 --duration 4 --settle 0 --rest 0 --quiet";
+    let (status, report, printed) = run("closed", &server.url(), line).await;
+    assert_eq!(status, 0, "{printed}");
+    let publications = &report.publications;
+    assert!(publications.sent > 20, "{printed}");
+    assert_eq!((publications.scheduled, publications.confirmed), (publications.sent, publications.sent));
+    assert_eq!((report.deliveries.lost, report.deliveries.received), (10, publications.sent * 10 - 10));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_connections_are_counted_by_reason() {
     let server = Server::start(Behaviour { admit: |number| number % 4 != 0, ..Behaviour::default() }).await;
@@ -227,6 +270,8 @@ async fn a_run_that_cannot_be_made_says_why() {
         ("--connections 0", "--connections must be at least 1"),
         ("--pid 4294967295", "process 4294967295 cannot be measured"),
         ("--connections 4000000", "more file descriptors"),
+        ("--template /nowhere.toml", "/nowhere.toml cannot be read"),
+        ("--in-flight 2 --batch 3", "--batch must be at most --in-flight"),
     ] {
         let output = command(line).output().await.unwrap();
         let printed = support::printed(&output);

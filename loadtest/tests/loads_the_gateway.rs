@@ -23,6 +23,7 @@ async fn nothing_is_lost_in_any_way_of_publishing_and_listening() {
         ("fan-out", "--api-key demo --channel-prefix prices:a --channels 1", 8_000),
         ("several channels", "--api-key demo --channel-prefix prices:b --per-connection 3", 6_000),
         ("bursts", "--api-key demo --channel-prefix prices:c --burst 8", 2_000),
+        ("batches", "--api-key demo --channel-prefix prices:j --burst 8 --batch 8", 2_000),
         ("client publishes", "--publish-via client --publishers 2 --channel-prefix chat:d", 2_000),
         ("positions", "--api-key demo --channel-prefix prices:e --reconnect", 2_000),
         ("bare", "--api-key demo --channel-prefix prices:f --protocol raw", 2_000),

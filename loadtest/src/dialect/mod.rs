@@ -4,12 +4,15 @@
 
 mod centrifuge;
 mod raw;
+mod template;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use shared::framing::MessageKind;
 use shared::position::StreamPosition;
 
-use crate::arguments::ProtocolName;
+pub use template::{Template, TemplateError};
 
 /// What a connection has heard.
 #[derive(Debug, PartialEq)]
@@ -70,38 +73,39 @@ pub struct Wanted<'a> {
     pub since: Option<StreamPosition>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dialect {
     Centrifuge,
     Raw,
+    /// Of a server that a file describes.
+    Template(Arc<Template>),
 }
 
 impl Dialect {
-    pub fn new(name: ProtocolName) -> Self {
-        match name {
-            ProtocolName::Centrifuge => Self::Centrifuge,
-            ProtocolName::Raw => Self::Raw,
-        }
-    }
-
     /// Path of the endpoint; `given` is what the user wrote, if anything.
-    pub fn path(self, given: &str, first_channel: &str) -> String {
+    pub fn path(&self, given: &str, first_channel: &str) -> String {
         let path = match (given, self) {
             ("", Self::Centrifuge) => "/connection/websocket",
             ("", Self::Raw) => "/raw/{channel}",
+            ("", Self::Template(template)) => &template.subscribe.path,
             (given, _) => given,
         };
         path.replace("{channel}", first_channel)
     }
 
     /// Whether the token stands in the request for the upgrade, and not in a message.
-    pub fn shows_token_in_header(self) -> bool {
-        self == Self::Raw
+    pub fn shows_token_in_header(&self) -> bool {
+        *self != Self::Centrifuge
+    }
+
+    /// Whether an address or a message subscribes to one channel only.
+    pub fn has_one_channel(&self) -> bool {
+        *self != Self::Centrifuge
     }
 
     /// Messages that open a connection and subscribe.
     pub fn greet<'a>(
-        self,
+        &self,
         token: Option<&str>,
         wanted: impl Iterator<Item = Wanted<'a>>,
         messages: &mut Vec<String>,
@@ -109,50 +113,63 @@ impl Dialect {
         match self {
             Self::Centrifuge => centrifuge::greet(token, wanted, messages),
             Self::Raw => {}
+            Self::Template(template) => template.greet(wanted, messages),
         }
     }
 
     /// Messages that subscribe on an open connection.
-    pub fn subscribe<'a>(self, wanted: impl Iterator<Item = Wanted<'a>>, messages: &mut Vec<String>) {
+    pub fn subscribe<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>, messages: &mut Vec<String>) {
         match self {
             Self::Centrifuge => centrifuge::subscribe(wanted, messages),
             Self::Raw => {}
+            Self::Template(template) => template.subscribe(wanted, messages),
         }
+    }
+
+    /// Whether subscriptions are asked for only when the server has welcomed the connection.
+    pub fn subscribes_when_welcome(&self) -> bool {
+        matches!(self, Self::Template(template) if template.subscribe.welcome.is_some())
     }
 
     /// The message that publishes. The answer carries the `id`, in protocols that answer.
-    pub fn publish(self, id: u32, channel: &str, payload: String) -> String {
+    pub fn publish(&self, id: u32, channel: &str, payload: String) -> String {
         match self {
             Self::Centrifuge => centrifuge::publish(id, channel, payload.into()),
-            Self::Raw => payload,
+            Self::Raw | Self::Template(_) => payload,
         }
     }
 
-    pub fn answers_publications(self) -> bool {
-        self == Self::Centrifuge
+    pub fn answers_publications(&self) -> bool {
+        *self == Self::Centrifuge
     }
 
     /// Events that follow from the open connection alone.
-    pub fn opened(self, mut hear: impl FnMut(Event<'_>)) {
-        if self == Self::Raw {
-            hear(Event::Welcome { pong: false });
-            hear(Event::Confirmed { slot: 0, start: Start::default() });
+    pub fn opened(&self, mut hear: impl FnMut(Event<'_>)) {
+        match self {
+            Self::Centrifuge => {}
+            Self::Raw => {
+                hear(Event::Welcome { pong: false });
+                hear(Event::Confirmed { slot: 0, start: Start::default() });
+            }
+            Self::Template(template) => template.opened(hear),
         }
     }
 
     /// The events of one message, in order. Returns how many parts of it could not be understood.
-    pub fn hear(self, kind: MessageKind, message: &Bytes, hear: impl FnMut(Event<'_>)) -> u64 {
+    pub fn hear(&self, kind: MessageKind, message: &Bytes, hear: impl FnMut(Event<'_>)) -> u64 {
         match self {
             Self::Centrifuge => centrifuge::hear(kind, message, hear),
             Self::Raw => raw::hear(message, hear),
+            Self::Template(template) => template.hear(message, hear),
         }
     }
 
     /// The answer to a ping of the protocol's own.
-    pub fn pong(self) -> Option<&'static str> {
+    pub fn pong(&self) -> Option<&str> {
         match self {
             Self::Centrifuge => Some(centrifuge::PONG),
             Self::Raw => None,
+            Self::Template(template) => template.subscribe.pong.as_deref(),
         }
     }
 }

@@ -1,21 +1,24 @@
-//! Publishes through the server API: one request after the other on a connection that is kept alive.
+//! Publishes by HTTP: one request after the other on a connection that is kept alive.
 
+use std::iter::Peekable;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, StatusCode};
+use hyper::header::HOST;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{ANSWER_TIMEOUT, Publisher};
-use crate::clock::Alarm;
+use super::post::{Post, read_answer};
+use super::{ANSWER_TIMEOUT, Issued, Publisher};
+use crate::clock::{Alarm, now_ns};
 use crate::plan::Target;
+use crate::schedule::Due;
 
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
     let Ok(alarm) = Alarm::new() else {
@@ -25,56 +28,88 @@ pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
     let apis = &publisher.shared.plan.apis;
     let api = &apis[number as usize % apis.len()];
     let mut connection = None;
-    for due in publisher.share(number) {
-        tokio::select! {
-            waited = alarm.wait_until(due.at_ns) => if waited.is_err() { return },
+    let mut share = publisher.share(number).peekable();
+    loop {
+        let due = tokio::select! {
+            due = next(&publisher, &alarm, &mut share) => due,
             () = publisher.stopped() => return,
+        };
+        if due.is_empty() {
+            return;
         }
-        let issued = publisher.issue(due);
-        let channel = publisher.shared.ledger.name(due.channel);
-        let posted = timeout(
-            ANSWER_TIMEOUT,
-            post(&mut connection, &publisher, api, channel, publisher.payload(issued)),
-        );
-        let outcome = tokio::select! {
-            outcome = posted => outcome.unwrap_or_else(|_| Err("no answer in time".to_owned())),
+        let issued: Vec<Issued> = due.into_iter().map(|due| publisher.issue(due)).collect();
+        let posted = timeout(ANSWER_TIMEOUT, post(&mut connection, &publisher, api, &issued));
+        let outcomes = tokio::select! {
+            posted = posted => posted.unwrap_or_else(|_| Err("no answer in time".to_owned())),
             () = publisher.stopped() => {
-                publisher.shared.ledger.note_failure(due.channel, issued.sequence);
+                for one in issued {
+                    publisher.shared.ledger.note_failure(one.due.channel, one.sequence);
+                }
                 return;
             }
         };
-        match outcome {
-            Ok(()) => publisher.confirm(issued),
-            Err(reason) => {
-                // Whatever state the connection is in, the next publication must not inherit it.
-                connection = None;
-                publisher.fail(issued, &reason);
+        let outcomes = outcomes.unwrap_or_else(|reason| {
+            // Whatever state the connection is in, the next publication must not inherit it.
+            connection = None;
+            vec![Err(reason); issued.len()]
+        });
+        for (one, outcome) in issued.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => publisher.confirm(one),
+                Err(reason) => publisher.fail(one, &reason),
             }
         }
     }
 }
 
+/// The publications of the next request: those that are due by then, or in a closed loop those that there is room for.
+/// None when all is published.
+async fn next(
+    publisher: &Publisher,
+    alarm: &Alarm,
+    share: &mut Peekable<impl Iterator<Item = Due>>,
+) -> Vec<Due> {
+    let plan = &publisher.shared.plan;
+    let batch = plan.arguments.publications.batch;
+    let Some(first) = share.peek().copied() else { return Vec::new() };
+    if alarm.wait_until(first.at_ns).await.is_err() {
+        return Vec::new();
+    }
+    let Some(flow) = &publisher.shared.flow else {
+        let now = now_ns();
+        return std::iter::from_fn(|| share.next_if(|due| due.at_ns <= now)).take(batch).collect();
+    };
+    flow.admit(batch as u64, plan.audience()).await;
+    let now = now_ns();
+    if now >= publisher.schedule.end_ns() {
+        return Vec::new();
+    }
+    share.take(batch).map(|due| Due { at_ns: now, ..due }).collect()
+}
+
+/// What became of each publication. An error means that it is not known of any.
 async fn post(
     connection: &mut Option<SendRequest<Full<Bytes>>>,
     publisher: &Publisher,
     api: &Target,
-    channel: &str,
-    payload: String,
-) -> Result<(), String> {
+    issued: &[Issued],
+) -> Result<Vec<Result<(), String>>, String> {
     if connection.as_ref().is_none_or(SendRequest::is_closed) {
         *connection = Some(open(api).await?);
     }
     let Some(sender) = connection else { return Err("no connection".to_owned()) };
-    // A channel name can hold what JSON escapes; the payload is JSON already.
-    let name = serde_json::to_string(channel).map_err(|error| error.to_string())?;
-    let body = format!("{{\"channel\":{name},\"data\":{payload}}}");
-    let mut request = Request::post(format!("{}/publish", api.path.trim_end_matches('/')))
-        .header(HOST, &api.authority)
-        .header(CONTENT_TYPE, "application/json");
-    if let Some(key) = &publisher.shared.plan.arguments.publications.api_key {
-        request = request.header("X-API-Key", key);
+    let publications: Vec<(&str, String)> = issued
+        .iter()
+        .map(|one| (publisher.shared.ledger.name(one.due.channel), publisher.payload(*one)))
+        .collect();
+    let key = publisher.shared.plan.arguments.publications.api_key.as_deref();
+    let (post, form) = Post::new(&publisher.shared.dialect, &api.path, key, &publications);
+    let mut request =
+        Request::builder().method(post.method.as_str()).uri(post.path).header(HOST, &api.authority);
+    for (name, value) in post.headers {
+        request = request.header(name, value);
     }
-    let request = request.body(Full::from(body)).map_err(|error| error.to_string())?;
+    let request = request.body(Full::from(post.body)).map_err(|error| error.to_string())?;
     sender.ready().await.map_err(|error| describe(&error))?;
     let response = sender.send_request(request).await.map_err(|error| describe(&error))?;
     let status = response.status();
@@ -83,10 +118,7 @@ async fn post(
         .await
         .map_err(|error| format!("unreadable answer: {error}"))?
         .to_bytes();
-    if status != StatusCode::OK {
-        return Err(format!("HTTP {}", status.as_u16()));
-    }
-    read_answer(&body)
+    Ok(read_answer(form, issued.len(), status, &body))
 }
 
 async fn open(api: &Target) -> Result<SendRequest<Full<Bytes>>, String> {
@@ -100,43 +132,10 @@ async fn open(api: &Target) -> Result<SendRequest<Full<Bytes>>, String> {
     Ok(sender)
 }
 
-#[derive(serde::Deserialize)]
-struct Answer {
-    error: Option<Refusal>,
-}
-
-#[derive(serde::Deserialize)]
-struct Refusal {
-    code: u32,
-    #[serde(default)]
-    message: String,
-}
-
-fn read_answer(body: &[u8]) -> Result<(), String> {
-    match serde_json::from_slice(body) {
-        Ok(Answer { error: None }) => Ok(()),
-        Ok(Answer { error: Some(refusal) }) => Err(format!("error {} {}", refusal.code, refusal.message)),
-        Err(_) => Err("an answer that is not of the API".to_owned()),
-    }
-}
-
 fn describe(error: &hyper::Error) -> String {
     if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
         "the connection was lost".to_owned()
     } else {
         error.to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_answer_without_an_error_confirms() {
-        assert_eq!(read_answer(b"{\"result\":{\"offset\":1,\"epoch\":\"a\"}}"), Ok(()));
-        let refusal = read_answer(b"{\"error\":{\"code\":102,\"message\":\"unknown channel\"}}");
-        assert_eq!(refusal, Err("error 102 unknown channel".to_owned()));
-        assert!(read_answer(b"<html>").is_err());
     }
 }

@@ -102,7 +102,7 @@ async fn publish(
     share: &mut Peekable<impl Iterator<Item = Due>>,
     unanswered: &mut Unanswered,
 ) -> Result<(), String> {
-    let dialect = publisher.shared.dialect;
+    let dialect = &publisher.shared.dialect;
     let window = publisher.shared.plan.arguments.publications.window;
     let mut next_id = 0_u32;
     loop {

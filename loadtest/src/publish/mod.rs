@@ -2,6 +2,7 @@
 
 mod api;
 mod client;
+mod post;
 
 use std::cell::RefCell;
 use std::io;

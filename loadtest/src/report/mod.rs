@@ -59,6 +59,11 @@ pub struct Settings {
     pub publish_via: String,
     pub publishers: u32,
     pub rate_per_second: f64,
+    /// In place of a rate, in a closed loop.
+    #[serde(default)]
+    pub in_flight: Option<u32>,
+    #[serde(default)]
+    pub batch: usize,
     pub burst: u64,
     pub duration_seconds: f64,
     pub warmup_seconds: f64,

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Cut;
 use crate::clock::{NANOS_PER_SECOND, now_ns, seconds};
-use crate::dialect::Dialect;
+use crate::flow::Flow;
 use crate::lane::{self, LaneHandle, Order};
 use crate::ledger::Ledger;
 use crate::outcome::{Outcome, Window};
@@ -35,10 +35,11 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcome> {
     let arguments = plan.arguments.clone();
     let shared = Arc::new(Shared {
-        dialect: Dialect::new(arguments.connections.protocol),
+        dialect: plan.dialect.clone(),
         ledger: Ledger::new(plan.channel_names()),
         tokens: Tokens::new(&arguments.connections, SystemTime::now()),
         timed_from_ns: AtomicU64::new(0),
+        flow: arguments.publications.in_flight.map(Flow::new),
         settled: AtomicU64::new(0),
         plan,
     });
@@ -54,11 +55,13 @@ pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcom
     recorder.stage("settle", cut.unless(sleep(duration(arguments.measuring.settle)))).await;
     let ready = Reading::take(&recorder);
 
+    let duration_ns = (arguments.publications.duration * NANOS_PER_SECOND as f64) as u64;
     let schedule = Schedule {
         start_ns: now_ns() + LEAD_NS,
         rate: arguments.publications.rate,
         burst: arguments.publications.burst,
         total: shared.plan.publications,
+        closed_ns: arguments.publications.in_flight.is_some().then_some(duration_ns),
         channels: shared.ledger.channels(),
     };
     let warmup_ns = (arguments.publications.warmup * NANOS_PER_SECOND as f64) as u64;

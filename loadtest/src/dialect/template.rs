@@ -1,0 +1,255 @@
+//! A server described by a file: what to say to subscribe, how its answers are told apart, how to publish over HTTP.
+//!
+//! A publication is any message that holds a mark, in whatever envelope and however escaped.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Event, Heard, Start, Wanted};
+use crate::mark::Mark;
+
+/// What stands in a file's texts for the channel's name as it is, and for it as a JSON string's inside.
+const CHANNEL: &str = "{channel}";
+/// For the payload, which is JSON, and for it as a JSON string.
+const PAYLOAD: &str = "{payload}";
+const PAYLOAD_STRING: &str = "{payload_string}";
+
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    pub subscribe: Subscribing,
+    pub publish: Publishing,
+}
+
+/// How a connection becomes a listener.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Subscribing {
+    /// Path and query of the WebSocket.
+    pub path: String,
+    /// Messages for the open connection.
+    #[serde(default)]
+    pub open: Vec<String>,
+    /// How the message begins after which the server takes subscriptions. Without it, it does at once.
+    pub welcome: Option<String>,
+    /// Messages that subscribe.
+    #[serde(default)]
+    pub send: Vec<String>,
+    /// How the message begins that confirms the subscription. Without it, having said it all is enough.
+    pub confirmed: Option<String>,
+    /// How one begins that refuses it.
+    pub refused: Option<String>,
+    /// A message that is to be answered, and the answer.
+    pub ping: Option<String>,
+    pub pong: Option<String>,
+}
+
+/// How to publish.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Publishing {
+    #[serde(default = "post")]
+    pub method: String,
+    pub path: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    #[error("{path} cannot be read: {error}")]
+    Unreadable { path: String, error: io::Error },
+    #[error("{path} does not describe a server: {error}")]
+    Unintelligible { path: String, error: Box<toml::de::Error> },
+    #[error("{path} does not describe a server: it has a ping without a pong, or the other way round")]
+    PingPong { path: String },
+}
+
+/// The part of a file that is for this protocol; what else it says is for those who start the server.
+#[derive(Deserialize)]
+struct File {
+    subscribe: Subscribing,
+    publish: Publishing,
+}
+
+impl Template {
+    pub fn read(path: &Path) -> Result<Self, TemplateError> {
+        let name = || path.display().to_string();
+        let text =
+            fs::read_to_string(path).map_err(|error| TemplateError::Unreadable { path: name(), error })?;
+        let File { subscribe, publish } = toml::from_str(&text)
+            .map_err(|error| TemplateError::Unintelligible { path: name(), error: Box::new(error) })?;
+        if subscribe.ping.is_some() != subscribe.pong.is_some() {
+            return Err(TemplateError::PingPong { path: name() });
+        }
+        Ok(Self { subscribe, publish })
+    }
+
+    pub(super) fn greet<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>, messages: &mut Vec<String>) {
+        messages.extend(self.subscribe.open.iter().cloned());
+        if self.subscribe.welcome.is_none() {
+            self.subscribe(wanted, messages);
+        }
+    }
+
+    pub(super) fn subscribe<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>, messages: &mut Vec<String>) {
+        for wanted in wanted {
+            messages.extend(self.subscribe.send.iter().map(|text| fill(text, wanted.channel, "")));
+        }
+    }
+
+    pub(super) fn opened(&self, mut hear: impl FnMut(Event<'_>)) {
+        if self.subscribe.welcome.is_none() {
+            self.welcome(&mut hear);
+        }
+    }
+
+    pub(super) fn hear(&self, message: &[u8], mut hear: impl FnMut(Event<'_>)) -> u64 {
+        let mut unheard = message;
+        while let Some((_, behind)) = Mark::find(unheard) {
+            let payload = &unheard[..unheard.len() - behind.len()];
+            hear(Event::Publication(Heard { channel: None, payload, offset: 0, recovered: false }));
+            unheard = behind;
+        }
+        if unheard.len() < message.len() {
+            return 0;
+        }
+        let begins =
+            |text: &Option<String>| text.as_ref().is_some_and(|text| message.starts_with(text.as_bytes()));
+        let Subscribing { ping, welcome, confirmed, refused, .. } = &self.subscribe;
+        if ping.as_ref().is_some_and(|ping| ping.as_bytes() == message) {
+            hear(Event::Ping);
+        } else if begins(refused) {
+            hear(Event::Refused { id: 0, reason: String::from_utf8_lossy(message).into_owned() });
+        } else if begins(welcome) {
+            self.welcome(&mut hear);
+        } else if begins(confirmed) {
+            hear(Event::Confirmed { slot: 0, start: Start::default() });
+        }
+        // Whatever else a server says is its own affair.
+        0
+    }
+
+    /// Path and body of the request that publishes.
+    pub(crate) fn publication(&self, channel: &str, payload: &str) -> (String, String) {
+        let Publishing { path, body, .. } = &self.publish;
+        (fill(path, channel, payload), fill(body, channel, payload))
+    }
+
+    fn welcome(&self, hear: &mut impl FnMut(Event<'_>)) {
+        hear(Event::Welcome { pong: self.subscribe.pong.is_some() });
+        if self.subscribe.confirmed.is_none() {
+            hear(Event::Confirmed { slot: 0, start: Start::default() });
+        }
+    }
+}
+
+fn post() -> String {
+    "POST".to_owned()
+}
+
+/// Puts the channel and the payload in their places, in one pass, so that neither is searched for the other's.
+fn fill(text: &str, channel: &str, payload: &str) -> String {
+    let mut out = String::with_capacity(text.len() + channel.len() + payload.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('{') {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        rest = if let Some(behind) = from.strip_prefix(CHANNEL) {
+            out.push_str(channel);
+            behind
+        } else if let Some(behind) = from.strip_prefix(PAYLOAD) {
+            out.push_str(payload);
+            behind
+        } else if let Some(behind) = from.strip_prefix(PAYLOAD_STRING) {
+            out.push_str(&serde_json::Value::from(payload).to_string());
+            behind
+        } else {
+            out.push('{');
+            &from[1..]
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mark::PayloadMaker;
+
+    fn template(text: &str) -> Template {
+        let File { subscribe, publish } = toml::from_str(text).unwrap();
+        Template { subscribe, publish }
+    }
+
+    fn socket_io() -> Template {
+        template(
+            "name = 'for those who start it'\n\
+             [subscribe]\npath = '/socket.io/?EIO=4&transport=websocket'\nopen = ['40']\nwelcome = '40{'\n\
+             send = ['420[\"subscribe\",\"{channel}\"]']\nconfirmed = '430'\nrefused = '44'\nping = '2'\npong = '3'\n\
+             [publish]\npath = '/publish/{channel}'\nbody = '{\"to\":\"{channel}\",\"text\":{payload_string},\"as\":{payload}}'",
+        )
+    }
+
+    fn events(template: &Template, message: &str) -> Vec<String> {
+        let mut events = Vec::new();
+        template.hear(message.as_bytes(), |event| events.push(format!("{event:?}")));
+        events
+    }
+
+    #[test]
+    fn a_server_with_a_greeting_of_its_own_is_subscribed_to_after_it() {
+        let template = socket_io();
+        let wanted = || std::iter::once(Wanted { slot: 0, channel: "a", positioned: false, since: None });
+        let mut messages = Vec::new();
+        template.greet(wanted(), &mut messages);
+        assert_eq!(messages, ["40"]);
+        template.opened(|event| panic!("{event:?} before the server said so"));
+        assert!(events(&template, "0{\"sid\":\"x\",\"pingInterval\":25000}").is_empty());
+        assert_eq!(events(&template, "40{\"sid\":\"y\"}"), ["Welcome { pong: true }"]);
+        template.subscribe(wanted(), &mut messages);
+        assert_eq!(messages[1], "420[\"subscribe\",\"a\"]");
+        assert!(events(&template, "430[]")[0].starts_with("Confirmed { slot: 0"));
+        assert_eq!(events(&template, "2"), ["Ping"]);
+        assert!(events(&template, "44{\"message\":\"no\"}")[0].contains("no"));
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_taken_at_its_open_connection() {
+        let template =
+            template("[subscribe]\npath = '/sub/{channel}'\n[publish]\npath = '/pub'\nbody = '{payload}'");
+        let mut heard = Vec::new();
+        template.opened(|event| heard.push(format!("{event:?}")));
+        assert_eq!(heard.len(), 2);
+        assert_eq!(heard[0], "Welcome { pong: false }");
+    }
+
+    #[test]
+    fn publications_are_found_in_any_envelope_and_several_in_one() {
+        let maker = PayloadMaker::new(1, 128);
+        let escaped = |sequence| serde_json::Value::from(maker.make(0, sequence, 9)).to_string();
+        let message = format!("42[\"message\",[{},{}]]", escaped(1), escaped(2));
+        let mut sequences = Vec::new();
+        socket_io().hear(message.as_bytes(), |event| match event {
+            Event::Publication(heard) => sequences.push(Mark::find(heard.payload).unwrap().0.sequence),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(sequences, [1, 2]);
+    }
+
+    #[test]
+    fn a_request_holds_the_channel_and_the_payload_in_their_places() {
+        let (path, body) = socket_io().publication("a", "{\"x\":\"{channel}\"}");
+        assert_eq!(path, "/publish/a");
+        assert_eq!(
+            body,
+            "{\"to\":\"a\",\"text\":\"{\\\"x\\\":\\\"{channel}\\\"}\",\"as\":{\"x\":\"{channel}\"}}"
+        );
+    }
+}

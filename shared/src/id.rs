@@ -7,6 +7,9 @@ use std::sync::Arc;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(u128);
 
+/// Where in the text of an id the hyphens stand.
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
 impl ClientId {
     /// Makes an id of random bits that the caller provides, as a version 4 UUID (RFC 9562 §5.4).
     pub fn from_random(bits: u128) -> Self {
@@ -23,13 +26,28 @@ impl ClientId {
         self.0
     }
 
+    /// The text of the id: 32 hexadecimal digits and four hyphens, all ASCII.
+    pub fn hyphenated(self) -> [u8; 36] {
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for byte in self.0.to_be_bytes() {
+            if HYPHENS.contains(&at) {
+                at += 1;
+            }
+            for nibble in [byte >> 4, byte & 0xf] {
+                text[at] = b"0123456789abcdef"[usize::from(nibble)];
+                at += 1;
+            }
+        }
+        text
+    }
+
     /// Reads the hyphenated form that `Display` writes.
     pub fn parse(text: &str) -> Option<Self> {
-        let hyphens = [8, 13, 18, 23];
-        if text.len() != 36 || !text.is_ascii() || hyphens.iter().any(|&at| text.as_bytes()[at] != b'-') {
+        if text.len() != 36 || !text.is_ascii() || HYPHENS.iter().any(|&at| text.as_bytes()[at] != b'-') {
             return None;
         }
-        let digits = text.bytes().enumerate().filter(|(at, _)| !hyphens.contains(at));
+        let digits = text.bytes().enumerate().filter(|(at, _)| !HYPHENS.contains(at));
         digits
             .map(|(_, digit)| char::from(digit).to_digit(16))
             .try_fold(0u128, |bits, digit| Some(bits << 4 | u128::from(digit?)))
@@ -39,16 +57,7 @@ impl ClientId {
 
 impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits = self.0;
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            bits >> 96,
-            bits >> 80 & 0xffff,
-            bits >> 64 & 0xffff,
-            bits >> 48 & 0xffff,
-            bits & 0xffff_ffff_ffff
-        )
+        f.write_str(std::str::from_utf8(&self.hyphenated()).unwrap_or_default())
     }
 }
 

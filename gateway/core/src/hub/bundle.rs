@@ -34,21 +34,30 @@ pub struct Bundle {
 pub struct Bundles<'a> {
     publications: &'a [Arc<Prepared>],
     made: SmallVec<[(Variant, Bundle); 2]>,
+    /// The one asked for last.
+    last: usize,
 }
 
 impl<'a> Bundles<'a> {
     pub fn new(publications: &'a [Arc<Prepared>]) -> Self {
-        Self { publications, made: SmallVec::new() }
+        Self { publications, made: SmallVec::new(), last: 0 }
     }
 
-    /// Subscribers of one variant often follow each other, so keep the answer while the variant stays the same.
+    /// Neighbours in a list mostly take the same variant, so the last answer is looked at first.
+    #[inline]
     pub fn get(&mut self, variant: Variant) -> &Bundle {
+        if self.made.get(self.last).is_none_or(|(of, _)| *of != variant) {
+            self.find(variant);
+        }
+        &self.made[self.last].1
+    }
+
+    fn find(&mut self, variant: Variant) {
         let found = self.made.iter().position(|(of, _)| *of == variant);
-        let index = found.unwrap_or_else(|| {
+        self.last = found.unwrap_or_else(|| {
             self.made.push((variant, Bundle::of(self.publications, variant)));
             self.made.len() - 1
         });
-        &self.made[index].1
     }
 }
 

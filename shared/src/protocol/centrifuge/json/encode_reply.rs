@@ -12,7 +12,11 @@ use crate::position::StreamPosition;
 use crate::publication::{ClientInfo, Publication};
 use crate::reply::{Answer, Connected, Expiry, Reply, Subscribed};
 
+/// Room for a reply without a list in it, so that a buffer grows once and not with every field.
+const REPLY_BYTES_GUESS: usize = 192;
+
 pub(super) fn encode(reply: &Reply, out: &mut BytesMut) {
+    out.reserve(REPLY_BYTES_GUESS);
     out.put_slice(b"{\"id\":");
     write::number(u64::from(reply.id), out);
     match &reply.outcome {
@@ -46,7 +50,7 @@ fn encode_answer(answer: &Answer, out: &mut BytesMut) {
         }
         Answer::Refresh { client, version, expires } => {
             let mut object = body("refresh", out);
-            write::quoted(*client, object.field("client"));
+            write::client_id(*client, object.field("client"));
             object.string("version", version);
             expiry(*expires, &mut object);
             object.end();
@@ -61,7 +65,7 @@ fn encode_answer(answer: &Answer, out: &mut BytesMut) {
 
 fn encode_connected(connected: &Connected, out: &mut BytesMut) {
     let mut object = body("connect", out);
-    write::quoted(connected.client, object.field("client"));
+    write::client_id(connected.client, object.field("client"));
     object.string("version", connected.version);
     expiry(connected.expires, &mut object);
     object.number("ping", u64::from(connected.ping_seconds));
@@ -103,7 +107,7 @@ fn encode_presence(clients: &[ClientInfo], out: &mut BytesMut) {
         if index > 0 {
             out.put_u8(b',');
         }
-        write::quoted(info.client, out);
+        write::client_id(info.client, out);
         out.put_u8(b':');
         write::client_info(info, out);
     }

@@ -1,11 +1,10 @@
 //! Writing JSON piece by piece, without a tree of values in between.
 
-use std::fmt::Write;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
 
+use crate::id::ClientId;
 use crate::publication::{ClientInfo, Payload, PayloadKind, Publication};
 
 /// What stands for a byte inside a JSON string: 0 for itself, `u` for a `\u00..` escape, else the letter after the
@@ -122,16 +121,17 @@ pub fn publications(list: &[Publication], out: &mut BytesMut) {
 pub fn client_info(info: &ClientInfo, out: &mut BytesMut) {
     let mut object = Object::begin(out);
     object.string("user", info.user.as_str());
-    quoted(info.client, object.field("client"));
+    client_id(info.client, object.field("client"));
     object.raw("conn_info", info.conn_info.as_deref());
     object.raw("chan_info", info.chan_info.as_deref());
     object.end();
 }
 
-/// A JSON string of something whose text needs no escapes.
-pub(super) fn quoted(plain: impl std::fmt::Display, out: &mut BytesMut) {
-    // A BytesMut grows as needed, so that writing to it cannot fail.
-    let _ = write!(out, "\"{plain}\"");
+/// A JSON string of a client id, whose text needs no escapes.
+pub(super) fn client_id(id: ClientId, out: &mut BytesMut) {
+    out.put_u8(b'"');
+    out.put_slice(&id.hyphenated());
+    out.put_u8(b'"');
 }
 
 /// An object being written: knows where commas go and leaves out what is empty.

@@ -1,0 +1,55 @@
+//! Publications through the hub to all subscribers of a channel, into a sink that only counts them.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use benches::counted;
+use benches::samples::{
+    CHANNEL, Counter, channel, hub, hub_before_its_first, prepared, publication, variants,
+};
+use gateway_core::hub::{Hub, Prepared, Variant};
+use gungraun::{library_benchmark, library_benchmark_group};
+
+type Sample = (Hub, Vec<Arc<Prepared>>, Counter);
+
+fn one_variant(subscribers: u32, publications: u64) -> Sample {
+    let (variants, [centrifuge, _]) = variants();
+    let hub = hub(subscribers, &[Variant::plain(centrifuge)]);
+    (hub, prepared(publications, &variants), Counter::default())
+}
+
+/// The channel's first publication: until it came, nobody on this worker knew where the stream was.
+fn the_first(subscribers: u32) -> Sample {
+    let (variants, [centrifuge, _]) = variants();
+    let hub = hub_before_its_first(subscribers, &[Variant::plain(centrifuge)]);
+    let first = Prepared::new(channel(CHANNEL), publication(128, 1), 0, &variants);
+    (hub, vec![first], Counter::default())
+}
+
+/// Neighbours in the list differ: the worst order there is.
+fn four_variants(subscribers: u32, publications: u64) -> Sample {
+    let (variants, [centrifuge, raw]) = variants();
+    let each = [
+        Variant::plain(centrifuge),
+        Variant::deflated(centrifuge, 15),
+        Variant::plain(raw),
+        Variant::deflated(centrifuge, 12),
+    ];
+    (hub(subscribers, &each), prepared(publications, &variants), Counter::default())
+}
+
+#[library_benchmark]
+#[bench::to_1_000(args = (1_000, 1), setup = one_variant, config = counted(51_310))]
+#[bench::to_10_000(args = (10_000, 1), setup = one_variant, config = counted(492_067))]
+#[bench::backlog_of_8_to_1_000(args = (1_000, 8), setup = one_variant, config = counted(62_986))]
+#[bench::backlog_of_8_to_10_000(args = (10_000, 8), setup = one_variant, config = counted(503_560))]
+#[bench::in_four_variants_to_10_000(args = (10_000, 1), setup = four_variants, config = counted(993_847))]
+#[bench::backlog_of_8_in_four_variants_to_10_000(args = (10_000, 8), setup = four_variants, config = counted(2_091_431))]
+#[bench::the_first_to_1_000(args = (1_000), setup = the_first, config = counted(332_053))]
+fn publications((mut hub, publications, mut counter): Sample) -> Sample {
+    hub.deliver(black_box(CHANNEL), &publications, &mut counter);
+    assert!(counter.bytes > 0);
+    (hub, publications, counter)
+}
+
+library_benchmark_group!(name = delivering, benchmarks = [publications]);

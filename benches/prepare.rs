@@ -1,0 +1,93 @@
+//! A publication to the frame that all its subscribers get.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use benches::counted;
+use benches::samples::{CHANNEL, channel, prepared, publication, variants};
+use gateway_core::hub::{Prepared, Variant, Variants, Writable};
+use gungraun::{library_benchmark, library_benchmark_group};
+use shared::channel::Channel;
+use shared::publication::Publication;
+
+type Sample = (Channel, Publication, Arc<Variants>, Variant);
+
+fn plain(bytes: usize) -> Sample {
+    let (variants, [centrifuge, _]) = variants();
+    (channel(CHANNEL), publication(bytes, 1), variants, Variant::plain(centrifuge))
+}
+
+fn raw(bytes: usize) -> Sample {
+    let (variants, [_, raw]) = variants();
+    (channel(CHANNEL), publication(bytes, 1), variants, Variant::plain(raw))
+}
+
+/// With a deflater that has been used before, as nearly all have.
+fn deflated(bytes: usize) -> Sample {
+    let (variants, [centrifuge, _]) = variants();
+    let variant = Variant::deflated(centrifuge, 15);
+    let before = Prepared::new(channel(CHANNEL), publication(bytes, 1), 0, &variants);
+    assert!(matches!(before.writable(variant), Writable::Frame(_)));
+    (channel(CHANNEL), publication(bytes, 2), variants, variant)
+}
+
+#[library_benchmark]
+#[bench::plain_128(args = (128), setup = plain, config = counted(2_372))]
+#[bench::plain_4096(args = (4096), setup = plain, config = counted(3_221))]
+#[bench::raw_128(args = (128), setup = raw, config = counted(1_260))]
+#[bench::deflated_1024(args = (1024), setup = deflated, config = counted(372_454))]
+#[bench::deflated_4096(args = (4096), setup = deflated, config = counted(559_831))]
+fn frame((channel, publication, variants, variant): Sample) -> (Arc<Prepared>, usize) {
+    let prepared = Prepared::new(channel, publication, 0, &variants);
+    let bytes = match prepared.writable(black_box(variant)) {
+        Writable::Frame(frame) => frame.len(),
+        Writable::Nothing | Writable::Close(_) => 0,
+    };
+    (prepared, bytes)
+}
+
+fn made(bytes: usize) -> (Arc<Prepared>, Variant) {
+    let (channel, publication, variants, variant) = deflated(bytes);
+    let prepared = Prepared::new(channel, publication, 0, &variants);
+    prepared.writable(variant);
+    (prepared, variant)
+}
+
+// What everyone after the first subscriber of a variant pays.
+#[library_benchmark]
+#[bench::deflated(args = (1024), setup = made, config = counted(70))]
+fn frame_again((prepared, variant): (Arc<Prepared>, Variant)) -> (Arc<Prepared>, usize) {
+    let bytes = match prepared.writable(black_box(variant)) {
+        Writable::Frame(frame) => frame.len(),
+        Writable::Nothing | Writable::Close(_) => 0,
+    };
+    (prepared, bytes)
+}
+
+type Backlog = (Vec<Arc<Prepared>>, Variant);
+
+fn backlog(count: u64) -> Backlog {
+    let (variants, [centrifuge, _]) = variants();
+    (prepared(count, &variants), Variant::plain(centrifuge))
+}
+
+fn deflated_backlog(count: u64) -> Backlog {
+    let (variants, [centrifuge, _]) = variants();
+    let variant = Variant::deflated(centrifuge, 15);
+    let publications = prepared(count, &variants);
+    gateway_core::hub::Bundles::new(&publications).get(variant);
+    (prepared(count, &variants), variant)
+}
+
+// Several waiting publications to one frame.
+#[library_benchmark]
+#[bench::plain_8(args = (8), setup = backlog, config = counted(12_927))]
+#[bench::deflated_8(args = (8), setup = deflated_backlog, config = counted(324_241))]
+fn bundle((publications, variant): Backlog) -> (Vec<Arc<Prepared>>, usize) {
+    let mut bundles = gateway_core::hub::Bundles::new(&publications);
+    let writes = bundles.get(black_box(variant)).writes.len();
+    drop(bundles);
+    (publications, writes)
+}
+
+library_benchmark_group!(name = preparing, benchmarks = [frame, frame_again, bundle]);

@@ -1,0 +1,126 @@
+//! The messages, channels and subscribers that are counted with.
+
+use std::sync::Arc;
+
+use gateway_core::hub::{
+    Encoding, EncodingId, HoldLimits, Hub, Prepared, Sink, Subscriber, Variant, Variants, WebSocketFrames,
+};
+use shared::channel::Channel;
+use shared::framing::{Message, MessageKind};
+use shared::id::{ClientId, UserId};
+use shared::position::{Epoch, StreamPosition};
+use shared::protocol::Protocol;
+use shared::protocol::centrifuge::json::CentrifugeJson;
+use shared::protocol::raw::Raw;
+use shared::publication::{ClientInfo, Payload, Publication};
+
+/// The channel that most counts are about.
+pub const CHANNEL: &str = "prices:AAPL";
+
+/// Panics where a sample is none, which only a mistake in this folder can cause.
+pub fn channel(name: &str) -> Channel {
+    match Channel::parse(name, 255) {
+        Ok(channel) => channel,
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
+pub fn position(offset: u64) -> StreamPosition {
+    StreamPosition { offset, epoch: Epoch::from_random(7_777_777_777) }
+}
+
+/// A JSON object of exactly this many bytes, at least 64: quotes in front and few repetitions, as a tick has.
+pub fn json(bytes: usize) -> String {
+    let mut text = String::from(r#"{"symbol":"AAPL","bid":191.05,"ask":191.07,"note":""#);
+    let mut state = 1_u32;
+    while text.len() < bytes - 2 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Digits and words, so that deflating has something to find but not everything.
+        match state >> 29 {
+            0 => text.push_str(" price"),
+            1 => text.push_str(" of "),
+            _ => text.push(char::from(b'0' + (state >> 24) as u8 % 10)),
+        }
+    }
+    text.truncate(bytes - 2);
+    text + "\"}"
+}
+
+pub fn publication(bytes: usize, offset: u64) -> Publication {
+    Publication { position: Some(position(offset)), ..Publication::new(Payload::json(json(bytes))) }
+}
+
+pub fn info() -> ClientInfo {
+    ClientInfo {
+        client: ClientId::from_random(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+        user: UserId::new("ann"),
+        conn_info: Some(r#"{"name":"Ann"}"#.into()),
+        chan_info: None,
+    }
+}
+
+pub fn text(data: &str) -> Message<'_> {
+    Message { kind: MessageKind::Text, data: data.as_bytes() }
+}
+
+/// The gateway's own table: Centrifuge JSON and bare text, each in WebSocket frames.
+pub fn variants() -> (Arc<Variants>, [EncodingId; 2]) {
+    let mut variants = Variants::default();
+    let framing = Arc::new(WebSocketFrames::default());
+    let raw = Raw::new(CHANNEL.into(), "".into(), None);
+    let protocols: [Arc<dyn Protocol>; 2] = [Arc::new(CentrifugeJson), Arc::new(raw)];
+    let add = |protocol| variants.add(Encoding { protocol, framing: framing.clone() });
+    let ids = protocols.map(add).map(Option::unwrap_or_default);
+    (Arc::new(variants), ids)
+}
+
+/// This many publications of a channel, each of 128 bytes, the first at offset 2: see [`hub`].
+pub fn prepared(count: u64, variants: &Arc<Variants>) -> Vec<Arc<Prepared>> {
+    let prepare = |offset| Prepared::new(channel(CHANNEL), publication(128, offset), 0, variants);
+    (2..2 + count).map(prepare).collect()
+}
+
+/// Counts what it is given, as cheaply as that can be done: what is left is the hub's.
+#[derive(Debug, Default)]
+pub struct Counter {
+    pub writes: u64,
+    pub bytes: u64,
+}
+
+impl Sink for Counter {
+    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
+        let mut bundles = gateway_core::hub::Bundles::new(publications);
+        for subscriber in subscribers {
+            for frames in &bundles.get(subscriber.variant).writes {
+                self.writes += 1;
+                self.bytes += frames.len() as u64;
+            }
+        }
+    }
+
+    fn insufficient(&mut self, _key: u32, _channel: &Channel) {}
+}
+
+/// A hub in which this many connections listen to [`CHANNEL`], their variants one after another. It has seen the
+/// channel's first publication, so that everyone is where nearly all subscribers are nearly always.
+pub fn hub(subscribers: u32, variants: &[Variant]) -> Hub {
+    let mut hub = hub_before_its_first(subscribers, variants);
+    let first = Prepared::new(channel(CHANNEL), publication(128, 1), 0, &Arc::default());
+    hub.deliver(CHANNEL, &[first], &mut Counter::default());
+    hub
+}
+
+/// The same before the first publication, when all subscribers still wait for the channel's stream to reach them.
+pub fn hub_before_its_first(subscribers: u32, variants: &[Variant]) -> Hub {
+    let mut hub = Hub::new(HoldLimits::default());
+    for (key, variant) in (0..subscribers).zip(variants.iter().cycle()) {
+        listen(&mut hub, &channel(CHANNEL), key, *variant);
+    }
+    hub
+}
+
+/// Subscribes to the end: joined, and live.
+pub fn listen(hub: &mut Hub, channel: &Channel, key: u32, variant: Variant) {
+    hub.join(channel, Subscriber { key, handle: 3, variant, positioned: true });
+    hub.go_live(channel.as_str(), key, Some(position(0)), &mut Counter::default());
+}

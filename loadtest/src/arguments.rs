@@ -21,7 +21,7 @@ pub struct Arguments {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connections")]
 pub struct ConnectionArguments {
-    /// A gateway, as ws://HOST:PORT or with a path of its own. Repeat it to take several in turns.
+    /// A gateway, as ws://HOST:PORT or wss://HOST:PORT or with a path of its own. Repeat it to take several in turns.
     #[arg(long = "url", value_name = "URL", default_value = "ws://127.0.0.1:8000")]
     pub urls: Vec<String>,
     /// What to speak.
@@ -77,6 +77,12 @@ pub struct ConnectionArguments {
     /// Read buffer of each connection. Larger ones spare system calls when messages come in batches.
     #[arg(long, value_name = "BYTES", default_value_t = 4_096)]
     pub read_buffer: usize,
+    /// Trust the certificates in this file (PEM) behind wss:// and https://; without it, those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Trust any certificate; on this machine only.
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
     /// Allow addresses other than loopback.
     #[arg(long)]
     pub allow_remote: bool,
@@ -129,12 +135,19 @@ pub struct MeasuringArguments {
     /// A process of the server, whose CPU and memory are measured. Repeat it for several.
     #[arg(long = "pid", value_name = "PID")]
     pub pids: Vec<u32>,
+    /// Where a node of the server tells its metrics (http://HOST:PORT, its internal address). Repeat it for several.
+    #[arg(long = "metrics", value_name = "URL")]
+    pub metrics_urls: Vec<String>,
     /// Longest wait, in seconds, for what is still on its way when publishing ends.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     pub drain: f64,
     /// Pause, in seconds, between the last connection and the first publication.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     pub settle: f64,
+    /// Connections that are opened and closed before memory is measured first, since a process allocates some things
+    /// once for all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub wave: u32,
     /// Pause, in seconds, after the connections are closed and before memory is measured again (only with --pid).
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub rest: f64,
@@ -161,6 +174,29 @@ pub struct TellingArguments {
     /// No progress bar and no report on the terminal; failed thresholds are still told.
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Storm")]
+pub struct StormArguments {
+    /// Seconds of publishing before every connection is cut.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub calm: f64,
+    /// Seconds for which all stay away, while publications go on.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub away: f64,
+    /// Longest time, in seconds, for all to come back.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub storm_timeout: f64,
+    /// Threshold: subscriptions that came back with a hole, and connections that did not come back.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_unrecovered: u64,
+    /// Threshold: seconds until the last had come back and recovered.
+    #[arg(long, value_name = "SECONDS")]
+    pub max_storm_seconds: Option<f64>,
+    /// Threshold: CPU microseconds of the server for each that came back.
+    #[arg(long, value_name = "MICROS")]
+    pub max_reconnect_micros: Option<f64>,
 }
 
 #[derive(Args, Clone, Debug, Default)]
@@ -196,6 +232,12 @@ pub struct ThresholdArguments {
     /// Growth of the server's resident memory per connection.
     #[arg(long, value_name = "KIB")]
     pub max_kib_per_connection: Option<f64>,
+    /// CPU of the server while connections were only held (with --rate 0), as a share of one core.
+    #[arg(long, value_name = "PERCENT")]
+    pub max_idle_cpu: Option<f64>,
+    /// The server's resident memory after all connections were closed, against before the first.
+    #[arg(long, value_name = "PERCENT")]
+    pub max_memory_after: Option<f64>,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,8 +1,8 @@
 //! The whole command: the plain run, and the named scenarios with what each takes for granted.
 
-use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, StormArguments};
 use crate::floor::FloorArguments;
 
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
@@ -39,6 +39,16 @@ pub enum Scenario {
     Idle(Box<Arguments>),
     /// Serves instead of loading: the bare `send()` loop that other servers are held against.
     Floor(FloorArguments),
+    /// Every connection is cut at once while publications go on, and all come back at once and recover.
+    Storm(Box<StormRun>),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct StormRun {
+    #[command(flatten)]
+    pub storm: StormArguments,
+    #[command(flatten)]
+    pub run: Arguments,
 }
 
 /// What scenarios take for granted where the plain run takes something else: scenario, option, default.
@@ -68,24 +78,57 @@ const PRESETS: &[(&str, &[(&str, &str)])] = &[
             ("rate", "0"),
             ("duration", "30"),
             ("rest", "5"),
+            ("wave", "500"),
+        ],
+    ),
+    (
+        "storm",
+        &[
+            ("title", "storm"),
+            ("ramp", "4000"),
+            ("opening_max", "19000"),
+            // As many addresses as keep a gateway's limits for each from standing in the way.
+            ("sources", "40"),
+            ("connect_timeout", "60"),
+            ("channels", "10"),
+            ("rate", "20"),
+            ("drain", "30"),
+            ("max_lost", "0"),
+            ("max_failures", "0"),
         ],
     ),
 ];
 
-/// The command with every scenario's own defaults, as its help shows them.
-pub fn command() -> Command {
-    PRESETS.iter().fold(CommandLine::command(), |command, (scenario, defaults)| {
+/// Scenarios that take as many connections as one process can hold, up to this.
+const FULL: &[&str] = &["storm"];
+const FULL_CONNECTIONS: u64 = 19_000;
+/// Descriptors that those leave for everything else.
+const FULL_SPARE: u64 = 200;
+
+/// The command with every scenario's own defaults, as its help shows them. `descriptors` is how many files this
+/// process may open.
+pub fn command(descriptors: u64) -> Command {
+    let command = PRESETS.iter().fold(CommandLine::command(), |command, (scenario, defaults)| {
         command.mut_subcommand(scenario, |subcommand| {
             defaults.iter().fold(subcommand, |subcommand, (option, default)| {
                 subcommand.mut_arg(option, |arg| arg.default_value(*default))
             })
         })
+    });
+    // It lives as long as the command, which is as long as the process.
+    let full: &str = FULL_CONNECTIONS.min(descriptors.saturating_sub(FULL_SPARE)).to_string().leak();
+    FULL.iter().fold(command, |command, scenario| {
+        command.mut_subcommand(scenario, |subcommand| {
+            subcommand.mut_arg("connections", |arg| arg.default_value(full))
+        })
     })
 }
 
 /// Reads the process's own arguments, or ends the process with what is wrong with them.
-pub fn parse() -> CommandLine {
-    read(&command().get_matches()).unwrap_or_else(|error| error.format(&mut command()).exit())
+pub fn parse(descriptors: u64) -> CommandLine {
+    let mut command = command(descriptors);
+    let matches = command.get_matches_mut();
+    read(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
 }
 
 fn read(matches: &ArgMatches) -> Result<CommandLine, clap::Error> {
@@ -98,7 +141,7 @@ mod tests {
 
     fn line(words: &str) -> Result<CommandLine, clap::Error> {
         let words = std::iter::once("tidegate-loadtest").chain(words.split_whitespace());
-        read(&command().try_get_matches_from(words)?)
+        read(&command(20_000).try_get_matches_from(words)?)
     }
 
     #[test]
@@ -122,6 +165,18 @@ mod tests {
     }
 
     #[test]
+    fn a_full_process_takes_what_its_descriptors_allow() {
+        let of = |descriptors| {
+            let matches = command(descriptors).try_get_matches_from(["tidegate-loadtest", "storm"]).unwrap();
+            let Some(Scenario::Storm(storm)) = read(&matches).unwrap().scenario else {
+                panic!("another scenario");
+            };
+            storm.run.connections.connections
+        };
+        assert_eq!([1_024, 20_000, 1 << 20].map(of), [824, 19_000, 19_000]);
+    }
+
+    #[test]
     fn options_before_a_scenario_are_refused_since_they_would_not_count() {
         assert!(line("-n 7 idle").is_err());
         assert!(line("nothing-of-this-name").is_err());
@@ -129,6 +184,6 @@ mod tests {
 
     #[test]
     fn the_command_is_one_that_its_parser_accepts() {
-        command().debug_assert();
+        command(20_000).debug_assert();
     }
 }

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use crate::bind_address_no_port::bind_address_no_port;
 use crate::plan::{Plan, Target};
+use crate::stream::Stream;
 use crate::wire::{DeflatingWire, PlainWire, Wire};
 
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +42,8 @@ pub async fn connect(
     number: u32,
     entry: Entry<'_>,
 ) -> Result<Wire, ConnectError> {
-    let stream = open_socket(target.address, number, plan.sources).await.map_err(ConnectError::Io)?;
+    let socket = open_socket(target.address, number, plan.sources).await.map_err(ConnectError::Io)?;
+    let stream = Stream::new(socket, target).await.map_err(ConnectError::Io)?;
     let request = upgrade_request(target, entry)?;
     let read_buffer = plan.arguments.connections.read_buffer;
     if plan.arguments.connections.compression {

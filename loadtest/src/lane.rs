@@ -35,8 +35,21 @@ pub struct Lane {
     /// Bounds how many are opening at the same time.
     pub opening: Semaphore,
     number: u32,
-    stop: Notify,
-    stopping: Cell<bool>,
+    phase: Cell<Phase>,
+    turned: Notify,
+}
+
+/// What all connections of a thread are to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    Running,
+    /// Every connection is cut and stays away.
+    Away,
+    /// Those that were cut come back, all at this moment.
+    Back {
+        at_ns: u64,
+    },
+    Stopping,
 }
 
 /// Counts of one thread since its last handover.
@@ -51,6 +64,10 @@ pub enum Handover {
 pub enum Order {
     /// How many publications are still on their way?
     Missing(oneshot::Sender<u64>),
+    /// Hand over what has been counted up to now, and then say so.
+    HandOver(oneshot::Sender<()>),
+    /// Cut every connection, or bring them back.
+    Turn(Phase),
     /// Settle every account, then close every connection.
     Finish(oneshot::Sender<Verdict>),
 }
@@ -70,10 +87,24 @@ impl Lane {
 
     /// Returns once the run is over.
     pub async fn stopped(&self) {
-        let stop = self.stop.notified();
-        if !self.stopping.get() {
-            stop.await;
+        self.until(|phase| phase == Phase::Stopping).await;
+    }
+
+    /// Waits for a phase of which this holds.
+    pub async fn until(&self, holds: impl Fn(Phase) -> bool) -> Phase {
+        loop {
+            let turned = self.turned.notified();
+            let phase = self.phase.get();
+            if holds(phase) {
+                return phase;
+            }
+            turned.await;
         }
+    }
+
+    fn turn(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.turned.notify_waiters();
     }
 
     pub fn settle_one(&self) {
@@ -102,8 +133,8 @@ pub fn start(
             subscribers: RefCell::new(subscribers),
             opening: Semaphore::new(opening),
             number: u32::from(number),
-            stop: Notify::new(),
-            stopping: Cell::new(false),
+            phase: Cell::new(Phase::Running),
+            turned: Notify::new(),
         });
         LocalSet::new().block_on(&runtime, run(lane, start_ns, inbox, collector));
     })?;
@@ -143,6 +174,13 @@ async fn run(
                     // Nobody waits any more if the run was interrupted.
                     let _ = answer.send(missing);
                 }
+                Some(Order::HandOver(answer)) => {
+                    let books = Box::new(lane.books.take());
+                    // The collector goes first only when the run is given up, and then nobody waits for the answer.
+                    let _ = collector.send(Handover::Received(books)).await;
+                    let _ = answer.send(());
+                }
+                Some(Order::Turn(phase)) => lane.turn(phase),
                 Some(Order::Finish(answer)) => break Some(answer),
                 None => break None,
             },
@@ -152,8 +190,7 @@ async fn run(
     let accounts = std::mem::take(&mut *lane.subscribers.borrow_mut());
     lane.subscribers.borrow_mut().resize_with(accounts.len(), || Subscriber::new(std::iter::empty()));
     let last = Handover::Received(Box::new(lane.books.take()));
-    lane.stopping.set(true);
-    lane.stop.notify_waiters();
+    lane.turn(Phase::Stopping);
     // The collector goes first only when the run is given up.
     let _ = collector.send(last).await;
     drop(collector);

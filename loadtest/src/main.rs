@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_loadtest::arguments::{Arguments, TellingArguments};
-use tidegate_loadtest::command_line::{self, Scenario};
+use tidegate_loadtest::command_line::{self, Scenario, StormRun};
 use tidegate_loadtest::floor;
 use tidegate_loadtest::plan::{Plan, PlanError, duration};
 use tidegate_loadtest::process::{ProcessError, Usage};
@@ -35,14 +35,20 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let line = command_line::parse();
+    let descriptors = raise_descriptors();
+    let line = command_line::parse(descriptors);
     let ended = match line.scenario {
-        None => plain(line.plain),
+        None => plain(line.plain, descriptors, Ok),
         Some(Scenario::FanOut(arguments) | Scenario::Channels(arguments) | Scenario::Idle(arguments)) => {
-            plain(*arguments)
+            plain(*arguments, descriptors, Ok)
+        }
+        Some(Scenario::Storm(arguments)) => {
+            let StormRun { storm, mut run } = *arguments;
+            // Without their positions, nobody could recover.
+            run.connections.reconnect = true;
+            plain(run, descriptors, |plan| plan.with_storm(storm))
         }
         Some(Scenario::Floor(arguments)) => {
-            raise_descriptors();
             floor::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
         }
     };
@@ -53,9 +59,13 @@ fn main() -> ExitCode {
 }
 
 /// One run, with all that belongs to it.
-fn plain(arguments: Arguments) -> Result<ExitCode, Failure> {
+fn plain(
+    arguments: Arguments,
+    descriptors: u64,
+    extend: impl FnOnce(Plan) -> Result<Plan, PlanError>,
+) -> Result<ExitCode, Failure> {
     let measuring = arguments.measuring.clone();
-    let plan = Plan::new(arguments, rand::random(), raise_descriptors())?;
+    let plan = extend(Plan::new(arguments, rand::random(), descriptors)?)?;
     for &pid in &measuring.pids {
         Usage::of(pid)?;
     }

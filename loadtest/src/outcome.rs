@@ -9,7 +9,7 @@ use crate::process::{self, Usage};
 use crate::record::Recorder;
 use crate::report::{
     Connections, Deliveries, Host, Latency, LoadTester, Memory, Process, Publications, Report, Server,
-    Settings, percentiles,
+    Settings, StormReport, percentiles,
 };
 use crate::scenario::{CutShort, Reading};
 use crate::schedule::Schedule;
@@ -31,6 +31,7 @@ pub struct Outcome {
     pub memory: [Memory; 4],
     pub connecting: Window,
     pub publishing: Window,
+    pub storm: Option<StormReport>,
     pub recorder: Recorder,
     pub shared: Arc<Shared>,
 }
@@ -71,6 +72,7 @@ impl Outcome {
             connections: self.connections(),
             publications: self.publications(),
             deliveries: self.deliveries(),
+            storm: self.storm.clone(),
             server: (!arguments.measuring.pids.is_empty()).then(|| self.server()),
             load_tester: LoadTester {
                 user_seconds: self.publishing.own.user_seconds,
@@ -84,6 +86,9 @@ impl Outcome {
             series: self.recorder.points.clone(),
         };
         report.thresholds = threshold::check(&arguments.thresholds, &report);
+        if let Some((limits, storm)) = self.shared.plan.storm.as_ref().zip(self.storm.as_ref()) {
+            report.thresholds.extend(threshold::check_storm(limits, storm));
+        }
         report
     }
 
@@ -216,6 +221,11 @@ impl Outcome {
                 .proportional_bytes
                 .zip(ready.proportional_bytes)
                 .and_then(|(from, to)| each(growth(from, to))),
+            idle_cpu_percent: (self.schedule.total == 0)
+                .then(|| (user_seconds + system_seconds) / self.publishing.seconds.max(1e-3) * 100.0),
+            memory_after_percent: after_closing.resident_bytes as f64
+                / (before.resident_bytes as f64).max(1.0)
+                * 100.0,
         }
     }
 }

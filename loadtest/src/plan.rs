@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use hyper::Uri;
 
-use crate::arguments::{Arguments, ConnectionArguments, Entrance, ProtocolName};
+use crate::arguments::{Arguments, ConnectionArguments, Entrance, ProtocolName, StormArguments};
 use crate::dialect::{Dialect, Template, TemplateError};
 use crate::mark::{CHANNELS_MAX, PAYLOAD_BYTES_MIN};
+use crate::metrics::Metrics;
+use crate::tls::{Tls, TlsError, Trust};
 
 /// Connections from one source address to one target address. The kernel has 28,000 ports for it, but takes ever
 /// longer to find a free one beyond half of them.
@@ -26,6 +28,9 @@ pub struct Plan {
     pub dialect: Dialect,
     pub targets: Vec<Target>,
     pub apis: Vec<Target>,
+    pub internals: Vec<Target>,
+    /// Cut all connections on the way.
+    pub storm: Option<StormArguments>,
     pub sources: u8,
     pub threads: u16,
     /// Written into each payload, so that nothing of another run is taken for ours.
@@ -41,12 +46,21 @@ pub struct Target {
     pub authority: String,
     /// Empty where the user gave none. `{channel}` stands for the channel.
     pub path: String,
+    pub tls: Option<Tls>,
+}
+
+impl Target {
+    fn api_beside(&self) -> String {
+        format!("http{}://{}/api", if self.tls.is_some() { "s" } else { "" }, self.authority)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error("{url}: {problem}")]
     Url { url: String, problem: String },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{url} is not on this machine ({address}): loading others needs --allow-remote")]
     Remote { url: String, address: SocketAddr },
     #[error(transparent)]
@@ -65,12 +79,14 @@ impl Plan {
         let dialect = dialect(&arguments.connections)?;
         check_numbers(&arguments, &dialect)?;
         let connections = &arguments.connections;
-        let targets = resolve(&connections.urls, &["ws"], connections.allow_remote)?;
+        let targets = resolve(&connections.urls, &["ws", "wss"], connections)?;
         let api_urls = match arguments.publications.api_urls.as_slice() {
-            [] => targets.iter().map(|target| format!("http://{}/api", target.authority)).collect(),
+            [] => targets.iter().map(Target::api_beside).collect(),
             given => given.to_vec(),
         };
-        let apis = resolve(&api_urls, &["http"], connections.allow_remote)?;
+        let apis = resolve(&api_urls, &["http", "https"], connections)?;
+
+        let internals = resolve(&arguments.measuring.metrics_urls, &["http"], connections)?;
 
         let publishers = u64::from(arguments.publications.publishers);
         let needed = u64::from(connections.connections) + publishers + SPARE_DESCRIPTORS;
@@ -91,7 +107,38 @@ impl Plan {
             // As many as there is time for.
             Some(_) => PUBLICATIONS_MAX,
         } as u64;
-        Ok(Self { dialect, targets, apis, sources, threads, run, publications, arguments })
+        Ok(Self {
+            dialect,
+            targets,
+            apis,
+            internals,
+            storm: None,
+            sources,
+            threads,
+            run,
+            publications,
+            arguments,
+        })
+    }
+
+    /// The same run, in whose middle all connections are cut.
+    pub fn with_storm(self, storm: StormArguments) -> Result<Self, PlanError> {
+        let lasts = self.arguments.publications.rate > 0.0 && self.publications > 0;
+        if !lasts {
+            let expected = "more than 0, since a storm is for those who miss something".to_owned();
+            return Err(PlanError::Argument { name: "rate", expected });
+        }
+        for (name, seconds) in
+            [("calm", storm.calm), ("away", storm.away), ("storm-timeout", storm.storm_timeout)]
+        {
+            check_seconds(name, seconds)?;
+        }
+        Ok(Self { storm: Some(storm), ..self })
+    }
+
+    /// What the nodes say of themselves, if it is known where; a node that does not answer now is told by its absence.
+    pub async fn metrics(&self) -> Option<Metrics> {
+        if self.internals.is_empty() { None } else { Metrics::of(&self.internals).await.ok() }
     }
 
     /// The channels of one connection, in the order of subscribing.
@@ -123,6 +170,13 @@ impl Plan {
 /// A whole, finite, not negative number of seconds as a duration.
 pub fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
+}
+
+fn check_seconds(name: &'static str, seconds: f64) -> Result<(), PlanError> {
+    if (0.0..=86_400.0).contains(&seconds) {
+        return Ok(());
+    }
+    Err(PlanError::Argument { name, expected: "between 0 and 86,400 seconds".to_owned() })
 }
 
 fn dialect(arguments: &ConnectionArguments) -> Result<Dialect, PlanError> {
@@ -177,6 +231,7 @@ fn check_numbers(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanErr
         (PAYLOAD_BYTES_MIN..=1 << 24).contains(&publications.payload),
         &format!("between {PAYLOAD_BYTES_MIN} and 16,777,216"),
     )?;
+    check("wave", measuring.wave <= connections.connections, "at most the number of connections")?;
     check("burst", publications.burst > 0, "at least 1")?;
     check("publishers", (1..=1_000).contains(&publications.publishers), "between 1 and 1,000")?;
     check(
@@ -213,12 +268,18 @@ fn check_numbers(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanErr
         ("rest", measuring.rest),
         ("time-limit", measuring.telling.time_limit),
     ] {
-        check(name, (0.0..=86_400.0).contains(&seconds), "between 0 and 86,400 seconds")?;
+        check_seconds(name, seconds)?;
     }
     check("warmup", publications.warmup <= publications.duration, "no longer than --duration")
 }
 
-fn resolve(urls: &[String], schemes: &[&str], allow_remote: bool) -> Result<Vec<Target>, PlanError> {
+fn resolve(
+    urls: &[String],
+    schemes: &[&str],
+    arguments: &ConnectionArguments,
+) -> Result<Vec<Target>, PlanError> {
+    // Certificates are looked for only if an address needs them.
+    let mut trust = None;
     urls.iter()
         .map(|url| {
             let wrong = |problem: String| PlanError::Url { url: url.clone(), problem };
@@ -229,17 +290,26 @@ fn resolve(urls: &[String], schemes: &[&str], allow_remote: bool) -> Result<Vec<
             }
             let authority = uri.authority().ok_or_else(|| wrong("it names no host".to_owned()))?;
             let host = authority.host().trim_matches(['[', ']']);
-            let port = authority.port_u16().unwrap_or(80);
+            let secure = matches!(scheme, "wss" | "https");
+            let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
             let mut addresses: Vec<SocketAddr> =
                 (host, port).to_socket_addrs().map_err(|error| wrong(error.to_string()))?.collect();
             addresses.sort_by_key(SocketAddr::is_ipv6);
             let address = *addresses.first().ok_or_else(|| wrong("the host has no address".to_owned()))?;
-            if !allow_remote && !address.ip().is_loopback() {
+            if !arguments.allow_remote && !address.ip().is_loopback() {
                 return Err(PlanError::Remote { url: url.clone(), address });
             }
             let path = uri.path_and_query().map_or("", |path| path.as_str());
             let path = if path == "/" { "" } else { path };
-            Ok(Target { address, authority: authority.as_str().to_owned(), path: path.to_owned() })
+            let tls = if secure {
+                if trust.is_none() {
+                    trust = Some(Trust::new(arguments.ca.as_deref(), arguments.insecure)?);
+                }
+                trust.as_ref().map(|trust| trust.towards(host, address)).transpose()?
+            } else {
+                None
+            };
+            Ok(Target { address, authority: authority.as_str().to_owned(), path: path.to_owned(), tls })
         })
         .collect()
 }
@@ -278,6 +348,8 @@ mod tests {
         let apis: Vec<String> =
             beside.apis.iter().map(|api| format!("{}{}", api.authority, api.path)).collect();
         assert_eq!(apis, ["127.0.0.1:1/api", "127.0.0.1:2/api"]);
+        let secure = plan("--url wss://127.0.0.1:3 --insecure").unwrap();
+        assert!(secure.targets[0].tls.is_some() && secure.apis[0].tls.is_some());
     }
 
     #[test]
@@ -292,7 +364,9 @@ mod tests {
             ("--rate NaN", "--rate"),
             ("--duration inf", "--duration"),
             ("--reconnect --reconnect-min-ms 9 --reconnect-max-ms 3", "--reconnect-min-ms"),
-            ("--url wss://127.0.0.1", "wss://127.0.0.1"),
+            ("--url http://127.0.0.1", "http://127.0.0.1"),
+            ("--url wss://127.0.0.1 --ca /nowhere.pem", "/nowhere.pem"),
+            ("--url wss://192.0.2.1 --allow-remote --insecure", "--insecure"),
         ] {
             let error = plan(line).unwrap_err().to_string();
             assert!(error.starts_with(name), "{line}: {error}");

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rand::Rng;
@@ -11,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::clock::now_ns;
 use crate::connect::{Entry, connect};
 use crate::dialect::Event;
-use crate::lane::Lane;
+use crate::lane::{Lane, Phase};
 use crate::plan::duration;
 use crate::subscriber::Reaction;
 use crate::wire::{Incoming, Wire, WireError};
@@ -23,6 +24,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 enum Ending {
     /// The run is over.
     Stopped,
+    /// It was cut with all others, and comes back with them.
+    Cut,
     /// It never became ready.
     Failed(String),
     Lost {
@@ -37,6 +40,7 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
     let mut due_ns = due_ns;
     let mut failed_tries = 0;
     let mut attempt = 0;
+    let mut was_cut = false;
     loop {
         // Boxed, because opening needs far more state than listening, which lasts.
         let ending = match Box::pin(open(&lane, index, attempt, due_ns)).await {
@@ -45,6 +49,9 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
                     lane.books.borrow_mut().tally.reconnects += 1;
                 }
                 failed_tries = 0;
+                if std::mem::take(&mut was_cut) {
+                    lane.shared.away.fetch_sub(1, Ordering::Relaxed);
+                }
                 listen(&lane, index, wire).await
             }
             Err(ending) => ending,
@@ -55,6 +62,18 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
         }
         let comes_back = match ending {
             Ending::Stopped => return,
+            Ending::Cut => {
+                was_cut = true;
+                lane.shared.away.fetch_add(1, Ordering::Relaxed);
+                lane.books.borrow_mut().tally.ended += 1;
+                attempt += 1;
+                match lane.until(|phase| phase != Phase::Away).await {
+                    Phase::Back { at_ns } => due_ns = at_ns,
+                    Phase::Stopping => return,
+                    Phase::Running | Phase::Away => due_ns = now_ns(),
+                }
+                continue;
+            }
             Ending::Failed(reason) => {
                 lane.books.borrow_mut().tally.failures.count(reason);
                 true
@@ -145,12 +164,15 @@ async fn become_ready(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) 
 
 async fn listen(lane: &Rc<Lane>, index: usize, mut wire: Wire) -> Ending {
     // Waited for once, not anew with every message.
-    let mut stopped = pin!(lane.stopped());
+    let mut turned = pin!(lane.until(|phase| matches!(phase, Phase::Away | Phase::Stopping)));
     loop {
         let incoming = tokio::select! {
             biased;
             incoming = wire.next() => incoming,
-            () = &mut stopped => {
+            phase = &mut turned => {
+                if phase == Phase::Away {
+                    return Ending::Cut;
+                }
                 // Whether the goodbye still reaches the server changes nothing for the account.
                 let _ = timeout(GOODBYE, wire.close()).await;
                 return Ending::Stopped;

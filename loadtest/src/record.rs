@@ -126,10 +126,7 @@ impl Recorder {
             Handover::Received(books) => {
                 self.open.deliveries += books.tally.deliveries;
                 self.open.latency.merge(&books.latency);
-                self.received.latency.merge(&books.latency);
-                self.received.open.merge(&books.open);
-                self.received.ready.merge(&books.ready);
-                self.received.tally.absorb(books.tally);
+                self.received.absorb(*books);
             }
             Handover::Published(books) => {
                 self.open.publications += books.tally.sent;

@@ -1,6 +1,7 @@
 //! One connection's account: its subscriptions, and what it makes of each event it hears.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use shared::position::StreamPosition;
 use smallvec::SmallVec;
@@ -29,6 +30,24 @@ pub struct Shared {
     pub flow: Option<Flow>,
     /// Connections whose first attempt has ended, well or not.
     pub settled: AtomicU64,
+    /// Connections that were cut on purpose and are not back yet.
+    pub away: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(plan: Plan) -> Self {
+        let connections = &plan.arguments.connections;
+        Self {
+            dialect: plan.dialect.clone(),
+            ledger: Ledger::new(plan.channel_names()),
+            tokens: Tokens::new(connections, SystemTime::now()),
+            timed_from_ns: AtomicU64::new(0),
+            flow: plan.arguments.publications.in_flight.map(Flow::new),
+            settled: AtomicU64::new(0),
+            away: AtomicU64::new(0),
+            plan,
+        }
+    }
 }
 
 /// What one thread counts and times.
@@ -39,6 +58,16 @@ pub struct Books {
     /// From the moment an attempt was due until the WebSocket was open, and until it was ready to receive.
     pub open: Latencies,
     pub ready: Latencies,
+}
+
+impl Books {
+    pub fn absorb(&mut self, other: Self) {
+        let Self { tally, latency, open, ready } = other;
+        self.tally.absorb(tally);
+        self.latency.merge(&latency);
+        self.open.merge(&open);
+        self.ready.merge(&ready);
+    }
 }
 
 /// One connection, across its lives.

@@ -1,7 +1,7 @@
 //! Limits that a run must keep, and whether it did.
 
-use crate::arguments::ThresholdArguments;
-use crate::report::{Report, Threshold};
+use crate::arguments::{StormArguments, ThresholdArguments};
+use crate::report::{Report, StormReport, Threshold};
 
 /// Holds a report against every threshold that was given.
 pub fn check(arguments: &ThresholdArguments, report: &Report) -> Vec<Threshold> {
@@ -11,7 +11,7 @@ pub fn check(arguments: &ThresholdArguments, report: &Report) -> Vec<Threshold> 
     let limit = |limit: Option<u64>| limit.map(|limit| limit as f64);
     let server = report.server.as_ref();
 
-    let at_most = [
+    let most = [
         ("max-p50-ms", arguments.max_p50_ms, timed(latency.p50)),
         ("max-p99-ms", arguments.max_p99_ms, timed(latency.p99)),
         ("max-p999-ms", arguments.max_p999_ms, timed(latency.p999)),
@@ -31,23 +31,41 @@ pub fn check(arguments: &ThresholdArguments, report: &Report) -> Vec<Threshold> 
             arguments.max_kib_per_connection,
             server.and_then(|server| server.resident_bytes_per_connection).map(|bytes| bytes / 1024.0),
         ),
+        ("max-idle-cpu", arguments.max_idle_cpu, server.and_then(|server| server.idle_cpu_percent)),
+        ("max-memory-after", arguments.max_memory_after, server.map(|server| server.memory_after_percent)),
     ];
-    let at_least = [(
+    let least = [(
         "min-deliveries-per-second",
         arguments.min_deliveries_per_second,
         Some(report.deliveries.per_second),
     )];
-    let judge = |(name, limit, measured): (&str, Option<f64>, Option<f64>), holds: fn(f64, f64) -> bool| {
-        limit.map(|limit| Threshold {
-            name: name.to_owned(),
-            limit,
-            measured,
-            held: measured.is_some_and(|measured| holds(measured, limit)),
-        })
-    };
-    let most = at_most.into_iter().filter_map(|one| judge(one, |measured, limit| measured <= limit));
-    let least = at_least.into_iter().filter_map(|one| judge(one, |measured, limit| measured >= limit));
+    let most = most.into_iter().filter_map(|(name, limit, measured)| Some(at_most(name, limit?, measured)));
+    let least =
+        least.into_iter().filter_map(|(name, limit, measured)| Some(at_least(name, limit?, measured)));
     most.chain(least).collect()
+}
+
+/// Holds a storm against its own thresholds.
+pub fn check_storm(arguments: &StormArguments, storm: &StormReport) -> Vec<Threshold> {
+    let unrecovered = (storm.unrecovered + storm.not_back) as f64;
+    let all = [
+        ("max-unrecovered", Some(arguments.max_unrecovered as f64), Some(unrecovered)),
+        ("max-storm-seconds", arguments.max_storm_seconds, Some(storm.seconds_to_last)),
+        ("max-reconnect-micros", arguments.max_reconnect_micros, storm.cpu_micros_each),
+    ];
+    all.into_iter().filter_map(|(name, limit, measured)| Some(at_most(name, limit?, measured))).collect()
+}
+
+/// A threshold that holds up to its limit, and not if nothing was measured.
+pub fn at_most(name: &str, limit: f64, measured: Option<f64>) -> Threshold {
+    let held = measured.is_some_and(|measured| measured <= limit);
+    Threshold { name: name.to_owned(), limit, measured, held }
+}
+
+/// A threshold that holds from its limit on, and not if nothing was measured.
+pub fn at_least(name: &str, limit: f64, measured: Option<f64>) -> Threshold {
+    let held = measured.is_some_and(|measured| measured >= limit);
+    Threshold { name: name.to_owned(), limit, measured, held }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::{ANSWER_TIMEOUT, Issued, Publisher};
 use crate::clock::{Alarm, now_ns};
 use crate::plan::Target;
 use crate::schedule::Due;
+use crate::stream::Stream;
 
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -122,8 +123,9 @@ async fn post(
 }
 
 async fn open(api: &Target) -> Result<SendRequest<Full<Bytes>>, String> {
-    let stream = TcpStream::connect(api.address).await.map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let socket = TcpStream::connect(api.address).await.map_err(|error| error.to_string())?;
+    socket.set_nodelay(true).map_err(|error| error.to_string())?;
+    let stream = Stream::new(socket, api).await.map_err(|error| error.to_string())?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| describe(&error))?;
     tokio::task::spawn_local(async move {
         // Its end is told to whoever sends next.

@@ -37,6 +37,8 @@ pub struct Report {
     pub connections: Connections,
     pub publications: Publications,
     pub deliveries: Deliveries,
+    /// Only in the scenario of that name.
+    pub storm: Option<StormReport>,
     /// Only with `--pid`.
     pub server: Option<Server>,
     /// What the load tester itself used while publications went on: near `cores` it measures itself.
@@ -148,6 +150,31 @@ pub struct Deliveries {
     pub percentiles: Vec<(f64, f64)>,
 }
 
+/// All connections were cut at once, and came back at once.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+pub struct StormReport {
+    pub cut_off: u64,
+    pub reconnected: u64,
+    /// Attempts to come back that failed; each was made again.
+    pub failed: u64,
+    /// Connections that were not back in time.
+    pub not_back: u64,
+    pub per_second: f64,
+    /// Until the last connection had all it missed.
+    pub seconds_to_last: f64,
+    /// From the moment they were let go until each had all it missed.
+    pub to_recovered: Latency,
+    /// CPU of the server meanwhile, for each that came back; only with `--pid`.
+    pub cpu_micros_each: Option<f64>,
+    /// Subscriptions that came back without a hole, and with one.
+    pub recovered: u64,
+    pub unrecovered: u64,
+    pub recovered_publications: u64,
+    /// By the server's metrics: times it asked Redis for history, and handshakes that it refused.
+    pub history_reads: Option<f64>,
+    pub refused_handshakes: Option<f64>,
+}
+
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
 pub struct Server {
     pub processes: Vec<Process>,
@@ -171,6 +198,10 @@ pub struct Server {
     /// Growth from before to ready, divided by the connections.
     pub resident_bytes_per_connection: Option<f64>,
     pub proportional_bytes_per_connection: Option<f64>,
+    /// CPU while connections were only held, as a share of one core; `None` where something was published.
+    pub idle_cpu_percent: Option<f64>,
+    /// Resident memory after all connections were closed, against before the first.
+    pub memory_after_percent: f64,
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]

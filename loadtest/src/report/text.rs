@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Deliveries, Findings, Latency, Report};
+use super::{Deliveries, Findings, Latency, Report, StormReport};
 
 /// One group of figures: a heading, and what with its value.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ pub fn groups(report: &Report) -> Vec<Group> {
     if report.publications.scheduled > 0 {
         groups.extend([publications(report), deliveries(report)]);
     }
+    groups.extend(report.storm.as_ref().map(storm));
     groups.extend(server(report));
     groups.push(load_tester(report));
     groups
@@ -162,6 +163,31 @@ fn deliveries(report: &Report) -> Group {
     Group { heading: "Deliveries", rows }
 }
 
+fn storm(storm: &StormReport) -> Group {
+    let mut rows = vec![
+        row("back / cut", format!("{} / {}", count(storm.reconnected), count(storm.cut_off))),
+        row("back per second", number(storm.per_second)),
+        row("time to recovered", latency(&storm.to_recovered)),
+        row("last one recovered after", format!("{} s", number(storm.seconds_to_last))),
+        row("failed attempts", count(storm.failed)),
+        row(
+            "subscriptions recovered / not",
+            format!("{} / {}", count(storm.recovered), count(storm.unrecovered)),
+        ),
+        row("publications recovered", count(storm.recovered_publications)),
+    ];
+    if let Some(micros) = storm.cpu_micros_each {
+        rows.push(row("CPU per reconnect", format!("{} µs", number(micros))));
+    }
+    if let Some(reads) = storm.history_reads {
+        rows.push(row("history reads from Redis", number(reads)));
+    }
+    if let Some(refused) = storm.refused_handshakes {
+        rows.push(row("handshakes the server refused", number(refused)));
+    }
+    Group { heading: "Storm", rows }
+}
+
 fn lost(deliveries: &Deliveries) -> String {
     match deliveries.lost_at_end {
         0 => count(deliveries.lost),
@@ -222,6 +248,7 @@ fn server(report: &Report) -> Option<Group> {
         };
         rows.push(row("memory per connection", value));
     }
+    rows.push(row("memory after / before", format!("{} %", number(server.memory_after_percent))));
     Some(Group { heading: "Server", rows })
 }
 

@@ -1,6 +1,7 @@
 //! What a run does with its parts: connections, publications, measurements.
 
 mod steady;
+mod storm;
 
 pub use steady::{Reading, run};
 

@@ -2,17 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::Cut;
+use super::{Cut, storm};
 use crate::clock::{NANOS_PER_SECOND, now_ns, seconds};
-use crate::flow::Flow;
 use crate::lane::{self, LaneHandle, Order};
-use crate::ledger::Ledger;
+use crate::metrics::Metrics;
 use crate::outcome::{Outcome, Window};
 use crate::plan::{Plan, duration};
 use crate::process::Usage;
@@ -23,7 +22,6 @@ use crate::report::Memory;
 use crate::schedule::Schedule;
 use crate::sequence::Verdict;
 use crate::subscriber::Shared;
-use crate::token::Tokens;
 
 /// Time for the first publication to be prepared before it is due.
 const LEAD_NS: u64 = 50_000_000;
@@ -34,16 +32,17 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Runs it. An error means that it could not be begun; whatever happens later is part of the outcome.
 pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcome> {
     let arguments = plan.arguments.clone();
-    let shared = Arc::new(Shared {
-        dialect: plan.dialect.clone(),
-        ledger: Ledger::new(plan.channel_names()),
-        tokens: Tokens::new(&arguments.connections, SystemTime::now()),
-        timed_from_ns: AtomicU64::new(0),
-        flow: arguments.publications.in_flight.map(Flow::new),
-        settled: AtomicU64::new(0),
-        plan,
-    });
+    if !plan.internals.is_empty() {
+        // Better told now than missed at the end.
+        Metrics::of(&plan.internals).await.map_err(io::Error::other)?;
+    }
     let (mut recorder, collector) = Recorder::new(arguments.measuring.pids.clone(), progress);
+    if arguments.measuring.wave > 0 {
+        let wave = open_and_close(&plan, arguments.measuring.wave);
+        recorder.stage("first wave", cut.unless(wave)).await.transpose()?;
+        recorder.stage("rest", cut.unless(sleep(duration(arguments.measuring.rest)))).await;
+    }
+    let shared = Arc::new(Shared::new(plan));
     let before = Reading::take(&recorder);
 
     let ramp_start_ns = now_ns();
@@ -66,11 +65,15 @@ pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcom
     };
     let warmup_ns = (arguments.publications.warmup * NANOS_PER_SECOND as f64) as u64;
     shared.timed_from_ns.store(schedule.start_ns + warmup_ns, Ordering::Relaxed);
+    let mut storm = None;
     if shared.plan.publications == 0 {
         recorder.stage("hold", cut.unless(sleep(duration(arguments.publications.duration)))).await;
     } else if cut.reason().is_none() {
         let publishing = publish::start(shared.clone(), schedule, collector.clone())?;
         let latest = schedule.end_ns().saturating_sub(now_ns()) + (arguments.measuring.drain * 1e9) as u64;
+        if let Some(arguments) = &shared.plan.storm {
+            storm = Some(storm::break_out(arguments, &shared, &lanes, &mut recorder, cut).await);
+        }
         let finished = timeout(Duration::from_nanos(latest), publishing.finished());
         recorder.stage("publish", cut.unless(finished)).await;
         publishing.stop();
@@ -101,6 +104,7 @@ pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcom
         memory,
         connecting: Window::between(&before, &ready),
         publishing: Window::between(&ready, &done),
+        storm,
         recorder,
         shared,
     })
@@ -116,9 +120,25 @@ pub struct Reading {
 }
 
 impl Reading {
-    fn take(recorder: &Recorder) -> Self {
+    pub(super) fn take(recorder: &Recorder) -> Self {
         Self { at_ns: now_ns(), server: recorder.usage(), own: own_usage(), memory: recorder.memory() }
     }
+}
+
+/// Opens some connections and closes them again, of which nothing is counted. A process allocates some things once for
+/// all connections; they shall not be taken for the cost of those that are counted.
+async fn open_and_close(plan: &Plan, connections: u32) -> io::Result<()> {
+    let mut plan = plan.clone();
+    plan.arguments.connections.connections = connections;
+    let shared = Arc::new(Shared::new(plan));
+    let (collector, _) = mpsc::channel(1);
+    let start_ns = now_ns();
+    let lanes = (0..shared.plan.threads)
+        .map(|number| lane::start(shared.clone(), number, start_ns, collector.clone()))
+        .collect::<io::Result<_>>()?;
+    all_settled(&shared).await;
+    finish(lanes).await;
+    Ok(())
 }
 
 async fn all_settled(shared: &Shared) {

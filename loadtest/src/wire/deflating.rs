@@ -4,19 +4,22 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use hyper::Request;
 use hyper::header::{HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use shared::framing::websocket::{
     Assembler, Event, FrameHeader, Inflater, Limits, Opcode, Role, accept_key, encode_masked,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::tungstenite::handshake::client::generate_request;
 
 use super::{Incoming, MESSAGE_BYTES_MAX, Wire, WireError};
 use crate::connect::ConnectError;
+use crate::stream::Stream;
 
 /// What is offered: a fresh context for every message, so that one inflater serves all connections of a thread.
 const OFFER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -41,7 +44,7 @@ struct Tools {
 
 #[derive(Debug)]
 pub struct DeflatingWire {
-    stream: TcpStream,
+    stream: Stream,
     assembler: Assembler,
     /// What one read held beyond the message that was asked for: at most what 64 KiB inflate to.
     queue: VecDeque<Incoming>,
@@ -51,11 +54,12 @@ pub struct DeflatingWire {
 }
 
 impl DeflatingWire {
-    pub async fn open(mut request: Request<()>, mut stream: TcpStream) -> Result<Wire, ConnectError> {
+    pub async fn open(mut request: Request<()>, mut stream: Stream) -> Result<Wire, ConnectError> {
         request.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(OFFER));
         let (bytes, key) =
             generate_request(request).map_err(|error| ConnectError::Handshake(error.to_string()))?;
         stream.write_all(&bytes).await.map_err(ConnectError::Io)?;
+        stream.flush().await.map_err(ConnectError::Io)?;
         let mut head = BytesMut::with_capacity(1_024);
         let end = loop {
             if let Some(end) = memchr::memmem::find(&head, b"\r\n\r\n") {
@@ -88,24 +92,27 @@ impl DeflatingWire {
     pub(super) async fn next(&mut self) -> Result<Incoming, WireError> {
         loop {
             while !self.outgoing.is_empty() {
-                self.stream.writable().await?;
-                match self.stream.try_write(&self.outgoing) {
-                    Ok(written) => self.outgoing.advance(written),
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error.into()),
-                }
+                // Takes off what was written in the same step, so that being dropped repeats and loses nothing.
+                self.stream.write_buf(&mut self.outgoing).await?;
             }
+            self.stream.flush().await?;
             if let Some(incoming) = self.queue.pop_front() {
                 return Ok(incoming);
             }
-            self.stream.readable().await?;
-            TOOLS.with_borrow_mut(|tools| match self.stream.try_read(&mut tools.buffer) {
-                Ok(0) => Err(WireError::Broken),
-                Ok(length) => self.take_in(&mut tools.buffer[..length], &mut tools.inflater),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
-                Err(error) => Err(error.into()),
-            })?;
+            poll_fn(|context| self.poll_take_in(context)).await?;
         }
+    }
+
+    /// Reads once, into the buffer that all connections of the thread share, and queues what came.
+    fn poll_take_in(&mut self, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        TOOLS.with_borrow_mut(|tools| {
+            let mut buffer = ReadBuf::new(&mut tools.buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            Poll::Ready(match buffer.filled_mut() {
+                [] => Err(WireError::Broken),
+                bytes => self.take_in(bytes, &mut tools.inflater),
+            })
+        })
     }
 
     pub(super) async fn send(&mut self, messages: &[String]) -> Result<(), WireError> {
@@ -114,13 +121,15 @@ impl DeflatingWire {
         for message in messages {
             put_frame(Opcode::Text, message.as_bytes(), &mut out);
         }
-        Ok(self.stream.write_all(&out).await?)
+        self.stream.write_all(&out).await?;
+        Ok(self.stream.flush().await?)
     }
 
     pub(super) async fn close(&mut self) -> Result<(), WireError> {
         let mut out = std::mem::take(&mut self.outgoing);
         put_frame(Opcode::Close, &[], &mut out);
-        Ok(self.stream.write_all(&out).await?)
+        self.stream.write_all(&out).await?;
+        Ok(self.stream.flush().await?)
     }
 
     /// Queues what these bytes complete.

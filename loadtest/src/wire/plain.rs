@@ -4,26 +4,26 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use hyper::Request;
 use shared::framing::MessageKind;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::{Incoming, MESSAGE_BYTES_MAX, WireError};
 use crate::connect::ConnectError;
+use crate::stream::Stream;
 
 /// Messages are sent at once, so what waits is one batch of commands.
 const WRITE_BUFFER_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug)]
 pub struct PlainWire {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Stream>,
 }
 
 impl PlainWire {
     pub async fn open(
         request: Request<()>,
-        stream: TcpStream,
+        stream: Stream,
         read_buffer: usize,
     ) -> Result<Self, ConnectError> {
         let config = WebSocketConfig::default()

@@ -1,0 +1,59 @@
+//! The command against the gateway itself: small loads in every way that both of them know, and nothing may be lost.
+
+use crate::gateway::Gateway;
+
+/// Nothing may be lost, and nobody refused; a machine that is busy with other tests may still be slow.
+const FLAWLESS: &str = "--max-lost 0 --max-duplicated 0 --max-reordered 0 --max-failures 0 --max-publish-failures 0 \
+                        --max-disconnects 0 --drain 30 --connect-timeout 30 --settle 0 --quiet";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_in_any_way_of_publishing_and_listening() {
+    let gateway = Gateway::start(&[]).await;
+    let load = "--connections 40 --ramp 1000 --channels 4 --rate 200 --duration 1";
+    for (name, line, deliveries) in [
+        ("fan-out", "--api-key demo --channel-prefix prices:a --channels 1", 8_000),
+        ("several channels", "--api-key demo --channel-prefix prices:b --per-connection 3", 6_000),
+        ("bursts", "--api-key demo --channel-prefix prices:c --burst 8", 2_000),
+        ("batches", "--api-key demo --channel-prefix prices:j --burst 8 --batch 8", 2_000),
+        ("client publishes", "--publish-via client --publishers 2 --channel-prefix chat:d", 2_000),
+        ("positions", "--api-key demo --channel-prefix prices:e --reconnect", 2_000),
+        ("bare", "--api-key demo --channel-prefix prices:f --protocol raw", 2_000),
+        (
+            "bare publishes",
+            "--protocol raw --publish-via client --publishers 4 --channel-prefix chat:g",
+            2_000,
+        ),
+        ("compressed", "--api-key demo --channel-prefix prices:h --compression --payload 1000", 2_000),
+        (
+            "bare, compressed",
+            "--api-key demo --channel-prefix prices:i --compression --protocol raw --payload 1000",
+            2_000,
+        ),
+    ] {
+        let pid = gateway.pid();
+        let (status, report) = gateway
+            .load::<tidegate_loadtest::report::Report>(&format!(
+                "{load} {line} {FLAWLESS} --rest 0 --pid {pid}"
+            ))
+            .await;
+        assert_eq!(status, 0, "{name}: {:#?}", report.thresholds);
+        assert_eq!((report.connections.ready, report.publications.confirmed), (40, 200), "{name}");
+        assert_eq!((report.deliveries.received, report.deliveries.malformed), (deliveries, 0), "{name}");
+        assert_eq!(report.connections.compressed, if name.contains("compressed") { 40 } else { 0 }, "{name}");
+        let server = report.server.unwrap();
+        assert!(
+            server.seconds_per_million.unwrap() > 0.0 && server.memory_ready.resident_bytes > 0,
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateways_refusals_are_told_by_their_reason() {
+    let gateway = Gateway::start(&[]).await;
+    let line = "--connections 5 --rate 50 --duration 0.2 --api-key wrong --channel-prefix nowhere:x --quiet";
+    let (_, report) = gateway.load::<tidegate_loadtest::report::Report>(line).await;
+    let failures = &report.connections.failures;
+    assert_eq!(failures.get("subscribe: error 102 unknown channel"), Some(&5), "{failures:?}");
+    assert_eq!(report.publications.failures.get("HTTP 401"), Some(&10), "{:?}", report.publications.failures);
+}

@@ -3,6 +3,7 @@
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::arguments::{Arguments, StormArguments};
+use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
 
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
@@ -37,6 +38,9 @@ pub enum Scenario {
     Channels(Box<Arguments>),
     /// Connections that only listen: what each costs in memory, and all together in CPU.
     Idle(Box<Arguments>),
+    /// The same load on several servers, in turns within one run, and how many times the first one's figures the
+    /// others have.
+    Compare(Box<CompareArguments>),
     /// Serves instead of loading: the bare `send()` loop that other servers are held against.
     Floor(FloorArguments),
     /// Every connection is cut at once while publications go on, and all come back at once and recover.

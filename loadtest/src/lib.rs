@@ -14,6 +14,7 @@ pub mod arguments;
 pub mod bind_address_no_port;
 pub mod clock;
 pub mod command_line;
+pub mod compare;
 pub mod connect;
 pub mod dialect;
 pub mod floor;

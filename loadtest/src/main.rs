@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_loadtest::arguments::{Arguments, TellingArguments};
 use tidegate_loadtest::command_line::{self, Scenario, StormRun};
+use tidegate_loadtest::compare::{self, CompareArguments, CompareError};
 use tidegate_loadtest::floor;
 use tidegate_loadtest::plan::{Plan, PlanError, duration};
 use tidegate_loadtest::process::{ProcessError, Usage};
@@ -28,6 +29,8 @@ enum Failure {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Process(#[from] ProcessError),
+    #[error(transparent)]
+    Compare(#[from] CompareError),
     #[error("the run could not begin: {0}")]
     Begin(io::Error),
     #[error("{path} could not be written: {error}")]
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
             run.connections.reconnect = true;
             plain(run, descriptors, |plan| plan.with_storm(storm))
         }
+        Some(Scenario::Compare(arguments)) => compare(*arguments, descriptors),
         Some(Scenario::Floor(arguments)) => {
             floor::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
         }
@@ -82,6 +86,14 @@ fn plain(
         html::write(&report, path).map_err(|error| cannot_write(path, error))?;
     }
     conclude(&report, &measuring.telling)
+}
+
+/// The same load on several servers, in turns.
+fn compare(arguments: CompareArguments, descriptors: u64) -> Result<ExitCode, Failure> {
+    let telling = arguments.telling.clone();
+    let preparation = compare::prepare(arguments, descriptors)?;
+    let comparison = run(&telling, async |cut| Ok(compare::run(&preparation, cut).await))??;
+    conclude(&comparison, &telling)
 }
 
 /// Runs a scenario on a runtime of its own, which it must leave when it is told to.

@@ -230,7 +230,8 @@ impl Outcome {
     }
 }
 
-fn host() -> Host {
+/// The machine that this runs on.
+pub fn host() -> Host {
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let pages = rustix::system::sysinfo();
     Host {

@@ -51,6 +51,22 @@ pub fn proportional_bytes(pids: &[u32]) -> Option<u64> {
         .sum()
 }
 
+/// What a process has started, and what those have.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        next += 1;
+        // Each of its threads may have started some.
+        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for task in tasks.flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    found.split_off(1)
+}
+
 /// The program's name, for people.
 pub fn name(pid: u32) -> String {
     read(pid, "comm").map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())

@@ -1,19 +1,20 @@
 //! A small server of the tests' own, whose mistakes are known to the last publication, and the command under test.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says that something is wrong")]
 
+pub(crate) mod command;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub(crate) use command::{Scratch, command, printed};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tidegate_loadtest::report::Report;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_tungstenite::accept_hdr_async;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -109,33 +110,6 @@ impl Server {
     }
 }
 
-/// A directory that goes with the test.
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tidegate-loadtest-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-pub(crate) fn command(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-loadtest"));
-    command.args(line.split_whitespace()).kill_on_drop(true);
-    command
-}
-
 /// Runs the command against a URL. Returns its exit status, its report and what it printed.
 pub(crate) async fn run(name: &str, url: &str, line: &str) -> (i32, Report, String) {
     let scratch = Scratch::new(name);
@@ -143,10 +117,6 @@ pub(crate) async fn run(name: &str, url: &str, line: &str) -> (i32, Report, Stri
     let output = command(line).arg("--url").arg(url).arg("--json").arg(&json).output().await.unwrap();
     let printed = printed(&output);
     (output.status.code().unwrap(), read(&json, &printed), printed)
-}
-
-pub(crate) fn printed(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 pub(crate) fn read(json: &Path, printed: &str) -> Report {

@@ -1,0 +1,23 @@
+// A server on uWebSockets, as Bun has it built in: its native topics, published to with one call.
+// Usage: bun uwebsockets.js PORT
+Bun.serve({
+  hostname: '127.0.0.1',
+  port: Number(process.argv[2]),
+  async fetch(request, server) {
+    if (request.method === 'POST') {
+      server.publish(new URL(request.url).pathname.slice('/publish/'.length), await request.text());
+      return new Response('{}');
+    }
+    return server.upgrade(request) ? undefined : new Response('no', { status: 400 });
+  },
+  websocket: {
+    perMessageDeflate: process.env.DEFLATE === '1',
+    // As much as a gateway lets wait for one client.
+    backpressureLimit: 1 << 20,
+    message(socket, message) {
+      const { subscribe } = JSON.parse(message);
+      socket.subscribe(subscribe);
+      socket.send(JSON.stringify({ subscribed: subscribe }));
+    },
+  },
+});

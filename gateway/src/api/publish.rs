@@ -25,9 +25,48 @@ struct Message {
 
 impl Call<'_> {
     pub(super) async fn publish(&self, request: &Publish<'_>) -> Result<Published, Refused> {
-        let message = self.message(request.content())?;
-        self.publish_to(&request.channel, message.publication, message.skip_history, message.idempotency)
-            .await
+        let request = self.publication(request)?;
+        self.in_time()?;
+        let published = self.node.publish(request).await?;
+        self.node.metrics.publication_in(Source::Api);
+        Ok(published)
+    }
+
+    /// Several, in this order. They are on their way together: a row of publications does not pay a round trip each.
+    pub(super) async fn publish_row(&self, row: &[&Publish<'_>]) -> Vec<Result<Published, Refused>> {
+        let mut answers = Vec::with_capacity(row.len());
+        for part in row.chunks(CONCURRENT) {
+            if let Err(late) = self.in_time() {
+                answers.extend(part.iter().map(|_| Err(late.clone())));
+                continue;
+            }
+            let (mut requests, mut refused) = (Vec::with_capacity(part.len()), Vec::new());
+            for (at, publish) in part.iter().enumerate() {
+                match self.publication(publish) {
+                    Ok(request) => requests.push(request),
+                    Err(reason) => refused.push((at, reason)),
+                }
+            }
+            let made = self.node.publish_in_order(requests).await;
+            for _ in made.iter().filter(|made| made.is_ok()) {
+                self.node.metrics.publication_in(Source::Api);
+            }
+            let (mut made, mut refused) = (made.into_iter(), refused.into_iter().peekable());
+            answers.extend((0..part.len()).map(|at| match refused.next_if(|(of, _)| *of == at) {
+                Some((_, reason)) => Err(reason),
+                None => {
+                    made.next().map_or(Err(ErrorCode::Internal.into()), |made| made.map_err(Refused::from))
+                }
+            }));
+        }
+        answers
+    }
+
+    fn publication(&self, request: &Publish<'_>) -> Result<PublishRequest, Refused> {
+        let Message { publication, skip_history, idempotency } = self.message(request.content())?;
+        let (channel, options) = self.channel(&request.channel)?;
+        let retention = if skip_history { Retention::default() } else { options.retention() };
+        Ok(PublishRequest { channel, publication, retention, idempotency })
     }
 
     /// To several channels at once: one that fails does not hold the others up.

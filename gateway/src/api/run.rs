@@ -55,13 +55,7 @@ impl<'a> Call<'a> {
         }
         let mut answers: Vec<Option<Result<Answer, Refused>>> = batch.commands.iter().map(|_| None).collect();
         for stage in stages(batch) {
-            let chains = stage.into_iter().map(|chain| async move {
-                let mut done = Vec::with_capacity(chain.len());
-                for at in chain {
-                    done.push((at, self.run(&batch.commands[at]).await));
-                }
-                done
-            });
+            let chains = stage.into_iter().map(|chain| self.run_chain(batch, chain));
             let mut running = futures_util::stream::iter(chains).buffer_unordered(CONCURRENT);
             while let Some(done) = running.next().await {
                 for (at, answer) in done {
@@ -70,6 +64,20 @@ impl<'a> Call<'a> {
             }
         }
         Ok(answers.into_iter().map(|answer| answer.unwrap_or(Err(ErrorCode::Internal.into()))).collect())
+    }
+
+    /// Commands of one chain: the publications of a channel, or one command of any kind.
+    async fn run_chain(&self, batch: &Batch<'_>, chain: Vec<usize>) -> Vec<(usize, Result<Answer, Refused>)> {
+        if let [at] = chain[..] {
+            return vec![(at, self.run(&batch.commands[at]).await)];
+        }
+        let publish = |at: &usize| match &batch.commands[*at] {
+            Command::Publish(publish) => Some(publish),
+            _ => None,
+        };
+        let row: Vec<_> = chain.iter().filter_map(publish).collect();
+        let made = self.publish_row(&row).await.into_iter();
+        chain.into_iter().zip(made.map(|made| made.map(Answer::Published))).collect()
     }
 
     /// The channel of this name and its options.

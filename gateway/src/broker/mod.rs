@@ -25,7 +25,8 @@ pub use config::{BrokerKind, Config};
 /// Every call ends by itself: implementations keep a deadline and answer [`BrokerError::Timeout`] past it.
 pub trait Broker: Send + Sync + std::fmt::Debug {
     /// Appends to the channel's stream (if `retention` keeps one) and sends to every interested node, atomically.
-    /// Answers where the publication stands: `None` without a stream.
+    /// Answers where the publication stands: `None` without a stream. What was called first is published first, also
+    /// if nobody waits for its answer yet.
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>>;
 
     /// Has these channels delivered to this node. Answered when nothing published from now on can be missed.

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use tracing::Subscriber;
+use tracing::{Dispatch, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -29,13 +29,22 @@ pub enum SetupError {
 pub fn init(config: &Config) -> Result<Option<Traces>, SetupError> {
     let logs = log_layer(config, std::io::stderr)?;
     let traces = Traces::start(config)?;
-    Registry::default().with(logs).with(traces.as_ref().map(Traces::layer)).try_init()?;
+    listeners(logs, traces.as_ref()).try_init()?;
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         tracing::error!(%panic, "a thread panicked");
         default_hook(panic);
     }));
     Ok(traces)
+}
+
+/// All that listens. A layer that is there but empty would have every span made, to listen to none: what is not wanted
+/// is left out.
+fn listeners(logs: Box<dyn Layer<Registry> + Send + Sync>, traces: Option<&Traces>) -> Dispatch {
+    match traces {
+        Some(traces) => Registry::default().with(logs).with(traces.layer()).into(),
+        None => Registry::default().with(logs).into(),
+    }
 }
 
 /// Writes logs to `writer`. Spans of traces are not for it: they cost nothing unless traces are on.
@@ -91,6 +100,15 @@ mod tests {
         let subscriber = Registry::default().with(log_layer(config, paper.clone()).unwrap());
         tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(paper.0.lock().clone()).unwrap()
+    }
+
+    #[test]
+    fn without_traces_their_spans_are_not_even_made() {
+        let logs = log_layer(&Config::default(), std::io::sink).unwrap();
+        tracing::dispatcher::with_default(&listeners(logs, None), || {
+            assert!(tracing::info_span!(target: SPANS, "deliver").is_disabled());
+            assert!(!tracing::info_span!("of a log").is_disabled());
+        });
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
     RedisError,
@@ -20,6 +20,9 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::{Config, RedisUrl};
+use super::route::Router;
+use super::subscriptions::{Driver, Subscriptions};
+use crate::broker::BrokerError;
 
 /// Commands that wait to be written at once; whoever has one more waits for a place, under its deadline.
 const COMMANDS_WAITING_MAX: usize = 1024;
@@ -37,7 +40,12 @@ pub(crate) struct Dialer {
     timeout: Duration,
 }
 
-/// An open connection. It is lost when `driver` ends.
+/// Bytes to and from Redis, whatever carries them.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// An open connection for commands. It is lost when `driver` ends.
 pub(super) struct Dialed {
     pub(super) connection: MultiplexedConnection,
     pub(super) driver: AbortOnDropHandle<()>,
@@ -58,6 +66,8 @@ pub enum DialError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Redis(#[from] RedisError),
+    #[error("{0}")]
+    Refused(String),
     #[error("no connection within {} ms", .0.as_millis())]
     Timeout(Duration),
 }
@@ -122,43 +132,59 @@ impl Dialer {
         &self.address
     }
 
-    /// Opens a connection, or fails within the timeout.
-    pub(super) async fn dial(&self, pushes: Option<Arc<dyn AsyncPushSender>>) -> Result<Dialed, DialError> {
-        tokio::time::timeout(self.timeout, self.open(pushes))
-            .await
-            .unwrap_or(Err(DialError::Timeout(self.timeout)))
+    /// Opens a connection for commands, or fails within the timeout.
+    pub(super) async fn dial(&self) -> Result<Dialed, DialError> {
+        let dialing = async { self.greet(self.connect().await?).await };
+        tokio::time::timeout(self.timeout, dialing).await.unwrap_or(Err(DialError::Timeout(self.timeout)))
     }
 
-    async fn open(&self, pushes: Option<Arc<dyn AsyncPushSender>>) -> Result<Dialed, DialError> {
-        match &self.address {
-            Address::Unix(path) => self.greet(UnixStream::connect(path).await?, pushes).await,
+    /// Opens a connection for subscriptions, or fails within the timeout.
+    pub(super) async fn dial_subscriptions(
+        &self,
+        router: Arc<Router>,
+    ) -> Result<(Subscriptions, Driver), DialError> {
+        let dialing = async {
+            let (subscriptions, driver) = Subscriptions::open(self.connect().await?, router);
+            let mut hello = vec!["HELLO", "3"];
+            if let Some(password) = self.login.password() {
+                hello.extend(["AUTH", self.login.username().unwrap_or("default"), password]);
+            }
+            let refused = |error: BrokerError| DialError::Refused(error.to_string());
+            subscriptions.ask(&hello).await.map_err(refused)?;
+            if self.login.db() != 0 {
+                subscriptions.ask(&["SELECT", &self.login.db().to_string()]).await.map_err(refused)?;
+            }
+            // A managed Redis may forbid it; it is not needed to go on.
+            if let Err(error) = subscriptions.ask(&["CLIENT", "SETNAME", &self.client_name]).await {
+                tracing::debug!(%error, "Redis does not take a client name");
+            }
+            Ok((subscriptions, driver))
+        };
+        tokio::time::timeout(self.timeout, dialing).await.unwrap_or(Err(DialError::Timeout(self.timeout)))
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, DialError> {
+        Ok(match &self.address {
+            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
             Address::Tcp { host, port, .. } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
                 let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_STEP);
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 match &self.tls {
-                    Some((connector, name)) => {
-                        self.greet(connector.connect(name.clone(), stream).await?, pushes).await
-                    }
-                    None => self.greet(stream, pushes).await,
+                    Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
+                    None => Box::new(stream),
                 }
             }
-        }
+        })
     }
 
-    async fn greet<S>(&self, stream: S, pushes: Option<Arc<dyn AsyncPushSender>>) -> Result<Dialed, DialError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn greet(&self, stream: Box<dyn Stream>) -> Result<Dialed, DialError> {
         // Deadlines are set by those who wait, for each call as a whole.
-        let mut config = AsyncConnectionConfig::new()
+        let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(COMMANDS_WAITING_MAX);
-        if let Some(pushes) = pushes {
-            config = config.set_push_sender(pushes);
-        }
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&self.login, stream, config).await?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));

@@ -1,5 +1,6 @@
 //! The connection for commands: opened again and again for ever, and every call on it has a deadline.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::Config;
-use super::dial::{DialError, Dialed, Dialer};
+use super::dial::{DialError, Dialer};
 use super::script::Script;
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
@@ -62,6 +63,13 @@ impl Link {
     /// Follows the connection as it is lost and opened.
     pub(crate) fn watch(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    /// The connection there is, for who sends more than a call's worth and keeps the deadline himself. Fails at once
+    /// while there is none.
+    pub(super) async fn connection(&self) -> Result<(MultiplexedConnection, Up), BrokerError> {
+        let up = self.up().await?;
+        Ok((up.connection.clone(), up))
     }
 
     /// One command. Fails at once while there is no connection.
@@ -180,26 +188,26 @@ pub(crate) fn explain(error: RedisError) -> BrokerError {
 
 /// Waits until the connection is lost and says why. `heard` grows with whatever arrives: a connection that
 /// brings messages is alive, however long the answer to a PING stands in line behind them.
-pub(super) async fn hold(
-    dialed: &mut Dialed,
-    ping: Duration,
+pub(super) async fn hold<P: Future<Output = Result<(), impl Display>>>(
+    lost: impl Future<Output = Arc<str>>,
+    interval: Duration,
     timeout: Duration,
     heard: impl Fn() -> u64,
+    ping: impl Fn() -> P,
 ) -> Arc<str> {
-    let mut connection = dialed.connection.clone();
+    tokio::pin!(lost);
     loop {
         tokio::select! {
-            _ = &mut dialed.driver => return "Redis closed the connection".into(),
-            () = tokio::time::sleep(ping) => {}
+            reason = &mut lost => return reason,
+            () = tokio::time::sleep(interval) => {}
         }
         let before = heard();
-        let command = redis::cmd("PING");
         let answer = tokio::select! {
-            _ = &mut dialed.driver => return "Redis closed the connection".into(),
-            answer = tokio::time::timeout(timeout, connection.send_packed_command(&command)) => answer,
+            reason = &mut lost => return reason,
+            answer = tokio::time::timeout(timeout, ping()) => answer,
         };
         match answer {
-            Ok(Ok(_)) => {}
+            Ok(Ok(())) => {}
             Ok(Err(error)) => return error.to_string().into(),
             Err(_) if heard() != before => {}
             Err(_) => return format!("no answer to a PING within {} ms", timeout.as_millis()).into(),
@@ -244,7 +252,7 @@ async fn supervise(
     let mut pauses = Pauses::new(pause_max);
     let mut number = 0;
     loop {
-        let reason = match dialer.dial(None).await {
+        let reason = match dialer.dial().await {
             Ok(mut dialed) => {
                 number += 1;
                 if number > 1 {
@@ -255,7 +263,16 @@ async fn supervise(
                 let opened = Instant::now();
                 let (connection, run) = (dialed.connection.clone(), dialed.run.clone());
                 state.send_replace(State::Up(Up { connection, run, number }));
-                let reason = hold(&mut dialed, ping, dialer.timeout(), || 0).await;
+                let asked = dialed.connection.clone();
+                let send_ping = || {
+                    let mut connection = asked.clone();
+                    async move { connection.send_packed_command(&redis::cmd("PING")).await.map(drop) }
+                };
+                let lost = async {
+                    let _ = (&mut dialed.driver).await;
+                    "Redis closed the connection".into()
+                };
+                let reason = hold(lost, ping, dialer.timeout(), || 0, send_ping).await;
                 metrics.command_link_up.set(0);
                 state.send_replace(State::Down(reason.clone()));
                 dialed.close().await;
@@ -300,7 +317,7 @@ fn accept(answer: Value) -> Result<Value, RedisError> {
     }
 }
 
-fn is_no_script(error: &RedisError) -> bool {
+pub(super) fn is_no_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 

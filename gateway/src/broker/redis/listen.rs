@@ -7,17 +7,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, RedisResult};
 use shared::channel::Channel;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::Config;
-use super::dial::{Dialed, Dialer};
-use super::link::{Pauses, explain, hold, unreachable};
+use super::dial::Dialer;
+use super::link::{Pauses, hold, unreachable};
 use super::requests::{Kind, Request, Requests};
 use super::route::Router;
+use super::subscriptions::{Driver, Subscriptions};
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
 
@@ -119,20 +118,24 @@ impl Task {
         let mut last_reason = None;
         loop {
             let reason: Arc<str> = match self.open(last_reason.as_ref()).await {
-                Ok(mut dialed) => {
+                Ok((connection, mut driver)) => {
                     let opened = Instant::now();
-                    let reason = match self.subscribe_all(&dialed.connection).await {
+                    let reason = match self.subscribe_all(&connection).await {
                         Ok(()) => {
                             self.announce_up(was_up);
                             was_up = true;
-                            let reason = self.serve(&mut dialed).await;
+                            let reason = self.serve(&connection, &mut driver).await;
                             self.router.metrics.subscriber_link_up.set(0);
                             reason
                         }
                         Err(error) => error.to_string().into(),
                     };
                     // Nothing of the old connection may arrive beside the new one's.
-                    dialed.close().await;
+                    driver.abort();
+                    // One that has ended by itself may have been seen to, and must not be asked again.
+                    if !driver.is_finished() {
+                        let _ = driver.await;
+                    }
                     self.pauses.held(opened.elapsed());
                     reason
                 }
@@ -152,14 +155,9 @@ impl Task {
         }
     }
 
-    async fn open(&mut self, last_reason: Option<&Arc<str>>) -> Result<Dialed, Arc<str>> {
-        let router = self.router.clone();
-        let pushes = Arc::new(move |push: PushInfo| {
-            router.route(push);
-            Ok::<(), ()>(())
-        });
-        let dialer = self.dialer.clone();
-        let dial = async { dialer.dial(Some(pushes)).await.map_err(|error| unreachable(&error)) };
+    async fn open(&mut self, last_reason: Option<&Arc<str>>) -> Result<(Subscriptions, Driver), Arc<str>> {
+        let (dialer, router) = (self.dialer.clone(), self.router.clone());
+        let dial = async { dialer.dial_subscriptions(router).await.map_err(|error| unreachable(&error)) };
         let requests = self.requests.clone();
         match last_reason {
             // Requests made before the first connection wait for it, or for their deadline.
@@ -171,13 +169,13 @@ impl Task {
         }
     }
 
-    async fn subscribe_all(&self, connection: &MultiplexedConnection) -> Result<(), BrokerError> {
+    async fn subscribe_all(&self, connection: &Subscriptions) -> Result<(), BrokerError> {
         let timeout = self.dialer.timeout();
         let names = self.wanted.iter().map(|channel| self.router.keys.publications(channel));
         let names: Vec<String> = self.router.own_names().into_iter().chain(names).collect();
         stream::iter(names.chunks(SUBSCRIBE_BATCH).map(<[String]>::to_vec))
             .map(|batch| {
-                let mut connection = connection.clone();
+                let connection = connection.clone();
                 within(timeout, async move { connection.subscribe(batch).await })
             })
             .buffered(RESUBSCRIBE_BATCHES)
@@ -196,11 +194,14 @@ impl Task {
     }
 
     /// Subscribes and unsubscribes as asked until the connection is lost. Says why it was.
-    async fn serve(&mut self, dialed: &mut Dialed) -> Arc<str> {
-        let connection = dialed.connection.clone();
+    async fn serve(&mut self, connection: &Subscriptions, driver: &mut Driver) -> Arc<str> {
         let (ping, timeout) = (self.ping, self.dialer.timeout());
         let router = self.router.clone();
-        let lost = hold(dialed, ping, timeout, || router.heard.load(Ordering::Relaxed));
+        let heard = || router.heard.load(Ordering::Relaxed);
+        let ended = async {
+            driver.await.unwrap_or_else(|error| format!("reading from Redis failed: {error}").into())
+        };
+        let lost = hold(ended, ping, timeout, heard, || connection.ask(&["PING"]));
         tokio::pin!(lost);
         let requests = self.requests.clone();
         loop {
@@ -210,7 +211,7 @@ impl Task {
             };
             tokio::select! {
                 reason = &mut lost => return reason,
-                result = self.perform(&connection, batch) => if let Err(error) = result {
+                result = self.perform(connection, batch) => if let Err(error) = result {
                     return error.to_string().into();
                 }
             }
@@ -221,7 +222,7 @@ impl Task {
     /// nobody knows what is subscribed on it.
     async fn perform(
         &mut self,
-        connection: &MultiplexedConnection,
+        connection: &Subscriptions,
         batch: VecDeque<Request>,
     ) -> Result<(), BrokerError> {
         let mut subscribe: HashSet<Channel> = HashSet::new();
@@ -248,7 +249,7 @@ impl Task {
             for part in channels.chunks(SUBSCRIBE_BATCH) {
                 let names: Vec<String> =
                     part.iter().map(|channel| self.router.keys.publications(channel)).collect();
-                let mut connection = connection.clone();
+                let connection = connection.clone();
                 within(timeout, async move {
                     match kind {
                         Kind::Subscribe => connection.subscribe(names).await,
@@ -342,11 +343,11 @@ impl Drop for Asked<'_> {
     }
 }
 
-async fn within(timeout: Duration, work: impl Future<Output = RedisResult<()>>) -> Result<(), BrokerError> {
-    match tokio::time::timeout(timeout, work).await {
-        Ok(result) => result.map_err(explain),
-        Err(_) => Err(BrokerError::Timeout(timeout)),
-    }
+async fn within(
+    timeout: Duration,
+    work: impl Future<Output = Result<(), BrokerError>>,
+) -> Result<(), BrokerError> {
+    tokio::time::timeout(timeout, work).await.unwrap_or(Err(BrokerError::Timeout(timeout)))
 }
 
 #[cfg(test)]

@@ -11,10 +11,13 @@ pub(crate) mod keys;
 pub(crate) mod link;
 mod listen;
 mod nodes;
+mod publications;
 mod publish;
 mod requests;
+mod resp;
 mod route;
 pub(crate) mod script;
+mod subscriptions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,6 +39,7 @@ use self::dial::Dialer;
 use self::keys::Keys;
 use self::link::Link;
 use self::listen::Listener;
+use self::publications::Publications;
 use self::route::Router;
 use super::measure::BrokerMetrics;
 use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
@@ -44,6 +48,7 @@ use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
 pub struct RedisBroker {
     keys: Keys,
     link: Arc<Link>,
+    publications: Publications,
     listener: Listener,
     router: Arc<Router>,
     timeout: Duration,
@@ -77,9 +82,11 @@ impl RedisBroker {
         });
         let dialer = Dialer::new(config, format!("{}:{node}:subscriptions", config.prefix))?;
         let listener = Listener::start(config, dialer, router.clone());
+        let link = Arc::new(link);
         Ok(Arc::new(Self {
             keys,
-            link: Arc::new(link),
+            publications: Publications::start(link.clone(), config.timeout(), metrics.clone()),
+            link,
             listener,
             router,
             timeout: config.timeout(),

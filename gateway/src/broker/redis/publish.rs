@@ -1,58 +1,134 @@
 //! Publishing: one script that numbers, keeps and sends, or a plain PUBLISH where there is nothing to keep.
 
 use bytes::BytesMut;
-use redis::{FromRedisValue, Value};
+use redis::{Cmd, FromRedisValue, Value};
 use shared::position::{Epoch, StreamPosition};
 use shared::record::{encode_position, encode_record};
 
 use super::RedisBroker;
+use super::keys::Keys;
 use super::link::Up;
 use super::script;
-use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, PublishRequest, Published};
 
+/// One publication as it will be sent, whichever connection there is then.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// Nothing to keep: a PUBLISH.
+    Plain {
+        name: String,
+        message: BytesMut,
+    },
+    Kept(Box<Kept>),
+}
+
+/// What the script is given.
+#[derive(Debug)]
+pub(super) struct Kept {
+    position: String,
+    stream: String,
+    name: String,
+    once: Option<(String, u64)>,
+    epoch: Epoch,
+    size: u32,
+    ttl_ms: u64,
+    position_ttl_ms: u64,
+    record: BytesMut,
+}
+
 impl RedisBroker {
-    pub(super) async fn publish_once(&self, request: PublishRequest) -> Result<Published, BrokerError> {
-        let PublishRequest { channel, publication, retention, idempotency } = request;
-        let name = self.keys.publications(&channel);
-        let keeps = retention.keeps_history();
-        let mut message = BytesMut::new();
-        if !keeps && idempotency.is_none() {
-            encode_position(None, &mut message);
-            encode_record(&publication, &mut message);
-            let mut command = redis::cmd("PUBLISH");
-            command.arg(name).arg(&message[..]);
-            self.link.call(Operation::Publish, &command).await?;
-            self.metrics.published.increment();
-            return Ok(Published::default());
-        }
-        encode_record(&publication, &mut message);
-        let position = self.keys.position(&channel);
-        let stream = self.keys.stream(&channel);
-        let once = idempotency.as_ref().map(|idempotency| self.keys.once(&channel, &idempotency.key));
-        let once_ttl = idempotency.as_ref().map_or(0, |idempotency| ttl_millis(idempotency.ttl));
-        let epoch = Epoch::from_random(rand::random());
-        let fill = |command: &mut redis::Cmd, up: &Up| {
-            command.arg(3 + usize::from(once.is_some())).arg(&position).arg(&stream).arg(&name);
-            if let Some(once) = &once {
-                command.arg(once);
+    /// Publications leave in the order of the calls, waited for or not.
+    pub(super) fn publish_once(
+        &self,
+        request: PublishRequest,
+    ) -> impl Future<Output = Result<Published, BrokerError>> + use<> {
+        let answer = self.publications.push(Outgoing::new(&self.keys, self.position_ttl_ms, &request));
+        let metrics = self.metrics.clone();
+        async move {
+            let published = read_published(answer.await?)?;
+            if published.duplicate {
+                metrics.duplicates.increment();
+            } else {
+                metrics.published.increment();
             }
-            command
-                .arg(epoch.as_str())
-                .arg(&*up.run)
-                .arg(if keeps { retention.size } else { 0 })
-                .arg(ttl_millis(retention.ttl))
-                .arg(self.position_ttl_ms)
-                .arg(&message[..])
-                .arg(once_ttl);
-        };
-        let published = read_published(self.link.eval(Operation::Publish, &script::PUBLISH, fill).await?)?;
-        if published.duplicate {
-            self.metrics.duplicates.increment();
-        } else {
-            self.metrics.published.increment();
+            Ok(published)
         }
-        Ok(published)
+    }
+}
+
+impl Outgoing {
+    fn new(keys: &Keys, position_ttl_ms: u64, request: &PublishRequest) -> Self {
+        let PublishRequest { channel, publication, retention, idempotency } = request;
+        let name = keys.publications(channel);
+        let keeps = retention.keeps_history();
+        let mut record = BytesMut::new();
+        if !keeps && idempotency.is_none() {
+            record.reserve(publication.data.bytes.len() + 8);
+            encode_position(None, &mut record);
+            encode_record(publication, &mut record);
+            return Self::Plain { name, message: record };
+        }
+        encode_record(publication, &mut record);
+        Self::Kept(Box::new(Kept {
+            position: keys.position(channel),
+            stream: keys.stream(channel),
+            name,
+            once: idempotency.as_ref().map(|once| (keys.once(channel, &once.key), ttl_millis(once.ttl))),
+            epoch: Epoch::from_random(rand::random()),
+            size: if keeps { retention.size } else { 0 },
+            ttl_ms: ttl_millis(retention.ttl),
+            position_ttl_ms,
+            record,
+        }))
+    }
+
+    /// The command for this connection.
+    pub(super) fn command(&self, up: &Up) -> Cmd {
+        match self {
+            Self::Plain { name, message } => {
+                let mut command = redis::cmd("PUBLISH");
+                command.arg(name).arg(&message[..]);
+                command
+            }
+            Self::Kept(kept) => kept.fill(script::PUBLISH.by_hash(), up),
+        }
+    }
+
+    /// The same for a Redis that has forgotten the script.
+    pub(super) fn command_by_text(&self, up: &Up) -> Cmd {
+        match self {
+            Self::Plain { .. } => self.command(up),
+            Self::Kept(kept) => kept.fill(script::PUBLISH.by_text(), up),
+        }
+    }
+
+    /// How much it holds, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Plain { message, .. } => message.len(),
+            Self::Kept(kept) => kept.record.len(),
+        }
+    }
+}
+
+impl Kept {
+    fn fill(&self, mut command: Cmd, up: &Up) -> Cmd {
+        command.arg(3 + usize::from(self.once.is_some()));
+        command.arg(&self.position).arg(&self.stream).arg(&self.name);
+        let mut once_ttl = 0;
+        if let Some((once, ttl)) = &self.once {
+            command.arg(once);
+            once_ttl = *ttl;
+        }
+        command
+            .arg(self.epoch.as_str())
+            .arg(&*up.run)
+            .arg(self.size)
+            .arg(self.ttl_ms)
+            .arg(self.position_ttl_ms)
+            .arg(&self.record[..])
+            .arg(once_ttl);
+        command
     }
 }
 
@@ -61,8 +137,13 @@ fn ttl_millis(ttl: std::time::Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 2)
 }
 
+/// PUBLISH answers how many connections it went to, the script what it gave.
 fn read_published(value: Value) -> Result<Published, BrokerError> {
-    let Value::Array(parts) = value else { return Err(unexpected("publish")) };
+    let parts = match value {
+        Value::Int(_) => return Ok(Published::default()),
+        Value::Array(parts) => parts,
+        _ => return Err(unexpected("publish")),
+    };
     match <[Value; 3]>::try_from(parts) {
         Ok([duplicate, offset, epoch]) => {
             let position = read_position(offset, epoch)?;

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use redis::{PushInfo, PushKind, Value};
 use shared::record::decode_message;
 use tokio::sync::oneshot;
 
 use super::keys::Keys;
+use super::resp::Message;
 use crate::broker::BrokerEvents;
 use crate::broker::measure::BrokerMetrics;
 
@@ -22,24 +21,17 @@ pub(super) struct Router {
     pub(super) canaries: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     pub(super) events: Arc<dyn BrokerEvents>,
     pub(super) metrics: Arc<BrokerMetrics>,
+    /// Grows with whatever arrives.
     pub(super) heard: AtomicU64,
 }
 
 impl Router {
-    pub(super) fn route(&self, push: PushInfo) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
-        if push.kind != PushKind::Message {
-            return;
-        }
-        let mut data = push.data.into_iter();
-        let (Some(Value::BulkString(name)), Some(Value::BulkString(message))) = (data.next(), data.next())
-        else {
-            self.metrics.undecodable.increment();
-            return;
-        };
-        if let Some(channel) = self.keys.channel_of(&name) {
+    pub(super) fn route(&self, message: &Message) {
+        let name = message.name();
+        let message = message.data();
+        if let Some(channel) = self.keys.channel_of(name) {
             self.metrics.received_bytes.add(message.len() as u64);
-            match decode_message(Bytes::from(message)) {
+            match decode_message(message) {
                 Ok(publication) => {
                     self.metrics.received.increment();
                     self.events.publication(channel, publication);
@@ -54,7 +46,7 @@ impl Router {
                 }
             }
         } else if name == self.control.as_bytes() {
-            self.events.control(Bytes::from(message));
+            self.events.control(message);
         } else if name == self.canary.as_bytes() {
             let number = std::str::from_utf8(&message).ok().and_then(|text| text.parse().ok());
             if let Some(waiting) = number.and_then(|number: u64| self.canaries.lock().remove(&number)) {

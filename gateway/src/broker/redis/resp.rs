@@ -1,0 +1,268 @@
+//! What Redis says on the connection for subscriptions, in RESP3. A message is found by the lengths before its parts
+//! and cut out of the buffer it arrived in: nothing of it is looked at or copied.
+
+use std::ops::Range;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// The longest thing that is read. Redis itself ends at 512 MiB, and no publication is nearly as long.
+const SAID_BYTES_MAX: usize = 64 << 20;
+/// The deepest lists in lists. What is asked for here has one in one.
+const DEPTH_MAX: usize = 8;
+/// The longest line: a length, or an error.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// One thing Redis said, whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Said {
+    Message(Message),
+    Subscribed,
+    Unsubscribed,
+    /// The answer to a command, of which only a refusal is of interest.
+    Answer(Result<(), String>),
+    /// A push that nobody asked for.
+    Other,
+}
+
+/// A message of a channel, still in one piece with its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Message {
+    whole: Bytes,
+    name: Range<usize>,
+    data: Range<usize>,
+}
+
+impl Message {
+    pub(super) fn name(&self) -> &[u8] {
+        self.whole.get(self.name.clone()).unwrap_or_default()
+    }
+
+    /// Shares the memory that the message came in.
+    pub(super) fn data(&self) -> Bytes {
+        self.whole.slice(self.data.clone())
+    }
+}
+
+/// This is not RESP3, or more than is read of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("Redis said something that is no RESP3, or too long")]
+pub(super) struct Malformed;
+
+/// Takes the first thing out of the buffer; `None` while it is not all there.
+pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Said>, Malformed> {
+    let bytes = &buffer[..];
+    let Some(first) = bytes.first() else { return Ok(None) };
+    if *first != b'>' {
+        let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
+        let said = match first {
+            // What belongs to what comes next, and is not asked for.
+            b'|' => Said::Other,
+            b'-' | b'!' => {
+                let text = String::from_utf8_lossy(&bytes[1..end]);
+                Said::Answer(Err(text.trim().chars().take(200).collect()))
+            }
+            _ => Said::Answer(Ok(())),
+        };
+        buffer.advance(end);
+        return Ok(Some(said));
+    }
+    let Some((parts, start)) = length(bytes, 1)? else { return Ok(None) };
+    let Some(kind) = text(bytes, start)? else { return Ok(None) };
+    if parts != 3 || !matches!(&bytes[kind.clone()], b"message" | b"subscribe" | b"unsubscribe") {
+        let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
+        buffer.advance(end);
+        return Ok(Some(Said::Other));
+    }
+    if &bytes[kind.clone()] == b"message" {
+        let Some(name) = text(bytes, kind.end + 2)? else { return Ok(None) };
+        let Some(data) = text(bytes, name.end + 2)? else { return Ok(None) };
+        let whole = buffer.split_to(data.end + 2).freeze();
+        return Ok(Some(Said::Message(Message { whole, name, data })));
+    }
+    let said = if bytes[kind.start] == b's' { Said::Subscribed } else { Said::Unsubscribed };
+    let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
+    buffer.advance(end);
+    Ok(Some(said))
+}
+
+/// Where a text stands whose `$` is at `at`, once all of it and the line break behind it are there.
+fn text(bytes: &[u8], at: usize) -> Result<Option<Range<usize>>, Malformed> {
+    match bytes.get(at) {
+        None => return Ok(None),
+        Some(b'$') => {}
+        Some(_) => return Err(Malformed),
+    }
+    let Some((length, start)) = length(bytes, at + 1)? else { return Ok(None) };
+    let end = start + length;
+    match bytes.get(end..end + 2) {
+        Some(b"\r\n") => Ok(Some(start..end)),
+        Some(_) => Err(Malformed),
+        None => Ok(None),
+    }
+}
+
+/// The number that stands from `at` to the end of its line, and where the next line begins.
+fn length(bytes: &[u8], at: usize) -> Result<Option<(usize, usize)>, Malformed> {
+    let mut value = 0;
+    for (index, byte) in bytes.iter().enumerate().skip(at) {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + usize::from(byte - b'0'),
+            b'\r' if index > at => {
+                return match bytes.get(index + 1) {
+                    Some(b'\n') => Ok(Some((value, index + 2))),
+                    Some(_) => Err(Malformed),
+                    None => Ok(None),
+                };
+            }
+            _ => return Err(Malformed),
+        }
+        if value > SAID_BYTES_MAX {
+            return Err(Malformed);
+        }
+    }
+    Ok(None)
+}
+
+/// Where the value that begins at `at` ends, once all of it is there.
+fn end_of(bytes: &[u8], at: usize, depth: usize) -> Result<Option<usize>, Malformed> {
+    if depth > DEPTH_MAX {
+        return Err(Malformed);
+    }
+    let Some(kind) = bytes.get(at) else { return Ok(None) };
+    match kind {
+        b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => line_end(bytes, at),
+        b'$' | b'!' | b'=' | b'*' if bytes.get(at + 1) == Some(&b'-') => line_end(bytes, at),
+        b'$' | b'!' | b'=' => {
+            let Some((length, start)) = length(bytes, at + 1)? else { return Ok(None) };
+            match bytes.get(start + length..start + length + 2) {
+                Some(b"\r\n") => Ok(Some(start + length + 2)),
+                Some(_) => Err(Malformed),
+                None => Ok(None),
+            }
+        }
+        b'*' | b'~' | b'>' | b'%' | b'|' => {
+            let Some((count, mut next)) = length(bytes, at + 1)? else { return Ok(None) };
+            let each = if matches!(kind, b'%' | b'|') { 2 } else { 1 };
+            for _ in 0..count * each {
+                let Some(end) = end_of(bytes, next, depth + 1)? else { return Ok(None) };
+                next = end;
+            }
+            Ok(Some(next))
+        }
+        _ => Err(Malformed),
+    }
+}
+
+fn line_end(bytes: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
+    let line = &bytes[at..bytes.len().min(at + LINE_BYTES_MAX)];
+    match memchr::memchr(b'\n', line) {
+        Some(end) => Ok(Some(at + end + 1)),
+        None if line.len() == LINE_BYTES_MAX => Err(Malformed),
+        None => Ok(None),
+    }
+}
+
+/// Appends a command.
+pub(super) fn command<P: AsRef<[u8]>>(parts: impl ExactSizeIterator<Item = P>, out: &mut Vec<u8>) {
+    let mut number = itoa::Buffer::new();
+    out.push(b'*');
+    out.extend_from_slice(number.format(parts.len()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for part in parts {
+        let part = part.as_ref();
+        out.push(b'$');
+        out.extend_from_slice(number.format(part.len()).as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(part);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &[u8] = b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n\
+        %2\r\n$6\r\nserver\r\n$5\r\nredis\r\n+modules\r\n*1\r\n%1\r\n+a\r\n_\r\n\
+        >3\r\n$7\r\nmessage\r\n$1\r\na\r\n$6\r\nx\r\n\x00>y\r\n\
+        -NOPERM no\r\n\
+        |1\r\n+ttl\r\n:3\r\n\
+        >3\r\n$7\r\nmessage\r\n$2\r\nbb\r\n$0\r\n\r\n\
+        >2\r\n$10\r\ninvalidate\r\n*-1\r\n\
+        $-1\r\n\
+        >3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n\
+        +PONG\r\n";
+
+    fn said(buffer: &mut BytesMut, into: &mut Vec<String>) {
+        while let Some(said) = take(buffer).unwrap() {
+            into.push(match said {
+                Said::Message(message) => {
+                    let (name, data) = (message.name().to_vec(), message.data());
+                    format!("{} {:?}", String::from_utf8(name).unwrap(), data)
+                }
+                other => format!("{other:?}"),
+            });
+        }
+    }
+
+    #[test]
+    fn everything_is_told_apart_wherever_it_is_cut() {
+        let expected = [
+            "Subscribed",
+            "Answer(Ok(()))",
+            "a b\"x\\r\\n\\0>y\"",
+            "Answer(Err(\"NOPERM no\"))",
+            "Other",
+            "bb b\"\"",
+            "Other",
+            "Answer(Ok(()))",
+            "Unsubscribed",
+            "Answer(Ok(()))",
+        ];
+        for cut in 0..=STREAM.len() {
+            let (mut buffer, mut all) = (BytesMut::from(&STREAM[..cut]), Vec::new());
+            said(&mut buffer, &mut all);
+            buffer.extend_from_slice(&STREAM[cut..]);
+            said(&mut buffer, &mut all);
+            assert_eq!(all, expected, "cut at {cut}");
+            assert!(buffer.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_message_shares_the_memory_it_came_in() {
+        let mut buffer = BytesMut::from(&b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$5\r\nhello\r\n+PONG\r\n"[..]);
+        let start = buffer.as_ptr() as usize;
+        let Ok(Some(Said::Message(message))) = take(&mut buffer) else { panic!("no message") };
+        assert_eq!(message.data(), "hello");
+        assert_eq!(message.data().as_ptr() as usize - start, 28);
+        assert_eq!(take(&mut buffer), Ok(Some(Said::Answer(Ok(())))));
+    }
+
+    #[test]
+    fn what_is_no_resp3_is_refused_at_once() {
+        for bad in [
+            &b"hello\r\n"[..],
+            b">x\r\n",
+            b">-1\r\n",
+            b">\r\n",
+            b">3\r\n:1\r\n",
+            b">3\r\n$7\r\nmessage\r\n:1\r\n",
+            b">3\r\n$7\r\nmessage\r\n$1\r\nab\r\n",
+            b"$99999999999999999999\r\n",
+            b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",
+            b"$1\rx",
+        ] {
+            assert_eq!(take(&mut BytesMut::from(bad)), Err(Malformed), "{bad:?}");
+        }
+        let endless = vec![b'+'; LINE_BYTES_MAX];
+        assert_eq!(take(&mut BytesMut::from(&endless[..])), Err(Malformed));
+    }
+
+    #[test]
+    fn a_command_is_a_list_of_texts() {
+        let mut out = Vec::new();
+        command(["PING", ""].iter(), &mut out);
+        assert_eq!(out, b"*2\r\n$4\r\nPING\r\n$0\r\n\r\n");
+    }
+}

@@ -1,0 +1,151 @@
+//! An open connection for subscriptions. Its driver reads what arrives and hands messages on at once; everyone else
+//! asks through a queue and is told when Redis has confirmed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::dial::Stream;
+use super::resp::{self, Said};
+use super::route::Router;
+use crate::broker::BrokerError;
+
+/// How much is read at once, in bytes. A publication keeps the memory of all that came with it.
+const READ_BYTES: usize = 64 << 10;
+
+/// Commands that wait to be written. Those who ask have few under way at once.
+const ASKED_MAX: usize = 64;
+
+/// A way to ask. The connection ends with its driver, not with this.
+#[derive(Clone, Debug)]
+pub(super) struct Subscriptions(mpsc::Sender<Asked>);
+
+/// The connection is lost when this ends. It says why.
+pub(super) type Driver = AbortOnDropHandle<Arc<str>>;
+
+#[derive(Debug)]
+struct Asked {
+    command: Vec<u8>,
+    awaited: Awaited,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    /// `None`: an answer like that of any command.
+    confirmations: Option<(Said, usize)>,
+    reply: oneshot::Sender<Result<(), BrokerError>>,
+}
+
+impl Subscriptions {
+    pub(super) fn open(stream: Box<dyn Stream>, router: Arc<Router>) -> (Self, Driver) {
+        let (sender, asked) = mpsc::channel(ASKED_MAX);
+        let drive = async move {
+            let reason = drive(stream, asked, &router).await;
+            reason.unwrap_or_else(|error| error.to_string()).into()
+        };
+        (Self(sender), AbortOnDropHandle::new(tokio::spawn(drive)))
+    }
+
+    pub(super) async fn subscribe(&self, names: Vec<String>) -> Result<(), BrokerError> {
+        self.names("SUBSCRIBE", names, Said::Subscribed).await
+    }
+
+    pub(super) async fn unsubscribe(&self, names: Vec<String>) -> Result<(), BrokerError> {
+        self.names("UNSUBSCRIBE", names, Said::Unsubscribed).await
+    }
+
+    /// Any other command. Its answer counts only if it is a refusal.
+    pub(super) async fn ask(&self, parts: &[&str]) -> Result<(), BrokerError> {
+        let mut command = Vec::new();
+        resp::command(parts.iter(), &mut command);
+        self.send(command, None).await
+    }
+
+    async fn names(&self, verb: &str, names: Vec<String>, confirmed: Said) -> Result<(), BrokerError> {
+        // Without names, UNSUBSCRIBE would mean all.
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut command = Vec::new();
+        let count = names.len();
+        let mut parts = Vec::with_capacity(1 + count);
+        parts.push(verb);
+        parts.extend(names.iter().map(String::as_str));
+        resp::command(parts.iter(), &mut command);
+        self.send(command, Some((confirmed, count))).await
+    }
+
+    async fn send(&self, command: Vec<u8>, confirmations: Option<(Said, usize)>) -> Result<(), BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        let lost = || BrokerError::Unreachable("the connection was lost".into());
+        let asked = Asked { command, awaited: Awaited { confirmations, reply } };
+        self.0.send(asked).await.map_err(|_| lost())?;
+        answer.await.unwrap_or_else(|_| Err(lost()))
+    }
+}
+
+/// Reads and writes until the connection ends.
+async fn drive(
+    stream: Box<dyn Stream>,
+    mut asked: mpsc::Receiver<Asked>,
+    router: &Router,
+) -> std::io::Result<String> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut waiting: VecDeque<Awaited> = VecDeque::new();
+    let mut asking = true;
+    loop {
+        if buffer.capacity() - buffer.len() < READ_BYTES / 4 {
+            buffer.reserve(READ_BYTES);
+        }
+        tokio::select! {
+            read = reader.read_buf(&mut buffer) => {
+                if read? == 0 {
+                    return Ok("Redis closed the connection".to_owned());
+                }
+                router.heard.fetch_add(1, Ordering::Relaxed);
+                while let Some(said) = resp::take(&mut buffer).map_err(std::io::Error::other)? {
+                    match said {
+                        Said::Message(message) => router.route(&message),
+                        said => settle(&mut waiting, said),
+                    }
+                }
+            }
+            next = asked.recv(), if asking => match next {
+                // Redis reads whatever it has to write, so this does not wait for what is not read here meanwhile.
+                Some(Asked { command, awaited }) => {
+                    waiting.push_back(awaited);
+                    writer.write_all(&command).await?;
+                    writer.flush().await?;
+                }
+                None => asking = false,
+            },
+        }
+    }
+}
+
+/// Tells whoever asked first. Redis answers in the order of the commands.
+fn settle(waiting: &mut VecDeque<Awaited>, said: Said) {
+    let Some(first) = waiting.front_mut() else { return };
+    let result = match (&mut first.confirmations, said) {
+        (Some((kind, left)), said) if *kind == said => {
+            *left -= 1;
+            if *left > 0 {
+                return;
+            }
+            Ok(())
+        }
+        (_, Said::Answer(Err(refusal))) => Err(BrokerError::Unexpected(refusal.into())),
+        (None, Said::Answer(Ok(()))) => Ok(()),
+        _ => return,
+    };
+    if let Some(first) = waiting.pop_front() {
+        // Whoever asked may have given up.
+        let _ = first.reply.send(result);
+    }
+}

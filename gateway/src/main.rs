@@ -1,5 +1,7 @@
 //! The program: arguments, configuration, telemetry, a node, a signal, a drain, an exit code.
 
+mod allocator;
+
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;

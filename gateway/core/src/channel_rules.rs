@@ -17,6 +17,9 @@ pub struct ChannelOptions {
     pub history_size: u32,
     /// Seconds a channel's history is kept after its last publication. 0: no history.
     pub history_ttl_s: u64,
+    /// Milliseconds between two writes to a subscriber while publications come faster than that: they leave together,
+    /// which costs less CPU and adds at most this much latency. 0: every publication leaves as soon as it can.
+    pub flush_interval_ms: u32,
     /// Every subscription tracks its position and is told of gaps, asked for or not. Needs history.
     pub force_positioning: bool,
     /// Every subscription can recover, asked for or not. Needs history.

@@ -8,6 +8,7 @@ pub mod channel_rules;
 pub mod drain;
 pub mod effect;
 pub mod feed;
+pub mod flush_windows;
 pub mod history;
 pub mod hub;
 pub mod permission;

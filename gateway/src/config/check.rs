@@ -84,6 +84,7 @@ fn channel_options(options: &ChannelOptions, faults: &mut Faults) {
     }
     faults.outside("history_size", options.history_size, 0..=1_000_000);
     faults.outside("history_ttl_s", options.history_ttl_s, 0..=31_536_000);
+    faults.outside("flush_interval_ms", options.flush_interval_ms, 0..=10_000);
 }
 
 fn namespace_names(config: &Config, faults: &mut Faults) {

@@ -26,11 +26,13 @@ pub(crate) enum Readiness {
 }
 
 impl Connection {
-    /// Reads what the socket has, a few buffers at most, and handles it.
+    /// Reads what the socket has, a few buffers at most, and handles it. `ended` is whether the poll has seen the end
+    /// of the stream, of which it tells once.
     pub(crate) fn handle_readable(
         &mut self,
         local: &mut Local,
         buffer: &mut [u8],
+        ended: bool,
     ) -> Result<Readiness, Gone> {
         for _ in 0..READS_MAX {
             if self.session.is_congested() && !self.is_closing() {
@@ -44,6 +46,9 @@ impl Connection {
                 Ok(count) => {
                     local.tally.bytes_in += count as u64;
                     self.handle_bytes(local, &mut buffer[..count]);
+                    if !ended && self.stream.is_drained_by(count, room) {
+                        return Ok(Readiness::Drained);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Readiness::Drained),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

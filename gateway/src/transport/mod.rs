@@ -37,11 +37,19 @@ impl Stream {
         }
     }
 
+    /// Whether a read that gave `count` bytes where there was `room` has left nothing to read. A socket that gives less
+    /// than was asked for is empty, and its next edge is still to come (epoll(7)); TLS gives a record at a time.
+    pub(crate) fn is_drained_by(&self, count: usize, room: usize) -> bool {
+        matches!(self, Self::Plain(_)) && count < room
+    }
+
     /// For a plain socket, bytes the kernel took. Under TLS, bytes taken in; call [`Stream::flush`] after the last.
     pub(crate) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Plain(socket) => socket.write_vectored(slices),
-            Self::Tls(stream) => stream.write_vectored(slices),
+        match (self, slices) {
+            // Cheaper for the kernel than a list of one.
+            (Self::Plain(socket), [one]) => socket.write(one),
+            (Self::Plain(socket), _) => socket.write_vectored(slices),
+            (Self::Tls(stream), _) => stream.write_vectored(slices),
         }
     }
 

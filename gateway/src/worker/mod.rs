@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::BytesMut;
-use gateway_core::hub::{HoldLimits, Hub};
+use gateway_core::flush_windows::FlushWindows;
+use gateway_core::hub::{HoldLimits, Hub, Prepared};
 use gateway_core::session::Context;
 use gateway_core::timer_wheel::TimerWheel;
 use shared::channel::Channel;
@@ -28,6 +29,7 @@ use crate::transport::encodings::Encodings;
 
 pub mod config;
 mod drain;
+mod gather;
 pub(crate) mod inbox;
 mod report;
 mod shrink;
@@ -80,6 +82,8 @@ struct Flags {
     waiting: bool,
     /// In the list of those to write at the end of the turn.
     listed: bool,
+    /// The turn in which a channel of this connection was last seen among several.
+    turn: u32,
 }
 
 /// What a worker is made of.
@@ -114,7 +118,9 @@ impl Seat {
 pub(crate) struct Worker {
     poll: mio::Poll,
     clock: Clock,
-    connections: Slab<Connection>,
+    /// Each in an allocation of its own: the table is small, grows without moving them, and every one that closes gives
+    /// its memory back. A sweep does not touch them.
+    connections: Slab<Box<Connection>>,
     /// How many connections each place in the table has had.
     generations: Vec<u32>,
     ebb: shrink::Ebb,
@@ -122,7 +128,13 @@ pub(crate) struct Worker {
     metrics: Arc<Metrics>,
     own_metrics: WorkerMetrics,
     reported: report::Reported,
-    /// Kept between turns for its room.
+    /// Whether any namespace has a flush interval.
+    paced: bool,
+    windows: FlushWindows<Arc<Prepared>>,
+    /// Counts turns that deliver to more than one channel.
+    turn: u32,
+    /// These are kept between turns for their room.
+    gathered: gather::Gathered,
     aftermath: Vec<sweep::Aftermath>,
     due: Vec<u32>,
     drain: Option<drain::Drain>,
@@ -151,6 +163,9 @@ impl Worker {
             frame_bytes_max: parts.websocket.message_bytes_max,
             fragments_max: parts.websocket.fragments_max as u32,
         };
+        let rules = &parts.node.rules;
+        let paced =
+            rules.namespaces.values().chain([&rules.default]).any(|options| options.flush_interval_ms > 0);
         Self {
             poll: seat.poll,
             clock: parts.clock,
@@ -181,6 +196,10 @@ impl Worker {
             own_metrics: parts.metrics.worker(parts.index),
             metrics: parts.metrics,
             reported: report::Reported::default(),
+            paced,
+            windows: FlushWindows::default(),
+            turn: 0,
+            gathered: gather::Gathered::default(),
             aftermath: Vec::new(),
             due: Vec::new(),
             drain: None,

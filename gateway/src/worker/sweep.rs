@@ -19,7 +19,7 @@ use crate::worker::{Flags, Tally};
 /// What a sweep may touch of a worker.
 #[derive(Debug)]
 pub(super) struct Sweep<'w> {
-    pub(super) connections: &'w mut Slab<Connection>,
+    pub(super) connections: &'w mut Slab<Box<Connection>>,
     pub(super) flags: &'w mut [Flags],
     pub(super) unwritten: &'w mut Vec<u32>,
     pub(super) tally: &'w mut Tally,

@@ -21,9 +21,6 @@ use crate::worker::{Flags, INBOX, READ_BYTES, Worker};
 /// The most sockets looked at in one turn.
 const EVENTS: usize = 1_024;
 
-/// The most payload bytes of publications that are joined into one write.
-const BATCH_BYTES: usize = 64 << 10;
-
 impl Worker {
     pub(super) fn run(&mut self) {
         let mut events = mio::Events::with_capacity(EVENTS);
@@ -61,7 +58,8 @@ impl Worker {
         let now = self.clock.now();
         let timer = self.local.wheel.next_due().map(|at| at.since(now));
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP);
-        [timer, drain].into_iter().flatten().min()
+        let window = self.windows.next_close().map(|at| at.since(now));
+        [timer, drain, window].into_iter().flatten().min()
     }
 
     fn handle_readiness(&mut self, index: usize, event: &mio::event::Event, buffer: &mut [u8]) {
@@ -75,13 +73,13 @@ impl Worker {
             }
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
-            self.read(index, buffer);
+            self.read(index, buffer, event.is_read_closed() || event.is_error());
         }
     }
 
-    fn read(&mut self, index: usize, buffer: &mut [u8]) {
+    fn read(&mut self, index: usize, buffer: &mut [u8], ended: bool) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        match connection.handle_readable(&mut self.local, buffer) {
+        match connection.handle_readable(&mut self.local, buffer, ended) {
             Ok(readiness) => {
                 if readiness == Readiness::More {
                     self.local.unread.push(index as u32);
@@ -95,34 +93,27 @@ impl Worker {
     /// Goes on with sockets that had more than one turn's share.
     fn read_on(&mut self, buffer: &mut [u8]) {
         for index in std::mem::take(&mut self.local.unread) {
-            self.read(index as usize, buffer);
+            self.read(index as usize, buffer, true);
         }
     }
 
     fn take_inbox(&mut self, queue: &mut Queue, buffer: &mut [u8]) {
         self.local.inbox.take(queue);
-        // Publications that follow each other in one channel are delivered together.
-        let mut batch: Vec<Arc<Prepared>> = Vec::new();
-        let mut batch_bytes = 0;
+        let mut gathered = std::mem::take(&mut self.gathered);
         for event in queue.events.drain(..) {
-            if let Event::Publication(prepared) = event {
-                let bytes = prepared.publication().data.bytes.len();
-                let joins = batch.first().is_some_and(|first| first.channel() == prepared.channel());
-                if !joins || batch_bytes + bytes > BATCH_BYTES {
-                    self.deliver(&mut batch);
-                    batch_bytes = 0;
+            match event {
+                Event::Publication(prepared) => gathered.add(prepared),
+                // Everything else keeps its place among the publications.
+                other => {
+                    self.deliver_gathered(&mut gathered);
+                    self.handle_event(other, buffer);
                 }
-                batch_bytes += bytes;
-                batch.push(prepared);
-                continue;
             }
-            // Everything else keeps its place among the publications.
-            self.deliver(&mut batch);
-            batch_bytes = 0;
-            self.handle_event(event, buffer);
         }
-        self.deliver(&mut batch);
+        self.deliver_gathered(&mut gathered);
+        self.gathered = gathered;
         for (channel, position) in queue.lost.drain() {
+            self.deliver_waiting(&channel);
             // In a channel without a stream nobody was promised anything; the metrics count it.
             if let Some(position) = position {
                 self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep));
@@ -133,8 +124,9 @@ impl Worker {
     fn handle_event(&mut self, event: Event, buffer: &mut [u8]) {
         match event {
             Event::Open(new) => self.open(*new, buffer),
-            Event::Publication(prepared) => self.deliver(&mut vec![prepared]),
+            Event::Publication(prepared) => self.deliver(prepared.channel(), std::slice::from_ref(&prepared)),
             Event::Lost(channel, position) => {
+                self.deliver_waiting(&channel);
                 self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep))
             }
             Event::Outcome(key, outcome) => self.handle_outcome(key, outcome),
@@ -169,7 +161,7 @@ impl Worker {
             generation: self.generations[index],
         };
         let unread = new.unread.clone();
-        let connection = entry.insert(Connection::open(new, key, &self.local));
+        let connection = entry.insert(Box::new(Connection::open(new, key, &self.local)));
         self.metrics.connected(connection.protocol);
         if let Err(error) = connection.stream.register(self.poll.registry(), mio::Token(index)) {
             self.remove(index, &Gone::Lost(error.kind()));
@@ -187,7 +179,7 @@ impl Worker {
         }
         self.local.schedule(&self.connections[index]);
         // What came with the handshake through TLS is inside it, and no edge will tell of that.
-        self.read(index, buffer);
+        self.read(index, buffer, true);
     }
 
     fn handle_outcome(&mut self, key: ConnectionKey, outcome: Outcome) {
@@ -205,17 +197,14 @@ impl Worker {
         self.local.schedule(&self.connections[key.index as usize]);
     }
 
-    fn deliver(&mut self, batch: &mut Vec<Arc<Prepared>>) {
-        let Some(first) = batch.first() else { return };
-        let channel: Channel = first.channel().clone();
-        let received = first.received_micros();
+    pub(super) fn deliver(&mut self, channel: &Channel, publications: &[Arc<Prepared>]) {
+        let Some(first) = publications.first() else { return };
         let before = self.local.tally.deliveries;
-        self.sweep(|hub, sweep| hub.deliver(channel.as_str(), batch, sweep));
+        self.sweep(|hub, sweep| hub.deliver(channel.as_str(), publications, sweep));
         if self.local.tally.deliveries > before {
-            let micros = self.clock.micros().saturating_sub(received);
+            let micros = self.clock.micros().saturating_sub(first.received_micros());
             self.metrics.publish_to_socket_seconds.observe(micros as f64 / 1e6);
         }
-        batch.clear();
     }
 
     /// Lets the hub hand something to many connections, then deals with what came of it for single ones.

@@ -54,8 +54,20 @@ impl Follower {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_misses_or_repeats_anything_in_a_storm_of_returns() {
-    let gateway =
-        Arc::new(gateway().with("session.recovery_limit_max", 5000).with("workers.count", 3).start().await);
+    storm_of_returns(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_while_publications_wait_for_their_flush_interval() {
+    storm_of_returns(3).await;
+}
+
+async fn storm_of_returns(flush_interval_ms: u32) {
+    let gateway = gateway()
+        .with("session.recovery_limit_max", 5000)
+        .with("workers.count", 3)
+        .with("namespaces.stream.flush_interval_ms", flush_interval_ms);
+    let gateway = Arc::new(gateway.start().await);
     let stop = Arc::new(AtomicBool::new(false));
     let published = Arc::new(AtomicU64::new(0));
     let publisher = {
@@ -140,5 +152,51 @@ async fn publishers_at_once_are_heard_in_one_order_by_all() {
     for publisher in 0..4 {
         let own = heard[0].iter().filter(|publication| publication.data["publisher"] == publisher);
         assert!(own.zip(0..).all(|(publication, number)| publication.data["number"] == number));
+    }
+}
+
+#[tokio::test]
+async fn within_a_flush_interval_publications_leave_as_one_message() {
+    let gateway = gateway().with("namespaces.stream.flush_interval_ms", 3_000).start().await;
+    let mut client = gateway.connect().await;
+    client.subscribe("stream:paced").await;
+    for number in 1..=5 {
+        gateway.publish("stream:paced", json!(number)).await;
+    }
+    let offsets = |message: &str| -> Vec<u64> {
+        let pushes = message.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        pushes.map(|push: Value| push["push"]["pub"]["offset"].as_u64().expect("an offset")).collect()
+    };
+    assert_eq!(offsets(&client.socket.text().await), [1], "the first after a pause does not wait");
+    assert_eq!(offsets(&client.socket.text().await), [2, 3, 4, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_many_channels_hears_each_in_its_order() {
+    let gateway = gateway().with("workers.count", 1).start().await;
+    let channels: Vec<String> = (0..7).map(|number| format!("stream:{number}")).collect();
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = gateway.connect().await;
+        for channel in &channels {
+            client.subscribe(channel).await;
+        }
+        clients.push(client);
+    }
+    for round in 1..=20u64 {
+        // In one batch, so that the worker finds them mixed.
+        let publish = |channel: &String| json!({ "publish": { "channel": channel, "data": round } });
+        let commands: Vec<Value> = channels.iter().chain(&channels).map(publish).collect();
+        gateway.api("batch", json!({ "commands": commands })).await;
+    }
+    for client in &mut clients {
+        let mut heard = std::collections::BTreeMap::new();
+        for _ in 0..channels.len() * 40 {
+            let push = client.push().await;
+            let publication = received(&push).unwrap_or_else(|| panic!("no publication: {push}"));
+            let last = heard.insert(publication.channel, publication.offset).unwrap_or(0);
+            assert_eq!(publication.offset, last + 1, "{push}");
+        }
+        assert!(heard.len() == channels.len() && heard.values().all(|&last| last == 40), "{heard:?}");
     }
 }

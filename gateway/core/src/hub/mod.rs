@@ -104,6 +104,11 @@ impl Hub {
         members.live.len() + aside
     }
 
+    /// Those who get every publication of a channel as it comes.
+    pub fn live(&self, channel: &str) -> &[Subscriber] {
+        self.members(channel).map_or(&[], |members| &members.live)
+    }
+
     fn members(&self, channel: &str) -> Option<&Members> {
         self.channels.get(*self.ids.get(channel)? as usize)
     }

@@ -1,0 +1,127 @@
+//! What has come to this worker by the time it looks, channel by channel, so that it leaves in few writes.
+//!
+//! Order is kept within a channel, which is all that subscribers are promised. Publications of one channel that wait
+//! together become one write for each subscriber. A connection that gets something from several channels in one turn
+//! gets it in one write as well: it goes through the outbox, which is emptied when the turn ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_core::hub::Prepared;
+use rustc_hash::FxHashMap;
+use shared::channel::Channel;
+
+use crate::worker::Worker;
+
+/// The most payload bytes of one channel's publications that are delivered together.
+const GROUP_BYTES: usize = 64 << 10;
+
+/// Publications of one turn.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    groups: Vec<Group>,
+    /// Where each channel's open group is.
+    by_channel: FxHashMap<Channel, usize>,
+}
+
+/// Publications of one channel, in order.
+#[derive(Debug)]
+pub(super) struct Group {
+    channel: Channel,
+    publications: Vec<Arc<Prepared>>,
+    bytes: usize,
+}
+
+impl Gathered {
+    pub(super) fn add(&mut self, prepared: Arc<Prepared>) {
+        let bytes = prepared.publication().data.bytes.len();
+        let index = self.place_for(prepared.channel(), bytes);
+        let group = &mut self.groups[index];
+        group.bytes += bytes;
+        group.publications.push(prepared);
+    }
+
+    /// The group that takes `bytes` more of this channel: its last one, or a new one behind it.
+    fn place_for(&mut self, channel: &Channel, bytes: usize) -> usize {
+        let has_room = |group: &Group| group.bytes + bytes <= GROUP_BYTES;
+        // A burst is mostly of one channel, which then needs no search.
+        if let Some(last) = self.groups.last()
+            && last.channel == *channel
+            && has_room(last)
+        {
+            return self.groups.len() - 1;
+        }
+        if let Some(&index) = self.by_channel.get(channel.as_str())
+            && has_room(&self.groups[index])
+        {
+            return index;
+        }
+        self.groups.push(Group { channel: channel.clone(), publications: Vec::new(), bytes: 0 });
+        self.by_channel.insert(channel.clone(), self.groups.len() - 1);
+        self.groups.len() - 1
+    }
+}
+
+impl Worker {
+    /// Delivers what was gathered, and what has waited long enough for its flush interval.
+    pub(super) fn deliver_gathered(&mut self, gathered: &mut Gathered) {
+        if !gathered.groups.is_empty() {
+            gathered.by_channel.clear();
+            if self.paced {
+                self.let_wait(&mut gathered.groups);
+            }
+        }
+        while let Some((channel, publications)) = self.windows.close_next(self.local.now) {
+            gathered.groups.push(Group { channel, publications, bytes: 0 });
+        }
+        if gathered.groups.len() > 1 {
+            self.join_writes(&gathered.groups);
+        }
+        for group in gathered.groups.drain(..) {
+            self.deliver(&group.channel, &group.publications);
+        }
+    }
+
+    /// Leaves in each group what its namespace's flush interval lets through.
+    fn let_wait(&mut self, groups: &mut Vec<Group>) {
+        for group in groups.iter_mut() {
+            let Some(interval) = self.flush_interval(&group.channel) else { continue };
+            let (channel, bytes) = (&group.channel, group.bytes);
+            self.windows.pass(self.local.now, channel, interval, &mut group.publications, bytes);
+        }
+        groups.retain(|group| !group.publications.is_empty());
+    }
+
+    fn flush_interval(&self, channel: &Channel) -> Option<Duration> {
+        let options = self.local.node.rules.options(channel)?;
+        (options.flush_interval_ms > 0).then(|| Duration::from_millis(options.flush_interval_ms.into()))
+    }
+
+    /// Delivers what waits in a channel for its flush interval, ahead of something that must not overtake it.
+    pub(super) fn deliver_waiting(&mut self, channel: &Channel) {
+        let waiting = self.windows.take(channel.as_str());
+        if !waiting.is_empty() {
+            self.deliver(channel, &waiting);
+        }
+    }
+
+    /// Finds the connections that are in more than one of these channels: for them, all that comes waits for the end
+    /// of the turn. One look at each subscriber's flags is nothing beside a system call.
+    fn join_writes(&mut self, groups: &[Group]) {
+        self.turn = self.turn.wrapping_add(1);
+        let (hub, flags) = (&self.local.hub, &mut self.local.flags);
+        let mut joined = Vec::new();
+        for group in groups {
+            for subscriber in hub.live(group.channel.as_str()) {
+                let flags = &mut flags[subscriber.key as usize];
+                match flags.turn == self.turn {
+                    true if !flags.listed => joined.push(subscriber.key),
+                    _ => flags.turn = self.turn,
+                }
+            }
+        }
+        for key in joined {
+            self.local.mark_unwritten(key);
+        }
+    }
+}

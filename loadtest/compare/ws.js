@@ -7,13 +7,14 @@ const channels = new Map();
 
 const server = http.createServer((request, response) => {
   const channel = request.url.slice('/publish/'.length);
-  let body = '';
-  request.setEncoding('utf8');
-  request.on('data', (part) => (body += part));
+  const parts = [];
+  request.on('data', (part) => parts.push(part));
   request.on('end', () => {
     response.end('{}');
+    // Bytes that are made once: a string would be encoded anew for every socket.
+    const body = Buffer.concat(parts);
     for (const socket of channels.get(channel) ?? []) {
-      if (socket.readyState === WebSocket.OPEN) socket.send(body);
+      if (socket.readyState === WebSocket.OPEN) socket.send(body, { binary: false });
     }
   });
 });

@@ -5,6 +5,7 @@ use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Su
 use crate::arguments::{Arguments, StormArguments};
 use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
+use crate::plot::PlotArguments;
 
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
 ///
@@ -41,6 +42,8 @@ pub enum Scenario {
     /// The same load on several servers, in turns within one run, and how many times the first one's figures the
     /// others have.
     Compare(Box<CompareArguments>),
+    /// Draws what runs have written with --json: plots as SVG, tables in Markdown.
+    Plot(PlotArguments),
     /// Serves instead of loading: the bare `send()` loop that other servers are held against.
     Floor(FloorArguments),
     /// Every connection is cut at once while publications go on, and all come back at once and recover.

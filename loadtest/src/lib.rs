@@ -26,6 +26,7 @@ pub mod mark;
 pub mod metrics;
 pub mod outcome;
 pub mod plan;
+pub mod plot;
 pub mod process;
 pub mod progress;
 pub mod publish;

@@ -11,6 +11,7 @@ use tidegate_loadtest::command_line::{self, Scenario, StormRun};
 use tidegate_loadtest::compare::{self, CompareArguments, CompareError};
 use tidegate_loadtest::floor;
 use tidegate_loadtest::plan::{Plan, PlanError, duration};
+use tidegate_loadtest::plot::{self, PlotError};
 use tidegate_loadtest::process::{ProcessError, Usage};
 use tidegate_loadtest::progress::Progress;
 use tidegate_loadtest::report::{Findings, html, json, text};
@@ -31,6 +32,8 @@ enum Failure {
     Process(#[from] ProcessError),
     #[error(transparent)]
     Compare(#[from] CompareError),
+    #[error(transparent)]
+    Plot(#[from] PlotError),
     #[error("the run could not begin: {0}")]
     Begin(io::Error),
     #[error("{path} could not be written: {error}")]
@@ -52,6 +55,9 @@ fn main() -> ExitCode {
             plain(run, descriptors, |plan| plan.with_storm(storm))
         }
         Some(Scenario::Compare(arguments)) => compare(*arguments, descriptors),
+        Some(Scenario::Plot(arguments)) => {
+            plot::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
         Some(Scenario::Floor(arguments)) => {
             floor::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
         }

@@ -1,5 +1,6 @@
 //! Line charts as SVG, drawn here so that a report needs nothing but itself.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use super::Stage;
@@ -16,10 +17,13 @@ const TICKS: usize = 5;
 /// A stage narrower than this has no room for its name.
 const STAGE_LABEL_WIDTH: f64 = 48.0;
 
+/// What a plot that stands alone needs of style.
+pub const STANDALONE: &str = include_str!("standalone.css");
+
 /// One line. Its colour is chosen by the page, by number.
 #[derive(Clone, Debug)]
 pub struct Line {
-    pub label: &'static str,
+    pub label: Cow<'static, str>,
     pub colour: u8,
     /// Fills what is below.
     pub filled: bool,
@@ -31,6 +35,8 @@ pub struct Line {
 pub enum Horizontal {
     /// Seconds since the start of the run.
     Time,
+    /// Any other number.
+    Linear,
     /// Percentiles, stretched towards 100 %: each nine takes the same room.
     Percentile,
 }
@@ -43,8 +49,8 @@ pub enum Vertical {
 
 #[derive(Clone, Debug)]
 pub struct Chart<'a> {
-    pub title: &'static str,
-    pub unit: &'static str,
+    pub title: Cow<'static, str>,
+    pub unit: Cow<'static, str>,
     pub lines: Vec<Line>,
     /// Drawn behind the lines, against time.
     pub stages: &'a [Stage],
@@ -69,13 +75,56 @@ impl Chart<'_> {
             "</figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
             self.title
         );
-        self.draw_stages(&scale, &mut out);
-        self.draw_axes(&scale, &mut out);
-        for line in &self.lines {
-            draw_line(line, &scale, &mut out);
-        }
+        self.draw(&scale, &mut out);
         out.push_str("</svg></figure>");
         out
+    }
+
+    /// A file of its own, with title, legend and style inside. Empty if there is nothing to draw.
+    pub fn document(&self, axis: &str) -> String {
+        let Some(scale) = self.scale() else { return String::new() };
+        let (head, foot) = (64.0, 26.0);
+        let height = HEIGHT + head + foot;
+        let mut out = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 {:.0} {WIDTH} {height:.0}\" role=\"img\"><style>\
+             {STANDALONE}</style><rect class=\"card\" y=\"{:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\"/>",
+            -head, -head
+        );
+        let _ = write!(
+            out,
+            "<text class=\"title\" x=\"16\" y=\"-42\">{}</text><text x=\"16\" y=\"-24\">{}</text>",
+            escape(&self.title),
+            escape(&self.unit)
+        );
+        let mut x = 16.0;
+        for line in &self.lines {
+            let label = escape(&line.label);
+            let _ = write!(
+                out,
+                "<rect class=\"b{}\" x=\"{x:.0}\" y=\"-11\" width=\"12\" height=\"4\" rx=\"2\"/>\
+                 <text x=\"{:.0}\" y=\"-5\">{label}</text>",
+                line.colour,
+                x + 17.0
+            );
+            x += 40.0 + 6.5 * line.label.chars().count() as f64;
+        }
+        self.draw(&scale, &mut out);
+        let _ = writeln!(
+            out,
+            "<text class=\"x\" x=\"{:.0}\" y=\"{:.0}\">{}</text></svg>",
+            f64::midpoint(LEFT, WIDTH - RIGHT),
+            HEIGHT + 8.0,
+            escape(axis)
+        );
+        out
+    }
+
+    fn draw(&self, scale: &Scale, out: &mut String) {
+        self.draw_stages(scale, out);
+        self.draw_axes(scale, out);
+        for line in &self.lines {
+            draw_line(line, scale, out);
+        }
     }
 
     fn scale(&self) -> Option<Scale> {
@@ -144,6 +193,11 @@ impl Chart<'_> {
                 .into_iter()
                 .filter(|tick| *tick <= scale.x_max)
                 .map(|tick| (tick, format!("{} s", number(tick))))
+                .collect(),
+            Horizontal::Linear => round_ticks(scale.x_max)
+                .into_iter()
+                .filter(|tick| *tick <= scale.x_max)
+                .map(|tick| (tick, number(tick)))
                 .collect(),
             Horizontal::Percentile => [(50.0, "50 %"), (90.0, "90 %"), (99.0, "99 %")]
                 .into_iter()
@@ -220,10 +274,15 @@ fn draw_line(line: &Line, scale: &Scale, out: &mut String) {
     let _ = write!(out, "<path class=\"l{}\" d=\"{path}\"/>", line.colour);
 }
 
+/// Text as it may stand in a document.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 /// Where a value lies on the horizontal axis, before it is scaled.
 fn position(horizontal: Horizontal, value: f64) -> f64 {
     match horizontal {
-        Horizontal::Time => value,
+        Horizontal::Time | Horizontal::Linear => value,
         // 100 % would lie at infinity: nine nines are enough for it.
         Horizontal::Percentile => -((1.0 - value / 100.0).max(1e-9)).log10(),
     }
@@ -295,9 +354,9 @@ mod tests {
     fn a_gap_breaks_the_line_and_nothing_leaves_the_frame() {
         let points = vec![(0.0, Some(1.0)), (1.0, None), (2.0, Some(5.0)), (3.0, Some(2.0))];
         let chart = Chart {
-            title: "t",
-            unit: "u",
-            lines: vec![Line { label: "a", colour: 1, filled: true, points }],
+            title: "t".into(),
+            unit: "u".into(),
+            lines: vec![Line { label: "a".into(), colour: 1, filled: true, points }],
             stages: &[],
             horizontal: Horizontal::Time,
             vertical: Vertical::FromZero,

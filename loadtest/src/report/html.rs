@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::chart::{Chart, Horizontal, Line, Vertical};
+use super::chart::{Chart, Horizontal, Line, Vertical, escape};
 use super::text::{bytes, groups, milliseconds, number};
 use super::{Point, Report};
 
@@ -122,15 +122,15 @@ fn put_tiles(report: &Report, page: &mut String) {
 }
 
 fn charts(report: &Report) -> Vec<Chart<'_>> {
-    let line = |label, colour, filled, value: fn(&Point) -> Option<f64>| Line {
-        label,
+    let line = |label: &'static str, colour, filled, value: fn(&Point) -> Option<f64>| Line {
+        label: label.into(),
         colour,
         filled,
         points: report.series.iter().map(|point| (point.seconds, value(point))).collect(),
     };
-    let over_time = |title, unit, vertical, lines| Chart {
-        title,
-        unit,
+    let over_time = |title: &'static str, unit: &'static str, vertical, lines| Chart {
+        title: title.into(),
+        unit: unit.into(),
         lines,
         stages: &report.stages,
         horizontal: Horizontal::Time,
@@ -160,10 +160,10 @@ fn charts(report: &Report) -> Vec<Chart<'_>> {
             ],
         ));
         charts.push(Chart {
-            title: "Latency by percentile",
-            unit: "milliseconds",
+            title: "Latency by percentile".into(),
+            unit: "milliseconds".into(),
             lines: vec![Line {
-                label: "latency",
+                label: "latency".into(),
                 colour: 1,
                 filled: true,
                 points: report.deliveries.percentiles.iter().map(|&(at, value)| (at, Some(value))).collect(),
@@ -229,10 +229,6 @@ fn put_tables(report: &Report, page: &mut String) {
         }
     }
     page.push_str("</table></section>");
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

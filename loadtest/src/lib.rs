@@ -7,6 +7,7 @@
 //!          lane (threads)      publish            record (collects, reads processes)
 //!            └ receive           └ api, client
 //!               └ subscriber ─► sequence, ledger, tally
+//! around it: compare (the same on several servers, in turns), floor (the least that a server can do), plot
 //! both speak through: dialect (what is meant) ─► connect, wire (how it travels)
 //! ```
 

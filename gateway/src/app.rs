@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use gateway_core::session::Context;
 use shared::id::NodeId;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -85,8 +87,9 @@ impl App {
         let entered = runtime.enter();
         let client_socket = listen(config.server.listen, config.server.backlog)?;
         let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
-        drop(entered);
         let client_address = local_address(&client_socket, config.server.listen)?;
+        let client_socket = for_accepting(client_socket).map_err(setup)?;
+        drop(entered);
         let internal_address = local_address(&internal_socket, config.internal.listen)?;
 
         let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -276,10 +279,22 @@ fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> 
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         // A restarted node must not wait for the connections of the last one to time out.
         socket.set_reuseaddr(true)?;
+        // A publication is one write: nothing is gained by waiting for more. Accepted sockets take this over.
+        socket.set_nodelay(true)?;
         socket.bind(address)?;
         socket.listen(backlog)
     };
     bind().map_err(|error| StartError::Listen { address, error })
+}
+
+/// The listener as its own kind of event, so that a socket that is accepted is not put into a poll before anyone has
+/// to wait for it.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for the sake of descriptors that change; a listener's does not"
+)]
+fn for_accepting(socket: TcpListener) -> std::io::Result<AsyncFd<mio::net::TcpListener>> {
+    AsyncFd::with_interest(mio::net::TcpListener::from_std(socket.into_std()?), Interest::READABLE)
 }
 
 fn local_address(socket: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {

@@ -19,7 +19,7 @@ pub struct Config {
     pub allow_missing_origin: bool,
     /// Networks of the proxies whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`.
     pub trusted_proxies: Vec<IpNet>,
-    /// How long a client may take to send the head of a request, in milliseconds.
+    /// How long a client may take to begin the head of a request, and as long again to end it, in milliseconds.
     pub head_timeout_ms: u64,
     /// Longest head of a request, in bytes.
     pub head_bytes_max: usize,

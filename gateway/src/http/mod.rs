@@ -18,10 +18,11 @@ pub mod config;
 pub mod origin;
 pub mod pages;
 
+mod head;
 mod route;
 mod upgrade;
 
-use route::query;
+pub(crate) use route::OpenedAtOnce;
 
 use client_ip::TrustedProxies;
 use origin::OriginPolicy;

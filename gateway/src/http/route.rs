@@ -1,6 +1,7 @@
 //! Which handler answers which path.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -8,6 +9,9 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
+use crate::http::client_ip::X_FORWARDED_FOR;
+use crate::http::head::Head;
+use crate::http::upgrade::Opening;
 use crate::http::{Refused, Router, pages};
 use crate::listener::{Admitted, Peer};
 use crate::telemetry::labels::Handshake;
@@ -20,7 +24,7 @@ const API_PATH: &str = "/api";
 impl Router {
     /// Answers one request. Nothing goes wrong that is not an answer.
     pub(crate) async fn handle(
-        &self,
+        self: &Arc<Self>,
         peer: &Peer,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -31,22 +35,29 @@ impl Router {
         }))
     }
 
-    async fn route(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
-        let url = request.uri();
-        if url.path_and_query().is_some_and(|url| url.as_str().len() > self.url_bytes_max) {
-            let why = format!("the path and query are longer than {} bytes", self.url_bytes_max);
-            return Err(Refused::new(Handshake::Request, StatusCode::URI_TOO_LONG, why));
+    async fn route(
+        self: &Arc<Self>,
+        peer: &Peer,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Refused> {
+        let granted = {
+            let head = Head::of(&request);
+            if head.url_bytes() > self.url_bytes_max {
+                let why = format!("the path and query are longer than {} bytes", self.url_bytes_max);
+                return Err(Refused::new(Handshake::Request, StatusCode::URI_TOO_LONG, why));
+            }
+            match Endpoint::of(head.path) {
+                Some(endpoint) => {
+                    let admitted = self.let_in(peer, &head)?;
+                    Some((self.read_opening(endpoint, &head)?, admitted))
+                }
+                None => None,
+            }
+        };
+        if let Some((opening, admitted)) = granted {
+            return Ok(self.open(request, opening, admitted));
         }
-        let path = url.path();
-        if path == CENTRIFUGE_PATH {
-            let admitted = self.let_in(peer, &request)?;
-            return self.open_centrifuge(request, admitted);
-        }
-        if let Some(channel) = path.strip_prefix(RAW_PREFIX) {
-            let channel = channel.to_owned();
-            let admitted = self.let_in(peer, &request)?;
-            return self.open_raw(&channel, request, admitted);
-        }
+        let path = request.uri().path();
         if path.starts_with(API_PREFIX) || path == API_PATH {
             return Ok(self.api.serve(request).await);
         }
@@ -58,10 +69,23 @@ impl Router {
         Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"))
     }
 
+    /// The way of a connection whose first bytes are a request to connect, to be answered 101: past the same checks,
+    /// without HTTP's machinery. `None` for whatever else it may be, refusals included, which is decided when the
+    /// bytes have gone through hyper; nothing has been counted then.
+    pub(crate) fn open_at_once(&self, peer: &Peer, bytes: &[u8]) -> Option<OpenedAtOnce> {
+        let (head, length) = Head::read(bytes)?;
+        if head.url_bytes() > self.url_bytes_max {
+            return None;
+        }
+        let opening = self.read_opening(Endpoint::of(head.path)?, &head).ok()?;
+        let admitted = self.let_in(peer, &head).ok()?;
+        Some(OpenedAtOnce { head_bytes: length, opening, admitted })
+    }
+
     /// Every check that a client must pass before the handshake itself is looked at.
-    fn let_in(&self, peer: &Peer, request: &Request<Incoming>) -> Result<Admitted, Refused> {
-        self.check_origin(request)?;
-        let address = self.proxies.client_ip(peer.address, request.headers());
+    fn let_in(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
+        self.check_origin(head)?;
+        let address = self.proxies.client_ip(peer.address, head.all(X_FORWARDED_FOR));
         self.admission.admit_client(address, &peer.place).map_err(|refusal| {
             let mut refused =
                 Refused::new(refusal.handshake(), StatusCode::TOO_MANY_REQUESTS, refusal.to_string());
@@ -70,15 +94,39 @@ impl Router {
         })
     }
 
-    fn check_origin(&self, request: &Request<Incoming>) -> Result<(), Refused> {
-        let text =
-            |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("null"));
-        if self.origins.allows(text(header::ORIGIN), text(header::HOST)) {
+    fn check_origin(&self, head: &Head<'_>) -> Result<(), Refused> {
+        let text = |name| head.header(name).map(|value| std::str::from_utf8(value).unwrap_or("null"));
+        if self.origins.allows(text("origin"), text("host")) {
             return Ok(());
         }
         let why = "pages of this origin may not connect; see http.allowed_origins";
         Err(Refused::new(Handshake::Origin, StatusCode::FORBIDDEN, why))
     }
+}
+
+/// Where clients connect.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Endpoint<'a> {
+    Centrifuge,
+    /// The channel, as it is written in the path.
+    Raw(&'a str),
+}
+
+impl<'a> Endpoint<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        if path == CENTRIFUGE_PATH {
+            return Some(Self::Centrifuge);
+        }
+        path.strip_prefix(RAW_PREFIX).map(Self::Raw)
+    }
+}
+
+/// A request to connect that was granted from its bytes alone. The head takes so many of them.
+#[derive(Debug)]
+pub(crate) struct OpenedAtOnce {
+    pub(crate) head_bytes: usize,
+    pub(crate) opening: Opening,
+    pub(crate) admitted: Admitted,
 }
 
 impl Refused {
@@ -90,11 +138,4 @@ impl Refused {
         headers.extend(self.header);
         response
     }
-}
-
-/// The first value of a query parameter, decoded.
-pub(super) fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
-    let pairs = request.uri().query()?.split('&');
-    let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
-    Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
 }

@@ -1,5 +1,6 @@
 //! Turning a request into a client's connection: every check before the 101, then the socket goes to a worker.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,8 +14,10 @@ use shared::framing::websocket::{self, DeflateParams, Upgrade};
 use shared::protocol::Protocol;
 use shared::protocol::raw::Raw;
 
-use crate::connection::open::NewConnection;
-use crate::http::{Refused, Router, query};
+use crate::connection::open::{NewConnection, Socket};
+use crate::http::head::Head;
+use crate::http::route::Endpoint;
+use crate::http::{Refused, Router};
 use crate::listener::{Admitted, Stream};
 use crate::telemetry::labels::Handshake;
 use crate::worker::inbox::Event;
@@ -28,125 +31,148 @@ const RAW: &str = "tidegate.raw";
 /// Browsers cannot set headers: they offer their token as a protocol that is never chosen.
 const TOKEN_PREFIX: &str = "tidegate.token.";
 
-impl Router {
-    /// `/connection/websocket`: the Centrifuge protocol.
-    pub(super) fn open_centrifuge(
-        &self,
-        request: Request<Incoming>,
-        admitted: Admitted,
-    ) -> Result<Response<Full<Bytes>>, Refused> {
-        let (response, deflate) = {
-            let upgrade = read(&request)?;
-            let wants_protobuf = upgrade.subprotocols.contains(&CENTRIFUGE_PROTOBUF)
-                && !upgrade.subprotocols.contains(&CENTRIFUGE_JSON)
-                || ["format", "cf_protocol"]
-                    .iter()
-                    .any(|name| query(&request, name).as_deref() == Some("protobuf"));
-            if wants_protobuf {
-                return Err(malformed("this endpoint speaks JSON; Protobuf is not served"));
-            }
-            self.switching_protocols(&upgrade, upgrade.select_subprotocol(&[CENTRIFUGE_JSON]))
-        };
-        self.hand_over(request, self.encodings.centrifuge_json.clone(), deflate, admitted);
-        Ok(response)
-    }
+/// What a request to connect comes to: how it is answered, and how its client is spoken to.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    accept: String,
+    subprotocol: Option<&'static str>,
+    deflate: Option<DeflateParams>,
+    protocol: Arc<dyn Protocol>,
+}
 
-    /// `/raw/{channel}`: a message is a publication.
-    pub(super) fn open_raw(
-        &self,
-        channel: &str,
-        request: Request<Incoming>,
-        admitted: Admitted,
-    ) -> Result<Response<Full<Bytes>>, Refused> {
-        let channel = percent_encoding::percent_decode_str(channel)
-            .decode_utf8()
-            .map_err(|_| malformed("the channel in the path is not UTF-8"))?;
-        let since = match query(&request, "offset") {
-            None => None,
-            Some(offset) => {
-                let offset = offset.parse().map_err(|_| malformed("offset must be a whole number"))?;
-                Some(Since { offset, epoch: query(&request, "epoch").unwrap_or_default().into() })
-            }
-        };
-        let (response, deflate, token) = {
-            let upgrade = read(&request)?;
-            let token = token(&request, &upgrade)?;
-            let (response, deflate) = self.switching_protocols(&upgrade, upgrade.select_subprotocol(&[RAW]));
-            (response, deflate, token)
-        };
-        let protocol: Arc<dyn Protocol> = Arc::new(Raw::new(channel.as_ref().into(), token.into(), since));
-        self.hand_over(request, protocol, deflate, admitted);
-        Ok(response)
-    }
-
-    fn switching_protocols(
-        &self,
-        upgrade: &Upgrade<'_>,
-        subprotocol: Option<&str>,
-    ) -> (Response<Full<Bytes>>, Option<DeflateParams>) {
-        let deflate = upgrade.negotiate_deflate(self.encodings.deflate_policy());
+impl Opening {
+    fn response(&self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         let mut insert = |name, value: &str| {
-            // Each is base64, a token that was checked, or our own words.
+            // Each is base64 or our own words.
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(name, value);
             }
         };
-        insert(header::SEC_WEBSOCKET_ACCEPT, &upgrade.accept);
-        if let Some(subprotocol) = subprotocol {
+        insert(header::SEC_WEBSOCKET_ACCEPT, &self.accept);
+        if let Some(subprotocol) = self.subprotocol {
             insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
         }
-        if let Some(deflate) = &deflate {
+        if let Some(deflate) = &self.deflate {
             insert(header::SEC_WEBSOCKET_EXTENSIONS, &deflate.response());
         }
-        (response, deflate)
+        response
     }
 
-    /// Waits, beside the answer, until the socket is ours, and gives it to a worker.
-    fn hand_over(
-        &self,
-        request: Request<Incoming>,
-        protocol: Arc<dyn Protocol>,
-        deflate: Option<DeflateParams>,
-        admitted: Admitted,
-    ) {
-        let inbox = self.workers.next().clone();
-        let metrics = self.metrics.clone();
-        tokio::spawn(async move {
-            let opened = async {
-                let upgraded = hyper::upgrade::on(request).await.map_err(std::io::Error::other)?;
-                let parts = upgraded
-                    .downcast::<TokioIo<Stream>>()
-                    .map_err(|_| std::io::Error::other("the connection is none of this listener's"))?;
-                Ok::<_, std::io::Error>((parts.io.into_inner().into_socket()?, parts.read_buf))
-            };
-            match opened.await {
-                Ok((socket, unread)) => {
-                    metrics.handshake(Handshake::Accepted);
-                    inbox.push(Event::Open(Box::new(NewConnection {
-                        socket,
-                        unread,
-                        protocol,
-                        deflate,
-                        admitted,
-                    })));
-                }
-                Err(error) => {
-                    metrics.handshake(Handshake::Request);
-                    tracing::debug!(%error, "a client was gone before it was connected");
-                }
-            }
-        });
+    /// The same, as bytes.
+    pub(crate) fn write_response(&self, into: &mut Vec<u8>) {
+        into.extend_from_slice(
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+            sec-websocket-accept: ",
+        );
+        into.extend_from_slice(self.accept.as_bytes());
+        if let Some(subprotocol) = self.subprotocol {
+            into.extend_from_slice(b"\r\nsec-websocket-protocol: ");
+            into.extend_from_slice(subprotocol.as_bytes());
+        }
+        if let Some(deflate) = &self.deflate {
+            into.extend_from_slice(b"\r\nsec-websocket-extensions: ");
+            into.extend_from_slice(deflate.response().as_bytes());
+        }
+        into.extend_from_slice(b"\r\n\r\n");
     }
 }
 
-fn read(request: &Request<Incoming>) -> Result<Upgrade<'_>, Refused> {
-    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    websocket::read_upgrade(request.method().as_str(), headers).map_err(|error| {
+impl Router {
+    /// Reads a request to connect. Changes nothing.
+    pub(super) fn read_opening(&self, endpoint: Endpoint<'_>, head: &Head<'_>) -> Result<Opening, Refused> {
+        match endpoint {
+            Endpoint::Centrifuge => self.read_centrifuge(head),
+            Endpoint::Raw(channel) => self.read_raw(channel, head),
+        }
+    }
+
+    /// `/connection/websocket`: the Centrifuge protocol.
+    fn read_centrifuge(&self, head: &Head<'_>) -> Result<Opening, Refused> {
+        let upgrade = read(head)?;
+        let wants_protobuf = upgrade.subprotocols.contains(&CENTRIFUGE_PROTOBUF)
+            && !upgrade.subprotocols.contains(&CENTRIFUGE_JSON)
+            || ["format", "cf_protocol"].iter().any(|name| head.query(name).as_deref() == Some("protobuf"));
+        if wants_protobuf {
+            return Err(malformed("this endpoint speaks JSON; Protobuf is not served"));
+        }
+        Ok(self.opening(upgrade, CENTRIFUGE_JSON, self.encodings.centrifuge_json.clone()))
+    }
+
+    /// `/raw/{channel}`: a message is a publication.
+    fn read_raw(&self, channel: &str, head: &Head<'_>) -> Result<Opening, Refused> {
+        let channel = percent_encoding::percent_decode_str(channel)
+            .decode_utf8()
+            .map_err(|_| malformed("the channel in the path is not UTF-8"))?;
+        let since = match head.query("offset") {
+            None => None,
+            Some(offset) => {
+                let offset = offset.parse().map_err(|_| malformed("offset must be a whole number"))?;
+                Some(Since { offset, epoch: head.query("epoch").unwrap_or_default().into() })
+            }
+        };
+        let upgrade = read(head)?;
+        let token = token(head, &upgrade)?;
+        let protocol = Arc::new(Raw::new(channel.as_ref().into(), token.into(), since));
+        Ok(self.opening(upgrade, RAW, protocol))
+    }
+
+    fn opening(&self, upgrade: Upgrade<'_>, known: &'static str, protocol: Arc<dyn Protocol>) -> Opening {
+        Opening {
+            subprotocol: upgrade.select_subprotocol(&[known]).map(|_| known),
+            deflate: upgrade.negotiate_deflate(self.encodings.deflate_policy()),
+            accept: upgrade.accept,
+            protocol,
+        }
+    }
+
+    /// Answers a request that hyper has read. Waits, beside the answer, until the socket is ours, and gives it to a
+    /// worker.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        opening: Opening,
+        admitted: Admitted,
+    ) -> Response<Full<Bytes>> {
+        let response = opening.response();
+        let router = self.clone();
+        tokio::spawn(async move {
+            let opened = async {
+                let upgraded = hyper::upgrade::on(request).await.map_err(io::Error::other)?;
+                let parts = upgraded
+                    .downcast::<TokioIo<Stream>>()
+                    .map_err(|_| io::Error::other("the connection is none of this listener's"))?;
+                Ok::<_, io::Error>((parts.io.into_inner().into_socket()?, parts.read_buf))
+            };
+            match opened.await {
+                Ok((socket, unread)) => router.hand_over(socket, unread, opening, admitted),
+                Err(error) => router.lost(&error),
+            }
+        });
+        response
+    }
+
+    /// Gives a connection that has been answered 101 to a worker.
+    pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
+        self.metrics.handshake(Handshake::Accepted);
+        let Opening { protocol, deflate, .. } = opening;
+        let new = NewConnection { socket, unread, protocol, deflate, admitted };
+        self.workers.next().push(Event::Open(Box::new(new)));
+    }
+
+    /// Counts a client that went away while it was answered.
+    pub(crate) fn lost(&self, error: &io::Error) {
+        self.metrics.handshake(Handshake::Request);
+        tracing::debug!(%error, "a client was gone before it was connected");
+    }
+}
+
+fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {
+    websocket::read_upgrade(head.method, head.headers()).map_err(|error| {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
         let mut refused = Refused::new(Handshake::Upgrade, status, error.to_string());
         if let Some((name, value)) = error.header() {
@@ -157,9 +183,10 @@ fn read(request: &Request<Incoming>) -> Result<Upgrade<'_>, Refused> {
 }
 
 /// The token of a bare client: from its `Authorization` header, or offered as a subprotocol. Empty if there is none.
-fn token(request: &Request<Incoming>, upgrade: &Upgrade<'_>) -> Result<String, Refused> {
-    if let Some(value) = request.headers().get(header::AUTHORIZATION) {
-        let value = value.to_str().map_err(|_| malformed("the Authorization header is not text"))?;
+fn token(head: &Head<'_>, upgrade: &Upgrade<'_>) -> Result<String, Refused> {
+    if let Some(value) = head.header("authorization") {
+        let value = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
+        let value = value.ok_or_else(|| malformed("the Authorization header is not text"))?;
         return match value.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim().to_owned()),
             _ => Err(malformed("the Authorization header must be: Bearer, a space, the token")),

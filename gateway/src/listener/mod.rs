@@ -9,6 +9,7 @@ pub mod tls;
 pub use admission::{Admission, Admitted, HandshakePermit, HeldPlace};
 
 mod accept;
+mod first_bytes;
 pub(crate) mod internal;
 mod stream;
 

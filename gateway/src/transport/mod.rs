@@ -78,6 +78,18 @@ impl Stream {
         };
     }
 
+    /// The last call before the socket is closed, which takes it out of its poll and ends a plain stream too.
+    pub(crate) fn end(&mut self) {
+        if matches!(self, Self::Tls(_)) {
+            self.shut_down_writing();
+        }
+    }
+
+    /// Whether bytes may have come that the socket will not tell of.
+    pub(crate) fn may_hold_bytes(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     fn socket(&mut self) -> &mut TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -89,9 +101,5 @@ impl Stream {
         // Both, once and for all: edges are only told when something changes, and a socket that never blocks never
         // turns writable again.
         self.socket().register(registry, token, Interest::READABLE | Interest::WRITABLE)
-    }
-
-    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.socket().deregister(registry)
     }
 }

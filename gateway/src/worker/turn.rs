@@ -179,7 +179,9 @@ impl Worker {
         }
         self.local.schedule(&self.connections[index]);
         // What came with the handshake through TLS is inside it, and no edge will tell of that.
-        self.read(index, buffer, true);
+        if self.connections[index].stream.may_hold_bytes() {
+            self.read(index, buffer, true);
+        }
     }
 
     fn handle_outcome(&mut self, key: ConnectionKey, outcome: Outcome) {
@@ -306,10 +308,7 @@ impl Worker {
             let _ = connection.flush(&mut self.local);
         }
         tracing::debug!(client = %connection.session.client(), %gone, "gone");
-        connection.stream.shut_down_writing();
-        if let Err(error) = connection.stream.deregister(self.poll.registry()) {
-            tracing::debug!(%error, "a socket was not registered");
-        }
+        connection.stream.end();
         let lived = self.local.now.since(connection.opened);
         self.metrics.disconnected(connection.protocol, connection.close_reason(), lived);
         self.local.wheel.remove(index as u32);

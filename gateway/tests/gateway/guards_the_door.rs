@@ -233,3 +233,52 @@ async fn a_flood_of_handshakes_waits_and_hurts_no_connected_client() {
     drop(flood);
     gateway.metric_becomes("tidegate_handshakes_pending", 0.0).await;
 }
+
+#[tokio::test]
+async fn a_request_may_come_in_pieces_or_with_more_behind_it() {
+    let gateway = gateway().start().await;
+    let head = "GET /raw/pieces HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut answers = Vec::new();
+    // At once, in two pieces, and with the first frame, a ping, behind it in the same piece.
+    for (first, pings) in [(head.len(), false), (20, false), (head.len(), true)] {
+        let mut stream = TcpStream::connect(gateway.address).await.expect("connected");
+        stream.set_nodelay(true).expect("set");
+        let mut bytes = head.as_bytes()[..first].to_vec();
+        if pings {
+            bytes.extend_from_slice(b"\x89\x80\x00\x00\x00\x00");
+        }
+        stream.write_all(&bytes).await.expect("sent");
+        if first < head.len() {
+            tokio::task::yield_now().await;
+            gateway.metric_becomes("tidegate_handshakes_pending", 1.0).await;
+            stream.write_all(&head.as_bytes()[first..]).await.expect("sent");
+        }
+        let wanted: &[u8] = if pings { b"\x8a\x00" } else { b"\r\n\r\n" };
+        let mut said = Vec::new();
+        while !said.windows(wanted.len()).any(|part| part == wanted) {
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut said)).await.expect("in time");
+            assert_ne!(read.expect("read"), 0, "{}", String::from_utf8_lossy(&said));
+        }
+        let said = String::from_utf8_lossy(&said).to_lowercase();
+        assert!(said.starts_with("http/1.1 101 switching protocols\r\n"), "{said}");
+        assert!(said.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="));
+        answers.push(stream);
+    }
+    counted(&gateway, "accepted", 3.0).await;
+    gateway.metric_becomes("tidegate_handshakes_pending", 0.0).await;
+}
+
+#[tokio::test]
+async fn thousands_may_knock_from_one_address_before_any_of_them_speaks() {
+    let gateway = gateway().start().await;
+    let mut silent = Vec::new();
+    for _ in 0..1500 {
+        silent.push(TcpStream::connect(gateway.address).await.expect("connected"));
+    }
+    gateway.metric_becomes("tidegate_handshakes_pending", 1500.0).await;
+    let mut last = silent.pop().expect("many");
+    last.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+    assert!(said_before_the_end(&mut last).await > 0);
+    assert_eq!(gateway.metric("tidegate_handshakes_total{result=\"handshakes_full\"}").await, 0.0);
+}

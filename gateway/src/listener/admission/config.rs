@@ -42,8 +42,8 @@ impl Default for Config {
             connects_per_address_burst: 100,
             accepts_per_s: 0,
             accepts_burst: 1000,
-            handshakes_max: 2000,
-            handshakes_per_address_max: 1000,
+            handshakes_max: 20_000,
+            handshakes_per_address_max: 0,
             addresses_max: 100_000,
         }
     }

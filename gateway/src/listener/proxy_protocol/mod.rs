@@ -46,7 +46,7 @@ pub async fn client_address(
     stream: &mut TcpStream,
     peer: SocketAddr,
 ) -> Result<SocketAddr, ProxyHeaderError> {
-    if !config.enabled || !is_trusted(config, peer.ip()) {
+    if !is_expected(config, peer.ip()) {
         return Ok(peer);
     }
     match tokio::time::timeout(config.timeout(), read_header(stream)).await {
@@ -56,6 +56,11 @@ pub async fn client_address(
         Ok(Err(error)) => Err(error),
         Err(_) => Err(ProxyHeaderError::Late(config.timeout())),
     }
+}
+
+/// Whether connections of this peer begin with a header.
+pub fn is_expected(config: &Config, peer: IpAddr) -> bool {
+    config.enabled && is_trusted(config, peer)
 }
 
 fn is_trusted(config: &Config, peer: IpAddr) -> bool {

@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -80,6 +80,12 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
         server.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        // Clients that come back bring their session in a ticket, which saves both sides the signature. Nothing is
+        // remembered of them here, so this holds for a million as for one.
+        server.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        // A client reconnects over one connection at a time: one ticket is enough.
+        server.send_tls13_tickets = 1;
         Ok(Some(Self { server: Arc::new(server), current, files, seen: Mutex::new(seen) }))
     }
 

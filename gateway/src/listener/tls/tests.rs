@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -167,4 +167,23 @@ fn reloads(metrics: &Metrics, result: &str) -> u64 {
 #[test]
 fn tls_is_off_without_a_certificate() {
     assert!(Tls::load(&Config::default()).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_brings_its_session() {
+    let certificates = Certificates::new();
+    let tls = Tls::load(&certificates.config()).unwrap().unwrap();
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let connector = certificates.client(&[version]);
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let mut pair = handshake(&tls, &connector).await.unwrap();
+            // What TLS 1.3 says after the handshake is only heard by those who read.
+            pair.1.write_all(b"x").await.unwrap();
+            pair.1.flush().await.unwrap();
+            pair.0.read_exact(&mut [0]).await.unwrap();
+            kinds.push(pair.1.get_ref().1.handshake_kind());
+        }
+        assert_eq!(kinds, [Some(HandshakeKind::Full), Some(HandshakeKind::Resumed)]);
+    }
 }

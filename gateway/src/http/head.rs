@@ -1,0 +1,144 @@
+//! The head of a request, whoever has read it: hyper, or this file from the first bytes of a connection.
+//!
+//! Nearly every connection begins with a request to become a WebSocket that comes in one piece. For those, hyper's
+//! buffers, header map, body and timers cost more than all that the gateway does itself (decision 7). So the first
+//! bytes are looked at here; whatever is not plainly such a request is hyper's to read from the start.
+
+use hyper::Request;
+use smallvec::SmallVec;
+
+/// The most headers of a head that is read here.
+const HEADERS_MAX: usize = 32;
+
+/// What decides about a request to connect.
+#[derive(Debug)]
+pub(crate) struct Head<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    query: Option<&'a str>,
+    headers: SmallVec<[(&'a str, &'a [u8]); HEADERS_MAX]>,
+}
+
+impl<'a> Head<'a> {
+    pub(super) fn of<B>(request: &'a Request<B>) -> Self {
+        let headers = request.headers().iter();
+        Self {
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            query: request.uri().query(),
+            headers: headers.map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+        }
+    }
+
+    /// The head that these bytes begin with and how long it is, if all of it is there and nothing about it needs a
+    /// second thought: a GET of HTTP/1.1 without a body.
+    pub(super) fn read(bytes: &'a [u8]) -> Option<(Self, usize)> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else { return None };
+        let (method, target) = (request.method?, request.path?);
+        let is_plain = method == "GET"
+            && request.version == Some(1)
+            && target.starts_with('/')
+            && target.bytes().all(is_target_byte)
+            && !request.headers.iter().any(|header| speaks_of_a_body(header.name));
+        if !is_plain {
+            return None;
+        }
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let headers = request.headers.iter().map(|header| (header.name, header.value)).collect();
+        Some((Self { method, path, query, headers }, length))
+    }
+
+    pub(super) fn headers(&self) -> impl DoubleEndedIterator<Item = (&'a str, &'a [u8])> {
+        self.headers.iter().copied()
+    }
+
+    /// The first header of this name. The name is given in lower case.
+    pub(super) fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.all(name).next()
+    }
+
+    /// Every header of this name, in the order they were sent.
+    pub(super) fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+        self.headers().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// The first value of a query parameter, decoded.
+    pub(super) fn query(&self, name: &str) -> Option<String> {
+        let pairs = self.query?.split('&');
+        let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
+        Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
+    }
+
+    /// How long path and query are, in bytes.
+    pub(super) fn url_bytes(&self) -> usize {
+        self.path.len() + self.query.map_or(0, |query| query.len() + 1)
+    }
+}
+
+/// What stands for itself in a path and a query. The rest is hyper's to judge.
+fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte)
+}
+
+fn speaks_of_a_body(name: &str) -> bool {
+    ["content-length", "transfer-encoding", "expect"].iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str =
+        "GET /raw/news?offset=7&epoch=a%20b HTTP/1.1\r\nHost: x\r\nX-Two: 1\r\nx-two: 2\r\n\r\n";
+
+    #[test]
+    fn a_plain_head_is_read_and_what_follows_it_is_not() {
+        let bytes = format!("{HEAD}\u{1}\u{0}");
+        let (head, length) = Head::read(bytes.as_bytes()).unwrap();
+        assert_eq!(length, HEAD.len());
+        assert_eq!((head.method, head.path), ("GET", "/raw/news"));
+        assert_eq!(head.query("offset").as_deref(), Some("7"));
+        assert_eq!(head.query("epoch").as_deref(), Some("a b"));
+        assert_eq!(head.url_bytes(), "/raw/news?offset=7&epoch=a%20b".len());
+        assert_eq!(head.header("host"), Some(&b"x"[..]));
+        assert_eq!(head.all("x-two").collect::<Vec<_>>(), [b"1", b"2"]);
+    }
+
+    #[test]
+    fn a_head_reads_the_same_through_hyper() {
+        let request = Request::get("/raw/news?offset=7&epoch=a%20b").header("Host", "x").body(()).unwrap();
+        let head = Head::of(&request);
+        let (read, _) = Head::read(HEAD.as_bytes()).unwrap();
+        assert_eq!((head.method, head.path, head.query), (read.method, read.path, read.query));
+        assert_eq!(head.header("host"), read.header("host"));
+    }
+
+    #[test]
+    fn whatever_is_not_plain_is_left_to_hyper() {
+        assert!(Head::read(HEAD.as_bytes()).is_some());
+        for end in 0..HEAD.len() {
+            assert!(Head::read(&HEAD.as_bytes()[..end]).is_none(), "{end} bytes of it");
+        }
+        for other in [
+            HEAD.replace("GET", "POST"),
+            HEAD.replace("HTTP/1.1", "HTTP/1.0"),
+            HEAD.replace("/raw", "http://x/raw"),
+            HEAD.replace("/raw", "/raw#"),
+            HEAD.replace("/raw", "/räw"),
+            HEAD.replace("X-Two", "Content-Length"),
+            HEAD.replace("X-Two", "transfer-encoding"),
+            HEAD.replace("X-Two", "Expect"),
+            HEAD.replace("X-Two: 1\r\n", &"X: y\r\n".repeat(HEADERS_MAX)),
+            HEAD.replace("Host: x", "Host x"),
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+            "\x16\x03\x01 no HTTP at all".to_owned(),
+        ] {
+            assert!(Head::read(other.as_bytes()).is_none(), "{other}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use shared::error::ErrorCode;
 use shared::framing::OwnedMessage;
 use shared::id::UserId;
 use shared::moment::Moment;
-use shared::position::StreamPosition;
+use shared::position::{Epoch, StreamPosition};
 use shared::publication::{ClientInfo, Publication};
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
@@ -87,10 +87,19 @@ pub struct Join {
     /// Whether this subscriber is told of gaps in the channel's stream.
     pub positioned: bool,
     pub retention: Retention,
-    /// Read history on the way: `None` in channels without a stream. A limit of 0 asks for the position only.
-    pub history: Option<HistoryFilter>,
+    /// Read history on the way: `None` in channels without a stream.
+    pub past: Option<PastWanted>,
     /// Show this in the channel's presence from now until the leave.
     pub presence: Option<ClientInfo>,
+}
+
+/// What someone who joins is to be told of the channel's past.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PastWanted {
+    /// A limit of 0 asks for the position only.
+    pub filter: HistoryFilter,
+    /// The epoch of `filter.since`: empty if any will do, `None` if it cannot be of any stream here.
+    pub epoch: Option<Epoch>,
 }
 
 /// What came of the effect with this ticket.

@@ -102,7 +102,7 @@ impl Connection {
     }
 
     fn join(&mut self, local: &mut Local, join: Join) {
-        let Join { ticket, channel, positioned, retention, history, presence } = join;
+        let Join { ticket, channel, positioned, retention, past, presence } = join;
         let subscriber = Subscriber {
             key: self.key.index,
             handle: self.stream.direct_descriptor(),
@@ -115,6 +115,16 @@ impl Connection {
         } else {
             local.node.delivered(&channel)
         };
+        // Most who come back after a fault need not wait: one of them has read for all.
+        if delivered.is_now() && presence.is_none() {
+            let known = match &past {
+                Some(wanted) => local.node.known_past(&channel, wanted).map(Some),
+                None => Some(None),
+            };
+            if let Some(known) = known {
+                return self.answer(local, ticket, OutcomeResult::Joined(Ok(known)));
+            }
+        }
         let present = presence.map(|info| local.node.enter_presence(channel.clone(), info));
         self.ask(local, ticket, move |node| async move {
             let joining = async {
@@ -125,12 +135,8 @@ impl Connection {
                     // The node keeps trying; a channel without a list of who is there beats no channel.
                     tracing::warn!(%error, %channel, "a subscriber is not in the channel's presence yet");
                 }
-                match history {
-                    Some(filter) => {
-                        let page = node.history(channel.clone(), filter, retention).await?;
-                        node.anchor(&channel, page.top);
-                        Ok(Some(page))
-                    }
+                match past {
+                    Some(wanted) => node.past(&channel, &wanted, retention).await.map(Some),
                     None => Ok(None),
                 }
             };

@@ -5,8 +5,6 @@ use std::sync::{Arc, OnceLock, Weak};
 use bytes::Bytes;
 use gateway_core::feed::{Admission, Delivery};
 use gateway_core::hub::Prepared;
-use shared::channel::Channel;
-use shared::position::StreamPosition;
 use shared::publication::Publication;
 
 use crate::broker::BrokerEvents;
@@ -46,6 +44,7 @@ impl BrokerEvents for FromBroker {
 
     fn resumed(&self) {
         if let Some(node) = self.node() {
+            node.forget_pasts();
             node.runtime.spawn(repair::check_after_loss(node.clone()));
         }
     }
@@ -73,9 +72,11 @@ impl Node {
 
     /// Gives something to every worker with subscribers of the channel. The caller holds the channel's shard, so
     /// that what comes later cannot overtake it.
-    pub(super) fn hand_out(&self, local: &LocalChannel, delivery: Delivery) {
+    pub(super) fn hand_out(&self, local: &mut LocalChannel, delivery: Delivery) {
         match delivery {
             Delivery::Publication(publication) => {
+                local.catch_up.handed_out(local.checked, &publication);
+                self.interest.weigh(local);
                 let prepared =
                     Prepared::new(local.channel.clone(), publication, self.clock.micros(), &self.variants);
                 self.for_each_worker(local, |worker| {
@@ -84,9 +85,13 @@ impl Node {
                     }
                 });
             }
-            Delivery::Lost(position) => self.for_each_worker(local, |worker| {
-                self.inboxes[worker].push(Event::Lost(local.channel.clone(), position));
-            }),
+            Delivery::Lost(position) => {
+                local.catch_up.forget();
+                self.interest.weigh(local);
+                self.for_each_worker(local, |worker| {
+                    self.inboxes[worker].push(Event::Lost(local.channel.clone(), position));
+                });
+            }
         }
     }
 
@@ -95,13 +100,6 @@ impl Node {
         while workers != 0 {
             act(workers.trailing_zeros() as usize);
             workers &= workers - 1;
-        }
-    }
-
-    /// A subscriber starts from here: what comes next in this channel must follow.
-    pub(crate) fn anchor(&self, channel: &Channel, top: StreamPosition) {
-        if let Some(local) = self.interest.shard(channel.as_str()).get_mut(channel.as_str()) {
-            local.feed.anchor(top);
         }
     }
 }

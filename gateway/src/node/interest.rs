@@ -4,7 +4,10 @@
 //! the order in which its shard's lock is taken, so what is pushed to workers is pushed under it.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use gateway_core::catch_up::CatchUp;
 use gateway_core::feed::Feed;
 use gateway_core::history::Retention;
 use parking_lot::{Mutex, MutexGuard};
@@ -14,6 +17,7 @@ use shared::moment::Moment;
 use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
+use crate::node::catch_up::Told;
 
 const SHARDS: usize = 64;
 
@@ -27,6 +31,12 @@ pub(crate) struct LocalChannel {
     /// Joins that wait for the broker to deliver the channel.
     pub(crate) waiting: Vec<oneshot::Sender<Result<(), BrokerError>>>,
     pub(crate) feed: Feed,
+    /// What those who join are told of the channel's past.
+    pub(crate) catch_up: CatchUp,
+    /// Joins that wait for somebody's read of it.
+    pub(crate) past_waiting: Vec<oneshot::Sender<Told>>,
+    /// What `catch_up` keeps, as it was last counted.
+    weight: Weight,
     pub(crate) retention: Retention,
     /// When a publication last arrived or the position was last checked.
     pub(crate) checked: Moment,
@@ -47,13 +57,68 @@ pub(crate) enum Link {
 #[derive(Debug)]
 pub(crate) struct Interest {
     shards: Box<[Mutex<FxHashMap<Channel, LocalChannel>>]>,
+    /// What all channels keep to tell those who join.
+    kept_bytes: Arc<AtomicUsize>,
+    lives: AtomicU32,
+}
+
+/// A channel's part in what all of them keep, in bytes; taken back with the channel.
+#[derive(Debug)]
+struct Weight {
+    bytes: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 pub(crate) type Shard<'a> = MutexGuard<'a, FxHashMap<Channel, LocalChannel>>;
 
 impl Interest {
     pub(crate) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            kept_bytes: Arc::default(),
+            lives: AtomicU32::new(0),
+        }
+    }
+
+    /// A channel that nobody here wanted until now. It waits to be subscribed.
+    pub(crate) fn channel(&self, channel: Channel, retention: Retention, now: Moment) -> LocalChannel {
+        LocalChannel {
+            channel,
+            workers: 0,
+            link: Link::Queued,
+            waiting: Vec::new(),
+            feed: Feed::default(),
+            catch_up: self.new_catch_up(),
+            past_waiting: Vec::new(),
+            weight: Weight { bytes: 0, total: self.kept_bytes.clone() },
+            retention,
+            checked: now,
+        }
+    }
+
+    /// Nothing is known of a channel's past.
+    pub(crate) fn new_catch_up(&self) -> CatchUp {
+        CatchUp::new(self.lives.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Counts anew what a channel keeps.
+    pub(crate) fn weigh(&self, local: &mut LocalChannel) {
+        let bytes = local.catch_up.bytes();
+        if bytes != local.weight.bytes {
+            self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.kept_bytes.fetch_sub(local.weight.bytes, Ordering::Relaxed);
+            local.weight.bytes = bytes;
+        }
+    }
+
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn shard(&self, channel: &str) -> Shard<'_> {

@@ -18,6 +18,7 @@ use crate::presence::Presence;
 use crate::telemetry::Metrics;
 use crate::worker::inbox::Inbox;
 
+mod catch_up;
 pub mod config;
 pub mod control;
 mod deliver;

@@ -23,7 +23,9 @@ impl Node {
     }
 
     pub async fn remove_history(&self, channel: Channel) -> Result<(), BrokerError> {
-        self.broker.remove_history(channel).await
+        let removed = self.broker.remove_history(channel.clone()).await;
+        self.forget_past(&channel);
+        removed
     }
 
     /// Shows a client in a channel's presence. Begun by the call itself, so that a later leave comes later; the

@@ -91,6 +91,8 @@ async fn check(
     let now = node.clock.now();
     let mut channels = Vec::new();
     node.interest.for_each(|channel, local| {
+        local.catch_up.forget_old(now);
+        node.interest.weigh(local);
         let follows = local.workers != 0 && local.retention.keeps_history() && local.link == Link::Up;
         if follows && quiet_enough(now.since(local.checked)) {
             channels.push((channel.clone(), local.retention));

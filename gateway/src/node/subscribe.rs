@@ -12,7 +12,7 @@ use shared::moment::Moment;
 use tokio::sync::{Notify, oneshot};
 
 use crate::broker::BrokerError;
-use crate::node::interest::{Link, LocalChannel};
+use crate::node::interest::Link;
 use crate::node::{LINGER, Node};
 
 /// The most channels of one subscribe call to the broker.
@@ -37,6 +37,10 @@ pub(crate) enum Delivered {
 }
 
 impl Delivered {
+    pub(crate) fn is_now(&self) -> bool {
+        matches!(self, Self::Now)
+    }
+
     pub(crate) async fn wait(self) -> Result<(), BrokerError> {
         match self {
             Self::Now => Ok(()),
@@ -56,15 +60,7 @@ impl Node {
         let now = self.clock.now();
         let local = shard.entry(channel.clone()).or_insert_with(|| {
             self.subscribe_queue.want(channel.clone());
-            LocalChannel {
-                channel: channel.clone(),
-                workers: 0,
-                link: Link::Queued,
-                waiting: Vec::new(),
-                feed: Feed::default(),
-                retention,
-                checked: now,
-            }
+            self.interest.channel(channel.clone(), retention, now)
         });
         local.workers |= 1 << worker;
         match local.link {
@@ -248,6 +244,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
                 local.link = Link::Queued;
                 // What was published while nobody listened was not missed by anybody.
                 local.feed = Feed::default();
+                local.catch_up = node.interest.new_catch_up();
                 node.subscribe_queue.want(channel.clone());
             }
             Some(_) => {

@@ -109,3 +109,23 @@ impl Drop {
         }
     }
 }
+
+/// Where what a subscriber is told of a channel's past comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PastFrom {
+    /// History was read for it.
+    Read,
+    /// Somebody else's read told it too.
+    EarlierRead,
+}
+
+impl PastFrom {
+    pub const ALL: [Self; 2] = [Self::Read, Self::EarlierRead];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::EarlierRead => "earlier_read",
+        }
+    }
+}

@@ -12,7 +12,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
 
-use super::labels::{Drop, Handshake, Source};
+use super::labels::{Drop, Handshake, PastFrom, Source};
 use super::names;
 use super::register::{
     by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
@@ -60,6 +60,7 @@ pub struct Metrics {
     pub gaps_total: IntCounter,
     pub repairs_total: IntCounter,
     pub insufficient_total: IntCounter,
+    pasts_total: [IntCounter; PastFrom::ALL.len()],
     recoveries_total: IntCounterVec,
     pub subscriptions: IntGauge,
     pub channels: IntGauge,
@@ -168,6 +169,10 @@ impl Metrics {
             gaps_total: counter(r, names::GAPS_TOTAL),
             repairs_total: counter(r, names::REPAIRS_TOTAL),
             insufficient_total: counter(r, names::INSUFFICIENT_TOTAL),
+            pasts_total: {
+                let pasts = counters(r, names::PASTS_TOTAL);
+                PastFrom::ALL.map(|from| pasts.with_label_values(&[from.label()]))
+            },
             recoveries_total: counters(r, names::RECOVERIES_TOTAL),
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
             channels: gauge(r, names::CHANNELS),
@@ -242,6 +247,10 @@ impl Metrics {
 
     pub fn publication_refused(&self, reason: &'static str) {
         self.publications_refused_total.with_label_values(&[reason]).inc();
+    }
+
+    pub fn past_told(&self, from: PastFrom) {
+        self.pasts_total[from as usize].inc();
     }
 
     pub fn dropped(&self, reason: Drop, count: u64) {

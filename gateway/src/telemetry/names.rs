@@ -94,6 +94,8 @@ metrics! {
         "Gaps that were filled from history.";
     INSUFFICIENT_TOTAL Counter "insufficient_total" []
         "Subscriptions ended because a gap could not be filled.";
+    PASTS_TOTAL Counter "pasts_total" ["from": "`read`, `earlier_read`"]
+        "Times someone who subscribes was told of a channel's past, by whether history was read for it or an earlier read told them too.";
     RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]
         "Subscriptions that asked to be brought up to date.";
 

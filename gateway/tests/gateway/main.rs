@@ -29,4 +29,5 @@ mod serves_commands;
 mod serves_raw;
 mod serves_tls;
 mod spans_nodes;
+mod survives_a_storm;
 mod survives_redis;

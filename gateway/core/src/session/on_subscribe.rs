@@ -4,7 +4,7 @@ use shared::command::{Since, Subscribe};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
-use shared::position::StreamPosition;
+use shared::position::{Epoch, StreamPosition};
 use shared::push::{Event, Push};
 use shared::reply::{Answer, Subscribed};
 
@@ -12,7 +12,7 @@ use super::Session;
 use super::on_connect::{expiry, remaining};
 use super::state::{Granted, Joining, Stage, Subscription};
 use crate::channel_rules::ChannelOptions;
-use crate::effect::{Effect, Grant, Join, Refusal};
+use crate::effect::{Effect, Grant, Join, PastWanted, Refusal};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::permission::may_subscribe;
 use crate::recovery::is_recovered;
@@ -169,13 +169,16 @@ impl Session {
         let subscription = &self.subscriptions[at];
         let Some(joining) = subscription.joining() else { return };
         let retention = options.retention();
-        let history = retention.keeps_history().then(|| match &joining.since {
-            Some(since) => HistoryFilter {
-                since: Some(since.offset),
-                limit: self.context.settings.recovery_limit_max,
-                reverse: false,
+        let past = retention.keeps_history().then(|| match &joining.since {
+            Some(since) => PastWanted {
+                filter: HistoryFilter {
+                    since: Some(since.offset),
+                    limit: self.context.settings.recovery_limit_max,
+                    reverse: false,
+                },
+                epoch: Epoch::parse(&since.epoch),
             },
-            None => HistoryFilter::default(),
+            None => PastWanted { filter: HistoryFilter::default(), epoch: Some(Epoch::EMPTY) },
         });
         let channel_info = joining.granted.as_ref().and_then(|granted| granted.info.clone());
         let join = Join {
@@ -183,7 +186,7 @@ impl Session {
             channel: subscription.channel.clone(),
             positioned: joining.positioned,
             retention,
-            history,
+            past,
             presence: options.presence.then(|| self.info(channel_info)),
         };
         self.effects.push_back(Effect::Join(join));

@@ -340,7 +340,7 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
         Effect::Authorize { .. } => {
             OutcomeResult::Authorized(refusal.map_or(Ok(Grant { user, info: None, expires }), Err))
         }
-        Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| join.history.map(|_| read))),
+        Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| join.past.map(|_| read))),
         Effect::History { .. } => OutcomeResult::History(failed(error).map(|()| read)),
         Effect::Presence { .. } => OutcomeResult::Presence(failed(error).map(|()| Vec::new())),
         Effect::PresenceStats { .. } => {

@@ -135,7 +135,7 @@ impl Client {
             Effect::Join(join) => {
                 self.ask(join.ticket, join.channel.as_str());
                 let mut line = format!("join {}", join.channel);
-                if let Some(history) = join.history {
+                if let Some(history) = join.past.map(|past| past.filter) {
                     assert!(!history.reverse);
                     line += &history.since.map_or(String::new(), |since| format!(" since {since}"));
                     line += &format!(" limit {}", history.limit);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
+use gateway_core::catch_up::Reading;
 use gateway_core::effect::Ticket;
 use gateway_core::feed::Look;
 use gateway_core::history::{HistoryFilter, HistoryPage};
@@ -60,7 +61,7 @@ pub(crate) enum Question {
 /// What a read of history is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
-    Join { wire: u64, ticket: Ticket },
+    CatchUp(Reading),
     Mend,
 }
 

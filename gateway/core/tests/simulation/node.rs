@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use gateway_core::catch_up::{Asked, CatchUp, Reading, Shared, Stopped, Want};
 use gateway_core::effect::{Join, Outcome, OutcomeResult, Ticket};
 use gateway_core::feed::{Admission, Check, Delivery, Feed, Look, Mended};
-use gateway_core::history::HistoryFilter;
+use gateway_core::history::{HistoryFilter, HistoryPage};
 use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, Variants};
 use gateway_core::session::Context;
 use shared::channel::Channel;
@@ -32,6 +33,17 @@ struct Local {
     generation: u32,
     /// Joins that wait for the broker to deliver the channel.
     waiting: Vec<(u64, Join)>,
+    catch_up: CatchUp,
+    /// Joins that wait for a read of the channel's past.
+    askers: Vec<Asker>,
+}
+
+/// One who joins and is to be told of the past.
+#[derive(Debug)]
+struct Asker {
+    wire: u64,
+    ticket: Ticket,
+    want: Want,
 }
 
 #[derive(Debug)]
@@ -95,7 +107,10 @@ impl Node {
             NodeEvent::Publication { .. } | NodeEvent::Subscribed { .. } => {
                 net.stats.count("lost with a link");
             }
-            NodeEvent::Resumed => self.look(None, Look::AfterLoss, net),
+            NodeEvent::Resumed => {
+                self.channels.values_mut().for_each(|local| local.catch_up.forget());
+                self.look(None, Look::AfterLoss, net);
+            }
             NodeEvent::Check => {
                 self.look(None, Look::Routine, net);
                 net.send_to_node(self.index, self.life, CHECK_EVERY..CHECK_EVERY + 1, NodeEvent::Check);
@@ -139,17 +154,8 @@ impl Node {
                 }
             }
             NodeEvent::MendAgain { channel, since } => self.read_missing(channel, since, net),
-            NodeEvent::History { channel, page, purpose: Purpose::Join { wire, ticket } } => {
-                let result = match page {
-                    Some(page) => {
-                        if let Some(local) = self.channels.get_mut(&channel) {
-                            local.feed.anchor(page.top);
-                        }
-                        Ok(Some(page))
-                    }
-                    None => Err(ErrorCode::Internal),
-                };
-                self.answer(wire, ticket, OutcomeResult::Joined(result), net);
+            NodeEvent::History { channel, page, purpose: Purpose::CatchUp(reading) } => {
+                self.on_past_read(channel, reading, page, net);
             }
             NodeEvent::Published { wire, ticket } => {
                 self.answer(wire, ticket, OutcomeResult::Published(Ok(())), net);
@@ -202,9 +208,11 @@ impl Node {
             match wish {
                 Wish::Listen(channel) => {
                     let new = !self.channels.contains_key(&channel);
-                    let local = self.channels.entry(channel.clone()).or_default();
-                    local.interest[worker] = true;
                     self.generations += 1;
+                    let catch_up = CatchUp::new(self.generations);
+                    let fresh = || Local { catch_up, ..Local::default() };
+                    let local = self.channels.entry(channel.clone()).or_insert_with(fresh);
+                    local.interest[worker] = true;
                     local.generation = self.generations;
                     if new {
                         net.ask_broker(self.index, self.life, Question::Subscribe(channel));
@@ -253,12 +261,65 @@ impl Node {
     }
 
     fn read_for_join(&mut self, wire: u64, join: Join, net: &mut Net) {
-        let ticket = join.ticket;
-        match join.history {
-            None => self.answer(wire, ticket, OutcomeResult::Joined(Ok(None)), net),
-            Some(filter) => {
-                let question = Question::History(join.channel, filter, Purpose::Join { wire, ticket });
+        let Some(wanted) = join.past else {
+            return self.answer(wire, join.ticket, OutcomeResult::Joined(Ok(None)), net);
+        };
+        let since = wanted.filter.since.map(|offset| Stopped { offset, epoch: wanted.epoch });
+        let local = self.channels.get(&join.channel).expect("a worker listens to it");
+        let want = local.catch_up.want(since, wanted.filter.limit);
+        self.ask_for_past(join.channel, Asker { wire, ticket: join.ticket, want }, net);
+    }
+
+    fn ask_for_past(&mut self, channel: Channel, asker: Asker, net: &mut Net) {
+        let Some(local) = self.channels.get_mut(&channel) else { return };
+        match local.catch_up.ask(net.now, &asker.want) {
+            Asked::Answered(page) => {
+                net.stats.count("pasts told without a read");
+                self.answer(asker.wire, asker.ticket, OutcomeResult::Joined(Ok(Some(page))), net);
+            }
+            Asked::Wait => local.askers.push(asker),
+            Asked::Read(reading) => {
+                local.askers.push(asker);
+                let question = Question::History(channel, reading.filter, Purpose::CatchUp(reading));
                 net.ask_broker(self.index, self.life, question);
+            }
+        }
+    }
+
+    /// One read has come back for all who waited.
+    fn on_past_read(&mut self, channel: Channel, reading: Reading, page: Option<HistoryPage>, net: &mut Net) {
+        let Some(local) = self.channels.get_mut(&channel) else { return };
+        // What was asked for in an earlier life of the channel is nobody's any more.
+        if !local.catch_up.is_reading(reading) {
+            return;
+        }
+        let shared = match page {
+            Some(page) => {
+                local.feed.anchor(page.top);
+                Ok(local.catch_up.read(net.now, reading, &page))
+            }
+            None => {
+                local.catch_up.read_failed(reading);
+                Err(())
+            }
+        };
+        for asker in std::mem::take(&mut local.askers) {
+            match &shared {
+                Ok(Shared::Past(past)) => match past.answer(&asker.want) {
+                    Some(page) => {
+                        net.stats.count("pasts told by a read");
+                        self.answer(asker.wire, asker.ticket, OutcomeResult::Joined(Ok(Some(page))), net);
+                    }
+                    None => self.ask_for_past(channel.clone(), asker, net),
+                },
+                Ok(Shared::Unshared) => {
+                    net.stats.count("pasts that nobody could share");
+                    self.ask_for_past(channel.clone(), asker, net);
+                }
+                Err(()) => {
+                    let failed = OutcomeResult::Joined(Err(ErrorCode::Internal));
+                    self.answer(asker.wire, asker.ticket, failed, net);
+                }
             }
         }
     }
@@ -287,8 +348,12 @@ impl Node {
 
     /// Hands each delivery once to every worker with interest.
     fn deliver(&mut self, channel: &Channel, deliveries: Vec<Delivery>, net: &mut Net) {
-        let Some(local) = self.channels.get(channel) else { return };
+        let Some(local) = self.channels.get_mut(channel) else { return };
         for delivery in deliveries {
+            match &delivery {
+                Delivery::Publication(publication) => local.catch_up.handed_out(net.now, publication),
+                Delivery::Lost(_) => local.catch_up.forget(),
+            }
             trace(net.now, || format!("node {} delivers {channel} {delivery:?}", self.index));
             let prepared = match delivery {
                 Delivery::Publication(publication) => {

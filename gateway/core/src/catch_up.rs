@@ -1,0 +1,340 @@
+//! What those who come to a channel missed, read from history once for all who come at about the same time.
+//!
+//! After a node or a link has failed, everybody comes back at once and asks for nearly the same part of a channel's
+//! history. One read serves them all: those who wait while it is made, and for a while those who come after it,
+//! because what this node hands out meanwhile is added to it. So what is kept is never behind what was handed out, and
+//! someone whose publications are held back from before asking can start from it without a gap, as if they had been
+//! here all along. The owner asks, and tells of what it hands out, in one order: under the channel's lock.
+//!
+//! Who asks for a position only begins here. They are told of a read that was begun after they asked, so that nothing
+//! that was published before they came is new to them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::moment::Moment;
+use shared::position::{Epoch, StreamPosition};
+use shared::publication::Publication;
+
+use crate::history::{HistoryFilter, HistoryPage};
+
+/// How long a read serves those who come after it.
+pub const FRESH: Duration = Duration::from_secs(5);
+/// Publications kept in one channel. The oldest go first.
+pub const KEPT_PUBLICATIONS_MAX: usize = 1024;
+/// Payload bytes kept in one channel. The oldest publications go first.
+pub const KEPT_BYTES_MAX: usize = 1 << 20;
+/// What a kept publication costs beside its payload, roughly, in bytes.
+const OVERHEAD_BYTES: usize = 256;
+
+/// What someone who joins asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// Where they stopped reading; `None` asks for the stream's position.
+    pub since: Option<Stopped>,
+    /// The most publications they take.
+    pub limit: u32,
+    /// How many reads had been begun when they first asked.
+    after: u64,
+}
+
+/// A place in the stream as a client names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stopped {
+    pub offset: u64,
+    /// `None` for one that cannot be of any stream here, empty for any.
+    pub epoch: Option<Epoch>,
+}
+
+/// What is to be done for someone who asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// Here it is.
+    Answered(HistoryPage),
+    /// Read this and give it to [`CatchUp::read`].
+    Read(Reading),
+    /// Somebody is reading: ask again when they have.
+    Wait,
+}
+
+/// Names one read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reading {
+    pub number: u64,
+    pub filter: HistoryFilter,
+}
+
+/// The past of one channel, as this node tells it to those who join.
+#[derive(Debug, Default)]
+pub struct CatchUp {
+    /// The number of the last read that was begun.
+    begun: u64,
+    kept: Option<Arc<Kept>>,
+    reading: Option<Box<UnderWay>>,
+    /// The earliest offset that anyone who waits for the present read asked for, and the most they take.
+    earliest: Option<(u64, u32)>,
+    /// The last read from an offset met its limit: the next one takes what is newest, which serves all it can serve.
+    take_newest: bool,
+}
+
+/// A read that is under way, and what was handed out since it was begun.
+#[derive(Debug)]
+struct UnderWay {
+    number: u64,
+    handed_out: VecDeque<Publication>,
+    bytes: usize,
+    /// Not all that was handed out is in `handed_out`, or it does not hang together.
+    broken: bool,
+}
+
+/// A part of the stream up to where this node has handed it out, or further.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Kept {
+    number: u64,
+    read_at: Moment,
+    /// Everything after this offset is in `publications`.
+    from: u64,
+    /// Whoever stopped before this offset cannot be given all they missed.
+    gone_before: u64,
+    /// The read met its limit before the stream's end.
+    is_cut_off: bool,
+    publications: VecDeque<Publication>,
+    bytes: usize,
+    top: StreamPosition,
+}
+
+/// What came of a read, for those who waited for it.
+#[derive(Clone, Debug)]
+pub enum Shared {
+    /// Ask this first, and [`CatchUp::ask`] if it cannot answer.
+    Past(Past),
+    /// It is good for nobody else: everyone who waited reads for themselves.
+    Unshared,
+}
+
+/// A read that can be told to many.
+#[derive(Clone, Debug)]
+pub struct Past(Arc<Kept>);
+
+impl Past {
+    pub fn answer(&self, want: &Want) -> Option<HistoryPage> {
+        self.0.answer(want)
+    }
+}
+
+impl CatchUp {
+    /// `life` tells this from whatever was there before for the same channel: a read that was begun for that is not
+    /// taken for one of these.
+    pub fn new(life: u32) -> Self {
+        Self { begun: u64::from(life) << 32, ..Self::default() }
+    }
+
+    /// Someone asks for the first time. From before this call on, what comes in the channel is held back for them.
+    pub fn want(&self, since: Option<Stopped>, limit: u32) -> Want {
+        Want { since, limit, after: self.begun }
+    }
+
+    /// What is kept already, if it is an answer.
+    pub fn known(&mut self, now: Moment, want: &Want) -> Option<HistoryPage> {
+        self.forget_old(now);
+        self.kept.as_ref()?.answer(want)
+    }
+
+    pub fn ask(&mut self, now: Moment, want: &Want) -> Asked {
+        if let Some(page) = self.known(now, want) {
+            return Asked::Answered(page);
+        }
+        if let Some(since) = want.since {
+            let (earliest, limit) = self.earliest.unwrap_or((u64::MAX, 0));
+            self.earliest = Some((earliest.min(since.offset), limit.max(want.limit)));
+        }
+        if self.reading.is_some() {
+            return Asked::Wait;
+        }
+        self.begun += 1;
+        let number = self.begun;
+        self.reading =
+            Some(Box::new(UnderWay { number, handed_out: VecDeque::new(), bytes: 0, broken: false }));
+        let filter = match self.earliest.take() {
+            Some((_, limit)) if self.take_newest => HistoryFilter { since: None, limit, reverse: true },
+            Some((since, limit)) => HistoryFilter { since: Some(since), limit, reverse: false },
+            None => HistoryFilter { since: None, limit: 0, reverse: false },
+        };
+        Asked::Read(Reading { number, filter })
+    }
+
+    /// Whether this is the read that is under way.
+    pub fn is_reading(&self, reading: Reading) -> bool {
+        self.reading.as_ref().is_some_and(|under_way| under_way.number == reading.number)
+    }
+
+    /// A read came back; `page` is what was asked for. To be told to everyone who waits for it.
+    pub fn read(&mut self, now: Moment, reading: Reading, page: &HistoryPage) -> Shared {
+        let Some(under_way) = self.reading.take_if(|under_way| under_way.number == reading.number) else {
+            return Shared::Unshared;
+        };
+        let mut past = Kept::new(now, reading, page);
+        if under_way.broken || !under_way.handed_out.iter().all(|next| past.add(next)) {
+            self.kept = None;
+            return Shared::Unshared;
+        }
+        let past = Arc::new(past);
+        if reading.filter.limit > 0 {
+            self.take_newest = past.is_cut_off;
+        }
+        // A position alone is no reason to give up more than that of the same stream.
+        let is_less =
+            reading.filter.limit == 0 && self.kept.as_ref().is_some_and(|kept| kept.is_of(past.top.epoch));
+        if !is_less {
+            let kept = self.kept.insert(past.clone());
+            if kept.is_too_large() {
+                Arc::make_mut(kept).trim();
+            }
+        }
+        Shared::Past(Past(past))
+    }
+
+    /// A read failed. Everyone who waits for it fails with it.
+    pub fn read_failed(&mut self, reading: Reading) {
+        if self.reading.take_if(|under_way| under_way.number == reading.number).is_some() {
+            self.earliest = None;
+        }
+    }
+
+    /// This was handed out on this node.
+    pub fn handed_out(&mut self, now: Moment, publication: &Publication) {
+        if let Some(under_way) = &mut self.reading {
+            under_way.bytes += cost(publication);
+            under_way.broken |= publication.position.is_none()
+                || under_way.handed_out.len() >= KEPT_PUBLICATIONS_MAX
+                || under_way.bytes > KEPT_BYTES_MAX;
+            if under_way.broken {
+                under_way.handed_out = VecDeque::new();
+            } else {
+                under_way.handed_out.push_back(publication.clone());
+            }
+        }
+        if self.kept.is_some() {
+            self.forget_old(now);
+        }
+        if let Some(kept) = &mut self.kept {
+            let kept_on = Arc::make_mut(kept);
+            if kept_on.add(publication) {
+                kept_on.trim();
+            } else {
+                self.kept = None;
+            }
+        }
+    }
+
+    /// What is known is no longer what the stream holds, or publications were missed: nobody starts from it any more,
+    /// nor from a read that is under way.
+    pub fn forget(&mut self) {
+        self.kept = None;
+        if let Some(under_way) = &mut self.reading {
+            under_way.broken = true;
+            under_way.handed_out = VecDeque::new();
+        }
+    }
+
+    /// Lets go of what is too old to be told.
+    pub fn forget_old(&mut self, now: Moment) {
+        self.kept.take_if(|kept| kept.read_at + FRESH <= now);
+    }
+
+    /// What is kept, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.bytes + size_of::<Kept>())
+    }
+}
+
+impl Kept {
+    fn new(now: Moment, reading: Reading, page: &HistoryPage) -> Self {
+        let Reading { number, filter } = reading;
+        let mut publications: VecDeque<_> = page.publications.iter().cloned().collect();
+        if filter.reverse {
+            publications.make_contiguous().reverse();
+        }
+        let top = page.top;
+        let is_cut_off = publications.back().is_some_and(|last| last.offset() < top.offset);
+        let (from, gone_before) = match publications.front() {
+            // The limit cut off what is newest: whoever stopped there or before has missed too much.
+            _ if is_cut_off => {
+                publications.clear();
+                (top.offset, filter.since.map_or(0, |since| since.saturating_add(1)))
+            }
+            Some(first) => {
+                let from = first.offset().saturating_sub(1);
+                let is_whole = !filter.reverse && filter.since.is_some_and(|since| since >= from);
+                (from, if is_whole { 0 } else { from })
+            }
+            // Nothing is left of what was asked for.
+            None => (top.offset, if filter.limit > 0 { top.offset } else { 0 }),
+        };
+        let bytes = publications.iter().map(cost).sum();
+        Self { number, read_at: now, from, gone_before, is_cut_off, publications, bytes, top }
+    }
+
+    fn answer(&self, want: &Want) -> Option<HistoryPage> {
+        // Whoever was here before the read was begun takes it as it is.
+        let is_newer = self.number > want.after;
+        let Some(since) = want.since else {
+            return is_newer.then(|| HistoryPage { publications: Vec::new(), top: self.top });
+        };
+        let nothing = || HistoryPage { publications: Vec::new(), top: self.top };
+        let is_ours = since.epoch.is_some_and(|epoch| epoch.is_empty() || epoch == self.top.epoch);
+        if !is_ours || since.offset > self.top.offset {
+            return is_newer.then(nothing);
+        }
+        if since.offset < self.gone_before {
+            return Some(nothing());
+        }
+        if since.offset < self.from {
+            return None;
+        }
+        let skipped = self.publications.partition_point(|stands| stands.offset() <= since.offset);
+        let publications = self.publications.range(skipped..).take(want.limit as usize).cloned().collect();
+        Some(HistoryPage { publications, top: self.top })
+    }
+
+    /// Answers whether this joins on.
+    fn add(&mut self, publication: &Publication) -> bool {
+        let Some(stands) = publication.position.filter(|stands| stands.epoch == self.top.epoch) else {
+            return false;
+        };
+        if stands.offset <= self.top.offset {
+            return true;
+        }
+        if self.top.offset.checked_add(1) != Some(stands.offset) {
+            return false;
+        }
+        self.top = stands;
+        self.bytes += cost(publication);
+        self.publications.push_back(publication.clone());
+        true
+    }
+
+    fn is_of(&self, epoch: Epoch) -> bool {
+        self.top.epoch == epoch
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.publications.len() > KEPT_PUBLICATIONS_MAX || self.bytes > KEPT_BYTES_MAX
+    }
+
+    fn trim(&mut self) {
+        while self.is_too_large() {
+            let Some(oldest) = self.publications.pop_front() else { return };
+            self.bytes -= cost(&oldest);
+            self.from = oldest.offset();
+        }
+    }
+}
+
+fn cost(publication: &Publication) -> usize {
+    publication.data.bytes.len() + OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! Tests of catching up: who shares a read, and who must not.
+
+use shared::publication::Payload;
+
+use super::*;
+use crate::stream::Stream;
+
+const LIMIT: u32 = 10;
+const NOTHING: [u64; 0] = [];
+const NOW: Moment = Moment(1_000);
+
+fn epoch() -> Epoch {
+    Epoch::from_random(7)
+}
+
+fn stream(count: u64, kept: u32) -> Stream {
+    let mut stream = Stream::new(epoch());
+    for _ in 0..count {
+        append(&mut stream, kept);
+    }
+    stream
+}
+
+fn append(stream: &mut Stream, kept: u32) -> Publication {
+    let retention = crate::history::Retention { size: kept, ttl: Duration::from_secs(60) };
+    let mut publication = Publication::new(Payload::json("1"));
+    stream.append(NOW, &mut publication, retention, usize::MAX);
+    publication
+}
+
+fn stopped(offset: u64) -> Option<Stopped> {
+    Some(Stopped { offset, epoch: Some(epoch()) })
+}
+
+fn offsets(page: &HistoryPage) -> Vec<u64> {
+    page.publications.iter().map(Publication::offset).collect()
+}
+
+fn begin(catch_up: &mut CatchUp, want: &Want) -> Reading {
+    match catch_up.ask(NOW, want) {
+        Asked::Read(reading) => reading,
+        other => panic!("no read: {other:?}"),
+    }
+}
+
+fn answered(catch_up: &mut CatchUp, want: &Want) -> Vec<u64> {
+    match catch_up.ask(NOW, want) {
+        Asked::Answered(page) => offsets(&page),
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
+/// Reads until this one has an answer, and counts the reads.
+fn read_until_answered(catch_up: &mut CatchUp, stream: &Stream, want: &Want) -> (Vec<u64>, u32) {
+    let mut reads = 0;
+    loop {
+        match catch_up.ask(NOW, want) {
+            Asked::Answered(page) => return (offsets(&page), reads),
+            Asked::Read(reading) => {
+                reads += 1;
+                assert!(reads < 4, "an answer is found");
+                let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
+            }
+            Asked::Wait => panic!("nobody else reads"),
+        }
+    }
+}
+
+#[test]
+fn a_storm_of_recoveries_is_one_read() {
+    let (mut catch_up, mut stream) = (CatchUp::default(), stream(8, 100));
+    let wants: Vec<_> = (5..=8).map(|offset| catch_up.want(stopped(offset), LIMIT)).collect();
+    let reading = begin(&mut catch_up, &wants[0]);
+    for want in &wants[1..] {
+        assert_eq!(catch_up.ask(NOW, want), Asked::Wait);
+    }
+    let Shared::Past(past) = catch_up.read(NOW, reading, &stream.page(reading.filter)) else { panic!() };
+    for (want, expected) in wants.iter().zip([&[6, 7, 8][..], &[7, 8], &[8], &[]]) {
+        assert_eq!(offsets(&past.answer(want).unwrap()), expected);
+    }
+    // Those who come later are told what was handed out since, too.
+    catch_up.handed_out(NOW, &append(&mut stream, 100));
+    let late = catch_up.want(stopped(7), LIMIT);
+    assert_eq!(answered(&mut catch_up, &late), [8, 9]);
+}
+
+#[test]
+fn a_read_serves_for_so_long() {
+    let (mut catch_up, stream) = (CatchUp::default(), stream(3, 100));
+    let want = catch_up.want(stopped(1), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![2, 3], 1));
+    let late = catch_up.want(stopped(2), LIMIT);
+    assert!(catch_up.known(NOW + FRESH.mul_f32(0.99), &late).is_some());
+    assert_eq!(catch_up.known(NOW + FRESH, &late), None);
+    assert_eq!(catch_up.bytes(), 0, "nothing is kept longer");
+}
+
+#[test]
+fn what_is_handed_out_during_a_read_is_part_of_it() {
+    let (mut catch_up, mut stream) = (CatchUp::default(), stream(3, 100));
+    let want = catch_up.want(stopped(2), LIMIT);
+    let reading = begin(&mut catch_up, &want);
+    let page = stream.page(reading.filter);
+    catch_up.handed_out(NOW, &append(&mut stream, 100));
+    // This one joined after the fourth was handed out: a past without it would be a gap.
+    let meanwhile = catch_up.want(stopped(3), LIMIT);
+    assert_eq!(catch_up.ask(NOW, &meanwhile), Asked::Wait);
+    let Shared::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    assert_eq!(offsets(&past.answer(&meanwhile).unwrap()), [4]);
+}
+
+#[test]
+fn what_does_not_hang_together_is_shared_with_nobody() {
+    for lost in [true, false] {
+        let (mut catch_up, mut stream) = (CatchUp::default(), stream(3, 100));
+        let want = catch_up.want(stopped(2), LIMIT);
+        let reading = begin(&mut catch_up, &want);
+        let page = stream.page(reading.filter);
+        append(&mut stream, 100);
+        if lost {
+            catch_up.forget();
+        } else {
+            catch_up.handed_out(NOW, &append(&mut stream, 100));
+        }
+        assert!(matches!(catch_up.read(NOW, reading, &page), Shared::Unshared));
+        assert_eq!(catch_up.known(NOW, &want), None);
+    }
+}
+
+#[test]
+fn a_gap_or_another_epoch_ends_what_is_kept() {
+    for offset in [5, 1] {
+        let (mut catch_up, stream) = (CatchUp::default(), stream(3, 100));
+        let want = catch_up.want(stopped(2), LIMIT);
+        read_until_answered(&mut catch_up, &stream, &want);
+        let epoch = if offset == 5 { epoch() } else { Epoch::from_random(8) };
+        let mut next = Publication::new(Payload::json("1"));
+        next.position = Some(StreamPosition { offset, epoch });
+        catch_up.handed_out(NOW, &next);
+        assert_eq!(catch_up.known(NOW, &want), None);
+    }
+}
+
+#[test]
+fn one_who_is_ahead_of_what_is_kept_makes_a_new_read() {
+    let (mut catch_up, mut stream) = (CatchUp::default(), stream(3, 100));
+    let first = catch_up.want(stopped(3), LIMIT);
+    read_until_answered(&mut catch_up, &stream, &first);
+    append(&mut stream, 100);
+    append(&mut stream, 100);
+    // It got the fourth from another node, which is ahead of this one.
+    let ahead = catch_up.want(stopped(4), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &ahead), (vec![5], 1));
+    // A place that the stream never had is told so after one read.
+    let nowhere = catch_up.want(stopped(99), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &nowhere), (vec![], 1));
+    let other = catch_up.want(Some(Stopped { offset: 4, epoch: Some(Epoch::from_random(9)) }), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &other), (vec![], 1));
+    let unreadable = catch_up.want(Some(Stopped { offset: 4, epoch: None }), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &unreadable), (vec![], 1));
+    let any = catch_up.want(Some(Stopped { offset: 4, epoch: Some(Epoch::EMPTY) }), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &any), (vec![5], 0));
+}
+
+#[test]
+fn whoever_begins_here_is_told_of_a_read_begun_after_they_came() {
+    let (mut catch_up, mut stream) = (CatchUp::default(), stream(3, 100));
+    let recovers = catch_up.want(stopped(1), LIMIT);
+    let reading = begin(&mut catch_up, &recovers);
+    let begins = catch_up.want(None, 0);
+    assert_eq!(catch_up.ask(NOW, &begins), Asked::Wait);
+    let page = stream.page(reading.filter);
+    append(&mut stream, 100);
+    let Shared::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    assert_eq!(past.answer(&begins), None, "the fourth may have come before them");
+    let second = begin(&mut catch_up, &begins);
+    assert_eq!(second.filter, HistoryFilter::default());
+    let Shared::Past(past) = catch_up.read(NOW, second, &stream.page(second.filter)) else { panic!() };
+    assert_eq!(past.answer(&begins).unwrap().top.offset, 4);
+    // The more that was kept is not given up for it.
+    let recovers = catch_up.want(stopped(1), LIMIT);
+    assert_eq!(answered(&mut catch_up, &recovers), [2, 3]);
+}
+
+#[test]
+fn whoever_missed_more_than_is_left_costs_no_read_each() {
+    // Only 6 to 8 are left.
+    let (mut catch_up, trimmed) = (CatchUp::default(), stream(8, 3));
+    let first = catch_up.want(stopped(2), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &trimmed, &first), (vec![], 1));
+    for (offset, expected) in [(0, vec![]), (4, vec![]), (5, vec![6, 7, 8]), (7, vec![8])] {
+        let want = catch_up.want(stopped(offset), LIMIT);
+        assert_eq!(answered(&mut catch_up, &want), expected, "{offset}");
+    }
+    // More than the limit was missed: the next read takes what is newest, which serves all others.
+    let (mut catch_up, long) = (CatchUp::default(), stream(40, 100));
+    let want = catch_up.want(stopped(2), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &long, &want), (vec![], 1));
+    let want = catch_up.want(stopped(12), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &long, &want), (vec![], 1));
+    for offset in 0..=40 {
+        let want = catch_up.want(stopped(offset), LIMIT);
+        let expected: Vec<u64> = if offset < 30 { vec![] } else { (offset + 1..=40).collect() };
+        assert_eq!(answered(&mut catch_up, &want), expected);
+    }
+    // All has had its time.
+    let (mut catch_up, mut expired) = (CatchUp::default(), stream(8, 100));
+    expired.clear();
+    let want = catch_up.want(stopped(7), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &expired, &want), (vec![], 1));
+    let want = catch_up.want(stopped(6), LIMIT);
+    assert_eq!(answered(&mut catch_up, &want), NOTHING);
+}
+
+#[test]
+fn a_read_goes_back_as_far_as_anyone_who_waits_needs() {
+    let (mut catch_up, stream) = (CatchUp::default(), stream(8, 100));
+    let reading = {
+        let want = catch_up.want(None, 0);
+        begin(&mut catch_up, &want)
+    };
+    let wants = [7, 3, 5].map(|offset| catch_up.want(stopped(offset), LIMIT));
+    for want in &wants {
+        assert_eq!(catch_up.ask(NOW, want), Asked::Wait);
+    }
+    let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
+    let reading = begin(&mut catch_up, &wants[0]);
+    assert_eq!(reading.filter, HistoryFilter { since: Some(3), limit: LIMIT, reverse: false });
+    let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
+    assert_eq!(answered(&mut catch_up, &wants[1]), [4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn after_a_failed_read_another_may_be_made() {
+    let mut catch_up = CatchUp::default();
+    let want = catch_up.want(stopped(1), LIMIT);
+    let failed = begin(&mut catch_up, &want);
+    catch_up.read_failed(failed);
+    let again = begin(&mut catch_up, &want);
+    assert!(again.number > failed.number);
+    // The first comes back after all: too late to be told to anyone.
+    assert!(matches!(catch_up.read(NOW, failed, &stream(3, 9).page(failed.filter)), Shared::Unshared));
+    assert_eq!(catch_up.ask(NOW, &want), Asked::Wait);
+}
+
+#[test]
+fn what_is_kept_is_bounded_in_number_and_in_bytes() {
+    let (mut catch_up, mut stream) = (CatchUp::default(), stream(1, 10_000));
+    let want = catch_up.want(stopped(0), LIMIT);
+    read_until_answered(&mut catch_up, &stream, &want);
+    for _ in 0..KEPT_PUBLICATIONS_MAX {
+        catch_up.handed_out(NOW, &append(&mut stream, 10_000));
+    }
+    let oldest = catch_up.want(stopped(0), LIMIT);
+    assert_eq!(catch_up.known(NOW, &oldest), None);
+    let next = catch_up.want(stopped(1), LIMIT);
+    assert!(catch_up.known(NOW, &next).is_some());
+    let top = stream.position();
+    for number in 1..=3 {
+        let mut large = Publication::new(Payload::binary(vec![0; KEPT_BYTES_MAX / 2]));
+        large.position = Some(StreamPosition { offset: top.offset + number, ..top });
+        catch_up.handed_out(NOW, &large);
+        assert!(catch_up.bytes() <= KEPT_BYTES_MAX + size_of::<Kept>());
+    }
+}

@@ -1,0 +1,178 @@
+//! The past of a channel for those who join it: one read of history for all who come at about the same time.
+
+use std::sync::Arc;
+
+use gateway_core::catch_up::{Asked, CatchUp, Reading, Shared, Stopped, Want};
+use gateway_core::effect::PastWanted;
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use shared::channel::Channel;
+use tokio::sync::oneshot;
+
+use crate::broker::BrokerError;
+use crate::node::Node;
+use crate::node::interest::LocalChannel;
+use crate::telemetry::labels::PastFrom;
+
+/// How often someone asks again before they read for themselves: each round but the last is a read that others made
+/// for those who came before.
+const ROUNDS_MAX: u32 = 4;
+
+/// The most bytes of all channels' pasts that are kept to be told again. Beyond it, a read serves those who waited for
+/// it and nobody after them.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// Told to everyone who waits for a read.
+pub(crate) type Told = Result<Shared, BrokerError>;
+
+/// What came of asking.
+enum Turn {
+    Answered(HistoryPage),
+    Read(Reading),
+    Wait(oneshot::Receiver<Told>),
+}
+
+impl Node {
+    /// The past for someone from whom publications of the channel are held back already, if it is known.
+    pub(crate) fn known_past(&self, channel: &Channel, wanted: &PastWanted) -> Option<HistoryPage> {
+        let now = self.clock.now();
+        let mut shard = self.interest.shard(channel.as_str());
+        let catch_up = &mut shard.get_mut(channel.as_str())?.catch_up;
+        let want = want(catch_up, wanted);
+        let page = catch_up.known(now, &want)?;
+        drop(shard);
+        self.metrics.past_told(PastFrom::EarlierRead);
+        Some(page)
+    }
+
+    /// The same, read if need be, by one for all who wait.
+    pub(crate) async fn past(
+        self: &Arc<Self>,
+        channel: &Channel,
+        wanted: &PastWanted,
+        retention: Retention,
+    ) -> Result<HistoryPage, BrokerError> {
+        let first_asked = self.with_channel(channel, |local| want(&mut local.catch_up, wanted));
+        if let Some(want) = first_asked {
+            for _ in 0..ROUNDS_MAX {
+                let told = match self.ask(channel, &want) {
+                    None => break,
+                    Some(Turn::Answered(page)) => {
+                        self.metrics.past_told(PastFrom::EarlierRead);
+                        return Ok(page);
+                    }
+                    Some(Turn::Wait(told)) => match told.await {
+                        Ok(told) => (told?, PastFrom::EarlierRead),
+                        // Whoever read has gone without a word.
+                        Err(_) => break,
+                    },
+                    Some(Turn::Read(reading)) => {
+                        let under_way = UnderWay { node: self, channel, reading };
+                        (under_way.read(retention).await?, PastFrom::Read)
+                    }
+                };
+                match told {
+                    (Shared::Past(past), from) => {
+                        if let Some(page) = past.answer(&want) {
+                            self.metrics.past_told(from);
+                            return Ok(page);
+                        }
+                    }
+                    (Shared::Unshared, _) => break,
+                }
+            }
+        }
+        self.metrics.past_told(PastFrom::Read);
+        let page = self.history(channel.clone(), wanted.filter, retention).await?;
+        self.with_channel(channel, |local| local.feed.anchor(page.top));
+        Ok(page)
+    }
+
+    /// What is known of a channel's past is not what the broker has.
+    pub(super) fn forget_past(&self, channel: &Channel) {
+        self.with_channel(channel, |local| local.catch_up.forget());
+    }
+
+    /// The link to the broker was lost: there may be other streams under the channels' names.
+    pub(super) fn forget_pasts(&self) {
+        self.interest.for_each(|_, local| {
+            local.catch_up.forget();
+            self.interest.weigh(local);
+        });
+    }
+
+    fn ask(&self, channel: &Channel, want: &Want) -> Option<Turn> {
+        let now = self.clock.now();
+        self.with_channel(channel, |local| match local.catch_up.ask(now, want) {
+            Asked::Answered(page) => Turn::Answered(page),
+            Asked::Read(reading) => Turn::Read(reading),
+            Asked::Wait => {
+                let (sender, receiver) = oneshot::channel();
+                local.past_waiting.push(sender);
+                Turn::Wait(receiver)
+            }
+        })
+    }
+
+    fn with_channel<T>(&self, channel: &Channel, act: impl FnOnce(&mut LocalChannel) -> T) -> Option<T> {
+        let mut shard = self.interest.shard(channel.as_str());
+        let local = shard.get_mut(channel.as_str())?;
+        let answer = act(local);
+        self.interest.weigh(local);
+        Some(answer)
+    }
+
+    /// Tells everyone who waits what came of a read.
+    fn told(&self, channel: &Channel, reading: Reading, result: Result<&HistoryPage, &BrokerError>) -> Told {
+        let now = self.clock.now();
+        let told = self.with_channel(channel, |local| {
+            let told = match result {
+                Ok(page) => {
+                    local.feed.anchor(page.top);
+                    Ok(local.catch_up.read(now, reading, page))
+                }
+                Err(error) => {
+                    local.catch_up.read_failed(reading);
+                    Err(error.clone())
+                }
+            };
+            if self.interest.kept_bytes() > KEPT_BYTES_MAX {
+                local.catch_up.forget();
+            }
+            for waiting in local.past_waiting.drain(..) {
+                // Whoever has gone does not listen any more.
+                let _ = waiting.send(told.clone());
+            }
+            told
+        });
+        told.unwrap_or_else(|| result.map(|_| Shared::Unshared).map_err(Clone::clone))
+    }
+}
+
+/// A read that others may wait for. If it is given up, they are told.
+struct UnderWay<'n> {
+    node: &'n Arc<Node>,
+    channel: &'n Channel,
+    reading: Reading,
+}
+
+impl UnderWay<'_> {
+    async fn read(self, retention: Retention) -> Told {
+        let page = self.node.history(self.channel.clone(), self.reading.filter, retention).await;
+        let told = self.node.told(self.channel, self.reading, page.as_ref());
+        std::mem::forget(self);
+        told
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let given_up = BrokerError::Unexpected("a read of history was given up".into());
+        let _ = self.node.told(self.channel, self.reading, Err(&given_up));
+    }
+}
+
+fn want(catch_up: &mut CatchUp, wanted: &PastWanted) -> Want {
+    let HistoryFilter { since, limit, .. } = wanted.filter;
+    let stopped = since.map(|offset| Stopped { offset, epoch: wanted.epoch });
+    catch_up.want(stopped, limit)
+}

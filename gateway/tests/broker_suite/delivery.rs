@@ -123,6 +123,32 @@ pub async fn what_is_published_at_once_is_delivered_in_the_order_of_its_offsets<
     assert_eq!(node.heard.in_channel(&a).iter().map(Publication::offset).collect::<Vec<_>>(), all);
 }
 
+pub async fn what_is_published_without_waiting_keeps_the_order_of_the_calls<B: Backend>() {
+    const EACH: usize = 2_000;
+    let backend = B::new();
+    let node = backend.node();
+    let (kept, passing) = (channel("kept"), channel("passing"));
+    node.broker.subscribe(vec![kept.clone(), passing.clone()]).await.expect("subscribed");
+    let mut answers = Vec::new();
+    for number in 0..EACH {
+        answers.push(node.broker.publish(request(&kept, number)));
+        let passing = PublishRequest { retention: NOT_KEPT, ..request(&passing, number) };
+        answers.push(node.broker.publish(passing));
+    }
+    // The last first: the order is that of the calls, not of the waiting.
+    let mut offsets = Vec::new();
+    while let Some(answer) = answers.pop() {
+        offsets.extend(answer.await.expect("published").position.map(|position| position.offset));
+    }
+    offsets.reverse();
+    assert_eq!(offsets, (1..=EACH as u64).collect::<Vec<_>>());
+    let all: Vec<String> = (0..EACH).map(|number| number.to_string()).collect();
+    for channel in [&kept, &passing] {
+        eventually("all are heard", async || node.heard.in_channel(channel).len() == EACH).await;
+        assert_eq!(node.heard.texts(channel), all);
+    }
+}
+
 pub async fn many_channels_are_subscribed_at_once<B: Backend>() {
     let backend = B::new();
     let node = backend.node();

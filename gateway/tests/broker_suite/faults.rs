@@ -279,6 +279,41 @@ async fn scripts_that_redis_has_forgotten_are_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publications_that_find_their_script_forgotten_keep_their_order() {
+    let mut redis = Redis::new();
+    redis.config.timeout_ms = 30_000;
+    let node = redis.node();
+    let a = channel("a");
+    node.subscribe(&a).await;
+    node.publish(&a, "first").await;
+    redis.server.ask::<()>(&["SCRIPT", "FLUSH"]);
+    let answers: Vec<_> = (0..2_000).map(|number| node.broker.publish(request(&a, number))).collect();
+    for answer in answers {
+        answer.await.expect("published");
+    }
+    eventually("all are heard", async || node.heard.in_channel(&a).len() == 2_001).await;
+    let all: Vec<String> = (0..2_000).map(|number| number.to_string()).collect();
+    assert_eq!(node.heard.texts(&a)[1..], all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publications_that_find_no_room_wait_for_it() {
+    let mut redis = Redis::new();
+    redis.config.timeout_ms = 30_000;
+    let node = redis.node();
+    let a = channel("a");
+    // More than the 64 MiB that may be under way at once.
+    let text = "x".repeat(100 << 10);
+    let answers: Vec<_> = (0..800).map(|_| node.broker.publish(request(&a, &text))).collect();
+    let mut offsets = Vec::new();
+    for answer in futures_util::future::join_all(answers).await {
+        offsets.push(answer.expect("published").position.expect("a position").offset);
+    }
+    let first_wrong = offsets.iter().zip(1..).position(|(offset, expected)| *offset != expected);
+    assert_eq!(first_wrong, None, "{:?}", &offsets[first_wrong.unwrap_or_default().saturating_sub(5)..]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_are_no_publication_are_counted_and_harm_nothing() {
     let redis = Redis::new();
     let node = redis.node();

@@ -58,6 +58,7 @@ suite! {
         only_subscribed_channels_are_heard,
         every_kind_of_publication_arrives_as_it_was_sent,
         what_is_published_at_once_is_delivered_in_the_order_of_its_offsets,
+        what_is_published_without_waiting_keeps_the_order_of_the_calls,
         many_channels_are_subscribed_at_once,
         control_messages_come_back,
         a_canary_comes_back,

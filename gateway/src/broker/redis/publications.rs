@@ -4,17 +4,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, StreamExt};
-use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::unconstrained;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::link::{Link, explain, is_no_script};
+use super::link::{Link, Up, explain, is_no_script};
 use super::publish::Outgoing;
+use super::script;
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
 
@@ -32,13 +35,17 @@ const PLACES: usize = 65_536;
 pub(super) struct Publications {
     queue: Arc<Queue>,
     places: Arc<Semaphore>,
+    /// Held by whoever waits for a place, and asked for by the others in their order.
+    line: Arc<Mutex<()>>,
+    /// How many stand in line, or will when they are polled.
+    behind: Arc<AtomicUsize>,
     timeout: Duration,
     _task: AbortOnDropHandle<()>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: Mutex<Waiting>,
+    waiting: parking_lot::Mutex<Waiting>,
     added: Notify,
 }
 
@@ -58,33 +65,65 @@ struct One {
 impl Publications {
     pub(super) fn start(link: Arc<Link>, timeout: Duration, metrics: Arc<BrokerMetrics>) -> Self {
         let queue = Arc::new(Queue::default());
+        // Unconstrained, here and below: whatever is told to come back later for having done much is woken last come
+        // first, and pipelines would overtake each other. What is awaited bounds the work well enough.
         let task = Sender { queue: queue.clone(), link, timeout, metrics };
         let places = Arc::new(Semaphore::new(PLACES));
-        Self { queue, places, timeout, _task: AbortOnDropHandle::new(tokio::spawn(task.run())) }
+        Self {
+            queue,
+            places,
+            line: Arc::default(),
+            behind: Arc::default(),
+            timeout,
+            _task: AbortOnDropHandle::new(tokio::spawn(unconstrained(task.run()))),
+        }
     }
 
-    /// Is in its place when this returns, as long as there is one. Without one it waits from the first poll on, behind
-    /// all that wait already.
+    /// Is in its place when this returns, as long as there is one. Without one it waits in line from the first poll
+    /// on, and nobody called later comes before it.
     pub(super) fn push(
         &self,
         outgoing: Outgoing,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         let begun = Instant::now();
         let places = 1 + u32::try_from(outgoing.bytes() / 1024).unwrap_or(u32::MAX).min(PLACES as u32 - 1);
-        match self.places.clone().try_acquire_many_owned(places) {
-            Ok(place) => wait(self.queue.push(outgoing, begun, place)).left_future(),
-            Err(_) => {
-                let (queue, timeout) = (self.queue.clone(), self.timeout);
-                let place = self.places.clone().acquire_many_owned(places);
-                let push = async move {
-                    match tokio::time::timeout(timeout, place).await {
-                        Ok(Ok(place)) => wait(queue.push(outgoing, begun, place)).await,
-                        _ => Err(BrokerError::Timeout(timeout)),
-                    }
-                };
-                push.right_future()
-            }
+        if self.behind.load(Ordering::SeqCst) == 0
+            && let Ok(place) = self.places.clone().try_acquire_many_owned(places)
+        {
+            return wait(self.queue.push(outgoing, begun, place)).left_future();
         }
+        let (queue, line, timeout) = (self.queue.clone(), self.line.clone(), self.timeout);
+        let (all, behind) = (self.places.clone(), Behind::join(&self.behind));
+        let push = async move {
+            let in_line = unconstrained(async {
+                let _first = line.lock().await;
+                let place = all.acquire_many_owned(places).await.ok()?;
+                let answer = queue.push(outgoing, begun, place);
+                drop(behind);
+                Some(answer)
+            });
+            match tokio::time::timeout(timeout, in_line).await {
+                Ok(Some(answer)) => wait(answer).await,
+                _ => Err(BrokerError::Timeout(timeout)),
+            }
+        };
+        push.right_future()
+    }
+}
+
+/// One that has found no place and is not in one yet, polled or not.
+struct Behind(Arc<AtomicUsize>);
+
+impl Behind {
+    fn join(all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Ordering::SeqCst);
+        Self(all.clone())
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -150,19 +189,36 @@ impl Sender {
         let mut again: Vec<One> = Vec::new();
         loop {
             if under_way.is_empty() && !again.is_empty() {
-                under_way.push_back(self.send(std::mem::take(&mut again), true));
+                let later = again.split_off(again.len().min(PIPELINE_MAX));
+                let batch = std::mem::replace(&mut again, later);
+                under_way.push_back(self.send(batch, self.connection().await, true));
             }
             let room = under_way.len() < PIPELINES_MAX && again.is_empty();
             tokio::select! {
                 biased;
                 Some(refused) = under_way.next(), if !under_way.is_empty() => again.extend(refused),
-                batch = self.queue.take(), if room => under_way.push_back(self.send(batch, false)),
+                batch = self.queue.take(), if room => {
+                    // Before the next is taken: those who wait for a first connection are woken in any order.
+                    let connection = self.connection().await;
+                    under_way.push_back(self.send(batch, connection, false));
+                }
             }
         }
     }
 
-    /// Sends a pipeline and hands its answers out. Gives back what was refused for want of the script.
-    async fn send(&self, batch: Vec<One>, by_text: bool) -> Vec<One> {
+    /// Waits only for the outcome of the very first attempt to connect.
+    async fn connection(&self) -> Result<(MultiplexedConnection, Up), BrokerError> {
+        let connection = tokio::time::timeout(self.timeout, self.link.connection()).await;
+        connection.unwrap_or(Err(BrokerError::Timeout(self.timeout)))
+    }
+
+    /// Sends a pipeline, with the script before it if `load`, and hands its answers out. Gives back what was refused for want of the script.
+    async fn send(
+        &self,
+        batch: Vec<One>,
+        connection: Result<(MultiplexedConnection, Up), BrokerError>,
+        load: bool,
+    ) -> Vec<One> {
         let (late, mut batch): (Vec<One>, Vec<One>) =
             batch.into_iter().partition(|one| one.begun.elapsed() >= self.timeout);
         self.fail(late, &BrokerError::Timeout(self.timeout));
@@ -171,22 +227,26 @@ impl Sender {
         let deadline = oldest + self.timeout;
         let sent = Instant::now();
         let answers = tokio::time::timeout_at(deadline.into(), async {
-            let (mut connection, up) = self.link.connection().await?;
-            let mut pipeline = Pipeline::with_capacity(batch.len());
-            for one in &batch {
-                let outgoing = &one.outgoing;
-                pipeline.add_command(if by_text {
-                    outgoing.command_by_text(&up)
-                } else {
-                    outgoing.command(&up)
-                });
+            let (mut connection, up) = connection?;
+            let mut pipeline = Pipeline::with_capacity(1 + batch.len());
+            if load {
+                pipeline.add_command(script::PUBLISH.load());
             }
-            connection.send_packed_commands(&pipeline, 0, pipeline.len()).await.map_err(explain)
+            for one in &batch {
+                pipeline.add_command(one.outgoing.command(&up));
+            }
+            let answers = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
+            let mut answers = answers.map_err(explain)?.into_iter();
+            if load {
+                // If it was refused, so is what follows.
+                answers.next();
+            }
+            Ok(answers)
         });
         match answers.await.unwrap_or(Err(BrokerError::Timeout(self.timeout))) {
             Ok(answers) => {
                 self.metrics.observe_round_trip(Operation::Publish, sent.elapsed());
-                self.answer(batch, answers, by_text)
+                self.answer(batch, answers, load)
             }
             Err(error) => {
                 self.fail(batch, &error);
@@ -195,14 +255,13 @@ impl Sender {
         }
     }
 
-    fn answer(&self, batch: Vec<One>, answers: Vec<Value>, by_text: bool) -> Vec<One> {
+    fn answer(&self, batch: Vec<One>, mut answers: std::vec::IntoIter<Value>, load: bool) -> Vec<One> {
         let mut refused = Vec::new();
-        let mut answers = answers.into_iter();
         for one in batch {
             let answer = match answers.next() {
                 Some(Value::ServerError(error)) => {
                     let error = redis::RedisError::from(error);
-                    if is_no_script(&error) && !by_text {
+                    if is_no_script(&error) && !load {
                         refused.push(one);
                         continue;
                     }

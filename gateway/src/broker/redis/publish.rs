@@ -94,14 +94,6 @@ impl Outgoing {
         }
     }
 
-    /// The same for a Redis that has forgotten the script.
-    pub(super) fn command_by_text(&self, up: &Up) -> Cmd {
-        match self {
-            Self::Plain { .. } => self.command(up),
-            Self::Kept(kept) => kept.fill(script::PUBLISH.by_text(), up),
-        }
-    }
-
     /// How much it holds, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match self {

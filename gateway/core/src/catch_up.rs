@@ -17,11 +17,11 @@ use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
 
-use crate::history::{HistoryFilter, HistoryPage};
+use crate::history::{HistoryFilter, HistoryPage, Retention};
 
-/// How long a read serves those who come after it.
+/// How long a read serves those who come after it, unless the stream is kept for less.
 pub const FRESH: Duration = Duration::from_secs(5);
-/// Publications kept in one channel. The oldest go first.
+/// Publications kept in one channel, unless the stream keeps fewer. The oldest go first.
 pub const KEPT_PUBLICATIONS_MAX: usize = 1024;
 /// Payload bytes kept in one channel. The oldest publications go first.
 pub const KEPT_BYTES_MAX: usize = 1 << 20;
@@ -68,6 +68,8 @@ pub struct Reading {
 /// The past of one channel, as this node tells it to those who join.
 #[derive(Debug, Default)]
 pub struct CatchUp {
+    /// What the stream keeps: no more is told from here, so that who was away for too long hears the same everywhere.
+    retention: Retention,
     /// The number of the last read that was begun.
     begun: u64,
     kept: Option<Arc<Kept>>,
@@ -126,8 +128,8 @@ impl Past {
 impl CatchUp {
     /// `life` tells this from whatever was there before for the same channel: a read that was begun for that is not
     /// taken for one of these.
-    pub fn new(life: u32) -> Self {
-        Self { begun: u64::from(life) << 32, ..Self::default() }
+    pub fn new(life: u32, retention: Retention) -> Self {
+        Self { retention, begun: u64::from(life) << 32, ..Self::default() }
     }
 
     /// Someone asks for the first time. From before this call on, what comes in the channel is held back for them.
@@ -188,8 +190,8 @@ impl CatchUp {
             reading.filter.limit == 0 && self.kept.as_ref().is_some_and(|kept| kept.is_of(past.top.epoch));
         if !is_less {
             let kept = self.kept.insert(past.clone());
-            if kept.is_too_large() {
-                Arc::make_mut(kept).trim();
+            if kept.is_too_large(self.retention) {
+                Arc::make_mut(kept).trim(self.retention);
             }
         }
         Shared::Past(Past(past))
@@ -221,7 +223,7 @@ impl CatchUp {
         if let Some(kept) = &mut self.kept {
             let kept_on = Arc::make_mut(kept);
             if kept_on.add(publication) {
-                kept_on.trim();
+                kept_on.trim(self.retention);
             } else {
                 self.kept = None;
             }
@@ -240,7 +242,8 @@ impl CatchUp {
 
     /// Lets go of what is too old to be told.
     pub fn forget_old(&mut self, now: Moment) {
-        self.kept.take_if(|kept| kept.read_at + FRESH <= now);
+        let fresh = FRESH.min(self.retention.ttl);
+        self.kept.take_if(|kept| kept.read_at + fresh <= now);
     }
 
     /// What is kept, in bytes.
@@ -319,12 +322,13 @@ impl Kept {
         self.top.epoch == epoch
     }
 
-    fn is_too_large(&self) -> bool {
-        self.publications.len() > KEPT_PUBLICATIONS_MAX || self.bytes > KEPT_BYTES_MAX
+    fn is_too_large(&self, retention: Retention) -> bool {
+        self.publications.len() > KEPT_PUBLICATIONS_MAX.min(retention.size as usize)
+            || self.bytes > KEPT_BYTES_MAX
     }
 
-    fn trim(&mut self) {
-        while self.is_too_large() {
+    fn trim(&mut self, retention: Retention) {
+        while self.is_too_large(retention) {
             let Some(oldest) = self.publications.pop_front() else { return };
             self.bytes -= cost(&oldest);
             self.from = oldest.offset();

@@ -94,7 +94,7 @@ impl Interest {
             link: Link::Queued,
             waiting: Vec::new(),
             feed: Feed::default(),
-            catch_up: self.new_catch_up(),
+            catch_up: self.new_catch_up(retention),
             past_waiting: Vec::new(),
             weight: Weight { bytes: 0, total: self.kept_bytes.clone() },
             retention,
@@ -103,8 +103,8 @@ impl Interest {
     }
 
     /// Nothing is known of a channel's past.
-    pub(crate) fn new_catch_up(&self) -> CatchUp {
-        CatchUp::new(self.lives.fetch_add(1, Ordering::Relaxed))
+    pub(crate) fn new_catch_up(&self, retention: Retention) -> CatchUp {
+        CatchUp::new(self.lives.fetch_add(1, Ordering::Relaxed), retention)
     }
 
     /// Counts anew what a channel keeps.

@@ -244,7 +244,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
                 local.link = Link::Queued;
                 // What was published while nobody listened was not missed by anybody.
                 local.feed = Feed::default();
-                local.catch_up = node.interest.new_catch_up();
+                local.catch_up = node.interest.new_catch_up(local.retention);
                 node.subscribe_queue.want(channel.clone());
             }
             Some(_) => {

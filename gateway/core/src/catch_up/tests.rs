@@ -9,6 +9,10 @@ const LIMIT: u32 = 10;
 const NOTHING: [u64; 0] = [];
 const NOW: Moment = Moment(1_000);
 
+fn fresh() -> CatchUp {
+    CatchUp::new(0, Retention { size: 10_000, ttl: Duration::from_secs(60) })
+}
+
 fn epoch() -> Epoch {
     Epoch::from_random(7)
 }
@@ -22,7 +26,7 @@ fn stream(count: u64, kept: u32) -> Stream {
 }
 
 fn append(stream: &mut Stream, kept: u32) -> Publication {
-    let retention = crate::history::Retention { size: kept, ttl: Duration::from_secs(60) };
+    let retention = Retention { size: kept, ttl: Duration::from_secs(60) };
     let mut publication = Publication::new(Payload::json("1"));
     stream.append(NOW, &mut publication, retention, usize::MAX);
     publication
@@ -68,7 +72,7 @@ fn read_until_answered(catch_up: &mut CatchUp, stream: &Stream, want: &Want) -> 
 
 #[test]
 fn a_storm_of_recoveries_is_one_read() {
-    let (mut catch_up, mut stream) = (CatchUp::default(), stream(8, 100));
+    let (mut catch_up, mut stream) = (fresh(), stream(8, 100));
     let wants: Vec<_> = (5..=8).map(|offset| catch_up.want(stopped(offset), LIMIT)).collect();
     let reading = begin(&mut catch_up, &wants[0]);
     for want in &wants[1..] {
@@ -86,7 +90,7 @@ fn a_storm_of_recoveries_is_one_read() {
 
 #[test]
 fn a_read_serves_for_so_long() {
-    let (mut catch_up, stream) = (CatchUp::default(), stream(3, 100));
+    let (mut catch_up, stream) = (fresh(), stream(3, 100));
     let want = catch_up.want(stopped(1), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![2, 3], 1));
     let late = catch_up.want(stopped(2), LIMIT);
@@ -97,7 +101,7 @@ fn a_read_serves_for_so_long() {
 
 #[test]
 fn what_is_handed_out_during_a_read_is_part_of_it() {
-    let (mut catch_up, mut stream) = (CatchUp::default(), stream(3, 100));
+    let (mut catch_up, mut stream) = (fresh(), stream(3, 100));
     let want = catch_up.want(stopped(2), LIMIT);
     let reading = begin(&mut catch_up, &want);
     let page = stream.page(reading.filter);
@@ -112,7 +116,7 @@ fn what_is_handed_out_during_a_read_is_part_of_it() {
 #[test]
 fn what_does_not_hang_together_is_shared_with_nobody() {
     for lost in [true, false] {
-        let (mut catch_up, mut stream) = (CatchUp::default(), stream(3, 100));
+        let (mut catch_up, mut stream) = (fresh(), stream(3, 100));
         let want = catch_up.want(stopped(2), LIMIT);
         let reading = begin(&mut catch_up, &want);
         let page = stream.page(reading.filter);
@@ -130,7 +134,7 @@ fn what_does_not_hang_together_is_shared_with_nobody() {
 #[test]
 fn a_gap_or_another_epoch_ends_what_is_kept() {
     for offset in [5, 1] {
-        let (mut catch_up, stream) = (CatchUp::default(), stream(3, 100));
+        let (mut catch_up, stream) = (fresh(), stream(3, 100));
         let want = catch_up.want(stopped(2), LIMIT);
         read_until_answered(&mut catch_up, &stream, &want);
         let epoch = if offset == 5 { epoch() } else { Epoch::from_random(8) };
@@ -143,7 +147,7 @@ fn a_gap_or_another_epoch_ends_what_is_kept() {
 
 #[test]
 fn one_who_is_ahead_of_what_is_kept_makes_a_new_read() {
-    let (mut catch_up, mut stream) = (CatchUp::default(), stream(3, 100));
+    let (mut catch_up, mut stream) = (fresh(), stream(3, 100));
     let first = catch_up.want(stopped(3), LIMIT);
     read_until_answered(&mut catch_up, &stream, &first);
     append(&mut stream, 100);
@@ -164,7 +168,7 @@ fn one_who_is_ahead_of_what_is_kept_makes_a_new_read() {
 
 #[test]
 fn whoever_begins_here_is_told_of_a_read_begun_after_they_came() {
-    let (mut catch_up, mut stream) = (CatchUp::default(), stream(3, 100));
+    let (mut catch_up, mut stream) = (fresh(), stream(3, 100));
     let recovers = catch_up.want(stopped(1), LIMIT);
     let reading = begin(&mut catch_up, &recovers);
     let begins = catch_up.want(None, 0);
@@ -185,7 +189,7 @@ fn whoever_begins_here_is_told_of_a_read_begun_after_they_came() {
 #[test]
 fn whoever_missed_more_than_is_left_costs_no_read_each() {
     // Only 6 to 8 are left.
-    let (mut catch_up, trimmed) = (CatchUp::default(), stream(8, 3));
+    let (mut catch_up, trimmed) = (fresh(), stream(8, 3));
     let first = catch_up.want(stopped(2), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &trimmed, &first), (vec![], 1));
     for (offset, expected) in [(0, vec![]), (4, vec![]), (5, vec![6, 7, 8]), (7, vec![8])] {
@@ -193,7 +197,7 @@ fn whoever_missed_more_than_is_left_costs_no_read_each() {
         assert_eq!(answered(&mut catch_up, &want), expected, "{offset}");
     }
     // More than the limit was missed: the next read takes what is newest, which serves all others.
-    let (mut catch_up, long) = (CatchUp::default(), stream(40, 100));
+    let (mut catch_up, long) = (fresh(), stream(40, 100));
     let want = catch_up.want(stopped(2), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &long, &want), (vec![], 1));
     let want = catch_up.want(stopped(12), LIMIT);
@@ -204,7 +208,7 @@ fn whoever_missed_more_than_is_left_costs_no_read_each() {
         assert_eq!(answered(&mut catch_up, &want), expected);
     }
     // All has had its time.
-    let (mut catch_up, mut expired) = (CatchUp::default(), stream(8, 100));
+    let (mut catch_up, mut expired) = (fresh(), stream(8, 100));
     expired.clear();
     let want = catch_up.want(stopped(7), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &expired, &want), (vec![], 1));
@@ -214,7 +218,7 @@ fn whoever_missed_more_than_is_left_costs_no_read_each() {
 
 #[test]
 fn a_read_goes_back_as_far_as_anyone_who_waits_needs() {
-    let (mut catch_up, stream) = (CatchUp::default(), stream(8, 100));
+    let (mut catch_up, stream) = (fresh(), stream(8, 100));
     let reading = {
         let want = catch_up.want(None, 0);
         begin(&mut catch_up, &want)
@@ -232,7 +236,7 @@ fn a_read_goes_back_as_far_as_anyone_who_waits_needs() {
 
 #[test]
 fn after_a_failed_read_another_may_be_made() {
-    let mut catch_up = CatchUp::default();
+    let mut catch_up = fresh();
     let want = catch_up.want(stopped(1), LIMIT);
     let failed = begin(&mut catch_up, &want);
     catch_up.read_failed(failed);
@@ -244,8 +248,25 @@ fn after_a_failed_read_another_may_be_made() {
 }
 
 #[test]
+fn no_more_is_told_than_the_stream_keeps() {
+    let retention = Retention { size: 2, ttl: FRESH / 2 };
+    let (mut catch_up, mut stream) = (CatchUp::new(0, retention), stream(1, 2));
+    let want = catch_up.want(stopped(0), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![1], 1));
+    for _ in 0..2 {
+        catch_up.handed_out(NOW, &append(&mut stream, 2));
+    }
+    let back_in_time = catch_up.want(stopped(1), LIMIT);
+    assert_eq!(answered(&mut catch_up, &back_in_time), [2, 3]);
+    let away_for_too_long = catch_up.want(stopped(0), LIMIT);
+    assert_eq!(catch_up.known(NOW, &away_for_too_long), None);
+    let late = catch_up.want(stopped(2), LIMIT);
+    assert_eq!(catch_up.known(NOW + retention.ttl, &late), None);
+}
+
+#[test]
 fn what_is_kept_is_bounded_in_number_and_in_bytes() {
-    let (mut catch_up, mut stream) = (CatchUp::default(), stream(1, 10_000));
+    let (mut catch_up, mut stream) = (fresh(), stream(1, 10_000));
     let want = catch_up.want(stopped(0), LIMIT);
     read_until_answered(&mut catch_up, &stream, &want);
     for _ in 0..KEPT_PUBLICATIONS_MAX {

@@ -55,6 +55,7 @@ pub(crate) struct Node {
     /// The worker of each connection, and its place there.
     places: BTreeMap<u64, (usize, u32)>,
     variants: Arc<Variants>,
+    context: Arc<Context>,
     /// Counts changes of interest over all channels: one that is forgotten and comes back does not count anew.
     generations: u32,
 }
@@ -82,6 +83,7 @@ impl Node {
             channels: BTreeMap::new(),
             places: BTreeMap::new(),
             variants: common.variants.clone(),
+            context: common.context.clone(),
             generations: 0,
         }
     }
@@ -209,7 +211,8 @@ impl Node {
                 Wish::Listen(channel) => {
                     let new = !self.channels.contains_key(&channel);
                     self.generations += 1;
-                    let catch_up = CatchUp::new(self.generations);
+                    let options = self.context.rules.options(&channel).expect("only these are used");
+                    let catch_up = CatchUp::new(self.generations, options.retention());
                     let fresh = || Local { catch_up, ..Local::default() };
                     let local = self.channels.entry(channel.clone()).or_insert_with(fresh);
                     local.interest[worker] = true;

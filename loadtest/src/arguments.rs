@@ -1,5 +1,6 @@
 //! The command line, as it is written. [`crate::plan`] says what of it makes sense.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
@@ -197,6 +198,164 @@ pub struct StormArguments {
     /// Threshold: CPU microseconds of the server for each that came back.
     #[arg(long, value_name = "MICROS")]
     pub max_reconnect_micros: Option<f64>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Slow readers")]
+pub struct SlowArguments {
+    /// Subscribers, of a hundred, that stop reading once they have subscribed.
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
+    pub slow_percent: f64,
+    /// Times that the run is made without them and with them.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub turns: u32,
+    /// Threshold: publications lost by those who read.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_others_lost: u64,
+    /// Threshold: disconnects of those who read.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_others_disconnected: u64,
+    /// Threshold: p99.9 of those who read, with slow ones against without.
+    #[arg(long, value_name = "RATIO")]
+    pub max_p999_ratio: Option<f64>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct HandshakeArguments {
+    /// A gateway. Repeat it to take several in turns.
+    #[arg(long = "url", value_name = "URL", default_value = "ws://127.0.0.1:8000")]
+    pub urls: Vec<String>,
+    /// Handshakes under way at the same time.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub in_flight: u32,
+    /// Seconds to go on.
+    #[arg(short = 'd', long, value_name = "SECONDS", default_value_t = 5.0)]
+    pub duration: f64,
+    /// Source addresses (127.0.0.1 and up) to connect from: closed connections keep their ports for a while.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub sources: u8,
+    /// The token that every connection shows.
+    #[arg(long)]
+    pub token: Option<String>,
+    /// Trust the certificates in this file (PEM) behind wss://; without it, those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Trust any certificate; on this machine only.
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
+    /// Allow addresses other than loopback.
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// A process of the server, whose CPU is measured. Repeat it for several.
+    #[arg(long = "pid", value_name = "PID")]
+    pub pids: Vec<u32>,
+    #[command(flatten)]
+    pub telling: TellingArguments,
+    /// Threshold: handshakes that failed.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_failures: u64,
+    /// Threshold: handshakes a second.
+    #[arg(long, value_name = "RATE")]
+    pub min_per_second: Option<f64>,
+    /// Threshold: CPU microseconds of the server for each.
+    #[arg(long, value_name = "MICROS")]
+    pub max_micros: Option<f64>,
+}
+
+impl HandshakeArguments {
+    /// The plain run that opens connections in the same way.
+    pub fn as_run(&self) -> Arguments {
+        let mut run = Arguments::parse_from(["plain"]);
+        let connections = &mut run.connections;
+        connections.urls.clone_from(&self.urls);
+        connections.connections = self.in_flight;
+        connections.sources = self.sources;
+        connections.token.clone_from(&self.token);
+        connections.ca.clone_from(&self.ca);
+        connections.insecure = self.insecure;
+        connections.allow_remote = self.allow_remote;
+        run.publications.duration = self.duration;
+        run.measuring.pids.clone_from(&self.pids);
+        run
+    }
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct MillionArguments {
+    /// How many connections to hold, each with one subscription to the one channel.
+    #[arg(short = 'n', long, default_value_t = 1_000_000)]
+    pub connections: u32,
+    /// Most connections of one node, and of the process that holds them.
+    #[arg(long, value_name = "N", default_value_t = 19_000)]
+    pub per_node: u32,
+    /// Connections opened a second, over all nodes.
+    #[arg(long, value_name = "RATE", default_value_t = 5_000.0)]
+    pub ramp: f64,
+    /// Publications to everyone, one after the other.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub publications: u16,
+    /// Size of each payload (JSON; at least 58).
+    #[arg(long, value_name = "BYTES", default_value_t = 128)]
+    pub payload: usize,
+    /// Seconds between the pings of the nodes to each connection.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    pub ping_interval: f64,
+    /// Longest time, in seconds, for all connections to be ready.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900.0)]
+    pub connect_timeout: f64,
+    /// Longest time, in seconds, for a publication to reach everyone.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub reach_timeout: f64,
+    /// The gateway's program; without it, the one beside this.
+    #[arg(long, value_name = "FILE")]
+    pub tidegate: Option<PathBuf>,
+    /// The Redis between the nodes; without it, one is started (redis-server).
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// Threshold: connections that a publication did not reach, over all publications.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_missing: u64,
+    /// Threshold: connections that did not become ready.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_unready: u64,
+    /// Threshold: memory of the whole machine for each connection.
+    #[arg(long, value_name = "KIB")]
+    pub max_kib_each: Option<f64>,
+    /// Threshold: time until the last one had a publication.
+    #[arg(long, value_name = "MS")]
+    pub max_last_ms: Option<f64>,
+}
+
+/// One process's share of a large run.
+#[derive(Args, Clone, Debug)]
+pub struct HolderArguments {
+    #[arg(long)]
+    pub address: SocketAddr,
+    #[arg(long)]
+    pub connections: u32,
+    #[arg(long)]
+    pub ramp: f64,
+    #[arg(long)]
+    pub channel: String,
+    #[arg(long)]
+    pub run: u32,
+    #[arg(long)]
+    pub source: Ipv4Addr,
+}
+
+impl HolderArguments {
+    /// As they are written on a command line.
+    pub fn words(&self) -> Vec<String> {
+        let Self { address, connections, ramp, channel, run, source } = self;
+        vec![
+            format!("--address={address}"),
+            format!("--connections={connections}"),
+            format!("--ramp={ramp}"),
+            format!("--channel={channel}"),
+            format!("--run={run}"),
+            format!("--source={source}"),
+        ]
+    }
 }
 
 #[derive(Args, Clone, Debug, Default)]

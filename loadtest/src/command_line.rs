@@ -2,7 +2,10 @@
 
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::arguments::{Arguments, StormArguments};
+use crate::arguments::{
+    Arguments, HandshakeArguments, HolderArguments, MillionArguments, SlowArguments, StormArguments,
+    TellingArguments,
+};
 use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
 use crate::plot::PlotArguments;
@@ -48,6 +51,31 @@ pub enum Scenario {
     Floor(FloorArguments),
     /// Every connection is cut at once while publications go on, and all come back at once and recover.
     Storm(Box<StormRun>),
+    /// Opens, connects and closes, over and over: handshakes a second, and what each costs.
+    Handshakes(Box<HandshakeArguments>),
+    /// What others notice of subscribers that stop reading: the same run with and without them, in turns.
+    SlowReaders(Box<SlowRun>),
+    /// Starts many nodes over one Redis, and connects up to a million listeners of one channel.
+    Million(Box<MillionRun>),
+    /// One process's share of a large run, started by it.
+    #[command(hide = true)]
+    Hold(HolderArguments),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct MillionRun {
+    #[command(flatten)]
+    pub million: MillionArguments,
+    #[command(flatten)]
+    pub telling: TellingArguments,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SlowRun {
+    #[command(flatten)]
+    pub slow: SlowArguments,
+    #[command(flatten)]
+    pub run: Arguments,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -88,6 +116,21 @@ const PRESETS: &[(&str, &[(&str, &str)])] = &[
             ("wave", "500"),
         ],
     ),
+    ("handshakes", &[("title", "handshakes")]),
+    (
+        "slow-readers",
+        &[
+            ("title", "slow readers"),
+            ("connections", "1000"),
+            ("ramp", "2000"),
+            ("rate", "40"),
+            ("duration", "15"),
+            ("payload", "1024"),
+            ("warmup", "1"),
+            ("rest", "1"),
+        ],
+    ),
+    ("million", &[("title", "a million connections"), ("time_limit", "1800")]),
     (
         "storm",
         &[

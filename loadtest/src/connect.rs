@@ -14,6 +14,9 @@ use crate::plan::{Plan, Target};
 use crate::stream::Stream;
 use crate::wire::{DeflatingWire, PlainWire, Wire};
 
+/// What the kernel keeps for a slow reader; it doubles it, for its own book-keeping.
+const SLOW_RECEIVE_BYTES: usize = 4_096;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("{}", describe(.0))]
@@ -42,7 +45,7 @@ pub async fn connect(
     number: u32,
     entry: Entry<'_>,
 ) -> Result<Wire, ConnectError> {
-    let socket = open_socket(target.address, number, plan.sources).await.map_err(ConnectError::Io)?;
+    let socket = open_socket(target.address, number, plan).await.map_err(ConnectError::Io)?;
     let stream = Stream::new(socket, target).await.map_err(ConnectError::Io)?;
     let request = upgrade_request(target, entry)?;
     let read_buffer = plan.arguments.connections.read_buffer;
@@ -52,10 +55,15 @@ pub async fn connect(
     Ok(Wire::Plain(PlainWire::open(request, stream, read_buffer).await?))
 }
 
-async fn open_socket(target: SocketAddr, number: u32, sources: u8) -> io::Result<TcpStream> {
+async fn open_socket(target: SocketAddr, number: u32, plan: &Plan) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    if plan.is_slow(number) {
+        // Little room at this end, so that the server feels it soon.
+        socket.set_recv_buffer_size(SLOW_RECEIVE_BYTES)?;
+    }
+    let sources = plan.sources;
     if sources > 1 && target.is_ipv4() && target.ip().is_loopback() {
         // Without this the kernel picks a port at bind, before it knows the target, and each source address has only
         // one set of ports for all targets.

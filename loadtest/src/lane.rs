@@ -49,6 +49,8 @@ pub enum Phase {
     Back {
         at_ns: u64,
     },
+    /// Slow readers read on, to see what became of them.
+    Awake,
     Stopping,
 }
 
@@ -125,7 +127,12 @@ pub fn start(
         let plan = &shared.plan;
         let connections = plan.arguments.connections.connections;
         let numbers = (u32::from(number)..connections).step_by(usize::from(plan.threads));
-        let subscribers = numbers.map(|connection| Subscriber::new(plan.channels_of(connection))).collect();
+        let subscribers = numbers
+            .map(|connection| match plan.is_slow(connection) {
+                false => Subscriber::new(plan.channels_of(connection)),
+                true => Subscriber::slow(plan.channels_of(connection)),
+            })
+            .collect();
         let opening = plan.arguments.connections.opening_max.div_ceil(u32::from(plan.threads)) as usize;
         let lane = Rc::new(Lane {
             shared: shared.clone(),

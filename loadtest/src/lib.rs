@@ -13,6 +13,7 @@
 
 pub mod arguments;
 pub mod bind_address_no_port;
+pub mod call;
 pub mod clock;
 pub mod command_line;
 pub mod compare;
@@ -25,6 +26,7 @@ pub mod latencies;
 pub mod ledger;
 pub mod mark;
 pub mod metrics;
+pub mod million;
 pub mod outcome;
 pub mod plan;
 pub mod plot;

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidegate_loadtest::arguments::{Arguments, TellingArguments};
-use tidegate_loadtest::command_line::{self, Scenario, StormRun};
+use tidegate_loadtest::arguments::{Arguments, HandshakeArguments, TellingArguments};
+use tidegate_loadtest::command_line::{self, MillionRun, Scenario, SlowRun, StormRun};
 use tidegate_loadtest::compare::{self, CompareArguments, CompareError};
 use tidegate_loadtest::floor;
+use tidegate_loadtest::million::{self, room::Room};
 use tidegate_loadtest::plan::{Plan, PlanError, duration};
 use tidegate_loadtest::plot::{self, PlotError};
 use tidegate_loadtest::process::{ProcessError, Usage};
@@ -58,6 +59,12 @@ fn main() -> ExitCode {
         Some(Scenario::Plot(arguments)) => {
             plot::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
         }
+        Some(Scenario::Handshakes(arguments)) => handshakes(&arguments, descriptors),
+        Some(Scenario::SlowReaders(arguments)) => slow_readers(&arguments, descriptors),
+        Some(Scenario::Million(arguments)) => million(&arguments, descriptors),
+        Some(Scenario::Hold(arguments)) => {
+            million::holder::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
+        }
         Some(Scenario::Floor(arguments)) => {
             floor::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
         }
@@ -100,6 +107,41 @@ fn compare(arguments: CompareArguments, descriptors: u64) -> Result<ExitCode, Fa
     let preparation = compare::prepare(arguments, descriptors)?;
     let comparison = run(&telling, async |cut| Ok(compare::run(&preparation, cut).await))??;
     conclude(&comparison, &telling)
+}
+
+fn handshakes(arguments: &HandshakeArguments, descriptors: u64) -> Result<ExitCode, Failure> {
+    let plan = Plan::new(arguments.as_run(), rand::random(), descriptors)?;
+    for &pid in &arguments.pids {
+        Usage::of(pid)?;
+    }
+    let report = run(&arguments.telling, async |cut| scenario::handshakes::run(arguments, plan, cut).await)?;
+    conclude(&report, &arguments.telling)
+}
+
+fn slow_readers(arguments: &SlowRun, descriptors: u64) -> Result<ExitCode, Failure> {
+    let SlowRun { slow, run: each } = arguments;
+    let measuring = &each.measuring;
+    for &pid in &measuring.pids {
+        Usage::of(pid)?;
+    }
+    let make = |arguments| Plan::new(arguments, rand::random(), descriptors);
+    make(each.clone())?;
+    let report = run(&measuring.telling, async |cut| {
+        let made = scenario::slow_readers::run(slow, each, make, cut).await;
+        made.unwrap_or_else(|error| Err(io::Error::other(error)))
+    })?;
+    conclude(&report, &measuring.telling)
+}
+
+fn million(arguments: &MillionRun, descriptors: u64) -> Result<ExitCode, Failure> {
+    let MillionRun { million, telling } = arguments;
+    let room = Room::look(descriptors).map_err(Failure::Begin)?;
+    let report = run(telling, async |cut| {
+        let progress =
+            if telling.quiet { Progress::hidden() } else { Progress::new(million.connections.into(), 0) };
+        million::run(million, &telling.title, room, cut, &progress).await
+    })?;
+    conclude(&report, telling)
 }
 
 /// Runs a scenario on a runtime of its own, which it must leave when it is told to.

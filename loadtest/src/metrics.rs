@@ -4,17 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1::handshake;
-use hyper::header::HOST;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::Method;
 use tokio::time::timeout;
 
+use crate::call::call;
 use crate::plan::Target;
 
-const METRICS_BYTES_MAX: usize = 4 << 20;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The samples of one or several nodes at one moment.
@@ -72,26 +67,9 @@ impl Metrics {
 }
 
 async fn fetch(target: &Target) -> Result<String, String> {
-    let words = |error: &dyn std::fmt::Display| error.to_string();
-    let socket = TcpStream::connect(target.address).await.map_err(|error| words(&error))?;
-    let (mut sender, connection) = handshake(TokioIo::new(socket)).await.map_err(|error| words(&error))?;
-    let driven = tokio::spawn(async move {
-        // Its end shows in the answer.
-        let _ = connection.await;
-    });
     let path = if target.path.is_empty() { "/metrics" } else { &target.path };
-    let request = Request::get(path)
-        .header(HOST, &target.authority)
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| words(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| words(&error))?;
-    if response.status() != StatusCode::OK {
-        return Err(format!("HTTP {}", response.status().as_u16()));
-    }
-    let body = Limited::new(response.into_body(), METRICS_BYTES_MAX);
-    let bytes = body.collect().await.map_err(|error| words(&error))?.to_bytes();
-    driven.abort();
-    String::from_utf8(bytes.to_vec()).map_err(|error| words(&error))
+    let bytes = call(target.address, Method::GET, path, Bytes::new()).await?;
+    String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())
 }
 
 /// A line of the text format, unless it is a comment. Values of labels with commas in them are not told apart, which

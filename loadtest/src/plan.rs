@@ -13,7 +13,7 @@ use crate::tls::{Tls, TlsError, Trust};
 
 /// Connections from one source address to one target address. The kernel has 28,000 ports for it, but takes ever
 /// longer to find a free one beyond half of them.
-const CONNECTIONS_PER_SOURCE: u32 = 12_000;
+pub const CONNECTIONS_PER_SOURCE: u32 = 12_000;
 /// Descriptors for everything that is no client connection.
 pub const SPARE_DESCRIPTORS: u64 = 64;
 /// Publications that one run can hold in its schedule.
@@ -31,6 +31,8 @@ pub struct Plan {
     pub internals: Vec<Target>,
     /// Cut all connections on the way.
     pub storm: Option<StormArguments>,
+    /// Of a hundred connections, those that stop reading.
+    slow_percent: f64,
     pub sources: u8,
     pub threads: u16,
     /// Written into each payload, so that nothing of another run is taken for ours.
@@ -113,6 +115,7 @@ impl Plan {
             apis,
             internals,
             storm: None,
+            slow_percent: 0.0,
             sources,
             threads,
             run,
@@ -134,6 +137,17 @@ impl Plan {
             check_seconds(name, seconds)?;
         }
         Ok(Self { storm: Some(storm), ..self })
+    }
+
+    /// The same run, with some that stop reading.
+    pub fn with_slow_readers(self, percent: f64) -> Self {
+        Self { slow_percent: percent, ..self }
+    }
+
+    /// Whether a connection is one that stops reading: they are spread evenly over all.
+    pub fn is_slow(&self, connection: u32) -> bool {
+        let before = |number: u32| (f64::from(number) * self.slow_percent / 100.0).floor();
+        before(connection + 1) > before(connection)
     }
 
     /// What the nodes say of themselves, if it is known where; a node that does not answer now is told by its absence.
@@ -372,6 +386,16 @@ mod tests {
             assert!(error.starts_with(name), "{line}: {error}");
         }
         assert!(matches!(plan("--connections 20000"), Err(PlanError::Descriptors { .. })));
+    }
+
+    #[test]
+    fn slow_readers_are_spread_evenly() {
+        let of = |percent, connections| {
+            let plan = plan("").unwrap().with_slow_readers(percent);
+            (0..connections).filter(|number| plan.is_slow(*number)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(1.0, 300), [99, 199, 299]);
+        assert_eq!((of(0.0, 300).len(), of(100.0, 300).len(), of(2.5, 1_000).len()), (0, 300, 25));
     }
 
     #[test]

@@ -20,6 +20,9 @@ use crate::wire::{Incoming, Wire, WireError};
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// A slow reader that reads again has seen everything when nothing more comes for so long.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// Why a connection is no more.
 enum Ending {
     /// The run is over.
@@ -52,7 +55,8 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
                 if std::mem::take(&mut was_cut) {
                     lane.shared.away.fetch_sub(1, Ordering::Relaxed);
                 }
-                listen(&lane, index, wire).await
+                let is_slow = lane.subscribers.borrow()[index].is_slow();
+                if is_slow { doze(&lane, wire).await } else { listen(&lane, index, wire).await }
             }
             Err(ending) => ending,
         };
@@ -70,7 +74,7 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
                 match lane.until(|phase| phase != Phase::Away).await {
                     Phase::Back { at_ns } => due_ns = at_ns,
                     Phase::Stopping => return,
-                    Phase::Running | Phase::Away => due_ns = now_ns(),
+                    Phase::Running | Phase::Away | Phase::Awake => due_ns = now_ns(),
                 }
                 continue;
             }
@@ -194,6 +198,28 @@ async fn listen(lane: &Rc<Lane>, index: usize, mut wire: Wire) -> Ending {
             Some(Trouble::Refused(reason)) => return Ending::Lost { reason, comes_back: true },
         }
     }
+}
+
+/// Does not read until all slow readers are woken, and then sees what is left of the connection.
+async fn doze(lane: &Rc<Lane>, mut wire: Wire) -> Ending {
+    lane.shared.dozing.fetch_add(1, Ordering::Relaxed);
+    let phase = lane.until(|phase| matches!(phase, Phase::Awake | Phase::Stopping)).await;
+    if phase == Phase::Awake {
+        let end = loop {
+            match timeout(QUIET, wire.next()).await {
+                Err(_) => break "still open".to_owned(),
+                Ok(Ok(Incoming::Message(..))) => {}
+                Ok(Ok(Incoming::Close { code, reason })) => break close_reason(code, &reason),
+                Ok(Err(error)) => break error.to_string(),
+            }
+        };
+        lane.books.borrow_mut().tally.slow_ends.count(end);
+    }
+    lane.shared.dozing.fetch_sub(1, Ordering::Relaxed);
+    lane.stopped().await;
+    // Whether the goodbye still reaches the server changes nothing.
+    let _ = timeout(GOODBYE, wire.close()).await;
+    Ending::Stopped
 }
 
 enum Trouble {

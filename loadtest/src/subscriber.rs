@@ -32,6 +32,8 @@ pub struct Shared {
     pub settled: AtomicU64,
     /// Connections that were cut on purpose and are not back yet.
     pub away: AtomicU64,
+    /// Slow readers that do not read.
+    pub dozing: AtomicU64,
 }
 
 impl Shared {
@@ -45,6 +47,7 @@ impl Shared {
             flow: plan.arguments.publications.in_flight.map(Flow::new),
             settled: AtomicU64::new(0),
             away: AtomicU64::new(0),
+            dozing: AtomicU64::new(0),
             plan,
         }
     }
@@ -81,6 +84,8 @@ pub struct Subscriber {
     pong: bool,
     /// It will not come back.
     gone: bool,
+    /// It stops reading when it is ready, and nothing is owed to it.
+    slow: bool,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +112,24 @@ impl Subscriber {
         let subscriptions: SmallVec<[Subscription; 1]> =
             channels.map(|channel| Subscription { channel, ..Subscription::default() }).collect();
         let first_channel = subscriptions.first().map_or(0, |subscription| subscription.channel);
-        Self { subscriptions, first_channel, unconfirmed: 0, welcome: false, pong: false, gone: false }
+        Self {
+            subscriptions,
+            first_channel,
+            unconfirmed: 0,
+            welcome: false,
+            pong: false,
+            gone: false,
+            slow: false,
+        }
+    }
+
+    /// One that stops reading.
+    pub fn slow(channels: impl Iterator<Item = u32>) -> Self {
+        Self { slow: true, ..Self::new(channels) }
+    }
+
+    pub fn is_slow(&self) -> bool {
+        self.slow
     }
 
     /// A new life begins: what to say first.
@@ -163,13 +185,17 @@ impl Subscriber {
 
     /// Publications that are published and may still come: to a live subscription, or with its recovery.
     pub fn missing(&self, ledger: &Ledger) -> u64 {
-        let waiting = self.subscriptions.iter().filter(|subscription| subscription.known && !self.gone);
+        let waiting =
+            self.subscriptions.iter().filter(|subscription| subscription.known && !self.gone && !self.slow);
         waiting.map(|subscription| subscription.checker.missing(ledger.issued(subscription.channel))).sum()
     }
 
     /// Settles the account: nothing more will come.
     pub fn finish(self, ledger: &Ledger) -> Verdict {
         let mut sum = Verdict::default();
+        if self.slow {
+            return sum;
+        }
         for subscription in self.subscriptions.into_iter().filter(|subscription| subscription.known) {
             let last = ledger.issued(subscription.channel);
             let seen = subscription.checker.seen_to();

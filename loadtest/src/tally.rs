@@ -72,6 +72,8 @@ pub struct Tally {
     pub malformed: u64,
     /// When the last delivery came, on [`crate::clock`].
     pub last_delivery_ns: u64,
+    /// What slow readers found when they read on.
+    pub slow_ends: Reasons,
 }
 
 impl Tally {
@@ -95,7 +97,9 @@ impl Tally {
             foreign,
             malformed,
             last_delivery_ns,
+            slow_ends,
         } = other;
+        self.slow_ends.absorb(slow_ends);
         self.opened += opened;
         self.ready += ready;
         self.compressed += compressed;

@@ -1,6 +1,7 @@
 //! What came of a run: one structure, which is the JSON file, and from which the page and the text are made.
 
 pub mod chart;
+pub mod compared;
 pub mod html;
 pub mod json;
 pub mod text;
@@ -8,6 +9,8 @@ pub mod text;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use compared::{HandshakesReport, SlowReport, SlowSide};
 
 use crate::latencies::Latencies;
 

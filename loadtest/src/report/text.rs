@@ -261,7 +261,7 @@ fn load_tester(report: &Report) -> Group {
     Group { heading: "Load tester itself", rows }
 }
 
-fn latency(latency: &Latency) -> String {
+pub fn latency(latency: &Latency) -> String {
     if latency.count == 0 {
         return "none".to_owned();
     }

@@ -1,5 +1,7 @@
 //! What a run does with its parts: connections, publications, measurements.
 
+pub mod handshakes;
+pub mod slow_readers;
 mod steady;
 mod storm;
 

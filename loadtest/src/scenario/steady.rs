@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Cut, storm};
 use crate::clock::{NANOS_PER_SECOND, now_ns, seconds};
-use crate::lane::{self, LaneHandle, Order};
+use crate::lane::{self, LaneHandle, Order, Phase};
 use crate::metrics::Metrics;
 use crate::outcome::{Outcome, Window};
 use crate::plan::{Plan, duration};
@@ -28,6 +28,9 @@ const LEAD_NS: u64 = 50_000_000;
 const POLL: Duration = Duration::from_millis(10);
 /// How long a thread may take to settle its accounts.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long slow readers may take to read what is there for them.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs it. An error means that it could not be begun; whatever happens later is part of the outcome.
 pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcome> {
@@ -87,6 +90,9 @@ pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcom
         publishing.join();
     }
     let done = Reading::take(&recorder);
+    if shared.dozing.load(Ordering::Relaxed) > 0 {
+        recorder.stage("wake", cut.unless(timeout(WAKE_TIMEOUT, wake(&shared, &lanes)))).await;
+    }
 
     let verdict = recorder.stage("close", finish(lanes)).await;
     recorder.note_closed();
@@ -122,6 +128,17 @@ pub struct Reading {
 impl Reading {
     pub(super) fn take(recorder: &Recorder) -> Self {
         Self { at_ns: now_ns(), server: recorder.usage(), own: own_usage(), memory: recorder.memory() }
+    }
+}
+
+/// Lets slow readers read on, until all have seen what became of them.
+async fn wake(shared: &Shared, lanes: &[LaneHandle]) {
+    for lane in lanes {
+        // A thread that is gone has panicked, and printed why.
+        let _ = lane.orders.send(Order::Turn(Phase::Awake)).await;
+    }
+    while shared.dozing.load(Ordering::Relaxed) > 0 {
+        sleep(POLL).await;
     }
 }
 

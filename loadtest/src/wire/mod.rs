@@ -7,6 +7,7 @@ use bytes::Bytes;
 use shared::framing::MessageKind;
 
 pub use deflating::DeflatingWire;
+pub(crate) use deflating::read_response;
 pub use plain::PlainWire;
 
 /// Largest message that a server may send.

@@ -1,7 +1,8 @@
 //! Every scenario, small, against the gateway itself: it must come to its end with figures that make sense.
 
-use crate::gateway::Gateway;
-use tidegate_loadtest::report::Report;
+use crate::gateway::{Gateway, build, run};
+use tidegate_loadtest::million::report::MillionReport;
+use tidegate_loadtest::report::{HandshakesReport, Report, SlowReport};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_are_weighed_with_and_without_tls() {
@@ -50,4 +51,61 @@ async fn after_a_storm_everyone_is_back_and_has_everything() {
     assert!(storm.recovered_publications > 0 && storm.per_second > 0.0);
     assert_eq!(storm.refused_handshakes, Some(0.0));
     assert_eq!((report.deliveries.received, report.deliveries.lost), (75 * 20, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_are_counted_and_timed() {
+    let gateway = Gateway::start(&[]).await;
+    let line = format!("handshakes --in-flight 8 -d 0.5 --quiet --pid {}", gateway.pid());
+    let (status, report): (_, HandshakesReport) = gateway.load(&line).await;
+    assert_eq!((status, report.failed), (0, 0), "{:?}", report.failures);
+    assert!(report.done >= 8 && report.times.count == report.done && report.per_second > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_read_lose_nothing_to_those_who_do_not() {
+    let gateway = Gateway::start(&[("TIDEGATE_WEBSOCKET__OUTBOX_BYTES_MAX", "16384")]).await;
+    let line = format!(
+        "slow-readers -n 40 --slow-percent 5 --turns 1 --ramp 1000 --rate 100 -d 2 --payload 60000 --warmup 0 \
+         --drain 30 --settle 0 --rest 0 --api-key demo --channel-prefix prices:slow --quiet --pid {}",
+        gateway.pid()
+    );
+    let (status, report): (_, SlowReport) = gateway.load(&line).await;
+    assert_eq!(status, 0, "{:#?}", report.thresholds);
+    assert_eq!((report.without.deliveries, report.with.deliveries), (40 * 200, 38 * 200));
+    assert_eq!((report.with.slow, report.with.slow_ends.values().sum::<u64>()), (2, 2));
+    assert!(
+        !report.with.slow_ends.contains_key("still open"),
+        "12 MB fit nowhere: {:?}",
+        report.with.slow_ends
+    );
+    assert!(report.p999_ratio().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_publication_reaches_every_holder_over_several_nodes() {
+    let program = build();
+    let line = format!("million -n 60 --per-node 25 --ramp 500 --quiet --tidegate {}", program.display());
+    let (status, report): (_, MillionReport) = run(&line).await;
+    assert_eq!(status, 0, "{:#?}", report.thresholds);
+    assert_eq!((report.connections_ready, report.nodes.len(), report.publications.len()), (60, 3, 3));
+    assert!(report.publications.iter().all(|publication| (publication.reached, publication.of) == (60, 60)));
+    assert!(report.nodes.iter().all(|node| node.connections == 20 && node.received == 20));
+    for node in report.nodes {
+        let pid = rustix::process::Pid::from_raw(node.pid as i32).unwrap();
+        let gone = rustix::process::test_kill_process(pid).is_err();
+        assert!(gone, "node {} was left behind", node.pid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_does_not_fit_says_so_before_it_starts_anything() {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidegate-loadtest"))
+        .args(["million", "-n", "4000000000", "--per-node", "10000000"])
+        .output()
+        .await
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{printed}");
+    assert!(printed.contains("file descriptors"), "{printed}");
 }

@@ -64,15 +64,15 @@ async fn handshakes_are_counted_and_timed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_read_lose_nothing_to_those_who_do_not() {
-    let gateway = Gateway::start(&[("TIDEGATE_WEBSOCKET__OUTBOX_BYTES_MAX", "16384")]).await;
+    let gateway = Gateway::start(&[("TIDEGATE_WEBSOCKET__OUTBOX_BYTES_MAX", "1048576")]).await;
     let line = format!(
-        "slow-readers -n 40 --slow-percent 5 --turns 1 --ramp 1000 --rate 100 -d 2 --payload 60000 --warmup 0 \
+        "slow-readers -n 20 --slow-percent 10 --turns 1 --ramp 1000 --rate 50 -d 4 --payload 60000 --warmup 0 \
          --drain 30 --settle 0 --rest 0 --api-key demo --channel-prefix prices:slow --quiet --pid {}",
         gateway.pid()
     );
     let (status, report): (_, SlowReport) = gateway.load(&line).await;
     assert_eq!(status, 0, "{:#?}", report.thresholds);
-    assert_eq!((report.without.deliveries, report.with.deliveries), (40 * 200, 38 * 200));
+    assert_eq!((report.without.deliveries, report.with.deliveries), (20 * 200, 18 * 200));
     assert_eq!((report.with.slow, report.with.slow_ends.values().sum::<u64>()), (2, 2));
     assert!(
         !report.with.slow_ends.contains_key("still open"),

@@ -10,9 +10,11 @@ use crate::worker::Local;
 /// The most reads of one connection before others get their turn.
 const READS_MAX: usize = 8;
 
-/// The most bytes of one read while commands wait for earlier ones. A buffer full of small commands could be more
-/// than may wait, and a client is only to blame for those once it is no longer read from.
-const READ_BEHIND_BYTES: usize = 4 << 10;
+/// Bytes of a short command: so many are read at once for each command that may still wait, lest the bound on those be
+/// met in a single read.
+const COMMAND_BYTES: usize = 16;
+/// What is read in any case.
+const READ_BYTES_MIN: usize = 256;
 
 /// Whether a connection has said all it had to say for now.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,8 +41,8 @@ impl Connection {
                 self.paused = true;
                 return Ok(Readiness::Congested);
             }
-            let room =
-                if self.session.is_behind() { buffer.len().min(READ_BEHIND_BYTES) } else { buffer.len() };
+            let fair = self.session.commands_left().saturating_mul(COMMAND_BYTES);
+            let room = fair.max(READ_BYTES_MIN).min(buffer.len());
             match self.stream.read(&mut buffer[..room]) {
                 Ok(0) => return Err(self.handle_end_of_stream()),
                 Ok(count) => {

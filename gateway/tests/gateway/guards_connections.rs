@@ -235,7 +235,7 @@ async fn pings_count_against_the_rate_of_messages() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_far_ahead_of_its_answers_is_read_no_further_and_loses_nothing() {
     let gateway = gateway()
-        .with("session.queued_commands_max", 200)
+        .with("session.queued_commands_max", 40)
         .with("session.messages_per_second", 0)
         .with("session.bytes_per_second", 0)
         .start()

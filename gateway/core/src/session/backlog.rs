@@ -41,6 +41,10 @@ impl Backlog {
         Some(command)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.commands.len()
+    }
+
     /// Whether half of what is allowed waits: time to let the client wait too.
     pub(super) fn is_half_full(&self, settings: &Settings) -> bool {
         self.commands.len() >= (settings.queued_commands_max as usize).div_ceil(2)

@@ -174,10 +174,11 @@ impl Session {
         self.backlog.as_ref().is_some_and(|backlog| backlog.is_half_full(&self.context.settings))
     }
 
-    /// Whether commands wait for earlier ones: time to read little at once, so that the bound on them is not met in
-    /// a single read.
-    pub fn is_behind(&self) -> bool {
-        self.backlog.is_some()
+    /// How many more commands may wait for earlier ones. Whoever reads takes in no more at once, because a client is
+    /// only to blame for what it sends after it is no longer read from.
+    pub fn commands_left(&self) -> usize {
+        let waiting = self.backlog.as_ref().map_or(0, |backlog| backlog.len());
+        (self.context.settings.queued_commands_max as usize).saturating_sub(waiting)
     }
 
     /// The channels that have been joined and not left, those included whose join is not answered yet. After the

@@ -44,6 +44,11 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         retention: Retention,
     ) -> BoxFuture<'_, Result<HistoryPage, BrokerError>>;
 
+    /// Where a channel's stream ends, if this broker knows without waiting.
+    fn position_now(&self, _channel: &Channel) -> Option<StreamPosition> {
+        None
+    }
+
     /// The top of several streams in one round trip, in the order asked.
     fn positions(
         &self,

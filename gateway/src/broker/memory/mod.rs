@@ -119,6 +119,10 @@ impl Broker for MemoryBroker {
         ready(Ok(page)).boxed()
     }
 
+    fn position_now(&self, channel: &Channel) -> Option<StreamPosition> {
+        Some(self.shard(channel).lock().position(self.now(), channel, new_epoch, &self.metrics))
+    }
+
     fn positions(
         &self,
         channels: Vec<(Channel, Retention)>,

@@ -326,6 +326,43 @@ pub struct MillionArguments {
     pub max_last_ms: Option<f64>,
 }
 
+#[derive(Args, Clone, Debug)]
+pub struct RedisArguments {
+    /// Seconds of each part.
+    #[arg(short = 'd', long, value_name = "SECONDS", default_value_t = 4.0)]
+    pub duration: f64,
+    /// How often all parts are measured.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub turns: u16,
+    /// Size of each payload (JSON; at least 58).
+    #[arg(long, value_name = "BYTES", default_value_t = 128)]
+    pub payload: usize,
+    /// Publications in a batch of the API.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub batch: u16,
+    /// Publications a second where latency is measured.
+    #[arg(short, long, value_name = "RATE", default_value_t = 5_000.0)]
+    pub rate: f64,
+    /// The gateway's program; without it, the one beside this.
+    #[arg(long, value_name = "FILE")]
+    pub tidegate: Option<PathBuf>,
+    /// Threshold: publications that came to the node, over those it needed.
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
+    pub max_received_ratio: f64,
+    /// Threshold: publications that were refused or did not arrive.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_failed: u64,
+    /// Threshold: what a node takes from a link, over what a bare connection takes.
+    #[arg(long, value_name = "RATIO")]
+    pub min_link_ratio: Option<f64>,
+    /// Threshold: publications a second in batches of the API.
+    #[arg(long, value_name = "RATE")]
+    pub min_api_per_second: Option<f64>,
+    /// Threshold: how much later the node has a publication at p99 than a bare connection.
+    #[arg(long, value_name = "MS")]
+    pub max_late_ms: Option<f64>,
+}
+
 /// One process's share of a large run.
 #[derive(Args, Clone, Debug)]
 pub struct HolderArguments {

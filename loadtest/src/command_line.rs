@@ -3,8 +3,8 @@
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::arguments::{
-    Arguments, HandshakeArguments, HolderArguments, MillionArguments, SlowArguments, StormArguments,
-    TellingArguments,
+    Arguments, HandshakeArguments, HolderArguments, MillionArguments, RedisArguments, SlowArguments,
+    StormArguments, TellingArguments,
 };
 use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
@@ -57,6 +57,9 @@ pub enum Scenario {
     SlowReaders(Box<SlowRun>),
     /// Starts many nodes over one Redis, and connects up to a million listeners of one channel.
     Million(Box<MillionRun>),
+    /// Starts a Redis and a node: what one link and the API carry, and how late that makes a publication, each beside
+    /// bare connections to the same Redis.
+    Redis(Box<RedisRun>),
     /// One process's share of a large run, started by it.
     #[command(hide = true)]
     Hold(HolderArguments),
@@ -66,6 +69,14 @@ pub enum Scenario {
 pub struct MillionRun {
     #[command(flatten)]
     pub million: MillionArguments,
+    #[command(flatten)]
+    pub telling: TellingArguments,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RedisRun {
+    #[command(flatten)]
+    pub redis: RedisArguments,
     #[command(flatten)]
     pub telling: TellingArguments,
 }
@@ -130,6 +141,7 @@ const PRESETS: &[(&str, &[(&str, &str)])] = &[
             ("rest", "1"),
         ],
     ),
+    ("redis", &[("title", "one Redis, one node")]),
     ("million", &[("title", "a million connections"), ("time_limit", "1800")]),
     (
         "storm",

@@ -8,6 +8,7 @@
 //!            └ receive           └ api, client
 //!               └ subscriber ─► sequence, ledger, tally
 //! around it: compare (the same on several servers, in turns), floor (the least that a server can do), plot
+//! million, redis: on servers of their own (fleet)
 //! both speak through: dialect (what is meant) ─► connect, wire (how it travels)
 //! ```
 
@@ -19,6 +20,7 @@ pub mod command_line;
 pub mod compare;
 pub mod connect;
 pub mod dialect;
+pub mod fleet;
 pub mod floor;
 pub mod flow;
 pub mod lane;
@@ -35,6 +37,7 @@ pub mod progress;
 pub mod publish;
 pub mod receive;
 pub mod record;
+pub mod redis;
 pub mod report;
 pub mod scenario;
 pub mod schedule;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_loadtest::arguments::{Arguments, HandshakeArguments, TellingArguments};
-use tidegate_loadtest::command_line::{self, MillionRun, Scenario, SlowRun, StormRun};
+use tidegate_loadtest::command_line::{self, MillionRun, RedisRun, Scenario, SlowRun, StormRun};
 use tidegate_loadtest::compare::{self, CompareArguments, CompareError};
 use tidegate_loadtest::floor;
 use tidegate_loadtest::million::{self, room::Room};
@@ -15,6 +15,7 @@ use tidegate_loadtest::plan::{Plan, PlanError, duration};
 use tidegate_loadtest::plot::{self, PlotError};
 use tidegate_loadtest::process::{ProcessError, Usage};
 use tidegate_loadtest::progress::Progress;
+use tidegate_loadtest::redis;
 use tidegate_loadtest::report::{Findings, html, json, text};
 use tidegate_loadtest::scenario::{self, Cut, CutShort};
 use tokio::sync::watch;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Some(Scenario::Handshakes(arguments)) => handshakes(&arguments, descriptors),
         Some(Scenario::SlowReaders(arguments)) => slow_readers(&arguments, descriptors),
         Some(Scenario::Million(arguments)) => million(&arguments, descriptors),
+        Some(Scenario::Redis(arguments)) => redis(&arguments),
         Some(Scenario::Hold(arguments)) => {
             million::holder::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
         }
@@ -140,6 +142,15 @@ fn million(arguments: &MillionRun, descriptors: u64) -> Result<ExitCode, Failure
         let progress =
             if telling.quiet { Progress::hidden() } else { Progress::new(million.connections.into(), 0) };
         million::run(million, &telling.title, room, cut, &progress).await
+    })?;
+    conclude(&report, telling)
+}
+
+fn redis(arguments: &RedisRun) -> Result<ExitCode, Failure> {
+    let RedisRun { redis, telling } = arguments;
+    let report = run(telling, async |cut| {
+        let progress = if telling.quiet { Progress::hidden() } else { Progress::new(0, 0) };
+        redis::run(redis, &telling.title, cut, &progress).await
     })?;
     conclude(&report, telling)
 }

@@ -7,7 +7,7 @@ use memchr::memmem::Finder;
 
 const PREFIX: &[u8] = b"tgm-";
 /// `tgm-` run(8) `-` channel(6) `-` sequence(10) `-` time(16), all in hexadecimal.
-const MARK_BYTES: usize = 4 + 8 + 1 + 6 + 1 + 10 + 1 + 16;
+pub const MARK_BYTES: usize = 4 + 8 + 1 + 6 + 1 + 10 + 1 + 16;
 
 /// Most channels that a mark can tell apart.
 pub const CHANNELS_MAX: u32 = 1 << 24;

@@ -52,6 +52,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Without TLS, and with no path of its own.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self { address, authority: address.to_string(), path: String::new(), tls: None }
+    }
+
     fn api_beside(&self) -> String {
         format!("http{}://{}/api", if self.tls.is_some() { "s" } else { "" }, self.authority)
     }

@@ -3,7 +3,6 @@
 //! A process may open only so many files, so both ends are spread over many. Everything that is started ends with
 //! this process: nodes and Redis are stopped or killed, and a holder ends when its standard input does.
 
-pub mod fleet;
 pub mod holder;
 pub mod report;
 pub mod room;
@@ -24,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::arguments::{HolderArguments, MillionArguments};
 use crate::call::call;
 use crate::clock::now_ns;
+use crate::fleet::{Node, RedisServer, gateway_program, lines_of, stop_all};
 use crate::mark::PayloadMaker;
 use crate::outcome::host;
 use crate::plan::duration;
@@ -32,12 +32,12 @@ use crate::progress::Progress;
 use crate::report::milliseconds;
 use crate::scenario::Cut;
 use crate::threshold::at_most;
-use fleet::{Node, RedisServer, gateway_program, lines_of, stop_all};
 use holder::Status;
 use report::{Memory, MillionReport, NodeReport, PublicationReport};
 use room::{Room, memory_field};
 
-const CHANNEL: &str = "everyone";
+/// With history, so that a node that lost its link to Redis for want of a processor makes up for what it missed.
+const CHANNEL: &str = "all:everyone";
 const POLL: Duration = Duration::from_millis(5);
 const MICROS_PER_SECOND: f64 = 1e6;
 /// How long a publication's answer may take.
@@ -133,6 +133,7 @@ impl Fleet {
         progress.enter("publish");
         let payloads = PayloadMaker::new(run, arguments.payload);
         for sequence in 1..=u64::from(arguments.publications) {
+            self.all_ready(duration(arguments.reach_timeout)).await;
             let publication = self.publish(arguments, &payloads, sequence).await?;
             report.publications.push(publication);
         }
@@ -153,7 +154,7 @@ impl Fleet {
         let program = gateway_program(arguments.tidegate.as_deref())?;
         let url = match &arguments.redis {
             Some(url) => url.clone(),
-            None => format!("redis://{}", self.redis.insert(RedisServer::start().await?).address),
+            None => format!("redis://{}", self.redis.insert(RedisServer::start(&[]).await?).address),
         };
         let ping_ms = (arguments.ping_interval * 1e3) as u64;
         let settings = [
@@ -161,6 +162,8 @@ impl Fleet {
             ("TIDEGATE_REDIS__URL", url),
             ("TIDEGATE_REDIS__PREFIX", format!("million-{run:08x}")),
             ("TIDEGATE_WORKERS__COUNT", "1".to_owned()),
+            ("TIDEGATE_NAMESPACES__ALL__HISTORY_SIZE", "16".to_owned()),
+            ("TIDEGATE_NAMESPACES__ALL__HISTORY_TTL_S", "3600".to_owned()),
             ("TIDEGATE_SESSION__PING_INTERVAL_MS", ping_ms.to_string()),
             ("TIDEGATE_SESSION__PONG_TIMEOUT_MS", (ping_ms * 9 / 10).to_string()),
             ("TIDEGATE_LIMITS__HANDSHAKES_PER_ADDRESS_MAX", "0".to_owned()),
@@ -200,6 +203,18 @@ impl Fleet {
             }
             sleep(POLL * 4).await;
         }
+    }
+
+    /// Waits until every node says that it is ready, or so long: what is not ready by then shows in the figures.
+    async fn all_ready(&self, longest: Duration) {
+        let asked = timeout(longest, async {
+            for node in &self.nodes {
+                while call(node.internal, Method::GET, "/readyz", Bytes::new()).await.is_err() {
+                    sleep(POLL * 20).await;
+                }
+            }
+        });
+        let _ = asked.await;
     }
 
     async fn publish(

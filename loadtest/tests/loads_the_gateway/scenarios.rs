@@ -2,6 +2,7 @@
 
 use crate::gateway::{Gateway, build, run};
 use tidegate_loadtest::million::report::MillionReport;
+use tidegate_loadtest::redis::report::RedisReport;
 use tidegate_loadtest::report::{HandshakesReport, Report, SlowReport};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,6 +81,19 @@ async fn those_who_read_lose_nothing_to_those_who_do_not() {
         report.with.slow_ends
     );
     assert!(report.p999_ratio().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_held_against_bare_connections_to_the_same_redis() {
+    let program = build();
+    let line = format!("redis -d 0.4 --turns 2 -r 500 --batch 50 --quiet --tidegate {}", program.display());
+    let (status, report): (_, RedisReport) = run(&line).await;
+    assert_eq!(status, 0, "{:#?}", report.thresholds);
+    assert_eq!((report.rows.len(), report.failed(), report.received_over_needed), (20, 0, Some(1.0)));
+    assert!(report.rows.iter().all(|row| row.published > 0 && row.per_second > 0.0), "{:#?}", report.rows);
+    assert!(report.link_ratio().is_some() && report.api_per_second().is_some());
+    let timed = report.rows.iter().filter_map(|row| row.latency);
+    assert_eq!(timed.map(|latency| latency.count).collect::<Vec<_>>(), [200; 6]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The processes of a large run: nodes of the gateway, Redis between them, and whatever else is started and must end.
+//! The processes that a scenario starts itself: nodes of the gateway, Redis between them, and whatever else must end.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -73,7 +73,8 @@ impl Node {
 }
 
 impl RedisServer {
-    pub async fn start() -> io::Result<Self> {
+    /// `options` are further words of its command line.
+    pub async fn start(options: &[&str]) -> io::Result<Self> {
         // Between finding the port free and taking it, somebody else may; then Redis ends and this says so.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut process = Command::new("redis-server")
@@ -87,6 +88,7 @@ impl RedisServer {
                 "--appendonly",
                 "no",
             ])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -10,11 +10,8 @@ use crate::worker::Local;
 /// The most reads of one connection before others get their turn.
 const READS_MAX: usize = 8;
 
-/// Bytes of a short command: so many are read at once for each command that may still wait, lest the bound on those be
-/// met in a single read.
-const COMMAND_BYTES: usize = 16;
-/// What is read in any case.
-const READ_BYTES_MIN: usize = 256;
+/// What is read at once in any case.
+const READ_BYTES_MIN: usize = 64;
 
 /// Whether a connection has said all it had to say for now.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,8 +38,7 @@ impl Connection {
                 self.paused = true;
                 return Ok(Readiness::Congested);
             }
-            let fair = self.session.commands_left().saturating_mul(COMMAND_BYTES);
-            let room = fair.max(READ_BYTES_MIN).min(buffer.len());
+            let room = self.session.bytes_wanted().clamp(READ_BYTES_MIN, buffer.len());
             match self.stream.read(&mut buffer[..room]) {
                 Ok(0) => return Err(self.handle_end_of_stream()),
                 Ok(count) => {

@@ -47,6 +47,7 @@ impl Node {
         // Whoever begins here needs no more than that.
         let begins = want.since.is_none();
         let top = begins.then(|| self.broker.position_now(channel)).flatten()?;
+        self.with_channel(channel, |local| local.feed.anchor(top));
         self.metrics.past_told(PastFrom::Read);
         Some(HistoryPage { publications: Vec::new(), top })
     }

@@ -268,6 +268,34 @@ async fn a_client_far_ahead_of_its_answers_is_read_no_further_and_loses_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shortest_messages_may_come_all_at_once() {
+    let gateway = gateway()
+        .with("websocket.outbox_bytes_max", 64 << 20)
+        .with("session.messages_per_second", 0)
+        .with("session.bytes_per_second", 0)
+        .start()
+        .await;
+    let client = gateway.raw("chat").await;
+    gateway.metric_becomes("tidegate_subscriptions", 1.0).await;
+    let (mut messages, mut echoes) = client.split();
+    let sending = tokio::spawn(async move {
+        for _ in 0..20_000 {
+            messages.feed(Message::text("1")).await.expect("it stays open");
+        }
+        messages.flush().await.expect("it stays open");
+        messages
+    });
+    let mut count = 0;
+    while count < 20_000 {
+        match echoes.next().await {
+            Some(Ok(Message::Text(text))) => count += text.lines().count(),
+            other => panic!("after {count}: {other:?}"),
+        }
+    }
+    let _open = sending.await.expect("all are sent");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_longest_messages_may_follow_each_other() {
     let gateway = gateway()
         .with("session.queued_bytes_max", 2 << 20)

@@ -1,7 +1,7 @@
 //! A million connections on one machine: nodes over one Redis, and holders, each a process with its share.
 //!
-//! A process may open only so many files, so both ends are spread over many. Everything that is started ends with
-//! this process: nodes and Redis are stopped or killed, and a holder ends when its standard input does.
+//! A process may open only so many files, so both ends are spread over many. Everything that is started is ended
+//! here: nodes and Redis are stopped or killed, and a holder ends when its standard input does.
 
 pub mod holder;
 pub mod report;

@@ -2,7 +2,8 @@
 //! publication.
 //!
 //! Everything is asked of bare connections to the same Redis too, in turns, so that what is told are ratios of the
-//! same machine in the same minutes. Redis and the node are started here, and end with this process.
+//! same machine in the same minutes. Redis and the node are started here and ended here; a process that is killed leaves
+//! them behind.
 
 pub mod pump;
 pub mod reader;

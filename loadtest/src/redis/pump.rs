@@ -24,6 +24,7 @@ const ANSWERS: Duration = Duration::from_secs(20);
 /// Requests in one write.
 const COMMANDS_PER_WRITE: usize = 100;
 const REQUESTS_PER_WRITE: usize = 16;
+const API_ERROR: &[u8] = b"\"error\"";
 /// Connections that take turns where publications must be on time.
 const ON_TIME_CONNECTIONS: usize = 8;
 
@@ -33,13 +34,20 @@ pub struct Publishing {
     bytes: Vec<u8>,
     publications: u64,
     answer: &'static [u8],
+    /// What is in an answer that refuses.
+    error: &'static [u8],
 }
 
 impl Publishing {
     /// PUBLISH, pipelined.
     pub fn redis(channel: &str, payload: usize) -> Self {
         let one = redis_publish(channel, &fixed(payload));
-        Self { bytes: one.repeat(COMMANDS_PER_WRITE), publications: COMMANDS_PER_WRITE as u64, answer: b"\n" }
+        Self {
+            bytes: one.repeat(COMMANDS_PER_WRITE),
+            publications: COMMANDS_PER_WRITE as u64,
+            answer: b"\n",
+            error: b"-ERR",
+        }
     }
 
     /// One publication a request, pipelined.
@@ -48,7 +56,8 @@ impl Publishing {
         Self {
             bytes: one.repeat(REQUESTS_PER_WRITE),
             publications: REQUESTS_PER_WRITE as u64,
-            answer: b"HTTP/1.1 200",
+            answer: b"HTTP/1.1 ",
+            error: API_ERROR,
         }
     }
 
@@ -56,7 +65,12 @@ impl Publishing {
     pub fn api_batch(channel: &str, payload: usize, size: u16) -> Self {
         let one = format!("{{\"publish\":{}}}", publish_request(channel, &fixed(payload)));
         let body = format!("{{\"commands\":[{}]}}", vec![one; size.into()].join(","));
-        Self { bytes: http("/api/batch", &body), publications: size.into(), answer: b"{\"publish\":" }
+        Self {
+            bytes: http("/api/batch", &body),
+            publications: size.into(),
+            answer: b"{\"publish\":",
+            error: API_ERROR,
+        }
     }
 }
 
@@ -96,8 +110,8 @@ pub async fn flood(flood: Flood<'_>) -> io::Result<Sent> {
 }
 
 async fn one(mut socket: TcpStream, flood: &Flood<'_>, end: Instant) -> io::Result<Sent> {
-    let Publishing { bytes, publications, answer } = flood.publishing;
-    let mut answers = Answers::new(answer);
+    let Publishing { bytes, publications, answer, error } = flood.publishing;
+    let mut answers = Answers::new(answer, error);
     let mut writes = 0;
     loop {
         let sending = Instant::now() < end;
@@ -137,8 +151,8 @@ struct Answers {
 }
 
 impl Answers {
-    fn new(answer: &'static [u8]) -> Self {
-        let (answer, error) = (Finder::new(answer), Finder::new(b"\"error\""));
+    fn new(answer: &'static [u8], error: &'static [u8]) -> Self {
+        let (answer, error) = (Finder::new(answer), Finder::new(error));
         Self { buffer: vec![0; BUFFER_BYTES], kept: 0, answer, error, counted: 0, failed: 0 }
     }
 
@@ -263,7 +277,7 @@ mod tests {
     fn answers_are_counted_once_however_they_are_cut() {
         let text = b"x{\"publish\":{}},{\"publish\":{\"error\":1}},{\"publish\":{}}".repeat(10);
         for size in 1..30 {
-            let mut answers = Answers::new(b"{\"publish\":");
+            let mut answers = Answers::new(b"{\"publish\":", API_ERROR);
             for piece in text.chunks(size) {
                 answers.room()[..piece.len()].copy_from_slice(piece);
                 answers.take(piece.len()).unwrap();

@@ -41,8 +41,9 @@ impl Backlog {
         Some(command)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.commands.len()
+    /// How many commands wait, and how many bytes they hold.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.commands.len(), self.bytes)
     }
 
     /// Whether half of what is allowed waits: time to let the client wait too.

@@ -54,6 +54,8 @@ mod on_unsubscribe;
 /// Most subscribe commands of one connection that are under way at once.
 pub const JOINS_MAX: usize = 16;
 
+/// The least that a command takes on the wire: a masked frame of the bare endpoint without a payload.
+const COMMAND_BYTES_MIN: usize = 6;
 /// No token outlives this: a longer expiry is cut to it, and asked to be refreshed then. 365 days.
 const EXPIRY_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
@@ -174,11 +176,14 @@ impl Session {
         self.backlog.as_ref().is_some_and(|backlog| backlog.is_half_full(&self.context.settings))
     }
 
-    /// How many more commands may wait for earlier ones. Whoever reads takes in no more at once, because a client is
-    /// only to blame for what it sends after it is no longer read from.
-    pub fn commands_left(&self) -> usize {
-        let waiting = self.backlog.as_ref().map_or(0, |backlog| backlog.len());
-        (self.context.settings.queued_commands_max as usize).saturating_sub(waiting)
+    /// About as many bytes as can be read at once without more commands than may wait for earlier ones: a client is only
+    /// to blame for those that it sends after it is no longer read from.
+    pub fn bytes_wanted(&self) -> usize {
+        let Settings { queued_commands_max, queued_bytes_max, .. } = self.context.settings;
+        let (commands, bytes) = self.backlog.as_ref().map_or((0, 0), |backlog| backlog.size());
+        let commands_left = (queued_commands_max as usize).saturating_sub(commands);
+        let bytes_left = (queued_bytes_max as usize).saturating_sub(bytes);
+        commands_left.saturating_mul(COMMAND_BYTES_MIN).min(bytes_left)
     }
 
     /// The channels that have been joined and not left, those included whose join is not answered yet. After the

@@ -54,7 +54,7 @@ fn refused() -> (Reply, BytesMut) {
 #[library_benchmark]
 #[bench::connected(args = (), setup = connected, config = counted(1_421))]
 #[bench::subscribed(args = (0), setup = subscribed, config = counted(1_320))]
-#[bench::subscribed_and_recovered_10(args = (10), setup = subscribed, config = counted(5_828))]
+#[bench::subscribed_and_recovered_10(args = (10), setup = subscribed, config = counted(5_908))]
 #[bench::published(args = (), setup = published, config = counted(457))]
 #[bench::refused(args = (), setup = refused, config = counted(811))]
 fn reply((reply, mut out): (Reply, BytesMut)) -> (Reply, BytesMut) {
@@ -72,9 +72,9 @@ fn from_a_client(bytes: usize) -> (Channel, Publication, BytesMut) {
 }
 
 #[library_benchmark]
-#[bench::bytes_128(args = (128), setup = plain, config = counted(999))]
-#[bench::bytes_4096(args = (4096), setup = plain, config = counted(1_862))]
-#[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(2_120))]
+#[bench::bytes_128(args = (128), setup = plain, config = counted(991))]
+#[bench::bytes_4096(args = (4096), setup = plain, config = counted(1_854))]
+#[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(2_112))]
 fn push(
     (channel, publication, mut out): (Channel, Publication, BytesMut),
 ) -> (Channel, Publication, BytesMut) {

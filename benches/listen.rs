@@ -33,8 +33,8 @@ fn many_channels() -> Sample {
 }
 
 #[library_benchmark]
-#[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_222))]
-#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_622))]
+#[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_220))]
+#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_619))]
 fn subscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let joined = hub.join(black_box(&channel), subscriber);
     black_box(joined);
@@ -53,8 +53,8 @@ fn of_many_channels() -> Sample {
 }
 
 #[library_benchmark]
-#[bench::in_one_channel(args = (), setup = of_one_channel, config = counted(413))]
-#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(983))]
+#[bench::in_one_channel(args = (), setup = of_one_channel, config = counted(433))]
+#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(1_003))]
 fn unsubscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let left = hub.leave(black_box(channel.as_str()), subscriber.key);
     assert!(left.is_some());
@@ -74,7 +74,7 @@ fn in_sixteen() -> (Hub, u32) {
 }
 
 #[library_benchmark]
-#[bench::of_sixteen_channels(args = (), setup = in_sixteen, config = counted(1_582))]
+#[bench::of_sixteen_channels(args = (), setup = in_sixteen, config = counted(1_518))]
 fn disconnect((mut hub, key): (Hub, u32)) -> (Hub, u32) {
     let mut last = 0;
     hub.remove_all(black_box(key), |_, left| last += u32::from(left.last));

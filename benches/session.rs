@@ -65,7 +65,7 @@ fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
 }
 
 #[library_benchmark]
-#[bench::connect_and_subscribe(args = (), setup = context, config = counted(15_364))]
+#[bench::connect_and_subscribe(args = (), setup = context, config = counted(15_377))]
 fn opened(context: Arc<Context>) -> (Session, u32) {
     let protocol = Arc::new(CentrifugeJson);
     let opening = Opening { client: info().client, protocol, context, seed: 7 };
@@ -105,7 +105,7 @@ fn an_open_one() -> (Session, u32) {
 }
 
 #[library_benchmark]
-#[bench::publish_128(args = (128), setup = publishing, config = counted(8_831))]
+#[bench::publish_128(args = (128), setup = publishing, config = counted(8_697))]
 #[bench::unsubscribe(args = (), setup = subscribed, config = counted(4_886))]
 #[bench::pong(args = (), setup = pinged, config = counted(1_270))]
 fn command((mut session, message): (Session, String)) -> (Session, String) {

@@ -107,6 +107,7 @@ pub fn hub(subscribers: u32, variants: &[Variant]) -> Hub {
     let mut hub = hub_before_its_first(subscribers, variants);
     let first = Prepared::new(channel(CHANNEL), publication(128, 1), 0, &Arc::default());
     hub.deliver(CHANNEL, &[first], &mut Counter::default());
+    hub.finish_sweeps(&mut Counter::default());
     hub
 }
 

@@ -70,6 +70,16 @@ impl<T> FlushWindows<T> {
         std::mem::take(&mut window.waiting)
     }
 
+    /// Takes what waits anywhere.
+    pub fn take_all(&mut self) -> Vec<(Channel, Vec<T>)> {
+        let waiting = self.open.iter_mut().filter(|(_, window)| !window.waiting.is_empty());
+        let take = |(channel, window): (&Channel, &mut Window<T>)| {
+            window.bytes = 0;
+            (channel.clone(), std::mem::take(&mut window.waiting))
+        };
+        waiting.map(take).collect()
+    }
+
     /// When the next window closes.
     pub fn next_close(&self) -> Option<Moment> {
         self.closing.peek().map(|Reverse((at, _))| *at)
@@ -180,6 +190,9 @@ mod tests {
         assert!(pass(&mut windows, 1, "a", 2, 10).is_empty());
         assert_eq!(windows.take("a"), [2]);
         assert!(pass(&mut windows, 2, "a", 3, 10).is_empty());
-        assert_eq!(close(&mut windows, 5), [("a".to_owned(), vec![3])]);
+        assert_eq!(pass(&mut windows, 2, "b", 4, 10), [4]);
+        assert_eq!(windows.take_all(), [(channel("a"), vec![3])]);
+        assert!(pass(&mut windows, 3, "a", 5, 10).is_empty());
+        assert_eq!(close(&mut windows, 5), [("a".to_owned(), vec![5])]);
     }
 }

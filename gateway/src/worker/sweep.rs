@@ -12,7 +12,9 @@ use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use slab::Slab;
 
+use crate::clock::Clock;
 use crate::connection::Connection;
+use crate::telemetry::Metrics;
 use crate::transport::direct;
 use crate::worker::{Flags, Tally};
 
@@ -23,6 +25,8 @@ pub(super) struct Sweep<'w> {
     pub(super) flags: &'w mut [Flags],
     pub(super) unwritten: &'w mut Vec<u32>,
     pub(super) tally: &'w mut Tally,
+    pub(super) metrics: &'w Metrics,
+    pub(super) clock: Clock,
     pub(super) outbox_bytes_max: usize,
     pub(super) aftermath: &'w mut Vec<Aftermath>,
 }
@@ -53,6 +57,12 @@ impl Sink for Sweep<'_> {
                 }
             }
         }
+    }
+
+    fn delivered(&mut self, publications: &[Arc<Prepared>]) {
+        let Some(first) = publications.first() else { return };
+        let micros = self.clock.micros().saturating_sub(first.received_micros());
+        self.metrics.publish_to_socket_seconds.observe(micros as f64 / 1e6);
     }
 
     fn insufficient(&mut self, key: u32, channel: &Channel) {

@@ -42,6 +42,7 @@ impl Worker {
                 }
             }
             self.read_on(&mut buffer);
+            self.sweep_on();
             self.take_inbox(&mut queue, &mut buffer);
             self.handle_timers();
             self.step_drain();
@@ -52,7 +53,7 @@ impl Worker {
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
-        if !self.local.unread.is_empty() {
+        if !self.local.unread.is_empty() || self.local.hub.is_sweeping() {
             return Some(Duration::ZERO);
         }
         let now = self.clock.now();
@@ -122,6 +123,10 @@ impl Worker {
     }
 
     fn handle_event(&mut self, event: Event, buffer: &mut [u8]) {
+        if matches!(event, Event::Disconnect(..) | Event::Unsubscribe(..) | Event::Drain { .. } | Event::Stop)
+        {
+            self.deliver_everything();
+        }
         match event {
             Event::Open(new) => self.open(*new, buffer),
             Event::Publication(prepared) => self.deliver(prepared.channel(), std::slice::from_ref(&prepared)),
@@ -200,12 +205,25 @@ impl Worker {
     }
 
     pub(super) fn deliver(&mut self, channel: &Channel, publications: &[Arc<Prepared>]) {
-        let Some(first) = publications.first() else { return };
-        let before = self.local.tally.deliveries;
-        self.sweep(|hub, sweep| hub.deliver(channel.as_str(), publications, sweep));
-        if self.local.tally.deliveries > before {
-            let micros = self.clock.micros().saturating_sub(first.received_micros());
-            self.metrics.publish_to_socket_seconds.observe(micros as f64 / 1e6);
+        if !publications.is_empty() {
+            self.sweep(|hub, sweep| hub.deliver(channel.as_str(), publications, sweep));
+        }
+    }
+
+    /// Goes on with a channel of so many subscribers that one turn was not to serve them all.
+    fn sweep_on(&mut self) {
+        if self.local.hub.is_sweeping() {
+            self.sweep(|hub, sweep| hub.sweep_on(sweep));
+        }
+    }
+
+    /// Whoever is to be closed or taken from a channel gets what was published before that.
+    fn deliver_everything(&mut self) {
+        for (channel, publications) in self.windows.take_all() {
+            self.deliver(&channel, &publications);
+        }
+        if self.local.hub.is_sweeping() {
+            self.sweep(|hub, sweep| hub.finish_sweeps(sweep));
         }
     }
 
@@ -218,6 +236,8 @@ impl Worker {
             flags: &mut local.flags,
             unwritten: &mut local.unwritten,
             tally: &mut local.tally,
+            metrics: &self.metrics,
+            clock: self.clock,
             outbox_bytes_max: local.websocket.outbox_bytes_max,
             aftermath: &mut aftermath,
         };

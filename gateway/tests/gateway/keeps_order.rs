@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -157,18 +158,29 @@ async fn publishers_at_once_are_heard_in_one_order_by_all() {
 
 #[tokio::test]
 async fn within_a_flush_interval_publications_leave_as_one_message() {
-    let gateway = gateway().with("namespaces.stream.flush_interval_ms", 3_000).start().await;
-    let mut client = gateway.connect().await;
-    client.subscribe("stream:paced").await;
-    for number in 1..=5 {
-        gateway.publish("stream:paced", json!(number)).await;
-    }
+    const INTERVAL: Duration = Duration::from_millis(1_500);
+    let gateway =
+        gateway().with("namespaces.stream.flush_interval_ms", INTERVAL.as_millis() as u32).start().await;
     let offsets = |message: &str| -> Vec<u64> {
         let pushes = message.lines().map(|line| serde_json::from_str(line).expect("JSON"));
         pushes.map(|push: Value| push["push"]["pub"]["offset"].as_u64().expect("an offset")).collect()
     };
-    assert_eq!(offsets(&client.socket.text().await), [1], "the first after a pause does not wait");
-    assert_eq!(offsets(&client.socket.text().await), [2, 3, 4, 5]);
+    // Only where all were published within the interval is anything promised: a machine can be too busy for that.
+    for attempt in 0..20 {
+        let channel = format!("stream:paced-{attempt}");
+        let mut client = gateway.connect().await;
+        client.subscribe(&channel).await;
+        let began = Instant::now();
+        for number in 1..=5 {
+            gateway.publish(&channel, json!(number)).await;
+        }
+        if began.elapsed() < INTERVAL {
+            assert_eq!(offsets(&client.socket.text().await), [1], "the first after a pause does not wait");
+            assert_eq!(offsets(&client.socket.text().await), [2, 3, 4, 5]);
+            return;
+        }
+    }
+    panic!("five publications take {INTERVAL:?} each time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,7 @@ mod guards_the_door;
 mod keeps_order;
 mod leaves_nothing_behind;
 mod serves_commands;
+mod serves_many;
 mod serves_raw;
 mod serves_tls;
 mod spans_nodes;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shared::position::StreamPosition;
 
 use super::hold_back::follows;
-use super::members::{Members, swap_out};
+use super::members::Members;
 use super::places::{At, List};
 use super::prepared::Prepared;
 use super::subscriber::Sink;
@@ -13,19 +13,28 @@ use super::{Counts, Hub};
 
 impl Hub {
     /// Publications of one channel, in the order they came. Subscribers get as many of them at a time as follow
-    /// each other, so that the sink can write them as one.
+    /// each other, so that the sink can write them as one. In a channel of many, some are served now and the others by
+    /// [`Hub::sweep_on`].
     pub fn deliver(&mut self, channel: &str, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         let Some(&id) = self.ids.get(channel) else { return };
+        if !self.wait_for_sweep(id, publications, sink) {
+            self.advance_by(id, publications, sink);
+        }
+    }
+
+    /// The same for a channel that is not being swept.
+    pub(super) fn advance_by(&mut self, id: u32, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         let mut rest = publications;
         while let (Some(next), Some(members)) = (rest.first(), self.channels.get_mut(id as usize)) {
             let run = if members.has_waiting() { 0 } else { members.follow(rest) };
             if run > 0 {
                 let now;
                 (now, rest) = rest.split_at(run);
-                if !members.live.is_empty() {
-                    sink.deliver(&members.live, now);
-                }
                 hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
+                self.begin_sweep(id, now, sink);
+                if !rest.is_empty() {
+                    self.finish_sweep(id, sink);
+                }
                 continue;
             }
             match members.classify(next.position()) {
@@ -41,6 +50,7 @@ impl Hub {
     /// and miss something are told.
     pub fn lost(&mut self, channel: &str, position: StreamPosition, sink: &mut impl Sink) {
         let Some(&id) = self.ids.get(channel) else { return };
+        self.finish_sweep(id, sink);
         let Some(members) = self.channels.get_mut(id as usize) else { return };
         if members.classify(Some(position)) != Step::Duplicate {
             self.advance(id, What::Lost(position), true, sink);
@@ -56,7 +66,7 @@ impl Hub {
             let mut index = 0;
             while let Some(subscriber) = members.live.get(index).copied() {
                 if subscriber.positioned {
-                    swap_out(&mut members.live, index, List::Live, id, &mut self.places);
+                    members.take_live(index, id, &mut self.places);
                     told.push(subscriber.key);
                 } else {
                     index += 1;
@@ -90,6 +100,9 @@ impl Hub {
                 if !subscribers.is_empty() {
                     sink.deliver(subscribers, now);
                 }
+            }
+            if !(members.live.is_empty() && only.is_empty()) {
+                sink.delivered(now);
             }
             hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
         }

@@ -54,6 +54,7 @@ impl Hub {
 
     fn forget(&mut self, id: u32) {
         let members = self.channels.remove(id as usize);
+        self.sweeps.forget(id);
         self.ids.remove(members.channel.as_str());
     }
 }

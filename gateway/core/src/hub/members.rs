@@ -17,6 +17,8 @@ pub(super) struct Members {
     pub(super) stream: Option<StreamPosition>,
     /// Those who get every publication, as soon as it comes.
     pub(super) live: Vec<Subscriber>,
+    /// While the channel is swept: so many at the front of `live` are still to be served.
+    pub(super) unserved: u32,
     /// The others. Most channels have none most of the time.
     pub(super) aside: Option<Box<Aside>>,
 }
@@ -54,7 +56,7 @@ const _: () = assert!(size_of::<Members>() <= 112, "there can be as many channel
 
 impl Members {
     pub(super) fn new(channel: Channel) -> Self {
-        Self { channel, stream: None, live: Vec::new(), aside: None }
+        Self { channel, stream: None, live: Vec::new(), unserved: 0, aside: None }
     }
 
     pub(super) fn aside(&mut self) -> &mut Aside {
@@ -104,9 +106,7 @@ impl Members {
     pub(super) fn take_out(&mut self, at: At, id: u32, places: &mut Places) -> usize {
         let mut freed = 0;
         match (at.list(), self.aside.as_mut()) {
-            (List::Live, _) => {
-                swap_out(&mut self.live, at.index(), List::Live, id, places);
-            }
+            (List::Live, _) => self.take_live(at.index(), id, places),
             (List::Joining, Some(aside)) => {
                 swap_out(&mut aside.joining, at.index(), List::Joining, id, places);
                 freed = aside.let_go();
@@ -121,6 +121,20 @@ impl Members {
         }
         self.drop_unused_aside();
         freed
+    }
+
+    pub(super) fn take_live(&mut self, mut index: usize, id: u32, places: &mut Places) {
+        if index < self.unserved as usize {
+            // One who has been served must not come to stand among those who have not.
+            self.unserved -= 1;
+            let last = self.unserved as usize;
+            if index != last {
+                self.live.swap(index, last);
+                places.set(self.live[index].key, id, At::new(List::Live, index));
+                index = last;
+            }
+        }
+        swap_out(&mut self.live, index, List::Live, id, places);
     }
 
     pub(super) fn drop_unused_aside(&mut self) {

@@ -1,7 +1,7 @@
 //! Who, on one worker, listens to what.
 //!
 //! One hub belongs to one worker thread: no locks, nothing shared but the [`Prepared`] publications. A connection
-//! is a number, a channel is a dense list of subscribers that is handed to the [`Sink`] as it is. What makes a
+//! is a number, a channel is a dense list of subscribers that is handed to the [`Sink`] as it is, piece by piece. What makes a
 //! subscriber special (still joining, ahead of this worker, told of a hole) is kept beside that list, so that the
 //! loop over it asks nothing.
 //!
@@ -16,6 +16,7 @@ mod members;
 mod places;
 mod prepared;
 mod subscriber;
+mod sweep;
 mod variants;
 mod websocket_frames;
 
@@ -29,11 +30,13 @@ pub use join::Joined;
 pub use leave::Left;
 pub use prepared::{Prepared, Writable};
 pub use subscriber::{Sink, Subscriber};
+pub use sweep::SWEEP_PIECE;
 pub use variants::{ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
 pub use websocket_frames::{DEFLATE_LEVEL, DEFLATE_MIN_BYTES, DeflateOptions, WebSocketFrames};
 
 use members::Members;
 use places::Places;
+use sweep::Sweeps;
 
 /// The subscriptions of one worker's connections.
 #[derive(Debug, Default)]
@@ -41,6 +44,7 @@ pub struct Hub {
     ids: FxHashMap<Channel, u32>,
     channels: Slab<Members>,
     places: Places,
+    sweeps: Sweeps,
     limits: HoldLimits,
     held_bytes: usize,
     counts: Counts,

@@ -29,6 +29,9 @@ pub trait Sink {
     /// Write all of these publications, in this order, to each of these subscribers. They are of one channel.
     fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]);
 
+    /// All who were to have these from the channel's list have been served.
+    fn delivered(&mut self, _publications: &[Arc<Prepared>]) {}
+
     /// This subscriber missed something of its stream that the hub cannot give it. It gets nothing more from the
     /// channel until it has left and joined again.
     fn insufficient(&mut self, key: u32, channel: &Channel);

@@ -97,7 +97,8 @@ impl Worker {
             life,
             index,
             common: common.clone(),
-            hub: Hub::new(limits),
+            // So few clients are in a channel here that even two are many.
+            hub: Hub::new(limits).with_sweep_piece(1),
             wheel: TimerWheel::new(now),
             connections: Slab::new(),
             inbox: Vec::new(),
@@ -166,6 +167,10 @@ impl Worker {
     /// Takes what is in the inbox, by channel.
     pub(crate) fn run(&mut self, net: &mut Net) {
         self.is_to_run = false;
+        if self.hub.is_sweeping() {
+            net.stats.count("sweeps gone on with");
+            self.with_hub(net, |hub, writer| hub.sweep_on(writer));
+        }
         let mut by_channel: BTreeMap<Channel, Vec<Arc<Prepared>>> = BTreeMap::new();
         for item in std::mem::take(&mut self.inbox) {
             match item {
@@ -186,6 +191,9 @@ impl Worker {
         }
         for (channel, position) in std::mem::take(&mut self.overflow) {
             self.with_hub(net, |hub, writer| hub.lost(channel.as_str(), position, writer));
+        }
+        if self.hub.is_sweeping() {
+            self.wake(net);
         }
     }
 

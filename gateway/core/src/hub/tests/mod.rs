@@ -3,6 +3,7 @@
 mod against_a_model;
 mod bundling;
 mod encode_once;
+mod sweeping;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,173 @@
+//! A channel of many subscribers is served in pieces, and what happens in between leaves nobody out and nobody with
+//! something twice.
+
+use super::*;
+use crate::hub::sweep::{WAITING_BYTES_MAX, WAITING_PUBLICATIONS_MAX};
+
+/// Served two at a time.
+fn bench(subscribers: u32) -> Bench {
+    let mut bench = Bench { hub: Hub::default().with_sweep_piece(2), ..Bench::default() };
+    for key in 0..subscribers {
+        bench.live(key, at(0));
+    }
+    // The first publication finds everyone waiting for the stream to reach them.
+    bench.publish([at(1)]);
+    bench
+}
+
+impl Bench {
+    fn sweep_on(&mut self) {
+        self.hub.sweep_on(&mut self.seen);
+    }
+
+    /// Who has this one.
+    fn have(&self, offset: u64) -> Vec<u32> {
+        let keys = self.seen.got.keys().copied();
+        keys.filter(|&key| self.seen.offsets(key).contains(&offset)).collect()
+    }
+}
+
+#[test]
+fn many_are_served_a_piece_at_a_time_and_everyone_once() {
+    let mut bench = bench(5);
+    bench.publish([at(2)]);
+    let mut counts = vec![bench.have(2).len()];
+    while bench.hub.is_sweeping() {
+        bench.sweep_on();
+        counts.push(bench.have(2).len());
+    }
+    assert_eq!(counts, [2, 4, 5]);
+    for key in 0..5 {
+        assert_eq!(bench.seen.offsets(key), [1, 2]);
+    }
+    bench.sweep_on();
+    assert_eq!(bench.have(2).len(), 5, "there is nothing to go on with");
+}
+
+#[test]
+fn a_channel_of_few_does_not_wait_for_a_channel_of_many() {
+    let mut bench = bench(5);
+    let few = channel("few");
+    bench.hub.join(&few, subscriber(9, false));
+    bench.hub.go_live("few", 9, None, &mut bench.seen);
+    bench.publish([at(2)]);
+    bench.hub.deliver("few", &[publication(None)], &mut bench.seen);
+    assert!(bench.hub.is_sweeping());
+    assert_eq!(bench.seen.offsets(9), [0]);
+}
+
+#[test]
+fn channels_of_many_take_turns() {
+    let mut bench = bench(5);
+    let other = channel("other");
+    for key in 10..15 {
+        bench.hub.join(&other, subscriber(key, false));
+        bench.hub.go_live("other", key, None, &mut bench.seen);
+    }
+    bench.publish([at(2)]);
+    bench.hub.deliver("other", &[publication(None)], &mut bench.seen);
+    let mut counts = Vec::new();
+    while bench.hub.is_sweeping() {
+        bench.sweep_on();
+        counts.push((bench.have(2).len(), bench.have(0).len()));
+    }
+    assert_eq!(counts, [(4, 2), (4, 4), (5, 4), (5, 5)]);
+}
+
+#[test]
+fn what_comes_while_a_channel_is_swept_follows_as_one() {
+    let mut bench = bench(5);
+    bench.publish([at(2)]);
+    bench.publish([at(3)]);
+    bench.publish([at(4)]);
+    while bench.hub.is_sweeping() {
+        bench.sweep_on();
+    }
+    for key in 0..5 {
+        assert_eq!(bench.seen.offsets(key), [1, 2, 3, 4]);
+    }
+    assert_eq!(bench.seen.calls[bench.seen.calls.len() - 6..], [1, 1, 1, 2, 2, 2]);
+}
+
+#[test]
+fn too_much_behind_a_sweep_finishes_it() {
+    let mut bench = bench(5);
+    let last = 2 + WAITING_PUBLICATIONS_MAX as u64;
+    for offset in 2..=last {
+        bench.publish([at(offset)]);
+    }
+    assert_eq!(bench.seen.offsets(0), [1], "its turn has not come");
+    bench.publish([at(last + 1)]);
+    assert!(!bench.hub.is_sweeping());
+    assert_eq!(bench.have(last + 1).len(), 5);
+
+    let large = |offset| {
+        let payload = Payload::text("x".repeat(WAITING_BYTES_MAX / 2 + 1));
+        let publication = Publication { position: Some(at(offset)), ..Publication::new(payload) };
+        Prepared::new(channel("news"), publication, 0, &Arc::default())
+    };
+    let next = last + 2;
+    bench.hub.deliver("news", &[large(next)], &mut bench.seen);
+    bench.hub.deliver("news", &[large(next + 1)], &mut bench.seen);
+    assert_eq!((bench.have(next).len(), bench.have(next + 1).len()), (2, 0));
+    bench.hub.deliver("news", &[large(next + 2)], &mut bench.seen);
+    assert_eq!(bench.have(next + 2).len(), 5);
+    assert!(!bench.hub.is_sweeping());
+}
+
+#[test]
+fn who_leaves_takes_nobody_elses_turn() {
+    for leaver in 0..6 {
+        let mut bench = bench(6);
+        bench.publish([at(2)]);
+        bench.hub.leave("news", leaver);
+        while bench.hub.is_sweeping() {
+            bench.sweep_on();
+        }
+        for key in (0..6).filter(|&key| key != leaver) {
+            assert_eq!(bench.seen.offsets(key), [1, 2], "{key} after {leaver} left");
+        }
+    }
+}
+
+#[test]
+fn who_goes_live_while_the_channel_is_swept_is_past_what_is_under_way() {
+    let mut bench = bench(5);
+    bench.publish([at(2)]);
+    bench.live(7, at(2));
+    bench.publish([at(3)]);
+    while bench.hub.is_sweeping() {
+        bench.sweep_on();
+    }
+    assert_eq!(bench.seen.offsets(7), [3]);
+    assert_eq!(bench.have(3).len(), 6);
+}
+
+#[test]
+fn a_channel_that_all_have_left_is_swept_no_further() {
+    let mut bench = bench(5);
+    bench.publish([at(2)]);
+    bench.publish([at(3)]);
+    for key in 0..5 {
+        bench.hub.leave("news", key);
+    }
+    assert!(!bench.hub.is_sweeping());
+    // Another channel may have its number now.
+    let other = channel("other");
+    for key in 10..15 {
+        bench.hub.join(&other, subscriber(key, false));
+        bench.hub.go_live("other", key, None, &mut bench.seen);
+    }
+    bench.sweep_on();
+    assert!((10..15).all(|key| bench.seen.offsets(key).is_empty()));
+}
+
+#[test]
+fn a_gap_is_told_after_all_have_what_came_before_it() {
+    let mut bench = bench(5);
+    bench.publish([at(2)]);
+    bench.hub.lost("news", at(3), &mut bench.seen);
+    assert_eq!(bench.have(2).len(), 5);
+    assert_eq!(bench.seen.told.len(), 5);
+    assert!(!bench.hub.is_sweeping());
+}

@@ -15,6 +15,7 @@ use shared::framing::websocket;
 use crate::broker::{BrokerError, PublishRequest};
 use crate::connection::Connection;
 use crate::node::Node;
+use crate::presence::Added;
 use crate::telemetry::labels::Source;
 use crate::worker::Local;
 use crate::worker::inbox::Event;
@@ -115,8 +116,9 @@ impl Connection {
         } else {
             local.node.delivered(&channel)
         };
+        let present = presence.map_or(Added::Now, |info| local.node.enter_presence(channel.clone(), info));
         // Most who come back after a fault need not wait: one of them has read for all.
-        if delivered.is_now() && presence.is_none() {
+        if delivered.is_now() && matches!(present, Added::Now) {
             let known = match &past {
                 Some(wanted) => local.node.known_past(&channel, wanted).map(Some),
                 None => Some(None),
@@ -125,13 +127,10 @@ impl Connection {
                 return self.answer(local, ticket, OutcomeResult::Joined(Ok(known)));
             }
         }
-        let present = presence.map(|info| local.node.enter_presence(channel.clone(), info));
         self.ask(local, ticket, move |node| async move {
             let joining = async {
                 delivered.wait().await?;
-                if let Some(present) = present
-                    && let Err(error) = present.await
-                {
+                if let Err(error) = present.wait().await {
                     // The node keeps trying; a channel without a list of who is there beats no channel.
                     tracing::warn!(%error, %channel, "a subscriber is not in the channel's presence yet");
                 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::BoxFuture;
 use gateway_core::effect::PresenceStats;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
@@ -11,6 +10,7 @@ use shared::publication::ClientInfo;
 
 use crate::broker::BrokerError;
 use crate::node::Node;
+use crate::presence::Added;
 
 impl Node {
     pub async fn history(
@@ -28,13 +28,8 @@ impl Node {
         removed
     }
 
-    /// Shows a client in a channel's presence. Begun by the call itself, so that a later leave comes later; the
-    /// future tells when others can see it.
-    pub(crate) fn enter_presence(
-        &self,
-        channel: Channel,
-        info: ClientInfo,
-    ) -> BoxFuture<'static, Result<(), BrokerError>> {
+    /// Shows a client in a channel's presence. Begun by the call itself, so that a later leave comes later.
+    pub(crate) fn enter_presence(&self, channel: Channel, info: ClientInfo) -> Added {
         self.presence.add(channel, info)
     }
 

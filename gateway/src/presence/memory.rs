@@ -11,7 +11,7 @@ use shared::channel::Channel;
 use shared::id::{ClientId, UserId};
 use shared::publication::ClientInfo;
 
-use super::Presence;
+use super::{Added, Presence};
 use crate::broker::BrokerError;
 
 /// Locks the channels are spread over.
@@ -47,9 +47,9 @@ impl Default for MemoryPresence {
 }
 
 impl Presence for MemoryPresence {
-    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn add(&self, channel: Channel, info: ClientInfo) -> Added {
         self.shard(&channel).lock().entry(channel).or_default().add(info);
-        ready(Ok(())).boxed()
+        Added::Now
     }
 
     fn remove(&self, channel: Channel, client: ClientId) {

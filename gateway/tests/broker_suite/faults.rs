@@ -52,7 +52,7 @@ async fn all_calls(node: &Node) -> Vec<(&'static str, Duration, Result<(), Broke
     time!("announce", broker.announce("me", bytes::Bytes::new(), Duration::from_secs(1)));
     time!("nodes", broker.nodes());
     time!("retire", broker.retire("me"));
-    time!("presence add", node.presence.add(a.clone(), crate::presence::info(1, "ann")));
+    time!("presence add", node.presence.add(a.clone(), crate::presence::info(1, "ann")).wait());
     time!("presence clients", node.presence.clients(a.clone()));
     time!("presence stats", node.presence.stats(a.clone()));
     results

@@ -15,7 +15,7 @@ pub fn info(client: u128, user: &str) -> ClientInfo {
 
 impl Node {
     pub async fn enter(&self, channel: &Channel, info: &ClientInfo) {
-        self.presence.add(channel.clone(), info.clone()).await.expect("added");
+        self.presence.add(channel.clone(), info.clone()).wait().await.expect("added");
     }
 
     pub async fn leave(&self, channel: &Channel, info: &ClientInfo) {

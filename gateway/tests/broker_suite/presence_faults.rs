@@ -93,7 +93,7 @@ async fn a_redis_that_comes_back_empty_learns_who_is_present() {
     redis.server.kill();
     // Leaving while Redis is away counts too, and so does coming.
     node.leave(&channels[0], &info(1, "ann")).await;
-    let late = node.presence.add(channels[1].clone(), info(2, "bob")).await;
+    let late = node.presence.add(channels[1].clone(), info(2, "bob")).wait().await;
     assert!(late.is_err(), "nobody can see bob yet");
     redis.server.restart();
     for (channel, expected) in [(&channels[0], (0, 0)), (&channels[1], (2, 2)), (&channels[1_999], (1, 1))] {

@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::flush::Flusher;
 use self::local::{Local, Waiter};
 use self::read::LiveNodes;
-use super::Presence;
+use super::{Added, Presence};
 use crate::broker::BrokerError;
 use crate::broker::redis::{Config, RedisBroker};
 
@@ -79,11 +79,11 @@ impl RedisPresence {
 }
 
 impl Presence for RedisPresence {
-    fn add(&self, channel: Channel, info: ClientInfo) -> BoxFuture<'static, Result<(), BrokerError>> {
+    fn add(&self, channel: Channel, info: ClientInfo) -> Added {
         let (waiter, written) = oneshot::channel();
         self.shared.local.lock().add(channel, info, waiter);
         self.shared.changed.notify_one();
-        self.deadline(written).boxed()
+        Added::Later(self.deadline(written).boxed())
     }
 
     fn remove(&self, channel: Channel, client: ClientId) {

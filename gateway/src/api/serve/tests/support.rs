@@ -43,7 +43,7 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>) {
 
 /// Shows a client in a channel's presence.
 pub(super) async fn enter(node: &Node, channel: Channel, info: ClientInfo) {
-    node.enter_presence(channel, info).await.unwrap();
+    node.enter_presence(channel, info).wait().await.unwrap();
 }
 
 #[derive(Debug, Default)]

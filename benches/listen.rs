@@ -33,8 +33,8 @@ fn many_channels() -> Sample {
 }
 
 #[library_benchmark]
-#[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_220))]
-#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_619))]
+#[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_240))]
+#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_640))]
 fn subscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let joined = hub.join(black_box(&channel), subscriber);
     black_box(joined);
@@ -53,8 +53,8 @@ fn of_many_channels() -> Sample {
 }
 
 #[library_benchmark]
-#[bench::in_one_channel(args = (), setup = of_one_channel, config = counted(433))]
-#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(1_003))]
+#[bench::in_one_channel(args = (), setup = of_one_channel, config = counted(431))]
+#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(1_005))]
 fn unsubscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let left = hub.leave(black_box(channel.as_str()), subscriber.key);
     assert!(left.is_some());

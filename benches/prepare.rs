@@ -81,8 +81,8 @@ fn deflated_backlog(count: u64) -> Backlog {
 
 // Several waiting publications to one frame.
 #[library_benchmark]
-#[bench::plain_8(args = (8), setup = backlog, config = counted(12_927))]
-#[bench::deflated_8(args = (8), setup = deflated_backlog, config = counted(324_243))]
+#[bench::plain_8(args = (8), setup = backlog, config = counted(13_517))]
+#[bench::deflated_8(args = (8), setup = deflated_backlog, config = counted(324_691))]
 fn bundle((publications, variant): Backlog) -> (Vec<Arc<Prepared>>, usize) {
     let mut bundles = gateway_core::hub::Bundles::new(&publications);
     let writes = bundles.get(black_box(variant)).writes.len();

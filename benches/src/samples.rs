@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use gateway_core::hub::{
-    Encoding, EncodingId, HoldLimits, Hub, Prepared, Sink, Subscriber, Variant, Variants, WebSocketFrames,
+    Bundles, Encoding, EncodingId, HoldLimits, Hub, Prepared, Sink, Subscriber, Variant, Variants,
+    WebSocketFrames,
 };
 use shared::channel::Channel;
 use shared::framing::{Message, MessageKind};
@@ -88,8 +89,7 @@ pub struct Counter {
 }
 
 impl Sink for Counter {
-    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
-        let mut bundles = gateway_core::hub::Bundles::new(publications);
+    fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         for subscriber in subscribers {
             for frames in &bundles.get(subscriber.variant).writes {
                 self.writes += 1;

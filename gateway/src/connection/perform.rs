@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use gateway_core::effect::{Effect, Join, Outcome, OutcomeResult, Refusal, Ticket};
-use gateway_core::hub::{Bundles, Prepared, Sink, Subscriber};
+use gateway_core::hub::{Bundles, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -175,8 +175,7 @@ struct HeldBack {
 }
 
 impl Sink for HeldBack {
-    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
-        let mut bundles = Bundles::new(publications);
+    fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         for subscriber in subscribers {
             let bundle = bundles.get(subscriber.variant);
             self.frames.extend_from_slice(&bundle.writes);

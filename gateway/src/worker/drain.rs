@@ -36,12 +36,16 @@ impl Worker {
 
     /// Closes as many as should be closed by now.
     pub(super) fn step_drain(&mut self) {
-        let Some(drain) = &mut self.drain else { return };
-        let due = drain.pacing.due(self.local.now.since(drain.began), drain.closed);
-        for _ in 0..due {
+        let Some(drain) = &self.drain else { return };
+        for _ in 0..drain.pacing.due(self.local.now.since(drain.began), drain.closed) {
+            let Some(drain) = &mut self.drain else { return };
             drain.closed += 1;
             let Some(key) = drain.left.pop() else { return };
-            let Some(connection) = self.connections.get_mut(key.index as usize) else { continue };
+            let index = key.index as usize;
+            if self.connections.get(index).is_some_and(|connection| connection.key == key) {
+                self.serve_now(index);
+            }
+            let Some(connection) = self.connections.get_mut(index) else { continue };
             if connection.key == key && !connection.is_closing() {
                 connection.session.handle_disconnect(Disconnect::SHUTDOWN);
                 connection.perform(&mut self.local);
@@ -52,6 +56,7 @@ impl Worker {
     /// The last thing a worker does: whoever is still here is told so, if one write can do it.
     pub(super) fn close_everything(&mut self) {
         self.local.inbox.close();
+        self.serve_everyone();
         let indexes: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
         for index in indexes {
             let connection = &mut self.connections[index];

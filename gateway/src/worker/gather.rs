@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::hub::Prepared;
+use gateway_core::hub::{Prepared, SWEEP_PIECE};
 use rustc_hash::FxHashMap;
 use shared::channel::Channel;
 
@@ -106,13 +106,15 @@ impl Worker {
     }
 
     /// Finds the connections that are in more than one of these channels: for them, all that comes waits for the end
-    /// of the turn. One look at each subscriber's flags is nothing beside a system call.
+    /// of the turn. One look at each subscriber's flags is nothing beside a system call. Channels of many are not served
+    /// in one turn: the hub finds who is in several of those.
     fn join_writes(&mut self, groups: &[Group]) {
         self.turn = self.turn.wrapping_add(1);
         let (hub, flags) = (&self.local.hub, &mut self.local.flags);
         let mut joined = Vec::new();
         for group in groups {
-            for subscriber in hub.live(group.channel.as_str()) {
+            let live = hub.live(group.channel.as_str());
+            for subscriber in live.iter().take_while(|_| live.len() <= SWEEP_PIECE) {
                 let flags = &mut flags[subscriber.key as usize];
                 match flags.turn == self.turn {
                     true if !flags.listed => joined.push(subscriber.key),

@@ -82,6 +82,8 @@ struct Flags {
     waiting: bool,
     /// In the list of those to write at the end of the turn.
     listed: bool,
+    /// Found to be closed, and not told yet.
+    doomed: bool,
     /// The turn in which a channel of this connection was last seen among several.
     turn: u32,
 }

@@ -44,8 +44,7 @@ pub(super) enum Aftermath {
 }
 
 impl Sink for Sweep<'_> {
-    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
-        let mut bundles = Bundles::new(publications);
+    fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         for subscriber in subscribers {
             let bundle = bundles.get(subscriber.variant);
             // What does not fit any more must not be followed by something that does.
@@ -53,10 +52,14 @@ impl Sink for Sweep<'_> {
             if sent {
                 self.tally.deliveries += u64::from(bundle.publications);
                 if let Some(disconnect) = &bundle.close {
-                    self.aftermath.push(Aftermath::Close(subscriber.key, disconnect.clone()));
+                    self.doom(Aftermath::Close(subscriber.key, disconnect.clone()), subscriber.key);
                 }
             }
         }
+    }
+
+    fn gather(&mut self, key: u32) {
+        self.list(key);
     }
 
     fn delivered(&mut self, publications: &[Arc<Prepared>]) {
@@ -89,7 +92,7 @@ impl Sweep<'_> {
                 self.queue(subscriber.key, frames.clone())
             }
             Err(error) => {
-                self.aftermath.push(Aftermath::Failed(subscriber.key, error));
+                self.doom(Aftermath::Failed(subscriber.key, error), subscriber.key);
                 false
             }
         }
@@ -97,15 +100,29 @@ impl Sweep<'_> {
 
     #[cold]
     fn queue(&mut self, key: u32, frames: Bytes) -> bool {
+        if self.flags[key as usize].doomed {
+            self.tally.frames_discarded += 1;
+            return false;
+        }
         let queued = self.connections[key as usize].queue(frames, self.outbox_bytes_max).is_ok();
         match queued {
             true => self.list(key),
             false => {
                 self.tally.frames_discarded += 1;
-                self.aftermath.push(Aftermath::Overflown(key));
+                self.doom(Aftermath::Overflown(key), key);
             }
         }
         queued
+    }
+
+    /// Nothing more is written to one that is about to be closed: it would come behind a hole, or behind the end.
+    #[cold]
+    fn doom(&mut self, aftermath: Aftermath, key: u32) {
+        self.aftermath.push(aftermath);
+        let flags = &mut self.flags[key as usize];
+        flags.doomed = true;
+        // So that it is asked for at all.
+        flags.waiting = true;
     }
 
     #[cold]

@@ -42,8 +42,8 @@ impl Worker {
                 }
             }
             self.read_on(&mut buffer);
-            self.sweep_on();
             self.take_inbox(&mut queue, &mut buffer);
+            self.sweep_on();
             self.handle_timers();
             self.step_drain();
             self.write_out();
@@ -123,10 +123,6 @@ impl Worker {
     }
 
     fn handle_event(&mut self, event: Event, buffer: &mut [u8]) {
-        if matches!(event, Event::Disconnect(..) | Event::Unsubscribe(..) | Event::Drain { .. } | Event::Stop)
-        {
-            self.deliver_everything();
-        }
         match event {
             Event::Open(new) => self.open(*new, buffer),
             Event::Publication(prepared) => self.deliver(prepared.channel(), std::slice::from_ref(&prepared)),
@@ -217,14 +213,25 @@ impl Worker {
         }
     }
 
-    /// Whoever is to be closed or taken from a channel gets what was published before that.
-    fn deliver_everything(&mut self) {
+    /// Delivers to one who is to be closed or taken from a channel what was published before that.
+    pub(super) fn serve_now(&mut self, index: usize) {
+        if self.paced {
+            let channels: Vec<Channel> = self.local.hub.channels_of(index as u32).cloned().collect();
+            for channel in channels {
+                self.deliver_waiting(&channel);
+            }
+        }
+        if self.local.hub.is_sweeping() {
+            self.sweep(|hub, sweep| hub.serve_now(index as u32, sweep));
+        }
+    }
+
+    /// Delivers all that waits for its turn.
+    pub(super) fn serve_everyone(&mut self) {
         for (channel, publications) in self.windows.take_all() {
             self.deliver(&channel, &publications);
         }
-        if self.local.hub.is_sweeping() {
-            self.sweep(|hub, sweep| hub.finish_sweeps(sweep));
-        }
+        self.sweep(|hub, sweep| hub.finish_sweeps(sweep));
     }
 
     /// Lets the hub hand something to many connections, then deals with what came of it for single ones.
@@ -275,16 +282,25 @@ impl Worker {
     }
 
     fn for_each_target(&mut self, target: &Target, act: impl Fn(&mut Connection)) {
-        for (_, connection) in &mut self.connections {
+        let is_named = |connection: &Connection| {
             let session = &connection.session;
-            let named = target.user.as_deref().is_none_or(|user| user == session.user().as_str())
+            target.user.as_deref().is_none_or(|user| user == session.user().as_str())
                 && target.client.is_none_or(|client| client == session.client())
-                && !target.except.contains(&session.client());
-            if named && session.is_connected() && !connection.is_closing() {
-                act(connection);
-                connection.perform(&mut self.local);
-                self.local.schedule(connection);
-            }
+                && !target.except.contains(&session.client())
+        };
+        let is_open = |connection: &Connection| connection.session.is_connected() && !connection.is_closing();
+        let named =
+            self.connections.iter().filter(|(_, connection)| is_open(connection) && is_named(connection));
+        for index in named.map(|(index, _)| index).collect::<Vec<_>>() {
+            self.serve_now(index);
+            // Serving one can show that it has gone.
+            let Some(connection) = self.connections.get_mut(index).filter(|connection| is_open(connection))
+            else {
+                continue;
+            };
+            act(connection);
+            connection.perform(&mut self.local);
+            self.local.schedule(&self.connections[index]);
         }
     }
 

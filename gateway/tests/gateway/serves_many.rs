@@ -1,5 +1,7 @@
 //! Channels of so many subscribers that a worker serves them in pieces, and whoever is closed meanwhile.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -25,19 +27,22 @@ async fn subscribers(gateway: &Gateway, channel: &str) -> Vec<Client> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_many_gets_everything_in_order_and_before_it_is_closed() {
-    let gateway = gateway().with("workers.count", 1).start().await;
+    // Clients that wait for their turn here answer no pings.
+    let gateway = gateway().with("workers.count", 1).with("session.ping_interval_ms", 120_000).start().await;
     let mut clients = subscribers(&gateway, "stream:many").await;
     for number in 1..=10 {
         gateway.publish("stream:many", json!(number)).await;
+    }
+    for client in &mut clients {
+        for number in 1..=10 {
+            assert_eq!(client.publication().await.data, json!(number));
+        }
     }
     // Told in one breath: the second must not overtake the first.
     let goodbye = json!({ "publish": { "channel": "stream:many", "data": "goodbye" } });
     let close = json!({ "disconnect": { "user": "ann" } });
     gateway.api("batch", json!({ "commands": [goodbye, close] })).await;
     for client in &mut clients {
-        for number in 1..=10 {
-            assert_eq!(client.publication().await.data, json!(number));
-        }
         assert_eq!(client.publication().await.data, json!("goodbye"));
         assert_eq!(client.closed().await.0, 3503);
     }
@@ -57,4 +62,27 @@ async fn what_waits_for_its_flush_interval_does_not_come_too_late_for_who_is_clo
         assert_eq!(client.publication().await.data, json!(number));
     }
     assert_eq!(client.closed().await.0, 3503);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_several_channels_of_many_gets_each_in_order() {
+    let gateway = gateway().with("workers.count", 1).with("session.ping_interval_ms", 120_000).start().await;
+    let mut clients = subscribers(&gateway, "stream:one").await;
+    for client in &mut clients {
+        client.subscribe("stream:two").await;
+    }
+    let publish = |number: u32, channel: &str| json!({ "publish": { "channel": channel, "data": number } });
+    for number in [1, 2, 3] {
+        let commands = [publish(number, "stream:one"), publish(number, "stream:two")];
+        gateway.api("batch", json!({ "commands": commands })).await;
+    }
+    for client in &mut clients {
+        let mut last = BTreeMap::new();
+        for _ in 0..6 {
+            let push = client.push().await;
+            let number = push["push"]["pub"]["data"].as_u64().expect("a publication");
+            let channel = push["push"]["channel"].as_str().expect("its channel").to_owned();
+            assert_eq!(last.insert(channel, number).unwrap_or(0) + 1, number);
+        }
+    }
 }

@@ -31,16 +31,20 @@ pub struct Bundle {
 
 /// The bundles of the same publications for each variant, made when first asked for.
 #[derive(Debug)]
-pub struct Bundles<'a> {
-    publications: &'a [Arc<Prepared>],
+pub struct Bundles {
+    publications: SmallVec<[Arc<Prepared>; 1]>,
     made: SmallVec<[(Variant, Bundle); 2]>,
     /// The one asked for last.
     last: usize,
 }
 
-impl<'a> Bundles<'a> {
-    pub fn new(publications: &'a [Arc<Prepared>]) -> Self {
-        Self { publications, made: SmallVec::new(), last: 0 }
+impl Bundles {
+    pub fn new(publications: &[Arc<Prepared>]) -> Self {
+        Self { publications: publications.into(), made: SmallVec::new(), last: 0 }
+    }
+
+    pub fn publications(&self) -> &[Arc<Prepared>] {
+        &self.publications
     }
 
     /// Neighbours in a list mostly take the same variant, so the last answer is looked at first.
@@ -55,7 +59,7 @@ impl<'a> Bundles<'a> {
     fn find(&mut self, variant: Variant) {
         let found = self.made.iter().position(|(of, _)| *of == variant);
         self.last = found.unwrap_or_else(|| {
-            self.made.push((variant, Bundle::of(self.publications, variant)));
+            self.made.push((variant, Bundle::of(&self.publications, variant)));
             self.made.len() - 1
         });
     }

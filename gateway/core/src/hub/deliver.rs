@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shared::position::StreamPosition;
 
+use super::bundle::Bundles;
 use super::hold_back::follows;
 use super::members::Members;
 use super::places::{At, List};
@@ -32,17 +33,17 @@ impl Hub {
                 (now, rest) = rest.split_at(run);
                 hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
                 self.begin_sweep(id, now, sink);
-                if !rest.is_empty() {
-                    self.finish_sweep(id, sink);
+            } else {
+                match members.classify(next.position()) {
+                    Step::Duplicate => self.counts.duplicates += 1,
+                    Step::Next => self.advance(id, What::Publication(next), false, sink),
+                    Step::Gap => self.advance(id, What::Publication(next), true, sink),
                 }
-                continue;
+                rest = &rest[1..];
             }
-            match members.classify(next.position()) {
-                Step::Duplicate => self.counts.duplicates += 1,
-                Step::Next => self.advance(id, What::Publication(next), false, sink),
-                Step::Gap => self.advance(id, What::Publication(next), true, sink),
+            if !rest.is_empty() && self.wait_for_sweep(id, rest, sink) {
+                return;
             }
-            rest = &rest[1..];
         }
     }
 
@@ -96,16 +97,13 @@ impl Hub {
 
         if let What::Publication(prepared) = what {
             let now = std::slice::from_ref(prepared);
-            for subscribers in [&members.live[..], &only[..]] {
-                if !subscribers.is_empty() {
-                    sink.deliver(subscribers, now);
-                }
-            }
-            if !(members.live.is_empty() && only.is_empty()) {
-                sink.delivered(now);
-            }
             hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
+            if !only.is_empty() {
+                sink.deliver(&only, &mut Bundles::new(now));
+            }
+            self.begin_sweep(id, now, sink);
         }
+        let Some(members) = self.channels.get_mut(id as usize) else { return };
         members.stream = what.position().or(members.stream);
         for subscriber in afterwards {
             members.make_live(subscriber, id, &mut self.places);

@@ -4,6 +4,7 @@ use shared::channel::Channel;
 use shared::position::StreamPosition;
 
 use super::Hub;
+use super::bundle::Bundles;
 use super::hold_back::CaughtUp;
 use super::members::{Members, swap_out};
 use super::places::List;
@@ -59,7 +60,7 @@ impl Hub {
             CaughtUp::Deliver { publications, now_at } => {
                 let next = next(now_at, members.stream, subscriber.positioned);
                 if next != Next::Told && !publications.is_empty() {
-                    sink.deliver(&[subscriber], publications);
+                    sink.deliver(&[subscriber], &mut Bundles::new(publications));
                 }
                 next
             }

@@ -124,17 +124,31 @@ impl Members {
     }
 
     pub(super) fn take_live(&mut self, mut index: usize, id: u32, places: &mut Places) {
-        if index < self.unserved as usize {
-            // One who has been served must not come to stand among those who have not.
+        // One who has been served must not come to stand among those who have not.
+        let unserved = self.unserved as usize;
+        if index < unserved {
             self.unserved -= 1;
-            let last = self.unserved as usize;
-            if index != last {
-                self.live.swap(index, last);
-                places.set(self.live[index].key, id, At::new(List::Live, index));
-                index = last;
-            }
+            self.swap_live(index, unserved - 1, id, places);
+            index = unserved - 1;
         }
         swap_out(&mut self.live, index, List::Live, id, places);
+    }
+
+    /// Moves one that is still to be served behind those. Answers where it is now, or `None` if it has been served.
+    pub(super) fn take_turn(&mut self, index: usize, id: u32, places: &mut Places) -> Option<usize> {
+        let last = (self.unserved as usize).checked_sub(1).filter(|&last| index <= last)?;
+        self.unserved -= 1;
+        self.swap_live(index, last, id, places);
+        places.set(self.live[last].key, id, At::new(List::Live, last));
+        Some(last)
+    }
+
+    /// Swaps two entries. The place of the one that goes to `other` is the caller's to change.
+    fn swap_live(&mut self, index: usize, other: usize, id: u32, places: &mut Places) {
+        if index != other {
+            self.live.swap(index, other);
+            places.set(self.live[index].key, id, At::new(List::Live, index));
+        }
     }
 
     pub(super) fn drop_unused_aside(&mut self) {

@@ -1,8 +1,8 @@
 //! Who, on one worker, listens to what.
 //!
 //! One hub belongs to one worker thread: no locks, nothing shared but the [`Prepared`] publications. A connection
-//! is a number, a channel is a dense list of subscribers that is handed to the [`Sink`] as it is, piece by piece. What makes a
-//! subscriber special (still joining, ahead of this worker, told of a hole) is kept beside that list, so that the
+//! is a number, a channel is a dense list of subscribers that is handed to the [`Sink`] as it is, piece by piece if it
+//! is long. What makes a subscriber special (still joining, ahead of this worker, told of a hole) is kept beside that list, so that the
 //! loop over it asks nothing.
 //!
 //! A subscription's life: [`Hub::join`] → publications are held back → [`Hub::go_live`] → [`Hub::leave`].

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shared::channel::Channel;
 
+use super::bundle::Bundles;
 use super::prepared::Prepared;
 use super::variants::Variant;
 
@@ -26,8 +27,11 @@ const _: () = assert!(size_of::<Subscriber>() == 12, "it is read for every publi
 /// What a hub does is said to this, while it goes through its lists. What follows from it for the hub itself
 /// (leaving, closing) is kept by the sink until the hub returns.
 pub trait Sink {
-    /// Write all of these publications, in this order, to each of these subscribers. They are of one channel.
-    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]);
+    /// Write these publications, in their order, to each of these subscribers. They are of one channel.
+    fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles);
+
+    /// This connection is about to be delivered to in several channels, which can be one write.
+    fn gather(&mut self, _key: u32) {}
 
     /// All who were to have these from the channel's list have been served.
     fn delivered(&mut self, _publications: &[Arc<Prepared>]) {}

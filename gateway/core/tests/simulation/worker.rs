@@ -167,10 +167,6 @@ impl Worker {
     /// Takes what is in the inbox, by channel.
     pub(crate) fn run(&mut self, net: &mut Net) {
         self.is_to_run = false;
-        if self.hub.is_sweeping() {
-            net.stats.count("sweeps gone on with");
-            self.with_hub(net, |hub, writer| hub.sweep_on(writer));
-        }
         let mut by_channel: BTreeMap<Channel, Vec<Arc<Prepared>>> = BTreeMap::new();
         for item in std::mem::take(&mut self.inbox) {
             match item {
@@ -193,6 +189,8 @@ impl Worker {
             self.with_hub(net, |hub, writer| hub.lost(channel.as_str(), position, writer));
         }
         if self.hub.is_sweeping() {
+            net.stats.count("sweeps gone on with");
+            self.with_hub(net, |hub, writer| hub.sweep_on(writer));
             self.wake(net);
         }
     }
@@ -327,16 +325,12 @@ struct Writer<'a> {
 }
 
 impl Sink for Writer<'_> {
-    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
-        let mut bundles = Bundles::new(publications);
+    fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         for subscriber in subscribers {
             let wire = self.connections[subscriber.key as usize].wire;
+            let count = bundles.publications().len();
             let bundle = bundles.get(subscriber.variant);
-            assert_eq!(
-                bundle.publications as usize,
-                publications.len(),
-                "every payload here has a JSON form"
-            );
+            assert_eq!(bundle.publications as usize, count, "every payload here has a JSON form");
             for write in &bundle.writes {
                 self.net.stats.count("writes");
                 if !self.slow.contains(&subscriber.key) && !self.net.down(wire, write.clone()) {

@@ -137,6 +137,9 @@ enum Step {
     VanishKnowingly,
     /// The next few subscribers are served with what is under way.
     SweepOn,
+    ServeNow {
+        key: u32,
+    },
     /// The stream begins anew in another epoch.
     Reset,
 }
@@ -147,6 +150,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (key.clone(), any::<bool>()).prop_map(|(key, positioned)| Step::Join { key, positioned }),
         6 => (key.clone(), 0u64..4).prop_map(|(key, behind)| Step::GoLive { key, behind }),
         2 => key.clone().prop_map(|key| Step::Leave { key }),
+        2 => key.clone().prop_map(|key| Step::ServeNow { key }),
         1 => key.prop_map(|key| Step::RemoveAll { key }),
         12 => Just(Step::Publish),
         8 => (1usize..5, any::<bool>()).prop_map(|(count, at_once)| Step::Arrive { count, at_once }),
@@ -224,6 +228,15 @@ proptest! {
                     }
                 }
                 Step::SweepOn => hub.sweep_on(&mut seen),
+                Step::ServeNow { key } => {
+                    let told = seen.told.len();
+                    hub.serve_now(key, &mut seen);
+                    for position in waiting.drain(..waiting.len() - hub.sweeps.waiting()) {
+                        model.comes(position, false);
+                    }
+                    let is_live = seen.told.len() == told && model.got.contains_key(&key);
+                    prop_assert!(!is_live || seen.got.get(&key) == model.got.get(&key));
+                }
                 Step::Reset => {
                     epochs += 1;
                     // Nothing of the old stream comes a second time after the new one began.
@@ -252,6 +265,10 @@ proptest! {
             prop_assert_eq!(hub.subscribers("news"), model.members.len());
             prop_assert_eq!(hub.interest().channels, usize::from(!model.members.is_empty()));
         }
+        hub.finish_sweeps(&mut seen);
+        waiting.into_iter().for_each(|position| model.comes(position, false));
+        prop_assert_eq!(&seen.got, &model.got);
+        prop_assert!(!hub.is_sweeping());
         for key in 0..6 {
             hub.remove_all(key, |_, _| {});
         }

@@ -40,18 +40,25 @@ pub(super) fn subscriber(key: u32, positioned: bool) -> Subscriber {
 pub(super) struct Seen {
     pub(super) got: BTreeMap<u32, Vec<Option<StreamPosition>>>,
     pub(super) told: Vec<u32>,
+    /// Who was announced to have something in several channels.
+    pub(super) gathered: Vec<u32>,
     /// How many publications came with each call.
     pub(super) calls: Vec<usize>,
 }
 
 impl Sink for Seen {
-    fn deliver(&mut self, subscribers: &[Subscriber], publications: &[Arc<Prepared>]) {
+    fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
+        let publications = bundles.publications();
         assert!(!subscribers.is_empty() && !publications.is_empty(), "an empty call is a wasted one");
         self.calls.push(publications.len());
         for subscriber in subscribers {
             let got = self.got.entry(subscriber.key).or_default();
             got.extend(publications.iter().map(|prepared| prepared.position()));
         }
+    }
+
+    fn gather(&mut self, key: u32) {
+        self.gathered.push(key);
     }
 
     fn insufficient(&mut self, key: u32, channel: &Channel) {

@@ -12,12 +12,21 @@ fn bench(subscribers: u32) -> Bench {
     }
     // The first publication finds everyone waiting for the stream to reach them.
     bench.publish([at(1)]);
+    bench.sweep_out();
     bench
 }
 
 impl Bench {
     fn sweep_on(&mut self) {
         self.hub.sweep_on(&mut self.seen);
+    }
+
+    /// A sweep that never ends fails.
+    fn sweep_out(&mut self) {
+        for _ in 0..100 {
+            self.sweep_on();
+        }
+        assert!(!self.hub.is_sweeping());
     }
 
     /// Who has this one.
@@ -36,7 +45,7 @@ fn many_are_served_a_piece_at_a_time_and_everyone_once() {
         bench.sweep_on();
         counts.push(bench.have(2).len());
     }
-    assert_eq!(counts, [2, 4, 5]);
+    assert_eq!(counts, [0, 2, 4, 5]);
     for key in 0..5 {
         assert_eq!(bench.seen.offsets(key), [1, 2]);
     }
@@ -71,7 +80,7 @@ fn channels_of_many_take_turns() {
         bench.sweep_on();
         counts.push((bench.have(2).len(), bench.have(0).len()));
     }
-    assert_eq!(counts, [(4, 2), (4, 4), (5, 4), (5, 5)]);
+    assert_eq!(counts, [(2, 0), (2, 2), (4, 2), (4, 4), (5, 4), (5, 5)]);
 }
 
 #[test]
@@ -80,9 +89,7 @@ fn what_comes_while_a_channel_is_swept_follows_as_one() {
     bench.publish([at(2)]);
     bench.publish([at(3)]);
     bench.publish([at(4)]);
-    while bench.hub.is_sweeping() {
-        bench.sweep_on();
-    }
+    bench.sweep_out();
     for key in 0..5 {
         assert_eq!(bench.seen.offsets(key), [1, 2, 3, 4]);
     }
@@ -90,7 +97,7 @@ fn what_comes_while_a_channel_is_swept_follows_as_one() {
 }
 
 #[test]
-fn too_much_behind_a_sweep_finishes_it() {
+fn a_sweep_is_finished_before_too_much_waits_behind_it() {
     let mut bench = bench(5);
     let last = 2 + WAITING_PUBLICATIONS_MAX as u64;
     for offset in 2..=last {
@@ -98,7 +105,8 @@ fn too_much_behind_a_sweep_finishes_it() {
     }
     assert_eq!(bench.seen.offsets(0), [1], "its turn has not come");
     bench.publish([at(last + 1)]);
-    assert!(!bench.hub.is_sweeping());
+    assert_eq!((bench.have(last).len(), bench.have(last + 1).len()), (5, 0));
+    bench.sweep_out();
     assert_eq!(bench.have(last + 1).len(), 5);
 
     let large = |offset| {
@@ -106,13 +114,79 @@ fn too_much_behind_a_sweep_finishes_it() {
         let publication = Publication { position: Some(at(offset)), ..Publication::new(payload) };
         Prepared::new(channel("news"), publication, 0, &Arc::default())
     };
-    let next = last + 2;
-    bench.hub.deliver("news", &[large(next)], &mut bench.seen);
-    bench.hub.deliver("news", &[large(next + 1)], &mut bench.seen);
-    assert_eq!((bench.have(next).len(), bench.have(next + 1).len()), (2, 0));
-    bench.hub.deliver("news", &[large(next + 2)], &mut bench.seen);
-    assert_eq!(bench.have(next + 2).len(), 5);
-    assert!(!bench.hub.is_sweeping());
+    let first = last + 2;
+    for offset in first..=first + 1 {
+        bench.hub.deliver("news", &[large(offset)], &mut bench.seen);
+        assert_eq!(bench.have(first).len(), 0);
+    }
+    bench.hub.deliver("news", &[large(first + 2)], &mut bench.seen);
+    assert_eq!((bench.have(first + 1).len(), bench.have(first + 2).len()), (5, 0));
+}
+
+#[test]
+fn who_is_in_several_swept_channels_is_served_in_them_together() {
+    let mut bench = bench(6);
+    let other = channel("other");
+    // The other way round, and one of them is in no other channel.
+    for key in (1..7).rev() {
+        bench.hub.join(&other, subscriber(key, false));
+        bench.hub.go_live("other", key, None, &mut bench.seen);
+    }
+    bench.publish([at(2)]);
+    bench.hub.deliver("other", &[publication(None)], &mut bench.seen);
+    let mut served = Vec::new();
+    while bench.hub.is_sweeping() {
+        bench.sweep_on();
+        let of_both: Vec<u32> =
+            (1..6).filter(|key| bench.have(2).contains(key) && bench.have(0).contains(key)).collect();
+        let of_one = (1..6).filter(|key| bench.have(2).contains(key) || bench.have(0).contains(key));
+        assert_eq!(of_one.collect::<Vec<_>>(), of_both, "nobody waits for the other half");
+        served.push(of_both.len());
+    }
+    assert_eq!(served[..3], [2, 4, 5], "{served:?}");
+    let mut gathered = bench.seen.gathered.clone();
+    gathered.sort_unstable();
+    assert_eq!(gathered, [1, 2, 3, 4, 5]);
+    assert!((0..6).all(|key| bench.seen.offsets(key).iter().filter(|&&offset| offset == 2).count() == 1));
+    assert!((1..7).all(|key| bench.seen.offsets(key).iter().filter(|&&offset| offset == 0).count() == 1));
+}
+
+#[test]
+fn one_can_be_served_out_of_turn() {
+    for waits in [false, true] {
+        for key in 0..5 {
+            let mut bench = bench(5);
+            bench.publish([at(2)]);
+            bench.sweep_on();
+            let mut expected = vec![1, 2];
+            if waits {
+                bench.publish([at(3)]);
+                expected.push(3);
+            }
+            bench.hub.serve_now(key, &mut bench.seen);
+            assert_eq!(bench.seen.offsets(key), expected);
+            bench.sweep_out();
+            assert!((0..5).all(|key| bench.seen.offsets(key) == expected), "nobody gets anything twice");
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_the_stream_does_not_make_everyone_wait_for_everyone() {
+    let mut bench = bench(5);
+    bench.publish([at(2)]);
+    bench.publish([at(3), at(4), at(5)]);
+    // Knows more than this worker has begun with.
+    bench.live(9, at(4));
+    let mut most = 0;
+    while bench.hub.is_sweeping() {
+        let before: usize = bench.seen.got.values().map(Vec::len).sum();
+        bench.sweep_on();
+        most = most.max(bench.seen.got.values().map(Vec::len).sum::<usize>() - before);
+    }
+    assert!(most <= 6, "{most} deliveries without a break");
+    assert!((0..5).all(|key| bench.seen.offsets(key) == [1, 2, 3, 4, 5]));
+    assert_eq!(bench.seen.offsets(9), [5]);
 }
 
 #[test]
@@ -121,9 +195,7 @@ fn who_leaves_takes_nobody_elses_turn() {
         let mut bench = bench(6);
         bench.publish([at(2)]);
         bench.hub.leave("news", leaver);
-        while bench.hub.is_sweeping() {
-            bench.sweep_on();
-        }
+        bench.sweep_out();
         for key in (0..6).filter(|&key| key != leaver) {
             assert_eq!(bench.seen.offsets(key), [1, 2], "{key} after {leaver} left");
         }
@@ -136,9 +208,7 @@ fn who_goes_live_while_the_channel_is_swept_is_past_what_is_under_way() {
     bench.publish([at(2)]);
     bench.live(7, at(2));
     bench.publish([at(3)]);
-    while bench.hub.is_sweeping() {
-        bench.sweep_on();
-    }
+    bench.sweep_out();
     assert_eq!(bench.seen.offsets(7), [3]);
     assert_eq!(bench.have(3).len(), 6);
 }

@@ -35,8 +35,8 @@ fn deflated(bytes: usize) -> Sample {
 #[bench::plain_128(args = (128), setup = plain, config = counted(2_372))]
 #[bench::plain_4096(args = (4096), setup = plain, config = counted(3_221))]
 #[bench::raw_128(args = (128), setup = raw, config = counted(1_260))]
-#[bench::deflated_1024(args = (1024), setup = deflated, config = counted(372_454))]
-#[bench::deflated_4096(args = (4096), setup = deflated, config = counted(559_831))]
+#[bench::deflated_1024(args = (1024), setup = deflated, config = counted(372_452))]
+#[bench::deflated_4096(args = (4096), setup = deflated, config = counted(559_829))]
 fn frame((channel, publication, variants, variant): Sample) -> (Arc<Prepared>, usize) {
     let prepared = Prepared::new(channel, publication, 0, &variants);
     let bytes = match prepared.writable(black_box(variant)) {

@@ -65,7 +65,7 @@ fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
 }
 
 #[library_benchmark]
-#[bench::connect_and_subscribe(args = (), setup = context, config = counted(15_416))]
+#[bench::connect_and_subscribe(args = (), setup = context, config = counted(15_380))]
 fn opened(context: Arc<Context>) -> (Session, u32) {
     let protocol = Arc::new(CentrifugeJson);
     let opening = Opening { client: info().client, protocol, context, seed: 7 };

@@ -43,7 +43,7 @@ impl Worker {
             let Some(key) = drain.left.pop() else { return };
             let index = key.index as usize;
             if self.connections.get(index).is_some_and(|connection| connection.key == key) {
-                self.serve_now(index);
+                self.serve_last(index, None);
             }
             let Some(connection) = self.connections.get_mut(index) else { continue };
             if connection.key == key && !connection.is_closing() {

@@ -101,7 +101,6 @@ impl Sweep<'_> {
     #[cold]
     fn queue(&mut self, key: u32, frames: Bytes) -> bool {
         if self.flags[key as usize].doomed {
-            self.tally.frames_discarded += 1;
             return false;
         }
         let queued = self.connections[key as usize].queue(frames, self.outbox_bytes_max).is_ok();

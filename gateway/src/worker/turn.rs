@@ -132,12 +132,12 @@ impl Worker {
             }
             Event::Outcome(key, outcome) => self.handle_outcome(key, outcome),
             Event::Disconnect(target, disconnect) => {
-                self.for_each_target(&target, |connection| {
+                self.for_each_target(&target, None, |connection| {
                     connection.session.handle_disconnect(disconnect.clone());
                 });
             }
             Event::Unsubscribe(target, channel) => {
-                self.for_each_target(&target, |connection| {
+                self.for_each_target(&target, Some(&channel), |connection| {
                     connection.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
                 });
             }
@@ -213,16 +213,20 @@ impl Worker {
         }
     }
 
-    /// Delivers to one who is to be closed or taken from a channel what was published before that.
-    pub(super) fn serve_now(&mut self, index: usize) {
+    /// Delivers to one who is to be closed, or taken from one channel, what was published before that.
+    pub(super) fn serve_last(&mut self, index: usize, channel: Option<&Channel>) {
+        let key = index as u32;
         if self.paced {
-            let channels: Vec<Channel> = self.local.hub.channels_of(index as u32).cloned().collect();
+            let channels: Vec<Channel> = match channel {
+                Some(channel) => vec![channel.clone()],
+                None => self.local.hub.channels_of(key).cloned().collect(),
+            };
             for channel in channels {
                 self.deliver_waiting(&channel);
             }
         }
         if self.local.hub.is_sweeping() {
-            self.sweep(|hub, sweep| hub.serve_now(index as u32, sweep));
+            self.sweep(|hub, sweep| hub.serve_last(key, channel, sweep));
         }
     }
 
@@ -281,7 +285,8 @@ impl Worker {
         self.local.schedule(&self.connections[index as usize]);
     }
 
-    fn for_each_target(&mut self, target: &Target, act: impl Fn(&mut Connection)) {
+    /// Ends something for the clients that are meant: all of it, or what they have in one channel.
+    fn for_each_target(&mut self, target: &Target, channel: Option<&Channel>, act: impl Fn(&mut Connection)) {
         let is_named = |connection: &Connection| {
             let session = &connection.session;
             target.user.as_deref().is_none_or(|user| user == session.user().as_str())
@@ -292,7 +297,7 @@ impl Worker {
         let named =
             self.connections.iter().filter(|(_, connection)| is_open(connection) && is_named(connection));
         for index in named.map(|(index, _)| index).collect::<Vec<_>>() {
-            self.serve_now(index);
+            self.serve_last(index, channel);
             // Serving one can show that it has gone.
             let Some(connection) = self.connections.get_mut(index).filter(|connection| is_open(connection))
             else {

@@ -7,7 +7,7 @@ use shared::position::StreamPosition;
 use super::bundle::Bundles;
 use super::hold_back::follows;
 use super::members::Members;
-use super::places::{At, List};
+use super::places::{At, List, Places};
 use super::prepared::Prepared;
 use super::subscriber::Sink;
 use super::{Counts, Hub};
@@ -27,14 +27,17 @@ impl Hub {
     pub(super) fn advance_by(&mut self, id: u32, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         let mut rest = publications;
         while let (Some(next), Some(members)) = (rest.first(), self.channels.get_mut(id as usize)) {
-            let run = if members.has_waiting() { 0 } else { members.follow(rest) };
+            let run = members.follow(rest);
             if run > 0 {
                 let now;
                 (now, rest) = rest.split_at(run);
                 hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
                 self.begin_sweep(id, now, sink);
+                if let Some(members) = self.channels.get_mut(id as usize) {
+                    members.end_waiting(id, &mut self.places);
+                }
             } else {
-                match members.classify(next.position()) {
+                match classify(members.stream, next.position()) {
                     Step::Duplicate => self.counts.duplicates += 1,
                     Step::Next => self.advance(id, What::Publication(next), false, sink),
                     Step::Gap => self.advance(id, What::Publication(next), true, sink),
@@ -53,7 +56,7 @@ impl Hub {
         let Some(&id) = self.ids.get(channel) else { return };
         self.finish_sweep(id, sink);
         let Some(members) = self.channels.get_mut(id as usize) else { return };
-        if members.classify(Some(position)) != Step::Duplicate {
+        if classify(members.stream, Some(position)) != Step::Duplicate {
             self.advance(id, What::Lost(position), true, sink);
         }
     }
@@ -98,8 +101,12 @@ impl Hub {
         if let What::Publication(prepared) = what {
             let now = std::slice::from_ref(prepared);
             hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
+            let nobody_else = members.live.is_empty();
             if !only.is_empty() {
                 sink.deliver(&only, &mut Bundles::new(now));
+                if nobody_else {
+                    sink.delivered(now);
+                }
             }
             self.begin_sweep(id, now, sink);
         }
@@ -169,28 +176,95 @@ fn turn(position: StreamPosition, positioned: bool, what: &What<'_>) -> Turn {
 }
 
 impl Members {
-    /// How many of these simply continue the stream. Moves it behind them.
+    /// How many of these simply continue the stream, up to the first that someone has waited for. Moves it behind them.
     fn follow(&mut self, publications: &[Arc<Prepared>]) -> usize {
+        let until = match self.waited_for() {
+            WaitedFor::Nothing => None,
+            WaitedFor::Position(until) => Some(until),
+            WaitedFor::Several => return 0,
+        };
         let mut run = 0;
         for prepared in publications {
-            if self.classify(prepared.position()) != Step::Next {
+            let comes = prepared.position();
+            let is_known_to_those = |until: StreamPosition| {
+                comes.is_some_and(|comes| comes.epoch == until.epoch && comes.offset <= until.offset)
+            };
+            if classify(self.stream, comes) != Step::Next || !until.is_none_or(is_known_to_those) {
                 break;
             }
-            self.stream = prepared.position().or(self.stream);
+            self.stream = comes.or(self.stream);
             run += 1;
+            if until.is_some() && until == self.stream {
+                break;
+            }
         }
         run
     }
 
-    fn classify(&self, comes: Option<StreamPosition>) -> Step {
-        match (self.stream, comes) {
-            (None, _) | (_, None) => Step::Next,
-            (Some(stream), Some(comes)) if follows(stream, comes) => Step::Next,
-            (Some(stream), Some(comes)) if stream.epoch == comes.epoch && comes.offset <= stream.offset => {
-                Step::Duplicate
+    /// The nearest position that someone waits for the stream to reach.
+    fn waited_for(&self) -> WaitedFor {
+        let waiting = self.aside.as_ref().map_or(&[][..], |aside| &aside.waiting);
+        let Some(first) = waiting.first() else { return WaitedFor::Nothing };
+        let mut nearest = first.position;
+        for waiting in waiting {
+            if waiting.position.epoch != nearest.epoch {
+                return WaitedFor::Several;
             }
-            _ => Step::Gap,
+            nearest.offset = nearest.offset.min(waiting.position.offset);
         }
+        WaitedFor::Position(nearest)
+    }
+
+    /// Those who waited for the stream to come to where it is now wait no more. They know the last publication.
+    fn end_waiting(&mut self, id: u32, places: &mut Places) {
+        let mut index = 0;
+        while let Some(waiting) = self.aside.as_ref().and_then(|aside| aside.waiting.get(index).copied()) {
+            if self.stream == Some(waiting.position) {
+                self.take_out(At::new(List::Waiting, index), id, places);
+                self.make_live(waiting.subscriber, id, places);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Those of these that follow `position`, up to the first hole.
+    pub(super) fn after(
+        position: Option<StreamPosition>,
+        publications: &[Arc<Prepared>],
+    ) -> Vec<Arc<Prepared>> {
+        let mut stream = position;
+        let mut after = Vec::new();
+        for prepared in publications {
+            match classify(stream, prepared.position()) {
+                Step::Duplicate => {}
+                Step::Next => {
+                    stream = prepared.position().or(stream);
+                    after.push(prepared.clone());
+                }
+                Step::Gap => break,
+            }
+        }
+        after
+    }
+}
+
+/// What those wait for who know more than this worker has seen.
+enum WaitedFor {
+    Nothing,
+    Position(StreamPosition),
+    /// In several epochs, which have no order.
+    Several,
+}
+
+fn classify(stream: Option<StreamPosition>, comes: Option<StreamPosition>) -> Step {
+    match (stream, comes) {
+        (None, _) | (_, None) => Step::Next,
+        (Some(stream), Some(comes)) if follows(stream, comes) => Step::Next,
+        (Some(stream), Some(comes)) if stream.epoch == comes.epoch && comes.offset <= stream.offset => {
+            Step::Duplicate
+        }
+        _ => Step::Gap,
     }
 }
 

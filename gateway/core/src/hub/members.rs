@@ -63,10 +63,6 @@ impl Members {
         self.aside.get_or_insert_default()
     }
 
-    pub(super) fn has_waiting(&self) -> bool {
-        self.aside.as_ref().is_some_and(|aside| !aside.waiting.is_empty())
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.live.is_empty() && self.aside.as_ref().is_none_or(|aside| aside.is_unused())
     }

@@ -106,6 +106,10 @@ impl Places {
         self.rows.get(key as usize).into_iter().flatten().map(|place| place.channel)
     }
 
+    pub(super) fn row(&self, key: u32) -> &[Place] {
+        self.rows.get(key as usize).map_or(&[], |row| row)
+    }
+
     /// Gives back the rows after the last one in use.
     pub(super) fn shrink(&mut self) {
         let used = self.rows.iter().rposition(|row| !row.is_empty()).map_or(0, |last| last + 1);

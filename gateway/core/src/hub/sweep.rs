@@ -6,13 +6,16 @@
 //! has no stream whose position would tell.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
+use shared::channel::Channel;
 use smallvec::SmallVec;
 
 use super::Hub;
 use super::bundle::Bundles;
-use super::places::List;
+use super::members::Members;
+use super::places::{List, Place};
 use super::prepared::Prepared;
 use super::subscriber::{Sink, Subscriber};
 
@@ -73,22 +76,43 @@ impl Hub {
         }
     }
 
-    /// Serves one connection out of turn, ahead of something that must not overtake what was published.
-    pub fn serve_now(&mut self, key: u32, sink: &mut impl Sink) {
-        let ids: SmallVec<[u32; 4]> = self.sweeps.under_way.iter().map(|sweep| sweep.id).collect();
-        for id in ids {
-            if self.places.get(key, id).is_none_or(|at| at.list() != List::Live) {
+    /// Serves one connection out of turn that is about to leave this channel, or all of its channels: it gets what was
+    /// published before that, and then nothing more.
+    pub fn serve_last(&mut self, key: u32, channel: Option<&Channel>, sink: &mut impl Sink) {
+        let only = channel.map(|channel| self.ids.get(channel.as_str()).copied());
+        for sweep in &mut self.sweeps.under_way {
+            let id = sweep.id;
+            let (Some(at), Some(members)) = (self.places.get(key, id), self.channels.get_mut(id as usize))
+            else {
+                continue;
+            };
+            if only.is_some_and(|only| only != Some(id)) {
                 continue;
             }
-            let subscriber = self.take_turn(key, id);
-            let Some(sweep) = self.sweeps.find(id) else { continue };
-            if let Some(subscriber) = subscriber {
-                sink.deliver(&[subscriber], &mut sweep.now);
+            let (subscriber, known) = match at.list() {
+                List::Live => {
+                    let subscriber = members.live[at.index()];
+                    if at.index() < members.unserved as usize {
+                        sink.deliver(&[subscriber], &mut sweep.now);
+                    }
+                    (subscriber, members.stream)
+                }
+                List::Waiting => {
+                    let Some(waiting) =
+                        members.aside.as_ref().and_then(|aside| aside.waiting.get(at.index()))
+                    else {
+                        continue;
+                    };
+                    (waiting.subscriber, Some(waiting.position))
+                }
+                List::Joining | List::Told => continue,
+            };
+            let next = Members::after(known, &sweep.next);
+            if !next.is_empty() {
+                sink.deliver(&[subscriber], &mut Bundles::new(&next));
             }
-            // For what waits behind, nobody knows yet who is to get it.
-            if !sweep.next.is_empty() {
-                self.finish_sweep(id, sink);
-            }
+            self.held_bytes -= members.take_out(at, id, &mut self.places);
+            members.make_told(key, id, &mut self.places);
         }
     }
 
@@ -138,10 +162,10 @@ impl Hub {
         members.unserved = left as u32;
         // All of them can have left.
         if left < unserved {
-            let shared = self.serve_together(sweep.id, left..unserved, sink);
+            let together = self.take_turns_with(sweep.id, left..unserved, sink);
             sink.deliver(&self.channels[sweep.id as usize].live[left..unserved], &mut sweep.now);
-            for (subscribers, other) in shared.iter().zip(&mut self.sweeps.under_way) {
-                if !subscribers.is_empty() {
+            for (id, subscribers) in &together {
+                if let Some(other) = self.sweeps.find(*id) {
                     sink.deliver(subscribers, &mut other.now);
                 }
             }
@@ -154,39 +178,43 @@ impl Hub {
         self.advance_by(sweep.id, &sweep.next, sink);
     }
 
-    /// Who of a piece is also still to be served in other channels has its turn there at the same time. Answers who, for
-    /// each of the other sweeps.
-    fn serve_together(
+    /// Who of a piece is also still to be served in other channels has its turn there at the same time. Answers who that
+    /// is, by channel.
+    fn take_turns_with(
         &mut self,
         id: u32,
-        piece: std::ops::Range<usize>,
+        piece: Range<usize>,
         sink: &mut impl Sink,
-    ) -> Vec<Vec<Subscriber>> {
-        let mut shared = vec![Vec::new(); self.sweeps.under_way.len()];
-        if shared.is_empty() {
-            return shared;
+    ) -> Vec<(u32, Vec<Subscriber>)> {
+        let mut together: Vec<(u32, Vec<Subscriber>)> = Vec::new();
+        if self.sweeps.under_way.is_empty() {
+            return together;
         }
         for index in piece {
             let key = self.channels[id as usize].live[index].key;
-            let mut is_shared = false;
-            for (number, subscribers) in shared.iter_mut().enumerate() {
-                let subscriber = self.take_turn(key, self.sweeps.under_way[number].id);
-                is_shared |= subscriber.is_some();
-                subscribers.extend(subscriber);
-            }
-            if is_shared {
+            let channels = &self.channels;
+            let is_unserved = |place: &&Place| {
+                let members = channels.get(place.channel as usize);
+                place.channel != id
+                    && place.at.list() == List::Live
+                    && members.is_some_and(|members| place.at.index() < members.unserved as usize)
+            };
+            let others: SmallVec<[Place; 4]> =
+                self.places.row(key).iter().filter(is_unserved).copied().collect();
+            if !others.is_empty() {
                 sink.gather(key);
             }
+            for Place { channel, at } in others {
+                let members = &mut self.channels[channel as usize];
+                let Some(served) = members.take_turn(at.index(), channel, &mut self.places) else { continue };
+                let subscriber = members.live[served];
+                match together.iter_mut().find(|(of, _)| *of == channel) {
+                    Some((_, subscribers)) => subscribers.push(subscriber),
+                    None => together.push((channel, vec![subscriber])),
+                }
+            }
         }
-        shared
-    }
-
-    /// If a connection is still to be served in a channel: from now on it has been.
-    fn take_turn(&mut self, key: u32, id: u32) -> Option<Subscriber> {
-        let at = self.places.get(key, id).filter(|at| at.list() == List::Live)?;
-        let members = self.channels.get_mut(id as usize)?;
-        let index = members.take_turn(at.index(), id, &mut self.places)?;
-        Some(members.live[index])
+        together
     }
 }
 

@@ -152,41 +152,62 @@ fn who_is_in_several_swept_channels_is_served_in_them_together() {
 }
 
 #[test]
-fn one_can_be_served_out_of_turn() {
-    for waits in [false, true] {
-        for key in 0..5 {
-            let mut bench = bench(5);
-            bench.publish([at(2)]);
-            bench.sweep_on();
-            let mut expected = vec![1, 2];
-            if waits {
-                bench.publish([at(3)]);
-                expected.push(3);
-            }
-            bench.hub.serve_now(key, &mut bench.seen);
-            assert_eq!(bench.seen.offsets(key), expected);
-            bench.sweep_out();
-            assert!((0..5).all(|key| bench.seen.offsets(key) == expected), "nobody gets anything twice");
-        }
+fn who_is_about_to_leave_is_served_out_of_turn_and_gets_nothing_after_that() {
+    for key in 0..5 {
+        let mut bench = bench(5);
+        bench.publish([at(2)]);
+        bench.sweep_on();
+        // The second of these has come already, and there is a hole before the last.
+        bench.publish([at(3), at(3), at(4), at(6)]);
+        bench.hub.serve_last(key, None, &mut bench.seen);
+        assert_eq!(bench.seen.offsets(key), [1, 2, 3, 4]);
+        bench.hub.leave("news", (key + 1) % 5);
+        bench.sweep_out();
+        assert_eq!(bench.seen.offsets(key), [1, 2, 3, 4]);
+        let others = (0..5).filter(|&other| other != key && other != (key + 1) % 5);
+        assert!(others.into_iter().all(|other| bench.seen.offsets(other) == [1, 2, 3, 4]));
+        assert_eq!(bench.seen.told.len(), 3, "the others are told of the hole");
+        assert_eq!(bench.hub.leave("news", key), Some(Left { last: false }));
     }
 }
 
 #[test]
-fn who_waits_for_the_stream_does_not_make_everyone_wait_for_everyone() {
+fn who_is_about_to_leave_one_channel_keeps_the_others() {
+    let mut bench = bench(5);
+    let other = channel("other");
+    for key in 0..5 {
+        bench.hub.join(&other, subscriber(key, false));
+        bench.hub.go_live("other", key, None, &mut bench.seen);
+    }
+    bench.publish([at(2)]);
+    bench.hub.deliver("other", &[publication(None)], &mut bench.seen);
+    bench.hub.serve_last(0, Some(&other), &mut bench.seen);
+    assert_eq!(bench.seen.offsets(0), [1, 0]);
+    bench.sweep_out();
+    assert_eq!(bench.seen.offsets(0), [1, 0, 2]);
+}
+
+#[test]
+fn who_knows_more_than_was_begun_is_served_last_with_what_it_does_not_know() {
     let mut bench = bench(5);
     bench.publish([at(2)]);
     bench.publish([at(3), at(4), at(5)]);
-    // Knows more than this worker has begun with.
     bench.live(9, at(4));
-    let mut most = 0;
-    while bench.hub.is_sweeping() {
-        let before: usize = bench.seen.got.values().map(Vec::len).sum();
-        bench.sweep_on();
-        most = most.max(bench.seen.got.values().map(Vec::len).sum::<usize>() - before);
-    }
-    assert!(most <= 6, "{most} deliveries without a break");
-    assert!((0..5).all(|key| bench.seen.offsets(key) == [1, 2, 3, 4, 5]));
+    bench.hub.serve_last(9, None, &mut bench.seen);
+    bench.sweep_out();
     assert_eq!(bench.seen.offsets(9), [5]);
+}
+
+#[test]
+fn who_knows_more_than_was_begun_breaks_what_leaves_as_one_only_there() {
+    let mut bench = bench(5);
+    bench.publish([at(2)]);
+    bench.publish([at(3), at(4), at(5), at(6)]);
+    bench.live(9, at(4));
+    bench.sweep_out();
+    assert!((0..5).all(|key| bench.seen.offsets(key) == [1, 2, 3, 4, 5, 6]));
+    assert_eq!(bench.seen.offsets(9), [5, 6]);
+    assert_eq!(bench.seen.calls[bench.seen.calls.len() - 9..], [1, 1, 1, 2, 2, 2, 2, 2, 2]);
 }
 
 #[test]

@@ -58,14 +58,14 @@ fn four_variants(subscribers: u32, publications: u64) -> Sample {
 }
 
 #[library_benchmark]
-#[bench::to_1_000(args = (1_000, 1), setup = one_variant, config = counted(53_226))]
-#[bench::to_10_000(args = (10_000, 1), setup = one_variant, config = counted(509_072))]
-#[bench::backlog_of_8_to_1_000(args = (1_000, 8), setup = one_variant, config = counted(65_307))]
-#[bench::backlog_of_8_to_10_000(args = (10_000, 8), setup = one_variant, config = counted(520_937))]
-#[bench::in_four_variants_to_10_000(args = (10_000, 1), setup = four_variants, config = counted(1_040_828))]
-#[bench::backlog_of_8_in_four_variants_to_10_000(args = (10_000, 8), setup = four_variants, config = counted(2_138_834))]
-#[bench::the_first_to_1_000(args = (1_000), setup = the_first, config = counted(359_412))]
-#[bench::in_two_channels_to_10_000(args = (10_000), setup = two_channels, config = counted(4_658_683))]
+#[bench::to_1_000(args = (1_000, 1), setup = one_variant, config = counted(53_465))]
+#[bench::to_10_000(args = (10_000, 1), setup = one_variant, config = counted(511_577))]
+#[bench::backlog_of_8_to_1_000(args = (1_000, 8), setup = one_variant, config = counted(65_506))]
+#[bench::backlog_of_8_to_10_000(args = (10_000, 8), setup = one_variant, config = counted(523_442))]
+#[bench::in_four_variants_to_10_000(args = (10_000, 1), setup = four_variants, config = counted(1_043_345))]
+#[bench::backlog_of_8_in_four_variants_to_10_000(args = (10_000, 8), setup = four_variants, config = counted(2_141_351))]
+#[bench::the_first_to_1_000(args = (1_000), setup = the_first, config = counted(359_637))]
+#[bench::in_two_channels_to_10_000(args = (10_000), setup = two_channels, config = counted(5_041_208))]
 fn publications((mut hub, publications, mut counter): Sample) -> Sample {
     hub.deliver(black_box(CHANNEL), &publications, &mut counter);
     while hub.is_sweeping() {

@@ -217,10 +217,8 @@ impl Worker {
     pub(super) fn serve_last(&mut self, index: usize, channel: Option<&Channel>) {
         let key = index as u32;
         if self.paced {
-            let channels: Vec<Channel> = match channel {
-                Some(channel) => vec![channel.clone()],
-                None => self.local.hub.channels_of(key).cloned().collect(),
-            };
+            let is_meant = |of: &&Channel| channel.is_none_or(|channel| channel == *of);
+            let channels: Vec<Channel> = self.local.hub.channels_of(key).filter(is_meant).cloned().collect();
             for channel in channels {
                 self.deliver_waiting(&channel);
             }

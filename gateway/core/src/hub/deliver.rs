@@ -228,9 +228,10 @@ impl Members {
         }
     }
 
-    /// Those of these that follow `position`, up to the first hole.
+    /// Those of these that come after `position`; up to the first hole for one who would be told of it.
     pub(super) fn after(
         position: Option<StreamPosition>,
+        positioned: bool,
         publications: &[Arc<Prepared>],
     ) -> Vec<Arc<Prepared>> {
         let mut stream = position;
@@ -238,11 +239,11 @@ impl Members {
         for prepared in publications {
             match classify(stream, prepared.position()) {
                 Step::Duplicate => {}
-                Step::Next => {
+                Step::Gap if positioned => break,
+                Step::Next | Step::Gap => {
                     stream = prepared.position().or(stream);
                     after.push(prepared.clone());
                 }
-                Step::Gap => break,
             }
         }
         after

@@ -10,11 +10,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use shared::channel::Channel;
+use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
 use super::Hub;
 use super::bundle::Bundles;
-use super::members::Members;
+use super::members::{Members, Waiting};
 use super::places::{List, Place};
 use super::prepared::Prepared;
 use super::subscriber::{Sink, Subscriber};
@@ -41,6 +42,8 @@ struct UnderWay {
     /// What came since it began.
     next: Vec<Arc<Prepared>>,
     next_bytes: usize,
+    /// The same for those who leave before it is their turn, once anyone has: for who is told of a hole, and who is not.
+    next_bundles: [Option<Bundles>; 2],
 }
 
 impl Default for Sweeps {
@@ -89,27 +92,23 @@ impl Hub {
             if only.is_some_and(|only| only != Some(id)) {
                 continue;
             }
-            let (subscriber, known) = match at.list() {
+            match at.list() {
                 List::Live => {
                     let subscriber = members.live[at.index()];
                     if at.index() < members.unserved as usize {
                         sink.deliver(&[subscriber], &mut sweep.now);
                     }
-                    (subscriber, members.stream)
+                    sweep.deliver_next(members.stream, subscriber, sink);
                 }
                 List::Waiting => {
-                    let Some(waiting) =
-                        members.aside.as_ref().and_then(|aside| aside.waiting.get(at.index()))
-                    else {
-                        continue;
-                    };
-                    (waiting.subscriber, Some(waiting.position))
+                    let waiting = members.aside.as_ref().and_then(|aside| aside.waiting.get(at.index()));
+                    let Some(&Waiting { subscriber, position }) = waiting else { continue };
+                    let next = Members::after(Some(position), subscriber.positioned, &sweep.next);
+                    if !next.is_empty() {
+                        sink.deliver(&[subscriber], &mut Bundles::new(&next));
+                    }
                 }
                 List::Joining | List::Told => continue,
-            };
-            let next = Members::after(known, &sweep.next);
-            if !next.is_empty() {
-                sink.deliver(&[subscriber], &mut Bundles::new(&next));
             }
             self.held_bytes -= members.take_out(at, id, &mut self.places);
             members.make_told(key, id, &mut self.places);
@@ -130,7 +129,7 @@ impl Hub {
             return;
         }
         members.unserved = count as u32;
-        self.sweeps.under_way.push_back(UnderWay { id, now, next: Vec::new(), next_bytes: 0 });
+        self.sweeps.under_way.push_back(UnderWay::new(id, now));
     }
 
     /// Has publications wait behind the sweep of their channel. Answers whether they do: there may be none, or none any
@@ -193,14 +192,20 @@ impl Hub {
         for index in piece {
             let key = self.channels[id as usize].live[index].key;
             let channels = &self.channels;
-            let is_unserved = |place: &&Place| {
-                let members = channels.get(place.channel as usize);
+            let is_unserved = |place: &Place| {
                 place.channel != id
                     && place.at.list() == List::Live
-                    && members.is_some_and(|members| place.at.index() < members.unserved as usize)
+                    && channels
+                        .get(place.channel as usize)
+                        .is_some_and(|members| place.at.index() < members.unserved as usize)
             };
-            let others: SmallVec<[Place; 4]> =
-                self.places.row(key).iter().filter(is_unserved).copied().collect();
+            let (row, under_way) = (self.places.row(key), &self.sweeps.under_way);
+            let others: SmallVec<[Place; 4]> = if row.len() <= under_way.len() {
+                row.iter().copied().filter(is_unserved).collect()
+            } else {
+                let place = |channel| Some(Place { channel, at: self.places.get(key, channel)? });
+                under_way.iter().filter_map(|sweep| place(sweep.id)).filter(is_unserved).collect()
+            };
             if !others.is_empty() {
                 sink.gather(key);
             }
@@ -241,6 +246,19 @@ impl Sweeps {
 }
 
 impl UnderWay {
+    fn new(id: u32, now: Bundles) -> Self {
+        Self { id, now, next: Vec::new(), next_bytes: 0, next_bundles: [None, None] }
+    }
+
+    /// Delivers what waits to one who is live, while the stream is at `stream`.
+    fn deliver_next(&mut self, stream: Option<StreamPosition>, subscriber: Subscriber, sink: &mut impl Sink) {
+        let bundles = self.next_bundles[usize::from(subscriber.positioned)]
+            .get_or_insert_with(|| Bundles::new(&Members::after(stream, subscriber.positioned, &self.next)));
+        if !bundles.publications().is_empty() {
+            sink.deliver(&[subscriber], bundles);
+        }
+    }
+
     /// Answers whether there was room.
     fn wait(&mut self, publications: &[Arc<Prepared>]) -> bool {
         let bytes: usize = publications.iter().map(|prepared| prepared.publication().data.bytes.len()).sum();
@@ -248,6 +266,7 @@ impl UnderWay {
             && self.next_bytes + bytes <= WAITING_BYTES_MAX;
         if fits {
             self.next.extend_from_slice(publications);
+            self.next_bundles = [None, None];
             self.next_bytes += bytes;
         }
         fits

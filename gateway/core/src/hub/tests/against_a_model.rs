@@ -98,11 +98,11 @@ impl Model {
         for &comes in waiting {
             match relation(at, comes) {
                 std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => {
+                std::cmp::Ordering::Greater if member.positioned => break,
+                std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => {
                     at = Some(comes);
                     self.got.entry(key).or_default().push(Some(comes));
                 }
-                std::cmp::Ordering::Greater => break,
             }
         }
         member.state = State::Told;

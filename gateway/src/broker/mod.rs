@@ -22,6 +22,26 @@ use shared::publication::Publication;
 
 pub use config::{BrokerKind, Config};
 
+/// Whether something that was asked for has taken effect, or when it will have.
+#[expect(missing_debug_implementations, reason = "a boxed future has nothing to show")]
+pub enum Effective {
+    Now,
+    Later(BoxFuture<'static, Result<(), BrokerError>>),
+}
+
+impl Effective {
+    pub fn is_now(&self) -> bool {
+        matches!(self, Self::Now)
+    }
+
+    pub async fn wait(self) -> Result<(), BrokerError> {
+        match self {
+            Self::Now => Ok(()),
+            Self::Later(effective) => effective.await,
+        }
+    }
+}
+
 /// Every call ends by itself: implementations keep a deadline and answer [`BrokerError::Timeout`] past it.
 pub trait Broker: Send + Sync + std::fmt::Debug {
     /// Appends to the channel's stream (if `retention` keeps one) and sends to every interested node, atomically.

@@ -12,10 +12,9 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::websocket;
 
-use crate::broker::{BrokerError, PublishRequest};
+use crate::broker::{BrokerError, Effective, PublishRequest};
 use crate::connection::Connection;
 use crate::node::Node;
-use crate::presence::Added;
 use crate::telemetry::labels::Source;
 use crate::worker::Local;
 use crate::worker::inbox::Event;
@@ -116,9 +115,10 @@ impl Connection {
         } else {
             local.node.delivered(&channel)
         };
-        let present = presence.map_or(Added::Now, |info| local.node.enter_presence(channel.clone(), info));
+        let present =
+            presence.map_or(Effective::Now, |info| local.node.enter_presence(channel.clone(), info));
         // Most who come back after a fault need not wait: one of them has read for all.
-        if delivered.is_now() && matches!(present, Added::Now) {
+        if delivered.is_now() && present.is_now() {
             let known = match &past {
                 Some(wanted) => local.node.known_past(&channel, wanted).map(Some),
                 None => Some(None),

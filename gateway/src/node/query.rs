@@ -8,9 +8,8 @@ use shared::channel::Channel;
 use shared::id::ClientId;
 use shared::publication::ClientInfo;
 
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Effective};
 use crate::node::Node;
-use crate::presence::Added;
 
 impl Node {
     pub async fn history(
@@ -29,7 +28,7 @@ impl Node {
     }
 
     /// Shows a client in a channel's presence. Begun by the call itself, so that a later leave comes later.
-    pub(crate) fn enter_presence(&self, channel: Channel, info: ClientInfo) -> Added {
+    pub(crate) fn enter_presence(&self, channel: Channel, info: ClientInfo) -> Effective {
         self.presence.add(channel, info)
     }
 

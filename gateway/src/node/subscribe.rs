@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use gateway_core::feed::Feed;
 use gateway_core::history::Retention;
 use parking_lot::Mutex;
@@ -11,8 +12,8 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use tokio::sync::{Notify, oneshot};
 
-use crate::broker::BrokerError;
-use crate::node::interest::Link;
+use crate::broker::{BrokerError, Effective};
+use crate::node::interest::{Link, LocalChannel};
 use crate::node::{LINGER, Node};
 
 /// The most channels of one subscribe call to the broker.
@@ -29,33 +30,10 @@ pub(crate) struct SubscribeQueue {
     changed: Notify,
 }
 
-/// What a join waits for.
-#[derive(Debug)]
-pub(crate) enum Delivered {
-    Now,
-    Later(oneshot::Receiver<Result<(), BrokerError>>),
-}
-
-impl Delivered {
-    pub(crate) fn is_now(&self) -> bool {
-        matches!(self, Self::Now)
-    }
-
-    pub(crate) async fn wait(self) -> Result<(), BrokerError> {
-        match self {
-            Self::Now => Ok(()),
-            Self::Later(answer) => match answer.await {
-                Ok(result) => result,
-                Err(_) => Err(BrokerError::Unexpected("the node is going away".into())),
-            },
-        }
-    }
-}
-
 impl Node {
     /// Notes that a worker has subscribers of a channel: from now on its publications go to that worker. The
     /// answer tells when none published after it can be missed.
-    pub(crate) fn acquire(&self, worker: usize, channel: &Channel, retention: Retention) -> Delivered {
+    pub(crate) fn acquire(&self, worker: usize, channel: &Channel, retention: Retention) -> Effective {
         let mut shard = self.interest.shard(channel.as_str());
         let now = self.clock.now();
         let local = shard.entry(channel.clone()).or_insert_with(|| {
@@ -64,28 +42,20 @@ impl Node {
         });
         local.workers |= 1 << worker;
         match local.link {
-            Link::Up => Delivered::Now,
+            Link::Up => Effective::Now,
             Link::Lingering(_) => {
                 local.link = Link::Up;
-                Delivered::Now
+                Effective::Now
             }
-            Link::Queued | Link::Subscribing | Link::Unsubscribing => {
-                let (sender, receiver) = oneshot::channel();
-                local.waiting.push(sender);
-                Delivered::Later(receiver)
-            }
+            Link::Queued | Link::Subscribing | Link::Unsubscribing => local.delivered_later(),
         }
     }
 
     /// A further subscriber on a worker that has some already: waits for what the first one waits for.
-    pub(crate) fn delivered(&self, channel: &Channel) -> Delivered {
+    pub(crate) fn delivered(&self, channel: &Channel) -> Effective {
         match self.interest.shard(channel.as_str()).get_mut(channel.as_str()) {
-            Some(local) if !matches!(local.link, Link::Up | Link::Lingering(_)) => {
-                let (sender, receiver) = oneshot::channel();
-                local.waiting.push(sender);
-                Delivered::Later(receiver)
-            }
-            _ => Delivered::Now,
+            Some(local) if !matches!(local.link, Link::Up | Link::Lingering(_)) => local.delivered_later(),
+            _ => Effective::Now,
         }
     }
 
@@ -100,6 +70,18 @@ impl Node {
             drop(shard);
             self.subscribe_queue.unwant(until, channel.clone());
         }
+    }
+}
+
+impl LocalChannel {
+    /// Waits for what the first subscriber here waits for.
+    fn delivered_later(&mut self) -> Effective {
+        let (sender, answer) = oneshot::channel();
+        self.waiting.push(sender);
+        let answered = async {
+            answer.await.unwrap_or_else(|_| Err(BrokerError::Unexpected("the node is going away".into())))
+        };
+        Effective::Later(answered.boxed())
     }
 }
 

@@ -11,8 +11,8 @@ use shared::channel::Channel;
 use shared::id::{ClientId, UserId};
 use shared::publication::ClientInfo;
 
-use super::{Added, Presence};
-use crate::broker::BrokerError;
+use super::Presence;
+use crate::broker::{BrokerError, Effective};
 
 /// Locks the channels are spread over.
 const SHARDS: usize = 32;
@@ -47,9 +47,9 @@ impl Default for MemoryPresence {
 }
 
 impl Presence for MemoryPresence {
-    fn add(&self, channel: Channel, info: ClientInfo) -> Added {
+    fn add(&self, channel: Channel, info: ClientInfo) -> Effective {
         self.shard(&channel).lock().entry(channel).or_default().add(info);
-        Added::Now
+        Effective::Now
     }
 
     fn remove(&self, channel: Channel, client: ClientId) {

@@ -11,7 +11,7 @@ use shared::channel::Channel;
 use shared::id::ClientId;
 use shared::publication::ClientInfo;
 
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Effective};
 
 /// Presence is held under a lease: what a node added is gone a bounded time after the node is.
 pub trait Presence: Send + Sync + std::fmt::Debug {
@@ -19,7 +19,7 @@ pub trait Presence: Send + Sync + std::fmt::Debug {
     /// An error means that others cannot see it yet: it will be shown as soon as that is possible, unless it is
     /// removed.
     /// What is added and removed takes effect in the order of calls: the answer only tells when others can see it.
-    fn add(&self, channel: Channel, info: ClientInfo) -> Added;
+    fn add(&self, channel: Channel, info: ClientInfo) -> Effective;
 
     /// Does not wait for others to see it.
     fn remove(&self, channel: Channel, client: ClientId);
@@ -32,20 +32,4 @@ pub trait Presence: Send + Sync + std::fmt::Debug {
 
     /// Takes back everything this node added, at once. For a node that ends; nothing is added after it.
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
-}
-
-/// When others can see what was added.
-#[expect(missing_debug_implementations, reason = "a boxed future has nothing to show")]
-pub enum Added {
-    Now,
-    Later(BoxFuture<'static, Result<(), BrokerError>>),
-}
-
-impl Added {
-    pub async fn wait(self) -> Result<(), BrokerError> {
-        match self {
-            Self::Now => Ok(()),
-            Self::Later(seen) => seen.await,
-        }
-    }
 }

@@ -36,19 +36,16 @@ impl Worker {
 
     /// Closes as many as should be closed by now.
     pub(super) fn step_drain(&mut self) {
-        let Some(drain) = &self.drain else { return };
-        for _ in 0..drain.pacing.due(self.local.now.since(drain.began), drain.closed) {
-            let Some(drain) = &mut self.drain else { return };
-            drain.closed += 1;
-            let Some(key) = drain.left.pop() else { return };
+        let Some(drain) = &mut self.drain else { return };
+        let due = drain.pacing.due(self.local.now.since(drain.began), drain.closed);
+        drain.closed += due;
+        let first = drain.left.len().saturating_sub(due);
+        for key in drain.left.split_off(first).into_iter().rev() {
             let index = key.index as usize;
             if self.connections.get(index).is_some_and(|connection| connection.key == key) {
-                self.serve_last(index, None);
-            }
-            let Some(connection) = self.connections.get_mut(index) else { continue };
-            if connection.key == key && !connection.is_closing() {
-                connection.session.handle_disconnect(Disconnect::SHUTDOWN);
-                connection.perform(&mut self.local);
+                self.end(index, None, |connection| {
+                    connection.session.handle_disconnect(Disconnect::SHUTDOWN)
+                });
             }
         }
     }

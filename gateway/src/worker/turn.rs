@@ -214,7 +214,7 @@ impl Worker {
     }
 
     /// Delivers to one who is to be closed, or taken from one channel, what was published before that.
-    pub(super) fn serve_last(&mut self, index: usize, channel: Option<&Channel>) {
+    fn serve_last(&mut self, index: usize, channel: Option<&Channel>) {
         let key = index as u32;
         if self.paced {
             let is_meant = |of: &&Channel| channel.is_none_or(|channel| channel == *of);
@@ -295,16 +295,21 @@ impl Worker {
         let named =
             self.connections.iter().filter(|(_, connection)| is_open(connection) && is_named(connection));
         for index in named.map(|(index, _)| index).collect::<Vec<_>>() {
-            self.serve_last(index, channel);
-            // Serving one can show that it has gone.
-            let Some(connection) = self.connections.get_mut(index).filter(|connection| is_open(connection))
-            else {
-                continue;
-            };
-            act(connection);
-            connection.perform(&mut self.local);
-            self.local.schedule(&self.connections[index]);
+            self.end(index, channel, &act);
         }
+    }
+
+    /// Ends all of a client, or what it has in one channel, after what was published before that.
+    pub(super) fn end(&mut self, index: usize, channel: Option<&Channel>, act: impl FnOnce(&mut Connection)) {
+        self.serve_last(index, channel);
+        // That can show that it has gone.
+        let Some(connection) = self.connections.get_mut(index).filter(|connection| !connection.is_closing())
+        else {
+            return;
+        };
+        act(connection);
+        connection.perform(&mut self.local);
+        self.local.schedule(&self.connections[index]);
     }
 
     fn handle_timers(&mut self) {

@@ -7,10 +7,15 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Ending;
-use crate::gateway::{Gateway, eventually, gateway};
+use crate::gateway::{Description, Gateway, eventually, gateway};
 
 async fn counted(gateway: &Gateway, reason: &str, times: f64) {
     gateway.metric_becomes(&format!("tidegate_closes_total{{reason=\"{reason}\"}}"), times).await;
+}
+
+/// A client may send as fast as it can.
+fn without_rates() -> Description {
+    gateway().with("session.messages_per_second", 0).with("session.bytes_per_second", 0)
 }
 
 #[tokio::test]
@@ -199,11 +204,9 @@ async fn a_socket_that_takes_nothing_is_closed_after_the_write_timeout() {
 
 #[tokio::test]
 async fn pings_without_end_from_a_client_that_does_not_read_close_it() {
-    let gateway = gateway()
+    let gateway = without_rates()
         .with("websocket.outbox_bytes_max", 4096)
         .with("websocket.write_timeout_ms", 10_000)
-        .with("session.messages_per_second", 0)
-        .with("session.bytes_per_second", 0)
         .start()
         .await;
     let mut client = gateway.raw("chat").await;
@@ -234,12 +237,7 @@ async fn pings_count_against_the_rate_of_messages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_far_ahead_of_its_answers_is_read_no_further_and_loses_nothing() {
-    let gateway = gateway()
-        .with("session.queued_commands_max", 40)
-        .with("session.messages_per_second", 0)
-        .with("session.bytes_per_second", 0)
-        .start()
-        .await;
+    let gateway = without_rates().with("session.queued_commands_max", 40).start().await;
     let client = gateway.connect().await;
     let (mut commands, mut answers) = client.socket.split();
     let asking = tokio::spawn(async move {
@@ -269,12 +267,7 @@ async fn a_client_far_ahead_of_its_answers_is_read_no_further_and_loses_nothing(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shortest_messages_may_come_all_at_once() {
-    let gateway = gateway()
-        .with("websocket.outbox_bytes_max", 64 << 20)
-        .with("session.messages_per_second", 0)
-        .with("session.bytes_per_second", 0)
-        .start()
-        .await;
+    let gateway = without_rates().with("websocket.outbox_bytes_max", 64 << 20).start().await;
     let client = gateway.raw("chat").await;
     gateway.metric_becomes("tidegate_subscriptions", 1.0).await;
     let (mut messages, mut echoes) = client.split();
@@ -297,10 +290,9 @@ async fn the_shortest_messages_may_come_all_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_longest_messages_may_follow_each_other() {
-    let gateway = gateway()
+    let gateway = without_rates()
         .with("session.queued_bytes_max", 2 << 20)
         .with("websocket.outbox_bytes_max", 64 << 20)
-        .with("session.bytes_per_second", 0)
         .with("websocket.message_bytes_max", 1 << 20)
         .start()
         .await;

@@ -121,7 +121,8 @@ fn spread(ratios: impl Iterator<Item = f64>) -> Option<Ratio> {
     })
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+/// The middle one, or halfway between the two in the middle.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -7,7 +7,7 @@
 //! ```
 
 mod definition;
-mod figures;
+pub(crate) mod figures;
 mod report;
 mod start;
 

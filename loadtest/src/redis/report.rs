@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::compare::figures::median;
 use crate::report::text::{Group, latency, number};
 use crate::report::{Findings, Host, Latency, Threshold};
 
@@ -151,13 +152,6 @@ impl Findings for RedisReport {
     fn thresholds(&self) -> &[Threshold] {
         &self.thresholds
     }
-}
-
-/// The middle one, or the smaller of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
 #[cfg(test)]

@@ -26,9 +26,9 @@ use tokio_util::task::AbortOnDropHandle;
 use self::flush::Flusher;
 use self::local::{Local, Waiter};
 use self::read::LiveNodes;
-use super::{Added, Presence};
-use crate::broker::BrokerError;
+use super::Presence;
 use crate::broker::redis::{Config, RedisBroker};
+use crate::broker::{BrokerError, Effective};
 
 #[derive(Debug)]
 pub struct RedisPresence {
@@ -79,11 +79,11 @@ impl RedisPresence {
 }
 
 impl Presence for RedisPresence {
-    fn add(&self, channel: Channel, info: ClientInfo) -> Added {
+    fn add(&self, channel: Channel, info: ClientInfo) -> Effective {
         let (waiter, written) = oneshot::channel();
         self.shared.local.lock().add(channel, info, waiter);
         self.shared.changed.notify_one();
-        Added::Later(self.deadline(written).boxed())
+        Effective::Later(self.deadline(written).boxed())
     }
 
     fn remove(&self, channel: Channel, client: ClientId) {

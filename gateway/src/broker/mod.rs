@@ -8,6 +8,7 @@ pub(crate) mod connect;
 pub mod measure;
 pub mod memory;
 pub mod redis;
+mod refusal;
 pub mod show;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use shared::position::StreamPosition;
 use shared::publication::Publication;
 
 pub use config::{BrokerKind, Config};
+pub use refusal::Refusal;
 
 /// Whether something that was asked for has taken effect, or when it will have.
 #[expect(missing_debug_implementations, reason = "a boxed future has nothing to show")]
@@ -108,8 +110,9 @@ pub trait BrokerEvents: Send + Sync {
     /// A control message of some node.
     fn control(&self, message: Bytes);
 
-    /// The link over which publications arrive was lost and is now back with everything subscribed again:
-    /// anything published in between has been missed.
+    /// Anything may have been missed, and streams may have begun anew: the link over which publications arrive was
+    /// lost and is back with everything subscribed again, the link over which they are made was opened again, or the
+    /// server behind one of them is not what it was.
     fn resumed(&self);
 }
 
@@ -142,6 +145,27 @@ pub enum BrokerError {
     Unreachable(Arc<str>),
     #[error("the broker did not answer within {} ms", .0.as_millis())]
     Timeout(Duration),
+    /// The server said no, in its own words.
+    #[error("Redis refuses: {text}")]
+    Refused { kind: Refusal, text: Arc<str> },
     #[error("the broker answered something unexpected: {0}")]
     Unexpected(Arc<str>),
+}
+
+impl BrokerError {
+    /// What a server's refusal means.
+    pub(crate) fn refused(text: impl Into<Arc<str>>) -> Self {
+        let text = text.into();
+        Self::Refused { kind: Refusal::read(&text), text }
+    }
+
+    /// A word for labels.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Timeout(_) => "timeout",
+            Self::Refused { kind, .. } => kind.label(),
+            Self::Unexpected(_) => "unexpected",
+        }
+    }
 }

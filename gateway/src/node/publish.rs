@@ -48,11 +48,7 @@ impl Node {
         async move {
             let published = publishing.instrument(span).await;
             if let Err(error) = &published {
-                self.metrics.publication_refused(match error {
-                    BrokerError::Timeout(_) => "timeout",
-                    BrokerError::Unreachable(_) => "unreachable",
-                    BrokerError::Unexpected(_) => "unexpected",
-                });
+                self.metrics.publication_refused(error.label());
             }
             published
         }

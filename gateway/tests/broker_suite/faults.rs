@@ -141,7 +141,8 @@ async fn a_lost_command_link_is_made_again_and_loses_no_publication() {
     redis.server.ask::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     eventually("calls work", async || node.broker.publish(request(&a, "after")).await.is_ok()).await;
     eventually("both are heard", async || node.heard.texts(&a) == ["before", "after"]).await;
-    assert_eq!((node.metrics.command_reconnects.get(), node.heard.resumed()), (1, 0));
+    assert_eq!(node.metrics.command_reconnects.get(), 1);
+    assert_eq!(node.heard.resumed(), 1, "it may be another Redis");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

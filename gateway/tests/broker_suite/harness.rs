@@ -115,6 +115,15 @@ impl Backend for Memory {
     }
 }
 
+impl Redis {
+    /// With options as on the command line of `redis-server`.
+    pub fn with(options: &[&str]) -> Self {
+        let server = RedisServer::start_with(options);
+        let url = RedisUrl::new(server.url());
+        Self { server, config: redis::Config { url, ..redis::Config::default() }, nodes: AtomicU64::new(0) }
+    }
+}
+
 #[derive(Debug)]
 pub struct Redis {
     pub server: RedisServer,
@@ -124,9 +133,7 @@ pub struct Redis {
 
 impl Backend for Redis {
     fn new() -> Self {
-        let server = RedisServer::start();
-        let url = RedisUrl::new(server.url());
-        Self { server, config: redis::Config { url, ..redis::Config::default() }, nodes: AtomicU64::new(0) }
+        Self::with(&[])
     }
 
     fn node(&self) -> Node {

@@ -17,6 +17,7 @@ mod faults;
 mod harness;
 mod presence;
 mod presence_faults;
+mod servers;
 mod several_nodes;
 mod streams;
 mod tls;

@@ -41,6 +41,23 @@ impl RedisServer {
         panic!("redis-server did not start on any of {START_ATTEMPTS} ports");
     }
 
+    /// A Sentinel that watches another.
+    pub fn start_sentinel(watched: &Self) -> Self {
+        for _ in 0..START_ATTEMPTS {
+            let directory = tempfile::tempdir().expect("a directory for a Sentinel");
+            let file = directory.path().join("sentinel.conf");
+            let monitor = format!("sentinel monitor watched 127.0.0.1 {} 1\n", watched.port);
+            std::fs::write(&file, monitor).expect("a file of settings");
+            let file = file.to_str().expect("a text").to_owned();
+            let mut server = Self { port: free_port(), directory, process: None, options: Vec::new() };
+            let options = [&file, "--sentinel", "--port", &server.port.to_string(), "--bind", "127.0.0.1"];
+            if server.launch_with(&options) {
+                return server;
+            }
+        }
+        panic!("no Sentinel started on any of {START_ATTEMPTS} ports");
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -87,15 +104,17 @@ impl RedisServer {
     }
 
     fn launch(&mut self) -> bool {
-        let process = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "no", "--daemonize", "no", "--loglevel", "warning"])
-            .arg("--dir")
-            .arg(self.directory.path())
-            .args(&self.options)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
+        let (port, options) = (self.port.to_string(), self.options.clone());
+        let directory = self.directory.path().to_str().expect("a text").to_owned();
+        let mut all = vec!["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        all.extend(["--daemonize", "no", "--loglevel", "warning", "--dir", &directory]);
+        all.extend(options.iter().map(String::as_str));
+        self.launch_with(&all)
+    }
+
+    fn launch_with(&mut self, options: &[&str]) -> bool {
+        let process =
+            Command::new("redis-server").args(options).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.process = match process {
             Ok(process) => Some(process),
             Err(error) if error.kind() == ErrorKind::NotFound => {

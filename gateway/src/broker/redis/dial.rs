@@ -2,27 +2,32 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    RedisError,
+    AsyncConnectionConfig, ConnectionAddr, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo, RedisError, Value,
 };
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::{Config, RedisUrl};
+use super::link::explain;
 use super::route::Router;
+use super::server::Server;
 use super::subscriptions::{Driver, Subscriptions};
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Refusal};
 
 /// Commands that wait to be written at once; whoever has one more waits for a place, under its deadline.
 const COMMANDS_WAITING_MAX: usize = 1024;
@@ -49,8 +54,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 pub(super) struct Dialed {
     pub(super) connection: MultiplexedConnection,
     pub(super) driver: AbortOnDropHandle<()>,
-    /// Names this run of the Redis process, as far as Redis tells.
-    pub(super) run: Arc<str>,
+    /// What is at its other end.
+    pub(super) server: Server,
+    /// Grows with whatever arrives.
+    pub(super) heard: Arc<AtomicU64>,
 }
 
 /// Why no connection could be opened. Never holds the password.
@@ -67,7 +74,10 @@ pub enum DialError {
     #[error("{0}")]
     Redis(#[from] RedisError),
     #[error("{0}")]
-    Refused(String),
+    Refused(BrokerError),
+    /// The address leads to something that this project cannot use.
+    #[error("{0}")]
+    Unusable(&'static str),
     #[error("no connection within {} ms", .0.as_millis())]
     Timeout(Duration),
 }
@@ -142,23 +152,26 @@ impl Dialer {
     pub(super) async fn dial_subscriptions(
         &self,
         router: Arc<Router>,
-    ) -> Result<(Subscriptions, Driver), DialError> {
+    ) -> Result<(Subscriptions, Driver, Server), DialError> {
         let dialing = async {
             let (subscriptions, driver) = Subscriptions::open(self.connect().await?, router);
             let mut hello = vec!["HELLO", "3"];
             if let Some(password) = self.login.password() {
                 hello.extend(["AUTH", self.login.username().unwrap_or("default"), password]);
             }
-            let refused = |error: BrokerError| DialError::Refused(error.to_string());
-            subscriptions.ask(&hello).await.map_err(refused)?;
+            subscriptions.ask(&hello).await.map_err(DialError::Refused)?;
             if self.login.db() != 0 {
-                subscriptions.ask(&["SELECT", &self.login.db().to_string()]).await.map_err(refused)?;
+                subscriptions
+                    .ask(&["SELECT", &self.login.db().to_string()])
+                    .await
+                    .map_err(DialError::Refused)?;
             }
             // A managed Redis may forbid it; it is not needed to go on.
             if let Err(error) = subscriptions.ask(&["CLIENT", "SETNAME", &self.client_name]).await {
                 tracing::debug!(%error, "Redis does not take a client name");
             }
-            Ok((subscriptions, driver))
+            let server = usable(subscriptions.identify().await.map_err(DialError::Refused)?)?;
+            Ok((subscriptions, driver, server))
         };
         tokio::time::timeout(self.timeout, dialing).await.unwrap_or(Err(DialError::Timeout(self.timeout)))
     }
@@ -185,26 +198,106 @@ impl Dialer {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(COMMANDS_WAITING_MAX);
+        let heard = Arc::new(AtomicU64::new(0));
+        let stream = Heard { stream, bytes: heard.clone() };
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&self.login, stream, config).await?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         let mut set_name = redis::cmd("CLIENT");
         set_name.arg("SETNAME").arg(&self.client_name);
-        // A managed Redis may forbid either; neither is needed to go on.
-        if let Err(error) = ask(&mut connection, &set_name).await {
+        // A managed Redis may forbid it; it is not needed to go on.
+        if let Err(error) = set_name.query_async::<Value>(&mut connection).await {
             tracing::debug!(%error, "Redis does not take a client name");
         }
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let run = match ask(&mut connection, &info).await {
-            Ok(info) => find_run(&info),
-            Err(error) if error.is_unrecoverable_error() => return Err(error.into()),
-            Err(error) => {
-                tracing::warn!(%error, "Redis does not tell its run id: a restart that loses data goes unnoticed");
-                "".into()
+        let server = usable(identify(&mut connection).await?)?;
+        if !server.tells {
+            tracing::warn!("this user may not call INFO: what Redis is can be asked only in part");
+        }
+        Ok(Dialed { connection, driver, server, heard })
+    }
+}
+
+fn usable(server: Server) -> Result<Server, DialError> {
+    match server.unusable() {
+        Some(why) => Err(DialError::Unusable(why)),
+        None => Ok(server),
+    }
+}
+
+/// Asks what the server is: by INFO, and where that is forbidden by what everyone may ask.
+pub(super) async fn identify(connection: &mut MultiplexedConnection) -> Result<Server, RedisError> {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+    let answers = connection.send_packed_commands(&pipeline, 0, 2).await?;
+    match <[Value; 2]>::try_from(answers) {
+        Ok([Value::ServerError(error), _] | [_, Value::ServerError(error)]) => {
+            let error = RedisError::from(error);
+            if !may_not(&explain(error.clone())) {
+                return Err(error);
             }
-        };
-        Ok(Dialed { connection, driver, run })
+            let hello = connection.send_packed_command(&redis::cmd("HELLO")).await?;
+            Ok(Server::from_hello_value(&hello))
+        }
+        Ok([server, replication]) => {
+            let (server, replication) =
+                (String::from_redis_value(server)?, String::from_redis_value(replication)?);
+            Ok(Server::from_info(&server, &replication))
+        }
+        Err(_) => Ok(Server::default()),
+    }
+}
+
+/// Whether a command is kept from this user, in one way or the other.
+pub(super) fn may_not(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::Refused { kind: Refusal::Rights | Refusal::UnknownCommand, .. })
+}
+
+/// Counts what is read from a stream.
+struct Heard<S> {
+    stream: S,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.bytes.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 
@@ -223,14 +316,6 @@ impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
     }
-}
-
-async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<String, RedisError> {
-    command.query_async(connection).await
-}
-
-fn find_run(info: &str) -> Arc<str> {
-    info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().into()
 }
 
 fn tls_connector(ca_file: Option<&Path>) -> Result<TlsConnector, DialError> {
@@ -282,11 +367,5 @@ mod tests {
         for bad in ["", "redis://", "http://host", "redis://host/name", "host:6379", "unix://"] {
             assert!(parse(&RedisUrl::new(bad)).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_run_id_is_read_from_the_server_section() {
-        assert_eq!(&*find_run("# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nport:1\r\n"), "abc");
-        assert_eq!(&*find_run("# Server\r\n"), "");
     }
 }

@@ -79,7 +79,7 @@ impl RedisBroker {
                 .arg(&position)
                 .arg(&stream)
                 .arg(epoch.as_str())
-                .arg(&*up.run)
+                .arg(&*up.server.run)
                 .arg(position_ttl_ms)
                 .arg(filter.limit);
             match (filter.reverse, filter.since) {

@@ -1,7 +1,7 @@
 //! The connection for commands: opened again and again for ever, and every call on it has a deadline.
 
-use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::config::Config;
-use super::dial::{DialError, Dialer};
+use super::dial::{self, DialError, Dialed, Dialer};
 use super::script::Script;
-use crate::broker::BrokerError;
+use super::server::Server;
 use crate::broker::measure::{BrokerMetrics, Operation};
+use crate::broker::{BrokerError, BrokerEvents};
 
 /// A connection that held this long was not part of a run of failures.
 const HELD_LONG: Duration = Duration::from_secs(10);
@@ -42,21 +43,33 @@ pub(crate) enum State {
 #[derive(Clone, Debug)]
 pub(crate) struct Up {
     connection: MultiplexedConnection,
-    /// Names this run of the Redis process.
-    pub(crate) run: Arc<str>,
+    /// What the server at its other end is: asked when it was opened, and again with every sign of life.
+    pub(crate) server: Arc<Server>,
     /// Which connection this is, counted from 1.
     pub(crate) number: u64,
 }
 
 impl Link {
-    pub(crate) fn start(config: &Config, dialer: Dialer, metrics: Arc<BrokerMetrics>) -> Self {
+    pub(crate) fn start(
+        config: &Config,
+        dialer: Dialer,
+        events: Arc<dyn BrokerEvents>,
+        metrics: Arc<BrokerMetrics>,
+    ) -> Self {
         let (sender, state) = watch::channel(State::Opening);
-        let supervisor = supervise(dialer, config.ping(), config.reconnect_max(), sender, metrics.clone());
+        let supervisor = Supervisor {
+            dialer,
+            ping: config.ping(),
+            pauses: Pauses::new(config.reconnect_max()),
+            state: sender,
+            events,
+            metrics: metrics.clone(),
+        };
         Self {
             state,
             timeout: config.timeout(),
             metrics,
-            _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor)),
+            _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor.run())),
         }
     }
 
@@ -182,18 +195,27 @@ pub(crate) fn explain(error: RedisError) -> BrokerError {
     if error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
         BrokerError::Unreachable(error.to_string().into())
     } else {
-        BrokerError::Unexpected(error.to_string().into())
+        refusal(&error).unwrap_or_else(|| BrokerError::Unexpected(error.to_string().into()))
     }
 }
 
-/// Waits until the connection is lost and says why. `heard` grows with whatever arrives: a connection that
-/// brings messages is alive, however long the answer to a PING stands in line behind them.
-pub(super) async fn hold<P: Future<Output = Result<(), impl Display>>>(
+/// If the server said no: its code and its words.
+fn refusal(error: &RedisError) -> Option<BrokerError> {
+    let code = error.code()?;
+    Some(BrokerError::refused(format!("{code} {}", error.detail().unwrap_or_default())))
+}
+
+/// Waits until the connection is lost, or its server can no longer be used, and says why. The server is asked again
+/// and again what it is: `changed` is told whenever it is not what it was. `heard` grows with whatever arrives: a
+/// connection that brings bytes is alive, however long an answer stands in line behind them.
+pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
     lost: impl Future<Output = Arc<str>>,
     interval: Duration,
     timeout: Duration,
     heard: impl Fn() -> u64,
-    ping: impl Fn() -> P,
+    ask: impl Fn() -> P,
+    mut known: Server,
+    mut changed: impl FnMut(&Server),
 ) -> Arc<str> {
     tokio::pin!(lost);
     loop {
@@ -204,13 +226,23 @@ pub(super) async fn hold<P: Future<Output = Result<(), impl Display>>>(
         let before = heard();
         let answer = tokio::select! {
             reason = &mut lost => return reason,
-            answer = tokio::time::timeout(timeout, ping()) => answer,
+            answer = tokio::time::timeout(timeout, ask()) => answer,
         };
         match answer {
-            Ok(Ok(())) => {}
+            Ok(Ok(server)) => {
+                if let Some(why) = server.unusable() {
+                    return why.into();
+                }
+                if server != known {
+                    changed(&server);
+                    known = server;
+                }
+            }
+            // Who refuses is alive.
+            Ok(Err(BrokerError::Refused { .. })) => {}
             Ok(Err(error)) => return error.to_string().into(),
             Err(_) if heard() != before => {}
-            Err(_) => return format!("no answer to a PING within {} ms", timeout.as_millis()).into(),
+            Err(_) => return format!("nothing arrived within {} ms", timeout.as_millis()).into(),
         }
     }
 }
@@ -242,54 +274,77 @@ impl Pauses {
     }
 }
 
-async fn supervise(
+/// Keeps a connection open.
+struct Supervisor {
     dialer: Dialer,
     ping: Duration,
-    pause_max: Duration,
+    pauses: Pauses,
     state: watch::Sender<State>,
+    events: Arc<dyn BrokerEvents>,
     metrics: Arc<BrokerMetrics>,
-) {
-    let mut pauses = Pauses::new(pause_max);
-    let mut number = 0;
-    loop {
-        let reason = match dialer.dial().await {
-            Ok(mut dialed) => {
-                number += 1;
-                if number > 1 {
-                    metrics.command_reconnects.increment();
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        let mut number = 0;
+        loop {
+            let reason = match self.dialer.dial().await {
+                Ok(dialed) => {
+                    number += 1;
+                    let opened = Instant::now();
+                    let reason = self.keep(dialed, number).await;
+                    self.pauses.held(opened.elapsed());
+                    reason
                 }
-                metrics.command_link_up.set(1);
-                tracing::info!(number, "connected to Redis for commands");
-                let opened = Instant::now();
-                let (connection, run) = (dialed.connection.clone(), dialed.run.clone());
-                state.send_replace(State::Up(Up { connection, run, number }));
-                let asked = dialed.connection.clone();
-                let send_ping = || {
-                    let mut connection = asked.clone();
-                    async move { connection.send_packed_command(&redis::cmd("PING")).await.map(drop) }
-                };
-                let lost = async {
-                    let _ = (&mut dialed.driver).await;
-                    "Redis closed the connection".into()
-                };
-                let reason = hold(lost, ping, dialer.timeout(), || 0, send_ping).await;
-                metrics.command_link_up.set(0);
-                state.send_replace(State::Down(reason.clone()));
-                dialed.close().await;
-                pauses.held(opened.elapsed());
-                reason
-            }
-            Err(error) => {
-                let reason = unreachable(&error);
-                state.send_replace(State::Down(reason.clone()));
-                reason
-            }
+                Err(error) => {
+                    let reason = unreachable(&error);
+                    self.state.send_replace(State::Down(reason.clone()));
+                    reason
+                }
+            };
+            let pause = self.pauses.next();
+            tracing::warn!(
+                redis = %self.dialer.address(), %reason, pause_ms = pause.as_millis() as u64,
+                "no connection to Redis for commands"
+            );
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Until it is lost. Says why it was.
+    async fn keep(&self, mut dialed: Dialed, number: u64) -> Arc<str> {
+        self.metrics.command_link_up.set(1);
+        tracing::info!(number, "connected to Redis for commands");
+        let connection = dialed.connection.clone();
+        let show = |server: &Server| {
+            let (connection, server) = (connection.clone(), Arc::new(server.clone()));
+            self.state.send_replace(State::Up(Up { connection, server, number }));
         };
-        let pause = pauses.next();
-        tracing::warn!(
-            redis = %dialer.address(), %reason, pause_ms = pause.as_millis() as u64, "no connection to Redis for commands"
-        );
-        tokio::time::sleep(pause).await;
+        show(&dialed.server);
+        if number > 1 {
+            self.metrics.command_reconnects.increment();
+            self.events.resumed();
+        }
+        let changed = |server: &Server| {
+            tracing::warn!("the Redis behind the connection for commands is not what it was");
+            show(server);
+            self.events.resumed();
+        };
+        let ask = || {
+            let mut connection = connection.clone();
+            async move { dial::identify(&mut connection).await.map_err(explain) }
+        };
+        let lost = async {
+            let _ = (&mut dialed.driver).await;
+            "Redis closed the connection".into()
+        };
+        let (known, heard) = (dialed.server.clone(), dialed.heard.clone());
+        let heard = || heard.load(Ordering::Relaxed);
+        let reason = hold(lost, self.ping, self.dialer.timeout(), heard, ask, known, changed).await;
+        self.metrics.command_link_up.set(0);
+        self.state.send_replace(State::Down(reason.clone()));
+        dialed.close().await;
+        reason
     }
 }
 

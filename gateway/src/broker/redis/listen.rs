@@ -16,6 +16,7 @@ use super::dial::Dialer;
 use super::link::{Pauses, hold, unreachable};
 use super::requests::{Kind, Request, Requests};
 use super::route::Router;
+use super::server::Server;
 use super::subscriptions::{Driver, Subscriptions};
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
@@ -118,13 +119,13 @@ impl Task {
         let mut last_reason = None;
         loop {
             let reason: Arc<str> = match self.open(last_reason.as_ref()).await {
-                Ok((connection, mut driver)) => {
+                Ok((connection, mut driver, server)) => {
                     let opened = Instant::now();
                     let reason = match self.subscribe_all(&connection).await {
                         Ok(()) => {
                             self.announce_up(was_up);
                             was_up = true;
-                            let reason = self.serve(&connection, &mut driver).await;
+                            let reason = self.serve(&connection, &mut driver, server).await;
                             self.router.metrics.subscriber_link_up.set(0);
                             reason
                         }
@@ -155,7 +156,10 @@ impl Task {
         }
     }
 
-    async fn open(&mut self, last_reason: Option<&Arc<str>>) -> Result<(Subscriptions, Driver), Arc<str>> {
+    async fn open(
+        &mut self,
+        last_reason: Option<&Arc<str>>,
+    ) -> Result<(Subscriptions, Driver, Server), Arc<str>> {
         let (dialer, router) = (self.dialer.clone(), self.router.clone());
         let dial = async { dialer.dial_subscriptions(router).await.map_err(|error| unreachable(&error)) };
         let requests = self.requests.clone();
@@ -194,14 +198,18 @@ impl Task {
     }
 
     /// Subscribes and unsubscribes as asked until the connection is lost. Says why it was.
-    async fn serve(&mut self, connection: &Subscriptions, driver: &mut Driver) -> Arc<str> {
+    async fn serve(&mut self, connection: &Subscriptions, driver: &mut Driver, server: Server) -> Arc<str> {
         let (ping, timeout) = (self.ping, self.dialer.timeout());
         let router = self.router.clone();
         let heard = || router.heard.load(Ordering::Relaxed);
         let ended = async {
             driver.await.unwrap_or_else(|error| format!("reading from Redis failed: {error}").into())
         };
-        let lost = hold(ended, ping, timeout, heard, || connection.ask(&["PING"]));
+        let changed = |_: &Server| {
+            tracing::warn!("the Redis behind the connection for subscriptions is not what it was");
+            router.events.resumed();
+        };
+        let lost = hold(ended, ping, timeout, heard, || connection.identify(), server, changed);
         tokio::pin!(lost);
         let requests = self.requests.clone();
         loop {

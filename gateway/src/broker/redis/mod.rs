@@ -17,6 +17,7 @@ mod requests;
 mod resp;
 mod route;
 pub(crate) mod script;
+pub(crate) mod server;
 mod subscriptions;
 
 use std::collections::HashMap;
@@ -69,6 +70,7 @@ impl RedisBroker {
         let link = Link::start(
             config,
             Dialer::new(config, format!("{}:{node}:commands", config.prefix))?,
+            events.clone(),
             metrics.clone(),
         );
         let router = Arc::new(Router {

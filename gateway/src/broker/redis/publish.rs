@@ -114,7 +114,7 @@ impl Kept {
         }
         command
             .arg(self.epoch.as_str())
-            .arg(&*up.run)
+            .arg(&*up.server.run)
             .arg(self.size)
             .arg(self.ttl_ms)
             .arg(self.position_ttl_ms)

@@ -18,8 +18,8 @@ pub(super) enum Said {
     Message(Message),
     Subscribed,
     Unsubscribed,
-    /// The answer to a command, of which only a refusal is of interest.
-    Answer(Result<(), String>),
+    /// The answer to a command, as it was written.
+    Answer(Result<Bytes, String>),
     /// A push that nobody asked for.
     Other,
 }
@@ -54,17 +54,16 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Said>, Malformed> {
     let Some(first) = bytes.first() else { return Ok(None) };
     if *first != b'>' {
         let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
-        let said = match first {
+        let whole = buffer.split_to(end).freeze();
+        return Ok(Some(match whole[0] {
             // What belongs to what comes next, and is not asked for.
             b'|' => Said::Other,
             b'-' | b'!' => {
-                let text = String::from_utf8_lossy(&bytes[1..end]);
+                let text = String::from_utf8_lossy(&whole[1..]);
                 Said::Answer(Err(text.trim().chars().take(200).collect()))
             }
-            _ => Said::Answer(Ok(())),
-        };
-        buffer.advance(end);
-        return Ok(Some(said));
+            _ => Said::Answer(Ok(whole)),
+        }));
     }
     let Some((parts, start)) = length(bytes, 1)? else { return Ok(None) };
     let Some(kind) = text(bytes, start)? else { return Ok(None) };
@@ -162,6 +161,12 @@ fn line_end(bytes: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
     }
 }
 
+/// The words of a flat answer, in their order.
+pub(super) fn words(answer: &str) -> impl Iterator<Item = &str> {
+    // What is left out tells a length, of a text or of the whole.
+    answer.split("\r\n").filter(|line| !line.starts_with(['$', '%', '*']))
+}
+
 /// Appends a command.
 pub(super) fn command<P: AsRef<[u8]>>(parts: impl ExactSizeIterator<Item = P>, out: &mut Vec<u8>) {
     let mut number = itoa::Buffer::new();
@@ -200,6 +205,7 @@ mod tests {
                     let (name, data) = (message.name().to_vec(), message.data());
                     format!("{} {:?}", String::from_utf8(name).unwrap(), data)
                 }
+                Said::Answer(Ok(whole)) => format!("Answer({})", whole.len()),
                 other => format!("{other:?}"),
             });
         }
@@ -209,15 +215,15 @@ mod tests {
     fn everything_is_told_apart_wherever_it_is_cut() {
         let expected = [
             "Subscribed",
-            "Answer(Ok(()))",
+            "Answer(52)",
             "a b\"x\\r\\n\\0>y\"",
             "Answer(Err(\"NOPERM no\"))",
             "Other",
             "bb b\"\"",
             "Other",
-            "Answer(Ok(()))",
+            "Answer(5)",
             "Unsubscribed",
-            "Answer(Ok(()))",
+            "Answer(7)",
         ];
         for cut in 0..=STREAM.len() {
             let (mut buffer, mut all) = (BytesMut::from(&STREAM[..cut]), Vec::new());
@@ -236,7 +242,7 @@ mod tests {
         let Ok(Some(Said::Message(message))) = take(&mut buffer) else { panic!("no message") };
         assert_eq!(message.data(), "hello");
         assert_eq!(message.data().as_ptr() as usize - start, 28);
-        assert_eq!(take(&mut buffer), Ok(Some(Said::Answer(Ok(())))));
+        assert_eq!(take(&mut buffer), Ok(Some(Said::Answer(Ok(Bytes::from_static(b"+PONG\r\n"))))));
     }
 
     #[test]

@@ -5,14 +5,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dial::Stream;
+use super::dial::{Stream, may_not};
 use super::resp::{self, Said};
 use super::route::Router;
+use super::server::Server;
 use crate::broker::BrokerError;
 
 /// How much is read at once, in bytes. A publication keeps the memory of all that came with it.
@@ -38,7 +39,7 @@ struct Asked {
 struct Awaited {
     /// `None`: an answer like that of any command.
     confirmations: Option<(Said, usize)>,
-    reply: oneshot::Sender<Result<(), BrokerError>>,
+    reply: oneshot::Sender<Result<Bytes, BrokerError>>,
 }
 
 impl Subscriptions {
@@ -59,8 +60,19 @@ impl Subscriptions {
         self.names("UNSUBSCRIBE", names, Said::Unsubscribed).await
     }
 
-    /// Any other command. Its answer counts only if it is a refusal.
-    pub(super) async fn ask(&self, parts: &[&str]) -> Result<(), BrokerError> {
+    /// Asks what the server is: by INFO, and where that is forbidden by what everyone may ask.
+    pub(super) async fn identify(&self) -> Result<Server, BrokerError> {
+        let server = self.ask(&["INFO", "server"]).await;
+        if server.as_ref().is_err_and(may_not) {
+            let hello = self.ask(&["HELLO"]).await?;
+            return Ok(Server::from_hello(resp::words(&String::from_utf8_lossy(&hello))));
+        }
+        let (server, replication) = (server?, self.ask(&["INFO", "replication"]).await?);
+        Ok(Server::from_info(&String::from_utf8_lossy(&server), &String::from_utf8_lossy(&replication)))
+    }
+
+    /// Any other command. Gives its answer as it was written.
+    pub(super) async fn ask(&self, parts: &[&str]) -> Result<Bytes, BrokerError> {
         let mut command = Vec::new();
         resp::command(parts.iter(), &mut command);
         self.send(command, None).await
@@ -77,10 +89,14 @@ impl Subscriptions {
         parts.push(verb);
         parts.extend(names.iter().map(String::as_str));
         resp::command(parts.iter(), &mut command);
-        self.send(command, Some((confirmed, count))).await
+        self.send(command, Some((confirmed, count))).await.map(drop)
     }
 
-    async fn send(&self, command: Vec<u8>, confirmations: Option<(Said, usize)>) -> Result<(), BrokerError> {
+    async fn send(
+        &self,
+        command: Vec<u8>,
+        confirmations: Option<(Said, usize)>,
+    ) -> Result<Bytes, BrokerError> {
         let (reply, answer) = oneshot::channel();
         let lost = || BrokerError::Unreachable("the connection was lost".into());
         let asked = Asked { command, awaited: Awaited { confirmations, reply } };
@@ -138,10 +154,10 @@ fn settle(waiting: &mut VecDeque<Awaited>, said: Said) {
             if *left > 0 {
                 return;
             }
-            Ok(())
+            Ok(Bytes::new())
         }
-        (_, Said::Answer(Err(refusal))) => Err(BrokerError::Unexpected(refusal.into())),
-        (None, Said::Answer(Ok(()))) => Ok(()),
+        (_, Said::Answer(Err(refusal))) => Err(BrokerError::refused(refusal)),
+        (None, Said::Answer(Ok(answer))) => Ok(answer),
         _ => return,
     };
     if let Some(first) = waiting.pop_front() {

@@ -179,7 +179,7 @@ impl Flusher {
             State::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
         };
         // A Redis that does not tell its run may be another one on each connection.
-        let redis = (up.run.clone(), if up.run.is_empty() { up.number } else { 0 });
+        let redis = (up.server.run.clone(), if up.server.run.is_empty() { up.number } else { 0 });
         if self.leased_on.as_ref().is_some_and(|earlier| *earlier != redis) {
             return self.start_anew().await;
         }

@@ -1,0 +1,124 @@
+//! What a Redis says of itself: which process it is, whose data it has, and whether this project can use it.
+
+use std::sync::Arc;
+
+use redis::Value;
+
+/// What a server is, as far as it tells and this user may ask.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Server {
+    /// Names this run of the process. Empty where it is not told.
+    pub(crate) run: Arc<str>,
+    /// Names the history of the data set (`master_replid`): another one begins with each promotion and each start.
+    /// Empty where it is not told.
+    pub(crate) data_set: Arc<str>,
+    /// Whether this user may call INFO, and so may scripts that run as this user.
+    pub(crate) tells: bool,
+    is_replica: bool,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Mode {
+    #[default]
+    Alone,
+    Cluster,
+    Sentinel,
+}
+
+impl Mode {
+    fn read(word: &str) -> Self {
+        match word {
+            "cluster" => Self::Cluster,
+            "sentinel" => Self::Sentinel,
+            _ => Self::Alone,
+        }
+    }
+}
+
+impl Server {
+    /// From the sections `server` and `replication` of INFO.
+    pub(super) fn from_info(server: &str, replication: &str) -> Self {
+        Self {
+            run: field(server, "run_id").into(),
+            data_set: field(replication, "master_replid").into(),
+            tells: true,
+            is_replica: field(replication, "role") == "slave",
+            mode: Mode::read(field(server, "redis_mode")),
+        }
+    }
+
+    /// From the answer to HELLO, which everyone may call: its words in their order, each name before its value.
+    pub(super) fn from_hello<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut server = Self::default();
+        let mut words = words.into_iter();
+        while let Some(name) = words.next() {
+            match name {
+                "role" => server.is_replica = matches!(words.next(), Some("replica" | "slave")),
+                "mode" => server.mode = Mode::read(words.next().unwrap_or_default()),
+                _ => {}
+            }
+        }
+        server
+    }
+
+    /// From the answer to HELLO as the client library reads it.
+    pub(super) fn from_hello_value(answer: &Value) -> Self {
+        let Value::Map(fields) = answer else { return Self::default() };
+        let text = |value: &Value| match value {
+            Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Value::SimpleString(text) => text.clone(),
+            _ => String::new(),
+        };
+        let words: Vec<String> = fields.iter().flat_map(|(name, value)| [text(name), text(value)]).collect();
+        Self::from_hello(words.iter().map(String::as_str))
+    }
+
+    /// Why nothing can be kept at this server, for who must change the address.
+    pub(super) fn unusable(&self) -> Option<&'static str> {
+        match self.mode {
+            Mode::Sentinel => Some(
+                "this is the address of a Sentinel, which is not supported yet: give the address of the Redis that \
+                 it watches",
+            ),
+            Mode::Cluster => Some("this is a node of a Redis Cluster, which is not supported yet"),
+            Mode::Alone if self.is_replica => {
+                Some("this Redis is a read-only replica: the address must lead to the master")
+            }
+            Mode::Alone => None,
+        }
+    }
+}
+
+fn field<'a>(info: &'a str, name: &str) -> &'a str {
+    let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
+    info.lines().find_map(value).unwrap_or_default().trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_known_by_its_run_and_its_data() {
+        let server = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\nport:1\r\n";
+        let master = "# Replication\r\nrole:master\r\nmaster_replid:def\r\nmaster_replid2:000\r\n";
+        let known = Server::from_info(server, master);
+        assert_eq!((&*known.run, &*known.data_set, known.tells), ("abc", "def", true));
+        assert_eq!(known.unusable(), None);
+        let replica = Server::from_info(server, "role:slave\r\nmaster_replid:def\r\n");
+        assert!(replica.unusable().is_some_and(|why| why.contains("replica")));
+    }
+
+    #[test]
+    fn what_a_server_is_for_is_told_without_info_too() {
+        let hello =
+            |mode, role| Server::from_hello(["server", "redis", "mode", mode, "role", role, "modules"]);
+        assert_eq!(hello("standalone", "master").unusable(), None);
+        assert!(hello("standalone", "replica").unusable().is_some_and(|why| why.contains("replica")));
+        assert!(hello("cluster", "master").unusable().is_some_and(|why| why.contains("Redis Cluster")));
+        let sentinel = Server::from_hello(["server", "redis", "mode", "sentinel", "modules"]);
+        assert!(sentinel.unusable().is_some_and(|why| why.contains("Sentinel")));
+        assert!(!hello("standalone", "master").tells);
+    }
+}

@@ -1,0 +1,165 @@
+//! The ways in which a broker's server says no, told apart by what an operator must do.
+
+/// A bounded set: these are values of a label.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// It is a replica now, and takes no writes.
+    ReadOnly,
+    /// Its memory is full, and nothing may be evicted.
+    OutOfMemory,
+    /// It cannot save to its disk, and was told to stop then.
+    CannotSave,
+    /// Fewer replicas follow it than it was told to want.
+    TooFewReplicas,
+    /// The user lacks a right.
+    Rights,
+    /// It is still reading its data from the disk.
+    Loading,
+    /// The key is at another node of a cluster.
+    Moved,
+    /// Some of the cluster's slots are served by nobody.
+    ClusterDown,
+    /// It is a replica that has lost its master.
+    MasterDown,
+    /// It does not have a script, and it could not be put there.
+    NoScript,
+    /// A script of somebody runs for too long.
+    Busy,
+    /// It does not know the command, or has it under another name.
+    UnknownCommand,
+    Other,
+}
+
+impl Refusal {
+    pub const ALL: [Self; 13] = [
+        Self::ReadOnly,
+        Self::OutOfMemory,
+        Self::CannotSave,
+        Self::TooFewReplicas,
+        Self::Rights,
+        Self::Loading,
+        Self::Moved,
+        Self::ClusterDown,
+        Self::MasterDown,
+        Self::NoScript,
+        Self::Busy,
+        Self::UnknownCommand,
+        Self::Other,
+    ];
+
+    /// A word for labels.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "readonly",
+            Self::OutOfMemory => "oom",
+            Self::CannotSave => "misconf",
+            Self::TooFewReplicas => "noreplicas",
+            Self::Rights => "noperm",
+            Self::Loading => "loading",
+            Self::Moved => "moved",
+            Self::ClusterDown => "clusterdown",
+            Self::MasterDown => "masterdown",
+            Self::NoScript => "noscript",
+            Self::Busy => "busy",
+            Self::UnknownCommand => "unknown_command",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether another connection may end at a server that does not refuse.
+    pub fn passes_with_the_server(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::Loading | Self::Moved | Self::ClusterDown | Self::MasterDown)
+    }
+
+    /// Reads what a Redis says, which begins with a code. What a script met may stand in the middle.
+    pub fn read(text: &str) -> Self {
+        const CODES: [(&str, Refusal); 14] = [
+            ("READONLY", Refusal::ReadOnly),
+            ("OOM", Refusal::OutOfMemory),
+            ("MISCONF", Refusal::CannotSave),
+            ("NOREPLICAS", Refusal::TooFewReplicas),
+            ("NOPERM", Refusal::Rights),
+            ("LOADING", Refusal::Loading),
+            ("MOVED", Refusal::Moved),
+            ("ASK", Refusal::Moved),
+            ("TRYAGAIN", Refusal::Moved),
+            ("CROSSSLOT", Refusal::Moved),
+            ("CLUSTERDOWN", Refusal::ClusterDown),
+            ("MASTERDOWN", Refusal::MasterDown),
+            ("NOSCRIPT", Refusal::NoScript),
+            ("BUSY", Refusal::Busy),
+        ];
+        let first = text.split([' ', ':']).next().unwrap_or_default();
+        if let Some((_, known)) = CODES.iter().find(|(code, _)| *code == first) {
+            return *known;
+        }
+        // Redis 6 puts what a command of a script was refused with behind words of its own.
+        if let Some((_, known)) = CODES.iter().find(|(code, _)| text.contains(&format!("-{code} "))) {
+            return *known;
+        }
+        let text = text.to_ascii_lowercase();
+        if text.contains("the user executing the script can't") || text.contains("acl failure in script") {
+            Self::Rights
+        } else if text.contains("unknown command") || text.contains("unknown redis command") {
+            Self::UnknownCommand
+        } else {
+            Self::Other
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart_in_the_words_of_every_version() {
+        for (text, expected) in [
+            ("READONLY You can't write against a read only replica.", Refusal::ReadOnly),
+            (
+                "READONLY You can't write against a read only replica. script: 4c5f, on @user_script:41.",
+                Refusal::ReadOnly,
+            ),
+            (
+                "ERR Error running script (call to f_4c5f): @user_script:1: @user_script: 1: -OOM command not \
+                 allowed when used memory > 'maxmemory'.",
+                Refusal::OutOfMemory,
+            ),
+            (
+                "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to",
+                Refusal::CannotSave,
+            ),
+            ("NOREPLICAS Not enough good replicas to write.", Refusal::TooFewReplicas),
+            ("NOPERM User gate has no permissions to run the 'evalsha' command", Refusal::Rights),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: 4c5f, on",
+                Refusal::Rights,
+            ),
+            (
+                "NOPERM ACL failure in script: User gate has no permissions to run the 'time' command",
+                Refusal::Rights,
+            ),
+            ("LOADING Redis is loading the dataset in memory", Refusal::Loading),
+            ("MOVED 866 127.0.0.1:7001", Refusal::Moved),
+            ("CLUSTERDOWN Hash slot not served", Refusal::ClusterDown),
+            (
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+                Refusal::MasterDown,
+            ),
+            ("NOSCRIPT No matching script. Please use EVAL.", Refusal::NoScript),
+            ("BUSY Redis is busy running a script.", Refusal::Busy),
+            ("ERR unknown command 'EVALSHA', with args beginning with: '4c5f'", Refusal::UnknownCommand),
+            ("ERR value is not an integer or out of range", Refusal::Other),
+            ("", Refusal::Other),
+        ] {
+            assert_eq!(Refusal::read(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_a_label_of_its_own() {
+        let labels: std::collections::HashSet<_> =
+            Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
+        assert_eq!(labels.len(), Refusal::ALL.len());
+    }
+}

@@ -1,0 +1,89 @@
+//! What the server at the other end is, and what must happen when it is another one or has changed.
+
+use tidegate::broker::redis::RedisUrl;
+
+use crate::harness::{Backend, Redis, channel, eventually, request};
+use crate::redis_server::RedisServer;
+
+fn quick() -> Redis {
+    quick_with(&[])
+}
+
+fn quick_with(options: &[&str]) -> Redis {
+    let mut redis = Redis::with(options);
+    redis.config.ping_ms = 50;
+    redis.config.reconnect_max_ms = 100;
+    redis
+}
+
+/// What the canary says once it says anything but that it is too early.
+async fn refusal(redis: &Redis) -> String {
+    let node = redis.node();
+    node.broker.canary().await.expect_err("it cannot be used").to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_not_used_until_it_is_promoted() {
+    let mut redis = quick();
+    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &redis.server.port().to_string()]);
+    redis.config.url = RedisUrl::new(replica.url());
+    assert!(refusal(&redis).await.contains("read-only replica"));
+    let node = redis.node();
+    assert!(node.broker.publish(request(&channel("a"), "x")).await.is_err());
+    replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    eventually("it is used", async || node.broker.canary().await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_master_is_given_up_though_its_connections_stay_open() {
+    let redis = quick();
+    let master = RedisServer::start();
+    let node = redis.node();
+    node.listens().await;
+    redis.server.ask::<()>(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    eventually("both links are given up", async || {
+        node.metrics.command_link_up.get() + node.metrics.subscriber_link_up.get() == 0
+    })
+    .await;
+    redis.server.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    eventually("it is used again", async || node.broker.canary().await.is_ok()).await;
+    eventually("the node is told for both links", async || node.heard.resumed() >= 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_set_that_begins_a_new_history_is_told_though_no_connection_was_lost() {
+    let redis = quick_with(&["--enable-debug-command", "local"]);
+    let node = redis.node();
+    node.listens().await;
+    assert_eq!(node.heard.resumed(), 0);
+    redis.server.ask::<()>(&["DEBUG", "CHANGE-REPL-ID"]);
+    eventually("the node is told for both links", async || node.heard.resumed() == 2).await;
+    assert_eq!(node.metrics.command_reconnects.get() + node.metrics.subscriber_reconnects.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_and_a_sentinel_are_refused_in_words() {
+    let mut redis = quick();
+    let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    redis.config.url = RedisUrl::new(cluster.url());
+    let said = refusal(&redis).await;
+    assert!(said.contains("Redis Cluster") && said.contains("not supported"), "{said}");
+    let sentinel = RedisServer::start_sentinel(&redis.server);
+    redis.config.url = RedisUrl::new(sentinel.url());
+    let said = refusal(&redis).await;
+    assert!(said.contains("Sentinel") && said.contains("not supported"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_without_info_can_still_tell_a_replica() {
+    let mut redis = quick();
+    redis.server.ask::<()>(&["ACL", "SETUSER", "gate", "on", ">secret", "~*", "&*", "+@all", "-info"]);
+    redis.config.url = RedisUrl::new(format!("redis://gate:secret@127.0.0.1:{}", redis.server.port()));
+    let node = redis.node();
+    node.listens().await;
+    redis.server.ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    eventually("it is not used", async || {
+        node.broker.canary().await.is_err_and(|error| error.to_string().contains("read-only replica"))
+    })
+    .await;
+}

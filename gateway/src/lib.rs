@@ -27,6 +27,8 @@ pub mod prices;
 pub mod publisher;
 
 pub mod clock;
+#[doc(hidden)]
+pub mod readers;
 pub mod secret;
 pub mod setting;
 pub mod telemetry;

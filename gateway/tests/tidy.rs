@@ -202,6 +202,22 @@ fn every_file_says_what_it_holds_and_is_not_too_long() {
 }
 
 #[test]
+fn every_fuzz_target_is_built_and_its_check_runs_in_every_test_run() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let (manifest, own) = (read("fuzz/Cargo.toml"), read("gateway/tests/fuzz_smoke.rs"));
+    let shared = read("shared/tests/fuzz_smoke.rs");
+    let targets = sources("fuzz/targets");
+    assert!(targets.len() >= 13, "{}", targets.len());
+    for (path, _) in targets {
+        let name = path.trim_start_matches("fuzz/targets/").trim_end_matches(".rs");
+        assert!(manifest.contains(&format!("path = \"targets/{name}.rs\"")), "fuzz/Cargo.toml lacks {name}");
+        let runs = |smoke: &str| smoke.contains(&format!(": {name};"));
+        assert!(runs(&own) || runs(&shared), "no smoke test runs {name}");
+        assert!(!runs(&own) || root().join("fuzz/seeds").join(name).is_dir(), "{name} has no seeds");
+    }
+}
+
+#[test]
 fn every_page_that_is_linked_is_there() {
     let root = root();
     let mut pages = vec![root.join("README.md"), root.join("ARCHITECTURE.md"), root.join("CONTRIBUTING.md")];

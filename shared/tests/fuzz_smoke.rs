@@ -2,17 +2,15 @@
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed};
 use shared::framing::websocket::{FrameHeader, Opcode, encode_masked};
 
 #[path = "../../fuzz/src/checks.rs"]
 #[expect(unreachable_pub, reason = "the file is also a module of the fuzz crate, which exports it")]
 mod checks;
+#[path = "support/spoiled.rs"]
+mod spoil;
 
-/// The same values in every run.
-fn config() -> Config {
-    Config { cases: 400, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() }
-}
+use spoil::{config, spoiled};
 
 /// Bytes that something reads without complaint.
 fn good() -> impl Strategy<Value = Vec<u8>> {
@@ -47,32 +45,13 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![frames, texts, prop::collection::vec(any::<u8>(), 0..400)]
 }
 
-/// Good bytes with a few of them changed, and cut somewhere.
-fn broken() -> impl Strategy<Value = Vec<u8>> {
-    let flips = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
-    (good(), flips, any::<prop::sample::Index>(), any::<bool>()).prop_map(
-        |(mut bytes, flips, cut, is_cut)| {
-            for (at, value) in flips {
-                if !bytes.is_empty() {
-                    let at = at.index(bytes.len());
-                    bytes[at] = value;
-                }
-            }
-            if is_cut {
-                bytes.truncate(cut.index(bytes.len() + 1));
-            }
-            bytes
-        },
-    )
-}
-
 macro_rules! smoke {
     ($($test:ident: $check:ident;)*) => {
         proptest! {
             #![proptest_config(config())]
             $(
                 #[test]
-                fn $test(bytes in broken()) {
+                fn $test(bytes in spoiled(good())) {
                     checks::$check(&bytes);
                 }
             )*

@@ -16,3 +16,18 @@ mod serve;
 
 pub use config::Config;
 pub use serve::{Api, PREFIX};
+
+/// What a body asks of a method, if there is such a method: for [`crate::readers`].
+pub(crate) fn command_in_words(method: &str, body: &[u8]) -> Option<Result<String, String>> {
+    let read = request::Method::parse(method)?.read(body);
+    Some(read.map(|command| format!("{command:?}")).map_err(|error| error.to_string()))
+}
+
+/// The same of each command of a batch.
+pub(crate) fn batch_in_words(body: &[u8]) -> Result<Vec<(Option<&'static str>, String)>, String> {
+    let batch: request::Batch<'_> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let in_words = |command: &request::Command<'_>| {
+        (command.method().map(request::Method::name), format!("{command:?}"))
+    };
+    Ok(batch.commands.iter().map(in_words).collect())
+}

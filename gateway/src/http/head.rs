@@ -15,7 +15,7 @@ const HEADERS_MAX: usize = 32;
 pub(crate) struct Head<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
-    query: Option<&'a str>,
+    pub(super) query: Option<&'a str>,
     headers: SmallVec<[(&'a str, &'a [u8]); HEADERS_MAX]>,
 }
 

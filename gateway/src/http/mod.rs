@@ -27,6 +27,21 @@ pub(crate) use route::OpenedAtOnce;
 use client_ip::TrustedProxies;
 use origin::OriginPolicy;
 
+/// A head that was read without hyper, for [`crate::readers`].
+#[derive(PartialEq, Eq, Debug)]
+pub struct ReadHead<'a> {
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub headers: Vec<(&'a str, &'a [u8])>,
+    /// How long it is.
+    pub bytes: usize,
+}
+
+pub(crate) fn read_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
+    let (head, bytes) = head::Head::read(bytes)?;
+    Some(ReadHead { path: head.path, query: head.query, headers: head.headers().collect(), bytes })
+}
+
 /// Where every request of a client goes.
 #[derive(Debug)]
 pub(crate) struct Router {

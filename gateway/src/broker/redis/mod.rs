@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
@@ -44,6 +44,17 @@ use self::publications::Publications;
 use self::route::Router;
 use super::measure::BrokerMetrics;
 use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
+
+/// What Redis said first, taken out of the buffer: for [`crate::readers`].
+pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, String> {
+    let said = resp::take(buffer).map_err(|malformed| malformed.to_string())?;
+    Ok(said.map(|said| match said {
+        resp::Said::Message(message) => {
+            format!("{:?} {:?}", Bytes::copy_from_slice(message.name()), message.data())
+        }
+        said => format!("{said:?}"),
+    }))
+}
 
 #[derive(Debug)]
 pub struct RedisBroker {

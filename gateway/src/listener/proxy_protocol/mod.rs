@@ -2,11 +2,12 @@
 //!
 //! The header is read to its last byte and not one further: what follows belongs to TLS or HTTP.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ppp::{v1, v2};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
 pub use config::Config;
@@ -68,7 +69,19 @@ fn is_trusted(config: &Config, peer: IpAddr) -> bool {
     config.trusted.iter().any(|network| network.contains(&peer))
 }
 
-async fn read_header(stream: &mut TcpStream) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+/// A stream whose next bytes can be looked at without taking them.
+pub(crate) trait Peek: AsyncRead + Unpin {
+    fn peek(&mut self, into: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
+}
+
+impl Peek for TcpStream {
+    async fn peek(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Self::peek(self, into).await
+    }
+}
+
+/// What the header says of where the client is, if it says it.
+pub(crate) async fn read_header(stream: &mut impl Peek) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     let mut header = vec![0; SHORTEST];
     // Fewer bytes than the shortest header are already no header if they do not begin like one. Only what is there
     // is looked at, so a client that sends `GET /` is told at once.
@@ -92,7 +105,7 @@ async fn read_header(stream: &mut TcpStream) -> Result<Option<SocketAddr>, Proxy
 }
 
 async fn read_v1(
-    stream: &mut TcpStream,
+    stream: &mut impl Peek,
     mut header: Vec<u8>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     while !header.ends_with(b"\r\n") {
@@ -123,7 +136,7 @@ async fn read_v1(
 }
 
 async fn read_v2(
-    stream: &mut TcpStream,
+    stream: &mut impl Peek,
     mut header: Vec<u8>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     header.push(stream.read_u8().await?);

@@ -1,0 +1,171 @@
+//! What must hold for any bytes that the gateway's own readers are given. Like [`checks`](crate::checks), which has those
+//! of the words that both ends share.
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Uri};
+use tidegate::auth::{Authenticator, Config};
+use tidegate::clock::Clock;
+use tidegate::http::client_ip::TrustedProxies;
+use tidegate::http::config::Config as HttpConfig;
+use tidegate::http::origin::OriginPolicy;
+use tidegate::node::control::{CONTROL_BYTES_MAX, ControlCommand, NodeInfo};
+use tidegate::readers;
+use tidegate::secret::Secret;
+
+/// Redis is understood the same however its bytes are chopped, and a message is what was published, whatever it holds.
+/// The first byte chooses the size of the pieces and where a name ends.
+pub fn redis(data: &[u8]) {
+    let Some((&choice, stream)) = data.split_first() else { return };
+    let whole = said(stream, stream.len().max(1));
+    assert_eq!(whole, said(stream, usize::from(choice) % 32 + 1));
+
+    let (name, message) = stream.split_at(usize::from(choice).min(stream.len()));
+    let mut pushed = BytesMut::new();
+    for part in [b"message", name, message] {
+        pushed.extend_from_slice(if pushed.is_empty() { b">3\r\n$" } else { b"$" });
+        pushed.extend_from_slice(format!("{}\r\n", part.len()).as_bytes());
+        pushed.extend_from_slice(part);
+        pushed.extend_from_slice(b"\r\n");
+    }
+    let expected = format!("{:?} {:?}", Bytes::copy_from_slice(name), Bytes::copy_from_slice(message));
+    assert_eq!((readers::redis(&mut pushed), pushed.len()), (Ok(Some(expected)), 0));
+}
+
+/// A connection is understood the same however its bytes arrive, and of what follows the header nothing is taken. The
+/// first byte chooses the size of the pieces.
+pub fn proxy_header(data: &[u8]) {
+    let Some((&choice, stream)) = data.split_first() else { return };
+    let pieces: Vec<&[u8]> = stream.chunks(usize::from(choice) % 32 + 1).collect();
+    let (read, taken) = readers::proxy_header(&[stream]);
+    let (in_pieces, taken_in_pieces) = readers::proxy_header(&pieces);
+    assert_eq!(read, in_pieces);
+    if read.is_err() {
+        return;
+    }
+    assert_eq!(taken, taken_in_pieces);
+    let header = &stream[..taken];
+    if header.starts_with(b"PROXY ") {
+        assert!(taken <= 107 && header.ends_with(b"\r\n"), "{header:?}");
+        assert_eq!(header.iter().filter(|byte| **byte == b'\n').count(), 1);
+    } else {
+        assert_eq!(taken, 16 + usize::from(u16::from_be_bytes([header[14], header[15]])));
+    }
+    assert_eq!(readers::proxy_header(&[header]), (read, taken));
+}
+
+/// A head is read when it is whole, whatever follows it, and only if hyper would read the same. What decides about its
+/// client takes any header. The first byte chooses where it is cut.
+pub fn http_head(data: &[u8]) {
+    let Some((&choice, bytes)) = data.split_first() else { return };
+    let Some(head) = readers::http_head(bytes) else { return };
+    let whole = &bytes[..head.bytes];
+    assert_eq!(readers::http_head(whole).as_ref(), Some(&head));
+    assert_eq!(readers::http_head(&whole[..usize::from(choice) * whole.len() / 256]), None);
+
+    let target = head.query.map_or_else(|| head.path.to_owned(), |query| format!("{}?{query}", head.path));
+    let uri: Uri = target.parse().expect("a target is one of hyper's too");
+    assert_eq!((uri.path(), uri.query()), (head.path, head.query));
+    for (name, value) in &head.headers {
+        assert!(HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_bytes(value).is_ok());
+    }
+    judge(&head);
+}
+
+/// A command is understood the same alone and in a batch.
+pub fn api_body(data: &[u8]) {
+    // Of the rest, the server API says that it is no JSON object.
+    let is_object = data.trim_ascii_start().starts_with(b"{");
+    let _ = readers::api_batch(data);
+    for method in METHODS {
+        let Some(Ok(alone)) = readers::api_command(method, data).filter(|_| is_object) else { continue };
+        let batch = [format!("{{\"commands\":[{{\"{method}\":").as_bytes(), data, b"}]}"].concat();
+        assert_eq!(readers::api_batch(&batch), Ok(vec![(Some(method), alone)]));
+    }
+    assert!(readers::api_command("batch", data).is_none());
+}
+
+/// What other nodes send is refused, or reads back when it is written again.
+pub fn control(data: &[u8]) {
+    if let Ok(command) = ControlCommand::decode(data) {
+        // A list of fields is shorter than the fields with their names.
+        match command.encode() {
+            Ok(again) => assert_eq!(ControlCommand::decode(&again).ok(), Some(command)),
+            Err(error) => assert!(data.len() > CONTROL_BYTES_MAX - 1_000, "{error}"),
+        }
+    }
+    if let Ok(info) = NodeInfo::decode(data) {
+        let again = info.encode().expect("what was read can be written");
+        assert_eq!(NodeInfo::decode(&again).ok(), Some(info));
+    }
+}
+
+/// No text is taken for a token that was signed, and claims mean the same again. What is granted has not ended, and what
+/// is shown is JSON. The first byte chooses the time.
+pub fn token(data: &[u8]) {
+    let Some((&choice, bytes)) = data.split_first() else { return };
+    let config =
+        Config { hmac_secret: Secret::new("not in the corpus, and 32 bytes long"), ..Config::default() };
+    let authenticator = Authenticator::new(&config, Clock::start()).expect("no file is read");
+    let now = i64::from(choice) * 10_000_000;
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        assert!(authenticator.authenticate(now, text).is_err());
+    }
+    let Ok(claims) = readers::token_claims(now, bytes) else { return };
+    assert_eq!(readers::token_claims(now, bytes).as_ref(), Ok(&claims));
+    assert!(claims.expires_at.is_none_or(|end| end > now), "{claims:?}");
+    let is_json = |info: &Bytes| serde_json::from_slice::<serde_json::Value>(info).is_ok();
+    assert!(claims.info.as_ref().is_none_or(is_json), "{claims:?}");
+}
+
+const METHODS: [&str; 9] = [
+    "publish",
+    "broadcast",
+    "history",
+    "history_remove",
+    "presence",
+    "presence_stats",
+    "info",
+    "disconnect",
+    "unsubscribe",
+];
+
+/// Everything that was said, and what is left: bytes, or why no more is read.
+fn said(stream: &[u8], piece_bytes: usize) -> (Vec<String>, Result<Bytes, String>) {
+    let (mut buffer, mut all) = (BytesMut::new(), Vec::new());
+    for piece in stream.chunks(piece_bytes) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match readers::redis(&mut buffer) {
+                Ok(Some(said)) => all.push(said),
+                Ok(None) => break,
+                Err(error) => return (all, Err(error)),
+            }
+        }
+    }
+    (all, Ok(buffer.freeze()))
+}
+
+fn judge(head: &readers::ReadHead<'_>) {
+    let all = |wanted: &'static str| {
+        head.headers
+            .iter()
+            .filter(move |(name, _)| name.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| *value)
+    };
+    let first = |name| all(name).next().and_then(|value| std::str::from_utf8(value).ok());
+    let (origin, host) = (first("origin"), first("host"));
+    let allowed = "https://app.example";
+    let config = HttpConfig { allowed_origins: vec![allowed.to_owned()], ..HttpConfig::default() };
+    let policy = OriginPolicy::new(&config).expect("it is an origin");
+    if let Some(origin) = origin.filter(|_| policy.allows(origin, host)) {
+        let origin = origin.to_ascii_lowercase();
+        let port = origin.strip_prefix(allowed).expect("it begins like the one that is allowed");
+        assert!(port.is_empty() || port[1..].parse() == Ok(443_u16), "{origin}");
+    }
+    let proxy = [10, 0, 0, 1].into();
+    let proxies = TrustedProxies::new(&["10.0.0.0/8".parse().expect("it is a network")]);
+    let client = proxies.client_ip(proxy, all("x-forwarded-for"));
+    assert!(client == proxy || all("x-forwarded-for").next().is_some());
+    let stranger = [192, 0, 2, 1].into();
+    assert_eq!(proxies.client_ip(stranger, all("x-forwarded-for")), stranger);
+}

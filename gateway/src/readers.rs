@@ -1,0 +1,86 @@
+//! Every reader of this crate that takes bytes from the network, in one place, for those who try it with any bytes
+//! whatsoever: the targets in `fuzz/` and the tests that run their checks. The gateway itself does not come this way.
+//!
+//! What was read is told in words where its types are nobody else's business. The readers of control messages and of
+//! nodes' descriptions are public where they are: [`crate::node::control`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut, BytesMut};
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::listener::proxy_protocol::{self, Peek};
+
+pub use crate::auth::ReadClaims;
+pub use crate::http::ReadHead;
+
+/// Takes the first thing that Redis said out of the buffer: `None` while it is not all there.
+pub fn redis(buffer: &mut BytesMut) -> Result<Option<String>, String> {
+    crate::broker::redis::read_in_words(buffer)
+}
+
+/// The head of a request that these bytes begin with, if it is one that is read without hyper.
+pub fn http_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
+    crate::http::read_head(bytes)
+}
+
+/// The PROXY header that a connection begins with, and how many bytes were taken. The pieces arrive one by one.
+pub fn proxy_header(pieces: &[&[u8]]) -> (Result<Option<SocketAddr>, String>, usize) {
+    let sent = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+    let mut arriving = Arriving(pieces.iter().copied().filter(|piece| !piece.is_empty()).collect());
+    // Nothing is waited for: what has not arrived by now has ended.
+    let read = proxy_protocol::read_header(&mut arriving).now_or_never();
+    let left = arriving.0.iter().map(|piece| piece.len()).sum::<usize>();
+    let read = read.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::WouldBlock).into()));
+    (read.map_err(|error| error.to_string()), sent - left)
+}
+
+/// The parameters of a method of the server API. `None` if there is no such method.
+pub fn api_command(method: &str, body: &[u8]) -> Option<Result<String, String>> {
+    crate::api::command_in_words(method, body)
+}
+
+/// The commands of a batch, each with its method.
+pub fn api_batch(body: &[u8]) -> Result<Vec<(Option<&'static str>, String)>, String> {
+    crate::api::batch_in_words(body)
+}
+
+/// What a token says and grants at this moment, by its claims.
+pub fn token_claims(now_unix_s: i64, claims: &[u8]) -> Result<ReadClaims, String> {
+    crate::auth::read_claims(now_unix_s, claims)
+}
+
+/// Bytes that arrive in pieces, and then no more.
+struct Arriving<'a>(VecDeque<&'a [u8]>);
+
+impl AsyncRead for Arriving<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(piece) = self.0.front_mut() {
+            let (now, later) = piece.split_at(piece.len().min(into.remaining()));
+            into.put_slice(now);
+            *piece = later;
+            if later.is_empty() {
+                self.0.pop_front();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Peek for Arriving<'_> {
+    async fn peek(&mut self, mut into: &mut [u8]) -> io::Result<usize> {
+        let piece = self.0.front().copied().unwrap_or_default();
+        let seen = piece.len().min(into.len());
+        into.put_slice(&piece[..seen]);
+        Ok(seen)
+    }
+}

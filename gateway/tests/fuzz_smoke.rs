@@ -1,0 +1,66 @@
+//! The checks of the gateway's fuzz targets, for a moment: on the targets' seeds, on those with something broken, and on
+//! bytes of chance.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+#[path = "../../fuzz/src/gateway_checks.rs"]
+#[expect(unreachable_pub, reason = "the file is also a module of the fuzz crate, which exports it")]
+mod checks;
+#[path = "../../shared/tests/support/spoiled.rs"]
+mod spoil;
+
+use spoil::{config, spoiled};
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|file| std::fs::read(file).unwrap()).collect()
+}
+
+fn good(target: &str) -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        4 => prop::sample::select(seeds(target)),
+        1 => prop::collection::vec(any::<u8>(), 0..400),
+    ]
+}
+
+macro_rules! smoke {
+    ($($test:ident: $target:ident;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                for seed in seeds(stringify!($target)) {
+                    checks::$target(&seed);
+                }
+                proptest!(config(), |(bytes in spoiled(good(stringify!($target))))| {
+                    checks::$target(&bytes);
+                });
+            }
+        )*
+    };
+}
+
+smoke! {
+    any_bytes_can_come_from_redis: redis;
+    any_bytes_can_come_from_a_balancer: proxy_header;
+    any_bytes_can_come_as_a_request: http_head;
+    any_bytes_can_come_to_the_server_api: api_body;
+    any_bytes_can_come_from_another_node: control;
+    any_bytes_can_come_as_a_token: token;
+}
+
+#[test]
+fn seeds_are_read_without_complaint() {
+    for seed in seeds("http_head") {
+        assert!(tidegate::readers::http_head(&seed[1..]).is_some(), "{}", seed.escape_ascii());
+    }
+    for seed in seeds("proxy_header") {
+        let (read, _) = tidegate::readers::proxy_header(&[&seed[1..]]);
+        assert!(read.is_ok(), "{}: {read:?}", seed.escape_ascii());
+    }
+}

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rand::Rng;
+use rand::RngExt;
 use shared::disconnect::Disconnect;
 use tokio::time::{sleep, timeout};
 
@@ -126,7 +126,7 @@ async fn become_ready(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) 
     let target = shared.plan.target_of(number, attempt);
     let first_channel = shared.plan.channels_of(number).next().unwrap_or(0);
     let path = shared.dialect.path(&target.path, shared.ledger.name(first_channel));
-    let token = shared.tokens.of(&format!("load-{number}")).map_err(|error| failed(&error))?;
+    let token = shared.tokens.of(&format!("load-{number}"));
     let token = token.as_deref();
     let bearer = token.filter(|_| shared.dialect.shows_token_in_header());
 

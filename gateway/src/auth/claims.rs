@@ -4,24 +4,28 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use shared::publication::is_json;
 
-/// The claims that mean something here. Others are passed over, as RFC 7519 §4 asks.
+/// The claims that mean something here. Others are passed over, as RFC 7519 §4 asks. `null` is the same as nothing.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Claims {
     /// The user. Empty: anonymous.
+    #[serde(deserialize_with = "user")]
     pub(super) sub: Box<str>,
+    aud: Value,
+    iss: Value,
     exp: Option<Seconds>,
     nbf: Option<Seconds>,
     expire_at: Option<Seconds>,
     /// Subscription tokens only.
     pub(super) channel: Option<Box<str>>,
     /// The one client a subscription token is for. Deprecated in the protocol; empty: any of the user's.
-    pub(super) client: Box<str>,
+    client: Option<Box<str>>,
     info: Option<Box<RawValue>>,
-    b64info: Box<str>,
+    b64info: Option<Box<str>>,
 }
 
 /// What is wrong with a token whose signature is right.
@@ -34,6 +38,23 @@ pub(super) enum Untimely {
 }
 
 impl Claims {
+    /// Whether the audience is one that the token names.
+    pub(super) fn is_for(&self, audience: &str) -> bool {
+        match &self.aud {
+            Value::Array(named) => named.iter().any(|named| named == audience),
+            named => named == audience,
+        }
+    }
+
+    pub(super) fn is_by(&self, issuer: &str) -> bool {
+        self.iss == issuer
+    }
+
+    /// The one client that the token is for, if it is for one.
+    pub(super) fn only_for(&self) -> Option<&str> {
+        self.client.as_deref().filter(|client| !client.is_empty())
+    }
+
     /// When what the token grants ends, in seconds since 1970; `None` if it does not end.
     pub(super) fn expires_at(&self, now: i64, leeway: i64) -> Result<Option<i64>, Untimely> {
         if self.exp.is_some_and(|exp| exp.plus(leeway) <= now) {
@@ -55,12 +76,28 @@ impl Claims {
 
     /// The JSON shown to others. `Err` if it is none that others can read.
     pub(super) fn info(&self) -> Result<Option<Bytes>, ()> {
-        let info = match &self.info {
-            _ if !self.b64info.is_empty() => STANDARD.decode(self.b64info.as_bytes()).map_err(drop)?,
-            Some(info) => info.get().as_bytes().to_vec(),
-            None => return Ok(None),
+        let in_base64 = self.b64info.as_deref().filter(|text| !text.is_empty());
+        let info = match (in_base64, &self.info) {
+            (Some(text), _) => STANDARD.decode(text).map_err(drop)?,
+            (None, Some(info)) => info.get().as_bytes().to_vec(),
+            (None, None) => return Ok(None),
         };
         if is_json(&info) { Ok(Some(info.into())) } else { Err(()) }
+    }
+}
+
+/// A user by name or by number. A number is its digits as they were written: many issuers count their users past what
+/// a float can tell apart.
+fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<str>, D::Error> {
+    let Some(written) = Option::<Box<RawValue>>::deserialize(deserializer)? else {
+        return Ok(Box::default());
+    };
+    match written.get() {
+        number if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+            Ok(number.into())
+        }
+        text => serde_json::from_str(text)
+            .map_err(|_| serde::de::Error::custom("sub is neither a text nor a number")),
     }
 }
 
@@ -125,6 +162,31 @@ mod tests {
         for bad in [r#"{"exp":"1000"}"#, r#"{"exp":1e300}"#, r#"{"exp":true}"#, r#"{"nbf":[]}"#] {
             assert!(serde_json::from_str::<Claims>(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_user_is_a_text_or_the_digits_of_a_number() {
+        let user = |json: &str| claims(json).sub;
+        assert_eq!(&*user(r#"{"sub":"al\u0069ce"}"#), "alice");
+        assert_eq!(&*user(r#"{"sub":7}"#), "7");
+        assert_eq!(&*user(r#"{"sub":-7}"#), "-7");
+        assert_eq!(&*user(r#"{"sub":123456789012345678901234567890}"#), "123456789012345678901234567890");
+        assert_eq!(&*user("{}"), "");
+        for bad in [r#"{"sub":true}"#, r#"{"sub":["a"]}"#, r#"{"sub":{"a":1}}"#] {
+            assert!(serde_json::from_str::<Claims>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn null_means_missing_in_every_claim() {
+        let names = ["sub", "aud", "iss", "exp", "nbf", "expire_at", "channel", "client", "info", "b64info"];
+        let all = names.map(|name| format!("\"{name}\":null")).join(",");
+        let read = claims(&format!("{{{all}}}"));
+        assert_eq!(format!("{read:?}"), format!("{:?}", claims("{}")));
+        assert_eq!(read.expires_at(1_000, 0), Ok(None));
+        assert_eq!(read.info(), Ok(None));
+        assert_eq!((read.channel.as_deref(), read.only_for()), (None, None));
+        assert!(!read.is_for("") && !read.is_by(""));
     }
 
     #[test]

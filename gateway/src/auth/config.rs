@@ -95,16 +95,6 @@ impl Config {
     }
 }
 
-impl From<Algorithm> for jsonwebtoken::Algorithm {
-    fn from(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::HS256 => Self::HS256,
-            Algorithm::HS384 => Self::HS384,
-            Algorithm::HS512 => Self::HS512,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::config::{Algorithm, Config};
+use super::envelope::seal;
 use super::keys::{connection_secret, subscription_secret};
 use crate::secret::SecretFileError;
 
@@ -32,7 +32,7 @@ pub enum IssueError {
     #[error(transparent)]
     SecretFile(#[from] SecretFileError),
     #[error("the token cannot be signed: {0}")]
-    Sign(#[from] jsonwebtoken::errors::Error),
+    Sign(serde_json::Error),
 }
 
 #[derive(Serialize)]
@@ -70,8 +70,7 @@ pub fn issue(config: &Config, now_unix_s: i64, request: &TokenRequest) -> Result
         info: request.info.as_deref().map(serde_json::from_str).transpose().map_err(IssueError::Info)?,
     };
     let algorithm = config.algorithms.first().copied().unwrap_or(Algorithm::HS256);
-    let key = EncodingKey::from_secret(secret.reveal().as_bytes());
-    Ok(encode(&Header::new(algorithm.into()), &claims, &key)?)
+    seal(&secret, algorithm, &claims).map_err(IssueError::Sign)
 }
 
 #[cfg(test)]

@@ -2,35 +2,43 @@
 
 use std::path::Path;
 
-use jsonwebtoken::errors::{Error, ErrorKind};
-use jsonwebtoken::{DecodingKey, Validation, decode};
-use serde::de::DeserializeOwned;
-
+use super::claims::Claims;
 use super::config::Config;
+use super::envelope::{EnvelopeError, Key};
 use crate::secret::{Secret, SecretFileError};
 
 /// The secrets of one kind of token, and what else must be right about it.
 pub(super) struct KeySet {
-    current: DecodingKey,
+    current: Key,
     previous: Option<Previous>,
-    validation: Validation,
+    /// Empty: any will do.
+    audience: Box<str>,
+    /// Empty: any will do.
+    issuer: Box<str>,
 }
 
 struct Previous {
-    key: DecodingKey,
+    key: Key,
     /// Seconds since 1970; 0 for ever.
     until: i64,
+}
+
+/// Why a token is not accepted, worded for who runs the gateway.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TokenError {
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    #[error("it is not for the audience in auth.audience")]
+    Audience,
+    #[error("it is not by the issuer in auth.issuer")]
+    Issuer,
 }
 
 impl KeySet {
     /// For connection tokens. `None` without a secret.
     pub(super) fn for_connections(config: &Config) -> Result<Option<Self>, SecretFileError> {
         let secret = connection_secret(config)?;
-        Ok((!secret.is_empty()).then(|| Self {
-            current: key(&secret),
-            previous: previous(config),
-            validation: validation(config),
-        }))
+        Ok((!secret.is_empty()).then(|| Self::new(&secret, previous(config), config)))
     }
 
     /// For subscription tokens: the same secrets, unless they have one of their own.
@@ -40,34 +48,41 @@ impl KeySet {
         if secret.is_empty() {
             return Self::for_connections(config);
         }
-        Ok(Some(Self { current: key(&secret), previous: None, validation: validation(config) }))
+        Ok(Some(Self::new(&secret, None, config)))
+    }
+
+    fn new(secret: &Secret, previous: Option<Previous>, config: &Config) -> Self {
+        Self {
+            current: Key::new(secret, &config.algorithms),
+            previous,
+            audience: config.audience.clone(),
+            issuer: config.issuer.clone(),
+        }
     }
 
     /// The claims of a token that one of the secrets has signed. Its times are not looked at.
-    pub(super) fn open<T: DeserializeOwned>(&self, now: i64, token: &str) -> Result<T, Error> {
-        let refused = match open(token, &self.current, &self.validation) {
-            Ok(claims) => return Ok(claims),
-            Err(error) => error,
-        };
-        match &self.previous {
-            Some(previous)
-                if matches!(refused.kind(), ErrorKind::InvalidSignature)
-                    && (previous.until == 0 || now < previous.until) =>
+    pub(super) fn open(&self, now: i64, token: &str) -> Result<Claims, TokenError> {
+        let claims = self.verified(now, token)?;
+        // A token that does not say who it is for, or by whom, is refused where that is asked.
+        if !self.audience.is_empty() && !claims.is_for(&self.audience) {
+            return Err(TokenError::Audience);
+        }
+        if !self.issuer.is_empty() && !claims.is_by(&self.issuer) {
+            return Err(TokenError::Issuer);
+        }
+        Ok(claims)
+    }
+
+    fn verified(&self, now: i64, token: &str) -> Result<Claims, EnvelopeError> {
+        match (self.current.open(token), &self.previous) {
+            (Err(EnvelopeError::Signature), Some(previous))
+                if previous.until == 0 || now < previous.until =>
             {
-                open(token, &previous.key, &self.validation)
+                previous.key.open(token)
             }
-            _ => Err(refused),
+            (opened, _) => opened,
         }
     }
-}
-
-fn open<T: DeserializeOwned>(token: &str, key: &DecodingKey, validation: &Validation) -> Result<T, Error> {
-    let data = decode(token, key, validation)?;
-    // Says that something must be understood which is not (RFC 7515 §4.1.11).
-    if data.header.crit.is_some() {
-        return Err(ErrorKind::InvalidToken.into());
-    }
-    Ok(data.claims)
 }
 
 pub(super) fn connection_secret(config: &Config) -> Result<Secret, SecretFileError> {
@@ -81,33 +96,9 @@ pub(super) fn subscription_secret(config: &Config) -> Result<Secret, SecretFileE
 
 fn previous(config: &Config) -> Option<Previous> {
     (!config.previous_hmac_secret.is_empty()).then(|| Previous {
-        key: key(&config.previous_hmac_secret),
+        key: Key::new(&config.previous_hmac_secret, &config.algorithms),
         until: config.previous_hmac_secret_until,
     })
-}
-
-fn key(secret: &Secret) -> DecodingKey {
-    DecodingKey::from_secret(secret.reveal().as_bytes())
-}
-
-fn validation(config: &Config) -> Validation {
-    let mut validation = Validation::new(jsonwebtoken::Algorithm::HS256);
-    validation.algorithms = config.algorithms.iter().map(|&algorithm| algorithm.into()).collect();
-    // Times are compared by the caller, with a time that it was given.
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.required_spec_claims.clear();
-    validation.validate_aud = !config.audience.is_empty();
-    // A token that does not say who it is for, or by whom, is refused where that is asked.
-    if !config.audience.is_empty() {
-        validation.set_audience(&[&config.audience]);
-        validation.required_spec_claims.insert("aud".to_owned());
-    }
-    if !config.issuer.is_empty() {
-        validation.set_issuer(&[&config.issuer]);
-        validation.required_spec_claims.insert("iss".to_owned());
-    }
-    validation
 }
 
 /// The secret as configured, or out of its file.

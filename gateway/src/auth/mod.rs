@@ -3,6 +3,7 @@
 mod claims;
 mod command;
 mod config;
+mod envelope;
 mod issue;
 mod keys;
 mod verify;

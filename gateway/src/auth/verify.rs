@@ -90,7 +90,7 @@ impl Authenticator {
             let reason = format_args!("it is for channel {granted:?}, not {channel}");
             return Err(refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
         }
-        if !claims.client.is_empty() && ClientId::parse(&claims.client) != Some(client) {
+        if claims.only_for().is_some_and(|only| ClientId::parse(only) != Some(client)) {
             let reason = "it is for another client";
             return Err(refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
         }

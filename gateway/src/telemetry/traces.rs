@@ -3,16 +3,18 @@
 //! Spans are made with [`SPANS`] as their target. Where no collector is configured nothing listens to that target,
 //! and making one costs a comparison.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
@@ -31,6 +33,9 @@ pub const SPANS: &str = "tidegate_trace";
 
 /// How long one batch may take to be sent.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest answer of a collector that is read, in bytes. It says what was refused, if anything was.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Why traces cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +57,7 @@ impl Traces {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
         let client = OnRuntime {
             runtime: tokio::runtime::Handle::current(),
-            client: HyperClient::with_default_connector(EXPORT_TIMEOUT, None),
+            client: Client::builder(TokioExecutor::new()).build_http(),
         };
         let exporter = SpanExporter::builder()
             .with_http()
@@ -117,15 +122,10 @@ impl Extractor for Headers<'_> {
 }
 
 /// Sends on the gateway's runtime what is asked for on a thread of the exporter's own, which has none.
+#[derive(Debug)]
 struct OnRuntime {
     runtime: tokio::runtime::Handle,
-    client: HyperClient,
-}
-
-impl fmt::Debug for OnRuntime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OnRuntime")
-    }
+    client: Client<HttpConnector, Full<Bytes>>,
 }
 
 impl HttpClient for OnRuntime {
@@ -138,7 +138,14 @@ impl HttpClient for OnRuntime {
         Self: 'f,
     {
         let client = self.client.clone();
-        let sent = self.runtime.spawn(async move { client.send_bytes(request).await });
+        let sent = self.runtime.spawn(async move {
+            let answered = async {
+                let (head, body) = client.request(request.map(Full::new)).await?.into_parts();
+                let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
+                Ok(Response::from_parts(head, body))
+            };
+            tokio::time::timeout(EXPORT_TIMEOUT, answered).await?
+        });
         Box::pin(async move { sent.await? })
     }
 }

@@ -67,7 +67,7 @@ async fn open(publisher: &Publisher, number: u32) -> Result<(Wire, bool), String
     let target = shared.plan.target_of(number, 0);
     let channel = shared.ledger.name(number % shared.ledger.channels());
     let path = shared.dialect.path(&target.path, channel);
-    let token = shared.tokens.of(&format!("load-publisher-{number}")).map_err(|error| error.to_string())?;
+    let token = shared.tokens.of(&format!("load-publisher-{number}"));
     let bearer = token.as_deref().filter(|_| shared.dialect.shows_token_in_header());
     let mut wire = connect(&shared.plan, target, number, Entry { path: &path, bearer })
         .await

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sha1::{Digest, Sha1};
+use sha1_smol::Sha1;
 
 use super::offer::{DeflateParams, DeflatePolicy, negotiate};
 
@@ -125,9 +125,9 @@ pub fn read_upgrade<'h>(
 /// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub fn accept_key(key: &str) -> String {
     let mut digest = Sha1::new();
-    digest.update(key);
-    digest.update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    STANDARD.encode(digest.finalize())
+    digest.update(key.as_bytes());
+    digest.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(digest.digest().bytes())
 }
 
 const UPGRADE: &str = "upgrade";

@@ -138,7 +138,7 @@ async fn errors_become_http_statuses_where_that_is_asked_for() {
 
 #[tokio::test]
 async fn bodies_broken_in_any_way_are_answered() {
-    use rand::{Rng, SeedableRng};
+    use rand::{RngExt, SeedableRng};
 
     let whole = json!({"commands": [
         {"publish": {"channel": "kept:a", "data": {"a": [1, "\u{e9}\\"]}, "tags": {"k": "v"}, "idempotency_key": "x"}},

@@ -12,7 +12,7 @@ type Sample = (Hub, Channel, Subscriber);
 
 fn subscriber(key: u32) -> Subscriber {
     let (_, [centrifuge, _]) = variants();
-    Subscriber { key, handle: 3, variant: Variant::plain(centrifuge), positioned: true }
+    Subscriber { key, variant: Variant::plain(centrifuge), positioned: true }
 }
 
 /// A thousand others in one channel.

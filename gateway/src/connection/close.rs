@@ -1,10 +1,9 @@
 //! The end of a connection: every way leads through [`Connection::leave_all`] once.
 
-use std::io;
-
 use shared::disconnect::Disconnect;
 use shared::framing::websocket;
 
+use crate::connection::finish::{Finishing, Leaving};
 use crate::connection::{Closing, Connection, Gone, Incoming};
 use crate::telemetry::metrics::CLOSE_BY_PEER;
 use crate::worker::Local;
@@ -31,6 +30,9 @@ impl Connection {
             local.mark_unwritten(self.key.index);
             return;
         }
+        if self.session.is_busy() || self.finishing.is_some() {
+            return self.begin_finishing(local, Leaving::Goodbye(code));
+        }
         self.leave_all(local);
         // The same code back (RFC 6455 §5.5.1).
         websocket::encode_close(code.map(|code| (code, "")), &mut local.scratch);
@@ -38,18 +40,19 @@ impl Connection {
         self.start_closing(local, CLOSE_BY_PEER);
     }
 
-    pub(super) fn handle_end_of_stream(&mut self) -> Gone {
-        if self.is_closing() { Gone::Closed } else { Gone::Lost(io::ErrorKind::UnexpectedEof) }
-    }
-
-    fn start_closing(&mut self, local: &mut Local, reason: &'static str) {
-        self.closing = Some(Closing { until: local.now + local.websocket.close_timeout(), reason });
+    /// From here on nothing is done but writing what waits.
+    pub(super) fn start_closing(&mut self, local: &mut Local, reason: &'static str) {
+        self.note_closing(local, reason);
         local.mark_unwritten(self.key.index);
         local.schedule(self);
         // Answers are not waited for any more, and the peer's own close frame may lie unread.
         if std::mem::take(&mut self.paused) {
             local.unread.push(self.key.index);
         }
+    }
+
+    pub(super) fn note_closing(&mut self, local: &Local, reason: &'static str) {
+        self.closing = Some(Closing { until: local.now + local.websocket.close_timeout(), reason });
     }
 
     /// Stops being a subscriber of anything. Safe to call again.
@@ -60,13 +63,18 @@ impl Connection {
     }
 
     fn is_stalled_for_too_long(&self, local: &Local) -> bool {
-        self.stalled_since.is_some_and(|since| since + local.websocket.write_timeout() <= local.now)
+        let is_over = |since| since + local.websocket.write_timeout() <= local.now;
+        !self.is_mute() && self.stalled_since.is_some_and(is_over)
     }
 
     /// Time has passed: what does that change?
     pub(crate) fn handle_timeout(&mut self, local: &mut Local) -> Result<(), Gone> {
         if self.closing.as_ref().is_some_and(|closing| closing.until <= local.now) {
             return Err(Gone::Closed);
+        }
+        let gives_up = |finishing: &Finishing| finishing.until() <= local.now;
+        if self.is_finishing() && self.finishing.as_deref().is_some_and(gives_up) {
+            return self.give_up(local);
         }
         if self.is_stalled_for_too_long(local) {
             // A poll tells of room only when a third of the socket's buffer is free, which can take a slow reader
@@ -78,7 +86,7 @@ impl Connection {
                 return Err(Gone::Closed);
             }
             self.handle_overflow(local);
-        } else if !self.is_closing() {
+        } else if !self.is_closing() && !self.is_finishing() {
             self.session.handle_timeout(local.now);
             self.perform(local);
         }

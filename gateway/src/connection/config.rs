@@ -25,6 +25,9 @@ pub struct WebSocketConfig {
     pub outbox_bytes_max: usize,
     /// How long a client may take none of the bytes sent to it before the connection is closed, in milliseconds.
     pub write_timeout_ms: u64,
+    /// How long what a client had sent before it left may take to be carried out, in milliseconds. Its goodbye is
+    /// answered after that; what is not done by then is given up and counted.
+    pub finish_timeout_ms: u64,
     /// How long the other side may take to answer a close, in milliseconds.
     pub close_timeout_ms: u64,
 }
@@ -39,6 +42,7 @@ impl Default for WebSocketConfig {
             compression_bytes_min: 200,
             outbox_bytes_max: 1_048_576,
             write_timeout_ms: 10_000,
+            finish_timeout_ms: 5000,
             close_timeout_ms: 2000,
         }
     }
@@ -47,6 +51,10 @@ impl Default for WebSocketConfig {
 impl WebSocketConfig {
     pub fn write_timeout(&self) -> Duration {
         Duration::from_millis(self.write_timeout_ms)
+    }
+
+    pub fn finish_timeout(&self) -> Duration {
+        Duration::from_millis(self.finish_timeout_ms)
     }
 
     pub fn close_timeout(&self) -> Duration {
@@ -59,6 +67,7 @@ impl WebSocketConfig {
         faults.outside("compression_level", self.compression_level, 1..=9);
         faults.outside("outbox_bytes_max", self.outbox_bytes_max, 4096..=1 << 30);
         faults.outside("write_timeout_ms", self.write_timeout_ms, 10..=600_000);
+        faults.outside("finish_timeout_ms", self.finish_timeout_ms, 10..=600_000);
         faults.outside("close_timeout_ms", self.close_timeout_ms, 10..=60_000);
     }
 }

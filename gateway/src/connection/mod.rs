@@ -1,8 +1,8 @@
 //! One client's connection: its socket, its framing, its session and what waits to be written to it.
 //!
 //! A connection lives on one worker from the upgrade to the last byte. [`open`] begins it, [`read`] takes in what
-//! the client sends, [`perform`] does what its session decides, [`write`] gives bytes to the socket and [`close`]
-//! ends it: by one exit, whoever asked.
+//! the client sends, [`perform`] does what its session decides, [`write`] gives bytes to the socket, [`finish`] lets
+//! what was asked for be done first and [`close`] ends it: by one exit, whoever asked.
 
 use shared::framing::websocket::Assembler;
 use shared::moment::Moment;
@@ -18,6 +18,7 @@ use crate::transport::Stream;
 
 mod close;
 pub mod config;
+mod finish;
 pub(crate) mod open;
 mod outbox;
 mod perform;
@@ -48,6 +49,7 @@ pub(crate) struct Connection {
     /// Not read until the session has caught up with what it was asked.
     pub(crate) paused: bool,
     incoming: Incoming,
+    finishing: Option<Box<finish::Finishing>>,
     closing: Option<Closing>,
     /// Set while bytes wait for the socket: since when none has been taken.
     stalled_since: Option<Moment>,
@@ -91,9 +93,12 @@ impl Connection {
     /// When this connection next wants to be looked at, if nothing happens before.
     pub(crate) fn poll_timeout(&self, write_timeout: std::time::Duration) -> Option<Moment> {
         let stalled = self.stalled_since.map(|since| since + write_timeout);
-        match &self.closing {
-            Some(closing) => Some(stalled.map_or(closing.until, |stalled| stalled.min(closing.until))),
-            None => [self.session.poll_timeout(), stalled].into_iter().flatten().min(),
+        let earlier = |until: Moment| Some(stalled.map_or(until, |stalled| stalled.min(until)));
+        match (&self.closing, &self.finishing) {
+            (Some(closing), _) => earlier(closing.until),
+            (None, Some(finishing)) if self.is_mute() => Some(finishing.until()),
+            (None, Some(finishing)) => earlier(finishing.until()),
+            (None, None) => [self.session.poll_timeout(), stalled].into_iter().flatten().min(),
         }
     }
 

@@ -58,6 +58,7 @@ impl Connection {
             opened: local.now,
             paused: false,
             incoming: Incoming::Frames,
+            finishing: None,
             closing: None,
             stalled_since: None,
             _admitted: new.admitted,

@@ -42,7 +42,11 @@ impl Connection {
                     self.answer(local, ticket, OutcomeResult::Authorized(result));
                 }
                 Effect::Join(join) => self.join(local, join),
-                Effect::GoLive { channel, position } => self.go_live(local, &channel, position),
+                Effect::GoLive { channel, position } => match self.is_finishing() {
+                    // It has been told what it missed, and it has left.
+                    true => local.leave(self.key.index, self.session.client(), &channel),
+                    false => self.go_live(local, &channel, position),
+                },
                 Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);
@@ -103,12 +107,7 @@ impl Connection {
 
     fn join(&mut self, local: &mut Local, join: Join) {
         let Join { ticket, channel, positioned, retention, past, presence } = join;
-        let subscriber = Subscriber {
-            key: self.key.index,
-            handle: self.stream.direct_descriptor(),
-            variant: self.variant,
-            positioned,
-        };
+        let subscriber = Subscriber { key: self.key.index, variant: self.variant, positioned };
         let joined = local.hub.join(&channel, subscriber);
         let delivered = if joined.first {
             local.node.acquire(local.index, &channel, retention)

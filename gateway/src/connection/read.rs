@@ -40,7 +40,10 @@ impl Connection {
             }
             let room = self.session.bytes_wanted().clamp(READ_BYTES_MIN, buffer.len());
             match self.stream.read(&mut buffer[..room]) {
-                Ok(0) => return Err(self.handle_end_of_stream()),
+                Ok(0) => {
+                    self.handle_end_of_stream(local, io::ErrorKind::UnexpectedEof)?;
+                    return Ok(Readiness::Drained);
+                }
                 Ok(count) => {
                     local.tally.bytes_in += count as u64;
                     self.handle_bytes(local, &mut buffer[..count]);
@@ -50,7 +53,10 @@ impl Connection {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Readiness::Drained),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Gone::Lost(error.kind())),
+                Err(error) => {
+                    self.handle_end_of_stream(local, error.kind())?;
+                    return Ok(Readiness::Drained);
+                }
             }
         }
         Ok(Readiness::More)

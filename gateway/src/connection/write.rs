@@ -16,8 +16,8 @@ impl Connection {
 
     /// Queues a whole frame. A client that has too much waiting already is closed.
     pub(crate) fn send_frame(&mut self, local: &mut Local, frame: Bytes) {
-        if self.is_closing() {
-            // The close frame is in the outbox, and nothing may follow it (RFC 6455 §5.5.1).
+        if self.is_closing() || self.is_mute() {
+            // The close frame is in the outbox, and nothing may follow it (RFC 6455 §5.5.1); or nobody reads it.
             return;
         }
         match self.queue(frame, local.websocket.outbox_bytes_max) {
@@ -40,7 +40,7 @@ impl Connection {
     }
 
     pub(crate) fn send_control(&mut self, local: &mut Local, frame: Bytes) {
-        if self.is_closing() {
+        if self.is_closing() || self.is_mute() {
             return;
         }
         if self.outbox.bytes() > local.websocket.outbox_bytes_max + CONTROL_BYTES_MAX {
@@ -58,6 +58,9 @@ impl Connection {
         if self.is_closing() {
             return;
         }
+        if self.is_finishing() {
+            return self.handle_overflow_while_finishing(local);
+        }
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
         // At once: what the session still had to say would go out behind a hole.
         self.begin_close(local, &Disconnect::SLOW);
@@ -68,11 +71,12 @@ impl Connection {
     /// Writes what waits, as much as the socket takes.
     pub(crate) fn flush(&mut self, local: &mut Local) -> Result<(), Gone> {
         let stream = &mut self.stream;
-        let written = self
-            .outbox
-            .flush(|slices| stream.write_vectored(slices))
-            .map_err(|error| Gone::Lost(error.kind()))?;
-        let transport_empty = self.stream.flush().map_err(|error| Gone::Lost(error.kind()))?;
+        let flushed = self.outbox.flush(|slices| stream.write_vectored(slices));
+        let flushed = flushed.and_then(|written| Ok((written, stream.flush()?)));
+        let (written, transport_empty) = match flushed {
+            Ok(flushed) => flushed,
+            Err(error) => return self.handle_unwritable(local, error.kind()),
+        };
         let sent = self.stream.take_sent(written);
         local.tally.bytes_out += written as u64;
         if self.outbox.is_empty() && transport_empty {

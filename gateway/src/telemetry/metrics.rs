@@ -51,6 +51,7 @@ pub struct Metrics {
     pub bytes_out_total: IntCounter,
     commands_total: IntCounterVec,
     refusals_total: IntCounterVec,
+    pub commands_given_up_total: IntCounter,
     publications_in_total: [IntCounter; Source::ALL.len()],
     publications_refused_total: IntCounterVec,
     pub deliveries_out_total: IntCounter,
@@ -154,6 +155,7 @@ impl Metrics {
             bytes_out_total: counter(r, names::BYTES_OUT_TOTAL),
             commands_total: counters(r, names::COMMANDS_TOTAL),
             refusals_total: counters(r, names::REFUSALS_TOTAL),
+            commands_given_up_total: counter(r, names::COMMANDS_GIVEN_UP_TOTAL),
             publications_in_total: {
                 let publications = counters(r, names::PUBLICATIONS_IN_TOTAL);
                 Source::ALL.map(|source| publications.with_label_values(&[source.label()]))

@@ -74,6 +74,8 @@ metrics! {
         "Commands of clients that were begun.";
     REFUSALS_TOTAL Counter "refusals_total" ["error": "the error's message"]
         "Commands of clients that were answered with an error.";
+    COMMANDS_GIVEN_UP_TOTAL Counter "commands_given_up_total" []
+        "Commands that clients had sent before they left and that were not carried out within `websocket.finish_timeout_ms`.";
 
     "Publications":
     PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `node`"]

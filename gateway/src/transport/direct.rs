@@ -1,21 +1,35 @@
 //! Sending to a socket known by its descriptor alone: the inner step of a fan-out.
 //!
-//! The hub's tables hold descriptors so that a sweep over ten thousand subscribers touches nothing else of theirs.
-//! That is sound because one thread owns both: a worker takes a connection out of its hub before it closes the
-//! connection's socket, so a descriptor in a table is never one that the kernel has given to somebody else.
+//! A sweep over ten thousand subscribers touches nothing of a connection but its place in one dense table, so the
+//! descriptor lies there, as a [`Direct`]. Only a live stream makes one, it cannot be copied, and the worker that keeps
+//! it lets go of it before it lets go of the stream. So it is never one that the kernel has given to somebody else,
+//! whatever the hub's tables say.
 
-#![expect(unsafe_code, reason = "a descriptor from the hub's table is borrowed for the length of one call")]
+#![expect(unsafe_code, reason = "a descriptor is kept beside the stream that owns it")]
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
+use mio::net::TcpStream;
 use rustix::net::SendFlags;
 
+/// Leave to send to a plain socket past the stream that owns it. As small as the descriptor, also in an `Option`.
+#[derive(Debug)]
+pub(crate) struct Direct(BorrowedFd<'static>);
+
+const _: () =
+    assert!(size_of::<Option<Direct>>() == 4, "there is one for each connection, and a sweep reads them all");
+
+impl Direct {
+    /// To be dropped before the stream is.
+    pub(super) fn of(stream: &TcpStream) -> Self {
+        // SAFETY: the worker's table holds this in the connection's place, which it empties before the connection is
+        // dropped and its socket closed; nothing else can hold it, because it is neither `Copy` nor `Clone`.
+        Self(unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) })
+    }
+}
+
 /// Sends without waiting. Answers how many bytes the kernel took.
-pub(crate) fn send(descriptor: i32, bytes: &[u8]) -> io::Result<usize> {
-    debug_assert!(descriptor >= 0, "only plain sockets are sent to directly");
-    // SAFETY: the descriptor is that of a connection of this worker, which is taken out of every table before its
-    // socket is closed (see the module's comment), and nothing is closed during this call.
-    let socket = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
+pub(crate) fn send(to: &Direct, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(to.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }

@@ -1,7 +1,6 @@
 //! A transport moves bytes: a plain socket or one under TLS, never waiting.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
 
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -11,6 +10,7 @@ pub(crate) mod direct;
 pub(crate) mod encodings;
 mod tls;
 
+pub(crate) use direct::Direct;
 pub(crate) use tls::TlsStream;
 
 /// The bytes of one client.
@@ -21,11 +21,11 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// The descriptor that a fan-out may send to directly; -1 if bytes must pass through this object.
-    pub(crate) fn direct_descriptor(&self) -> RawFd {
+    /// Leave for a fan-out to send past this object, to be dropped before it; `None` if bytes must pass through it.
+    pub(crate) fn direct(&self) -> Option<Direct> {
         match self {
-            Self::Plain(socket) => socket.as_raw_fd(),
-            Self::Tls(_) => -1,
+            Self::Plain(socket) => Some(Direct::of(socket)),
+            Self::Tls(_) => None,
         }
     }
 

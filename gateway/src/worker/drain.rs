@@ -20,6 +20,9 @@ pub(super) struct Drain {
     /// Places in the table, last to close first.
     left: Vec<ConnectionKey>,
     closed: usize,
+    /// Whose turn it was while a command of theirs was under way: that is answered first.
+    busy: Vec<ConnectionKey>,
+    until: Moment,
 }
 
 impl Worker {
@@ -27,26 +30,38 @@ impl Worker {
         let left: Vec<ConnectionKey> = self
             .connections
             .iter()
-            .filter(|(_, connection)| !connection.is_closing())
+            .filter(|(_, connection)| !connection.is_closing() && !connection.is_finishing())
             .map(|(_, c)| c.key)
             .collect();
         let pacing = Pacing::new(left.len(), until.since(self.local.now));
-        self.drain = Some(Drain { began: self.local.now, pacing, left, closed: 0 });
+        self.drain = Some(Drain { began: self.local.now, pacing, left, closed: 0, busy: Vec::new(), until });
     }
 
     /// Closes as many as should be closed by now.
     pub(super) fn step_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
+        let mut ended = Vec::new();
         let due = drain.pacing.due(self.local.now.since(drain.began), drain.closed);
         drain.closed += due;
         let first = drain.left.len().saturating_sub(due);
-        for key in drain.left.split_off(first).into_iter().rev() {
+        let mut turns = std::mem::take(&mut drain.busy);
+        turns.extend(drain.left.split_off(first).into_iter().rev());
+        let is_last = self.local.now >= drain.until;
+        for key in turns {
             let index = key.index as usize;
-            if self.connections.get(index).is_some_and(|connection| connection.key == key) {
-                self.end(index, None, |connection| {
-                    connection.session.handle_disconnect(Disconnect::SHUTDOWN)
-                });
+            let connection = self.connections.get(index).filter(|connection| connection.key == key);
+            // One that has left ends by itself, after what it had asked for.
+            let Some(connection) = connection.filter(|connection| !connection.is_finishing()) else {
+                continue;
+            };
+            if connection.session.is_busy() && !is_last {
+                drain.busy.push(key);
+                continue;
             }
+            ended.push(index);
+        }
+        for index in ended {
+            self.end(index, None, |connection| connection.session.handle_disconnect(Disconnect::SHUTDOWN));
         }
     }
 
@@ -57,6 +72,9 @@ impl Worker {
         let indexes: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
         for index in indexes {
             let connection = &mut self.connections[index];
+            if connection.is_finishing() {
+                self.local.tally.commands_given_up += connection.session.unfinished() as u64;
+            }
             connection.session.handle_disconnect(Disconnect::SHUTDOWN);
             connection.perform(&mut self.local);
             // Failing or not, the socket goes now.

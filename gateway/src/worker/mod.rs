@@ -25,6 +25,7 @@ use crate::connection::config::WebSocketConfig;
 use crate::node::Node;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::WorkerMetrics;
+use crate::transport::Direct;
 use crate::transport::encodings::Encodings;
 
 pub mod config;
@@ -76,8 +77,10 @@ pub(crate) struct Local {
 }
 
 /// Densely packed beside the hub's tables, because a sweep looks at one for each subscriber.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Flags {
+    /// The way past the connection itself, if there is one.
+    direct: Option<Direct>,
     /// Something waits in the outbox: what comes now must wait behind it.
     waiting: bool,
     /// In the list of those to write at the end of the turn.

@@ -10,6 +10,9 @@ use crate::worker::Worker;
 /// How often outboxes are looked at.
 const OUTBOXES_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often a worker logs what it has given up.
+const GIVEN_UP_INTERVAL: Duration = Duration::from_secs(10);
+
 /// What the metrics have been told of the hub.
 #[derive(Debug, Default)]
 pub(super) struct Reported {
@@ -19,6 +22,8 @@ pub(super) struct Reported {
     outbox_bytes: i64,
     outbox_blocked: i64,
     outboxes_at: Moment,
+    given_up: u64,
+    given_up_at: Option<Moment>,
 }
 
 impl Worker {
@@ -35,10 +40,22 @@ impl Worker {
             ..self.reported
         };
         self.report_outboxes();
+        self.report_given_up();
         self.own_metrics.inbox.set(self.local.inbox.depth() as i64);
         self.own_metrics.connections.set(self.connections.len() as i64);
         self.own_metrics.busy_seconds_total.inc_by(busy.as_secs_f64());
         self.local.tally.report(&self.metrics);
+    }
+
+    fn report_given_up(&mut self) {
+        let (reported, now) = (&mut self.reported, self.local.now);
+        reported.given_up += self.local.tally.commands_given_up;
+        let is_due = reported.given_up_at.is_none_or(|last| now.since(last) >= GIVEN_UP_INTERVAL);
+        if reported.given_up > 0 && is_due {
+            let commands = std::mem::take(&mut reported.given_up);
+            reported.given_up_at = Some(now);
+            tracing::warn!(commands, "clients left before what they had sent could be carried out in time");
+        }
     }
 
     /// What waits for sockets that are full. Looked at now and then: it means going through all connections.

@@ -77,10 +77,11 @@ impl Sweep<'_> {
     /// Whether it is on its way, or waits in the outbox.
     #[inline]
     fn send(&mut self, subscriber: &Subscriber, frames: &Bytes) -> bool {
-        if subscriber.handle < 0 || self.flags[subscriber.key as usize].waiting {
-            return self.queue(subscriber.key, frames.clone());
-        }
-        match direct::send(subscriber.handle, frames) {
+        let direct = match &self.flags[subscriber.key as usize] {
+            Flags { direct: Some(direct), waiting: false, .. } => direct,
+            _ => return self.queue(subscriber.key, frames.clone()),
+        };
+        match direct::send(direct, frames) {
             Ok(count) => {
                 self.tally.bytes_out += count as u64;
                 if count < frames.len() {

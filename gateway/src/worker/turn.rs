@@ -80,7 +80,8 @@ impl Worker {
 
     fn read(&mut self, index: usize, buffer: &mut [u8], ended: bool) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        match connection.handle_readable(&mut self.local, buffer, ended) {
+        let read = connection.handle_readable(&mut self.local, buffer, ended);
+        match read.and_then(|readiness| connection.finish(&mut self.local).map(|()| readiness)) {
             Ok(readiness) => {
                 if readiness == Readiness::More {
                     self.local.unread.push(index as u32);
@@ -163,6 +164,7 @@ impl Worker {
         };
         let unread = new.unread.clone();
         let connection = entry.insert(Box::new(Connection::open(new, key, &self.local)));
+        self.local.flags[index].direct = connection.stream.direct();
         self.metrics.connected(connection.protocol);
         if let Err(error) = connection.stream.register(self.poll.registry(), mio::Token(index)) {
             self.remove(index, &Gone::Lost(error.kind()));
@@ -173,6 +175,10 @@ impl Worker {
             let bytes = &mut buffer[..chunk.len()];
             bytes.copy_from_slice(chunk);
             connection.handle_bytes(&mut self.local, bytes);
+        }
+        if let Err(gone) = connection.finish(&mut self.local) {
+            self.remove(index, &gone);
+            return;
         }
         if self.drain.is_some() {
             connection.session.handle_disconnect(Disconnect::SHUTDOWN);
@@ -197,7 +203,10 @@ impl Worker {
             connection.paused = false;
             self.local.unread.push(key.index);
         }
-        self.local.schedule(&self.connections[key.index as usize]);
+        match connection.finish(&mut self.local) {
+            Ok(()) => self.local.schedule(&self.connections[key.index as usize]),
+            Err(gone) => self.remove(key.index as usize, &gone),
+        }
     }
 
     pub(super) fn deliver(&mut self, channel: &Channel, publications: &[Arc<Prepared>]) {
@@ -267,8 +276,10 @@ impl Worker {
         match after {
             Aftermath::Overflown(_) => connection.handle_overflow(&mut self.local),
             Aftermath::Failed(_, error) => {
-                self.remove(index as usize, &Gone::Lost(error.kind()));
-                return;
+                if let Err(gone) = connection.handle_unwritable(&mut self.local, error.kind()) {
+                    self.remove(index as usize, &gone);
+                    return;
+                }
             }
             Aftermath::Insufficient(_, channel) => {
                 self.local.tally.insufficient += 1;
@@ -356,6 +367,7 @@ impl Worker {
         let lived = self.local.now.since(connection.opened);
         self.metrics.disconnected(connection.protocol, connection.close_reason(), lived);
         self.local.wheel.remove(index as u32);
+        // Before the socket closes: the flags hold leave to send to it.
         self.local.flags[index] = Flags::default();
         self.connections.remove(index);
         if self.ebb.closed(self.connections.len()) {

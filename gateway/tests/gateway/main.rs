@@ -21,6 +21,7 @@ mod tls;
 
 mod compresses;
 mod drains;
+mod finishes_what_came;
 mod guards_connections;
 mod guards_the_door;
 mod keeps_order;

@@ -8,21 +8,19 @@ use super::bundle::Bundles;
 use super::prepared::Prepared;
 use super::variants::Variant;
 
-/// One connection in one channel. Twelve bytes: the list of a channel is read from end to end for every
+/// One connection in one channel. Eight bytes: the list of a channel is read from end to end for every
 /// publication, so nothing else is kept here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Subscriber {
     /// The connection's index in its worker's slab.
     pub key: u32,
-    /// The descriptor to write to, which means nothing to the hub; -1 where the worker writes through an object.
-    pub handle: i32,
     /// Which encoding the connection takes.
     pub variant: Variant,
     /// Whether this subscription follows a stream and is told of gaps.
     pub positioned: bool,
 }
 
-const _: () = assert!(size_of::<Subscriber>() == 12, "it is read for every publication");
+const _: () = assert!(size_of::<Subscriber>() == 8, "it is read for every publication");
 
 /// What a hub does is said to this, while it goes through its lists. What follows from it for the hub itself
 /// (leaving, closing) is kept by the sink until the hub returns.

@@ -176,6 +176,17 @@ impl Session {
         self.backlog.as_ref().is_some_and(|backlog| backlog.is_half_full(&self.context.settings))
     }
 
+    /// Whether a command is under way or waits for its turn.
+    pub fn is_busy(&self) -> bool {
+        self.pending.is_some() || self.backlog.is_some() || self.joining > 0
+    }
+
+    /// How many commands are under way or wait for their turn.
+    pub fn unfinished(&self) -> usize {
+        let waiting = self.backlog.as_ref().map_or(0, |backlog| backlog.size().0);
+        waiting + usize::from(self.pending.is_some()) + usize::from(self.joining)
+    }
+
     /// About as many bytes as can be read at once without more commands than may wait for earlier ones: a client is only
     /// to blame for those that it sends after it is no longer read from.
     pub fn bytes_wanted(&self) -> usize {

@@ -280,7 +280,6 @@ impl Worker {
                 Effect::Join(join) => {
                     let subscriber = Subscriber {
                         key,
-                        handle: -1,
                         variant: Variant::plain(EncodingId::default()),
                         positioned: join.positioned,
                     };

@@ -32,7 +32,7 @@ pub(super) fn publication(position: Option<StreamPosition>) -> Arc<Prepared> {
 }
 
 pub(super) fn subscriber(key: u32, positioned: bool) -> Subscriber {
-    Subscriber { key, handle: -1, variant: Variant::plain(EncodingId::default()), positioned }
+    Subscriber { key, variant: Variant::plain(EncodingId::default()), positioned }
 }
 
 /// What each connection got, and who was told.

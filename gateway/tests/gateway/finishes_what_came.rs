@@ -1,0 +1,200 @@
+//! A client leaves with commands on their way: they are carried out, and only then is its goodbye answered.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::client::Client;
+use crate::gateway::{Description, Gateway, PATIENCE, gateway};
+use crate::redis_server::RedisServer;
+
+/// A client's frame, masked with zeros.
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | length as u8),
+        length => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&u16::try_from(length).expect("a short message").to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+fn text(text: &str) -> Vec<u8> {
+    frame(1, text.as_bytes())
+}
+
+fn goodbye() -> Vec<u8> {
+    frame(8, &1000_u16.to_be_bytes())
+}
+
+/// The answer to it.
+const GOODBYE: [u8; 4] = [0x88, 2, 0x03, 0xe8];
+
+async fn send(stream: &mut TcpStream, bytes: &[u8]) {
+    stream.write_all(bytes).await.expect("sent");
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = stream.read_to_end(&mut bytes);
+    tokio::time::timeout(PATIENCE, read).await.expect("an end in time").expect("a clean end");
+    bytes
+}
+
+/// The next publications are these numbers.
+async fn hears(listener: &mut Client, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        assert_eq!(listener.publication().await.data, json!(number));
+    }
+}
+
+async fn listener(gateway: &Gateway) -> Client {
+    let mut listener = gateway.connect().await;
+    listener.subscribe("chat").await;
+    listener
+}
+
+async fn frames_and_a_goodbye(description: Description) {
+    let gateway = description.start().await;
+    let mut listener = listener(&gateway).await;
+    for number in 0..20 {
+        let mut stream = gateway.raw("chat").await.into_inner();
+        send(&mut stream, &[text(&number.to_string()), goodbye()].concat()).await;
+        let said = read_to_end(&mut stream).await;
+        assert!(said.ends_with(&GOODBYE), "{said:?}");
+        hears(&mut listener, number..number + 1).await;
+    }
+    gateway.metric_becomes("tidegate_closes_total{reason=\"peer\"}", 20.0).await;
+    assert_eq!(gateway.metric("tidegate_commands_given_up_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_message_and_a_goodbye_in_one_segment_are_a_publication_and_an_answer() {
+    frames_and_a_goodbye(gateway()).await;
+    let redis = RedisServer::start();
+    frames_and_a_goodbye(gateway().over(&redis.url())).await;
+}
+
+#[tokio::test]
+async fn what_came_before_the_end_of_the_stream_is_published() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).start().await;
+    let mut listener = listener(&gateway).await;
+    let mut stream = gateway.raw("chat").await.into_inner();
+    let frames: Vec<u8> = (0..50).flat_map(|number| text(&number.to_string())).collect();
+    send(&mut stream, &frames).await;
+    stream.shutdown().await.expect("its own side is ended");
+    hears(&mut listener, 0..50).await;
+    read_to_end(&mut stream).await;
+    gateway.metric_becomes("tidegate_connections", 1.0).await;
+}
+
+/// Commands of a client that is connected: so many publications, each with its id.
+fn publications(count: u32) -> Vec<u8> {
+    let command = |number: u32| {
+        json!({ "id": number + 10, "publish": { "channel": "chat", "data": number } }).to_string()
+    };
+    (0..count).flat_map(|number| text(&command(number))).collect()
+}
+
+/// The ids of the replies in what a server has said.
+fn replies(said: &[u8]) -> Vec<u64> {
+    let mut ids = Vec::new();
+    let mut rest = said;
+    while let [head, length, after @ ..] = rest {
+        let (length, after) = match *length {
+            126 => (usize::from(u16::from_be_bytes([after[0], after[1]])), &after[2..]),
+            length => (usize::from(length), after),
+        };
+        if head & 0xf == 1 {
+            let lines = after[..length].split(|byte| *byte == b'\n');
+            let id = |line| serde_json::from_slice::<serde_json::Value>(line).expect("JSON")["id"].as_u64();
+            ids.extend(lines.filter_map(id));
+        }
+        rest = &after[length..];
+    }
+    ids
+}
+
+#[tokio::test]
+async fn every_command_before_a_goodbye_has_its_reply_before_the_answer_to_it() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).start().await;
+    let mut listener = listener(&gateway).await;
+    for ends_its_stream in [false, true] {
+        let mut stream = gateway.connect().await.socket.into_inner();
+        let end = if ends_its_stream { Vec::new() } else { goodbye() };
+        send(&mut stream, &[publications(50), end].concat()).await;
+        if ends_its_stream {
+            stream.shutdown().await.expect("its own side is ended");
+        }
+        hears(&mut listener, 0..50).await;
+        let said = read_to_end(&mut stream).await;
+        assert_eq!(replies(&said), (10..60).collect::<Vec<u64>>());
+        assert_eq!(said.ends_with(&GOODBYE), !ends_its_stream);
+    }
+}
+
+#[tokio::test]
+async fn a_goodbye_that_lies_unread_behind_a_backlog_is_found_and_all_before_it_is_done() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).with("session.queued_commands_max", 16).start().await;
+    let mut listener = listener(&gateway).await;
+    let mut stream = gateway.raw("chat").await.into_inner();
+    let frames: Vec<u8> = (0..300).flat_map(|number| text(&number.to_string())).collect();
+    send(&mut stream, &[frames, goodbye()].concat()).await;
+    hears(&mut listener, 0..300).await;
+    assert!(read_to_end(&mut stream).await.ends_with(&GOODBYE));
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_is_still_obeyed_in_what_it_had_sent() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).with("session.queued_commands_max", 16).start().await;
+    let mut listener = listener(&gateway).await;
+    let mut stream = gateway.connect().await.socket.into_inner();
+    redis.freeze();
+    send(&mut stream, &publications(50)).await;
+    // All of it is in the node's socket now, and some in its hands.
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a reset is what it says");
+    drop(stream);
+    redis.thaw();
+    hears(&mut listener, 0..50).await;
+    gateway.metric_becomes("tidegate_connections", 1.0).await;
+}
+
+#[tokio::test]
+async fn what_is_not_done_in_time_is_given_up_and_counted() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).with("websocket.finish_timeout_ms", 300).start().await;
+    let mut stream = gateway.connect().await.socket.into_inner();
+    redis.freeze();
+    send(&mut stream, &[publications(20), goodbye()].concat()).await;
+    assert_eq!(read_to_end(&mut stream).await, GOODBYE);
+    redis.thaw();
+    gateway.metric_becomes("tidegate_commands_given_up_total", 20.0).await;
+}
+
+#[tokio::test]
+async fn who_said_goodbye_hears_nothing_that_is_published_after_it() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).start().await;
+    let mut stream = {
+        let mut client = gateway.connect().await;
+        client.subscribe("stream:own").await;
+        client.socket.into_inner()
+    };
+    redis.freeze();
+    send(&mut stream, &[publications(1), goodbye()].concat()).await;
+    // It has left its channel before its goodbye is answered.
+    gateway.metric_becomes("tidegate_subscriptions", 0.0).await;
+    redis.thaw();
+    let said = read_to_end(&mut stream).await;
+    assert_eq!(replies(&said), [10]);
+}

@@ -218,6 +218,25 @@ fn every_fuzz_target_is_built_and_its_check_runs_in_every_test_run() {
 }
 
 #[test]
+fn every_finding_cleans_up_after_itself_and_fails_when_it_is_no_longer_true() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mut files = Vec::new();
+    collect(&root().join("findings"), "sh", &mut files);
+    assert!(!files.is_empty());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        for needed in
+            ["set -euo pipefail", "mktemp -d", "trap ", "timeout ", "# The guess: ", "# Versions: ", "exit"]
+        {
+            assert!(text.contains(needed), "{} lacks {needed}", file.display());
+        }
+        assert!(mode & 0o111 == 0o111, "{} cannot be run", file.display());
+    }
+}
+
+#[test]
 fn every_page_that_is_linked_is_there() {
     let root = root();
     let mut pages = vec![root.join("README.md"), root.join("ARCHITECTURE.md"), root.join("CONTRIBUTING.md")];

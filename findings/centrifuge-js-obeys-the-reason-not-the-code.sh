@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# centrifuge-js decides by the *reason* of a close frame whether it ever comes back, and only then by its code.
+#
+# The guess: the protocol's ranges hold. 3500 to 3999 and 4500 to 4999 are final, all other codes invite the client back.
+# What happens: with an empty reason every code invites it back, 3500 and 4500 too, for ever. And a reason that happens to be
+# JSON is read as advice: if it has no field `reconnect` that is true, the client stops for good, whatever the code. So a
+# server that closes with (3008, "7") or (1001, "[1]") ends its clients, while (4500, "") starts an endless loop.
+# So: never an empty reason with a final code, and never a reason that is a number, a text in quotes, a list or an object.
+#
+# Versions: centrifuge 5.7.4 of npm, over ws 8.23.0. Delays are set to 20 to 40 ms, so that 400 ms tell the two apart.
+set -euo pipefail
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+npm install --silent --no-audit --no-fund --prefix "$dir" centrifuge@5.7.4 ws@8.23.0 >/dev/null
+cat >"$dir/closes.cjs" <<'JS'
+const WebSocket = require("ws");
+const { Centrifuge } = require("centrifuge");
+const cases = [
+  [3500, "invalid token", "stays away"],
+  [3500, "", "comes back"],
+  [4500, "banned", "stays away"],
+  [4500, "", "comes back"],
+  [3008, "slow", "comes back"],
+  [3008, "7", "stays away"],
+  [3008, '{"retry_after":5}', "stays away"],
+  [1001, "going away", "comes back"],
+  [1001, "[1]", "stays away"],
+  [3500, '{"reason":"x","reconnect":true}', "comes back"],
+];
+const seen = (code, reason) => new Promise((done) => {
+  const server = new WebSocket.WebSocketServer({ port: 0, host: "127.0.0.1" });
+  let connections = 0;
+  server.on("connection", (socket) => {
+    connections += 1;
+    socket.on("message", (message) => {
+      const { id } = JSON.parse(String(message));
+      socket.send(JSON.stringify({ id, connect: { client: "c", version: "0", ping: 25, pong: true } }));
+      setTimeout(() => socket.close(code, reason), 5);
+    });
+  });
+  server.on("listening", () => {
+    const url = `ws://127.0.0.1:${server.address().port}`;
+    const client = new Centrifuge(url, { websocket: WebSocket, minReconnectDelay: 20, maxReconnectDelay: 40 });
+    const finish = (outcome) => { client.removeAllListeners(); client.disconnect(); server.close(); done(outcome); };
+    const deadline = setTimeout(() => finish(connections > 2 ? "comes back" : "neither"), 400);
+    client.on("disconnected", () => { clearTimeout(deadline); finish("stays away"); });
+    client.connect();
+  });
+});
+(async () => {
+  let changed = false;
+  for (const [code, reason, expected] of cases) {
+    const outcome = await seen(code, reason);
+    console.log(`centrifuge 5.7.4, closed with ${code} ${JSON.stringify(reason)}: ${outcome}`);
+    changed ||= outcome !== expected;
+  }
+  process.exit(changed ? 1 : 0);
+})();
+JS
+timeout 120 node "$dir/closes.cjs"
+echo "as before"

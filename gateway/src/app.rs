@@ -28,7 +28,7 @@ use crate::listener::admission::Admission;
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::node::{FromBroker, Node, Parts};
-use crate::telemetry::{Metrics, Readiness};
+use crate::telemetry::{Metrics, Readiness, Sparingly};
 use crate::transport::encodings::Encodings;
 use crate::worker::inbox::{Event, Inbox};
 use crate::worker::{self, Seat, Worker};
@@ -159,6 +159,7 @@ impl App {
             metrics: metrics.clone(),
             url_bytes_max: config.http.url_bytes_max,
             pages: config.demo.page,
+            refusals_told: Sparingly::default(),
         });
         if let Some(tls) = &tls {
             let interval = config.tls.reload_interval();

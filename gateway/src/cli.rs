@@ -9,6 +9,7 @@ use crate::auth::TokenArgs;
 use crate::config::Sources;
 use crate::health::HealthArgs;
 use crate::publisher::PublishArgs;
+use crate::setting::parse_address;
 
 /// A real-time pub/sub gateway.
 #[derive(Clone, Debug, Parser)]
@@ -23,7 +24,7 @@ pub enum Verb {
     /// Run a gateway node.
     Serve(Serve),
     /// Check a configuration: print every mistake, or everything that is set. Does not start anything.
-    Check(Settings),
+    Check(Check),
     /// Publish over the HTTP API of a running gateway: the prices of the demo, or lines of your own.
     Publish(PublishArgs),
     /// Print a token for a client, signed with the secret of the configuration.
@@ -39,10 +40,10 @@ pub struct Settings {
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Address for clients and publishers (server.listen, by default 127.0.0.1:8000).
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub listen: Option<SocketAddr>,
     /// Address for health and metrics (internal.listen, by default 127.0.0.1:8001).
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub internal_listen: Option<SocketAddr>,
     /// A ticker to look at: a feed of prices, a page at `/`, anonymous clients allowed.
     #[arg(long)]
@@ -53,6 +54,15 @@ pub struct Settings {
 pub struct Serve {
     #[command(flatten)]
     pub settings: Settings,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Check {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Show only what differs from the defaults.
+    #[arg(long)]
+    pub changed: bool,
 }
 
 impl Settings {

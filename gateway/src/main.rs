@@ -25,17 +25,26 @@ const LAST_TASKS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     match Cli::parse().verb {
-        Verb::Serve(serve) => match told(Config::load_to_serve(&serve.settings.sources())) {
-            Ok(config) => serve_until_signalled(config).unwrap_or_else(|error| {
-                eprintln!("tidegate: {error}");
-                ExitCode::FAILURE
-            }),
-            Err(code) => code,
-        },
-        Verb::Check(settings) => match told(Config::load_to_serve(&settings.sources())) {
-            Ok(config) => print(&config.to_toml()),
-            Err(code) => code,
-        },
+        Verb::Serve(serve) => {
+            let sources = serve.settings.sources();
+            match told(Config::load_to_serve(&sources)) {
+                Ok(config) => {
+                    let advice = config.advice(&sources);
+                    serve_until_signalled(config, &advice).unwrap_or_else(|error| {
+                        eprintln!("tidegate: {error}");
+                        ExitCode::FAILURE
+                    })
+                }
+                Err(code) => code,
+            }
+        }
+        Verb::Check(check) => {
+            let sources = check.settings.sources();
+            match told(Config::load_to_serve(&sources)) {
+                Ok(config) => show(&config, check.changed, &config.advice(&sources)),
+                Err(code) => code,
+            }
+        }
         Verb::Publish(publish) => publisher::command(&publish),
         Verb::Health(args) => health::command(&args),
         Verb::Token(token) => {
@@ -55,11 +64,14 @@ fn told(loaded: Result<Config, Mistakes>) -> Result<Config, ExitCode> {
     })
 }
 
-fn serve_until_signalled(config: Config) -> Result<ExitCode, Box<dyn Error>> {
+fn serve_until_signalled(config: Config, advice: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = Builder::new_multi_thread().enable_all().thread_name("io").build()?;
     let entered = runtime.enter();
     let traces = logs::init(&config.telemetry)?;
     drop(entered);
+    for line in advice {
+        tracing::warn!("{line}");
+    }
 
     // Watched for from the beginning: no signal falls between two steps.
     let mut signals = runtime.block_on(async { Signals::new() })?;
@@ -97,8 +109,15 @@ impl Signals {
     }
 }
 
+/// Prints a configuration that has no mistake, as TOML that can be read again: what is said of it is a comment.
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
-fn print(text: &str) -> ExitCode {
-    println!("{text}");
+fn show(config: &Config, only_changed: bool, advice: &[String]) -> ExitCode {
+    let (changed, count) = config.changed();
+    println!("{}", if only_changed { changed } else { config.to_toml() });
+    for line in advice {
+        println!("# note: {line}");
+    }
+    let keys = if count == 1 { "1 key differs" } else { &format!("{count} keys differ") };
+    println!("# all is well: no mistake in this configuration; {keys} from the defaults");
     ExitCode::SUCCESS
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
+use crate::setting::trimmed;
+
 /// What stands in for a secret wherever one would be shown.
 pub const REDACTED: &str = "[redacted]";
 
@@ -32,13 +34,13 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text of a file, without the white space around it: editors end files with a line break.
+    /// The text of a file, without what is around it: editors end files with a line break, some begin them with a mark.
     pub fn from_file(path: &Path) -> Result<Self, SecretFileError> {
         let unreadable = |error| SecretFileError::Unreadable { path: path.to_owned(), error };
         if std::fs::metadata(path).map_err(unreadable)?.len() > SECRET_FILE_BYTES_MAX {
             return Err(SecretFileError::TooLong(path.to_owned()));
         }
-        match std::fs::read_to_string(path).map_err(unreadable)?.trim() {
+        match trimmed(&std::fs::read_to_string(path).map_err(unreadable)?) {
             "" => Err(SecretFileError::Empty(path.to_owned())),
             secret => Ok(Self::new(secret)),
         }

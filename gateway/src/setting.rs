@@ -1,7 +1,42 @@
 //! What a part says about its own settings: which values cannot work, and why.
 
 use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+
+use serde::de::{Deserialize, Deserializer, Error};
+
+/// A text without what editors, shells and files leave around it: white space, line breaks, a mark of the byte order.
+pub fn trimmed(text: &str) -> &str {
+    text.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
+}
+
+/// An address and port to listen on, as people write them.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let text = trimmed(text);
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let port = |text: &str| text.parse::<u16>().ok();
+    if let Some(port) = text.strip_prefix("localhost:").and_then(port) {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    // What stands without an address means every address elsewhere, which nobody should get by leaving something out.
+    Err(match port(text.strip_prefix(':').or_else(|| text.strip_prefix("*:")).unwrap_or(text)) {
+        Some(port) => format!(
+            "is \"{text}\", which names no address: write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} or \
+             [::]:{port} for all that reach it"
+        ),
+        None => format!(
+            "is \"{text}\", must be an address of this machine and a port, such as 127.0.0.1:8000, [::1]:8000 or localhost:8000"
+        ),
+    })
+}
+
+/// The same for a field of a section.
+pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
 
 /// What is wrong with the settings of one section. A part adds to it and need not know where its section stands.
 #[derive(Debug, Default)]
@@ -23,5 +58,37 @@ impl Faults {
     /// Every fault as (key, problem).
     pub fn into_inner(self) -> Vec<(String, String)> {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_taken_as_people_write_it_or_the_mistake_shows_what_would_do() {
+        let read = |text: &str| parse_address(text).map(|address| address.to_string());
+        assert_eq!(read("127.0.0.1:8000").as_deref(), Ok("127.0.0.1:8000"));
+        assert_eq!(read(" [::1]:8000\n").as_deref(), Ok("[::1]:8000"));
+        assert_eq!(read("localhost:8000").as_deref(), Ok("127.0.0.1:8000"));
+        for bare in [":8000", "*:8000", "8000"] {
+            let told = read(bare).unwrap_err();
+            assert!(
+                told.contains("127.0.0.1:8000 for this machine") && told.contains("0.0.0.0:8000"),
+                "{told}"
+            );
+        }
+        for bad in [
+            "",
+            "localhost",
+            "localhost:",
+            "gateway.example:8000",
+            "127.0.0.1",
+            "127.0.0.1:99999",
+            "::1:8000x",
+        ] {
+            let told = read(bad).unwrap_err();
+            assert!(told.contains("such as 127.0.0.1:8000"), "{told}");
+        }
     }
 }

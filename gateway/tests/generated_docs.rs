@@ -197,10 +197,14 @@ flags over both. Nothing has to be set.
   `[server]` is `TIDEGATE_SERVER__LISTEN`, and `history_size` in `[namespaces.prices]` is
   `TIDEGATE_NAMESPACES__PRICES__HISTORY_SIZE`. Lists are written with commas. Namespaces named this way are in lower
   case. An empty variable unsets a key that has no default.
+- Variables, flags and files are read alike: white space, line breaks and a byte order mark around a value are no part of
+  it, and numbers and truths (`true`, `yes`, `on`, `1` in any case) may be texts. A variable that begins with `TIDEGATE_`
+  and names no key sets nothing, and is told in the log and by `tidegate check`.
 - Units are in the names: `_ms` milliseconds, `_s` seconds, `_bytes` bytes, `_max` the most there may be. A limit of 0
   is no limit where the key says so.
 - `tidegate check` prints every mistake, with where it comes from, and ends with status 64; or, if there is none,
-  everything that is set, secrets left out. `tidegate serve` checks the same and does not start with a mistake.
+  everything that is set, secrets left out, and a line that all is well. With `--changed` it shows only what differs from
+  the defaults. `tidegate serve` checks the same and does not start with a mistake.
 - `--demo` sets what `gateway/src/config/demo.toml` says, below the file.
 ";
 

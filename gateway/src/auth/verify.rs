@@ -15,9 +15,13 @@ use super::config::Config;
 use super::keys::KeySet;
 use crate::clock::Clock;
 use crate::secret::SecretFileError;
+use crate::telemetry::Sparingly;
 
 /// Longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 32 * 1024;
+
+/// What a close frame can carry (RFC 6455 §5.5).
+const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// Checks the tokens of clients.
 pub struct Authenticator {
@@ -26,7 +30,9 @@ pub struct Authenticator {
     subscriptions: Option<KeySet>,
     leeway_s: i64,
     allow_anonymous: bool,
+    explain_refusals: bool,
     insecure: bool,
+    refusals_told: Sparingly,
 }
 
 impl Authenticator {
@@ -37,7 +43,9 @@ impl Authenticator {
             subscriptions: KeySet::for_subscriptions(config)?,
             leeway_s: i64::try_from(config.leeway_s).unwrap_or(i64::MAX),
             allow_anonymous: config.allow_anonymous || config.insecure,
+            explain_refusals: config.explain_refusals,
             insecure: config.insecure,
+            refusals_told: Sparingly::default(),
         })
     }
 
@@ -51,19 +59,22 @@ impl Authenticator {
         if token.is_empty() {
             return match self.allow_anonymous {
                 true => Ok(Identity::default()),
-                false => Err(Refusal::Disconnect(Disconnect::BAD_REQUEST)),
+                false => {
+                    let reason = "it brings none, and auth.allow_anonymous is off";
+                    Err(self.refuse("connection", &reason, Refusal::Disconnect(Disconnect::BAD_REQUEST)))
+                }
             };
         }
         let claims = open(&self.connections, now_unix_s, token).map_err(|reason| {
-            refuse("connection", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN))
+            self.refuse("connection", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN))
         })?;
         if claims.channel.is_some() {
             let reason = "it is a subscription token";
-            return Err(refuse("connection", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+            return Err(self.refuse("connection", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
         }
         let expires = self.expiry(&claims, now_unix_s)?;
         let info = claims.info().map_err(|()| {
-            refuse(
+            self.refuse(
                 "connection",
                 &"its info is no JSON, or nested too deep",
                 Refusal::Disconnect(Disconnect::INVALID_TOKEN),
@@ -82,23 +93,42 @@ impl Authenticator {
     ) -> Result<Grant, Refusal> {
         let denied = Refusal::Error(ErrorCode::PermissionDenied);
         let claims = open(&self.subscriptions, now_unix_s, token)
-            .map_err(|reason| refuse("subscription", &reason, denied.clone()))?;
+            .map_err(|reason| self.refuse("subscription", &reason, denied.clone()))?;
         let Some(granted) = &claims.channel else {
-            return Err(refuse("subscription", &"it names no channel", denied));
+            return Err(self.refuse("subscription", &"it names no channel", denied));
         };
         if **granted != *channel.as_str() {
             let reason = format_args!("it is for channel {granted:?}, not {channel}");
-            return Err(refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+            return Err(self.refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
         }
         if claims.only_for().is_some_and(|only| ClientId::parse(only) != Some(client)) {
             let reason = "it is for another client";
-            return Err(refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+            return Err(self.refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
         }
         let expires = self.expiry(&claims, now_unix_s)?;
         let info = claims
             .info()
-            .map_err(|()| refuse("subscription", &"its info is no JSON, or nested too deep", denied))?;
+            .map_err(|()| self.refuse("subscription", &"its info is no JSON, or nested too deep", denied))?;
         Ok(Grant { user: UserId::new(&claims.sub), info, expires })
+    }
+
+    /// The client learns only the code, unless this is a place to try things out. Who runs the gateway is told why, now
+    /// and then, for anyone can bring tokens; the token itself is never shown.
+    fn refuse(&self, kind: &str, reason: &dyn fmt::Display, mut refusal: Refusal) -> Refusal {
+        match self.refusals_told.now() {
+            Some(untold) => tracing::info!(kind, %reason, untold, "a token was refused"),
+            None => tracing::debug!(kind, %reason, "a token was refused"),
+        }
+        if let Refusal::Disconnect(disconnect) = &mut refusal
+            && self.explain_refusals
+        {
+            let mut explained = format!("{}: {reason}", disconnect.reason);
+            while explained.len() > CLOSE_REASON_BYTES_MAX {
+                explained.pop();
+            }
+            disconnect.reason = explained.into();
+        }
+        refusal
     }
 
     fn expiry(&self, claims: &Claims, now_unix_s: i64) -> Result<Option<Moment>, Refusal> {
@@ -133,12 +163,6 @@ fn open(keys: &Option<KeySet>, now_unix_s: i64, token: &str) -> Result<Claims, S
         return Err(format!("it is longer than {TOKEN_BYTES_MAX} bytes"));
     }
     keys.open(now_unix_s, token).map_err(|error| error.to_string())
-}
-
-/// The client learns only the code. Who runs the gateway can look up why; the token itself is never logged.
-fn refuse(kind: &str, reason: &dyn fmt::Display, refusal: Refusal) -> Refusal {
-    tracing::debug!(kind, %reason, "a token was refused");
-    refusal
 }
 
 #[cfg(test)]

@@ -27,8 +27,12 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         ("auth.subscription_hmac_secret_file", &config.auth.subscription_hmac_secret_file),
         ("api.keys_file", &config.api.keys_file),
     ] {
-        if let Some(Err(error)) = file.as_deref().map(Secret::from_file) {
-            found.push((key.to_owned(), error.to_string()));
+        match file.as_deref().map(Secret::from_file) {
+            Some(Err(error)) => found.push((key.to_owned(), error.to_string())),
+            Some(Ok(secret)) if key.starts_with("auth.") => {
+                found.extend(config.auth.too_short(&secret).map(|problem| (key.to_owned(), problem)));
+            }
+            _ => {}
         }
     }
     let ca_file = config.redis.ca_file.as_deref().filter(|_| config.broker.kind == BrokerKind::Redis);

@@ -7,6 +7,7 @@ use config::{FileFormat, Source, Value, ValueKind};
 use super::Sources;
 use super::mistake::Mistake;
 use super::tree::Node;
+use crate::setting::trimmed;
 
 /// Every variable that sets a key begins with this.
 pub const VARIABLE_PREFIX: &str = "TIDEGATE_";
@@ -73,13 +74,14 @@ pub(super) fn gather(sources: &Sources<'_>, mistakes: &mut Vec<Mistake>) -> Node
 
 /// Who said the value at `path`, if anyone did.
 pub(super) fn source_of(tree: &Node, path: &str) -> Option<String> {
-    let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+    let path = tree.resolve(path)?;
     tree.find(&path).map(|node| node.origin.describe(&path))
 }
 
-/// Whether a variable names a key. Every key has a section, so a name without a double underscore is not ours:
-/// orchestrators set such names for their own purposes (`TIDEGATE_PORT`, `TIDEGATE_SERVICE_HOST`).
-fn sets_a_key(name: &str) -> bool {
+/// Whether a variable names a key. Every key has a section, so a name without a double underscore sets nothing:
+/// orchestrators set such names for their own purposes (`TIDEGATE_PORT`, `TIDEGATE_SERVICE_HOST`). They are told beside
+/// the configuration, as `advice` has it.
+pub(super) fn sets_a_key(name: &str) -> bool {
     name.strip_prefix(VARIABLE_PREFIX).is_some_and(|key| {
         key.contains(LEVEL_SEPARATOR)
             && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
@@ -92,7 +94,7 @@ fn read_file(file: &Path) -> Result<impl Source + use<>, String> {
         return Err(format!("is {length} bytes long, at most {FILE_BYTES_MAX} are read"));
     }
     let text = std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"))?;
-    Ok(config::File::from_str(&text, FileFormat::Toml))
+    Ok(config::File::from_str(trimmed(&text), FileFormat::Toml))
 }
 
 /// Takes the values of a file, each marked with the file's name.

@@ -18,6 +18,8 @@ use crate::{api, auth, broker, connection, demo, http, listener, node, telemetry
 pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
 pub use mistake::{Mistake, Mistakes};
 
+mod advice;
+mod changed;
 mod check;
 mod files;
 mod gather;
@@ -96,6 +98,11 @@ impl Config {
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
     }
 
+    /// What is no mistake and still not as it may seem to whoever has set it, a line each.
+    pub fn advice(&self, sources: &Sources<'_>) -> Vec<String> {
+        advice::advice(sources, self)
+    }
+
     /// What `--demo` sets, and nothing else.
     pub fn demo() -> Self {
         Self::load(&Sources { demo: true, ..Sources::default() }).expect("a test reads the demo's settings")
@@ -114,6 +121,11 @@ impl Config {
     /// The whole configuration as TOML, without secrets.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration is made of tables, lists and plain values")
+    }
+
+    /// As TOML, what differs from the defaults, and how many keys that are.
+    pub fn changed(&self) -> (String, usize) {
+        changed::changed(self)
     }
 
     /// Everything that opens connections on behalf of many clients.

@@ -10,6 +10,7 @@ use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Unexp
 
 use super::mistake::Mistake;
 use super::tree::{Kind, Node, Origin};
+use crate::setting::trimmed;
 
 /// Reads what fits and notes what does not. Ends because each round takes a value out of the tree.
 pub(super) fn read<T: DeserializeOwned + Default>(mut tree: Node, mistakes: &mut Vec<Mistake>) -> T {
@@ -127,7 +128,7 @@ fn unknown(what: String, given: &str, expected: &'static [&'static str]) -> Stri
 }
 
 /// How many letters must be added, dropped, changed or swapped with their neighbour to make `a` of `b`.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     // Keys are short; a long unknown one is nowhere near a known one.
     const LETTERS_MAX: usize = 64;
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
@@ -155,20 +156,26 @@ fn distance(a: &str, b: &str) -> usize {
 struct Reader<'a>(&'a Node);
 
 impl Reader<'_> {
-    /// The text of a value from the environment or a flag, where everything is text and must be parsed.
-    fn loose_text(&self) -> Option<&str> {
-        match (&self.0.kind, &self.0.origin) {
-            (Kind::Text(text), Origin::Environment | Origin::Flag) => Some(text.trim()),
+    /// A text that may stand for something else. In variables and flags everything is text, and who has taken a value
+    /// over from there into a file has it in quotes: all are read alike.
+    fn text(&self) -> Option<&str> {
+        match &self.0.kind {
+            Kind::Text(text) => Some(trimmed(text)),
             _ => None,
         }
     }
+
+    /// The same where a list is asked for or nothing at all. TOML has its own words for these.
+    fn loose_text(&self) -> Option<&str> {
+        self.text().filter(|_| !matches!(self.0.origin, Origin::File(_)))
+    }
 }
 
-/// The number types of serde: text of the environment is parsed, everything else must be a number already.
+/// The number types of serde: text is parsed, everything else must be a number already.
 macro_rules! numbers {
     ($($method:ident $visit:ident $parsed:ty;)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-            match self.loose_text().map(str::parse::<$parsed>) {
+            match self.text().map(str::parse::<$parsed>) {
                 Some(Ok(number)) => visitor.$visit(number),
                 Some(Err(_)) | None => self.deserialize_any(visitor),
             }
@@ -188,7 +195,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
                 Err(_) => visitor.visit_i64(*value),
             },
             Kind::Float(value) => visitor.visit_f64(*value),
-            Kind::Text(text) => visitor.visit_str(text),
+            Kind::Text(text) => visitor.visit_str(trimmed(text)),
             Kind::List(elements) => visitor.visit_seq(Elements(elements.iter())),
             Kind::Table(entries) => visitor.visit_map(Entries { entries: entries.iter(), current: None }),
         }
@@ -208,7 +215,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        match self.loose_text() {
+        match self.text().map(str::to_ascii_lowercase).as_deref() {
             Some("true" | "1" | "yes" | "on") => visitor.visit_bool(true),
             Some("false" | "0" | "no" | "off") => visitor.visit_bool(false),
             _ => self.deserialize_any(visitor),
@@ -234,7 +241,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
         let Some(text) = self.loose_text() else { return self.deserialize_any(visitor) };
         let elements: Vec<(usize, Node)> = text
             .split(',')
-            .map(str::trim)
+            .map(trimmed)
             .filter(|element| !element.is_empty())
             .map(|element| Node { origin: self.0.origin.clone(), kind: Kind::Text(element.to_owned()) })
             .enumerate()
@@ -251,7 +258,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
     ) -> Result<V::Value, Fault> {
         match &self.0.kind {
             Kind::Text(text) => {
-                let deserializer: StrDeserializer<'_, Fault> = text.as_str().into_deserializer();
+                let deserializer: StrDeserializer<'_, Fault> = trimmed(text).into_deserializer();
                 de::Deserializer::deserialize_enum(deserializer, name, variants, visitor)
             }
             _ => self.deserialize_any(visitor),

@@ -16,10 +16,16 @@ impl Origin {
         match self {
             Self::File(file) => file.clone(),
             Self::Environment => super::gather::variable(path),
-            Self::Flag => {
-                format!("the flag --{}", path.last().map_or_else(String::new, |key| key.replace('_', "-")))
-            }
+            Self::Flag => format!("the flag --{}", flag(path)),
         }
+    }
+}
+
+/// The flag that sets the value at `path`: those of the section `server` go without its name.
+fn flag(path: &[String]) -> String {
+    match path {
+        [section, key] if section == "server" => key.replace('_', "-"),
+        path => path.join("-").replace('_', "-"),
     }
 }
 
@@ -55,6 +61,25 @@ impl Node {
             }
             _ => None,
         })
+    }
+
+    /// The path that is meant by steps with dots between them: names of namespaces may have dots in them.
+    pub(super) fn resolve(&self, dotted: &str) -> Option<Vec<String>> {
+        if let Kind::Table(entries) = &self.kind {
+            for (step, node) in entries {
+                if step == dotted {
+                    return Some(vec![step.clone()]);
+                }
+                let rest = dotted.strip_prefix(step.as_str()).and_then(|rest| rest.strip_prefix('.'));
+                if let Some(rest) = rest.and_then(|rest| node.resolve(rest)) {
+                    return Some(std::iter::once(step.clone()).chain(rest).collect());
+                }
+            }
+            return None;
+        }
+        // What is said of a part of a value is said of the value, unless it is a list of which each part stands alone.
+        let path: Vec<String> = dotted.split('.').map(str::to_owned).collect();
+        Some(if self.find(&path).is_some() { path } else { Vec::new() })
     }
 
     /// Takes the value at `path` out. False if there is none.

@@ -12,8 +12,9 @@ use crate::setting::Faults;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Pages whose scripts may connect: `https://example.com`, `https://*.example.com:8443`, `same-origin` for
-    /// pages that this node's own host serves, `*` for all.
+    /// Pages whose scripts may connect: `https://example.com`, `https://*.example.com:8443`, `http://localhost:*` for
+    /// any port, `same-origin` for pages that this node's own host serves, `file://` and `null` for pages in local files
+    /// (`null` also stands for sandboxed frames of any page), `*` for all.
     pub allowed_origins: Vec<String>,
     /// Clients that send no `Origin` may connect: everything that is not a browser.
     pub allow_missing_origin: bool,

@@ -4,7 +4,7 @@
 //! buffers, header map, body and timers cost more than all that the gateway does itself (decision 7). So the first
 //! bytes are looked at here; whatever is not plainly such a request is hyper's to read from the start.
 
-use hyper::Request;
+use hyper::{Request, Version};
 use smallvec::SmallVec;
 
 /// The most headers of a head that is read here.
@@ -16,6 +16,8 @@ pub(crate) struct Head<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
+    /// HTTP/1.1, and neither older nor newer.
+    is_1_1: bool,
     headers: SmallVec<[(&'a str, &'a [u8]); HEADERS_MAX]>,
 }
 
@@ -26,6 +28,7 @@ impl<'a> Head<'a> {
             method: request.method().as_str(),
             path: request.uri().path(),
             query: request.uri().query(),
+            is_1_1: request.version() == Version::HTTP_11,
             headers: headers.map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
         }
     }
@@ -50,7 +53,7 @@ impl<'a> Head<'a> {
             None => (target, None),
         };
         let headers = request.headers.iter().map(|header| (header.name, header.value)).collect();
-        Some((Self { method, path, query, headers }, length))
+        Some((Self { method, path, query, is_1_1: true, headers }, length))
     }
 
     pub(super) fn headers(&self) -> impl DoubleEndedIterator<Item = (&'a str, &'a [u8])> {
@@ -65,6 +68,21 @@ impl<'a> Head<'a> {
     /// Every header of this name, in the order they were sent.
     pub(super) fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         self.headers().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// What makes it unclear who asks whom: a proxy in front may have gone by another header than this node would.
+    pub(super) fn ambiguity(&self) -> Option<&'static str> {
+        if !self.is_1_1 {
+            return Some("a WebSocket is opened with HTTP/1.1");
+        }
+        if self.all("origin").nth(1).is_some() {
+            return Some("there is more than one Origin header");
+        }
+        match self.all("host").count() {
+            0 => Some("there is no Host header"),
+            1 => None,
+            _ => Some("there is more than one Host header"),
+        }
     }
 
     /// The first value of a query parameter, decoded.
@@ -116,6 +134,22 @@ mod tests {
         let (read, _) = Head::read(HEAD.as_bytes()).unwrap();
         assert_eq!((head.method, head.path, head.query), (read.method, read.path, read.query));
         assert_eq!(head.header("host"), read.header("host"));
+    }
+
+    #[test]
+    fn a_head_says_once_who_asks_whom() {
+        let ambiguity = |head: &str| Head::read(head.as_bytes()).unwrap().0.ambiguity();
+        assert_eq!(ambiguity(HEAD), None);
+        assert_eq!(ambiguity(&HEAD.replace("X-Two: 1", "Origin: http://x")), None);
+        assert_eq!(ambiguity(&HEAD.replace("Host", "Hosts")), Some("there is no Host header"));
+        assert_eq!(
+            ambiguity(&HEAD.replace("X-Two: 1", "HOST: x")),
+            Some("there is more than one Host header")
+        );
+        let twice = HEAD.replace("X-Two", "Origin").replace("x-two", "oRIGIN");
+        assert_eq!(ambiguity(&twice), Some("there is more than one Origin header"));
+        let old = Request::get("/raw/news").version(Version::HTTP_10).header("Host", "x").body(()).unwrap();
+        assert_eq!(Head::of(&old).ambiguity(), Some("a WebSocket is opened with HTTP/1.1"));
     }
 
     #[test]

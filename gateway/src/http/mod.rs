@@ -8,8 +8,8 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use crate::api::Api;
 use crate::listener::admission::Admission;
-use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
+use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::encodings::Encodings;
 use crate::worker::inbox::Inbox;
 
@@ -55,6 +55,7 @@ pub(crate) struct Router {
     pub(crate) url_bytes_max: usize,
     /// The ticker page, where the demo is on.
     pub(crate) pages: bool,
+    pub(crate) refusals_told: Sparingly,
 }
 
 /// The workers in turn, so that each gets its share of the connections.

@@ -9,6 +9,10 @@ use crate::http::config::Config;
 const SAME_ORIGIN: &str = "same-origin";
 /// Allows all pages.
 const ANY: &str = "*";
+/// What pages in local files send, in Chromium.
+const FILE: &str = "file://";
+/// What pages in local files send elsewhere, and all that a browser gives no origin: sandboxed frames of any page.
+const NULL: &str = "null";
 /// Longest `Origin` that is looked at, in bytes: a host name has at most 253.
 const ORIGIN_BYTES_MAX: usize = 512;
 
@@ -18,26 +22,36 @@ pub struct OriginPolicy {
     any: bool,
     same_origin: bool,
     missing: bool,
+    /// `file://`, `null` or both.
+    nameless: Vec<&'static str>,
     listed: Vec<Pattern>,
 }
 
 /// Why an entry of the list means nothing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "\"{0}\" is no origin: write scheme://host or scheme://host:port, with * for the first label of the host at most"
+    "\"{0}\" is no origin: write scheme://host or scheme://host:port, with * for the first label of the host and for the \
+     port at most; or one of same-origin, file://, null, *"
 )]
 pub struct InvalidOrigin(String);
 
 impl OriginPolicy {
     /// Reads the list; the position and fault of every entry that means nothing otherwise.
     pub fn new(config: &Config) -> Result<Self, Vec<(usize, InvalidOrigin)>> {
-        let mut policy =
-            Self { any: false, same_origin: false, missing: config.allow_missing_origin, listed: Vec::new() };
+        let mut policy = Self {
+            any: false,
+            same_origin: false,
+            missing: config.allow_missing_origin,
+            nameless: Vec::new(),
+            listed: Vec::new(),
+        };
         let mut faults = Vec::new();
         for (index, entry) in config.allowed_origins.iter().enumerate() {
             match entry.trim() {
                 ANY => policy.any = true,
                 SAME_ORIGIN => policy.same_origin = true,
+                FILE => policy.nameless.push(FILE),
+                NULL => policy.nameless.push(NULL),
                 text => match Pattern::parse(text) {
                     Some(pattern) => policy.listed.push(pattern),
                     None => faults.push((index, InvalidOrigin(entry.clone()))),
@@ -47,11 +61,11 @@ impl OriginPolicy {
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
 
-    /// Whether a request with these headers may go on. `null`, which every sandboxed page and local file sends,
-    /// stands for nobody and is refused unless all are allowed.
+    /// Whether a request with these headers may go on. `null` and `file://` stand for nobody in particular, and are
+    /// refused unless they are named or all are allowed.
     pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
         let Some(origin) = origin else { return self.missing };
-        if self.any {
+        if self.any || self.nameless.contains(&origin) {
             return true;
         }
         let Some(origin) = (origin.len() <= ORIGIN_BYTES_MAX).then(|| Parts::parse(origin)).flatten() else {
@@ -68,6 +82,7 @@ struct Pattern {
     parts: Parts,
     /// The host is what follows one label of any name.
     any_first_label: bool,
+    any_port: bool,
 }
 
 impl Pattern {
@@ -83,8 +98,12 @@ impl Pattern {
             Some(_) => return None,
             None => (false, authority),
         };
+        let (any_port, authority) = match authority.strip_suffix(":*") {
+            Some(host) => (true, host),
+            None => (false, authority),
+        };
         let parts = Parts::parse(&format!("{scheme}://{authority}"))?;
-        Some(Self { parts, any_first_label })
+        Some(Self { parts, any_first_label, any_port })
     }
 
     fn matches(&self, origin: &Parts) -> bool {
@@ -96,7 +115,8 @@ impl Pattern {
         } else {
             &origin.host
         };
-        host == self.parts.host && origin.scheme == self.parts.scheme && origin.port == self.parts.port
+        let port_fits = self.any_port || origin.port == self.parts.port;
+        port_fits && host == self.parts.host && origin.scheme == self.parts.scheme
     }
 }
 
@@ -218,6 +238,41 @@ mod tests {
     }
 
     #[test]
+    fn a_star_stands_for_any_port() {
+        let allowed = &["http://localhost:*", "http://[::1]:*", "https://*.example.com:*"];
+        for origin in [
+            "http://localhost",
+            "http://localhost:80",
+            "http://LOCALHOST:3000",
+            "http://[::1]:5173",
+            "https://a.example.com:8443",
+        ] {
+            assert!(allows(allowed, origin), "{origin}");
+        }
+        for other in [
+            "https://localhost:3000",
+            "http://localhost.evil.net:3000",
+            "http://localhost:3000.evil.net",
+            "http://localhost:",
+            "http://localhost:*",
+            "http://localhost:99999",
+            "http://127.0.0.1:3000",
+            "https://example.com:8443",
+        ] {
+            assert!(!allows(allowed, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn pages_without_a_name_can_be_allowed_by_what_they_send() {
+        assert!(allows(&["file://"], "file://") && allows(&["null"], "null"));
+        assert!(!allows(&["file://"], "null") && !allows(&["null"], "file://"));
+        assert!(!allows(&["file://"], "file://localhost") && !allows(&["file://"], "file:///tmp/x.html"));
+        assert!(!allows(&["same-origin"], "file://") && !allows(&["same-origin"], "null"));
+        assert!(allows(&["*"], "null") && allows(&["*"], "file://"));
+    }
+
+    #[test]
     fn same_origin_is_the_host_the_request_was_sent_to() {
         let policy = policy(&["same-origin"]);
         assert!(policy.allows(Some("http://127.0.0.1:8000"), Some("127.0.0.1:8000")));
@@ -247,9 +302,9 @@ mod tests {
     #[test]
     fn entries_that_mean_nothing_are_told() {
         let allowed_origins =
-            ["https://ok.example", "example.com", "https://*.com", "https://a.*.com", "https://x/"];
+            ["https://ok.example", "example.com", "https://*.com", "https://a.*.com", "https://x/", "x:*"];
         let allowed_origins = allowed_origins.map(str::to_owned).to_vec();
         let faults = OriginPolicy::new(&Config { allowed_origins, ..Config::default() }).unwrap_err();
-        assert_eq!(faults.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(faults.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     }
 }

@@ -21,6 +21,9 @@ const RAW_PREFIX: &str = "/raw/";
 const API_PREFIX: &str = "/api/";
 const API_PATH: &str = "/api";
 
+/// So many characters of an origin that is refused are shown.
+const ORIGIN_SHOWN_MAX: usize = 120;
+
 impl Router {
     /// Answers one request. Nothing goes wrong that is not an answer.
     pub(crate) async fn handle(
@@ -30,7 +33,7 @@ impl Router {
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         Ok(self.route(peer, request).await.unwrap_or_else(|refused| {
             self.metrics.handshake(refused.result);
-            tracing::debug!(status = refused.status.as_u16(), why = refused.why, "a request was refused");
+            self.log_refusal(peer, &refused);
             refused.into_response()
         }))
     }
@@ -84,6 +87,9 @@ impl Router {
 
     /// Every check that a client must pass before the handshake itself is looked at.
     fn let_in(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
+        if let Some(why) = head.ambiguity() {
+            return Err(Refused::new(Handshake::Upgrade, StatusCode::BAD_REQUEST, why));
+        }
         self.check_origin(head)?;
         let address = self.proxies.client_ip(peer.address, head.all(X_FORWARDED_FOR));
         self.admission.admit_client(address, &peer.place).map_err(|refusal| {
@@ -94,12 +100,32 @@ impl Router {
         })
     }
 
+    /// Whoever sets a gateway up must see why a page cannot connect. What anyone can cause as often as they like is
+    /// told now and then.
+    fn log_refusal(&self, peer: &Peer, refused: &Refused) {
+        let (status, client) = (refused.status.as_u16(), peer.address);
+        let untold = if refused.result == Handshake::Origin { self.refusals_told.now() } else { None };
+        match untold {
+            Some(untold) => {
+                tracing::info!(status, %client, why = refused.why, untold, "a request was refused");
+            }
+            None => tracing::debug!(status, %client, why = refused.why, "a request was refused"),
+        }
+    }
+
     fn check_origin(&self, head: &Head<'_>) -> Result<(), Refused> {
         let text = |name| head.header(name).map(|value| std::str::from_utf8(value).unwrap_or("null"));
         if self.origins.allows(text("origin"), text("host")) {
             return Ok(());
         }
-        let why = "pages of this origin may not connect; see http.allowed_origins";
+        let why = match text("origin") {
+            // Cut short and escaped: it is shown, and anyone may have written it.
+            Some(origin) => {
+                let origin: String = origin.chars().take(ORIGIN_SHOWN_MAX).collect();
+                format!("pages of {origin:?} may not connect: http.allowed_origins does not name them")
+            }
+            None => "whoever sends no Origin may not connect: http.allow_missing_origin is off".to_owned(),
+        };
         Err(Refused::new(Handshake::Origin, StatusCode::FORBIDDEN, why))
     }
 }

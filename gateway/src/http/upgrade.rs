@@ -66,16 +66,16 @@ impl Opening {
     /// The same, as bytes.
     pub(crate) fn write_response(&self, into: &mut Vec<u8>) {
         into.extend_from_slice(
-            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
-            sec-websocket-accept: ",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Accept: ",
         );
         into.extend_from_slice(self.accept.as_bytes());
         if let Some(subprotocol) = self.subprotocol {
-            into.extend_from_slice(b"\r\nsec-websocket-protocol: ");
+            into.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
             into.extend_from_slice(subprotocol.as_bytes());
         }
         if let Some(deflate) = &self.deflate {
-            into.extend_from_slice(b"\r\nsec-websocket-extensions: ");
+            into.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
             into.extend_from_slice(deflate.response().as_bytes());
         }
         into.extend_from_slice(b"\r\n\r\n");

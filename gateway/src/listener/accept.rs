@@ -208,6 +208,7 @@ impl Listener {
             .header_read_timeout(self.http.head_timeout())
             .max_buf_size(self.http.head_bytes_max)
             .max_headers(self.http.headers_max)
+            .title_case_headers(true)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(connection);

@@ -11,6 +11,7 @@ use crate::setting::Faults;
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
     /// Address and port of the client endpoints and the server API. Port 0 takes a free one.
+    #[serde(deserialize_with = "crate::setting::address")]
     pub listen: SocketAddr,
     /// Connections the kernel completes before the gateway accepts them. More are delayed by the kernel.
     pub backlog: u32,
@@ -33,6 +34,7 @@ impl ServerConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct InternalConfig {
     /// Address and port of `/livez`, `/readyz` and `/metrics`. Port 0 takes a free one.
+    #[serde(deserialize_with = "crate::setting::address")]
     pub listen: SocketAddr,
 }
 

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -57,6 +58,8 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let as_usual = as_usually_written(bytes);
+        let bytes = as_usual.as_deref().unwrap_or(bytes);
         match self.get_mut() {
             Self::Plain(stream, _) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
@@ -75,5 +78,41 @@ impl AsyncWrite for Stream {
             Self::Plain(stream, _) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+/// How HTTP writes a name whose words begin with capitals, and how everybody else writes it. They are of one length.
+const TITLED: &[u8] = b"\r\nSec-Websocket-";
+const USUAL: &[u8] = b"\r\nSec-WebSocket-";
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+
+/// The answer with the names of its headers as they are usually written, if there is anything to mend. Names mean the same
+/// in any case, but some clients compare them as they were taught to. An answer's head is written whole.
+fn as_usually_written(answer: &[u8]) -> Option<Vec<u8>> {
+    if !answer.starts_with(b"HTTP/1.") {
+        return None;
+    }
+    let head = &answer[..memmem::find(answer, END_OF_HEAD).unwrap_or(answer.len())];
+    let mut places = memmem::find_iter(head, TITLED).peekable();
+    places.peek()?;
+    let mut mended = answer.to_vec();
+    for place in places {
+        mended[place..place + USUAL.len()].copy_from_slice(USUAL);
+    }
+    Some(mended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_mended_in_the_head_of_an_answer_alone() {
+        let answer = "HTTP/1.1 101 X\r\nSec-Websocket-Accept: a\r\nSec-Websocket-Extensions: b\r\n\r\n\r\nSec-Websocket-: c";
+        let mended = as_usually_written(answer.as_bytes()).map(|mended| String::from_utf8(mended).unwrap());
+        let expected = "HTTP/1.1 101 X\r\nSec-WebSocket-Accept: a\r\nSec-WebSocket-Extensions: b\r\n\r\n\r\nSec-Websocket-: c";
+        assert_eq!(mended.as_deref(), Some(expected));
+        assert_eq!(as_usually_written(b"HTTP/1.1 200 OK\r\n\r\n"), None);
+        assert_eq!(as_usually_written(b"\r\nSec-Websocket-Accept: a"), None);
     }
 }

@@ -8,9 +8,13 @@ use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use tokio::sync::mpsc;
 
 use crate::prices::{HEADER, Price, SHIPPED};
+use crate::setting::trimmed;
 
 /// Longest line that is read, in bytes. The gateway takes no longer payload unless told to.
 const LINE_BYTES_MAX: usize = 256 * 1024;
+
+/// So many characters of a line that was not expected are shown.
+const SHOWN_MAX: usize = 80;
 
 /// Where publications come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,13 +79,25 @@ impl Reading {
                 return Ok((true, items));
             }
             number += 1;
-            let line = match std::str::from_utf8(&bytes) {
+            let text = std::str::from_utf8(&bytes);
+            let line = match text.map(|text| text.strip_prefix('\u{feff}').unwrap_or(text)) {
                 _ if !whole => Line::Bad(format!("line {number}: it is longer than {LINE_BYTES_MAX} bytes")),
                 Err(_) => Line::Bad(format!("line {number}: it is not UTF-8")),
                 Ok(text) if text.trim().is_empty() => continue,
-                Ok(text) if number == 1 && text.trim().eq_ignore_ascii_case(HEADER) => {
+                Ok(text) if number == 1 && is_header(text) => {
                     is_prices = true;
                     continue;
+                }
+                // One line instead of one for each that is no channel, tab and JSON.
+                Ok(text) if number == 1 && !text.contains('\t') && text.contains(',') => {
+                    let found: String = trimmed(text).chars().take(SHOWN_MAX).collect();
+                    return Err(std::io::Error::new(
+                        ErrorKind::InvalidData,
+                        format!(
+                            "its first line is {found:?}: expected are the columns {HEADER}, or lines of a channel, a tab and \
+                             JSON"
+                        ),
+                    ));
                 }
                 Ok(text) if is_prices => self.price(number, text).map_or_else(Line::Bad, Line::Item),
                 Ok(text) => match self.item(text) {
@@ -118,6 +134,12 @@ impl Reading {
             data: data.to_owned().into(),
         })
     }
+}
+
+/// Whether these are the columns of prices, as spreadsheets write them too.
+fn is_header(line: &str) -> bool {
+    let columns = line.split(',').map(|column| trimmed(column).trim_matches('"'));
+    columns.map(str::to_ascii_lowercase).eq(HEADER.split(',').map(str::to_owned))
 }
 
 fn named(prefix: &str, rest: &str) -> Result<String, String> {
@@ -157,7 +179,7 @@ mod tests {
 
     #[test]
     fn lines_are_a_channel_a_tab_and_json() {
-        let text = b"news\t{\"a\":1}\n\r\nchat:x\t[1, \"a\\tb\"]\r\nlast\t7";
+        let text = b"\xef\xbb\xbfnews\t{\"a\":1}\n\r\nchat:x\t[1, \"a\\tb\"]\r\nlast\t7";
         let expected = [item("news", "{\"a\":1}"), item("chat:x", "[1, \"a\\tb\"]"), item("last", "7")];
         assert_eq!(lines(None, text), expected);
         assert_eq!(lines(Some("my:"), b"news\t1"), [item("my:news", "1")]);
@@ -188,6 +210,28 @@ mod tests {
         assert_eq!(read[0], item("prices:FB", json));
         assert!(matches!(&read[1], Line::Bad(problem) if problem.starts_with("line 3:")), "{read:?}");
         assert_eq!(lines(Some("t:"), text)[0], item("t:FB", json));
+    }
+
+    #[test]
+    fn columns_are_known_however_they_are_written() {
+        for header in [
+            "\u{feff}date,symbol,open,high,low,close,volume\r",
+            "Date, Symbol, Open, High, Low, Close, Volume",
+            "\"date\",\"symbol\",\"open\",\"high\",\"low\",\"close\",\"volume\"",
+        ] {
+            let text = format!("{header}\n2013-03-01,FB,1,2,3,4,5\n");
+            assert!(matches!(&lines(None, text.as_bytes())[..], [Line::Item(_)]), "{header}");
+        }
+    }
+
+    #[test]
+    fn columns_that_are_not_expected_get_one_line_that_names_those_that_are() {
+        let reading = Reading { source: Source::StandardInput, again: false, prefix: None };
+        let (sender, mut receiver) = mpsc::channel(10);
+        let error = reading.read(&b"time,ticker,price\n1,FB,2\n3,FB,4\n"[..], &sender).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains(HEADER) && told.contains("time,ticker,price"), "{told}");
+        assert!(receiver.try_recv().is_err());
     }
 
     #[test]

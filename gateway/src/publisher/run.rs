@@ -168,7 +168,7 @@ async fn run(
         pace.take(begun.elapsed(), batch.len());
         report.late_max = pace.late_max;
         let (sent, stopped) = {
-            let mut sending = std::pin::pin!(sender.send(&batch));
+            let mut sending = std::pin::pin!(sender.send(&batch, complain));
             tokio::select! {
                 sent = &mut sending => (Some(sent), false),
                 // What is under way is seen through, unless the gateway does not answer.

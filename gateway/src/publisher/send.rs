@@ -20,6 +20,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// How long nothing may come before whoever publishes is told that nothing comes.
+const SILENCE: Duration = Duration::from_secs(1);
+
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -94,18 +97,35 @@ impl Sender {
         })
     }
 
-    /// Publishes all of these, in order for each channel. The outcomes are in the order of the items.
-    pub(super) async fn send(&mut self, items: &[Item]) -> Result<Vec<Outcome>, SendError> {
+    /// Publishes all of these, in order for each channel. The outcomes are in the order of the items. `complain` is told
+    /// at once, and once, that the gateway does not answer: tries go on for long.
+    pub(super) async fn send(
+        &mut self,
+        items: &[Item],
+        complain: &mut impl FnMut(&str),
+    ) -> Result<Vec<Outcome>, SendError> {
         let body = self.body(items);
         self.sent += items.len() as u64;
         let begun = Instant::now();
         let mut backoff = BACKOFF_MIN;
+        let mut told = false;
         loop {
-            let last = match self.request(body.clone(), items.len()).await {
+            let answered = {
+                let mut request = std::pin::pin!(self.request(body.clone(), items.len()));
+                match tokio::time::timeout(SILENCE, &mut request).await {
+                    Ok(answered) => answered,
+                    Err(_) => {
+                        self.tell(&mut told, "nothing has come back", complain);
+                        request.await
+                    }
+                }
+            };
+            let last = match answered {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(Trouble::Lasting(error)) => return Err(error),
                 Err(Trouble::Passing(problem)) => problem,
             };
+            self.tell(&mut told, &last, complain);
             let after = begun.elapsed();
             if after + backoff > self.retry_for {
                 return Err(SendError::Unreachable { after, last });
@@ -113,6 +133,13 @@ impl Sender {
             self.retries += 1;
             tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    fn tell(&self, told: &mut bool, problem: &str, complain: &mut impl FnMut(&str)) {
+        if !std::mem::replace(told, true) {
+            let (url, seconds) = (&self.url, self.retry_for.as_secs());
+            complain(&format!("{url}: {problem}; trying for up to {seconds} s (--retry-s)"));
         }
     }
 

@@ -9,9 +9,11 @@ pub mod names;
 mod process;
 mod readiness;
 mod register;
+mod sparingly;
 pub mod traces;
 
 pub use answer::answer;
 pub use config::{Config, LogFormat};
 pub use metrics::Metrics;
 pub use readiness::{Readiness, Verdict};
+pub use sparingly::Sparingly;

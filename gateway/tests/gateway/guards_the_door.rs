@@ -86,6 +86,45 @@ async fn what_is_no_upgrade_is_told_why() {
 }
 
 #[tokio::test]
+async fn who_asks_whom_must_be_clear_before_an_upgrade() {
+    let gateway = gateway().start().await;
+    for (version, headers, why) in [
+        ("1.0", "Host: x\r\n", "HTTP/1.1"),
+        ("1.1", "", "no Host header"),
+        ("1.1", "Host: x\r\nHost: x\r\n", "more than one Host header"),
+        ("1.1", "Host: x\r\nOrigin: http://x\r\nOrigin: http://x\r\n", "more than one Origin header"),
+    ] {
+        let mut stream = TcpStream::connect(gateway.address).await.expect("connected");
+        let head = format!(
+            "GET {PATH} HTTP/{version}\r\n{headers}Connection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let answer = http::answer(&mut stream).await.expect("an answer");
+        let said = String::from_utf8_lossy(&answer.body);
+        assert_eq!(answer.status, 400, "{version} {headers}");
+        assert!(said.contains(why), "{why} is not in {said}");
+    }
+    counted(&gateway, "upgrade", 4.0).await;
+}
+
+#[tokio::test]
+async fn pages_on_any_port_and_in_files_connect_where_they_are_named() {
+    let origins = "http://localhost:*, https://*.example.com:*, file://, null";
+    let gateway = gateway().with("http.allowed_origins", origins).start().await;
+    for page in ["http://localhost:3000", "http://localhost", "https://a.example.com:8443", "file://", "null"]
+    {
+        gateway.open(PATH, &[("origin", page)]).await;
+    }
+    for stranger in ["https://localhost:3000", "http://127.0.0.1:3000", "https://example.com"] {
+        let answer = refused(&gateway, &format!("Origin: {stranger}\r\n")).await;
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status, 403, "{stranger}");
+        assert!(said.contains(stranger) && said.contains("http.allowed_origins"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_does_not_come_ends_the_connection() {
     let gateway = gateway().with("http.head_timeout_ms", 100).start().await;
     let mut silent = TcpStream::connect(gateway.address).await.expect("connected");
@@ -260,9 +299,16 @@ async fn a_request_may_come_in_pieces_or_with_more_behind_it() {
             let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut said)).await.expect("in time");
             assert_ne!(read.expect("read"), 0, "{}", String::from_utf8_lossy(&said));
         }
-        let said = String::from_utf8_lossy(&said).to_lowercase();
-        assert!(said.starts_with("http/1.1 101 switching protocols\r\n"), "{said}");
-        assert!(said.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="));
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{said}");
+        // As everybody writes them, whoever has answered.
+        for header in [
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        ] {
+            assert!(said.contains(&format!("\r\n{header}\r\n")), "{header} is not in {said}");
+        }
         answers.push(stream);
     }
     counted(&gateway, "accepted", 3.0).await;

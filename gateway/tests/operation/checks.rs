@@ -56,6 +56,79 @@ async fn what_is_set_is_printed_without_secrets_and_can_be_read_again() {
 }
 
 #[tokio::test]
+async fn a_check_ends_with_a_line_that_all_is_well_and_can_show_only_what_is_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    // As an editor of another system writes it.
+    std::fs::write(
+        &file,
+        "\u{feff}[server]\r\nbacklog = \" 7 \"\r\n[websocket]\r\ncompression = \"False\"\r\n",
+    )
+    .unwrap();
+    let ended = program()
+        .env("TIDEGATE_PROXY_PROTOCOL__ENABLED", " True\n")
+        .env("TIDEGATE_PROXY_PROTOCOL__TRUSTED", "\n10.0.0.0/8 ,\r\n")
+        .env("TIDEGATE_SERVER_LISTEN", "127.0.0.1:1")
+        .env("TIDEGATE_PORT", "tcp://10.0.0.1:8000")
+        .run(&["check", "--changed", "--demo", "--listen", "0.0.0.0:9", "--config", file.to_str().unwrap()])
+        .await;
+    let printed = String::from_utf8(ended.stdout).unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let last = printed.lines().last().unwrap();
+    assert!(
+        last.starts_with("# all is well: ") && last.contains(" keys differ from the defaults"),
+        "{printed}"
+    );
+    for note in [
+        "# note: TIDEGATE_SERVER_LISTEN sets nothing: did you mean TIDEGATE_SERVER__LISTEN?",
+        "# note: TIDEGATE_PORT set nothing: ",
+        "# note: --demo on 0.0.0.0:9: ",
+    ] {
+        assert!(printed.contains(note), "{note} is not in:\n{printed}");
+    }
+    let printed: toml::Table = printed.parse().unwrap();
+    assert_eq!(printed["server"].as_table().unwrap().len(), 2);
+    assert_eq!(printed["server"]["backlog"].as_integer(), Some(7));
+    assert_eq!(printed["websocket"]["compression"].as_bool(), Some(false));
+    assert_eq!(printed["proxy_protocol"]["enabled"].as_bool(), Some(true));
+    assert_eq!(printed["proxy_protocol"]["trusted"].as_array().unwrap().len(), 1);
+    assert!(!printed.contains_key("workers"));
+}
+
+#[tokio::test]
+async fn an_address_as_people_write_it_is_taken_or_shown_right() {
+    let listening = program().run(&["check", "--changed", "--listen", "localhost:9"]).await;
+    assert!(String::from_utf8(listening.stdout).unwrap().contains("listen = \"127.0.0.1:9\""));
+    let flag = program().run(&["check", "--listen", ":8000"]).await;
+    let variable = program().env("TIDEGATE_INTERNAL__LISTEN", ":8001").run(&["check"]).await;
+    for (ended, port, origin) in [(flag, 8000, "--listen"), (variable, 8001, "TIDEGATE_INTERNAL__LISTEN")] {
+        let told = String::from_utf8(ended.stderr).unwrap();
+        assert!(!ended.status.success());
+        assert!(told.contains(&format!("127.0.0.1:{port}")) && told.contains(origin), "{told}");
+    }
+    let taken =
+        program().run(&["check", "--listen", "127.0.0.1:9", "--internal-listen", "127.0.0.1:9"]).await;
+    let told = String::from_utf8(taken.stderr).unwrap();
+    assert!(told.contains("internal.listen") && told.contains("(from the flag --internal-listen)"), "{told}");
+}
+
+#[tokio::test]
+async fn a_secret_that_can_be_guessed_is_refused_wherever_it_comes_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret");
+    std::fs::write(&file, "\u{feff}too short\r\n").unwrap();
+    let name = "TIDEGATE_AUTH__HMAC_SECRET";
+    for (name, value) in [(name.to_owned(), "too short"), (format!("{name}_FILE"), file.to_str().unwrap())] {
+        let ended = program().env(&name, value).run(&["check"]).await;
+        let told = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(64));
+        assert!(told.contains("is 9 bytes long") && told.contains(&format!("(from {name})")), "{told}");
+        let allowed = program().env(&name, value).env("TIDEGATE_AUTH__ALLOW_SHORT_SECRETS", "1");
+        assert!(allowed.run(&["check"]).await.status.success());
+    }
+}
+
+#[tokio::test]
 async fn an_address_that_is_taken_is_told_and_the_program_ends() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

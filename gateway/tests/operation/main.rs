@@ -5,5 +5,6 @@
 
 mod checks;
 mod program;
+mod refuses;
 mod serves_tls;
 mod traces;

@@ -1,8 +1,10 @@
 //! The program as a process of a test's own, on free ports.
 
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -24,6 +26,8 @@ pub(crate) struct Serving {
     pub(crate) address: String,
     /// Where health and metrics are asked for.
     pub(crate) internal: String,
+    /// What it has logged since it serves.
+    log: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
 /// The gateway, without anything of the environment that the test itself runs in.
@@ -71,8 +75,14 @@ impl Program {
         };
         let (address, internal) = tokio::time::timeout(PATIENCE, serving).await.unwrap();
         // Whoever logs must not be held up by a full pipe.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Serving { child, address, internal }
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                kept.lock().extend(serde_json::from_str::<serde_json::Value>(&line));
+            }
+        });
+        Serving { child, address, internal, log }
     }
 }
 
@@ -80,6 +90,19 @@ impl Serving {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.child.id().expect("the gateway has not been waited for");
         kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+    }
+
+    /// Waits for a line with this message, and gives it.
+    pub(crate) async fn logs(&self, message: &str) -> serde_json::Value {
+        let logged = async {
+            loop {
+                if let Some(line) = self.log.lock().iter().find(|line| line["message"] == message) {
+                    return line.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, logged).await.unwrap()
     }
 
     /// Has it stop, and waits until it has.

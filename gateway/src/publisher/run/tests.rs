@@ -166,6 +166,34 @@ async fn a_lost_answer_is_asked_for_again_under_the_same_keys() {
 }
 
 #[tokio::test]
+async fn publishing_to_nothing_says_so_at_once() {
+    // A port that was free a moment ago, and one on which nobody answers.
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_address = silent.local_addr().unwrap();
+    for (address, expected) in [(closed, "refused"), (silent_address, "nothing has come back")] {
+        let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let told_once = async move { told.recv().await };
+        let args = arguments(&format!("http://{address}/api"), &["--retry-s", "600"]);
+        let stop = async {
+            told_once.await;
+        };
+        let mut complaints = Vec::new();
+        let complain = |complaint: &str| {
+            complaints.push(complaint.to_owned());
+            sender.send(()).unwrap();
+        };
+        let published = tokio::time::timeout(Duration::from_secs(20), publish(&args, stop, complain)).await;
+        let (report, result) = published.expect("it says so, and stops");
+        result.unwrap();
+        assert_eq!((report.published, complaints.len()), (0, 1), "{complaints:?}");
+        assert!(complaints[0].contains(&address.to_string()), "{complaints:?}");
+        assert!(complaints[0].to_lowercase().contains(expected), "{complaints:?}");
+        assert!(complaints[0].contains("600 s (--retry-s)"), "{complaints:?}");
+    }
+}
+
+#[tokio::test]
 async fn keys_are_left_out_where_that_is_asked_for() {
     let (url, seen) = server(&[]).await;
     let file = File::of("keyless", "a\t1\n");

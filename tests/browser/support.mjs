@@ -6,11 +6,13 @@ import { after, before } from 'node:test';
 
 import { chromium } from 'playwright-core';
 
+import { TARGET } from '../support/programs.mjs';
+
 export { startGateway } from '../support/gateway.mjs';
 export { startRelay } from '../support/relay.mjs';
 export { until } from '../support/wait.mjs';
 
-const SCREENSHOTS = new URL('../../target/screenshots/', import.meta.url).pathname;
+const SCREENSHOTS = join(TARGET, 'screenshots');
 const FLAGS = [
   '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync',

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import programs
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "deploy"
 COMPOSE = ROOT / "docker-compose.yml"
@@ -99,7 +101,7 @@ def image_has_all_its_build_needs(folder):
     assert builds == 2, "dependencies by themselves, then all"
     # Beside the other artifacts, for the dependencies are checked already.
     check = f"cargo check --quiet --offline --locked {packages}"
-    run("sh", "-c", check, cwd=build, env=os.environ | {"CARGO_TARGET_DIR": str(ROOT / "target")}, timeout=900)
+    run("sh", "-c", check, cwd=build, env=os.environ | {"CARGO_TARGET_DIR": str(programs.TARGET)}, timeout=900)
     return packages.strip()
 
 

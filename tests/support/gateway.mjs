@@ -1,13 +1,13 @@
 // Starts gateways from the built program, each on free ports and with a configuration of its own.
 
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
-const ROOT = new URL('../../', import.meta.url).pathname;
-const PROGRAM = process.env.TIDEGATE_PROGRAM ?? join(ROOT, 'target/debug/tidegate');
+import { program } from './programs.mjs';
+
 const START_DEADLINE_MS = 20_000;
 const STOP_DEADLINE_MS = 15_000;
 export const API_KEY = 'test-key';
@@ -17,12 +17,11 @@ process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
 // A gateway is gone when the test `t` is over. `config` is TOML; `demo` starts it as `--demo`.
 export async function startGateway(t, { config = '', demo = false } = {}) {
-  if (!existsSync(PROGRAM)) throw new Error(`${PROGRAM} is not there: build it with \`cargo build --bin tidegate\``);
   const directory = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
   const file = join(directory, 'gateway.toml');
   writeFileSync(file, config);
   const args = ['serve', '--config', file, '--listen', '127.0.0.1:0', '--internal-listen', '127.0.0.1:0'];
-  const child = spawn(PROGRAM, demo ? [...args, '--demo'] : args, {
+  const child = spawn(program('tidegate'), demo ? [...args, '--demo'] : args, {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { PATH: process.env.PATH, TIDEGATE_TELEMETRY__LOG_FORMAT: 'json', TIDEGATE_API__KEYS: API_KEY },
   });

@@ -1,6 +1,6 @@
 # Sourced by the test programs of this folder: brings what they need, or says what is missing and how to get it.
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$(dirname "${BASH_SOURCE[0]}")/programs.sh"
 
 missing() {
   echo "$1 is missing. $2" >&2
@@ -19,14 +19,7 @@ need_redis() {
 }
 
 need_chromium() {
-  for candidate in "${CHROMIUM:-}" chromium chromium-browser google-chrome; do
-    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null; then
-      CHROMIUM=$(command -v "$candidate")
-      export CHROMIUM
-      return
-    fi
-  done
-  missing "Chromium" "apt-get install chromium brings it; CHROMIUM=/path/to/it names one that is elsewhere."
+  find_chromium || missing "Chromium" "apt-get install chromium brings it; CHROMIUM=/path/to/it names one that is elsewhere."
 }
 
 need_python() {
@@ -52,13 +45,4 @@ install_python_packages() {
   "$2/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$1" ||
     missing "A Python package" "pip install --requirement $1 says why."
   cp "$1" "$2/installed.txt"
-}
-
-# The program that is tested: TIDEGATE_PROGRAM, or built from this source.
-build_gateway() {
-  if [ -z "${TIDEGATE_PROGRAM:-}" ]; then
-    cargo build --quiet --manifest-path "$root/Cargo.toml" --bin tidegate
-    TIDEGATE_PROGRAM=$root/target/debug/tidegate
-  fi
-  export TIDEGATE_PROGRAM
 }

@@ -4,14 +4,17 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import jwt
 
-ROOT = Path(__file__).resolve().parent.parent.parent.parent
-BINARY = os.environ.get("TIDEGATE_PROGRAM", ROOT / "target" / "debug" / "tidegate")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "support"))
+
+import programs  # noqa: E402
+
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 30
 
@@ -52,7 +55,7 @@ class Gateway:
         self.address, internal = address or free_address(), free_address()
         with self.log.open("wb") as log:
             arguments = ["serve", "--config", file, "--listen", self.address, "--internal-listen", internal]
-            self.process = subprocess.Popen([BINARY, *arguments], stdout=log, stderr=log)
+            self.process = subprocess.Popen([programs.there("tidegate"), *arguments], stdout=log, stderr=log)
         host, port = self.address.split(":")
         try:
             wait_until_listening(host, int(port), self.process)

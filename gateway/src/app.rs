@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
 use crate::auth::Authenticator;
@@ -24,7 +25,7 @@ use crate::demo;
 use crate::http::client_ip::TrustedProxies;
 use crate::http::origin::OriginPolicy;
 use crate::http::{Router, Workers};
-use crate::listener::admission::Admission;
+use crate::listener::admission::{Admission, Config as AdmissionConfig};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::node::{FromBroker, Node, Parts};
@@ -44,14 +45,19 @@ pub struct App {
     config: Config,
     clock: Clock,
     client_address: SocketAddr,
+    api_address: SocketAddr,
     internal_address: SocketAddr,
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
     node: Arc<Node>,
     inboxes: Vec<Arc<Inbox>>,
     workers: Vec<thread::JoinHandle<()>>,
-    /// Ends when the door is shut.
-    accepting: JoinHandle<()>,
+    /// Each ends when its door is shut.
+    accepting: Vec<JoinHandle<()>>,
+    api: Arc<Api>,
+    /// Connections on which HTTP is spoken.
+    http: TaskTracker,
+    leaving: CancellationToken,
     stop: CancellationToken,
     /// Of everything that is no worker.
     runtime: Handle,
@@ -79,16 +85,16 @@ impl App {
         let authenticator = Arc::new(Authenticator::new(&config.auth, clock).map_err(setup)?);
         let origins = OriginPolicy::new(&config.http).map_err(|faults| setup(faults[0].1.clone()))?;
         let descriptors = descriptors::raise();
-        let (connections_max, advice) = descriptors.allow(config.limits.connections_max);
+        let (connections_max, advice) =
+            descriptors.allow(config.limits.connections_max, config.api.connections_max);
         tracing::info!(before = descriptors.before, limit = descriptors.limit, connections_max, "open files");
         if let Some(advice) = advice {
             tracing::warn!("{advice}");
         }
         let entered = runtime.enter();
-        let client_socket = listen(config.server.listen, config.server.backlog)?;
+        let (client_socket, client_address) = open_door(config.server.listen, config.server.backlog)?;
         let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
-        let client_address = local_address(&client_socket, config.server.listen)?;
-        let client_socket = for_accepting(client_socket).map_err(setup)?;
+        let api_socket = config.api.listen.map(|address| open_door(address, API_BACKLOG)).transpose()?;
         drop(entered);
         let internal_address = local_address(&internal_socket, config.internal.listen)?;
 
@@ -147,46 +153,81 @@ impl App {
         }
 
         let proxies = TrustedProxies::new(&config.http.trusted_proxies);
-        let balancers = config.balancers();
-        let admission = Admission::new(&config.limits, connections_max, balancers, clock, metrics.clone());
-        let router = Arc::new(Router {
+        metrics.connections_max.set(i64::from(connections_max));
+        let api = Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?);
+        let spare_max = if api_socket.is_some() { 0 } else { config.api.connections_max };
+        let router = Router {
             origins,
             proxies,
-            admission: admission.clone(),
-            api: Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?),
+            admission: Admission::new(
+                &config.limits,
+                connections_max,
+                spare_max,
+                config.balancers(),
+                clock,
+                metrics.clone(),
+            ),
+            clients: true,
+            api: api_socket.is_none().then(|| api.clone()),
             encodings,
-            workers: Workers::new(inboxes.clone()),
+            workers: Arc::new(Workers::new(inboxes.clone())),
             metrics: metrics.clone(),
             url_bytes_max: config.http.url_bytes_max,
             pages: config.demo.page,
-            refusals_told: Sparingly::default(),
-        });
+            refusals_told: Arc::default(),
+        };
+        let api_router = Router {
+            admission: Admission::new(
+                &AdmissionConfig::default(),
+                config.api.connections_max,
+                0,
+                config.balancers(),
+                clock,
+                metrics.clone(),
+            ),
+            clients: false,
+            api: Some(api.clone()),
+            pages: false,
+            ..router.clone()
+        };
         if let Some(tls) = &tls {
             let interval = config.tls.reload_interval();
             runtime.spawn(tls.clone().watch(interval, metrics.clone(), stop.clone()));
         } else {
             runtime.spawn(pass_over_hangups());
         }
-        let listener = Arc::new(Listener {
-            admission,
-            tls,
-            tls_timeout: config.tls.handshake_timeout(),
-            proxy_protocol: config.proxy_protocol.clone(),
-            http: config.http.clone(),
-            router,
-            metrics: metrics.clone(),
-            stop: stop.clone(),
-        });
-        runtime.spawn(internal::serve(internal_socket, clock, readiness.clone(), metrics.clone()));
+        let (http, leaving) = (TaskTracker::new(), CancellationToken::new());
+        let listener = |router: Router| {
+            Arc::new(Listener {
+                admission: router.admission.clone(),
+                tls: tls.clone(),
+                tls_timeout: config.tls.handshake_timeout(),
+                proxy_protocol: config.proxy_protocol.clone(),
+                http: config.http.clone(),
+                router: Arc::new(router),
+                metrics: metrics.clone(),
+                leaving: leaving.clone(),
+                stop: stop.clone(),
+                connections: http.clone(),
+            })
+        };
+        let keep_alive = config.http.keep_alive();
+        let asking = internal::serve(internal_socket, clock, readiness.clone(), metrics.clone(), keep_alive);
+        runtime.spawn(asking);
         runtime.spawn(keep_canary(node.clone(), readiness.clone()));
-        let accepting = runtime.spawn(listener.accept(client_socket));
+        let mut accepting = vec![runtime.spawn(listener(router).accept(client_socket))];
+        let mut api_address = client_address;
+        if let Some((socket, address)) = api_socket {
+            api_address = address;
+            accepting.push(runtime.spawn(listener(api_router).accept(socket)));
+        }
         if config.demo.feed {
             let node = node.clone();
             runtime.spawn(async move { demo::run(node.rules(), |request| node.publish(request)).await });
         }
         readiness.set_started();
         tracing::info!(
-            node = %node.name(), %client_address, %internal_address, connections_max,
+            node = %node.name(), %client_address, %api_address, %internal_address, connections_max,
             workers = workers.len(), version = crate::VERSION, "serving"
         );
         if config.demo.page {
@@ -197,6 +238,7 @@ impl App {
             config,
             clock,
             client_address,
+            api_address,
             internal_address,
             readiness,
             metrics,
@@ -204,6 +246,9 @@ impl App {
             inboxes,
             workers,
             accepting,
+            api,
+            http,
+            leaving,
             stop,
             runtime,
         })
@@ -212,6 +257,11 @@ impl App {
     /// Where clients connect: the port the kernel chose, if it was asked to.
     pub fn client_address(&self) -> SocketAddr {
         self.client_address
+    }
+
+    /// Where the server API is: where clients connect, or at an address of its own.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api_address
     }
 
     pub fn internal_address(&self) -> SocketAddr {
@@ -227,13 +277,15 @@ impl App {
     pub fn drain(mut self) {
         let drain = self.config.drain.clone();
         self.readiness.set_draining();
+        self.leaving.cancel();
         tracing::info!(clients = self.metrics.connections(), "draining: this node is no longer ready");
         thread::sleep(Duration::from_millis(drain.notice_ms));
 
         self.stop.cancel();
         // Whoever is closed comes back at once, and must not come back here.
         self.runtime.block_on(async {
-            if tokio::time::timeout(SHUT_TIMEOUT, &mut self.accepting).await.is_err() {
+            let shut = futures_util::future::join_all(self.accepting.drain(..));
+            if tokio::time::timeout(SHUT_TIMEOUT, shut).await.is_err() {
                 tracing::warn!("the door is still open");
             }
         });
@@ -242,8 +294,17 @@ impl App {
             inbox.push(Event::Drain { until });
         }
         let last = until + Duration::from_millis(drain.linger_ms);
-        while self.metrics.connections() > 0 && self.clock.now() < last {
+        while (self.metrics.connections() > 0 || !self.http.is_empty()) && self.clock.now() < last {
             thread::sleep(DRAIN_POLL);
+        }
+        // A request that has not begun by now is told so. What has begun may take as long as its answer takes.
+        self.api.close();
+        let answered = self.clock.now() + ANSWERS_TIMEOUT;
+        while !self.http.is_empty() && self.clock.now() < answered {
+            thread::sleep(DRAIN_POLL);
+        }
+        if !self.http.is_empty() {
+            tracing::warn!(connections = self.http.len(), "requests are left without an answer");
         }
 
         for inbox in &self.inboxes {
@@ -270,9 +331,21 @@ const SHUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest a stopping node waits for its broker.
 const RETIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const INTERNAL_BACKLOG: u32 = 128;
+const API_BACKLOG: u32 = 1024;
+/// The longest that the last answers of a stopping node may take.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn setup(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
     StartError::Setup(error.into())
+}
+
+fn open_door(
+    address: SocketAddr,
+    backlog: u32,
+) -> Result<(AsyncFd<mio::net::TcpListener>, SocketAddr), StartError> {
+    let socket = listen(address, backlog)?;
+    let bound = local_address(&socket, address)?;
+    Ok((for_accepting(socket).map_err(setup)?, bound))
 }
 
 fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> {

@@ -1,5 +1,6 @@
 //! The section `api`: who may use the server API, and how much of it at once.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,12 @@ const KEY_BYTES_MAX: usize = 1_024;
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Address and port of the API alone, such as `127.0.0.1:8002`. With one, `/api/` is not served where clients
+    /// connect. Port 0 takes a free one.
+    pub listen: Option<SocketAddr>,
+    /// Connections that only the API gets: beyond `limits.connections_max` where clients connect, so that they cannot
+    /// lock it out; all there are at an address of its own.
+    pub connections_max: u32,
     /// The keys that open the API; any of them does. None: the API is closed.
     pub keys: Vec<Secret>,
     /// A file with further keys, one a line.
@@ -41,6 +48,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            listen: None,
+            connections_max: 128,
             keys: Vec::new(),
             keys_file: None,
             insecure: false,
@@ -67,6 +76,7 @@ impl Config {
                 faults.add("keys", format!("each must be 1 to {KEY_BYTES_MAX} printable ASCII characters"));
             }
         }
+        faults.outside("connections_max", self.connections_max, 1..=65_535);
         faults.outside("body_bytes_max", self.body_bytes_max, 1_024..=64 * 1024 * 1024);
         faults.outside("publication_bytes_max", self.publication_bytes_max, 1..=self.body_bytes_max);
         faults.outside("broadcast_channels_max", self.broadcast_channels_max, 1..=1_000_000);

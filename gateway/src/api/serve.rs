@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
 use shared::error::ErrorCode;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::answer;
@@ -40,6 +41,8 @@ pub struct Api {
     node: Arc<Node>,
     /// One permit for each request that may be served at once.
     room: Semaphore,
+    /// Told when nothing more is begun.
+    closed: CancellationToken,
 }
 
 /// Why a request was not even read.
@@ -53,9 +56,15 @@ impl Api {
         Ok(Self {
             keys: Keys::new(config)?,
             room: Semaphore::new(config.requests_max),
+            closed: CancellationToken::new(),
             config: config.clone(),
             node,
         })
+    }
+
+    /// Nothing is begun after this. What has been begun is answered.
+    pub fn close(&self) {
+        self.closed.cancel();
     }
 
     /// Serves one request whose path begins with [`PREFIX`].
@@ -117,12 +126,19 @@ impl Api {
             return Err(unread(StatusCode::UNSUPPORTED_MEDIA_TYPE, refused));
         }
         let Ok(_permit) = self.room.try_acquire() else {
-            let detail = format!("{} requests are being served", self.config.requests_max);
+            let detail = format!(
+                "{} requests are being served; nothing of this one was done",
+                self.config.requests_max
+            );
             let refused = Refused::with_detail(ErrorCode::TooManyRequests, detail);
             return Err(unread(StatusCode::SERVICE_UNAVAILABLE, refused));
         };
         let deadline = Instant::now() + self.config.deadline();
-        let body = self.read(&head.headers, body).await?;
+        let body = tokio::select! {
+            biased;
+            () = self.closed.cancelled() => return Err(going_away()),
+            body = self.read(&head.headers, body) => body?,
+        };
         let call = Call { config: &self.config, node: &self.node, body: &body, deadline };
         let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
         // serde would also take a list of fields in their order, which is nobody's API.
@@ -186,6 +202,11 @@ impl Api {
             }
         }
     }
+}
+
+fn going_away() -> Unread {
+    let detail = "this node is stopping; nothing of this request was done, and another node can be asked";
+    unread(StatusCode::SERVICE_UNAVAILABLE, Refused::with_detail(ErrorCode::Internal, detail))
 }
 
 fn unread(status: StatusCode, refused: Refused) -> Unread {

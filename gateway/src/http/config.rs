@@ -22,6 +22,9 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// How long a client may take to begin the head of a request, and as long again to end it, in milliseconds.
     pub head_timeout_ms: u64,
+    /// How long a connection on which a request has been answered may wait for the next one, in milliseconds. Longer
+    /// than balancers and pools keep theirs, or they send a request into a connection that is being closed.
+    pub keep_alive_ms: u64,
     /// Longest head of a request, in bytes.
     pub head_bytes_max: usize,
     /// Most headers of a request.
@@ -37,6 +40,7 @@ impl Default for Config {
             allow_missing_origin: true,
             trusted_proxies: Vec::new(),
             head_timeout_ms: 10_000,
+            keep_alive_ms: 75_000,
             head_bytes_max: 16_384,
             headers_max: 64,
             url_bytes_max: 4096,
@@ -49,6 +53,10 @@ impl Config {
         Duration::from_millis(self.head_timeout_ms)
     }
 
+    pub fn keep_alive(&self) -> Duration {
+        Duration::from_millis(self.keep_alive_ms)
+    }
+
     pub fn check(&self, faults: &mut Faults) {
         if let Err(invalid) = OriginPolicy::new(self) {
             for (index, problem) in invalid {
@@ -56,6 +64,7 @@ impl Config {
             }
         }
         faults.outside("head_timeout_ms", self.head_timeout_ms, 10..=120_000);
+        faults.outside("keep_alive_ms", self.keep_alive_ms, 10..=3_600_000);
         // hyper refuses to read heads into less than 8 KiB.
         faults.outside("head_bytes_max", self.head_bytes_max, 8192..=1_048_576);
         faults.outside("headers_max", self.headers_max, 8..=1000);

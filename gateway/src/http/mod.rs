@@ -43,19 +43,22 @@ pub(crate) fn read_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
 }
 
 /// Where every request of a client goes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Router {
     pub(crate) origins: OriginPolicy,
     pub(crate) proxies: TrustedProxies,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) api: Arc<Api>,
+    /// Whether clients connect here.
+    pub(crate) clients: bool,
+    /// `None` where the API has an address of its own.
+    pub(crate) api: Option<Arc<Api>>,
     pub(crate) encodings: Arc<Encodings>,
-    pub(crate) workers: Workers,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) url_bytes_max: usize,
     /// The ticker page, where the demo is on.
     pub(crate) pages: bool,
-    pub(crate) refusals_told: Sparingly,
+    pub(crate) refusals_told: Arc<Sparingly>,
 }
 
 /// The workers in turn, so that each gets its share of the connections.

@@ -13,7 +13,7 @@ use crate::http::client_ip::X_FORWARDED_FOR;
 use crate::http::head::Head;
 use crate::http::upgrade::Opening;
 use crate::http::{Refused, Router, pages};
-use crate::listener::{Admitted, Peer};
+use crate::listener::{Admitted, Peer, Refusal};
 use crate::telemetry::labels::Handshake;
 
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -49,7 +49,7 @@ impl Router {
                 let why = format!("the path and query are longer than {} bytes", self.url_bytes_max);
                 return Err(Refused::new(Handshake::Request, StatusCode::URI_TOO_LONG, why));
             }
-            match Endpoint::of(head.path) {
+            match self.endpoint_of(head.path) {
                 Some(endpoint) => {
                     let admitted = self.let_in(peer, &head)?;
                     Some((self.read_opening(endpoint, &head)?, admitted))
@@ -62,7 +62,11 @@ impl Router {
         }
         let path = request.uri().path();
         if path.starts_with(API_PREFIX) || path == API_PATH {
-            return Ok(self.api.serve(request).await);
+            let Some(api) = &self.api else {
+                let why = "the server API is at an address of its own; see api.listen";
+                return Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, why));
+            };
+            return Ok(api.serve(request).await);
         }
         if self.pages
             && let Some(page) = pages::find(path)
@@ -80,7 +84,7 @@ impl Router {
         if head.url_bytes() > self.url_bytes_max {
             return None;
         }
-        let opening = self.read_opening(Endpoint::of(head.path)?, &head).ok()?;
+        let opening = self.read_opening(self.endpoint_of(head.path)?, &head).ok()?;
         let admitted = self.let_in(peer, &head).ok()?;
         Some(OpenedAtOnce { head_bytes: length, opening, admitted })
     }
@@ -93,8 +97,11 @@ impl Router {
         self.check_origin(head)?;
         let address = self.proxies.client_ip(peer.address, head.all(X_FORWARDED_FOR));
         self.admission.admit_client(address, &peer.place).map_err(|refusal| {
-            let mut refused =
-                Refused::new(refusal.handshake(), StatusCode::TOO_MANY_REQUESTS, refusal.to_string());
+            let status = match refusal {
+                Refusal::NodeFull => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::TOO_MANY_REQUESTS,
+            };
+            let mut refused = Refused::new(refusal.handshake(), status, refusal.to_string());
             refused.header = Some((header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds())));
             refused
         })
@@ -111,6 +118,10 @@ impl Router {
             }
             None => tracing::debug!(status, %client, why = refused.why, "a request was refused"),
         }
+    }
+
+    fn endpoint_of<'a>(&self, path: &'a str) -> Option<Endpoint<'a>> {
+        self.clients.then(|| Endpoint::of(path)).flatten()
     }
 
     fn check_origin(&self, head: &Head<'_>) -> Result<(), Refused> {

@@ -1,13 +1,16 @@
 //! Accepting connections: PROXY header, TLS and HTTP, each with its deadline.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::Interest;
@@ -15,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::http::Router;
 use crate::listener::admission::{Admission, HandshakePermit};
@@ -41,9 +45,16 @@ pub(crate) struct Listener {
     pub(crate) http: crate::http::config::Config,
     pub(crate) router: Arc<Router>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Told when no more is to come: what is asked for is answered, and each answer is the last on its connection.
+    pub(crate) leaving: CancellationToken,
     /// Told when no more is accepted: connections that only wait for a next request end then.
     pub(crate) stop: CancellationToken,
+    /// Connections on which HTTP is spoken, or may soon be.
+    pub(crate) connections: TaskTracker,
 }
+
+/// How long a connection in a spare place may take to say what it wants: others may want the place.
+const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Listener {
     /// Accepts until told to stop. Connections that are under way go on.
@@ -61,7 +72,7 @@ impl Listener {
             match accepted {
                 Ok((socket, address)) => match self.admission.admit_handshake(address.ip()) {
                     Ok(permit) => {
-                        tokio::spawn(self.clone().take(socket.into(), address, permit));
+                        self.connections.spawn(self.clone().take(socket.into(), address, permit));
                     }
                     // Closed without a word: an answer would cost more than the connection.
                     Err(refusal) => self.metrics.handshake(refusal.handshake()),
@@ -116,7 +127,8 @@ impl Listener {
     async fn wait_for_request(&self, stream: TcpStream, peer: Peer, permit: HandshakePermit) {
         loop {
             let ready = tokio::select! {
-                ready = tokio::time::timeout(self.http.head_timeout(), stream.readable()) => ready,
+                biased;
+                ready = tokio::time::timeout(self.head_timeout(&peer), stream.readable()) => ready,
                 () = self.stop.cancelled() => return,
             };
             match ready {
@@ -159,7 +171,11 @@ impl Listener {
         let place = permit.place();
         let secured = async {
             let stream = TcpStream::from_std(socket).map_err(|_| Handshake::Request)?;
-            self.secure(stream, address).await
+            tokio::select! {
+                secured = self.secure(stream, address) => secured,
+                // Nothing has been asked for yet.
+                () = self.stop.cancelled() => Err(Handshake::Draining),
+            }
         };
         match secured.await {
             Ok((stream, address)) => {
@@ -201,31 +217,60 @@ impl Listener {
         let handshake = Mutex::new(Some(permit));
         let service = service_fn(|request| {
             drop(handshake.lock().take());
-            self.router.handle(&peer, request)
+            async {
+                let mut response = self.router.handle(&peer, request).await?;
+                if self.is_last(&peer, &response) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.http.head_timeout())
+            .header_read_timeout(self.http.keep_alive())
             .max_buf_size(self.http.head_bytes_max)
             .max_headers(self.http.headers_max)
             .title_case_headers(true)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let mut first_head = pin!(tokio::time::sleep(self.head_timeout(&peer)));
+        let (mut waits, mut stopping) = (true, false);
+        let result = loop {
+            tokio::select! {
+                result = connection.as_mut() => break result,
+                () = &mut first_head, if waits => {
+                    waits = false;
+                    if handshake.lock().is_some() {
+                        return self.metrics.handshake(Handshake::Request);
+                    }
+                }
+                () = self.stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         };
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended early");
-            // A connection that waits for its next request and times out was no failed handshake.
             if (error.is_parse() || error.is_timeout()) && handshake.lock().is_some() {
                 self.metrics.handshake(Handshake::Request);
             }
         }
+    }
+
+    /// How long the first request may take to come. A connection that waits for its next one has longer.
+    fn head_timeout(&self, peer: &Peer) -> Duration {
+        let timeout = self.http.head_timeout();
+        if peer.place.is_spare() { timeout.min(SPARE_TIMEOUT) } else { timeout }
+    }
+
+    /// Whether no further request is waited for after this answer.
+    fn is_last<B>(&self, peer: &Peer, response: &Response<B>) -> bool {
+        let status = response.status();
+        let wastes_a_spare_place =
+            peer.place.is_spare() && (status.is_client_error() || status.is_server_error());
+        status != StatusCode::SWITCHING_PROTOCOLS && (self.leaving.is_cancelled() || wastes_a_spare_place)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors kept for everything that is no client: listeners, the broker, requests to the API, files.
+/// Descriptors kept for what is no client and not the API: listeners, the broker, files.
 const RESERVED: u64 = 256;
 
 /// The limit as it stands after [`raise`].
@@ -30,18 +30,18 @@ pub fn raise() -> Descriptors {
 }
 
 impl Descriptors {
-    /// How many client connections that allows.
-    pub fn connections(self) -> u32 {
+    /// How many client connections that allows, beside `others`.
+    pub fn connections(self, others: u32) -> u32 {
         let limit = self.limit.unwrap_or(u64::MAX);
         // A process with few descriptors keeps half for itself.
-        let left = limit.saturating_sub(RESERVED.min(limit / 2));
+        let left = limit.saturating_sub((RESERVED + u64::from(others)).min(limit / 2));
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
     /// How many connections a node takes that is told to take `wanted` (0: as many as it can), and what to tell
     /// the operator if that is less.
-    pub fn allow(self, wanted: u32) -> (u32, Option<String>) {
-        let possible = self.connections();
+    pub fn allow(self, wanted: u32, others: u32) -> (u32, Option<String>) {
+        let possible = self.connections(others);
         if wanted <= possible {
             return (if wanted == 0 { possible } else { wanted }, None);
         }
@@ -69,17 +69,18 @@ mod tests {
     #[test]
     fn some_descriptors_are_kept_for_what_is_no_client() {
         let limited = |limit| Descriptors { before: Some(1), limit };
-        assert_eq!(limited(Some(1_048_576)).connections(), 1_048_320);
-        assert_eq!(limited(Some(100)).connections(), 50);
-        assert_eq!(limited(None).connections(), u32::MAX);
+        assert_eq!(limited(Some(1_048_576)).connections(0), 1_048_320);
+        assert_eq!(limited(Some(100)).connections(0), 50);
+        assert_eq!(limited(None).connections(0), u32::MAX);
+        assert_eq!(limited(Some(1_048_576)).connections(320), 1_048_000);
     }
 
     #[test]
     fn more_connections_than_descriptors_is_a_warning() {
         let descriptors = Descriptors { before: Some(1), limit: Some(1256) };
-        assert_eq!(descriptors.allow(0), (1000, None));
-        assert_eq!(descriptors.allow(10), (10, None));
-        let (allowed, warning) = descriptors.allow(5000);
+        assert_eq!(descriptors.allow(0, 0), (1000, None));
+        assert_eq!(descriptors.allow(10, 0), (10, None));
+        let (allowed, warning) = descriptors.allow(5000, 0);
         assert_eq!(allowed, 1000);
         assert!(warning.unwrap().contains("5000"));
     }

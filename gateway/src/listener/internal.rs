@@ -15,7 +15,6 @@ use crate::telemetry::{Metrics, Readiness, answer};
 
 /// The most connections at once: a few scrapers and probes.
 const CONNECTIONS_MAX: usize = 256;
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until the runtime ends: an operator wants to see a node drain.
 pub(crate) async fn serve(
@@ -23,6 +22,7 @@ pub(crate) async fn serve(
     clock: Clock,
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
+    keep_alive: Duration,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -44,7 +44,7 @@ pub(crate) async fn serve(
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
+                .header_read_timeout(keep_alive)
                 .title_case_headers(true)
                 .serve_connection(TokioIo::new(stream), service);
             if let Err(error) = connection.await {

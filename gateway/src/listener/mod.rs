@@ -6,7 +6,7 @@ pub mod descriptors;
 pub mod proxy_protocol;
 pub mod tls;
 
-pub use admission::{Admission, Admitted, HandshakePermit, HeldPlace};
+pub use admission::{Admission, Admitted, HandshakePermit, HeldPlace, Refusal};
 
 mod accept;
 mod first_bytes;

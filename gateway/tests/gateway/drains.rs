@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::Ending;
-use crate::gateway::{eventually, gateway};
+use crate::gateway::{KEY, eventually, gateway};
 use crate::redis_server::RedisServer;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,6 +74,59 @@ async fn a_second_signal_ends_the_program_at_once() {
 async fn a_node_without_clients_stops_at_once() {
     let gateway = gateway().with("drain.notice_ms", 0).with("drain.grace_ms", 600_000).run().await;
     gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().await.0.code(), Some(0));
+}
+
+/// A request to publish, in one piece.
+fn publish(channel: &str, number: u32) -> String {
+    let body = json!({ "channel": channel, "data": number }).to_string();
+    format!(
+        "POST /api/publish HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn a_drain_answers_the_requests_that_are_under_way() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).run().await;
+    gateway.publish("stream:news", json!(0)).await;
+    redis.freeze();
+    let mut asked = Vec::new();
+    for number in 1..=20 {
+        let mut stream = TcpStream::connect(gateway.address).await.expect("it listens");
+        stream.write_all(publish("stream:news", number).as_bytes()).await.expect("sent");
+        asked.push(stream);
+    }
+    let mut idle = TcpStream::connect(gateway.address).await.expect("it listens");
+    gateway.metric_becomes("tidegate_connections", 0.0).await;
+    gateway.signal(Signal::TERM);
+    eventually("the door is shut", async || TcpStream::connect(gateway.address).await.is_err()).await;
+    let mut nothing = Vec::new();
+    idle.read_to_end(&mut nothing).await.expect("whoever has asked for nothing is let go at once");
+    redis.thaw();
+    for mut stream in asked {
+        let answer = crate::http::answer(&mut stream).await.expect("an answer");
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(body.contains("\"offset\":"), "{answer:?}");
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    assert_eq!(gateway.ended().await.0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_request_that_comes_too_late_for_a_drain_is_told_that_nothing_was_done() {
+    let gateway = gateway().with("drain.grace_ms", 50).with("drain.linger_ms", 50).run().await;
+    let request = publish("news", 1);
+    let mut stream = TcpStream::connect(gateway.address).await.expect("it listens");
+    // All but the end of the body.
+    stream.write_all(&request.as_bytes()[..request.len() - 1]).await.expect("sent");
+    // The request is in the node's hands once a later one is answered on another connection.
+    gateway.publish("news", json!(2)).await;
+    gateway.signal(Signal::TERM);
+    let answer = crate::http::answer(&mut stream).await.expect("an answer");
+    assert_eq!(answer.status, 503);
+    assert!(String::from_utf8_lossy(&answer.body).contains("nothing of this request was done"), "{answer:?}");
     assert_eq!(gateway.ended().await.0.code(), Some(0));
 }
 

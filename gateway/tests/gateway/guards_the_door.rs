@@ -126,7 +126,7 @@ async fn pages_on_any_port_and_in_files_connect_where_they_are_named() {
 
 #[tokio::test]
 async fn a_head_that_does_not_come_ends_the_connection() {
-    let gateway = gateway().with("http.head_timeout_ms", 100).start().await;
+    let gateway = gateway().with("http.head_timeout_ms", 100).with("http.keep_alive_ms", 100).start().await;
     let mut silent = TcpStream::connect(gateway.address).await.expect("connected");
     said_before_the_end(&mut silent).await;
     let mut slow = TcpStream::connect(gateway.address).await.expect("connected");
@@ -198,12 +198,75 @@ async fn a_full_node_takes_nobody_and_says_so_in_its_metrics() {
     assert_eq!(gateway.metric("tidegate_connections_max").await, 2.0);
     let first = gateway.connect().await;
     let second = gateway.connect().await;
-    let mut third = http::open_upgrade(gateway.address, PATH, "").await;
-    assert_eq!(said_before_the_end(&mut third).await, 0);
+    let third = refused(&gateway, "").await;
+    assert_eq!(third.status, 503);
+    assert!(third.header("retry-after").is_some());
     counted(&gateway, "node_full", 1.0).await;
     drop(first);
     eventually("there is room again", async || gateway.try_open(PATH, &[]).await.is_ok()).await;
     drop(second);
+}
+
+#[tokio::test]
+async fn clients_that_fill_a_node_do_not_lock_the_api_out() {
+    let gateway = gateway().with("limits.connections_max", 2).with("api.connections_max", 2).start().await;
+    let mut clients = [gateway.connect().await, gateway.connect().await];
+    clients[0].subscribe("news").await;
+    // Others stand at the door and say nothing.
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(TcpStream::connect(gateway.address).await.expect("the kernel takes it"));
+    }
+    let mut one_too_many = TcpStream::connect(gateway.address).await.expect("the kernel takes it");
+    assert_eq!(said_before_the_end(&mut one_too_many).await, 0);
+    // They are sent away after a while, long before the head of a request must have come.
+    for mut silent in silent {
+        assert_eq!(said_before_the_end(&mut silent).await, 0);
+    }
+    for number in 0..20 {
+        assert_eq!(refused(&gateway, "").await.status, 503, "a spare place is not for clients");
+        gateway.publish("news", serde_json::json!(number)).await;
+        assert_eq!(clients[0].publication().await.data, number);
+    }
+    let [first, _second] = clients;
+    gateway.api("disconnect", serde_json::json!({ "client": first.id })).await;
+    eventually("there is room again", async || gateway.try_open(PATH, &[]).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn the_api_can_have_an_address_of_its_own() {
+    let gateway = gateway().with("api.listen", "127.0.0.1:0").with("limits.connections_max", 1).start().await;
+    assert_ne!(gateway.api, gateway.address);
+    let mut client = gateway.connect().await;
+    client.subscribe("news").await;
+    gateway.publish("news", serde_json::json!(1)).await;
+    assert_eq!(client.publication().await.data, 1);
+    let here = http::refused_upgrade(gateway.api, PATH, "").await;
+    assert_eq!(here.status, 404, "clients do not connect there");
+    client.socket.close().await;
+    eventually("the API is not served where clients connect", async || {
+        let headers = format!("X-API-Key: {}\r\n", crate::gateway::KEY);
+        http::request(gateway.address, "POST", "/api/info", &headers, "{}").await.status == 404
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_waits_longer_for_its_next_request_than_a_new_one_for_its_first() {
+    let gateway = gateway().with("http.head_timeout_ms", 200).with("http.keep_alive_ms", 1500).start().await;
+    let asked = std::time::Instant::now();
+    let mut silent = TcpStream::connect(gateway.address).await.expect("it listens");
+    let mut kept = TcpStream::connect(gateway.address).await.expect("it listens");
+    kept.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+    assert_eq!(http::answer(&mut kept).await.expect("an answer").status, 404);
+    let mut slow = TcpStream::connect(gateway.address).await.expect("it listens");
+    slow.write_all(b"GET /nowhere HTTP/1.1\r\nHost: ").await.expect("sent");
+    assert_eq!(said_before_the_end(&mut silent).await, 0);
+    assert_eq!(said_before_the_end(&mut slow).await, 0);
+    kept.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("still open");
+    assert_eq!(http::answer(&mut kept).await.expect("an answer").status, 404);
+    assert_eq!(said_before_the_end(&mut kept).await, 0, "but not for ever");
+    assert!(asked.elapsed() >= std::time::Duration::from_millis(1500));
 }
 
 #[tokio::test]

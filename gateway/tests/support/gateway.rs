@@ -109,6 +109,7 @@ impl Description {
         let (app, runtime) = started.await.expect("the node starts");
         Gateway {
             address: app.client_address(),
+            api: app.api_address(),
             internal: app.internal_address(),
             auth,
             run: Run::Here(Box::new(Some(app)), Some(runtime)),
@@ -138,7 +139,7 @@ impl Description {
             BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| written.lock().push(line));
         });
         let started = Instant::now();
-        let (address, internal) = loop {
+        let (address, api, internal) = loop {
             if let Some(addresses) = log.lock().iter().find_map(|line| serving(line)) {
                 break addresses;
             }
@@ -146,7 +147,7 @@ impl Description {
             assert!(ended.is_none() && started.elapsed() < PATIENCE, "it does not serve: {:?}", log.lock());
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        Gateway { address, internal, auth, run: Run::There(child, log), _directory: directory }
+        Gateway { address, api, internal, auth, run: Run::There(child, log), _directory: directory }
     }
 }
 
@@ -154,6 +155,7 @@ impl Description {
 #[derive(Debug)]
 pub struct Gateway {
     pub address: SocketAddr,
+    pub api: SocketAddr,
     pub internal: SocketAddr,
     auth: tidegate::auth::Config,
     run: Run,
@@ -185,7 +187,7 @@ impl Gateway {
     /// As [`Gateway::api`], where no may be the answer.
     pub async fn try_api(&self, method: &str, body: &Value) -> Answer {
         let headers = format!("X-API-Key: {KEY}\r\nContent-Type: application/json\r\n");
-        http::request(self.address, "POST", &format!("/api/{method}"), &headers, &body.to_string()).await
+        http::request(self.api, "POST", &format!("/api/{method}"), &headers, &body.to_string()).await
     }
 
     /// Publishes over the server API. Answers the offset.
@@ -289,11 +291,11 @@ impl Drop for Gateway {
     }
 }
 
-fn serving(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+fn serving(line: &str) -> Option<(SocketAddr, SocketAddr, SocketAddr)> {
     let line: Value = serde_json::from_str(line).ok()?;
     let address = |name: &str| line.get(name)?.as_str()?.parse().ok();
     (line["message"] == "serving").then_some(())?;
-    Some((address("client_address")?, address("internal_address")?))
+    Some((address("client_address")?, address("api_address")?, address("internal_address")?))
 }
 
 /// Asks again and again until the answer is yes.

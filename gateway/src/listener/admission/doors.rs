@@ -31,6 +31,9 @@ pub(super) struct Doors {
     config: Config,
     connections_max: u32,
     connections: u32,
+    /// Places beyond those, which no client gets.
+    spare_max: u32,
+    spare: u32,
     handshakes: u32,
     accepts: Bucket,
     handshakes_by_address: HashMap<AddressKey, u32>,
@@ -46,13 +49,23 @@ struct Address {
     seen: Moment,
 }
 
+/// Which of the node's places a connection has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Seat {
+    Client,
+    /// One for the server API, taken while all others are.
+    Spare,
+}
+
 impl Doors {
-    pub(super) fn new(config: Config, connections_max: u32, now: Moment) -> Self {
+    pub(super) fn new(config: Config, connections_max: u32, spare_max: u32, now: Moment) -> Self {
         let accepts = Bucket::full(accept_rate(&config), now);
         Self {
             config,
             connections_max,
             connections: 0,
+            spare_max,
+            spare: 0,
             handshakes: 0,
             accepts,
             handshakes_by_address: HashMap::new(),
@@ -76,8 +89,9 @@ impl Doors {
 
     /// A connection is accepted and begins its handshake. Counted until [`Doors::end_handshake`] and, for the
     /// node, [`Doors::leave`].
-    pub(super) fn enter(&mut self, address: Option<AddressKey>) -> Result<(), Refusal> {
-        if self.connections >= self.connections_max {
+    pub(super) fn enter(&mut self, address: Option<AddressKey>) -> Result<Seat, Refusal> {
+        let seat = if self.connections < self.connections_max { Seat::Client } else { Seat::Spare };
+        if seat == Seat::Spare && self.spare >= self.spare_max {
             return Err(Refusal::NodeFull);
         }
         if !self.has_room_for_a_handshake() {
@@ -91,9 +105,28 @@ impl Doors {
             }
             *begun += 1;
         }
-        self.connections += 1;
+        *self.taken(seat) += 1;
         self.handshakes += 1;
+        Ok(seat)
+    }
+
+    /// A client needs one of the places for clients.
+    pub(super) fn sit_down(&mut self, seat: Seat) -> Result<(), Refusal> {
+        if seat == Seat::Spare {
+            if self.connections >= self.connections_max {
+                return Err(Refusal::NodeFull);
+            }
+            self.spare -= 1;
+            self.connections += 1;
+        }
         Ok(())
+    }
+
+    fn taken(&mut self, seat: Seat) -> &mut u32 {
+        match seat {
+            Seat::Client => &mut self.connections,
+            Seat::Spare => &mut self.spare,
+        }
     }
 
     pub(super) fn end_handshake(&mut self, address: Option<AddressKey>) {
@@ -107,8 +140,8 @@ impl Doors {
         }
     }
 
-    pub(super) fn leave(&mut self) {
-        self.connections -= 1;
+    pub(super) fn leave(&mut self, seat: Seat) {
+        *self.taken(seat) -= 1;
     }
 
     /// A client of this address wants in. Counted until [`Doors::leave_address`].
@@ -185,19 +218,19 @@ mod tests {
     }
 
     fn doors(config: Config) -> Doors {
-        Doors::new(config, 1000, Moment(0))
+        Doors::new(config, 1000, 0, Moment(0))
     }
 
     #[test]
     fn a_full_node_refuses_until_someone_leaves() {
-        let mut doors = Doors::new(Config::default(), 2, Moment(0));
-        assert_eq!(doors.enter(None), Ok(()));
-        assert_eq!(doors.enter(None), Ok(()));
+        let mut doors = Doors::new(Config::default(), 2, 0, Moment(0));
+        assert_eq!(doors.enter(None), Ok(Seat::Client));
+        assert_eq!(doors.enter(None), Ok(Seat::Client));
         assert_eq!(doors.enter(None), Err(Refusal::NodeFull));
         doors.end_handshake(None);
         assert_eq!(doors.enter(None), Err(Refusal::NodeFull));
-        doors.leave();
-        assert_eq!(doors.enter(None), Ok(()));
+        doors.leave(Seat::Client);
+        assert_eq!(doors.enter(None), Ok(Seat::Client));
     }
 
     #[test]
@@ -205,13 +238,13 @@ mod tests {
         let config = Config { handshakes_max: 3, handshakes_per_address_max: 2, ..Config::default() };
         let mut doors = doors(config);
         let slow = Some(address("192.0.2.1"));
-        assert_eq!(doors.enter(slow), Ok(()));
-        assert_eq!(doors.enter(slow), Ok(()));
+        assert_eq!(doors.enter(slow), Ok(Seat::Client));
+        assert_eq!(doors.enter(slow), Ok(Seat::Client));
         assert_eq!(doors.enter(slow), Err(Refusal::HandshakesFull));
-        assert_eq!(doors.enter(Some(address("192.0.2.2"))), Ok(()));
+        assert_eq!(doors.enter(Some(address("192.0.2.2"))), Ok(Seat::Client));
         assert!(!doors.has_room_for_a_handshake());
         doors.end_handshake(slow);
-        assert_eq!(doors.enter(slow), Ok(()));
+        assert_eq!(doors.enter(slow), Ok(Seat::Client));
         for address in [slow, slow, Some(address("192.0.2.2"))] {
             doors.end_handshake(address);
         }
@@ -274,6 +307,18 @@ mod tests {
         assert_eq!(doors.addresses.len(), 11);
         assert_eq!(doors.idle.len(), 10);
         assert_eq!(doors.admit(staying, Moment(2_000_000)), Err(Refusal::AddressFull));
+    }
+
+    #[test]
+    fn spare_places_are_no_places_for_clients_until_one_of_theirs_is_free() {
+        let mut doors = Doors::new(Config::default(), 1, 1, Moment(0));
+        assert_eq!(doors.enter(None), Ok(Seat::Client));
+        assert_eq!(doors.enter(None), Ok(Seat::Spare));
+        assert_eq!(doors.enter(None), Err(Refusal::NodeFull));
+        assert_eq!(doors.sit_down(Seat::Spare), Err(Refusal::NodeFull));
+        doors.leave(Seat::Client);
+        assert_eq!(doors.sit_down(Seat::Spare), Ok(()));
+        assert_eq!(doors.enter(None), Ok(Seat::Spare), "it was given back");
     }
 
     #[test]

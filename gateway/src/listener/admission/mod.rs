@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,7 +16,7 @@ use crate::clock::Clock;
 use crate::http::client_ip::TrustedProxies;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
-use doors::{AddressKey, Doors};
+use doors::{AddressKey, Doors, Seat};
 
 pub use config::Config;
 
@@ -69,16 +70,17 @@ impl Refusal {
 }
 
 impl Admission {
-    /// A node that takes `connections_max` connections, whatever `config` says of that.
+    /// A node that takes `connections_max` connections, whatever `config` says of that, and `spare_max` more for the
+    /// server API alone.
     pub fn new(
         config: &Config,
         connections_max: u32,
+        spare_max: u32,
         proxies: TrustedProxies,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        metrics.connections_max.set(i64::from(connections_max));
-        let doors = Doors::new(config.clone(), connections_max, clock.now());
+        let doors = Doors::new(config.clone(), connections_max, spare_max, clock.now());
         Arc::new(Self { doors: Mutex::new(doors), room: Notify::new(), clock, proxies, metrics })
     }
 
@@ -104,16 +106,23 @@ impl Admission {
     /// A connection from `peer` was accepted: a place for it on the node until the permit is dropped.
     pub fn admit_handshake(self: &Arc<Self>, peer: IpAddr) -> Result<HandshakePermit, Refusal> {
         let address = (!self.proxies.contains(peer)).then(|| AddressKey::of(peer));
-        self.doors.lock().enter(address)?;
+        let seat = self.doors.lock().enter(address)?;
         self.metrics.handshakes_pending.inc();
-        let place = Arc::new(Place { admission: self.clone() });
+        let place = Arc::new(Place { admission: self.clone(), spare: AtomicBool::new(seat == Seat::Spare) });
         Ok(HandshakePermit { place, address })
     }
 
     /// A client of this address wants in. Takes its place on the node over from the handshake.
     pub fn admit_client(self: &Arc<Self>, client: IpAddr, place: &HeldPlace) -> Result<Admitted, Refusal> {
         let address = AddressKey::of(client);
-        self.doors.lock().admit(address, self.clock.now())?;
+        let mut doors = self.doors.lock();
+        doors.admit(address, self.clock.now())?;
+        if let Err(refusal) = doors.sit_down(place.0.seat()) {
+            doors.leave_address(address, self.clock.now());
+            return Err(refusal);
+        }
+        place.0.spare.store(false, Ordering::Relaxed);
+        drop(doors);
         Ok(Admitted { place: place.0.clone(), address })
     }
 }
@@ -122,11 +131,19 @@ impl Admission {
 #[derive(Debug)]
 struct Place {
     admission: Arc<Admission>,
+    /// Changed with the doors locked.
+    spare: AtomicBool,
+}
+
+impl Place {
+    fn seat(&self) -> Seat {
+        if self.spare.load(Ordering::Relaxed) { Seat::Spare } else { Seat::Client }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.admission.doors.lock().leave();
+        self.admission.doors.lock().leave(self.seat());
     }
 }
 
@@ -157,6 +174,13 @@ impl Drop for HandshakePermit {
 #[derive(Clone, Debug)]
 pub struct HeldPlace(Arc<Place>);
 
+impl HeldPlace {
+    /// Whether it is one that no client gets.
+    pub fn is_spare(&self) -> bool {
+        self.0.seat() == Seat::Spare
+    }
+}
+
 /// Held for a client's life: its place on the node and among those of its address.
 #[derive(Debug)]
 pub struct Admitted {
@@ -181,7 +205,7 @@ mod tests {
 
     fn admission(config: &Config, connections_max: u32) -> Arc<Admission> {
         let metrics = Arc::new(Metrics::new());
-        Admission::new(config, connections_max, TrustedProxies::default(), Clock::start(), metrics)
+        Admission::new(config, connections_max, 0, TrustedProxies::default(), Clock::start(), metrics)
     }
 
     #[test]
@@ -214,7 +238,7 @@ mod tests {
     fn proxies_make_handshakes_for_many() {
         let config = Config { handshakes_per_address_max: 1, ..Config::default() };
         let proxies = TrustedProxies::new(&["192.0.2.0/24".parse().unwrap()]);
-        let admission = Admission::new(&config, 10, proxies, Clock::start(), Arc::new(Metrics::new()));
+        let admission = Admission::new(&config, 10, 0, proxies, Clock::start(), Arc::new(Metrics::new()));
         let held = [admission.admit_handshake(PEER), admission.admit_handshake(PEER)];
         assert!(held.iter().all(Result::is_ok));
         let stranger = IpAddr::from([198, 51, 100, 1]);

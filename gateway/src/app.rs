@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gateway_core::session::Context;
 use shared::id::NodeId;
@@ -29,15 +29,17 @@ use crate::listener::admission::{Admission, Config as AdmissionConfig};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::node::{FromBroker, Node, Parts};
-use crate::telemetry::{Metrics, Readiness, Sparingly};
+use crate::telemetry::{Metrics, Readiness, Reminder};
 use crate::transport::encodings::Encodings;
 use crate::worker::inbox::{Event, Inbox};
 use crate::worker::{self, Seat, Worker};
 
-/// How often a message is sent through the broker to this node itself.
-const CANARY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long after a message to this node itself has come back through the broker the next one is sent.
+const CANARY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after one that did not: what has healed shows soon.
+const CANARY_RETRY: Duration = Duration::from_millis(250);
 /// How old the last one that came back may be before clients are sent elsewhere.
-const CANARY_AGE_MAX: Duration = Duration::from_secs(8);
+const CANARY_AGE_MAX: Duration = Duration::from_secs(4);
 
 /// A node that runs.
 #[derive(Debug)]
@@ -385,16 +387,28 @@ async fn pass_over_hangups() {
 
 /// Sends messages through the broker to this node itself. As long as they come back, the node is ready.
 async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>) {
-    let mut interval = tokio::time::interval(CANARY_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reminder = Reminder::new();
     loop {
-        interval.tick().await;
-        match node.canary().await {
+        let sung = node.canary().await;
+        let (moment, now) = (node.clock.now(), Instant::now());
+        let pause = match sung {
             Ok(took) => {
-                readiness.canary_returned(node.clock.now());
+                readiness.canary_returned(moment);
                 node.metrics.canary_seconds.observe(took.as_secs_f64());
+                if let Some(lasted) = reminder.over(now) {
+                    tracing::info!(after_ms = lasted.as_millis() as u64, "the broker can be used again");
+                }
+                CANARY_INTERVAL
             }
-            Err(error) => tracing::warn!(%error, "no message comes back through the broker"),
-        }
+            Err(error) => {
+                let (kind, reason) = (error.label(), error.to_string());
+                if reminder.is_due(&reason, now) {
+                    tracing::warn!(kind, %reason, "the broker cannot be used");
+                }
+                readiness.canary_failed(moment, reason);
+                CANARY_RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }

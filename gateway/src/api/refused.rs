@@ -9,6 +9,10 @@ use shared::protocol::centrifuge::json::write_string;
 
 use crate::broker::BrokerError;
 
+/// What was sent to the broker may be done all the same. Only whoever asked can tell whether asking again does harm.
+const OUTCOME_UNKNOWN: &str = "the outcome is unknown, it may have been done or may yet be; ask again with the same \
+    idempotency_key";
+
 /// A protocol error: a code that programs know and a message for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Refused {
@@ -61,8 +65,12 @@ impl From<ErrorCode> for Refused {
 
 impl From<BrokerError> for Refused {
     fn from(error: BrokerError) -> Self {
-        // The broker's own log tells when its link is lost; one line a request would only drown it.
+        // The broker's own log tells what it is refused and when its link is lost; one line a request would only
+        // drown it.
         tracing::debug!(%error, "a request of the server API failed");
+        if error.is_outcome_unknown() {
+            return Self::with_detail(ErrorCode::Internal, OUTCOME_UNKNOWN);
+        }
         ErrorCode::Internal.into()
     }
 }

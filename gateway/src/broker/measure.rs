@@ -2,7 +2,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::{BrokerError, Refusal};
+use crate::telemetry::Reminder;
 
 /// Is told of every finished round trip: which call it served, and how long it took.
 pub type RoundTripHook = Box<dyn Fn(Operation, Duration) + Send + Sync>;
@@ -24,25 +29,39 @@ pub struct BrokerMetrics {
     pub evicted_streams: Counter,
     /// Idempotency keys forgotten before their time, because there were too many.
     pub evicted_keys: Counter,
-    /// Calls that ended in an error other than a timeout.
-    pub errors: Counter,
-    /// Calls that were not answered in time.
+    /// Calls that failed without having been sent: there was no connection.
+    pub unreachable: Counter,
+    /// Calls that failed without having been sent: they found no place in time.
     pub timeouts: Counter,
-    /// Times the link that carries commands was made again after it was lost.
-    pub command_reconnects: Counter,
-    /// Times the link that carries subscriptions was made again after it was lost.
-    pub subscriber_reconnects: Counter,
+    /// Calls that were sent and not answered.
+    pub unanswered: Counter,
+    /// Calls that were answered with something they should not be.
+    pub unexpected: Counter,
+    /// Calls that the server refused, by the kind of refusal.
+    refused: [Counter; Refusal::ALL.len()],
+    refusals_told: Mutex<Reminder>,
+    /// The link that carries commands.
+    pub command_link: LinkMetrics,
+    /// The link that carries what may be answered at length.
+    pub read_link: LinkMetrics,
+    /// The link that carries subscriptions.
+    pub subscriber_link: LinkMetrics,
     /// Times so many presence changes waited for Redis that all of this node's presence was written anew instead.
     pub presence_overflows: Counter,
     /// Channels subscribed at this moment: goes up and down.
     pub subscribed_channels: Counter,
-    /// 1 while the command link is up: goes up and down.
-    pub command_link_up: Counter,
-    /// 1 while the subscriber link is up: goes up and down.
-    pub subscriber_link_up: Counter,
     /// Microseconds that the last canary took: goes up and down.
     pub canary_micros: Counter,
     round_trip: Option<RoundTripHook>,
+}
+
+/// One of the links to a server.
+#[derive(Debug, Default)]
+pub struct LinkMetrics {
+    /// 1 while it is up: goes up and down.
+    pub up: Counter,
+    /// Times it was made again after it was lost.
+    pub reconnects: Counter,
 }
 
 /// What a round trip was for.
@@ -94,6 +113,27 @@ impl BrokerMetrics {
         Self { round_trip: Some(hook), ..Self::default() }
     }
 
+    /// Counts a call that failed. What the server refuses is told in the log, once a minute for each kind.
+    pub(crate) fn failed(&self, error: &BrokerError) {
+        match error {
+            BrokerError::Unreachable(_) => self.unreachable.increment(),
+            BrokerError::Timeout(_) => self.timeouts.increment(),
+            BrokerError::Unanswered(_) => self.unanswered.increment(),
+            BrokerError::Unexpected(_) => self.unexpected.increment(),
+            BrokerError::Refused { kind, .. } => {
+                self.refused(*kind).increment();
+                if self.refusals_told.lock().is_due(kind.label(), Instant::now()) {
+                    tracing::warn!(%error, kind = kind.label(), "a call was refused");
+                }
+            }
+        }
+    }
+
+    /// Calls that the server refused for this reason.
+    pub fn refused(&self, kind: Refusal) -> &Counter {
+        &self.refused[kind as usize]
+    }
+
     pub fn observe_round_trip(&self, operation: Operation, took: Duration) {
         if let Some(hook) = &self.round_trip {
             hook(operation, took);
@@ -106,7 +146,7 @@ impl fmt::Debug for BrokerMetrics {
         f.debug_struct("BrokerMetrics")
             .field("published", &self.published)
             .field("received", &self.received)
-            .field("errors", &self.errors)
+            .field("unanswered", &self.unanswered)
             .field("timeouts", &self.timeouts)
             .finish_non_exhaustive()
     }

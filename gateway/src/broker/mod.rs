@@ -44,7 +44,8 @@ impl Effective {
     }
 }
 
-/// Every call ends by itself: implementations keep a deadline and answer [`BrokerError::Timeout`] past it.
+/// Every call ends by itself: implementations keep a deadline and answer [`BrokerError::Timeout`] or
+/// [`BrokerError::Unanswered`] past it.
 pub trait Broker: Send + Sync + std::fmt::Debug {
     /// Appends to the channel's stream (if `retention` keeps one) and sends to every interested node, atomically.
     /// Answers where the publication stands: `None` without a stream. What was called first is published first, also
@@ -141,11 +142,16 @@ pub struct Published {
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
+    /// Nothing was sent: there is no connection.
     #[error("the broker cannot be reached: {0}")]
     Unreachable(Arc<str>),
-    #[error("the broker did not answer within {} ms", .0.as_millis())]
+    /// Nothing was sent: it found no place in time.
+    #[error("the broker took nothing more within {} ms", .0.as_millis())]
     Timeout(Duration),
-    /// The server said no, in its own words.
+    /// It was sent, and nobody knows what came of it: it may have been done, or may still be.
+    #[error("the broker has not answered: {0}")]
+    Unanswered(Arc<str>),
+    /// The server said no, in its own words: it was not done.
     #[error("Redis refuses: {text}")]
     Refused { kind: Refusal, text: Arc<str> },
     #[error("the broker answered something unexpected: {0}")]
@@ -159,11 +165,22 @@ impl BrokerError {
         Self::Refused { kind: Refusal::read(&text), text }
     }
 
+    /// It was sent, and no answer has come in this time.
+    pub(crate) fn unanswered(after: Duration) -> Self {
+        Self::Unanswered(format!("nothing within {} ms", after.as_millis()).into())
+    }
+
+    /// Whether what was asked may have been done all the same, or may still be.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::Unanswered(_) | Self::Unexpected(_))
+    }
+
     /// A word for labels.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Timeout(_) => "timeout",
+            Self::Unanswered(_) => "unanswered",
             Self::Refused { kind, .. } => kind.label(),
             Self::Unexpected(_) => "unexpected",
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::measure::{BrokerMetrics, Operation};
+use crate::broker::Refusal;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::catch_up;
 
@@ -23,8 +24,13 @@ fn show(broker: &BrokerMetrics, metrics: &Metrics, has_links: bool) {
     let errors = |reason, counter: u64| {
         catch_up(&metrics.broker_errors_total.with_label_values(&[reason]), counter);
     };
+    errors("unreachable", broker.unreachable.get());
     errors("timeout", broker.timeouts.get());
-    errors("other", broker.errors.get());
+    errors("unanswered", broker.unanswered.get());
+    errors("unexpected", broker.unexpected.get());
+    for kind in Refusal::ALL {
+        errors(kind.label(), broker.refused(kind).get());
+    }
     let evictions = |what, counter: u64| {
         catch_up(&metrics.broker_evictions_total.with_label_values(&[what]), counter);
     };
@@ -37,12 +43,13 @@ fn show(broker: &BrokerMetrics, metrics: &Metrics, has_links: bool) {
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.broker_channels.set(gauge(broker.subscribed_channels.get()));
     if has_links {
-        for (link, up, reconnects) in [
-            ("command", &broker.command_link_up, &broker.command_reconnects),
-            ("subscriber", &broker.subscriber_link_up, &broker.subscriber_reconnects),
+        for (name, link) in [
+            ("command", &broker.command_link),
+            ("read", &broker.read_link),
+            ("subscriber", &broker.subscriber_link),
         ] {
-            metrics.broker_link_up.with_label_values(&[link]).set(gauge(up.get()));
-            catch_up(&metrics.broker_reconnects_total.with_label_values(&[link]), reconnects.get());
+            metrics.broker_link_up.with_label_values(&[name]).set(gauge(link.up.get()));
+            catch_up(&metrics.broker_reconnects_total.with_label_values(&[name]), link.reconnects.get());
         }
     }
 }
@@ -58,8 +65,8 @@ mod tests {
         let metrics = Metrics::new();
         let broker = shown_in(&metrics, true);
         broker.timeouts.add(2);
-        broker.subscriber_reconnects.increment();
-        broker.command_link_up.set(1);
+        broker.subscriber_link.reconnects.increment();
+        broker.command_link.up.set(1);
         broker.subscribed_channels.set(7);
         broker.observe_round_trip(Operation::History, Duration::from_millis(3));
         metrics.render().unwrap();

@@ -189,6 +189,7 @@ impl Sink for HeldBack {
 }
 
 fn refused(error: BrokerError) -> ErrorCode {
-    tracing::warn!(%error, "the broker could not do what a client asked");
+    // Told in the broker's own log, once a minute for each kind.
+    tracing::debug!(%error, "the broker could not do what a client asked");
     ErrorCode::Internal
 }

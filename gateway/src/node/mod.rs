@@ -131,9 +131,12 @@ impl Node {
         self.runtime.spawn(task);
     }
 
-    /// How long a message through the broker to this node takes.
+    /// Whether this node can do its work: publish, keep, hear and know who is there. How long a message through the
+    /// broker to this node takes.
     pub(crate) async fn canary(&self) -> Result<Duration, crate::broker::BrokerError> {
-        self.broker.canary().await
+        let (heard, probed) = tokio::join!(self.broker.canary(), self.presence.probe());
+        let took = heard?;
+        probed.map(|()| took)
     }
 
     /// Takes back what others see of this node. Its tasks end with the runtime.

@@ -80,6 +80,10 @@ impl Presence for MemoryPresence {
         ready(Ok(stats.unwrap_or_default())).boxed()
     }
 
+    fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        ready(Ok(())).boxed()
+    }
+
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         for shard in &self.shards {
             shard.lock().clear();

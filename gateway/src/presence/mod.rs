@@ -30,6 +30,9 @@ pub trait Presence: Send + Sync + std::fmt::Debug {
     /// Counted where the entries are, without carrying them here.
     fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>>;
 
+    /// Writes and reads something of no meaning: whether presence can be kept.
+    fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
+
     /// Takes back everything this node added, at once. For a node that ends; nothing is added after it.
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }

@@ -9,6 +9,7 @@ pub mod names;
 mod process;
 mod readiness;
 mod register;
+mod reminder;
 mod sparingly;
 pub mod traces;
 
@@ -16,4 +17,5 @@ pub use answer::answer;
 pub use config::{Config, LogFormat};
 pub use metrics::Metrics;
 pub use readiness::{Readiness, Verdict};
+pub(crate) use reminder::Reminder;
 pub use sparingly::Sparingly;

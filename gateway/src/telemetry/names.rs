@@ -80,7 +80,7 @@ metrics! {
     "Publications":
     PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `node`"]
         "Publications received: from the server API, from this node's clients, and through the broker.";
-    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`timeout`, `unreachable`, `unexpected`, or what Redis refuses: `readonly`, `oom`, `misconf`, `noreplicas`, `noperm`, `loading`, `moved`, `clusterdown`, `masterdown`, `noscript`, `busy`, `unknown_command`, `other`"]
+    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`unreachable` and `timeout`: not sent; `unanswered`: sent, outcome unknown; `unexpected`; or what Redis refuses: `readonly`, `oom`, `misconf`, `noreplicas`, `noperm`, `loading`, `moved`, `clusterdown`, `masterdown`, `noscript`, `busy`, `unknown_command`, `other`"]
         "Publications that the broker did not take.";
     DELIVERIES_OUT_TOTAL Counter "deliveries_out_total" []
         "Publications handed to a subscriber's socket or outbox.";
@@ -122,11 +122,11 @@ metrics! {
     "Broker":
     BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`"]
         "Round trips to Redis.";
-    BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "`timeout`, `other`"]
+    BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "as for `tidegate_publications_refused_total`"]
         "Calls to the broker that failed.";
-    BROKER_LINK_UP Gauge "broker_link_up" ["link": "`command`, `subscriber`"]
+    BROKER_LINK_UP Gauge "broker_link_up" ["link": "`command`, `read`, `subscriber`"]
         "1 while a link to Redis is up.";
-    BROKER_RECONNECTS_TOTAL Counter "broker_reconnects_total" ["link": "`command`, `subscriber`"]
+    BROKER_RECONNECTS_TOTAL Counter "broker_reconnects_total" ["link": "`command`, `read`, `subscriber`"]
         "Times a link to Redis was made again after it was lost.";
     BROKER_CHANNELS Gauge "broker_channels" []
         "Channels this node has the broker deliver.";

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use shared::moment::Moment;
 
@@ -18,7 +19,18 @@ pub struct Readiness {
     canary_at: AtomicU64,
     /// How old that may be.
     canary_age_max: Duration,
+    trouble: Mutex<Option<Trouble>>,
 }
+
+/// Why canaries do not come back, and since when.
+#[derive(Debug)]
+struct Trouble {
+    since: Moment,
+    reason: String,
+}
+
+/// A trouble this short is no reason to send clients elsewhere: a lost connection is made again sooner.
+const TROUBLE_BORNE: Duration = Duration::from_secs(1);
 
 /// The answer of `/readyz`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -36,6 +48,7 @@ impl Readiness {
             draining: AtomicBool::new(false),
             canary_at: AtomicU64::new(0),
             canary_age_max,
+            trouble: Mutex::new(None),
         }
     }
 
@@ -56,6 +69,14 @@ impl Readiness {
     /// A message to this node itself came back through the broker.
     pub fn canary_returned(&self, now: Moment) {
         self.canary_at.fetch_max(now.0.saturating_add(1), Ordering::AcqRel);
+        *self.trouble.lock() = None;
+    }
+
+    /// It did not, for this reason.
+    pub fn canary_failed(&self, now: Moment, reason: String) {
+        let mut trouble = self.trouble.lock();
+        let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
+        *trouble = Some(Trouble { since, reason });
     }
 
     pub fn verdict(&self, now: Moment) -> Verdict {
@@ -68,11 +89,16 @@ impl Readiness {
         }
         let canary_at = self.canary_at.load(Ordering::Acquire);
         let age = now.since(Moment(canary_at.saturating_sub(1)));
-        if canary_at == 0 {
-            reasons.push("no message has come back through the broker yet".to_owned());
-        } else if age > self.canary_age_max {
-            reasons.push(format!("no message came back through the broker for {} ms", age.as_millis()));
+        let trouble = self.trouble.lock();
+        let lasts = trouble.as_ref().is_some_and(|trouble| now.since(trouble.since) >= TROUBLE_BORNE);
+        if canary_at == 0 || lasts || age > self.canary_age_max {
+            reasons.push(match &*trouble {
+                Some(trouble) => trouble.reason.clone(),
+                None if canary_at == 0 => "no message has come back through the broker yet".to_owned(),
+                None => format!("no message came back through the broker for {} ms", age.as_millis()),
+            });
         }
+        drop(trouble);
         let canary_age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         Verdict { ready: reasons.is_empty(), reasons, canary_age_ms }
     }
@@ -121,5 +147,20 @@ mod tests {
         readiness.canary_returned(Moment(6002));
         readiness.canary_returned(Moment(3000));
         assert!(readiness.verdict(Moment(6100)).ready);
+    }
+
+    #[test]
+    fn a_trouble_that_lasts_turns_a_node_red_in_its_own_words_and_one_success_turns_it_green() {
+        let readiness = Readiness::new(Duration::from_secs(5));
+        readiness.set_started();
+        readiness.canary_returned(Moment(1000));
+        readiness.canary_failed(Moment(1100), "a blink".to_owned());
+        assert!(readiness.verdict(Moment(1200)).ready);
+        readiness.canary_failed(Moment(2100), "Redis refuses: OOM".to_owned());
+        assert_eq!(readiness.verdict(Moment(2100)).reasons, ["Redis refuses: OOM"]);
+        readiness.canary_returned(Moment(2200));
+        assert!(readiness.verdict(Moment(2200)).ready);
+        readiness.canary_failed(Moment(2300), "another".to_owned());
+        assert!(readiness.verdict(Moment(2400)).ready, "it has only begun");
     }
 }

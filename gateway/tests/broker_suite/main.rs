@@ -10,6 +10,7 @@
 mod redis_server;
 
 #[path = "../support/relay.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod relay;
 
 mod delivery;

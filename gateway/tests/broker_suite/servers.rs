@@ -1,9 +1,12 @@
 //! What the server at the other end is, and what must happen when it is another one or has changed.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use tidegate::broker::redis::RedisUrl;
 
 use crate::harness::{Backend, Redis, channel, eventually, request};
 use crate::redis_server::RedisServer;
+use crate::relay::Relay;
 
 fn quick() -> Redis {
     quick_with(&[])
@@ -42,7 +45,7 @@ async fn a_demoted_master_is_given_up_though_its_connections_stay_open() {
     node.listens().await;
     redis.server.ask::<()>(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
     eventually("both links are given up", async || {
-        node.metrics.command_link_up.get() + node.metrics.subscriber_link_up.get() == 0
+        node.metrics.command_link.up.get() + node.metrics.subscriber_link.up.get() == 0
     })
     .await;
     redis.server.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
@@ -58,7 +61,7 @@ async fn a_data_set_that_begins_a_new_history_is_told_though_no_connection_was_l
     assert_eq!(node.heard.resumed(), 0);
     redis.server.ask::<()>(&["DEBUG", "CHANGE-REPL-ID"]);
     eventually("the node is told for both links", async || node.heard.resumed() == 2).await;
-    assert_eq!(node.metrics.command_reconnects.get() + node.metrics.subscriber_reconnects.get(), 0);
+    assert_eq!(node.metrics.command_link.reconnects.get() + node.metrics.subscriber_link.reconnects.get(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,4 +89,63 @@ async fn a_user_without_info_can_still_tell_a_replica() {
         node.broker.canary().await.is_err_and(|error| error.to_string().contains("read-only replica"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_that_end_at_different_servers_are_seen_and_made_again() {
+    let mut redis = quick();
+    let other = RedisServer::start();
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let relay = Relay::start(at(redis.server.port()), b"SUBSCRIBE").await;
+    redis.config.url = RedisUrl::new(format!("redis://127.0.0.1:{}", relay.port()));
+    let node = redis.node();
+    node.listens().await;
+    relay.lead_to(&[at(other.port())]);
+    redis.server.ask::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually("one link is made again", async || node.heard.resumed() == 1).await;
+    let error = node.broker.canary().await.expect_err("commands go elsewhere");
+    assert!(error.to_string().contains("different servers"), "{error}");
+    eventually("they end together", async || node.broker.canary().await.is_ok()).await;
+    let a = channel("a");
+    node.subscribe(&a).await;
+    node.publish(&a, "x").await;
+    eventually("it is heard", async || node.heard.texts(&a) == ["x"]).await;
+    assert_eq!(other.ask::<i64>(&["EXISTS", "tidegate:stream:{a}"]), 1);
+}
+
+/// The words of the line by which the page on deployment gives a user its rights.
+fn documented_rights() -> Vec<&'static str> {
+    let page = include_str!("../../../docs/deployment.md");
+    let line = page.lines().find(|line| line.trim().starts_with("ACL SETUSER tidegate ")).expect("the line");
+    line.split_whitespace().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_rights_are_enough_and_each_that_lacks_is_named() {
+    let mut redis = quick();
+    let rights = documented_rights();
+    redis.server.ask::<()>(&rights);
+    redis.config.url = RedisUrl::new(format!("redis://tidegate:password@127.0.0.1:{}", redis.server.port()));
+    let node = redis.node();
+    node.listens().await;
+    assert!(crate::faults::works(&node).await);
+    node.presence.probe().await.expect("presence");
+    let refused: Vec<redis::Value> = redis.server.ask(&["ACL", "LOG"]);
+    assert_eq!(refused, [], "nothing was refused on the way");
+    // These can be done without, or have done their part when the connection was opened.
+    let optional = ["+hello", "+select", "+client|setname", "+info", "+pubsub|numsub"];
+    for right in rights.iter().filter(|word| word.starts_with('+') && !optional.contains(word)) {
+        let command = &right[1..];
+        redis.server.ask::<()>(&["ACL", "SETUSER", "tidegate", &format!("-{command}")]);
+        if right.contains("script") {
+            redis.server.ask::<()>(&["SCRIPT", "FLUSH"]);
+        }
+        let fresh = redis.node();
+        let error = tokio::join!(fresh.broker.canary(), fresh.presence.probe());
+        let error = error.0.map(drop).and(error.1).expect_err(command).to_string();
+        let named = error.contains(command) || (command == "script|load" && error.contains("script"));
+        assert!(named, "without {command}: {error}");
+        redis.server.ask::<()>(&["ACL", "SETUSER", "tidegate", right]);
+    }
+    eventually("all is well again", async || node.broker.canary().await.is_ok()).await;
 }

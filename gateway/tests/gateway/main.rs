@@ -16,6 +16,9 @@ mod http;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod redis_server;
+#[path = "../support/relay.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod relay;
 #[path = "../support/tls.rs"]
 mod tls;
 
@@ -33,3 +36,4 @@ mod serves_tls;
 mod spans_nodes;
 mod survives_a_storm;
 mod survives_redis;
+mod tells_readiness;

@@ -89,6 +89,14 @@ impl RedisServer {
         assert!(self.launch(), "redis-server did not start again on port {}", self.port);
     }
 
+    /// Starts it again with what its directory holds and these options beside its own. Does not wait until it has
+    /// read all of it.
+    pub fn restart_with(&mut self, options: &[&str]) {
+        self.kill();
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
+        assert!(self.launch(), "redis-server did not start again on port {}", self.port);
+    }
+
     /// Stops it in the middle of whatever it does, its connections open.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
@@ -112,6 +120,10 @@ impl RedisServer {
         self.launch_with(&all)
     }
 
+    fn loads_slowly(&self) -> bool {
+        self.options.iter().any(|option| option == "--key-load-delay")
+    }
+
     fn launch_with(&mut self, options: &[&str]) -> bool {
         let process =
             Command::new("redis-server").args(options).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
@@ -128,8 +140,10 @@ impl RedisServer {
             {
                 return false;
             }
-            if self.try_ask::<String>(&["PING"]).is_ok_and(|answer| answer == "PONG") {
-                return true;
+            match self.try_ask::<String>(&["PING"]) {
+                Ok(answer) if answer == "PONG" => return true,
+                Err(error) if error.code() == Some("LOADING") && self.loads_slowly() => return true,
+                _ => {}
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -1,14 +1,18 @@
-//! A stretch of network of a test's own: connections go through it, and can be made to fall silent.
+//! A stretch of network of a test's own: connections go through it, to one end or to several in turn, can be made to
+//! fall silent, and share what it carries in a second.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 #[derive(Debug)]
 pub struct Relay {
@@ -24,6 +28,28 @@ struct Shared {
     /// Connections numbered up to this one, counted from 1, are silent.
     silent: watch::Sender<u64>,
     opened: AtomicU64,
+    /// Where new connections lead, in turn.
+    targets: Mutex<Vec<SocketAddr>>,
+    /// Bytes that come back in a second on all connections together. 0: any number.
+    rate: AtomicU64,
+    /// When the last byte that was let through has passed.
+    passed: Mutex<Instant>,
+}
+
+impl Shared {
+    /// Waits until these bytes have passed.
+    async fn carry(&self, bytes: usize) {
+        let rate = self.rate.load(Ordering::Relaxed);
+        if rate == 0 {
+            return;
+        }
+        let until = {
+            let mut passed = self.passed.lock();
+            *passed = (*passed).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            *passed
+        };
+        tokio::time::sleep_until(until).await;
+    }
 }
 
 impl Relay {
@@ -31,14 +57,31 @@ impl Relay {
     pub async fn start(target: SocketAddr, word: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let shared = Arc::new(Shared { word, silent: watch::channel(0).0, opened: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            word,
+            silent: watch::channel(0).0,
+            opened: AtomicU64::new(0),
+            targets: Mutex::new(vec![target]),
+            rate: AtomicU64::new(0),
+            passed: Mutex::new(Instant::now()),
+        });
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, shared.clone()));
+        tasks.spawn(accept(listener, shared.clone()));
         Self { address, shared, _tasks: tasks }
     }
 
     pub fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// New connections lead to these in turn; those there are stay.
+    pub fn lead_to(&self, targets: &[SocketAddr]) {
+        *self.shared.targets.lock() = targets.to_vec();
+    }
+
+    /// Lets so many bytes come back in a second.
+    pub fn slow_down(&self, bytes_per_second: u64) {
+        self.shared.rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// From now on nothing passes either way on the connections there are, and neither end is told.
@@ -47,11 +90,15 @@ impl Relay {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut pairs = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
-        let Ok(far) = TcpStream::connect(target).await else { continue };
         let number = shared.opened.fetch_add(1, Ordering::SeqCst) + 1;
+        let target = {
+            let targets = shared.targets.lock();
+            targets[number as usize % targets.len()]
+        };
+        let Ok(far) = TcpStream::connect(target).await else { continue };
         let (near, far) = (near.into_split(), far.into_split());
         let (said, heard) = watch::channel(false);
         let said = Arc::new(said);
@@ -88,6 +135,9 @@ async fn pass(
             && bytes.windows(shared.word.len()).any(|window| window == shared.word)
         {
             said.send_replace(true);
+        }
+        if said.is_none() {
+            shared.carry(bytes.len()).await;
         }
         if to.write_all(bytes).await.is_err() {
             return;

@@ -47,7 +47,7 @@ impl Default for Config {
             prefix: "tidegate".into(),
             timeout_ms: 2_000,
             ping_ms: 1_000,
-            reconnect_max_ms: 3_000,
+            reconnect_max_ms: 2_000,
             position_ttl_s: 2_592_000,
             presence_ttl_s: 20,
             ca_file: None,

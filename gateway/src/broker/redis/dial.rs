@@ -232,7 +232,7 @@ pub(super) async fn identify(connection: &mut MultiplexedConnection) -> Result<S
     match <[Value; 2]>::try_from(answers) {
         Ok([Value::ServerError(error), _] | [_, Value::ServerError(error)]) => {
             let error = RedisError::from(error);
-            if !may_not(&explain(error.clone())) {
+            if !is_for_want_of_a_right(&explain(error.clone())) {
                 return Err(error);
             }
             let hello = connection.send_packed_command(&redis::cmd("HELLO")).await?;
@@ -248,7 +248,7 @@ pub(super) async fn identify(connection: &mut MultiplexedConnection) -> Result<S
 }
 
 /// Whether a command is kept from this user, in one way or the other.
-pub(super) fn may_not(error: &BrokerError) -> bool {
+pub(crate) fn is_for_want_of_a_right(error: &BrokerError) -> bool {
     matches!(error, BrokerError::Refused { kind: Refusal::Rights | Refusal::UnknownCommand, .. })
 }
 

@@ -9,6 +9,7 @@ use shared::publication::Publication;
 use shared::record::decode_record;
 
 use super::RedisBroker;
+use super::keys::Keys;
 use super::link::Up;
 use super::publish::{read_position, unexpected};
 use super::script;
@@ -18,18 +19,76 @@ use crate::broker::measure::Operation;
 /// Positions asked for in one round trip; more make several.
 const POSITIONS_BATCH: usize = 1_000;
 
+/// Bytes of publications after which a page of history ends, so that nobody's answer stands long behind it.
+const PAGE_BYTES: usize = 128 << 10;
+
+/// Times a read of several pages is begun anew because the stream was cut or began anew meanwhile.
+const REREADS_MAX: usize = 3;
+
 impl RedisBroker {
+    /// Reads page after page, each with its own deadline. What it gives is what one read at the end would have given.
     pub(super) async fn read_history(
         &self,
         channel: Channel,
         filter: HistoryFilter,
     ) -> Result<HistoryPage, BrokerError> {
-        let fill = self.history_call(&channel, filter);
-        let value = self.link.eval(Operation::History, &script::HISTORY, fill).await?;
+        for _ in 0..REREADS_MAX {
+            if let Some(page) = self.read_pages(&channel, filter).await? {
+                return Ok(page);
+            }
+        }
+        Err(BrokerError::Unexpected(
+            format!("the history of {channel} changes faster than it is read").into(),
+        ))
+    }
+
+    /// `None` if the pages do not belong together.
+    async fn read_pages(
+        &self,
+        channel: &Channel,
+        filter: HistoryFilter,
+    ) -> Result<Option<HistoryPage>, BrokerError> {
+        let mut left = filter;
+        let mut all: Option<HistoryPage> = None;
+        loop {
+            let (page, is_cut) = self.read_page(&self.keys, self.position_ttl_ms, channel, left).await?;
+            let count = page.publications.len();
+            left.limit = left.limit.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+            left.since = last_offset(&page).or(left.since);
+            let is_last = !is_cut || left.limit == 0;
+            match &mut all {
+                None => all = Some(page),
+                Some(all) => {
+                    if !append(all, page, filter.reverse) {
+                        return Ok(None);
+                    }
+                }
+            }
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// As much as fits one answer, where the stream ends, and whether there may be more.
+    pub(super) async fn read_page(
+        &self,
+        keys: &Keys,
+        position_ttl_ms: u64,
+        channel: &Channel,
+        filter: HistoryFilter,
+    ) -> Result<(HistoryPage, bool), BrokerError> {
+        let _turn = match tokio::time::timeout(self.timeout, self.reading.acquire()).await {
+            Ok(turn) => turn.ok(),
+            Err(_) => return Err(BrokerError::Timeout(self.timeout)),
+        };
+        let fill = history_call(keys, position_ttl_ms, channel, filter);
+        let value = self.reads.eval(Operation::History, &script::HISTORY, fill).await?;
         let (top, entries) = read_answer(value)?;
-        let mut publications = Vec::with_capacity(entries.len());
+        let (mut publications, mut bytes) = (Vec::with_capacity(entries.len()), 0);
         for entry in entries {
             let (offset, record) = read_entry(entry)?;
+            bytes += record.len();
             let position = Some(StreamPosition { offset, epoch: top.epoch });
             match decode_record(record) {
                 Ok(publication) => publications.push(Publication { position, ..publication }),
@@ -42,7 +101,7 @@ impl RedisBroker {
                 }
             }
         }
-        Ok(HistoryPage { publications, top })
+        Ok((HistoryPage { publications, top }, bytes >= PAGE_BYTES))
     }
 
     pub(super) async fn read_positions(
@@ -52,8 +111,10 @@ impl RedisBroker {
         let mut positions = Vec::with_capacity(channels.len());
         for batch in channels.chunks(POSITIONS_BATCH) {
             let nothing = HistoryFilter::default();
-            let fills: Vec<_> =
-                batch.iter().map(|(channel, _)| self.history_call(channel, nothing)).collect();
+            let fills: Vec<_> = batch
+                .iter()
+                .map(|(channel, _)| history_call(&self.keys, self.position_ttl_ms, channel, nothing))
+                .collect();
             let values = self.link.eval_many(Operation::Positions, &script::HISTORY, &fills).await?;
             for value in values {
                 positions.push(read_answer(value)?.0);
@@ -67,29 +128,57 @@ impl RedisBroker {
         command.arg(self.keys.stream(&channel));
         self.link.call(Operation::History, &command).await.map(|_| ())
     }
+}
 
-    fn history_call(&self, channel: &Channel, filter: HistoryFilter) -> impl Fn(&mut Cmd, &Up) + use<> {
-        let position = self.keys.position(channel);
-        let stream = self.keys.stream(channel);
-        let epoch = Epoch::from_random(rand::random());
-        let position_ttl_ms = self.position_ttl_ms;
-        move |command, up| {
-            command
-                .arg(2)
-                .arg(&position)
-                .arg(&stream)
-                .arg(epoch.as_str())
-                .arg(&*up.server.run)
-                .arg(position_ttl_ms)
-                .arg(filter.limit);
-            match (filter.reverse, filter.since) {
-                (false, None) => command.arg("forward").arg("-").arg("+"),
-                (false, Some(since)) => command.arg("forward").arg(since.saturating_add(1)).arg("+"),
-                (true, None) => command.arg("reverse").arg("+").arg("-"),
-                (true, Some(since)) => command.arg("reverse").arg(since.saturating_sub(1)).arg("-"),
-            };
-        }
+fn history_call(
+    keys: &Keys,
+    position_ttl_ms: u64,
+    channel: &Channel,
+    filter: HistoryFilter,
+) -> impl Fn(&mut Cmd, &Up) + use<> {
+    let position = keys.position(channel);
+    let stream = keys.stream(channel);
+    let epoch = Epoch::from_random(rand::random());
+    move |command, up| {
+        command
+            .arg(2)
+            .arg(&position)
+            .arg(&stream)
+            .arg(epoch.as_str())
+            .arg(&*up.server.run)
+            .arg(position_ttl_ms)
+            .arg(filter.limit);
+        match (filter.reverse, filter.since) {
+            (false, None) => command.arg("forward").arg("-").arg("+"),
+            (false, Some(since)) => command.arg("forward").arg(since.saturating_add(1)).arg("+"),
+            (true, None) => command.arg("reverse").arg("+").arg("-"),
+            (true, Some(since)) => command.arg("reverse").arg(since.saturating_sub(1)).arg("-"),
+        };
+        command.arg(PAGE_BYTES);
     }
+}
+
+fn last_offset(page: &HistoryPage) -> Option<u64> {
+    Some(page.publications.last()?.position?.offset)
+}
+
+/// Whether the next page goes on where the last one ended, in the same life of the stream.
+fn append(all: &mut HistoryPage, next: HistoryPage, reverse: bool) -> bool {
+    let first = next.publications.first().and_then(|first| Some(first.position?.offset));
+    let goes_on = match (last_offset(all), first) {
+        (Some(last), Some(first)) if reverse => first.checked_add(1) == Some(last),
+        (Some(last), Some(first)) => last.checked_add(1) == Some(first),
+        // In reverse, what is not there any more is what would have been cut off.
+        _ => reverse || next.top.offset == last_offset(all).unwrap_or_default(),
+    };
+    if !goes_on || next.top.epoch != all.top.epoch {
+        return false;
+    }
+    if !reverse {
+        all.top = next.top;
+    }
+    all.publications.extend(next.publications);
+    true
 }
 
 fn read_answer(value: Value) -> Result<(StreamPosition, Vec<Value>), BrokerError> {
@@ -111,4 +200,43 @@ fn read_entry(entry: Value) -> Result<(u64, Bytes), BrokerError> {
     };
     let offset = std::str::from_utf8(&id).ok().and_then(|id| id.strip_suffix("-0")?.parse().ok());
     Ok((offset.ok_or_else(|| unexpected("history"))?, Bytes::from(record)))
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::publication::Payload;
+
+    use super::*;
+
+    fn page(offsets: &[u64], top: u64, epoch: u64) -> HistoryPage {
+        let epoch = Epoch::from_random(epoch);
+        let publication = |offset: &u64| Publication {
+            position: Some(StreamPosition { offset: *offset, epoch }),
+            ..Publication::new(Payload::text("x"))
+        };
+        HistoryPage {
+            publications: offsets.iter().map(publication).collect(),
+            top: StreamPosition { offset: top, epoch },
+        }
+    }
+
+    fn joined(first: HistoryPage, next: HistoryPage, reverse: bool) -> Option<(Vec<u64>, u64)> {
+        let mut all = first;
+        let goes_on = append(&mut all, next, reverse);
+        let offsets = all.publications.iter().filter_map(|publication| Some(publication.position?.offset));
+        goes_on.then(|| (offsets.collect(), all.top.offset))
+    }
+
+    #[test]
+    fn pages_are_joined_only_where_one_goes_on_from_the_other() {
+        let forward = |next| joined(page(&[1, 2], 4, 7), next, false);
+        assert_eq!(forward(page(&[3, 4, 5], 5, 7)), Some((vec![1, 2, 3, 4, 5], 5)));
+        assert_eq!(forward(page(&[4, 5], 5, 7)), None, "one was cut off in the middle");
+        assert_eq!(forward(page(&[3], 3, 8)), None, "another life");
+        assert_eq!(forward(page(&[], 4, 7)), None, "all was cut off");
+        let backward = |next| joined(page(&[9, 8], 9, 7), next, true);
+        assert_eq!(backward(page(&[7], 12, 7)), Some((vec![9, 8, 7], 9)));
+        assert_eq!(backward(page(&[], 12, 7)), Some((vec![9, 8], 9)));
+        assert_eq!(backward(page(&[6], 12, 7)), None);
+    }
 }

@@ -64,9 +64,9 @@ impl Keys {
         format!("{}:control", self.prefix)
     }
 
-    /// Where one node sends to itself (pub/sub).
-    pub(crate) fn canary(&self, node: &str) -> String {
-        format!("{}:canary:{node}", self.prefix)
+    /// The same for what nodes send to themselves, apart from what clients can name.
+    pub(crate) fn of_canaries(&self) -> Self {
+        Self::new(&format!("{}:canary", self.prefix))
     }
 
     /// Until when each node's announcement holds (sorted set).

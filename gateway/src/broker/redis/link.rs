@@ -1,4 +1,4 @@
-//! The connection for commands: opened again and again for ever, and every call on it has a deadline.
+//! A connection for commands: opened again and again for ever, and every call on it has a deadline.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,32 +11,47 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::config::Config;
 use super::dial::{self, DialError, Dialed, Dialer};
+use super::hold::{GiveUp, Pauses, State, hold, settled};
 use super::script::Script;
 use super::server::Server;
-use crate::broker::measure::{BrokerMetrics, Operation};
+use crate::broker::measure::{BrokerMetrics, LinkMetrics, Operation};
 use crate::broker::{BrokerError, BrokerEvents};
-
-/// A connection that held this long was not part of a run of failures.
-const HELD_LONG: Duration = Duration::from_secs(10);
-
-/// The first pause after a loss is at most this long.
-const PAUSE_FIRST_MAX: Duration = Duration::from_millis(50);
+use crate::telemetry::Reminder;
 
 /// Shared by all that send commands. Their commands travel together: nobody waits for another's answer.
 #[derive(Debug)]
 pub(crate) struct Link {
-    state: watch::Receiver<State>,
+    state: watch::Receiver<State<Up>>,
+    give_up: Arc<GiveUp>,
     timeout: Duration,
     metrics: Arc<BrokerMetrics>,
     _supervisor: AbortOnDropHandle<()>,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) enum State {
-    /// The first attempt is being made.
-    Opening,
-    Up(Up),
-    Down(Arc<str>),
+/// What a link is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    /// Everything whose answer is short. Whoever keeps things is told when it was opened again.
+    Commands,
+    /// What may be answered at length, so that nothing short stands in line behind it.
+    Reads,
+}
+
+impl Purpose {
+    /// In the connection's name and in logs.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Commands => "commands",
+            Self::Reads => "reads",
+        }
+    }
+
+    fn metrics(self, metrics: &BrokerMetrics) -> &LinkMetrics {
+        match self {
+            Self::Commands => &metrics.command_link,
+            Self::Reads => &metrics.read_link,
+        }
+    }
 }
 
 /// An open connection.
@@ -50,23 +65,28 @@ pub(crate) struct Up {
 }
 
 impl Link {
-    pub(crate) fn start(
+    pub(super) fn start(
         config: &Config,
+        purpose: Purpose,
         dialer: Dialer,
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
     ) -> Self {
         let (sender, state) = watch::channel(State::Opening);
+        let give_up = Arc::new(GiveUp::default());
         let supervisor = Supervisor {
             dialer,
+            purpose,
             ping: config.ping(),
             pauses: Pauses::new(config.reconnect_max()),
             state: sender,
+            give_up: give_up.clone(),
             events,
             metrics: metrics.clone(),
         };
         Self {
             state,
+            give_up,
             timeout: config.timeout(),
             metrics,
             _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor.run())),
@@ -74,24 +94,34 @@ impl Link {
     }
 
     /// Follows the connection as it is lost and opened.
-    pub(crate) fn watch(&self) -> watch::Receiver<State> {
+    pub(crate) fn watch(&self) -> watch::Receiver<State<Up>> {
         self.state.clone()
     }
 
     /// The connection there is, for who sends more than a call's worth and keeps the deadline himself. Fails at once
     /// while there is none.
     pub(super) async fn connection(&self) -> Result<(MultiplexedConnection, Up), BrokerError> {
-        let up = self.up().await?;
+        let up = settled(&self.state).await?;
         Ok((up.connection.clone(), up))
+    }
+
+    /// The connection of this number is open, but of no use.
+    pub(super) fn give_up(&self, number: u64, reason: &str) {
+        self.give_up.connection(number, reason);
+    }
+
+    /// To be told of what was refused on the connection of this number: another may end at a better server.
+    pub(super) fn heard_refusal(&self, number: u64, error: &BrokerError) {
+        if let BrokerError::Refused { kind, text } = error
+            && kind.passes_with_the_server()
+        {
+            self.give_up(number, text);
+        }
     }
 
     /// One command. Fails at once while there is no connection.
     pub(crate) async fn call(&self, operation: Operation, command: &Cmd) -> Result<Value, BrokerError> {
-        self.within_deadline(operation, async {
-            let mut connection = self.up().await?.connection;
-            send(&mut connection, command).await.map_err(explain)
-        })
-        .await
+        self.within_deadline(operation, |mut up| async move { send(&mut up.connection, command).await }).await
     }
 
     /// One script. `fill` adds the number of keys, the keys and the arguments; it may be called twice.
@@ -101,18 +131,16 @@ impl Link {
         script: &Script,
         fill: impl Fn(&mut Cmd, &Up),
     ) -> Result<Value, BrokerError> {
-        self.within_deadline(operation, async {
-            let up = self.up().await?;
-            let mut connection = up.connection.clone();
+        self.within_deadline(operation, |mut up| async move {
             let mut command = script.by_hash();
             fill(&mut command, &up);
-            let mut answer = send(&mut connection, &command).await;
-            if answer.as_ref().is_err_and(is_no_script) {
-                command = script.by_text();
-                fill(&mut command, &up);
-                answer = send(&mut connection, &command).await;
+            match send(&mut up.connection, &command).await {
+                Err(error) if is_no_script(&error) => {
+                    send(&mut up.connection, &script.load()).await?;
+                    send(&mut up.connection, &command).await
+                }
+                answer => answer,
             }
-            answer.map_err(explain)
         })
         .await
     }
@@ -127,21 +155,20 @@ impl Link {
         if fills.is_empty() {
             return Ok(Vec::new());
         }
-        self.within_deadline(operation, async {
-            let up = self.up().await?;
-            let mut connection = up.connection.clone();
+        self.within_deadline(operation, |mut up| async move {
             let mut pipeline = Pipeline::with_capacity(fills.len());
             for fill in fills {
                 let mut command = script.by_hash();
                 fill(&mut command, &up);
                 pipeline.add_command(command);
             }
-            let mut answers = send_pipeline(&mut connection, &pipeline).await;
-            if answers.as_ref().is_err_and(is_no_script) {
-                send(&mut connection, &script.load()).await.map_err(explain)?;
-                answers = send_pipeline(&mut connection, &pipeline).await;
+            match send_pipeline(&mut up.connection, &pipeline).await {
+                Err(error) if is_no_script(&error) => {
+                    send(&mut up.connection, &script.load()).await?;
+                    send_pipeline(&mut up.connection, &pipeline).await
+                }
+                answers => answers,
             }
-            answers.map_err(explain)
         })
         .await
     }
@@ -155,131 +182,61 @@ impl Link {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        self.within_deadline(operation, async {
-            let mut connection = self.up().await?.connection;
-            send_pipeline(&mut connection, pipeline).await.map_err(explain)
-        })
+        self.within_deadline(
+            operation,
+            |mut up| async move { send_pipeline(&mut up.connection, pipeline).await },
+        )
         .await
     }
 
-    async fn within_deadline<T>(
+    async fn within_deadline<T, F: Future<Output = Result<T, RedisError>>>(
         &self,
         operation: Operation,
-        work: impl Future<Output = Result<T, BrokerError>>,
+        work: impl FnOnce(Up) -> F,
     ) -> Result<T, BrokerError> {
         let start = Instant::now();
-        let result =
-            tokio::time::timeout(self.timeout, work).await.unwrap_or(Err(BrokerError::Timeout(self.timeout)));
+        let deadline = (start + self.timeout).into();
+        let up = tokio::time::timeout_at(deadline, settled(&self.state)).await;
+        let result = match up.unwrap_or(Err(BrokerError::Timeout(self.timeout))) {
+            Ok(up) => {
+                let number = up.number;
+                let answer = tokio::time::timeout_at(deadline, work(up)).await;
+                answer
+                    .map_or_else(
+                        |_| Err(BrokerError::unanswered(self.timeout)),
+                        |answer| answer.map_err(explain),
+                    )
+                    .inspect_err(|error| self.heard_refusal(number, error))
+            }
+            Err(error) => Err(error),
+        };
         match &result {
             Ok(_) => self.metrics.observe_round_trip(operation, start.elapsed()),
-            Err(BrokerError::Timeout(_)) => self.metrics.timeouts.increment(),
-            Err(_) => self.metrics.errors.increment(),
+            Err(error) => self.metrics.failed(error),
         }
         result
     }
-
-    /// The connection, if there is one. Waits only for the outcome of the very first attempt.
-    async fn up(&self) -> Result<Up, BrokerError> {
-        let mut state = self.state.clone();
-        let settled = state.wait_for(|state| !matches!(state, State::Opening)).await;
-        match settled.as_deref() {
-            Ok(State::Up(up)) => Ok(up.clone()),
-            Ok(State::Down(reason)) => Err(BrokerError::Unreachable(reason.clone())),
-            Ok(State::Opening) | Err(_) => Err(BrokerError::Unreachable("the link is closed".into())),
-        }
-    }
 }
 
-/// What a Redis error means to a caller.
+/// What an error means to who has sent something.
 pub(crate) fn explain(error: RedisError) -> BrokerError {
     if error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
-        BrokerError::Unreachable(error.to_string().into())
-    } else {
-        refusal(&error).unwrap_or_else(|| BrokerError::Unexpected(error.to_string().into()))
+        return BrokerError::Unanswered(format!("the connection was lost: {error}").into());
     }
-}
-
-/// If the server said no: its code and its words.
-fn refusal(error: &RedisError) -> Option<BrokerError> {
-    let code = error.code()?;
-    Some(BrokerError::refused(format!("{code} {}", error.detail().unwrap_or_default())))
-}
-
-/// Waits until the connection is lost, or its server can no longer be used, and says why. The server is asked again
-/// and again what it is: `changed` is told whenever it is not what it was. `heard` grows with whatever arrives: a
-/// connection that brings bytes is alive, however long an answer stands in line behind them.
-pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
-    lost: impl Future<Output = Arc<str>>,
-    interval: Duration,
-    timeout: Duration,
-    heard: impl Fn() -> u64,
-    ask: impl Fn() -> P,
-    mut known: Server,
-    mut changed: impl FnMut(&Server),
-) -> Arc<str> {
-    tokio::pin!(lost);
-    loop {
-        tokio::select! {
-            reason = &mut lost => return reason,
-            () = tokio::time::sleep(interval) => {}
-        }
-        let before = heard();
-        let answer = tokio::select! {
-            reason = &mut lost => return reason,
-            answer = tokio::time::timeout(timeout, ask()) => answer,
-        };
-        match answer {
-            Ok(Ok(server)) => {
-                if let Some(why) = server.unusable() {
-                    return why.into();
-                }
-                if server != known {
-                    changed(&server);
-                    known = server;
-                }
-            }
-            // Who refuses is alive.
-            Ok(Err(BrokerError::Refused { .. })) => {}
-            Ok(Err(error)) => return error.to_string().into(),
-            Err(_) if heard() != before => {}
-            Err(_) => return format!("nothing arrived within {} ms", timeout.as_millis()).into(),
-        }
-    }
-}
-
-/// Pauses between attempts: each random between nothing and a bound that doubles, so that many nodes do not come
-/// back at once.
-#[derive(Debug)]
-pub(super) struct Pauses {
-    bound: Duration,
-    max: Duration,
-}
-
-impl Pauses {
-    pub(super) fn new(max: Duration) -> Self {
-        Self { bound: PAUSE_FIRST_MAX.min(max), max }
-    }
-
-    pub(super) fn next(&mut self) -> Duration {
-        let pause = self.bound.mul_f64(rand::random::<f64>());
-        self.bound = (self.bound * 2).min(self.max);
-        pause
-    }
-
-    /// To be told how long the last connection held.
-    pub(super) fn held(&mut self, duration: Duration) {
-        if duration >= HELD_LONG {
-            *self = Self::new(self.max);
-        }
+    match error.code() {
+        Some(code) => BrokerError::refused(format!("{code} {}", error.detail().unwrap_or_default())),
+        None => BrokerError::Unexpected(error.to_string().into()),
     }
 }
 
 /// Keeps a connection open.
 struct Supervisor {
     dialer: Dialer,
+    purpose: Purpose,
     ping: Duration,
     pauses: Pauses,
-    state: watch::Sender<State>,
+    state: watch::Sender<State<Up>>,
+    give_up: Arc<GiveUp>,
     events: Arc<dyn BrokerEvents>,
     metrics: Arc<BrokerMetrics>,
 }
@@ -287,11 +244,14 @@ struct Supervisor {
 impl Supervisor {
     async fn run(mut self) {
         let mut number = 0;
+        let mut reminder = Reminder::new();
         loop {
             let reason = match self.dialer.dial().await {
                 Ok(dialed) => {
                     number += 1;
                     let opened = Instant::now();
+                    let down_ms = reminder.over(opened).map(|down| down.as_millis() as u64);
+                    tracing::info!(number, down_ms, link = self.purpose.word(), "connected to Redis");
                     let reason = self.keep(dialed, number).await;
                     self.pauses.held(opened.elapsed());
                     reason
@@ -302,46 +262,52 @@ impl Supervisor {
                     reason
                 }
             };
-            let pause = self.pauses.next();
-            tracing::warn!(
-                redis = %self.dialer.address(), %reason, pause_ms = pause.as_millis() as u64,
-                "no connection to Redis for commands"
-            );
-            tokio::time::sleep(pause).await;
+            if reminder.is_due(&reason, Instant::now()) {
+                let redis = self.dialer.address();
+                tracing::warn!(%redis, %reason, link = self.purpose.word(), "no connection to Redis");
+            }
+            tokio::time::sleep(self.pauses.next()).await;
         }
     }
 
     /// Until it is lost. Says why it was.
     async fn keep(&self, mut dialed: Dialed, number: u64) -> Arc<str> {
-        self.metrics.command_link_up.set(1);
-        tracing::info!(number, "connected to Redis for commands");
+        let metrics = self.purpose.metrics(&self.metrics);
+        metrics.up.set(1);
         let connection = dialed.connection.clone();
         let show = |server: &Server| {
             let (connection, server) = (connection.clone(), Arc::new(server.clone()));
             self.state.send_replace(State::Up(Up { connection, server, number }));
         };
+        let tell = || {
+            if matches!(self.purpose, Purpose::Commands) {
+                self.events.resumed();
+            }
+        };
         show(&dialed.server);
         if number > 1 {
-            self.metrics.command_reconnects.increment();
-            self.events.resumed();
+            metrics.reconnects.increment();
+            tell();
         }
         let changed = |server: &Server| {
-            tracing::warn!("the Redis behind the connection for commands is not what it was");
+            tracing::warn!(link = self.purpose.word(), "the Redis behind a connection is not what it was");
             show(server);
-            self.events.resumed();
+            tell();
         };
         let ask = || {
             let mut connection = connection.clone();
             async move { dial::identify(&mut connection).await.map_err(explain) }
         };
         let lost = async {
-            let _ = (&mut dialed.driver).await;
-            "Redis closed the connection".into()
+            tokio::select! {
+                _ = &mut dialed.driver => "Redis closed the connection".into(),
+                reason = self.give_up.wait(number) => reason,
+            }
         };
         let (known, heard) = (dialed.server.clone(), dialed.heard.clone());
         let heard = || heard.load(Ordering::Relaxed);
         let reason = hold(lost, self.ping, self.dialer.timeout(), heard, ask, known, changed).await;
-        self.metrics.command_link_up.set(0);
+        metrics.up.set(0);
         self.state.send_replace(State::Down(reason.clone()));
         dialed.close().await;
         reason
@@ -374,23 +340,4 @@ fn accept(answer: Value) -> Result<Value, RedisError> {
 
 pub(super) fn is_no_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_their_bound_and_start_again_after_a_connection_that_held() {
-        let max = Duration::from_secs(3);
-        let mut pauses = Pauses::new(max);
-        for _ in 0..20 {
-            assert!(pauses.next() <= max);
-        }
-        assert_eq!(pauses.bound, max);
-        pauses.held(Duration::from_secs(1));
-        assert_eq!(pauses.bound, max);
-        pauses.held(Duration::from_secs(60));
-        assert!(pauses.next() <= PAUSE_FIRST_MAX);
-    }
 }

@@ -8,21 +8,27 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shared::channel::Channel;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::asked::Asked;
 use super::config::Config;
 use super::dial::Dialer;
-use super::link::{Pauses, hold, unreachable};
+use super::hold::{GiveUp, Pauses, State, hold, settled};
+use super::link::unreachable;
 use super::requests::{Kind, Request, Requests};
 use super::route::Router;
 use super::server::Server;
 use super::subscriptions::{Driver, Subscriptions};
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
+use crate::telemetry::Reminder;
 
 /// Channels in one SUBSCRIBE.
 const SUBSCRIBE_BATCH: usize = 1_000;
+
+/// What this link is called in logs.
+const LINK: &str = "subscriptions";
 
 /// Batches under way at once when everything is subscribed again.
 const RESUBSCRIBE_BATCHES: usize = 8;
@@ -30,16 +36,33 @@ const RESUBSCRIBE_BATCHES: usize = 8;
 #[derive(Debug)]
 pub(super) struct Listener {
     requests: Arc<Requests>,
+    state: watch::Receiver<State<Listening>>,
+    give_up: Arc<GiveUp>,
     timeout: Duration,
     metrics: Arc<BrokerMetrics>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// A connection on which everything that is wanted is subscribed.
+#[derive(Clone, Debug)]
+pub(super) struct Listening {
+    pub(super) connection: Subscriptions,
+    /// What the server at its other end is.
+    pub(super) server: Arc<Server>,
+    /// Which connection this is, counted from 1.
+    pub(super) number: u64,
 }
 
 impl Listener {
     pub(super) fn start(config: &Config, dialer: Dialer, router: Arc<Router>) -> Self {
         let requests = Arc::new(Requests::default());
         let metrics = router.metrics.clone();
+        let (sender, state) = watch::channel(State::Opening);
+        let give_up = Arc::new(GiveUp::default());
         let task = Task {
+            state: sender,
+            give_up: give_up.clone(),
+            number: 0,
             dialer: Arc::new(dialer),
             ping: config.ping(),
             router,
@@ -49,10 +72,22 @@ impl Listener {
         };
         Self {
             requests,
+            state,
+            give_up,
             timeout: config.timeout(),
             metrics,
             _task: AbortOnDropHandle::new(tokio::spawn(task.run())),
         }
+    }
+
+    /// The connection there is. Waits only for the outcome of the very first attempt.
+    pub(super) async fn listening(&self) -> Result<Listening, BrokerError> {
+        settled(&self.state).await
+    }
+
+    /// The connection of this number is open, but of no use.
+    pub(super) fn give_up(&self, number: u64, reason: &str) {
+        self.give_up.connection(number, reason);
     }
 
     /// Takes effect in the order of the calls, also for callers who do not wait.
@@ -95,8 +130,7 @@ impl Listener {
             };
             match &result {
                 Ok(()) => metrics.observe_round_trip(operation, start.elapsed()),
-                Err(BrokerError::Timeout(_)) => metrics.timeouts.increment(),
-                Err(_) => metrics.errors.increment(),
+                Err(error) => metrics.failed(error),
             }
             result
         }
@@ -104,6 +138,10 @@ impl Listener {
 }
 
 struct Task {
+    state: watch::Sender<State<Listening>>,
+    give_up: Arc<GiveUp>,
+    /// Connections opened until now.
+    number: u64,
     dialer: Arc<Dialer>,
     ping: Duration,
     router: Arc<Router>,
@@ -117,16 +155,21 @@ impl Task {
     async fn run(mut self) {
         let mut was_up = false;
         let mut last_reason = None;
+        let mut reminder = Reminder::new();
         loop {
             let reason: Arc<str> = match self.open(last_reason.as_ref()).await {
                 Ok((connection, mut driver, server)) => {
                     let opened = Instant::now();
                     let reason = match self.subscribe_all(&connection).await {
                         Ok(()) => {
-                            self.announce_up(was_up);
+                            self.number += 1;
+                            let down_ms = reminder.over(Instant::now()).map(|down| down.as_millis() as u64);
+                            let (number, channels) = (self.number, self.wanted.len());
+                            tracing::info!(number, down_ms, channels, link = LINK, "connected to Redis");
+                            self.announce_up(&connection, &server, was_up);
                             was_up = true;
                             let reason = self.serve(&connection, &mut driver, server).await;
-                            self.router.metrics.subscriber_link_up.set(0);
+                            self.router.metrics.subscriber_link.up.set(0);
                             reason
                         }
                         Err(error) => error.to_string().into(),
@@ -142,11 +185,11 @@ impl Task {
                 }
                 Err(reason) => reason,
             };
+            self.state.send_replace(State::Down(reason.clone()));
+            if reminder.is_due(&reason, Instant::now()) {
+                tracing::warn!(redis = %self.dialer.address(), %reason, link = LINK, "no connection to Redis");
+            }
             let pause = self.pauses.next();
-            tracing::warn!(
-                redis = %self.dialer.address(), %reason, pause_ms = pause.as_millis() as u64,
-                "no connection to Redis for subscriptions"
-            );
             let requests = self.requests.clone();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -187,12 +230,12 @@ impl Task {
             .await
     }
 
-    fn announce_up(&self, was_up: bool) {
+    fn announce_up(&self, connection: &Subscriptions, server: &Server, was_up: bool) {
         let metrics = &self.router.metrics;
-        metrics.subscriber_link_up.set(1);
-        tracing::info!(channels = self.wanted.len(), "connected to Redis for subscriptions");
+        metrics.subscriber_link.up.set(1);
+        show(&self.state, self.number, connection, server);
         if was_up {
-            metrics.subscriber_reconnects.increment();
+            metrics.subscriber_link.reconnects.increment();
             self.router.events.resumed();
         }
     }
@@ -202,11 +245,19 @@ impl Task {
         let (ping, timeout) = (self.ping, self.dialer.timeout());
         let router = self.router.clone();
         let heard = || router.heard.load(Ordering::Relaxed);
+        let (give_up, number) = (self.give_up.clone(), self.number);
         let ended = async {
-            driver.await.unwrap_or_else(|error| format!("reading from Redis failed: {error}").into())
+            tokio::select! {
+                ended = driver => {
+                    ended.unwrap_or_else(|error| format!("reading from Redis failed: {error}").into())
+                }
+                reason = give_up.wait(number) => reason,
+            }
         };
-        let changed = |_: &Server| {
-            tracing::warn!("the Redis behind the connection for subscriptions is not what it was");
+        let state = self.state.clone();
+        let changed = |server: &Server| {
+            tracing::warn!(link = LINK, "the Redis behind a connection is not what it was");
+            show(&state, number, connection, server);
             router.events.resumed();
         };
         let lost = hold(ended, ping, timeout, heard, || connection.identify(), server, changed);
@@ -235,7 +286,7 @@ impl Task {
     ) -> Result<(), BrokerError> {
         let mut subscribe: HashSet<Channel> = HashSet::new();
         let mut unsubscribe: HashSet<Channel> = HashSet::new();
-        let mut asked = Asked { wanted: &mut self.wanted, waiting: Vec::new() };
+        let mut asked = Asked::new(&mut self.wanted);
         for request in batch {
             // Who has given up waiting for a subscription was told that there is none.
             if request.kind == Kind::Subscribe && request.reply.is_closed() {
@@ -265,7 +316,7 @@ impl Task {
                     }
                 })
                 .await
-                .inspect_err(|error| tracing::warn!(%error, "Redis did not take subscriptions"))?;
+                .inspect_err(|error| self.router.metrics.failed(error))?;
             }
         }
         self.router.metrics.subscribed_channels.set(asked.wanted.len() as u64);
@@ -299,102 +350,14 @@ impl Task {
     }
 }
 
-/// Requests under way. What is wanted changes at once, so that a connection lost meanwhile is replaced by one that
-/// has it; what was not confirmed by then is given up again, for its caller is told so.
-struct Asked<'a> {
-    wanted: &'a mut HashSet<Channel>,
-    waiting: Vec<Request>,
-}
-
-impl Asked<'_> {
-    fn note(&mut self, request: Request) {
-        for channel in &request.channels {
-            match request.kind {
-                Kind::Subscribe => self.wanted.insert(channel.clone()),
-                Kind::Unsubscribe => self.wanted.remove(channel),
-            };
-        }
-        self.waiting.push(request);
-    }
-
-    /// Everything was confirmed. Gives back what was subscribed for callers that no longer wait.
-    fn settle(mut self) -> Vec<Channel> {
-        let (mut abandoned, mut taken) = (Vec::new(), HashSet::new());
-        for Request { kind, channels, reply } in std::mem::take(&mut self.waiting) {
-            let heard = reply.send(Ok(())).is_ok();
-            match kind {
-                Kind::Subscribe if heard => taken.extend(channels),
-                Kind::Subscribe => abandoned.extend(channels),
-                Kind::Unsubscribe => {}
-            }
-        }
-        abandoned.retain(|channel| !taken.contains(channel));
-        abandoned
-    }
-}
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        for Request { kind, channels, reply } in self.waiting.drain(..) {
-            let result = match kind {
-                Kind::Subscribe => {
-                    for channel in &channels {
-                        self.wanted.remove(channel);
-                    }
-                    Err(BrokerError::Unreachable("the connection was lost while subscribing".into()))
-                }
-                Kind::Unsubscribe => Ok(()),
-            };
-            // Whoever asked may have given up.
-            let _ = reply.send(result);
-        }
-    }
+fn show(state: &watch::Sender<State<Listening>>, number: u64, connection: &Subscriptions, server: &Server) {
+    let (connection, server) = (connection.clone(), Arc::new(server.clone()));
+    state.send_replace(State::Up(Listening { connection, server, number }));
 }
 
 async fn within(
     timeout: Duration,
     work: impl Future<Output = Result<(), BrokerError>>,
 ) -> Result<(), BrokerError> {
-    tokio::time::timeout(timeout, work).await.unwrap_or(Err(BrokerError::Timeout(timeout)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(kind: Kind, name: &str) -> (Request, oneshot::Receiver<Result<(), BrokerError>>) {
-        let (reply, answer) = oneshot::channel();
-        (Request { kind, channels: vec![Channel::parse(name, 255).unwrap()], reply }, answer)
-    }
-
-    #[test]
-    fn what_was_confirmed_for_nobody_is_given_back_unless_someone_else_has_it() {
-        let mut wanted = HashSet::new();
-        let mut asked = Asked { wanted: &mut wanted, waiting: Vec::new() };
-        let (gone, answer) = request(Kind::Subscribe, "a");
-        drop(answer);
-        let (also_gone, answer) = request(Kind::Subscribe, "b");
-        drop(answer);
-        let (there, mut answer) = request(Kind::Subscribe, "b");
-        for request in [gone, also_gone, there] {
-            asked.note(request);
-        }
-        assert_eq!(asked.settle(), [Channel::parse("a", 255).unwrap()]);
-        assert!(matches!(answer.try_recv(), Ok(Ok(()))));
-        assert_eq!(wanted.len(), 2);
-    }
-
-    #[test]
-    fn what_was_not_confirmed_is_not_wanted_and_its_caller_is_told() {
-        let mut wanted = HashSet::from([Channel::parse("old", 255).unwrap()]);
-        let mut asked = Asked { wanted: &mut wanted, waiting: Vec::new() };
-        let (subscribe, mut subscribed) = request(Kind::Subscribe, "a");
-        let (unsubscribe, mut unsubscribed) = request(Kind::Unsubscribe, "old");
-        asked.note(subscribe);
-        asked.note(unsubscribe);
-        drop(asked);
-        assert!(matches!(subscribed.try_recv(), Ok(Err(BrokerError::Unreachable(_)))));
-        assert!(matches!(unsubscribed.try_recv(), Ok(Ok(()))));
-        assert!(wanted.is_empty());
-    }
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(BrokerError::unanswered(timeout)))
 }

@@ -1,12 +1,15 @@
 //! The broker of several nodes: one Redis orders, keeps and carries.
 //!
-//! Two connections: [`link`] for commands, [`listen`] for what arrives. Both are opened again for ever; every call
-//! ends by its deadline whatever Redis does.
+//! Three connections: one [`link`] for commands, one for reads that may be long, and [`listen`] for what arrives. All
+//! are opened again for ever; every call ends by its deadline whatever Redis does.
 
+mod asked;
+mod canary;
 mod config;
 mod control;
 mod dial;
 mod history;
+pub(crate) mod hold;
 pub(crate) mod keys;
 pub(crate) mod link;
 mod listen;
@@ -20,7 +23,6 @@ pub(crate) mod script;
 pub(crate) mod server;
 mod subscriptions;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -29,21 +31,26 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
-use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::position::StreamPosition;
+use tokio::sync::Semaphore;
 
 pub use config::{Config, RedisUrl};
 pub use dial::DialError;
+pub(crate) use dial::is_for_want_of_a_right;
 
+use self::canary::Canaries;
 use self::dial::Dialer;
 use self::keys::Keys;
-use self::link::Link;
+use self::link::{Link, Purpose};
 use self::listen::Listener;
 use self::publications::Publications;
 use self::route::Router;
 use super::measure::BrokerMetrics;
 use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
+
+/// Pages of history that are read at once. Whoever reads another waits for its turn, under its deadline.
+const READING_MAX: usize = 16;
 
 /// What Redis said first, taken out of the buffer: for [`crate::readers`].
 pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, String> {
@@ -60,6 +67,9 @@ pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, Str
 pub struct RedisBroker {
     keys: Keys,
     link: Arc<Link>,
+    reads: Arc<Link>,
+    reading: Semaphore,
+    canaries: Arc<Canaries>,
     publications: Publications,
     listener: Listener,
     router: Arc<Router>,
@@ -78,18 +88,17 @@ impl RedisBroker {
         metrics: Arc<BrokerMetrics>,
     ) -> Result<Arc<Self>, DialError> {
         let keys = Keys::new(&config.prefix);
-        let link = Link::start(
-            config,
-            Dialer::new(config, format!("{}:{node}:commands", config.prefix))?,
-            events.clone(),
-            metrics.clone(),
-        );
+        let link = |purpose: Purpose| {
+            let dialer = Dialer::new(config, format!("{}:{node}:{}", config.prefix, purpose.word()))?;
+            Ok::<_, DialError>(Link::start(config, purpose, dialer, events.clone(), metrics.clone()))
+        };
+        let (link, reads) = (link(Purpose::Commands)?, link(Purpose::Reads)?);
+        let canaries = Arc::new(Canaries::new(&keys, node));
         let router = Arc::new(Router {
             keys: keys.clone(),
             control: keys.control(),
-            canary: keys.canary(node),
-            canaries: Mutex::new(HashMap::new()),
-            events,
+            canaries: canaries.clone(),
+            events: events.clone(),
             metrics: metrics.clone(),
             heard: AtomicU64::new(0),
         });
@@ -100,6 +109,9 @@ impl RedisBroker {
             keys,
             publications: Publications::start(link.clone(), config.timeout(), metrics.clone()),
             link,
+            reads: Arc::new(reads),
+            reading: Semaphore::new(READING_MAX),
+            canaries,
             listener,
             router,
             timeout: config.timeout(),
@@ -111,6 +123,16 @@ impl RedisBroker {
     /// The connection for commands, for others that keep things in the same Redis.
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link
+    }
+
+    /// The connection for what may be answered at length.
+    pub(crate) fn reads(&self) -> &Arc<Link> {
+        &self.reads
+    }
+
+    /// Where this node tries out whether it can do its work: its own channel, and keys that are no client's.
+    pub(crate) fn trial(&self) -> (&Keys, &Channel) {
+        (&self.canaries.keys, &self.canaries.channel)
     }
 
     pub(crate) fn keys(&self) -> &Keys {

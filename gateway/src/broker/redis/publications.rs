@@ -222,12 +222,18 @@ impl Sender {
         let (late, mut batch): (Vec<One>, Vec<One>) =
             batch.into_iter().partition(|one| one.begun.elapsed() >= self.timeout);
         self.fail(late, &BrokerError::Timeout(self.timeout));
+        let (mut connection, up) = match connection {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.fail(batch, &error);
+                return Vec::new();
+            }
+        };
         batch.retain(|one| !one.reply.is_closed());
         let Some(oldest) = batch.first().map(|one| one.begun) else { return Vec::new() };
         let deadline = oldest + self.timeout;
         let sent = Instant::now();
         let answers = tokio::time::timeout_at(deadline.into(), async {
-            let (mut connection, up) = connection?;
             let mut pipeline = Pipeline::with_capacity(1 + batch.len());
             if load {
                 pipeline.add_command(script::PUBLISH.load());
@@ -237,16 +243,17 @@ impl Sender {
             }
             let answers = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
             let mut answers = answers.map_err(explain)?.into_iter();
-            if load {
-                // If it was refused, so is what follows.
-                answers.next();
-            }
-            Ok(answers)
+            // If it was refused, so is what follows, for want of the script.
+            let not_loaded = match load.then(|| answers.next()).flatten() {
+                Some(Value::ServerError(error)) => Some(explain(error.into())),
+                _ => None,
+            };
+            Ok((answers, not_loaded))
         });
-        match answers.await.unwrap_or(Err(BrokerError::Timeout(self.timeout))) {
-            Ok(answers) => {
+        match answers.await.unwrap_or_else(|_| Err(BrokerError::unanswered(self.timeout))) {
+            Ok((answers, not_loaded)) => {
                 self.metrics.observe_round_trip(Operation::Publish, sent.elapsed());
-                self.answer(batch, answers, load)
+                self.answer(batch, answers, up.number, load, not_loaded.as_ref())
             }
             Err(error) => {
                 self.fail(batch, &error);
@@ -255,23 +262,34 @@ impl Sender {
         }
     }
 
-    fn answer(&self, batch: Vec<One>, mut answers: std::vec::IntoIter<Value>, load: bool) -> Vec<One> {
+    fn answer(
+        &self,
+        batch: Vec<One>,
+        mut answers: std::vec::IntoIter<Value>,
+        number: u64,
+        load: bool,
+        not_loaded: Option<&BrokerError>,
+    ) -> Vec<One> {
         let mut refused = Vec::new();
         for one in batch {
             let answer = match answers.next() {
                 Some(Value::ServerError(error)) => {
                     let error = redis::RedisError::from(error);
-                    if is_no_script(&error) && !load {
-                        refused.push(one);
-                        continue;
+                    match (is_no_script(&error), load) {
+                        (true, false) => {
+                            refused.push(one);
+                            continue;
+                        }
+                        (true, true) => Err(not_loaded.cloned().unwrap_or_else(|| explain(error))),
+                        (false, _) => Err(explain(error)),
                     }
-                    Err(explain(error))
                 }
                 Some(answer) => Ok(answer),
                 None => Err(BrokerError::Unexpected("an answer is missing".into())),
             };
-            if answer.is_err() {
-                self.metrics.errors.increment();
+            if let Err(error) = &answer {
+                self.metrics.failed(error);
+                self.link.heard_refusal(number, error);
             }
             // Whoever asked may have given up.
             let _ = one.reply.send(answer);
@@ -281,10 +299,7 @@ impl Sender {
 
     fn fail(&self, batch: Vec<One>, error: &BrokerError) {
         for one in batch {
-            match error {
-                BrokerError::Timeout(_) => self.metrics.timeouts.increment(),
-                _ => self.metrics.errors.increment(),
-            }
+            self.metrics.failed(error);
             // Whoever asked may have given up.
             let _ = one.reply.send(Err(error.clone()));
         }

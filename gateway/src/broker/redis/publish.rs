@@ -57,7 +57,7 @@ impl RedisBroker {
 }
 
 impl Outgoing {
-    fn new(keys: &Keys, position_ttl_ms: u64, request: &PublishRequest) -> Self {
+    pub(super) fn new(keys: &Keys, position_ttl_ms: u64, request: &PublishRequest) -> Self {
         let PublishRequest { channel, publication, retention, idempotency } = request;
         let name = keys.publications(channel);
         let keeps = retention.keeps_history();

@@ -1,13 +1,11 @@
 //! What arrives from Redis, and to whom it goes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use parking_lot::Mutex;
 use shared::record::decode_message;
-use tokio::sync::oneshot;
 
+use super::canary::Canaries;
 use super::keys::Keys;
 use super::resp::Message;
 use crate::broker::BrokerEvents;
@@ -17,8 +15,7 @@ use crate::broker::measure::BrokerMetrics;
 pub(super) struct Router {
     pub(super) keys: Keys,
     pub(super) control: String,
-    pub(super) canary: String,
-    pub(super) canaries: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    pub(super) canaries: Arc<Canaries>,
     pub(super) events: Arc<dyn BrokerEvents>,
     pub(super) metrics: Arc<BrokerMetrics>,
     /// Grows with whatever arrives.
@@ -47,23 +44,21 @@ impl Router {
             }
         } else if name == self.control.as_bytes() {
             self.events.control(message);
-        } else if name == self.canary.as_bytes() {
-            let number = std::str::from_utf8(&message).ok().and_then(|text| text.parse().ok());
-            if let Some(waiting) = number.and_then(|number: u64| self.canaries.lock().remove(&number)) {
-                // Whoever waited may have given up this very moment.
-                let _ = waiting.send(());
-            }
+        } else if name == self.canaries.name.as_bytes()
+            && let Ok(publication) = decode_message(message)
+        {
+            self.canaries.heard(&publication);
         }
     }
 
     /// The names this node always listens to.
     pub(super) fn own_names(&self) -> [String; 2] {
-        [self.control.clone(), self.canary.clone()]
+        [self.control.clone(), self.canaries.name.clone()]
     }
 }
 
 impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Router").field("canary", &self.canary).finish_non_exhaustive()
+        f.debug_struct("Router").field("canaries", &self.canaries).finish_non_exhaustive()
     }
 }

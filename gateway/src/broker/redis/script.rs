@@ -1,4 +1,4 @@
-//! The scripts, each sent by its hash and, to a Redis that does not have it, by its text.
+//! The scripts, each called by its hash, and left at a Redis that does not have it.
 
 use std::sync::OnceLock;
 
@@ -7,6 +7,7 @@ use redis::Cmd;
 pub(crate) static PUBLISH: Script = Script::new(include_str!("scripts/publish.lua"));
 pub(crate) static HISTORY: Script = Script::new(include_str!("scripts/history.lua"));
 pub(crate) static ANNOUNCE: Script = Script::new(include_str!("scripts/announce.lua"));
+pub(super) static RIGHTS: Script = Script::new(include_str!("scripts/rights.lua"));
 
 #[derive(Debug)]
 pub(crate) struct Script {
@@ -27,13 +28,7 @@ impl Script {
         command
     }
 
-    /// For a Redis that may not: this leaves it there.
-    pub(super) fn by_text(&self) -> Cmd {
-        let mut command = redis::cmd("EVAL");
-        command.arg(self.text);
-        command
-    }
-
+    /// Leaves it at a Redis that does not have it: the one way, so that one right is needed.
     pub(super) fn load(&self) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
         command.arg("LOAD").arg(self.text);

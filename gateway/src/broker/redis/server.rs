@@ -88,6 +88,11 @@ impl Server {
             Mode::Alone => None,
         }
     }
+
+    /// Whether two connections end at different servers, as far as both tell.
+    pub(super) fn is_surely_another(&self, other: &Self) -> bool {
+        !self.run.is_empty() && !other.run.is_empty() && self.run != other.run
+    }
 }
 
 fn field<'a>(info: &'a str, name: &str) -> &'a str {
@@ -108,6 +113,9 @@ mod tests {
         assert_eq!(known.unusable(), None);
         let replica = Server::from_info(server, "role:slave\r\nmaster_replid:def\r\n");
         assert!(replica.unusable().is_some_and(|why| why.contains("replica")));
+        assert!(!known.is_surely_another(&replica));
+        assert!(known.is_surely_another(&Server { run: "xyz".into(), ..Server::default() }));
+        assert!(!known.is_surely_another(&Server::from_info("# Server\r\n", "")));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dial::{Stream, may_not};
+use super::dial::{Stream, is_for_want_of_a_right};
 use super::resp::{self, Said};
 use super::route::Router;
 use super::server::Server;
@@ -63,7 +63,7 @@ impl Subscriptions {
     /// Asks what the server is: by INFO, and where that is forbidden by what everyone may ask.
     pub(super) async fn identify(&self) -> Result<Server, BrokerError> {
         let server = self.ask(&["INFO", "server"]).await;
-        if server.as_ref().is_err_and(may_not) {
+        if server.as_ref().is_err_and(is_for_want_of_a_right) {
             let hello = self.ask(&["HELLO"]).await?;
             return Ok(Server::from_hello(resp::words(&String::from_utf8_lossy(&hello))));
         }

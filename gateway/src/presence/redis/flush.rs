@@ -14,11 +14,12 @@ use super::read::read_leases;
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 use crate::broker::redis::RedisBroker;
-use crate::broker::redis::link::{State, Up};
+use crate::broker::redis::hold::State;
+use crate::broker::redis::link::Up;
 use crate::broker::redis::script::Script;
 
 pub(super) static LEASE: Script = Script::new(include_str!("scripts/lease.lua"));
-static WRITE: Script = Script::new(include_str!("scripts/write.lua"));
+pub(super) static WRITE: Script = Script::new(include_str!("scripts/write.lua"));
 
 /// Channels written in one round trip.
 const FLUSH_CHANNELS: usize = 500;
@@ -216,7 +217,7 @@ impl Flusher {
     }
 }
 
-fn fill_write(command: &mut Cmd, write: &Write, nodes: &str, name: &str, ttl: u64) {
+pub(super) fn fill_write(command: &mut Cmd, write: &Write, nodes: &str, name: &str, ttl: u64) {
     command
         .arg(3)
         .arg(nodes)

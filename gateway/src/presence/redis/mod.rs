@@ -7,6 +7,7 @@
 
 mod flush;
 mod local;
+mod probe;
 mod read;
 
 use std::collections::BTreeMap;
@@ -100,6 +101,10 @@ impl Presence for RedisPresence {
 
     fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>> {
         self.live.read_stats(&self.broker, channel).boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        probe::try_out(&self.broker).boxed()
     }
 
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {

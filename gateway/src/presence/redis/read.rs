@@ -83,7 +83,8 @@ impl LiveNodes {
             Some(live) => live,
             None => self.list(broker).await?,
         };
-        let unknown = match ask(broker, channel, what, &live, None).await? {
+        let key = broker.keys().present(channel);
+        let unknown = match ask(broker, &key, what, &live, None).await? {
             Found::Answer(answer) => return Ok(answer),
             Found::Unknown(unknown) => unknown,
         };
@@ -91,7 +92,7 @@ impl LiveNodes {
         // those that are not on it are gone. Whoever appears only after that has just come.
         let live = self.list(broker).await?;
         let dead: Vec<_> = unknown.into_iter().filter(|name| !live.contains(name)).collect();
-        match ask(broker, channel, what, &live, Some(&dead)).await? {
+        match ask(broker, &key, what, &live, Some(&dead)).await? {
             Found::Answer(answer) => Ok(answer),
             Found::Unknown(_) => Err(unexpected()),
         }
@@ -105,28 +106,27 @@ impl LiveNodes {
     }
 }
 
-enum Found {
+pub(super) enum Found {
     Answer(Value),
     /// The channel names these nodes, of which it is not known whether they live.
     Unknown(Vec<Vec<u8>>),
 }
 
 /// With `dead`, clears those away and takes all others as live.
-async fn ask(
+pub(super) async fn ask(
     broker: &RedisBroker,
-    channel: &Channel,
+    key: &str,
     what: &str,
     live: &[Vec<u8>],
     dead: Option<&[Vec<u8>]>,
 ) -> Result<Found, BrokerError> {
-    let key = broker.keys().present(channel);
     let fill = |command: &mut Cmd, _: &Up| {
-        command.arg(1).arg(&key).arg(what).arg(u8::from(dead.is_some())).arg(live.len());
+        command.arg(1).arg(key).arg(what).arg(u8::from(dead.is_some())).arg(live.len());
         for name in live.iter().chain(dead.unwrap_or_default()) {
             command.arg(name);
         }
     };
-    let answer = broker.link().eval(Operation::PresenceRead, &READ, fill).await?;
+    let answer = broker.reads().eval(Operation::PresenceRead, &READ, fill).await?;
     let Value::Array(parts) = answer else { return Err(unexpected()) };
     match <[Value; 2]>::try_from(parts) {
         Ok([Value::Int(1), answer]) => Ok(Found::Answer(answer)),

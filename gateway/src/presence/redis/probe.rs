@@ -1,0 +1,50 @@
+//! Whether presence can be kept: what it is made of is tried out, on keys that are no client's.
+
+use std::time::Duration;
+
+use redis::Cmd;
+use shared::id::{ClientId, UserId};
+
+use super::flush::{WRITE, fill_write, millis};
+use super::local::Write;
+use super::read::{ask, read_leases};
+use crate::broker::BrokerError;
+use crate::broker::measure::Operation;
+use crate::broker::redis::link::Up;
+use crate::broker::redis::{RedisBroker, is_for_want_of_a_right};
+
+/// What a trial leaves behind is gone after this.
+const TRACES_TTL: Duration = Duration::from_secs(30);
+
+/// Under which nobody is present.
+const NAME: &str = "trial";
+
+pub(super) async fn try_out(broker: &RedisBroker) -> Result<(), BrokerError> {
+    let done = write_and_read(broker).await;
+    if done.as_ref().is_err_and(is_for_want_of_a_right) {
+        broker.look_at_rights().await?;
+    }
+    done
+}
+
+async fn write_and_read(broker: &RedisBroker) -> Result<(), BrokerError> {
+    read_leases(broker, "", Duration::ZERO, "").await?;
+    let (keys, channel) = broker.trial();
+    let write = Write {
+        channel: channel.clone(),
+        whole: true,
+        set: vec![(ClientId::from_bits(0), "".into())],
+        removed: Vec::new(),
+        users_set: vec![UserId::new(NAME)],
+        users_removed: Vec::new(),
+        waiters: Vec::new(),
+    };
+    let key = keys.present(channel);
+    let fill = |command: &mut Cmd, _: &Up| fill_write(command, &write, &key, NAME, millis(TRACES_TTL));
+    broker.link().eval(Operation::PresenceWrite, &WRITE, fill).await?;
+    let live = [NAME.as_bytes().to_vec()];
+    for what in ["clients", "stats"] {
+        ask(broker, &key, what, &live, Some(&[])).await?;
+    }
+    Ok(())
+}

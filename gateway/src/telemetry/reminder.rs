@@ -1,0 +1,69 @@
+//! Which lines about something that lasts are written: one when it begins or has another cause, one a minute after.
+
+use std::time::{Duration, Instant};
+
+/// How often it is said again.
+const EVERY: Duration = Duration::from_secs(60);
+/// Causes that are told apart. With more of them at once, some are said again early.
+const CAUSES_MAX: usize = 8;
+
+/// Remembers what was said of one trouble.
+#[derive(Debug, Default)]
+pub(crate) struct Reminder {
+    since: Option<Instant>,
+    said: Vec<(String, Instant)>,
+}
+
+impl Reminder {
+    pub(crate) const fn new() -> Self {
+        Self { since: None, said: Vec::new() }
+    }
+
+    /// The trouble is there, for this cause. Whether that is to be said now.
+    pub(crate) fn is_due(&mut self, cause: &str, now: Instant) -> bool {
+        self.since.get_or_insert(now);
+        if let Some((_, at)) = self.said.iter_mut().find(|(said, _)| said == cause) {
+            let due = now.duration_since(*at) >= EVERY;
+            if due {
+                *at = now;
+            }
+            return due;
+        }
+        if self.said.len() == CAUSES_MAX {
+            self.said.remove(0);
+        }
+        self.said.push((cause.to_owned(), now));
+        true
+    }
+
+    /// The trouble is over. How long it was there, if it was.
+    pub(crate) fn over(&mut self, now: Instant) -> Option<Duration> {
+        self.said.clear();
+        self.since.take().map(|since| now.duration_since(since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_is_said_when_it_begins_when_its_cause_changes_and_once_a_minute() {
+        let (mut reminder, start) = (Reminder::new(), Instant::now());
+        let mut due = |cause, second| reminder.is_due(cause, start + Duration::from_secs(second));
+        assert!(due("full", 0));
+        assert!((1..60).all(|second| !due("full", second)));
+        assert!(due("gone", 30) && !due("full", 31) && !due("gone", 32), "two that take turns are not news");
+        assert!(due("full", 61) && !due("full", 62));
+        assert_eq!(reminder.over(start + Duration::from_secs(63)), Some(Duration::from_secs(63)));
+        assert_eq!(reminder.over(start), None);
+        assert!(reminder.is_due("full", start));
+    }
+
+    #[test]
+    fn only_so_many_causes_are_remembered() {
+        let (mut reminder, now) = (Reminder::new(), Instant::now());
+        assert!((0..100).all(|cause| reminder.is_due(&cause.to_string(), now)));
+        assert_eq!(reminder.said.len(), CAUSES_MAX);
+    }
+}

@@ -71,6 +71,9 @@ impl From<BrokerError> for Refused {
         if error.is_outcome_unknown() {
             return Self::with_detail(ErrorCode::Internal, OUTCOME_UNKNOWN);
         }
+        if let BrokerError::Behind(_) = error {
+            return Self::with_detail(ErrorCode::Internal, "this node is behind; it was not published");
+        }
         ErrorCode::Internal.into()
     }
 }

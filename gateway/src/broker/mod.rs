@@ -154,6 +154,9 @@ pub enum BrokerError {
     /// The server said no, in its own words: it was not done.
     #[error("Redis refuses: {text}")]
     Refused { kind: Refusal, text: Arc<str> },
+    /// The broker was not asked.
+    #[error("a worker of this node has been behind for {} ms, so this was not published", .0.as_millis())]
+    Behind(Duration),
     #[error("the broker answered something unexpected: {0}")]
     Unexpected(Arc<str>),
 }
@@ -182,6 +185,7 @@ impl BrokerError {
             Self::Timeout(_) => "timeout",
             Self::Unanswered(_) => "unanswered",
             Self::Refused { kind, .. } => kind.label(),
+            Self::Behind(_) => "behind",
             Self::Unexpected(_) => "unexpected",
         }
     }

@@ -59,7 +59,9 @@ impl Connection {
     pub(crate) fn leave_all(&mut self, local: &mut Local) {
         let client = self.session.client();
         local.leave_all(self.key.index, client);
-        self.user_permit = None;
+        if let Some(permit) = self.user_permit.take() {
+            local.directory.leave(permit.user(), self.key.index);
+        }
     }
 
     fn is_stalled_for_too_long(&self, local: &Local) -> bool {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gateway_core::session::{Opening, Session};
 use shared::framing::websocket::{Assembler, DeflateParams, Role};
-use shared::id::ClientId;
 use shared::protocol::Protocol;
 
 use crate::connection::{Connection, ConnectionKey, Incoming, Outbox};
@@ -42,7 +41,7 @@ impl Connection {
         let variant = local.encodings.variant(new.protocol.id(), new.deflate.as_ref());
         let protocol_id = new.protocol.id();
         let opening = Opening {
-            client: ClientId::from_random(rand::random()),
+            client: local.node.client_ids.make(rand::random(), local.index, key.index),
             protocol: new.protocol,
             context: local.context.clone(),
             seed: rand::random(),

@@ -77,11 +77,12 @@ impl Connection {
         }
     }
 
-    fn authenticate(&mut self, local: &Local, ticket: Ticket, token: &str) {
+    fn authenticate(&mut self, local: &mut Local, ticket: Ticket, token: &str) {
         let result =
             local.authenticator.authenticate(local.clock.unix_seconds(), token).and_then(|identity| {
-                let permit = local.node.admit_user(&identity.user);
+                let permit = local.node.admit_user(&identity.user, local.index);
                 self.user_permit = Some(permit.ok_or(Refusal::Disconnect(Disconnect::CONNECTION_LIMIT))?);
+                local.directory.enter(&identity.user, self.key.index);
                 Ok(identity)
             });
         self.answer(local, ticket, OutcomeResult::Authenticated(result));

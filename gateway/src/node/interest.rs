@@ -127,6 +127,11 @@ impl Interest {
         self.shards[at].lock()
     }
 
+    /// Bit N: worker N has subscribers of the channel.
+    pub(crate) fn workers(&self, channel: &Channel) -> u64 {
+        self.shard(channel.as_str()).get(channel.as_str()).map_or(0, |local| local.workers)
+    }
+
     /// Looks at every channel, a shard at a time.
     pub(crate) fn for_each(&self, mut look: impl FnMut(&Channel, &mut LocalChannel)) {
         for shard in &self.shards {

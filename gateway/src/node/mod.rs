@@ -19,6 +19,7 @@ use crate::telemetry::Metrics;
 use crate::worker::inbox::Inbox;
 
 mod catch_up;
+mod client_ids;
 pub mod config;
 pub mod control;
 mod deliver;
@@ -34,6 +35,7 @@ mod users;
 pub(crate) use deliver::FromBroker;
 pub(crate) use users::UserPermit;
 
+use client_ids::ClientIds;
 use interest::Interest;
 use subscribe::SubscribeQueue;
 use users::Users;
@@ -62,6 +64,7 @@ pub struct Node {
     interest: Interest,
     subscribe_queue: SubscribeQueue,
     users: Users,
+    pub(crate) client_ids: ClientIds,
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
     mending: Semaphore,
@@ -102,6 +105,7 @@ impl Node {
             interest: Interest::new(),
             subscribe_queue: SubscribeQueue::default(),
             users: Users::new(parts.user_connections_max),
+            client_ids: ClientIds::default(),
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
             tasks: TaskTracker::new(),

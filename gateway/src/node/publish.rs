@@ -1,6 +1,7 @@
 //! Publishing: the way in for every publication, whoever made it.
 
 use futures_util::future::join_all;
+use shared::channel::Channel;
 use tracing::Instrument;
 
 use crate::broker::{BrokerError, PublishRequest, Published};
@@ -11,7 +12,7 @@ impl Node {
     /// Answered when the broker has the publication: it will then reach every subscriber that stays, or the
     /// subscriber will be told of a gap.
     pub async fn publish(&self, request: PublishRequest) -> Result<Published, BrokerError> {
-        self.wait_for_room().await?;
+        self.wait_for_room(&[&request.channel]).await?;
         self.publish_now(request).await
     }
 
@@ -20,18 +21,25 @@ impl Node {
         &self,
         requests: Vec<PublishRequest>,
     ) -> Vec<Result<Published, BrokerError>> {
-        if let Err(error) = self.wait_for_room().await {
+        let channels: Vec<&Channel> = requests.iter().map(|request| &request.channel).collect();
+        if let Err(error) = self.wait_for_room(&channels).await {
             return requests.iter().map(|_| Err(error.clone())).collect();
         }
         join_all(requests.into_iter().map(|request| self.publish_now(request))).await
     }
 
     /// A worker that is behind slows this node's publishers down, before anything has to be dropped.
-    async fn wait_for_room(&self) -> Result<(), BrokerError> {
-        for inbox in &self.inboxes {
-            if !inbox.wait_for_room(ROOM_DEADLINE).await {
-                self.metrics.publication_refused("timeout");
-                return Err(BrokerError::Timeout(ROOM_DEADLINE));
+    /// Only those with subscribers of the channel count.
+    async fn wait_for_room(&self, channels: &[&Channel]) -> Result<(), BrokerError> {
+        if !self.inboxes.iter().any(|inbox| inbox.is_high()) {
+            return Ok(());
+        }
+        let workers = channels.iter().fold(0, |workers, channel| workers | self.interest.workers(channel));
+        for (worker, inbox) in self.inboxes.iter().enumerate() {
+            if workers & (1 << worker) != 0 && !inbox.wait_for_room(ROOM_DEADLINE).await {
+                let error = BrokerError::Behind(ROOM_DEADLINE);
+                self.metrics.publication_refused(error.label());
+                return Err(error);
             }
         }
         Ok(())
@@ -52,5 +60,79 @@ impl Node {
             }
             published
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gateway_core::channel_rules::ChannelRules;
+    use gateway_core::history::Retention;
+    use shared::id::NodeId;
+    use shared::publication::{Payload, Publication};
+
+    use super::*;
+    use crate::broker::memory::{Config, MemoryBroker};
+    use crate::clock::Clock;
+    use crate::node::{FromBroker, Parts};
+    use crate::presence::memory::MemoryPresence;
+    use crate::worker::inbox::{Inbox, Queue};
+
+    fn request(channel: &Channel) -> PublishRequest {
+        PublishRequest {
+            channel: channel.clone(),
+            publication: Publication::new(Payload::text("x")),
+            retention: Retention::default(),
+            idempotency: None,
+        }
+    }
+
+    /// A node whose workers take nothing.
+    fn node(inboxes: Vec<Arc<Inbox>>) -> Arc<Node> {
+        let from_broker = Arc::new(FromBroker::default());
+        Node::start(Parts {
+            id: NodeId("test".into()),
+            name: "test".into(),
+            clock: Clock::start(),
+            rules: Arc::new(ChannelRules::default()),
+            metrics: Arc::default(),
+            variants: Arc::default(),
+            broker: MemoryBroker::start(&Config::default(), from_broker.clone(), Arc::default()),
+            presence: Arc::new(MemoryPresence::new()),
+            inboxes,
+            from_broker,
+            user_connections_max: 0,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_behind_holds_up_only_those_who_publish_to_its_subscribers() {
+        let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
+        let waker = |poll: &mio::Poll| mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let inboxes: Vec<_> = polls.iter().map(|poll| Arc::new(Inbox::new(waker(poll), 64))).collect();
+        let node = node(inboxes.clone());
+        let [slow, quick, nobodys] =
+            ["slow", "quick", "nobodys"].map(|name| Channel::parse(name, 255).unwrap());
+        for (worker, channel) in [(0, &slow), (1, &quick)] {
+            node.acquire(worker, channel, Retention::default()).wait().await.unwrap();
+        }
+        while !inboxes[0].is_high() {
+            node.publish(request(&slow)).await.unwrap();
+        }
+        for channel in [&quick, &nobodys] {
+            let published = tokio::time::timeout(ROOM_DEADLINE / 2, node.publish(request(channel))).await;
+            published.expect("nobody has to be waited for").unwrap();
+        }
+        let mut waits = tokio::spawn({
+            let (node, slow) = (node.clone(), slow.clone());
+            async move { node.publish_in_order(vec![request(&slow)]).await }
+        });
+        let waited = tokio::time::timeout(ROOM_DEADLINE / 20, &mut waits).await;
+        assert!(waited.is_err(), "this one waits");
+        let mut queue = Queue::default();
+        inboxes[0].take(&mut queue);
+        inboxes[0].served(queue.events.len(), queue.events.len());
+        assert!(waits.await.unwrap()[0].is_ok());
     }
 }

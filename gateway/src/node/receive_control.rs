@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::broker::BrokerError;
 use crate::node::Node;
-use crate::node::control::ControlCommand;
+use crate::node::control::{ControlCommand, Target};
 use crate::worker::inbox::Event;
 
 impl Node {
@@ -27,15 +27,28 @@ impl Node {
                 return;
             }
         };
-        let for_all = |event: &dyn Fn() -> Event| self.inboxes.iter().for_each(|inbox| inbox.push(event()));
         match command {
             ControlCommand::Disconnect { target, disconnect } => {
                 let target = Arc::new(target);
-                for_all(&|| Event::Disconnect(target.clone(), disconnect.clone()));
+                self.tell_workers(&target, || Event::Disconnect(target.clone(), disconnect.clone()));
             }
             ControlCommand::Unsubscribe { target, channel } => {
                 let target = Arc::new(target);
-                for_all(&|| Event::Unsubscribe(target.clone(), channel.clone()));
+                self.tell_workers(&target, || Event::Unsubscribe(target.clone(), channel.clone()));
+            }
+        }
+    }
+
+    /// Only those who can have one of these clients are woken.
+    fn tell_workers(&self, target: &Target, event: impl Fn() -> Event) {
+        let workers = match (target.client, target.user.as_deref()) {
+            (Some(client), _) => 1_u64.checked_shl(self.client_ids.place(client).0 as u32).unwrap_or(0),
+            (None, Some(user)) if !user.is_empty() => self.users.workers(user),
+            _ => u64::MAX,
+        };
+        for (worker, inbox) in self.inboxes.iter().enumerate() {
+            if workers & (1 << worker) != 0 {
+                inbox.push(event());
             }
         }
     }

@@ -12,7 +12,15 @@ use crate::node::Node;
 pub(crate) struct Users {
     /// 0: no cap.
     connections_max: u32,
-    connections: Mutex<FxHashMap<UserId, u32>>,
+    connections: Mutex<FxHashMap<UserId, Here>>,
+}
+
+/// What a user has on this node.
+#[derive(Debug, Default)]
+struct Here {
+    connections: u32,
+    /// Bit N: a connection has been on worker N since the user had none.
+    workers: u64,
 }
 
 /// Counts a connection of a user for as long as it is held.
@@ -30,20 +38,32 @@ impl Users {
     pub(crate) fn count(&self) -> usize {
         self.connections.lock().len()
     }
+
+    /// The workers on which a user can have connections.
+    pub(crate) fn workers(&self, user: &str) -> u64 {
+        self.connections.lock().get(&UserId::new(user)).map_or(0, |here| here.workers)
+    }
 }
 
 impl Node {
     /// `None` if the user has as many connections as one may. Anonymous clients are nobody's: they are not counted.
-    pub(crate) fn admit_user(self: &Arc<Self>, user: &UserId) -> Option<UserPermit> {
+    pub(crate) fn admit_user(self: &Arc<Self>, user: &UserId, worker: usize) -> Option<UserPermit> {
         if !user.is_anonymous() {
             let mut connections = self.users.connections.lock();
-            let count = connections.entry(user.clone()).or_default();
-            if self.users.connections_max != 0 && *count >= self.users.connections_max {
+            let here = connections.entry(user.clone()).or_default();
+            if self.users.connections_max != 0 && here.connections >= self.users.connections_max {
                 return None;
             }
-            *count += 1;
+            here.connections += 1;
+            here.workers |= 1 << worker;
         }
         Some(UserPermit { node: self.clone(), user: user.clone() })
+    }
+}
+
+impl UserPermit {
+    pub(crate) fn user(&self) -> &UserId {
+        &self.user
     }
 }
 
@@ -53,9 +73,9 @@ impl Drop for UserPermit {
             return;
         }
         let mut connections = self.node.users.connections.lock();
-        if let Some(count) = connections.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(here) = connections.get_mut(&self.user) {
+            here.connections -= 1;
+            if here.connections == 0 {
                 connections.remove(&self.user);
             }
         }

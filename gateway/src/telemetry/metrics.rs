@@ -137,7 +137,7 @@ impl Metrics {
             handshakes_total.with_label_values(&[result.label()]);
         }
         let publications_refused_total = counters(r, names::PUBLICATIONS_REFUSED_TOTAL);
-        for reason in ["timeout", "unreachable", "unexpected"] {
+        for reason in ["timeout", "unreachable", "unexpected", "behind"] {
             publications_refused_total.with_label_values(&[reason]);
         }
         gauges(r, names::UP).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

@@ -80,7 +80,7 @@ metrics! {
     "Publications":
     PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `node`"]
         "Publications received: from the server API, from this node's clients, and through the broker.";
-    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`unreachable` and `timeout`: not sent; `unanswered`: sent, outcome unknown; `unexpected`; or what Redis refuses: `readonly`, `oom`, `misconf`, `noreplicas`, `noperm`, `loading`, `moved`, `clusterdown`, `masterdown`, `noscript`, `busy`, `unknown_command`, `other`"]
+    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`behind`, `unreachable` and `timeout`: not sent; `unanswered`: sent, outcome unknown; `unexpected`; or what Redis refuses: `readonly`, `oom`, `misconf`, `noreplicas`, `noperm`, `loading`, `moved`, `clusterdown`, `masterdown`, `noscript`, `busy`, `unknown_command`, `other`"]
         "Publications that the broker did not take.";
     DELIVERIES_OUT_TOTAL Counter "deliveries_out_total" []
         "Publications handed to a subscriber's socket or outbox.";

@@ -4,6 +4,7 @@
 //! together become one write for each subscriber. A connection that gets something from several channels in one turn
 //! gets it in one write as well: it goes through the outbox, which is emptied when the turn ends.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +17,14 @@ use crate::worker::Worker;
 /// The most payload bytes of one channel's publications that are delivered together.
 const GROUP_BYTES: usize = 64 << 10;
 
-/// Publications of one turn.
+/// Publications that are delivered together, in one turn or, if they are many, in several.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    groups: Vec<Group>,
+    groups: VecDeque<Group>,
     /// Where each channel's open group is.
     by_channel: FxHashMap<Channel, usize>,
+    /// Of those gathered, how many have not been served yet, and their bytes.
+    unserved: (usize, usize),
 }
 
 /// Publications of one channel, in order.
@@ -39,13 +42,19 @@ impl Gathered {
         let group = &mut self.groups[index];
         group.bytes += bytes;
         group.publications.push(prepared);
+        self.unserved.0 += 1;
+        self.unserved.1 += bytes;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
     }
 
     /// The group that takes `bytes` more of this channel: its last one, or a new one behind it.
     fn place_for(&mut self, channel: &Channel, bytes: usize) -> usize {
         let has_room = |group: &Group| group.bytes + bytes <= GROUP_BYTES;
         // A burst is mostly of one channel, which then needs no search.
-        if let Some(last) = self.groups.last()
+        if let Some(last) = self.groups.back()
             && last.channel == *channel
             && has_room(last)
         {
@@ -56,15 +65,16 @@ impl Gathered {
         {
             return index;
         }
-        self.groups.push(Group { channel: channel.clone(), publications: Vec::new(), bytes: 0 });
+        self.groups.push_back(Group { channel: channel.clone(), publications: Vec::new(), bytes: 0 });
         self.by_channel.insert(channel.clone(), self.groups.len() - 1);
         self.groups.len() - 1
     }
 }
 
 impl Worker {
-    /// Delivers what was gathered, and what has waited long enough for its flush interval.
-    pub(super) fn deliver_gathered(&mut self, gathered: &mut Gathered) {
+    /// Makes what was gathered ready, and with it what has waited long enough for its flush interval.
+    pub(super) fn close_gathered(&mut self) {
+        let mut gathered = std::mem::take(&mut self.gathered);
         if !gathered.groups.is_empty() {
             gathered.by_channel.clear();
             if self.paced {
@@ -72,18 +82,34 @@ impl Worker {
             }
         }
         while let Some((channel, publications)) = self.windows.close_next(self.local.now) {
-            gathered.groups.push(Group { channel, publications, bytes: 0 });
+            gathered.groups.push_back(Group { channel, publications, bytes: 0 });
         }
         if gathered.groups.len() > 1 {
             self.join_writes(&gathered.groups);
         }
-        for group in gathered.groups.drain(..) {
+        self.gathered = gathered;
+    }
+
+    /// Delivers what was gathered, as far as this turn's share goes.
+    pub(super) fn deliver_gathered(&mut self) {
+        while !self.share.is_used_up()
+            && let Some(group) = self.gathered.groups.pop_front()
+        {
             self.deliver(&group.channel, &group.publications);
+            let (count, bytes) = &mut self.gathered.unserved;
+            let served = (group.publications.len().min(*count), group.bytes.min(*bytes));
+            (*count, *bytes) = (*count - served.0, *bytes - served.1);
+            self.local.inbox.served(served.0, served.1);
+        }
+        if self.gathered.is_empty() {
+            // Those that wait for their flush interval are counted there.
+            let (count, bytes) = std::mem::take(&mut self.gathered.unserved);
+            self.local.inbox.served(count, bytes);
         }
     }
 
     /// Leaves in each group what its namespace's flush interval lets through.
-    fn let_wait(&mut self, groups: &mut Vec<Group>) {
+    fn let_wait(&mut self, groups: &mut VecDeque<Group>) {
         for group in groups.iter_mut() {
             let Some(interval) = self.flush_interval(&group.channel) else { continue };
             let (channel, bytes) = (&group.channel, group.bytes);
@@ -108,7 +134,7 @@ impl Worker {
     /// Finds the connections that are in more than one of these channels: for them, all that comes waits for the end
     /// of the turn. One look at each subscriber's flags is nothing beside a system call. Channels of many are not served
     /// in one turn: the hub finds who is in several of those.
-    fn join_writes(&mut self, groups: &[Group]) {
+    fn join_writes(&mut self, groups: &VecDeque<Group>) {
         self.turn = self.turn.wrapping_add(1);
         let (hub, flags) = (&self.local.hub, &mut self.local.flags);
         let mut joined = Vec::new();

@@ -1,5 +1,6 @@
 //! What a worker is told by other threads: one bounded queue, swapped out whole.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub(crate) struct Inbox {
     waker: mio::Waker,
     /// Whether the worker has been woken and has not looked yet: one wake-up serves all that came before it.
     woken: AtomicBool,
+    /// Publications that have been pushed and not served, taken or not.
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
     room: Notify,
@@ -60,11 +62,9 @@ pub(crate) struct Inbox {
 
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: VecDeque<Event>,
     /// The last publication that did not fit, by channel.
     pub(crate) lost: FxHashMap<Channel, Option<StreamPosition>>,
-    publications: usize,
-    bytes: usize,
     /// The worker has stopped: what comes now is dropped, and sockets among it are closed by that.
     closed: bool,
 }
@@ -90,7 +90,7 @@ impl Inbox {
             if queue.closed {
                 return;
             }
-            queue.events.push(event);
+            queue.events.push_back(event);
         }
         self.wake();
     }
@@ -101,14 +101,12 @@ impl Inbox {
             let mut queue = self.queue.lock();
             let bytes = prepared.publication().data.bytes.len();
             let fits = !queue.closed
-                && queue.publications < self.publications_max
-                && queue.bytes + bytes <= BYTES_MAX;
+                && self.waiting.load(Ordering::Relaxed) < self.publications_max
+                && self.waiting_bytes.load(Ordering::Relaxed) + bytes <= BYTES_MAX;
             if fits {
-                queue.publications += 1;
-                queue.bytes += bytes;
-                self.waiting.store(queue.publications, Ordering::Relaxed);
-                self.waiting_bytes.store(queue.bytes, Ordering::Relaxed);
-                queue.events.push(Event::Publication(prepared));
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+                self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+                queue.events.push_back(Event::Publication(prepared));
             } else {
                 queue.lost.insert(prepared.channel().clone(), prepared.position());
             }
@@ -118,22 +116,23 @@ impl Inbox {
         fits
     }
 
-    /// Takes all that waits. `into` must be empty; its room is reused.
+    /// Takes all that waits. `into` must be empty; its room is reused. What was taken counts as waiting until it has been
+    /// served: a queue that is emptied at leisure would hide from publishers that the worker is behind.
     pub(crate) fn take(&self, into: &mut Queue) {
         // Cleared first: whatever is pushed after this wakes again.
         self.woken.store(false, Ordering::SeqCst);
-        let was_high = {
-            let mut queue = self.queue.lock();
-            // Under the lock, or a publication between this and the swap could make a publisher wait unseen.
-            let was_high = self.is_high();
-            std::mem::swap(&mut *queue, into);
-            self.waiting.store(0, Ordering::Relaxed);
-            self.waiting_bytes.store(0, Ordering::Relaxed);
-            was_high
-        };
-        into.publications = 0;
-        into.bytes = 0;
-        if was_high {
+        std::mem::swap(&mut *self.queue.lock(), into);
+    }
+
+    /// So much of what was taken has been served.
+    pub(crate) fn served(&self, publications: usize, bytes: usize) {
+        let waited = self.waiting.fetch_sub(publications, Ordering::SeqCst);
+        let bytes_waited = self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        // Whoever makes a count fall below its mark tells those who wait for that.
+        let fell = |before: usize, by: usize, mark: usize| before > mark && before - by <= mark;
+        if fell(waited, publications, self.publications_max / HIGH)
+            || fell(bytes_waited, bytes, BYTES_MAX / HIGH)
+        {
             self.room.notify_waiters();
         }
     }
@@ -145,13 +144,17 @@ impl Inbox {
             queue.closed = true;
             std::mem::take(&mut queue.events)
         };
-        self.waiting.store(0, Ordering::Relaxed);
-        self.waiting_bytes.store(0, Ordering::Relaxed);
+        let waiting = left.iter().filter_map(|event| match event {
+            Event::Publication(prepared) => Some(prepared.publication().data.bytes.len()),
+            _ => None,
+        });
+        let (publications, bytes) = waiting.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
+        self.served(publications, bytes);
         self.room.notify_waiters();
         drop(left);
     }
 
-    /// How many publications wait.
+    /// How many publications wait or are being served.
     pub(crate) fn depth(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -173,7 +176,7 @@ impl Inbox {
         tokio::time::timeout(deadline, wait).await.is_ok()
     }
 
-    fn is_high(&self) -> bool {
+    pub(crate) fn is_high(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > self.publications_max / HIGH
             || self.waiting_bytes.load(Ordering::Relaxed) > BYTES_MAX / HIGH
     }
@@ -222,7 +225,8 @@ mod tests {
         lost.sort_unstable();
         assert_eq!(lost, [("a", 3), ("b", 2)]);
 
-        // Taken, there is room again.
+        assert!(!inbox.push_publication(publication("c", 1)), "what was taken has not been served");
+        inbox.served(2, 2);
         assert_eq!(inbox.depth(), 0);
         assert!(inbox.push_publication(publication("a", 4)));
     }
@@ -242,6 +246,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         inbox.take(&mut Queue::default());
+        inbox.served(3, 3);
         assert!(waiting.await.unwrap());
     }
 }

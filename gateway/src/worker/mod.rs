@@ -29,18 +29,21 @@ use crate::transport::Direct;
 use crate::transport::encodings::Encodings;
 
 pub mod config;
+mod directory;
 mod drain;
 mod gather;
 pub(crate) mod inbox;
 mod report;
 mod shrink;
 mod sweep;
+mod take;
 mod tally;
 mod turn;
 
 pub(crate) use tally::Tally;
 
-use inbox::Inbox;
+use directory::Directory;
+use inbox::{Inbox, Queue};
 
 /// The poll's token for the inbox. Connections have their place in the table.
 const INBOX: mio::Token = mio::Token(usize::MAX);
@@ -68,6 +71,7 @@ pub(crate) struct Local {
     pub(crate) scratch: BytesMut,
     pub(crate) tally: Tally,
     pub(crate) wheel: TimerWheel,
+    pub(crate) directory: Directory,
     /// For each place in the table: whether a delivery may go straight to the socket.
     flags: Vec<Flags>,
     /// Connections with something in their outbox that no write has been tried for yet.
@@ -139,7 +143,9 @@ pub(crate) struct Worker {
     /// Counts turns that deliver to more than one channel.
     turn: u32,
     /// These are kept between turns for their room.
+    taken: Queue,
     gathered: gather::Gathered,
+    share: take::Share,
     aftermath: Vec<sweep::Aftermath>,
     due: Vec<u32>,
     drain: Option<drain::Drain>,
@@ -194,6 +200,7 @@ impl Worker {
                 scratch: BytesMut::new(),
                 tally: Tally::default(),
                 wheel: TimerWheel::new(now),
+                directory: Directory::default(),
                 flags: Vec::new(),
                 unwritten: Vec::new(),
                 unread: Vec::new(),
@@ -204,7 +211,9 @@ impl Worker {
             paced,
             windows: FlushWindows::default(),
             turn: 0,
+            taken: Queue::default(),
             gathered: gather::Gathered::default(),
+            share: take::Share::default(),
             aftermath: Vec::new(),
             due: Vec::new(),
             drain: None,

@@ -46,6 +46,7 @@ impl Worker {
         self.local.hub.shrink();
         let keys = self.connections.iter().next_back().map_or(0, |(last, _)| last + 1);
         self.local.wheel.shrink(keys);
+        self.local.directory.shrink(keys);
         // The generations stay: a place must never name an earlier tenant. Flags are as small.
     }
 }

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::telemetry::Metrics;
 use crate::transport::direct;
+use crate::worker::take::Share;
 use crate::worker::{Flags, Tally};
 
 /// What a sweep may touch of a worker.
@@ -28,6 +29,7 @@ pub(super) struct Sweep<'w> {
     pub(super) metrics: &'w Metrics,
     pub(super) clock: Clock,
     pub(super) outbox_bytes_max: usize,
+    pub(super) share: &'w mut Share,
     pub(super) aftermath: &'w mut Vec<Aftermath>,
 }
 
@@ -45,6 +47,7 @@ pub(super) enum Aftermath {
 
 impl Sink for Sweep<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
+        self.share.take(subscribers.len(), bundles.publications());
         for subscriber in subscribers {
             let bundle = bundles.get(subscriber.variant);
             // What does not fit any more must not be followed by something that does.

@@ -14,7 +14,6 @@ use crate::connection::read::Readiness;
 use crate::connection::{Connection, ConnectionKey, Gone};
 use crate::node::control::Target;
 use crate::worker::drain::DRAIN_STEP;
-use crate::worker::inbox::{Event, Queue};
 use crate::worker::sweep::{Aftermath, Sweep};
 use crate::worker::{Flags, INBOX, READ_BYTES, Worker};
 
@@ -25,7 +24,6 @@ impl Worker {
     pub(super) fn run(&mut self) {
         let mut events = mio::Events::with_capacity(EVENTS);
         let mut buffer = vec![0; READ_BYTES];
-        let mut queue = Queue::default();
         while !self.stopping {
             let timeout = self.poll_timeout();
             if let Err(error) = self.poll.poll(&mut events, timeout)
@@ -42,7 +40,7 @@ impl Worker {
                 }
             }
             self.read_on(&mut buffer);
-            self.take_inbox(&mut queue, &mut buffer);
+            self.take_inbox(&mut buffer);
             self.sweep_on();
             self.handle_timers();
             self.step_drain();
@@ -53,7 +51,7 @@ impl Worker {
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
-        if !self.local.unread.is_empty() || self.local.hub.is_sweeping() {
+        if !self.local.unread.is_empty() || self.local.hub.is_sweeping() || self.is_behind() {
             return Some(Duration::ZERO);
         }
         let now = self.clock.now();
@@ -99,55 +97,7 @@ impl Worker {
         }
     }
 
-    fn take_inbox(&mut self, queue: &mut Queue, buffer: &mut [u8]) {
-        self.local.inbox.take(queue);
-        let mut gathered = std::mem::take(&mut self.gathered);
-        for event in queue.events.drain(..) {
-            match event {
-                Event::Publication(prepared) => gathered.add(prepared),
-                // Everything else keeps its place among the publications.
-                other => {
-                    self.deliver_gathered(&mut gathered);
-                    self.handle_event(other, buffer);
-                }
-            }
-        }
-        self.deliver_gathered(&mut gathered);
-        self.gathered = gathered;
-        for (channel, position) in queue.lost.drain() {
-            self.deliver_waiting(&channel);
-            // In a channel without a stream nobody was promised anything; the metrics count it.
-            if let Some(position) = position {
-                self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep));
-            }
-        }
-    }
-
-    fn handle_event(&mut self, event: Event, buffer: &mut [u8]) {
-        match event {
-            Event::Open(new) => self.open(*new, buffer),
-            Event::Publication(prepared) => self.deliver(prepared.channel(), std::slice::from_ref(&prepared)),
-            Event::Lost(channel, position) => {
-                self.deliver_waiting(&channel);
-                self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep))
-            }
-            Event::Outcome(key, outcome) => self.handle_outcome(key, outcome),
-            Event::Disconnect(target, disconnect) => {
-                self.for_each_target(&target, None, |connection| {
-                    connection.session.handle_disconnect(disconnect.clone());
-                });
-            }
-            Event::Unsubscribe(target, channel) => {
-                self.for_each_target(&target, Some(&channel), |connection| {
-                    connection.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
-                });
-            }
-            Event::Drain { until } => self.begin_drain(until),
-            Event::Stop => self.stopping = true,
-        }
-    }
-
-    fn open(&mut self, new: NewConnection, buffer: &mut [u8]) {
+    pub(super) fn open(&mut self, new: NewConnection, buffer: &mut [u8]) {
         self.ebb.opened(self.connections.len() + 1);
         let entry = self.connections.vacant_entry();
         let index = entry.key();
@@ -191,7 +141,7 @@ impl Worker {
         }
     }
 
-    fn handle_outcome(&mut self, key: ConnectionKey, outcome: Outcome) {
+    pub(super) fn handle_outcome(&mut self, key: ConnectionKey, outcome: Outcome) {
         let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
         // The client that asked may be gone, and another in its place.
         if connection.key != key || connection.is_closing() {
@@ -226,6 +176,11 @@ impl Worker {
     fn serve_last(&mut self, index: usize, channel: Option<&Channel>) {
         let key = index as u32;
         if self.paced {
+            // What was let through before must not come after it.
+            while !self.gathered.is_empty() {
+                self.share.renew();
+                self.deliver_gathered();
+            }
             let is_meant = |of: &&Channel| channel.is_none_or(|channel| channel == *of);
             let channels: Vec<Channel> = self.local.hub.channels_of(key).filter(is_meant).cloned().collect();
             for channel in channels {
@@ -239,6 +194,7 @@ impl Worker {
 
     /// Delivers all that waits for its turn.
     pub(super) fn serve_everyone(&mut self) {
+        self.serve_taken();
         for (channel, publications) in self.windows.take_all() {
             self.deliver(&channel, &publications);
         }
@@ -246,7 +202,7 @@ impl Worker {
     }
 
     /// Lets the hub hand something to many connections, then deals with what came of it for single ones.
-    fn sweep(&mut self, work: impl FnOnce(&mut gateway_core::hub::Hub, &mut Sweep<'_>)) {
+    pub(super) fn sweep(&mut self, work: impl FnOnce(&mut gateway_core::hub::Hub, &mut Sweep<'_>)) {
         let local = &mut self.local;
         let mut aftermath = std::mem::take(&mut self.aftermath);
         let mut sweep = Sweep {
@@ -257,6 +213,7 @@ impl Worker {
             metrics: &self.metrics,
             clock: self.clock,
             outbox_bytes_max: local.websocket.outbox_bytes_max,
+            share: &mut self.share,
             aftermath: &mut aftermath,
         };
         work(&mut local.hub, &mut sweep);
@@ -295,7 +252,12 @@ impl Worker {
     }
 
     /// Ends something for the clients that are meant: all of it, or what they have in one channel.
-    fn for_each_target(&mut self, target: &Target, channel: Option<&Channel>, act: impl Fn(&mut Connection)) {
+    pub(super) fn for_each_target(
+        &mut self,
+        target: &Target,
+        channel: Option<&Channel>,
+        act: impl Fn(&mut Connection),
+    ) {
         let is_named = |connection: &Connection| {
             let session = &connection.session;
             target.user.as_deref().is_none_or(|user| user == session.user().as_str())
@@ -303,10 +265,16 @@ impl Worker {
                 && !target.except.contains(&session.client())
         };
         let is_open = |connection: &Connection| connection.session.is_connected() && !connection.is_closing();
-        let named =
-            self.connections.iter().filter(|(_, connection)| is_open(connection) && is_named(connection));
-        for index in named.map(|(index, _)| index).collect::<Vec<_>>() {
-            self.end(index, channel, &act);
+        let candidates: Vec<u32> = match (target.client, target.user.as_deref()) {
+            (Some(client), _) => vec![self.local.node.client_ids.place(client).1],
+            (None, Some(user)) if !user.is_empty() => self.local.directory.of(user).collect(),
+            _ => self.connections.iter().map(|(index, _)| index as u32).collect(),
+        };
+        for index in candidates.into_iter().map(|index| index as usize) {
+            let found = self.connections.get(index);
+            if found.is_some_and(|connection| is_open(connection) && is_named(connection)) {
+                self.end(index, channel, &act);
+            }
         }
     }
 

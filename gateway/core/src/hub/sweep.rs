@@ -23,6 +23,13 @@ use super::subscriber::{Sink, Subscriber};
 /// How many subscribers are served at a time: some two milliseconds, where a `send` takes four microseconds.
 pub const SWEEP_PIECE: usize = 512;
 
+/// Fewer, where together they would be sent more payload bytes than this.
+pub(super) const SWEEP_BYTES: usize = 1 << 20;
+
+/// The most payload bytes of other channels that a piece's subscribers are given with it. Those for whom that is too
+/// much get the rest when it is its turn.
+const SWEEP_TOGETHER_BYTES: usize = 8 << 20;
+
 /// No more than this waits behind a sweep: before more does, the sweep is finished. A queue that is emptied at leisure
 /// would hide from publishers that the worker is behind.
 pub(super) const WAITING_PUBLICATIONS_MAX: usize = 64;
@@ -39,6 +46,8 @@ pub(super) struct Sweeps {
 struct UnderWay {
     id: u32,
     now: Bundles,
+    /// What each subscriber is sent of payload, in bytes.
+    bytes: usize,
     /// What came since it began.
     next: Vec<Arc<Prepared>>,
     next_bytes: usize,
@@ -68,7 +77,8 @@ impl Hub {
     /// Serves the next piece.
     pub fn sweep_on(&mut self, sink: &mut impl Sink) {
         if let Some(sweep) = self.sweeps.under_way.pop_front() {
-            self.serve(sweep, self.sweeps.piece, sink);
+            let piece = self.sweeps.piece_of(sweep.bytes);
+            self.serve(sweep, piece, sink);
         }
     }
 
@@ -123,7 +133,7 @@ impl Hub {
             return;
         }
         let mut now = Bundles::new(publications);
-        if count <= self.sweeps.piece {
+        if count <= self.sweeps.piece_of(bytes(publications)) {
             sink.deliver(&members.live, &mut now);
             sink.delivered(publications);
             return;
@@ -189,7 +199,10 @@ impl Hub {
         if self.sweeps.under_way.is_empty() {
             return together;
         }
-        for index in piece {
+        // The most that one of them can be sent beside this. Mostly that need not be looked at more closely.
+        let most: usize = self.sweeps.under_way.iter().map(|sweep| sweep.bytes).sum();
+        let keys = SWEEP_TOGETHER_BYTES / most.max(1);
+        for index in piece.take(keys.max(1)) {
             let key = self.channels[id as usize].live[index].key;
             let channels = &self.channels;
             let is_unserved = |place: &Place| {
@@ -224,6 +237,11 @@ impl Hub {
 }
 
 impl Sweeps {
+    /// How many subscribers are served at a time, when each is sent so many bytes.
+    fn piece_of(&self, bytes: usize) -> usize {
+        (SWEEP_BYTES / bytes.max(1)).clamp(1, self.piece)
+    }
+
     fn find(&mut self, id: u32) -> Option<&mut UnderWay> {
         self.under_way.iter_mut().find(|sweep| sweep.id == id)
     }
@@ -245,9 +263,14 @@ impl Sweeps {
     }
 }
 
+fn bytes(publications: &[Arc<Prepared>]) -> usize {
+    publications.iter().map(|prepared| prepared.publication().data.bytes.len()).sum()
+}
+
 impl UnderWay {
     fn new(id: u32, now: Bundles) -> Self {
-        Self { id, now, next: Vec::new(), next_bytes: 0, next_bundles: [None, None] }
+        let bytes = bytes(now.publications());
+        Self { id, now, bytes, next: Vec::new(), next_bytes: 0, next_bundles: [None, None] }
     }
 
     /// Delivers what waits to one who is live, while the stream is at `stream`.
@@ -261,7 +284,7 @@ impl UnderWay {
 
     /// Answers whether there was room.
     fn wait(&mut self, publications: &[Arc<Prepared>]) -> bool {
-        let bytes: usize = publications.iter().map(|prepared| prepared.publication().data.bytes.len()).sum();
+        let bytes = bytes(publications);
         let fits = self.next.len() + publications.len() <= WAITING_PUBLICATIONS_MAX
             && self.next_bytes + bytes <= WAITING_BYTES_MAX;
         if fits {

@@ -2,7 +2,7 @@
 //! something twice.
 
 use super::*;
-use crate::hub::sweep::{WAITING_BYTES_MAX, WAITING_PUBLICATIONS_MAX};
+use crate::hub::sweep::{SWEEP_BYTES, WAITING_BYTES_MAX, WAITING_PUBLICATIONS_MAX};
 
 /// Served two at a time.
 fn bench(subscribers: u32) -> Bench {
@@ -51,6 +51,31 @@ fn many_are_served_a_piece_at_a_time_and_everyone_once() {
     }
     bench.sweep_on();
     assert_eq!(bench.have(2).len(), 5, "there is nothing to go on with");
+}
+
+#[test]
+fn the_larger_the_publication_the_fewer_are_served_at_a_time() {
+    for (bytes, counts) in [
+        (SWEEP_BYTES / 10, vec![10]),
+        (SWEEP_BYTES / 4, vec![0, 4, 8, 10]),
+        (3 * SWEEP_BYTES, vec![0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    ] {
+        let mut bench = Bench::default();
+        for key in 0..10 {
+            bench.live(key, at(0));
+        }
+        bench.publish([at(1)]);
+        let publication =
+            Publication { position: Some(at(2)), ..Publication::new(Payload::text("x".repeat(bytes))) };
+        let large = Prepared::new(channel("news"), publication, 0, &Arc::default());
+        bench.hub.deliver("news", &[large], &mut bench.seen);
+        let mut served = vec![bench.have(2).len()];
+        while bench.hub.is_sweeping() {
+            bench.sweep_on();
+            served.push(bench.have(2).len());
+        }
+        assert_eq!(served, counts, "{bytes} bytes");
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn sixteen() -> String {
 #[bench::pong(args = ("{}"), setup = str::to_owned, config = counted(755))]
 fn message(message: String) -> (String, Vec<Command>) {
     let mut commands = Vec::new();
-    let decoded = CentrifugeJson.decode(text(black_box(&message)), &mut commands);
+    let decoded = CentrifugeJson::default().decode(text(black_box(&message)), &mut commands);
     assert!(decoded.is_ok());
     (message, commands)
 }

@@ -58,7 +58,7 @@ fn refused() -> (Reply, BytesMut) {
 #[bench::published(args = (), setup = published, config = counted(457))]
 #[bench::refused(args = (), setup = refused, config = counted(811))]
 fn reply((reply, mut out): (Reply, BytesMut)) -> (Reply, BytesMut) {
-    CentrifugeJson.encode_reply(black_box(&reply), &mut out);
+    CentrifugeJson::default().encode_reply(black_box(&reply), &mut out);
     (reply, out)
 }
 
@@ -79,7 +79,7 @@ fn push(
     (channel, publication, mut out): (Channel, Publication, BytesMut),
 ) -> (Channel, Publication, BytesMut) {
     let push = Push { channel: &channel, event: Event::Publication(&publication) };
-    CentrifugeJson.encode_push(black_box(push), &mut out);
+    CentrifugeJson::default().encode_push(black_box(push), &mut out);
     (channel, publication, out)
 }
 
@@ -88,7 +88,7 @@ fn push(
 fn end(channel: Channel) -> BytesMut {
     let mut out = BytesMut::new();
     let event = Event::Unsubscribed(UnsubscribeCode::Expired);
-    CentrifugeJson.encode_push(black_box(Push { channel: &channel, event }), &mut out);
+    CentrifugeJson::default().encode_push(black_box(Push { channel: &channel, event }), &mut out);
     out
 }
 

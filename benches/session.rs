@@ -28,7 +28,7 @@ fn context() -> Arc<Context> {
     let namespaces = [("prices".into(), Arc::new(options))].into();
     Arc::new(Context {
         settings: Settings::default(),
-        rules: ChannelRules { default: Arc::default(), namespaces },
+        rules: ChannelRules { namespaces, ..ChannelRules::default() },
         insecure: false,
         node: "node-1".into(),
         version: "0.1.0",
@@ -67,7 +67,7 @@ fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
 #[library_benchmark]
 #[bench::connect_and_subscribe(args = (), setup = context, config = counted(15_380))]
 fn opened(context: Arc<Context>) -> (Session, u32) {
-    let protocol = Arc::new(CentrifugeJson);
+    let protocol = Arc::new(CentrifugeJson::default());
     let opening = Opening { client: info().client, protocol, context, seed: 7 };
     let mut session = Session::open(Moment(1), opening);
     let effects = hear(&mut session, Moment(2), black_box(CONNECT));
@@ -97,8 +97,12 @@ fn pinged() -> (Session, String) {
 
 /// A session that is connected and subscribed.
 fn an_open_one() -> (Session, u32) {
-    let opening =
-        Opening { client: info().client, protocol: Arc::new(CentrifugeJson), context: context(), seed: 7 };
+    let opening = Opening {
+        client: info().client,
+        protocol: Arc::new(CentrifugeJson::default()),
+        context: context(),
+        seed: 7,
+    };
     let mut session = Session::open(Moment(1), opening);
     let effects = hear(&mut session, Moment(2), CONNECT) + hear(&mut session, Moment(3), SUBSCRIBE);
     (session, effects)

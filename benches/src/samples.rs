@@ -69,7 +69,7 @@ pub fn variants() -> (Arc<Variants>, [EncodingId; 2]) {
     let mut variants = Variants::default();
     let framing = Arc::new(WebSocketFrames::default());
     let raw = Raw::new(CHANNEL.into(), "".into(), None);
-    let protocols: [Arc<dyn Protocol>; 2] = [Arc::new(CentrifugeJson), Arc::new(raw)];
+    let protocols: [Arc<dyn Protocol>; 2] = [Arc::new(CentrifugeJson::default()), Arc::new(raw)];
     let add = |protocol| variants.add(Encoding { protocol, framing: framing.clone() });
     let ids = protocols.map(add).map(Option::unwrap_or_default);
     (Arc::new(variants), ids)

@@ -56,7 +56,7 @@ pub fn websocket_handshake(data: &[u8]) {
 pub fn centrifuge_json(data: &[u8]) {
     for kind in [MessageKind::Text, MessageKind::Binary] {
         let mut commands = Vec::new();
-        let _ = CentrifugeJson.decode(Message { kind, data }, &mut commands);
+        let _ = CentrifugeJson::default().decode(Message { kind, data }, &mut commands);
         for command in commands {
             // These name what cannot be served, and have no bytes of their own.
             if !matches!(command.request, Request::Refused(_) | Request::Unknown) {
@@ -140,6 +140,6 @@ fn rewritten(command: &Command) -> Vec<Command> {
     let (mut bytes, mut commands) = (BytesMut::new(), Vec::new());
     encode_command(command, &mut bytes);
     let message = Message { kind: MessageKind::Text, data: &bytes };
-    assert_eq!(CentrifugeJson.decode(message, &mut commands), Ok(()));
+    assert_eq!(CentrifugeJson::default().decode(message, &mut commands), Ok(()));
     commands
 }

@@ -84,7 +84,8 @@ impl App {
 
         // Everything that can fail for want of a right setting comes before anything runs.
         let tls = Tls::load(&config.tls).map_err(setup)?.map(Arc::new);
-        let authenticator = Arc::new(Authenticator::new(&config.auth, clock).map_err(setup)?);
+        let authenticator = Authenticator::new(&config.auth, clock).map_err(setup)?;
+        let authenticator = Arc::new(authenticator.watched_by(metrics.clone()));
         let origins = OriginPolicy::new(&config.http).map_err(|faults| setup(faults[0].1.clone()))?;
         let descriptors = descriptors::raise();
         let (connections_max, advice) =
@@ -106,7 +107,7 @@ impl App {
             .collect::<Result<_, _>>()
             .map_err(setup)?;
         let inboxes: Vec<Arc<Inbox>> = seats.iter().map(|seat| seat.inbox.clone()).collect();
-        let encodings = Arc::new(Encodings::new(&config.websocket));
+        let encodings = Arc::new(Encodings::new(&config.websocket, config.session.channels_max));
         let name = config.node.name_or(client_address);
         let rules = Arc::new(config.channel_rules());
 
@@ -130,8 +131,12 @@ impl App {
             }))
         })?;
 
+        let mut settings = config.session.clone();
+        // Beside a long answer there is to be room for what is published meanwhile.
+        let half = u32::try_from(config.websocket.outbox_bytes_max / 2).unwrap_or(u32::MAX);
+        settings.reply_bytes_max = settings.reply_bytes_max.min(half);
         let context = Arc::new(Context {
-            settings: config.session.clone(),
+            settings,
             rules: (*rules).clone(),
             insecure: authenticator.is_insecure(),
             node: name,

@@ -26,21 +26,37 @@ pub enum InvalidChannel {
     TooLong { max: usize },
     #[error("the channel name holds something other than printable ASCII")]
     NotPrintableAscii,
+    #[error("the channel name holds a control character or a line break")]
+    Control,
 }
 
 impl Channel {
     /// Accepts a name of 1 to `bytes_max` printable ASCII bytes (0x21 to 0x7e, so no spaces).
     pub fn parse(name: &str, bytes_max: usize) -> Result<Self, InvalidChannel> {
-        if name.is_empty() {
-            return Err(InvalidChannel::Empty);
-        }
-        if name.len() > bytes_max.min(CHANNEL_BYTES_MAX) {
-            return Err(InvalidChannel::TooLong { max: bytes_max.min(CHANNEL_BYTES_MAX) });
-        }
+        Self::check_length(name, bytes_max)?;
         if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(InvalidChannel::NotPrintableAscii);
         }
         Ok(Self(name.into()))
+    }
+
+    /// Accepts a name of 1 to `bytes_max` bytes of any text without control characters and line breaks. Names are
+    /// compared byte by byte: the same letters written in two ways are two channels.
+    pub fn parse_unicode(name: &str, bytes_max: usize) -> Result<Self, InvalidChannel> {
+        Self::check_length(name, bytes_max)?;
+        let breaks_lines = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}');
+        if name.chars().any(breaks_lines) {
+            return Err(InvalidChannel::Control);
+        }
+        Ok(Self(name.into()))
+    }
+
+    fn check_length(name: &str, bytes_max: usize) -> Result<(), InvalidChannel> {
+        if name.is_empty() {
+            return Err(InvalidChannel::Empty);
+        }
+        let max = bytes_max.min(CHANNEL_BYTES_MAX);
+        if name.len() > max { Err(InvalidChannel::TooLong { max }) } else { Ok(()) }
     }
 
     pub fn as_str(&self) -> &str {
@@ -97,5 +113,20 @@ mod tests {
         for name in ["a b", "a\n", "é", "a\u{0}"] {
             assert_eq!(Channel::parse(name, 255), Err(InvalidChannel::NotPrintableAscii), "{name:?}");
         }
+    }
+    #[test]
+    fn any_text_can_be_a_name_where_that_is_set_but_for_what_breaks_a_line() {
+        for name in ["a b", "é", "цены: нефть", "🙂", "prices:\u{feff}"] {
+            assert_eq!(Channel::parse_unicode(name, 255).unwrap().as_str(), name);
+        }
+        for name in ["a\nb", "\u{0}", "a\u{7f}", "\u{85}", "é\u{2028}", "é\t"] {
+            assert_eq!(Channel::parse_unicode(name, 255), Err(InvalidChannel::Control), "{name:?}");
+        }
+        assert_eq!(Channel::parse_unicode("", 255), Err(InvalidChannel::Empty));
+        assert_eq!(
+            Channel::parse_unicode("éé", 3),
+            Err(InvalidChannel::TooLong { max: 3 }),
+            "bytes, not letters"
+        );
     }
 }

@@ -25,8 +25,6 @@ macro_rules! disconnects {
 disconnects! {
     NORMAL = 1000 "";
     PROTOCOL_ERROR = 1002 "protocol error";
-    /// A binary frame where the protocol is text, or the other way round.
-    UNSUPPORTED_DATA = 1003 "unsupported data";
     INVALID_TEXT = 1007 "invalid data";
     TOO_BIG = 1009 "message too big";
     CONNECTION_CLOSED = 3000 "connection closed";

@@ -57,6 +57,26 @@ impl ErrorCode {
         }
     }
 
+    /// Whether the client could have known better. Whoever comes back with a token that has ended meanwhile, to a stream
+    /// that has begun anew, or when the gateway fails, could not.
+    pub fn is_clients_fault(self) -> bool {
+        match self {
+            Self::Internal
+            | Self::TokenExpired
+            | Self::Expired
+            | Self::TooManyRequests
+            | Self::UnrecoverablePosition => false,
+            Self::Unauthorized
+            | Self::UnknownChannel
+            | Self::PermissionDenied
+            | Self::MethodNotFound
+            | Self::AlreadySubscribed
+            | Self::LimitExceeded
+            | Self::BadRequest
+            | Self::NotAvailable => true,
+        }
+    }
+
     /// Whether the same command may succeed later, so that a client tries again by itself.
     pub fn is_temporary(self) -> bool {
         matches!(self, Self::Internal | Self::TooManyRequests)

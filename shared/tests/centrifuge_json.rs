@@ -49,8 +49,8 @@ fn cases(file: &str) -> Vec<Case<'_>> {
 
 fn decode(frame: &str) -> (Vec<Command>, Result<(), DecodeError>) {
     let mut commands = Vec::new();
-    let outcome =
-        CentrifugeJson.decode(Message { kind: MessageKind::Text, data: frame.as_bytes() }, &mut commands);
+    let outcome = CentrifugeJson::default()
+        .decode(Message { kind: MessageKind::Text, data: frame.as_bytes() }, &mut commands);
     (commands, outcome)
 }
 
@@ -103,17 +103,28 @@ fn commands_of_a_frame_are_bounded() {
 }
 
 #[test]
-fn json_does_not_come_in_binary_messages() {
+fn their_bound_is_for_the_server_to_set() {
     let mut commands = Vec::new();
-    let outcome = CentrifugeJson.decode(Message { kind: MessageKind::Binary, data: b"{}" }, &mut commands);
-    assert_eq!((commands, outcome), (vec![], Err(DecodeError::WrongKind)));
+    let data = vec!["{}"; COMMANDS_PER_MESSAGE_MAX + 1].join("\n");
+    let message = Message { kind: MessageKind::Text, data: data.as_bytes() };
+    let patient = CentrifugeJson { commands_max: COMMANDS_PER_MESSAGE_MAX + 1 };
+    assert_eq!(patient.decode(message, &mut commands), Ok(()));
+    assert_eq!(commands.len(), COMMANDS_PER_MESSAGE_MAX + 1);
+}
+
+#[test]
+fn json_in_a_binary_message_is_json() {
+    let mut commands = Vec::new();
+    let message = Message { kind: MessageKind::Binary, data: b"{}" };
+    assert_eq!(CentrifugeJson::default().decode(message, &mut commands), Ok(()));
+    assert_eq!(commands, decode("{}").0);
 }
 
 #[test]
 fn bytes_that_are_no_text_are_refused() {
     let mut commands = Vec::new();
     let data = b"{\"id\":1,\"publish\":{\"channel\":\"a\",\"data\":\"\xff\"}}";
-    let outcome = CentrifugeJson.decode(Message { kind: MessageKind::Text, data }, &mut commands);
+    let outcome = CentrifugeJson::default().decode(Message { kind: MessageKind::Text, data }, &mut commands);
     assert_eq!((commands, outcome), (vec![], Err(DecodeError::Malformed)));
 }
 
@@ -134,7 +145,10 @@ fn every_word_has_its_golden_bytes() {
     let mut written = Vec::new();
     for (name, reply) in replies() {
         let mut out = BytesMut::new();
-        assert_eq!(CentrifugeJson.encode_reply(&reply, &mut out), Encoded::Message(MessageKind::Text));
+        assert_eq!(
+            CentrifugeJson::default().encode_reply(&reply, &mut out),
+            Encoded::Message(MessageKind::Text)
+        );
         written.push((name, out));
     }
     let channel = Channel::parse("prices:\"A\"", 255).unwrap();
@@ -144,7 +158,7 @@ fn every_word_has_its_golden_bytes() {
     events.push(("the end of a subscription", Event::Unsubscribed(UnsubscribeCode::InsufficientState)));
     for (name, event) in events {
         let mut out = BytesMut::new();
-        let encoded = CentrifugeJson.encode_push(Push { channel: &channel, event }, &mut out);
+        let encoded = CentrifugeJson::default().encode_push(Push { channel: &channel, event }, &mut out);
         assert_eq!(encoded, Encoded::Message(MessageKind::Text));
         written.push((name, out));
     }

@@ -164,7 +164,7 @@ proptest! {
         }
         let mut received = Vec::new();
         let message = Message { kind: MessageKind::Text, data: &frame };
-        prop_assert_eq!(CentrifugeJson.decode(message, &mut received), Ok(()));
+        prop_assert_eq!(CentrifugeJson::default().decode(message, &mut received), Ok(()));
         prop_assert_eq!(received, sent);
     }
 
@@ -173,7 +173,7 @@ proptest! {
         let channel = Channel::parse(&name, 255).unwrap();
         let push = Push { channel: &channel, event: Event::Publication(&publication) };
         let mut out = BytesMut::new();
-        prop_assert_eq!(CentrifugeJson.encode_push(push, &mut out), Encoded::Message(MessageKind::Text));
+        prop_assert_eq!(CentrifugeJson::default().encode_push(push, &mut out), Encoded::Message(MessageKind::Text));
         let line = std::str::from_utf8(&out).unwrap();
         prop_assert!(!line.contains('\n'));
 
@@ -247,7 +247,7 @@ proptest! {
         let frame = fragments.concat();
         for kind in [MessageKind::Text, MessageKind::Binary] {
             for data in [&bytes[..], frame.as_bytes()] {
-                let _ = CentrifugeJson.decode(Message { kind, data }, &mut Vec::new());
+                let _ = CentrifugeJson::default().decode(Message { kind, data }, &mut Vec::new());
             }
         }
         for _ in decode_frame(&frame) {}

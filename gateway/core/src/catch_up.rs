@@ -97,7 +97,8 @@ struct Kept {
     read_at: Moment,
     /// Everything after this offset is in `publications`.
     from: u64,
-    /// Whoever stopped before this offset cannot be given all they missed.
+    /// The read proved that whoever stopped before this offset cannot be given all they missed. Of what lies before
+    /// the place that it began at, a read that found something there, or had nothing to find, proves nothing.
     gone_before: u64,
     /// The read met its limit before the stream's end.
     is_cut_off: bool,
@@ -260,21 +261,33 @@ impl Kept {
             publications.make_contiguous().reverse();
         }
         let top = page.top;
-        let is_cut_off = publications.back().is_some_and(|last| last.offset() < top.offset);
+        let ends_at_top = publications.back().map(Publication::offset) == Some(top.offset);
+        let is_full = publications.len() >= filter.limit as usize;
+        // Before where it was begun to read; everything, if that was the newest end.
+        let begun_at = if filter.reverse { None } else { Some(filter.since.unwrap_or(0)) };
         let (from, gone_before) = match publications.front() {
-            // The limit cut off what is newest: whoever stopped there or before has missed too much.
-            _ if is_cut_off => {
-                publications.clear();
-                (top.offset, filter.since.map_or(0, |since| since.saturating_add(1)))
-            }
-            Some(first) => {
+            // Only a position was asked for, or a part that does not reach to the newest.
+            _ if filter.limit == 0 || filter.reverse && filter.since.is_some() => (top.offset, 0),
+            Some(first) if ends_at_top => {
                 let from = first.offset().saturating_sub(1);
-                let is_whole = !filter.reverse && filter.since.is_some_and(|since| since >= from);
+                let is_whole = match begun_at {
+                    Some(begun_at) => begun_at >= from,
+                    // It was its limit that ended it.
+                    None => is_full,
+                };
                 (from, if is_whole { 0 } else { from })
             }
-            // Nothing is left of what was asked for.
-            None => (top.offset, if filter.limit > 0 { top.offset } else { 0 }),
+            // The limit cut off what is newest.
+            Some(_) if is_full => (top.offset, 0),
+            // What is newest is gone.
+            Some(_) => (top.offset, top.offset),
+            // Nothing is left of what was asked for, or there was nothing: the asker is up to date, or ahead.
+            None => (top.offset, if begun_at < Some(top.offset) { top.offset } else { 0 }),
         };
+        let is_cut_off = !publications.is_empty() && !ends_at_top && is_full && !filter.reverse;
+        if from == top.offset {
+            publications.clear();
+        }
         let bytes = publications.iter().map(cost).sum();
         Self { number, read_at: now, from, gone_before, is_cut_off, publications, bytes, top }
     }
@@ -290,14 +303,16 @@ impl Kept {
         if !is_ours || since.offset > self.top.offset {
             return is_newer.then(nothing);
         }
-        if since.offset < self.gone_before {
+        // Part of it is gone, or it is more than they take.
+        let is_too_much = self.top.offset - since.offset > u64::from(want.limit);
+        if since.offset < self.gone_before || is_too_much {
             return Some(nothing());
         }
         if since.offset < self.from {
             return None;
         }
         let skipped = self.publications.partition_point(|stands| stands.offset() <= since.offset);
-        let publications = self.publications.range(skipped..).take(want.limit as usize).cloned().collect();
+        let publications = self.publications.range(skipped..).cloned().collect();
         Some(HistoryPage { publications, top: self.top })
     }
 

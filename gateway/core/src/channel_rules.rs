@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shared::channel::Channel;
+use shared::channel::{Channel, InvalidChannel};
 
 use crate::history::Retention;
 
@@ -24,6 +24,9 @@ pub struct ChannelOptions {
     pub force_positioning: bool,
     /// Every subscription can recover, asked for or not. Needs history.
     pub force_recovery: bool,
+    /// Subscriptions can recover if they ask for it. Recovery hands out history: without this and `force_recovery` it
+    /// is only for channels with `allow_history`. Needs history.
+    pub allow_recovery: bool,
     /// Keep who is subscribed.
     pub presence: bool,
     /// Clients with a user may subscribe without a subscription token.
@@ -33,14 +36,27 @@ pub struct ChannelOptions {
     /// The users named after the `#` of a channel (`chat#ann,bob`) may subscribe to it without a subscription token.
     /// Nobody else may, whatever the other options say.
     pub allow_user_limited: bool,
-    /// Clients with a user may publish.
+    /// Subscribers with a user may publish.
     pub allow_publish: bool,
-    /// Anonymous clients may publish.
+    /// Anonymous subscribers may publish.
     pub allow_publish_anonymous: bool,
+    /// Clients with a user may publish without being subscribed, and anonymous ones if `allow_publish_anonymous` is set
+    /// too. Not into channels that are private or name their users.
+    pub allow_publish_for_client: bool,
     /// Subscribers may read history.
     pub allow_history: bool,
+    /// Clients with a user may read history without being subscribed. Not that of channels that are private or name
+    /// their users.
+    pub allow_history_for_client: bool,
+    /// The same for anonymous clients.
+    pub allow_history_for_anonymous: bool,
     /// Subscribers may read presence.
     pub allow_presence: bool,
+    /// Clients with a user may read presence without being subscribed. Not that of channels that are private or name
+    /// their users.
+    pub allow_presence_for_client: bool,
+    /// The same for anonymous clients.
+    pub allow_presence_for_anonymous: bool,
 }
 
 impl ChannelOptions {
@@ -55,9 +71,16 @@ pub struct ChannelRules {
     /// For channels without a namespace.
     pub default: Arc<ChannelOptions>,
     pub namespaces: BTreeMap<Box<str>, Arc<ChannelOptions>>,
+    /// Names may be any text, and not only printable ASCII.
+    pub unicode: bool,
 }
 
 impl ChannelRules {
+    /// The channel of this name, if it can be one.
+    pub fn channel(&self, name: &str, bytes_max: usize) -> Result<Channel, InvalidChannel> {
+        if self.unicode { Channel::parse_unicode(name, bytes_max) } else { Channel::parse(name, bytes_max) }
+    }
+
     /// `None` if the channel names a namespace that does not exist.
     pub fn options(&self, channel: &Channel) -> Option<&Arc<ChannelOptions>> {
         match channel.namespace() {

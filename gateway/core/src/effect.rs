@@ -47,11 +47,14 @@ pub enum Effect {
 
     /// Become a subscriber: from now on the hub holds publications back for this client until [`Effect::GoLive`].
     /// Answered once the broker delivers the channel to this node, with the history asked for, read after that.
+    /// Whoever is held back from already begins anew.
     Join(Join),
     /// The reply is on its way: deliver what was held back, without what lies at or before `position`, then live.
-    GoLive {
-        channel: Channel,
-        position: Option<StreamPosition>,
+    /// What cannot be delivered is told to [`Session::handle_hole`](crate::session::Session::handle_hole).
+    GoLive(GoLive),
+    /// Answered once the client's socket has taken all that was sent so far: the client is ready for more.
+    AwaitRoom {
+        ticket: Ticket,
     },
     /// Stop being a subscriber; also undoes a join that failed or is not answered yet.
     Leave {
@@ -93,6 +96,17 @@ pub struct Join {
     pub presence: Option<ClientInfo>,
 }
 
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GoLive {
+    pub channel: Channel,
+    /// `None` in channels without a stream.
+    pub position: Option<StreamPosition>,
+    pub positioned: bool,
+    /// If what was held back does not join on, more may be read from history. Not where that was tried just now and
+    /// brought nothing.
+    pub may_read_on: bool,
+}
+
 /// What someone who joins is to be told of the channel's past.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PastWanted {
@@ -100,6 +114,8 @@ pub struct PastWanted {
     pub filter: HistoryFilter,
     /// The epoch of `filter.since`: empty if any will do, `None` if it cannot be of any stream here.
     pub epoch: Option<Epoch>,
+    /// Any part that begins there is welcome: more is asked for later.
+    pub part: bool,
 }
 
 /// What came of the effect with this ticket.
@@ -120,6 +136,8 @@ pub enum OutcomeResult {
     History(Result<HistoryPage, ErrorCode>),
     Presence(Result<Vec<ClientInfo>, ErrorCode>),
     PresenceStats(Result<PresenceStats, ErrorCode>),
+    /// For `AwaitRoom`.
+    Room,
 }
 
 /// Who a client is.

@@ -28,19 +28,55 @@ pub fn may_subscribe(options: &ChannelOptions, channel: &Channel, user: &UserId)
     }
 }
 
-/// Whether a client may publish. Into a channel that is not for everyone, only its subscribers may.
+/// Whether a client may publish. A subscriber has shown that it may be in the channel; others need more, and into a
+/// channel that is not for everyone only subscribers may.
 pub fn may_publish(options: &ChannelOptions, channel: &Channel, user: &UserId, subscribed: bool) -> bool {
-    let allowed = if user.is_anonymous() { options.allow_publish_anonymous } else { options.allow_publish };
-    let for_everyone = !channel.is_private() && named_users(channel).is_none();
-    allowed && (for_everyone || subscribed)
+    let allowed = match (user.is_anonymous(), subscribed) {
+        (true, true) => options.allow_publish_anonymous,
+        (false, true) => options.allow_publish || options.allow_publish_for_client,
+        (true, false) => options.allow_publish_anonymous && options.allow_publish_for_client,
+        (false, false) => options.allow_publish_for_client,
+    };
+    allowed && (subscribed || is_for_everyone(channel))
 }
 
-pub fn may_read_history(options: &ChannelOptions, subscribed: bool) -> bool {
-    options.allow_history && subscribed
+pub fn may_read_history(
+    options: &ChannelOptions,
+    channel: &Channel,
+    user: &UserId,
+    subscribed: bool,
+) -> bool {
+    let without = if user.is_anonymous() {
+        options.allow_history_for_anonymous
+    } else {
+        options.allow_history_for_client
+    };
+    subscribed && options.allow_history || without && (subscribed || is_for_everyone(channel))
 }
 
-pub fn may_read_presence(options: &ChannelOptions, subscribed: bool) -> bool {
-    options.allow_presence && subscribed
+pub fn may_read_presence(
+    options: &ChannelOptions,
+    channel: &Channel,
+    user: &UserId,
+    subscribed: bool,
+) -> bool {
+    let without = if user.is_anonymous() {
+        options.allow_presence_for_anonymous
+    } else {
+        options.allow_presence_for_client
+    };
+    subscribed && options.allow_presence || without && (subscribed || is_for_everyone(channel))
+}
+
+/// Whether subscribers may be given what they missed. Recovery hands out history, so it is for those who may read
+/// that, unless it is allowed by itself.
+pub fn may_recover(options: &ChannelOptions) -> bool {
+    options.force_recovery || options.allow_recovery || options.allow_history
+}
+
+/// Whether the name of the channel keeps nobody out.
+fn is_for_everyone(channel: &Channel) -> bool {
+    !channel.is_private() && named_users(channel).is_none()
 }
 
 fn named_users(channel: &Channel) -> Option<&str> {
@@ -66,8 +102,11 @@ mod tests {
                 assert!(!may_publish(&options, &channel(name), &user, true), "{name}");
             }
         }
-        assert!(!may_read_history(&options, true));
-        assert!(!may_read_presence(&options, true));
+        for user in [UserId::ANONYMOUS, UserId::new("ann")] {
+            assert!(!may_read_history(&options, &channel("news"), &user, true));
+            assert!(!may_read_presence(&options, &channel("news"), &user, true));
+        }
+        assert!(!may_recover(&options));
     }
 
     #[test]
@@ -79,10 +118,34 @@ mod tests {
             ..Default::default()
         };
         let (ann, nobody, news) = (UserId::new("ann"), UserId::ANONYMOUS, channel("news"));
-        assert!(may_subscribe(&users, &news, &ann) && may_publish(&users, &news, &ann, false));
-        assert!(!may_subscribe(&users, &news, &nobody) && !may_publish(&users, &news, &nobody, false));
-        assert!(may_subscribe(&strangers, &news, &nobody) && may_publish(&strangers, &news, &nobody, false));
-        assert!(!may_subscribe(&strangers, &news, &ann) && !may_publish(&strangers, &news, &ann, false));
+        assert!(may_subscribe(&users, &news, &ann) && may_publish(&users, &news, &ann, true));
+        assert!(!may_subscribe(&users, &news, &nobody) && !may_publish(&users, &news, &nobody, true));
+        assert!(may_subscribe(&strangers, &news, &nobody) && may_publish(&strangers, &news, &nobody, true));
+        assert!(!may_subscribe(&strangers, &news, &ann) && !may_publish(&strangers, &news, &ann, true));
+    }
+
+    #[test]
+    fn publishing_without_being_in_the_channel_takes_an_option_of_its_own() {
+        let subscribers = ChannelOptions {
+            allow_subscribe: true,
+            allow_publish: true,
+            allow_publish_anonymous: true,
+            ..Default::default()
+        };
+        let users = ChannelOptions { allow_publish_for_client: true, ..Default::default() };
+        let all = ChannelOptions { allow_publish_anonymous: true, ..users.clone() };
+        let (ann, nobody) = (UserId::new("ann"), UserId::ANONYMOUS);
+        for (options, by_ann, by_nobody) in
+            [(&subscribers, false, false), (&users, true, false), (&all, true, true)]
+        {
+            assert_eq!(may_publish(options, &channel("news"), &ann, false), by_ann);
+            assert_eq!(may_publish(options, &channel("news"), &nobody, false), by_nobody);
+            for name in ["$news", "news#ann", "news#"] {
+                assert!(!may_publish(options, &channel(name), &ann, false), "{name}");
+                assert!(!may_publish(options, &channel(name), &nobody, false), "{name}");
+            }
+        }
+        assert!(may_publish(&users, &channel("$news"), &ann, true));
     }
 
     #[test]
@@ -107,9 +170,54 @@ mod tests {
     }
 
     #[test]
-    fn only_subscribers_read_history_and_presence() {
-        let options = ChannelOptions { allow_history: true, allow_presence: true, ..Default::default() };
-        assert!(may_read_history(&options, true) && may_read_presence(&options, true));
-        assert!(!may_read_history(&options, false) && !may_read_presence(&options, false));
+    fn history_and_presence_are_for_subscribers_unless_options_of_their_own_say_more() {
+        let (ann, nobody, news) = (UserId::new("ann"), UserId::ANONYMOUS, channel("news"));
+        let subscribers = ChannelOptions { allow_history: true, allow_presence: true, ..Default::default() };
+        let users = ChannelOptions {
+            allow_history_for_client: true,
+            allow_presence_for_client: true,
+            ..Default::default()
+        };
+        let strangers = ChannelOptions {
+            allow_history_for_anonymous: true,
+            allow_presence_for_anonymous: true,
+            ..Default::default()
+        };
+        for (options, user, subscribed, expected) in [
+            (&subscribers, &ann, true, true),
+            (&subscribers, &nobody, true, true),
+            (&subscribers, &ann, false, false),
+            (&users, &ann, false, true),
+            (&users, &ann, true, true),
+            (&users, &nobody, false, false),
+            (&strangers, &nobody, false, true),
+            (&strangers, &ann, false, false),
+        ] {
+            assert_eq!(may_read_history(options, &news, user, subscribed), expected);
+            assert_eq!(may_read_presence(options, &news, user, subscribed), expected);
+            for name in ["$news", "news#ann"] {
+                assert_eq!(
+                    may_read_history(options, &channel(name), user, subscribed),
+                    expected && subscribed
+                );
+                assert_eq!(
+                    may_read_presence(options, &channel(name), user, subscribed),
+                    expected && subscribed
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn recovery_takes_an_option_of_its_own_or_the_right_to_read_history() {
+        for options in [
+            ChannelOptions { force_recovery: true, ..Default::default() },
+            ChannelOptions { allow_recovery: true, ..Default::default() },
+            ChannelOptions { allow_history: true, ..Default::default() },
+        ] {
+            assert!(may_recover(&options));
+        }
+        let positioned = ChannelOptions { force_positioning: true, ..Default::default() };
+        assert!(!may_recover(&positioned));
     }
 }

@@ -1,6 +1,8 @@
 //! Whether what a stream still holds joins on to where a client stopped reading.
 
 use shared::command::Since;
+use shared::position::StreamPosition;
+use shared::publication::Publication;
 
 use crate::history::HistoryPage;
 
@@ -10,6 +12,17 @@ use crate::history::HistoryPage;
 pub fn is_recovered(since: &Since, page: &HistoryPage) -> bool {
     let same_stream = since.epoch.is_empty() || *since.epoch == *page.top.epoch.as_str();
     same_stream && joins(since.offset, page)
+}
+
+/// Whether `page`, read from `position` on, goes on from there without a hole, however far it goes.
+pub fn reads_on(position: StreamPosition, page: &HistoryPage) -> bool {
+    let HistoryPage { publications, top } = page;
+    let Some(last) = publications.last().map(Publication::offset) else { return *top == position };
+    let count = publications.len() as u64;
+    top.epoch == position.epoch
+        && publications.first().map(Publication::offset) == position.offset.checked_add(1)
+        && position.offset.checked_add(count) == Some(last)
+        && last <= top.offset
 }
 
 fn joins(since: u64, page: &HistoryPage) -> bool {
@@ -25,8 +38,8 @@ fn joins(since: u64, page: &HistoryPage) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use shared::position::{Epoch, StreamPosition};
-    use shared::publication::{Payload, Publication};
+    use shared::position::Epoch;
+    use shared::publication::Payload;
 
     use super::*;
 
@@ -59,6 +72,22 @@ mod tests {
         );
         assert!(!is_recovered(&since(4, "life"), &page(&[5, 7], 7)), "one in between is gone");
         assert!(!is_recovered(&since(4, "life"), &page(&[], 7)), "all are gone");
+    }
+
+    #[test]
+    fn a_part_reads_on_if_it_begins_where_the_last_ended_and_has_no_hole() {
+        let epoch = Epoch::parse("life").unwrap();
+        let at = |offset| StreamPosition { offset, epoch };
+        assert!(reads_on(at(4), &page(&[5, 6], 9)));
+        assert!(reads_on(at(4), &page(&[5, 6], 6)));
+        assert!(reads_on(at(9), &page(&[], 9)));
+        assert!(!reads_on(at(4), &page(&[6, 7], 9)), "the first is gone");
+        assert!(!reads_on(at(4), &page(&[5, 7], 9)), "one in between is gone");
+        assert!(!reads_on(at(4), &page(&[], 9)), "all are gone");
+        assert!(!reads_on(at(9), &page(&[], 4)));
+        let other = StreamPosition { offset: 4, epoch: Epoch::parse("death").unwrap() };
+        assert!(!reads_on(other, &page(&[5, 6], 6)));
+        assert!(!reads_on(at(u64::MAX), &page(&[5], 5)));
     }
 
     #[test]

@@ -82,9 +82,11 @@ impl<'a> Call<'a> {
 
     /// The channel of this name and its options.
     pub(super) fn channel(&self, name: &str) -> Result<(Channel, &'a Arc<ChannelOptions>), Refused> {
-        let channel = Channel::parse(name, CHANNEL_BYTES_MAX)
+        let rules = self.node.rules();
+        let channel = rules
+            .channel(name, CHANNEL_BYTES_MAX)
             .map_err(|error| Refused::bad_request(error.to_string()))?;
-        let options = self.node.rules().options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
         Ok((channel, options))
     }
 

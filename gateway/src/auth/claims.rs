@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use gateway_core::session::Unserved;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -26,6 +27,23 @@ pub(super) struct Claims {
     client: Option<Box<str>>,
     info: Option<Box<RawValue>>,
     b64info: Option<Box<str>>,
+    // What is not served.
+    channels: Value,
+    subs: Value,
+    data: Value,
+    b64data: Value,
+    #[serde(rename = "override")]
+    overrides: Value,
+}
+
+fn asks_something(claim: &Value) -> bool {
+    match claim {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
+    }
 }
 
 /// What is wrong with a token whose signature is right.
@@ -48,6 +66,19 @@ impl Claims {
 
     pub(super) fn is_by(&self, issuer: &str) -> bool {
         self.iss == issuer
+    }
+
+    /// What a connection token asks for in vain.
+    pub(super) fn unserved_in_connection(&self) -> impl Iterator<Item = Unserved> {
+        let asked = [(Unserved::TokenChannels, &self.channels), (Unserved::TokenSubs, &self.subs)];
+        asked.into_iter().filter(|(_, claim)| asks_something(claim)).map(|(what, _)| what)
+    }
+
+    /// What a subscription token asks for in vain.
+    pub(super) fn unserved_in_subscription(&self) -> impl Iterator<Item = Unserved> {
+        let data = if asks_something(&self.data) { &self.data } else { &self.b64data };
+        let asked = [(Unserved::TokenData, data), (Unserved::TokenOverride, &self.overrides)];
+        asked.into_iter().filter(|(_, claim)| asks_something(claim)).map(|(what, _)| what)
     }
 
     /// The one client that the token is for, if it is for one.
@@ -187,6 +218,21 @@ mod tests {
         assert_eq!(read.info(), Ok(None));
         assert_eq!((read.channel.as_deref(), read.only_for()), (None, None));
         assert!(!read.is_for("") && !read.is_by(""));
+    }
+
+    #[test]
+    fn what_is_asked_for_in_vain_is_known_by_its_claim() {
+        let connection = |json: &str| claims(json).unserved_in_connection().collect::<Vec<_>>();
+        assert_eq!(
+            connection(r#"{"channels":["a"],"subs":{"b":{}}}"#),
+            [Unserved::TokenChannels, Unserved::TokenSubs]
+        );
+        assert_eq!(connection(r#"{"channels":[],"subs":null,"data":1}"#), []);
+        let subscription = |json: &str| claims(json).unserved_in_subscription().collect::<Vec<_>>();
+        assert_eq!(subscription(r#"{"data":{"a":1}}"#), [Unserved::TokenData]);
+        assert_eq!(subscription(r#"{"b64data":"e30="}"#), [Unserved::TokenData]);
+        assert_eq!(subscription(r#"{"override":{"presence":{"value":true}}}"#), [Unserved::TokenOverride]);
+        assert_eq!(subscription(r#"{"channels":["a"],"b64data":"","override":{}}"#), []);
     }
 
     #[test]

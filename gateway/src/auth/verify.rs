@@ -1,9 +1,11 @@
 //! Turns tokens into identities and grants, and says no with the right code.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::effect::{Grant, Identity, Refusal};
+use gateway_core::session::{Observe, Unobserved};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -33,6 +35,7 @@ pub struct Authenticator {
     explain_refusals: bool,
     insecure: bool,
     refusals_told: Sparingly,
+    observer: Arc<dyn Observe>,
 }
 
 impl Authenticator {
@@ -46,7 +49,13 @@ impl Authenticator {
             explain_refusals: config.explain_refusals,
             insecure: config.insecure,
             refusals_told: Sparingly::default(),
+            observer: Arc::new(Unobserved),
         })
+    }
+
+    /// Tells this what tokens ask for in vain.
+    pub fn watched_by(self, observer: Arc<dyn Observe>) -> Self {
+        Self { observer, ..self }
     }
 
     /// Whether every client may do everything: for development only.
@@ -80,6 +89,7 @@ impl Authenticator {
                 Refusal::Disconnect(Disconnect::INVALID_TOKEN),
             )
         })?;
+        claims.unserved_in_connection().for_each(|what| self.observer.unserved(what));
         Ok(Identity { user: UserId::new(&claims.sub), info, expires })
     }
 
@@ -109,6 +119,7 @@ impl Authenticator {
         let info = claims
             .info()
             .map_err(|()| self.refuse("subscription", &"its info is no JSON, or nested too deep", denied))?;
+        claims.unserved_in_subscription().for_each(|what| self.observer.unserved(what));
         Ok(Grant { user: UserId::new(&claims.sub), info, expires })
     }
 

@@ -120,8 +120,8 @@ impl BrokerMetrics {
             BrokerError::Timeout(_) => self.timeouts.increment(),
             BrokerError::Unanswered(_) => self.unanswered.increment(),
             BrokerError::Unexpected(_) => self.unexpected.increment(),
-            // The node counts what it does not ask for.
-            BrokerError::Behind(_) => {}
+            // No call was made.
+            BrokerError::Behind(_) | BrokerError::Abandoned => {}
             BrokerError::Refused { kind, .. } => {
                 self.refused(*kind).increment();
                 if self.refusals_told.lock().is_due(kind.label(), Instant::now()) {

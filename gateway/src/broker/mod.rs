@@ -159,6 +159,9 @@ pub enum BrokerError {
     Behind(Duration),
     #[error("the broker answered something unexpected: {0}")]
     Unexpected(Arc<str>),
+    /// Everybody who wanted it has gone meanwhile.
+    #[error("nobody wants it any more")]
+    Abandoned,
 }
 
 impl BrokerError {
@@ -187,6 +190,7 @@ impl BrokerError {
             Self::Refused { kind, .. } => kind.label(),
             Self::Behind(_) => "behind",
             Self::Unexpected(_) => "unexpected",
+            Self::Abandoned => "abandoned",
         }
     }
 }

@@ -1,10 +1,14 @@
 //! What cannot work: each section asked by itself, then what only shows between sections.
 
 use gateway_core::channel_rules::ChannelOptions;
+use gateway_core::session::Settings;
 use shared::channel::{CHANNEL_BYTES_MAX, NAMESPACE_SEPARATOR, PRIVATE_PREFIX};
 
 use super::Config;
 use crate::setting::Faults;
+
+/// What a subscribe command takes with a short name of a channel and without a token.
+const SUBSCRIBE_BYTES: usize = 64;
 
 /// Everything that does not fit, as (`section.key`, problem).
 pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
@@ -56,6 +60,16 @@ fn largest_message(config: &Config, faults: &mut Faults) {
         let problem = "is less than websocket.message_bytes_max: such a message could never be sent";
         faults.add("bytes_burst", problem);
     }
+    let subscribes = session.channels_max as usize * SUBSCRIBE_BYTES;
+    // Whoever leaves it as it is has clients of fewer channels, and may have small messages.
+    if subscribes > largest && session.channels_max > Settings::default().channels_max {
+        let problem = format!(
+            "is {}, and a client subscribes to all of them in one message: that needs websocket.message_bytes_max of at \
+             least {subscribes}",
+            session.channels_max
+        );
+        faults.add("channels_max", problem);
+    }
     // Once half of it waits, the connection is not read from: the other half is for the message just read.
     if (session.queued_bytes_max as usize) / 2 < largest {
         let problem = "must be at least twice websocket.message_bytes_max, so that such a message can wait";
@@ -73,14 +87,23 @@ fn channel_options(options: &ChannelOptions, faults: &mut Faults) {
     for (key, set) in [
         ("force_positioning", options.force_positioning),
         ("force_recovery", options.force_recovery),
+        ("allow_recovery", options.allow_recovery),
         ("allow_history", options.allow_history),
+        ("allow_history_for_client", options.allow_history_for_client),
+        ("allow_history_for_anonymous", options.allow_history_for_anonymous),
     ] {
         if set && !kept {
             faults.add(key, "needs history: set history_size and history_ttl_s");
         }
     }
-    if options.allow_presence && !options.presence {
-        faults.add("allow_presence", "needs presence = true");
+    for (key, set) in [
+        ("allow_presence", options.allow_presence),
+        ("allow_presence_for_client", options.allow_presence_for_client),
+        ("allow_presence_for_anonymous", options.allow_presence_for_anonymous),
+    ] {
+        if set && !options.presence {
+            faults.add(key, "needs presence = true");
+        }
     }
     faults.outside("history_size", options.history_size, 0..=1_000_000);
     faults.outside("history_ttl_s", options.history_ttl_s, 0..=31_536_000);

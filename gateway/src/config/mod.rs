@@ -143,6 +143,7 @@ impl Config {
             namespaces: namespaces
                 .map(|(name, options)| (name.as_str().into(), Arc::new(options.clone())))
                 .collect(),
+            unicode: self.session.channel_unicode,
         }
     }
 }

@@ -8,6 +8,7 @@ use shared::framing::websocket::Assembler;
 use shared::moment::Moment;
 use shared::protocol::ProtocolId;
 
+use gateway_core::effect::Ticket;
 use gateway_core::hub::Variant;
 use gateway_core::session::Session;
 
@@ -51,6 +52,8 @@ pub(crate) struct Connection {
     incoming: Incoming,
     finishing: Option<Box<finish::Finishing>>,
     closing: Option<Closing>,
+    /// The session has more to say once the socket has taken all there is.
+    awaits_room: Option<Ticket>,
     /// Set while bytes wait for the socket: since when none has been taken.
     stalled_since: Option<Moment>,
     /// Held for the connection's life: its place among those allowed.

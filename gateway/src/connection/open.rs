@@ -59,6 +59,7 @@ impl Connection {
             incoming: Incoming::Frames,
             finishing: None,
             closing: None,
+            awaits_room: None,
             stalled_since: None,
             _admitted: new.admitted,
             user_permit: None,

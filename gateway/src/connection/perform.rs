@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use gateway_core::effect::{Effect, Join, Outcome, OutcomeResult, Refusal, Ticket};
+use gateway_core::effect::{Effect, GoLive, Join, Outcome, OutcomeResult, Refusal, Ticket};
 use gateway_core::hub::{Bundles, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -42,11 +42,20 @@ impl Connection {
                     self.answer(local, ticket, OutcomeResult::Authorized(result));
                 }
                 Effect::Join(join) => self.join(local, join),
-                Effect::GoLive { channel, position } => match self.is_finishing() {
+                Effect::GoLive(go_live) => match self.is_finishing() {
                     // It has been told what it missed, and it has left.
-                    true => local.leave(self.key.index, self.session.client(), &channel),
-                    false => self.go_live(local, &channel, position),
+                    true => local.leave(self.key.index, self.session.client(), &go_live.channel),
+                    false => self.go_live(local, &go_live),
                 },
+                // What still waits to be done does not wait for one that leaves.
+                Effect::AwaitRoom { ticket } if self.is_finishing() => {
+                    self.answer(local, ticket, OutcomeResult::Room);
+                }
+                Effect::AwaitRoom { ticket } => {
+                    self.awaits_room = Some(ticket);
+                    // Looked at when what was sent so far is written.
+                    local.mark_unwritten(self.key.index);
+                }
                 Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);
@@ -107,9 +116,12 @@ impl Connection {
     }
 
     fn join(&mut self, local: &mut Local, join: Join) {
+        if self.is_finishing() && join.past.is_some_and(|past| past.part) {
+            // It has left before it had taken all.
+            return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
+        }
         let Join { ticket, channel, positioned, retention, past, presence } = join;
-        let subscriber = Subscriber { key: self.key.index, variant: self.variant, positioned };
-        let joined = local.hub.join(&channel, subscriber);
+        let joined = local.hub.join(&channel, self.subscriber(positioned));
         let delivered = if joined.first {
             local.node.acquire(local.index, &channel, retention)
         } else {
@@ -143,14 +155,21 @@ impl Connection {
         });
     }
 
-    fn go_live(
-        &mut self,
-        local: &mut Local,
-        channel: &Channel,
-        position: Option<shared::position::StreamPosition>,
-    ) {
+    fn subscriber(&self, positioned: bool) -> Subscriber {
+        Subscriber { key: self.key.index, variant: self.variant, positioned }
+    }
+
+    fn go_live(&mut self, local: &mut Local, go_live: &GoLive) {
+        let channel = &go_live.channel;
         let mut held_back = HeldBack::default();
-        local.hub.go_live(channel.as_str(), self.key.index, position, &mut held_back);
+        local.hub.go_live(channel.as_str(), self.key.index, go_live.position, &mut held_back);
+        let bytes: usize = held_back.frames.iter().map(bytes::Bytes::len).sum();
+        let is_hole = held_back.insufficient || !self.has_room(bytes, local.websocket.outbox_bytes_max);
+        if is_hole && !self.is_closing() && self.session.handle_hole(go_live) {
+            // What comes from now on is held back until the client has read on.
+            local.hub.join(channel, self.subscriber(go_live.positioned));
+            return;
+        }
         local.tally.deliveries += held_back.publications;
         for frame in held_back.frames {
             self.send_frame(local, frame);

@@ -64,6 +64,7 @@ impl Connection {
 
     /// Handles bytes of the client's: frames, and what is left of one.
     pub(crate) fn handle_bytes(&mut self, local: &mut Local, bytes: &mut [u8]) {
+        self.session.handle_sign_of_life();
         let mut unread = bytes;
         let mut closing = self.is_closing();
         // After a close only the peer's own close frame matters; after an error not even the framing holds.

@@ -1,11 +1,13 @@
 //! Giving bytes to a client's socket.
 
 use bytes::Bytes;
+use gateway_core::effect::{Outcome, OutcomeResult};
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
 
 use crate::connection::{Connection, Gone, Incoming, outbox};
 use crate::worker::Local;
+use crate::worker::inbox::Event;
 
 impl Connection {
     /// Queues a message for this client alone; it is written at the end of the worker's turn.
@@ -37,6 +39,17 @@ impl Connection {
         // A socket that fails here fails again at the end of the turn, where that ends the connection.
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
         self.outbox.push(frame, bytes_max)
+    }
+
+    /// Whether so many bytes more can wait for this client. What the socket takes is written first.
+    pub(super) fn has_room(&mut self, bytes: usize, bytes_max: usize) -> bool {
+        if self.outbox.bytes() + bytes <= bytes_max {
+            return true;
+        }
+        let stream = &mut self.stream;
+        // A socket that fails here fails again at the end of the turn, where that ends the connection.
+        let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
+        self.outbox.bytes() + bytes <= bytes_max
     }
 
     pub(crate) fn send_control(&mut self, local: &mut Local, frame: Bytes) {
@@ -82,6 +95,10 @@ impl Connection {
         if self.outbox.is_empty() && transport_empty {
             self.stalled_since = None;
             local.mark_written(self.key.index);
+            if let Some(ticket) = self.awaits_room.take() {
+                let outcome = Outcome { ticket, result: OutcomeResult::Room };
+                local.inbox.push(Event::Outcome(self.key, outcome));
+            }
             match self.incoming {
                 Incoming::Nothing if self.is_closing() => return Err(Gone::Closed),
                 // Tells the peer that all is said; its end of the stream, or the deadline, is awaited.

@@ -34,6 +34,9 @@ enum Turn {
 impl Node {
     /// The past for someone from whom publications of the channel are held back already, if it is known.
     pub(crate) fn known_past(&self, channel: &Channel, wanted: &PastWanted) -> Option<HistoryPage> {
+        if wanted.part {
+            return None;
+        }
         let now = self.clock.now();
         let mut shard = self.interest.shard(channel.as_str());
         let catch_up = &mut shard.get_mut(channel.as_str())?.catch_up;
@@ -59,7 +62,10 @@ impl Node {
         wanted: &PastWanted,
         retention: Retention,
     ) -> Result<HistoryPage, BrokerError> {
-        let first_asked = self.with_channel(channel, |local| want(&mut local.catch_up, wanted));
+        // Parts are of different clients at different places: sharing them serves nobody.
+        let shared =
+            (!wanted.part).then(|| self.with_channel(channel, |local| want(&mut local.catch_up, wanted)));
+        let first_asked = shared.flatten();
         if let Some(want) = first_asked {
             for _ in 0..ROUNDS_MAX {
                 let told = match self.ask(channel, &want) {
@@ -133,6 +139,10 @@ impl Node {
     fn told(&self, channel: &Channel, reading: Reading, result: Result<&HistoryPage, &BrokerError>) -> Told {
         let now = self.clock.now();
         let told = self.with_channel(channel, |local| {
+            // Those who wait here wait for another: the channel was let go and came back meanwhile.
+            if !local.catch_up.is_reading(reading) {
+                return None;
+            }
             let told = match result {
                 Ok(page) => {
                     local.feed.anchor(page.top);
@@ -150,9 +160,9 @@ impl Node {
                 // Whoever has gone does not listen any more.
                 let _ = waiting.send(told.clone());
             }
-            told
+            Some(told)
         });
-        told.unwrap_or_else(|| result.map(|_| Shared::Unshared).map_err(Clone::clone))
+        told.flatten().unwrap_or_else(|| result.map(|_| Shared::Unshared).map_err(Clone::clone))
     }
 }
 

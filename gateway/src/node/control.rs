@@ -109,7 +109,7 @@ impl ControlCommand {
                 Self::Disconnect { target, disconnect }
             }
             WireAction::Unsubscribe { channel } => {
-                Self::Unsubscribe { target, channel: Channel::parse(&channel, CHANNEL_BYTES_MAX)? }
+                Self::Unsubscribe { target, channel: Channel::parse_unicode(&channel, CHANNEL_BYTES_MAX)? }
             }
         })
     }
@@ -220,7 +220,7 @@ mod tests {
         let cases = [
             r#"[1,{"client":"x","action":{"disconnect":{"code":3503,"reason":""}}}]"#,
             r#"[1,{"user":"x","action":{"disconnect":{"code":1000,"reason":""}}}]"#,
-            r#"[1,{"user":"x","action":{"unsubscribe":{"channel":"a b"}}}]"#,
+            r#"[1,{"user":"x","action":{"unsubscribe":{"channel":"a\nb"}}}]"#,
         ];
         for case in cases {
             assert!(ControlCommand::decode(case.as_bytes()).is_err(), "{case}");

@@ -74,6 +74,14 @@ impl Node {
 }
 
 impl LocalChannel {
+    /// Tells whoever still waits for the channel, of which nobody is left, that it is let go.
+    fn abandon(&mut self) {
+        for waiting in self.waiting.drain(..) {
+            // Whoever has gone does not listen any more.
+            let _ = waiting.send(Err(BrokerError::Abandoned));
+        }
+    }
+
     /// Waits for what the first subscriber here waits for.
     fn delivered_later(&mut self) -> Effective {
         let (sender, answer) = oneshot::channel();
@@ -154,6 +162,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
             }
             // Nobody wants it any more, before it was asked for.
             Some(local) if local.link == Link::Queued => {
+                local.abandon();
                 shard.remove(channel.as_str());
                 false
             }
@@ -227,9 +236,12 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
                 // What was published while nobody listened was not missed by anybody.
                 local.feed = Feed::default();
                 local.catch_up = node.interest.new_catch_up(local.retention);
+                // Whoever waits for a read of before reads for themselves.
+                local.past_waiting.clear();
                 node.subscribe_queue.want(channel.clone());
             }
-            Some(_) => {
+            Some(local) => {
+                local.abandon();
                 shard.remove(channel.as_str());
             }
             None => {}

@@ -144,7 +144,7 @@ fn is_header(line: &str) -> bool {
 
 fn named(prefix: &str, rest: &str) -> Result<String, String> {
     let channel = format!("{prefix}{rest}");
-    match Channel::parse(&channel, CHANNEL_BYTES_MAX) {
+    match Channel::parse_unicode(&channel, CHANNEL_BYTES_MAX) {
         Ok(_) => Ok(channel),
         Err(problem) => Err(problem.to_string()),
     }
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn bad_lines_are_told_by_number_and_the_rest_goes_on() {
-        let mut text = b"news {}\n\nnews\t{\na b\t{}\n\xff\t{}\n".to_vec();
+        let mut text = b"news {}\n\nnews\t{\na\x01b\t{}\n\xff\t{}\n".to_vec();
         text.extend(std::iter::repeat_n(b'x', LINE_BYTES_MAX + 5));
         text.extend(b"\nnews\t{}\n");
         let read = lines(None, &text);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_core::session::Observe;
+use gateway_core::session::{Observe, Unserved};
 use parking_lot::Mutex;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -17,6 +17,7 @@ use super::names;
 use super::register::{
     by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
 };
+use super::sparingly::Sparingly;
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
 const FAST_BUCKETS: &[f64] = &[
@@ -63,6 +64,9 @@ pub struct Metrics {
     pub insufficient_total: IntCounter,
     pasts_total: [IntCounter; PastFrom::ALL.len()],
     recoveries_total: IntCounterVec,
+    unserved_total: IntCounterVec,
+    /// Lines in the log, for each thing that is not served.
+    unserved_told: [Sparingly; Unserved::ALL.len()],
     pub subscriptions: IntGauge,
     pub channels: IntGauge,
     worker_inbox: IntGaugeVec,
@@ -176,6 +180,8 @@ impl Metrics {
                 PastFrom::ALL.map(|from| pasts.with_label_values(&[from.label()]))
             },
             recoveries_total: counters(r, names::RECOVERIES_TOTAL),
+            unserved_total: counters(r, names::UNSERVED_TOTAL),
+            unserved_told: Default::default(),
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
             channels: gauge(r, names::CHANNELS),
             worker_inbox: gauges(r, names::WORKER_INBOX),
@@ -342,6 +348,14 @@ impl Observe for Metrics {
         let result = if recovered { "recovered" } else { "unrecovered" };
         self.recoveries_total.with_label_values(&[result]).inc();
     }
+
+    fn unserved(&self, what: Unserved) {
+        self.unserved_total.with_label_values(&[what.name()]).inc();
+        if let Some(untold) = self.unserved_told.get(what as usize).and_then(Sparingly::now) {
+            let what = what.name();
+            tracing::warn!(what, untold, "a client asked for something that is not served; the rest is done");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -356,6 +370,7 @@ mod tests {
         metrics.refused(ErrorCode::PermissionDenied);
         metrics.publication_refused("timeout");
         metrics.recovery(true);
+        metrics.unserved(Unserved::JoinLeave);
         metrics.worker(3).busy_seconds_total.inc_by(0.5);
         metrics.broker_seconds.with_label_values(&["publish"]).observe(0.001);
         metrics.broker_errors_total.with_label_values(&["timeout"]).inc();

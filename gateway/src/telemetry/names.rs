@@ -100,6 +100,8 @@ metrics! {
         "Times someone who subscribes was told of a channel's past, by whether history was read for it or an earlier read told them too.";
     RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]
         "Subscriptions that asked to be brought up to date.";
+    UNSERVED_TOTAL Counter "unserved_total" ["what": "`connect subs`, `join_leave`, `token channels`, `token subs`, `token data`, `token override`"]
+        "Times a command or a token asked for something that is not served, while the rest was done.";
 
     "Subscribers":
     SUBSCRIPTIONS Gauge "subscriptions" []

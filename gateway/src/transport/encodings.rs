@@ -8,6 +8,7 @@ use gateway_core::hub::{
 };
 use shared::framing::OwnedMessage;
 use shared::framing::websocket::{self, DeflateParams, DeflatePolicy};
+use shared::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::raw::Raw;
 use shared::protocol::{Protocol, ProtocolId};
@@ -25,11 +26,15 @@ pub(crate) struct Encodings {
 }
 
 impl Encodings {
-    pub(crate) fn new(config: &WebSocketConfig) -> Self {
+    /// `channels_max` of them are subscribed to in one message.
+    pub(crate) fn new(config: &WebSocketConfig, channels_max: u32) -> Self {
         let options =
             DeflateOptions { min_bytes: config.compression_bytes_min, level: config.compression_level as u8 };
         let frames = Arc::new(WebSocketFrames::new(options));
-        let centrifuge_json: Arc<dyn Protocol> = Arc::new(CentrifugeJson);
+        let centrifuge_json: Arc<dyn Protocol> = Arc::new(CentrifugeJson {
+            // Beside the connect command.
+            commands_max: COMMANDS_PER_MESSAGE_MAX.max(channels_max as usize + 1),
+        });
         // What the bare protocol says to all does not depend on which channel its value is for.
         let protocols = [centrifuge_json.clone(), Arc::new(Raw::new("".into(), "".into(), None)) as _];
         let mut variants = Variants::default();

@@ -103,8 +103,12 @@ async fn channels_are_limited_in_number_and_in_length() {
 
 #[tokio::test]
 async fn too_many_messages_close_with_3013() {
-    let gateway =
-        gateway().with("session.messages_per_second", 10).with("session.messages_burst", 20).start().await;
+    let gateway = gateway()
+        .with("session.messages_per_second", 10)
+        .with("session.messages_burst", 20)
+        .with("session.channels_max", 10)
+        .start()
+        .await;
     let mut client = gateway.connect().await;
     let mut keeps_to_it = gateway.connect().await;
     for _ in 0..40 {
@@ -226,8 +230,12 @@ async fn pings_without_end_from_a_client_that_does_not_read_close_it() {
 
 #[tokio::test]
 async fn pings_count_against_the_rate_of_messages() {
-    let gateway =
-        gateway().with("session.messages_per_second", 10).with("session.messages_burst", 20).start().await;
+    let gateway = gateway()
+        .with("session.messages_per_second", 10)
+        .with("session.messages_burst", 20)
+        .with("session.channels_max", 10)
+        .start()
+        .await;
     let mut client = gateway.raw("chat").await;
     for _ in 0..40 {
         let _ = client.try_send(Message::Ping("x".into())).await;
@@ -237,7 +245,11 @@ async fn pings_count_against_the_rate_of_messages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_far_ahead_of_its_answers_is_read_no_further_and_loses_nothing() {
-    let gateway = without_rates().with("session.queued_commands_max", 40).start().await;
+    let gateway = without_rates()
+        .with("session.queued_commands_max", 40)
+        .with("session.channels_max", 10)
+        .start()
+        .await;
     let client = gateway.connect().await;
     let (mut commands, mut answers) = client.socket.split();
     let asking = tokio::spawn(async move {

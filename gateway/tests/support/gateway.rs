@@ -46,6 +46,7 @@ allow_subscribe = true
 allow_subscribe_anonymous = true
 allow_publish = true
 allow_publish_anonymous = true
+allow_publish_for_client = true
 [namespaces.stream]
 history_size = 5000
 history_ttl_s = 600
@@ -55,6 +56,7 @@ allow_subscribe = true
 allow_subscribe_anonymous = true
 allow_publish = true
 allow_publish_anonymous = true
+allow_publish_for_client = true
 allow_history = true
 allow_presence = true
 "#;

@@ -175,7 +175,7 @@ fn put_push(publish: &Publish<'_>, published: &mut BytesMut) -> Option<()> {
     let publication = Publication::new(payload);
     let push = Push { channel: &channel, event: Event::Publication(&publication) };
     encode_message_with(published, |out| {
-        CentrifugeJson.encode_push(push, out);
+        CentrifugeJson::default().encode_push(push, out);
         Some(MessageKind::Text)
     });
     Some(())

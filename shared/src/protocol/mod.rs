@@ -85,8 +85,6 @@ pub enum DecodeError {
     Empty,
     #[error("the message is not what this protocol is written in")]
     Malformed,
-    #[error("the message is of a kind this protocol does not use")]
-    WrongKind,
     #[error("the message holds too many commands")]
     TooManyCommands,
 }
@@ -95,7 +93,6 @@ impl DecodeError {
     pub fn disconnect(self) -> Disconnect {
         match self {
             Self::Empty | Self::Malformed => Disconnect::BAD_REQUEST,
-            Self::WrongKind => Disconnect::UNSUPPORTED_DATA,
             Self::TooManyCommands => Disconnect::TOO_MANY_REQUESTS,
         }
     }

@@ -33,6 +33,7 @@ allow_presence = true
 [namespaces.quiet]
 history_size = 10
 history_ttl_s = 300
+allow_recovery = true
 allow_subscribe = true
 allow_subscribe_anonymous = true
 [namespaces.plain]
@@ -40,6 +41,7 @@ allow_subscribe = true
 allow_subscribe_anonymous = true
 allow_publish = true
 allow_publish_anonymous = true
+allow_publish_for_client = true
 [namespaces.shut]
 `;
 

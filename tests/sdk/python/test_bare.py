@@ -12,6 +12,7 @@ CHANNELS = """
 [namespaces.news]
 history_size = 10
 history_ttl_s = 300
+allow_recovery = true
 allow_subscribe = true
 allow_publish = true
 [namespaces.heard]

@@ -2,6 +2,8 @@
 
 use shared::publication::Payload;
 
+mod against_a_stream;
+
 use super::*;
 use crate::stream::Stream;
 
@@ -201,7 +203,9 @@ fn whoever_missed_more_than_is_left_costs_no_read_each() {
     let want = catch_up.want(stopped(2), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &long, &want), (vec![], 1));
     let want = catch_up.want(stopped(12), LIMIT);
-    assert_eq!(read_until_answered(&mut catch_up, &long, &want), (vec![], 1));
+    assert_eq!(answered(&mut catch_up, &want), NOTHING, "the position alone says that it is too much");
+    let want = catch_up.want(stopped(35), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &long, &want), (vec![36, 37, 38, 39, 40], 1));
     for offset in 0..=40 {
         let want = catch_up.want(stopped(offset), LIMIT);
         let expected: Vec<u64> = if offset < 30 { vec![] } else { (offset + 1..=40).collect() };
@@ -214,6 +218,18 @@ fn whoever_missed_more_than_is_left_costs_no_read_each() {
     assert_eq!(read_until_answered(&mut catch_up, &expired, &want), (vec![], 1));
     let want = catch_up.want(stopped(6), LIMIT);
     assert_eq!(answered(&mut catch_up, &want), NOTHING);
+}
+
+#[test]
+fn whoever_is_up_to_date_takes_nothing_from_those_behind() {
+    // Nothing comes after where they stand, and that says nothing about what comes before.
+    for ahead in [10, 11, 99] {
+        let (mut catch_up, stream) = (fresh(), stream(10, 100));
+        let up_to_date = catch_up.want(stopped(ahead), LIMIT);
+        assert_eq!(read_until_answered(&mut catch_up, &stream, &up_to_date), (vec![], 1));
+        let behind = catch_up.want(stopped(8), LIMIT);
+        assert_eq!(read_until_answered(&mut catch_up, &stream, &behind), (vec![9, 10], 1));
+    }
 }
 
 #[test]
@@ -272,9 +288,9 @@ fn what_is_kept_is_bounded_in_number_and_in_bytes() {
     for _ in 0..KEPT_PUBLICATIONS_MAX {
         catch_up.handed_out(NOW, &append(&mut stream, 10_000));
     }
-    let oldest = catch_up.want(stopped(0), LIMIT);
+    let oldest = catch_up.want(stopped(0), u32::MAX);
     assert_eq!(catch_up.known(NOW, &oldest), None);
-    let next = catch_up.want(stopped(1), LIMIT);
+    let next = catch_up.want(stopped(1), u32::MAX);
     assert!(catch_up.known(NOW, &next).is_some());
     let top = stream.position();
     for number in 1..=3 {

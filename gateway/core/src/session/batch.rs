@@ -46,8 +46,7 @@ impl Session {
         self.end_batch_before_live();
         let reply = Reply { id, outcome: Err(error) };
         self.write(|protocol, out| protocol.encode_reply(&reply, out));
-        let is_clients_fault = error != ErrorCode::Internal;
-        if is_clients_fault && !self.limits.allow_error(now, &self.context.settings) {
+        if error.is_clients_fault() && !self.limits.allow_error(now, &self.context.settings) {
             self.close(Disconnect::TOO_MANY_ERRORS);
         }
     }

@@ -25,11 +25,13 @@ use smallvec::SmallVec;
 use crate::effect::{Effect, Identity, Ticket};
 
 pub use batch::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
-pub use context::{Context, Observe, Unobserved};
+pub use behind::READS_FAILED_MAX;
+pub use context::{Context, Observe, Unobserved, Unserved};
 pub use settings::{Mistake, Settings};
 
 use backlog::Backlog;
 use batch::Batch;
+use behind::Behind;
 use limits::Limits;
 use state::{Pending, Phase, Subscription};
 
@@ -38,6 +40,7 @@ mod settings;
 
 mod backlog;
 mod batch;
+mod behind;
 mod limits;
 mod state;
 
@@ -89,6 +92,8 @@ pub struct Session {
     batch: Option<Box<Batch>>,
     pending: Option<Box<Pending>>,
     backlog: Option<Box<Backlog>>,
+    /// What is still to be read for the client, as it takes what it was sent.
+    behind: Option<Box<Behind>>,
     limits: Limits,
     /// Until connected: when it is too late for that. Then: when the next ping is due, or the pong to the last one.
     deadline: Moment,
@@ -101,6 +106,12 @@ pub struct Session {
     joining: u16,
     phase: Phase,
     awaits_pong: bool,
+    /// Something has come from the client since the last ping.
+    heard: bool,
+    /// Pings that no pong has answered.
+    pongs_owed: u8,
+    /// Bytes of long answers since the client was last known to have taken all.
+    sent_bytes: u32,
 }
 
 impl Session {
@@ -122,6 +133,7 @@ impl Session {
             batch: None,
             pending: None,
             backlog: None,
+            behind: None,
             limits: Limits::default(),
             deadline,
             expiry: NEVER,
@@ -130,6 +142,9 @@ impl Session {
             joining: 0,
             phase: Phase::Opening,
             awaits_pong: false,
+            heard: false,
+            pongs_owed: 0,
+            sent_bytes: 0,
         };
         session.accept(now, commands);
         session
@@ -255,6 +270,7 @@ impl Session {
         self.phase = Phase::Closed;
         self.pending = None;
         self.backlog = None;
+        self.behind = None;
     }
 }
 

@@ -9,12 +9,15 @@ use shared::protocol::Heartbeat;
 use shared::reply::{Answer, Connected, Expiry};
 
 use super::state::{Awaited, Phase};
-use super::{EXPIRY_MAX, Session};
+use super::{EXPIRY_MAX, Session, Unserved};
 use crate::effect::{Effect, Identity, Refusal};
 
 impl Session {
     pub(super) fn on_connect(&mut self, id: u32, connect: Connect) {
         self.phase = Phase::Connecting;
+        if !connect.subs.is_empty() {
+            self.context.observer.unserved(Unserved::ConnectSubs);
+        }
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Connect);
         self.effects.push_back(Effect::Authenticate { ticket, token: connect.token });

@@ -15,6 +15,7 @@ impl Session {
         if self.phase == Phase::Closed {
             return;
         }
+        self.handle_sign_of_life();
         if !self.limits.allow_message(now, &self.context.settings, message.data.len()) {
             return self.close(Disconnect::TOO_MANY_REQUESTS);
         }
@@ -32,6 +33,7 @@ impl Session {
 
     /// The transport's own pings and pongs cost as much as messages do, and count as such.
     pub fn handle_control_frame(&mut self, now: Moment, bytes: usize) {
+        self.handle_sign_of_life();
         if self.phase != Phase::Closed && !self.limits.allow_message(now, &self.context.settings, bytes) {
             self.close(Disconnect::TOO_MANY_REQUESTS);
         }
@@ -74,7 +76,8 @@ impl Session {
             return false;
         }
         if self.joining == 0 {
-            return true;
+            let has_long_answer = matches!(command.request, Request::History(_) | Request::Presence { .. });
+            return !has_long_answer || self.is_ready_for_more();
         }
         match &command.request {
             Request::Subscribe(subscribe) => {
@@ -121,13 +124,15 @@ impl Session {
     /// The channel of this name. Where there is none the command has been dealt with: a missing name breaks the
     /// protocol and closes, an invalid one is refused.
     pub(super) fn channel(&mut self, now: Moment, id: u32, name: &str) -> Option<Channel> {
-        match Channel::parse(name, self.context.settings.channel_bytes_max as usize) {
+        match self.context.rules.channel(name, self.context.settings.channel_bytes_max as usize) {
             Ok(channel) => Some(channel),
             Err(InvalidChannel::Empty) => {
                 self.close(Disconnect::BAD_REQUEST);
                 None
             }
-            Err(InvalidChannel::TooLong { .. } | InvalidChannel::NotPrintableAscii) => {
+            Err(
+                InvalidChannel::TooLong { .. } | InvalidChannel::NotPrintableAscii | InvalidChannel::Control,
+            ) => {
                 self.refuse(now, id, ErrorCode::BadRequest);
                 None
             }

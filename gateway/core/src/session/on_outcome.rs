@@ -26,6 +26,8 @@ impl Session {
                 (Stage::Joining(_), OutcomeResult::Joined(result)) => self.on_joined(now, at, result),
                 _ => self.fail_joining(now, at, ErrorCode::Internal),
             }
+        } else if self.behind.as_ref().is_some_and(|behind| behind.awaits(ticket)) {
+            self.on_behind(result);
         } else {
             return;
         }
@@ -55,9 +57,7 @@ impl Session {
             (Awaited::History { since }, OutcomeResult::History(result)) => {
                 self.on_history_read(now, id, since, result);
             }
-            (Awaited::Presence, OutcomeResult::Presence(result)) => {
-                self.conclude(now, id, result.map(|clients| Answer::Presence { clients }));
-            }
+            (Awaited::Presence, OutcomeResult::Presence(result)) => self.on_presence_read(now, id, result),
             (Awaited::PresenceStats, OutcomeResult::PresenceStats(result)) => {
                 let answer =
                     result.map(|stats| Answer::PresenceStats { clients: stats.clients, users: stats.users });

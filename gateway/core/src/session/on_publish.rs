@@ -1,6 +1,5 @@
 //! The publish command.
 
-use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::publication::{Payload, PayloadKind, Publication};
@@ -15,7 +14,7 @@ impl Session {
         let Some(channel) = self.channel(now, id, channel) else { return };
         // No JSON value is empty, so there was none in the command. A text or bytes may well be.
         if data.kind == PayloadKind::Json && data.bytes.is_empty() {
-            return self.close(Disconnect::BAD_REQUEST);
+            return self.refuse(now, id, ErrorCode::BadRequest);
         }
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {

@@ -4,9 +4,11 @@ use shared::channel::Channel;
 use shared::command::{History, Since};
 use shared::error::ErrorCode;
 use shared::moment::Moment;
+use shared::publication::ClientInfo;
 use shared::reply::Answer;
 
 use super::Session;
+use super::behind::{client_bytes, fitting};
 use super::state::Awaited;
 use crate::effect::Effect;
 use crate::history::{HistoryFilter, HistoryPage};
@@ -24,7 +26,7 @@ impl Session {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
         let subscribed = self.find_live(channel.as_str()).is_some();
-        if !context.insecure && !may_read_history(options, subscribed) {
+        if !context.insecure && !may_read_history(options, &channel, self.user(), subscribed) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         let since = request.since.as_ref().map(|since| since.offset);
@@ -47,16 +49,40 @@ impl Session {
         since: Option<Since>,
         result: Result<HistoryPage, ErrorCode>,
     ) {
-        let answer = result.and_then(|HistoryPage { publications, top }| {
+        let mut bytes = 0;
+        let answer = result.and_then(|HistoryPage { mut publications, top }| {
             let same_stream =
                 since.is_none_or(|since| since.epoch.is_empty() || *since.epoch == *top.epoch.as_str());
             if same_stream {
+                // What does not fit is asked for from where this ends.
+                let room = self.context.settings.reply_bytes_max as usize;
+                let count;
+                (count, bytes) = fitting(&publications, room);
+                publications.truncate(count);
                 Ok(Answer::History { publications, top })
             } else {
                 Err(ErrorCode::UnrecoverablePosition)
             }
         });
         self.conclude(now, id, answer);
+        self.sent(bytes);
+    }
+
+    pub(super) fn on_presence_read(
+        &mut self,
+        now: Moment,
+        id: u32,
+        result: Result<Vec<ClientInfo>, ErrorCode>,
+    ) {
+        let bytes = result.iter().flatten().map(client_bytes).sum();
+        let answer = match result {
+            Ok(_) if bytes > self.context.settings.presence_bytes_max as usize => {
+                return self.refuse(now, id, ErrorCode::LimitExceeded);
+            }
+            result => result.map(|clients| Answer::Presence { clients }),
+        };
+        self.conclude(now, id, answer);
+        self.sent(bytes);
     }
 
     pub(super) fn on_presence(&mut self, now: Moment, id: u32, channel: &str) {
@@ -80,10 +106,12 @@ impl Session {
         let refused = match self.context.rules.options(&channel) {
             None => ErrorCode::UnknownChannel,
             Some(options) if !options.presence => ErrorCode::NotAvailable,
-            Some(options) if !self.context.insecure && !may_read_presence(options, subscribed) => {
-                ErrorCode::PermissionDenied
+            Some(options)
+                if self.context.insecure || may_read_presence(options, &channel, self.user(), subscribed) =>
+            {
+                return Some(channel);
             }
-            Some(_) => return Some(channel),
+            Some(_) => ErrorCode::PermissionDenied,
         };
         self.refuse(now, id, refused);
         None

@@ -8,13 +8,14 @@ use shared::position::{Epoch, StreamPosition};
 use shared::push::{Event, Push};
 use shared::reply::{Answer, Subscribed};
 
-use super::Session;
+use super::behind::Reader;
 use super::on_connect::{expiry, remaining};
 use super::state::{Granted, Joining, Stage, Subscription};
+use super::{Session, Unserved};
 use crate::channel_rules::ChannelOptions;
-use crate::effect::{Effect, Grant, Join, PastWanted, Refusal};
+use crate::effect::{Effect, GoLive, Grant, Join, PastWanted, Refusal};
 use crate::history::{HistoryFilter, HistoryPage};
-use crate::permission::may_subscribe;
+use crate::permission::{may_recover, may_subscribe};
 use crate::recovery::is_recovered;
 
 /// The one format of deltas that clients may ask for. None is served: they get whole publications then, which is an
@@ -44,12 +45,17 @@ impl Session {
 
         let ticket = self.ticket();
         let streamed = options.retention().keeps_history();
-        let recoverable = streamed && (options.force_recovery || request.recoverable || request.recover);
+        let may_recover = streamed && (context.insecure || may_recover(options));
+        let recoverable = may_recover && (options.force_recovery || request.recoverable || request.recover);
+        if request.join_leave {
+            context.observer.unserved(Unserved::JoinLeave);
+        }
         let joining = Box::new(Joining {
             ticket,
             id,
             since: request.recover.then_some(Since { offset: request.offset, epoch: request.epoch }),
             reject_unrecovered: request.reject_unrecovered,
+            may_recover,
             recoverable,
             positioned: recoverable || streamed && (options.force_positioning || request.positioned),
             granted: None,
@@ -112,7 +118,7 @@ impl Session {
         let position = page.as_ref().map(|page| page.top);
         let was_recovering = joining.since.is_some();
         let recovered = match (&joining.since, &page) {
-            (Some(since), Some(page)) => is_recovered(since, page),
+            (Some(since), Some(page)) => joining.may_recover && is_recovered(since, page),
             _ => false,
         };
         if was_recovering {
@@ -130,12 +136,14 @@ impl Session {
         self.subscriptions[at].stage = Stage::Live(granted);
         // A client that is given what it missed counts on from where it stood.
         let reads_on = since.filter(|_| recovered).map(|since| since.offset);
+        let mut publications = page.filter(|_| recovered).map(|page| page.publications).unwrap_or_default();
+        let (bytes, rest) = self.leave_for_later(&mut publications);
         let subscribed = Subscribed {
             expires: expires.map(|expires| remaining(now, expires)),
             recoverable,
             positioned,
             position: position.map(|top| StreamPosition { offset: reads_on.unwrap_or(top.offset), ..top }),
-            publications: page.filter(|_| recovered).map(|page| page.publications).unwrap_or_default(),
+            publications,
             recovered,
             was_recovering,
         };
@@ -146,7 +154,17 @@ impl Session {
             self.leave(channel.clone());
             return self.push(Push { channel: &channel, event: Event::Unsubscribed(code) });
         }
-        self.after_replies(Effect::GoLive { channel, position });
+        match rest.zip(position) {
+            Some((rest, top)) => {
+                let position = StreamPosition { offset: rest.before, ..top };
+                self.read_on(Reader::new(channel, position, positioned, rest.limit));
+            }
+            None => {
+                let go_live = GoLive { channel, position, positioned, may_read_on: true };
+                self.after_replies(Effect::GoLive(go_live));
+            }
+        }
+        self.sent(bytes);
         if expires.is_some() {
             self.reckon_expiry();
         }
@@ -169,17 +187,21 @@ impl Session {
         let subscription = &self.subscriptions[at];
         let Some(joining) = subscription.joining() else { return };
         let retention = options.retention();
-        let past = retention.keeps_history().then(|| match &joining.since {
-            Some(since) => PastWanted {
-                filter: HistoryFilter {
-                    since: Some(since.offset),
-                    limit: self.context.settings.recovery_limit_max,
-                    reverse: false,
+        let past =
+            retention.keeps_history().then(|| match joining.since.as_ref().filter(|_| joining.may_recover) {
+                Some(since) => PastWanted {
+                    part: false,
+                    filter: HistoryFilter {
+                        since: Some(since.offset),
+                        limit: self.context.settings.recovery_limit_max,
+                        reverse: false,
+                    },
+                    epoch: Epoch::parse(&since.epoch),
                 },
-                epoch: Epoch::parse(&since.epoch),
-            },
-            None => PastWanted { filter: HistoryFilter::default(), epoch: Some(Epoch::EMPTY) },
-        });
+                None => {
+                    PastWanted { filter: HistoryFilter::default(), epoch: Some(Epoch::EMPTY), part: false }
+                }
+            });
         let channel_info = joining.granted.as_ref().and_then(|granted| granted.info.clone());
         let join = Join {
             ticket: joining.ticket,

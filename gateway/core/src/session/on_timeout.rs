@@ -33,18 +33,26 @@ impl Session {
     /// The transport's own pong. Unlike the protocol's it may come unasked (RFC 6455 §5.5.3), and then means nothing.
     pub fn handle_transport_pong(&mut self) {
         if self.protocol.heartbeat() == Heartbeat::Transport && self.awaits_pong {
+            self.pongs_owed = 0;
             self.take_pong();
         }
     }
 
     /// The protocol's pong.
     pub(super) fn on_pong(&mut self) {
-        let is_asked = self.awaits_pong && self.protocol.heartbeat() != Heartbeat::Transport;
-        if self.phase == Phase::Connected && is_asked {
-            self.take_pong();
-        } else {
-            self.close(Disconnect::BAD_REQUEST);
+        let is_asked = self.pongs_owed > 0 && self.protocol.heartbeat() != Heartbeat::Transport;
+        if self.phase != Phase::Connected || !is_asked {
+            return self.close(Disconnect::BAD_REQUEST);
         }
+        self.pongs_owed -= 1;
+        if self.awaits_pong {
+            self.take_pong();
+        }
+    }
+
+    /// Something came from the client: whatever it is, there is one. One that is busy writing need not be asked.
+    pub fn handle_sign_of_life(&mut self) {
+        self.heard = true;
     }
 
     fn take_pong(&mut self) {
@@ -65,6 +73,10 @@ impl Session {
         if self.awaits_pong && self.is_congested() {
             return self.give_time_for_pong(now);
         }
+        if self.awaits_pong && self.heard {
+            // Its pong may come yet, or never: what it owes is remembered.
+            return self.take_pong();
+        }
         if self.awaits_pong {
             return self.close(Disconnect::NO_PONG);
         }
@@ -75,6 +87,8 @@ impl Session {
             Heartbeat::Transport => Effect::Ping,
         });
         self.awaits_pong = true;
+        self.pongs_owed = self.pongs_owed.saturating_add(1);
+        self.heard = false;
         self.deadline = now + self.context.settings.pong_timeout();
     }
 

@@ -53,6 +53,9 @@ impl Session {
         if !subscription.is_live() {
             self.joining -= 1;
         }
+        if let Some(behind) = &mut self.behind {
+            behind.forget(&subscription.channel);
+        }
         if self.subscriptions.is_empty() {
             self.subscriptions.shrink_to_fit();
         }

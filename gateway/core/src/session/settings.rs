@@ -24,6 +24,8 @@ pub struct Settings {
     pub channels_max: u32,
     /// Longest channel name, in bytes.
     pub channel_bytes_max: u32,
+    /// Channel names may hold spaces and any letters, in UTF-8. Without this they are printable ASCII without spaces.
+    pub channel_unicode: bool,
     /// Commands of a connection that wait for earlier ones. A connection with more of them is closed; with half of
     /// them it is not read from.
     pub queued_commands_max: u32,
@@ -32,14 +34,16 @@ pub struct Settings {
 
     /// Commands a connection can send in the long run, each second. A message without commands counts as one.
     pub messages_per_second: u32,
-    /// Commands a connection can send at once.
+    /// Commands a connection can send at once. More than `channels_max`: libraries subscribe to all in one message.
     pub messages_burst: u32,
     /// Bytes a connection can send in the long run, each second.
     pub bytes_per_second: u32,
     /// Bytes a connection can send at once. More than the largest message, or that can never be sent.
     pub bytes_burst: u32,
 
-    /// Commands that can be refused in a window before the connection is closed. 0 is no limit.
+    /// Commands that can be refused in a window before the connection is closed. 0 is no limit. Refusals that the
+    /// client could not foresee (tokens that have ended, positions that cannot be recovered from, failures inside) are
+    /// not counted.
     pub errors_max: u32,
     /// Milliseconds of that window.
     pub errors_window_ms: u64,
@@ -48,6 +52,12 @@ pub struct Settings {
     pub history_limit_max: u32,
     /// Publications that a subscription can recover.
     pub recovery_limit_max: u32,
+    /// Bytes of publications in one reply, and at most half of `websocket.outbox_bytes_max`; one publication may have
+    /// more. Of a longer history the reply holds a part. Of a longer recovery it holds the beginning, and the rest
+    /// follows as the client takes it.
+    pub reply_bytes_max: u32,
+    /// Bytes of a presence reply; the presence of a channel with more is refused with error 106.
+    pub presence_bytes_max: u32,
 }
 
 impl Default for Settings {
@@ -59,6 +69,7 @@ impl Default for Settings {
             expired_close_delay_ms: 25_000,
             channels_max: 128,
             channel_bytes_max: 255,
+            channel_unicode: false,
             queued_commands_max: 2_048,
             queued_bytes_max: 1 << 20,
             messages_per_second: 2_000,
@@ -69,6 +80,8 @@ impl Default for Settings {
             errors_window_ms: 60_000,
             history_limit_max: 1_000,
             recovery_limit_max: 300,
+            reply_bytes_max: 256 << 10,
+            presence_bytes_max: 1 << 20,
         }
     }
 }
@@ -96,11 +109,22 @@ impl Settings {
         mistakes.bound("errors_window_ms", self.errors_window_ms, 1, 24 * HOUR_MS);
         mistakes.bound("history_limit_max", self.history_limit_max, 1, 100_000);
         mistakes.bound("recovery_limit_max", self.recovery_limit_max, 1, 100_000);
+        mistakes.bound("reply_bytes_max", self.reply_bytes_max, 1_024, 1 << 30);
+        mistakes.bound("presence_bytes_max", self.presence_bytes_max, 1_024, 1 << 30);
         if self.pong_timeout_ms >= self.ping_interval_ms {
             mistakes.add("pong_timeout_ms", "must be less than ping_interval_ms");
         }
         if self.messages_per_second > 0 && self.messages_burst == 0 {
             mistakes.add("messages_burst", "must be at least 1 where messages_per_second is a limit");
+        } else if self.messages_per_second > 0 && self.messages_burst <= self.channels_max {
+            let problem = "must be more than channels_max: a client that connects and subscribes to all at once would be \
+                closed each time";
+            mistakes.add("messages_burst", problem);
+        }
+        if self.queued_commands_max < self.channels_max {
+            let problem = "must be at least channels_max: a client that subscribes to all at once would be closed each \
+                time";
+            mistakes.add("queued_commands_max", problem);
         }
         if self.bytes_per_second > 0 && self.bytes_burst == 0 {
             mistakes.add("bytes_burst", "must be at least 1 where bytes_per_second is a limit");
@@ -175,6 +199,19 @@ mod tests {
                 "bytes_burst: must be at least 1 where bytes_per_second is a limit",
             ]
         );
+    }
+
+    #[test]
+    fn a_client_can_subscribe_to_all_its_channels_at_once() {
+        let mistakes = |settings: Settings| {
+            settings.validate().into_iter().map(|mistake| mistake.key).collect::<Vec<_>>()
+        };
+        let many = Settings { channels_max: 10_000, queued_commands_max: 10_000, ..Settings::default() };
+        assert_eq!(mistakes(many.clone()), ["messages_burst"], "the connect command comes before them");
+        assert_eq!(mistakes(Settings { messages_burst: 10_001, ..many.clone() }), [""; 0]);
+        assert_eq!(mistakes(Settings { messages_per_second: 0, ..many.clone() }), [""; 0]);
+        let impatient = Settings { queued_commands_max: 9_999, messages_burst: 10_001, ..many };
+        assert_eq!(mistakes(impatient), ["queued_commands_max"]);
     }
 
     #[test]

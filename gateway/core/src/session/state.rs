@@ -65,6 +65,8 @@ pub(super) struct Joining {
     /// Where the client stopped reading, if it asked to recover.
     pub(super) since: Option<Since>,
     pub(super) reject_unrecovered: bool,
+    /// Whether it may be given what it missed.
+    pub(super) may_recover: bool,
     pub(super) recoverable: bool,
     pub(super) positioned: bool,
     pub(super) granted: Option<Box<Granted>>,

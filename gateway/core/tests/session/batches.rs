@@ -32,7 +32,7 @@ fn a_message_of_replies_is_bounded() {
     client.answer(joined(None));
     let did = client.did();
     assert!(did[0].len() > BATCH_BYTES_MAX);
-    assert_eq!(did[1..], ["live recover:a @1000", r#"< {"id":3,"subscribe":{}}"#, "live b"]);
+    assert_eq!(did[1..], ["live recover:a @1000", "await room", r#"< {"id":3,"subscribe":{}}"#, "live b"]);
 }
 
 #[test]

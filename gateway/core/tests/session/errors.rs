@@ -48,10 +48,11 @@ fn what_is_no_command_closes() {
 }
 
 #[test]
-fn a_message_of_the_wrong_kind_closes() {
+fn json_in_a_binary_message_is_json() {
     let mut client = Client::anonymous();
-    client.session.handle_message(client.now, Message { kind: MessageKind::Binary, data: b"{}" });
-    assert_eq!(client.did(), ["close 1003"]);
+    let data = br#"{"id":2,"rpc":{"method":"m"}}"#;
+    client.session.handle_message(client.now, Message { kind: MessageKind::Binary, data });
+    assert_eq!(client.did(), [error(2, ErrorCode::NotAvailable)]);
 }
 
 #[test]

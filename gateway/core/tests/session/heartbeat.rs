@@ -41,12 +41,50 @@ fn a_client_that_does_not_answer_is_gone() {
 }
 
 #[test]
-fn nothing_else_a_client_says_is_a_pong() {
+fn whatever_comes_from_a_client_shows_that_it_is_there() {
     let mut client = Client::anonymous();
     client.waits_ms(12_500);
-    client.says(r#"{"id":2,"rpc":{"method":"m"}}"#);
+    for _ in 0..300 {
+        assert_eq!(client.did(), ["< {}"]);
+        // It writes all the time and never answers.
+        client.says(r#"{"id":2,"unsubscribe":{"channel":"a"}}"#);
+        client.did();
+        client.waits_ms(24_999);
+        assert_eq!(client.did(), [""; 0]);
+        client.waits_ms(1);
+    }
+    client.did();
+    client.session.handle_sign_of_life();
     client.waits_ms(8_000);
-    assert_eq!(client.did().last().unwrap(), "close 3012");
+    assert!(!client.session.is_closed(), "a part of a message is a sign too");
+    client.waits_ms(17_000);
+    assert_eq!(client.did(), ["< {}"]);
+    client.waits_ms(8_000);
+    assert_eq!(client.did(), ["close 3012"], "silent since the last ping");
+}
+
+#[test]
+fn what_came_before_a_ping_is_no_answer_to_it() {
+    let mut client = Client::anonymous();
+    client.says(r#"{"id":2,"unsubscribe":{"channel":"a"}}"#);
+    client.did();
+    client.waits_ms(20_500);
+    assert_eq!(client.did(), ["< {}", "close 3012"]);
+}
+
+#[test]
+fn a_pong_may_come_late_from_a_client_that_writes() {
+    let mut client = Client::anonymous();
+    client.waits_ms(12_500);
+    client.says(r#"{"id":2,"unsubscribe":{"channel":"a"}}"#);
+    client.waits_ms(10_000);
+    client.says("{}");
+    client.waits_ms(15_000);
+    client.says("{}");
+    client.did();
+    assert!(!client.session.is_closed());
+    client.says("{}");
+    assert_eq!(client.did(), ["close 3501"], "nobody asked for a third");
 }
 
 #[test]
@@ -108,7 +146,7 @@ fn first_pings_are_spread_over_half_an_interval() {
     let first_ping = |seed: u64| {
         let opening = Opening {
             client: ClientId::from_random(7),
-            protocol: Arc::new(CentrifugeJson),
+            protocol: Arc::new(CentrifugeJson::default()),
             context: context.clone(),
             seed,
         };

@@ -4,7 +4,7 @@ use gateway_core::effect::{Identity, OutcomeResult};
 use gateway_core::session::Settings;
 use shared::error::ErrorCode;
 
-use crate::support::{Client, error, with_settings};
+use crate::support::{Client, error, joined, page, refused, with_settings};
 
 fn client(settings: Settings) -> Client {
     Client::connected(with_settings(settings), Identity::default())
@@ -72,6 +72,27 @@ fn errors_of_the_server_are_not_held_against_the_client() {
         client.answer(OutcomeResult::Published(Err(ErrorCode::Internal)));
         assert_eq!(client.did(), [error(2, ErrorCode::Internal)]);
     }
+}
+
+#[test]
+fn refusals_that_no_client_can_foresee_are_not_held_against_it() {
+    let context = with_settings(Settings { errors_max: 1, ..Settings::default() });
+    let mut client = Client::connected(context, Identity::default());
+    let recover =
+        r#"{"id":2,"subscribe":{"channel":"log:a","recover":true,"epoch":"old","offset":9,"flag":2}}"#;
+    for _ in 0..5 {
+        client.says(recover);
+        client.did();
+        client.answer(joined(Some(page(&[], 3))));
+        assert_eq!(client.did()[1], error(2, ErrorCode::UnrecoverablePosition));
+        for code in [ErrorCode::TokenExpired, ErrorCode::Expired, ErrorCode::TooManyRequests] {
+            client.says(r#"{"id":2,"subscribe":{"channel":"$a","token":"t"}}"#);
+            client.did();
+            client.answer(OutcomeResult::Authorized(Err(refused(code))));
+            assert_eq!(client.did(), [error(2, code)]);
+        }
+    }
+    assert!(!client.session.is_closed());
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod order;
 mod publishing;
 mod querying;
 mod raw;
+mod reading_on;
 mod recovering;
 mod refreshing;
 mod subscribing;

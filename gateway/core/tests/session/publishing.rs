@@ -6,7 +6,7 @@ use gateway_core::session::Context;
 use shared::error::ErrorCode;
 use shared::id::UserId;
 
-use crate::support::{CLIENT, Client, authenticated, context, error};
+use crate::support::{CLIENT, Client, authenticated, context, error, joined, page};
 
 fn publish(client: &mut Client, channel: &str) -> Vec<String> {
     client.says(&format!(r#"{{"id":3,"publish":{{"channel":"{channel}","data":{{"a":1}}}}}}"#));
@@ -61,6 +61,18 @@ fn only_subscribers_publish_where_not_everyone_may_listen() {
 }
 
 #[test]
+fn whoever_may_not_be_in_the_channel_does_not_publish_into_it() {
+    for mut client in [Client::anonymous(), Client::user("ann")] {
+        assert_eq!(publish(&mut client, "members:a"), [error(3, ErrorCode::PermissionDenied)]);
+        client.says(r#"{"id":2,"subscribe":{"channel":"members:a"}}"#);
+        client.did();
+        client.answer(joined(Some(page(&[], 0))));
+        client.did();
+        assert_eq!(publish(&mut client, "members:a"), [r#"publish members:a {"a":1} kept"#]);
+    }
+}
+
+#[test]
 fn in_development_everything_is_allowed() {
     let mut client = Client::connected(Context { insecure: true, ..context() }, Identity::default());
     assert_eq!(publish(&mut client, "shut:a"), [r#"publish shut:a {"a":1} kept"#]);
@@ -68,11 +80,11 @@ fn in_development_everything_is_allowed() {
 
 #[test]
 fn a_publication_needs_a_channel_and_data() {
-    for broken in [r#"{"id":3,"publish":{"data":1}}"#, r#"{"id":3,"publish":{"channel":"news"}}"#] {
-        let mut client = Client::anonymous();
-        client.says(broken);
-        assert_eq!(client.did(), ["close 3501"], "{broken}");
-    }
+    let mut client = Client::anonymous();
+    client.says(r#"{"id":3,"publish":{"channel":"news"}}"#);
+    assert_eq!(client.did(), [error(3, ErrorCode::BadRequest)]);
+    client.says(r#"{"id":3,"publish":{"data":1}}"#);
+    assert_eq!(client.did(), ["close 3501"]);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! The commands that only read: history, presence, presence_stats.
 
+use std::sync::Arc;
+
+use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::{Identity, OutcomeResult, PresenceStats};
 use gateway_core::session::{Context, Settings};
 use shared::error::ErrorCode;
@@ -69,6 +72,32 @@ fn a_position_of_another_epoch_is_no_position() {
         client.answer(OutcomeResult::History(Ok(page(&[], 4))));
         let did = client.did();
         assert_eq!(did[0] == error(3, ErrorCode::UnrecoverablePosition), !known, "{epoch}");
+    }
+}
+
+#[test]
+fn history_and_presence_without_a_subscription_take_options_of_their_own() {
+    let mut context = context();
+    let open = ChannelOptions {
+        allow_history_for_client: true,
+        allow_presence_for_anonymous: true,
+        ..(**context.rules.namespaces.get("log").unwrap()).clone()
+    };
+    context.rules.namespaces.insert("open".into(), Arc::new(open));
+    let denied = [error(3, ErrorCode::PermissionDenied)];
+    for (user, reads_history) in [("ann", true), ("", false)] {
+        let identity = Identity { user: UserId::new(user), ..Identity::default() };
+        let mut client = Client::connected(context.clone(), identity);
+        client.says(r#"{"id":3,"history":{"channel":"open:a","limit":2}}"#);
+        let expected = if reads_history { ["history open:a limit 2".to_owned()] } else { denied.clone() };
+        assert_eq!(client.did(), expected);
+        if reads_history {
+            client.answer(OutcomeResult::History(Ok(page(&[], 0))));
+            client.did();
+        }
+        client.says(r#"{"id":3,"presence_stats":{"channel":"open:a"}}"#);
+        let expected = if user.is_empty() { ["presence_stats open:a".to_owned()] } else { denied.clone() };
+        assert_eq!(client.did(), expected);
     }
 }
 

@@ -63,6 +63,18 @@ fn the_number_of_recovered_publications_is_a_setting() {
 }
 
 #[test]
+fn nobody_is_given_a_history_that_they_may_not_read() {
+    let mut client = Client::anonymous();
+    let recover = r#""recover":true,"recoverable":true,"positioned":true,"epoch":"life","offset":2"#;
+    client.says(&format!(r#"{{"id":2,"subscribe":{{"channel":"secret:a",{recover}}}}}"#));
+    assert_eq!(client.did(), ["join secret:a limit 0 positioned"]);
+    client.answer(joined(Some(page(&[3, 4], 4))));
+    let reply =
+        r#"< {"id":2,"subscribe":{"epoch":"life","offset":4,"positioned":true,"was_recovering":true}}"#;
+    assert_eq!(client.did(), [reply, "live secret:a @4"]);
+}
+
+#[test]
 fn a_channel_without_history_recovers_nothing() {
     let mut client = Client::anonymous();
     client.says(r#"{"id":2,"subscribe":{"channel":"a","recover":true,"epoch":"life","offset":3}}"#);

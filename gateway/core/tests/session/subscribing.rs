@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::effect::{Effect, Grant, OutcomeResult, Refusal};
+use gateway_core::effect::{Effect, Grant, Identity, OutcomeResult, Refusal};
 use gateway_core::session::{Context, Settings};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -184,6 +184,21 @@ fn what_a_token_gives_is_told_and_shown() {
     let outcome = gateway_core::effect::Outcome { ticket: join.ticket, result: joined(Some(page(&[], 0))) };
     client.session.handle_outcome(client.now, outcome);
     assert!(client.did()[0].contains(r#""expires":true,"ttl":60"#));
+}
+
+#[test]
+fn names_of_any_letters_are_for_where_that_is_set() {
+    let name = "новости: 日本 🙂";
+    let mut client = Client::anonymous();
+    assert_eq!(subscribe(&mut client, "a b"), [error(2, ErrorCode::BadRequest)]);
+    let mut context = context();
+    context.rules.unicode = true;
+    context.rules.namespaces.insert("новости".into(), context.rules.default.clone());
+    let mut client = Client::connected(context, Identity::default());
+    assert_eq!(subscribe(&mut client, name), [format!("join {name}")]);
+    client.answer(joined(None));
+    client.did();
+    assert_eq!(subscribe(&mut client, "a\\nb"), [error(2, ErrorCode::BadRequest)]);
 }
 
 #[test]

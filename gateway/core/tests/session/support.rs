@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
-use gateway_core::effect::{Effect, Grant, Identity, Outcome, OutcomeResult, Refusal, Ticket};
+use gateway_core::effect::{Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, Refusal, Ticket};
 use gateway_core::history::HistoryPage;
 use gateway_core::session::{Context, Opening, Session, Settings, Unobserved};
 use shared::channel::Channel;
@@ -29,7 +29,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn open(context: Context) -> Self {
-        Self::speaking(Arc::new(CentrifugeJson), context)
+        Self::speaking(Arc::new(CentrifugeJson::default()), context)
     }
 
     pub(crate) fn speaking(protocol: Arc<dyn Protocol>, context: Context) -> Self {
@@ -144,9 +144,13 @@ impl Client {
                 line += if join.presence.is_some() { " present" } else { "" };
                 line
             }
-            Effect::GoLive { channel, position: None } => format!("live {channel}"),
-            Effect::GoLive { channel, position: Some(position) } => {
-                format!("live {channel} @{}", position.offset)
+            Effect::GoLive(GoLive { channel, position, .. }) => {
+                let at = position.map_or(String::new(), |position| format!(" @{}", position.offset));
+                format!("live {channel}{at}")
+            }
+            Effect::AwaitRoom { ticket } => {
+                self.ask(ticket, "room");
+                "await room".to_owned()
             }
             Effect::Leave { channel } => format!("leave {channel}"),
             Effect::Publish { ticket, channel, publication, retention } => {
@@ -179,13 +183,15 @@ impl Client {
 }
 
 /// Channels without a namespace are open to all and keep nothing. Those of `log` keep history and presence. `shut`
-/// allows nothing, `named` lets the named users in, `recover` and `position` force what they are called.
+/// allows nothing, `named` lets the named users in, `recover` and `position` force what they are called. `secret` keeps
+/// history that nobody may read, and into `members` only subscribers publish.
 pub(crate) fn context() -> Context {
     let open = ChannelOptions {
         allow_subscribe: true,
         allow_subscribe_anonymous: true,
         allow_publish: true,
         allow_publish_anonymous: true,
+        allow_publish_for_client: true,
         allow_history: true,
         allow_presence: true,
         ..ChannelOptions::default()
@@ -200,12 +206,18 @@ pub(crate) fn context() -> Context {
         ),
         ("named", ChannelOptions { allow_user_limited: true, ..open.clone() }),
         ("recover", ChannelOptions { force_recovery: true, ..streamed.clone() }),
+        ("secret", ChannelOptions { allow_history: false, ..streamed.clone() }),
+        ("members", ChannelOptions { allow_publish_for_client: false, ..streamed.clone() }),
         ("position", ChannelOptions { force_positioning: true, ..streamed }),
     ];
     let namespaces = namespaces.map(|(name, options)| (name.into(), Arc::new(options)));
     Context {
         settings: Settings::default(),
-        rules: ChannelRules { default: Arc::new(open), namespaces: namespaces.into() },
+        rules: ChannelRules {
+            default: Arc::new(open),
+            namespaces: namespaces.into(),
+            ..ChannelRules::default()
+        },
         insecure: false,
         node: "node-1".into(),
         version: "1.2.3",

@@ -33,6 +33,37 @@ fn leaving_where_one_is_not_is_no_error() {
 }
 
 #[test]
+fn of_two_equal_commands_each_is_answered_when_the_channel_is_let_go() {
+    let mut client = Client::anonymous();
+    let subscribe = |id: u32| format!(r#"{{"id":{id},"subscribe":{{"channel":"news"}}}}"#);
+    client.says(&[subscribe(2), subscribe(3)].join("\n"));
+    assert_eq!(client.did(), ["join news"]);
+    client.session.handle_unsubscribe(&channel("news"), UnsubscribeCode::Server);
+    client.answer(joined(None));
+    assert_eq!(client.did(), [r#"< {"id":2,"subscribe":{}}"#, "leave news", "join news", SERVER]);
+    client.answer(joined(None));
+    assert_eq!(client.did(), [r#"< {"id":3,"subscribe":{}}"#, "live news"]);
+
+    let unsubscribe = |id: u32| format!(r#"{{"id":{id},"unsubscribe":{{"channel":"news"}}}}"#);
+    client.says(&[unsubscribe(4), unsubscribe(5), subscribe(6), unsubscribe(7), subscribe(8)].join("\n"));
+    let both = "< {\"id\":4,\"unsubscribe\":{}}\n{\"id\":5,\"unsubscribe\":{}}";
+    assert_eq!(client.did(), ["leave news", "join news", both]);
+    client.answer(joined(None));
+    assert_eq!(
+        client.did(),
+        [
+            r#"< {"id":6,"subscribe":{}}"#,
+            "live news",
+            "leave news",
+            "join news",
+            r#"< {"id":7,"unsubscribe":{}}"#
+        ]
+    );
+    client.answer(joined(None));
+    assert_eq!(client.did(), [r#"< {"id":8,"subscribe":{}}"#, "live news"]);
+}
+
+#[test]
 fn leaving_while_joining_waits_for_the_join() {
     let mut client = Client::anonymous();
     client.says(

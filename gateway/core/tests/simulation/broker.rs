@@ -5,8 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_core::channel_rules::ChannelRules;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::recovery::is_recovered;
+use gateway_core::session::Settings;
 use gateway_core::stream::Stream;
 use shared::channel::Channel;
+use shared::command::Since;
+use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 
@@ -36,12 +40,18 @@ pub(crate) struct Broker {
     streams: BTreeMap<Channel, Stream>,
     pub(crate) links: Vec<Link>,
     next_number: u64,
+    /// When all streams began anew.
+    flushed_at: Option<Moment>,
 }
+
+/// Milliseconds in which nodes find out that streams have begun anew, each by itself: until then some of them hand out
+/// what was left of the old ones.
+const EPOCHS_OVERLAP: u64 = 5_000;
 
 impl Broker {
     pub(crate) fn new(rules: ChannelRules, nodes: usize) -> Self {
         let links = (0..nodes).map(|_| Link { up: true, ..Link::default() }).collect();
-        Self { rules, streams: BTreeMap::new(), links, next_number: 0 }
+        Self { rules, streams: BTreeMap::new(), links, next_number: 0, flushed_at: None }
     }
 
     /// A payload that no other publication has.
@@ -119,8 +129,14 @@ impl Broker {
     }
 
     /// The broker starts again and remembers nothing.
-    pub(crate) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self, now: Moment) {
         self.streams.clear();
+        self.flushed_at = Some(now);
+    }
+
+    /// Whether there may still be two streams of one name, of which nobody can tell which came first.
+    pub(crate) fn epochs_overlap(&self, now: Moment) -> bool {
+        self.flushed_at.is_some_and(|at| now.0 < at.0 + EPOCHS_OVERLAP)
     }
 
     /// The history of every channel is removed. Offsets go on.
@@ -131,6 +147,16 @@ impl Broker {
     /// Where a channel's stream ends; `None` if it has none.
     pub(crate) fn top(&mut self, channel: &Channel, net: &mut Net) -> Option<StreamPosition> {
         self.retention(channel).keeps_history().then(|| self.page(channel, HistoryFilter::default(), net).top)
+    }
+
+    /// Whether history holds everything after a position.
+    pub(crate) fn could_serve(&mut self, channel: &Channel, epoch: &str, offset: u64, net: &mut Net) -> bool {
+        if !self.retention(channel).keeps_history() {
+            return false;
+        }
+        let limit = Settings::default().recovery_limit_max;
+        let filter = HistoryFilter { since: Some(offset), limit, reverse: false };
+        is_recovered(&Since { offset, epoch: epoch.into() }, &self.page(channel, filter, net))
     }
 
     /// How many subscriptions of channels the nodes have.

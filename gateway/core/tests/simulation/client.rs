@@ -93,7 +93,7 @@ impl Client {
                     wire.bytes_on_their_way -= message.len();
                 }
                 if self.wire == Some(wire) && !net.wires[&wire].cut {
-                    self.read(&message, net, checkers);
+                    self.read(&message, broker, net, checkers);
                 }
             }
             ClientEvent::Closed { wire, code } => {
@@ -146,7 +146,7 @@ impl Client {
         }
     }
 
-    fn read(&mut self, message: &[u8], net: &mut Net, checkers: &Checkers) {
+    fn read(&mut self, message: &[u8], broker: &mut Broker, net: &mut Net, checkers: &Checkers) {
         let frame = std::str::from_utf8(message).expect("text");
         trace(net.now, || format!("client {} reads {}", self.index, frame.replace('\n', "⏎")));
         for received in decode_frame(frame) {
@@ -168,15 +168,22 @@ impl Client {
                 }
                 Received::Unsubscribed { channel, code } => {
                     assert_eq!(code, 2500, "nothing else ends a subscription here");
+                    let wire = self.wire.expect("it reads");
                     let (channel, subscription) = self.subscription(&channel);
                     assert_eq!(subscription.state, State::On, "the end of {channel} before its beginning");
                     subscription.state = State::Off;
+                    let excused =
+                        net.excused.remove(&(wire, channel.clone())) || broker.epochs_overlap(net.now);
+                    if let Some((epoch, offset)) = subscription.reader.position.clone() {
+                        let served = broker.could_serve(&channel, &epoch, offset, net);
+                        assert!(excused || !served, "{channel} ended at {offset} without need");
+                    }
                     self.later(50..500, ClientEvent::Subscribe(channel), net);
                 }
                 Received::Reply { id, outcome } => {
                     let asked = self.asked.remove(&id).expect("a reply answers a command, once");
                     match outcome {
-                        Ok(answer) => self.on_answer(asked, answer, net, checkers),
+                        Ok(answer) => self.on_answer(asked, answer, broker, net, checkers),
                         Err(refusal) => {
                             assert_eq!(refusal.code, 100, "{asked:?}: {refusal:?}");
                             let Asked::Subscribe { channel, .. } = asked else { panic!("{asked:?} failed") };
@@ -192,7 +199,14 @@ impl Client {
         }
     }
 
-    fn on_answer(&mut self, asked: Asked, answer: Answer<'_>, net: &mut Net, checkers: &Checkers) {
+    fn on_answer(
+        &mut self,
+        asked: Asked,
+        answer: Answer<'_>,
+        broker: &mut Broker,
+        net: &mut Net,
+        checkers: &Checkers,
+    ) {
         match (asked, answer) {
             (Asked::Connect, Answer::Connect(_)) => self.connected = true,
             (Asked::Subscribe { channel, from }, Answer::Subscribe(result)) => {
@@ -201,6 +215,10 @@ impl Client {
                 subscription.state = State::On;
                 if subscription.reader.begin(from.as_ref(), &result, checkers) {
                     net.stats.count("told that recovery failed");
+                    // History holds less with time: what it could serve now it could serve then.
+                    let (epoch, offset) = from.as_ref().expect("only who asks is told");
+                    let served = broker.could_serve(&channel, epoch, *offset, net);
+                    assert!(!served, "{channel} could have been recovered from {offset}");
                 } else if from.is_some() {
                     net.stats.count("recoveries");
                 }

@@ -43,10 +43,16 @@ pub(crate) fn run(seed: u64) -> Stats {
     let plan = plan(seed);
     let mut net = Net::new(seed, plan);
     let rules = rules();
-    let protocol = Arc::new(CentrifugeJson);
+    let protocol = Arc::new(CentrifugeJson::default());
     let mut variants = Variants::default();
     variants.add(Encoding { protocol: protocol.clone(), framing: Arc::new(Lines) }).expect("there is room");
-    let settings = Settings { ping_interval_ms: 4_000, pong_timeout_ms: 1_500, ..Settings::default() };
+    let settings = Settings {
+        ping_interval_ms: 4_000,
+        pong_timeout_ms: 1_500,
+        // A few publications are a piece.
+        reply_bytes_max: 600,
+        ..Settings::default()
+    };
     let context = Context {
         settings,
         rules: rules.clone(),
@@ -123,6 +129,7 @@ fn rules() -> ChannelRules {
     let stream =
         |history_size| ChannelOptions { history_size, history_ttl_s: 3600, ..ChannelOptions::default() };
     ChannelRules {
+        unicode: false,
         default: Arc::default(),
         namespaces: BTreeMap::from([
             ("stream".into(), Arc::new(stream(100))),
@@ -245,7 +252,7 @@ impl Cluster {
             8 => {
                 net.stats.count("streams reset");
                 trace(net.now, || "the broker forgets everything".to_owned());
-                self.broker.flush();
+                self.broker.flush(net.now);
             }
             _ => {
                 net.stats.count("histories removed");

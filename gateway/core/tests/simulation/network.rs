@@ -1,7 +1,7 @@
 //! Time, chance, and everything that is on its way from one place to another.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use gateway_core::catch_up::Reading;
 use gateway_core::effect::Ticket;
 use gateway_core::feed::Look;
 use gateway_core::history::{HistoryFilter, HistoryPage};
+use gateway_core::session::READS_FAILED_MAX;
 use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::position::StreamPosition;
@@ -62,6 +63,11 @@ pub(crate) enum Question {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
     CatchUp(Reading),
+    /// The next piece for a client that takes its recovery slowly.
+    Piece {
+        wire: u64,
+        ticket: Ticket,
+    },
     Mend,
 }
 
@@ -119,6 +125,11 @@ pub(crate) enum NodeEvent {
     },
     Closed {
         wire: u64,
+    },
+    /// The client has taken what it was sent.
+    Room {
+        wire: u64,
+        ticket: Ticket,
     },
 }
 
@@ -233,6 +244,10 @@ pub(crate) struct Net {
     asks: BTreeMap<usize, Lane>,
     agenda: BTreeMap<(u64, u64), Event>,
     next_event: u64,
+    /// Who may be told of a hole that history could fill: there was no room for what came, or history could not be read.
+    pub(crate) excused: BTreeSet<(u64, Channel)>,
+    /// Pieces in a row that could not be read for a client.
+    failures: BTreeMap<u64, u8>,
 }
 
 impl Net {
@@ -247,6 +262,8 @@ impl Net {
             asks: BTreeMap::new(),
             agenda: BTreeMap::new(),
             next_event: 0,
+            excused: BTreeSet::new(),
+            failures: BTreeMap::new(),
         }
     }
 
@@ -329,15 +346,28 @@ impl Net {
         true
     }
 
-    /// A subscriber was told of a hole.
-    pub(crate) fn told(&mut self, channel: &Channel) {
+    /// A subscriber was told of a hole. What `overflowed` on the way to it may still be in history.
+    pub(crate) fn told(&mut self, channel: &Channel, wire: u64, overflowed: bool) {
         self.stats.count("told of a hole");
+        if overflowed {
+            self.stats.count("told of a hole after an overflow");
+            self.excused.insert((wire, channel.clone()));
+        }
         let may_be = match self.plan.holes {
             Holes::None => false,
             Holes::InShortHistories => channel.as_str().starts_with("short:"),
             Holes::Anywhere => true,
         };
         assert!(may_be, "a subscriber of {channel} was told of a hole that there cannot be");
+    }
+
+    /// A client that takes its recovery slowly gets no further when history cannot be read for it again and again.
+    pub(crate) fn piece_read(&mut self, wire: u64, channel: &Channel, read: bool) {
+        let failures = self.failures.entry(wire).or_default();
+        *failures = if read { 0 } else { *failures + 1 };
+        if *failures >= READS_FAILED_MAX {
+            self.excused.insert((wire, channel.clone()));
+        }
     }
 
     /// The node says goodbye, after everything it sent.

@@ -159,6 +159,12 @@ impl Node {
             NodeEvent::History { channel, page, purpose: Purpose::CatchUp(reading) } => {
                 self.on_past_read(channel, reading, page, net);
             }
+            NodeEvent::History { page, channel, purpose: Purpose::Piece { wire, ticket } } => {
+                net.piece_read(wire, &channel, page.is_some());
+                let read = page.map(Some).ok_or(ErrorCode::Internal);
+                self.answer(wire, ticket, OutcomeResult::Joined(read), net);
+            }
+            NodeEvent::Room { wire, ticket } => self.answer(wire, ticket, OutcomeResult::Room, net),
             NodeEvent::Published { wire, ticket } => {
                 self.answer(wire, ticket, OutcomeResult::Published(Ok(())), net);
             }
@@ -267,6 +273,11 @@ impl Node {
         let Some(wanted) = join.past else {
             return self.answer(wire, join.ticket, OutcomeResult::Joined(Ok(None)), net);
         };
+        if wanted.part {
+            let purpose = Purpose::Piece { wire, ticket: join.ticket };
+            let question = Question::History(join.channel, wanted.filter, purpose);
+            return net.ask_broker(self.index, self.life, question);
+        }
         let since = wanted.filter.since.map(|offset| Stopped { offset, epoch: wanted.epoch });
         let local = self.channels.get(&join.channel).expect("a worker listens to it");
         let want = local.catch_up.want(since, wanted.filter.limit);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use gateway_core::effect::{Effect, Identity, Join, Outcome, OutcomeResult, Ticket};
+use gateway_core::effect::{Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Ticket};
 use gateway_core::hub::{
     Bundles, EncodingId, HoldLimits, Hub, Interest, Prepared, PushFraming, Sink, Subscriber, Variant,
 };
@@ -78,6 +78,8 @@ pub(crate) struct Worker {
     inbox: Vec<Item>,
     /// What did not fit into the inbox, up to the last.
     overflow: BTreeMap<Channel, StreamPosition>,
+    /// The same of the present run, of which subscribers are being told.
+    overflowing: bool,
     is_to_run: bool,
     wakes_at: Option<u64>,
     pub(crate) wishes: VecDeque<Wish>,
@@ -103,6 +105,7 @@ impl Worker {
             connections: Slab::new(),
             inbox: Vec::new(),
             overflow: BTreeMap::new(),
+            overflowing: false,
             is_to_run: false,
             wakes_at: None,
             wishes: VecDeque::new(),
@@ -185,9 +188,11 @@ impl Worker {
         for (channel, publications) in by_channel {
             self.with_hub(net, |hub, writer| hub.deliver(channel.as_str(), &publications, writer));
         }
+        self.overflowing = true;
         for (channel, position) in std::mem::take(&mut self.overflow) {
             self.with_hub(net, |hub, writer| hub.lost(channel.as_str(), position, writer));
         }
+        self.overflowing = false;
         if self.hub.is_sweeping() {
             net.stats.count("sweeps gone on with");
             self.with_hub(net, |hub, writer| hub.sweep_on(writer));
@@ -228,8 +233,8 @@ impl Worker {
         act(&mut self.hub, &mut writer);
         let Writer { told, slow, .. } = writer;
         for (key, channel) in told {
-            net.told(&channel);
             if let Some(connection) = self.connections.get_mut(key as usize) {
+                net.told(&channel, connection.wire, self.overflowing);
                 connection.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
                 self.follow_up(key, net);
             }
@@ -288,8 +293,11 @@ impl Worker {
                     }
                     self.wishes.push_back(Wish::Join(wire, join));
                 }
-                Effect::GoLive { channel, position } => {
-                    self.with_hub(net, |hub, writer| hub.go_live(channel.as_str(), key, position, writer));
+                Effect::GoLive(go_live) => self.go_live(key, &go_live, net),
+                Effect::AwaitRoom { ticket } => {
+                    let delay = if net.dice.chance(500) { 0..1 } else { 0..400 };
+                    let what = NodeEvent::Room { wire, ticket };
+                    net.send_to_node(self.node, self.life, delay, what);
                 }
                 Effect::Leave { channel } => {
                     if self.hub.leave(channel.as_str(), key).is_some_and(|left| left.last) {
@@ -301,6 +309,25 @@ impl Worker {
                 }
                 other => panic!("no client here asks for {other:?}"),
             }
+        }
+    }
+
+    /// What was held back and does not join on is read from history.
+    fn go_live(&mut self, key: u32, go_live: &GoLive, net: &mut Net) {
+        let mut writer = Writer { connections: &self.connections, net, told: Vec::new(), slow: Vec::new() };
+        self.hub.go_live(go_live.channel.as_str(), key, go_live.position, &mut writer);
+        let Writer { told, slow, .. } = writer;
+        for (key, channel) in told {
+            let Some(connection) = self.connections.get_mut(key as usize) else { continue };
+            if connection.session.handle_hole(go_live) {
+                net.stats.count("holes read from history");
+            } else {
+                net.told(&channel, connection.wire, false);
+                connection.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
+            }
+        }
+        for key in slow {
+            self.disconnect(key, Disconnect::SLOW, net);
         }
     }
 

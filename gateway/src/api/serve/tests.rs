@@ -22,7 +22,7 @@ fn rules() -> ChannelRules {
     let kept =
         ChannelOptions { history_size: 10, history_ttl_s: 60, presence: true, ..ChannelOptions::default() };
     let namespaces = BTreeMap::from([("kept".into(), Arc::new(kept))]);
-    ChannelRules { default: Arc::default(), namespaces }
+    ChannelRules { namespaces, ..ChannelRules::default() }
 }
 
 struct Fixture {

@@ -4,5 +4,6 @@
 
 pub mod json;
 
-/// Most commands of one message. A client library batches what it has at hand, which is far less.
+/// Most commands of one message, unless a server takes more. A client library sends what it has at hand at once, such as
+/// the subscriptions to all its channels.
 pub const COMMANDS_PER_MESSAGE_MAX: usize = 1000;

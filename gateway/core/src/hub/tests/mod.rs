@@ -265,6 +265,26 @@ fn holding_back_is_bounded_and_only_those_who_miss_what_was_given_up_are_told() 
 }
 
 #[test]
+fn whoever_joins_after_the_oldest_was_given_up_gets_what_came_after_the_join() {
+    let limits = HoldLimits { publications: 3, ..HoldLimits::default() };
+    let mut bench = Bench { hub: Hub::new(limits), ..Bench::default() };
+    let publish = |bench: &mut Bench, count: usize| {
+        bench.hub.deliver("news", &vec![publication(None); count], &mut bench.seen);
+    };
+    bench.join(1, false);
+    publish(&mut bench, 5);
+    bench.join(2, false);
+    publish(&mut bench, 1);
+    bench.join(3, false);
+    publish(&mut bench, 1);
+    for key in 1..=3 {
+        bench.go_live(key, None);
+    }
+    let got = [1, 2, 3].map(|key| bench.seen.offsets(key).len());
+    assert_eq!(got, [3, 2, 1], "no offsets tell anyone here what is missing");
+}
+
+#[test]
 fn held_bytes_are_bounded_over_all_channels_and_given_back() {
     let limits = HoldLimits { bytes_total: 2000, ..HoldLimits::default() };
     let mut hub = Hub::new(limits);

@@ -13,10 +13,13 @@ use super::FLAG_REJECT_UNRECOVERED;
 use crate::command::{Command, Connect, History, Request, Since, Subscribe};
 use crate::error::ErrorCode;
 use crate::protocol::DecodeError;
-use crate::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use crate::publication::{Payload, is_too_deep};
 
-pub(super) fn decode(message: &[u8], commands: &mut Vec<Command>) -> Result<(), DecodeError> {
+pub(super) fn decode(
+    message: &[u8],
+    commands_max: usize,
+    commands: &mut Vec<Command>,
+) -> Result<(), DecodeError> {
     let text = simdutf8::basic::from_utf8(message).map_err(|_| DecodeError::Malformed)?;
     // A line break at the end ends the last command and begins none.
     let lines = text.strip_suffix('\n').unwrap_or(text);
@@ -24,7 +27,7 @@ pub(super) fn decode(message: &[u8], commands: &mut Vec<Command>) -> Result<(), 
         return Err(DecodeError::Empty);
     }
     for (index, line) in lines.split('\n').enumerate() {
-        if index == COMMANDS_PER_MESSAGE_MAX {
+        if index == commands_max {
             return Err(DecodeError::TooManyCommands);
         }
         let command: CommandLine = serde_json::from_str(line).map_err(|_| DecodeError::Malformed)?;
@@ -192,8 +195,7 @@ impl From<PublishBody<'_>> for Request {
                 channel: or_empty(body.channel),
                 data: Payload::json(Bytes::copy_from_slice(data.get().as_bytes())),
             },
-            Some(_) => Self::Refused(ErrorCode::BadRequest),
-            None => Self::Unknown,
+            Some(_) | None => Self::Refused(ErrorCode::BadRequest),
         }
     }
 }

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use crate::command::Command;
 use crate::framing::{Message, MessageKind};
+use crate::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use crate::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::push::Push;
 use crate::reply::Reply;
@@ -24,8 +25,17 @@ pub use write::{
 /// A payload that is JSON goes through as its publisher wrote it, but for line breaks outside of strings, which
 /// become spaces because they would end the message. A payload of text becomes a JSON string, and one of bytes a
 /// JSON string that holds them in standard base64 (RFC 4648 §4).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CentrifugeJson;
+#[derive(Clone, Copy, Debug)]
+pub struct CentrifugeJson {
+    /// Most commands of one message.
+    pub commands_max: usize,
+}
+
+impl Default for CentrifugeJson {
+    fn default() -> Self {
+        Self { commands_max: COMMANDS_PER_MESSAGE_MAX }
+    }
+}
 
 /// A ping, and the pong that answers it.
 pub const PING: &[u8] = b"{}";
@@ -40,10 +50,8 @@ impl Protocol for CentrifugeJson {
     }
 
     fn decode(&self, message: Message<'_>, commands: &mut Vec<Command>) -> Result<(), DecodeError> {
-        match message.kind {
-            MessageKind::Text => decode::decode(message.data, commands),
-            MessageKind::Binary => Err(DecodeError::WrongKind),
-        }
+        // Of either kind: some libraries send JSON as bytes.
+        decode::decode(message.data, self.commands_max, commands)
     }
 
     fn encode_reply(&self, reply: &Reply, out: &mut BytesMut) -> Encoded {

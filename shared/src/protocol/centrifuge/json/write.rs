@@ -120,7 +120,8 @@ pub fn publications(list: &[Publication], out: &mut BytesMut) {
 
 pub fn client_info(info: &ClientInfo, out: &mut BytesMut) {
     let mut object = Object::begin(out);
-    object.string("user", info.user.as_str());
+    // Also that of nobody in particular: libraries hand it on as it is.
+    string(info.user.as_str(), object.field("user"));
     client_id(info.client, object.field("client"));
     object.raw("conn_info", info.conn_info.as_deref());
     object.raw("chan_info", info.chan_info.as_deref());

@@ -1,0 +1,213 @@
+//! Random askers beside a real stream: what the stream could serve is served, and nothing else.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use shared::command::Since;
+
+use super::*;
+use crate::recovery::is_recovered;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// So many are published.
+    Publish(u64),
+    /// So many of those are handed out on this node.
+    HandOut(usize),
+    /// Someone comes who stopped so many before the newest (or after it), and takes so many.
+    Recover {
+        behind: i64,
+        limit: u32,
+        any_epoch: bool,
+        other_epoch: bool,
+    },
+    Begin,
+    /// The read that is under way has reached the broker.
+    Reach,
+    /// It comes back, or fails.
+    Return {
+        fails: bool,
+    },
+    RemoveHistory,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let recover = (-3_i64..30, select_limit(), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
+    prop_oneof![
+        4 => (1_u64..4).prop_map(Step::Publish),
+        4 => (1_usize..5).prop_map(Step::HandOut),
+        8 => recover.prop_map(|(behind, limit, any_epoch, other_epoch)| {
+            Step::Recover { behind, limit, any_epoch, other_epoch }
+        }),
+        1 => Just(Step::Begin),
+        6 => Just(Step::Reach),
+        6 => prop::bool::weighted(0.05).prop_map(|fails| Step::Return { fails }),
+        1 => Just(Step::RemoveHistory),
+        1 => (0_u64..6_000).prop_map(Step::Wait),
+    ]
+}
+
+fn select_limit() -> impl Strategy<Value = u32> {
+    prop::sample::select(vec![1, 3, 8, 1_000])
+}
+
+/// Someone who waits.
+#[derive(Clone, Debug)]
+struct Asker {
+    want: Want,
+    since: Option<Since>,
+    /// The stream's end when they came.
+    top: u64,
+}
+
+struct Model {
+    now: Moment,
+    retention: Retention,
+    stream: Stream,
+    catch_up: CatchUp,
+    /// Published and not handed out yet.
+    on_their_way: VecDeque<Publication>,
+    handed_out: u64,
+    reading: Option<(Reading, Option<HistoryPage>)>,
+    waiting: Vec<Asker>,
+    served: u32,
+}
+
+impl Model {
+    fn new(kept: u32) -> Self {
+        let retention = Retention { size: kept, ttl: Duration::from_secs(60) };
+        Self {
+            now: NOW,
+            retention,
+            stream: Stream::new(epoch()),
+            catch_up: CatchUp::new(0, retention),
+            on_their_way: VecDeque::new(),
+            handed_out: 0,
+            reading: None,
+            waiting: Vec::new(),
+            served: 0,
+        }
+    }
+
+    fn happens(&mut self, step: Step) {
+        match step {
+            Step::Publish(count) => {
+                for _ in 0..count {
+                    let mut publication = Publication::new(Payload::json("1"));
+                    self.stream.append(self.now, &mut publication, self.retention, usize::MAX);
+                    self.on_their_way.push_back(publication);
+                }
+            }
+            Step::HandOut(count) => {
+                for _ in 0..count {
+                    let Some(publication) = self.on_their_way.pop_front() else { break };
+                    self.handed_out = publication.offset();
+                    self.catch_up.handed_out(self.now, &publication);
+                }
+            }
+            Step::Recover { behind, limit, any_epoch, other_epoch } => {
+                let top = self.stream.position().offset;
+                let offset = top.saturating_add_signed(-behind);
+                let of = match (any_epoch, other_epoch) {
+                    (true, _) => Epoch::EMPTY,
+                    (_, true) => Epoch::from_random(8),
+                    _ => epoch(),
+                };
+                let since = Since { offset, epoch: of.as_str().into() };
+                let want = self.catch_up.want(Some(Stopped { offset, epoch: Some(of) }), limit);
+                self.asks(Asker { want, since: Some(since), top });
+            }
+            Step::Begin => {
+                let top = self.stream.position().offset;
+                let want = self.catch_up.want(None, 0);
+                self.asks(Asker { want, since: None, top });
+            }
+            Step::Reach => {
+                self.stream.expire(self.now);
+                if let Some((reading, page @ None)) = &mut self.reading {
+                    *page = Some(self.stream.page(reading.filter));
+                }
+            }
+            Step::Return { fails } => {
+                let Some((reading, page)) = self.reading.take() else { return };
+                let past = match page.filter(|_| !fails) {
+                    Some(page) => self.catch_up.read(self.now, reading, &page),
+                    None => {
+                        self.catch_up.read_failed(reading);
+                        self.waiting.clear();
+                        return;
+                    }
+                };
+                for asker in std::mem::take(&mut self.waiting) {
+                    match &past {
+                        Shared::Past(past) => match past.answer(&asker.want) {
+                            Some(page) => self.check(&asker, &page),
+                            None => self.asks(asker),
+                        },
+                        // Everyone reads for themselves.
+                        Shared::Unshared => {}
+                    }
+                }
+            }
+            Step::RemoveHistory => {
+                self.stream.clear();
+                self.catch_up.forget();
+            }
+            Step::Wait(ms) => {
+                self.now = Moment(self.now.0 + ms);
+                self.stream.expire(self.now);
+            }
+        }
+        assert!(self.waiting.is_empty() || self.reading.is_some(), "they wait for nothing");
+    }
+
+    fn asks(&mut self, asker: Asker) {
+        match self.catch_up.ask(self.now, &asker.want) {
+            Asked::Answered(page) => self.check(&asker, &page),
+            Asked::Read(reading) => {
+                assert!(self.reading.is_none(), "two reads at once");
+                self.reading = Some((reading, None));
+                self.waiting.push(asker);
+            }
+            Asked::Wait => self.waiting.push(asker),
+        }
+    }
+
+    fn check(&mut self, asker: &Asker, page: &HistoryPage) {
+        self.served += 1;
+        assert!(page.top.offset >= self.handed_out, "what was handed out before is a gap");
+        let Some(since) = &asker.since else {
+            assert!(page.top.offset >= asker.top, "what was published before they came is new to them");
+            return;
+        };
+        if is_recovered(since, page) {
+            let all: Vec<u64> = (since.offset + 1..=page.top.offset).collect();
+            assert_eq!(offsets(page), all);
+            assert!(all.len() <= asker.want.limit as usize);
+            return;
+        }
+        // Up to where they are told of, from a stream as it is now: it holds less with time, never more.
+        self.stream.expire(self.now);
+        let filter = HistoryFilter { since: Some(since.offset), limit: u32::MAX, reverse: false };
+        let mut could = self.stream.page(filter);
+        could.publications.retain(|publication| publication.offset() <= page.top.offset);
+        could.top = page.top;
+        could.publications.truncate(asker.want.limit as usize);
+        assert!(!is_recovered(since, &could), "{since:?} up to {:?} could be had", page.top);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_the_stream_could_serve_is_served_and_nothing_else(
+        kept in prop::sample::select(vec![1_u32, 4, 12, 100]),
+        steps in vec(step(), 1..120),
+    ) {
+        let mut model = Model::new(kept);
+        for step in steps {
+            model.happens(step);
+        }
+    }
+}

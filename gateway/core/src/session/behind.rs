@@ -1,0 +1,282 @@
+//! Long answers and a client that takes them slowly: what does not fit into one reply is read piece by piece, each once
+//! the client has taken the one before.
+//!
+//! A recovery of many bytes is answered with its beginning. The subscription then reads on: a piece of history, sent as
+//! publications like any other, then the next, until a piece reaches to the newest and what was held back meanwhile
+//! joins on. So what waits for a client is bounded, however much it has missed, and it comes further with every piece,
+//! also if it is cut off midway. In the same way a subscription goes on when more was held back for it than there was
+//! room for.
+
+use std::collections::VecDeque;
+
+use shared::channel::Channel;
+use shared::position::StreamPosition;
+use shared::publication::{ClientInfo, PayloadKind, Publication};
+use shared::push::{Event, Push, UnsubscribeCode};
+
+use super::Session;
+use super::batch::BATCH_BYTES_MAX;
+use crate::effect::{Effect, GoLive, Join, OutcomeResult, PastWanted, Ticket};
+use crate::history::{HistoryFilter, HistoryPage};
+use crate::recovery::reads_on;
+
+/// What a publication takes in a reply beside its texts, in bytes: the names of its fields, numbers and brackets.
+const PUBLICATION_BYTES: usize = 128;
+/// The same for a client in a presence reply.
+const CLIENT_BYTES: usize = 128;
+
+/// Reads in a row that may fail before a subscription ends.
+pub const READS_FAILED_MAX: u8 = 3;
+
+/// The broker could not be asked.
+#[derive(Clone, Copy, Debug)]
+struct ReadFailed;
+
+/// Those who read on, at most one for each subscription. While there is one, something is awaited.
+#[derive(Debug)]
+pub(super) struct Behind {
+    /// The first is served, the others wait for it.
+    readers: VecDeque<Reader>,
+    /// Room, or a piece for the first.
+    awaited: Ticket,
+    /// Whether the first of them is the one for whom a piece is read.
+    reading: bool,
+}
+
+/// A subscription that reads on.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) channel: Channel,
+    /// What the client has been sent up to.
+    pub(super) position: StreamPosition,
+    pub(super) positioned: bool,
+    /// How many publications to read for the next piece.
+    pub(super) limit: u32,
+    /// Reads in a row that failed.
+    failures: u8,
+}
+
+impl Reader {
+    pub(super) fn new(channel: Channel, position: StreamPosition, positioned: bool, limit: u32) -> Self {
+        Self { channel, position, positioned, limit, failures: 0 }
+    }
+}
+
+/// What is left of a recovery.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest {
+    /// The offset before its first publication.
+    pub(super) before: u64,
+    pub(super) limit: u32,
+}
+
+impl Behind {
+    pub(super) fn awaits(&self, ticket: Ticket) -> bool {
+        self.awaited == ticket
+    }
+
+    /// A subscription has ended.
+    pub(super) fn forget(&mut self, channel: &Channel) {
+        if self.readers.front().is_some_and(|reader| reader.channel == *channel) {
+            self.reading = false;
+        }
+        self.readers.retain(|reader| reader.channel != *channel);
+    }
+}
+
+impl Session {
+    /// Publications of the channel that were held back cannot be delivered to the client: they do not join on to
+    /// `go_live.position`, or there is no room for them. They are read from history instead, if the answer is yes.
+    pub fn handle_hole(&mut self, go_live: &GoLive) -> bool {
+        let Some(position) = go_live.position.filter(|_| go_live.may_read_on) else { return false };
+        if self.find_live(go_live.channel.as_str()).is_none() {
+            return false;
+        }
+        let limit = self.context.settings.recovery_limit_max;
+        self.read_on(Reader::new(go_live.channel.clone(), position, go_live.positioned, limit));
+        true
+    }
+
+    /// Whether one more long answer can be given before the client has taken the last.
+    pub(super) fn is_ready_for_more(&self) -> bool {
+        self.sent_bytes <= self.context.settings.reply_bytes_max
+    }
+
+    /// A long answer was given. Before many more are, the client is to take it.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent_bytes = self.sent_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let much = BATCH_BYTES_MAX.min(self.context.settings.reply_bytes_max as usize);
+        if self.sent_bytes as usize > much && self.behind.is_none() {
+            let awaited = self.await_room();
+            self.behind = Some(Box::new(Behind { readers: VecDeque::new(), awaited, reading: false }));
+        }
+    }
+
+    /// Takes out of what was recovered what the client is not to be sent yet. Answers how many bytes are left in it.
+    pub(super) fn leave_for_later(&self, publications: &mut Vec<Publication>) -> (usize, Option<Rest>) {
+        let Some(first) = publications.first().map(Publication::offset) else { return (0, None) };
+        let room = self.context.settings.reply_bytes_max as usize;
+        let (count, bytes) = if self.behind.is_some() { (0, 0) } else { fitting(publications, room) };
+        if count == publications.len() {
+            return (bytes, None);
+        }
+        let limit = self.piece_limit(publications);
+        publications.truncate(count);
+        let before = publications.last().map_or(first.saturating_sub(1), Publication::offset);
+        (bytes, Some(Rest { before, limit }))
+    }
+
+    /// From now on the subscription reads on.
+    pub(super) fn read_on(&mut self, reader: Reader) {
+        match &mut self.behind {
+            Some(behind) => behind.readers.push_back(reader),
+            None => {
+                let awaited = self.await_room();
+                self.behind =
+                    Some(Box::new(Behind { readers: VecDeque::from([reader]), awaited, reading: false }));
+            }
+        }
+    }
+
+    /// There is room, or a piece was read.
+    pub(super) fn on_behind(&mut self, result: OutcomeResult) {
+        match result {
+            OutcomeResult::Room => self.on_room(),
+            OutcomeResult::Joined(Ok(Some(page))) => self.on_piece(Ok(page)),
+            _ => self.on_piece(Err(ReadFailed)),
+        }
+    }
+
+    fn on_room(&mut self) {
+        self.sent_bytes = 0;
+        let ticket = self.ticket();
+        let Some(behind) = &mut self.behind else { return };
+        let Some(reader) = behind.readers.front() else {
+            self.behind = None;
+            return;
+        };
+        let channel = reader.channel.clone();
+        let filter =
+            HistoryFilter { since: Some(reader.position.offset), limit: reader.limit, reverse: false };
+        let past = PastWanted { filter, epoch: Some(reader.position.epoch), part: true };
+        let positioned = reader.positioned;
+        (behind.awaited, behind.reading) = (ticket, true);
+        // Its namespace was there when it was subscribed to.
+        let retention =
+            self.context.rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
+        let join = Join { ticket, channel, positioned, retention, past: Some(past), presence: None };
+        self.effects.push_back(Effect::Join(join));
+    }
+
+    fn on_piece(&mut self, page: Result<HistoryPage, ReadFailed>) {
+        let Some(behind) = &mut self.behind else { return };
+        // Its subscription may have ended meanwhile.
+        if std::mem::take(&mut behind.reading)
+            && let Some(reader) = behind.readers.pop_front()
+        {
+            match page {
+                Ok(page) if reads_on(reader.position, &page) => self.send_piece(reader, page),
+                Err(ReadFailed) if reader.failures + 1 < READS_FAILED_MAX => {
+                    behind.readers.push_front(Reader { failures: reader.failures + 1, ..reader });
+                }
+                _ => self.end_reading(&reader.channel),
+            }
+        }
+        if self.behind.is_some() {
+            let awaited = self.await_room();
+            if let Some(behind) = &mut self.behind {
+                behind.awaited = awaited;
+            }
+        }
+    }
+
+    fn send_piece(&mut self, mut reader: Reader, page: HistoryPage) {
+        let room = self.context.settings.reply_bytes_max as usize;
+        let (count, bytes) = fitting(&page.publications, room);
+        for publication in &page.publications[..count] {
+            self.push(Push { channel: &reader.channel, event: Event::Publication(publication) });
+            reader.position.offset = publication.offset();
+        }
+        self.sent(bytes);
+        if reader.position == page.top {
+            let Reader { channel, position, positioned, .. } = reader;
+            let go_live = GoLive { channel, position: Some(position), positioned, may_read_on: count > 0 };
+            return self.after_replies(Effect::GoLive(go_live));
+        }
+        reader.failures = 0;
+        reader.limit = self.piece_limit(&page.publications);
+        if let Some(behind) = &mut self.behind {
+            behind.readers.push_front(reader);
+        }
+    }
+
+    /// History does not hold what comes next any more, or cannot be read. The client comes back from where it is.
+    fn end_reading(&mut self, channel: &Channel) {
+        if let Ok(at) = self.find(channel.as_str()) {
+            self.remove(at);
+            self.end(channel, UnsubscribeCode::InsufficientState);
+            self.reckon_expiry();
+        }
+    }
+
+    fn await_room(&mut self) -> Ticket {
+        let ticket = self.ticket();
+        self.after_replies(Effect::AwaitRoom { ticket });
+        ticket
+    }
+
+    /// About how many publications like these a piece has room for.
+    fn piece_limit(&self, publications: &[Publication]) -> u32 {
+        let settings = &self.context.settings;
+        let bytes: usize = publications.iter().map(publication_bytes).sum();
+        let each = (bytes / publications.len().max(1)).max(1);
+        let limit = (settings.reply_bytes_max as usize / each).saturating_add(1);
+        u32::try_from(limit).unwrap_or(u32::MAX).min(settings.recovery_limit_max)
+    }
+}
+
+/// How many of these fit into so many bytes of a reply, at least one if there is any; and their bytes.
+pub(super) fn fitting(publications: &[Publication], room: usize) -> (usize, usize) {
+    let (mut count, mut bytes) = (0, 0);
+    for publication in publications {
+        let more = bytes + publication_bytes(publication);
+        if more > room && count > 0 {
+            break;
+        }
+        (count, bytes) = (count + 1, more);
+    }
+    (count, bytes)
+}
+
+/// What a publication takes in a reply, at most.
+fn publication_bytes(publication: &Publication) -> usize {
+    let data = &publication.data;
+    let data_bytes = match data.kind {
+        PayloadKind::Json => data.bytes.len(),
+        PayloadKind::Text => text_bytes(&data.bytes),
+        // Base64.
+        PayloadKind::Binary => data.bytes.len().div_ceil(3) * 4,
+    };
+    let tags: usize = publication
+        .tags
+        .iter()
+        .map(|(key, value)| text_bytes(key.as_bytes()) + text_bytes(value.as_bytes()) + 6)
+        .sum();
+    data_bytes + tags + publication.info.as_ref().map_or(0, client_bytes) + PUBLICATION_BYTES
+}
+
+/// What a client takes in a reply, at most.
+pub(super) fn client_bytes(info: &ClientInfo) -> usize {
+    let json = |json: &Option<bytes::Bytes>| json.as_ref().map_or(0, bytes::Bytes::len);
+    text_bytes(info.user.as_str().as_bytes()) + json(&info.conn_info) + json(&info.chan_info) + CLIENT_BYTES
+}
+
+/// The bytes of a text in a JSON string: control characters take six, what is escaped otherwise two.
+fn text_bytes(text: &[u8]) -> usize {
+    let escaped = |byte: &u8| match byte {
+        0..=0x1f | 0x7f => 5,
+        b'"' | b'\\' => 1,
+        _ => 0,
+    };
+    text.len() + text.iter().map(escaped).sum::<usize>()
+}

@@ -29,6 +29,8 @@ use crate::listener::admission::{Admission, Config as AdmissionConfig};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::node::{FromBroker, Node, Parts};
+use crate::telemetry::metrics::catch_up;
+use crate::telemetry::traces::failed_exports;
 use crate::telemetry::{Metrics, Readiness, Reminder};
 use crate::transport::encodings::Encodings;
 use crate::worker::inbox::{Event, Inbox};
@@ -79,6 +81,9 @@ impl App {
     pub fn start(config: Config, runtime: Handle) -> Result<Self, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new());
+        metrics.refresh_with(|metrics| {
+            catch_up(&metrics.trace_exports_failed_total, failed_exports());
+        });
         let readiness = Arc::new(Readiness::new(CANARY_AGE_MAX));
         let stop = CancellationToken::new();
 

@@ -35,9 +35,16 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             _ => {}
         }
     }
-    let ca_file = config.redis.ca_file.as_deref().filter(|_| config.broker.kind == BrokerKind::Redis);
-    if let Some(Err(error)) = ca_file.map(readable) {
-        found.push(("redis.ca_file".to_owned(), format!("cannot be read: {error}")));
+    if config.broker.kind == BrokerKind::Redis {
+        for (key, file) in [
+            ("redis.ca_file", &config.redis.ca_file),
+            ("redis.client_cert_file", &config.redis.client_cert_file),
+            ("redis.client_key_file", &config.redis.client_key_file),
+        ] {
+            if let Some(Err(error)) = file.as_deref().map(readable) {
+                found.push((key.to_owned(), format!("cannot be read: {error}")));
+            }
+        }
     }
     found
 }

@@ -12,8 +12,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or by module: `info,tidegate::broker=debug`.
     pub log_level: String,
-    /// Where traces are sent to, as OTLP in protobuf over HTTP: `http://collector:4318/v1/traces`. Not set: no
-    /// traces.
+    /// Where traces are sent to, as OTLP in protobuf over HTTP: `http://collector:4318`, or with a path,
+    /// `http://collector:4318/v1/traces`. Not set: no traces.
     pub otlp_endpoint: Option<String>,
     /// The share of publications that are traced, from 0 to 1.
     pub trace_ratio: f64,
@@ -49,15 +49,60 @@ impl Config {
         if let Err(error) = self.log_level.parse::<tracing_subscriber::filter::Targets>() {
             faults.add("log_level", format!("is no log filter: {error}"));
         }
-        if let Some(endpoint) = &self.otlp_endpoint {
-            let uri = endpoint.parse::<::http::Uri>();
-            if !uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some()) {
-                faults.add("otlp_endpoint", "must be a URL such as http://127.0.0.1:4318/v1/traces");
-            }
+        if let Some(Err(problem)) = self.otlp_endpoint.as_deref().map(full_endpoint) {
+            faults.add("otlp_endpoint", problem);
         }
         if !(0.0..=1.0).contains(&self.trace_ratio) {
             faults.add("trace_ratio", format!("is {}, must be from 0 to 1", self.trace_ratio));
         }
         faults.outside("flush_timeout_ms", self.flush_timeout_ms, 0..=60_000);
+    }
+}
+
+/// The path at which collectors take traces.
+const TRACES_PATH: &str = "/v1/traces";
+
+/// The address that traces are sent to: the base address of a collector, as its other clients are given it, is
+/// completed.
+pub(super) fn full_endpoint(endpoint: &str) -> Result<String, &'static str> {
+    let uri: ::http::Uri = endpoint.parse().map_err(|_| "must be a URL such as http://127.0.0.1:4318")?;
+    match uri.scheme_str() {
+        Some("http") if uri.host().is_some_and(|host| !host.is_empty()) => {}
+        Some("https") => {
+            return Err(
+                "https is not supported: send to a collector over http, on this machine or in its network",
+            );
+        }
+        _ => return Err("must be a URL such as http://127.0.0.1:4318"),
+    }
+    if uri.query().is_some() {
+        return Err("must have nothing behind a question mark");
+    }
+    Ok(match uri.path() {
+        "" | "/" => format!("{}{TRACES_PATH}", endpoint.trim_end_matches('/')),
+        _ => endpoint.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_base_address_of_a_collector_is_completed_and_a_path_is_kept() {
+        for base in ["http://host:4318", "http://host:4318/"] {
+            assert_eq!(full_endpoint(base).unwrap(), "http://host:4318/v1/traces");
+        }
+        for full in ["http://host:4318/v1/traces", "http://host/otlp/v1/traces", "http://[::1]:1/x"] {
+            assert_eq!(full_endpoint(full).unwrap(), full);
+        }
+    }
+
+    #[test]
+    fn what_traces_cannot_be_sent_to_is_refused_in_words() {
+        assert!(full_endpoint("https://host:4318").unwrap_err().contains("https"));
+        for bad in ["", "host:4318", "grpc://host:4317", "http://", "/v1/traces", "http://host?x"] {
+            assert!(full_endpoint(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -155,6 +155,9 @@ metrics! {
     TLS_RELOADS_TOTAL Counter "tls_reloads_total" ["result": "`changed`, `failed`"]
         "Times a changed certificate was taken, or could not be.";
 
+    TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []
+        "Batches of spans that the collector of traces did not take, and that are lost.";
+
     "The process":
     UP Gauge "build_info" ["version": "of this program"]
         "Always 1.";

@@ -5,7 +5,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -18,15 +19,18 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData};
+use parking_lot::Mutex;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::Config;
+use super::config::full_endpoint;
+use super::{Config, Reminder};
 
 /// The target of spans that belong to traces.
 pub const SPANS: &str = "tidegate_trace";
@@ -63,14 +67,14 @@ impl Traces {
             .with_http()
             .with_http_client(client)
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(endpoint)
+            .with_endpoint(full_endpoint(endpoint).unwrap_or_else(|_| endpoint.clone()))
             .with_timeout(EXPORT_TIMEOUT)
             .build()
             .map_err(|error| TraceError::Exporter { endpoint: endpoint.clone(), error })?;
         let resource = Resource::builder().with_service_name(config.service_name.clone()).build();
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_ratio)));
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
+            .with_batch_exporter(Told { exporter, reminder: Mutex::new(Reminder::new()) })
             .with_resource(resource)
             .with_sampler(sampler)
             .build();
@@ -95,6 +99,55 @@ impl Traces {
             Ok(Err(error)) => tracing::warn!(%error, "not all traces were sent"),
             Err(error) => tracing::warn!(%error, "sending the last traces failed"),
         }
+    }
+}
+
+/// Batches of spans that could not be sent by this process, and what a node's metrics show of it.
+static FAILED: AtomicU64 = AtomicU64::new(0);
+
+/// How many batches of spans could not be sent.
+pub fn failed_exports() -> u64 {
+    FAILED.load(Ordering::Relaxed)
+}
+
+/// Says when spans cannot be sent: once, and once a minute while it lasts.
+#[derive(Debug)]
+struct Told<E> {
+    exporter: E,
+    reminder: Mutex<Reminder>,
+}
+
+impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanExporter for Told<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let sent = self.exporter.export(batch).await;
+        let (mut reminder, now) = (self.reminder.lock(), Instant::now());
+        match &sent {
+            Ok(()) => {
+                if let Some(lasted) = reminder.over(now) {
+                    tracing::info!(after_s = lasted.as_secs(), "traces can be sent again");
+                }
+            }
+            Err(error) => {
+                FAILED.fetch_add(1, Ordering::Relaxed);
+                if reminder.is_due(&error.to_string(), now) {
+                    tracing::warn!(%error, spans, "traces cannot be sent and are lost");
+                }
+            }
+        }
+        sent
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
     }
 }
 

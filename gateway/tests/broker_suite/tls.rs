@@ -1,49 +1,70 @@
-//! Redis behind TLS, with a certificate of an authority that only the configuration knows.
+//! Redis behind TLS, with certificates of an authority that only the configuration knows.
 
 use std::fs;
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tidegate::broker::redis::RedisUrl;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tidegate::broker::BrokerEvents;
+use tidegate::broker::redis::{RedisBroker, RedisUrl};
 
-use crate::harness::{Backend, Redis, channel, eventually};
+use crate::harness::{Backend, Heard, Redis, channel, eventually};
 
-/// Turns TLS on at a free port. Gives that port and the file of the authority.
-fn with_tls(redis: &Redis) -> (u16, PathBuf) {
+/// The files of one side.
+struct Files {
+    authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// An authority of its own, and a certificate for `name` that it has signed.
+fn files(redis: &Redis, name: &str) -> Files {
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
     let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
     let key = KeyPair::generate().expect("a key");
-    let params = CertificateParams::new(vec!["localhost".into()]).expect("parameters");
+    let mut params = CertificateParams::new(vec![name.into()]).expect("parameters");
+    // Of the same name as its authority it would be taken for one that has signed itself.
+    params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.signed_by(&key, &authority).expect("a certificate");
-
-    let file = |name: &str, text: String| {
-        let path = redis.server.directory().join(name);
+    let file = |kind: &str, text: String| {
+        let path = redis.server.directory().join(format!("{name}-{kind}.pem"));
         fs::write(&path, text).expect("a file in the test's directory");
         path
     };
-    let authority = file("authority.pem", authority.pem());
-    let certificate = file("certificate.pem", certificate.pem());
-    let key = file("key.pem", key.serialize_pem());
-    for (option, path) in
-        [("tls-ca-cert-file", &authority), ("tls-cert-file", &certificate), ("tls-key-file", &key)]
-    {
+    Files {
+        authority: file("authority", authority.pem()),
+        certificate: file("certificate", certificate.pem()),
+        key: file("key", key.serialize_pem()),
+    }
+}
+
+/// Turns TLS on at a free port, for everyone or for clients with a certificate of this authority. Gives the port and
+/// the server's files.
+fn with_tls(redis: &Redis, clients: Option<&Files>) -> (u16, Files) {
+    let server = files(redis, "localhost");
+    let authority = clients.map_or(&server.authority, |clients| &clients.authority);
+    for (option, path) in [
+        ("tls-ca-cert-file", authority),
+        ("tls-cert-file", &server.certificate),
+        ("tls-key-file", &server.key),
+    ] {
         redis.server.ask::<()>(&["CONFIG", "SET", option, path.to_str().expect("a text")]);
     }
-    redis.server.ask::<()>(&["CONFIG", "SET", "tls-auth-clients", "no"]);
+    let asked = if clients.is_some() { "yes" } else { "no" };
+    redis.server.ask::<()>(&["CONFIG", "SET", "tls-auth-clients", asked]);
     let port = (0..5)
         .map(|_| crate::redis_server::free_port())
         .find(|port| redis.server.try_ask::<()>(&["CONFIG", "SET", "tls-port", &port.to_string()]).is_ok());
-    (port.expect("Redis listens for TLS"), authority)
+    (port.expect("Redis listens for TLS"), server)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_behind_tls_is_used_when_its_authority_is_known() {
     let mut redis = Redis::new();
-    let (port, authority) = with_tls(&redis);
+    let (port, server) = with_tls(&redis, None);
     redis.config.url = RedisUrl::new(format!("rediss://localhost:{port}"));
-    redis.config.ca_file = Some(authority);
+    redis.config.ca_file = Some(server.authority);
     let node = redis.node();
     let a = channel("a");
     node.subscribe(&a).await;
@@ -54,4 +75,30 @@ async fn a_redis_behind_tls_is_used_when_its_authority_is_known() {
     let stranger = redis.node();
     let error = stranger.broker.canary().await.expect_err("an unknown authority");
     assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_asks_for_a_certificate_is_shown_one() {
+    let mut redis = Redis::new();
+    let client = files(&redis, "node");
+    let (port, server) = with_tls(&redis, Some(&client));
+    redis.config.url = RedisUrl::new(format!("rediss://localhost:{port}"));
+    redis.config.ca_file = Some(server.authority.clone());
+    let stranger = redis.node();
+    let error = stranger.broker.canary().await.expect_err("no certificate");
+    assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
+
+    redis.config.client_cert_file = Some(client.certificate.clone());
+    redis.config.client_key_file = Some(client.key.clone());
+    let node = redis.node();
+    node.listens().await;
+
+    for (certificate, key) in [(&client.certificate, &server.key), (&client.key, &client.key)] {
+        redis.config.client_cert_file = Some(certificate.clone());
+        redis.config.client_key_file = Some(key.clone());
+        let events: std::sync::Arc<dyn BrokerEvents> = std::sync::Arc::new(Heard::default());
+        let started = RedisBroker::start(&redis.config, "node", events, Default::default());
+        let error = started.expect_err("a key that does not fit, a file without certificates");
+        assert!(error.to_string().contains("client's certificate"), "{error}");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::dial;
+use super::address::{self, Address};
 use crate::setting::Faults;
 
 /// Longest key prefix, in bytes: it is sent with every command.
@@ -19,8 +19,8 @@ const TTL_S_MAX: u64 = 31_536_000;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`. The password
-    /// is never shown.
+    /// `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`. `?db=`, `?user=`
+    /// and `?password=` do the same. The password is never shown.
     pub url: RedisUrl,
     /// Begins the name of every key and channel, so that several installations can share a Redis.
     pub prefix: String,
@@ -38,6 +38,11 @@ pub struct Config {
     /// PEM file of the authorities that a `rediss://` server's certificate is checked against. Default: those of
     /// the operating system.
     pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that this node shows a `rediss://` server, and of those it was signed with. None
+    /// is shown unless it is set, together with its key.
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file of the key of that certificate.
+    pub client_key_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -51,14 +56,35 @@ impl Default for Config {
             position_ttl_s: 2_592_000,
             presence_ttl_s: 20,
             ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
         }
     }
 }
 
 impl Config {
     pub fn check(&self, faults: &mut Faults) {
-        if let Err(error) = dial::parse(&self.url) {
-            faults.add("url", error.to_string());
+        match address::parse(&self.url) {
+            Err(error) => faults.add("url", error.to_string()),
+            Ok((Address::Tcp { tls: true, .. }, _)) => {}
+            Ok(_) => {
+                for (key, file) in [
+                    ("ca_file", &self.ca_file),
+                    ("client_cert_file", &self.client_cert_file),
+                    ("client_key_file", &self.client_key_file),
+                ] {
+                    if file.is_some() {
+                        faults.add(key, "is of no use without TLS: url must begin with rediss://");
+                    }
+                }
+            }
+        }
+        match (&self.client_cert_file, &self.client_key_file) {
+            (Some(_), None) => {
+                faults.add("client_key_file", "is missing: a certificate is shown with its key")
+            }
+            (None, Some(_)) => faults.add("client_cert_file", "is missing: a key is for a certificate"),
+            _ => {}
         }
         let printable = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
         if self.prefix.is_empty()
@@ -109,12 +135,23 @@ impl RedisUrl {
 }
 
 impl fmt::Display for RedisUrl {
-    /// Whatever stands between the scheme and the last `@` may be secret, however badly it is written.
+    /// Whatever stands between the scheme and the last `@`, or behind a `?` or `#`, may be secret, however badly it is
+    /// written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, address))) => write!(f, "{scheme}://***@{address}"),
-            (None, Some((_, address))) => write!(f, "***@{address}"),
-            (_, None) => f.write_str(&self.0),
+        let (scheme, rest) =
+            self.0.split_once("://").map_or((None, &*self.0), |(scheme, rest)| (Some(scheme), rest));
+        if let Some(scheme) = scheme {
+            write!(f, "{scheme}://")?;
+        }
+        let (at, end) = (rest.rfind('@'), rest.find(['?', '#']));
+        match (at, end) {
+            // Which of the two is part of a secret cannot be told.
+            (Some(at), Some(end)) if at > end => f.write_str("***"),
+            (at, end) => {
+                let place = at.map_or(0, |at| at + 1);
+                let (hidden, hidden_too) = (at.map_or("", |_| "***@"), end.map_or("", |_| "?***"));
+                write!(f, "{hidden}{}{hidden_too}", &rest[place..end.unwrap_or(rest.len())])
+            }
         }
     }
 }
@@ -137,9 +174,15 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        for url in
-            ["redis://:se@cret@host:1/2", "redis://user:secret@host", "user:secret@host", "rediss://secret@h"]
-        {
+        for url in [
+            "redis://:se@cret@host:1/2",
+            "redis://user:secret@host",
+            "user:secret@host",
+            "rediss://secret@h",
+            "redis://host?password=secret",
+            "redis://host:1/2?db=3&pass=se@cret#secret",
+            "host?secret",
+        ] {
             let config = Config { url: RedisUrl::new(url), ..Config::default() };
             let shown = format!("{config:?} {} {}", config.url, serde_json::to_string(&config).unwrap());
             assert!(!shown.contains("cret"), "{shown}");
@@ -147,12 +190,28 @@ mod tests {
             assert!(!format!("{faults:?}").contains("cret"), "{faults:?}");
         }
         assert_eq!(RedisUrl::new("redis://host:1").to_string(), "redis://host:1");
+        assert_eq!(RedisUrl::new("redis://u:p@host/1?x").to_string(), "redis://***@host/1?***");
     }
 
     fn faults(config: &Config) -> Vec<(String, String)> {
         let mut faults = Faults::default();
         config.check(&mut faults);
         faults.into_inner()
+    }
+
+    #[test]
+    fn files_for_tls_are_refused_without_it_and_come_in_pairs() {
+        let keys = |url: &str, files: [bool; 3]| -> Vec<String> {
+            let file = |is_set: bool| is_set.then(|| PathBuf::from("/some.pem"));
+            let [ca_file, client_cert_file, client_key_file] = files.map(file);
+            let url = RedisUrl::new(url);
+            let config = Config { url, ca_file, client_cert_file, client_key_file, ..Config::default() };
+            faults(&config).into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(keys("rediss://host", [true; 3]), [""; 0]);
+        assert_eq!(keys("rediss://host", [false, true, false]), ["client_key_file"]);
+        assert_eq!(keys("rediss://host", [false, false, true]), ["client_cert_file"]);
+        assert_eq!(keys("redis://host", [true; 3]), ["ca_file", "client_cert_file", "client_key_file"]);
     }
 
     #[test]
@@ -167,13 +226,15 @@ mod tests {
             reconnect_max_ms: 0,
             position_ttl_s: 0,
             presence_ttl_s: 0,
-            ca_file: None,
+            client_cert_file: Some("/certificate.pem".into()),
+            ..Config::default()
         };
         let keys: Vec<String> = faults(&bad).into_iter().map(|(key, _)| key).collect();
         assert_eq!(
             keys,
             [
                 "url",
+                "client_key_file",
                 "prefix",
                 "timeout_ms",
                 "ping_ms",

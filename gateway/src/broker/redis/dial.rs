@@ -1,7 +1,6 @@
 //! Opening one connection to Redis: where it is, TLS, who we are.
 
 use std::io;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,24 +8,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, ConnectionAddr, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisError, Value,
-};
-use rustls::RootCertStore;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisConnectionInfo, RedisError, Value};
+use rustls_pki_types::{InvalidDnsNameError, ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::config::{Config, RedisUrl};
+use super::address::{Address, parse};
+use super::config::Config;
 use super::link::explain;
 use super::route::Router;
 use super::server::Server;
 use super::subscriptions::{Driver, Subscriptions};
+use super::tls;
 use crate::broker::{BrokerError, Refusal};
 
 /// Commands that wait to be written at once; whoever has one more waits for a place, under its deadline.
@@ -67,6 +63,8 @@ pub enum DialError {
     Url(String),
     #[error("the certificate authorities cannot be read: {0}")]
     Authorities(String),
+    #[error("the client's certificate cannot be used: {0}")]
+    Identity(String),
     #[error("the host is no name that a certificate can have: {0}")]
     Name(#[from] InvalidDnsNameError),
     #[error("{0}")]
@@ -82,51 +80,12 @@ pub enum DialError {
     Timeout(Duration),
 }
 
-#[derive(Debug)]
-pub(super) enum Address {
-    Tcp { host: String, port: u16, tls: bool },
-    Unix(Box<Path>),
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-/// Reads the URL.
-pub(super) fn parse(url: &RedisUrl) -> Result<(Address, RedisConnectionInfo), DialError> {
-    let text = url.reveal();
-    // The client library refuses TLS addresses unless it brings its own TLS; ours is used instead.
-    let (plain, tls) = match text.strip_prefix("rediss://") {
-        Some(rest) => (format!("redis://{rest}"), true),
-        None => (text.to_owned(), false),
-    };
-    // Its error texts may repeat parts of the URL.
-    let known_scheme =
-        ["redis://", "unix://", "redis+unix://"].iter().any(|scheme| plain.starts_with(scheme));
-    let info =
-        known_scheme.then(|| plain.as_str().into_connection_info().ok()).flatten().ok_or_else(|| {
-            DialError::Url("expected redis://, rediss:// or unix://, a host and a database".into())
-        })?;
-    let address = match info.addr() {
-        ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port, tls },
-        ConnectionAddr::Unix(path) => Address::Unix(path.as_path().into()),
-        other => return Err(DialError::Url(format!("this kind of address is not supported: {other}"))),
-    };
-    let login = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
-    Ok((address, login))
-}
-
 impl Dialer {
     pub(crate) fn new(config: &Config, client_name: String) -> Result<Self, DialError> {
         let (address, login) = parse(&config.url)?;
         let tls = match &address {
             Address::Tcp { host, tls: true, .. } => {
-                Some((tls_connector(config.ca_file.as_deref())?, ServerName::try_from(host.clone())?))
+                Some((tls::connector(config)?, ServerName::try_from(host.clone())?))
             }
             _ => None,
         };
@@ -315,57 +274,5 @@ impl Dialed {
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
-fn tls_connector(ca_file: Option<&Path>) -> Result<TlsConnector, DialError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = ca_file {
-        let unreadable =
-            |error: &dyn std::fmt::Display| DialError::Authorities(format!("{}: {error}", path.display()));
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
-            let certificate = certificate.map_err(|error| unreadable(&error))?;
-            roots.add(certificate).map_err(|error| unreadable(&error))?;
-        }
-    } else {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
-        }
-        roots.add_parsable_certificates(found.certs);
-    }
-    if roots.is_empty() {
-        return Err(DialError::Authorities("there are none".into()));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| DialError::Authorities(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_name_host_port_database_user_and_tls() {
-        let (address, login) = parse(&RedisUrl::new("rediss://me:p%40ss@example.org:7000/3")).unwrap();
-        assert!(
-            matches!(address, Address::Tcp { ref host, port: 7000, tls: true } if host == "example.org"),
-            "{address:?}"
-        );
-        assert_eq!((login.username(), login.password(), login.db()), (Some("me"), Some("p@ss"), 3));
-        assert_eq!(login.protocol(), ProtocolVersion::RESP3);
-
-        let (address, _) = parse(&RedisUrl::new("redis://[::1]")).unwrap();
-        assert!(matches!(address, Address::Tcp { ref host, port: 6379, tls: false } if host == "::1"));
-        let (address, _) = parse(&RedisUrl::new("unix:///run/redis.sock")).unwrap();
-        assert!(matches!(address, Address::Unix(ref path) if **path == *Path::new("/run/redis.sock")));
-        for bad in ["", "redis://", "http://host", "redis://host/name", "host:6379", "unix://"] {
-            assert!(parse(&RedisUrl::new(bad)).is_err(), "{bad}");
-        }
     }
 }

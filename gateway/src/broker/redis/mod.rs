@@ -3,6 +3,7 @@
 //! Three connections: one [`link`] for commands, one for reads that may be long, and [`listen`] for what arrives. All
 //! are opened again for ever; every call ends by its deadline whatever Redis does.
 
+mod address;
 mod asked;
 mod canary;
 mod config;
@@ -22,6 +23,7 @@ mod route;
 pub(crate) mod script;
 pub(crate) mod server;
 mod subscriptions;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -129,6 +129,28 @@ async fn a_collector_that_does_not_answer_holds_the_end_up_no_longer_than_allowe
     assert!(flushed.is_ok(), "the flush went on past its deadline");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_base_address_of_a_collector_is_enough() {
+    let (endpoint, received) = collector().await;
+    let base = endpoint.strip_suffix("/v1/traces").unwrap().to_owned();
+    let traces = Traces::start(&config(base, 1.0)).unwrap().unwrap();
+    let subscriber = Registry::default().with(traces.layer());
+    tracing::subscriber::with_default(subscriber, || publish(&HeaderMap::new()));
+    traces.flush().await;
+    assert_eq!(spans(&received).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_takes_nothing_is_counted() {
+    let before = failed_exports();
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let traces = Traces::start(&config(format!("http://{nobody}"), 1.0)).unwrap().unwrap();
+    let subscriber = Registry::default().with(traces.layer());
+    tracing::subscriber::with_default(subscriber, || publish(&HeaderMap::new()));
+    traces.flush().await;
+    assert!(failed_exports() > before);
+}
+
 #[tokio::test]
 async fn without_a_collector_there_are_no_traces() {
     assert!(Traces::start(&Config::default()).unwrap().is_none());

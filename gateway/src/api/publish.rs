@@ -27,7 +27,7 @@ impl Call<'_> {
     pub(super) async fn publish(&self, request: &Publish<'_>) -> Result<Published, Refused> {
         let request = self.publication(request)?;
         self.in_time()?;
-        let published = self.node.publish(request).await?;
+        let published = self.node.publish(request).await.map_err(Refused::not_published)?;
         self.node.metrics.publication_in(Source::Api);
         Ok(published)
     }
@@ -52,10 +52,12 @@ impl Call<'_> {
                 self.node.metrics.publication_in(Source::Api);
             }
             let (mut made, mut refused) = (made.into_iter(), refused.into_iter().peekable());
-            answers.extend((0..part.len()).map(|at| match refused.next_if(|(of, _)| *of == at) {
-                Some((_, reason)) => Err(reason),
-                None => {
-                    made.next().map_or(Err(ErrorCode::Internal.into()), |made| made.map_err(Refused::from))
+            answers.extend((0..part.len()).map(|at| {
+                match refused.next_if(|(of, _)| *of == at) {
+                    Some((_, reason)) => Err(reason),
+                    None => made
+                        .next()
+                        .map_or(Err(ErrorCode::Internal.into()), |made| made.map_err(Refused::not_published)),
                 }
             }));
         }
@@ -104,7 +106,7 @@ impl Call<'_> {
         self.in_time()?;
         let retention = if skip_history { Retention::default() } else { options.retention() };
         let request = PublishRequest { channel, publication, retention, idempotency };
-        let published = self.node.publish(request).await?;
+        let published = self.node.publish(request).await.map_err(Refused::not_published)?;
         self.node.metrics.publication_in(Source::Api);
         Ok(published)
     }

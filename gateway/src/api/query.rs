@@ -27,7 +27,8 @@ impl Call<'_> {
             limit: u32::try_from(request.limit).map_or(max, |limit| limit.min(max)),
             reverse: request.reverse,
         };
-        let page = self.node.history(channel, filter, options.retention()).await?;
+        let page =
+            self.node.history(channel, filter, options.retention()).await.map_err(Refused::not_read)?;
         match &request.since {
             Some(since) if !since.epoch.is_empty() && *since.epoch != *page.top.epoch.as_str() => {
                 Err(ErrorCode::UnrecoverablePosition.into())
@@ -54,7 +55,7 @@ impl Call<'_> {
             return Err(ErrorCode::NotAvailable.into());
         }
         self.in_time()?;
-        Ok(self.node.presence(channel).await?)
+        self.node.presence(channel).await.map_err(Refused::not_read)
     }
 
     pub(super) async fn presence_stats(
@@ -66,12 +67,12 @@ impl Call<'_> {
             return Err(ErrorCode::NotAvailable.into());
         }
         self.in_time()?;
-        Ok(self.node.presence_stats(channel).await?)
+        self.node.presence_stats(channel).await.map_err(Refused::not_read)
     }
 
     pub(super) async fn info(&self) -> Result<Vec<NodeInfo>, Refused> {
         self.in_time()?;
-        Ok(self.node.nodes().await?)
+        self.node.nodes().await.map_err(Refused::not_read)
     }
 
     pub(super) async fn disconnect(&self, request: &request::Disconnect<'_>) -> Result<(), Refused> {

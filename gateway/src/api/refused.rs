@@ -10,8 +10,10 @@ use shared::protocol::centrifuge::json::write_string;
 use crate::broker::BrokerError;
 
 /// What was sent to the broker may be done all the same. Only whoever asked can tell whether asking again does harm.
-const OUTCOME_UNKNOWN: &str = "the outcome is unknown, it may have been done or may yet be; ask again with the same \
-    idempotency_key";
+const OUTCOME_UNKNOWN: &str = "the outcome is unknown, it may have been done or may yet be";
+/// And what helps with a publication.
+const OUTCOME_UNKNOWN_OF_PUBLISHING: &str = "the outcome is unknown, it may have been published or may yet be; ask again \
+    with the same idempotency_key";
 
 /// A protocol error: a code that programs know and a message for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,6 +30,20 @@ impl Refused {
 
     pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::with_detail(ErrorCode::BadRequest, detail)
+    }
+
+    /// For what was to be published.
+    pub(super) fn not_published(error: BrokerError) -> Self {
+        if error.is_outcome_unknown() {
+            return Self::with_detail(ErrorCode::Internal, OUTCOME_UNKNOWN_OF_PUBLISHING);
+        }
+        error.into()
+    }
+
+    /// For what was only to be read: asking again does no harm.
+    pub(super) fn not_read(error: BrokerError) -> Self {
+        tracing::debug!(%error, "a request of the server API failed");
+        ErrorCode::Internal.into()
     }
 
     pub(super) fn not_available(detail: impl Into<Cow<'static, str>>) -> Self {

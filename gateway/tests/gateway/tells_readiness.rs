@@ -279,6 +279,9 @@ async fn what_was_sent_and_not_answered_is_said_to_be_unknown_and_a_key_makes_as
     let answer = node.try_api("publish", &publish).await;
     let said = String::from_utf8(answer.body).expect("text");
     assert!(said.contains("\"code\":100") && said.contains("the outcome is unknown"), "{said}");
+    let read = node.try_api("history", &json!({ "channel": "stream:a", "limit": 1 })).await;
+    let said = String::from_utf8(read.body).expect("text");
+    assert!(said.contains("\"message\":\"internal server error\""), "who only reads just asks again: {said}");
     redis.thaw();
     eventually("it is published", async || {
         node.try_api("publish", &publish).await.body.starts_with(b"{\"result\"")

@@ -35,3 +35,45 @@ impl Script {
         command
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Words in capitals that scripts quote and that are no commands.
+    const NO_COMMANDS: [&str; 8] =
+        ["COUNT", "MAXLEN", "MISCONF", "NOMKSTREAM", "NOPERM", "NOREPLICAS", "OOM", "PX"];
+
+    /// The commands in a script.
+    fn commands(text: &str) -> BTreeSet<String> {
+        let code = text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
+        let quoted = code.split('\'').skip(1).step_by(2).map(str::to_owned);
+        let capitals = |word: &String| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
+        quoted.filter(capitals).filter(|word| !NO_COMMANDS.contains(&&**word)).collect()
+    }
+
+    #[test]
+    fn every_command_of_a_script_is_among_the_rights_that_are_tried_and_documented() {
+        let page = include_str!("../../../../docs/deployment.md");
+        let line = page.lines().find(|line| line.trim().starts_with("ACL SETUSER tidegate ")).unwrap();
+        let tried = commands(include_str!("scripts/rights.lua"));
+        let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        for folder in ["broker/redis/scripts", "presence/redis/scripts"] {
+            for file in std::fs::read_dir(format!("{scripts}/{folder}")).unwrap() {
+                let file = file.unwrap().path();
+                for command in commands(&std::fs::read_to_string(&file).unwrap()) {
+                    let right = format!("+{}", command.to_lowercase());
+                    assert!(
+                        line.split(' ').any(|word| word == right),
+                        "{right} of {file:?} is not documented"
+                    );
+                    // Which can be done without.
+                    assert!(
+                        command == "INFO" || tried.contains(&command),
+                        "{command} of {file:?} is not tried"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -44,7 +44,12 @@ impl Server {
             data_set: field(replication, "master_replid").into(),
             tells: true,
             is_replica: field(replication, "role") == "slave",
-            mode: Mode::read(field(server, "redis_mode")),
+            // The first is what Valkey calls it.
+            mode: [field(server, "server_mode"), field(server, "redis_mode")]
+                .into_iter()
+                .find(|mode| !mode.is_empty())
+                .map(Mode::read)
+                .unwrap_or_default(),
         }
     }
 
@@ -111,6 +116,10 @@ mod tests {
         let known = Server::from_info(server, master);
         assert_eq!((&*known.run, &*known.data_set, known.tells), ("abc", "def", true));
         assert_eq!(known.unusable(), None);
+        for mode in ["redis_mode:cluster\r\n", "server_mode:cluster\r\n"] {
+            let node = Server::from_info(mode, master);
+            assert!(node.unusable().is_some_and(|why| why.contains("Redis Cluster")), "{mode}");
+        }
         let replica = Server::from_info(server, "role:slave\r\nmaster_replid:def\r\n");
         assert!(replica.unusable().is_some_and(|why| why.contains("replica")));
         assert!(!known.is_surely_another(&replica));

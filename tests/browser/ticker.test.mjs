@@ -211,20 +211,26 @@ test('ten lines of browser JavaScript are a client of the bare endpoint', async 
   assert.deepEqual(heard, { messages: ['hello', [0, 255]], protocol: 'tidegate.raw' });
 });
 
-test('a page of another origin may not connect', async (t) => {
-  const [gateway, other] = [await startGateway(t, { demo: true }), await startGateway(t, { demo: true })];
+test('a page on another port of this machine may connect to the demo, and elsewhere only where it is named', async (t) => {
+  const strict = '[http]\nallowed_origins = ["same-origin"]';
+  const [demo, other] = [await startGateway(t, { demo: true }), await startGateway(t, { demo: true, config: strict })];
   const page = await newPage(t, { bypassCSP: true });
-  await page.goto(`http://127.0.0.1:${other.port}/`);
-  const opened = await page.evaluate(
-    (url) =>
-      new Promise((resolve) => {
-        const socket = new WebSocket(url);
-        socket.onopen = () => resolve(true);
-        socket.onerror = () => resolve(false);
-      }),
-    gateway.url,
-  );
-  assert.equal(opened, false);
+  const opens = (url) =>
+    page.evaluate(
+      (url) =>
+        new Promise((resolve) => {
+          const socket = new WebSocket(url);
+          socket.onopen = () => resolve(true);
+          socket.onerror = () => resolve(false);
+        }),
+      url,
+    );
+  for (const host of ['127.0.0.1', 'localhost']) {
+    await page.goto(`http://${host}:${other.port}/`);
+    assert.equal(await opens(demo.url), true, `from ${host}`);
+  }
+  await page.goto(`http://127.0.0.1:${demo.port}/`);
+  assert.equal(await opens(other.url), false);
 });
 
 test('without the demo there is no page', async (t) => {

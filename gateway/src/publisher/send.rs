@@ -121,7 +121,16 @@ impl Sender {
                 }
             };
             let last = match answered {
-                Ok(outcomes) => return Ok(outcomes),
+                Ok(outcomes) => {
+                    if told {
+                        complain(&format!(
+                            "{}: published after {} ms; it answers again",
+                            self.url,
+                            begun.elapsed().as_millis()
+                        ));
+                    }
+                    return Ok(outcomes);
+                }
                 Err(Trouble::Lasting(error)) => return Err(error),
                 Err(Trouble::Passing(problem)) => problem,
             };

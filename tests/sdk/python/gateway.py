@@ -1,6 +1,5 @@
 """A gateway of the test's own, on free ports."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "support"
 
 import programs  # noqa: E402
 
+BINARY = programs.there("tidegate")
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 30
 
@@ -55,7 +55,7 @@ class Gateway:
         self.address, internal = address or free_address(), free_address()
         with self.log.open("wb") as log:
             arguments = ["serve", "--config", file, "--listen", self.address, "--internal-listen", internal]
-            self.process = subprocess.Popen([programs.there("tidegate"), *arguments], stdout=log, stderr=log)
+            self.process = subprocess.Popen([BINARY, *arguments], stdout=log, stderr=log)
         host, port = self.address.split(":")
         try:
             wait_until_listening(host, int(port), self.process)

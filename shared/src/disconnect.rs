@@ -5,6 +5,12 @@
 
 use std::borrow::Cow;
 
+/// The longest reason that a close frame can carry, in bytes (RFC 6455 §5.5).
+pub const REASON_BYTES_MAX: usize = 123;
+
+/// Stands between a reason and what brought it about.
+const BECAUSE: &str = ": ";
+
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Disconnect {
     pub code: u16,
@@ -51,11 +57,31 @@ disconnects! {
 }
 
 impl Disconnect {
-    /// A code of the application's own. `None` outside 3000 to 4999, or for a reason over 123 bytes, which no
-    /// close frame can carry (RFC 6455 §5.5).
+    /// A code of the application's own. `None` outside 3000 to 4999, or for a reason that is too long.
     pub fn custom(code: u16, reason: &str) -> Option<Self> {
-        ((3000..5000).contains(&code) && reason.len() <= 123)
+        ((3000..5000).contains(&code) && reason.len() <= REASON_BYTES_MAX)
             .then(|| Self { code, reason: Cow::Owned(reason.to_owned()) })
+    }
+
+    /// The same, with what brought it about. That is for whoever sets things up: see [`Self::plain`].
+    pub fn because(&self, why: &str) -> Self {
+        let mut reason = format!("{}{BECAUSE}{why}", self.reason);
+        while reason.len() > REASON_BYTES_MAX {
+            reason.pop();
+        }
+        Self { code: self.code, reason: reason.into() }
+    }
+
+    /// What brought it about, if that was said.
+    pub fn why(&self) -> Option<&str> {
+        let known = Self::ALL.iter().find(|known| known.code == self.code)?;
+        self.reason.strip_prefix(&*known.reason)?.strip_prefix(BECAUSE)
+    }
+
+    /// What every client may be told.
+    pub fn plain(&self) -> Self {
+        let known = Self::ALL.iter().find(|known| known.code == self.code);
+        known.filter(|_| self.why().is_some()).unwrap_or(self).clone()
     }
 
     /// Whether clients come back by themselves after this.
@@ -71,5 +97,22 @@ impl Disconnect {
             _ if self.invites_reconnect() => "custom reconnect",
             _ => "custom terminal",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_brought_a_close_about_can_be_said_and_left_out() {
+        let explained = Disconnect::BAD_REQUEST.because("the command has no id");
+        assert_eq!((explained.code, &*explained.reason), (3501, "bad request: the command has no id"));
+        assert_eq!(explained.why(), Some("the command has no id"));
+        assert_eq!(explained.plain(), Disconnect::BAD_REQUEST);
+        assert_eq!(explained.label(), "bad request");
+        let own = Disconnect::custom(3501, "no more of this").expect("a code of an application");
+        assert_eq!((own.why(), own.plain()), (None, own.clone()));
+        assert_eq!(Disconnect::BAD_REQUEST.because(&"é".repeat(200)).reason.len(), 123);
     }
 }

@@ -41,7 +41,7 @@ pub struct Config {
     pub leeway_s: u64,
     /// Let clients in without a token. They have no user, and may do what channels allow to anonymous clients.
     pub allow_anonymous: bool,
-    /// For development only: tell clients why a token is refused, as the reason of the close. Others might learn from it.
+    /// For development only: tell clients why a token or a command closes their connection, as the reason of the close.
     pub explain_refusals: bool,
     /// For development only: let clients in without a token, and let every client do everything in every channel.
     pub insecure: bool,

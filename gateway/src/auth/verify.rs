@@ -22,9 +22,6 @@ use crate::telemetry::Sparingly;
 /// Longest token that is looked at, in bytes.
 const TOKEN_BYTES_MAX: usize = 32 * 1024;
 
-/// What a close frame can carry (RFC 6455 §5.5).
-const CLOSE_REASON_BYTES_MAX: usize = 123;
-
 /// Checks the tokens of clients.
 pub struct Authenticator {
     clock: Clock,
@@ -61,6 +58,11 @@ impl Authenticator {
     /// Whether every client may do everything: for development only.
     pub fn is_insecure(&self) -> bool {
         self.insecure
+    }
+
+    /// Whether clients are told why they are refused: where things are tried out.
+    pub fn explains(&self) -> bool {
+        self.explain_refusals
     }
 
     /// Finds out who a client is. An empty token asks to be let in anonymously.
@@ -133,11 +135,7 @@ impl Authenticator {
         if let Refusal::Disconnect(disconnect) = &mut refusal
             && self.explain_refusals
         {
-            let mut explained = format!("{}: {reason}", disconnect.reason);
-            while explained.len() > CLOSE_REASON_BYTES_MAX {
-                explained.pop();
-            }
-            disconnect.reason = explained.into();
+            *disconnect = disconnect.because(&reason.to_string());
         }
         refusal
     }

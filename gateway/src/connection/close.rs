@@ -14,12 +14,24 @@ impl Connection {
         if self.is_closing() {
             return;
         }
-        tracing::debug!(client = %self.session.client(), code = disconnect.code, reason = %disconnect.reason, "closing");
+        self.log_closing(local, disconnect);
         self.leave_all(local);
-        websocket::encode_disconnect(disconnect, &mut local.scratch);
+        let plain = disconnect.plain();
+        let told = if local.authenticator.explains() { disconnect } else { &plain };
+        websocket::encode_disconnect(told, &mut local.scratch);
         // After what was sent before: replies are read before the goodbye. On overflow that has been given up.
         self.outbox.push_last(local.scratch.split().freeze());
         self.start_closing(local, disconnect.label());
+    }
+
+    /// A client that breaks the protocol is someone's to mend, who sees it here; not all of it, for any client can.
+    fn log_closing(&self, local: &Local, disconnect: &Disconnect) {
+        let (client, code, reason) = (self.session.client(), disconnect.code, &disconnect.reason);
+        let breaks_protocol = code == Disconnect::BAD_REQUEST.code && disconnect.why().is_some();
+        match if breaks_protocol { local.refusals_told.now() } else { None } {
+            Some(untold) => tracing::info!(%client, code, %reason, untold, "a client was refused"),
+            None => tracing::debug!(%client, code, %reason, "closing"),
+        }
     }
 
     /// The peer says goodbye, first or in answer.

@@ -23,8 +23,8 @@ use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::connection::config::WebSocketConfig;
 use crate::node::Node;
-use crate::telemetry::Metrics;
 use crate::telemetry::metrics::WorkerMetrics;
+use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::Direct;
 use crate::transport::encodings::Encodings;
 
@@ -72,6 +72,7 @@ pub(crate) struct Local {
     pub(crate) tally: Tally,
     pub(crate) wheel: TimerWheel,
     pub(crate) directory: Directory,
+    pub(crate) refusals_told: Sparingly,
     /// For each place in the table: whether a delivery may go straight to the socket.
     flags: Vec<Flags>,
     /// Connections with something in their outbox that no write has been tried for yet.
@@ -201,6 +202,7 @@ impl Worker {
                 tally: Tally::default(),
                 wheel: TimerWheel::new(now),
                 directory: Directory::default(),
+                refusals_told: Sparingly::default(),
                 flags: Vec::new(),
                 unwritten: Vec::new(),
                 unread: Vec::new(),

@@ -56,7 +56,7 @@ async fn pages_of_this_machine_connect_to_the_demo_whatever_their_port() {
 }
 
 #[tokio::test]
-async fn why_a_token_is_refused_is_logged_and_told_to_the_client_in_the_demo_alone() {
+async fn why_a_client_is_refused_is_logged_and_told_to_it_in_the_demo_alone() {
     for (explains, expected) in
         [("true", "invalid token: no secret is configured"), ("false", "invalid token")]
     {
@@ -70,8 +70,16 @@ async fn why_a_token_is_refused_is_logged_and_told_to_the_client_in_the_demo_alo
         assert!(logged["reason"].as_str().unwrap().contains("auth.hmac_secret"), "{logged}");
         gateway.terminate().await;
     }
+    let gateway = program().serve().await;
+    let unknown = format!("ws://{}/raw/nowhere:hello", gateway.address);
+    let (code, reason) = closed(&mut connect_async(unknown).await.unwrap().0).await;
+    assert_eq!((code, &*reason), (3501, "bad request: unknown channel"));
+    let logged = gateway.logs("a client was refused").await;
+    assert_eq!((logged["level"].as_str(), logged["reason"].as_str()), (Some("INFO"), Some(&*reason)));
+    gateway.terminate().await;
+
     let closed_to_strangers = program().env("TIDEGATE_AUTH__ALLOW_ANONYMOUS", "false").serve().await;
-    let mut client = open(&closed_to_strangers, "x-nothing", "").await.unwrap();
+    let mut client = open(&closed_to_strangers, "x-nothing", "-").await.unwrap();
     let (code, reason) = closed(&mut client).await;
     assert_eq!(code, 3501);
     assert!(reason.contains("auth.allow_anonymous"), "{reason}");

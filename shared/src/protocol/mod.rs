@@ -92,7 +92,7 @@ pub enum DecodeError {
 impl DecodeError {
     pub fn disconnect(self) -> Disconnect {
         match self {
-            Self::Empty | Self::Malformed => Disconnect::BAD_REQUEST,
+            Self::Empty | Self::Malformed => Disconnect::BAD_REQUEST.because(&self.to_string()),
             Self::TooManyCommands => Disconnect::TOO_MANY_REQUESTS,
         }
     }

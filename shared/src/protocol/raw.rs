@@ -117,10 +117,10 @@ fn disconnect(error: ErrorCode) -> Disconnect {
         ErrorCode::PermissionDenied => Disconnect::PERMISSION_DENIED,
         ErrorCode::LimitExceeded => Disconnect::CHANNEL_LIMIT,
         ErrorCode::NotAvailable => Disconnect::NOT_AVAILABLE,
-        ErrorCode::UnknownChannel
-        | ErrorCode::MethodNotFound
-        | ErrorCode::AlreadySubscribed
-        | ErrorCode::BadRequest => Disconnect::BAD_REQUEST,
+        ErrorCode::BadRequest => Disconnect::BAD_REQUEST,
+        ErrorCode::UnknownChannel | ErrorCode::MethodNotFound | ErrorCode::AlreadySubscribed => {
+            Disconnect::BAD_REQUEST.because(error.message())
+        }
     }
 }
 

@@ -92,14 +92,16 @@ impl Session {
         let Command { id, request } = command;
         let needs_no_id = matches!(request, Request::Send { .. });
         if id == 0 && !needs_no_id {
-            return self.close(Disconnect::BAD_REQUEST);
+            return self.close(Disconnect::BAD_REQUEST.because("the command has no id"));
         }
         self.context.observer.command(request.name());
         match (self.phase, request) {
             (Phase::Closed, _) => {}
             (Phase::Opening, Request::Connect(connect)) => self.on_connect(id, connect),
             (Phase::Connected, request) => self.perform(now, id, request),
-            (Phase::Opening | Phase::Connecting | Phase::Refused, _) => self.close(Disconnect::BAD_REQUEST),
+            (Phase::Opening | Phase::Connecting | Phase::Refused, _) => {
+                self.close(Disconnect::BAD_REQUEST.because("nothing may come before the answer to connect"));
+            }
         }
     }
 
@@ -117,7 +119,10 @@ impl Session {
             Request::Rpc { .. } => self.refuse(now, id, ErrorCode::NotAvailable),
             Request::Send { .. } => self.close(Disconnect::NOT_AVAILABLE),
             Request::Refused(error) => self.refuse(now, id, error),
-            Request::Connect(_) | Request::Pong | Request::Unknown => self.close(Disconnect::BAD_REQUEST),
+            Request::Connect(_) => self.close(Disconnect::BAD_REQUEST.because("a client connects once")),
+            Request::Pong | Request::Unknown => {
+                self.close(Disconnect::BAD_REQUEST.because("the command is of no known kind"));
+            }
         }
     }
 
@@ -127,7 +132,7 @@ impl Session {
         match self.context.rules.channel(name, self.context.settings.channel_bytes_max as usize) {
             Ok(channel) => Some(channel),
             Err(InvalidChannel::Empty) => {
-                self.close(Disconnect::BAD_REQUEST);
+                self.close(Disconnect::BAD_REQUEST.because("the command names no channel"));
                 None
             }
             Err(

@@ -15,7 +15,7 @@ use crate::effect::{Effect, Grant, Identity, Refusal};
 impl Session {
     pub(super) fn on_refresh(&mut self, id: u32, token: Box<str>) {
         if token.is_empty() {
-            return self.close(Disconnect::BAD_REQUEST);
+            return self.close(Disconnect::BAD_REQUEST.because("the command brings no token"));
         }
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Refresh);
@@ -48,7 +48,7 @@ impl Session {
 
     pub(super) fn on_sub_refresh(&mut self, now: Moment, id: u32, channel: &str, token: Box<str>) {
         if channel.is_empty() {
-            return self.close(Disconnect::BAD_REQUEST);
+            return self.close(Disconnect::BAD_REQUEST.because("the command names no channel"));
         }
         let Some(subscription) = self.find_live(channel) else {
             return self.refuse(now, id, ErrorCode::PermissionDenied);

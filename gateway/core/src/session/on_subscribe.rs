@@ -26,7 +26,7 @@ impl Session {
     pub(super) fn on_subscribe(&mut self, now: Moment, id: u32, request: Subscribe) {
         let Some(channel) = self.channel(now, id, &request.channel) else { return };
         if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
-            return self.close(Disconnect::BAD_REQUEST);
+            return self.close(Disconnect::BAD_REQUEST.because("the delta is of no known kind"));
         }
         let Err(at) = self.find(channel.as_str()) else {
             return self.refuse(now, id, ErrorCode::AlreadySubscribed);

@@ -42,7 +42,7 @@ impl Session {
     pub(super) fn on_pong(&mut self) {
         let is_asked = self.pongs_owed > 0 && self.protocol.heartbeat() != Heartbeat::Transport;
         if self.phase != Phase::Connected || !is_asked {
-            return self.close(Disconnect::BAD_REQUEST);
+            return self.close(Disconnect::BAD_REQUEST.because("a pong that nobody has asked for"));
         }
         self.pongs_owed -= 1;
         if self.awaits_pong {

@@ -13,7 +13,7 @@ impl Session {
     /// Not being subscribed is what the client wants, so it is no error not to have been.
     pub(super) fn on_unsubscribe(&mut self, id: u32, channel: &str) {
         if channel.is_empty() {
-            return self.close(Disconnect::BAD_REQUEST);
+            return self.close(Disconnect::BAD_REQUEST.because("the command names no channel"));
         }
         if let Ok(at) = self.find(channel) {
             let channel = self.remove(at).channel;

@@ -300,6 +300,7 @@ mod tests {
         assert_eq!(read(b"\x01\x00\xff"), RecordError::Text);
         assert_eq!(read(b"\x01\x20\x00{}"), RecordError::Tags);
         assert_eq!(read(b"\x01\x20\x02\x01b\x00\x01a\x00{}"), RecordError::Tags);
+        assert_eq!(read(b"\x01\x20\x02\x01a\x00\x01a\x00{}"), RecordError::Tags);
         assert_eq!(read(b"\x01\x20\xff\xff\xff\xff\x0f\x01a\x00"), RecordError::Truncated);
         assert_eq!(read(b"\x01\x20\xff\xff\xff\xff\xff\xff"), RecordError::Length);
     }

@@ -116,7 +116,8 @@ fn footprint(publication: &Publication) -> usize {
 mod tests {
     use std::time::Duration;
 
-    use shared::publication::Payload;
+    use shared::id::{ClientId, UserId};
+    use shared::publication::{ClientInfo, Payload};
 
     use super::*;
 
@@ -197,6 +198,22 @@ mod tests {
         let mut late = Publication::new(Payload::json("4"));
         stream.append(Moment(60_000), &mut late, retention(10, 60), PLENTY);
         assert_eq!(offsets(&stream, None, 100, false), [4]);
+    }
+
+    #[test]
+    fn whatever_a_publication_holds_is_counted() {
+        let text = "0123456789";
+        let info = ClientInfo {
+            client: ClientId::from_bits(1),
+            user: UserId::new(text),
+            conn_info: Some(text.into()),
+            chan_info: Some(text.into()),
+        };
+        let tags = [("key".into(), text.into())].into();
+        let plain = Publication::new(Payload::text(text));
+        let rich = Publication { info: Some(info), tags, ..plain.clone() };
+        assert!(footprint(&plain) >= text.len() + size_of::<Publication>());
+        assert!(footprint(&rich) >= footprint(&plain) + 4 * text.len() + "key".len());
     }
 
     #[test]

@@ -14,6 +14,9 @@ use super::request::{self, Text};
 use super::run::Call;
 use crate::node::control::{ControlCommand, EXCEPT_MAX, NodeInfo, Target};
 
+/// The reason of an application that gives none.
+const NO_REASON: &str = "disconnected";
+
 impl Call<'_> {
     pub(super) async fn history(&self, request: &request::History<'_>) -> Result<HistoryPage, Refused> {
         let (channel, options) = self.channel(&request.channel)?;
@@ -79,7 +82,11 @@ impl Call<'_> {
         let disconnect = match &request.disconnect {
             Some(close) if close.code != 0 => u16::try_from(close.code)
                 .ok()
-                .and_then(|code| Disconnect::custom(code, &close.reason))
+                .and_then(|code| {
+                    // Without a reason centrifuge-js comes back after any code, for ever.
+                    let reason = if close.reason.is_empty() { NO_REASON } else { &close.reason };
+                    Disconnect::custom(code, reason)
+                })
                 .ok_or(Refused::bad_request(
                     "a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes",
                 ))?,

@@ -209,5 +209,11 @@ mod tests {
         outbox.push_control(Bytes::from_static(b"bye"));
         assert_eq!(outbox.bytes(), 7);
         assert_eq!(flush(&mut outbox, &[1, 1, 100]), b"restbye");
+        for frame in ["gone", "gone too"] {
+            outbox.push_control(Bytes::from_static(frame.as_bytes()));
+        }
+        assert_eq!(outbox.discard_waiting(), 2);
+        outbox.push_control(Bytes::from_static(b"pong"));
+        assert_eq!(flush(&mut outbox, &[100]), b"pong");
     }
 }

@@ -141,7 +141,11 @@ impl Connection {
         }
         self.ask(local, ticket, move |node| async move {
             let joining = async {
-                delivered.wait().await?;
+                match delivered.wait().await {
+                    // Nobody is left in the channel, nor is this client: what it asked for before is still to be done.
+                    Ok(()) | Err(BrokerError::Abandoned) => {}
+                    Err(error) => return Err(error),
+                }
                 if let Err(error) = present.wait().await {
                     // The node keeps trying; a channel without a list of who is there beats no channel.
                     tracing::warn!(%error, %channel, "a subscriber is not in the channel's presence yet");

@@ -153,3 +153,31 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shared::position::{Epoch, StreamPosition};
+    use shared::publication::{Payload, Publication};
+
+    use super::*;
+
+    #[test]
+    fn a_channel_keeps_its_order_through_groups_that_are_full() {
+        let mut gathered = Gathered::default();
+        let large = GROUP_BYTES - 10;
+        // Where the last would fit beside the first, something stands between them.
+        for (name, offset, bytes) in [("a", 1, large), ("a", 2, large), ("b", 1, 1), ("a", 3, 1)] {
+            let mut publication = Publication::new(Payload::binary(vec![0; bytes]));
+            publication.position = Some(StreamPosition { offset, epoch: Epoch::from_random(1) });
+            let channel = Channel::parse(name, 255).unwrap();
+            gathered.add(Prepared::new(channel, publication, 0, &Arc::default()));
+        }
+        let of_a = gathered.groups.iter().filter(|group| group.channel.as_str() == "a");
+        let offsets: Vec<u64> = of_a
+            .flat_map(|group| &group.publications)
+            .map(|prepared| prepared.publication().offset())
+            .collect();
+        assert_eq!(offsets, [1, 2, 3]);
+        assert!(gathered.groups.iter().all(|group| group.bytes <= GROUP_BYTES));
+    }
+}

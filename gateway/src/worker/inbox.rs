@@ -231,6 +231,17 @@ mod tests {
         assert!(inbox.push_publication(publication("a", 4)));
     }
 
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        let poll = mio::Poll::new().unwrap();
+        let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 100);
+        let large = Publication::new(Payload::binary(vec![0; BYTES_MAX / 2 + 1]));
+        let large = Prepared::new(Channel::parse("a", 255).unwrap(), large, 0, &Arc::default());
+        assert!(inbox.push_publication(large.clone()));
+        assert!(!inbox.push_publication(large));
+        assert!(inbox.push_publication(publication("a", 1)), "there is room for a small one");
+    }
+
     #[tokio::test]
     async fn publishers_wait_for_a_worker_that_is_behind_and_not_for_ever() {
         let poll = mio::Poll::new().unwrap();

@@ -192,6 +192,54 @@ async fn what_is_not_done_in_time_is_given_up_and_counted() {
 }
 
 #[tokio::test]
+async fn a_goodbye_is_answered_with_its_own_code() {
+    let gateway = gateway().start().await;
+    for code in [1001_u16, 4321] {
+        for before in [Vec::new(), text("1")] {
+            let mut stream = gateway.raw("chat").await.into_inner();
+            send(&mut stream, &[before, frame(8, &code.to_be_bytes())].concat()).await;
+            let said = read_to_end(&mut stream).await;
+            assert!(said.ends_with(&[&[0x88, 2], &code.to_be_bytes()[..]].concat()), "{code}: {said:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_before_its_channel_was_joined_is_obeyed_all_the_same() {
+    let gateway = gateway().start().await;
+    for number in 1..=20 {
+        let channel = format!("stream:{number}");
+        let mut stream = gateway.raw(&channel).await.into_inner();
+        send(&mut stream, &[text("1"), goodbye()].concat()).await;
+        assert!(read_to_end(&mut stream).await.ends_with(&GOODBYE));
+        let history = gateway.api("history", json!({ "channel": channel, "limit": 1 })).await;
+        assert_eq!(history["offset"], 1, "{channel}");
+    }
+}
+
+#[tokio::test]
+async fn what_who_is_gone_had_asked_is_not_answered_to_who_comes_in_its_place() {
+    let redis = RedisServer::start();
+    let gateway = gateway()
+        .over(&redis.url())
+        .with("workers.count", 1)
+        .with("websocket.finish_timeout_ms", 50)
+        .start()
+        .await;
+    let mut gone = gateway.connect().await.socket.into_inner();
+    redis.freeze();
+    send(&mut gone, &[publications(1), goodbye()].concat()).await;
+    assert_eq!(read_to_end(&mut gone).await, GOODBYE);
+    gateway.metric_becomes("tidegate_connections", 0.0).await;
+    // On the same worker, in the same place, with as many questions.
+    let mut next = gateway.connect().await;
+    let id = next.ask("subscribe", json!({ "channel": "stream:own" })).await;
+    redis.thaw();
+    let reply = next.reply(id).await;
+    assert!(reply.get("subscribe").is_some(), "{reply}");
+}
+
+#[tokio::test]
 async fn who_said_goodbye_hears_nothing_that_is_published_after_it() {
     let redis = RedisServer::start();
     let gateway = gateway().over(&redis.url()).start().await;

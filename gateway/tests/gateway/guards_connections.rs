@@ -210,7 +210,8 @@ async fn a_socket_that_takes_nothing_is_closed_after_the_write_timeout() {
 async fn pings_without_end_from_a_client_that_does_not_read_close_it() {
     let gateway = without_rates()
         .with("websocket.outbox_bytes_max", 4096)
-        .with("websocket.write_timeout_ms", 10_000)
+        // That is not what ends it.
+        .with("websocket.write_timeout_ms", 600_000)
         .start()
         .await;
     let mut client = gateway.raw("chat").await;
@@ -229,18 +230,46 @@ async fn pings_without_end_from_a_client_that_does_not_read_close_it() {
 }
 
 #[tokio::test]
-async fn pings_count_against_the_rate_of_messages() {
+async fn pings_and_pongs_count_against_the_rate_of_messages() {
     let gateway = gateway()
         .with("session.messages_per_second", 10)
         .with("session.messages_burst", 20)
         .with("session.channels_max", 10)
         .start()
         .await;
-    let mut client = gateway.raw("chat").await;
-    for _ in 0..40 {
-        let _ = client.try_send(Message::Ping("x".into())).await;
+    for message in [Message::Ping("x".into()), Message::Pong("x".into())] {
+        let mut client = gateway.raw("chat").await;
+        for _ in 0..40 {
+            let _ = client.try_send(message.clone()).await;
+        }
+        assert_eq!(client.closed().await.0, 3013, "{message:?}");
     }
-    assert_eq!(client.closed().await.0, 3013);
+}
+
+#[tokio::test]
+async fn who_stopped_reading_for_a_while_and_went_on_is_nobody_to_blame() {
+    let gateway = without_rates()
+        .with("websocket.outbox_bytes_max", 64 << 20)
+        .with("websocket.write_timeout_ms", 1_500)
+        .with("session.ping_interval_ms", 1_000)
+        .with("session.pong_timeout_ms", 900)
+        .start()
+        .await;
+    let mut reader = gateway.connect().await;
+    reader.subscribe("stream:much").await;
+    let payload = "x".repeat(60_000);
+    for _ in 0..200 {
+        gateway.publish("stream:much", json!(payload)).await;
+    }
+    for offset in 1..=200 {
+        assert_eq!(reader.publication().await.offset, offset);
+    }
+    // Longer than a socket may take nothing: so many pings are heard and answered meanwhile.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        gateway.publish("stream:much", json!("still here")).await;
+        assert_eq!(reader.publication().await.data, "still here");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

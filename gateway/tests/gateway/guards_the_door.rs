@@ -193,6 +193,29 @@ async fn a_user_has_no_more_connections_than_one_may() {
 }
 
 #[tokio::test]
+async fn a_user_may_come_again_while_an_old_connection_is_still_to_say_goodbye() {
+    let gateway = gateway()
+        .with("limits.connections_per_user_max", 1)
+        .with("websocket.close_timeout_ms", 60_000)
+        .start()
+        .await;
+    // It is told to leave, and does not answer.
+    let _old = gateway.connect_as("ann").await;
+    gateway.api("disconnect", serde_json::json!({ "user": "ann" })).await;
+    gateway.metric_becomes("tidegate_connections", 1.0).await;
+    eventually("ann may come again", async || {
+        let mut again = gateway.stranger().await;
+        again.ask("connect", serde_json::json!({ "token": gateway.token("ann") })).await;
+        again.try_push().await.is_ok()
+    })
+    .await;
+    eventually("nobody is counted who is gone", async || {
+        gateway.api("info", serde_json::json!({})).await["nodes"][0]["num_users"] == 0
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_full_node_takes_nobody_and_says_so_in_its_metrics() {
     let gateway = gateway().with("limits.connections_max", 2).start().await;
     assert_eq!(gateway.metric("tidegate_connections_max").await, 2.0);

@@ -251,6 +251,20 @@ fn a_read_goes_back_as_far_as_anyone_who_waits_needs() {
 }
 
 #[test]
+fn a_read_brings_as_many_as_anyone_who_waits_takes() {
+    let (mut catch_up, stream) = (fresh(), stream(8, 100));
+    let [first, much, little] = [(7, LIMIT), (2, LIMIT), (6, 2)].map(|(at, n)| catch_up.want(stopped(at), n));
+    let reading = begin(&mut catch_up, &first);
+    for want in [&much, &little] {
+        assert_eq!(catch_up.ask(NOW, want), Asked::Wait);
+    }
+    let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
+    // Asked for by the one that takes little, in both their names.
+    let reading = begin(&mut catch_up, &little);
+    assert_eq!(reading.filter, HistoryFilter { since: Some(2), limit: LIMIT, reverse: false });
+}
+
+#[test]
 fn after_a_failed_read_another_may_be_made() {
     let mut catch_up = fresh();
     let want = catch_up.want(stopped(1), LIMIT);

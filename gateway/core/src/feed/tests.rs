@@ -115,6 +115,20 @@ fn a_gap_that_cannot_be_read_is_given_up_after_some_attempts() {
     }
     assert_eq!(offsets(&feed.mend_failed()), [-6], "nothing came that would show the hole");
     assert!(!feed.is_mending());
+    assert_eq!(feed.admit(publication(at(6))), Admission::Duplicate, "what was told as lost comes no more");
+    assert!(delivered(&mut feed, at(7)));
+}
+
+#[test]
+fn attempts_that_bring_nothing_count_only_one_after_the_other() {
+    let mut feed = Feed::default();
+    assert!(delivered(&mut feed, at(1)));
+    feed.admit(publication(at(100)));
+    for offset in 2..=u64::from(2 * MEND_ATTEMPTS_MAX) {
+        assert_eq!(feed.mend_failed().again, Some(offset - 1));
+        let mended = feed.mend(page(offset..=offset, at(100)));
+        assert_eq!((offsets(&mended), mended.again), (vec![offset as i64], Some(offset)));
+    }
 }
 
 #[test]
@@ -132,6 +146,33 @@ fn what_is_held_is_bounded_and_read_again() {
     assert_eq!(mended.again, Some(last - 20));
     let mended = feed.mend(page(last - 19..=last, at(last)));
     assert_eq!((mended.deliveries.len(), mended.again), (20, None));
+}
+
+#[test]
+fn what_has_been_given_out_makes_room_for_what_is_held() {
+    let large = |offset| {
+        let bytes = vec![0; FEED_HELD_BYTES_MAX / 2 + 1];
+        Publication { position: Some(at(offset)), ..Publication::new(Payload::binary(bytes)) }
+    };
+    let mut feed = Feed::default();
+    assert!(delivered(&mut feed, at(1)));
+    assert_eq!(feed.admit(large(3)), Admission::Gap { since: 1 });
+    assert_eq!(feed.admit(publication(at(5))), Admission::Held);
+    let mended = feed.mend(page(2..=2, at(5)));
+    assert_eq!((offsets(&mended), mended.again), (vec![2, 3], Some(3)));
+    assert_eq!(feed.admit(large(6)), Admission::Held);
+    let mended = feed.mend(page(4..=4, at(6)));
+    assert_eq!((offsets(&mended), mended.again), (vec![4, 5, 6], None));
+}
+
+#[test]
+fn a_suspicion_ends_with_a_look_that_finds_nothing() {
+    let mut feed = Feed::default();
+    assert!(delivered(&mut feed, at(5)));
+    for _ in 0..2 {
+        assert_eq!(feed.check(in_epoch("two", 3), Look::Routine), Check::Suspicious);
+        assert_eq!(feed.check(at(5), Look::Routine), Check::Fine);
+    }
 }
 
 #[test]

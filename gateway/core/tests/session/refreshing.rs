@@ -100,6 +100,26 @@ fn a_refresh_is_refused_or_closes_for_the_right_reason() {
 }
 
 #[test]
+fn a_new_token_may_end_sooner_than_the_old_one() {
+    let mut client = for_a_minute();
+    client.says(r#"{"id":2,"refresh":{"token":"new"}}"#);
+    client.did();
+    client.answer(OutcomeResult::Authenticated(Ok(identity(client.now + Duration::from_secs(10)))));
+    client.did();
+    client.waits_ms(35_000);
+    assert_eq!(client.did(), ["close 3005"]);
+
+    let mut client = subscribed_for_a_minute();
+    client.says(r#"{"id":3,"sub_refresh":{"channel":"news","token":"new"}}"#);
+    client.did();
+    let expires = Some(client.now + Duration::from_secs(10));
+    client.answer(OutcomeResult::Authorized(Ok(Grant { user: UserId::new("ann"), info: None, expires })));
+    client.did();
+    client.waits_ms(35_000);
+    assert_eq!(client.did(), ["leave news", SUBSCRIPTION_EXPIRED]);
+}
+
+#[test]
 fn an_expired_subscription_is_ended_after_a_delay() {
     let mut client = subscribed_for_a_minute();
     client.waits_ms(84_999);

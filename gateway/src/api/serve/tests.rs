@@ -100,6 +100,8 @@ async fn a_channel_without_history_answers_no_position() {
     assert_eq!(gateway.result("publish", json!({"channel": "a", "data": 1})).await, json!({}));
     let skipped = json!({"channel": "kept:a", "data": 1, "skip_history": true});
     assert_eq!(gateway.result("publish", skipped).await, json!({}));
+    let skipped = json!({"channels": ["kept:a"], "data": 1, "skip_history": true});
+    assert_eq!(gateway.result("broadcast", skipped).await, json!({"responses": [{"result": {}}]}));
     assert_eq!(gateway.result("history", json!({"channel": "kept:a"})).await["offset"], 0);
 }
 

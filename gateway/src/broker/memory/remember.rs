@@ -103,4 +103,16 @@ mod tests {
         assert!(answers.find(Moment(999), &channel, "key").is_some());
         assert!(answers.find(Moment(1000), &channel, "key").is_none());
     }
+
+    #[test]
+    fn a_key_that_is_used_anew_has_its_new_time() {
+        let channel = Channel::parse("a", 255).unwrap();
+        let mut answers = Answers::new(2);
+        for (now, seconds) in [(0, 1), (1_000, 60)] {
+            let ttl = Duration::from_secs(seconds);
+            answers.remember(Moment(now), &channel, "key", ttl, Published::default());
+        }
+        answers.sweep(Moment(2_000), 100);
+        assert!(answers.find(Moment(2_000), &channel, "key").is_some());
+    }
 }

@@ -82,6 +82,21 @@ fn a_forgotten_position_begins_a_new_epoch_even_before_a_sweep() {
 }
 
 #[test]
+fn a_position_lives_as_long_as_what_is_kept_under_it() {
+    let mut shard = Shard::new(limits(100, 1 << 20));
+    let request = PublishRequest {
+        channel: channel(1),
+        publication: Publication::new(Payload::text("kept")),
+        retention: Retention { size: 100, ttl: Duration::from_secs(1_000) },
+        idempotency: None,
+    };
+    shard.publish(Moment(0), request, || Epoch::from_random(1), &BrokerMetrics::default());
+    while shard.sweep(Moment(200_000), 7) {}
+    assert_eq!(offsets(&mut shard, 200_000, 1), [1]);
+    assert_eq!(publish(&mut shard, 200_000, 1, 10).offset, 2);
+}
+
+#[test]
 fn a_channel_nobody_publishes_to_is_forgotten_within_the_hour() {
     let day = Duration::from_secs(86_400);
     let mut shard = Shard::new(Limits { position_ttl: day, ..limits(100, 1 << 20) });
@@ -104,6 +119,8 @@ fn the_number_of_channels_is_bounded_and_the_longest_unused_goes() {
     assert_eq!(offsets(&mut shard, 12, 1), [1, 2]);
     assert_eq!(publish(&mut shard, 13, 2, 10).offset, 1);
     assert_eq!(shard.streams.len(), 3);
+    let kept: usize = shard.streams.values().map(|kept| kept.stream.bytes()).sum();
+    assert_eq!(shard.limits.bytes.load(Ordering::Relaxed), kept, "what went is not counted any more");
 }
 
 #[test]

@@ -297,7 +297,10 @@ mod tests {
         };
         let mut doors = doors(config);
         let staying = address("192.0.2.1");
+        // Who has been away and is back has a connection, too.
         assert_eq!(doors.admit(staying, Moment(0)), Ok(()));
+        doors.leave_address(staying, Moment(0));
+        assert_eq!(doors.admit(staying, Moment(1_000)), Ok(()));
         for second in 0..1000_u32 {
             let passing = AddressKey(IpAddr::from([10, 0, (second / 256) as u8, (second % 256) as u8]));
             let now = Moment(u64::from(second) * 1000);

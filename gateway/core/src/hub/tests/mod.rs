@@ -213,6 +213,7 @@ fn a_hole_in_what_was_held_back_is_told_when_going_live() {
     bench.go_live(2, Some(at(1)));
     bench.go_live(3, Some(at(3)));
     assert_eq!(bench.seen.told, [1, 2], "for 3, the history it read covers the hole");
+    assert_eq!(bench.hub.counts().insufficient, 2);
     assert_eq!(bench.seen.offsets(3), [4]);
 }
 

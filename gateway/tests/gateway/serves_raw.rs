@@ -7,6 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::client::Socket;
 use crate::gateway::{Gateway, eventually, gateway};
+use crate::redis_server::RedisServer;
 
 /// Bare clients are not told when they are subscribed.
 async fn subscribed(gateway: &Gateway, count: u32) {
@@ -149,5 +150,28 @@ async fn a_client_that_reads_recovers_more_than_its_outbox_holds() {
     let mut client = gateway.raw(&format!("stream:s?offset=1&epoch={epoch}")).await;
     for number in 1..=40 {
         assert_eq!(client.text().await, json!(payload(number)).to_string());
+    }
+}
+
+#[tokio::test]
+async fn names_of_any_letters_pass_where_that_is_set() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).with("session.channel_unicode", true).start().await;
+    let name = "stream:новости 日本 🙂";
+    let mut client = gateway.connect().await;
+    client.subscribe(name).await;
+    let mut bare = gateway
+        .raw("stream%3A%D0%BD%D0%BE%D0%B2%D0%BE%D1%81%D1%82%D0%B8%20%E6%97%A5%E6%9C%AC%20%F0%9F%99%82")
+        .await;
+    subscribed(&gateway, 2).await;
+    gateway.publish(name, json!("heard")).await;
+    assert_eq!(client.publication().await.channel, name);
+    assert_eq!(bare.text().await, "\"heard\"");
+    let there = gateway.api("presence_stats", json!({ "channel": name })).await;
+    assert_eq!(there["num_clients"], 2);
+    let page = gateway.api("history", json!({ "channel": name, "limit": 10 })).await;
+    assert_eq!(page["publications"][0]["data"], "heard");
+    for broken in ["a\nb", "a\u{0}"] {
+        assert_eq!(client.refused("subscribe", json!({ "channel": broken })).await, 107);
     }
 }

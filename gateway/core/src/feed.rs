@@ -3,11 +3,15 @@
 //! The owner passes everything on in the order in which it is given out here: several calls for one channel must
 //! not overtake each other. A channel without a stream passes through.
 
-use std::collections::VecDeque;
+mod mending;
 
-use shared::position::StreamPosition;
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHasher;
+use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
 
+use self::mending::Mending;
 use crate::history::HistoryPage;
 
 /// Publications held while a gap is mended. Beyond this they are read from history again.
@@ -18,24 +22,54 @@ pub const FEED_HELD_BYTES_MAX: usize = 1 << 20;
 pub const MEND_ATTEMPTS_MAX: u32 = 5;
 
 /// What a node knows of the stream of one channel.
+///
+/// A broker's data can go back to what it was before, and give out the offsets of an epoch once more. It then begins a
+/// new epoch, as far as it notices; a feed is the second net. It knows that something is wrong when the stream stands
+/// behind what was given out here, when a publication comes twice for no reason, and when what history has at the place
+/// of the last publication is not that publication.
 #[derive(Debug, Default)]
 pub struct Feed {
     known: Known,
+    /// Tells the publication at `known` from another one; 0 if none was given out there.
+    fingerprint: u64,
+    /// Only what a loss or a new epoch has left.
+    aside: Option<Box<Aside>>,
+}
+
+#[derive(Debug, Default)]
+struct Aside {
     /// Where a check found the stream, ahead of this node. If it is real, the next check finds it again.
     suspicion: Option<StreamPosition>,
-    mending: Option<Box<Mending>>,
+    /// History brought these, or someone said that they are lost: they may yet come.
+    echo: Echo,
+    /// The epoch that an answer of the broker replaced: what still comes of it is of no stream any more.
+    left: Option<Epoch>,
+    /// Where history was compared with what was given out because something came twice, and was found to be the same.
+    assured: Option<StreamPosition>,
+    mending: Option<Mending>,
+}
+
+/// Offsets after the first, up to the second, each of which may come once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Echo {
+    after: u64,
+    until: u64,
 }
 
 /// What to do with a publication that came.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Admission {
     Deliver(Publication),
-    /// It came before.
+    /// It came before, or is of a stream that is gone.
     Duplicate,
     /// It is kept until the gap before it is mended.
     Held,
     /// Something before it did not come. It is kept: read history after this offset and call [`Feed::mend`].
     Gap {
+        since: u64,
+    },
+    /// Its offset was given out before, for no reason that is known: read history as for a gap.
+    Doubtful {
         since: u64,
     },
 }
@@ -54,6 +88,9 @@ pub struct Mended {
     pub deliveries: Vec<Delivery>,
     /// Not all is mended: read history after this offset and call again.
     pub again: Option<u64>,
+    /// Offsets of this epoch are given out again: have the broker leave it, and call [`Feed::left`] with the position
+    /// that it answers, or [`Feed::mend_failed`].
+    pub leave: Option<Epoch>,
 }
 
 /// How sure it is that what has not come by now will not come.
@@ -83,25 +120,38 @@ impl Feed {
     /// A publication came from the broker.
     pub fn admit(&mut self, publication: Publication) -> Admission {
         let Some(comes) = publication.position else { return Admission::Deliver(publication) };
-        if let Some(mending) = &mut self.mending {
-            if self.known.includes(comes) {
+        if let Some(aside) = &mut self.aside {
+            if aside.left == Some(comes.epoch) {
                 return Admission::Duplicate;
             }
-            mending.hold(publication);
-            return Admission::Held;
+            if let Some(mending) = &mut aside.mending {
+                mending.heard = Some(comes);
+                if self.known.includes(comes) {
+                    return Admission::Duplicate;
+                }
+                mending.hold(publication);
+                return Admission::Held;
+            }
         }
         match self.known {
-            Known::Arrived(_) if self.known.includes(comes) => return Admission::Duplicate,
+            Known::Arrived(at) if self.known.includes(comes) => return self.again(at, comes),
             // What a subscriber knows from history may come to this node later.
             Known::Arrived(at) | Known::Anchored(at)
                 if at.epoch == comes.epoch && comes.offset > at.offset.saturating_add(1) =>
             {
-                self.mending.get_or_insert_default().hold(publication);
-                return Admission::Gap { since: at.offset };
+                let since = self.joint(at);
+                let mending = self.begin_mending();
+                mending.heard = Some(comes);
+                mending.hold(publication);
+                return Admission::Gap { since };
             }
             _ => {}
         }
-        self.known = Known::Arrived(comes);
+        if self.aside.as_ref().is_some_and(|aside| aside.suspicion.is_none()) {
+            // Nothing that was before this can come any more.
+            self.aside = None;
+        }
+        self.stand_at(&publication, comes);
         Admission::Deliver(publication)
     }
 
@@ -115,85 +165,94 @@ impl Feed {
 
     /// History was read after the offset asked for, oldest first.
     pub fn mend(&mut self, page: HistoryPage) -> Mended {
-        let Some(mut mending) = self.mending.take() else { return Mended::default() };
-        let Some(before) = self.known.position() else { return self.give_up(*mending, Vec::new()) };
+        let Some(mut mending) = self.take_mending() else { return Mended::default() };
+        let Some(before) = self.known.position() else { return self.give_up(mending, Vec::new()) };
+        if page.top.epoch != before.epoch {
+            return self.change_epoch(mending, page.top);
+        }
+        if mending.leave || page.top.offset < before.offset || self.is_replaced(before, &page, &mending) {
+            mending.leave = true;
+            return self.go_on(mending, Vec::new());
+        }
+        if std::mem::take(&mut mending.doubtful) {
+            self.aside.get_or_insert_default().assured = Some(before);
+        }
+        // A page can end with the last publication that was given out.
+        let is_nothing_left =
+            !page.publications.iter().any(|publication| publication.position == Some(before));
+        mending.is_joined = true;
         let mut at = before;
         let mut deliveries = Vec::new();
-        if page.top.epoch == at.epoch {
-            for publication in page.publications {
-                let Some(stands) = publication.position else { continue };
-                if stands.epoch == at.epoch && stands.offset > at.offset {
-                    if stands.offset > at.offset + 1 {
-                        deliveries.push(Delivery::Lost(StreamPosition { offset: stands.offset - 1, ..at }));
-                    }
-                    at = stands;
-                    deliveries.push(Delivery::Publication(publication));
+        for publication in page.publications {
+            let Some(stands) = publication.position else { continue };
+            if stands.epoch == at.epoch && stands.offset > at.offset {
+                if stands.offset > at.offset + 1 {
+                    deliveries.push(Delivery::Lost(StreamPosition { offset: stands.offset - 1, ..at }));
                 }
-            }
-            if at == before && page.top.offset > at.offset {
-                at = page.top;
-                deliveries.push(Delivery::Lost(at));
-            }
-        } else {
-            // The old stream is gone. What came of it goes out as it is, then the new one is read from its start.
-            while let Some(publication) = mending.next_if(|stands| stands.epoch == at.epoch) {
+                at = stands;
                 deliveries.push(Delivery::Publication(publication));
             }
-            at = StreamPosition { offset: 0, ..page.top };
+        }
+        if at == before && page.top.offset > at.offset && is_nothing_left {
+            at = page.top;
             deliveries.push(Delivery::Lost(at));
         }
-        mending.forget(at);
-        while let Some(publication) = mending.next_if(|stands| match stands.epoch == at.epoch {
-            true => stands.offset == at.offset.saturating_add(1),
-            false => page.top == at,
-        }) {
-            at = publication.position.unwrap_or(at);
-            deliveries.push(Delivery::Publication(publication));
-            mending.forget(at);
-        }
-
-        self.known = Known::Arrived(at);
-        let behind = |other: StreamPosition| other.epoch == at.epoch && other.offset > at.offset;
-        if mending.held.is_empty() && !behind(page.top) && !mending.expected.is_some_and(behind) {
-            return Mended { deliveries, again: None };
-        }
-        mending.fruitless = if at == before { mending.fruitless + 1 } else { 0 };
-        self.go_on(mending, deliveries)
+        self.join_held(mending, deliveries, before, at, page.top)
     }
 
-    /// History could not be read. Worth a pause before it is tried again.
+    /// The broker has left the epoch in which offsets were given out again; this is the position in the one that follows.
+    pub fn left(&mut self, top: StreamPosition) -> Mended {
+        if self.known.position().is_some_and(|at| at.epoch == top.epoch) {
+            return self.mend_failed();
+        }
+        let Some(mending) = self.take_mending() else { return Mended::default() };
+        self.change_epoch(mending, top)
+    }
+
+    /// History could not be read, or the epoch not left. Worth a pause before it is tried again.
     pub fn mend_failed(&mut self) -> Mended {
-        let Some(mut mending) = self.mending.take() else { return Mended::default() };
+        let Some(mut mending) = self.take_mending() else { return Mended::default() };
         mending.fruitless += 1;
         self.go_on(mending, Vec::new())
     }
 
     /// Compares with the top of the stream as the broker just answered it: finds what was lost in a channel that is
-    /// quiet since. What is missing for one look only was on its way.
-    pub fn check(&mut self, top: StreamPosition, look: Look) -> Check {
+    /// quiet since. What is missing for one look only was on its way. `before` is where this feed stood when the broker
+    /// was asked, for what has come since then may be newer than the answer.
+    pub fn check(&mut self, before: Option<StreamPosition>, top: StreamPosition, look: Look) -> Check {
         let Some(at) = self.known.position() else { return Check::Fine };
-        if let Some(mending) = &mut self.mending {
+        if let Some(mending) = self.aside.as_mut().and_then(|aside| aside.mending.as_mut()) {
             mending.expect(top);
             return Check::Fine;
         }
+        let is_behind = before.is_some_and(|before| {
+            before.epoch == top.epoch && top.offset < before.offset && before.epoch == at.epoch
+        });
+        if is_behind {
+            let since = self.joint(at);
+            self.begin_mending();
+            return Check::Missing { since };
+        }
         if self.known.includes(top) {
-            self.suspicion = None;
+            if let Some(aside) = &mut self.aside {
+                aside.suspicion = None;
+            }
             return Check::Fine;
         }
-        let again = self.suspicion.is_some_and(|seen| seen.epoch == top.epoch && !self.known.includes(seen));
+        let aside = self.aside.get_or_insert_default();
+        let seen = aside.suspicion.take();
+        let again = seen.is_some_and(|seen| seen.epoch == top.epoch && !self.known.includes(seen));
         if look == Look::Routine && !again {
-            self.suspicion = Some(top);
+            aside.suspicion = Some(top);
             return Check::Suspicious;
         }
-        self.suspicion = None;
         if at.epoch == top.epoch {
-            self.mending.get_or_insert_default().expect(top);
-            Check::Missing { since: at.offset }
+            let since = self.joint(at);
+            self.begin_mending().expect(top);
+            Check::Missing { since }
         } else {
-            // From its start: what the new stream holds is found missing by the next look.
-            let start = StreamPosition { offset: 0, ..top };
-            self.known = Known::Arrived(start);
-            Check::Lost(start)
+            self.take_over(at.epoch, top);
+            Check::Lost(top)
         }
     }
 
@@ -205,34 +264,184 @@ impl Feed {
     /// Whether an answer from history is awaited.
     #[cfg(test)]
     fn is_mending(&self) -> bool {
-        self.mending.is_some()
+        self.mending().is_some()
     }
 
-    fn go_on(&mut self, mending: Box<Mending>, deliveries: Vec<Delivery>) -> Mended {
+    #[cfg(test)]
+    fn mending(&self) -> Option<&Mending> {
+        self.aside.as_ref().and_then(|aside| aside.mending.as_ref())
+    }
+
+    fn begin_mending(&mut self) -> &mut Mending {
+        self.aside.get_or_insert_default().mending.get_or_insert_default()
+    }
+
+    fn take_mending(&mut self) -> Option<Mending> {
+        self.aside.as_mut()?.mending.take()
+    }
+
+    /// Where to read history from, so that it shows whether it joins on to what was given out.
+    fn joint(&self, at: StreamPosition) -> u64 {
+        if self.fingerprint == 0 { at.offset } else { at.offset.saturating_sub(1) }
+    }
+
+    fn stand_at(&mut self, publication: &Publication, at: StreamPosition) {
+        self.known = Known::Arrived(at);
+        self.fingerprint = fingerprint(publication);
+    }
+
+    /// An offset comes that was given out already.
+    fn again(&mut self, at: StreamPosition, comes: StreamPosition) -> Admission {
+        let aside = self.aside.get_or_insert_default();
+        if aside.echo.takes(comes.offset) || aside.assured == Some(at) {
+            return Admission::Duplicate;
+        }
+        let since = self.joint(at);
+        self.begin_mending().doubtful = true;
+        Admission::Doubtful { since }
+    }
+
+    /// Whether history has something else where the last publication was.
+    fn is_replaced(&self, at: StreamPosition, page: &HistoryPage, mending: &Mending) -> bool {
+        if self.fingerprint == 0 {
+            return false;
+        }
+        match page.publications.iter().find(|publication| publication.position == Some(at)) {
+            Some(publication) => fingerprint(publication) != self.fingerprint,
+            // It has had its time. Whoever doubts cannot be assured.
+            None => mending.doubtful,
+        }
+    }
+
+    /// The stream is another one, and ends here: nobody is given more of it than comes from now on.
+    fn take_over(&mut self, left: Epoch, top: StreamPosition) {
+        self.known = Known::Arrived(top);
+        self.fingerprint = 0;
+        let aside = self.aside.get_or_insert_default();
+        aside.left = Some(left);
+        aside.echo = Echo { after: 0, until: top.offset };
+        aside.assured = None;
+    }
+
+    /// Goes over to another stream while a gap was to be mended.
+    fn change_epoch(&mut self, mut mending: Mending, top: StreamPosition) -> Mended {
+        let Some(before) = self.known.position() else { return self.give_up(mending, Vec::new()) };
+        let mut deliveries = Vec::new();
+        // What came of the old stream goes out as it is.
+        while let Some(publication) = mending.next_if(|stands| stands.epoch == before.epoch) {
+            deliveries.push(Delivery::Publication(publication));
+        }
+        let first =
+            mending.held.front().and_then(|held| held.position).filter(|held| held.epoch == top.epoch);
+        let begins = first.map_or(top.offset, |first| first.offset.saturating_sub(1).min(top.offset));
+        let at = StreamPosition { offset: begins, ..top };
+        self.take_over(before.epoch, at);
+        deliveries.push(Delivery::Lost(at));
+        let mending = Mending { fruitless: 0, doubtful: false, leave: false, is_joined: true, ..mending };
+        self.join_held(mending, deliveries, before, at, top)
+    }
+
+    /// Gives out what was held and follows.
+    fn join_held(
+        &mut self,
+        mut mending: Mending,
+        mut deliveries: Vec<Delivery>,
+        before: StreamPosition,
+        mut at: StreamPosition,
+        top: StreamPosition,
+    ) -> Mended {
+        mending.forget(at);
+        let read = at;
+        while let Some(publication) = mending.next_if(|stands| match stands.epoch == at.epoch {
+            true => stands.offset == at.offset.saturating_add(1),
+            false => top == at,
+        }) {
+            at = publication.position.unwrap_or(at);
+            deliveries.push(Delivery::Publication(publication));
+            mending.forget(at);
+        }
+        let of_this =
+            |position: StreamPosition| if position.epoch == read.epoch { position.offset } else { 0 };
+        let heard = mending.heard.map_or(0, of_this);
+        self.aside.get_or_insert_default().echo.extend(of_this(before), read.offset, heard);
+        match deliveries.last() {
+            Some(Delivery::Publication(last)) if last.position == Some(at) => {
+                self.fingerprint = fingerprint(last);
+            }
+            Some(_) => self.fingerprint = 0,
+            None => {}
+        }
+        self.known = Known::Arrived(at);
+        let behind = |other: StreamPosition| other.epoch == at.epoch && other.offset > at.offset;
+        if mending.held.is_empty() && !behind(top) && !mending.expected.is_some_and(behind) {
+            return Mended { deliveries, ..Mended::default() };
+        }
+        mending.fruitless = if at == before { mending.fruitless + 1 } else { 0 };
+        self.go_on(mending, deliveries)
+    }
+
+    fn go_on(&mut self, mending: Mending, deliveries: Vec<Delivery>) -> Mended {
         match self.known.position() {
             Some(at) if mending.fruitless < MEND_ATTEMPTS_MAX => {
-                self.mending = Some(mending);
-                Mended { deliveries, again: Some(at.offset) }
+                let mended = if mending.leave {
+                    Mended { deliveries, again: Some(self.joint(at)), leave: Some(at.epoch) }
+                } else {
+                    let since = if mending.is_joined { at.offset } else { self.joint(at) };
+                    Mended { deliveries, again: Some(since), leave: None }
+                };
+                self.aside.get_or_insert_default().mending = Some(mending);
+                mended
             }
-            _ => self.give_up(*mending, deliveries),
+            _ => self.give_up(mending, deliveries),
         }
     }
 
     /// Gives out what there is. Workers see the holes in it themselves, all but one at the end.
     fn give_up(&mut self, mending: Mending, mut deliveries: Vec<Delivery>) -> Mended {
-        if let Some(lost) =
+        if mending.leave || mending.doubtful {
+            // Nobody can be sure of what they have, and there is no place in a stream to name. An epoch that is none
+            // says so to everyone.
+            deliveries.push(Delivery::Lost(StreamPosition::default()));
+            *self = Self::default();
+        } else if let Some(lost) =
             mending.expected.filter(|&lost| mending.held.is_empty() && !self.known.includes(lost))
         {
             deliveries.push(Delivery::Lost(lost));
             self.known = Known::Arrived(lost);
+            self.fingerprint = 0;
         }
         for publication in mending.held {
             if let Some(stands) = publication.position {
-                self.known = Known::Arrived(stands);
+                self.stand_at(&publication, stands);
             }
             deliveries.push(Delivery::Publication(publication));
         }
-        Mended { deliveries, again: None }
+        Mended { deliveries, ..Mended::default() }
+    }
+}
+
+/// Never 0.
+fn fingerprint(publication: &Publication) -> u64 {
+    let mut hasher = FxHasher::default();
+    publication.data.bytes.hash(&mut hasher);
+    hasher.finish() | 1
+}
+
+impl Echo {
+    /// Answers whether this was to be expected. Each is expected once, in order.
+    fn takes(&mut self, offset: u64) -> bool {
+        let is_expected = offset > self.after && offset <= self.until;
+        if is_expected {
+            self.after = offset;
+        }
+        is_expected
+    }
+
+    /// History brought these, while the last that came was `heard`.
+    fn extend(&mut self, after: u64, until: u64, heard: u64) {
+        let joins = self.after < self.until && self.until >= after;
+        let after = if joins { self.after } else { after };
+        *self = Self { after: after.max(heard), until };
     }
 }
 
@@ -257,50 +466,6 @@ impl Known {
 
     fn includes(self, other: StreamPosition) -> bool {
         self.position().is_some_and(|at| at.epoch == other.epoch && other.offset <= at.offset)
-    }
-}
-
-/// A gap that history is asked about.
-#[derive(Debug, Default)]
-struct Mending {
-    /// What came since, in its order.
-    held: VecDeque<Publication>,
-    bytes: usize,
-    /// What is known to be in the stream beside what is held: there was no room for it, or a check found it.
-    expected: Option<StreamPosition>,
-    fruitless: u32,
-}
-
-impl Mending {
-    fn hold(&mut self, publication: Publication) {
-        self.bytes += publication.data.bytes.len();
-        self.held.push_back(publication);
-        if self.held.len() > FEED_HELD_PUBLICATIONS_MAX || self.bytes > FEED_HELD_BYTES_MAX {
-            if let Some(last) = self.held.back().and_then(|last| last.position) {
-                self.expect(last);
-            }
-            self.held = VecDeque::new();
-            self.bytes = 0;
-        }
-    }
-
-    fn expect(&mut self, position: StreamPosition) {
-        match &mut self.expected {
-            Some(expected) if expected.epoch == position.epoch && expected.offset >= position.offset => {}
-            expected => *expected = Some(position),
-        }
-    }
-
-    fn next_if(&mut self, wanted: impl FnOnce(StreamPosition) -> bool) -> Option<Publication> {
-        self.held.front().and_then(|next| next.position).filter(|&stands| wanted(stands))?;
-        let next = self.held.pop_front()?;
-        self.bytes -= next.data.bytes.len();
-        Some(next)
-    }
-
-    /// Lets go of what history has brought meanwhile.
-    fn forget(&mut self, at: StreamPosition) {
-        while self.next_if(|stands| stands.epoch == at.epoch && stands.offset <= at.offset).is_some() {}
     }
 }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
-use shared::position::StreamPosition;
+use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
 
 pub use config::{BrokerKind, Config};
@@ -72,11 +72,19 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// The top of several streams in one round trip, in the order asked.
+    /// The top of several streams, in the order asked.
     fn positions(
         &self,
         channels: Vec<(Channel, Retention)>,
     ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>>;
+
+    /// Ends an epoch of a channel, because offsets that were given out in it are given out again. Answers the position in
+    /// the epoch that follows, or in the one that has followed already.
+    fn leave_epoch(
+        &self,
+        channel: Channel,
+        epoch: Epoch,
+    ) -> BoxFuture<'_, Result<StreamPosition, BrokerError>>;
 
     /// Forgets the publications of a channel. Offsets go on, so that subscribers see no gap.
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>>;

@@ -45,7 +45,7 @@ impl BrokerEvents for FromBroker {
     fn resumed(&self) {
         if let Some(node) = self.node() {
             node.forget_pasts();
-            node.runtime.spawn(repair::check_after_loss(node.clone()));
+            node.compare_all.notify_one();
         }
     }
 }
@@ -64,10 +64,20 @@ impl Node {
             Admission::Held => {}
             Admission::Gap { since } => {
                 self.metrics.gaps_total.inc();
-                let (channel, retention) = (local.channel.clone(), local.retention);
-                self.runtime.spawn(repair::mend(self.clone(), channel, retention, since));
+                self.mend(local, since);
+            }
+            // History says whether it is that publication.
+            Admission::Doubtful { since } => {
+                self.metrics.duplicates_total.inc();
+                self.mend(local, since);
             }
         }
+    }
+
+    /// Has history read after an offset, for what is missing or in doubt.
+    pub(super) fn mend(self: &Arc<Self>, local: &LocalChannel, since: u64) {
+        let (channel, retention) = (local.channel.clone(), local.retention);
+        self.runtime.spawn(repair::mend(self.clone(), channel, retention, since));
     }
 
     /// Gives something to every worker with subscribers of the channel. The caller holds the channel's shard, so

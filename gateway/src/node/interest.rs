@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 use crate::broker::BrokerError;
 use crate::node::catch_up::Told;
 
-const SHARDS: usize = 64;
+/// Locks the channels are spread over.
+pub(super) const SHARDS: usize = 64;
 
 /// One channel that some worker of this node wants, or wanted until a moment ago.
 #[derive(Debug)]
@@ -134,10 +135,13 @@ impl Interest {
 
     /// Looks at every channel, a shard at a time.
     pub(crate) fn for_each(&self, mut look: impl FnMut(&Channel, &mut LocalChannel)) {
-        for shard in &self.shards {
-            for (channel, local) in shard.lock().iter_mut() {
-                look(channel, local);
-            }
+        (0..SHARDS).for_each(|shard| self.for_each_of(shard, &mut look));
+    }
+
+    /// Looks at the channels of one shard.
+    pub(crate) fn for_each_of(&self, shard: usize, mut look: impl FnMut(&Channel, &mut LocalChannel)) {
+        for (channel, local) in self.shards[shard % SHARDS].lock().iter_mut() {
+            look(channel, local);
         }
     }
 

@@ -9,7 +9,7 @@ use gateway_core::channel_rules::ChannelRules;
 use gateway_core::hub::Variants;
 use shared::id::NodeId;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
@@ -68,6 +68,8 @@ pub struct Node {
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
     mending: Semaphore,
+    /// Something may have been missed in every channel.
+    compare_all: Notify,
     tasks: TaskTracker,
 }
 
@@ -108,6 +110,7 @@ impl Node {
             client_ids: ClientIds::default(),
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
+            compare_all: Notify::new(),
             tasks: TaskTracker::new(),
         });
         parts.from_broker.connect(&node);

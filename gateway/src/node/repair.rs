@@ -1,22 +1,29 @@
 //! Mending gaps: once for a channel and node, from history, before subscribers notice.
 //!
 //! A gap shows itself when the next publication comes. In a channel that stays quiet it does not, so positions are
-//! compared with the broker's now and then, and all of them after the broker's link was lost.
+//! compared with the broker's now and then, and all of them after anything may have been missed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::feed::{Check, Delivery, Look};
+use gateway_core::feed::{Check, Delivery, Feed, Look, Mended};
 use gateway_core::history::{HistoryFilter, Retention};
 use shared::channel::Channel;
+use shared::moment::Moment;
+use shared::position::{Epoch, StreamPosition};
+use tokio::time::MissedTickBehavior;
 
 use crate::node::Node;
-use crate::node::interest::Link;
+use crate::node::interest::{Link, LocalChannel, SHARDS};
 
-/// How often quiet channels are looked for.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a channel must have been quiet to be checked.
+/// How often a quiet channel is looked at, as long as there are not too many of them.
 const QUIET: Duration = Duration::from_secs(30);
+/// Quiet channels that are looked at in a second at most, those first that were looked at longest ago: 75,000 of them
+/// have their turn as often as they should, a million every seven minutes.
+const LOOKS_PER_S_MAX: usize = 2_500;
+/// In this time, the channels of all shards have their turn.
+const ROUND: Duration = Duration::from_secs(10);
 /// What is on its way has come after this, or will not come.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// The most channels of one call to the broker.
@@ -26,6 +33,15 @@ const PAGE: u32 = 1_000;
 /// How long to wait after the broker could not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// A channel whose position is compared with the broker's.
+#[derive(Debug)]
+struct Looked {
+    channel: Channel,
+    retention: Retention,
+    /// Where its feed stood before the broker was asked.
+    before: Option<StreamPosition>,
+}
+
 /// Reads what is missing after `since` and hands it out, until nothing is missing or nothing more can be had.
 pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention, mut since: u64) {
     // Never closed: the node would have to be gone.
@@ -33,29 +49,40 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
     loop {
         let filter = HistoryFilter { since: Some(since), limit: PAGE, reverse: false };
         let page = node.broker.history(channel.clone(), filter, retention).await;
-        let failed = page.is_err();
-        let again = {
-            let mut shard = node.interest.shard(channel.as_str());
-            let Some(local) = shard.get_mut(channel.as_str()) else { return };
-            let mended = match page {
-                Ok(page) => local.feed.mend(page),
-                Err(error) => {
-                    tracing::warn!(%error, %channel, "a gap could not be mended yet");
-                    local.feed.mend_failed()
+        let mut failed = page.is_err();
+        let mended = node.go_on(&channel, |feed| match page {
+            Ok(page) => feed.mend(page),
+            Err(error) => {
+                tracing::warn!(%error, %channel, "a gap could not be mended yet");
+                feed.mend_failed()
+            }
+        });
+        let Some(mut mended) = mended else { return };
+        if let Some(epoch) = mended.leave.filter(|_| !failed) {
+            let left = node.broker.leave_epoch(channel.clone(), epoch).await;
+            failed = left.is_err();
+            let then = node.go_on(&channel, |feed| match left {
+                Ok(top) => {
+                    tracing::warn!(%channel, "the broker gives out offsets again that it gave out before: its data \
+                        went back, and the channel begins a new epoch");
+                    feed.left(top)
                 }
-            };
-            let lost = mended.deliveries.iter().any(|delivery| matches!(delivery, Delivery::Lost(_)));
-            for delivery in mended.deliveries {
-                node.hand_out(local, delivery);
-            }
-            if mended.again.is_none() && !lost && !failed {
-                node.metrics.repairs_total.inc();
-            }
-            mended.again
-        };
-        match again {
+                Err(error) => {
+                    tracing::warn!(%error, %channel, "the broker's data went back, and no new epoch can be begun yet");
+                    feed.mend_failed()
+                }
+            });
+            let Some(then) = then else { return };
+            mended = Going { lost: mended.lost || then.lost, ..then };
+        }
+        match mended.again {
             Some(next) => since = next,
-            None => return,
+            None => {
+                if !mended.lost && !failed {
+                    node.metrics.repairs_total.inc();
+                }
+                return;
+            }
         }
         if failed {
             tokio::time::sleep(RETRY).await;
@@ -63,82 +90,129 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
     }
 }
 
+/// What is left to do of a mend.
+struct Going {
+    again: Option<u64>,
+    leave: Option<Epoch>,
+    lost: bool,
+}
+
+impl Node {
+    /// Hands out what comes of it. `None` if nobody here wants the channel any more.
+    fn go_on(&self, channel: &Channel, step: impl FnOnce(&mut Feed) -> Mended) -> Option<Going> {
+        let mut shard = self.interest.shard(channel.as_str());
+        let local = shard.get_mut(channel.as_str())?;
+        let Mended { deliveries, again, leave } = step(&mut local.feed);
+        let lost = deliveries.iter().any(|delivery| matches!(delivery, Delivery::Lost(_)));
+        for delivery in deliveries {
+            self.hand_out(local, delivery);
+        }
+        Some(Going { again, leave, lost })
+    }
+}
+
 /// Looks again and again for channels that are quiet because something was lost.
 pub(super) async fn check_positions(node: Arc<Node>) {
-    let mut interval = tokio::time::interval(CHECK_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turn = tokio::time::interval(ROUND / SHARDS as u32);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shards = (0..SHARDS).cycle();
+    let mut suspicious: VecDeque<(Moment, Looked)> = VecDeque::new();
     loop {
-        interval.tick().await;
-        let suspicious = check(&node, |quiet| quiet >= QUIET, Look::Routine).await;
-        if !suspicious.is_empty() {
-            tokio::time::sleep(SECOND_LOOK).await;
-            check_channels(&node, suspicious, Look::Routine).await;
+        tokio::select! {
+            biased;
+            () = node.compare_all.notified() => {
+                let all = (0..SHARDS).flat_map(|shard| node.followed(shard, |_| true));
+                let all: Vec<_> = all.map(|(_, looked)| looked).collect();
+                node.look_at(all, Look::AfterLoss).await;
+                continue;
+            }
+            _ = turn.tick() => {}
         }
+        let quiet = node.quiet(shards.next().unwrap_or_default());
+        let due = node.clock.now() + SECOND_LOOK;
+        suspicious.extend(node.look_at(quiet, Look::Routine).await.into_iter().map(|looked| (due, looked)));
+        let now = node.clock.now();
+        let again = suspicious.iter().take_while(|(due, _)| *due <= now).count();
+        let again = suspicious.drain(..again).map(|(_, looked)| node.looked_at_again(looked)).collect();
+        node.look_at(again, Look::Routine).await;
     }
 }
 
-/// Compares every channel, because the link over which publications come was down.
-pub(super) async fn check_after_loss(node: Arc<Node>) {
-    check(&node, |_| true, Look::AfterLoss).await;
-}
-
-/// Checks the channels that have been quiet for long enough. Answers those to look at once more.
-async fn check(
-    node: &Arc<Node>,
-    quiet_enough: impl Fn(Duration) -> bool,
-    look: Look,
-) -> Vec<(Channel, Retention)> {
-    let now = node.clock.now();
-    let mut channels = Vec::new();
-    node.interest.for_each(|channel, local| {
-        local.catch_up.forget_old(now);
-        node.interest.weigh(local);
-        let follows = local.workers != 0 && local.retention.keeps_history() && local.link == Link::Up;
-        if follows && quiet_enough(now.since(local.checked)) {
-            channels.push((channel.clone(), local.retention));
+impl Node {
+    /// The channels of a shard that have been quiet for long enough, those looked at longest ago.
+    fn quiet(&self, shard: usize) -> Vec<Looked> {
+        let now = self.clock.now();
+        self.interest.for_each_of(shard, |_, local| {
+            local.catch_up.forget_old(now);
+            self.interest.weigh(local);
+        });
+        let mut quiet = self.followed(shard, |local| now.since(local.checked) >= QUIET);
+        let most = LOOKS_PER_S_MAX * ROUND.as_secs() as usize / SHARDS;
+        if quiet.len() > most {
+            quiet.select_nth_unstable_by_key(most, |(checked, _)| *checked);
+            quiet.truncate(most);
         }
-    });
-    check_channels(node, channels, look).await
-}
-
-async fn check_channels(
-    node: &Arc<Node>,
-    channels: Vec<(Channel, Retention)>,
-    look: Look,
-) -> Vec<(Channel, Retention)> {
-    let mut suspicious = Vec::new();
-    for batch in channels.chunks(BATCH) {
-        let tops = loop {
-            match node.broker.positions(batch.to_vec()).await {
-                Ok(tops) => break tops,
-                Err(error) if look == Look::AfterLoss => {
-                    tracing::warn!(%error, "positions could not be compared after a lost link; trying again");
-                    tokio::time::sleep(RETRY).await;
-                }
-                // The next round comes.
-                Err(error) => {
-                    tracing::debug!(%error, "positions could not be compared");
-                    return suspicious;
-                }
-            }
-        };
-        for ((channel, retention), top) in batch.iter().zip(tops) {
-            let mut shard = node.interest.shard(channel.as_str());
-            let Some(local) = shard.get_mut(channel.as_str()) else { continue };
-            local.checked = node.clock.now();
-            match local.feed.check(top, look) {
-                Check::Fine => {}
-                Check::Suspicious => suspicious.push((channel.clone(), *retention)),
-                Check::Missing { since } => {
-                    node.metrics.gaps_total.inc();
-                    node.runtime.spawn(mend(node.clone(), channel.clone(), *retention, since));
-                }
-                Check::Lost(position) => {
-                    node.metrics.gaps_total.inc();
-                    node.hand_out(local, Delivery::Lost(position));
-                }
-            }
-        }
+        quiet.into_iter().map(|(_, looked)| looked).collect()
     }
-    suspicious
+
+    /// The channels of a shard whose stream is followed, and when each was looked at.
+    fn followed(&self, shard: usize, wanted: impl Fn(&LocalChannel) -> bool) -> Vec<(Moment, Looked)> {
+        let mut followed = Vec::new();
+        self.interest.for_each_of(shard, |channel, local| {
+            let follows = local.workers != 0 && local.retention.keeps_history() && local.link == Link::Up;
+            if follows && wanted(local) {
+                let (channel, retention) = (channel.clone(), local.retention);
+                followed.push((local.checked, Looked { channel, retention, before: local.feed.position() }));
+            }
+        });
+        followed
+    }
+
+    fn looked_at_again(&self, looked: Looked) -> Looked {
+        let shard = self.interest.shard(looked.channel.as_str());
+        let before = shard.get(looked.channel.as_str()).and_then(|local| local.feed.position());
+        Looked { before, ..looked }
+    }
+
+    /// Compares positions. Answers those to look at once more.
+    async fn look_at(self: &Arc<Self>, mut channels: Vec<Looked>, look: Look) -> Vec<Looked> {
+        let mut suspicious = Vec::new();
+        while !channels.is_empty() {
+            let batch = channels.split_off(channels.len().saturating_sub(BATCH));
+            let asked: Vec<_> =
+                batch.iter().map(|looked| (looked.channel.clone(), looked.retention)).collect();
+            let tops = loop {
+                match self.broker.positions(asked.clone()).await {
+                    Ok(tops) => break tops,
+                    Err(error) if look == Look::AfterLoss => {
+                        tracing::warn!(%error, "positions could not be compared after a loss; trying again");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                    // The next round comes.
+                    Err(error) => {
+                        tracing::debug!(%error, "positions could not be compared");
+                        return suspicious;
+                    }
+                }
+            };
+            for (looked, top) in batch.into_iter().zip(tops) {
+                let mut shard = self.interest.shard(looked.channel.as_str());
+                let Some(local) = shard.get_mut(looked.channel.as_str()) else { continue };
+                local.checked = self.clock.now();
+                match local.feed.check(looked.before, top, look) {
+                    Check::Fine => {}
+                    Check::Suspicious => suspicious.push(looked),
+                    Check::Missing { since } => {
+                        self.metrics.gaps_total.inc();
+                        self.mend(local, since);
+                    }
+                    Check::Lost(position) => {
+                        self.metrics.gaps_total.inc();
+                        self.hand_out(local, Delivery::Lost(position));
+                    }
+                }
+            }
+        }
+        suspicious
+    }
 }

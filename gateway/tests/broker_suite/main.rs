@@ -16,8 +16,10 @@ mod relay;
 mod delivery;
 mod faults;
 mod harness;
+mod lives;
 mod presence;
 mod presence_faults;
+mod refusals;
 mod servers;
 mod several_nodes;
 mod streams;
@@ -44,6 +46,7 @@ macro_rules! suite {
 suite! {
     streams::{
         offsets_count_from_one_in_an_epoch_of_the_channel,
+        an_epoch_that_is_left_gives_way_to_another,
         a_page_of_history_is_what_the_filter_says,
         history_keeps_the_newest_up_to_its_size,
         history_ends_with_its_time_but_the_position_stays,

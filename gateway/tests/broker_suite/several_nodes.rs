@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tidegate::broker::redis::RedisUrl;
 use tidegate::broker::{Idempotency, PublishRequest};
 
 use crate::harness::{ALL, Backend, Node, Redis, channel, eventually, request};
@@ -99,4 +100,32 @@ async fn presence_is_the_sum_of_all_nodes() {
     }
     nodes[1].presence.retire().await.expect("retired");
     eventually("nobody is left", async || nodes[2].counts(&a).await == (0, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn installations_in_two_databases_of_one_redis_do_not_hear_each_other() {
+    let mut redis = Redis::new();
+    let port = redis.server.port();
+    let mut nodes = Vec::new();
+    for database in [0, 1, 7] {
+        redis.config.url = RedisUrl::new(format!("redis://127.0.0.1:{port}/{database}"));
+        nodes.push(redis.node());
+    }
+    let a = channel("a");
+    for node in &nodes {
+        node.listens().await;
+        node.subscribe(&a).await;
+    }
+    for (index, node) in nodes.iter().enumerate() {
+        node.publish(&a, index).await;
+        let control = format!("to {index}");
+        let reached = node.broker.send_control(control.clone().into()).await.expect("sent");
+        assert_eq!(reached, 1, "itself alone");
+        eventually("it hears itself", async || !node.heard.control().is_empty()).await;
+        node.listens().await;
+    }
+    for (index, node) in nodes.iter().enumerate() {
+        assert_eq!(node.heard.texts(&a), [index.to_string()]);
+        assert_eq!(node.heard.control(), [format!("to {index}")]);
+    }
 }

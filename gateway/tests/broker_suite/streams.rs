@@ -24,6 +24,18 @@ pub async fn offsets_count_from_one_in_an_epoch_of_the_channel<B: Backend>() {
     assert_ne!(other.epoch, positions[0].epoch);
 }
 
+pub async fn an_epoch_that_is_left_gives_way_to_another<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let before = node.publish(&a, 1).await.position.expect("a position");
+    let next = node.broker.leave_epoch(a.clone(), before.epoch).await.expect("left");
+    assert_ne!(next.epoch, before.epoch);
+    assert_eq!(node.broker.leave_epoch(a.clone(), before.epoch).await.expect("left"), next);
+    let after = node.publish(&a, 2).await.position.expect("a position");
+    assert_eq!((after.offset, after.epoch), (next.offset + 1, next.epoch));
+}
+
 pub async fn a_page_of_history_is_what_the_filter_says<B: Backend>() {
     let backend = B::new();
     let node = backend.node();

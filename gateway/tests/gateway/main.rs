@@ -29,6 +29,7 @@ mod guards_connections;
 mod guards_the_door;
 mod keeps_order;
 mod leaves_nothing_behind;
+mod notices_lost_data;
 mod recovers_slowly;
 mod serves_commands;
 mod serves_many;

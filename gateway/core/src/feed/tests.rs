@@ -44,8 +44,97 @@ fn delivered(feed: &mut Feed, position: StreamPosition) -> bool {
 fn publications_pass_in_order_and_once() {
     let mut feed = Feed::default();
     assert!((3..6).all(|offset| delivered(&mut feed, at(offset))));
-    assert_eq!(feed.admit(publication(at(4))), Admission::Duplicate);
     assert!(delivered(&mut feed, at(6)));
+}
+
+#[test]
+fn what_comes_twice_for_no_reason_is_held_against_history() {
+    let mut feed = Feed::default();
+    assert!((3..6).all(|offset| delivered(&mut feed, at(offset))));
+    assert_eq!(feed.admit(publication(at(4))), Admission::Doubtful { since: 4 });
+    assert_eq!(feed.admit(publication(at(6))), Admission::Held);
+    assert_eq!(feed.admit(publication(at(5))), Admission::Duplicate, "looked into already");
+    let mended = feed.mend(page(5..=6, at(6)));
+    assert_eq!((offsets(&mended), mended.leave), (vec![6], None), "it is the same stream");
+    assert_eq!(feed.admit(publication(at(4))), Admission::Doubtful { since: 5 }, "as much again has come");
+    assert_eq!(feed.mend(page(6..=6, at(6))), Mended::default());
+    assert_eq!(feed.admit(publication(at(3))), Admission::Duplicate, "nothing came since the last look");
+    assert!(delivered(&mut feed, at(7)));
+}
+
+#[test]
+fn a_stream_that_stands_behind_is_left_and_whoever_follows_it_told() {
+    let mut feed = Feed::default();
+    assert!((1..=10).all(|offset| delivered(&mut feed, at(offset))));
+    let before = feed.position();
+    assert!(delivered(&mut feed, at(11)));
+    assert_eq!(feed.check(before, at(10), Look::Routine), Check::Fine, "11 came after it was asked");
+    let before = feed.position();
+    assert_eq!(feed.check(before, at(7), Look::Routine), Check::Missing { since: 10 });
+    assert_eq!(feed.admit(publication(at(12))), Admission::Held);
+    let mended = feed.mend(HistoryPage { publications: vec![], top: at(7) });
+    assert_eq!((offsets(&mended), mended.leave, mended.again), (vec![], Some(at(0).epoch), Some(10)));
+    let mended = feed.mend_failed();
+    assert_eq!((mended.leave, mended.again), (Some(at(0).epoch), Some(10)), "until it is left");
+    assert_eq!(feed.mend(page(11..=15, at(15))).leave, Some(at(0).epoch), "also if more followed meanwhile");
+    let mended = feed.left(in_epoch("two", 8));
+    assert_eq!((offsets(&mended), mended.again, mended.leave), (vec![12, -8], None, None));
+    assert_eq!(feed.admit(publication(at(13))), Admission::Duplicate, "of a stream that is gone");
+    assert!(delivered(&mut feed, in_epoch("two", 9)));
+}
+
+#[test]
+fn a_stream_that_went_back_and_on_is_known_by_what_stands_in_the_place_of_the_last_publication() {
+    let other = |offset| Publication {
+        position: Some(at(offset)),
+        ..Publication::new(Payload::text(format!("another {offset}")))
+    };
+    let replaced = || HistoryPage { publications: (3..=6).map(other).collect(), top: at(6) };
+    let five = || {
+        let mut feed = Feed::default();
+        assert!((1..=5).all(|offset| delivered(&mut feed, at(offset))));
+        feed
+    };
+    let mut told = five();
+    assert_eq!(told.admit(other(3)), Admission::Doubtful { since: 4 });
+    assert_eq!(told.mend(replaced()).leave, Some(at(0).epoch));
+
+    let mut gap = five();
+    assert_eq!(gap.admit(other(7)), Admission::Gap { since: 4 });
+    assert_eq!(gap.mend(replaced()).leave, Some(at(0).epoch), "what is missing does not join on");
+
+    let mut expired = five();
+    assert_eq!(expired.admit(other(3)), Admission::Doubtful { since: 4 });
+    let nothing = HistoryPage { publications: vec![], top: at(6) };
+    assert_eq!(expired.mend(nothing.clone()).leave, Some(at(0).epoch), "nobody can say what it was");
+    let mut gap = five();
+    assert_eq!(gap.admit(publication(at(7))), Admission::Gap { since: 4 });
+    assert_eq!(gap.mend(nothing).leave, None, "which is nothing new for a gap");
+}
+
+#[test]
+fn what_history_brought_may_come_once_more_but_not_twice() {
+    let mut feed = Feed::default();
+    assert!(delivered(&mut feed, at(1)));
+    feed.admit(publication(at(3)));
+    assert_eq!(offsets(&feed.mend(page(1..=6, at(6)))), [2, 3, 4, 5, 6]);
+    assert!((4..=5).all(|offset| feed.admit(publication(at(offset))) == Admission::Duplicate));
+    assert_eq!(feed.admit(publication(at(3))), Admission::Doubtful { since: 5 }, "it came already");
+    assert_eq!(feed.mend(page(6..=6, at(6))), Mended::default());
+    assert!(delivered(&mut feed, at(7)));
+    assert_eq!(feed.admit(publication(at(6))), Admission::Doubtful { since: 6 }, "7 came after it");
+}
+
+#[test]
+fn where_the_epoch_cannot_be_left_everybody_is_told_nonetheless() {
+    let mut feed = Feed::default();
+    assert!((1..=5).all(|offset| delivered(&mut feed, at(offset))));
+    feed.check(feed.position(), at(3), Look::AfterLoss);
+    feed.mend(page(1..=3, at(3)));
+    let given_up = (0..MEND_ATTEMPTS_MAX).map(|_| feed.mend_failed()).last().unwrap();
+    assert_eq!(given_up.deliveries, [Delivery::Lost(StreamPosition::default())]);
+    assert_eq!(given_up.again, None);
+    assert!(delivered(&mut feed, at(4)), "and it starts from nothing");
 }
 
 #[test]
@@ -54,14 +143,18 @@ fn a_channel_without_a_stream_passes_through() {
     let plain = Publication::new(Payload::text("text"));
     assert_eq!(feed.admit(plain.clone()), Admission::Deliver(plain));
     assert_eq!(feed.position(), None);
-    assert_eq!(feed.check(at(7), Look::AfterLoss), Check::Fine);
+    assert_eq!(feed.check(None, at(7), Look::AfterLoss), Check::Fine);
 }
 
 #[test]
 fn a_gap_is_mended_before_what_follows_it() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
-    assert_eq!(feed.admit(publication(at(4))), Admission::Gap { since: 1 });
+    assert_eq!(
+        feed.admit(publication(at(4))),
+        Admission::Gap { since: 0 },
+        "what is read shows where it joins on"
+    );
     assert_eq!(feed.admit(publication(at(5))), Admission::Held);
     assert_eq!(feed.admit(publication(at(1))), Admission::Duplicate);
     assert_eq!(feed.admit(publication(at(7))), Admission::Held);
@@ -104,12 +197,12 @@ fn a_gap_that_cannot_be_read_is_given_up_after_some_attempts() {
     assert!(delivered(&mut feed, at(1)));
     feed.admit(publication(at(3)));
     for _ in 1..MEND_ATTEMPTS_MAX {
-        assert_eq!(feed.mend_failed(), Mended { deliveries: vec![], again: Some(1) });
+        assert_eq!(feed.mend_failed(), Mended { again: Some(0), ..Mended::default() });
     }
     assert_eq!(offsets(&feed.mend_failed()), [3], "with its hole, which workers see");
     assert!(delivered(&mut feed, at(4)));
 
-    assert_eq!(feed.check(at(6), Look::AfterLoss), Check::Missing { since: 4 });
+    assert_eq!(feed.check(None, at(6), Look::AfterLoss), Check::Missing { since: 3 });
     for _ in 1..MEND_ATTEMPTS_MAX {
         feed.mend_failed();
     }
@@ -138,7 +231,7 @@ fn what_is_held_is_bounded_and_read_again() {
     let last = 3 + FEED_HELD_PUBLICATIONS_MAX as u64 + 10;
     for offset in 3..=last {
         feed.admit(publication(at(offset)));
-        assert!(feed.mending.as_ref().unwrap().held.len() <= FEED_HELD_PUBLICATIONS_MAX);
+        assert!(feed.mending().unwrap().held.len() <= FEED_HELD_PUBLICATIONS_MAX);
     }
     let mended = feed.mend(page(2..=5, at(last)));
     assert_eq!((offsets(&mended), mended.again), (vec![2, 3, 4, 5], Some(5)));
@@ -179,12 +272,12 @@ fn a_suspicion_ends_with_a_look_that_finds_nothing() {
 fn a_quiet_channel_is_found_behind_at_the_second_look_only() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
-    assert_eq!(feed.check(at(1), Look::Routine), Check::Fine);
-    assert_eq!(feed.check(at(3), Look::Routine), Check::Suspicious);
+    assert_eq!(feed.check(None, at(1), Look::Routine), Check::Fine);
+    assert_eq!(feed.check(None, at(3), Look::Routine), Check::Suspicious);
     assert!(delivered(&mut feed, at(2)) && delivered(&mut feed, at(3)));
-    assert_eq!(feed.check(at(4), Look::Routine), Check::Suspicious, "the first one was on its way");
-    assert_eq!(feed.check(at(4), Look::Routine), Check::Missing { since: 3 });
-    assert_eq!(feed.check(at(5), Look::Routine), Check::Fine, "being mended");
+    assert_eq!(feed.check(None, at(4), Look::Routine), Check::Suspicious, "the first one was on its way");
+    assert_eq!(feed.check(None, at(4), Look::Routine), Check::Missing { since: 2 });
+    assert_eq!(feed.check(None, at(5), Look::Routine), Check::Fine, "being mended");
     let mended = feed.mend(page(4..=4, at(4)));
     assert_eq!((offsets(&mended), mended.again), (vec![4], Some(4)), "5 is known to be there");
     assert_eq!(offsets(&feed.mend(page(5..=5, at(5)))), [5]);
@@ -200,7 +293,7 @@ fn what_a_subscriber_knows_from_history_shows_that_the_first_publication_is_miss
 
     let mut quiet = Feed::default();
     quiet.anchor(at(5));
-    assert_eq!(quiet.check(at(6), Look::AfterLoss), Check::Missing { since: 5 });
+    assert_eq!(quiet.check(None, at(6), Look::AfterLoss), Check::Missing { since: 5 });
 
     let mut late = Feed::default();
     late.anchor(at(5));
@@ -211,22 +304,22 @@ fn what_a_subscriber_knows_from_history_shows_that_the_first_publication_is_miss
 fn a_new_epoch_passes_and_a_check_finds_a_quiet_one() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(5)) && delivered(&mut feed, in_epoch("two", 1)));
-    assert_eq!(feed.check(in_epoch("three", 2), Look::Routine), Check::Suspicious);
-    assert_eq!(feed.check(in_epoch("three", 2), Look::Routine), Check::Lost(in_epoch("three", 0)));
-    assert_eq!(feed.check(in_epoch("three", 2), Look::AfterLoss), Check::Missing { since: 0 });
-    assert_eq!(offsets(&feed.mend(page(1..=2, in_epoch("three", 2)))), [1, 2]);
+    assert_eq!(feed.check(None, in_epoch("three", 2), Look::Routine), Check::Suspicious);
+    assert_eq!(feed.check(None, in_epoch("three", 2), Look::Routine), Check::Lost(in_epoch("three", 2)));
+    assert_eq!(feed.check(None, in_epoch("three", 2), Look::AfterLoss), Check::Fine);
+    assert_eq!(feed.admit(publication(in_epoch("three", 2))), Admission::Duplicate, "it was on its way");
+    assert_eq!(feed.check(None, in_epoch("three", 3), Look::AfterLoss), Check::Missing { since: 2 });
+    assert_eq!(offsets(&feed.mend(page(3..=3, in_epoch("three", 3)))), [3]);
 }
 
 #[test]
-fn a_gap_in_a_stream_that_is_gone_is_lost_and_the_new_stream_is_read_from_its_start() {
+fn a_gap_in_a_stream_that_is_gone_is_lost_and_the_new_stream_begins_with_what_came_of_it() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(5)));
-    assert_eq!(feed.admit(publication(at(8))), Admission::Gap { since: 5 });
+    assert_eq!(feed.admit(publication(at(8))), Admission::Gap { since: 4 });
     assert_eq!(feed.admit(publication(in_epoch("two", 3))), Admission::Held);
     let mended = feed.mend(page(3..=3, in_epoch("two", 3)));
-    assert_eq!((offsets(&mended), mended.again), (vec![8, 0], Some(0)));
-    let mended = feed.mend(page(1..=3, in_epoch("two", 3)));
-    assert_eq!((offsets(&mended), mended.again), (vec![1, 2, 3], None));
+    assert_eq!((offsets(&mended), mended.again), (vec![8, -2, 3], None));
 }
 
 /// What happens to a publication, and when history is read.
@@ -297,6 +390,7 @@ proptest! {
                             vec![]
                         }
                         Admission::Held => vec![],
+                        Admission::Doubtful { .. } => panic!("nothing comes twice"),
                         Admission::Duplicate => {
                             prop_assert!(seen == top, "history brought it already");
                             vec![]
@@ -338,7 +432,7 @@ proptest! {
         for _ in 0..1000 {
             let deliveries = match wanted {
                 Some(_) => ask(&mut feed, &mut wanted, top, retained.clone(), 10).unwrap_or_default(),
-                None => match feed.check(top, Look::Routine) {
+                None => match feed.check(None, top, Look::Routine) {
                     Check::Fine => break,
                     Check::Suspicious => vec![],
                     Check::Missing { since } => {
@@ -354,5 +448,141 @@ proptest! {
         }
         prop_assert_eq!(seen, top);
         prop_assert!(!feed.is_mending());
+    }
+}
+
+/// A broker whose data goes back, without a word: what stands at each offset, from 1 on.
+#[derive(Debug)]
+struct Forgetful {
+    life: u64,
+    stream: Vec<u64>,
+    published: u64,
+}
+
+impl Forgetful {
+    fn top(&self) -> StreamPosition {
+        in_epoch(&self.life.to_string(), self.stream.len() as u64)
+    }
+
+    fn publish(&mut self) -> Publication {
+        self.published += 1;
+        self.stream.push(self.published);
+        self.at(self.top().offset)
+    }
+
+    fn at(&self, offset: u64) -> Publication {
+        let position = Some(StreamPosition { offset, ..self.top() });
+        Publication {
+            position,
+            ..Publication::new(Payload::text(self.stream[offset as usize - 1].to_string()))
+        }
+    }
+
+    fn page(&self, since: u64, limit: usize) -> HistoryPage {
+        let publications = (since + 1..=self.top().offset).take(limit).map(|offset| self.at(offset));
+        HistoryPage { publications: publications.collect(), top: self.top() }
+    }
+}
+
+/// What someone who follows the stream believes to stand at each offset.
+#[derive(Debug)]
+struct Follower {
+    knows: Vec<u64>,
+    at: StreamPosition,
+    told: u32,
+}
+
+impl Follower {
+    fn start(broker: &Forgetful, told: u32) -> Self {
+        Self { knows: broker.stream.clone(), at: broker.top(), told }
+    }
+
+    /// As a hub does, and a client that comes back and cannot recover.
+    fn take(&mut self, deliveries: &[Delivery], broker: &Forgetful) {
+        for delivery in deliveries {
+            let (comes, data) = match delivery {
+                Delivery::Lost(position) => (*position, None),
+                Delivery::Publication(publication) => {
+                    (publication.position.unwrap(), Some(&publication.data.bytes))
+                }
+            };
+            match data {
+                Some(data) if comes == StreamPosition { offset: self.at.offset + 1, ..self.at } => {
+                    self.knows.push(std::str::from_utf8(data).unwrap().parse().unwrap());
+                    self.at = comes;
+                }
+                _ if comes.epoch == self.at.epoch && comes.offset <= self.at.offset => {}
+                _ => *self = Self::start(broker, self.told + 1),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    Publish,
+    GoBack(usize),
+    Read,
+    Check,
+}
+
+proptest! {
+    #[test]
+    fn data_that_goes_back_is_found_out_however_much_follows(
+        turns in prop::collection::vec(prop_oneof![
+            6 => Just(Turn::Publish),
+            1 => (1usize..6).prop_map(Turn::GoBack),
+            3 => Just(Turn::Read),
+            1 => Just(Turn::Check),
+        ], 0..80)
+    ) {
+        let mut broker = Forgetful { life: 1, stream: Vec::new(), published: 0 };
+        let (mut feed, mut wanted, mut went_back) = (Feed::default(), None, false);
+        feed.anchor(broker.top());
+        let mut follower = Follower::start(&broker, 0);
+        let quiet = (0..40).flat_map(|_| [Turn::Read, Turn::Check]);
+        for turn in turns.into_iter().chain(quiet) {
+            let deliveries = match turn {
+                Turn::Publish => match feed.admit(broker.publish()) {
+                    Admission::Deliver(publication) => vec![Delivery::Publication(publication)],
+                    Admission::Gap { since } | Admission::Doubtful { since } => {
+                        prop_assert_eq!(wanted.replace(since), None);
+                        vec![]
+                    }
+                    Admission::Held | Admission::Duplicate => vec![],
+                },
+                // What comes of the anchor's publications a second time cannot be told from what comes late.
+                Turn::GoBack(count) if feed.fingerprint != 0 => {
+                    broker.stream.truncate(broker.stream.len().saturating_sub(count));
+                    went_back = true;
+                    vec![]
+                }
+                Turn::GoBack(_) => vec![],
+                Turn::Read => match wanted.take() {
+                    None => vec![],
+                    Some(since) => {
+                        let mut mended = feed.mend(broker.page(since, 3));
+                        if mended.leave.is_some() {
+                            broker.life += 1;
+                            mended = feed.left(broker.top());
+                        }
+                        wanted = mended.again;
+                        mended.deliveries
+                    }
+                },
+                Turn::Check => match feed.check(feed.position(), broker.top(), Look::Routine) {
+                    Check::Fine | Check::Suspicious => vec![],
+                    Check::Missing { since } => {
+                        wanted = Some(since);
+                        vec![]
+                    }
+                    Check::Lost(lost) => vec![Delivery::Lost(lost)],
+                },
+            };
+            follower.take(&deliveries, &broker);
+        }
+        prop_assert_eq!(follower.at, broker.top());
+        prop_assert_eq!(follower.knows, broker.stream);
+        prop_assert!(went_back || follower.told == 0, "nobody is told for nothing");
     }
 }

@@ -98,6 +98,11 @@ impl Hub {
             }
         }
 
+        if let (What::Lost(position), Some(aside)) = (what, members.aside.as_mut()) {
+            for joining in &mut aside.joining {
+                joining.lost = Some(position);
+            }
+        }
         if let What::Publication(prepared) = what {
             let now = std::slice::from_ref(prepared);
             hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);

@@ -55,7 +55,12 @@ impl Hub {
         };
         let subscriber = joining.subscriber;
 
+        // History was read for it before that was lost, or of a stream that is gone.
+        let is_outdated = joining.lost.zip(position).is_some_and(|(lost, knows)| {
+            subscriber.positioned && (knows.epoch != lost.epoch || knows.offset < lost.offset)
+        });
         let next = match aside.held.catch_up(joining.from, position, subscriber.positioned) {
+            _ if is_outdated => Next::Told,
             CaughtUp::Hole => Next::Told,
             CaughtUp::Deliver { publications, now_at } => {
                 let next = next(now_at, members.stream, subscriber.positioned);

@@ -39,6 +39,8 @@ pub(super) struct Joining {
     pub(super) subscriber: Subscriber,
     /// The number in `held` of the first publication after the join.
     pub(super) from: u64,
+    /// What was known to be lost since.
+    pub(super) lost: Option<StreamPosition>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +78,7 @@ impl Members {
         let aside = self.aside();
         places.set(subscriber.key, id, At::new(List::Joining, aside.joining.len()));
         let from = aside.held.next();
-        aside.joining.push(Joining { subscriber, from });
+        aside.joining.push(Joining { subscriber, from, lost: None });
     }
 
     pub(super) fn make_waiting(

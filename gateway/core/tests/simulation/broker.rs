@@ -90,11 +90,18 @@ impl Broker {
             }
             Question::Positions(channels, look) => {
                 let mut tops = Vec::new();
-                for channel in channels {
+                for (channel, before) in channels {
                     let top = self.page(&channel, HistoryFilter::default(), net).top;
-                    tops.push((channel, top));
+                    tops.push((channel, before, top));
                 }
                 net.send_to_node(node, life, 1..30, NodeEvent::Positions { look, tops });
+            }
+            Question::LeaveEpoch(channel, epoch) => {
+                if self.stream(&channel, net).position().epoch == epoch {
+                    self.streams.remove(&channel);
+                }
+                let top = self.stream(&channel, net).position();
+                net.send_to_node(node, life, 1..30, NodeEvent::LeftEpoch { channel, top });
             }
             Question::Publish(channel, publication, wire, ticket) => {
                 self.append(&channel, publication, net, checkers);

@@ -12,7 +12,7 @@ use gateway_core::history::{HistoryFilter, HistoryPage};
 use gateway_core::session::READS_FAILED_MAX;
 use shared::channel::Channel;
 use shared::moment::Moment;
-use shared::position::StreamPosition;
+use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
 
 /// Bytes on their way to one client, beyond which it counts as slow.
@@ -55,7 +55,9 @@ pub(crate) enum Question {
     Subscribe(Channel),
     Unsubscribe(Channel),
     History(Channel, HistoryFilter, Purpose),
-    Positions(Vec<Channel>, Look),
+    /// Each with where its feed stands.
+    Positions(Vec<(Channel, Option<StreamPosition>)>, Look),
+    LeaveEpoch(Channel, Epoch),
     Publish(Channel, Publication, u64, Ticket),
 }
 
@@ -92,7 +94,11 @@ pub(crate) enum NodeEvent {
     },
     Positions {
         look: Look,
-        tops: Vec<(Channel, StreamPosition)>,
+        tops: Vec<(Channel, Option<StreamPosition>, StreamPosition)>,
+    },
+    LeftEpoch {
+        channel: Channel,
+        top: StreamPosition,
     },
     Published {
         wire: u64,

@@ -100,6 +100,7 @@ impl Node {
                         net.stats.count("gaps found by a publication");
                         self.read_missing(channel, since, net);
                     }
+                    Admission::Doubtful { .. } => panic!("node {} was brought something twice", self.index),
                     Admission::Held | Admission::Duplicate => {}
                 }
             }
@@ -119,9 +120,9 @@ impl Node {
             }
             NodeEvent::LookAgain { channel } => self.look(Some(channel), Look::Routine, net),
             NodeEvent::Positions { look, tops } => {
-                for (channel, top) in tops {
+                for (channel, before, top) in tops {
                     let Some(local) = self.channels.get_mut(&channel) else { continue };
-                    match local.feed.check(top, look) {
+                    match local.feed.check(before, top, look) {
                         Check::Fine => {}
                         Check::Suspicious => {
                             let again = NodeEvent::LookAgain { channel };
@@ -141,19 +142,16 @@ impl Node {
             NodeEvent::History { channel, page, purpose: Purpose::Mend } => {
                 let Some(local) = self.channels.get_mut(&channel) else { return };
                 let failed = page.is_none();
-                let Mended { deliveries, again } = match page {
+                let mended = match page {
                     Some(page) => local.feed.mend(page),
                     None => local.feed.mend_failed(),
                 };
-                self.deliver(&channel, deliveries, net);
-                match again {
-                    Some(since) if failed => {
-                        let again = NodeEvent::MendAgain { channel, since };
-                        net.send_to_node(self.index, self.life, 50..200, again);
-                    }
-                    Some(since) => self.read_missing(channel, since, net),
-                    None => net.stats.count("gaps dealt with"),
-                }
+                self.on_mended(channel, mended, failed, net);
+            }
+            NodeEvent::LeftEpoch { channel, top } => {
+                let Some(local) = self.channels.get_mut(&channel) else { return };
+                let mended = local.feed.left(top);
+                self.on_mended(channel, mended, false, net);
             }
             NodeEvent::MendAgain { channel, since } => self.read_missing(channel, since, net),
             NodeEvent::History { channel, page, purpose: Purpose::CatchUp(reading) } => {
@@ -338,19 +336,33 @@ impl Node {
         }
     }
 
+    fn on_mended(&mut self, channel: Channel, mended: Mended, failed: bool, net: &mut Net) {
+        let Mended { deliveries, again, leave } = mended;
+        self.deliver(&channel, deliveries, net);
+        match (again, leave) {
+            (Some(since), _) if failed => {
+                let again = NodeEvent::MendAgain { channel, since };
+                net.send_to_node(self.index, self.life, 50..200, again);
+            }
+            (_, Some(epoch)) => {
+                net.ask_broker(self.index, self.life, Question::LeaveEpoch(channel, epoch));
+            }
+            (Some(since), None) => self.read_missing(channel, since, net),
+            (None, None) => net.stats.count("gaps dealt with"),
+        }
+    }
+
     fn read_missing(&mut self, channel: Channel, since: u64, net: &mut Net) {
         let filter = HistoryFilter { since: Some(since), limit: MEND_PAGE, reverse: false };
         net.ask_broker(self.index, self.life, Question::History(channel, filter, Purpose::Mend));
     }
 
     fn look(&mut self, only: Option<Channel>, look: Look, net: &mut Net) {
-        let channels = match only {
-            Some(channel) => vec![channel],
-            None => {
-                let streamed = self.channels.iter().filter(|(_, local)| local.feed.position().is_some());
-                streamed.map(|(channel, _)| channel.clone()).collect()
-            }
-        };
+        let is_meant = |channel: &Channel| only.as_ref().is_none_or(|only| only == channel);
+        let streamed = self.channels.iter().filter(|(channel, local)| {
+            is_meant(channel) && (only.is_some() || local.feed.position().is_some())
+        });
+        let channels = streamed.map(|(channel, local)| (channel.clone(), local.feed.position())).collect();
         net.ask_broker(self.index, self.life, Question::Positions(channels, look));
     }
 

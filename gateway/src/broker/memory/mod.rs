@@ -134,6 +134,16 @@ impl Broker for MemoryBroker {
         ready(Ok(positions.collect())).boxed()
     }
 
+    fn leave_epoch(
+        &self,
+        channel: Channel,
+        epoch: Epoch,
+    ) -> BoxFuture<'_, Result<StreamPosition, BrokerError>> {
+        let mut shard = self.shard(&channel).lock();
+        shard.leave_epoch(&channel, epoch);
+        ready(Ok(shard.position(self.now(), &channel, new_epoch, &self.metrics))).boxed()
+    }
+
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
         self.shard(&channel).lock().remove_history(&channel);
         ready(Ok(())).boxed()

@@ -136,6 +136,12 @@ impl Shard {
         self.touch(now, channel, epoch, metrics).stream.position()
     }
 
+    pub(super) fn leave_epoch(&mut self, channel: &Channel, epoch: Epoch) {
+        if self.streams.get(channel).is_some_and(|kept| kept.stream.position().epoch == epoch) {
+            self.forget(channel);
+        }
+    }
+
     pub(super) fn remove_history(&mut self, channel: &Channel) {
         let Some(kept) = self.streams.get_mut(channel) else { return };
         let before = kept.stream.bytes();

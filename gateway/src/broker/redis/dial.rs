@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::address::{Address, parse};
 use super::config::Config;
+use super::keys::Keys;
 use super::link::explain;
 use super::route::Router;
 use super::server::Server;
@@ -39,6 +40,8 @@ pub(crate) struct Dialer {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     client_name: String,
     timeout: Duration,
+    /// The keys that name the life of the data set.
+    life: [Arc<str>; 2],
 }
 
 /// Bytes to and from Redis, whatever carries them.
@@ -89,7 +92,8 @@ impl Dialer {
             }
             _ => None,
         };
-        Ok(Self { address, login, tls, client_name, timeout: config.timeout() })
+        let life = Keys::new(&config.prefix, login.db()).life().clone();
+        Ok(Self { address, login, tls, client_name, timeout: config.timeout(), life })
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -169,8 +173,15 @@ impl Dialer {
             tracing::debug!(%error, "Redis does not take a client name");
         }
         let server = usable(identify(&mut connection).await?)?;
-        if !server.tells {
-            tracing::warn!("this user may not call INFO: what Redis is can be asked only in part");
+        if !server.names_lives() {
+            tracing::warn!(
+                "this user may not call INFO, so every connection begins new epochs: clients are told that they may \
+                 have missed something where they have not. `ACL SETUSER … +info` helps"
+            );
+            // What is written after this is in another life of the data set than whatever was before.
+            let mut end_life = redis::cmd("DEL");
+            end_life.arg(&*self.life[0]).arg(&*self.life[1]);
+            end_life.query_async::<Value>(&mut connection).await?;
         }
         Ok(Dialed { connection, driver, server, heard })
     }

@@ -1,7 +1,8 @@
 //! The names of everything this project has in Redis.
 //!
 //! What belongs to one channel carries the same hash tag, so that a cluster keeps it in one slot and a script can
-//! touch it at once.
+//! touch it at once. Pub/sub knows no databases: what is sent carries the number of the database in its name, unless that
+//! is 0.
 
 use std::sync::Arc;
 
@@ -13,18 +14,27 @@ const TAG_GUARD: char = '\u{1}';
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     prefix: Arc<str>,
+    database: i64,
     /// What the pub/sub name of a channel begins with.
     publications: Arc<str>,
+    life: [Arc<str>; 2],
 }
 
 impl Keys {
-    pub(crate) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.into(), publications: format!("{prefix}:pub:{{").into() }
+    pub(crate) fn new(prefix: &str, database: i64) -> Self {
+        let publications = format!("{prefix}:pub{}:{{", told_apart(database));
+        let life = [format!("{prefix}:life-lease").into(), format!("{prefix}:life").into()];
+        Self { prefix: prefix.into(), database, publications: publications.into(), life }
+    }
+
+    /// What the data set's life is called: for a moment and for one process, and until it ends (strings).
+    pub(crate) fn life(&self) -> &[Arc<str>; 2] {
+        &self.life
     }
 
     /// Where a channel's publications are sent (pub/sub).
     pub(crate) fn publications(&self, channel: &Channel) -> String {
-        self.of_channel("pub", channel)
+        tagged(&[&self.publications], channel)
     }
 
     /// The channel whose publications are sent here.
@@ -61,12 +71,12 @@ impl Keys {
 
     /// Where nodes send commands to each other (pub/sub).
     pub(crate) fn control(&self) -> String {
-        format!("{}:control", self.prefix)
+        format!("{}:control{}", self.prefix, told_apart(self.database))
     }
 
     /// The same for what nodes send to themselves, apart from what clients can name.
     pub(crate) fn of_canaries(&self) -> Self {
-        Self::new(&format!("{}:canary", self.prefix))
+        Self::new(&format!("{}:canary", self.prefix), self.database)
     }
 
     /// Until when each node's announcement holds (sorted set).
@@ -80,19 +90,26 @@ impl Keys {
     }
 
     fn of_channel(&self, what: &str, channel: &Channel) -> String {
-        let name = channel.as_str();
-        let mut key = String::with_capacity(self.prefix.len() + what.len() + name.len() + 5);
-        key.push_str(&self.prefix);
-        key.push(':');
-        key.push_str(what);
-        key.push_str(":{");
-        if name.starts_with('}') {
-            key.push(TAG_GUARD);
-        }
-        key.push_str(name);
-        key.push('}');
-        key
+        tagged(&[&self.prefix, ":", what, ":{"], channel)
     }
+}
+
+/// What pub/sub names have behind their kind.
+fn told_apart(database: i64) -> String {
+    if database == 0 { String::new() } else { format!("@{database}") }
+}
+
+fn tagged(begins: &[&str], channel: &Channel) -> String {
+    let name = channel.as_str();
+    let length: usize = begins.iter().map(|part| part.len()).sum();
+    let mut key = String::with_capacity(length + name.len() + 2);
+    begins.iter().for_each(|part| key.push_str(part));
+    if name.starts_with('}') {
+        key.push(TAG_GUARD);
+    }
+    key.push_str(name);
+    key.push('}');
+    key
 }
 
 #[cfg(test)]
@@ -109,8 +126,21 @@ mod tests {
     }
 
     #[test]
+    fn databases_are_told_apart_by_what_is_sent() {
+        let channel = Channel::parse("a", 255).unwrap();
+        let names = |keys: &Keys| {
+            [keys.publications(&channel), keys.control(), keys.of_canaries().publications(&channel)]
+        };
+        let (first, third) = (Keys::new("tidegate", 0), Keys::new("tidegate", 2));
+        assert_eq!(names(&first), ["tidegate:pub:{a}", "tidegate:control", "tidegate:canary:pub:{a}"]);
+        assert_eq!(names(&third), ["tidegate:pub@2:{a}", "tidegate:control@2", "tidegate:canary:pub@2:{a}"]);
+        assert_eq!(first.channel_of(third.publications(&channel).as_bytes()), None);
+        assert_eq!(third.channel_of(first.publications(&channel).as_bytes()), None);
+    }
+
+    #[test]
     fn all_keys_of_a_channel_share_a_slot_and_the_channel_reads_back() {
-        let keys = Keys::new("tidegate");
+        let keys = Keys::new("tidegate", 0);
         for name in ["AAPL", "}", "}}{", "{}", "{a}b", "a}b{c}", "prices:AAPL"] {
             let channel = Channel::parse(name, 255).unwrap();
             let tag = hash_tag(&keys.publications(&channel)).to_owned();

@@ -34,7 +34,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
-use shared::position::StreamPosition;
+use shared::position::{Epoch, StreamPosition};
 use tokio::sync::Semaphore;
 
 pub use config::{Config, RedisUrl};
@@ -89,7 +89,7 @@ impl RedisBroker {
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
     ) -> Result<Arc<Self>, DialError> {
-        let keys = Keys::new(&config.prefix);
+        let keys = Keys::new(&config.prefix, address::parse(&config.url)?.1.db());
         let link = |purpose: Purpose| {
             let dialer = Dialer::new(config, format!("{}:{node}:{}", config.prefix, purpose.word()))?;
             Ok::<_, DialError>(Link::start(config, purpose, dialer, events.clone(), metrics.clone()))
@@ -173,6 +173,14 @@ impl Broker for RedisBroker {
         channels: Vec<(Channel, Retention)>,
     ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>> {
         self.read_positions(channels).boxed()
+    }
+
+    fn leave_epoch(
+        &self,
+        channel: Channel,
+        epoch: Epoch,
+    ) -> BoxFuture<'_, Result<StreamPosition, BrokerError>> {
+        self.leave(channel, epoch).boxed()
     }
 
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {

@@ -1,5 +1,7 @@
 //! Publishing: one script that numbers, keeps and sends, or a plain PUBLISH where there is nothing to keep.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use redis::{Cmd, FromRedisValue, Value};
 use shared::position::{Epoch, StreamPosition};
@@ -10,6 +12,9 @@ use super::keys::Keys;
 use super::link::Up;
 use super::script;
 use crate::broker::{BrokerError, PublishRequest, Published};
+
+/// How often a stream's times to live are renewed at most while it is kept: it is kept up to a sixteenth longer than asked.
+const RENEWALS_PER_TTL: u64 = 16;
 
 /// One publication as it will be sent, whichever connection there is then.
 #[derive(Debug)]
@@ -25,15 +30,25 @@ pub(super) enum Outgoing {
 /// What the script is given.
 #[derive(Debug)]
 pub(super) struct Kept {
+    life: [Arc<str>; 2],
     position: String,
     stream: String,
     name: String,
     once: Option<(String, u64)>,
     epoch: Epoch,
     size: u32,
-    ttl_ms: u64,
-    position_ttl_ms: u64,
+    times: Times,
     record: BytesMut,
+}
+
+/// How long things are kept, in milliseconds: each a little longer than it must be, so that not every publication needs
+/// to renew it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Times {
+    stream: u64,
+    position: u64,
+    /// Both are renewed when this is over.
+    renew: u64,
 }
 
 impl RedisBroker {
@@ -70,14 +85,14 @@ impl Outgoing {
         }
         encode_record(publication, &mut record);
         Self::Kept(Box::new(Kept {
+            life: keys.life().clone(),
             position: keys.position(channel),
             stream: keys.stream(channel),
             name,
             once: idempotency.as_ref().map(|once| (keys.once(channel, &once.key), ttl_millis(once.ttl))),
             epoch: Epoch::from_random(rand::random()),
             size: if keeps { retention.size } else { 0 },
-            ttl_ms: ttl_millis(retention.ttl),
-            position_ttl_ms,
+            times: Times::new(ttl_millis(retention.ttl), position_ttl_ms),
             record,
         }))
     }
@@ -105,22 +120,32 @@ impl Outgoing {
 
 impl Kept {
     fn fill(&self, mut command: Cmd, up: &Up) -> Cmd {
-        command.arg(3 + usize::from(self.once.is_some()));
-        command.arg(&self.position).arg(&self.stream).arg(&self.name);
+        command.arg(4 + usize::from(self.once.is_some()));
+        command.arg(&*self.life[0]).arg(&*self.life[1]).arg(&self.position).arg(&self.stream);
         let mut once_ttl = 0;
         if let Some((once, ttl)) = &self.once {
             command.arg(once);
             once_ttl = *ttl;
         }
         command
+            .arg(script::run_of(up))
             .arg(self.epoch.as_str())
-            .arg(&*up.server.run)
+            .arg(&self.name)
             .arg(self.size)
-            .arg(self.ttl_ms)
-            .arg(self.position_ttl_ms)
+            .arg(self.times.stream)
+            .arg(self.times.position)
+            .arg(self.times.renew)
             .arg(&self.record[..])
             .arg(once_ttl);
         command
+    }
+}
+
+impl Times {
+    fn new(stream: u64, position: u64) -> Self {
+        let renew = stream.min(position) / RENEWALS_PER_TTL;
+        // A position is renewed by readers too, who add as much.
+        Self { stream: stream.saturating_add(renew), position: position.saturating_add(position / 4), renew }
     }
 }
 
@@ -157,4 +182,21 @@ pub(super) fn read_position(offset: Value, epoch: Value) -> Result<StreamPositio
 
 pub(super) fn unexpected(script: &str) -> BrokerError {
     BrokerError::Unexpected(format!("the {script} script gave something it should not").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_for_less_than_was_asked() {
+        for (stream, position) in [(300, 60_000), (60_000, 2_592_000_000), (86_400_000, 60_000), (1, 60_000)]
+        {
+            let times = Times::new(stream, position);
+            assert!(
+                times.stream >= stream + times.renew && times.position >= position + times.renew,
+                "{times:?}"
+            );
+        }
+    }
 }

@@ -4,10 +4,32 @@ use std::sync::OnceLock;
 
 use redis::Cmd;
 
-pub(crate) static PUBLISH: Script = Script::new(include_str!("scripts/publish.lua"));
-pub(crate) static HISTORY: Script = Script::new(include_str!("scripts/history.lua"));
+use super::link::Up;
+
+/// A script that gives out positions, behind what finds out in which life of the data set that is.
+macro_rules! in_a_life {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("scripts/life.lua"), include_str!($file)))
+    };
+}
+
+pub(crate) static PUBLISH: Script = in_a_life!("scripts/publish.lua");
+pub(crate) static HISTORY: Script = in_a_life!("scripts/history.lua");
+pub(crate) static POSITIONS: Script = in_a_life!("scripts/positions.lua");
+pub(crate) static LEAVE_EPOCH: Script = Script::new(include_str!("scripts/leave_epoch.lua"));
 pub(crate) static ANNOUNCE: Script = Script::new(include_str!("scripts/announce.lua"));
 pub(super) static RIGHTS: Script = Script::new(include_str!("scripts/rights.lua"));
+
+/// How long the id of a Redis process is. What has another length is none.
+pub(super) const RUN_BYTES: usize = 40;
+/// In place of an id: the script cannot ask what life of the data set this is.
+const UNNAMED_RUN: &str = "----------------------------------------";
+const _: () = assert!(UNNAMED_RUN.len() == RUN_BYTES, "scripts cut it off by its length");
+
+/// What scripts are told of the process that runs them.
+pub(super) fn run_of(up: &Up) -> &str {
+    if up.server.names_lives() { &up.server.run } else { UNNAMED_RUN }
+}
 
 #[derive(Debug)]
 pub(crate) struct Script {
@@ -41,8 +63,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Words in capitals that scripts quote and that are no commands.
-    const NO_COMMANDS: [&str; 8] =
-        ["COUNT", "MAXLEN", "MISCONF", "NOMKSTREAM", "NOPERM", "NOREPLICAS", "OOM", "PX"];
+    const NO_COMMANDS: [&str; 9] =
+        ["COUNT", "MAXLEN", "MISCONF", "NOMKSTREAM", "NOPERM", "NOREPLICAS", "OOM", "PX", "WRONGTYPE"];
 
     /// The commands in a script.
     fn commands(text: &str) -> BTreeSet<String> {

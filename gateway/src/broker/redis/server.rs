@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use redis::Value;
 
+use super::script;
+
 /// What a server is, as far as it tells and this user may ask.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Server {
@@ -79,6 +81,11 @@ impl Server {
         Self::from_hello(words.iter().map(String::as_str))
     }
 
+    /// Whether scripts can find out in which life of the data set they run.
+    pub(crate) fn names_lives(&self) -> bool {
+        self.tells && self.run.len() == script::RUN_BYTES && !self.data_set.is_empty()
+    }
+
     /// Why nothing can be kept at this server, for who must change the address.
     pub(super) fn unusable(&self) -> Option<&'static str> {
         match self.mode {
@@ -120,6 +127,9 @@ mod tests {
             let node = Server::from_info(mode, master);
             assert!(node.unusable().is_some_and(|why| why.contains("Redis Cluster")), "{mode}");
         }
+        assert!(!known.names_lives(), "no id is as short");
+        let full = Server::from_info(&format!("run_id:{}\r\n", "f".repeat(40)), master);
+        assert!(full.names_lives());
         let replica = Server::from_info(server, "role:slave\r\nmaster_replid:def\r\n");
         assert!(replica.unusable().is_some_and(|why| why.contains("replica")));
         assert!(!known.is_surely_another(&replica));

@@ -10,7 +10,7 @@ use crate::hub::{Hub, Interest};
 
 #[derive(Debug)]
 enum State {
-    Joining { held: Vec<StreamPosition> },
+    Joining { held: Vec<StreamPosition>, lost: Option<StreamPosition> },
     Live { position: Option<StreamPosition> },
     Told,
 }
@@ -38,13 +38,15 @@ fn relation(position: Option<StreamPosition>, comes: StreamPosition) -> std::cmp
 impl Model {
     fn join(&mut self, key: u32, positioned: bool) -> bool {
         let first = self.members.is_empty();
-        self.members.insert(key, Member { positioned, state: State::Joining { held: Vec::new() } });
+        self.members
+            .insert(key, Member { positioned, state: State::Joining { held: Vec::new(), lost: None } });
         first
     }
 
     fn go_live(&mut self, key: u32, position: StreamPosition) {
         let Some(member) = self.members.get_mut(&key) else { return };
-        let State::Joining { held } = &mut member.state else { return };
+        let State::Joining { held, lost } = &mut member.state else { return };
+        let lost = lost.take();
         let (mut at, mut got, mut hole) = (position, Vec::new(), false);
         for comes in std::mem::take(held) {
             if relation(Some(at), comes).is_ge() {
@@ -53,6 +55,7 @@ impl Model {
                 at = comes;
             }
         }
+        hole |= lost.is_some_and(|lost| lost.epoch != position.epoch || lost.offset > position.offset);
         hole |= self.stream.is_some_and(|seen| seen.epoch == at.epoch && seen.offset > at.offset);
         if hole && member.positioned {
             member.state = State::Told;
@@ -70,7 +73,8 @@ impl Model {
         self.stream = Some(comes);
         for (key, member) in &mut self.members {
             match &mut member.state {
-                State::Joining { held } if !lost => held.push(comes),
+                State::Joining { held, .. } if !lost => held.push(comes),
+                State::Joining { lost, .. } => *lost = Some(comes),
                 State::Live { position } if relation(*position, comes).is_ge() => {
                     if member.positioned && (lost || relation(*position, comes).is_gt()) {
                         member.state = State::Told;

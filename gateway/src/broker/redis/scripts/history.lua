@@ -1,27 +1,36 @@
--- Reads a part of a stream and where it ends. A channel without a position gets one, so that its epoch holds.
+-- Reads a part of a stream and where it ends. A channel without a position in this life of the data set gets one, so
+-- that its epoch holds.
 --
--- KEYS  position, stream
--- ARGV  epoch to begin with, id of this Redis run, position ttl ms, limit (0: the position only),
---       'forward' or 'reverse', first id, last id (in the order of reading), bytes after which it is enough
+-- KEYS  lease, life, position, stream
+-- ARGV  as life.lua has it, position ttl ms, limit (0: the position only), 'forward' or 'reverse', first id, last id
+--       (in the order of reading), bytes after which it is enough
 -- Gives {offset, epoch, entries}
-local position, stream = KEYS[1], KEYS[2]
-local new_epoch, run, limit = ARGV[1], ARGV[2], tonumber(ARGV[4])
-
-local known = redis.call('HMGET', position, 'epoch', 'run', 'offset')
-local epoch, offset = known[1], tonumber(known[3] or 0)
-if not epoch then
-  redis.call('DEL', stream)
+if unreadable then
+  return unreadable
 end
-if not epoch or known[2] ~= run then
+local position, stream, limit = KEYS[3], KEYS[4], tonumber(ARGV[4])
+local known = call('HMGET', position, 'epoch', 'life', 'offset', 'until')
+local epoch, offset, lives_until = known[1], tonumber(known[3] or 0), tonumber(known[4] or 0)
+if known[2] ~= life then
+  -- The first write needs memory: a full Redis takes no new channels.
   epoch = new_epoch
-  redis.call('HSET', position, 'epoch', epoch, 'run', run)
+  call('HSET', position, 'epoch', epoch, 'life', life)
+  if not known[1] then
+    -- It belongs to a life that is over.
+    call('UNLINK', stream)
+  end
 end
 -- Anyone who may ask can name channels that nobody ever publishes to: they are not remembered for long.
 local ttl = tonumber(ARGV[3])
 if offset == 0 then
   ttl = math.min(ttl, 3600000)
 end
-redis.call('PEXPIRE', position, string.format('%.0f', ttl))
+if lives_until < now + ttl then
+  ttl = ttl * 1.25
+  if type(redis.pcall('PEXPIRE', position, string.format('%.0f', ttl))) == 'number' then
+    call('HSET', position, 'until', string.format('%.0f', now + ttl))
+  end
+end
 
 -- In parts, so that an answer ends soon after it has the bytes that it may: nobody knows beforehand what is how long.
 local entries, bytes, part_max = {}, 0, 4
@@ -30,7 +39,7 @@ if ARGV[5] == 'reverse' then
   command, step = 'XREVRANGE', -1
 end
 while limit > 0 and bytes < tonumber(ARGV[8]) do
-  local part = redis.call(command, stream, from, ARGV[7], 'COUNT', math.min(limit, part_max))
+  local part = call(command, stream, from, ARGV[7], 'COUNT', math.min(limit, part_max))
   for _, entry in ipairs(part) do
     entries[#entries + 1] = entry
     bytes = bytes + #entry[2][2]

@@ -1,14 +1,18 @@
--- Makes one publication: its offset, its place in the stream and its delivery are one step.
+-- Makes one publication: its offset, its place in the stream and its delivery are one step, or none.
 --
--- KEYS  position, stream, pub/sub name, and the idempotency key if there is one
--- ARGV  epoch to begin with, id of this Redis run, stream size (0: no stream), stream ttl ms, position ttl ms,
---       record, idempotency ttl ms
+-- A script keeps what it did before a command was refused. So the first write is one that needs memory: whatever
+-- refuses writes refuses that one, and none after it. What rights may refuse besides comes before anything is visible
+-- and is taken back. The idempotency key is there before the publication is.
+--
+-- KEYS  lease, life, position, stream, and the idempotency key if there is one
+-- ARGV  as life.lua has it, pub/sub name, stream size (0: no stream), stream ttl ms, position ttl ms, renew ms, record,
+--       idempotency ttl ms. The times to live are long enough that they need not be renewed more often than that.
 -- Gives {duplicate 0 or 1} or {duplicate, offset, epoch}
-local position, stream, name, once = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local new_epoch, run, size, record = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6]
+local position, stream, once = KEYS[3], KEYS[4], KEYS[5]
+local name, size, record = ARGV[3], ARGV[4], ARGV[8]
 
 if once then
-  local earlier = redis.call('GET', once)
+  local earlier = call('GET', once)
   if earlier then
     local offset, epoch = string.match(earlier, '^(%d+):(.*)$')
     if offset then
@@ -17,33 +21,72 @@ if once then
     return {1}
   end
 end
+if refused then
+  return refused
+end
 
-if size == 0 then
-  redis.call('PUBLISH', name, ':' .. record)
+if size == '0' then
   if once then
-    redis.call('SET', once, '', 'PX', ARGV[7])
+    call('SET', once, '', 'PX', ARGV[9])
+  end
+  local sent = redis.pcall('PUBLISH', name, ':' .. record)
+  if type(sent) == 'table' then
+    if once then
+      call('DEL', once)
+    end
+    return sent
   end
   return {0}
 end
 
--- A Redis that was started again may have lost the last offsets it gave: they must not be given twice under one
--- epoch, so each run of Redis has its own. A stream without a position belongs to a life that is over.
-local known = redis.call('HMGET', position, 'epoch', 'run')
-local epoch = known[1]
-if not epoch then
-  redis.call('DEL', stream)
-end
-if not epoch or known[2] ~= run then
+local known = call('HMGET', position, 'epoch', 'life', 'offset', 'renew')
+local epoch, last, renew = known[1], tonumber(known[3]) or 0, tonumber(known[4])
+if known[2] ~= life then
   epoch = new_epoch
-  redis.call('HSET', position, 'epoch', epoch, 'run', run)
+end
+local offset = string.format('%.0f', last + 1)
+if once then
+  call('SET', once, offset .. ':' .. epoch, 'PX', ARGV[9])
+end
+local done
+if known[2] == life and renew and renew > now and renew <= now + ARGV[7] then
+  renew = nil
+  done = redis.pcall('HSET', position, 'offset', offset)
+else
+  renew = string.format('%.0f', now + ARGV[7])
+  done = redis.pcall('HSET', position, 'offset', offset, 'epoch', epoch, 'life', life, 'renew', renew)
+end
+if type(done) == 'number' then
+  done = redis.pcall('PUBLISH', name, offset .. ':' .. epoch .. ':' .. record)
+  if type(done) == 'table' then
+    call('HSET', position, 'offset', string.format('%.0f', last))
+  end
+end
+if type(done) == 'table' then
+  if once then
+    call('DEL', once)
+  end
+  return done
 end
 
-local offset = string.format('%.0f', redis.call('HINCRBY', position, 'offset', 1))
-redis.call('XADD', stream, 'MAXLEN', size, offset .. '-0', 'r', record)
-redis.call('PEXPIRE', stream, ARGV[4])
-redis.call('PEXPIRE', position, ARGV[5])
-redis.call('PUBLISH', name, offset .. ':' .. epoch .. ':' .. record)
-if once then
-  redis.call('SET', once, offset .. ':' .. epoch, 'PX', ARGV[7])
+if not known[1] then
+  -- It belongs to a life that is over.
+  call('UNLINK', stream)
 end
-return {0, tonumber(offset), epoch}
+local added = redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', size, offset .. '-0', 'r', record)
+if not added then
+  renew = renew or '0'
+  added = redis.pcall('XADD', stream, offset .. '-0', 'r', record)
+end
+if type(added) == 'table' then
+  if string.find(added.err, 'equal or smaller', 1, true) or string.find(added.err, 'WRONGTYPE', 1, true) then
+    -- It is ahead of its position: one of the two was put back alone. What follows begins anew.
+    call('UNLINK', position, stream)
+  end
+  return added
+end
+if renew then
+  call('PEXPIRE', stream, ARGV[5])
+  call('PEXPIRE', position, ARGV[6])
+end
+return {0, last + 1, epoch}

@@ -1,5 +1,7 @@
 -- Says which nodes' clients count as present, and prolongs one node's lease.
 --
+-- The first write frees memory, so that a full Redis lets it and the rest through: there are only so many nodes.
+--
 -- KEYS  leases
 -- ARGV  node ('' to only ask), lease ms, a node whose lease ends now ('' for none)
 -- Gives {1 if the node's lease had not run out, nodes whose lease holds}

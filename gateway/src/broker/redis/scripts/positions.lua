@@ -1,0 +1,30 @@
+-- Reads where many streams end, for next to nothing each.
+--
+-- KEYS  lease, life, positions
+-- ARGV  as life.lua has it, position ttl ms
+-- Gives {offset or -1, epoch, offset or -1, epoch, ...}; -1 for a channel without a position in this life of the data
+-- set, which history.lua gives it
+if unreadable then
+  return unreadable
+end
+local tops = {}
+for i = 3, #KEYS do
+  local known = call('HMGET', KEYS[i], 'life', 'offset', 'epoch', 'until')
+  local at = 2 * i - 5
+  tops[at], tops[at + 1] = -1, ''
+  if known[1] == life then
+    local offset = tonumber(known[2] or 0)
+    tops[at], tops[at + 1] = offset, known[3]
+    local ttl = tonumber(ARGV[3])
+    if offset == 0 then
+      ttl = math.min(ttl, 3600000)
+    end
+    if tonumber(known[4] or 0) < now + ttl then
+      ttl = ttl * 1.25
+      if type(redis.pcall('PEXPIRE', KEYS[i], string.format('%.0f', ttl))) == 'number' then
+        call('HSET', KEYS[i], 'until', string.format('%.0f', now + ttl))
+      end
+    end
+  end
+end
+return tops

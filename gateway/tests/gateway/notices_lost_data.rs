@@ -1,0 +1,152 @@
+//! Redis's data go back to what they were before, its connections open: whoever follows a channel is told, and nobody is
+//! given another publication in place of one that they have.
+
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::gateway::{Gateway, eventually, gateway};
+use crate::redis_server::RedisServer;
+
+const CHANNEL: &str = "stream:a";
+
+/// A node with someone who has followed the channel up to 10, of which Redis has then lost the last five.
+struct Scene {
+    redis: RedisServer,
+    backup: RedisServer,
+    node: Gateway,
+    client: Client,
+    epoch: Value,
+}
+
+async fn publish(node: &Gateway, numbers: std::ops::RangeInclusive<u64>) {
+    for number in numbers {
+        node.publish(CHANNEL, json!(number)).await;
+    }
+}
+
+impl Scene {
+    /// `ping_ms`: how often the node asks what its Redis is.
+    async fn start(ping_ms: u64) -> Self {
+        let redis = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+        let backup = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+        // From the beginning: the first replica costs an epoch.
+        follow(&backup, &redis).await;
+        let node = gateway().over(&redis.url()).with("redis.ping_ms", ping_ms).start().await;
+        let mut client = node.connect().await;
+        let epoch = client.subscribe(CHANNEL).await["epoch"].clone();
+        publish(&node, 1..=5).await;
+        Self { redis, backup, node, client, epoch }
+    }
+
+    async fn put_back(&mut self) {
+        has_everything_of(&self.backup, &self.redis).await;
+        promote(&self.backup);
+        self.go_on().await;
+        follow(&self.redis, &self.backup).await;
+        promote(&self.redis);
+    }
+
+    async fn go_on(&mut self) {
+        publish(&self.node, 6..=10).await;
+        for number in 1..=10 {
+            assert_eq!(self.client.publication().await.offset, number);
+        }
+    }
+
+    /// It is told that it may have missed something, and cannot recover from where it was.
+    async fn is_told(&mut self, holds: u64) {
+        assert_eq!(self.client.unsubscribed().await, (CHANNEL.to_owned(), 2500));
+        let recover = json!({ "channel": CHANNEL, "recover": true, "offset": 10, "epoch": self.epoch });
+        let id = self.client.ask("subscribe", recover).await;
+        let reply = self.client.reply(id).await;
+        let subscribed = &reply["subscribe"];
+        assert_ne!(subscribed["recovered"], true, "{reply}");
+        assert_eq!((&subscribed["offset"], subscribed["epoch"] == self.epoch), (&json!(holds), false));
+        publish(&self.node, holds + 1..=holds + 2).await;
+        for offset in [holds + 1, holds + 2] {
+            assert_eq!(self.client.publication().await.offset, offset);
+        }
+    }
+}
+
+async fn follow(server: &RedisServer, other: &RedisServer) {
+    server.ask::<()>(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
+    has_everything_of(server, other).await;
+}
+
+async fn has_everything_of(server: &RedisServer, other: &RedisServer) {
+    eventually("it has everything", async || {
+        let replication = |server: &RedisServer| server.ask::<String>(&["INFO", "replication"]);
+        let offset = |info: &str| {
+            info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")).map(str::to_owned)
+        };
+        let (follower, leader) = (replication(server), replication(other));
+        follower.contains("master_link_status:up") && offset(&follower) == offset(&leader)
+    })
+    .await;
+}
+
+fn promote(server: &RedisServer) {
+    server.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_put_back_is_told_with_the_first_publication_however_many_follow() {
+    for follow in [1, 8] {
+        let mut scene = Scene::start(60_000).await;
+        scene.put_back().await;
+        publish(&scene.node, 6..=5 + follow).await;
+        scene.is_told(5 + follow).await;
+        assert_eq!(scene.node.metric("tidegate_connections").await, 1.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_put_back_is_told_though_nobody_publishes() {
+    let mut scene = Scene::start(50).await;
+    scene.put_back().await;
+    scene.is_told(5).await;
+}
+
+/// The keys of the channel, as they are at the moment, beside themselves.
+fn copy(redis: &RedisServer, from: &str, to: &str) {
+    for key in ["position", "stream"] {
+        let (from, to) = (format!("{from}:{key}:{{{CHANNEL}}}"), format!("{to}:{key}:{{{CHANNEL}}}"));
+        redis.ask::<i64>(&["COPY", &from, &to, "REPLACE"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_put_back_without_a_word_are_found_out_by_what_comes_twice() {
+    for follow in [1, 8] {
+        let mut scene = Scene::start(60_000).await;
+        copy(&scene.redis, "tidegate", "older");
+        scene.go_on().await;
+        copy(&scene.redis, "older", "tidegate");
+        publish(&scene.node, 6..=5 + follow).await;
+        let told = scene.client.push().await;
+        let mut told = told;
+        while told["push"]["unsubscribe"].is_null() {
+            // More can have come before anybody looked: then it was given out as what follows, and is taken back at once.
+            assert!(told["push"]["pub"]["offset"].as_u64().is_some_and(|offset| offset > 10), "{told}");
+            told = scene.client.push().await;
+        }
+        assert_eq!(told["push"]["unsubscribe"]["code"], 2500);
+        let recover = json!({ "channel": CHANNEL, "recover": true, "offset": 10, "epoch": scene.epoch });
+        let id = scene.client.ask("subscribe", recover).await;
+        let reply = scene.client.reply(id).await;
+        assert_ne!(reply["subscribe"]["recovered"], true, "{reply}");
+        assert_ne!(reply["subscribe"]["epoch"], scene.epoch);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_put_back_without_a_word_are_found_out_by_a_look() {
+    let mut scene = Scene::start(60_000).await;
+    copy(&scene.redis, "tidegate", "older");
+    scene.go_on().await;
+    copy(&scene.redis, "older", "tidegate");
+    // A link that is made again has every position compared.
+    scene.redis.ask::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    scene.is_told(5).await;
+}

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,15 +13,19 @@ use tempfile::TempDir;
 /// A Redis takes far less to start; a loaded machine may take long.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
+const SENTINEL_FILE: &str = "sentinel.conf";
+
 /// Another process can take a free port before Redis does.
 const START_ATTEMPTS: u32 = 5;
 
 #[derive(Debug)]
 pub struct RedisServer {
+    program: PathBuf,
     port: u16,
     directory: TempDir,
     process: Option<Child>,
     options: Vec<String>,
+    is_sentinel: bool,
 }
 
 impl RedisServer {
@@ -30,32 +35,60 @@ impl RedisServer {
 
     /// With options as on the command line of `redis-server`.
     pub fn start_with(options: &[&str]) -> Self {
-        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-        for _ in 0..START_ATTEMPTS {
+        Self::start_program(Path::new("redis-server"), options)
+    }
+
+    /// Of another make that takes the same options.
+    pub fn start_program(program: &Path, options: &[&str]) -> Self {
+        Self::start_in(program, options, || tempfile::tempdir().expect("a directory for Redis"))
+    }
+
+    /// A server that begins with what another has on its disk.
+    pub fn start_from(backup: &Path, program: &Path, options: &[&str]) -> Self {
+        Self::start_in(program, options, || {
             let directory = tempfile::tempdir().expect("a directory for Redis");
-            let mut server = Self { port: free_port(), directory, process: None, options: options.clone() };
+            std::fs::copy(backup, directory.path().join("dump.rdb")).expect("a backup");
+            directory
+        })
+    }
+
+    /// A Sentinel that knows a server as `watched`, with further lines of settings.
+    pub fn start_sentinel(watched: &Self, settings: &str) -> Self {
+        for _ in 0..START_ATTEMPTS {
+            let directory = tempfile::tempdir().expect("a directory for Sentinel");
+            let monitor = format!("sentinel monitor watched 127.0.0.1 {} 1\n{settings}\n", watched.port);
+            std::fs::write(directory.path().join(SENTINEL_FILE), monitor).expect("a file of settings");
+            let mut server = Self {
+                program: watched.program.clone(),
+                port: free_port(),
+                directory,
+                process: None,
+                options: Vec::new(),
+                is_sentinel: true,
+            };
             if server.launch() {
                 return server;
             }
         }
-        panic!("redis-server did not start on any of {START_ATTEMPTS} ports");
+        panic!("{:?} did not start as Sentinel on any of {START_ATTEMPTS} ports", watched.program);
     }
 
-    /// A Sentinel that watches another.
-    pub fn start_sentinel(watched: &Self) -> Self {
+    fn start_in(program: &Path, options: &[&str], directory: impl Fn() -> TempDir) -> Self {
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         for _ in 0..START_ATTEMPTS {
-            let directory = tempfile::tempdir().expect("a directory for a Sentinel");
-            let file = directory.path().join("sentinel.conf");
-            let monitor = format!("sentinel monitor watched 127.0.0.1 {} 1\n", watched.port);
-            std::fs::write(&file, monitor).expect("a file of settings");
-            let file = file.to_str().expect("a text").to_owned();
-            let mut server = Self { port: free_port(), directory, process: None, options: Vec::new() };
-            let options = [&file, "--sentinel", "--port", &server.port.to_string(), "--bind", "127.0.0.1"];
-            if server.launch_with(&options) {
+            let mut server = Self {
+                program: program.to_owned(),
+                port: free_port(),
+                directory: directory(),
+                process: None,
+                options: options.clone(),
+                is_sentinel: false,
+            };
+            if server.launch() {
                 return server;
             }
         }
-        panic!("no Sentinel started on any of {START_ATTEMPTS} ports");
+        panic!("{program:?} did not start on any of {START_ATTEMPTS} ports");
     }
 
     pub fn port(&self) -> u16 {
@@ -111,28 +144,32 @@ impl RedisServer {
         kill_process(Pid::from_child(process), signal).expect("Redis takes signals");
     }
 
-    fn launch(&mut self) -> bool {
-        let (port, options) = (self.port.to_string(), self.options.clone());
-        let directory = self.directory.path().to_str().expect("a text").to_owned();
-        let mut all = vec!["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-        all.extend(["--daemonize", "no", "--loglevel", "warning", "--dir", &directory]);
-        all.extend(options.iter().map(String::as_str));
-        self.launch_with(&all)
-    }
-
     fn loads_slowly(&self) -> bool {
         self.options.iter().any(|option| option == "--key-load-delay")
     }
 
-    fn launch_with(&mut self, options: &[&str]) -> bool {
-        let process =
-            Command::new("redis-server").args(options).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    fn launch(&mut self) -> bool {
+        let mut command = Command::new(&self.program);
+        if self.is_sentinel {
+            command.arg(self.directory.path().join(SENTINEL_FILE)).arg("--sentinel");
+        } else {
+            command.args(["--save", "", "--appendonly", "no"]);
+        }
+        let process = command
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--daemonize", "no", "--loglevel", "warning"])
+            .arg("--dir")
+            .arg(self.directory.path())
+            .args(&self.options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
         self.process = match process {
             Ok(process) => Some(process),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                panic!("redis-server is not installed: `apt-get install redis-server`")
+                panic!("{:?} is not there: `scripts/test setup rust` brings it", self.program)
             }
-            Err(error) => panic!("redis-server cannot be started: {error}"),
+            Err(error) => panic!("{:?} cannot be started: {error}", self.program),
         };
         let deadline = Instant::now() + START_DEADLINE;
         while Instant::now() < deadline {

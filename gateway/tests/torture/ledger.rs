@@ -1,0 +1,53 @@
+//! What everyone together has seen: which publication each position names, and when the servers last lost something.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::Value;
+
+/// How long after a loss a node may still find out about it, and tell those who came meanwhile.
+const FOUND_OUT: Duration = Duration::from_secs(5);
+
+/// Shared by publishers, subscribers and whoever plays the events.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    named: Mutex<HashMap<(String, String, u64), Value>>,
+    losses: Mutex<Losses>,
+}
+
+#[derive(Debug, Default)]
+struct Losses {
+    under_way: u32,
+    ended: Option<Instant>,
+}
+
+impl Ledger {
+    /// Someone was shown this publication at this position: whoever else is must see the same.
+    pub fn note(&self, channel: &str, epoch: &str, offset: u64, data: &Value) {
+        let mut named = self.named.lock();
+        let known =
+            named.entry((channel.to_owned(), epoch.to_owned(), offset)).or_insert_with(|| data.clone());
+        assert_eq!(known, data, "{channel}: epoch {epoch}, offset {offset} names two publications");
+    }
+
+    pub fn positions(&self) -> usize {
+        self.named.lock().len()
+    }
+
+    /// Acts while data may be lost.
+    pub async fn losing<T>(&self, act: impl Future<Output = T>) -> T {
+        self.losses.lock().under_way += 1;
+        let result = act.await;
+        let mut losses = self.losses.lock();
+        losses.under_way -= 1;
+        losses.ended = Some(Instant::now());
+        result
+    }
+
+    /// Whether someone who has followed since then may be told that something is missing.
+    pub fn may_have_lost(&self, since: Instant) -> bool {
+        let losses = self.losses.lock();
+        losses.under_way > 0 || losses.ended.is_some_and(|ended| ended + FOUND_OUT > since)
+    }
+}

@@ -1,0 +1,90 @@
+//! Real servers lose, forget and go back in time under load; no subscriber may miss anything, or be given anything
+//! wrong, without being told, and none may be told for nothing.
+//!
+//! A short play of each kind runs with every test run. A long one, of any seed:
+//!
+//! ```sh
+//! TORTURE_SECONDS=600 TORTURE_SEED=7 cargo test -p tidegate --test torture -- --ignored --nocapture
+//! ```
+
+#![allow(
+    unreachable_pub,
+    reason = "a test program has no users; `pub` says what its modules offer each other"
+)]
+
+#[path = "../support/client.rs"]
+#[allow(dead_code, reason = "a small language is defined whole")]
+mod client;
+#[path = "../support/gateway.rs"]
+#[allow(dead_code, reason = "a small language is defined whole")]
+mod gateway;
+#[path = "../support/http.rs"]
+#[allow(dead_code, reason = "a small language is defined whole")]
+mod http;
+#[path = "../support/redis.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod redis_server;
+#[path = "../support/switch.rs"]
+mod switch;
+
+mod account;
+mod audience;
+mod events;
+mod ledger;
+mod play;
+mod sentinel;
+mod stage;
+
+use std::time::Duration;
+
+use play::{Kind, play};
+use stage::Make;
+
+/// How long a short play takes, without its end.
+const SHORT: Duration = Duration::from_secs(7);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_untold_when_redis_servers_fail_and_go_back() {
+    play(Make::Redis, Kind::Everything, 1, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_untold_when_valkey_servers_fail_and_go_back() {
+    play(Make::Valkey, Kind::Everything, 2, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_untold_by_a_user_who_may_not_call_info() {
+    play(Make::Redis, Kind::WithoutInfo, 3, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_of_a_loss_where_only_links_fail() {
+    play(Make::Redis, Kind::Harmless, 4, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_untold_when_sentinel_fails_over_and_back() {
+    sentinel::play(Make::Redis, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "as long as TORTURE_SECONDS says"]
+async fn a_long_play_of_any_seed() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+    };
+    let until = std::time::Instant::now() + Duration::from_secs(number("TORTURE_SECONDS", 60));
+    let mut seed = number("TORTURE_SEED", 100);
+    while std::time::Instant::now() < until {
+        for make in [Make::Redis, Make::Valkey] {
+            for kind in [Kind::Everything, Kind::WithoutInfo, Kind::Harmless] {
+                println!("{make:?} {kind:?} seed {seed}");
+                play(make, kind, seed, Duration::from_secs(20)).await;
+            }
+            println!("{make:?} with Sentinel, seed {seed}");
+            sentinel::play(make, seed).await;
+        }
+        seed += 1;
+    }
+}

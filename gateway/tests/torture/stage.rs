@@ -1,0 +1,115 @@
+//! Two servers that replicate one to the other over a wire that can be held, and two nodes, each with a door of its own
+//! to the server that is master.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::gateway::{Gateway, PATIENCE, gateway};
+use crate::redis_server::RedisServer;
+use crate::switch::Switch;
+
+/// The user of the nodes in plays where INFO is forbidden.
+const USER_OPTIONS: [&str; 7] = ["--user", "limited", "on", ">password-of-the-tests", "~*", "&*", "+@all"];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Make {
+    Redis,
+    Valkey,
+}
+
+impl Make {
+    pub fn program(self) -> PathBuf {
+        match self {
+            Self::Redis => "redis-server".into(),
+            Self::Valkey => {
+                let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+                let target = std::env::var_os("CARGO_TARGET_DIR")
+                    .map_or_else(|| PathBuf::from(root).join("target"), PathBuf::from);
+                target.join("tools/valkey-server")
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Stage {
+    pub make: Make,
+    pub servers: [RedisServer; 2],
+    /// Which one is master.
+    pub master: usize,
+    /// Where each server can be reached for replication.
+    wires: [Switch; 2],
+    /// What each node takes for its Redis.
+    pub doors: [Switch; 2],
+    pub nodes: [Arc<Gateway>; 2],
+}
+
+impl Stage {
+    pub async fn set(make: Make, with_info: bool) -> Self {
+        let mut options = server_options().to_vec();
+        options.extend(USER_OPTIONS);
+        if !with_info {
+            options.push("-@dangerous");
+        }
+        let servers = [(); 2].map(|()| RedisServer::start_program(&make.program(), &options));
+        let wires = [Switch::to(servers[0].port()).await, Switch::to(servers[1].port()).await];
+        let doors = [Switch::to(servers[0].port()).await, Switch::to(servers[0].port()).await];
+        let [here, there] = &doors;
+        let nodes = [node(here.port(), "here").await, node(there.port(), "there").await];
+        let stage = Self { make, servers, master: 0, wires, doors, nodes };
+        stage.follow_master(1).await;
+        stage
+    }
+
+    pub fn replica(&self) -> usize {
+        1 - self.master
+    }
+
+    /// Holds what the master sends to its replica.
+    pub fn hold_replication(&self) {
+        self.wires[self.master].hold();
+    }
+
+    pub fn release_replication(&self) {
+        self.wires.iter().for_each(Switch::release);
+    }
+
+    /// Makes a server the replica of the other, and waits until it has its data.
+    pub async fn follow_master(&self, server: usize) {
+        let port = self.wires[1 - server].port().to_string();
+        self.servers[server].ask::<String>(&["REPLICAOF", "127.0.0.1", &port]);
+        is_in_sync(&self.servers[server]).await;
+    }
+
+    pub fn promote(&mut self, server: usize) {
+        self.servers[server].ask::<String>(&["REPLICAOF", "NO", "ONE"]);
+        self.master = server;
+    }
+}
+
+/// What replication needs to be quick.
+pub fn server_options() -> [&'static str; 6] {
+    ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
+}
+
+/// A node that loses patience with its Redis soon.
+async fn node(port: u16, name: &str) -> Arc<Gateway> {
+    let url = format!("redis://limited:password-of-the-tests@127.0.0.1:{port}");
+    let node = gateway().over(&url).with("node.name", name);
+    let node =
+        node.with("redis.timeout_ms", 800).with("redis.ping_ms", 200).with("redis.reconnect_max_ms", 200);
+    Arc::new(node.with("workers.count", 1).start().await)
+}
+
+pub async fn is_in_sync(server: &RedisServer) {
+    let start = Instant::now();
+    loop {
+        let info = server.try_ask::<String>(&["INFO", "replication"]).unwrap_or_default();
+        if info.contains("master_link_status:up") {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "no replication: {info}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

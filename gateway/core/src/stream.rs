@@ -202,15 +202,15 @@ mod tests {
 
     #[test]
     fn whatever_a_publication_holds_is_counted() {
-        let text = "0123456789";
+        let text = "x".repeat(1_000);
         let info = ClientInfo {
             client: ClientId::from_bits(1),
-            user: UserId::new(text),
-            conn_info: Some(text.into()),
-            chan_info: Some(text.into()),
+            user: UserId::new(&text),
+            conn_info: Some(text.clone().into()),
+            chan_info: Some(text.clone().into()),
         };
-        let tags = [("key".into(), text.into())].into();
-        let plain = Publication::new(Payload::text(text));
+        let tags = [("key".into(), text.clone().into())].into();
+        let plain = Publication::new(Payload::text(text.clone()));
         let rich = Publication { info: Some(info), tags, ..plain.clone() };
         assert!(footprint(&plain) >= text.len() + size_of::<Publication>());
         assert!(footprint(&rich) >= footprint(&plain) + 4 * text.len() + "key".len());

@@ -28,6 +28,7 @@ use crate::http::{Router, Workers};
 use crate::listener::admission::{Admission, Config as AdmissionConfig};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
+use crate::memory::Memory;
 use crate::node::{FromBroker, Node, Parts};
 use crate::telemetry::metrics::catch_up;
 use crate::telemetry::traces::failed_exports;
@@ -107,8 +108,11 @@ impl App {
         let internal_address = local_address(&internal_socket, config.internal.listen)?;
 
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let seats: Vec<Seat> = (0..config.workers.count_for(processors))
-            .map(|_| Seat::new(&config.workers))
+        let workers = config.workers.count_for(processors);
+        let memory = Memory::new(config.limits.memory_bytes_max, workers);
+        metrics.memory_budget_bytes.set(i64::try_from(memory.budget()).unwrap_or(i64::MAX));
+        let seats: Vec<Seat> = (0..workers)
+            .map(|_| Seat::new(&config.workers, &memory))
             .collect::<Result<_, _>>()
             .map_err(setup)?;
         let inboxes: Vec<Arc<Inbox>> = seats.iter().map(|seat| seat.inbox.clone()).collect();
@@ -133,6 +137,7 @@ impl App {
                 inboxes: inboxes.clone(),
                 from_broker,
                 user_connections_max: config.limits.connections_per_user_max,
+                memory: memory.clone(),
             }))
         })?;
 
@@ -160,6 +165,7 @@ impl App {
                 encodings: encodings.clone(),
                 websocket: websocket.clone(),
                 metrics: metrics.clone(),
+                memory: memory.clone(),
             };
             workers.push(Worker::spawn(seat, parts).map_err(setup)?);
         }

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 
 pub mod listener;
+mod memory;
 
 pub mod api;
 pub mod auth;

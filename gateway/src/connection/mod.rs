@@ -16,6 +16,7 @@ use crate::listener::Admitted;
 use crate::node::UserPermit;
 use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::Stream;
+use crate::worker::Local;
 
 mod close;
 pub mod config;
@@ -26,7 +27,7 @@ mod perform;
 pub(crate) mod read;
 mod write;
 
-pub(crate) use outbox::Outbox;
+pub(crate) use outbox::{Frame, Outbox};
 
 /// Names a connection of one worker for ever: the place in its table, and which tenant of that place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +60,8 @@ pub(crate) struct Connection {
     /// Held for the connection's life: its place among those allowed.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
+    /// What the node's memory counts for this client alone, in bytes.
+    accounted: usize,
 }
 
 /// What may still come from the peer.
@@ -103,6 +106,29 @@ impl Connection {
             (None, Some(finishing)) => earlier(finishing.until()),
             (None, None) => [self.session.poll_timeout(), stalled].into_iter().flatten().min(),
         }
+    }
+
+    /// What is kept for this client and of it, in bytes. What others wait for too counts in full.
+    pub(crate) fn owes(&self) -> usize {
+        self.outbox.bytes() + self.commands_bytes()
+    }
+
+    fn commands_bytes(&self) -> usize {
+        self.session.queued_bytes() + self.assembler.held_bytes()
+    }
+
+    /// Counts what is kept for this client alone. What the socket takes at once was never kept.
+    pub(crate) fn account(&mut self, local: &mut Local) {
+        let outbox = if self.is_stalled() { self.outbox.own_bytes() } else { 0 };
+        let now = outbox + self.commands_bytes();
+        if now != self.accounted {
+            local.memory.recount(self.accounted, now);
+            self.accounted = now;
+        }
+    }
+
+    pub(crate) fn forget_account(&mut self, local: &Local) {
+        local.memory.recount(std::mem::take(&mut self.accounted), 0);
     }
 
     /// Whether bytes wait for the socket to take more.

@@ -63,6 +63,7 @@ impl Connection {
             stalled_since: None,
             _admitted: new.admitted,
             user_permit: None,
+            accounted: 0,
         }
     }
 }

@@ -11,13 +11,38 @@ const SLICES: usize = 32;
 /// Frames in the order they will be written. Owns no memory while empty.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Frame>,
     bytes: usize,
+    /// Those of them that are kept for nobody else.
+    own_bytes: usize,
     /// A part of the first frame has been written: nothing may come before the rest of it.
     partial: bool,
     /// How many frames at the front the next control frame goes behind: those before it, so that pongs come in the
     /// order of their pings, and the data frame they went behind.
     urgent: u32,
+}
+
+/// What is written whole, if it is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    bytes: Bytes,
+    own: bool,
+}
+
+impl Frame {
+    /// For one client alone.
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        Self { bytes, own: true }
+    }
+
+    /// Others may wait for the same bytes.
+    pub(crate) fn shared(bytes: Bytes) -> Self {
+        Self { bytes, own: false }
+    }
+
+    fn own_bytes(&self) -> usize {
+        if self.own { self.bytes.len() } else { 0 }
+    }
 }
 
 /// There was no room: the client reads more slowly than it is sent to.
@@ -33,29 +58,40 @@ impl Outbox {
         self.bytes
     }
 
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.own_bytes
+    }
+
     /// An empty outbox takes one frame of any size, so that a limit below the largest message refuses no message
     /// to a client that keeps up.
-    pub(crate) fn push(&mut self, frame: Bytes, bytes_max: usize) -> Result<(), Full> {
-        if !self.frames.is_empty() && self.bytes + frame.len() > bytes_max {
+    pub(crate) fn push(&mut self, frame: Frame, bytes_max: usize) -> Result<(), Full> {
+        if !self.frames.is_empty() && self.bytes + frame.bytes.len() > bytes_max {
             return Err(Full);
         }
-        self.bytes += frame.len();
+        self.count(&frame);
         self.frames.push_back(frame);
         Ok(())
+    }
+
+    fn count(&mut self, frame: &Frame) {
+        self.bytes += frame.bytes.len();
+        self.own_bytes += frame.own_bytes();
     }
 
     /// Queues the rest of a frame of which the socket has taken a part already.
     pub(crate) fn push_rest(&mut self, rest: Bytes) {
         debug_assert!(self.frames.is_empty(), "a frame was written past those that wait");
         self.partial = true;
-        self.bytes += rest.len();
+        let rest = Frame::shared(rest);
+        self.count(&rest);
         self.frames.push_back(rest);
     }
 
     /// Control frames go before waiting data (RFC 6455 §5.4 lets them), so that a slow client still sees pings and
     /// learns why it is closed. They are not bounded here: each answers something bounded.
     pub(crate) fn push_control(&mut self, frame: Bytes) {
-        self.bytes += frame.len();
+        let frame = Frame::own(frame);
+        self.count(&frame);
         let place = (self.urgent as usize).max(usize::from(self.partial));
         self.frames.insert(place, frame);
         self.urgent = place as u32 + 1;
@@ -63,7 +99,8 @@ impl Outbox {
 
     /// The close frame goes behind everything that was promised before it, and always fits.
     pub(crate) fn push_last(&mut self, frame: Bytes) {
-        self.bytes += frame.len();
+        let frame = Frame::own(frame);
+        self.count(&frame);
         self.frames.push_back(frame);
     }
 
@@ -73,7 +110,8 @@ impl Outbox {
         let dropped = self.frames.len().saturating_sub(keep);
         self.frames.truncate(keep);
         self.urgent = 0;
-        self.bytes = self.frames.iter().map(Bytes::len).sum();
+        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+        self.own_bytes = self.frames.iter().map(Frame::own_bytes).sum();
         dropped
     }
 
@@ -87,7 +125,7 @@ impl Outbox {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.frames.len().min(SLICES);
             for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-                *slice = IoSlice::new(frame);
+                *slice = IoSlice::new(&frame.bytes);
             }
             match write(&slices[..count]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -110,12 +148,16 @@ impl Outbox {
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while let Some(frame) = self.frames.front_mut() {
-            if written < frame.len() {
-                frame.advance(written);
+            let taken = written.min(frame.bytes.len());
+            if frame.own {
+                self.own_bytes -= taken;
+            }
+            if written < frame.bytes.len() {
+                frame.bytes.advance(written);
                 self.partial |= written > 0;
                 return;
             }
-            written -= frame.len();
+            written -= taken;
             self.frames.pop_front();
             self.partial = false;
             self.urgent = self.urgent.saturating_sub(1);
@@ -149,24 +191,24 @@ mod tests {
         for step in 1..12 {
             let mut outbox = Outbox::default();
             for frame in ["abc", "d", "efghi", "jk"] {
-                outbox.push(Bytes::from_static(frame.as_bytes()), 100).unwrap();
+                outbox.push(Frame::own(Bytes::from_static(frame.as_bytes())), 100).unwrap();
             }
-            assert_eq!(outbox.bytes(), 11);
+            assert_eq!((outbox.bytes(), outbox.own_bytes()), (11, 11));
             assert_eq!(flush(&mut outbox, &[step; 12]), b"abcdefghijk", "steps of {step}");
-            assert!(outbox.is_empty() && outbox.bytes() == 0);
+            assert_eq!((outbox.is_empty(), outbox.bytes(), outbox.own_bytes()), (true, 0, 0));
         }
     }
 
     #[test]
     fn control_frames_overtake_data_but_never_split_a_frame() {
         let mut outbox = Outbox::default();
-        outbox.push(Bytes::from_static(b"first"), 100).unwrap();
-        outbox.push(Bytes::from_static(b"second"), 100).unwrap();
+        outbox.push(Frame::own(Bytes::from_static(b"first")), 100).unwrap();
+        outbox.push(Frame::own(Bytes::from_static(b"second")), 100).unwrap();
         let mut written = flush(&mut outbox, &[2]);
         outbox.push_control(Bytes::from_static(b"!"));
         written.extend(flush(&mut outbox, &[100, 100]));
         assert_eq!(written, b"first!second");
-        outbox.push(Bytes::from_static(b"third"), 100).unwrap();
+        outbox.push(Frame::own(Bytes::from_static(b"third")), 100).unwrap();
         outbox.push_control(Bytes::from_static(b"!"));
         assert_eq!(flush(&mut outbox, &[100]), b"!third");
     }
@@ -180,12 +222,12 @@ mod tests {
         for frame in ["1", "2", "3"] {
             control(&mut outbox, frame);
         }
-        outbox.push(Bytes::from_static(b"data"), 100).unwrap();
+        outbox.push(Frame::own(Bytes::from_static(b"data")), 100).unwrap();
         control(&mut outbox, "4");
         let mut written = flush(&mut outbox, &[6]);
         control(&mut outbox, "5");
         control(&mut outbox, "6");
-        outbox.push(Bytes::from_static(b"more"), 100).unwrap();
+        outbox.push(Frame::own(Bytes::from_static(b"more")), 100).unwrap();
         control(&mut outbox, "7");
         written.extend(flush(&mut outbox, &[2, 1]));
         control(&mut outbox, "8");
@@ -196,18 +238,18 @@ mod tests {
     #[test]
     fn a_full_outbox_refuses_but_an_empty_one_takes_any_frame() {
         let mut outbox = Outbox::default();
-        outbox.push(Bytes::from(vec![0; 50]), 10).unwrap();
-        assert_eq!(outbox.push(Bytes::from_static(b"x"), 10), Err(Full));
+        outbox.push(Frame::own(Bytes::from(vec![0; 50])), 10).unwrap();
+        assert_eq!(outbox.push(Frame::own(Bytes::from_static(b"x")), 10), Err(Full));
     }
 
     #[test]
     fn discarding_keeps_the_rest_of_a_frame_that_has_begun() {
         let mut outbox = Outbox::default();
         outbox.push_rest(Bytes::from_static(b"rest"));
-        outbox.push(Bytes::from_static(b"gone"), 100).unwrap();
+        outbox.push(Frame::own(Bytes::from_static(b"gone")), 100).unwrap();
         assert_eq!(outbox.discard_waiting(), 1);
         outbox.push_control(Bytes::from_static(b"bye"));
-        assert_eq!(outbox.bytes(), 7);
+        assert_eq!((outbox.bytes(), outbox.own_bytes()), (7, 3), "the rest is of a frame for all");
         assert_eq!(flush(&mut outbox, &[1, 1, 100]), b"restbye");
         for frame in ["gone", "gone too"] {
             outbox.push_control(Bytes::from_static(frame.as_bytes()));

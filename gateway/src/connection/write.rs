@@ -5,7 +5,7 @@ use gateway_core::effect::{Outcome, OutcomeResult};
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
 
-use crate::connection::{Connection, Gone, Incoming, outbox};
+use crate::connection::{Connection, Frame, Gone, Incoming, outbox};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
 
@@ -22,7 +22,7 @@ impl Connection {
             // The close frame is in the outbox, and nothing may follow it (RFC 6455 §5.5.1); or nobody reads it.
             return;
         }
-        match self.queue(frame, local.websocket.outbox_bytes_max) {
+        match self.queue(Frame::own(frame), local.websocket.outbox_bytes_max) {
             Ok(()) => local.mark_unwritten(self.key.index),
             Err(outbox::Full) => {
                 local.tally.frames_discarded += 1;
@@ -33,7 +33,7 @@ impl Connection {
 
     /// Puts a frame into the outbox. One that is full is written first: what waits may only be waiting for the end of
     /// the turn, and who is slow is for the socket to say.
-    pub(crate) fn queue(&mut self, frame: Bytes, bytes_max: usize) -> Result<(), outbox::Full> {
+    pub(crate) fn queue(&mut self, frame: Frame, bytes_max: usize) -> Result<(), outbox::Full> {
         let Err(outbox::Full) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };
         let stream = &mut self.stream;
         // A socket that fails here fails again at the end of the turn, where that ends the connection.

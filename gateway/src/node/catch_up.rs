@@ -153,7 +153,7 @@ impl Node {
                     Err(error.clone())
                 }
             };
-            if self.interest.kept_bytes() > KEPT_BYTES_MAX {
+            if self.interest.kept_bytes() > KEPT_BYTES_MAX.min(self.memory.pasts_bytes_max()) {
                 local.catch_up.forget();
             }
             for waiting in local.past_waiting.drain(..) {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::clock::Clock;
+use crate::memory::Memory;
 use crate::presence::Presence;
 use crate::telemetry::Metrics;
 use crate::worker::inbox::Inbox;
@@ -65,6 +66,7 @@ pub struct Node {
     subscribe_queue: SubscribeQueue,
     users: Users,
     pub(crate) client_ids: ClientIds,
+    memory: Arc<Memory>,
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
     mending: Semaphore,
@@ -89,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) from_broker: Arc<FromBroker>,
     /// Connections one user may have on this node. 0: any number.
     pub(crate) user_connections_max: u32,
+    pub(crate) memory: Arc<Memory>,
 }
 
 impl Node {
@@ -108,6 +111,7 @@ impl Node {
             subscribe_queue: SubscribeQueue::default(),
             users: Users::new(parts.user_connections_max),
             client_ids: ClientIds::default(),
+            memory: parts.memory,
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
             compare_all: Notify::new(),
@@ -121,6 +125,8 @@ impl Node {
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());
             metrics.channels.set(channels as i64);
+            let kept = shown.upgrade().map_or(0, |node| node.memory.kept());
+            metrics.kept_bytes.set(kept as i64);
         });
         node
     }

@@ -103,6 +103,7 @@ mod tests {
             inboxes,
             from_broker,
             user_connections_max: 0,
+            memory: crate::memory::Memory::new(0, 1),
         })
     }
 
@@ -110,7 +111,8 @@ mod tests {
     async fn a_worker_that_is_behind_holds_up_only_those_who_publish_to_its_subscribers() {
         let polls = [mio::Poll::new().unwrap(), mio::Poll::new().unwrap()];
         let waker = |poll: &mio::Poll| mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        let inboxes: Vec<_> = polls.iter().map(|poll| Arc::new(Inbox::new(waker(poll), 64))).collect();
+        let inboxes: Vec<_> =
+            polls.iter().map(|poll| Arc::new(Inbox::new(waker(poll), 64, 1 << 20))).collect();
         let node = node(inboxes.clone());
         let [slow, quick, nobodys] =
             ["slow", "quick", "nobodys"].map(|name| Channel::parse(name, 255).unwrap());

@@ -39,6 +39,12 @@ impl Node {
         }
     }
 
+    /// A worker has no debtor left as large as those of others.
+    pub(crate) fn have_others_shed(&self, worker: usize) {
+        let others = self.inboxes.iter().enumerate().filter(|(index, _)| *index != worker);
+        others.for_each(|(_, inbox)| inbox.push(Event::Shed));
+    }
+
     /// Only those who can have one of these clients are woken.
     fn tell_workers(&self, target: &Target, event: impl Fn() -> Event) {
         let workers = match (target.client, target.user.as_deref()) {

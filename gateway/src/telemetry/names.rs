@@ -60,6 +60,8 @@ metrics! {
         "Connections closed, by the close code's reason or by how the client left.";
     SLOW_CONSUMERS_TOTAL Counter "slow_consumers_total" []
         "Connections closed with 3008 because their outbox was full or their socket took nothing for too long.";
+    SHED_TOTAL Counter "shed_total" []
+        "Connections closed with 3008 because they owed the most when the node was short of memory.";
     CONNECTION_SECONDS Histogram "connection_seconds" []
         "How long connections lived.";
 
@@ -120,6 +122,11 @@ metrics! {
         "Bytes kept for clients whose sockets are full.";
     OUTBOX_BLOCKED Gauge "outbox_blocked" []
         "Connections whose sockets are full.";
+
+    KEPT_BYTES Gauge "kept_bytes" []
+        "Bytes kept for clients that read slowly, and of their commands. Half of the budget is for these.";
+    MEMORY_BUDGET_BYTES Gauge "memory_budget_bytes" []
+        "What this node may keep of all kinds, in bytes: `limits.memory_bytes_max`.";
 
     "Broker":
     BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`"]

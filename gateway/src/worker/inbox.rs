@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Disconnect(Arc<Target>, Disconnect),
     /// End the subscription of those of these clients that are here.
     Unsubscribe(Arc<Target>, Channel),
+    /// Look for debtors to close: the node is short of memory.
+    Shed,
     /// Close every client by `until`, evenly spread.
     Drain {
         until: Moment,
@@ -39,7 +41,7 @@ pub(crate) enum Event {
     Stop,
 }
 
-/// The most payload bytes that wait for a worker.
+/// The most payload bytes that wait for a worker, however much memory there is.
 const BYTES_MAX: usize = 64 << 20;
 
 /// Publishers on this node wait while a worker has more than this part of what it may have waiting.
@@ -50,6 +52,8 @@ pub(crate) struct Inbox {
     /// The most publications that wait. Past it a publication is not queued: its channel is marked lost instead, and
     /// its subscribers are told of the gap.
     publications_max: usize,
+    /// The same in payload bytes.
+    bytes_max: usize,
     queue: Mutex<Queue>,
     waker: mio::Waker,
     /// Whether the worker has been woken and has not looked yet: one wake-up serves all that came before it.
@@ -70,9 +74,10 @@ pub(crate) struct Queue {
 }
 
 impl Inbox {
-    pub(crate) fn new(waker: mio::Waker, publications_max: usize) -> Self {
+    pub(crate) fn new(waker: mio::Waker, publications_max: usize, bytes_max: usize) -> Self {
         Self {
             publications_max,
+            bytes_max: bytes_max.min(BYTES_MAX),
             queue: Mutex::default(),
             waker,
             woken: AtomicBool::new(false),
@@ -102,7 +107,7 @@ impl Inbox {
             let bytes = prepared.publication().data.bytes.len();
             let fits = !queue.closed
                 && self.waiting.load(Ordering::Relaxed) < self.publications_max
-                && self.waiting_bytes.load(Ordering::Relaxed) + bytes <= BYTES_MAX;
+                && self.waiting_bytes.load(Ordering::Relaxed) + bytes <= self.bytes_max;
             if fits {
                 self.waiting.fetch_add(1, Ordering::Relaxed);
                 self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -131,7 +136,7 @@ impl Inbox {
         // Whoever makes a count fall below its mark tells those who wait for that.
         let fell = |before: usize, by: usize, mark: usize| before > mark && before - by <= mark;
         if fell(waited, publications, self.publications_max / HIGH)
-            || fell(bytes_waited, bytes, BYTES_MAX / HIGH)
+            || fell(bytes_waited, bytes, self.bytes_max / HIGH)
         {
             self.room.notify_waiters();
         }
@@ -178,7 +183,7 @@ impl Inbox {
 
     pub(crate) fn is_high(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > self.publications_max / HIGH
-            || self.waiting_bytes.load(Ordering::Relaxed) > BYTES_MAX / HIGH
+            || self.waiting_bytes.load(Ordering::Relaxed) > self.bytes_max / HIGH
     }
 
     fn wake(&self) {
@@ -210,7 +215,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told_by_channel_up_to_its_last_position() {
         let poll = mio::Poll::new().unwrap();
-        let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 2);
+        let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 2, BYTES_MAX);
         let fits: Vec<bool> = [("a", 1), ("b", 1), ("a", 2), ("a", 3), ("b", 2)]
             .map(|(channel, offset)| inbox.push_publication(publication(channel, offset)))
             .into();
@@ -234,7 +239,7 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_bytes() {
         let poll = mio::Poll::new().unwrap();
-        let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 100);
+        let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 100, BYTES_MAX);
         let large = Publication::new(Payload::binary(vec![0; BYTES_MAX / 2 + 1]));
         let large = Prepared::new(Channel::parse("a", 255).unwrap(), large, 0, &Arc::default());
         assert!(inbox.push_publication(large.clone()));
@@ -245,7 +250,8 @@ mod tests {
     #[tokio::test]
     async fn publishers_wait_for_a_worker_that_is_behind_and_not_for_ever() {
         let poll = mio::Poll::new().unwrap();
-        let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 8));
+        let inbox =
+            Arc::new(Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 8, BYTES_MAX));
         for offset in 1..=3 {
             assert!(inbox.wait_for_room(Duration::from_secs(1)).await);
             inbox.push_publication(publication("a", offset));

@@ -22,6 +22,7 @@ use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::connection::config::WebSocketConfig;
+use crate::memory::{Memory, SharedFrames};
 use crate::node::Node;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::{Metrics, Sparingly};
@@ -34,6 +35,7 @@ mod drain;
 mod gather;
 pub(crate) mod inbox;
 mod report;
+mod shed;
 mod shrink;
 mod sweep;
 mod take;
@@ -73,6 +75,8 @@ pub(crate) struct Local {
     pub(crate) wheel: TimerWheel,
     pub(crate) directory: Directory,
     pub(crate) refusals_told: Sparingly,
+    pub(crate) memory: Arc<Memory>,
+    shared_frames: SharedFrames,
     /// For each place in the table: whether a delivery may go straight to the socket.
     flags: Vec<Flags>,
     /// Connections with something in their outbox that no write has been tried for yet.
@@ -107,6 +111,7 @@ pub(crate) struct Parts {
     pub(crate) encodings: Arc<Encodings>,
     pub(crate) websocket: Arc<WebSocketConfig>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 /// A worker's poll and inbox, made before the node that pushes to it.
@@ -117,10 +122,10 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(config: &config::Config) -> std::io::Result<Self> {
+    pub(crate) fn new(config: &config::Config, memory: &Memory) -> std::io::Result<Self> {
         let poll = mio::Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), INBOX)?;
-        Ok(Self { poll, inbox: Arc::new(Inbox::new(waker, config.inbox_max)) })
+        Ok(Self { poll, inbox: Arc::new(Inbox::new(waker, config.inbox_max, memory.inbox_bytes_max())) })
     }
 }
 
@@ -149,6 +154,7 @@ pub(crate) struct Worker {
     share: take::Share,
     aftermath: Vec<sweep::Aftermath>,
     due: Vec<u32>,
+    shedding: shed::Shedding,
     drain: Option<drain::Drain>,
     stopping: bool,
 }
@@ -175,6 +181,9 @@ impl Worker {
             frame_bytes_max: parts.websocket.message_bytes_max,
             fragments_max: parts.websocket.fragments_max as u32,
         };
+        let defaults = HoldLimits::default();
+        let bytes_total = defaults.bytes_total.min(parts.memory.held_bytes_max());
+        let hold_limits = HoldLimits { bytes: defaults.bytes.min(bytes_total), bytes_total, ..defaults };
         let rules = &parts.node.rules;
         let paced =
             rules.namespaces.values().chain([&rules.default]).any(|options| options.flush_interval_ms > 0);
@@ -188,7 +197,7 @@ impl Worker {
                 index: parts.index,
                 clock: parts.clock,
                 now,
-                hub: Hub::new(HoldLimits::default()),
+                hub: Hub::new(hold_limits),
                 node: parts.node,
                 metrics: parts.metrics.clone(),
                 inbox: seat.inbox,
@@ -203,6 +212,8 @@ impl Worker {
                 wheel: TimerWheel::new(now),
                 directory: Directory::default(),
                 refusals_told: Sparingly::default(),
+                shared_frames: SharedFrames::new(parts.memory.clone()),
+                memory: parts.memory,
                 flags: Vec::new(),
                 unwritten: Vec::new(),
                 unread: Vec::new(),
@@ -218,6 +229,7 @@ impl Worker {
             share: take::Share::default(),
             aftermath: Vec::new(),
             due: Vec::new(),
+            shedding: shed::Shedding::default(),
             drain: None,
             stopping: false,
         }

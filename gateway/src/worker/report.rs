@@ -75,5 +75,9 @@ impl Worker {
         self.reported.outbox_bytes = bytes;
         self.reported.outbox_blocked = blocked;
         self.reported.outboxes_at = self.local.now;
+        if !self.local.shared_frames.is_empty() {
+            self.local.shared_frames.prune();
+        }
+        self.tell_of_debtors();
     }
 }

@@ -13,7 +13,8 @@ use shared::disconnect::Disconnect;
 use slab::Slab;
 
 use crate::clock::Clock;
-use crate::connection::Connection;
+use crate::connection::{Connection, Frame};
+use crate::memory::SharedFrames;
 use crate::telemetry::Metrics;
 use crate::transport::direct;
 use crate::worker::take::Share;
@@ -30,6 +31,7 @@ pub(super) struct Sweep<'w> {
     pub(super) clock: Clock,
     pub(super) outbox_bytes_max: usize,
     pub(super) share: &'w mut Share,
+    pub(super) shared_frames: &'w mut SharedFrames,
     pub(super) aftermath: &'w mut Vec<Aftermath>,
 }
 
@@ -88,6 +90,7 @@ impl Sweep<'_> {
             Ok(count) => {
                 self.tally.bytes_out += count as u64;
                 if count < frames.len() {
+                    self.shared_frames.note(frames);
                     self.queue_rest(subscriber.key, frames.slice(count..));
                 }
                 true
@@ -107,7 +110,9 @@ impl Sweep<'_> {
         if self.flags[key as usize].doomed {
             return false;
         }
-        let queued = self.connections[key as usize].queue(frames, self.outbox_bytes_max).is_ok();
+        self.shared_frames.note(&frames);
+        let connection = &mut self.connections[key as usize];
+        let queued = connection.queue(Frame::shared(frames), self.outbox_bytes_max).is_ok();
         match queued {
             true => self.list(key),
             false => {

@@ -121,6 +121,7 @@ impl Worker {
                     connection.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
                 });
             }
+            Event::Shed => self.look_at_debtors(),
             Event::Drain { until } => self.begin_drain(until),
             Event::Stop => self.stopping = true,
         }

@@ -45,6 +45,7 @@ impl Worker {
             self.handle_timers();
             self.step_drain();
             self.write_out();
+            self.shed();
             self.report(began.elapsed());
         }
         self.close_everything();
@@ -58,17 +59,17 @@ impl Worker {
         let timer = self.local.wheel.next_due().map(|at| at.since(now));
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP);
         let window = self.windows.next_close().map(|at| at.since(now));
-        [timer, drain, window].into_iter().flatten().min()
+        [timer, drain, window, self.next_shedding()].into_iter().flatten().min()
     }
 
     fn handle_readiness(&mut self, index: usize, event: &mio::event::Event, buffer: &mut [u8]) {
         if event.is_writable()
             && self.connections.get(index).is_some_and(|connection| connection.is_stalled())
         {
-            let result = self.connections[index].flush(&mut self.local);
-            if let Err(gone) = result {
-                self.remove(index, &gone);
-                return;
+            let connection = &mut self.connections[index];
+            match connection.flush(&mut self.local) {
+                Ok(()) => connection.account(&mut self.local),
+                Err(gone) => return self.remove(index, &gone),
             }
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -81,6 +82,7 @@ impl Worker {
         let read = connection.handle_readable(&mut self.local, buffer, ended);
         match read.and_then(|readiness| connection.finish(&mut self.local).map(|()| readiness)) {
             Ok(readiness) => {
+                connection.account(&mut self.local);
                 if readiness == Readiness::More {
                     self.local.unread.push(index as u32);
                 }
@@ -154,7 +156,10 @@ impl Worker {
             self.local.unread.push(key.index);
         }
         match connection.finish(&mut self.local) {
-            Ok(()) => self.local.schedule(&self.connections[key.index as usize]),
+            Ok(()) => {
+                connection.account(&mut self.local);
+                self.local.schedule(&self.connections[key.index as usize]);
+            }
             Err(gone) => self.remove(key.index as usize, &gone),
         }
     }
@@ -214,6 +219,7 @@ impl Worker {
             clock: self.clock,
             outbox_bytes_max: local.websocket.outbox_bytes_max,
             share: &mut self.share,
+            shared_frames: &mut local.shared_frames,
             aftermath: &mut aftermath,
         };
         work(&mut local.hub, &mut sweep);
@@ -314,8 +320,9 @@ impl Worker {
         for index in unwritten.drain(..) {
             self.local.flags[index as usize].listed = false;
             let Some(connection) = self.connections.get_mut(index as usize) else { continue };
-            if let Err(gone) = connection.flush(&mut self.local) {
-                self.remove(index as usize, &gone);
+            match connection.flush(&mut self.local) {
+                Ok(()) => connection.account(&mut self.local),
+                Err(gone) => self.remove(index as usize, &gone),
             }
         }
         debug_assert!(self.local.unwritten.is_empty(), "writing never queues");
@@ -326,6 +333,7 @@ impl Worker {
     pub(super) fn remove(&mut self, index: usize, gone: &Gone) {
         let connection = &mut self.connections[index];
         connection.leave_all(&mut self.local);
+        connection.forget_account(&self.local);
         if connection.is_closing() {
             // A peer that says goodbye and ends its stream at once may still want to be answered.
             let _ = connection.flush(&mut self.local);

@@ -28,6 +28,7 @@ mod finishes_what_came;
 mod guards_connections;
 mod guards_the_door;
 mod keeps_order;
+mod keeps_to_its_memory;
 mod leaves_nothing_behind;
 mod notices_lost_data;
 mod recovers_slowly;

@@ -196,6 +196,11 @@ impl Session {
         self.pending.is_some() || self.backlog.is_some() || self.joining > 0
     }
 
+    /// How many bytes are kept of commands that wait for their turn.
+    pub fn queued_bytes(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.size().1)
+    }
+
     /// How many commands are under way or wait for their turn.
     pub fn unfinished(&self) -> usize {
         let waiting = self.backlog.as_ref().map_or(0, |backlog| backlog.size().0);

@@ -27,6 +27,10 @@ pub struct Config {
     /// The same from one address (IPv6: one /64), trusted proxies excepted: so that one slow client cannot keep
     /// the others waiting. More are closed. 0: no limit.
     pub handshakes_per_address_max: u32,
+    /// Memory for what waits: for clients that read slowly, of their commands, for workers, and of channels' pasts.
+    /// Half of it is for clients; when that is nearly used up those who owe most are closed with 3008. In bytes.
+    /// 0: half of what the control group allows, or of what the machine has.
+    pub memory_bytes_max: u64,
     /// Addresses without a connection that are remembered for the limits per address. The longest unseen are
     /// forgotten first.
     pub addresses_max: u32,
@@ -44,6 +48,7 @@ impl Default for Config {
             accepts_burst: 1000,
             handshakes_max: 20_000,
             handshakes_per_address_max: 0,
+            memory_bytes_max: 0,
             addresses_max: 100_000,
         }
     }
@@ -52,6 +57,9 @@ impl Default for Config {
 impl Config {
     pub fn check(&self, faults: &mut Faults) {
         faults.outside("handshakes_max", self.handshakes_max, 1..=1_000_000);
+        if self.memory_bytes_max > 0 {
+            faults.outside("memory_bytes_max", self.memory_bytes_max, 16 << 20..=1 << 50);
+        }
         faults.outside("addresses_max", self.addresses_max, 1..=10_000_000);
         if self.connects_per_address_per_s > 0 {
             faults.outside("connects_per_address_burst", self.connects_per_address_burst, 1..=1_000_000);

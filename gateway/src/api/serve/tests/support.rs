@@ -37,6 +37,7 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>) {
         inboxes: Vec::new(),
         from_broker: Arc::default(),
         user_connections_max: 0,
+        memory: crate::memory::Memory::new(0, 1),
     });
     (node, received)
 }

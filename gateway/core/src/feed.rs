@@ -407,6 +407,11 @@ impl Feed {
             mending.expected.filter(|&lost| mending.held.is_empty() && !self.known.includes(lost))
         {
             deliveries.push(Delivery::Lost(lost));
+            let of_this =
+                |position: StreamPosition| if position.epoch == lost.epoch { position.offset } else { 0 };
+            let (before, heard) =
+                (self.known.position().map_or(0, of_this), mending.heard.map_or(0, of_this));
+            self.aside.get_or_insert_default().echo.extend(before, lost.offset, heard);
             self.known = Known::Arrived(lost);
             self.fingerprint = 0;
         }

@@ -184,7 +184,7 @@ async fn what_can_never_do_is_said_to_be_so() {
     let renamed = |command| RedisServer::start_with(&["--rename-command", command, ""]);
     let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]);
     let watched = RedisServer::start();
-    let sentinel = RedisServer::start_sentinel(&watched);
+    let sentinel = RedisServer::start_sentinel(&watched, "");
     for (redis, why) in [
         (renamed("EVALSHA"), "unknown command"),
         (renamed("SCRIPT"), "unknown command"),

@@ -60,7 +60,9 @@ fn seeds_are_read_without_complaint() {
         assert!(tidegate::readers::http_head(&seed[1..]).is_some(), "{}", seed.escape_ascii());
     }
     for seed in seeds("proxy_header") {
+        // A bare line feed was once taken for a part of the header.
+        let is_broken = seed.starts_with(b"\0PROXY UNKNOWN \n");
         let (read, _) = tidegate::readers::proxy_header(&[&seed[1..]]);
-        assert!(read.is_ok(), "{}: {read:?}", seed.escape_ascii());
+        assert_eq!(read.is_err(), is_broken, "{}: {read:?}", seed.escape_ascii());
     }
 }

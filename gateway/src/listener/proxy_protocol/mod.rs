@@ -108,6 +108,10 @@ async fn read_v1(
     stream: &mut impl Peek,
     mut header: Vec<u8>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+    // No whole header is shorter than what has been read, so what ends a line in it ends the header.
+    if header.iter().filter(|byte| **byte == b'\n').count() > usize::from(header.ends_with(b"\r\n")) {
+        return Err(ProxyHeaderError::Malformed("its line ends without a carriage return".to_owned()));
+    }
     while !header.ends_with(b"\r\n") {
         let had = header.len();
         if had >= V1_BYTES_MAX {
@@ -265,7 +269,14 @@ mod tests {
         let mut wrong = v2_header();
         wrong[12] = 0x31;
         let endless = [b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat();
-        for header in [&wrong[..], &endless, b"PROXY TCP4 1.2.3.4 nonsense\r\n", b"PROXY TCP4 1.2.3.4\n..."] {
+        for header in [
+            &wrong[..],
+            &endless,
+            b"PROXY TCP4 1.2.3.4 nonsense\r\n",
+            b"PROXY TCP4 1.2.3.4\n...",
+            b"PROXY UNKNOWN \nGET / HTTP/1.1\r\n",
+            b"PROXY \nUNKNOW\r\n",
+        ] {
             let refused = receive(&config("127.0.0.0/8"), &[header]).await;
             assert!(matches!(refused, Err(ProxyHeaderError::Malformed(_))), "{refused:?}");
         }

@@ -240,6 +240,11 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.push(Frame::own(Bytes::from(vec![0; 50])), 10).unwrap();
         assert_eq!(outbox.push(Frame::own(Bytes::from_static(b"x")), 10), Err(Full));
+        let frame = |bytes| Frame::own(Bytes::from(vec![0; bytes]));
+        let mut outbox = Outbox::default();
+        outbox.push(frame(6), 10).unwrap();
+        assert_eq!(outbox.push(frame(5), 10), Err(Full), "it would be over its bound");
+        outbox.push(frame(4), 10).unwrap();
     }
 
     #[test]

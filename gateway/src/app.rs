@@ -116,7 +116,7 @@ impl App {
             .collect::<Result<_, _>>()
             .map_err(setup)?;
         let inboxes: Vec<Arc<Inbox>> = seats.iter().map(|seat| seat.inbox.clone()).collect();
-        let encodings = Arc::new(Encodings::new(&config.websocket, config.session.channels_max));
+        let encodings = Arc::new(Encodings::new(&config.websocket, config.session.queued_commands_max));
         let name = config.node.name_or(client_address);
         let rules = Arc::new(config.channel_rules());
 

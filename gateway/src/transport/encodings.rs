@@ -26,14 +26,15 @@ pub(crate) struct Encodings {
 }
 
 impl Encodings {
-    /// `channels_max` of them are subscribed to in one message.
-    pub(crate) fn new(config: &WebSocketConfig, channels_max: u32) -> Self {
+    /// `commands_max` may wait for each other, so that many come in one message: a library subscribes to all it has at
+    /// once, and to more than it may have it is to be told channel by channel.
+    pub(crate) fn new(config: &WebSocketConfig, commands_max: u32) -> Self {
         let options =
             DeflateOptions { min_bytes: config.compression_bytes_min, level: config.compression_level as u8 };
         let frames = Arc::new(WebSocketFrames::new(options));
         let centrifuge_json: Arc<dyn Protocol> = Arc::new(CentrifugeJson {
             // Beside the connect command.
-            commands_max: COMMANDS_PER_MESSAGE_MAX.max(channels_max as usize + 1),
+            commands_max: COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1),
         });
         // What the bare protocol says to all does not depend on which channel its value is for.
         let protocols = [centrifuge_json.clone(), Arc::new(Raw::new("".into(), "".into(), None)) as _];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
-use crate::client::{Client, Socket, received};
+use crate::client::{Client, Ending, Socket, received};
 use crate::gateway::{Description, Gateway, eventually, gateway};
 
 /// Of each publication. So many of them are more than all that lies between a node and a client.
@@ -180,4 +180,26 @@ async fn a_client_subscribes_to_all_its_channels_in_one_message() {
     tokio::time::timeout(Duration::from_secs(10), client.publish("c7", json!(1)))
         .await
         .expect("it is served");
+}
+
+#[tokio::test]
+async fn a_client_that_subscribes_to_far_more_than_it_may_is_told_and_does_not_return_for_ever() {
+    let gateway = gateway().start().await;
+    let mut client = gateway.stranger().await;
+    let mut commands = vec![json!({ "id": 1, "connect": {} }).to_string()];
+    let subscribe = |at: usize| json!({ "id": at + 2, "subscribe": { "channel": format!("c{at}") } });
+    commands.extend((0..1_200).map(|at| subscribe(at).to_string()));
+    client.socket.send(commands.join("\n")).await;
+    let mut served = 0;
+    let code = loop {
+        match client.try_push().await {
+            Ok(reply) if reply["error"].is_null() => served += 1,
+            Ok(reply) => assert_eq!(reply["error"]["code"], 106, "{reply}"),
+            Err(Ending::Said(code, _)) => break code,
+            Err(other) => panic!("not closed: {other:?}"),
+        }
+    };
+    // Connected, and in as many channels as it may, of which the last are not answered before the close.
+    assert!((2..=1 + 128).contains(&served), "{served}");
+    assert_eq!(code, 3509, "a code below 3500 would bring it back to the same end");
 }

@@ -12,6 +12,8 @@ const FOUND_OUT: Duration = Duration::from_secs(5);
 /// Shared by publishers, subscribers and whoever plays the events.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    /// A new connection is as good as a loss: nobody can prove that the server behind it is the same.
+    links_cost_epochs: bool,
     named: Mutex<HashMap<(String, String, u64), Value>>,
     losses: Mutex<Losses>,
 }
@@ -23,6 +25,11 @@ struct Losses {
 }
 
 impl Ledger {
+    /// For nodes that may not call INFO, if `links_cost_epochs`.
+    pub fn new(links_cost_epochs: bool) -> Self {
+        Self { links_cost_epochs, ..Self::default() }
+    }
+
     /// Someone was shown this publication at this position: whoever else is must see the same.
     pub fn note(&self, channel: &str, epoch: &str, offset: u64, data: &Value) {
         let mut named = self.named.lock();
@@ -48,6 +55,8 @@ impl Ledger {
     /// Whether someone who has followed since then may be told that something is missing.
     pub fn may_have_lost(&self, since: Instant) -> bool {
         let losses = self.losses.lock();
-        losses.under_way > 0 || losses.ended.is_some_and(|ended| ended + FOUND_OUT > since)
+        self.links_cost_epochs
+            || losses.under_way > 0
+            || losses.ended.is_some_and(|ended| ended + FOUND_OUT > since)
     }
 }

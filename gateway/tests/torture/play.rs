@@ -28,7 +28,7 @@ pub async fn play(make: Make, kind: Kind, seed: u64, time: Duration) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut stage = Stage::set(make, kind != Kind::WithoutInfo).await;
     all_ready(&stage.nodes).await;
-    let ledger = Arc::new(Ledger::default());
+    let ledger = Arc::new(Ledger::new(kind == Kind::WithoutInfo));
     let mut audience = Audience::gather(&stage.nodes, &CHANNELS, &ledger, &mut rng).await;
     let sets: &[&[_]] = match kind {
         Kind::Everything => &[HARMLESS, SEVERE, SLY],

@@ -25,7 +25,7 @@ pub async fn play(make: Make, seed: u64) {
     crate::stage::is_in_sync(&stage.servers[1]).await;
     let sentinel = RedisServer::start_sentinel(&stage.servers[0], IMPATIENT);
     all_ready(&stage.nodes).await;
-    let ledger = Arc::new(Ledger::default());
+    let ledger = Arc::new(Ledger::new(false));
     let mut audience = Audience::gather(&stage.nodes, &CHANNELS, &ledger, &mut rng).await;
     for _ in 0..2 {
         let old = master(&sentinel);

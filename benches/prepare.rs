@@ -41,7 +41,7 @@ fn frame((channel, publication, variants, variant): Sample) -> (Arc<Prepared>, u
     let prepared = Prepared::new(channel, publication, 0, &variants);
     let bytes = match prepared.writable(black_box(variant)) {
         Writable::Frame(frame) => frame.len(),
-        Writable::Nothing | Writable::Close(_) => 0,
+        Writable::Nothing | Writable::Close(_) | Writable::Broken => 0,
     };
     (prepared, bytes)
 }
@@ -59,7 +59,7 @@ fn made(bytes: usize) -> (Arc<Prepared>, Variant) {
 fn frame_again((prepared, variant): (Arc<Prepared>, Variant)) -> (Arc<Prepared>, usize) {
     let bytes = match prepared.writable(black_box(variant)) {
         Writable::Frame(frame) => frame.len(),
-        Writable::Nothing | Writable::Close(_) => 0,
+        Writable::Nothing | Writable::Close(_) | Writable::Broken => 0,
     };
     (prepared, bytes)
 }

@@ -8,6 +8,8 @@ pub mod app;
 pub mod cli;
 pub mod config;
 
+#[cfg(debug_assertions)]
+pub mod faults;
 pub mod listener;
 mod memory;
 

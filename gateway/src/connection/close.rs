@@ -1,5 +1,6 @@
 //! The end of a connection: every way leads through [`Connection::leave_all`] once.
 
+use bytes::Bytes;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket;
 
@@ -50,6 +51,26 @@ impl Connection {
         websocket::encode_close(code.map(|code| (code, "")), &mut local.scratch);
         self.outbox.push_last(local.scratch.split().freeze());
         self.start_closing(local, CLOSE_BY_PEER);
+    }
+
+    /// Nothing of this connection is trusted any more but its socket: the client is told so, and not heard again.
+    pub(crate) fn condemn(&mut self, local: &mut Local) {
+        self.incoming = Incoming::Rubbish;
+        self.finishing = None;
+        self.leave_all(local);
+        local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
+        websocket::encode_disconnect(&Disconnect::INTERNAL, &mut local.scratch);
+        self.outbox.push_last(local.scratch.split().freeze());
+        self.start_closing(local, Disconnect::INTERNAL.label());
+    }
+
+    /// Says a last word, if the socket takes it at once.
+    pub(crate) fn say_last(&mut self, frame: Bytes) {
+        self.outbox.discard_waiting();
+        self.outbox.push_last(frame);
+        let stream = &mut self.stream;
+        let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
+        self.stream.end();
     }
 
     /// From here on nothing is done but writing what waits.

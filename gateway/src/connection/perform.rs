@@ -3,10 +3,12 @@
 //! What can be done at once is done here. What has to be asked of the broker is asked on the node's own runtime,
 //! and the answer comes back through the worker's inbox; a worker never waits.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use gateway_core::effect::{Effect, GoLive, Join, Outcome, OutcomeResult, Refusal, Ticket};
-use gateway_core::hub::{Bundles, Sink, Subscriber};
+use gateway_core::hub::{Bundles, End, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -15,7 +17,7 @@ use shared::framing::websocket;
 use crate::broker::{BrokerError, Effective, PublishRequest};
 use crate::connection::Connection;
 use crate::node::Node;
-use crate::telemetry::labels::Source;
+use crate::telemetry::labels::{Panic, Source};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
 
@@ -107,10 +109,14 @@ impl Connection {
     where
         F: Future<Output = OutcomeResult> + Send + 'static,
     {
-        let (key, inbox) = (self.key, local.inbox.clone());
+        let (key, inbox, metrics) = (self.key, local.inbox.clone(), local.metrics.clone());
         let asking = question(local.node.clone());
         local.node.spawn(async move {
-            let result = asking.await;
+            let result = AssertUnwindSafe(asking).catch_unwind().await.unwrap_or_else(|_| {
+                // The session refuses whatever it was that waits for this.
+                metrics.panicked(Panic::Request);
+                OutcomeResult::Published(Err(ErrorCode::Internal))
+            });
             inbox.push(Event::Outcome(key, Outcome { ticket, result }));
         });
     }
@@ -200,10 +206,17 @@ struct HeldBack {
 impl Sink for HeldBack {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         for subscriber in subscribers {
-            let bundle = bundles.get(subscriber.variant);
-            self.frames.extend_from_slice(&bundle.writes);
-            self.publications += u64::from(bundle.publications);
-            self.close = bundle.close.clone();
+            let mut bundle = Some(bundles.get(subscriber.variant));
+            while let Some(part) = bundle.take() {
+                self.frames.extend_from_slice(&part.writes);
+                self.publications += u64::from(part.publications);
+                match &part.end {
+                    None => {}
+                    Some(End::Close(disconnect)) => self.close = Some(disconnect.clone()),
+                    Some(End::Broken(_)) if subscriber.positioned => self.insufficient = true,
+                    Some(End::Broken(rest)) => bundle = Some(rest),
+                }
+            }
         }
     }
 

@@ -3,10 +3,13 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use http_body_util::Full;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,7 +30,7 @@ use crate::listener::stream::Stream;
 use crate::listener::tls::Tls;
 use crate::listener::{Peer, proxy_protocol};
 use crate::telemetry::Metrics;
-use crate::telemetry::labels::Handshake;
+use crate::telemetry::labels::{Handshake, Panic};
 
 /// How long to wait after the kernel refuses to hand out a connection: it has no descriptor to spare.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -218,7 +221,16 @@ impl Listener {
         let service = service_fn(|request| {
             drop(handshake.lock().take());
             async {
-                let mut response = self.router.handle(&peer, request).await?;
+                let answering = AssertUnwindSafe(self.router.handle(&peer, request)).catch_unwind();
+                let mut response = match answering.await {
+                    Ok(answered) => answered?,
+                    Err(_) => {
+                        self.metrics.panicked(Panic::Request);
+                        let mut response = Response::new(Full::from("this request made the gateway fail\n"));
+                        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                        response
+                    }
+                };
                 if self.is_last(&peer, &response) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }

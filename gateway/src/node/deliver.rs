@@ -1,5 +1,6 @@
 //! From the broker to the workers: in each channel's order, without gaps as long as history can mend them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use shared::publication::Publication;
 use crate::broker::BrokerEvents;
 use crate::node::interest::LocalChannel;
 use crate::node::{Node, repair};
-use crate::telemetry::labels::{Drop, Source};
+use crate::telemetry::labels::{Drop, Panic, Source};
 use crate::telemetry::traces::SPANS;
 use crate::worker::inbox::Event;
 
@@ -31,8 +32,19 @@ impl FromBroker {
 
 impl BrokerEvents for FromBroker {
     fn publication(&self, channel: &str, publication: Publication) {
-        if let Some(node) = self.node() {
-            node.receive(channel, publication);
+        let Some(node) = self.node() else { return };
+        let position = publication.position;
+        if catch_unwind(AssertUnwindSafe(|| node.receive(channel, publication))).is_err() {
+            node.metrics.panicked(Panic::Delivery);
+            tracing::error!(channel, "taking a publication in panicked; it is told as lost");
+            let lose = || {
+                let mut shard = node.interest.shard(channel);
+                if let (Some(local), Some(position)) = (shard.get_mut(channel), position) {
+                    node.hand_out(local, Delivery::Lost(position));
+                }
+            };
+            // Whatever comes of that: the link that brought it lives on.
+            let _ = catch_unwind(AssertUnwindSafe(lose));
         }
     }
 

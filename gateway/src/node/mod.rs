@@ -2,9 +2,11 @@
 //!
 //! One verb a file: [`publish`], [`subscribe`], [`deliver`], [`query`], [`control`].
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use gateway_core::channel_rules::ChannelRules;
 use gateway_core::hub::Variants;
 use shared::id::NodeId;
@@ -17,6 +19,7 @@ use crate::clock::Clock;
 use crate::memory::Memory;
 use crate::presence::Presence;
 use crate::telemetry::Metrics;
+use crate::telemetry::labels::Panic;
 use crate::worker::inbox::Inbox;
 
 mod catch_up;
@@ -94,6 +97,18 @@ pub(crate) struct Parts {
     pub(crate) memory: Arc<Memory>,
 }
 
+/// How long a task that has panicked is left alone.
+const RESTART_DELAY: Duration = Duration::from_millis(100);
+
+/// Runs a task that nobody would miss at once, and everybody soon. If it panics it begins anew.
+async fn keep_running<F: Future<Output = ()>>(node: Arc<Node>, task: impl Fn(Arc<Node>) -> F) {
+    while AssertUnwindSafe(task(node.clone())).catch_unwind().await.is_err() {
+        node.metrics.panicked(Panic::Delivery);
+        tracing::error!("a task of the node panicked; it begins anew");
+        tokio::time::sleep(RESTART_DELAY).await;
+    }
+}
+
 impl Node {
     /// Must be called inside a tokio runtime: the node's tasks run there.
     pub(crate) fn start(parts: Parts) -> Arc<Self> {
@@ -118,9 +133,9 @@ impl Node {
             tasks: TaskTracker::new(),
         });
         parts.from_broker.connect(&node);
-        node.tasks.spawn(subscribe::keep_subscribed(node.clone()));
-        node.tasks.spawn(repair::check_positions(node.clone()));
-        node.tasks.spawn(describe::keep_announced(node.clone()));
+        node.tasks.spawn(keep_running(node.clone(), subscribe::keep_subscribed));
+        node.tasks.spawn(keep_running(node.clone(), repair::check_positions));
+        node.tasks.spawn(keep_running(node.clone(), describe::keep_announced));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());

@@ -1,6 +1,7 @@
 //! Subscribing this node to channels: counted over its workers, batched, and let go only after a while.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,7 +173,9 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     if channels.is_empty() {
         return;
     }
-    let result = node.broker.subscribe(channels.clone()).await;
+    // Others wait for what comes of it, whatever that is.
+    let asked = AssertUnwindSafe(node.broker.subscribe(channels.clone())).catch_unwind().await;
+    let result = asked.unwrap_or_else(|_| Err(BrokerError::Unexpected("it panicked".into())));
     let now = node.clock.now();
     let mut again = Vec::new();
     for channel in channels {
@@ -225,7 +228,8 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     if channels.is_empty() {
         return;
     }
-    if let Err(error) = node.broker.unsubscribe(channels.clone()).await {
+    let asked = AssertUnwindSafe(node.broker.unsubscribe(channels.clone())).catch_unwind().await;
+    if let Err(error) = asked.unwrap_or_else(|_| Err(BrokerError::Unexpected("it panicked".into()))) {
         tracing::warn!(%error, channels = channels.len(), "channels could not be unsubscribed");
     }
     for channel in channels {

@@ -96,16 +96,45 @@ pub enum Drop {
     OutboxFull,
     /// Too many came while a subscriber was joining; it is told.
     HeldBackFull,
+    /// Encoding it panicked. Who follows the stream is told.
+    Quarantined,
+}
+
+/// What panicked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Panic {
+    /// Serving one client, which is closed.
+    Client,
+    /// A request to the API, or a command that is carried out beside the workers; it is refused.
+    Request,
+    /// Taking in what the broker delivers, or a task that sees to that; what is missing is read from history or told.
+    Delivery,
+    /// A worker itself: all of its clients are closed.
+    Worker,
+}
+
+impl Panic {
+    pub const ALL: [Self; 4] = [Self::Client, Self::Request, Self::Delivery, Self::Worker];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Request => "request",
+            Self::Delivery => "delivery",
+            Self::Worker => "worker",
+        }
+    }
 }
 
 impl Drop {
-    pub const ALL: [Self; 3] = [Self::InboxFull, Self::OutboxFull, Self::HeldBackFull];
+    pub const ALL: [Self; 4] = [Self::InboxFull, Self::OutboxFull, Self::HeldBackFull, Self::Quarantined];
 
     pub fn label(self) -> &'static str {
         match self {
             Self::InboxFull => "inbox_full",
             Self::OutboxFull => "outbox_full",
             Self::HeldBackFull => "held_back_full",
+            Self::Quarantined => "quarantined",
         }
     }
 }

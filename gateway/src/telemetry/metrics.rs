@@ -12,7 +12,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
 
-use super::labels::{Drop, Handshake, PastFrom, Source};
+use super::labels::{Drop, Handshake, Panic, PastFrom, Source};
 use super::names;
 use super::register::{
     by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
@@ -61,6 +61,7 @@ pub struct Metrics {
     pub deliveries_out_total: IntCounter,
     pub publish_to_socket_seconds: Histogram,
     drops_total: [IntCounter; Drop::ALL.len()],
+    panics_total: [IntCounter; Panic::ALL.len()],
     pub duplicates_total: IntCounter,
     pub gaps_total: IntCounter,
     pub repairs_total: IntCounter,
@@ -178,6 +179,10 @@ impl Metrics {
                 let drops = counters(r, names::DROPS_TOTAL);
                 Drop::ALL.map(|reason| drops.with_label_values(&[reason.label()]))
             },
+            panics_total: {
+                let panics = counters(r, names::PANICS_TOTAL);
+                Panic::ALL.map(|what| panics.with_label_values(&[what.label()]))
+            },
             duplicates_total: counter(r, names::DUPLICATES_TOTAL),
             gaps_total: counter(r, names::GAPS_TOTAL),
             repairs_total: counter(r, names::REPAIRS_TOTAL),
@@ -271,6 +276,10 @@ impl Metrics {
 
     pub fn dropped(&self, reason: Drop, count: u64) {
         self.drops_total[reason as usize].inc_by(count);
+    }
+
+    pub fn panicked(&self, what: Panic) {
+        self.panics_total[what as usize].inc();
     }
 
     pub fn worker(&self, index: usize) -> WorkerMetrics {

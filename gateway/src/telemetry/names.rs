@@ -88,7 +88,7 @@ metrics! {
         "Publications handed to a subscriber's socket or outbox.";
     PUBLISH_TO_SOCKET_SECONDS Histogram "publish_to_socket_seconds" []
         "From a publication's acceptance on this node, or its arrival from the broker, to the last local socket write.";
-    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`"]
+    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`, `quarantined`"]
         "Publications and control messages that did not reach someone. Each one is repaired or told to the client.";
     DUPLICATES_TOTAL Counter "duplicates_total" []
         "Publications that came again and were not delivered twice.";
@@ -166,6 +166,8 @@ metrics! {
         "Batches of spans that the collector of traces did not take, and that are lost.";
 
     "The process":
+    PANICS_TOTAL Counter "panics_total" ["what": "`client`, `request`, `delivery`, `worker`"]
+        "Faults of the program itself that cost one client, one request, one delivery or a worker's clients, and not the node. Report them.";
     UP Gauge "build_info" ["version": "of this program"]
         "Always 1.";
     READY Gauge "ready" []

@@ -36,6 +36,8 @@ impl Encodings {
             // Beside the connect command.
             commands_max: COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1),
         });
+        #[cfg(debug_assertions)]
+        let centrifuge_json = crate::faults::with_faults(centrifuge_json);
         // What the bare protocol says to all does not depend on which channel its value is for.
         let protocols = [centrifuge_json.clone(), Arc::new(Raw::new("".into(), "".into(), None)) as _];
         let mut variants = Variants::default();

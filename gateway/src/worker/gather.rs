@@ -108,6 +108,12 @@ impl Worker {
         }
     }
 
+    /// Drops what was gathered.
+    pub(super) fn forget_gathered(&mut self) {
+        let (count, bytes) = std::mem::take(&mut self.gathered).unserved;
+        self.local.inbox.served(count, bytes);
+    }
+
     /// Leaves in each group what its namespace's flush interval lets through.
     fn let_wait(&mut self, groups: &mut VecDeque<Group>) {
         for group in groups.iter_mut() {

@@ -4,6 +4,7 @@
 //! reads, handles, delivers and writes, in that order, so that what one turn produces for a client leaves in one
 //! write. [`sweep`] is the fan-out.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
@@ -34,6 +35,7 @@ mod directory;
 mod drain;
 mod gather;
 pub(crate) mod inbox;
+mod quarantine;
 mod report;
 mod shed;
 mod shrink;
@@ -156,6 +158,7 @@ pub(crate) struct Worker {
     due: Vec<u32>,
     shedding: shed::Shedding,
     drain: Option<drain::Drain>,
+    hold_limits: HoldLimits,
     stopping: bool,
 }
 
@@ -165,11 +168,17 @@ impl Worker {
         let name = format!("worker-{}", parts.index);
         let mut worker = Self::new(seat, parts);
         thread::Builder::new().name(name).spawn(move || {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
-            if ended.is_err() || !worker.stopping {
-                // A node without one of its workers would look alive and serve nobody: better none, and a restart.
-                tracing::error!("a worker failed; the node ends");
-                std::process::abort();
+            while !worker.stopping {
+                let ran = catch_unwind(AssertUnwindSafe(|| worker.run()));
+                let goes_on = match ran {
+                    Ok(()) => worker.stopping,
+                    Err(_) => catch_unwind(AssertUnwindSafe(|| worker.begin_anew())).is_ok(),
+                };
+                if !goes_on {
+                    // A node without one of its workers would look alive and serve nobody: better none, and a restart.
+                    tracing::error!("a worker failed for good; the node ends");
+                    std::process::abort();
+                }
             }
         })
     }
@@ -231,6 +240,7 @@ impl Worker {
             due: Vec::new(),
             shedding: shed::Shedding::default(),
             drain: None,
+            hold_limits,
             stopping: false,
         }
     }

@@ -7,15 +7,18 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::hub::{Bundles, Prepared, Sink, Subscriber};
+use gateway_core::hub::{Bundle, Bundles, End, Prepared, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use slab::Slab;
 
 use crate::clock::Clock;
 use crate::connection::{Connection, Frame};
+#[cfg(debug_assertions)]
+use crate::faults;
 use crate::memory::SharedFrames;
 use crate::telemetry::Metrics;
+use crate::telemetry::labels::Drop;
 use crate::transport::direct;
 use crate::worker::take::Share;
 use crate::worker::{Flags, Tally};
@@ -32,6 +35,8 @@ pub(super) struct Sweep<'w> {
     pub(super) outbox_bytes_max: usize,
     pub(super) share: &'w mut Share,
     pub(super) shared_frames: &'w mut SharedFrames,
+    /// Who follows the stream and cannot have one of the publications.
+    pub(super) missing: Vec<u32>,
     pub(super) aftermath: &'w mut Vec<Aftermath>,
 }
 
@@ -47,20 +52,28 @@ pub(super) enum Aftermath {
     Close(u32, Disconnect),
 }
 
+impl Aftermath {
+    /// The connection it is about.
+    pub(super) fn index(&self) -> u32 {
+        let (Self::Overflown(index)
+        | Self::Failed(index, _)
+        | Self::Insufficient(index, _)
+        | Self::Close(index, _)) = self;
+        *index
+    }
+}
+
 impl Sink for Sweep<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         self.share.take(subscribers.len(), bundles.publications());
-        for subscriber in subscribers {
-            let bundle = bundles.get(subscriber.variant);
-            // What does not fit any more must not be followed by something that does.
-            let sent = bundle.writes.iter().all(|frames| self.send(subscriber, frames));
-            if sent {
-                self.tally.deliveries += u64::from(bundle.publications);
-                if let Some(disconnect) = &bundle.close {
-                    self.doom(Aftermath::Close(subscriber.key, disconnect.clone()), subscriber.key);
-                }
-            }
+        #[cfg(debug_assertions)]
+        for publication in bundles.publications() {
+            faults::trip(faults::DELIVERING_PANICS, &publication.publication().data.bytes);
         }
+        for subscriber in subscribers {
+            self.hand(subscriber, bundles.get(subscriber.variant));
+        }
+        self.tell_who_miss(bundles);
     }
 
     fn gather(&mut self, key: u32) {
@@ -79,6 +92,22 @@ impl Sink for Sweep<'_> {
 }
 
 impl Sweep<'_> {
+    #[inline]
+    fn hand(&mut self, subscriber: &Subscriber, bundle: &Bundle) {
+        // What does not fit any more must not be followed by something that does.
+        let sent = bundle.writes.iter().all(|frames| self.send(subscriber, frames));
+        if sent {
+            self.tally.deliveries += u64::from(bundle.publications);
+            match &bundle.end {
+                None => {}
+                Some(End::Close(disconnect)) => {
+                    self.doom(Aftermath::Close(subscriber.key, disconnect.clone()), subscriber.key);
+                }
+                Some(End::Broken(rest)) => self.pass_over(subscriber, rest),
+            }
+        }
+    }
+
     /// Whether it is on its way, or waits in the outbox.
     #[inline]
     fn send(&mut self, subscriber: &Subscriber, frames: &Bytes) -> bool {
@@ -131,6 +160,23 @@ impl Sweep<'_> {
         flags.doomed = true;
         // So that it is asked for at all.
         flags.waiting = true;
+    }
+
+    /// One publication cannot be encoded for this subscriber, and these come after it.
+    #[cold]
+    fn pass_over(&mut self, subscriber: &Subscriber, rest: &Bundle) {
+        self.metrics.dropped(Drop::Quarantined, 1);
+        match subscriber.positioned {
+            true => self.missing.push(subscriber.key),
+            false => self.hand(subscriber, rest),
+        }
+    }
+
+    /// Those who follow the stream are told of what was passed over.
+    fn tell_who_miss(&mut self, bundles: &Bundles) {
+        let Some(first) = bundles.publications().first().filter(|_| !self.missing.is_empty()) else { return };
+        let told = self.missing.drain(..).map(|key| Aftermath::Insufficient(key, first.channel().clone()));
+        self.aftermath.extend(told);
     }
 
     #[cold]

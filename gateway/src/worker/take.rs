@@ -104,13 +104,18 @@ impl Worker {
 
     fn handle_event(&mut self, event: Event, buffer: &mut [u8]) {
         match event {
-            Event::Open(new) => self.open(*new, buffer),
+            Event::Open(new) => {
+                let index = self.connections.vacant_key();
+                self.serve(index, |worker| worker.open(*new, buffer));
+            }
             Event::Publication(prepared) => self.deliver(prepared.channel(), std::slice::from_ref(&prepared)),
             Event::Lost(channel, position) => {
                 self.deliver_waiting(&channel);
                 self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep))
             }
-            Event::Outcome(key, outcome) => self.handle_outcome(key, outcome),
+            Event::Outcome(key, outcome) => {
+                self.serve(key.index as usize, |worker| worker.handle_outcome(key, outcome));
+            }
             Event::Disconnect(target, disconnect) => {
                 self.for_each_target(&target, None, |connection| {
                     connection.session.handle_disconnect(disconnect.clone());

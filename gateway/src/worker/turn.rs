@@ -36,7 +36,8 @@ impl Worker {
             self.local.now = self.clock.now();
             for event in &events {
                 if event.token() != INBOX {
-                    self.handle_readiness(event.token().0, event, &mut buffer);
+                    let (index, buffer) = (event.token().0, &mut buffer[..]);
+                    self.serve(index, |worker| worker.handle_readiness(index, event, buffer));
                 }
             }
             self.read_on(&mut buffer);
@@ -95,7 +96,7 @@ impl Worker {
     /// Goes on with sockets that had more than one turn's share.
     fn read_on(&mut self, buffer: &mut [u8]) {
         for index in std::mem::take(&mut self.local.unread) {
-            self.read(index as usize, buffer, true);
+            self.serve(index as usize, |worker| worker.read(index as usize, buffer, true));
         }
     }
 
@@ -220,20 +221,19 @@ impl Worker {
             outbox_bytes_max: local.websocket.outbox_bytes_max,
             share: &mut self.share,
             shared_frames: &mut local.shared_frames,
+            missing: Vec::new(),
             aftermath: &mut aftermath,
         };
         work(&mut local.hub, &mut sweep);
         for after in aftermath.drain(..) {
-            self.settle(after);
+            let index = after.index();
+            self.serve(index as usize, |worker| worker.settle(after));
         }
         self.aftermath = aftermath;
     }
 
     fn settle(&mut self, after: Aftermath) {
-        let (Aftermath::Overflown(index)
-        | Aftermath::Failed(index, _)
-        | Aftermath::Insufficient(index, _)
-        | Aftermath::Close(index, _)) = after;
+        let index = after.index();
         // One connection can be named twice in one sweep, and gone after the first.
         let Some(connection) = self.connections.get_mut(index as usize) else { return };
         match after {
@@ -301,17 +301,21 @@ impl Worker {
         let mut due = std::mem::take(&mut self.due);
         self.local.wheel.take_due(self.local.now, &mut due);
         for index in due.drain(..) {
-            let Some(connection) = self.connections.get_mut(index as usize) else { continue };
-            match connection.poll_timeout(self.local.websocket.write_timeout()) {
-                Some(at) if at <= self.local.now => match connection.handle_timeout(&mut self.local) {
-                    Ok(()) => self.local.schedule(&self.connections[index as usize]),
-                    Err(gone) => self.remove(index as usize, &gone),
-                },
-                // It has moved on since it was scheduled.
-                _ => self.local.schedule(&self.connections[index as usize]),
-            }
+            self.serve(index as usize, |worker| worker.handle_timer(index as usize));
         }
         self.due = due;
+    }
+
+    fn handle_timer(&mut self, index: usize) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        match connection.poll_timeout(self.local.websocket.write_timeout()) {
+            Some(at) if at <= self.local.now => match connection.handle_timeout(&mut self.local) {
+                Ok(()) => self.local.schedule(&self.connections[index]),
+                Err(gone) => self.remove(index, &gone),
+            },
+            // It has moved on since it was scheduled.
+            _ => self.local.schedule(&self.connections[index]),
+        }
     }
 
     /// Writes what this turn has put into outboxes.

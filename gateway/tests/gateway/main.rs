@@ -38,5 +38,7 @@ mod serves_raw;
 mod serves_tls;
 mod spans_nodes;
 mod survives_a_storm;
+#[cfg(debug_assertions)]
+mod survives_itself;
 mod survives_redis;
 mod tells_readiness;

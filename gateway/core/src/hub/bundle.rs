@@ -23,10 +23,20 @@ pub const BUNDLED_BYTES_MAX: usize = 64 << 10;
 pub struct Bundle {
     /// Whole frames, in order: one write each.
     pub writes: SmallVec<[Bytes; 1]>,
-    /// Then close, because the protocol has no other way to say what comes next.
-    pub close: Option<Disconnect>,
+    /// What keeps the rest from being written.
+    pub end: Option<End>,
     /// How many publications are in the writes.
     pub publications: u32,
+}
+
+/// Why a bundle holds fewer publications than there are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The protocol can say what comes next only by closing.
+    Close(Disconnect),
+    /// What comes next cannot be encoded. Whoever was to have every publication is to be told; the others may have what
+    /// comes after it.
+    Broken(Box<Bundle>),
 }
 
 /// The bundles of the same publications for each variant, made when first asked for.
@@ -69,11 +79,11 @@ impl Bundle {
     fn of(publications: &[Arc<Prepared>], variant: Variant) -> Self {
         let mut bundle = Self::default();
         if let [only] = publications {
-            bundle.add(only, variant);
+            bundle.add(only, &[], variant);
             return bundle;
         }
         let mut rest = publications;
-        while let Some(first) = rest.first().filter(|_| bundle.close.is_none()) {
+        while let Some(first) = rest.first().filter(|_| bundle.end.is_none()) {
             let joined = joinable(rest, variant);
             if joined > 1
                 && let Some(frame) = first.join(&rest[..joined], variant)
@@ -82,18 +92,20 @@ impl Bundle {
                 bundle.publications += joined as u32;
                 rest = &rest[joined..];
             } else {
-                bundle.add(first, variant);
                 rest = &rest[1..];
+                bundle.add(first, rest, variant);
             }
         }
         bundle.gather();
         bundle
     }
 
-    fn add(&mut self, prepared: &Prepared, variant: Variant) {
+    /// What comes after this one only matters where the bundle ends with it.
+    fn add(&mut self, prepared: &Prepared, after: &[Arc<Prepared>], variant: Variant) {
         match prepared.writable(variant) {
             Writable::Nothing => {}
-            Writable::Close(disconnect) => self.close = Some(disconnect.clone()),
+            Writable::Close(disconnect) => self.end = Some(End::Close(disconnect.clone())),
+            Writable::Broken => self.end = Some(End::Broken(Box::new(Self::of(after, variant)))),
             Writable::Frame(frame) => {
                 self.writes.push(frame.clone());
                 self.publications += 1;

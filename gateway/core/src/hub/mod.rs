@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 use shared::channel::Channel;
 use slab::Slab;
 
-pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, Bundles};
+pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, Bundles, End};
 pub use hold_back::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_PUBLICATIONS_MAX, HoldLimits};
 pub use join::Joined;
 pub use leave::Left;

@@ -2,6 +2,7 @@
 //! most once, by the first worker that meets a subscriber who takes it.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
@@ -27,6 +28,8 @@ pub enum Writable<'a> {
     Nothing,
     /// The protocol can only say it by closing.
     Close(&'a Disconnect),
+    /// Encoding it panicked. For everybody else it is as it was.
+    Broken,
 }
 
 /// A publication in a channel, shared by all workers.
@@ -71,8 +74,9 @@ impl Prepared {
     /// twin is made by the first call that wants it.
     pub fn writable(&self, variant: Variant) -> Writable<'_> {
         let Some(slot) = self.slots.get(variant.encoding()) else { return Writable::Nothing };
-        match slot.plain.get_or_init(|| self.encode(variant.encoding())) {
+        match slot.plain.get_or_init(|| self.encode_or_break(variant.encoding())) {
             Plain::Nothing => Writable::Nothing,
+            Plain::Broken => Writable::Broken,
             Plain::Close(disconnect) => Writable::Close(disconnect),
             Plain::Frames { frames, message } => {
                 if let Some((kind, range)) = message
@@ -91,7 +95,7 @@ impl Prepared {
     /// The message itself, if it is one in this variant's protocol.
     pub(super) fn message(&self, variant: Variant) -> Option<(MessageKind, &[u8])> {
         let slot = self.slots.get(variant.encoding())?;
-        match slot.plain.get_or_init(|| self.encode(variant.encoding())) {
+        match slot.plain.get_or_init(|| self.encode_or_break(variant.encoding())) {
             Plain::Frames { frames, message: Some((kind, range)) } => {
                 Some((*kind, frames.get(range.clone())?))
             }
@@ -124,6 +128,11 @@ impl Prepared {
         }
         let start = encoding.framing.seal(kind, &mut buffer);
         Some(buffer.freeze().slice(start..))
+    }
+
+    /// A panic while one publication is encoded costs that publication, and only those who take this encoding.
+    fn encode_or_break(&self, encoding: usize) -> Plain {
+        catch_unwind(AssertUnwindSafe(|| self.encode(encoding))).unwrap_or(Plain::Broken)
     }
 
     fn encode(&self, encoding: usize) -> Plain {
@@ -159,7 +168,9 @@ impl Prepared {
     }
 
     fn deflate(&self, encoding: usize, kind: MessageKind, message: &[u8]) -> Option<Bytes> {
-        self.variants.get(encoding)?.framing.deflate(kind, message)
+        let framing = &self.variants.get(encoding)?.framing;
+        // What cannot be deflated can still be sent as it is.
+        catch_unwind(AssertUnwindSafe(|| framing.deflate(kind, message))).unwrap_or(None)
     }
 }
 
@@ -179,4 +190,5 @@ enum Plain {
     },
     Nothing,
     Close(Disconnect),
+    Broken,
 }

@@ -15,7 +15,7 @@ use shared::reply::Reply;
 use super::channel;
 use crate::hub::*;
 
-/// Writes a payload as it is; answers `nothing` and `close` in its own way; writes `two` as two messages.
+/// Writes a payload as it is; answers `nothing` and `close` in its own way; fails on `broken`; writes `two` as two messages.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     encoded: AtomicUsize,
@@ -41,6 +41,7 @@ impl Protocol for Counting {
         match &publication.data.bytes[..] {
             b"nothing" => Encoded::Nothing,
             b"close" => Encoded::Close(Disconnect::INAPPROPRIATE_PROTOCOL),
+            b"broken" => panic!("a fault of the protocol"),
             b"two" => {
                 out.put_slice(b"two");
                 Encoded::Messages(vec![(MessageKind::Text, 1), (MessageKind::Text, 2)])
@@ -180,4 +181,25 @@ fn the_table_of_encodings_is_bounded() {
         }
     }
     assert_eq!(variants.add(encoding), None);
+}
+
+#[test]
+fn a_publication_whose_encoding_panics_is_broken_for_all_and_tried_once() {
+    let bench = bench();
+    let broken = prepare(&bench, "broken");
+    let variant = Variant::plain(bench.encoding);
+    for _ in 0..3 {
+        assert_eq!(broken.writable(variant), Writable::Broken);
+    }
+    assert_eq!(bench.protocol.encoded.load(Ordering::Relaxed), 1);
+    let publications = [prepare(&bench, "first"), broken, prepare(&bench, "last")];
+    let mut bundles = Bundles::new(&publications);
+    let bundle = bundles.get(variant);
+    assert_eq!((&bundle.writes[..], bundle.publications), (&[Bytes::from("<first>")][..], 1));
+    let Some(End::Broken(rest)) = &bundle.end else { panic!("{bundle:?}") };
+    assert_eq!(
+        (&rest.writes[..], &rest.end),
+        (&[Bytes::from("<last>")][..], &None),
+        "for who follows no stream"
+    );
 }

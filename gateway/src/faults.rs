@@ -1,0 +1,74 @@
+//! Faults that tests of a whole node can cause: a program that is made for use has none of this.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::BytesMut;
+use shared::command::Command;
+use shared::framing::Message;
+use shared::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
+use shared::push::{Event, Push};
+use shared::reply::Reply;
+
+/// A publication with this in it cannot be encoded for Centrifuge clients.
+pub const ENCODING_PANICS: &str = "fault: encoding panics";
+/// A message with this in it cannot be decoded.
+pub const DECODING_PANICS: &str = "fault: decoding panics";
+
+/// A worker cannot deliver a publication with this in it.
+pub const DELIVERING_PANICS: &str = "fault: delivering panics";
+
+static ARMED: AtomicBool = AtomicBool::new(false);
+
+/// From now on, the words above do what they say, in every node of this process.
+pub fn arm() {
+    ARMED.store(true, Ordering::Relaxed);
+}
+
+pub(crate) fn trip(word: &str, bytes: &[u8]) {
+    if ARMED.load(Ordering::Relaxed) && memchr::memmem::find(bytes, word.as_bytes()).is_some() {
+        panic!("{word}");
+    }
+}
+
+/// The same protocol, with these faults.
+pub(crate) fn with_faults(protocol: Arc<dyn Protocol>) -> Arc<dyn Protocol> {
+    Arc::new(Faulty(protocol))
+}
+
+#[derive(Debug)]
+struct Faulty(Arc<dyn Protocol>);
+
+impl Protocol for Faulty {
+    fn id(&self) -> ProtocolId {
+        self.0.id()
+    }
+
+    fn open(&self, commands: &mut Vec<Command>) {
+        self.0.open(commands);
+    }
+
+    fn decode(&self, message: Message<'_>, commands: &mut Vec<Command>) -> Result<(), DecodeError> {
+        trip(DECODING_PANICS, message.data);
+        self.0.decode(message, commands)
+    }
+
+    fn encode_reply(&self, reply: &Reply, out: &mut BytesMut) -> Encoded {
+        self.0.encode_reply(reply, out)
+    }
+
+    fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
+        if let Event::Publication(publication) = &push.event {
+            trip(ENCODING_PANICS, &publication.data.bytes);
+        }
+        self.0.encode_push(push, out)
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        self.0.heartbeat()
+    }
+
+    fn delimiter(&self) -> Option<&'static [u8]> {
+        self.0.delimiter()
+    }
+}

@@ -1,0 +1,86 @@
+//! A panic costs the one client that was being served, or, where nobody can say whom, this worker's clients: never the
+//! node. Whoever pays is closed with 3004, comes back, and recovers.
+//!
+//! A publication that cannot be encoded is caught where that is done, in the hub's `prepared`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use gateway_core::hub::Hub;
+use gateway_core::timer_wheel::TimerWheel;
+use shared::disconnect::Disconnect;
+use shared::framing::websocket::{self, Inflater};
+
+use crate::connection::Gone;
+use crate::telemetry::labels::Panic;
+use crate::worker::{Flags, Worker};
+
+impl Worker {
+    /// Does something for one client alone.
+    pub(super) fn serve(&mut self, index: usize, step: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| step(self))).is_err() {
+            self.quarantine(index);
+        }
+    }
+
+    /// Serving this client panicked: nothing it holds is trusted any more but its socket.
+    #[cold]
+    fn quarantine(&mut self, index: usize) {
+        self.metrics.panicked(Panic::Client);
+        // These are used by one after the other, and may have been left in the middle of something.
+        self.local.inflater = Inflater::new();
+        self.local.scratch.clear();
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        tracing::error!(client = %connection.session.client(), "serving a client panicked; it is closed");
+        let was_closing = connection.is_closing();
+        let closed = catch_unwind(AssertUnwindSafe(|| match was_closing {
+            true => self.remove(index, &Gone::Closed),
+            false => self.connections[index].condemn(&mut self.local),
+        }));
+        if closed.is_err() {
+            // What is left of it in the hub cannot be told from what is sound.
+            self.begin_anew();
+        }
+    }
+
+    /// Closes all clients of this worker, and begins with empty tables: some of them may be wrong.
+    pub(super) fn begin_anew(&mut self) {
+        self.metrics.panicked(Panic::Worker);
+        tracing::error!(clients = self.connections.len(), "a worker panicked; its clients are closed");
+        let connections = std::mem::take(&mut self.connections);
+        self.local.scratch.clear();
+        for (index, mut connection) in connections {
+            // Before the socket closes: the flags hold leave to send to it.
+            self.local.flags[index] = Flags::default();
+            let last_words = catch_unwind(AssertUnwindSafe(|| {
+                for channel in connection.session.subscriptions() {
+                    self.local.node.leave_presence(channel.clone(), connection.session.client());
+                }
+                connection.forget_account(&self.local);
+                websocket::encode_disconnect(&Disconnect::INTERNAL, &mut self.local.scratch);
+                connection.say_last(self.local.scratch.split().freeze());
+            }));
+            let reason = Disconnect::INTERNAL.label();
+            let lived = self.local.now.since(connection.opened);
+            self.metrics.disconnected(connection.protocol, reason, lived);
+            if last_words.is_err() {
+                tracing::error!("a client could not even be closed in good order");
+            }
+        }
+        let channels: Vec<_> = self.local.hub.channels().cloned().collect();
+        for channel in channels {
+            self.local.node.release(self.local.index, &channel);
+        }
+        self.local.hub = Hub::new(self.hold_limits);
+        self.local.inflater = Inflater::new();
+        self.local.wheel = TimerWheel::new(self.local.now);
+        self.local.directory = super::Directory::default();
+        self.local.unread.clear();
+        self.local.unwritten.clear();
+        self.windows = super::FlushWindows::default();
+        self.aftermath.clear();
+        self.due.clear();
+        self.forget_gathered();
+        self.report(Duration::ZERO);
+    }
+}

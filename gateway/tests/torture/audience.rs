@@ -109,7 +109,7 @@ impl Audience {
         if let Some(ended) = self.publishers.try_join_next() {
             ended.expect("no position names two publications");
         }
-        while let Some(ended) = self.subscribers.try_join_next() {
+        if let Some(ended) = self.subscribers.try_join_next() {
             let account = ended.expect("nothing lost or wrong untold, nobody told for nothing");
             panic!("{} has ended too early", account.name);
         }

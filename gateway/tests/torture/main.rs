@@ -11,6 +11,7 @@
     unreachable_pub,
     reason = "a test program has no users; `pub` says what its modules offer each other"
 )]
+#![allow(clippy::print_stdout, reason = "a play that fails is told by what was played")]
 
 #[path = "../support/client.rs"]
 #[allow(dead_code, reason = "a small language is defined whole")]

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::Ending;
-use crate::gateway::{KEY, eventually, gateway};
+use crate::gateway::{KEY, PATIENCE, eventually, gateway};
 use crate::redis_server::RedisServer;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,6 +68,31 @@ async fn a_second_signal_ends_the_program_at_once() {
     gateway.signal(Signal::INT);
     gateway.ended().await;
     assert!(second.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_client_that_gets_in_while_others_are_drained_does_not_stay() {
+    let gateway = gateway().with("drain.notice_ms", 0).with("drain.grace_ms", 600_000).run().await;
+    let mut first = gateway.connect().await;
+    let mut late = TcpStream::connect(gateway.address).await.expect("it listens");
+    let head = "GET /raw/late HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    late.write_all(head.as_bytes()).await.expect("sent");
+    // The head is in the node's hands once a later request is answered on another connection.
+    gateway.publish("news", json!(1)).await;
+    gateway.signal(Signal::TERM);
+    first.closed().await;
+    late.write_all(b"\r\n").await.expect("sent");
+    let mut said = Vec::new();
+    let told = async {
+        while !said.ends_with(b"shutdown") {
+            assert!(late.read_buf(&mut said).await.expect("read") > 0, "{}", said.escape_ascii());
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it is told in time");
+    assert!(said.starts_with(b"HTTP/1.1 101 "), "{}", said.escape_ascii());
+    drop(late);
+    assert_eq!(gateway.ended().await.0.code(), Some(0));
 }
 
 #[tokio::test]

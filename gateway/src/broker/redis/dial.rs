@@ -287,3 +287,18 @@ impl std::fmt::Debug for Dialer {
         f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_read_is_counted() {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let mut heard = Heard { stream: &b"+PONG\r\n"[..], bytes: bytes.clone() };
+        heard.read_to_end(&mut Vec::new()).await.unwrap();
+        assert_eq!(bytes.load(Ordering::Relaxed), 7);
+    }
+}

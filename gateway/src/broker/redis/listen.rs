@@ -361,3 +361,48 @@ async fn within(
 ) -> Result<(), BrokerError> {
     tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(BrokerError::unanswered(timeout)))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_subscribed_for_one_who_gave_up_meanwhile_is_given_back_before_anything_asked_since() {
+        let (config, router, requests) =
+            (Config::default(), Router::to_nobody(), Arc::new(Requests::default()));
+        let (ours, mut redis) = tokio::io::duplex(1024);
+        let (connection, _driver) = Subscriptions::open(Box::new(ours), router.clone());
+        let mut task = Task {
+            state: watch::channel(State::Opening).0,
+            give_up: Arc::default(),
+            number: 0,
+            dialer: Arc::new(Dialer::new(&config, "test".to_owned()).unwrap()),
+            ping: config.ping(),
+            router,
+            requests: requests.clone(),
+            wanted: HashSet::new(),
+            pauses: Pauses::new(config.reconnect_max()),
+        };
+        let ask = || {
+            let (reply, answer) = oneshot::channel();
+            (
+                Request { kind: Kind::Subscribe, channels: vec![Channel::parse("a", 255).unwrap()], reply },
+                answer,
+            )
+        };
+        let ((request, answer), (since, _waits)) = (ask(), ask());
+        assert!(requests.push(since));
+        let confirm = async {
+            let mut asked = [0; 1024];
+            assert!(redis.read(&mut asked).await.unwrap() > 0);
+            drop(answer);
+            redis.write_all(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n").await.unwrap();
+        };
+        let (performed, ()) = tokio::join!(task.perform(&connection, VecDeque::from([request])), confirm);
+        performed.unwrap();
+        let kinds: Vec<Kind> = requests.take().await.iter().map(|request| request.kind).collect();
+        assert_eq!(kinds, [Kind::Unsubscribe, Kind::Subscribe]);
+    }
+}

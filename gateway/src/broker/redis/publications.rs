@@ -305,3 +305,63 @@ impl Sender {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use futures_util::future::join;
+
+    use super::*;
+
+    /// Nobody takes what is put here.
+    fn publications() -> Publications {
+        Publications {
+            queue: Arc::default(),
+            places: Arc::new(Semaphore::new(PLACES)),
+            line: Arc::default(),
+            behind: Arc::default(),
+            timeout: Duration::from_secs(60),
+            _task: AbortOnDropHandle::new(tokio::spawn(async {})),
+        }
+    }
+
+    fn plain(name: &str, bytes: usize) -> Outgoing {
+        Outgoing::Plain { name: name.to_owned(), message: BytesMut::zeroed(bytes) }
+    }
+
+    /// The names of all that have a place, in their order.
+    fn placed(publications: &Publications) -> Vec<String> {
+        let waiting = publications.queue.waiting.lock();
+        let name = |one: &One| match &one.outgoing {
+            Outgoing::Plain { name, .. } => name.clone(),
+            Outgoing::Kept(_) => unreachable!("none is kept here"),
+        };
+        waiting.list.iter().map(name).collect()
+    }
+
+    #[tokio::test]
+    async fn a_pipeline_holds_only_so_many_publications_and_bytes_but_at_least_one() {
+        let publications = publications();
+        let small = [1; PIPELINE_MAX + 1];
+        let sizes = [&[PIPELINE_BYTES_MAX + 1, PIPELINE_BYTES_MAX / 2, PIPELINE_BYTES_MAX / 2], &small[..]];
+        for bytes in sizes.concat() {
+            drop(publications.push(plain("a", bytes)));
+        }
+        let take = || publications.queue.waiting.lock().take().len();
+        assert_eq!([(); 5].map(|()| take()), [1, 2, PIPELINE_MAX, 1, 0]);
+    }
+
+    #[tokio::test]
+    async fn nobody_comes_before_those_who_found_no_place_polled_or_not() {
+        let publications = publications();
+        let all = publications.places.clone().try_acquire_many_owned(PLACES as u32).unwrap();
+        let first = publications.push(plain("first", 1));
+        drop(publications.push(plain("given up", 1)));
+        drop(all);
+        let second = publications.push(plain("second", 1));
+        assert!(placed(&publications).is_empty(), "the first is not there yet");
+        assert!(join(first, second).now_or_never().is_none(), "there is no answer yet");
+        let _third = publications.push(plain("third", 1));
+        assert_eq!(placed(&publications), ["first", "second", "third"]);
+    }
+}

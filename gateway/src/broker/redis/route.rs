@@ -62,3 +62,19 @@ impl std::fmt::Debug for Router {
         f.debug_struct("Router").field("canaries", &self.canaries).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+impl Router {
+    /// One whose messages nobody takes.
+    pub(super) fn to_nobody() -> Arc<Self> {
+        let keys = Keys::new("test", 0);
+        Arc::new(Self {
+            control: keys.control(),
+            canaries: Arc::new(Canaries::new(&keys, "test")),
+            keys,
+            events: Arc::new(crate::node::FromBroker::default()),
+            metrics: Arc::default(),
+            heard: AtomicU64::new(0),
+        })
+    }
+}

@@ -165,3 +165,46 @@ fn settle(waiting: &mut VecDeque<Awaited>, said: Said) {
         let _ = first.reply.send(result);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn whoever_asked_first_is_told_first_and_only_when_all_names_are_confirmed() {
+        let (mut waiting, mut answers) = (VecDeque::new(), Vec::new());
+        for confirmations in [Some((Said::Subscribed, 3)), None, Some((Said::Unsubscribed, 1))] {
+            let (reply, answer) = oneshot::channel();
+            waiting.push_back(Awaited { confirmations, reply });
+            answers.push(answer);
+        }
+        settle(&mut waiting, Said::Subscribed);
+        settle(&mut waiting, Said::Subscribed);
+        settle(&mut waiting, Said::Unsubscribed);
+        assert!(answers[0].try_recv().is_err(), "one name is not confirmed yet");
+        settle(&mut waiting, Said::Subscribed);
+        assert!(matches!(answers[0].try_recv(), Ok(Ok(_))));
+        assert!(answers[1].try_recv().is_err());
+        settle(&mut waiting, Said::Answer(Ok(Bytes::from_static(b"pong"))));
+        assert!(matches!(answers[1].try_recv(), Ok(Ok(answer)) if answer == "pong"));
+        settle(&mut waiting, Said::Answer(Err("NOPERM no".to_owned())));
+        assert!(matches!(answers[2].try_recv(), Ok(Err(BrokerError::Refused { .. }))));
+        assert!(waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn bytes_are_a_sign_of_life_before_they_are_a_whole_message() {
+        let router = Router::to_nobody();
+        let (ours, mut redis) = tokio::io::duplex(1024);
+        let (_connection, _driver) = Subscriptions::open(Box::new(ours), router.clone());
+        redis.write_all(b">3\r\n$7\r\nmess").await.unwrap();
+        let heard = async {
+            while router.heard.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.expect("it is heard");
+    }
+}

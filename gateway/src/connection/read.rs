@@ -2,7 +2,7 @@
 
 use std::io;
 
-use shared::framing::websocket::{self, Event};
+use shared::framing::websocket::{self, Assembler, Event, Role};
 
 use crate::connection::{Connection, Gone, Incoming};
 use crate::worker::Local;
@@ -60,6 +60,14 @@ impl Connection {
             }
         }
         Ok(Readiness::More)
+    }
+
+    /// Lets go of the message that is arriving. Nothing that follows can be understood after that.
+    pub(crate) fn drop_incoming(&mut self) {
+        if self.incoming == Incoming::Frames {
+            self.incoming = Incoming::Rubbish;
+            self.assembler = Assembler::new(Role::Server, false);
+        }
     }
 
     /// Handles bytes of the client's: frames, and what is left of one.

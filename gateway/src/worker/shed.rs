@@ -111,6 +111,8 @@ impl Worker {
             return;
         }
         connection.handle_overflow(&mut self.local);
+        // It would be held until the socket goes, and others would be closed in its place.
+        connection.drop_incoming();
         if connection.outbox.bytes() > GOODBYE_BYTES_MAX {
             // The goodbye would stand behind the rest of a message that has begun, which is what takes the room.
             self.remove(index, &Gone::Closed);

@@ -1,6 +1,7 @@
 //! What waits for slow clients has a budget; those who owe the node most go first.
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::client::{Client, Ending, Socket};
@@ -121,4 +122,25 @@ async fn histories_that_nobody_reads_do_not_take_a_node_beyond_its_budget() {
     eventually("some are closed", async || gateway.metric("tidegate_shed_total").await > 0.0).await;
     assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
     assert!(gateway.metric("tidegate_connections").await > 0.0, "and some are not");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_never_end_cost_as_many_clients_as_must_go_and_no_more() {
+    const CLIENTS: u32 = 180;
+    let gateway = gateway().with("limits.memory_bytes_max", BUDGET).start().await;
+    // Text in one masked frame of 60,000 bytes, of which the last is kept back.
+    let mut message = vec![0x81, 0xfe, 0xea, 0x60, 0, 0, 0, 0];
+    message.extend([b'x'; 59_999]);
+    let mut unfinished = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut socket = gateway.raw("chat").await.into_inner();
+        socket.write_all(&message).await.expect("it is read");
+        unfinished.push(socket);
+    }
+    eventually("some are closed", async || gateway.metric("tidegate_shed_total").await > 0.0).await;
+    assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
+    // Each look ends at three quarters of what there is for clients, and begins at seven eighths.
+    let left = f64::from(CLIENTS) - gateway.metric("tidegate_shed_total").await;
+    let fitting = f64::from(BUDGET / 2 / 4 * 3 / 66_000);
+    assert!(left >= fitting / 2.0, "{left} clients are left, and {fitting} would fit");
 }

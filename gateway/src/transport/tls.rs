@@ -43,7 +43,9 @@ impl TlsStream {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
             if self.tls.wants_write() {
-                self.flush()?;
+                // A socket that takes nothing more may still hold what the peer had sent before. Whoever writes next is
+                // told.
+                let _ = self.flush();
             }
         }
     }
@@ -80,5 +82,82 @@ impl TlsStream {
         self.tls.send_close_notify();
         self.flush()?;
         self.socket.shutdown(std::net::Shutdown::Write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream as StdStream};
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use rustls::crypto::ring::default_provider;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+
+    use super::*;
+
+    /// The two ends of a connection, once they have shaken hands.
+    fn connected() -> (TlsStream, StdStream, ClientConnection) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let provider = Arc::new(default_provider());
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), "localhost".try_into().unwrap()).unwrap();
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut near = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        let shaking = std::thread::spawn(move || {
+            server.complete_io(&mut far).unwrap();
+            (server, far)
+        });
+        client.complete_io(&mut near).unwrap();
+        let (server, far) = shaking.join().unwrap();
+        far.set_nonblocking(true).unwrap();
+        (TlsStream::new(TcpStream::from_std(far), server), near, client)
+    }
+
+    #[test]
+    fn what_was_sent_before_a_reset_is_read_although_nothing_can_be_written() {
+        let (mut stream, mut socket, mut client) = connected();
+        let answer = [0; 16 << 10];
+        while stream.write_vectored(&[IoSlice::new(&answer)]).is_ok() {}
+
+        const SENT: usize = 48 << 10;
+        client.writer().write_all(&[7; SENT]).unwrap();
+        while client.wants_write() {
+            client.write_tls(&mut socket).unwrap();
+        }
+        // Unread bytes and no time to linger: the peer is told with a reset.
+        socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(socket);
+
+        let (mut read, mut buffer) = (0, [0; 4 << 10]);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                Err(_) => break,
+            }
+        }
+        assert_eq!(read, SENT);
     }
 }

@@ -160,9 +160,13 @@ impl CatchUp {
         self.reading =
             Some(Box::new(UnderWay { number, handed_out: VecDeque::new(), bytes: 0, broken: false }));
         let filter = match self.earliest.take() {
-            Some((_, limit)) if self.take_newest => HistoryFilter { since: None, limit, reverse: true },
-            Some((since, limit)) => HistoryFilter { since: Some(since), limit, reverse: false },
-            None => HistoryFilter { since: None, limit: 0, reverse: false },
+            Some((_, limit)) if self.take_newest => {
+                HistoryFilter { since: None, limit, reverse: true, enough_bytes: None }
+            }
+            Some((since, limit)) => {
+                HistoryFilter { since: Some(since), limit, reverse: false, enough_bytes: None }
+            }
+            None => HistoryFilter { since: None, limit: 0, reverse: false, enough_bytes: None },
         };
         Asked::Read(Reading { number, filter })
     }

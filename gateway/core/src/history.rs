@@ -29,6 +29,8 @@ pub struct HistoryFilter {
     pub limit: u32,
     /// Newest first.
     pub reverse: bool,
+    /// Those behind the first that have so many bytes are of no use: the reader keeps no more of them.
+    pub enough_bytes: Option<u32>,
 }
 
 /// A part of a stream, and where the stream ended when it was read.

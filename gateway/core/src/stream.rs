@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn offsets(stream: &Stream, since: Option<u64>, limit: u32, reverse: bool) -> Vec<u64> {
-        let page = stream.page(HistoryFilter { since, limit, reverse });
+        let page = stream.page(HistoryFilter { since, limit, reverse, enough_bytes: None });
         assert_eq!(page.top, stream.position());
         for publication in &page.publications {
             assert_eq!(publication.data.bytes, publication.offset().to_string());

@@ -29,6 +29,7 @@ impl Call<'_> {
             since: request.since.as_ref().map(|since| since.offset),
             limit: u32::try_from(request.limit).map_or(max, |limit| limit.min(max)),
             reverse: request.reverse,
+            enough_bytes: None,
         };
         let page =
             self.node.history(channel, filter, options.retention()).await.map_err(Refused::not_read)?;

@@ -47,7 +47,7 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
     // Never closed: the node would have to be gone.
     let _permit = node.mending.acquire().await;
     loop {
-        let filter = HistoryFilter { since: Some(since), limit: PAGE, reverse: false };
+        let filter = HistoryFilter { since: Some(since), limit: PAGE, reverse: false, enough_bytes: None };
         let page = node.broker.history(channel.clone(), filter, retention).await;
         let mut failed = page.is_err();
         let mended = node.go_on(&channel, |feed| match page {

@@ -25,7 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const KEPT: Retention = Retention { size: 100, ttl: Duration::from_secs(60) };
 pub const NOT_KEPT: Retention = Retention { size: 0, ttl: Duration::ZERO };
-pub const ALL: HistoryFilter = HistoryFilter { since: None, limit: 1000, reverse: false };
+pub const ALL: HistoryFilter = HistoryFilter { since: None, limit: 1000, reverse: false, enough_bytes: None };
 
 /// Where nodes come from; what they share lives as long as this.
 pub trait Backend {

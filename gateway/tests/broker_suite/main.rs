@@ -48,6 +48,7 @@ suite! {
         offsets_count_from_one_in_an_epoch_of_the_channel,
         an_epoch_that_is_left_gives_way_to_another,
         a_page_of_history_is_what_the_filter_says,
+        a_reader_with_enough_bytes_is_given_these_at_least_and_in_order,
         history_keeps_the_newest_up_to_its_size,
         history_ends_with_its_time_but_the_position_stays,
         an_unknown_channel_gets_an_epoch_that_holds,

@@ -67,10 +67,34 @@ pub async fn a_page_of_history_is_what_the_filter_says<B: Backend>() {
         (None, 0, false, vec![]),
         (None, 0, true, vec![]),
     ] {
-        let filter = HistoryFilter { since, limit, reverse };
+        let filter = HistoryFilter { since, limit, reverse, enough_bytes: None };
         let expected: Vec<String> = expected.iter().map(u64::to_string).collect();
         assert_eq!(node.history(&a, filter).await, expected, "{filter:?}");
     }
+}
+
+pub async fn a_reader_with_enough_bytes_is_given_these_at_least_and_in_order<B: Backend>() {
+    const EACH: usize = 32 << 10;
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    for _ in 0..24 {
+        node.broker.publish(request(&a, "x".repeat(EACH))).await.expect("published");
+    }
+    let read = async |enough_bytes: Option<u32>| {
+        let filter = HistoryFilter { enough_bytes, ..ALL };
+        let page = node.broker.history(a.clone(), filter, KEPT).await.expect("history");
+        assert_eq!(page.top.offset, 24);
+        let offsets = page.publications.iter().map(|publication| publication.position.expect("one").offset);
+        assert!(offsets.eq(1..=page.publications.len() as u64));
+        page.publications.len()
+    };
+    assert_eq!(read(None).await, 24);
+    assert!(read(Some(256 << 10)).await >= 8);
+    assert!(read(Some(1)).await >= 1);
+    // What lies in memory costs nothing to name; what has to be fetched is not, beyond a page.
+    let is_fetched = node.metrics.read_link.up.get() > 0;
+    assert!(!is_fetched || read(Some(256 << 10)).await < 24);
 }
 
 pub async fn history_keeps_the_newest_up_to_its_size<B: Backend>() {

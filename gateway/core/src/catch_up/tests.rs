@@ -245,7 +245,10 @@ fn a_read_goes_back_as_far_as_anyone_who_waits_needs() {
     }
     let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
     let reading = begin(&mut catch_up, &wants[0]);
-    assert_eq!(reading.filter, HistoryFilter { since: Some(3), limit: LIMIT, reverse: false });
+    assert_eq!(
+        reading.filter,
+        HistoryFilter { since: Some(3), limit: LIMIT, reverse: false, enough_bytes: None }
+    );
     let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
     assert_eq!(answered(&mut catch_up, &wants[1]), [4, 5, 6, 7, 8]);
 }
@@ -261,7 +264,10 @@ fn a_read_brings_as_many_as_anyone_who_waits_takes() {
     let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
     // Asked for by the one that takes little, in both their names.
     let reading = begin(&mut catch_up, &little);
-    assert_eq!(reading.filter, HistoryFilter { since: Some(2), limit: LIMIT, reverse: false });
+    assert_eq!(
+        reading.filter,
+        HistoryFilter { since: Some(2), limit: LIMIT, reverse: false, enough_bytes: None }
+    );
 }
 
 #[test]

@@ -156,8 +156,12 @@ impl Session {
             return;
         };
         let channel = reader.channel.clone();
-        let filter =
-            HistoryFilter { since: Some(reader.position.offset), limit: reader.limit, reverse: false };
+        let filter = HistoryFilter {
+            since: Some(reader.position.offset),
+            limit: reader.limit,
+            reverse: false,
+            enough_bytes: None,
+        };
         let past = PastWanted { filter, epoch: Some(reader.position.epoch), part: true };
         let positioned = reader.positioned;
         (behind.awaited, behind.reading) = (ticket, true);

@@ -36,7 +36,8 @@ impl Session {
         }
         let limit_max = context.settings.history_limit_max;
         let limit = u32::try_from(request.limit).map_or(limit_max, |limit| limit.min(limit_max));
-        let filter = HistoryFilter { since, limit, reverse: request.reverse };
+        let enough_bytes = Some(context.settings.reply_bytes_max);
+        let filter = HistoryFilter { since, limit, reverse: request.reverse, enough_bytes };
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::History { since: request.since });
         self.effects.push_back(Effect::History { ticket, channel, filter, retention });

@@ -195,6 +195,7 @@ impl Session {
                         since: Some(since.offset),
                         limit: self.context.settings.recovery_limit_max,
                         reverse: false,
+                        enough_bytes: None,
                     },
                     epoch: Epoch::parse(&since.epoch),
                 },

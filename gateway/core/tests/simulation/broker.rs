@@ -162,7 +162,7 @@ impl Broker {
             return false;
         }
         let limit = Settings::default().recovery_limit_max;
-        let filter = HistoryFilter { since: Some(offset), limit, reverse: false };
+        let filter = HistoryFilter { since: Some(offset), limit, reverse: false, enough_bytes: None };
         is_recovered(&Since { offset, epoch: epoch.into() }, &self.page(channel, filter, net))
     }
 

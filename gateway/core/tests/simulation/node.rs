@@ -353,7 +353,8 @@ impl Node {
     }
 
     fn read_missing(&mut self, channel: Channel, since: u64, net: &mut Net) {
-        let filter = HistoryFilter { since: Some(since), limit: MEND_PAGE, reverse: false };
+        let filter =
+            HistoryFilter { since: Some(since), limit: MEND_PAGE, reverse: false, enough_bytes: None };
         net.ask_broker(self.index, self.life, Question::History(channel, filter, Purpose::Mend));
     }
 

@@ -34,7 +34,7 @@ fn publish(shard: &mut Shard, now: u64, number: u64, bytes: usize) -> StreamPosi
 }
 
 fn offsets(shard: &mut Shard, now: u64, number: u64) -> Vec<u64> {
-    let filter = HistoryFilter { since: None, limit: 100, reverse: false };
+    let filter = HistoryFilter { since: None, limit: 100, reverse: false, enough_bytes: None };
     let epoch = Epoch::from_random(1000 * now + number);
     let page = shard.history(Moment(now), &channel(number), filter, || epoch, &BrokerMetrics::default());
     page.publications.iter().map(Publication::offset).collect()

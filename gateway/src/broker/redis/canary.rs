@@ -82,7 +82,7 @@ impl RedisBroker {
         let start = Instant::now();
         let (up, listening) = self.ends_together().await?;
         let read = async {
-            let filter = HistoryFilter { since: None, limit: 1, reverse: true };
+            let filter = HistoryFilter { since: None, limit: 1, reverse: true, enough_bytes: None };
             let (keys, channel) = self.trial();
             self.read_page(keys, TRACES_TTL.as_millis() as u64, channel, filter).await.map(drop)
         };

@@ -50,12 +50,15 @@ impl RedisBroker {
     ) -> Result<Option<HistoryPage>, BrokerError> {
         let mut left = filter;
         let mut all: Option<HistoryPage> = None;
+        let enough = filter.enough_bytes.map_or(usize::MAX, |bytes| bytes as usize);
+        let mut read = 0;
         loop {
-            let (page, is_cut) = self.read_page(&self.keys, self.position_ttl_ms, channel, left).await?;
+            let (page, bytes) = self.read_page(&self.keys, self.position_ttl_ms, channel, left).await?;
             let count = page.publications.len();
             left.limit = left.limit.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
             left.since = last_offset(&page).or(left.since);
-            let is_last = !is_cut || left.limit == 0;
+            read += bytes;
+            let is_last = bytes < PAGE_BYTES || left.limit == 0 || read >= enough;
             match &mut all {
                 None => all = Some(page),
                 Some(all) => {
@@ -70,14 +73,14 @@ impl RedisBroker {
         }
     }
 
-    /// As much as fits one answer, where the stream ends, and whether there may be more.
+    /// As much as fits one answer, and its bytes: there may be more if they are [`PAGE_BYTES`] or more.
     pub(super) async fn read_page(
         &self,
         keys: &Keys,
         position_ttl_ms: u64,
         channel: &Channel,
         filter: HistoryFilter,
-    ) -> Result<(HistoryPage, bool), BrokerError> {
+    ) -> Result<(HistoryPage, usize), BrokerError> {
         let _turn = match tokio::time::timeout(self.timeout, self.reading.acquire()).await {
             Ok(turn) => turn.ok(),
             Err(_) => return Err(BrokerError::Timeout(self.timeout)),
@@ -101,7 +104,7 @@ impl RedisBroker {
                 }
             }
         }
-        Ok((HistoryPage { publications, top }, bytes >= PAGE_BYTES))
+        Ok((HistoryPage { publications, top }, bytes))
     }
 
     pub(super) async fn read_positions(

@@ -188,7 +188,8 @@ impl Model {
         }
         // Up to where they are told of, from a stream as it is now: it holds less with time, never more.
         self.stream.expire(self.now);
-        let filter = HistoryFilter { since: Some(since.offset), limit: u32::MAX, reverse: false };
+        let filter =
+            HistoryFilter { since: Some(since.offset), limit: u32::MAX, reverse: false, enough_bytes: None };
         let mut could = self.stream.page(filter);
         could.publications.retain(|publication| publication.offset() <= page.top.offset);
         could.top = page.top;

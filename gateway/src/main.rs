@@ -10,7 +10,7 @@ use clap::Parser;
 use tidegate::app::App;
 use tidegate::auth;
 use tidegate::cli::{Cli, Settings, Verb};
-use tidegate::config::{Config, Mistakes};
+use tidegate::config::{Config, Mistakes, Sources};
 use tidegate::health;
 use tidegate::publisher;
 use tidegate::telemetry::logs;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Serve(serve) => {
             let sources = serve.settings.sources();
-            match told(Config::load_to_serve(&sources)) {
+            match told(Config::load_to_serve(&sources), &sources) {
                 Ok(config) => {
                     let advice = config.advice(&sources);
                     serve_until_signalled(config, &advice).unwrap_or_else(|error| {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         }
         Verb::Check(check) => {
             let sources = check.settings.sources();
-            match told(Config::load_to_serve(&sources)) {
+            match told(Config::load_to_serve(&sources), &sources) {
                 Ok(config) => show(&config, check.changed, &config.advice(&sources)),
                 Err(code) => code,
             }
@@ -49,7 +49,8 @@ fn main() -> ExitCode {
         Verb::Health(args) => health::command(&args),
         Verb::Token(token) => {
             let settings = Settings { config: token.config.clone(), ..Settings::default() };
-            match told(Config::load(&settings.sources())) {
+            let sources = settings.sources();
+            match told(Config::load(&sources), &sources) {
                 Ok(config) => auth::command(&token, &config.auth),
                 Err(code) => code,
             }
@@ -57,9 +58,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn told(loaded: Result<Config, Mistakes>) -> Result<Config, ExitCode> {
+fn told(loaded: Result<Config, Mistakes>, sources: &Sources<'_>) -> Result<Config, ExitCode> {
     loaded.map_err(|mistakes| {
         eprintln!("{mistakes}");
+        for line in sources.advice() {
+            eprintln!("note: {line}");
+        }
         ExitCode::from(EXIT_USAGE)
     })
 }

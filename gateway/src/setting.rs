@@ -38,6 +38,12 @@ pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr,
     parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
+/// The same for one that need not be there.
+pub fn address_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    parse_address(&text).map(Some).map_err(D::Error::custom)
+}
+
 /// What is wrong with the settings of one section. A part adds to it and need not know where its section stands.
 #[derive(Debug, Default)]
 pub struct Faults(Vec<(String, String)>);

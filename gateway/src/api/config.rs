@@ -17,6 +17,7 @@ const KEY_BYTES_MAX: usize = 1_024;
 pub struct Config {
     /// Address and port of the API alone, such as `127.0.0.1:8002`. With one, `/api/` is not served where clients
     /// connect. Port 0 takes a free one.
+    #[serde(deserialize_with = "crate::setting::address_if_any")]
     pub listen: Option<SocketAddr>,
     /// Connections that only the API gets: beyond `limits.connections_max` where clients connect, so that they cannot
     /// lock it out; all there are at an address of its own.

@@ -10,6 +10,24 @@ const OTHER_VARIABLES: [&str; 2] = ["TIDEGATE_CONFIG", "TIDEGATE_API_KEY"];
 
 /// What whoever starts a node with these sources should know, a line each.
 pub(super) fn advice(sources: &Sources<'_>, config: &Config) -> Vec<String> {
+    let mut lines = of_variables(sources);
+    let is_open_to_all = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
+    if is_open_to_all(config.server.listen) {
+        let address = config.server.listen;
+        if sources.demo {
+            lines.push(format!(
+                "--demo on {address}: whoever reaches this address may subscribe, and publish with the key \"demo\""
+            ));
+        }
+        if config.auth.insecure {
+            lines.push(format!("auth.insecure on {address}: whoever reaches this address may do everything"));
+        }
+    }
+    lines
+}
+
+/// The same of the variables alone, which can be told whatever else is wrong.
+pub(super) fn of_variables(sources: &Sources<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut others = Vec::new();
     let keys = keys();
@@ -30,18 +48,6 @@ pub(super) fn advice(sources: &Sources<'_>, config: &Config) -> Vec<String> {
             "{} set nothing: a setting is {VARIABLE_PREFIX}SECTION{LEVEL_SEPARATOR}KEY, with two underscores",
             others.join(", ")
         ));
-    }
-    let is_open_to_all = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
-    if is_open_to_all(config.server.listen) {
-        let address = config.server.listen;
-        if sources.demo {
-            lines.push(format!(
-                "--demo on {address}: whoever reaches this address may subscribe, and publish with the key \"demo\""
-            ));
-        }
-        if config.auth.insecure {
-            lines.push(format!("auth.insecure on {address}: whoever reaches this address may do everything"));
-        }
     }
     lines
 }

@@ -67,6 +67,13 @@ pub struct Sources<'a> {
     pub demo: bool,
 }
 
+impl Sources<'_> {
+    /// What is to be known of them even if they hold mistakes, a line each.
+    pub fn advice(&self) -> Vec<String> {
+        advice::of_variables(self)
+    }
+}
+
 impl Config {
     /// Reads and checks everything, or tells every mistake. Files that are named in it are not looked at.
     pub fn load(sources: &Sources<'_>) -> Result<Self, Mistakes> {
@@ -285,6 +292,10 @@ mod tests {
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[1].starts_with("server: is 3, must be a section with keys"), "{told:?}");
         assert!(told[2].starts_with("workers.count: is a section, must be a whole number"), "{told:?}");
+
+        let told = mistakes("auth = []\nchannels = [true]\nnamespaces = []\n", &[]);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told.iter().all(|told| told.contains("is a list, must be a section with keys")), "{told:?}");
     }
 
     #[test]

@@ -269,8 +269,22 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
         visitor.visit_unit()
     }
 
+    /// Of a list, serde would take the elements for the fields in their order, and an empty one for a section with
+    /// nothing in it.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match &self.0.kind {
+            Kind::List(_) => Err(de::Error::invalid_type(Unexpected::Seq, &visitor)),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
     serde::forward_to_deserialize_any! {
-        i128 u128 char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier
+        i128 u128 char str string bytes byte_buf unit unit_struct tuple tuple_struct map identifier
     }
 }
 

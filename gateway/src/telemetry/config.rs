@@ -48,6 +48,13 @@ impl Config {
     pub fn check(&self, faults: &mut Faults) {
         if let Err(error) = self.log_level.parse::<tracing_subscriber::filter::Targets>() {
             faults.add("log_level", format!("is no log filter: {error}"));
+        } else if let Some(word) = no_level(&self.log_level) {
+            faults.add(
+                "log_level",
+                format!(
+                    "\"{word}\" is no level: known are off, error, warn, info, debug, trace, and MODULE=LEVEL"
+                ),
+            );
         }
         if let Some(Err(problem)) = self.otlp_endpoint.as_deref().map(full_endpoint) {
             faults.add("otlp_endpoint", problem);
@@ -57,6 +64,13 @@ impl Config {
         }
         faults.outside("flush_timeout_ms", self.flush_timeout_ms, 0..=60_000);
     }
+}
+
+/// The first word that stands alone and is no level. A filter takes it for the name of a module, of which all is wanted
+/// and nothing of any other: a node with the level `warning` would be silent.
+fn no_level(filter: &str) -> Option<&str> {
+    let words = filter.split(',').map(str::trim).filter(|word| !word.contains('='));
+    words.into_iter().find(|word| word.parse::<tracing::level_filters::LevelFilter>().is_err())
 }
 
 /// The path at which collectors take traces.
@@ -95,6 +109,21 @@ mod tests {
         }
         for full in ["http://host:4318/v1/traces", "http://host/otlp/v1/traces", "http://[::1]:1/x"] {
             assert_eq!(full_endpoint(full).unwrap(), full);
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_does_not_silence_the_node() {
+        let is_refused = |level: &str| {
+            let mut faults = Faults::default();
+            Config { log_level: level.to_owned(), ..Config::default() }.check(&mut faults);
+            !faults.into_inner().is_empty()
+        };
+        for bad in ["warning", "loud", "info,verbose", "tidegate", "info,tidegate=loud"] {
+            assert!(is_refused(bad), "{bad:?}");
+        }
+        for good in ["off", "WARN", "info,tidegate::broker=debug", "tidegate=trace", "warn, tidegate=info"] {
+            assert!(!is_refused(good), "{good:?}");
         }
     }
 

@@ -6,6 +6,9 @@ const MISTAKEN: &str = r#"
 [server]
 listn = "127.0.0.1:1"
 
+[api]
+listen = ":8002"
+
 [namespaces.prices]
 history_size = 10
 
@@ -20,13 +23,16 @@ async fn every_mistake_is_told_before_anything_starts() {
     let file = directory.path().join("gateway.toml");
     std::fs::write(&file, MISTAKEN).unwrap();
     for verb in ["check", "serve"] {
-        let program = program().env("TIDEGATE_WORKERS__COUNT", "many");
+        let program =
+            program().env("TIDEGATE_WORKERS__COUNT", "many").env("TIDEGATE_API_LISTEN", "127.0.0.1:2");
         let ended = program.run(&[verb, "--config", file.to_str().unwrap()]).await;
         assert_eq!(ended.status.code(), Some(64));
         assert!(ended.stdout.is_empty());
         let told = String::from_utf8(ended.stderr).unwrap();
         for mistake in [
-            "4 mistakes in the configuration:",
+            "5 mistakes in the configuration:",
+            "api.listen: is \":8002\", which names no address: write 127.0.0.1:8002 for this machine alone",
+            "note: TIDEGATE_API_LISTEN sets nothing: did you mean TIDEGATE_API__LISTEN?",
             "server.listn: unknown key, did you mean `listen`? (from ",
             "namespaces.prices.history_ttl_s: must be set when history_size is",
             "tls.certificate_file: /nowhere/certificate.pem cannot be read",

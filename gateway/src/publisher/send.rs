@@ -64,6 +64,14 @@ pub(super) struct Sender {
     pub(super) retries: u64,
 }
 
+/// Where batches go: below the address of the API, which stands below `/api` where nothing else is said.
+fn batch_url(url: &str) -> Result<Uri, SendError> {
+    let invalid = |_| SendError::Url(url.to_owned());
+    let given: Uri = url.parse().map_err(invalid)?;
+    let api = if given.path() == "/" && given.scheme().is_some() { "/api" } else { "" };
+    format!("{}{api}/batch", url.trim_end_matches('/')).parse().map_err(invalid)
+}
+
 impl Sender {
     /// `with_keys`: give each publication an idempotency key, so that a request whose answer was lost can be sent
     /// again without publishing twice.
@@ -73,9 +81,7 @@ impl Sender {
         retry_for: Duration,
         with_keys: bool,
     ) -> Result<Self, SendError> {
-        let url: Uri = format!("{}/batch", url.trim_end_matches('/'))
-            .parse()
-            .map_err(|_| SendError::Url(url.to_owned()))?;
+        let url = batch_url(url)?;
         match url.scheme_str() {
             Some("http") => {}
             Some(other) => return Err(SendError::Scheme(other.to_owned())),
@@ -257,4 +263,20 @@ fn explain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_go_below_the_address_of_the_api_which_need_not_be_spelled_out() {
+        for given in
+            ["http://host:8000", "http://host:8000/", "http://host:8000/api", "http://host:8000/api/"]
+        {
+            assert_eq!(batch_url(given).unwrap().to_string(), "http://host:8000/api/batch", "{given}");
+        }
+        assert_eq!(batch_url("http://host/a/b").unwrap().to_string(), "http://host/a/b/batch");
+        assert!(matches!(batch_url("host port"), Err(SendError::Url(_))));
+    }
 }

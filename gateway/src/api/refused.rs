@@ -12,8 +12,8 @@ use crate::broker::BrokerError;
 /// What was sent to the broker may be done all the same. Only whoever asked can tell whether asking again does harm.
 const OUTCOME_UNKNOWN: &str = "the outcome is unknown, it may have been done or may yet be";
 /// And what helps with a publication.
-const OUTCOME_UNKNOWN_OF_PUBLISHING: &str = "the outcome is unknown, it may have been published or may yet be; ask again \
-    with the same idempotency_key";
+const OUTCOME_UNKNOWN_OF_PUBLISHING: &str = "the outcome is unknown, it may have been published or may yet be; asking \
+    again with the idempotency_key that it had makes no second copy, without one it may";
 
 /// A protocol error: a code that programs know and a message for people.
 #[derive(Clone, PartialEq, Eq, Debug)]

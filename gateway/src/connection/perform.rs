@@ -154,7 +154,9 @@ impl Connection {
                 }
                 if let Err(error) = present.wait().await {
                     // The node keeps trying; a channel without a list of who is there beats no channel.
-                    tracing::warn!(%error, %channel, "a subscriber is not in the channel's presence yet");
+                    if let Some(untold) = node.absent_told.now() {
+                        tracing::warn!(%error, %channel, untold, "a subscriber is not in the channel's presence yet");
+                    }
                 }
                 match past {
                     Some(wanted) => node.past(&channel, &wanted, retention).await.map(Some),

@@ -1,11 +1,12 @@
 //! What this node tells the others of itself, and what they tell it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::control::NodeInfo;
+use crate::telemetry::Reminder;
 
 /// How often a node announces itself. A dead one is forgotten after three announcements that did not come.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
@@ -45,6 +46,7 @@ impl Node {
 pub(super) async fn keep_announced(node: Arc<Node>) {
     let mut interval = tokio::time::interval(ANNOUNCE_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reminder = Reminder::new();
     loop {
         interval.tick().await;
         let description = match node.describe().encode() {
@@ -54,8 +56,14 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
                 continue;
             }
         };
-        if let Err(error) = node.broker.announce(&node.id.0, description, LEASE).await {
-            tracing::warn!(%error, "this node could not announce itself");
+        match node.broker.announce(&node.id.0, description, LEASE).await {
+            Ok(()) => {
+                reminder.over(Instant::now());
+            }
+            Err(error) if reminder.is_due(&error.to_string(), Instant::now()) => {
+                tracing::warn!(%error, "this node could not announce itself");
+            }
+            Err(_) => {}
         }
     }
 }

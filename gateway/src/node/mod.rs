@@ -18,8 +18,8 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::memory::Memory;
 use crate::presence::Presence;
-use crate::telemetry::Metrics;
 use crate::telemetry::labels::Panic;
+use crate::telemetry::{Metrics, Sparingly};
 use crate::worker::inbox::Inbox;
 
 mod catch_up;
@@ -75,6 +75,11 @@ pub struct Node {
     mending: Semaphore,
     /// Something may have been missed in every channel.
     compare_all: Notify,
+    /// There can be one in every channel, and one for every subscriber.
+    unmended_told: Sparingly,
+    went_back_told: Sparingly,
+    unsubscribed_told: Sparingly,
+    pub(crate) absent_told: Sparingly,
     tasks: TaskTracker,
 }
 
@@ -130,6 +135,10 @@ impl Node {
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
             compare_all: Notify::new(),
+            unmended_told: Sparingly::default(),
+            went_back_told: Sparingly::default(),
+            unsubscribed_told: Sparingly::default(),
+            absent_told: Sparingly::default(),
             tasks: TaskTracker::new(),
         });
         parts.from_broker.connect(&node);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gateway_core::feed::{Check, Delivery, Feed, Look, Mended};
 use gateway_core::history::{HistoryFilter, Retention};
@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::node::Node;
 use crate::node::interest::{Link, LocalChannel, SHARDS};
+use crate::telemetry::Reminder;
 
 /// How often a quiet channel is looked at, as long as there are not too many of them.
 const QUIET: Duration = Duration::from_secs(30);
@@ -30,6 +31,8 @@ const SECOND_LOOK: Duration = Duration::from_secs(2);
 const BATCH: usize = 1_000;
 /// The most publications of one read of history.
 const PAGE: u32 = 1_000;
+/// And the bytes after which one ends: many gaps may be mended at once.
+const PAGE_BYTES: u32 = 1 << 20;
 /// How long to wait after the broker could not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -47,13 +50,16 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
     // Never closed: the node would have to be gone.
     let _permit = node.mending.acquire().await;
     loop {
-        let filter = HistoryFilter { since: Some(since), limit: PAGE, reverse: false, enough_bytes: None };
+        let filter =
+            HistoryFilter { since: Some(since), limit: PAGE, reverse: false, enough_bytes: Some(PAGE_BYTES) };
         let page = node.broker.history(channel.clone(), filter, retention).await;
         let mut failed = page.is_err();
         let mended = node.go_on(&channel, |feed| match page {
             Ok(page) => feed.mend(page),
             Err(error) => {
-                tracing::warn!(%error, %channel, "a gap could not be mended yet");
+                if let Some(untold) = node.unmended_told.now() {
+                    tracing::warn!(%error, %channel, untold, "a gap could not be mended yet");
+                }
                 feed.mend_failed()
             }
         });
@@ -63,12 +69,17 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
             failed = left.is_err();
             let then = node.go_on(&channel, |feed| match left {
                 Ok(top) => {
-                    tracing::warn!(%channel, "the broker gives out offsets again that it gave out before: its data \
-                        went back, and the channel begins a new epoch");
+                    if let Some(untold) = node.went_back_told.now() {
+                        tracing::warn!(%channel, untold, "the broker gives out offsets again that it gave out \
+                            before: its data went back, and the channel begins a new epoch");
+                    }
                     feed.left(top)
                 }
                 Err(error) => {
-                    tracing::warn!(%error, %channel, "the broker's data went back, and no new epoch can be begun yet");
+                    if let Some(untold) = node.unmended_told.now() {
+                        tracing::warn!(%error, %channel, untold, "the broker's data went back, and no new epoch can \
+                            be begun yet");
+                    }
                     feed.mend_failed()
                 }
             });
@@ -181,11 +192,14 @@ impl Node {
             let batch = channels.split_off(channels.len().saturating_sub(BATCH));
             let asked: Vec<_> =
                 batch.iter().map(|looked| (looked.channel.clone(), looked.retention)).collect();
+            let mut reminder = Reminder::new();
             let tops = loop {
                 match self.broker.positions(asked.clone()).await {
                     Ok(tops) => break tops,
                     Err(error) if look == Look::AfterLoss => {
-                        tracing::warn!(%error, "positions could not be compared after a loss; trying again");
+                        if reminder.is_due(&error.to_string(), Instant::now()) {
+                            tracing::warn!(%error, "positions could not be compared after a loss; trying again");
+                        }
                         tokio::time::sleep(RETRY).await;
                     }
                     // The next round comes.

@@ -199,7 +199,9 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         }
     }
     if let Err(error) = result {
-        tracing::warn!(%error, channels = again.len(), "channels could not be subscribed");
+        if let Some(untold) = node.unsubscribed_told.now() {
+            tracing::warn!(%error, channels = again.len(), untold, "channels could not be subscribed");
+        }
         // Their subscribers were told to try again; what is still wanted then is tried here too, and what is asked
         // for meanwhile does not wait for it.
         let node_later = node.clone();

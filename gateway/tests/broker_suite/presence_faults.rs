@@ -52,6 +52,27 @@ async fn the_clients_of_a_living_node_outlast_every_lease_and_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_takes_nobody_new_and_keeps_those_who_are_there() {
+    let redis = short_lease();
+    let node = redis.node();
+    let (a, b) = (channel("a"), channel("b"));
+    node.enter(&a, &info(1, "ann")).await;
+    redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = node.presence.add(b.clone(), info(2, "bob")).wait().await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("OOM")));
+    let mut least = i64::MAX;
+    eventually("the keys of those who are there are prolonged", async || {
+        let ttl: i64 = redis.server.ask(&["PTTL", "tidegate:present:{a}"]);
+        let is_prolonged = ttl > least;
+        least = least.min(ttl);
+        is_prolonged
+    })
+    .await;
+    redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("bob is there too", async || node.counts(&b).await == (1, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_were_lost_are_written_again() {
     let redis = short_lease();
     let node = redis.node();

@@ -211,10 +211,14 @@ async fn a_redis_that_still_reads_its_data_is_waited_for() {
     ]);
     redis.ask::<()>(&["SAVE"]);
     redis.restart_with(&["--key-load-delay", "200000", "--loading-process-events-interval-bytes", "1024"]);
-    let node = gateway().over(&redis.url()).start().await;
+    let node = gateway().over(&redis.url()).run().await;
     turns_red(&node, "LOADING", "it loads").await;
     redis.ask::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
     turns_green(&node, "it has loaded").await;
+    node.signal(rustix::process::Signal::TERM);
+    let (_, log) = node.ended().await;
+    let connected = log.iter().filter(|line| line.contains("connected to Redis")).count();
+    assert_eq!(connected, 3, "each link once, when it is of use: {log:#?}");
 }
 
 fn at(redis: &RedisServer) -> SocketAddr {
@@ -245,7 +249,7 @@ async fn a_failover_behind_a_name_is_followed_though_the_old_connections_stay_op
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refused_publications_are_told_once_with_their_cause_and_counted() {
+async fn what_is_refused_again_and_again_is_told_once_with_its_cause_and_counted() {
     let redis = RedisServer::start();
     let node = gateway().over(&redis.url()).run().await;
     eventually("green at first", async || node.is_ready().await).await;
@@ -257,6 +261,15 @@ async fn refused_publications_are_told_once_with_their_cause_and_counted() {
         assert_eq!(body["error"], json!({ "code": 100, "message": "internal server error" }));
     }
     assert!(node.metric("tidegate_publications_refused_total{reason=\"oom\"}").await >= 50.0);
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        let mut client = node.connect().await;
+        let id = client.ask("subscribe", json!({ "channel": "stream:a" })).await;
+        clients.push((client, id));
+    }
+    for (client, id) in &mut clients {
+        assert_eq!(client.reply(*id).await.get("error"), None, "who is there is not needed for going on");
+    }
     turns_red(&node, "OOM", "full").await;
     redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
     turns_green(&node, "no longer full").await;
@@ -267,6 +280,8 @@ async fn refused_publications_are_told_once_with_their_cause_and_counted() {
     assert_eq!(lines("the broker cannot be used"), 1, "{log:#?}");
     assert_eq!(lines("the broker can be used again"), 1, "{log:#?}");
     assert!(lines("OOM") >= 2, "{log:#?}");
+    let absent = lines("is not in the channel's presence yet");
+    assert!((1..12).contains(&absent), "some of the lines: {log:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

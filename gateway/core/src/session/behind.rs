@@ -160,7 +160,7 @@ impl Session {
             since: Some(reader.position.offset),
             limit: reader.limit,
             reverse: false,
-            enough_bytes: None,
+            enough_bytes: Some(self.context.settings.reply_bytes_max),
         };
         let past = PastWanted { filter, epoch: Some(reader.position.epoch), part: true };
         let positioned = reader.positioned;

@@ -173,6 +173,14 @@ impl Dialer {
             tracing::debug!(%error, "Redis does not take a client name");
         }
         let server = usable(identify(&mut connection).await?)?;
+        // INFO is answered by one that does nothing else yet.
+        let [_, life] = &self.life;
+        let read =
+            redis::cmd("GET").arg(&**life).query_async::<Value>(&mut connection).await.map_err(explain);
+        // Other refusals are told by whoever needs what is refused.
+        if let Err(error @ BrokerError::Refused { kind: Refusal::Loading, .. }) = read {
+            return Err(DialError::Refused(error));
+        }
         if !server.names_lives() {
             tracing::warn!(
                 "this user may not call INFO, so every connection begins new epochs: clients are told that they may \

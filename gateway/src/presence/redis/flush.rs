@@ -113,8 +113,10 @@ impl Flusher {
             self.broker.metrics().presence_overflows.increment();
             return self.start_anew().await;
         }
-        self.flush().await?;
-        self.prolong_keys().await
+        let flushed = self.flush().await;
+        // A full Redis takes nobody new, and yet those who are there are to stay.
+        let prolonged = self.prolong_keys().await;
+        flushed.and(prolonged)
     }
 
     async fn flush(&mut self) -> Result<(), BrokerError> {

@@ -198,7 +198,10 @@ mod tests {
             ("TIDEGATE_SERVER__LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
             ("TIDEGATE_NAMESPACES__PRICES__HISTORY_SIZE".to_owned(), "7".to_owned()),
             ("TIDEGATE_NAMESPACES__PRICES__HISTORY_TTL_S".to_owned(), "60".to_owned()),
-            ("TIDEGATE_HTTP__ALLOWED_ORIGINS".to_owned(), "https://a.example, https://b.example".to_owned()),
+            (
+                "TIDEGATE_HTTP__ALLOWED_ORIGINS".to_owned(),
+                "https://a.example, , https://b.example".to_owned(),
+            ),
             ("TIDEGATE_TELEMETRY__OTLP_ENDPOINT".to_owned(), String::new()),
             ("TIDEGATE_TELEMETRY__TRACE_RATIO".to_owned(), "0.5".to_owned()),
             ("TIDEGATE_WEBSOCKET__COMPRESSION".to_owned(), "off".to_owned()),

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use gateway_core::effect::{Outcome, OutcomeResult};
 use shared::disconnect::Disconnect;
 use shared::framing::websocket;
 use shared::moment::Moment;
@@ -13,6 +14,7 @@ use shared::moment::Moment;
 use crate::connection::{Connection, Gone, Incoming, Outbox};
 use crate::telemetry::metrics::{CLOSE_BY_PEER, CLOSE_LOST};
 use crate::worker::Local;
+use crate::worker::inbox::Event;
 
 /// The client has left, and its commands are still under way.
 #[derive(Debug)]
@@ -66,6 +68,11 @@ impl Connection {
                 self.leave_all(local);
                 let until = local.now + local.websocket.finish_timeout();
                 self.finishing = Some(Box::new(Finishing { until, leaving, mute: None }));
+                // What it has asked for besides waits no longer for it to take a long answer.
+                if let Some(ticket) = self.awaits_room.take() {
+                    let outcome = Outcome { ticket, result: OutcomeResult::Room };
+                    local.inbox.push(Event::Outcome(self.key, outcome));
+                }
             }
         }
         local.schedule(self);

@@ -212,3 +212,39 @@ async fn a_position_of_an_earlier_release_gets_a_new_epoch_and_goes_on() {
     let run: String = redis.server.ask(&["HGET", key, "run"]);
     assert_eq!(run, "some run", "a node of the earlier release beside this one leaves the epoch alone");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_nobody_has_published_to_is_not_remembered_for_long() {
+    let redis = Redis::new();
+    let node = redis.node();
+    let (asked, used) = (channel("asked"), channel("used"));
+    published(&node, &used, 1..=1).await;
+    for channel in [&asked, &used] {
+        node.broker.history(channel.clone(), ALL, KEPT).await.expect("history");
+        top(&node, channel).await;
+    }
+    let lives_ms = |name: &str| redis.server.ask::<i64>(&["PTTL", &format!("tidegate:position:{{{name}}}")]);
+    let hour = 3_600_000;
+    assert!((1..=2 * hour).contains(&lives_ms("asked")), "{}", lives_ms("asked"));
+    assert!(lives_ms("used") > 24 * hour, "{}", lives_ms("used"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_history_is_read_in_several_calls_so_that_no_other_answer_stands_long_behind_it() {
+    let redis = Redis::new();
+    let node = redis.node();
+    let a = channel("a");
+    for _ in 0..50 {
+        node.publish(&a, "x".repeat(16 << 10)).await;
+    }
+    let calls = || {
+        let stats: String = redis.server.ask(&["INFO", "commandstats"]);
+        let calls =
+            field(&stats, "cmdstat_evalsha:calls=").split(',').next().and_then(|calls| calls.parse().ok());
+        calls.unwrap_or(0_u32)
+    };
+    let before = calls();
+    let page = node.broker.history(a, ALL, KEPT).await.expect("history");
+    assert_eq!(page.publications.len(), 50);
+    assert!(calls() - before >= 4, "{} calls for 800 KiB", calls() - before);
+}

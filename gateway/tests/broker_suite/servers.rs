@@ -113,6 +113,47 @@ async fn links_that_end_at_different_servers_are_seen_and_made_again() {
     assert_eq!(other.ask::<i64>(&["EXISTS", "tidegate:stream:{a}"]), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_for_reads_that_ends_at_another_server_is_seen_too() {
+    let mut redis = quick();
+    let other = RedisServer::start();
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let relay = Relay::start(at(redis.server.port()), b"SUBSCRIBE").await;
+    redis.config.url = RedisUrl::new(format!("redis://127.0.0.1:{}", relay.port()));
+    let node = redis.node();
+    node.listens().await;
+    relay.lead_to(&[at(other.port())]);
+    let clients: String = redis.server.ask(&["CLIENT", "LIST"]);
+    let reads = clients.lines().find(|line| line.contains(":reads ")).expect("it has a name");
+    let id = reads.split(' ').find_map(|word| word.strip_prefix("id=")).expect("and a number");
+    redis.server.ask::<i64>(&["CLIENT", "KILL", "ID", id]);
+    eventually("it is made again", async || node.metrics.read_link.reconnects.get() == 1).await;
+    let error = node.broker.canary().await.expect_err("history is read elsewhere");
+    assert!(error.to_string().contains("different servers"), "{error}");
+    eventually("they end together", async || node.broker.canary().await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_do_not_say_who_they_are_are_told_apart_by_who_is_listened_to() {
+    let mut redis = quick();
+    let other = RedisServer::start();
+    let user = ["ACL", "SETUSER", "gate", "on", ">secret", "~*", "&*", "+@all", "-info"];
+    redis.server.ask::<()>(&user);
+    other.ask::<()>(&user);
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let relay = Relay::start(at(redis.server.port()), b"SUBSCRIBE").await;
+    redis.config.url = RedisUrl::new(format!("redis://gate:secret@127.0.0.1:{}", relay.port()));
+    let node = redis.node();
+    node.listens().await;
+    relay.lead_to(&[at(other.port())]);
+    redis.server.ask::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually("one link is made again", async || node.metrics.subscriber_link.reconnects.get() == 1).await;
+    let error = node.broker.canary().await.expect_err("commands go elsewhere");
+    assert!(error.to_string().contains("different servers"), "{error}");
+    relay.lead_to(&[at(redis.server.port())]);
+    eventually("they end together", async || node.broker.canary().await.is_ok()).await;
+}
+
 /// The words of the line by which the page on deployment gives a user its rights.
 fn documented_rights() -> Vec<&'static str> {
     let page = include_str!("../../../docs/deployment.md");

@@ -72,7 +72,12 @@ async fn a_second_signal_ends_the_program_at_once() {
 
 #[tokio::test]
 async fn a_client_that_gets_in_while_others_are_drained_does_not_stay() {
-    let gateway = gateway().with("drain.notice_ms", 0).with("drain.grace_ms", 600_000).run().await;
+    let gateway = gateway()
+        .with("workers.count", 1)
+        .with("drain.notice_ms", 0)
+        .with("drain.grace_ms", 600_000)
+        .run()
+        .await;
     let mut first = gateway.connect().await;
     let mut late = TcpStream::connect(gateway.address).await.expect("it listens");
     let head = "GET /raw/late HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -137,6 +142,22 @@ async fn a_drain_answers_the_requests_that_are_under_way() {
         assert_eq!(answer.header("connection"), Some("close"));
     }
     assert_eq!(gateway.ended().await.0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn from_the_first_word_of_a_drain_on_each_answer_is_the_last_on_its_connection() {
+    let gateway = gateway().with("drain.notice_ms", 300_000).run().await;
+    let is_last = async || {
+        let mut stream = TcpStream::connect(gateway.address).await.expect("it listens");
+        stream.write_all(publish("news", 1).as_bytes()).await.expect("sent");
+        let answer = crate::http::answer(&mut stream).await.expect("an answer");
+        answer.header("connection") == Some("close")
+    };
+    assert!(!is_last().await);
+    gateway.signal(Signal::TERM);
+    eventually("no more is asked on it", is_last).await;
+    gateway.signal(Signal::INT);
+    gateway.ended().await;
 }
 
 #[tokio::test]

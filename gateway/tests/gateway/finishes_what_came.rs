@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::Client;
-use crate::gateway::{Description, Gateway, PATIENCE, gateway};
+use crate::gateway::{Description, Gateway, PATIENCE, eventually, gateway};
 use crate::redis_server::RedisServer;
 
 /// A client's frame, masked with zeros.
@@ -255,4 +255,43 @@ async fn who_said_goodbye_hears_nothing_that_is_published_after_it() {
     redis.thaw();
     let said = read_to_end(&mut stream).await;
     assert_eq!(replies(&said), [10]);
+}
+
+/// Leaves without reading the long answers that it has asked for, and with one more wish.
+async fn leaves_unread(at_once: bool) -> Vec<u8> {
+    let gateway = gateway()
+        .with("websocket.compression", false)
+        .with("websocket.outbox_bytes_max", 512 << 10)
+        .with("websocket.finish_timeout_ms", 60_000)
+        .start()
+        .await;
+    let mut listener = listener(&gateway).await;
+    gateway.publish("stream:long", json!("x".repeat(32 << 10))).await;
+    let mut stream = crate::keeps_to_its_memory::narrow(&gateway, "stream:long").await.socket.into_inner();
+    let ask = |id: u32| {
+        let history = json!({ "channel": "stream:long", "limit": 1 });
+        text(&json!({ "id": id, "history": history }).to_string())
+    };
+    let publish = json!({ "id": 999, "publish": { "channel": "chat", "data": 0 } }).to_string();
+    let commands = [(100..400).flat_map(ask).collect(), text(&publish)].concat();
+    if at_once {
+        send(&mut stream, &[commands, goodbye()].concat()).await;
+    } else {
+        send(&mut stream, &commands).await;
+        eventually("answers wait", async || gateway.metric("tidegate_kept_bytes").await > 0.0).await;
+        send(&mut stream, &goodbye()).await;
+    }
+    hears(&mut listener, 0..1).await;
+    read_to_end(&mut stream).await
+}
+
+#[tokio::test]
+async fn who_leaves_without_reading_is_obeyed_and_reads_no_answer_behind_a_hole() {
+    for at_once in [true, false] {
+        let said = leaves_unread(at_once).await;
+        let ids = replies(&said);
+        assert!(ids.len() < 300, "some were given up");
+        assert_eq!(ids, (100..100 + ids.len() as u64).collect::<Vec<u64>>());
+        assert!(said.ends_with(&[&3008_u16.to_be_bytes(), &b"slow"[..]].concat()), "it is told so");
+    }
 }

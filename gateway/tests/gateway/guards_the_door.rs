@@ -247,7 +247,9 @@ async fn clients_that_fill_a_node_do_not_lock_the_api_out() {
         assert_eq!(said_before_the_end(&mut silent).await, 0);
     }
     for number in 0..20 {
-        assert_eq!(refused(&gateway, "").await.status, 503, "a spare place is not for clients");
+        let told = refused(&gateway, "").await;
+        assert_eq!(told.status, 503, "a spare place is not for clients");
+        assert_eq!(told.header("connection"), Some("close"), "nor is it theirs to stay in");
         gateway.publish("news", serde_json::json!(number)).await;
         assert_eq!(clients[0].publication().await.data, number);
     }

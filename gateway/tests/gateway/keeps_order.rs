@@ -212,3 +212,24 @@ async fn a_client_of_many_channels_hears_each_in_its_order() {
         assert!(heard.len() == channels.len() && heard.values().all(|&last| last == 40), "{heard:?}");
     }
 }
+
+#[tokio::test]
+async fn what_was_published_before_a_client_is_sent_away_comes_before_that() {
+    let gateway = gateway().with("namespaces.stream.flush_interval_ms", 10_000).start().await;
+    let (mut ann, mut bob) = (gateway.connect_as("ann").await, gateway.connect_as("bob").await);
+    for client in [&mut ann, &mut bob] {
+        client.subscribe("stream:room").await;
+    }
+    for number in 1..=3 {
+        gateway.publish("stream:room", json!(number)).await;
+    }
+    gateway.api("disconnect", json!({ "user": "ann" })).await;
+    gateway.api("unsubscribe", json!({ "user": "bob", "channel": "stream:room" })).await;
+    for client in [&mut ann, &mut bob] {
+        for number in 1..=3 {
+            assert_eq!(client.publication().await.data, json!(number));
+        }
+    }
+    assert_eq!(ann.closed().await.0, 3503);
+    assert_eq!(bob.unsubscribed().await.0, "stream:room");
+}

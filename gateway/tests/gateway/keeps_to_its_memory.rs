@@ -13,7 +13,7 @@ const BUDGET: u32 = 16 << 20;
 const FOR_CLIENTS: f64 = (BUDGET / 2 + (4 << 20)) as f64;
 
 /// A client whose socket holds little, so that what it does not read waits in the node.
-async fn narrow(gateway: &Gateway, channel: &str) -> Client {
+pub async fn narrow(gateway: &Gateway, channel: &str) -> Client {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket2::SockRef::from(&socket).set_tcp_mss(536).expect("small segments, so small buffers");
     socket.set_recv_buffer_size(4096).expect("a small buffer");

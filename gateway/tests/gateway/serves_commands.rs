@@ -190,3 +190,35 @@ async fn a_long_row_of_subscribes_is_served() {
     gateway.metric_becomes("tidegate_subscriptions", 128.0).await;
     assert_eq!(client.refused("subscribe", json!({ "channel": "one-too-many" })).await, 106);
 }
+
+#[tokio::test]
+async fn who_comes_in_the_place_of_another_is_not_taken_for_them() {
+    let gateway = gateway().with("workers.count", 1).start().await;
+    let mut anns = Vec::new();
+    for _ in 0..3 {
+        anns.push(gateway.connect_as("ann").await);
+    }
+    let left = anns.remove(1);
+    let id = left.id.clone();
+    left.socket.close().await;
+    gateway.metric_becomes("tidegate_connections", 2.0).await;
+    // In the place that is free now.
+    let bob = gateway.connect_as("bob").await;
+    let all = json!({ "user": "ann", "disconnect": { "code": 4100, "reason": "moved" } });
+    gateway.api("disconnect", all.clone()).await;
+    for mut ann in anns {
+        assert_eq!(ann.closed().await.0, 4100, "each of them is found");
+    }
+    bob.socket.close().await;
+    gateway.metric_becomes("tidegate_connections", 0.0).await;
+    // In all three places, one of which was that of the first to leave.
+    let mut again = Vec::new();
+    for _ in 0..3 {
+        again.push(gateway.connect_as("ann").await);
+    }
+    gateway.api("disconnect", json!({ "user": "ann", "client": id })).await;
+    gateway.api("disconnect", all).await;
+    for mut ann in again {
+        assert_eq!(ann.closed().await.0, 4100, "the first command meant somebody else");
+    }
+}

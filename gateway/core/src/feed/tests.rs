@@ -63,6 +63,17 @@ fn what_comes_twice_for_no_reason_is_held_against_history() {
 }
 
 #[test]
+fn what_has_come_and_was_brought_by_history_too_is_not_expected_again() {
+    let mut feed = Feed::default();
+    assert!(delivered(&mut feed, at(1)));
+    assert_eq!(feed.admit(publication(at(4))), Admission::Gap { since: 0 });
+    let mended = feed.mend(page(1..=5, at(5)));
+    assert_eq!((offsets(&mended), mended.again), (vec![2, 3, 4, 5], None));
+    assert_eq!(feed.admit(publication(at(5))), Admission::Duplicate, "it was on its way");
+    assert_eq!(feed.admit(publication(at(4))), Admission::Doubtful { since: 4 }, "it has come");
+}
+
+#[test]
 fn a_stream_that_stands_behind_is_left_and_whoever_follows_it_told() {
     let mut feed = Feed::default();
     assert!((1..=10).all(|offset| delivered(&mut feed, at(offset))));

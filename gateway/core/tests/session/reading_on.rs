@@ -1,7 +1,7 @@
 //! Answers of many bytes, and clients that take them slowly.
 
 use bytes::Bytes;
-use gateway_core::effect::{GoLive, Identity, OutcomeResult};
+use gateway_core::effect::{Effect, GoLive, Identity, OutcomeResult};
 use gateway_core::history::HistoryPage;
 use gateway_core::session::{READS_FAILED_MAX, Settings};
 use shared::error::ErrorCode;
@@ -180,6 +180,36 @@ fn what_was_held_back_without_joining_on_is_read_from_history() {
     let did = client.did();
     assert!(did[0].contains(r#""offset":8"#) && did[0].contains(r#""offset":9"#), "{did:?}");
     assert_eq!(did[1..], ["live recover:a @9", "await room"]);
+}
+
+#[test]
+fn a_piece_with_nothing_in_it_is_the_last() {
+    let mut client = client();
+    client.says(r#"{"id":2,"subscribe":{"channel":"recover:a"}}"#);
+    client.did();
+    client.answer(joined(Some(page(&[], 7))));
+    client.did();
+    let hole = |at| GoLive {
+        channel: channel("recover:a"),
+        position: Some(position(at)),
+        positioned: true,
+        may_read_on: true,
+    };
+    for (at, read, may_read_on) in [(7, page(&[8], 8), true), (8, page(&[], 8), false)] {
+        assert!(client.session.handle_hole(&hole(at)));
+        client.did();
+        client.answer(OutcomeResult::Room);
+        client.did();
+        client.answer(joined(Some(read)));
+        let mut effects = std::iter::from_fn(|| client.session.poll_effect());
+        let goes_live = effects.find_map(|effect| match effect {
+            Effect::GoLive(go_live) => Some(go_live.may_read_on),
+            _ => None,
+        });
+        assert_eq!(goes_live, Some(may_read_on));
+        client.did();
+        client.answer(OutcomeResult::Room);
+    }
 }
 
 #[test]

@@ -238,6 +238,12 @@ fn subscription_tokens_may_have_a_secret_of_their_own() {
     assert!(auth.authorize(NOW, client(), &channel("news"), &own).is_ok());
     assert_eq!(auth.authorize(NOW, client(), &channel("news"), &token(claims)), Err(DENIED));
     assert_eq!(auth.authenticate(NOW, &sign("another", Algorithm::HS256, &json!({}))), Err(INVALID));
+    let auth = with(|config| {
+        config.subscription_hmac_secret = Secret::new("another");
+        config.previous_hmac_secret = Secret::new("the old one");
+    });
+    let old = sign("the old one", Algorithm::HS256, &json!({"channel": "news"}));
+    assert_eq!(auth.authorize(NOW, client(), &channel("news"), &old), Err(DENIED), "it was for connections");
 }
 
 #[test]

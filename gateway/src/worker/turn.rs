@@ -150,8 +150,13 @@ impl Worker {
         if connection.key != key || connection.is_closing() {
             return;
         }
+        let unfinished = if connection.is_finishing() { connection.session.unfinished() as u64 } else { 0 };
         connection.session.handle_outcome(self.local.now, outcome);
         connection.perform(&mut self.local);
+        if connection.is_closing() {
+            // What one that has left asked for behind what failed.
+            self.local.tally.commands_given_up += unfinished.saturating_sub(1);
+        }
         if connection.paused && !connection.session.is_congested() {
             connection.paused = false;
             self.local.unread.push(key.index);

@@ -192,6 +192,21 @@ async fn what_is_not_done_in_time_is_given_up_and_counted() {
 }
 
 #[tokio::test]
+async fn what_stands_behind_a_publication_that_failed_is_counted() {
+    let redis = RedisServer::start();
+    let gateway = gateway().over(&redis.url()).with("redis.timeout_ms", 300).start().await;
+    let _listener = listener(&gateway).await;
+    let mut stream = gateway.raw("chat").await.into_inner();
+    redis.freeze();
+    let texts: Vec<u8> = (0..20).flat_map(|number| text(&number.to_string())).collect();
+    send(&mut stream, &[texts, goodbye()].concat()).await;
+    let said = read_to_end(&mut stream).await;
+    assert_eq!(said[2..4], 3004_u16.to_be_bytes(), "{said:?}");
+    redis.thaw();
+    gateway.metric_becomes("tidegate_commands_given_up_total", 19.0).await;
+}
+
+#[tokio::test]
 async fn a_goodbye_is_answered_with_its_own_code() {
     let gateway = gateway().start().await;
     for code in [1001_u16, 4321] {

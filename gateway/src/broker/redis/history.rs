@@ -1,5 +1,7 @@
 //! Reading streams: a page, several positions at once, and forgetting.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use redis::{Cmd, Value};
@@ -21,6 +23,13 @@ const POSITIONS_BATCH: usize = 250;
 
 /// Bytes of publications after which a page of history ends, so that nobody's answer stands long behind it.
 const PAGE_BYTES: usize = 128 << 10;
+
+/// A read of so many bytes goes on when it is its turn. Shorter ones wait for nobody: replies, and most repairs.
+const LONG_BYTES: usize = 512 << 10;
+
+/// How long such a read may wait until those before it are through. Whoever comes back with many others is
+/// better served in turn than together with all of them.
+const LONG_WAIT: Duration = Duration::from_secs(30);
 
 /// Times a read of several pages is begun anew because the stream was cut or began anew meanwhile.
 const REREADS_MAX: usize = 3;
@@ -51,7 +60,7 @@ impl RedisBroker {
         let mut left = filter;
         let mut all: Option<HistoryPage> = None;
         let enough = filter.enough_bytes.map_or(usize::MAX, |bytes| bytes as usize);
-        let mut read = 0;
+        let (mut read, mut turn) = (0, None);
         loop {
             let (page, bytes) = self.read_page(&self.keys, self.position_ttl_ms, channel, left).await?;
             let count = page.publications.len();
@@ -69,6 +78,12 @@ impl RedisBroker {
             }
             if is_last {
                 return Ok(all);
+            }
+            if turn.is_none() && read >= LONG_BYTES {
+                turn = match tokio::time::timeout(LONG_WAIT, self.long_reads.acquire()).await {
+                    Ok(turn) => turn.ok(),
+                    Err(_) => return Err(BrokerError::Timeout(LONG_WAIT)),
+                };
             }
         }
     }

@@ -54,6 +54,9 @@ use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
 /// Pages of history that are read at once. Whoever reads another waits for its turn, under its deadline.
 const READING_MAX: usize = 16;
 
+/// Long histories that are read at once: each is in memory as a whole until its reader has it.
+const LONG_READS_MAX: usize = 4;
+
 /// What Redis said first, taken out of the buffer: for [`crate::readers`].
 pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, String> {
     let said = resp::take(buffer).map_err(|malformed| malformed.to_string())?;
@@ -71,6 +74,7 @@ pub struct RedisBroker {
     link: Arc<Link>,
     reads: Arc<Link>,
     reading: Semaphore,
+    long_reads: Semaphore,
     canaries: Arc<Canaries>,
     publications: Publications,
     listener: Listener,
@@ -113,6 +117,7 @@ impl RedisBroker {
             link,
             reads: Arc::new(reads),
             reading: Semaphore::new(READING_MAX),
+            long_reads: Semaphore::new(LONG_READS_MAX),
             canaries,
             listener,
             router,

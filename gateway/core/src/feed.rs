@@ -18,8 +18,11 @@ use crate::history::HistoryPage;
 pub const FEED_HELD_PUBLICATIONS_MAX: usize = 1024;
 /// Bytes held while a gap is mended.
 pub const FEED_HELD_BYTES_MAX: usize = 1 << 20;
-/// Reads of history that may fail or bring nothing, one after the other, before a gap is given up.
+/// Reads of history that may bring nothing, one after the other, before a gap is given up. As often an epoch that is to be
+/// left may refuse to be.
 pub const MEND_ATTEMPTS_MAX: u32 = 5;
+/// Reads of history that may fail, one after the other: links that come and go are no reason to give up what history holds.
+pub const MEND_FAILURES_MAX: u32 = 40;
 
 /// What a node knows of the stream of one channel.
 ///
@@ -212,7 +215,7 @@ impl Feed {
     /// History could not be read, or the epoch not left. Worth a pause before it is tried again.
     pub fn mend_failed(&mut self) -> Mended {
         let Some(mut mending) = self.take_mending() else { return Mended::default() };
-        mending.fruitless += 1;
+        mending.failed += 1;
         self.go_on(mending, Vec::new())
     }
 
@@ -337,7 +340,8 @@ impl Feed {
         let at = StreamPosition { offset: begins, ..top };
         self.take_over(before.epoch, at);
         deliveries.push(Delivery::Lost(at));
-        let mending = Mending { fruitless: 0, doubtful: false, leave: false, is_joined: true, ..mending };
+        let mending =
+            Mending { fruitless: 0, failed: 0, doubtful: false, leave: false, is_joined: true, ..mending };
         self.join_held(mending, deliveries, before, at, top)
     }
 
@@ -377,12 +381,14 @@ impl Feed {
             return Mended { deliveries, ..Mended::default() };
         }
         mending.fruitless = if at == before { mending.fruitless + 1 } else { 0 };
+        mending.failed = 0;
         self.go_on(mending, deliveries)
     }
 
     fn go_on(&mut self, mending: Mending, deliveries: Vec<Delivery>) -> Mended {
+        let failures_max = if mending.leave { MEND_ATTEMPTS_MAX } else { MEND_FAILURES_MAX };
         match self.known.position() {
-            Some(at) if mending.fruitless < MEND_ATTEMPTS_MAX => {
+            Some(at) if mending.fruitless < MEND_ATTEMPTS_MAX && mending.failed < failures_max => {
                 let mended = if mending.leave {
                     Mended { deliveries, again: Some(self.joint(at)), leave: Some(at.epoch) }
                 } else {

@@ -23,7 +23,9 @@ pub(super) struct Mending {
     pub(super) leave: bool,
     /// What is known to be in the stream beside what is held: there was no room for it, or a check found it.
     pub(super) expected: Option<StreamPosition>,
+    /// Reads that brought nothing, and such that failed, one after the other.
     pub(super) fruitless: u32,
+    pub(super) failed: u32,
 }
 
 impl Mending {

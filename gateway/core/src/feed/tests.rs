@@ -206,14 +206,14 @@ fn a_gap_that_cannot_be_read_is_given_up_after_some_attempts() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
     feed.admit(publication(at(3)));
-    for _ in 1..MEND_ATTEMPTS_MAX {
+    for _ in 1..MEND_FAILURES_MAX {
         assert_eq!(feed.mend_failed(), Mended { again: Some(0), ..Mended::default() });
     }
     assert_eq!(offsets(&feed.mend_failed()), [3], "with its hole, which workers see");
     assert!(delivered(&mut feed, at(4)));
 
     assert_eq!(feed.check(None, at(6), Look::AfterLoss), Check::Missing { since: 3 });
-    for _ in 1..MEND_ATTEMPTS_MAX {
+    for _ in 1..MEND_FAILURES_MAX {
         feed.mend_failed();
     }
     assert_eq!(offsets(&feed.mend_failed()), [-6], "nothing came that would show the hole");
@@ -227,7 +227,7 @@ fn attempts_that_bring_nothing_count_only_one_after_the_other() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
     feed.admit(publication(at(100)));
-    for offset in 2..=u64::from(2 * MEND_ATTEMPTS_MAX) {
+    for offset in 2..=u64::from(2 * MEND_FAILURES_MAX) {
         assert!(feed.mend_failed().again.is_some(), "before {offset}");
         let mended = feed.mend(page(offset..=offset, at(100)));
         assert_eq!((offsets(&mended), mended.again), (vec![offset as i64], Some(offset)));

@@ -179,8 +179,12 @@ pub async fn a_canary_comes_back<B: Backend>() {
     let backend = B::new();
     let node = backend.node();
     node.listens().await;
-    let took = node.broker.canary().await.expect("a canary");
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    let mut took = Duration::ZERO;
+    // One after the other, however soon.
+    for _ in 0..10 {
+        took = node.broker.canary().await.expect("a canary");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
     assert_eq!(node.metrics.canary_micros.get(), took.as_micros() as u64);
 }
 

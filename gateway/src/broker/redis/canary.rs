@@ -144,7 +144,8 @@ impl RedisBroker {
             channel: self.canaries.channel.clone(),
             publication: Publication::new(Payload::text(number.to_string())),
             retention: Retention { size: 1, ttl: TRACES_TTL },
-            idempotency: Some(Idempotency { key: "canary".into(), ttl: Duration::from_millis(1) }),
+            // Of each its own: with a common one, the second within its time would not be made.
+            idempotency: Some(Idempotency { key: number.to_string().into(), ttl: Duration::from_millis(1) }),
         };
         let ttl_ms = TRACES_TTL.as_millis() as u64;
         let published = self.publications.push(Outgoing::new(&self.canaries.keys, ttl_ms, &request));

@@ -46,12 +46,8 @@ pub fn may_read_history(
     user: &UserId,
     subscribed: bool,
 ) -> bool {
-    let without = if user.is_anonymous() {
-        options.allow_history_for_anonymous
-    } else {
-        options.allow_history_for_client
-    };
-    subscribed && options.allow_history || without && (subscribed || is_for_everyone(channel))
+    let without = (options.allow_history_for_client, options.allow_history_for_anonymous);
+    may_read(options.allow_history, without, channel, user, subscribed)
 }
 
 pub fn may_read_presence(
@@ -60,12 +56,20 @@ pub fn may_read_presence(
     user: &UserId,
     subscribed: bool,
 ) -> bool {
-    let without = if user.is_anonymous() {
-        options.allow_presence_for_anonymous
-    } else {
-        options.allow_presence_for_client
-    };
-    subscribed && options.allow_presence || without && (subscribed || is_for_everyone(channel))
+    let without = (options.allow_presence_for_client, options.allow_presence_for_anonymous);
+    may_read(options.allow_presence, without, channel, user, subscribed)
+}
+
+/// `without`: whether a subscription is not needed, for clients with a user and for anonymous ones.
+fn may_read(
+    subscribers: bool,
+    without: (bool, bool),
+    channel: &Channel,
+    user: &UserId,
+    subscribed: bool,
+) -> bool {
+    let without = if user.is_anonymous() { without.1 } else { without.0 };
+    subscribed && subscribers || without && (subscribed || is_for_everyone(channel))
 }
 
 /// Whether subscribers may be given what they missed. Recovery hands out history, so it is for those who may read

@@ -135,7 +135,9 @@ impl Connection {
             local.tally.commands_given_up += 1;
             self.incoming = Incoming::Nothing;
         }
-        tracing::debug!(client = %self.session.client(), "given up what a client asked for before it left");
+        if let Some(untold) = local.given_up_told.now() {
+            tracing::warn!(client = %self.session.client(), untold, "given up what a client asked for before it left");
+        }
         self.conclude(local)
     }
 

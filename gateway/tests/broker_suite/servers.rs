@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tidegate::broker::redis::RedisUrl;
 
-use crate::harness::{Backend, Redis, channel, eventually, request};
+use crate::harness::{Backend, Node, Redis, channel, eventually, request};
 use crate::redis_server::RedisServer;
 use crate::relay::Relay;
 
@@ -91,8 +91,8 @@ async fn a_user_without_info_can_still_tell_a_replica() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn links_that_end_at_different_servers_are_seen_and_made_again() {
+/// A node whose connections there are end at the one server, and those to come at the other.
+async fn led_elsewhere() -> (Redis, RedisServer, Node, Relay) {
     let mut redis = quick();
     let other = RedisServer::start();
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -101,6 +101,12 @@ async fn links_that_end_at_different_servers_are_seen_and_made_again() {
     let node = redis.node();
     node.listens().await;
     relay.lead_to(&[at(other.port())]);
+    (redis, other, node, relay)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_that_end_at_different_servers_are_seen_and_made_again() {
+    let (redis, other, node, _relay) = led_elsewhere().await;
     redis.server.ask::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     eventually("one link is made again", async || node.heard.resumed() == 1).await;
     let error = node.broker.canary().await.expect_err("commands go elsewhere");
@@ -115,14 +121,7 @@ async fn links_that_end_at_different_servers_are_seen_and_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_for_reads_that_ends_at_another_server_is_seen_too() {
-    let mut redis = quick();
-    let other = RedisServer::start();
-    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let relay = Relay::start(at(redis.server.port()), b"SUBSCRIBE").await;
-    redis.config.url = RedisUrl::new(format!("redis://127.0.0.1:{}", relay.port()));
-    let node = redis.node();
-    node.listens().await;
-    relay.lead_to(&[at(other.port())]);
+    let (redis, _other, node, _relay) = led_elsewhere().await;
     let clients: String = redis.server.ask(&["CLIENT", "LIST"]);
     let reads = clients.lines().find(|line| line.contains(":reads ")).expect("it has a name");
     let id = reads.split(' ').find_map(|word| word.strip_prefix("id=")).expect("and a number");

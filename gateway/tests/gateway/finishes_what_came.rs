@@ -141,15 +141,16 @@ async fn every_command_before_a_goodbye_has_its_reply_before_the_answer_to_it() 
     }
 }
 
+/// A node that does not read on while a few commands of a client wait.
+async fn with_a_short_backlog(redis: &RedisServer) -> Gateway {
+    let described = gateway().over(&redis.url()).with("session.queued_commands_max", 16);
+    described.with("session.channels_max", 4).start().await
+}
+
 #[tokio::test]
 async fn a_goodbye_that_lies_unread_behind_a_backlog_is_found_and_all_before_it_is_done() {
     let redis = RedisServer::start();
-    let gateway = gateway()
-        .over(&redis.url())
-        .with("session.queued_commands_max", 16)
-        .with("session.channels_max", 4)
-        .start()
-        .await;
+    let gateway = with_a_short_backlog(&redis).await;
     let mut listener = listener(&gateway).await;
     let mut stream = gateway.raw("chat").await.into_inner();
     let frames: Vec<u8> = (0..300).flat_map(|number| text(&number.to_string())).collect();
@@ -161,12 +162,7 @@ async fn a_goodbye_that_lies_unread_behind_a_backlog_is_found_and_all_before_it_
 #[tokio::test]
 async fn a_client_that_is_gone_is_still_obeyed_in_what_it_had_sent() {
     let redis = RedisServer::start();
-    let gateway = gateway()
-        .over(&redis.url())
-        .with("session.queued_commands_max", 16)
-        .with("session.channels_max", 4)
-        .start()
-        .await;
+    let gateway = with_a_short_backlog(&redis).await;
     let mut listener = listener(&gateway).await;
     let mut stream = gateway.connect().await.socket.into_inner();
     redis.freeze();

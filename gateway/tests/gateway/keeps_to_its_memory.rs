@@ -25,18 +25,19 @@ pub async fn narrow(gateway: &Gateway, channel: &str) -> Client {
     client
 }
 
+/// A node that runs out of memory before the clients it serves run out of their outboxes.
+async fn with_budget() -> Gateway {
+    let described = gateway().with("limits.memory_bytes_max", BUDGET);
+    described.with("websocket.outbox_bytes_max", 4 << 20).with("websocket.compression", false).start().await
+}
+
 fn payload() -> Value {
     json!("x".repeat(32 << 10))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_largest_debtor_first() {
-    let gateway = gateway()
-        .with("limits.memory_bytes_max", BUDGET)
-        .with("websocket.outbox_bytes_max", 4 << 20)
-        .with("websocket.compression", false)
-        .start()
-        .await;
+    let gateway = with_budget().await;
     let mut reads = gateway.connect().await;
     reads.subscribe("own0").await;
     let mut slow = Vec::new();
@@ -81,12 +82,7 @@ async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_la
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_many_counts_once() {
-    let gateway = gateway()
-        .with("limits.memory_bytes_max", BUDGET)
-        .with("websocket.outbox_bytes_max", 4 << 20)
-        .with("websocket.compression", false)
-        .start()
-        .await;
+    let gateway = with_budget().await;
     let mut slow = Vec::new();
     for _ in 0..30 {
         slow.push(narrow(&gateway, "news").await);

@@ -1,7 +1,7 @@
-//! A stretch of network of a test's own: connections go through it, to one end or to several in turn, can be made to
-//! fall silent, and share what it carries in a second.
+//! A stretch of network of a test's own: connections go through it, to one end or to several in turn, can be cut, held
+//! or made to fall silent, and share what it carries in a second.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,6 +28,9 @@ struct Shared {
     /// Connections numbered up to this one, counted from 1, are silent.
     silent: watch::Sender<u64>,
     opened: AtomicU64,
+    /// Raised to end every connection there is.
+    cuts: watch::Sender<u64>,
+    held: watch::Sender<bool>,
     /// Where new connections lead, in turn.
     targets: Mutex<Vec<SocketAddr>>,
     /// Bytes that come back in a second on all connections together. 0: any number.
@@ -61,6 +64,8 @@ impl Relay {
             word,
             silent: watch::channel(0).0,
             opened: AtomicU64::new(0),
+            cuts: watch::channel(0).0,
+            held: watch::channel(false).0,
             targets: Mutex::new(vec![target]),
             rate: AtomicU64::new(0),
             passed: Mutex::new(Instant::now()),
@@ -70,6 +75,11 @@ impl Relay {
         Self { address, shared, _tasks: tasks }
     }
 
+    /// To a port of this machine.
+    pub async fn to(port: u16) -> Self {
+        Self::start((Ipv4Addr::LOCALHOST, port).into(), b"\r\n").await
+    }
+
     pub fn port(&self) -> u16 {
         self.address.port()
     }
@@ -77,6 +87,25 @@ impl Relay {
     /// New connections lead to these in turn; those there are stay.
     pub fn lead_to(&self, targets: &[SocketAddr]) {
         *self.shared.targets.lock() = targets.to_vec();
+    }
+
+    /// New connections lead to this port of this machine.
+    pub fn point(&self, port: u16) {
+        self.lead_to(&[(Ipv4Addr::LOCALHOST, port).into()]);
+    }
+
+    /// Ends every connection there is.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Nothing passes, either way, until [`Relay::release`]. Neither end is told.
+    pub fn hold(&self) {
+        self.shared.held.send_replace(true);
+    }
+
+    pub fn release(&self) {
+        self.shared.held.send_replace(false);
     }
 
     /// Lets so many bytes come back in a second.
@@ -93,6 +122,7 @@ impl Relay {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut pairs = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
+        while pairs.try_join_next().is_some() {}
         let number = shared.opened.fetch_add(1, Ordering::SeqCst) + 1;
         let target = {
             let targets = shared.targets.lock();
@@ -102,8 +132,17 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let (near, far) = (near.into_split(), far.into_split());
         let (said, heard) = watch::channel(false);
         let said = Arc::new(said);
-        pairs.spawn(pass(near.0, far.1, number, shared.clone(), Some(said.clone()), heard.clone()));
-        pairs.spawn(pass(far.0, near.1, number, shared.clone(), None, heard));
+        let there = pass(near.0, far.1, number, shared.clone(), Some(said.clone()), heard.clone());
+        let back = pass(far.0, near.1, number, shared.clone(), None, heard);
+        pairs.spawn(until_cut(shared.cuts.subscribe(), there));
+        pairs.spawn(until_cut(shared.cuts.subscribe(), back));
+    }
+}
+
+async fn until_cut(mut cuts: watch::Receiver<u64>, passing: impl Future<Output = ()>) {
+    tokio::select! {
+        () = passing => {}
+        _ = cuts.changed() => {}
     }
 }
 
@@ -115,7 +154,7 @@ async fn pass(
     said: Option<Arc<watch::Sender<bool>>>,
     heard: watch::Receiver<bool>,
 ) {
-    let mut silent = shared.silent.subscribe();
+    let (mut silent, mut held) = (shared.silent.subscribe(), shared.held.subscribe());
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let is_silent = |silenced: u64| silenced >= number && *heard.borrow();
@@ -139,7 +178,7 @@ async fn pass(
         if said.is_none() {
             shared.carry(bytes.len()).await;
         }
-        if to.write_all(bytes).await.is_err() {
+        if held.wait_for(|held| !held).await.is_err() || to.write_all(bytes).await.is_err() {
             return;
         }
     }

@@ -118,7 +118,7 @@ pub async fn happen(
         Event::KillConnections(kind) => {
             stage.servers[stage.master].ask::<u64>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
         }
-        Event::CutDoors => stage.doors.iter().for_each(crate::switch::Switch::cut),
+        Event::CutDoors => stage.doors.iter().for_each(crate::relay::Relay::cut),
         Event::HoldDoor => {
             let door = &stage.doors[usize::from(coin)];
             door.hold();

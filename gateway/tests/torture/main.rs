@@ -25,8 +25,9 @@ mod http;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod redis_server;
-#[path = "../support/switch.rs"]
-mod switch;
+#[path = "../support/relay.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod relay;
 
 mod account;
 mod audience;

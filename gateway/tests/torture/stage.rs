@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::gateway::{Gateway, PATIENCE, gateway};
 use crate::redis_server::RedisServer;
-use crate::switch::Switch;
+use crate::relay::Relay;
 
 /// The user of the nodes in plays where INFO is forbidden.
 const USER_OPTIONS: [&str; 7] = ["--user", "limited", "on", ">password-of-the-tests", "~*", "&*", "+@all"];
@@ -39,9 +39,9 @@ pub struct Stage {
     /// Which one is master.
     pub master: usize,
     /// Where each server can be reached for replication.
-    wires: [Switch; 2],
+    wires: [Relay; 2],
     /// What each node takes for its Redis.
-    pub doors: [Switch; 2],
+    pub doors: [Relay; 2],
     pub nodes: [Arc<Gateway>; 2],
 }
 
@@ -53,8 +53,8 @@ impl Stage {
             options.push("-@dangerous");
         }
         let servers = [(); 2].map(|()| RedisServer::start_program(&make.program(), &options));
-        let wires = [Switch::to(servers[0].port()).await, Switch::to(servers[1].port()).await];
-        let doors = [Switch::to(servers[0].port()).await, Switch::to(servers[0].port()).await];
+        let wires = [Relay::to(servers[0].port()).await, Relay::to(servers[1].port()).await];
+        let doors = [Relay::to(servers[0].port()).await, Relay::to(servers[0].port()).await];
         let [here, there] = &doors;
         let nodes = [node(here.port(), "here").await, node(there.port(), "there").await];
         let stage = Self { make, servers, master: 0, wires, doors, nodes };
@@ -72,7 +72,7 @@ impl Stage {
     }
 
     pub fn release_replication(&self) {
-        self.wires.iter().for_each(Switch::release);
+        self.wires.iter().for_each(Relay::release);
     }
 
     /// Makes a server the replica of the other, and waits until it has its data.

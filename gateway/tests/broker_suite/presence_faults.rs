@@ -73,6 +73,26 @@ async fn a_full_redis_takes_nobody_new_and_keeps_those_who_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_lets_everybody_go_also_from_where_somebody_new_was_refused() {
+    let redis = short_lease();
+    let node = redis.node();
+    let a = channel("a");
+    for (client, user) in [(1, "ann"), (2, "amy"), (3, "amy")] {
+        node.enter(&a, &info(client, user)).await;
+    }
+    assert_eq!(node.counts(&a).await, (3, 2));
+    redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = node.presence.add(a.clone(), info(4, "bob")).wait().await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("OOM")));
+    for (client, left) in [(1, (2, 1)), (2, (1, 1)), (3, (0, 0))] {
+        node.presence.remove(a.clone(), info(client, "").client);
+        eventually("who leaves is gone", async || node.counts(&a).await == left).await;
+    }
+    redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("bob is there", async || node.present(&a).await == [info(4, "bob")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_were_lost_are_written_again() {
     let redis = short_lease();
     let node = redis.node();

@@ -140,14 +140,74 @@ pub enum OutcomeResult {
     Room,
 }
 
-/// Who a client is.
+/// Who a client is, and what it brings.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
     pub user: UserId,
-    /// JSON shown to others, from the token.
+    /// JSON shown to others.
     pub info: Option<Bytes>,
     /// When the connection ends unless it is refreshed.
     pub expires: Option<Moment>,
+    /// What the server subscribes it to as it connects.
+    pub subs: Vec<ServerSubscription>,
+    /// A JSON object for the application's own servers. No client ever sees it.
+    pub meta: Option<Bytes>,
+    /// What it may do in which channels, beside what these allow to everybody. The first that names a channel counts.
+    pub caps: Box<[Capability]>,
+    /// For the reply to its connect command. No token has it.
+    pub data: Option<Bytes>,
+}
+
+/// A subscription that the server makes, not the client.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServerSubscription {
+    /// As it was written: whether it is a valid name, of a namespace that exists, is for the session to see.
+    pub channel: Box<str>,
+    /// JSON shown to others in this channel.
+    pub info: Option<Bytes>,
+    /// For the client, beside the subscription.
+    pub data: Option<Bytes>,
+    /// When the subscription ends.
+    pub expires: Option<Moment>,
+    pub overrides: Overrides,
+}
+
+/// What is said of one subscription in place of its channel's options. `None`: as these say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Overrides {
+    pub presence: Option<bool>,
+    pub join_leave: Option<bool>,
+    pub force_recovery: Option<bool>,
+    pub force_positioning: Option<bool>,
+    pub force_push_join_leave: Option<bool>,
+}
+
+/// What a client may do in some channels.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Capability {
+    /// Names, or patterns in which `*` stands for any text.
+    pub channels: Box<[Box<str>]>,
+    pub matching: Matching,
+    pub allow: Rights,
+}
+
+/// How the channels of a [`Capability`] are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Matching {
+    #[default]
+    Exact,
+    Wildcard,
+}
+
+/// What may be done in a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rights {
+    pub subscribe: bool,
+    pub publish: bool,
+    /// Presence and its counts; joins and leaves for a subscriber.
+    pub presence: bool,
+    /// History; positions and recovery for a subscriber.
+    pub history: bool,
 }
 
 /// What a subscription token gives.
@@ -155,9 +215,14 @@ pub struct Identity {
 pub struct Grant {
     /// The user the token was made for: the session checks that it is this client's.
     pub user: UserId,
-    /// JSON shown to others in this channel, from the token.
+    /// JSON shown to others in this channel.
     pub info: Option<Bytes>,
     pub expires: Option<Moment>,
+    /// For the client, in the reply.
+    pub data: Option<Bytes>,
+    pub overrides: Overrides,
+    /// What the subscriber may do in the channel beside what its options allow. Subscribing is allowed by the grant.
+    pub allow: Rights,
 }
 
 /// Why a token was not accepted.

@@ -17,3 +17,4 @@ pub mod recovery;
 pub mod session;
 pub mod stream;
 pub mod timer_wheel;
+pub mod wildcard;

@@ -1,9 +1,11 @@
 //! Who may do what in which channel without a subscription token.
 
-use shared::channel::Channel;
+use shared::channel::{Channel, PRIVATE_PREFIX};
 use shared::id::UserId;
 
 use crate::channel_rules::ChannelOptions;
+use crate::effect::{Capability, Matching, Rights};
+use crate::wildcard;
 
 /// Before the names of the only users a channel is for: `chat#alice,bob`.
 pub const USERS_SEPARATOR: char = '#';
@@ -78,13 +80,41 @@ pub fn may_recover(options: &ChannelOptions) -> bool {
     options.force_recovery || options.allow_recovery || options.allow_history
 }
 
+/// What a client was given leave to do in a channel, beside what its options allow. The first capability that names the
+/// channel decides, as Centrifugo has it; those behind it are not looked at.
+pub fn rights(caps: &[Capability], channel: &Channel) -> Rights {
+    let names = |capability: &&Capability| match capability.matching {
+        Matching::Exact => capability.channels.iter().any(|name| **name == *channel.as_str()),
+        Matching::Wildcard => capability.channels.iter().any(|pattern| describes(pattern, channel)),
+    };
+    caps.iter().find(names).map(|capability| capability.allow).unwrap_or_default()
+}
+
+/// Whether a pattern describes a channel. It must write out what keeps others out, the mark of a private channel and the
+/// sign before the names of users: `*` alone opens neither.
+fn describes(pattern: &str, channel: &Channel) -> bool {
+    let (pattern, pattern_users) = users_apart(pattern);
+    let (name, users) = users_apart(channel.as_str());
+    let users_match = match (pattern_users, users) {
+        (Some(pattern), Some(users)) => wildcard::matches(pattern, users),
+        (None, None) => true,
+        _ => false,
+    };
+    let is_private = pattern.starts_with(PRIVATE_PREFIX);
+    users_match && is_private == channel.is_private() && wildcard::matches(pattern, name)
+}
+
+fn users_apart(name: &str) -> (&str, Option<&str>) {
+    name.rsplit_once(USERS_SEPARATOR).map_or((name, None), |(name, users)| (name, Some(users)))
+}
+
 /// Whether the name of the channel keeps nobody out.
 fn is_for_everyone(channel: &Channel) -> bool {
     !channel.is_private() && named_users(channel).is_none()
 }
 
 fn named_users(channel: &Channel) -> Option<&str> {
-    channel.as_str().rsplit_once(USERS_SEPARATOR).map(|(_, users)| users)
+    users_apart(channel.as_str()).1
 }
 
 #[cfg(test)]
@@ -223,5 +253,59 @@ mod tests {
         }
         let positioned = ChannelOptions { force_positioning: true, ..Default::default() };
         assert!(!may_recover(&positioned));
+    }
+
+    fn capability(matching: Matching, channels: &[&str], allow: Rights) -> Capability {
+        Capability { channels: channels.iter().map(|&name| name.into()).collect(), matching, allow }
+    }
+
+    const SUBSCRIBE: Rights = Rights { subscribe: true, publish: false, presence: false, history: false };
+    const PUBLISH: Rights = Rights { subscribe: false, publish: true, presence: false, history: false };
+
+    #[test]
+    fn the_first_capability_that_names_a_channel_decides() {
+        let caps = [
+            capability(Matching::Exact, &["news", "user_42"], SUBSCRIBE),
+            capability(Matching::Exact, &["user_42"], PUBLISH),
+            capability(Matching::Wildcard, &["user_*"], PUBLISH),
+        ];
+        let rights = |name: &str| rights(&caps, &channel(name));
+        assert_eq!(rights("news"), SUBSCRIBE);
+        assert_eq!(rights("user_42"), SUBSCRIBE, "what stands behind it does not count");
+        assert_eq!(rights("user_43"), PUBLISH);
+        assert_eq!(rights("other"), Rights::default());
+        assert_eq!(super::rights(&[], &channel("news")), Rights::default());
+    }
+
+    #[test]
+    fn a_star_is_a_pattern_only_where_patterns_are_meant() {
+        let exact = [capability(Matching::Exact, &["*"], SUBSCRIBE)];
+        assert_eq!(rights(&exact, &channel("news")), Rights::default());
+        assert_eq!(rights(&exact, &channel("*")), SUBSCRIBE);
+        let wildcard = [capability(Matching::Wildcard, &["*"], SUBSCRIBE)];
+        assert_eq!(rights(&wildcard, &channel("news")), SUBSCRIBE);
+    }
+
+    #[test]
+    fn a_pattern_opens_what_keeps_others_out_only_if_it_says_so() {
+        for (pattern, name, expected) in [
+            ("*", "$news", false),
+            ("$*", "$news", true),
+            ("$*", "news", false),
+            ("*", "chat#ann", false),
+            ("chat#*", "chat#ann,bob", true),
+            ("chat#ann", "chat#bob", false),
+            ("*#ann", "chat#ann", true),
+            ("chat#*", "chat", false),
+            ("*", "a#b#ann", false),
+            ("*#ann", "a#b#ann", true),
+        ] {
+            let caps = [capability(Matching::Wildcard, &[pattern], SUBSCRIBE)];
+            assert_eq!(rights(&caps, &channel(name)).subscribe, expected, "{pattern} {name}");
+        }
+        let exact = [capability(Matching::Exact, &["$news", "chat#ann"], SUBSCRIBE)];
+        assert!(
+            rights(&exact, &channel("$news")).subscribe && rights(&exact, &channel("chat#ann")).subscribe
+        );
     }
 }

@@ -92,7 +92,7 @@ impl Authenticator {
             )
         })?;
         claims.unserved_in_connection().for_each(|what| self.observer.unserved(what));
-        Ok(Identity { user: UserId::new(&claims.sub), info, expires })
+        Ok(Identity { user: UserId::new(&claims.sub), info, expires, ..Identity::default() })
     }
 
     /// Finds out what a subscription token grants in a channel to a client.
@@ -122,7 +122,7 @@ impl Authenticator {
             .info()
             .map_err(|()| self.refuse("subscription", &"its info is no JSON, or nested too deep", denied))?;
         claims.unserved_in_subscription().for_each(|what| self.observer.unserved(what));
-        Ok(Grant { user: UserId::new(&claims.sub), info, expires })
+        Ok(Grant { user: UserId::new(&claims.sub), info, expires, ..Grant::default() })
     }
 
     /// The client learns only the code, unless this is a place to try things out. Who runs the gateway is told why, now

@@ -340,11 +340,11 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
     let failed = |error: Option<ErrorCode>| error.map_or(Ok(()), Err);
     let read: HistoryPage = page(&[3, 4], 4);
     let result = match effect {
-        Effect::Authenticate { .. } | Effect::Reauthenticate { .. } => {
-            OutcomeResult::Authenticated(refusal.map_or(Ok(Identity { user, info: None, expires }), Err))
-        }
+        Effect::Authenticate { .. } | Effect::Reauthenticate { .. } => OutcomeResult::Authenticated(
+            refusal.map_or(Ok(Identity { user, expires, ..Identity::default() }), Err),
+        ),
         Effect::Authorize { .. } => {
-            OutcomeResult::Authorized(refusal.map_or(Ok(Grant { user, info: None, expires }), Err))
+            OutcomeResult::Authorized(refusal.map_or(Ok(Grant { user, expires, ..Grant::default() }), Err))
         }
         Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| {
             let since = join.past?.filter.since.unwrap_or(0);

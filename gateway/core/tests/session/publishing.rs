@@ -27,10 +27,10 @@ fn a_publication_is_answered_when_the_broker_has_it() {
 #[test]
 fn others_see_who_published() {
     let info = Some(Bytes::from_static(b"\"Ann\""));
-    let identity = Identity { user: UserId::new("ann"), info: info.clone(), expires: None };
+    let identity = Identity { user: UserId::new("ann"), info: info.clone(), ..Identity::default() };
     let mut client = Client::connected(context(), identity);
     let chan_info = Some(Bytes::from_static(b"\"editor\""));
-    let grant = Grant { user: UserId::new("ann"), info: chan_info.clone(), expires: None };
+    let grant = Grant { user: UserId::new("ann"), info: chan_info.clone(), ..Grant::default() };
     client.subscribe_with_token("news", grant);
     client.says(r#"{"id":3,"publish":{"channel":"news","data":1}}"#);
     let Some(Effect::Publish { publication, .. }) = client.session.poll_effect() else {

@@ -19,7 +19,7 @@ fn quiet() -> Context {
 }
 
 fn identity(expires: Moment) -> Identity {
-    Identity { user: UserId::new("ann"), info: None, expires: Some(expires) }
+    Identity { user: UserId::new("ann"), expires: Some(expires), ..Identity::default() }
 }
 
 /// Connected with a token for a minute.
@@ -33,7 +33,7 @@ fn subscribed_for_a_minute() -> Client {
     let identity = Identity { user: UserId::new("ann"), ..Identity::default() };
     let mut client = Client::connected(quiet(), identity);
     let expires = Some(client.now + Duration::from_secs(60));
-    client.subscribe_with_token("news", Grant { user: UserId::new("ann"), info: None, expires });
+    client.subscribe_with_token("news", Grant { user: UserId::new("ann"), expires, ..Grant::default() });
     client
 }
 
@@ -113,7 +113,11 @@ fn a_new_token_may_end_sooner_than_the_old_one() {
     client.says(r#"{"id":3,"sub_refresh":{"channel":"news","token":"new"}}"#);
     client.did();
     let expires = Some(client.now + Duration::from_secs(10));
-    client.answer(OutcomeResult::Authorized(Ok(Grant { user: UserId::new("ann"), info: None, expires })));
+    client.answer(OutcomeResult::Authorized(Ok(Grant {
+        user: UserId::new("ann"),
+        expires,
+        ..Grant::default()
+    })));
     client.did();
     client.waits_ms(35_000);
     assert_eq!(client.did(), ["leave news", SUBSCRIPTION_EXPIRED]);
@@ -143,6 +147,7 @@ fn a_refreshed_subscription_lives_on() {
         user: UserId::new("ann"),
         info: info.clone(),
         expires,
+        ..Grant::default()
     })));
     assert_eq!(client.did(), [r#"< {"id":3,"sub_refresh":{"expires":true,"ttl":60}}"#]);
     client.says(r#"{"id":4,"publish":{"channel":"news","data":1}}"#);
@@ -159,7 +164,7 @@ fn a_refreshed_subscription_lives_on() {
 #[test]
 fn a_subscription_refresh_is_refused_or_closes_for_the_right_reason() {
     let now = Client::open(quiet()).now;
-    let grant = |user: &str, expires| Grant { user: UserId::new(user), info: None, expires };
+    let grant = |user: &str, expires| Grant { user: UserId::new(user), expires, ..Grant::default() };
     for (outcome, did) in [
         (Err(refused(ErrorCode::TokenExpired)), error(3, ErrorCode::TokenExpired)),
         (Err(refused(ErrorCode::PermissionDenied)), error(3, ErrorCode::PermissionDenied)),
@@ -208,7 +213,7 @@ fn an_end_that_is_no_longer_anyones_wakes_nobody() {
 fn of_several_subscriptions_each_ends_in_its_time() {
     let mut client = subscribed_for_a_minute();
     let expires = Some(client.now + Duration::from_secs(30));
-    client.subscribe_with_token("early", Grant { user: UserId::new("ann"), info: None, expires });
+    client.subscribe_with_token("early", Grant { user: UserId::new("ann"), expires, ..Grant::default() });
     client.subscribe("endless");
     client.waits_ms(55_000);
     assert_eq!(client.did()[0], "leave early");

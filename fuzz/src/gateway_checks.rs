@@ -3,9 +3,9 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Uri};
+use tidegate::admission::client_ip::TrustedProxies;
 use tidegate::auth::{Authenticator, Config};
 use tidegate::clock::Clock;
-use tidegate::http::client_ip::TrustedProxies;
 use tidegate::http::config::Config as HttpConfig;
 use tidegate::http::origin::OriginPolicy;
 use tidegate::node::control::{CONTROL_BYTES_MAX, ControlCommand, NodeInfo};

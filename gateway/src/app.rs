@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gateway_core::hub::DeflateOptions;
 use gateway_core::session::Context;
 use shared::id::NodeId;
 use tokio::io::Interest;
@@ -16,16 +18,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::client_ip::TrustedProxies;
+use crate::admission::{Admission, Config as AdmissionConfig};
 use crate::api::Api;
 use crate::auth::Authenticator;
-use crate::broker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::demo;
-use crate::http::client_ip::TrustedProxies;
 use crate::http::origin::OriginPolicy;
-use crate::http::{Router, Workers};
-use crate::listener::admission::{Admission, Config as AdmissionConfig};
+use crate::http::{Reception, Router};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::memory::Memory;
@@ -36,6 +37,8 @@ use crate::telemetry::{Metrics, Readiness, Reminder};
 use crate::transport::encodings::Encodings;
 use crate::worker::inbox::{Event, Inbox};
 use crate::worker::{self, Seat, Worker};
+
+mod connect;
 
 /// How long after a message to this node itself has come back through the broker the next one is sent.
 const CANARY_INTERVAL: Duration = Duration::from_secs(1);
@@ -116,7 +119,7 @@ impl App {
             .collect::<Result<_, _>>()
             .map_err(setup)?;
         let inboxes: Vec<Arc<Inbox>> = seats.iter().map(|seat| seat.inbox.clone()).collect();
-        let encodings = Arc::new(Encodings::new(&config.websocket, config.session.queued_commands_max));
+        let encodings = Arc::new(encodings(&config));
         let name = config.node.name_or(client_address);
         let rules = Arc::new(config.channel_rules());
 
@@ -124,7 +127,7 @@ impl App {
             let from_broker = Arc::new(FromBroker::default());
             let id = NodeId(uuid::Uuid::new_v4().to_string().into());
             let (broker, presence) =
-                broker::connect::connect(&config, &id.0, from_broker.clone(), &metrics).map_err(setup)?;
+                connect::connect(&config, &id.0, from_broker.clone(), &metrics).map_err(setup)?;
             Ok::<_, StartError>(Node::start(Parts {
                 id,
                 name: name.clone(),
@@ -188,7 +191,7 @@ impl App {
             clients: true,
             api: api_socket.is_none().then(|| api.clone()),
             encodings,
-            workers: Arc::new(Workers::new(inboxes.clone())),
+            reception: reception(&inboxes),
             metrics: metrics.clone(),
             url_bytes_max: config.http.url_bytes_max,
             pages: config.demo.page,
@@ -352,6 +355,22 @@ const INTERNAL_BACKLOG: u32 = 128;
 const API_BACKLOG: u32 = 1024;
 /// The longest that the last answers of a stopping node may take.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
+
+fn encodings(config: &Config) -> Encodings {
+    let websocket = &config.websocket;
+    let level = websocket.compression_level as u8;
+    let deflate = DeflateOptions { min_bytes: websocket.compression_bytes_min, level };
+    Encodings::new(websocket.compression, deflate, config.session.queued_commands_max)
+}
+
+/// Gives new clients to the workers in turn, so that each gets its share.
+fn reception(inboxes: &[Arc<Inbox>]) -> Reception {
+    let (inboxes, next) = (inboxes.to_vec(), AtomicUsize::new(0));
+    Reception::new(move |new| {
+        let turn = next.fetch_add(1, Ordering::Relaxed) % inboxes.len();
+        inboxes[turn].push(Event::Open(new));
+    })
+}
 
 fn setup(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
     StartError::Setup(error.into())

@@ -8,6 +8,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 
+pub mod admission;
 #[cfg(debug_assertions)]
 pub mod faults;
 pub mod listener;
@@ -17,7 +18,7 @@ pub mod api;
 pub mod auth;
 pub mod http;
 
-pub mod connection;
+pub mod client;
 mod transport;
 pub mod worker;
 

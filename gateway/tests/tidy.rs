@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 #[path = "support/code.rs"]
@@ -71,7 +72,7 @@ const ABSENCES: &[Absence] = &[
     },
     Absence {
         inside: "gateway/src/telemetry",
-        never: &["crate::node", "crate::worker", "crate::connection"],
+        never: &["crate::node", "crate::worker", "crate::client"],
         except: &[],
     },
     // Parts are given their own settings, not everybody's.
@@ -82,11 +83,11 @@ const ABSENCES: &[Absence] = &[
             "gateway/src/app.rs",
             "gateway/src/cli.rs",
             "gateway/src/config",
-            "gateway/src/broker/connect.rs",
+            "gateway/src/app/connect.rs",
         ],
     },
     // A session meets the hub and the node in one place.
-    Absence { inside: "gateway/src", never: &["Effect::"], except: &["gateway/src/connection/perform.rs"] },
+    Absence { inside: "gateway/src", never: &["Effect::"], except: &["gateway/src/client/perform.rs"] },
     // Raw descriptors are sent to in one place, and the allocator reads a symbol of ours.
     Absence {
         inside: "gateway/src",
@@ -121,6 +122,35 @@ fn every_arrow_points_down() {
         }
     }
     assert!(broken.is_empty(), "see the invariants in ARCHITECTURE.md:\n{}", broken.join("\n"));
+}
+
+/// One thing in three folders: a client lives on a worker, and both ask the node, which answers into their inboxes.
+const ONE_THING: [&str; 3] = ["client", "worker", "node"];
+
+#[test]
+fn no_module_of_the_gateway_needs_one_that_needs_it() {
+    let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in sources("gateway/src") {
+        let module = path.trim_start_matches("gateway/src/").trim_end_matches(".rs");
+        let module = module.split('/').next().unwrap_or_default();
+        let of = |module: &str| if ONE_THING.contains(&module) { "client" } else { module }.to_owned();
+        if matches!(module, "lib" | "main") {
+            continue;
+        }
+        let code = code::code_of(&path, &text);
+        let named = code.split("crate::").skip(1).filter_map(|rest| {
+            let end = rest.find(|found: char| !(found.is_alphanumeric() || found == '_'));
+            Some(of(&rest[..end?])).filter(|named| *named != of(module))
+        });
+        needs.entry(of(module)).or_default().extend(named);
+    }
+    assert!(needs["client"].contains("transport") && needs.len() > 15, "{needs:?}");
+    // Whoever needs nobody that is left can go; who cannot go ever needs itself.
+    while let Some(free) = needs.iter().find(|(_, of)| !of.iter().any(|one| needs.contains_key(one))) {
+        let free = free.0.clone();
+        needs.remove(&free);
+    }
+    assert!(needs.is_empty(), "these need each other: {needs:?}");
 }
 
 #[test]

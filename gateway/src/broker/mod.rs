@@ -4,7 +4,6 @@
 //! through the [`BrokerEvents`] it was made with.
 
 mod config;
-pub(crate) mod connect;
 pub mod measure;
 pub mod memory;
 pub mod redis;

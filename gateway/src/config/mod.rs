@@ -12,8 +12,8 @@ use gateway_core::session::Settings;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::http::client_ip::TrustedProxies;
-use crate::{api, auth, broker, connection, demo, http, listener, node, telemetry, worker};
+use crate::admission::client_ip::TrustedProxies;
+use crate::{admission, api, auth, broker, client, demo, http, listener, node, telemetry, worker};
 
 pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
 pub use mistake::{Mistake, Mistakes};
@@ -36,9 +36,9 @@ pub struct Config {
     pub internal: listener::config::InternalConfig,
     pub tls: listener::tls::Config,
     pub proxy_protocol: listener::proxy_protocol::Config,
-    pub limits: listener::admission::Config,
+    pub limits: admission::Config,
     pub http: http::config::Config,
-    pub websocket: connection::config::WebSocketConfig,
+    pub websocket: client::config::WebSocketConfig,
     pub session: Settings,
     pub auth: auth::Config,
     pub api: api::Config,

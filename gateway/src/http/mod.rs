@@ -1,30 +1,31 @@
 //! The client listener's HTTP: paths to handlers, and every check that comes before a client is let in.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 
+use crate::admission::Admission;
+use crate::admission::client_ip::TrustedProxies;
 use crate::api::Api;
-use crate::listener::admission::Admission;
+use crate::client::open::NewClient;
 use crate::telemetry::labels::Handshake;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::encodings::Encodings;
-use crate::worker::inbox::Inbox;
 
-pub mod client_ip;
 pub mod config;
 pub mod origin;
 pub mod pages;
 
 mod head;
 mod route;
+mod stream;
 mod upgrade;
 
 pub(crate) use route::OpenedAtOnce;
+pub(crate) use stream::Stream;
 
-use client_ip::TrustedProxies;
 use origin::OriginPolicy;
 
 /// A head that was read without hyper, for [`crate::readers`].
@@ -53,7 +54,7 @@ pub(crate) struct Router {
     /// `None` where the API has an address of its own.
     pub(crate) api: Option<Arc<Api>>,
     pub(crate) encodings: Arc<Encodings>,
-    pub(crate) workers: Arc<Workers>,
+    pub(crate) reception: Reception,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) url_bytes_max: usize,
     /// The ticker page, where the demo is on.
@@ -61,20 +62,23 @@ pub(crate) struct Router {
     pub(crate) refusals_told: Arc<Sparingly>,
 }
 
-/// The workers in turn, so that each gets its share of the connections.
-#[derive(Debug)]
-pub(crate) struct Workers {
-    inboxes: Vec<Arc<Inbox>>,
-    next: AtomicUsize,
-}
+/// Where a client goes that has been let in.
+#[derive(Clone)]
+pub(crate) struct Reception(Arc<dyn Fn(Box<NewClient>) + Send + Sync>);
 
-impl Workers {
-    pub(crate) fn new(inboxes: Vec<Arc<Inbox>>) -> Self {
-        Self { inboxes, next: AtomicUsize::new(0) }
+impl Reception {
+    pub(crate) fn new(receive: impl Fn(Box<NewClient>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(receive))
     }
 
-    fn next(&self) -> &Arc<Inbox> {
-        &self.inboxes[self.next.fetch_add(1, Ordering::Relaxed) % self.inboxes.len()]
+    fn receive(&self, new: NewClient) {
+        (self.0)(Box::new(new));
+    }
+}
+
+impl fmt::Debug for Reception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reception")
     }
 }
 

@@ -9,11 +9,11 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
-use crate::http::client_ip::X_FORWARDED_FOR;
+use crate::admission::client_ip::X_FORWARDED_FOR;
+use crate::admission::{Admitted, Peer, Refusal};
 use crate::http::head::Head;
 use crate::http::upgrade::Opening;
 use crate::http::{Refused, Router, pages};
-use crate::listener::{Admitted, Peer, Refusal};
 use crate::telemetry::labels::Handshake;
 
 const CENTRIFUGE_PATH: &str = "/connection/websocket";

@@ -14,13 +14,13 @@ use shared::framing::websocket::{self, DeflateParams, Upgrade};
 use shared::protocol::Protocol;
 use shared::protocol::raw::Raw;
 
-use crate::connection::open::{NewConnection, Socket};
+use crate::admission::Admitted;
+use crate::client::open::NewClient;
 use crate::http::head::Head;
 use crate::http::route::Endpoint;
-use crate::http::{Refused, Router};
-use crate::listener::{Admitted, Stream};
+use crate::http::{Refused, Router, Stream};
 use crate::telemetry::labels::Handshake;
-use crate::worker::inbox::Event;
+use crate::transport::Socket;
 
 /// Centrifuge clients may name the protocol or say nothing.
 const CENTRIFUGE_JSON: &str = "centrifuge-json";
@@ -160,8 +160,8 @@ impl Router {
     pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
         self.metrics.handshake(Handshake::Accepted);
         let Opening { protocol, deflate, .. } = opening;
-        let new = NewConnection { socket, unread, protocol, deflate, admitted };
-        self.workers.next().push(Event::Open(Box::new(new)));
+        let new = NewClient { socket, unread, protocol, deflate, admitted };
+        self.reception.receive(new);
     }
 
     /// Counts a client that went away while it was answered.

@@ -23,12 +23,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::http::Router;
-use crate::listener::admission::{Admission, HandshakePermit};
+use crate::admission::{Admission, HandshakePermit, Peer};
+use crate::http::{Router, Stream};
 use crate::listener::first_bytes::{FirstBytes, read_first_bytes};
-use crate::listener::stream::Stream;
+use crate::listener::proxy_protocol;
 use crate::listener::tls::Tls;
-use crate::listener::{Peer, proxy_protocol};
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::{Handshake, Panic};
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use crate::connection::open::Socket;
 use crate::http::{OpenedAtOnce, Router};
+use crate::transport::Socket;
 
 /// The most bytes of a first read. Requests of browsers take 500 to 2,000.
 const FIRST_BYTES_MAX: usize = 4096;

@@ -13,8 +13,6 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::raw::Raw;
 use shared::protocol::{Protocol, ProtocolId};
 
-use crate::connection::config::WebSocketConfig;
-
 #[derive(Debug)]
 pub(crate) struct Encodings {
     pub(crate) variants: Arc<Variants>,
@@ -28,9 +26,7 @@ pub(crate) struct Encodings {
 impl Encodings {
     /// `commands_max` may wait for each other, so that many come in one message: a library subscribes to all it has at
     /// once, and to more than it may have it is to be told channel by channel.
-    pub(crate) fn new(config: &WebSocketConfig, commands_max: u32) -> Self {
-        let options =
-            DeflateOptions { min_bytes: config.compression_bytes_min, level: config.compression_level as u8 };
+    pub(crate) fn new(deflates: bool, options: DeflateOptions, commands_max: u32) -> Self {
         let frames = Arc::new(WebSocketFrames::new(options));
         let centrifuge_json: Arc<dyn Protocol> = Arc::new(CentrifugeJson {
             // Beside the connect command.
@@ -50,7 +46,7 @@ impl Encodings {
             let encoding = Encoding { protocol, framing: frames.clone() };
             variants.add(encoding).expect("there are fewer protocols than a variant can tell apart")
         });
-        Self { variants: Arc::new(variants), centrifuge_json, ids, frames, deflates: config.compression }
+        Self { variants: Arc::new(variants), centrifuge_json, ids, frames, deflates }
     }
 
     /// What a client takes that speaks this protocol and has agreed to this compression.

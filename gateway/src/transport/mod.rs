@@ -13,11 +13,29 @@ mod tls;
 pub(crate) use direct::Direct;
 pub(crate) use tls::TlsStream;
 
+/// A client's socket on its way to a worker, in nobody's poll.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Plain(std::net::TcpStream),
+    Tls(std::net::TcpStream, Box<rustls::ServerConnection>),
+}
+
 /// The bytes of one client.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
+}
+
+impl From<Socket> for Stream {
+    fn from(socket: Socket) -> Self {
+        match socket {
+            Socket::Plain(socket) => Self::Plain(TcpStream::from_std(socket)),
+            Socket::Tls(socket, tls) => {
+                Self::Tls(Box::new(TlsStream::new(TcpStream::from_std(socket), *tls)))
+            }
+        }
+    }
 }
 
 impl Stream {

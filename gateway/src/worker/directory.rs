@@ -9,7 +9,7 @@ const NONE: u32 = u32::MAX;
 /// Anonymous clients are nobody's, and not in here.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    /// The connection of each user that came last.
+    /// The client of each user that came last.
     last: FxHashMap<UserId, u32>,
     /// For each place in the table of connections: who came before and after it, of the same user.
     links: Vec<Link>,
@@ -39,7 +39,7 @@ impl Directory {
         }
     }
 
-    /// The connection is one that was entered.
+    /// The client is one that was entered.
     pub(crate) fn leave(&mut self, user: &UserId, index: u32) {
         if user.is_anonymous() {
             return;

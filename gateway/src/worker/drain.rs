@@ -6,7 +6,7 @@ use gateway_core::drain::Pacing;
 use shared::disconnect::Disconnect;
 use shared::moment::Moment;
 
-use crate::connection::{ConnectionKey, Gone};
+use crate::client::{ClientKey, Gone};
 use crate::worker::Worker;
 
 /// How often a draining worker looks whether the next client's turn to close has come.
@@ -18,19 +18,19 @@ pub(super) struct Drain {
     began: Moment,
     pacing: Pacing,
     /// Places in the table, last to close first.
-    left: Vec<ConnectionKey>,
+    left: Vec<ClientKey>,
     closed: usize,
     /// Whose turn it was while a command of theirs was under way: that is answered first.
-    busy: Vec<ConnectionKey>,
+    busy: Vec<ClientKey>,
     until: Moment,
 }
 
 impl Worker {
     pub(super) fn begin_drain(&mut self, until: Moment) {
-        let left: Vec<ConnectionKey> = self
-            .connections
+        let left: Vec<ClientKey> = self
+            .clients
             .iter()
-            .filter(|(_, connection)| !connection.is_closing() && !connection.is_finishing())
+            .filter(|(_, client)| !client.is_closing() && !client.is_finishing())
             .map(|(_, c)| c.key)
             .collect();
         let pacing = Pacing::new(left.len(), until.since(self.local.now));
@@ -49,19 +49,19 @@ impl Worker {
         let is_last = self.local.now >= drain.until;
         for key in turns {
             let index = key.index as usize;
-            let connection = self.connections.get(index).filter(|connection| connection.key == key);
+            let client = self.clients.get(index).filter(|client| client.key == key);
             // One that has left ends by itself, after what it had asked for.
-            let Some(connection) = connection.filter(|connection| !connection.is_finishing()) else {
+            let Some(client) = client.filter(|client| !client.is_finishing()) else {
                 continue;
             };
-            if connection.session.is_busy() && !is_last {
+            if client.session.is_busy() && !is_last {
                 drain.busy.push(key);
                 continue;
             }
             ended.push(index);
         }
         for index in ended {
-            self.end(index, None, |connection| connection.session.handle_disconnect(Disconnect::SHUTDOWN));
+            self.end(index, None, |client| client.session.handle_disconnect(Disconnect::SHUTDOWN));
         }
     }
 
@@ -69,16 +69,16 @@ impl Worker {
     pub(super) fn close_everything(&mut self) {
         self.local.inbox.close();
         self.serve_everyone();
-        let indexes: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
+        let indexes: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
         for index in indexes {
-            let connection = &mut self.connections[index];
-            if connection.is_finishing() {
-                self.local.tally.commands_given_up += connection.session.unfinished() as u64;
+            let client = &mut self.clients[index];
+            if client.is_finishing() {
+                self.local.tally.commands_given_up += client.session.unfinished() as u64;
             }
-            connection.session.handle_disconnect(Disconnect::SHUTDOWN);
-            connection.perform(&mut self.local);
+            client.session.handle_disconnect(Disconnect::SHUTDOWN);
+            client.perform(&mut self.local);
             // Failing or not, the socket goes now.
-            let _ = connection.flush(&mut self.local);
+            let _ = client.flush(&mut self.local);
             self.remove(index, &Gone::Closed);
         }
         self.report(Duration::ZERO);

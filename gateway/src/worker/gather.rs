@@ -1,7 +1,7 @@
 //! What has come to this worker by the time it looks, channel by channel, so that it leaves in few writes.
 //!
 //! Order is kept within a channel, which is all that subscribers are promised. Publications of one channel that wait
-//! together become one write for each subscriber. A connection that gets something from several channels in one turn
+//! together become one write for each subscriber. A client that gets something from several channels in one turn
 //! gets it in one write as well: it goes through the outbox, which is emptied when the turn ends.
 
 use std::collections::VecDeque;

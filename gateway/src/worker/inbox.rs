@@ -15,19 +15,19 @@ use shared::moment::Moment;
 use shared::position::StreamPosition;
 use tokio::sync::Notify;
 
-use crate::connection::ConnectionKey;
-use crate::connection::open::NewConnection;
+use crate::client::ClientKey;
+use crate::client::open::NewClient;
 use crate::node::control::Target;
 
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A client that has been let in: its socket is this worker's from now on.
-    Open(Box<NewConnection>),
+    Open(Box<NewClient>),
     Publication(Arc<Prepared>),
     /// What did not come of this channel up to here will not come.
     Lost(Channel, StreamPosition),
-    Outcome(ConnectionKey, Outcome),
+    Outcome(ClientKey, Outcome),
     /// Close those of these clients that are here.
     Disconnect(Arc<Target>, Disconnect),
     /// End the subscription of those of these clients that are here.

@@ -20,9 +20,9 @@ use shared::moment::Moment;
 use slab::Slab;
 
 use crate::auth::Authenticator;
+use crate::client::Client;
+use crate::client::config::WebSocketConfig;
 use crate::clock::Clock;
-use crate::connection::Connection;
-use crate::connection::config::WebSocketConfig;
 use crate::memory::{Memory, SharedFrames};
 use crate::node::Node;
 use crate::telemetry::metrics::WorkerMetrics;
@@ -52,7 +52,7 @@ use inbox::{Inbox, Queue};
 /// The poll's token for the inbox. Connections have their place in the table.
 const INBOX: mio::Token = mio::Token(usize::MAX);
 
-/// One read of one connection at most: the worker's only read buffer.
+/// One read of one client at most: the worker's only read buffer.
 const READ_BYTES: usize = 64 << 10;
 
 /// What connections of this worker use and share, beside themselves.
@@ -91,7 +91,7 @@ pub(crate) struct Local {
 /// Densely packed beside the hub's tables, because a sweep looks at one for each subscriber.
 #[derive(Debug, Default)]
 struct Flags {
-    /// The way past the connection itself, if there is one.
+    /// The way past the client itself, if there is one.
     direct: Option<Direct>,
     /// Something waits in the outbox: what comes now must wait behind it.
     waiting: bool,
@@ -99,7 +99,7 @@ struct Flags {
     listed: bool,
     /// Found to be closed, and not told yet.
     doomed: bool,
-    /// The turn in which a channel of this connection was last seen among several.
+    /// The turn in which a channel of this client was last seen among several.
     turn: u32,
 }
 
@@ -138,7 +138,7 @@ pub(crate) struct Worker {
     clock: Clock,
     /// Each in an allocation of its own: the table is small, grows without moving them, and every one that closes gives
     /// its memory back. A sweep does not touch them.
-    connections: Slab<Box<Connection>>,
+    clients: Slab<Box<Client>>,
     /// How many connections each place in the table has had.
     generations: Vec<u32>,
     ebb: shrink::Ebb,
@@ -200,7 +200,7 @@ impl Worker {
         Self {
             poll: seat.poll,
             clock: parts.clock,
-            connections: Slab::new(),
+            clients: Slab::new(),
             generations: Vec::new(),
             ebb: shrink::Ebb::default(),
             local: Local {
@@ -249,7 +249,7 @@ impl Worker {
 }
 
 impl Local {
-    /// Something waits in this connection's outbox: write it when the turn ends.
+    /// Something waits in this client's outbox: write it when the turn ends.
     pub(crate) fn mark_unwritten(&mut self, index: u32) {
         let flags = &mut self.flags[index as usize];
         flags.waiting = true;
@@ -264,21 +264,21 @@ impl Local {
         self.flags[index as usize].waiting = false;
     }
 
-    /// Makes sure the connection is looked at when it wants to be.
-    pub(crate) fn schedule(&mut self, connection: &Connection) {
-        if let Some(at) = connection.poll_timeout(self.websocket.write_timeout()) {
-            self.wheel.schedule(connection.key.index, at);
+    /// Makes sure the client is looked at when it wants to be.
+    pub(crate) fn schedule(&mut self, client: &Client) {
+        if let Some(at) = client.poll_timeout(self.websocket.write_timeout()) {
+            self.wheel.schedule(client.key.index, at);
         }
     }
 
-    /// Takes a connection out of one channel, and the channel from the broker if nobody here is left in it.
+    /// Takes a client out of one channel, and the channel from the broker if nobody here is left in it.
     pub(crate) fn leave(&mut self, index: u32, client: ClientId, channel: &Channel) {
         if let Some(left) = self.hub.leave(channel.as_str(), index) {
             self.left(client, channel, left.last);
         }
     }
 
-    /// Takes a connection out of all its channels.
+    /// Takes a client out of all its channels.
     pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) {
         let mut channels = Vec::new();
         self.hub.remove_all(index, |channel, left| channels.push((channel.clone(), left.last)));

@@ -11,7 +11,7 @@ use gateway_core::timer_wheel::TimerWheel;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket::{self, Inflater};
 
-use crate::connection::Gone;
+use crate::client::Gone;
 use crate::telemetry::labels::Panic;
 use crate::worker::{Flags, Worker};
 
@@ -30,12 +30,12 @@ impl Worker {
         // These are used by one after the other, and may have been left in the middle of something.
         self.local.inflater = Inflater::new();
         self.local.scratch.clear();
-        let Some(connection) = self.connections.get_mut(index) else { return };
-        tracing::error!(client = %connection.session.client(), "serving a client panicked; it is closed");
-        let was_closing = connection.is_closing();
+        let Some(client) = self.clients.get_mut(index) else { return };
+        tracing::error!(client = %client.session.client(), "serving a client panicked; it is closed");
+        let was_closing = client.is_closing();
         let closed = catch_unwind(AssertUnwindSafe(|| match was_closing {
             true => self.remove(index, &Gone::Closed),
-            false => self.connections[index].condemn(&mut self.local),
+            false => self.clients[index].condemn(&mut self.local),
         }));
         if closed.is_err() {
             // What is left of it in the hub cannot be told from what is sound.
@@ -46,23 +46,23 @@ impl Worker {
     /// Closes all clients of this worker, and begins with empty tables: some of them may be wrong.
     pub(super) fn begin_anew(&mut self) {
         self.metrics.panicked(Panic::Worker);
-        tracing::error!(clients = self.connections.len(), "a worker panicked; its clients are closed");
-        let connections = std::mem::take(&mut self.connections);
+        tracing::error!(clients = self.clients.len(), "a worker panicked; its clients are closed");
+        let clients = std::mem::take(&mut self.clients);
         self.local.scratch.clear();
-        for (index, mut connection) in connections {
+        for (index, mut client) in clients {
             // Before the socket closes: the flags hold leave to send to it.
             self.local.flags[index] = Flags::default();
             let last_words = catch_unwind(AssertUnwindSafe(|| {
-                for channel in connection.session.subscriptions() {
-                    self.local.node.leave_presence(channel.clone(), connection.session.client());
+                for channel in client.session.subscriptions() {
+                    self.local.node.leave_presence(channel.clone(), client.session.client());
                 }
-                connection.forget_account(&self.local);
+                client.forget_account(&self.local);
                 websocket::encode_disconnect(&Disconnect::INTERNAL, &mut self.local.scratch);
-                connection.say_last(self.local.scratch.split().freeze());
+                client.say_last(self.local.scratch.split().freeze());
             }));
             let reason = Disconnect::INTERNAL.label();
-            let lived = self.local.now.since(connection.opened);
-            self.metrics.disconnected(connection.protocol, reason, lived);
+            let lived = self.local.now.since(client.opened);
+            self.metrics.disconnected(client.protocol, reason, lived);
             if last_words.is_err() {
                 tracing::error!("a client could not even be closed in good order");
             }

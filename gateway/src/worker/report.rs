@@ -42,7 +42,7 @@ impl Worker {
         self.report_outboxes();
         self.report_given_up();
         self.own_metrics.inbox.set(self.local.inbox.depth() as i64);
-        self.own_metrics.connections.set(self.connections.len() as i64);
+        self.own_metrics.connections.set(self.clients.len() as i64);
         self.own_metrics.busy_seconds_total.inc_by(busy.as_secs_f64());
         self.local.tally.report(&self.metrics);
     }
@@ -64,9 +64,9 @@ impl Worker {
             return;
         }
         let (mut bytes, mut blocked) = (0, 0);
-        for (_, connection) in &self.connections {
-            if connection.is_stalled() {
-                bytes += connection.outbox.bytes() as i64;
+        for (_, client) in &self.clients {
+            if client.is_stalled() {
+                bytes += client.outbox.bytes() as i64;
                 blocked += 1;
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shared::moment::Moment;
 
-use crate::connection::Gone;
+use crate::client::Gone;
 use crate::memory::UNKNOWN;
 use crate::telemetry::Sparingly;
 use crate::worker::Worker;
@@ -50,8 +50,8 @@ impl Worker {
         if self.local.memory.is_eased() {
             return;
         }
-        let owed = self.connections.iter().filter(|(_, connection)| !connection.is_closing());
-        let owed = owed.map(|(index, connection)| (connection.owes(), index));
+        let owed = self.clients.iter().filter(|(_, client)| !client.is_closing());
+        let owed = owed.map(|(index, client)| (client.owes(), index));
         let mut debtors: Vec<(usize, usize)> = owed.filter(|(owes, _)| *owes > 0).collect();
         // The largest last.
         debtors.sort_unstable();
@@ -102,23 +102,23 @@ impl Worker {
     }
 
     fn close_debtor(&mut self, index: usize) {
-        let connection = &mut self.connections[index];
-        if connection.is_finishing() {
+        let client = &mut self.clients[index];
+        if client.is_finishing() {
             // It has left, and what it asked for is still done. Only its answers are given up.
-            if let Err(gone) = connection.handle_unwritable(&mut self.local, io::ErrorKind::OutOfMemory) {
+            if let Err(gone) = client.handle_unwritable(&mut self.local, io::ErrorKind::OutOfMemory) {
                 self.remove(index, &gone);
             }
             return;
         }
-        connection.handle_overflow(&mut self.local);
+        client.handle_overflow(&mut self.local);
         // It would be held until the socket goes, and others would be closed in its place.
-        connection.drop_incoming();
-        if connection.outbox.bytes() > GOODBYE_BYTES_MAX {
+        client.drop_incoming();
+        if client.outbox.bytes() > GOODBYE_BYTES_MAX {
             // The goodbye would stand behind the rest of a message that has begun, which is what takes the room.
             self.remove(index, &Gone::Closed);
         } else {
-            connection.account(&mut self.local);
-            self.local.schedule(&self.connections[index]);
+            client.account(&mut self.local);
+            self.local.schedule(&self.clients[index]);
         }
         // What only it had waited for goes with it.
         self.local.shared_frames.prune();
@@ -126,7 +126,7 @@ impl Worker {
 
     /// What the largest debtor here owes, for others to know.
     pub(super) fn tell_of_debtors(&self) {
-        let owed = self.connections.iter().map(|(_, connection)| connection.owes());
+        let owed = self.clients.iter().map(|(_, client)| client.owes());
         self.local.memory.compare(self.local.index, owed.max().unwrap_or(0));
     }
 

@@ -38,13 +38,13 @@ impl Ebb {
 
 impl Worker {
     pub(super) fn shrink(&mut self) {
-        match self.connections.is_empty() {
+        match self.clients.is_empty() {
             // The empty table still knows the order in which its places became free.
-            true => self.connections = slab::Slab::new(),
-            false => self.connections.shrink_to_fit(),
+            true => self.clients = slab::Slab::new(),
+            false => self.clients.shrink_to_fit(),
         }
         self.local.hub.shrink();
-        let keys = self.connections.iter().next_back().map_or(0, |(last, _)| last + 1);
+        let keys = self.clients.iter().next_back().map_or(0, |(last, _)| last + 1);
         self.local.wheel.shrink(keys);
         self.local.directory.shrink(keys);
         // The generations stay: a place must never name an earlier tenant. Flags are as small.

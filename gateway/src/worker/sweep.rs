@@ -1,7 +1,7 @@
 //! The fan-out: publications of one channel to all its subscribers on this worker.
 //!
 //! For a subscriber with nothing waiting this is one `send` of bytes that all share. Nothing else of the
-//! connection is touched; nothing is copied, encoded, allocated or locked for it.
+//! client is touched; nothing is copied, encoded, allocated or locked for it.
 
 use std::io;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use slab::Slab;
 
+use crate::client::{Client, Frame};
 use crate::clock::Clock;
-use crate::connection::{Connection, Frame};
 #[cfg(debug_assertions)]
 use crate::faults;
 use crate::memory::SharedFrames;
@@ -26,7 +26,7 @@ use crate::worker::{Flags, Tally};
 /// What a sweep may touch of a worker.
 #[derive(Debug)]
 pub(super) struct Sweep<'w> {
-    pub(super) connections: &'w mut Slab<Box<Connection>>,
+    pub(super) clients: &'w mut Slab<Box<Client>>,
     pub(super) flags: &'w mut [Flags],
     pub(super) unwritten: &'w mut Vec<u32>,
     pub(super) tally: &'w mut Tally,
@@ -53,7 +53,7 @@ pub(super) enum Aftermath {
 }
 
 impl Aftermath {
-    /// The connection it is about.
+    /// The client it is about.
     pub(super) fn index(&self) -> u32 {
         let (Self::Overflown(index)
         | Self::Failed(index, _)
@@ -140,8 +140,8 @@ impl Sweep<'_> {
             return false;
         }
         self.shared_frames.note(&frames);
-        let connection = &mut self.connections[key as usize];
-        let queued = connection.queue(Frame::shared(frames), self.outbox_bytes_max).is_ok();
+        let client = &mut self.clients[key as usize];
+        let queued = client.queue(Frame::shared(frames), self.outbox_bytes_max).is_ok();
         match queued {
             true => self.list(key),
             false => {
@@ -181,11 +181,11 @@ impl Sweep<'_> {
 
     #[cold]
     fn queue_rest(&mut self, key: u32, rest: Bytes) {
-        self.connections[key as usize].outbox.push_rest(rest);
+        self.clients[key as usize].outbox.push_rest(rest);
         self.list(key);
     }
 
-    /// Has the connection written to when the turn ends, which also starts its write deadline.
+    /// Has the client written to when the turn ends, which also starts its write deadline.
     fn list(&mut self, key: u32) {
         let flags = &mut self.flags[key as usize];
         flags.waiting = true;

@@ -105,7 +105,7 @@ impl Worker {
     fn handle_event(&mut self, event: Event, buffer: &mut [u8]) {
         match event {
             Event::Open(new) => {
-                let index = self.connections.vacant_key();
+                let index = self.clients.vacant_key();
                 self.serve(index, |worker| worker.open(*new, buffer));
             }
             Event::Publication(prepared) => self.deliver(prepared.channel(), std::slice::from_ref(&prepared)),
@@ -117,13 +117,13 @@ impl Worker {
                 self.serve(key.index as usize, |worker| worker.handle_outcome(key, outcome));
             }
             Event::Disconnect(target, disconnect) => {
-                self.for_each_target(&target, None, |connection| {
-                    connection.session.handle_disconnect(disconnect.clone());
+                self.for_each_target(&target, None, |client| {
+                    client.session.handle_disconnect(disconnect.clone());
                 });
             }
             Event::Unsubscribe(target, channel) => {
-                self.for_each_target(&target, Some(&channel), |connection| {
-                    connection.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
+                self.for_each_target(&target, Some(&channel), |client| {
+                    client.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
                 });
             }
             Event::Shed => self.look_at_debtors(),

@@ -9,9 +9,9 @@ use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::push::UnsubscribeCode;
 
-use crate::connection::open::NewConnection;
-use crate::connection::read::Readiness;
-use crate::connection::{Connection, ConnectionKey, Gone};
+use crate::client::open::NewClient;
+use crate::client::read::Readiness;
+use crate::client::{Client, ClientKey, Gone};
 use crate::node::control::Target;
 use crate::worker::drain::DRAIN_STEP;
 use crate::worker::sweep::{Aftermath, Sweep};
@@ -64,12 +64,10 @@ impl Worker {
     }
 
     fn handle_readiness(&mut self, index: usize, event: &mio::event::Event, buffer: &mut [u8]) {
-        if event.is_writable()
-            && self.connections.get(index).is_some_and(|connection| connection.is_stalled())
-        {
-            let connection = &mut self.connections[index];
-            match connection.flush(&mut self.local) {
-                Ok(()) => connection.account(&mut self.local),
+        if event.is_writable() && self.clients.get(index).is_some_and(|client| client.is_stalled()) {
+            let client = &mut self.clients[index];
+            match client.flush(&mut self.local) {
+                Ok(()) => client.account(&mut self.local),
                 Err(gone) => return self.remove(index, &gone),
             }
         }
@@ -79,15 +77,15 @@ impl Worker {
     }
 
     fn read(&mut self, index: usize, buffer: &mut [u8], ended: bool) {
-        let Some(connection) = self.connections.get_mut(index) else { return };
-        let read = connection.handle_readable(&mut self.local, buffer, ended);
-        match read.and_then(|readiness| connection.finish(&mut self.local).map(|()| readiness)) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let read = client.handle_readable(&mut self.local, buffer, ended);
+        match read.and_then(|readiness| client.finish(&mut self.local).map(|()| readiness)) {
             Ok(readiness) => {
-                connection.account(&mut self.local);
+                client.account(&mut self.local);
                 if readiness == Readiness::More {
                     self.local.unread.push(index as u32);
                 }
-                self.local.schedule(&self.connections[index]);
+                self.local.schedule(&self.clients[index]);
             }
             Err(gone) => self.remove(index, &gone),
         }
@@ -100,9 +98,9 @@ impl Worker {
         }
     }
 
-    pub(super) fn open(&mut self, new: NewConnection, buffer: &mut [u8]) {
-        self.ebb.opened(self.connections.len() + 1);
-        let entry = self.connections.vacant_entry();
+    pub(super) fn open(&mut self, new: NewClient, buffer: &mut [u8]) {
+        self.ebb.opened(self.clients.len() + 1);
+        let entry = self.clients.vacant_entry();
         let index = entry.key();
         if self.generations.len() <= index {
             self.generations.push(0);
@@ -110,61 +108,61 @@ impl Worker {
         }
         self.generations[index] = self.generations[index].wrapping_add(1);
         self.local.flags[index] = Flags::default();
-        let key = ConnectionKey {
+        let key = ClientKey {
             worker: self.local.index as u16,
             index: index as u32,
             generation: self.generations[index],
         };
         let unread = new.unread.clone();
-        let connection = entry.insert(Box::new(Connection::open(new, key, &self.local)));
-        self.local.flags[index].direct = connection.stream.direct();
-        self.metrics.connected(connection.protocol);
-        if let Err(error) = connection.stream.register(self.poll.registry(), mio::Token(index)) {
+        let client = entry.insert(Box::new(Client::open(new, key, &self.local)));
+        self.local.flags[index].direct = client.stream.direct();
+        self.metrics.connected(client.protocol);
+        if let Err(error) = client.stream.register(self.poll.registry(), mio::Token(index)) {
             self.remove(index, &Gone::Lost(error.kind()));
             return;
         }
-        connection.perform(&mut self.local);
+        client.perform(&mut self.local);
         for chunk in unread.chunks(READ_BYTES) {
             let bytes = &mut buffer[..chunk.len()];
             bytes.copy_from_slice(chunk);
-            connection.handle_bytes(&mut self.local, bytes);
+            client.handle_bytes(&mut self.local, bytes);
         }
-        if let Err(gone) = connection.finish(&mut self.local) {
+        if let Err(gone) = client.finish(&mut self.local) {
             self.remove(index, &gone);
             return;
         }
         if self.drain.is_some() {
-            connection.session.handle_disconnect(Disconnect::SHUTDOWN);
-            connection.perform(&mut self.local);
+            client.session.handle_disconnect(Disconnect::SHUTDOWN);
+            client.perform(&mut self.local);
         }
-        self.local.schedule(&self.connections[index]);
+        self.local.schedule(&self.clients[index]);
         // What came with the handshake through TLS is inside it, and no edge will tell of that.
-        if self.connections[index].stream.may_hold_bytes() {
+        if self.clients[index].stream.may_hold_bytes() {
             self.read(index, buffer, true);
         }
     }
 
-    pub(super) fn handle_outcome(&mut self, key: ConnectionKey, outcome: Outcome) {
-        let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
+    pub(super) fn handle_outcome(&mut self, key: ClientKey, outcome: Outcome) {
+        let Some(client) = self.clients.get_mut(key.index as usize) else { return };
         // The client that asked may be gone, and another in its place.
-        if connection.key != key || connection.is_closing() {
+        if client.key != key || client.is_closing() {
             return;
         }
-        let unfinished = if connection.is_finishing() { connection.session.unfinished() as u64 } else { 0 };
-        connection.session.handle_outcome(self.local.now, outcome);
-        connection.perform(&mut self.local);
-        if connection.is_closing() {
+        let unfinished = if client.is_finishing() { client.session.unfinished() as u64 } else { 0 };
+        client.session.handle_outcome(self.local.now, outcome);
+        client.perform(&mut self.local);
+        if client.is_closing() {
             // What one that has left asked for behind what failed.
             self.local.tally.commands_given_up += unfinished.saturating_sub(1);
         }
-        if connection.paused && !connection.session.is_congested() {
-            connection.paused = false;
+        if client.paused && !client.session.is_congested() {
+            client.paused = false;
             self.local.unread.push(key.index);
         }
-        match connection.finish(&mut self.local) {
+        match client.finish(&mut self.local) {
             Ok(()) => {
-                connection.account(&mut self.local);
-                self.local.schedule(&self.connections[key.index as usize]);
+                client.account(&mut self.local);
+                self.local.schedule(&self.clients[key.index as usize]);
             }
             Err(gone) => self.remove(key.index as usize, &gone),
         }
@@ -217,7 +215,7 @@ impl Worker {
         let local = &mut self.local;
         let mut aftermath = std::mem::take(&mut self.aftermath);
         let mut sweep = Sweep {
-            connections: &mut self.connections,
+            clients: &mut self.clients,
             flags: &mut local.flags,
             unwritten: &mut local.unwritten,
             tally: &mut local.tally,
@@ -239,27 +237,27 @@ impl Worker {
 
     fn settle(&mut self, after: Aftermath) {
         let index = after.index();
-        // One connection can be named twice in one sweep, and gone after the first.
-        let Some(connection) = self.connections.get_mut(index as usize) else { return };
+        // One client can be named twice in one sweep, and gone after the first.
+        let Some(client) = self.clients.get_mut(index as usize) else { return };
         match after {
-            Aftermath::Overflown(_) => connection.handle_overflow(&mut self.local),
+            Aftermath::Overflown(_) => client.handle_overflow(&mut self.local),
             Aftermath::Failed(_, error) => {
-                if let Err(gone) = connection.handle_unwritable(&mut self.local, error.kind()) {
+                if let Err(gone) = client.handle_unwritable(&mut self.local, error.kind()) {
                     self.remove(index as usize, &gone);
                     return;
                 }
             }
             Aftermath::Insufficient(_, channel) => {
                 self.local.tally.insufficient += 1;
-                connection.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
-                connection.perform(&mut self.local);
+                client.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
+                client.perform(&mut self.local);
             }
             Aftermath::Close(_, disconnect) => {
-                connection.session.handle_disconnect(disconnect);
-                connection.perform(&mut self.local);
+                client.session.handle_disconnect(disconnect);
+                client.perform(&mut self.local);
             }
         }
-        self.local.schedule(&self.connections[index as usize]);
+        self.local.schedule(&self.clients[index as usize]);
     }
 
     /// Ends something for the clients that are meant: all of it, or what they have in one channel.
@@ -267,39 +265,38 @@ impl Worker {
         &mut self,
         target: &Target,
         channel: Option<&Channel>,
-        act: impl Fn(&mut Connection),
+        act: impl Fn(&mut Client),
     ) {
-        let is_named = |connection: &Connection| {
-            let session = &connection.session;
+        let is_named = |client: &Client| {
+            let session = &client.session;
             target.user.as_deref().is_none_or(|user| user == session.user().as_str())
                 && target.client.is_none_or(|client| client == session.client())
                 && !target.except.contains(&session.client())
         };
-        let is_open = |connection: &Connection| connection.session.is_connected() && !connection.is_closing();
+        let is_open = |client: &Client| client.session.is_connected() && !client.is_closing();
         let candidates: Vec<u32> = match (target.client, target.user.as_deref()) {
             (Some(client), _) => vec![self.local.node.client_ids.place(client).1],
             (None, Some(user)) if !user.is_empty() => self.local.directory.of(user).collect(),
-            _ => self.connections.iter().map(|(index, _)| index as u32).collect(),
+            _ => self.clients.iter().map(|(index, _)| index as u32).collect(),
         };
         for index in candidates.into_iter().map(|index| index as usize) {
-            let found = self.connections.get(index);
-            if found.is_some_and(|connection| is_open(connection) && is_named(connection)) {
+            let found = self.clients.get(index);
+            if found.is_some_and(|client| is_open(client) && is_named(client)) {
                 self.end(index, channel, &act);
             }
         }
     }
 
     /// Ends all of a client, or what it has in one channel, after what was published before that.
-    pub(super) fn end(&mut self, index: usize, channel: Option<&Channel>, act: impl FnOnce(&mut Connection)) {
+    pub(super) fn end(&mut self, index: usize, channel: Option<&Channel>, act: impl FnOnce(&mut Client)) {
         self.serve_last(index, channel);
         // That can show that it has gone.
-        let Some(connection) = self.connections.get_mut(index).filter(|connection| !connection.is_closing())
-        else {
+        let Some(client) = self.clients.get_mut(index).filter(|client| !client.is_closing()) else {
             return;
         };
-        act(connection);
-        connection.perform(&mut self.local);
-        self.local.schedule(&self.connections[index]);
+        act(client);
+        client.perform(&mut self.local);
+        self.local.schedule(&self.clients[index]);
     }
 
     fn handle_timers(&mut self) {
@@ -312,14 +309,14 @@ impl Worker {
     }
 
     fn handle_timer(&mut self, index: usize) {
-        let Some(connection) = self.connections.get_mut(index) else { return };
-        match connection.poll_timeout(self.local.websocket.write_timeout()) {
-            Some(at) if at <= self.local.now => match connection.handle_timeout(&mut self.local) {
-                Ok(()) => self.local.schedule(&self.connections[index]),
+        let Some(client) = self.clients.get_mut(index) else { return };
+        match client.poll_timeout(self.local.websocket.write_timeout()) {
+            Some(at) if at <= self.local.now => match client.handle_timeout(&mut self.local) {
+                Ok(()) => self.local.schedule(&self.clients[index]),
                 Err(gone) => self.remove(index, &gone),
             },
             // It has moved on since it was scheduled.
-            _ => self.local.schedule(&self.connections[index]),
+            _ => self.local.schedule(&self.clients[index]),
         }
     }
 
@@ -328,9 +325,9 @@ impl Worker {
         let mut unwritten = std::mem::take(&mut self.local.unwritten);
         for index in unwritten.drain(..) {
             self.local.flags[index as usize].listed = false;
-            let Some(connection) = self.connections.get_mut(index as usize) else { continue };
-            match connection.flush(&mut self.local) {
-                Ok(()) => connection.account(&mut self.local),
+            let Some(client) = self.clients.get_mut(index as usize) else { continue };
+            match client.flush(&mut self.local) {
+                Ok(()) => client.account(&mut self.local),
                 Err(gone) => self.remove(index as usize, &gone),
             }
         }
@@ -338,24 +335,24 @@ impl Worker {
         self.local.unwritten = unwritten;
     }
 
-    /// The only place where a connection ends.
+    /// The only place where a client ends.
     pub(super) fn remove(&mut self, index: usize, gone: &Gone) {
-        let connection = &mut self.connections[index];
-        connection.leave_all(&mut self.local);
-        connection.forget_account(&self.local);
-        if connection.is_closing() {
+        let client = &mut self.clients[index];
+        client.leave_all(&mut self.local);
+        client.forget_account(&self.local);
+        if client.is_closing() {
             // A peer that says goodbye and ends its stream at once may still want to be answered.
-            let _ = connection.flush(&mut self.local);
+            let _ = client.flush(&mut self.local);
         }
-        tracing::debug!(client = %connection.session.client(), %gone, "gone");
-        connection.stream.end();
-        let lived = self.local.now.since(connection.opened);
-        self.metrics.disconnected(connection.protocol, connection.close_reason(), lived);
+        tracing::debug!(client = %client.session.client(), %gone, "gone");
+        client.stream.end();
+        let lived = self.local.now.since(client.opened);
+        self.metrics.disconnected(client.protocol, client.close_reason(), lived);
         self.local.wheel.remove(index as u32);
         // Before the socket closes: the flags hold leave to send to it.
         self.local.flags[index] = Flags::default();
-        self.connections.remove(index);
-        if self.ebb.closed(self.connections.len()) {
+        self.clients.remove(index);
+        if self.ebb.closed(self.clients.len()) {
             self.shrink();
         }
     }

@@ -5,11 +5,11 @@ use gateway_core::effect::{Outcome, OutcomeResult};
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
 
-use crate::connection::{Connection, Frame, Gone, Incoming, outbox};
+use crate::client::{Client, Frame, Gone, Incoming, outbox};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
 
-impl Connection {
+impl Client {
     /// Queues a message for this client alone; it is written at the end of the worker's turn.
     pub(crate) fn send_message(&mut self, local: &mut Local, message: &OwnedMessage) {
         let frame = local.encodings.frame(self.variant, message);

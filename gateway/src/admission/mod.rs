@@ -13,12 +13,14 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::http::client_ip::TrustedProxies;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
+use client_ip::TrustedProxies;
 use doors::{AddressKey, Doors, Seat};
 
 pub use config::Config;
+
+pub mod client_ip;
 
 mod bucket;
 mod config;
@@ -179,6 +181,14 @@ impl HeldPlace {
     pub fn is_spare(&self) -> bool {
         self.0.seat() == Seat::Spare
     }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// As the socket or a PROXY header says.
+    pub(crate) address: IpAddr,
+    pub(crate) place: HeldPlace,
 }
 
 /// Held for a client's life: its place on the node and among those of its address.

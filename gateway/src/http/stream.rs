@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::connection::open::Socket;
+use crate::transport::Socket;
 
 #[derive(Debug)]
 pub(crate) enum Stream {

@@ -4,7 +4,7 @@ use std::io;
 
 use shared::framing::websocket::{self, Assembler, Event, Role};
 
-use crate::connection::{Connection, Gone, Incoming};
+use crate::client::{Client, Gone, Incoming};
 use crate::worker::Local;
 
 /// The most reads of one connection before others get their turn.
@@ -24,7 +24,7 @@ pub(crate) enum Readiness {
     Congested,
 }
 
-impl Connection {
+impl Client {
     /// Reads what the socket has, a few buffers at most, and handles it. `ended` is whether the poll has seen the end
     /// of the stream, of which it tells once.
     pub(crate) fn handle_readable(

@@ -1,15 +1,15 @@
-//! The end of a connection: every way leads through [`Connection::leave_all`] once.
+//! The end of a connection: every way leads through [`Client::leave_all`] once.
 
 use bytes::Bytes;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket;
 
-use crate::connection::finish::{Finishing, Leaving};
-use crate::connection::{Closing, Connection, Gone, Incoming};
+use crate::client::finish::{Finishing, Leaving};
+use crate::client::{Client, Closing, Gone, Incoming};
 use crate::telemetry::metrics::CLOSE_BY_PEER;
 use crate::worker::Local;
 
-impl Connection {
+impl Client {
     /// Says goodbye: the client leaves all its channels now, and its socket goes when it has answered, or soon.
     pub(crate) fn begin_close(&mut self, local: &mut Local, disconnect: &Disconnect) {
         if self.is_closing() {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::memory::MemoryBroker;
-use super::redis::{DialError, RedisBroker};
-use super::show::shown_in;
-use super::{Broker, BrokerEvents, BrokerKind};
+use crate::broker::memory::MemoryBroker;
+use crate::broker::redis::{DialError, RedisBroker};
+use crate::broker::show::shown_in;
+use crate::broker::{Broker, BrokerEvents, BrokerKind};
 use crate::config::Config;
 use crate::presence::Presence;
 use crate::presence::memory::MemoryPresence;

@@ -12,7 +12,7 @@ use gateway_core::effect::Ticket;
 use gateway_core::hub::Variant;
 use gateway_core::session::Session;
 
-use crate::listener::Admitted;
+use crate::admission::Admitted;
 use crate::node::UserPermit;
 use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::Stream;
@@ -31,19 +31,19 @@ pub(crate) use outbox::{Frame, Outbox};
 
 /// Names a connection of one worker for ever: the place in its table, and which tenant of that place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ConnectionKey {
+pub(crate) struct ClientKey {
     pub(crate) worker: u16,
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }
 
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct Client {
     pub(crate) stream: Stream,
     assembler: Assembler,
     pub(crate) session: Session,
     pub(crate) outbox: Outbox,
-    pub(crate) key: ConnectionKey,
+    pub(crate) key: ClientKey,
     /// Which of the hub's encodings this client takes.
     pub(crate) variant: Variant,
     pub(crate) protocol: ProtocolId,
@@ -95,7 +95,7 @@ pub(crate) enum Gone {
     Closed,
 }
 
-impl Connection {
+impl Client {
     /// When this connection next wants to be looked at, if nothing happens before.
     pub(crate) fn poll_timeout(&self, write_timeout: std::time::Duration) -> Option<Moment> {
         let stalled = self.stalled_since.map(|since| since + write_timeout);
@@ -153,6 +153,6 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         // Beside it an idle one holds a place in five tables, and with a subscription one in the hub's.
-        assert!(size_of::<Connection>() <= 480, "{} bytes", size_of::<Connection>());
+        assert!(size_of::<Client>() <= 480, "{} bytes", size_of::<Client>());
     }
 }

@@ -15,13 +15,13 @@ use shared::error::ErrorCode;
 use shared::framing::websocket;
 
 use crate::broker::{BrokerError, Effective, PublishRequest};
-use crate::connection::Connection;
+use crate::client::Client;
 use crate::node::Node;
 use crate::telemetry::labels::{Panic, Source};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
 
-impl Connection {
+impl Client {
     /// Performs effects until the session has no more.
     pub(crate) fn perform(&mut self, local: &mut Local) {
         while let Some(effect) = self.session.poll_effect() {

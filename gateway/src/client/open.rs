@@ -7,14 +7,14 @@ use gateway_core::session::{Opening, Session};
 use shared::framing::websocket::{Assembler, DeflateParams, Role};
 use shared::protocol::Protocol;
 
-use crate::connection::{Connection, ConnectionKey, Incoming, Outbox};
-use crate::listener::Admitted;
-use crate::transport::{Stream, TlsStream};
+use crate::admission::Admitted;
+use crate::client::{Client, ClientKey, Incoming, Outbox};
+use crate::transport::{Socket, Stream};
 use crate::worker::Local;
 
 /// A client that has been answered 101, on its way to a worker.
 #[derive(Debug)]
-pub(crate) struct NewConnection {
+pub(crate) struct NewClient {
     pub(crate) socket: Socket,
     /// What came behind the request head.
     pub(crate) unread: Bytes,
@@ -23,21 +23,10 @@ pub(crate) struct NewConnection {
     pub(crate) admitted: Admitted,
 }
 
-#[derive(Debug)]
-pub(crate) enum Socket {
-    Plain(std::net::TcpStream),
-    Tls(std::net::TcpStream, Box<rustls::ServerConnection>),
-}
-
-impl Connection {
+impl Client {
     /// Gives a new client its session. What the session wants at once is performed by the caller's next step.
-    pub(crate) fn open(new: NewConnection, key: ConnectionKey, local: &Local) -> Self {
-        let stream = match new.socket {
-            Socket::Plain(socket) => Stream::Plain(mio::net::TcpStream::from_std(socket)),
-            Socket::Tls(socket, tls) => {
-                Stream::Tls(Box::new(TlsStream::new(mio::net::TcpStream::from_std(socket), *tls)))
-            }
-        };
+    pub(crate) fn open(new: NewClient, key: ClientKey, local: &Local) -> Self {
+        let stream = Stream::from(new.socket);
         let variant = local.encodings.variant(new.protocol.id(), new.deflate.as_ref());
         let protocol_id = new.protocol.id();
         let opening = Opening {

@@ -11,7 +11,7 @@ use shared::disconnect::Disconnect;
 use shared::framing::websocket;
 use shared::moment::Moment;
 
-use crate::connection::{Connection, Gone, Incoming, Outbox};
+use crate::client::{Client, Gone, Incoming, Outbox};
 use crate::telemetry::metrics::{CLOSE_BY_PEER, CLOSE_LOST};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
@@ -49,7 +49,7 @@ impl Finishing {
     }
 }
 
-impl Connection {
+impl Client {
     pub(crate) fn is_finishing(&self) -> bool {
         self.finishing.is_some() && !self.is_closing()
     }

@@ -22,12 +22,9 @@ fn connected() -> (Reply, BytesMut) {
     let client = info().client;
     let node = "node-1".into();
     answer(Answer::Connect(Connected {
-        client,
-        version: "0.1.0",
-        expires: None,
         ping_seconds: 25,
         pong: true,
-        node,
+        ..Connected::new(client, "0.1.0", node)
     }))
 }
 
@@ -39,7 +36,7 @@ fn subscribed(recovered: u64) -> (Reply, BytesMut) {
         publications: (1..=recovered).map(|offset| publication(128, offset)).collect(),
         recovered: recovered > 0,
         was_recovering: recovered > 0,
-        expires: None,
+        ..Subscribed::default()
     }))
 }
 
@@ -48,7 +45,7 @@ fn published() -> (Reply, BytesMut) {
 }
 
 fn refused() -> (Reply, BytesMut) {
-    (Reply { id: 7, outcome: Err(ErrorCode::PermissionDenied) }, BytesMut::new())
+    (Reply { id: 7, outcome: Err(ErrorCode::PermissionDenied.into()) }, BytesMut::new())
 }
 
 #[library_benchmark]
@@ -78,7 +75,7 @@ fn from_a_client(bytes: usize) -> (Channel, Publication, BytesMut) {
 fn push(
     (channel, publication, mut out): (Channel, Publication, BytesMut),
 ) -> (Channel, Publication, BytesMut) {
-    let push = Push { channel: &channel, event: Event::Publication(&publication) };
+    let push = Push::to(&channel, Event::plain(&publication));
     CentrifugeJson::default().encode_push(black_box(push), &mut out);
     (channel, publication, out)
 }
@@ -88,7 +85,7 @@ fn push(
 fn end(channel: Channel) -> BytesMut {
     let mut out = BytesMut::new();
     let event = Event::Unsubscribed(UnsubscribeCode::Expired);
-    CentrifugeJson::default().encode_push(black_box(Push { channel: &channel, event }), &mut out);
+    CentrifugeJson::default().encode_push(black_box(Push::to(&channel, event)), &mut out);
     out
 }
 

@@ -58,7 +58,7 @@ impl Protocol for Faulty {
     }
 
     fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
-        if let Event::Publication(publication) = &push.event {
+        if let Event::Publication(publication, _) = &push.event {
             trip(ENCODING_PANICS, &publication.data.bytes);
         }
         self.0.encode_push(push, out)

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use crate::error::ErrorCode;
 use crate::publication::Payload;
 
@@ -26,6 +24,13 @@ pub enum Request {
         channel: Box<str>,
         data: Payload,
     },
+    /// Sets a key of a channel that keeps state by key, or takes it away.
+    PublishKey {
+        channel: Box<str>,
+        key: Box<str>,
+        data: Payload,
+        removed: bool,
+    },
     History(History),
     Presence {
         channel: Box<str>,
@@ -42,14 +47,24 @@ pub enum Request {
         channel: Box<str>,
         token: Box<str>,
     },
+    /// Begins to follow keys of a channel that is polled for all who follow them.
+    Track {
+        channel: Box<str>,
+        batches: Vec<TrackBatch>,
+    },
+    /// Follows these keys no more.
+    Untrack {
+        channel: Box<str>,
+        keys: Vec<Box<str>>,
+    },
     /// A message to the application, without a reply.
     Send {
-        data: Bytes,
+        data: Payload,
     },
     /// A question to the application.
     Rpc {
         method: Box<str>,
-        data: Bytes,
+        data: Payload,
     },
     /// The answer to a ping.
     Pong,
@@ -67,12 +82,12 @@ impl Request {
             Self::Connect(_) => "connect",
             Self::Subscribe(_) => "subscribe",
             Self::Unsubscribe { .. } => "unsubscribe",
-            Self::Publish { .. } => "publish",
+            Self::Publish { .. } | Self::PublishKey { .. } => "publish",
             Self::History(_) => "history",
             Self::Presence { .. } => "presence",
             Self::PresenceStats { .. } => "presence_stats",
             Self::Refresh { .. } => "refresh",
-            Self::SubRefresh { .. } => "sub_refresh",
+            Self::SubRefresh { .. } | Self::Track { .. } | Self::Untrack { .. } => "sub_refresh",
             Self::Send { .. } => "send",
             Self::Rpc { .. } => "rpc",
             Self::Pong => "pong",
@@ -84,8 +99,10 @@ impl Request {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Connect {
     pub token: Box<str>,
-    /// JSON for the application, kept for its connect hook.
-    pub data: Option<Bytes>,
+    /// For the application.
+    pub data: Option<Payload>,
+    /// What a client that cannot set headers says in their place.
+    pub headers: BTreeMap<Box<str>, Box<str>>,
     /// Recovery of server-side subscriptions, by channel.
     pub subs: BTreeMap<Box<str>, Subscribe>,
     /// The client library's name and version, for metrics and logs.
@@ -108,6 +125,107 @@ pub struct Subscribe {
     pub reject_unrecovered: bool,
     /// The delta format asked for; empty for none.
     pub delta: Box<str>,
+    /// For the application.
+    pub data: Option<Payload>,
+    /// Only publications with tags that this is true of.
+    pub filter: Option<Box<FilterNode>>,
+    pub kind: SubscriptionKind,
+    /// Which part of a channel that keeps state by key is asked for.
+    pub page: Option<Box<Page>>,
+}
+
+/// What a subscription follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SubscriptionKind {
+    /// A stream of publications.
+    #[default]
+    Stream,
+    /// Values by key.
+    Map,
+    /// The clients that subscribe, by their ids.
+    MapClients,
+    /// Their users.
+    MapUsers,
+    /// Values by key that the application is asked for, once for all who follow them.
+    SharedPoll,
+}
+
+impl SubscriptionKind {
+    /// The wire's number for it.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// `None` for a number that the wire gives to nothing.
+    pub fn of(number: i32) -> Option<Self> {
+        let all = [Self::Stream, Self::Map, Self::MapClients, Self::MapUsers, Self::SharedPoll];
+        all.into_iter().find(|kind| i32::from(kind.number()) == number)
+    }
+}
+
+/// How far the subscription to a channel with state has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Phase {
+    #[default]
+    Live,
+    /// What has changed since the state was read.
+    Stream,
+    /// The state, page by page.
+    State,
+}
+
+impl Phase {
+    /// The wire's number for it.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// `None` for a number that the wire gives to nothing.
+    pub fn of(number: i32) -> Option<Self> {
+        [Self::Live, Self::Stream, Self::State].into_iter().find(|phase| i32::from(phase.number()) == number)
+    }
+}
+
+/// A page of a channel's state.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Page {
+    pub phase: Phase,
+    /// Where it begins; empty for the first.
+    pub cursor: Box<str>,
+    /// The most keys of a page. 0: as many as the server likes.
+    pub limit: u32,
+    /// By score from the lowest on.
+    pub ascending: bool,
+}
+
+/// Keys that a client may follow, as its application has signed them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TrackBatch {
+    pub signature: Box<str>,
+    /// Each key with the version that the client has of it; 0 for none.
+    pub items: Vec<(Box<str>, u64)>,
+}
+
+/// A condition on the tags of publications, as a client wrote it: whoever obeys it checks first that it makes sense.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
+pub struct FilterNode {
+    /// Empty for a comparison, else how `nodes` are combined.
+    pub op: Box<str>,
+    pub key: Box<str>,
+    pub cmp: Box<str>,
+    pub val: Box<str>,
+    pub vals: Vec<Box<str>>,
+    pub nodes: Vec<FilterNode>,
+}
+
+impl FilterNode {
+    /// About how many bytes it takes.
+    pub fn weight(&self) -> usize {
+        let texts = [&self.op, &self.key, &self.cmp, &self.val];
+        let values = self.vals.iter().map(|val| val.len() + size_of_val(val)).sum::<usize>();
+        let nodes = self.nodes.iter().map(Self::weight).sum::<usize>();
+        size_of::<Self>() + texts.map(|text| text.len()).iter().sum::<usize>() + values + nodes
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -16,10 +16,11 @@ pub enum ErrorCode {
     Expired = 110,
     TooManyRequests = 111,
     UnrecoverablePosition = 112,
+    ConcurrentPagination = 113,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Internal,
         Self::Unauthorized,
         Self::UnknownChannel,
@@ -33,13 +34,14 @@ impl ErrorCode {
         Self::Expired,
         Self::TooManyRequests,
         Self::UnrecoverablePosition,
+        Self::ConcurrentPagination,
     ];
 
-    pub fn code(self) -> u32 {
+    pub const fn code(self) -> u32 {
         self as u32
     }
 
-    pub fn message(self) -> &'static str {
+    pub const fn message(self) -> &'static str {
         match self {
             Self::Internal => "internal server error",
             Self::Unauthorized => "unauthorized",
@@ -54,6 +56,7 @@ impl ErrorCode {
             Self::Expired => "expired",
             Self::TooManyRequests => "too many requests",
             Self::UnrecoverablePosition => "unrecoverable position",
+            Self::ConcurrentPagination => "concurrent pagination",
         }
     }
 
@@ -65,7 +68,8 @@ impl ErrorCode {
             | Self::TokenExpired
             | Self::Expired
             | Self::TooManyRequests
-            | Self::UnrecoverablePosition => false,
+            | Self::UnrecoverablePosition
+            | Self::ConcurrentPagination => false,
             Self::Unauthorized
             | Self::UnknownChannel
             | Self::PermissionDenied
@@ -78,7 +82,7 @@ impl ErrorCode {
     }
 
     /// Whether the same command may succeed later, so that a client tries again by itself.
-    pub fn is_temporary(self) -> bool {
-        matches!(self, Self::Internal | Self::TooManyRequests)
+    pub const fn is_temporary(self) -> bool {
+        matches!(self, Self::Internal | Self::TooManyRequests | Self::ConcurrentPagination)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: what things are called ([`channel`], [`id`], [`moment`], [`position`]), what is said
 //! ([`publication`], [`command`], [`reply`], [`push`]) and how brokers carry it ([`record`]), how no is said
-//! ([`error`], [`disconnect`]), where a message begins and ends ([`framing`]) and what it means ([`protocol`]).
+//! ([`error`], [`refusal`], [`disconnect`]), where a message begins and ends ([`framing`]) and what it means ([`protocol`]).
 //!
 //! Nothing here reads a clock, a socket, a file or a random source: time, bytes and seeds are arguments.
 
@@ -19,6 +19,7 @@ pub mod reply;
 
 pub mod disconnect;
 pub mod error;
+pub mod refusal;
 
 pub mod framing;
 pub mod protocol;

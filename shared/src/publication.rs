@@ -45,6 +45,15 @@ impl Payload {
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
         Self { kind: PayloadKind::Binary, bytes: bytes.into() }
     }
+
+    /// Bytes of unknown content: JSON if they are exactly one JSON value, or else text if they are UTF-8.
+    pub fn of_unknown(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        match simdutf8::basic::from_utf8(&bytes) {
+            Ok(_) => Self::json_or_text(bytes),
+            Err(_) => Self::binary(bytes),
+        }
+    }
 }
 
 /// Deepest nesting of arrays and objects in a JSON payload. Deeper ones are valid JSON, but several common parsers
@@ -95,11 +104,38 @@ pub struct Publication {
     /// The client that published it; `None` if it came through the server API.
     pub info: Option<ClientInfo>,
     pub tags: Tags,
+    /// When it was made, in milliseconds since 1970. 0: that is not kept.
+    pub time_ms: u64,
+    /// Of its content, as its publisher counts. 0: it does not.
+    pub version: u64,
+    /// Subscribers that have agreed to patches may be sent one.
+    pub delta: bool,
+    /// In a channel that keeps state by key.
+    pub keyed: Option<Box<Keyed>>,
+}
+
+/// What a publication changes in a channel that keeps state by key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Keyed {
+    pub key: Box<str>,
+    /// The key is there no more.
+    pub removed: bool,
+    /// What keys are ordered by.
+    pub score: i64,
 }
 
 impl Publication {
     pub fn new(data: Payload) -> Self {
-        Self { data, position: None, info: None, tags: Tags::new() }
+        Self {
+            data,
+            position: None,
+            info: None,
+            tags: Tags::new(),
+            time_ms: 0,
+            version: 0,
+            delta: false,
+            keyed: None,
+        }
     }
 
     /// 0 in a channel without a stream.

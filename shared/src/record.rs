@@ -115,7 +115,7 @@ pub fn decode_record(mut record: Bytes) -> Result<Publication, RecordError> {
     if kind != PayloadKind::Binary {
         check_text(&record)?;
     }
-    Ok(Publication { data: Payload { kind, bytes: record }, position: None, info, tags })
+    Ok(Publication { info, tags, ..Publication::new(Payload { kind, bytes: record }) })
 }
 
 /// Appends what stands before a record on its way from the broker.

@@ -154,11 +154,11 @@ fn every_word_has_its_golden_bytes() {
     let channel = Channel::parse("prices:\"A\"", 255).unwrap();
     let publications = pushed_publications();
     let mut events: Vec<_> =
-        publications.iter().map(|(name, publication)| (*name, Event::Publication(publication))).collect();
+        publications.iter().map(|(name, publication)| (*name, Event::plain(publication))).collect();
     events.push(("the end of a subscription", Event::Unsubscribed(UnsubscribeCode::InsufficientState)));
     for (name, event) in events {
         let mut out = BytesMut::new();
-        let encoded = CentrifugeJson::default().encode_push(Push { channel: &channel, event }, &mut out);
+        let encoded = CentrifugeJson::default().encode_push(Push::to(&channel, event), &mut out);
         assert_eq!(encoded, Encoded::Message(MessageKind::Text));
         written.push((name, out));
     }
@@ -284,12 +284,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ok(
             1,
             Answer::Connect(Connected {
-                client: client_id(1),
-                version: "0.1.0",
                 expires,
                 ping_seconds: 25,
                 pong: true,
-                node: "a".into(),
+                ..Connected::new(client_id(1), "0.1.0", "a".into())
             }),
         )
     };
@@ -297,13 +295,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
     let on_stream = |offset, recovered, publications| {
         let (recoverable, positioned, was_recovering) = (true, true, true);
         Subscribed {
-            expires: None,
             recoverable,
             positioned,
             position: at(offset),
             publications,
             recovered,
             was_recovering,
+            ..Subscribed::default()
         }
     };
     let nobody =
@@ -355,9 +353,9 @@ fn replies() -> Vec<(&'static str, Reply)> {
             "refreshed",
             ok(8, Answer::Refresh { client: client_id(1), version: "0.1.0", expires: in_a_minute }),
         ),
-        ("subscription refreshed", ok(9, Answer::SubRefresh { expires: in_a_minute })),
-        ("an error", Reply { id: 10, outcome: Err(ErrorCode::PermissionDenied) }),
-        ("a temporary error", Reply { id: 10, outcome: Err(ErrorCode::Internal) }),
+        ("subscription refreshed", ok(9, Answer::SubRefresh { expires: in_a_minute, items: Vec::new() })),
+        ("an error", Reply { id: 10, outcome: Err(ErrorCode::PermissionDenied.into()) }),
+        ("a temporary error", Reply { id: 10, outcome: Err(ErrorCode::Internal.into()) }),
     ]
 }
 

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use proptest::collection::{btree_map, vec};
+use proptest::option;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 use serde_json::Value;
 use shared::channel::Channel;
-use shared::command::{Command, Connect, History, Request, Since, Subscribe};
+use shared::command::{
+    Command, Connect, FilterNode, History, Page, Phase, Request, Since, Subscribe, SubscriptionKind,
+    TrackBatch,
+};
 use shared::framing::{Message, MessageKind};
 use shared::id::{ClientId, UserId};
 use shared::position::{Epoch, StreamPosition};
@@ -49,6 +53,10 @@ fn json() -> impl Strategy<Value = Bytes> {
     })
 }
 
+fn json_payload() -> impl Strategy<Value = Payload> {
+    json_line().prop_map(Payload::json)
+}
+
 /// JSON as it is after a way through a line.
 fn json_line() -> impl Strategy<Value = Bytes> {
     json_value().prop_map(|value| value.to_string().into())
@@ -56,8 +64,10 @@ fn json_line() -> impl Strategy<Value = Bytes> {
 
 fn subscribe() -> impl Strategy<Value = Subscribe> {
     let flags = any::<(bool, bool, bool, bool, bool)>();
-    (text(), text(), text(), text(), any::<u64>(), flags).prop_map(
-        |(channel, token, epoch, delta, offset, flags)| Subscribe {
+    let texts = (text(), text(), text(), text());
+    let rest = (option::of(json_payload()), option::of(filter().prop_map(Box::new)), kind(), page());
+    (texts, any::<u64>(), flags, rest).prop_map(
+        |((channel, token, epoch, delta), offset, flags, (data, filter, kind, page))| Subscribe {
             channel,
             token,
             recover: flags.0,
@@ -68,8 +78,44 @@ fn subscribe() -> impl Strategy<Value = Subscribe> {
             join_leave: flags.3,
             reject_unrecovered: flags.4,
             delta,
+            data,
+            filter,
+            kind,
+            page: (page != Page::default()).then(|| Box::new(page)),
         },
     )
+}
+
+fn filter() -> impl Strategy<Value = FilterNode> {
+    let texts = || (text(), text(), text(), text(), vec(text(), 0..3));
+    let leaf = texts().prop_map(|(op, key, cmp, val, vals)| FilterNode {
+        op,
+        key,
+        cmp,
+        val,
+        vals,
+        nodes: Vec::new(),
+    });
+    leaf.prop_recursive(3, 8, 3, |node| {
+        (text(), vec(node, 0..3)).prop_map(|(op, nodes)| FilterNode { op, nodes, ..FilterNode::default() })
+    })
+}
+
+fn kind() -> impl Strategy<Value = SubscriptionKind> {
+    (0..5).prop_map(|number| SubscriptionKind::of(number).expect("one of the five"))
+}
+
+fn page() -> impl Strategy<Value = Page> {
+    (0..3, text(), 0..=i32::MAX as u32, any::<bool>()).prop_map(|(phase, cursor, limit, ascending)| Page {
+        phase: Phase::of(phase).expect("one of the three"),
+        cursor,
+        limit,
+        ascending,
+    })
+}
+
+fn track_batch() -> impl Strategy<Value = TrackBatch> {
+    (text(), vec((text(), any::<u64>()), 0..3)).prop_map(|(signature, items)| TrackBatch { signature, items })
 }
 
 fn connect() -> impl Strategy<Value = Connect> {
@@ -79,8 +125,10 @@ fn connect() -> impl Strategy<Value = Connect> {
         };
         subs.into_iter().map(with_channel).collect::<BTreeMap<_, _>>()
     });
-    (text(), proptest::option::of(json_line()), subs, text(), text())
-        .prop_map(|(token, data, subs, name, version)| Connect { token, data, subs, name, version })
+    let headers = btree_map(text(), text(), 0..3);
+    (text(), option::of(json_payload()), subs, text(), text(), headers).prop_map(
+        |(token, data, subs, name, version, headers)| Connect { token, data, subs, name, version, headers },
+    )
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -99,8 +147,13 @@ fn request() -> impl Strategy<Value = Request> {
         text().prop_map(|channel| Request::PresenceStats { channel }),
         text().prop_map(|token| Request::Refresh { token }),
         (text(), text()).prop_map(|(channel, token)| Request::SubRefresh { channel, token }),
-        json_line().prop_map(|data| Request::Send { data }),
-        (text(), json_line()).prop_map(|(method, data)| Request::Rpc { method, data }),
+        (text(), text(), json_payload(), any::<bool>()).prop_map(|(channel, key, data, removed)| {
+            Request::PublishKey { channel, key, data, removed }
+        }),
+        (text(), vec(track_batch(), 0..3)).prop_map(|(channel, batches)| Request::Track { channel, batches }),
+        (text(), vec(text(), 0..3)).prop_map(|(channel, keys)| Request::Untrack { channel, keys }),
+        json_payload().prop_map(|data| Request::Send { data }),
+        (text(), json_payload()).prop_map(|(method, data)| Request::Rpc { method, data }),
     ]
 }
 
@@ -130,8 +183,9 @@ fn position() -> impl Strategy<Value = Option<StreamPosition>> {
 
 fn publication() -> impl Strategy<Value = Publication> {
     let tags = btree_map(text(), text(), 0..4).prop_map(Tags::from_iter);
-    (payload(), position(), proptest::option::of(client_info()), tags)
-        .prop_map(|(data, position, info, tags)| Publication { data, position, info, tags })
+    (payload(), position(), proptest::option::of(client_info()), tags).prop_map(
+        |(data, position, info, tags)| Publication { position, info, tags, ..Publication::new(data) },
+    )
 }
 
 /// What any reader must make of a payload.
@@ -171,7 +225,7 @@ proptest! {
     #[test]
     fn pushes_in_json_say_what_was_published(publication in publication(), name in "[!-~]{1,30}") {
         let channel = Channel::parse(&name, 255).unwrap();
-        let push = Push { channel: &channel, event: Event::Publication(&publication) };
+        let push = Push::to(&channel, Event::plain(&publication));
         let mut out = BytesMut::new();
         prop_assert_eq!(CentrifugeJson::default().encode_push(push, &mut out), Encoded::Message(MessageKind::Text));
         let line = std::str::from_utf8(&out).unwrap();

@@ -12,6 +12,7 @@ use shared::id::UserId;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{ClientInfo, Publication};
+use shared::refusal::Refusal;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
 
@@ -128,11 +129,11 @@ pub struct Outcome {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OutcomeResult {
     /// For `Authenticate` and `Reauthenticate`.
-    Authenticated(Result<Identity, Refusal>),
-    Authorized(Result<Grant, Refusal>),
+    Authenticated(Result<Identity, Denial>),
+    Authorized(Result<Grant, Denial>),
     /// The history asked for; `None` if none was.
     Joined(Result<Option<HistoryPage>, ErrorCode>),
-    Published(Result<(), ErrorCode>),
+    Published(Result<(), Denial>),
     History(Result<HistoryPage, ErrorCode>),
     Presence(Result<Vec<ClientInfo>, ErrorCode>),
     PresenceStats(Result<PresenceStats, ErrorCode>),
@@ -225,13 +226,25 @@ pub struct Grant {
     pub allow: Rights,
 }
 
-/// Why a token was not accepted.
+/// Why what was asked for is not done.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refusal {
+pub enum Denial {
     /// Answer the command with this error.
-    Error(ErrorCode),
+    Error(Refusal),
     /// Close the connection.
     Disconnect(Disconnect),
+}
+
+impl Denial {
+    pub const fn of(error: ErrorCode) -> Self {
+        Self::Error(Refusal::of(error))
+    }
+}
+
+impl From<ErrorCode> for Denial {
+    fn from(error: ErrorCode) -> Self {
+        Self::of(error)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -75,7 +75,7 @@ pub fn issue(config: &Config, now_unix_s: i64, request: &TokenRequest) -> Result
 
 #[cfg(test)]
 mod tests {
-    use gateway_core::effect::Refusal;
+    use gateway_core::effect::Denial;
     use shared::channel::Channel;
     use shared::error::ErrorCode;
     use shared::id::ClientId;
@@ -105,7 +105,7 @@ mod tests {
         let token = issue(&config, 1_000, &request).unwrap();
         let identity = auth.authenticate(1_059, &token).unwrap();
         assert_eq!((identity.user.as_str(), identity.info.as_deref()), ("alice", Some(&b"{\"a\": 1}"[..])));
-        assert_eq!(auth.authenticate(1_060, &token), Err(Refusal::Error(ErrorCode::TokenExpired)));
+        assert_eq!(auth.authenticate(1_060, &token), Err(Denial::of(ErrorCode::TokenExpired)));
 
         request.channel = Some("$news".into());
         let token = issue(&config, 1_000, &request).unwrap();

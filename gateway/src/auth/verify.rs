@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::effect::{Grant, Identity, Refusal};
+use gateway_core::effect::{Denial, Grant, Identity};
 use gateway_core::session::{Observe, Unobserved};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -66,29 +66,29 @@ impl Authenticator {
     }
 
     /// Finds out who a client is. An empty token asks to be let in anonymously.
-    pub fn authenticate(&self, now_unix_s: i64, token: &str) -> Result<Identity, Refusal> {
+    pub fn authenticate(&self, now_unix_s: i64, token: &str) -> Result<Identity, Denial> {
         if token.is_empty() {
             return match self.allow_anonymous {
                 true => Ok(Identity::default()),
                 false => {
                     let reason = "it brings none, and auth.allow_anonymous is off";
-                    Err(self.refuse("connection", &reason, Refusal::Disconnect(Disconnect::BAD_REQUEST)))
+                    Err(self.refuse("connection", &reason, Denial::Disconnect(Disconnect::BAD_REQUEST)))
                 }
             };
         }
         let claims = open(&self.connections, now_unix_s, token).map_err(|reason| {
-            self.refuse("connection", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN))
+            self.refuse("connection", &reason, Denial::Disconnect(Disconnect::INVALID_TOKEN))
         })?;
         if claims.channel.is_some() {
             let reason = "it is a subscription token";
-            return Err(self.refuse("connection", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+            return Err(self.refuse("connection", &reason, Denial::Disconnect(Disconnect::INVALID_TOKEN)));
         }
         let expires = self.expiry(&claims, now_unix_s)?;
         let info = claims.info().map_err(|()| {
             self.refuse(
                 "connection",
                 &"its info is no JSON, or nested too deep",
-                Refusal::Disconnect(Disconnect::INVALID_TOKEN),
+                Denial::Disconnect(Disconnect::INVALID_TOKEN),
             )
         })?;
         claims.unserved_in_connection().for_each(|what| self.observer.unserved(what));
@@ -102,8 +102,8 @@ impl Authenticator {
         client: ClientId,
         channel: &Channel,
         token: &str,
-    ) -> Result<Grant, Refusal> {
-        let denied = Refusal::Error(ErrorCode::PermissionDenied);
+    ) -> Result<Grant, Denial> {
+        let denied = Denial::of(ErrorCode::PermissionDenied);
         let claims = open(&self.subscriptions, now_unix_s, token)
             .map_err(|reason| self.refuse("subscription", &reason, denied.clone()))?;
         let Some(granted) = &claims.channel else {
@@ -111,11 +111,11 @@ impl Authenticator {
         };
         if **granted != *channel.as_str() {
             let reason = format_args!("it is for channel {granted:?}, not {channel}");
-            return Err(self.refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+            return Err(self.refuse("subscription", &reason, Denial::Disconnect(Disconnect::INVALID_TOKEN)));
         }
         if claims.only_for().is_some_and(|only| ClientId::parse(only) != Some(client)) {
             let reason = "it is for another client";
-            return Err(self.refuse("subscription", &reason, Refusal::Disconnect(Disconnect::INVALID_TOKEN)));
+            return Err(self.refuse("subscription", &reason, Denial::Disconnect(Disconnect::INVALID_TOKEN)));
         }
         let expires = self.expiry(&claims, now_unix_s)?;
         let info = claims
@@ -127,12 +127,12 @@ impl Authenticator {
 
     /// The client learns only the code, unless this is a place to try things out. Who runs the gateway is told why, now
     /// and then, for anyone can bring tokens; the token itself is never shown.
-    fn refuse(&self, kind: &str, reason: &dyn fmt::Display, mut refusal: Refusal) -> Refusal {
+    fn refuse(&self, kind: &str, reason: &dyn fmt::Display, mut refusal: Denial) -> Denial {
         match self.refusals_told.now() {
             Some(untold) => tracing::info!(kind, %reason, untold, "a token was refused"),
             None => tracing::debug!(kind, %reason, "a token was refused"),
         }
-        if let Refusal::Disconnect(disconnect) = &mut refusal
+        if let Denial::Disconnect(disconnect) = &mut refusal
             && self.explain_refusals
         {
             *disconnect = disconnect.because(&reason.to_string());
@@ -140,9 +140,9 @@ impl Authenticator {
         refusal
     }
 
-    fn expiry(&self, claims: &Claims, now_unix_s: i64) -> Result<Option<Moment>, Refusal> {
+    fn expiry(&self, claims: &Claims, now_unix_s: i64) -> Result<Option<Moment>, Denial> {
         let end = claims.expires_at(now_unix_s, self.leeway_s).map_err(|untimely| {
-            Refusal::Error(match untimely {
+            Denial::of(match untimely {
                 Untimely::TokenExpired => ErrorCode::TokenExpired,
                 Untimely::GrantExpired => ErrorCode::Expired,
             })

@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use gateway_core::effect::{Effect, GoLive, Join, Outcome, OutcomeResult, Refusal, Ticket};
+use gateway_core::effect::{Denial, Effect, GoLive, Join, Outcome, OutcomeResult, Ticket};
 use gateway_core::hub::{Bundles, End, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -63,7 +63,9 @@ impl Client {
                     local.metrics.publication_in(Source::Client);
                     let request = PublishRequest { channel, publication, retention, idempotency: None };
                     self.ask(local, ticket, |node| async move {
-                        OutcomeResult::Published(node.publish(request).await.map(|_| ()).map_err(refused))
+                        OutcomeResult::Published(
+                            node.publish(request).await.map(|_| ()).map_err(|error| refused(error).into()),
+                        )
                     });
                 }
                 Effect::History { ticket, channel, filter, retention } => {
@@ -92,7 +94,7 @@ impl Client {
         let result =
             local.authenticator.authenticate(local.clock.unix_seconds(), token).and_then(|identity| {
                 let permit = local.node.admit_user(&identity.user, local.index);
-                self.user_permit = Some(permit.ok_or(Refusal::Disconnect(Disconnect::CONNECTION_LIMIT))?);
+                self.user_permit = Some(permit.ok_or(Denial::Disconnect(Disconnect::CONNECTION_LIMIT))?);
                 local.directory.enter(&identity.user, self.key.index);
                 Ok(identity)
             });
@@ -115,7 +117,7 @@ impl Client {
             let result = AssertUnwindSafe(asking).catch_unwind().await.unwrap_or_else(|_| {
                 // The session refuses whatever it was that waits for this.
                 metrics.panicked(Panic::Request);
-                OutcomeResult::Published(Err(ErrorCode::Internal))
+                OutcomeResult::Published(Err(ErrorCode::Internal.into()))
             });
             inbox.push(Event::Outcome(key, Outcome { ticket, result }));
         });

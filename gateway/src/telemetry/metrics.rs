@@ -9,8 +9,8 @@ use prometheus::{
     IntGaugeVec, Registry, TextEncoder,
 };
 use shared::disconnect::Disconnect;
-use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
+use shared::refusal::Refusal;
 
 use super::labels::{Drop, Handshake, Panic, PastFrom, Source};
 use super::names;
@@ -357,8 +357,8 @@ impl Observe for Metrics {
         self.commands_total.with_label_values(&[name]).inc();
     }
 
-    fn refused(&self, error: ErrorCode) {
-        self.refusals_total.with_label_values(&[error.message()]).inc();
+    fn refused(&self, refusal: &Refusal) {
+        self.refusals_total.with_label_values(&[refusal.label()]).inc();
     }
 
     fn recovery(&self, recovered: bool) {
@@ -377,6 +377,8 @@ impl Observe for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use shared::error::ErrorCode;
+
     use super::*;
 
     #[test]
@@ -384,7 +386,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.connected(ProtocolId::RAW);
         metrics.command("publish");
-        metrics.refused(ErrorCode::PermissionDenied);
+        metrics.refused(&Refusal::of(ErrorCode::PermissionDenied));
         metrics.publication_refused("timeout");
         metrics.recovery(true);
         metrics.unserved(Unserved::JoinLeave);

@@ -173,7 +173,7 @@ fn put_push(publish: &Publish<'_>, published: &mut BytesMut) -> Option<()> {
     let channel = Channel::parse(&publish.channel, CHANNEL_BYTES_MAX).ok()?;
     let payload = Payload::json(publish.data.get().to_owned().into_bytes());
     let publication = Publication::new(payload);
-    let push = Push { channel: &channel, event: Event::Publication(&publication) };
+    let push = Push::to(&channel, Event::plain(&publication));
     encode_message_with(published, |out| {
         CentrifugeJson::default().encode_push(push, out);
         Some(MessageKind::Text)

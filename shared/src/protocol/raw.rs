@@ -12,6 +12,7 @@ use crate::error::ErrorCode;
 use crate::framing::{Message, MessageKind};
 use crate::publication::{Payload, PayloadKind};
 use crate::push::{Event, Push, UnsubscribeCode};
+use crate::refusal::Refusal;
 use crate::reply::{Answer, Reply};
 
 const CONNECT_ID: u32 = 1;
@@ -75,18 +76,25 @@ impl Protocol for Raw {
                 Encoded::Messages(missed.map(|one| (put(&one.data, out), one.data.bytes.len())).collect())
             }
             Ok(_) => Encoded::Nothing,
-            Err(error) => Encoded::Close(disconnect(*error)),
+            Err(error) => Encoded::Close(disconnect(error)),
         }
     }
 
     fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
         match push.event {
-            Event::Publication(publication) => Encoded::Message(put(&publication.data, out)),
+            Event::Publication(publication, _) => Encoded::Message(put(&publication.data, out)),
             Event::Unsubscribed(code) => Encoded::Close(match code {
                 UnsubscribeCode::Server => Disconnect::FORCE_DISCONNECT,
-                UnsubscribeCode::InsufficientState => Disconnect::INSUFFICIENT_STATE,
+                UnsubscribeCode::InsufficientState | UnsubscribeCode::StateInvalidated => {
+                    Disconnect::INSUFFICIENT_STATE
+                }
                 UnsubscribeCode::Expired => Disconnect::SUBSCRIPTION_EXPIRED,
             }),
+            Event::Message(data) => Encoded::Message(put(data, out)),
+            Event::Disconnected(disconnect) => Encoded::Close(disconnect.clone()),
+            Event::Joined(_) | Event::Left(_) | Event::Subscribed(_) | Event::Refreshed(_) => {
+                Encoded::Nothing
+            }
         }
     }
 
@@ -108,10 +116,13 @@ fn put(payload: &Payload, out: &mut BytesMut) -> MessageKind {
 }
 
 /// The close that says what the error would. Only what may go well next time invites the client back.
-fn disconnect(error: ErrorCode) -> Disconnect {
+fn disconnect(refusal: &Refusal) -> Disconnect {
+    let Some(error) = refusal.known() else {
+        return Disconnect::BAD_REQUEST.because(&refusal.message);
+    };
     match error {
         ErrorCode::Internal => Disconnect::INTERNAL,
-        ErrorCode::TooManyRequests => Disconnect::TOO_MANY_REQUESTS,
+        ErrorCode::TooManyRequests | ErrorCode::ConcurrentPagination => Disconnect::TOO_MANY_REQUESTS,
         ErrorCode::UnrecoverablePosition => Disconnect::INSUFFICIENT_STATE,
         ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::Expired => Disconnect::INVALID_TOKEN,
         ErrorCode::PermissionDenied => Disconnect::PERMISSION_DENIED,
@@ -138,7 +149,7 @@ mod tests {
     fn pushed(data: Payload) -> (Encoded, Bytes) {
         let (channel, mut out) = (Channel::parse("news", 255).unwrap(), BytesMut::new());
         let publication = Publication::new(data);
-        let push = Push { channel: &channel, event: Event::Publication(&publication) };
+        let push = Push::to(&channel, Event::plain(&publication));
         (raw(None).encode_push(push, &mut out), out.freeze())
     }
 
@@ -212,7 +223,8 @@ mod tests {
         let publish = Reply { id: PUBLISH_ID, outcome: Ok(Answer::Publish) };
         assert_eq!(raw(None).encode_reply(&publish, &mut out), Encoded::Nothing);
         for error in ErrorCode::ALL {
-            let encoded = raw(None).encode_reply(&Reply { id: PUBLISH_ID, outcome: Err(error) }, &mut out);
+            let encoded =
+                raw(None).encode_reply(&Reply { id: PUBLISH_ID, outcome: Err(error.into()) }, &mut out);
             let Encoded::Close(disconnect) = encoded else { panic!("{error:?} does not close") };
             let may_go_well_next_time = error.is_temporary() || error == ErrorCode::UnrecoverablePosition;
             assert_eq!(disconnect.invites_reconnect(), may_go_well_next_time, "{error:?}");

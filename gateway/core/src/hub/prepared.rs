@@ -142,7 +142,7 @@ impl Prepared {
             headroom + ENVELOPE_BYTES_GUESS + self.channel.as_str().len() + self.publication.data.bytes.len();
         let mut buffer = BytesMut::with_capacity(guess);
         buffer.resize(headroom, 0);
-        let push = Push { channel: &self.channel, event: Event::Publication(&self.publication) };
+        let push = Push::to(&self.channel, Event::plain(&self.publication));
         match encoding.protocol.encode_push(push, &mut buffer) {
             Encoded::Nothing => Plain::Nothing,
             Encoded::Close(disconnect) => Plain::Close(disconnect),

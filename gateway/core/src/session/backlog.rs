@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::mem::size_of;
 
 use shared::command::{Command, Request};
+use shared::publication::Payload;
 
 use super::settings::Settings;
 
@@ -58,12 +59,25 @@ fn weight(command: &Command) -> usize {
     let held = match &command.request {
         Request::Connect(connect) => {
             let subs: usize = connect.subs.keys().map(|channel| channel.len() + size_of::<Command>()).sum();
-            connect.token.len() + connect.data.as_ref().map_or(0, bytes::Bytes::len) + subs
+            let headers: usize = connect.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+            connect.token.len() + payload(connect.data.as_ref()) + subs + headers
         }
         Request::Subscribe(subscribe) => {
-            subscribe.channel.len() + subscribe.token.len() + subscribe.epoch.len() + subscribe.delta.len()
+            let filter = subscribe.filter.as_ref().map_or(0, |filter| filter.weight());
+            let page = subscribe.page.as_ref().map_or(0, |page| page.cursor.len());
+            let texts = subscribe.channel.len() + subscribe.token.len() + subscribe.epoch.len();
+            texts + subscribe.delta.len() + payload(subscribe.data.as_ref()) + filter + page
         }
         Request::Publish { channel, data } => channel.len() + data.bytes.len(),
+        Request::PublishKey { channel, key, data, .. } => channel.len() + key.len() + data.bytes.len(),
+        Request::Track { channel, batches } => {
+            let items = batches.iter().flat_map(|batch| &batch.items);
+            let keys: usize = items.map(|item| item.0.len() + size_of_val(item)).sum();
+            channel.len() + keys + batches.iter().map(|batch| batch.signature.len()).sum::<usize>()
+        }
+        Request::Untrack { channel, keys } => {
+            channel.len() + keys.iter().map(|key| key.len() + size_of_val(key)).sum::<usize>()
+        }
         Request::History(history) => {
             history.channel.len() + history.since.as_ref().map_or(0, |since| since.epoch.len())
         }
@@ -72,11 +86,15 @@ fn weight(command: &Command) -> usize {
         | Request::PresenceStats { channel } => channel.len(),
         Request::Refresh { token } => token.len(),
         Request::SubRefresh { channel, token } => channel.len() + token.len(),
-        Request::Send { data } => data.len(),
-        Request::Rpc { method, data } => method.len() + data.len(),
+        Request::Send { data } => data.bytes.len(),
+        Request::Rpc { method, data } => method.len() + data.bytes.len(),
         Request::Pong | Request::Refused(_) | Request::Unknown => 0,
     };
     held + size_of::<Command>()
+}
+
+fn payload(data: Option<&Payload>) -> usize {
+    data.map_or(0, |data| data.bytes.len())
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 use shared::disconnect::Disconnect;
-use shared::error::ErrorCode;
 use shared::framing::{MessageKind, OwnedMessage};
 use shared::moment::Moment;
 use shared::protocol::{Encoded, Protocol};
 use shared::push::Push;
+use shared::refusal::Refusal;
 use shared::reply::{Answer, Reply};
 
 use super::Session;
@@ -41,12 +41,14 @@ impl Session {
     }
 
     /// Answers with an error. A client that has got too many of them is closed.
-    pub(super) fn refuse(&mut self, now: Moment, id: u32, error: ErrorCode) {
-        self.context.observer.refused(error);
+    pub(super) fn refuse(&mut self, now: Moment, id: u32, refusal: impl Into<Refusal>) {
+        let refusal = refusal.into();
+        self.context.observer.refused(&refusal);
+        let is_clients_fault = refusal.is_clients_fault();
         self.end_batch_before_live();
-        let reply = Reply { id, outcome: Err(error) };
+        let reply = Reply { id, outcome: Err(refusal) };
         self.write(|protocol, out| protocol.encode_reply(&reply, out));
-        if error.is_clients_fault() && !self.limits.allow_error(now, &self.context.settings) {
+        if is_clients_fault && !self.limits.allow_error(now, &self.context.settings) {
             self.close(Disconnect::TOO_MANY_ERRORS);
         }
     }

@@ -198,7 +198,7 @@ impl Session {
         let room = self.context.settings.reply_bytes_max as usize;
         let (count, bytes) = fitting(&page.publications, room);
         for publication in &page.publications[..count] {
-            self.push(Push { channel: &reader.channel, event: Event::Publication(publication) });
+            self.push(Push::to(&reader.channel, Event::plain(publication)));
             reader.position.offset = publication.offset();
         }
         self.sent(bytes);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::error::ErrorCode;
+use shared::refusal::Refusal;
 
 use super::settings::Settings;
 use crate::channel_rules::ChannelRules;
@@ -12,7 +12,7 @@ pub trait Observe: Send + Sync + std::fmt::Debug {
     /// A command was begun. `name` is the protocol's word for it.
     fn command(&self, name: &'static str);
     /// A command was answered with an error.
-    fn refused(&self, error: ErrorCode);
+    fn refused(&self, refusal: &Refusal);
     /// A subscriber asked to be brought up to date.
     fn recovery(&self, recovered: bool);
     /// Something was asked for that is not served, and the rest is.
@@ -66,7 +66,7 @@ pub struct Unobserved;
 
 impl Observe for Unobserved {
     fn command(&self, _name: &'static str) {}
-    fn refused(&self, _error: ErrorCode) {}
+    fn refused(&self, _refusal: &Refusal) {}
     fn recovery(&self, _recovered: bool) {}
     fn unserved(&self, _what: Unserved) {}
 }

@@ -6,11 +6,12 @@ use shared::command::Connect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::protocol::Heartbeat;
+use shared::refusal::Refusal;
 use shared::reply::{Answer, Connected, Expiry};
 
 use super::state::{Awaited, Phase};
 use super::{EXPIRY_MAX, Session, Unserved};
-use crate::effect::{Effect, Identity, Refusal};
+use crate::effect::{Denial, Effect, Identity};
 
 impl Session {
     pub(super) fn on_connect(&mut self, id: u32, connect: Connect) {
@@ -23,14 +24,14 @@ impl Session {
         self.effects.push_back(Effect::Authenticate { ticket, token: connect.token });
     }
 
-    pub(super) fn on_authenticated(&mut self, now: Moment, id: u32, result: Result<Identity, Refusal>) {
+    pub(super) fn on_authenticated(&mut self, now: Moment, id: u32, result: Result<Identity, Denial>) {
         let identity = match result {
             Ok(identity) => identity,
-            Err(Refusal::Error(error)) => return self.refuse_connect(now, id, error),
-            Err(Refusal::Disconnect(disconnect)) => return self.close(disconnect),
+            Err(Denial::Error(error)) => return self.refuse_connect(now, id, error),
+            Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
         let Ok(expires) = expiry(now, identity.expires) else {
-            return self.refuse_connect(now, id, ErrorCode::Expired);
+            return self.refuse_connect(now, id, ErrorCode::Expired.into());
         };
         let identity = Identity { expires, ..identity };
         if identity != Identity::default() {
@@ -45,22 +46,20 @@ impl Session {
             Heartbeat::Transport => (0, false),
         };
         let connected = Connected {
-            client: self.client,
-            version: self.context.version,
             expires: expires.map(|expires| remaining(now, expires)),
             ping_seconds: u32::try_from(ping_seconds).unwrap_or(u32::MAX),
             pong,
-            node: self.context.node.clone(),
+            ..Connected::new(self.client, self.context.version, self.context.node.clone())
         };
         self.answer(id, Answer::Connect(connected));
     }
 
     /// Nothing can be done with the connection from now on. What waited for it is dropped: the client knows that
     /// none of it was done.
-    fn refuse_connect(&mut self, now: Moment, id: u32, error: ErrorCode) {
+    fn refuse_connect(&mut self, now: Moment, id: u32, refusal: Refusal) {
         self.phase = Phase::Refused;
         self.backlog = None;
-        self.refuse(now, id, error);
+        self.refuse(now, id, refusal);
     }
 }
 

@@ -118,6 +118,9 @@ impl Session {
             // No application stands behind the gateway that could be asked.
             Request::Rpc { .. } => self.refuse(now, id, ErrorCode::NotAvailable),
             Request::Send { .. } => self.close(Disconnect::NOT_AVAILABLE),
+            Request::PublishKey { .. } | Request::Track { .. } | Request::Untrack { .. } => {
+                self.refuse(now, id, ErrorCode::NotAvailable);
+            }
             Request::Refused(error) => self.refuse(now, id, error),
             Request::Connect(_) => self.close(Disconnect::BAD_REQUEST.because("a client connects once")),
             Request::Pong | Request::Unknown => {

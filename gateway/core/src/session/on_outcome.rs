@@ -3,11 +3,12 @@
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
+use shared::refusal::Refusal;
 use shared::reply::Answer;
 
 use super::Session;
 use super::state::{Awaited, Pending, Phase, Stage};
-use crate::effect::{Outcome, OutcomeResult, Ticket};
+use crate::effect::{Denial, Outcome, OutcomeResult, Ticket};
 
 impl Session {
     /// An outcome that nothing waits for (any more) is ignored.
@@ -52,7 +53,7 @@ impl Session {
                 self.on_reauthorized(now, id, &channel, result);
             }
             (Awaited::Publish, OutcomeResult::Published(result)) => {
-                self.conclude(now, id, result.map(|()| Answer::Publish));
+                self.conclude_or_close(now, id, result.map(|()| Answer::Publish));
             }
             (Awaited::History { since }, OutcomeResult::History(result)) => {
                 self.on_history_read(now, id, since, result);
@@ -68,10 +69,19 @@ impl Session {
         }
     }
 
-    pub(super) fn conclude(&mut self, now: Moment, id: u32, outcome: Result<Answer, ErrorCode>) {
+    pub(super) fn conclude(&mut self, now: Moment, id: u32, outcome: Result<Answer, impl Into<Refusal>>) {
         match outcome {
             Ok(answer) => self.answer(id, answer),
             Err(error) => self.refuse(now, id, error),
+        }
+    }
+
+    /// The same where an application may have been asked, which can want the client gone.
+    fn conclude_or_close(&mut self, now: Moment, id: u32, outcome: Result<Answer, Denial>) {
+        match outcome {
+            Ok(answer) => self.answer(id, answer),
+            Err(Denial::Error(refusal)) => self.refuse(now, id, refusal),
+            Err(Denial::Disconnect(disconnect)) => self.close(disconnect),
         }
     }
 

@@ -10,7 +10,7 @@ use super::Session;
 use super::on_connect::{expiry, remaining};
 use super::on_subscribe::granted;
 use super::state::{Awaited, Stage};
-use crate::effect::{Effect, Grant, Identity, Refusal};
+use crate::effect::{Denial, Effect, Grant, Identity};
 
 impl Session {
     pub(super) fn on_refresh(&mut self, id: u32, token: Box<str>) {
@@ -22,13 +22,15 @@ impl Session {
         self.effects.push_back(Effect::Reauthenticate { ticket, token });
     }
 
-    pub(super) fn on_reauthenticated(&mut self, now: Moment, id: u32, result: Result<Identity, Refusal>) {
+    pub(super) fn on_reauthenticated(&mut self, now: Moment, id: u32, result: Result<Identity, Denial>) {
         let identity = match result {
             Ok(identity) => identity,
             // A client whose new token is an old one comes back with a newer.
-            Err(Refusal::Error(ErrorCode::TokenExpired)) => return self.close(Disconnect::EXPIRED),
-            Err(Refusal::Error(error)) => return self.refuse(now, id, error),
-            Err(Refusal::Disconnect(disconnect)) => return self.close(disconnect),
+            Err(Denial::Error(refusal)) if refusal.known() == Some(ErrorCode::TokenExpired) => {
+                return self.close(Disconnect::EXPIRED);
+            }
+            Err(Denial::Error(error)) => return self.refuse(now, id, error),
+            Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
         if identity.user != *self.user() {
             return self.close(Disconnect::INVALID_TOKEN);
@@ -67,12 +69,12 @@ impl Session {
         now: Moment,
         id: u32,
         channel: &Channel,
-        result: Result<Grant, Refusal>,
+        result: Result<Grant, Denial>,
     ) {
         let grant = match result {
             Ok(grant) => grant,
-            Err(Refusal::Error(error)) => return self.refuse(now, id, error),
-            Err(Refusal::Disconnect(disconnect)) => return self.close(disconnect),
+            Err(Denial::Error(error)) => return self.refuse(now, id, error),
+            Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
         if grant.user != *self.user() {
             return self.close(Disconnect::INVALID_TOKEN);
@@ -87,6 +89,9 @@ impl Session {
         };
         *known = granted(grant.info, expires);
         self.reckon_expiry();
-        self.answer(id, Answer::SubRefresh { expires: expires.map(|expires| remaining(now, expires)) });
+        self.answer(
+            id,
+            Answer::SubRefresh { expires: expires.map(|expires| remaining(now, expires)), items: Vec::new() },
+        );
     }
 }

@@ -1,11 +1,12 @@
 //! The subscribe command: allowed? joined, caught up, answered, live.
 
-use shared::command::{Since, Subscribe};
+use shared::command::{Since, Subscribe, SubscriptionKind};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::push::{Event, Push};
+use shared::refusal::Refusal;
 use shared::reply::{Answer, Subscribed};
 
 use super::behind::Reader;
@@ -13,7 +14,7 @@ use super::on_connect::{expiry, remaining};
 use super::state::{Granted, Joining, Stage, Subscription};
 use super::{Session, Unserved};
 use crate::channel_rules::ChannelOptions;
-use crate::effect::{Effect, GoLive, Grant, Join, PastWanted, Refusal};
+use crate::effect::{Denial, Effect, GoLive, Grant, Join, PastWanted};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::permission::{may_recover, may_subscribe};
 use crate::recovery::is_recovered;
@@ -27,6 +28,13 @@ impl Session {
         let Some(channel) = self.channel(now, id, &request.channel) else { return };
         if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
             return self.close(Disconnect::BAD_REQUEST.because("the delta is of no known kind"));
+        }
+        if request.filter.is_some() {
+            // Without its filter the client would get what it asked not to get.
+            return self.refuse(now, id, ErrorCode::BadRequest);
+        }
+        if request.kind != SubscriptionKind::Stream {
+            return self.refuse(now, id, ErrorCode::NotAvailable);
         }
         let Err(at) = self.find(channel.as_str()) else {
             return self.refuse(now, id, ErrorCode::AlreadySubscribed);
@@ -76,11 +84,11 @@ impl Session {
         }
     }
 
-    pub(super) fn on_authorized(&mut self, now: Moment, at: usize, result: Result<Grant, Refusal>) {
+    pub(super) fn on_authorized(&mut self, now: Moment, at: usize, result: Result<Grant, Denial>) {
         let grant = match result {
             Ok(grant) => grant,
-            Err(Refusal::Error(error)) => return self.fail_joining(now, at, error),
-            Err(Refusal::Disconnect(disconnect)) => return self.close(disconnect),
+            Err(Denial::Error(error)) => return self.fail_joining(now, at, error),
+            Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
         if grant.user != *self.user() {
             return self.close(Disconnect::INVALID_TOKEN);
@@ -146,13 +154,14 @@ impl Session {
             publications,
             recovered,
             was_recovering,
+            ..Subscribed::default()
         };
         self.answer(id, Answer::Subscribe(subscribed));
         let channel = self.subscriptions[at].channel.clone();
         if let Some(code) = ended {
             self.remove(at);
             self.leave(channel.clone());
-            return self.push(Push { channel: &channel, event: Event::Unsubscribed(code) });
+            return self.push(Push::to(&channel, Event::Unsubscribed(code)));
         }
         match rest.zip(position) {
             Some((rest, top)) => {
@@ -171,7 +180,7 @@ impl Session {
     }
 
     /// The subscription does not come about.
-    pub(super) fn fail_joining(&mut self, now: Moment, at: usize, error: ErrorCode) {
+    pub(super) fn fail_joining(&mut self, now: Moment, at: usize, error: impl Into<Refusal>) {
         let Subscription { channel, stage } = self.remove(at);
         match stage {
             Stage::Authorizing(joining) => self.refuse(now, joining.id, error),

@@ -45,7 +45,7 @@ impl Session {
     /// A subscription that is forgotten already.
     pub(super) fn end(&mut self, channel: &Channel, code: UnsubscribeCode) {
         self.leave(channel.clone());
-        self.push(Push { channel, event: Event::Unsubscribed(code) });
+        self.push(Push::to(channel, Event::Unsubscribed(code)));
     }
 
     pub(super) fn remove(&mut self, at: usize) -> Subscription {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_core::effect::{
-    Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Refusal, Ticket,
+    Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Ticket,
 };
 use gateway_core::history::HistoryPage;
 use gateway_core::session::{Context, JOINS_MAX, Opening, Session, Settings};
@@ -329,8 +329,8 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
     let expires = matches!(kind, Kind::Expiring).then_some(Moment(now.0 + 10_000));
     let refusal = match kind {
         Kind::Good | Kind::Expiring => None,
-        Kind::Refused(error) => Some(Refusal::Error(error)),
-        Kind::Closed => Some(Refusal::Disconnect(Disconnect::INVALID_TOKEN)),
+        Kind::Refused(error) => Some(Denial::of(error)),
+        Kind::Closed => Some(Denial::Disconnect(Disconnect::INVALID_TOKEN)),
     };
     let error = match kind {
         Kind::Good | Kind::Expiring => None,
@@ -357,7 +357,7 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
         Effect::PresenceStats { .. } => {
             OutcomeResult::PresenceStats(failed(error).map(|()| PresenceStats::default()))
         }
-        _ => OutcomeResult::Published(failed(error)),
+        _ => OutcomeResult::Published(failed(error).map_err(Denial::of)),
     };
     (ticket(effect).unwrap(), result)
 }

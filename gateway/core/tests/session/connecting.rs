@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::effect::{Identity, OutcomeResult, Refusal};
+use gateway_core::effect::{Denial, Identity, OutcomeResult};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
@@ -85,7 +85,7 @@ fn an_invalid_token_closes_for_good() {
     let mut client = Client::open(context());
     client.says(r#"{"id":1,"connect":{"token":"bad"}}"#);
     client.did();
-    let refusal = Refusal::Disconnect(Disconnect::INVALID_TOKEN);
+    let refusal = Denial::Disconnect(Disconnect::INVALID_TOKEN);
     client.answer(OutcomeResult::Authenticated(Err(refusal)));
     assert_eq!(client.did(), ["close 3500"]);
 }

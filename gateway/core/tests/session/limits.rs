@@ -69,7 +69,7 @@ fn errors_of_the_server_are_not_held_against_the_client() {
     for _ in 0..5 {
         client.says(r#"{"id":2,"publish":{"channel":"a","data":1}}"#);
         assert_eq!(client.did(), ["publish a 1"]);
-        client.answer(OutcomeResult::Published(Err(ErrorCode::Internal)));
+        client.answer(OutcomeResult::Published(Err(ErrorCode::Internal.into())));
         assert_eq!(client.did(), [error(2, ErrorCode::Internal)]);
     }
 }

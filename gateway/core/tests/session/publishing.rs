@@ -20,7 +20,7 @@ fn a_publication_is_answered_when_the_broker_has_it() {
     client.answer(OutcomeResult::Published(Ok(())));
     assert_eq!(client.did(), [r#"< {"id":3,"publish":{}}"#]);
     assert_eq!(publish(&mut client, "log:a"), [r#"publish log:a {"a":1} kept"#]);
-    client.answer(OutcomeResult::Published(Err(ErrorCode::Internal)));
+    client.answer(OutcomeResult::Published(Err(ErrorCode::Internal.into())));
     assert_eq!(client.did(), [error(3, ErrorCode::Internal)]);
 }
 

@@ -71,7 +71,7 @@ fn every_refusal_closes() {
     let mut client = subscribed("news");
     client.says("hello");
     client.did();
-    client.answer(OutcomeResult::Published(Err(ErrorCode::Internal)));
+    client.answer(OutcomeResult::Published(Err(ErrorCode::Internal.into())));
     assert_eq!(client.did(), ["close 3004"]);
 
     let mut client = open("", None);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::effect::{Effect, Grant, Identity, OutcomeResult, Refusal};
+use gateway_core::effect::{Denial, Effect, Grant, Identity, OutcomeResult};
 use gateway_core::session::{Context, Settings};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -80,7 +80,7 @@ fn a_token_without_an_end_takes_the_end_away() {
 #[test]
 fn a_refresh_is_refused_or_closes_for_the_right_reason() {
     let now = Client::open(quiet()).now;
-    let invalid = Refusal::Disconnect(Disconnect::INVALID_TOKEN);
+    let invalid = Denial::Disconnect(Disconnect::INVALID_TOKEN);
     for (outcome, did) in [
         (Err(refused(ErrorCode::TokenExpired)), "close 3005".to_owned()),
         (Err(refused(ErrorCode::Internal)), error(2, ErrorCode::Internal)),
@@ -168,7 +168,7 @@ fn a_subscription_refresh_is_refused_or_closes_for_the_right_reason() {
     for (outcome, did) in [
         (Err(refused(ErrorCode::TokenExpired)), error(3, ErrorCode::TokenExpired)),
         (Err(refused(ErrorCode::PermissionDenied)), error(3, ErrorCode::PermissionDenied)),
-        (Err(Refusal::Disconnect(Disconnect::INVALID_TOKEN)), "close 3500".to_owned()),
+        (Err(Denial::Disconnect(Disconnect::INVALID_TOKEN)), "close 3500".to_owned()),
         (Ok(grant("bob", None)), "close 3500".to_owned()),
         (Ok(grant("ann", Some(now))), error(3, ErrorCode::Expired)),
     ] {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::effect::{Effect, Grant, Identity, OutcomeResult, Refusal};
+use gateway_core::effect::{Denial, Effect, Grant, Identity, OutcomeResult};
 use gateway_core::session::{Context, Settings};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -160,7 +160,7 @@ fn an_expired_token_is_told_from_an_expired_grant() {
 
 #[test]
 fn a_token_of_another_user_or_channel_closes_for_good() {
-    for outcome in [Ok(grant("bob")), Ok(grant("")), Err(Refusal::Disconnect(Disconnect::INVALID_TOKEN))] {
+    for outcome in [Ok(grant("bob")), Ok(grant("")), Err(Denial::Disconnect(Disconnect::INVALID_TOKEN))] {
         let mut client = Client::user("ann");
         client.says(r#"{"id":2,"subscribe":{"channel":"$a","token":"abc"}}"#);
         client.did();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
-use gateway_core::effect::{Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, Refusal, Ticket};
+use gateway_core::effect::{Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, Ticket};
 use gateway_core::history::HistoryPage;
 use gateway_core::session::{Context, Opening, Session, Settings, Unobserved};
 use shared::channel::Channel;
@@ -254,8 +254,8 @@ pub(crate) fn authenticated(user: &str) -> OutcomeResult {
     OutcomeResult::Authenticated(Ok(Identity { user: UserId::new(user), ..Identity::default() }))
 }
 
-pub(crate) fn refused(error: ErrorCode) -> Refusal {
-    Refusal::Error(error)
+pub(crate) fn refused(error: ErrorCode) -> Denial {
+    Denial::of(error)
 }
 
 pub(crate) fn error(id: u32, code: ErrorCode) -> String {

@@ -11,8 +11,8 @@ use crate::secret::Secret;
 
 const NOW: i64 = 1_700_000_000;
 const SECRET: &str = "a secret of the tests, long enough to be one";
-const INVALID: Refusal = Refusal::Disconnect(Disconnect::INVALID_TOKEN);
-const DENIED: Refusal = Refusal::Error(ErrorCode::PermissionDenied);
+const INVALID: Denial = Denial::Disconnect(Disconnect::INVALID_TOKEN);
+const DENIED: Denial = Denial::of(ErrorCode::PermissionDenied);
 
 /// The token of RFC 7515 appendix A.1 signs with bytes that are no text, so this one was made with `openssl dgst
 /// -sha256 -hmac "a secret of the tests, long enough to be one"` over `{"alg":"HS256","typ":"JWT"}` and
@@ -118,14 +118,14 @@ fn claims_of_the_wrong_type_are_invalid() {
 fn an_old_token_is_told_from_an_old_connection() {
     let auth = with(|_| {});
     let refusal = |claims| auth.authenticate(NOW, &token(claims)).unwrap_err();
-    assert_eq!(refusal(json!({"exp": NOW})), Refusal::Error(ErrorCode::TokenExpired));
-    assert_eq!(refusal(json!({"nbf": NOW + 1})), Refusal::Error(ErrorCode::TokenExpired));
-    assert_eq!(refusal(json!({"expire_at": NOW})), Refusal::Error(ErrorCode::Expired));
+    assert_eq!(refusal(json!({"exp": NOW})), Denial::of(ErrorCode::TokenExpired));
+    assert_eq!(refusal(json!({"nbf": NOW + 1})), Denial::of(ErrorCode::TokenExpired));
+    assert_eq!(refusal(json!({"expire_at": NOW})), Denial::of(ErrorCode::Expired));
 }
 
 #[test]
 fn who_comes_without_a_token_needs_a_gateway_that_allows_it() {
-    let refused = Err(Refusal::Disconnect(Disconnect::BAD_REQUEST));
+    let refused = Err(Denial::Disconnect(Disconnect::BAD_REQUEST));
     assert_eq!(with(|_| {}).authenticate(NOW, ""), refused);
     let open = with(|config| config.allow_anonymous = true);
     assert_eq!(open.authenticate(NOW, ""), Ok(Identity::default()));
@@ -216,8 +216,8 @@ fn a_subscription_token_grants_its_channel_alone() {
     assert_eq!(auth.authorize(NOW, client(), &channel("$new"), &token(claims)), Err(INVALID));
 
     let refusal = |claims| auth.authorize(NOW, client(), &channel("news"), &token(claims)).unwrap_err();
-    assert_eq!(refusal(json!({"channel": "news", "exp": NOW})), Refusal::Error(ErrorCode::TokenExpired));
-    assert_eq!(refusal(json!({"channel": "news", "expire_at": 1})), Refusal::Error(ErrorCode::Expired));
+    assert_eq!(refusal(json!({"channel": "news", "exp": NOW})), Denial::of(ErrorCode::TokenExpired));
+    assert_eq!(refusal(json!({"channel": "news", "expire_at": 1})), Denial::of(ErrorCode::Expired));
     assert_eq!(refusal(json!({"channel": "news", "b64info": "?"})), DENIED);
     assert_eq!(auth.authorize(NOW, client(), &channel("news"), "x"), Err(DENIED));
 }

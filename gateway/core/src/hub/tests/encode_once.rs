@@ -37,7 +37,7 @@ impl Protocol for Counting {
 
     fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
         self.encoded.fetch_add(1, Ordering::Relaxed);
-        let Event::Publication(publication) = push.event else { return Encoded::Nothing };
+        let Event::Publication(publication, _) = push.event else { return Encoded::Nothing };
         match &publication.data.bytes[..] {
             b"nothing" => Encoded::Nothing,
             b"close" => Encoded::Close(Disconnect::INAPPROPRIATE_PROTOCOL),

@@ -7,9 +7,9 @@ use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::FLAG_REJECT_UNRECOVERED;
 use super::write::{self, Object};
-use crate::command::{Command, Request, Subscribe};
+use super::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
+use crate::command::{Command, FilterNode, Request, Subscribe};
 use crate::protocol::DecodeError;
 
 /// Appends one command. Between several of one message stands a line break, which the caller puts there.
@@ -24,7 +24,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Request::Connect(connect) => {
             let mut body = Object::begin(line.field("connect"));
             body.string("token", &connect.token);
-            body.raw("data", connect.data.as_deref());
+            body.payload("data", connect.data.as_ref());
             if !connect.subs.is_empty() {
                 let mut subs = Object::begin(body.field("subs"));
                 for (channel, subscribe) in &connect.subs {
@@ -34,6 +34,13 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             }
             body.string("name", &connect.name);
             body.string("version", &connect.version);
+            if !connect.headers.is_empty() {
+                let mut headers = Object::begin(body.field("headers"));
+                for (name, value) in &connect.headers {
+                    headers.pair(name, value);
+                }
+                headers.end();
+            }
             body.end();
         }
         Request::Subscribe(subscribe) => {
@@ -45,6 +52,39 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             let mut body = Object::begin(line.field("publish"));
             body.string("channel", channel);
             write::payload(data, body.field("data"));
+            body.end();
+        }
+        Request::PublishKey { channel, key, data, removed } => {
+            let mut body = Object::begin(line.field("publish"));
+            body.string("channel", channel);
+            body.payload("data", Some(data));
+            body.number("type", TYPE_KEYED);
+            body.string("key", key);
+            body.flag("removed", *removed);
+            body.end();
+        }
+        Request::Track { channel, batches } => {
+            let mut body = Object::begin(line.field("sub_refresh"));
+            body.string("channel", channel);
+            body.number("type", TYPE_TRACK);
+            write::list(batches, body.field("track"), |batch, out| {
+                let mut body = Object::begin(out);
+                body.string("signature", &batch.signature);
+                write::list(&batch.items, body.field("items"), |(key, version), out| {
+                    let mut item = Object::begin(out);
+                    item.string("key", key);
+                    item.number("version", *version);
+                    item.end();
+                });
+                body.end();
+            });
+            body.end();
+        }
+        Request::Untrack { channel, keys } => {
+            let mut body = Object::begin(line.field("sub_refresh"));
+            body.string("channel", channel);
+            body.number("type", TYPE_UNTRACK);
+            write::list(keys, body.field("untrack"), |key, out| write::string(key, out));
             body.end();
         }
         Request::History(history) => {
@@ -71,12 +111,12 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         }
         Request::Send { data } => {
             let mut body = Object::begin(line.field("send"));
-            body.raw("data", Some(data));
+            body.payload("data", Some(data));
             body.end();
         }
         Request::Rpc { method, data } => {
             let mut body = Object::begin(line.field("rpc"));
-            body.raw("data", Some(data));
+            body.payload("data", Some(data));
             body.string("method", method);
             body.end();
         }
@@ -321,6 +361,32 @@ fn put_subscribe(subscribe: &Subscribe, mut body: Object<'_>) {
     body.flag("join_leave", subscribe.join_leave);
     body.string("delta", &subscribe.delta);
     body.number("flag", if subscribe.reject_unrecovered { FLAG_REJECT_UNRECOVERED } else { 0 });
+    body.payload("data", subscribe.data.as_ref());
+    if let Some(filter) = &subscribe.filter {
+        put_filter(filter, body.field("tf"));
+    }
+    body.number("type", u64::from(subscribe.kind.number()));
+    if let Some(page) = &subscribe.page {
+        body.number("phase", u64::from(page.phase.number()));
+        body.string("cursor", &page.cursor);
+        body.number("limit", u64::from(page.limit));
+        body.flag("asc", page.ascending);
+    }
+    body.end();
+}
+
+fn put_filter(filter: &FilterNode, out: &mut BytesMut) {
+    let mut body = Object::begin(out);
+    for (name, text) in [("op", &filter.op), ("key", &filter.key), ("cmp", &filter.cmp), ("val", &filter.val)]
+    {
+        body.string(name, text);
+    }
+    if !filter.vals.is_empty() {
+        write::list(&filter.vals, body.field("vals"), |val, out| write::string(val, out));
+    }
+    if !filter.nodes.is_empty() {
+        write::list(&filter.nodes, body.field("nodes"), put_filter);
+    }
     body.end();
 }
 

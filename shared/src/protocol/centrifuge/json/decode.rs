@@ -9,8 +9,11 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::FLAG_REJECT_UNRECOVERED;
-use crate::command::{Command, Connect, History, Request, Since, Subscribe};
+use super::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
+use crate::command::{
+    Command, Connect, FilterNode, History, Page, Phase, Request, Since, Subscribe, SubscriptionKind,
+    TrackBatch,
+};
 use crate::error::ErrorCode;
 use crate::protocol::DecodeError;
 use crate::publication::{Payload, is_too_deep};
@@ -46,7 +49,7 @@ struct CommandLine<'a> {
 
 enum Body<'a> {
     Connect(ConnectBody<'a>),
-    Subscribe(SubscribeBody),
+    Subscribe(SubscribeBody<'a>),
     Unsubscribe(ChannelBody),
     Publish(PublishBody<'a>),
     Presence(ChannelBody),
@@ -83,9 +86,7 @@ impl From<Body<'_>> for Request {
             Body::PresenceStats(body) => Self::PresenceStats { channel: or_empty(body.channel) },
             Body::History(body) => body.into(),
             Body::Send(body) => body.into(),
-            Body::Rpc(body) => {
-                Self::Rpc { method: or_empty(body.method), data: copied(body.data).unwrap_or_default() }
-            }
+            Body::Rpc(body) => Self::Rpc { method: or_empty(body.method), data: json(body.data) },
             Body::Refresh(body) => Self::Refresh { token: or_empty(body.token) },
             Body::SubRefresh(body) => body.into(),
             Body::Ping(_) => Self::Unknown,
@@ -100,7 +101,9 @@ struct ConnectBody<'a> {
     token: Option<Box<str>>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
-    subs: Option<BTreeMap<Box<str>, Option<SubscribeBody>>>,
+    #[serde(borrow)]
+    subs: Option<BTreeMap<Box<str>, Option<SubscribeBody<'a>>>>,
+    headers: Option<BTreeMap<Box<str>, Option<Box<str>>>>,
     name: Option<Box<str>>,
     version: Option<Box<str>>,
 }
@@ -110,10 +113,16 @@ impl From<ConnectBody<'_>> for Request {
         let subs = body.subs.unwrap_or_default().into_iter();
         Self::Connect(Connect {
             token: or_empty(body.token),
-            data: copied(body.data),
+            data: body.data.map(|data| json(Some(data))),
+            headers: body
+                .headers
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, value)| (name, or_empty(value)))
+                .collect(),
             subs: subs
                 .map(|(channel, body)| {
-                    let subscribe = body.unwrap_or_default().subscribe();
+                    let subscribe = body.unwrap_or_default().subscribe().unwrap_or_default();
                     (channel.clone(), Subscribe { channel, ..subscribe })
                 })
                 .collect(),
@@ -124,7 +133,7 @@ impl From<ConnectBody<'_>> for Request {
 }
 
 #[derive(serde::Deserialize, Default)]
-struct SubscribeBody {
+struct SubscribeBody<'a> {
     channel: Option<Box<str>>,
     token: Option<Box<str>>,
     recover: Option<bool>,
@@ -136,14 +145,28 @@ struct SubscribeBody {
     delta: Option<Box<str>>,
     flag: Option<u64>,
     /// A filter on tags.
-    tf: Option<IgnoredAny>,
+    tf: Option<FilterBody>,
     /// 0 for a stream of publications; others keep state by key.
     r#type: Option<i32>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+    phase: Option<i32>,
+    cursor: Option<Box<str>>,
+    limit: Option<i32>,
+    asc: Option<bool>,
 }
 
-impl SubscribeBody {
-    fn subscribe(self) -> Subscribe {
-        Subscribe {
+impl SubscribeBody<'_> {
+    /// `None` for a kind or a phase that the protocol does not have.
+    fn subscribe(self) -> Option<Subscribe> {
+        let kind = SubscriptionKind::of(self.r#type.unwrap_or_default())?;
+        let page = Page {
+            phase: Phase::of(self.phase.unwrap_or_default())?,
+            cursor: or_empty(self.cursor),
+            limit: u32::try_from(self.limit.unwrap_or_default()).unwrap_or_default(),
+            ascending: self.asc.unwrap_or_default(),
+        };
+        Some(Subscribe {
             channel: or_empty(self.channel),
             token: or_empty(self.token),
             recover: self.recover.unwrap_or_default(),
@@ -154,20 +177,41 @@ impl SubscribeBody {
             join_leave: self.join_leave.unwrap_or_default(),
             reject_unrecovered: self.flag.unwrap_or_default() & FLAG_REJECT_UNRECOVERED != 0,
             delta: or_empty(self.delta),
-        }
+            data: self.data.map(|data| json(Some(data))),
+            filter: self.tf.map(|filter| Box::new(filter.into())),
+            kind,
+            page: (page != Page::default()).then(|| Box::new(page)),
+        })
     }
 }
 
-impl From<SubscribeBody> for Request {
-    fn from(body: SubscribeBody) -> Self {
-        if body.tf.is_some() {
-            // Without its filter the client would get what it asked not to get.
-            return Self::Refused(ErrorCode::BadRequest);
+impl From<SubscribeBody<'_>> for Request {
+    fn from(body: SubscribeBody<'_>) -> Self {
+        body.subscribe().map_or(Self::Refused(ErrorCode::BadRequest), Self::Subscribe)
+    }
+}
+
+/// How deep a filter can be nested is bounded by the JSON reader.
+#[derive(serde::Deserialize)]
+struct FilterBody {
+    op: Option<Box<str>>,
+    key: Option<Box<str>>,
+    cmp: Option<Box<str>>,
+    val: Option<Box<str>>,
+    vals: Option<Vec<Box<str>>>,
+    nodes: Option<Vec<FilterBody>>,
+}
+
+impl From<FilterBody> for FilterNode {
+    fn from(body: FilterBody) -> Self {
+        Self {
+            op: or_empty(body.op),
+            key: or_empty(body.key),
+            cmp: or_empty(body.cmp),
+            val: or_empty(body.val),
+            vals: body.vals.unwrap_or_default(),
+            nodes: body.nodes.unwrap_or_default().into_iter().map(Self::from).collect(),
         }
-        if body.r#type.unwrap_or_default() != 0 {
-            return Self::Refused(ErrorCode::NotAvailable);
-        }
-        Self::Subscribe(body.subscribe())
     }
 }
 
@@ -182,13 +226,17 @@ struct PublishBody<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     /// 0 for a stream of publications; 1 changes the state of a key.
-    r#type: Option<i32>,
+    r#type: Option<u64>,
+    key: Option<Box<str>>,
+    removed: Option<bool>,
 }
 
 impl From<PublishBody<'_>> for Request {
     fn from(body: PublishBody<'_>) -> Self {
-        if body.r#type.unwrap_or_default() != 0 {
-            return Self::Refused(ErrorCode::NotAvailable);
+        match body.r#type.unwrap_or_default() {
+            0 => {}
+            TYPE_KEYED => return body.publish_key(),
+            _ => return Self::Refused(ErrorCode::BadRequest),
         }
         match body.data {
             Some(data) if !is_too_deep(data.get().as_bytes()) => Self::Publish {
@@ -197,6 +245,24 @@ impl From<PublishBody<'_>> for Request {
             },
             Some(_) | None => Self::Refused(ErrorCode::BadRequest),
         }
+    }
+}
+
+impl PublishBody<'_> {
+    /// Whoever takes a key away need not say what it held.
+    fn publish_key(self) -> Request {
+        let removed = self.removed.unwrap_or_default();
+        let data = match self.data {
+            Some(data) if is_too_deep(data.get().as_bytes()) => None,
+            None if !removed => None,
+            data => Some(json(data)),
+        };
+        data.map_or(Request::Refused(ErrorCode::BadRequest), |data| Request::PublishKey {
+            channel: or_empty(self.channel),
+            key: or_empty(self.key),
+            data,
+            removed,
+        })
     }
 }
 
@@ -236,7 +302,7 @@ struct SendBody<'a> {
 
 impl From<SendBody<'_>> for Request {
     fn from(body: SendBody<'_>) -> Self {
-        Self::Send { data: copied(body.data).unwrap_or_default() }
+        Self::Send { data: json(body.data) }
     }
 }
 
@@ -257,15 +323,45 @@ struct SubRefreshBody {
     channel: Option<Box<str>>,
     token: Option<Box<str>>,
     /// 0 for a new token; 1 and 2 track keys.
-    r#type: Option<i32>,
+    r#type: Option<u64>,
+    track: Option<Vec<TrackBody>>,
+    untrack: Option<Vec<Box<str>>>,
+}
+
+#[derive(serde::Deserialize)]
+struct TrackBody {
+    signature: Option<Box<str>>,
+    items: Option<Vec<TrackedBody>>,
+}
+
+#[derive(serde::Deserialize)]
+struct TrackedBody {
+    key: Option<Box<str>>,
+    version: Option<u64>,
+}
+
+impl From<TrackBody> for TrackBatch {
+    fn from(body: TrackBody) -> Self {
+        let items = body.items.unwrap_or_default().into_iter();
+        Self {
+            signature: or_empty(body.signature),
+            items: items.map(|item| (or_empty(item.key), item.version.unwrap_or_default())).collect(),
+        }
+    }
 }
 
 impl From<SubRefreshBody> for Request {
     fn from(body: SubRefreshBody) -> Self {
-        if body.r#type.unwrap_or_default() != 0 {
-            return Self::Refused(ErrorCode::NotAvailable);
+        let channel = or_empty(body.channel);
+        match body.r#type.unwrap_or_default() {
+            0 => Self::SubRefresh { channel, token: or_empty(body.token) },
+            TYPE_TRACK => {
+                let batches = body.track.unwrap_or_default().into_iter().map(TrackBatch::from).collect();
+                Self::Track { channel, batches }
+            }
+            TYPE_UNTRACK => Self::Untrack { channel, keys: body.untrack.unwrap_or_default() },
+            _ => Self::Refused(ErrorCode::BadRequest),
         }
-        Self::SubRefresh { channel: or_empty(body.channel), token: or_empty(body.token) }
     }
 }
 
@@ -344,8 +440,9 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-fn copied(json: Option<&RawValue>) -> Option<Bytes> {
-    json.map(|json| Bytes::copy_from_slice(json.get().as_bytes()))
+/// No JSON at all is told apart from all JSON by having no bytes.
+fn json(json: Option<&RawValue>) -> Payload {
+    Payload::json(json.map_or_else(Bytes::new, |json| Bytes::copy_from_slice(json.get().as_bytes())))
 }
 
 fn or_empty(text: Option<Box<str>>) -> Box<str> {

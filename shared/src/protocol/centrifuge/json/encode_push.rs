@@ -1,26 +1,71 @@
-//! Writing what every subscriber is told.
+//! Writing what clients are told without asking.
 
 use bytes::{BufMut, BytesMut};
 
-use super::write;
+use super::encode_reply::expiry;
+use super::write::{self, Object};
 use crate::push::{Event, Push};
+use crate::reply::Subscribed;
 
 pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {
-    out.put_slice(b"{\"push\":{\"channel\":");
-    write::string(push.channel.as_str(), out);
+    out.put_slice(b"{\"push\":");
+    write_push(push, out);
+    out.put_u8(b'}');
+}
+
+/// The push itself, as transports that only tell write it.
+pub(super) fn write_push(push: Push<'_>, out: &mut BytesMut) {
+    let mut object = Object::begin(out);
+    if let Some(channel) = push.channel {
+        write::string(channel.as_str(), object.field("channel"));
+    }
     match push.event {
-        Event::Publication(publication) => {
-            out.put_slice(b",\"pub\":");
-            // With the first publication of a new stream, a subscriber that had no epoch yet learns it.
-            write::publication(publication, publication.offset() == 1, out);
+        // With the first publication of a new stream, a subscriber that had no epoch yet learns it.
+        Event::Publication(publication, form) => {
+            write::publication(publication, form, publication.offset() == 1, object.field("pub"));
         }
+        Event::Joined(info) | Event::Left(info) => {
+            let name = if matches!(push.event, Event::Joined(_)) { "join" } else { "leave" };
+            let mut event = Object::begin(object.field(name));
+            write::client_info(info, event.field("info"));
+            event.end();
+        }
+        Event::Subscribed(subscribed) => put_subscribed(subscribed, object.field("subscribe")),
         Event::Unsubscribed(code) => {
-            out.put_slice(b",\"unsubscribe\":{\"code\":");
-            write::number(u64::from(code.code()), out);
-            out.put_slice(b",\"reason\":");
-            write::string(code.reason(), out);
-            out.put_u8(b'}');
+            let mut event = Object::begin(object.field("unsubscribe"));
+            event.count("code", u64::from(code.code()));
+            write::string(code.reason(), event.field("reason"));
+            event.end();
+        }
+        Event::Message(data) => {
+            let mut event = Object::begin(object.field("message"));
+            event.payload("data", Some(data));
+            event.end();
+        }
+        Event::Refreshed(expires) => {
+            let mut event = Object::begin(object.field("refresh"));
+            expiry(expires, &mut event);
+            event.end();
+        }
+        Event::Disconnected(disconnect) => {
+            let mut event = Object::begin(object.field("disconnect"));
+            event.number("code", u64::from(disconnect.code));
+            event.string("reason", &disconnect.reason);
+            event.end();
         }
     }
-    out.put_slice(b"}}");
+    object.end();
+}
+
+/// Fewer fields than a subscribe reply has: whoever did not ask has nothing to recover.
+fn put_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
+    let mut event = Object::begin(out);
+    event.flag("recoverable", subscribed.recoverable);
+    if let Some(position) = subscribed.position {
+        event.string("epoch", position.epoch.as_str());
+        event.number("offset", position.offset);
+    }
+    event.flag("positioned", subscribed.positioned);
+    event.payload("data", subscribed.data.as_ref());
+    event.end();
 }

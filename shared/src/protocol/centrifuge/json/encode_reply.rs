@@ -7,10 +7,10 @@
 use bytes::{BufMut, BytesMut};
 
 use super::write::{self, Object};
-use crate::error::ErrorCode;
 use crate::position::StreamPosition;
 use crate::publication::{ClientInfo, Publication};
-use crate::reply::{Answer, Connected, Expiry, Reply, Subscribed};
+use crate::refusal::Refusal;
+use crate::reply::{Answer, Connected, Expiry, KeyedAnswer, Reply, Subscribed};
 
 /// Room for a reply without a list in it, so that a buffer grows once and not with every field.
 const REPLY_BYTES_GUESS: usize = 192;
@@ -21,16 +21,16 @@ pub(super) fn encode(reply: &Reply, out: &mut BytesMut) {
     write::number(u64::from(reply.id), out);
     match &reply.outcome {
         Ok(answer) => encode_answer(answer, out),
-        Err(error) => encode_error(*error, out),
+        Err(error) => encode_error(error, out),
     }
     out.put_u8(b'}');
 }
 
-fn encode_error(error: ErrorCode, out: &mut BytesMut) {
+fn encode_error(error: &Refusal, out: &mut BytesMut) {
     let mut object = body("error", out);
-    object.number("code", u64::from(error.code()));
-    object.string("message", error.message());
-    object.flag("temporary", error.is_temporary());
+    object.number("code", u64::from(error.code));
+    object.string("message", &error.message);
+    object.flag("temporary", error.temporary);
     object.end();
 }
 
@@ -55,27 +55,57 @@ fn encode_answer(answer: &Answer, out: &mut BytesMut) {
             expiry(*expires, &mut object);
             object.end();
         }
-        Answer::SubRefresh { expires } => {
+        Answer::SubRefresh { expires, items } => {
             let mut object = body("sub_refresh", out);
             expiry(*expires, &mut object);
+            if !items.is_empty() {
+                write::publications(items, object.field("items"));
+            }
+            object.end();
+        }
+        Answer::Rpc { data } => {
+            let mut object = body("rpc", out);
+            object.payload("data", Some(data));
             object.end();
         }
     }
 }
 
 fn encode_connected(connected: &Connected, out: &mut BytesMut) {
-    let mut object = body("connect", out);
+    out.put_slice(b",\"connect\":");
+    write_connected(connected, out);
+}
+
+/// The value of a connect reply, and of a connect push.
+pub(super) fn write_connected(connected: &Connected, out: &mut BytesMut) {
+    let mut object = Object::begin(out);
     write::client_id(connected.client, object.field("client"));
     object.string("version", connected.version);
     expiry(connected.expires, &mut object);
+    object.payload("data", connected.data.as_ref());
+    if !connected.subs.is_empty() {
+        let mut subs = Object::begin(object.field("subs"));
+        for (channel, subscribed) in &connected.subs {
+            write_subscribed(subscribed, subs.key(channel.as_str()));
+        }
+        subs.end();
+    }
     object.number("ping", u64::from(connected.ping_seconds));
     object.flag("pong", connected.pong);
+    object.string("session", connected.session.as_deref().unwrap_or_default());
     object.string("node", &connected.node);
+    object.number("time", connected.time_ms.unwrap_or_default());
     object.end();
 }
 
 fn encode_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
-    let mut object = body("subscribe", out);
+    out.put_slice(b",\"subscribe\":");
+    write_subscribed(subscribed, out);
+}
+
+/// The value of a subscribe reply, and of each server-side subscription in a connect reply.
+fn write_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
+    let mut object = Object::begin(out);
     expiry(subscribed.expires, &mut object);
     object.flag("recoverable", subscribed.recoverable);
     if let Some(StreamPosition { offset, epoch }) = subscribed.position {
@@ -83,12 +113,31 @@ fn encode_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
         object.number("offset", offset);
     }
     if !subscribed.publications.is_empty() {
-        write::publications(&subscribed.publications, object.field("publications"));
+        let field = object.field("publications");
+        match subscribed.delta {
+            true => write::patched_publications(&subscribed.publications, &subscribed.patches, field),
+            false => write::publications(&subscribed.publications, field),
+        }
     }
     object.flag("recovered", subscribed.recovered);
     object.flag("positioned", subscribed.positioned);
+    object.payload("data", subscribed.data.as_ref());
     object.flag("was_recovering", subscribed.was_recovering);
+    object.flag("delta", subscribed.delta);
+    if let Some(keyed) = &subscribed.keyed {
+        put_keyed(keyed, &mut object);
+    }
     object.end();
+}
+
+fn put_keyed(keyed: &KeyedAnswer, object: &mut Object<'_>) {
+    object.number("type", u64::from(keyed.kind.number()));
+    object.number("phase", u64::from(keyed.phase.number()));
+    object.string("cursor", &keyed.cursor);
+    if !keyed.state.is_empty() {
+        write::publications(&keyed.state, object.field("state"));
+    }
+    object.number("publish_debounce", u64::from(keyed.publish_debounce_ms));
 }
 
 fn encode_history(publications: &[Publication], top: StreamPosition, out: &mut BytesMut) {
@@ -123,7 +172,7 @@ fn body<'a>(name: &str, out: &'a mut BytesMut) -> Object<'a> {
 }
 
 /// The libraries read `ttl` whenever `expires` is true, so it is written even if it is zero.
-fn expiry(expires: Option<Expiry>, object: &mut Object<'_>) {
+pub(super) fn expiry(expires: Option<Expiry>, object: &mut Object<'_>) {
     if let Some(Expiry { seconds }) = expires {
         object.flag("expires", true);
         object.count("ttl", u64::from(seconds));

@@ -44,6 +44,12 @@ pub const PING: &[u8] = b"{}";
 /// offers numbered channels, which the gateway does not use.
 const FLAG_REJECT_UNRECOVERED: u64 = 2;
 
+/// The `type` of a publish request that is about a key.
+const TYPE_KEYED: u64 = 1;
+/// The `type` of a sub_refresh request that begins to follow keys, and of one that ends that.
+const TYPE_TRACK: u64 = 1;
+const TYPE_UNTRACK: u64 = 2;
+
 impl Protocol for CentrifugeJson {
     fn id(&self) -> ProtocolId {
         ProtocolId::CENTRIFUGE_JSON

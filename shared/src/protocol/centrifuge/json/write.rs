@@ -2,10 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::id::ClientId;
 use crate::publication::{ClientInfo, Payload, PayloadKind, Publication};
+use crate::push::Form;
 
 /// What stands for a byte inside a JSON string: 0 for itself, `u` for a `\u00..` escape, else the letter after the
 /// backslash.
@@ -88,9 +89,26 @@ pub(super) fn payload(payload: &Payload, out: &mut BytesMut) {
     }
 }
 
-pub(super) fn publication(publication: &Publication, with_epoch: bool, out: &mut BytesMut) {
+/// What a subscriber that has agreed to patches gets is always a string: a payload's own text, or a patch. Text is what
+/// the string stands for, so a patch that is none cannot be one.
+fn text_of(payload: &Payload, out: &mut BytesMut) {
+    match (payload.kind, simdutf8::basic::from_utf8(&payload.bytes)) {
+        (PayloadKind::Json | PayloadKind::Text, Ok(text)) => string(text, out),
+        _ => self::payload(payload, out),
+    }
+}
+
+pub(super) fn publication(publication: &Publication, form: Form<'_>, with_epoch: bool, out: &mut BytesMut) {
     let mut object = Object::begin(out);
-    payload(&publication.data, object.field("data"));
+    let patch = match form {
+        Form::Patch(patch) => simdutf8::basic::from_utf8(patch).ok(),
+        Form::Plain | Form::Whole => None,
+    };
+    match (form, patch) {
+        (Form::Plain, _) => payload(&publication.data, object.field("data")),
+        (_, Some(patch)) => string(patch, object.field("data")),
+        (_, None) => text_of(&publication.data, object.field("data")),
+    }
     if let Some(info) = &publication.info {
         client_info(info, object.field("info"));
     }
@@ -107,15 +125,46 @@ pub(super) fn publication(publication: &Publication, with_epoch: bool, out: &mut
         }
         tags.end();
     }
+    object.flag("delta", patch.is_some());
+    object.number("time", publication.time_ms);
+    if let Some(keyed) = &publication.keyed {
+        object.string("key", &keyed.key);
+        object.flag("removed", keyed.removed);
+        if keyed.score != 0 {
+            object.field("score").put_slice(itoa::Buffer::new().format(keyed.score).as_bytes());
+        }
+    }
+    object.number("version", publication.version);
     object.end();
 }
 
 pub fn publications(list: &[Publication], out: &mut BytesMut) {
-    for (index, one) in list.iter().enumerate() {
-        out.put_u8(if index == 0 { b'[' } else { b',' });
-        publication(one, false, out);
+    self::list(list, out, |one, out| publication(one, Form::Plain, false, out));
+}
+
+/// The same for a subscriber that has agreed to patches: an empty one is none.
+pub(super) fn patched_publications(list: &[Publication], patches: &[Bytes], out: &mut BytesMut) {
+    let none = Bytes::new();
+    let patches = patches.iter().chain(std::iter::repeat(&none));
+    self::list(list.iter().zip(patches), out, |(one, patch), out| {
+        let form = if patch.is_empty() { Form::Whole } else { Form::Patch(patch) };
+        publication(one, form, false, out);
+    });
+}
+
+pub(super) fn list<T>(
+    items: impl IntoIterator<Item = T>,
+    out: &mut BytesMut,
+    mut write: impl FnMut(T, &mut BytesMut),
+) {
+    out.put_u8(b'[');
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        write(item, out);
     }
-    out.put_slice(if list.is_empty() { b"[]" } else { b"]" });
+    out.put_u8(b']');
 }
 
 pub fn client_info(info: &ClientInfo, out: &mut BytesMut) {
@@ -197,6 +246,13 @@ impl<'a> Object<'a> {
         string(key, self.out);
         self.out.put_u8(b':');
         self.out
+    }
+
+    pub(super) fn payload(&mut self, name: &str, value: Option<&Payload>) {
+        if let Some(value) = value.filter(|value| value.kind != PayloadKind::Json || !value.bytes.is_empty())
+        {
+            payload(value, self.field(name));
+        }
     }
 
     /// Embedded JSON. No bytes at all are no JSON, so they count as empty too.

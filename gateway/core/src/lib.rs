@@ -6,6 +6,7 @@
 
 pub mod catch_up;
 pub mod channel_rules;
+pub mod delta;
 pub mod drain;
 pub mod effect;
 pub mod feed;
@@ -16,5 +17,6 @@ pub mod permission;
 pub mod recovery;
 pub mod session;
 pub mod stream;
+pub mod tag_filter;
 pub mod timer_wheel;
 pub mod wildcard;

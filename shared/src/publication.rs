@@ -106,8 +106,6 @@ pub struct Publication {
     pub tags: Tags,
     /// When it was made, in milliseconds since 1970. 0: that is not kept.
     pub time_ms: u64,
-    /// Of its content, as its publisher counts. 0: it does not.
-    pub version: u64,
     /// Subscribers that have agreed to patches may be sent one.
     pub delta: bool,
     /// In a channel that keeps state by key.
@@ -122,20 +120,13 @@ pub struct Keyed {
     pub removed: bool,
     /// What keys are ordered by.
     pub score: i64,
+    /// Of the key's content, as its source counts. 0: it does not.
+    pub version: u64,
 }
 
 impl Publication {
     pub fn new(data: Payload) -> Self {
-        Self {
-            data,
-            position: None,
-            info: None,
-            tags: Tags::new(),
-            time_ms: 0,
-            version: 0,
-            delta: false,
-            keyed: None,
-        }
+        Self { data, position: None, info: None, tags: Tags::new(), time_ms: 0, delta: false, keyed: None }
     }
 
     /// 0 in a channel without a stream.

@@ -133,8 +133,8 @@ pub(super) fn publication(publication: &Publication, form: Form<'_>, with_epoch:
         if keyed.score != 0 {
             object.field("score").put_slice(itoa::Buffer::new().format(keyed.score).as_bytes());
         }
+        object.number("version", keyed.version);
     }
-    object.number("version", publication.version);
     object.end();
 }
 

@@ -84,15 +84,28 @@ impl Answer {
             }
             Self::Info(nodes) => {
                 out.put_slice(b"{\"nodes\":");
-                list(nodes, out, |node, out| match serde_json::to_vec(node) {
-                    Ok(json) => out.put_slice(&json),
-                    Err(_) => out.put_slice(b"{}"),
-                });
+                list(nodes, out, write_node);
                 out.put_u8(b'}');
             }
             Self::Done => out.put_slice(b"{}"),
         }
     }
+}
+
+fn write_node(node: &NodeInfo, out: &mut BytesMut) {
+    for (field, text) in
+        [("{\"uid\":", &node.uid), (",\"name\":", &node.name), (",\"version\":", &node.version)]
+    {
+        out.put_slice(field.as_bytes());
+        write_string(text, out);
+    }
+    let NodeInfo { num_clients, num_users, num_subs, num_channels, uptime, .. } = node;
+    // Writing to a buffer that grows cannot fail.
+    let _ = write!(
+        out,
+        ",\"num_clients\":{num_clients},\"num_users\":{num_users},\"num_subs\":{num_subs},\
+         \"num_channels\":{num_channels},\"uptime\":{uptime}}}"
+    );
 }
 
 fn write_published(published: &Published, out: &mut BytesMut) {

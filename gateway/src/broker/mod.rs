@@ -91,6 +91,10 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// Sends a message to every node, this one included. Answers how many nodes it was handed to.
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>>;
 
+    /// Sends a message to one node: the one that was made with this name, or that announces itself with it. Answers how
+    /// many it was handed to: none if no such node listens.
+    fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>>;
+
     /// Sends a message through the broker to this node alone and waits for it: how long the way there and back
     /// took. Proves what no connection state can: that publications arrive.
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>>;
@@ -117,6 +121,9 @@ pub trait BrokerEvents: Send + Sync {
 
     /// A control message of some node.
     fn control(&self, message: Bytes);
+
+    /// A message for this node alone.
+    fn told(&self, message: Bytes);
 
     /// Anything may have been missed, and streams may have begun anew: the link over which publications arrive was
     /// lost and is back with everything subscribed again, the link over which they are made was opened again, or the

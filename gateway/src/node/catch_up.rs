@@ -68,7 +68,7 @@ impl Node {
         let first_asked = shared.flatten();
         if let Some(want) = first_asked {
             for _ in 0..ROUNDS_MAX {
-                let told = match self.ask(channel, &want) {
+                let told = match self.take_turn(channel, &want) {
                     None => break,
                     Some(Turn::Answered(page)) => {
                         self.metrics.past_told(PastFrom::EarlierRead);
@@ -114,7 +114,7 @@ impl Node {
         });
     }
 
-    fn ask(&self, channel: &Channel, want: &Want) -> Option<Turn> {
+    fn take_turn(&self, channel: &Channel, want: &Want) -> Option<Turn> {
         let now = self.clock.now();
         self.with_channel(channel, |local| match local.catch_up.ask(now, want) {
             Asked::Answered(page) => Turn::Answered(page),

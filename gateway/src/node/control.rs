@@ -132,6 +132,8 @@ pub struct NodeInfo {
     pub num_channels: u32,
     /// Seconds since the node started.
     pub uptime: u64,
+    /// Questions of which version it answers: see [`super::question`]. 0: none.
+    pub questions: u32,
 }
 
 impl NodeInfo {

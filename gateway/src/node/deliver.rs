@@ -54,6 +54,12 @@ impl BrokerEvents for FromBroker {
         }
     }
 
+    fn told(&self, message: Bytes) {
+        if let Some(node) = self.node() {
+            node.receive_told(message);
+        }
+    }
+
     fn resumed(&self) {
         if let Some(node) = self.node() {
             node.forget_pasts();

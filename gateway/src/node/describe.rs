@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::broker::BrokerError;
 use crate::node::Node;
+use crate::node::ask::QUESTIONS;
 use crate::node::control::NodeInfo;
 use crate::telemetry::Reminder;
 
@@ -38,6 +39,7 @@ impl Node {
             num_subs: u32::try_from(self.metrics.subscriptions.get()).unwrap_or(0),
             num_channels: self.interest.channels() as u32,
             uptime: self.clock.now().since(shared::moment::Moment::ZERO).as_secs(),
+            questions: QUESTIONS,
         }
     }
 }

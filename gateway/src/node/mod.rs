@@ -22,23 +22,29 @@ use crate::telemetry::labels::Panic;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::worker::inbox::Inbox;
 
+mod answer;
+mod ask;
 mod catch_up;
 mod client_ids;
 pub mod config;
 pub mod control;
 mod deliver;
 mod describe;
+pub mod glob;
 mod interest;
 mod publish;
 mod query;
+pub mod question;
 mod receive_control;
 mod repair;
 mod subscribe;
 mod users;
 
+pub use ask::{ASK_TIMEOUT, AskError};
 pub(crate) use deliver::FromBroker;
 pub(crate) use users::UserPermit;
 
+use ask::Asking;
 use client_ids::ClientIds;
 use interest::Interest;
 use subscribe::SubscribeQueue;
@@ -68,6 +74,7 @@ pub struct Node {
     interest: Interest,
     subscribe_queue: SubscribeQueue,
     users: Users,
+    asking: Asking,
     pub(crate) client_ids: ClientIds,
     memory: Arc<Memory>,
     runtime: Handle,
@@ -130,6 +137,7 @@ impl Node {
             interest: Interest::new(),
             subscribe_queue: SubscribeQueue::default(),
             users: Users::new(parts.user_connections_max),
+            asking: Asking::default(),
             client_ids: ClientIds::default(),
             memory: parts.memory,
             runtime: Handle::current(),

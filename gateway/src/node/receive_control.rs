@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::control::{ControlCommand, Target};
-use crate::worker::inbox::Event;
+use crate::worker::inbox::{Acted, Event};
 
 impl Node {
     /// Has every node carry the command out. Answered when the broker has handed it to them.
@@ -30,11 +30,15 @@ impl Node {
         match command {
             ControlCommand::Disconnect { target, disconnect } => {
                 let target = Arc::new(target);
-                self.tell_workers(&target, || Event::Disconnect(target.clone(), disconnect.clone()));
+                self.tell_workers(&target, || {
+                    Event::Disconnect(target.clone(), disconnect.clone(), Acted::untold())
+                });
             }
             ControlCommand::Unsubscribe { target, channel } => {
                 let target = Arc::new(target);
-                self.tell_workers(&target, || Event::Unsubscribe(target.clone(), channel.clone()));
+                self.tell_workers(&target, || {
+                    Event::Unsubscribe(target.clone(), channel.clone(), Acted::untold())
+                });
             }
         }
     }
@@ -46,16 +50,21 @@ impl Node {
     }
 
     /// Only those who can have one of these clients are woken.
-    fn tell_workers(&self, target: &Target, event: impl Fn() -> Event) {
-        let workers = match (target.client, target.user.as_deref()) {
-            (Some(client), _) => 1_u64.checked_shl(self.client_ids.place(client).0 as u32).unwrap_or(0),
-            (None, Some(user)) if !user.is_empty() => self.users.workers(user),
-            _ => u64::MAX,
-        };
+    pub(super) fn tell_workers(&self, target: &Target, event: impl Fn() -> Event) {
+        let workers = self.workers_of(target);
         for (worker, inbox) in self.inboxes.iter().enumerate() {
             if workers & (1 << worker) != 0 {
                 inbox.push(event());
             }
+        }
+    }
+
+    /// Bit N: worker N can have one of these clients.
+    pub(super) fn workers_of(&self, target: &Target) -> u64 {
+        match (target.client, target.user.as_deref()) {
+            (Some(client), _) => 1_u64.checked_shl(self.client_ids.place(client).0 as u32).unwrap_or(0),
+            (None, Some(user)) if !user.is_empty() => self.users.workers(user),
+            _ => u64::MAX,
         }
     }
 }

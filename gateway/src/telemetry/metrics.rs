@@ -91,6 +91,7 @@ pub struct Metrics {
     pub trace_exports_failed_total: IntCounter,
     pub canary_seconds: Histogram,
     pub(super) canary_age_seconds: Gauge,
+    node_questions_total: IntCounterVec,
     api_requests_total: IntCounterVec,
     api_seconds: HistogramVec,
     tls_reloads_total: IntCounterVec,
@@ -214,6 +215,7 @@ impl Metrics {
             trace_exports_failed_total: counter(r, names::TRACE_EXPORTS_FAILED_TOTAL),
             canary_seconds: histogram(r, names::CANARY_SECONDS, FAST_BUCKETS),
             canary_age_seconds: register(r, Gauge::with_opts(options(names::CANARY_AGE_SECONDS))),
+            node_questions_total: counters(r, names::NODE_QUESTIONS_TOTAL),
             api_requests_total: counters(r, names::API_REQUESTS_TOTAL),
             api_seconds: histograms(r, names::API_SECONDS, FAST_BUCKETS),
             tls_reloads_total: counters(r, names::TLS_RELOADS_TOTAL),
@@ -289,6 +291,11 @@ impl Metrics {
             busy_seconds_total: self.worker_busy_seconds_total.with_label_values(&[&label]),
             connections: self.worker_connections.with_label_values(&[&label]),
         }
+    }
+
+    /// A node, this one included, was asked something. `result` is one of a few words.
+    pub fn node_asked(&self, result: &'static str) {
+        self.node_questions_total.with_label_values(&[result]).inc();
     }
 
     /// A request to the server API was answered. `method` is a method's name or `unknown`, never what was asked.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gateway_core::effect::Outcome;
@@ -13,11 +13,13 @@ use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::moment::Moment;
 use shared::position::StreamPosition;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::client::ClientKey;
 use crate::client::open::NewClient;
 use crate::node::control::Target;
+use crate::node::question::ConnectionsWanted;
+use crate::worker::list::Listed;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -29,9 +31,13 @@ pub(crate) enum Event {
     Lost(Channel, StreamPosition),
     Outcome(ClientKey, Outcome),
     /// Close those of these clients that are here.
-    Disconnect(Arc<Target>, Disconnect),
+    Disconnect(Arc<Target>, Disconnect, Acted),
     /// End the subscription of those of these clients that are here.
-    Unsubscribe(Arc<Target>, Channel),
+    Unsubscribe(Arc<Target>, Channel, Acted),
+    /// Tell how many subscribers these channels have here.
+    Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
+    /// Tell of these connections, from this place on, at most so many.
+    List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<Listed>),
     /// Look for debtors to close: the node is short of memory.
     Shed,
     /// Close every client by `until`, evenly spread.
@@ -39,6 +45,44 @@ pub(crate) enum Event {
         until: Moment,
     },
     Stop,
+}
+
+/// Counts the clients that workers have done something to. Tells when the last of them has, or never will: when all
+/// clones are gone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Acted(Option<Arc<Count>>);
+
+#[derive(Debug)]
+struct Count {
+    clients: AtomicU32,
+    done: Option<oneshot::Sender<u32>>,
+}
+
+impl Acted {
+    pub(crate) fn new() -> (Self, oneshot::Receiver<u32>) {
+        let (done, told) = oneshot::channel();
+        (Self(Some(Arc::new(Count { clients: AtomicU32::new(0), done: Some(done) }))), told)
+    }
+
+    /// One for which nobody waits.
+    pub(crate) fn untold() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn add(&self, clients: u32) {
+        if let Some(count) = &self.0 {
+            count.clients.fetch_add(clients, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take() {
+            // Whoever asked may have given up.
+            let _ = done.send(self.clients.load(Ordering::Relaxed));
+        }
+    }
 }
 
 /// The most payload bytes that wait for a worker, however much memory there is.

@@ -35,6 +35,7 @@ mod directory;
 mod drain;
 mod gather;
 pub(crate) mod inbox;
+mod list;
 mod quarantine;
 mod report;
 mod shed;

@@ -116,16 +116,21 @@ impl Worker {
             Event::Outcome(key, outcome) => {
                 self.serve(key.index as usize, |worker| worker.handle_outcome(key, outcome));
             }
-            Event::Disconnect(target, disconnect) => {
-                self.for_each_target(&target, None, |client| {
+            Event::Disconnect(target, disconnect, acted) => {
+                let count = self.for_each_target(&target, None, |client| {
                     client.session.handle_disconnect(disconnect.clone());
                 });
+                acted.add(count);
             }
-            Event::Unsubscribe(target, channel) => {
-                self.for_each_target(&target, Some(&channel), |client| {
+            Event::Unsubscribe(target, channel, acted) => {
+                let count = self.for_each_target(&target, Some(&channel), |client| {
                     client.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
                 });
+                acted.add(count);
             }
+            // Whoever asked may have given up.
+            Event::Count(channels, counted) => drop(counted.send(self.count_subscribers(&channels))),
+            Event::List(wanted, from, limit, listed) => drop(listed.send(self.list(&wanted, from, limit))),
             Event::Shed => self.look_at_debtors(),
             Event::Drain { until } => self.begin_drain(until),
             Event::Stop => self.stopping = true,

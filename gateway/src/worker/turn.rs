@@ -260,13 +260,14 @@ impl Worker {
         self.local.schedule(&self.clients[index as usize]);
     }
 
-    /// Ends something for the clients that are meant: all of it, or what they have in one channel.
+    /// Ends something for the clients that are meant: all of it, or what they have in one channel. Answers how many
+    /// there were.
     pub(super) fn for_each_target(
         &mut self,
         target: &Target,
         channel: Option<&Channel>,
         act: impl Fn(&mut Client),
-    ) {
+    ) -> u32 {
         let is_named = |client: &Client| {
             let session = &client.session;
             target.user.as_deref().is_none_or(|user| user == session.user().as_str())
@@ -279,12 +280,15 @@ impl Worker {
             (None, Some(user)) if !user.is_empty() => self.local.directory.of(user).collect(),
             _ => self.clients.iter().map(|(index, _)| index as u32).collect(),
         };
+        let mut clients = 0;
         for index in candidates.into_iter().map(|index| index as usize) {
             let found = self.clients.get(index);
             if found.is_some_and(|client| is_open(client) && is_named(client)) {
                 self.end(index, channel, &act);
+                clients += 1;
             }
         }
+        clients
     }
 
     /// Ends all of a client, or what it has in one channel, after what was published before that.

@@ -175,6 +175,18 @@ pub async fn control_messages_come_back<B: Backend>() {
     eventually("it is heard", async || node.heard.control() == [&b"\x00hello"[..]]).await;
 }
 
+pub async fn a_node_is_told_by_its_name_and_nobody_by_a_name_that_nobody_has<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    node.listens().await;
+    node.broker.announce("node-0", Bytes::new(), Duration::from_secs(60)).await.expect("announced");
+    let message = Bytes::from_static(b"\0 any bytes \xff");
+    assert_eq!(node.broker.tell_node("node-0", message.clone()).await.expect("told"), 1);
+    assert_eq!(node.broker.tell_node("node-9", message.clone()).await.expect("told"), 0);
+    eventually("it is heard", async || node.heard.told() == [&message]).await;
+    assert!(node.heard.control().is_empty());
+}
+
 pub async fn a_canary_comes_back<B: Backend>() {
     let backend = B::new();
     let node = backend.node();

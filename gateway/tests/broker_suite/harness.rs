@@ -46,6 +46,7 @@ pub struct Node {
 pub struct Heard {
     publications: Mutex<HashMap<String, Vec<Publication>>>,
     control: Mutex<Vec<Bytes>>,
+    told: Mutex<Vec<Bytes>>,
     resumed: AtomicU64,
 }
 
@@ -56,6 +57,10 @@ impl BrokerEvents for Heard {
 
     fn control(&self, message: Bytes) {
         self.control.lock().push(message);
+    }
+
+    fn told(&self, message: Bytes) {
+        self.told.lock().push(message);
     }
 
     fn resumed(&self) {
@@ -74,6 +79,10 @@ impl Heard {
 
     pub fn control(&self) -> Vec<Bytes> {
         self.control.lock().clone()
+    }
+
+    pub fn told(&self) -> Vec<Bytes> {
+        self.told.lock().clone()
     }
 
     pub fn resumed(&self) -> u64 {

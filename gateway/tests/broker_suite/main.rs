@@ -67,6 +67,7 @@ suite! {
         what_is_published_without_waiting_keeps_the_order_of_the_calls,
         many_channels_are_subscribed_at_once,
         control_messages_come_back,
+        a_node_is_told_by_its_name_and_nobody_by_a_name_that_nobody_has,
         a_canary_comes_back,
         announcements_hold_for_their_lease,
     }

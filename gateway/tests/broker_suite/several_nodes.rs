@@ -81,6 +81,28 @@ async fn control_messages_reach_every_node_and_announcements_are_seen_by_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_node_is_told_no_other_hears_also_after_its_link_was_lost() {
+    let redis = Redis::new();
+    let nodes = listening(&redis, 3).await;
+    let tell = async |node: &str, text: &'static str| {
+        nodes[0].broker.tell_node(node, Bytes::from_static(text.as_bytes())).await.expect("told")
+    };
+    assert_eq!(tell("node-1", "first").await, 1);
+    assert_eq!(tell("node-0", "to itself").await, 1);
+    assert_eq!(tell("nobody", "lost").await, 0);
+    eventually("it is heard", async || nodes[1].heard.told() == ["first"]).await;
+    eventually("it is heard", async || nodes[0].heard.told() == ["to itself"]).await;
+
+    let before = nodes[1].heard.resumed();
+    let killed: i64 = redis.server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert!(killed > 0);
+    eventually("it is back", async || nodes[1].heard.resumed() > before).await;
+    assert_eq!(tell("node-1", "second").await, 1);
+    eventually("it is heard", async || nodes[1].heard.told() == ["first", "second"]).await;
+    assert!(nodes[2].heard.told().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn presence_is_the_sum_of_all_nodes() {
     let redis = Redis::new();
     let nodes = listening(&redis, 3).await;

@@ -22,6 +22,7 @@ mod relay;
 #[path = "../support/tls.rs"]
 mod tls;
 
+mod asks_nodes;
 mod compresses;
 mod drains;
 mod finishes_what_came;
@@ -36,7 +37,7 @@ mod serves_commands;
 mod serves_many;
 mod serves_raw;
 mod serves_tls;
-mod spans_nodes;
+pub mod spans_nodes;
 mod survives_a_storm;
 #[cfg(debug_assertions)]
 mod survives_itself;

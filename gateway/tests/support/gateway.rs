@@ -177,6 +177,14 @@ impl Gateway {
         issue(&self.auth, 1_700_000_000, &request).expect("a token")
     }
 
+    /// The node itself, if it runs in this process.
+    pub fn node(&self) -> Arc<tidegate::node::Node> {
+        match &self.run {
+            Run::Here(app, _) => app.as_ref().as_ref().expect("it runs").node().clone(),
+            Run::There(..) => panic!("it runs in another process"),
+        }
+    }
+
     /// Uses the server API.
     pub async fn api(&self, method: &str, body: Value) -> Value {
         let answer = self.try_api(method, &body).await;

@@ -1,6 +1,5 @@
 //! What nodes send each other beside publications.
 
-use bytes::Bytes;
 use redis::FromRedisValue;
 
 use super::RedisBroker;
@@ -9,9 +8,10 @@ use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 
 impl RedisBroker {
-    pub(super) async fn publish_control(&self, message: Bytes) -> Result<u32, BrokerError> {
+    /// Answers how many nodes listen to this name.
+    pub(super) async fn publish_control(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         let mut command = redis::cmd("PUBLISH");
-        command.arg(&self.router.control).arg(&message[..]);
+        command.arg(name).arg(message);
         let receivers = self.link.call(Operation::Control, &command).await?;
         u32::from_redis_value(receivers).map_err(|_| unexpected("control"))
     }

@@ -74,6 +74,11 @@ impl Keys {
         format!("{}:control{}", self.prefix, told_apart(self.database))
     }
 
+    /// Where one node alone is told things (pub/sub).
+    pub(crate) fn node(&self, node: &str) -> String {
+        format!("{}:node{}:{node}", self.prefix, told_apart(self.database))
+    }
+
     /// The same for what nodes send to themselves, apart from what clients can name.
     pub(crate) fn of_canaries(&self) -> Self {
         Self::new(&format!("{}:canary", self.prefix), self.database)
@@ -129,11 +134,17 @@ mod tests {
     fn databases_are_told_apart_by_what_is_sent() {
         let channel = Channel::parse("a", 255).unwrap();
         let names = |keys: &Keys| {
-            [keys.publications(&channel), keys.control(), keys.of_canaries().publications(&channel)]
+            let canaries = keys.of_canaries().publications(&channel);
+            [keys.publications(&channel), keys.control(), keys.node("n"), canaries]
         };
         let (first, third) = (Keys::new("tidegate", 0), Keys::new("tidegate", 2));
-        assert_eq!(names(&first), ["tidegate:pub:{a}", "tidegate:control", "tidegate:canary:pub:{a}"]);
-        assert_eq!(names(&third), ["tidegate:pub@2:{a}", "tidegate:control@2", "tidegate:canary:pub@2:{a}"]);
+        assert_eq!(
+            names(&first),
+            ["tidegate:pub:{a}", "tidegate:control", "tidegate:node:n", "tidegate:canary:pub:{a}"]
+        );
+        let of_third =
+            ["tidegate:pub@2:{a}", "tidegate:control@2", "tidegate:node@2:n", "tidegate:canary:pub@2:{a}"];
+        assert_eq!(names(&third), of_third);
         assert_eq!(first.channel_of(third.publications(&channel).as_bytes()), None);
         assert_eq!(third.channel_of(first.publications(&channel).as_bytes()), None);
     }

@@ -103,6 +103,7 @@ impl RedisBroker {
         let router = Arc::new(Router {
             keys: keys.clone(),
             control: keys.control(),
+            own: keys.node(node),
             canaries: canaries.clone(),
             events: events.clone(),
             metrics: metrics.clone(),
@@ -193,7 +194,12 @@ impl Broker for RedisBroker {
     }
 
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
-        self.publish_control(message).boxed()
+        async move { self.publish_control(&self.router.control, &message).await }.boxed()
+    }
+
+    fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
+        let name = self.keys.node(node);
+        async move { self.publish_control(&name, &message).await }.boxed()
     }
 
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {

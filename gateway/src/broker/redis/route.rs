@@ -15,6 +15,8 @@ use crate::broker::measure::BrokerMetrics;
 pub(super) struct Router {
     pub(super) keys: Keys,
     pub(super) control: String,
+    /// Where this node alone is told things (pub/sub).
+    pub(super) own: String,
     pub(super) canaries: Arc<Canaries>,
     pub(super) events: Arc<dyn BrokerEvents>,
     pub(super) metrics: Arc<BrokerMetrics>,
@@ -44,6 +46,8 @@ impl Router {
             }
         } else if name == self.control.as_bytes() {
             self.events.control(message);
+        } else if name == self.own.as_bytes() {
+            self.events.told(message);
         } else if name == self.canaries.name.as_bytes()
             && let Ok(publication) = decode_message(message)
         {
@@ -52,8 +56,8 @@ impl Router {
     }
 
     /// The names this node always listens to.
-    pub(super) fn own_names(&self) -> [String; 2] {
-        [self.control.clone(), self.canaries.name.clone()]
+    pub(super) fn own_names(&self) -> [String; 3] {
+        [self.control.clone(), self.own.clone(), self.canaries.name.clone()]
     }
 }
 
@@ -70,6 +74,7 @@ impl Router {
         let keys = Keys::new("test", 0);
         Arc::new(Self {
             control: keys.control(),
+            own: keys.node("test"),
             canaries: Arc::new(Canaries::new(&keys, "test")),
             keys,
             events: Arc::new(crate::node::FromBroker::default()),

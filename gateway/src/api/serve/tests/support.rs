@@ -72,5 +72,7 @@ impl BrokerEvents for Received {
         self.commands.lock().push(ControlCommand::decode(&message).unwrap());
     }
 
+    fn told(&self, _: Bytes) {}
+
     fn resumed(&self) {}
 }

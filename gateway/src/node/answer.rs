@@ -1,0 +1,117 @@
+//! What this node answers to questions, other nodes' and its own.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use shared::channel::Channel;
+use tokio::sync::oneshot;
+
+use crate::node::Node;
+use crate::node::control::Target;
+use crate::node::glob::Glob;
+use crate::node::interest::SHARDS;
+use crate::node::question::{
+    Act, Answer, ChannelsPage, ChannelsWanted, ConnectionsPage, ConnectionsWanted, PAGE_MAX, Place, Question,
+    Unanswered,
+};
+use crate::worker::inbox::{Acted, Event, Inbox};
+
+/// A page of connections holds no more after it holds this many bytes.
+const PAGE_BYTES_MAX: usize = 256 * 1024;
+
+impl Node {
+    pub(super) async fn answer(&self, question: Question) -> Result<Answer, Unanswered> {
+        Ok(match question {
+            // No client of this node has a session that others can name.
+            Question::Message { .. } => Answer::NoSuchSession,
+            Question::Channels(wanted) => Answer::Channels(self.list_channels(wanted).await?),
+            Question::Connections(wanted) => Answer::Connections(self.list_connections(wanted).await?),
+            Question::Act(target, act) => Answer::Done { clients: self.act(target, act).await },
+        })
+    }
+
+    /// Has the workers do it, and counts the clients once all have.
+    async fn act(&self, target: Target, act: Act) -> u32 {
+        let target = Arc::new(target);
+        let (acted, done) = Acted::new();
+        self.tell_workers(&target, || match &act {
+            Act::Disconnect(disconnect) => {
+                Event::Disconnect(target.clone(), disconnect.clone(), acted.clone())
+            }
+            Act::Unsubscribe(channel) => Event::Unsubscribe(target.clone(), channel.clone(), acted.clone()),
+        });
+        drop(acted);
+        done.await.unwrap_or(0)
+    }
+
+    async fn list_channels(&self, wanted: ChannelsWanted) -> Result<ChannelsPage, Unanswered> {
+        let glob = Glob::parse(&wanted.pattern).map_err(|_| Unanswered::NotUnderstood)?;
+        let limit = wanted.limit.clamp(1, PAGE_MAX) as usize;
+        // The first of all, in order: one more than asked for shows that there are others.
+        let mut first: BTreeSet<Channel> = BTreeSet::new();
+        for shard in 0..SHARDS {
+            self.interest.for_each_of(shard, |channel, local| {
+                let name = channel.as_str();
+                let is_beyond = first.len() > limit && first.last().is_some_and(|last| name > last.as_str());
+                if local.workers != 0 && !is_beyond && name > &*wanted.after && glob.matches(name) {
+                    first.insert(channel.clone());
+                    if first.len() > limit + 1 {
+                        first.pop_last();
+                    }
+                }
+            });
+            tokio::task::yield_now().await;
+        }
+        let more = first.len() > limit;
+        let names: Arc<[Channel]> = first.into_iter().take(limit).collect();
+        let count = |inbox: &Arc<Inbox>| {
+            let (counted, counts) = oneshot::channel();
+            inbox.push(Event::Count(names.clone(), counted));
+            counts
+        };
+        let counting: Vec<_> = self.inboxes.iter().map(count).collect();
+        let mut sums = vec![0_u32; names.len()];
+        for counts in counting {
+            // A worker that has stopped has no subscribers.
+            for (sum, count) in sums.iter_mut().zip(counts.await.unwrap_or_default()) {
+                *sum += count;
+            }
+        }
+        let counted = names.iter().zip(sums).filter(|(_, count)| *count > 0);
+        Ok(ChannelsPage {
+            channels: counted.map(|(name, count)| (name.as_str().into(), count)).collect(),
+            more,
+        })
+    }
+
+    async fn list_connections(&self, wanted: ConnectionsWanted) -> Result<ConnectionsPage, Unanswered> {
+        let limit = wanted.limit.clamp(1, PAGE_MAX) as usize;
+        let target = Target { user: wanted.user.clone(), client: wanted.client, ..Target::default() };
+        let (workers, mut from) = (self.workers_of(&target), wanted.from);
+        let wanted = Arc::new(wanted);
+        let mut page = ConnectionsPage::default();
+        let mut bytes = 0;
+        while let Some(inbox) = self.inboxes.get(usize::from(from.worker)) {
+            let mut next = None;
+            if workers & (1 << from.worker) != 0 {
+                let (listed, listing) = oneshot::channel();
+                let left = limit - page.connections.len();
+                inbox.push(Event::List(wanted.clone(), from.index, left, listed));
+                let listed = listing.await.unwrap_or_default();
+                bytes += listed.bytes;
+                page.connections.extend(listed.connections);
+                next = listed.next;
+            }
+            from = match next {
+                Some(index) => Place { index, ..from },
+                None => Place { worker: from.worker + 1, index: 0 },
+            };
+            let is_full = page.connections.len() >= limit || bytes >= PAGE_BYTES_MAX;
+            if is_full && usize::from(from.worker) < self.inboxes.len() {
+                page.next = Some(from);
+                break;
+            }
+        }
+        Ok(page)
+    }
+}

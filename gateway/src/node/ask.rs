@@ -1,0 +1,247 @@
+//! Questions to other nodes: each has a number, a deadline and one answer; so many are open at once and no more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::broker::BrokerError;
+use crate::node::Node;
+use crate::node::control::NodeInfo;
+use crate::node::question::{Answer, Question, Told, ToldError, Unanswered, VERSION};
+use crate::telemetry::Sparingly;
+
+/// How long an answer may take.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most questions of this node that wait for an answer.
+const OPEN_MAX: usize = 4_096;
+
+/// The most questions of others that this node answers at once. Others are told that it is busy.
+const ANSWERING_MAX: usize = 1_024;
+
+/// Nodes that are asked the same at once.
+const ASKED_AT_ONCE: usize = 64;
+
+/// Longest name of a node, in bytes: they are UUIDs, and clients can name any.
+const NODE_BYTES_MAX: usize = 64;
+
+/// Why there is no answer. What was to be done may have been done, except where this says that it was not.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nothing was done.
+    #[error("there is no such node")]
+    UnknownNode,
+    /// Nothing was done: the node announced itself a moment ago, and does not listen now.
+    #[error("the node does not listen")]
+    Deaf,
+    #[error("the node has not answered within {} ms", .0.as_millis())]
+    Late(Duration),
+    /// Nothing was done.
+    #[error("{OPEN_MAX} questions are waiting for answers")]
+    TooMany,
+    /// Nothing was done.
+    #[error("the node is busy")]
+    Busy,
+    /// Nothing was done: the node is of an earlier release.
+    #[error("the node does not know this question")]
+    NotUnderstood,
+    /// Nothing was done.
+    #[error("the question cannot be sent: {0}")]
+    Unsendable(Arc<ToldError>),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// What this node has asked and been asked.
+#[derive(Debug)]
+pub(super) struct Asking {
+    open: Mutex<FxHashMap<u64, oneshot::Sender<Result<Answer, Unanswered>>>>,
+    next: AtomicU64,
+    answering: Arc<Semaphore>,
+    /// For telling others that this node is busy.
+    refusing: Arc<Semaphore>,
+    unanswered_told: Sparingly,
+    unreadable_told: Sparingly,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            next: AtomicU64::new(1),
+            answering: Arc::new(Semaphore::new(ANSWERING_MAX)),
+            refusing: Arc::new(Semaphore::new(ANSWERING_MAX)),
+            unanswered_told: Sparingly::default(),
+            unreadable_told: Sparingly::default(),
+        }
+    }
+}
+
+/// A question that waits for its answer. Nobody does when this is gone.
+struct Open<'a> {
+    asking: &'a Asking,
+    id: u64,
+    answer: oneshot::Receiver<Result<Answer, Unanswered>>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.asking.open.lock().remove(&self.id);
+    }
+}
+
+impl Asking {
+    fn open(&self) -> Result<Open<'_>, AskError> {
+        let (sender, answer) = oneshot::channel();
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.open.lock();
+        if open.len() >= OPEN_MAX {
+            return Err(AskError::TooMany);
+        }
+        open.insert(id, sender);
+        Ok(Open { asking: self, id, answer })
+    }
+}
+
+impl Node {
+    /// Asks one node, this one included, and waits for its answer for at most [`ASK_TIMEOUT`].
+    pub async fn ask(self: &Arc<Self>, node: &str, question: Question) -> Result<Answer, AskError> {
+        let asked = async {
+            if *node == *self.id.0 {
+                return Ok(self.answer(question).await?);
+            }
+            if node.is_empty() || node.len() > NODE_BYTES_MAX {
+                return Err(AskError::UnknownNode);
+            }
+            let mut open = self.asking.open()?;
+            let told = Told::Question { id: open.id, from: (*self.id.0).into(), question: Some(question) };
+            let message = told.encode().map_err(|error| AskError::Unsendable(Arc::new(error)))?;
+            if self.broker.tell_node(node, message).await? == 0 {
+                let is_announced = self.nodes().await?.iter().any(|known| *known.uid == *node);
+                return Err(if is_announced { AskError::Deaf } else { AskError::UnknownNode });
+            }
+            match (&mut open.answer).await {
+                Ok(answer) => Ok(answer?),
+                // Cannot be: its sender is kept until it is answered.
+                Err(_) => Err(AskError::Late(ASK_TIMEOUT)),
+            }
+        };
+        let asked = tokio::time::timeout(ASK_TIMEOUT, asked).await;
+        let answer = asked.unwrap_or(Err(AskError::Late(ASK_TIMEOUT)));
+        self.metrics.node_asked(answer.as_ref().map_or_else(AskError::label, |_| "answered"));
+        answer
+    }
+
+    /// Asks every node that there is, at the same time. Those that do not answer keep nobody from the answers of
+    /// others.
+    pub async fn ask_all(
+        self: &Arc<Self>,
+        question: Question,
+    ) -> Result<Vec<(NodeInfo, Result<Answer, AskError>)>, BrokerError> {
+        let asked = self.nodes().await?.into_iter().map(|node| {
+            let question = question.clone();
+            async move {
+                // One of a release that does not know questions listens to none.
+                let answer = if node.questions == 0 {
+                    Err(AskError::NotUnderstood)
+                } else {
+                    self.ask(&node.uid, question).await
+                };
+                (node, answer)
+            }
+        });
+        // Made before they are run: a stream of closures would borrow for too long.
+        let asked: Vec<_> = asked.collect();
+        Ok(futures_util::stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await)
+    }
+
+    /// What was sent to this node alone. Runs where messages arrive, and so leaves the work to others.
+    pub(super) fn receive_told(self: &Arc<Self>, message: Bytes) {
+        match Told::decode(&message) {
+            Ok(Told::Answer { id, answer }) => {
+                // Whoever asked may have given up.
+                if let Some(open) = self.asking.open.lock().remove(&id) {
+                    let _ = open.send(answer);
+                }
+            }
+            Ok(Told::Question { id, from, question }) => self.receive_question(id, from, question),
+            Err(error) => {
+                if let Some(untold) = self.asking.unreadable_told.now() {
+                    tracing::warn!(%error, untold, "a message of another node cannot be read");
+                }
+            }
+        }
+    }
+
+    fn receive_question(self: &Arc<Self>, id: u64, from: Box<str>, question: Option<Question>) {
+        let permit = self.asking.answering.clone().try_acquire_owned();
+        let refusal = permit.is_err().then(|| self.asking.refusing.clone().try_acquire_owned());
+        if let Some(Err(_)) = refusal {
+            if let Some(untold) = self.asking.unanswered_told.now() {
+                tracing::warn!(untold, "so many questions come that not even a refusal is sent to all");
+            }
+            return;
+        }
+        let node = self.clone();
+        self.runtime.spawn(async move {
+            let answer = match (&permit, question) {
+                (Err(_), _) => Err(Unanswered::Busy),
+                (_, None) => Err(Unanswered::NotUnderstood),
+                (Ok(_), Some(question)) => tokio::time::timeout(ASK_TIMEOUT, node.answer(question))
+                    .await
+                    .unwrap_or(Err(Unanswered::Late)),
+            };
+            if let Err(error) = node.reply(id, &from, answer).await {
+                tracing::debug!(%error, "an answer did not reach the node that asked");
+            }
+            drop((permit, refusal));
+        });
+    }
+
+    async fn reply(
+        &self,
+        id: u64,
+        to: &str,
+        answer: Result<Answer, Unanswered>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let message = Told::Answer { id, answer }.encode()?;
+        // None: it has gone meanwhile.
+        self.broker.tell_node(to, message).await?;
+        Ok(())
+    }
+}
+
+/// What is written into announcements: questions of which version this node answers. 0: none.
+pub(super) const QUESTIONS: u32 = VERSION;
+
+impl AskError {
+    /// A word for labels.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::UnknownNode => "unknown_node",
+            Self::Deaf => "deaf",
+            Self::Late(_) => "late",
+            Self::TooMany => "too_many",
+            Self::Busy => "busy",
+            Self::NotUnderstood => "not_understood",
+            Self::Unsendable(_) => "unsendable",
+            Self::Broker(_) => "broker",
+        }
+    }
+}
+
+impl From<Unanswered> for AskError {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::NotUnderstood => Self::NotUnderstood,
+            Unanswered::Busy => Self::Busy,
+            Unanswered::Late => Self::Late(ASK_TIMEOUT),
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! What one node can ask another, what it can be answered, and how both are written.
+//!
+//! A message is one line of JSON, and behind it bytes that need not be JSON. What the line says of the version, the
+//! question's number and who asks stays the same for ever, so that a node can tell another that it does not
+//! understand what that one asks: nodes of two releases run side by side.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::disconnect::Disconnect;
+use shared::id::ClientId;
+
+use super::control::{EXCEPT_MAX, Target};
+
+/// The longest message that is made or read, in bytes.
+pub const TOLD_BYTES_MAX: usize = 1024 * 1024;
+
+/// The most channels or connections of one answer.
+pub const PAGE_MAX: u32 = 1_000;
+
+/// Raised whenever an older node would misread a question or an answer. Those of a later version are not understood.
+pub const VERSION: u32 = 1;
+
+/// What a node is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Question {
+    /// Hand this to the client with this session, as if it had sent it.
+    Message { session: Box<str>, data: Bytes },
+    /// Which channels have subscribers, by name.
+    Channels(ChannelsWanted),
+    /// Who is connected, by place.
+    Connections(ConnectionsWanted),
+    /// Do something to those of the selected clients that are here.
+    Act(Target, Act),
+}
+
+/// What is done to clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// Close their connections.
+    Disconnect(Disconnect),
+    /// End their subscription to a channel.
+    Unsubscribe(Channel),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelsWanted {
+    /// A pattern as [`super::glob`] reads them. Empty: all.
+    pub pattern: Box<str>,
+    /// Those that come after this name.
+    pub after: Box<str>,
+    /// At most [`PAGE_MAX`] count.
+    pub limit: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ConnectionsWanted {
+    /// Only those of this user. Empty: of anonymous users.
+    pub user: Option<Box<str>>,
+    pub client: Option<ClientId>,
+    /// Only those that are subscribed to this channel.
+    pub channel: Option<Channel>,
+    pub from: Place,
+    /// At most [`PAGE_MAX`] count.
+    pub limit: u32,
+}
+
+/// Where on a node a connection is. Connections are listed in this order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub struct Place {
+    pub worker: u16,
+    pub index: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The message was handed to the client.
+    Handled,
+    NoSuchSession,
+    Channels(ChannelsPage),
+    Connections(ConnectionsPage),
+    /// So many clients were selected.
+    Done {
+        clients: u32,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelsPage {
+    /// By name, each with its subscribers on this node.
+    pub channels: Vec<(Box<str>, u32)>,
+    /// There are others behind these.
+    pub more: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionsPage {
+    pub connections: Vec<ConnectionInfo>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Place>,
+}
+
+/// What is told of a connection.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionInfo {
+    pub client: Box<str>,
+    pub user: Box<str>,
+    /// How it is reached.
+    pub transport: Box<str>,
+    /// In what it speaks.
+    pub protocol: Box<str>,
+    /// Seconds since it was opened.
+    pub uptime: u64,
+    /// The first of its channels.
+    pub channels: Vec<Box<str>>,
+    /// All of its channels.
+    pub num_channels: u32,
+}
+
+/// What arrived for this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// Somebody asks. `None`: this node does not understand what.
+    Question { id: u64, from: Box<str>, question: Option<Question> },
+    /// Somebody answers.
+    Answer { id: u64, answer: Result<Answer, Unanswered> },
+}
+
+/// Why a node does not answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unanswered {
+    /// It is of an earlier release, or its answer is of a later one.
+    NotUnderstood,
+    /// It answers as many as it can.
+    Busy,
+    /// It could not find out in time.
+    Late,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ToldError {
+    #[error("a message between nodes has {0} bytes; the longest allowed has {TOLD_BYTES_MAX}")]
+    TooLong(usize),
+    #[error("a message between nodes cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("a message between nodes neither asks nor answers")]
+    Neither,
+}
+
+/// These fields mean the same in every version.
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    v: u32,
+    id: u64,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    from: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    ask: Option<&'a RawValue>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    answer: Option<&'a RawValue>,
+}
+
+/// The wire's own types, so that a rename above cannot change what other releases read.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WireQuestion {
+    Message { session: Box<str> },
+    Channels(ChannelsWanted),
+    Connections(WireConnections),
+    Disconnect { target: WireTarget, code: u16, reason: Box<str> },
+    Unsubscribe { target: WireTarget, channel: Box<str> },
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireConnections {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    channel: Option<Box<str>>,
+    #[serde(default)]
+    from: Place,
+    limit: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireTarget {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    except: Vec<Box<str>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WireAnswer {
+    Handled,
+    NoSuchSession,
+    Channels(ChannelsPage),
+    Connections(ConnectionsPage),
+    Done { clients: u32 },
+    Unanswered(Unanswered),
+}
+
+impl Told {
+    pub fn encode(&self) -> Result<Bytes, ToldError> {
+        let mut payload = Bytes::new();
+        let message = match self {
+            Self::Question { id, from, question } => {
+                let wire = question.clone().map(|question| write_question(question, &mut payload));
+                let ask = serde_json::value::to_raw_value(&wire)?;
+                let line =
+                    Line { v: VERSION, id: *id, from: Some((&**from).into()), ask: Some(&ask), answer: None };
+                with_payload(&line, &payload)?
+            }
+            Self::Answer { id, answer } => {
+                let wire = match answer.clone() {
+                    Ok(Answer::Handled) => WireAnswer::Handled,
+                    Ok(Answer::NoSuchSession) => WireAnswer::NoSuchSession,
+                    Ok(Answer::Channels(page)) => WireAnswer::Channels(page),
+                    Ok(Answer::Connections(page)) => WireAnswer::Connections(page),
+                    Ok(Answer::Done { clients }) => WireAnswer::Done { clients },
+                    Err(unanswered) => WireAnswer::Unanswered(unanswered),
+                };
+                let answer = serde_json::value::to_raw_value(&wire)?;
+                with_payload(
+                    &Line { v: VERSION, id: *id, from: None, ask: None, answer: Some(&answer) },
+                    &payload,
+                )?
+            }
+        };
+        if message.len() > TOLD_BYTES_MAX { Err(ToldError::TooLong(message.len())) } else { Ok(message) }
+    }
+
+    /// Reads what any node, of this release or of another, may have sent.
+    pub fn decode(message: &Bytes) -> Result<Self, ToldError> {
+        if message.len() > TOLD_BYTES_MAX {
+            return Err(ToldError::TooLong(message.len()));
+        }
+        let end = memchr::memchr(b'\n', message).unwrap_or(message.len());
+        let payload = message.slice((end + 1).min(message.len())..);
+        let line: Line<'_> = serde_json::from_slice(&message[..end])?;
+        let is_known = line.v <= VERSION;
+        match (line.ask, line.from, line.answer) {
+            (Some(ask), Some(from), _) => {
+                let question = Some(ask).filter(|_| is_known).and_then(|ask| read_question(ask, payload));
+                Ok(Self::Question { id: line.id, from: from.into(), question })
+            }
+            (_, _, Some(answer)) => {
+                let answer = Some(answer).filter(|_| is_known).and_then(read_answer);
+                Ok(Self::Answer { id: line.id, answer: answer.unwrap_or(Err(Unanswered::NotUnderstood)) })
+            }
+            _ => Err(ToldError::Neither),
+        }
+    }
+}
+
+fn with_payload(line: &Line<'_>, payload: &[u8]) -> Result<Bytes, ToldError> {
+    let mut message = BytesMut::from(&serde_json::to_vec(line)?[..]);
+    if !payload.is_empty() {
+        message.put_u8(b'\n');
+        message.put_slice(payload);
+    }
+    Ok(message.freeze())
+}
+
+fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
+    match question {
+        Question::Message { session, data } => {
+            *payload = data;
+            WireQuestion::Message { session }
+        }
+        Question::Channels(wanted) => WireQuestion::Channels(wanted),
+        Question::Connections(wanted) => WireQuestion::Connections(WireConnections {
+            user: wanted.user,
+            client: wanted.client.map(text),
+            channel: wanted.channel.map(|channel| channel.as_str().into()),
+            from: wanted.from,
+            limit: wanted.limit,
+        }),
+        Question::Act(target, act) => {
+            let target = WireTarget {
+                user: target.user,
+                client: target.client.map(text),
+                except: target.except.into_iter().map(text).collect(),
+            };
+            match act {
+                Act::Disconnect(Disconnect { code, reason }) => {
+                    WireQuestion::Disconnect { target, code, reason: reason.into() }
+                }
+                Act::Unsubscribe(channel) => {
+                    WireQuestion::Unsubscribe { target, channel: channel.as_str().into() }
+                }
+            }
+        }
+    }
+}
+
+/// `None` for what this node does not understand.
+fn read_question(ask: &RawValue, payload: Bytes) -> Option<Question> {
+    Some(match serde_json::from_str(ask.get()).ok()? {
+        WireQuestion::Message { session } => Question::Message { session, data: payload },
+        WireQuestion::Channels(wanted) => Question::Channels(wanted),
+        WireQuestion::Connections(wanted) => Question::Connections(ConnectionsWanted {
+            user: wanted.user,
+            client: client(wanted.client)?,
+            channel: wanted.channel.map(|name| channel(&name).ok_or(())).transpose().ok()?,
+            from: wanted.from,
+            limit: wanted.limit,
+        }),
+        WireQuestion::Disconnect { target, code, reason } => {
+            Question::Act(read_target(target)?, Act::Disconnect(Disconnect::custom(code, &reason)?))
+        }
+        WireQuestion::Unsubscribe { target, channel: name } => {
+            Question::Act(read_target(target)?, Act::Unsubscribe(channel(&name)?))
+        }
+    })
+}
+
+fn read_answer(answer: &RawValue) -> Option<Result<Answer, Unanswered>> {
+    Some(Ok(match serde_json::from_str(answer.get()).ok()? {
+        WireAnswer::Handled => Answer::Handled,
+        WireAnswer::NoSuchSession => Answer::NoSuchSession,
+        WireAnswer::Channels(page) => Answer::Channels(page),
+        WireAnswer::Connections(page) => Answer::Connections(page),
+        WireAnswer::Done { clients } => Answer::Done { clients },
+        WireAnswer::Unanswered(unanswered) => return Some(Err(unanswered)),
+    }))
+}
+
+fn read_target(target: WireTarget) -> Option<Target> {
+    if target.except.len() > EXCEPT_MAX {
+        return None;
+    }
+    let except = target.except.iter().map(|text| ClientId::parse(text)).collect::<Option<_>>()?;
+    Some(Target { user: target.user, client: client(target.client)?, except })
+}
+
+fn text(client: ClientId) -> Box<str> {
+    client.to_string().into()
+}
+
+/// The outer `None` is for what is no id.
+fn client(text: Option<Box<str>>) -> Option<Option<ClientId>> {
+    text.map(|text| ClientId::parse(&text).ok_or(())).transpose().ok()
+}
+
+fn channel(name: &str) -> Option<Channel> {
+    Channel::parse_unicode(name, CHANNEL_BYTES_MAX).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn every_question() -> Vec<Question> {
+        let id = ClientId::from_random;
+        let target = Target { user: Some("ann".into()), client: Some(id(1)), except: vec![id(2)] };
+        let channel = Channel::parse("prices:AAPL", 255).unwrap();
+        vec![
+            Question::Message { session: "s".into(), data: Bytes::from_static(b"\n\0 any\nbytes \xff") },
+            Question::Channels(ChannelsWanted { pattern: "a*".into(), after: "b".into(), limit: 7 }),
+            Question::Connections(ConnectionsWanted {
+                user: Some("".into()),
+                client: Some(id(3)),
+                channel: Some(channel.clone()),
+                from: Place { worker: 3, index: 4 },
+                limit: 8,
+            }),
+            Question::Act(target.clone(), Act::Disconnect(Disconnect::FORCE_DISCONNECT)),
+            Question::Act(target, Act::Unsubscribe(channel)),
+        ]
+    }
+
+    #[test]
+    fn every_question_reads_back_as_it_was_asked() {
+        for question in every_question() {
+            let told = Told::Question { id: 9, from: "node \"1\"".into(), question: Some(question) };
+            assert_eq!(Told::decode(&told.encode().unwrap()).unwrap(), told);
+        }
+    }
+
+    #[test]
+    fn every_answer_reads_back_as_it_was_given() {
+        let connection =
+            ConnectionInfo { client: "c".into(), channels: vec!["a".into()], ..Default::default() };
+        for answer in [
+            Ok(Answer::Handled),
+            Ok(Answer::NoSuchSession),
+            Ok(Answer::Channels(ChannelsPage { channels: vec![("a\n".into(), 3)], more: true })),
+            Ok(Answer::Connections(ConnectionsPage {
+                connections: vec![connection],
+                next: Some(Place { worker: 1, index: 2 }),
+            })),
+            Ok(Answer::Done { clients: 5 }),
+            Err(Unanswered::NotUnderstood),
+            Err(Unanswered::Busy),
+            Err(Unanswered::Late),
+        ] {
+            let told = Told::Answer { id: u64::MAX, answer };
+            assert_eq!(Told::decode(&told.encode().unwrap()).unwrap(), told);
+        }
+    }
+
+    #[test]
+    fn the_wire_stays_what_other_nodes_of_this_version_read() {
+        let question = Question::Message { session: "s".into(), data: Bytes::from_static(b"{}") };
+        let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
+        let wire = b"{\"v\":1,\"id\":1,\"from\":\"n\",\"ask\":{\"message\":{\"session\":\"s\"}}}\n{}";
+        assert_eq!(&told.encode().unwrap()[..], wire);
+        let told = Told::Answer { id: 1, answer: Ok(Answer::Done { clients: 2 }) };
+        assert_eq!(&told.encode().unwrap()[..], b"{\"v\":1,\"id\":1,\"answer\":{\"done\":{\"clients\":2}}}");
+    }
+
+    #[test]
+    fn what_a_later_release_asks_or_answers_is_known_to_be_a_question_or_an_answer() {
+        for later in [
+            r#"{"v":2,"id":7,"from":"n","ask":["anything"]}"#,
+            r#"{"v":1,"id":7,"from":"n","ask":{"explode":{}},"more":1}"#,
+        ] {
+            let told = Told::decode(&Bytes::from(later)).unwrap();
+            assert_eq!(told, Told::Question { id: 7, from: "n".into(), question: None }, "{later}");
+        }
+        for later in [r#"{"v":2,"id":7,"answer":{"handled":1}}"#, r#"{"v":1,"id":7,"answer":"exploded"}"#] {
+            let told = Told::decode(&Bytes::from(later)).unwrap();
+            assert_eq!(told, Told::Answer { id: 7, answer: Err(Unanswered::NotUnderstood) }, "{later}");
+        }
+        for broken in ["", "{}", "{\"v\":1,\"id\":1}", "{\"v\":1,\"id\":1,\"ask\":{}}", "[1]", "\n"] {
+            assert!(Told::decode(&Bytes::from(broken)).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn messages_are_bounded_both_ways() {
+        let question = Question::Message { session: "s".into(), data: vec![b'x'; TOLD_BYTES_MAX].into() };
+        let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
+        assert!(matches!(told.encode(), Err(ToldError::TooLong(_))));
+        let long = Bytes::from(vec![b' '; TOLD_BYTES_MAX + 1]);
+        assert!(matches!(Told::decode(&long), Err(ToldError::TooLong(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn spoiled_messages_are_read_or_refused(which in 0_usize..5, at in 0_usize..300, byte: u8) {
+            let question = every_question().remove(which);
+            let told = Told::Question { id: 9, from: "n".into(), question: Some(question) };
+            let mut wire = told.encode().unwrap().to_vec();
+            let at = at % wire.len();
+            wire[at] = byte;
+            let _ = Told::decode(&wire.clone().into());
+            wire.truncate(at);
+            let _ = Told::decode(&wire.into());
+        }
+    }
+}

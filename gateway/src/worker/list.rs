@@ -1,0 +1,91 @@
+//! What a worker tells of its connections and channels, a little at a time: nobody who listens is to wait for it.
+
+use shared::channel::Channel;
+
+use crate::client::Client;
+use crate::node::question::{ConnectionInfo, ConnectionsWanted};
+use crate::worker::Worker;
+
+/// The most places that are looked at in one go.
+const SCAN_MAX: usize = 2_048;
+
+/// The most bytes that are told in one go: enough for any one connection.
+const BYTES_MAX: usize = 128 * 1024;
+
+/// The most channels of one connection that are named.
+const CHANNELS_MAX: usize = 500;
+
+/// A part of a worker's connections.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) connections: Vec<ConnectionInfo>,
+    /// How many bytes of text these are.
+    pub(crate) bytes: usize,
+    /// Where to go on.
+    pub(crate) next: Option<u32>,
+}
+
+impl Worker {
+    /// The subscribers of each of these channels here.
+    pub(super) fn count_subscribers(&self, channels: &[Channel]) -> Vec<u32> {
+        let count = |channel: &Channel| self.local.hub.subscribers(channel.as_str());
+        channels.iter().map(|channel| u32::try_from(count(channel)).unwrap_or(u32::MAX)).collect()
+    }
+
+    /// Those connections from this place on that are wanted: at most `limit`, and the rest another time.
+    pub(super) fn list(&self, wanted: &ConnectionsWanted, from: u32, limit: usize) -> Listed {
+        let mut listed = Listed::default();
+        let places = self.generations.len() as u32;
+        let candidates: Vec<u32> = match (wanted.client, wanted.user.as_deref()) {
+            (Some(client), _) => vec![self.local.node.client_ids.place(client).1],
+            (None, Some(user)) if !user.is_empty() => {
+                let mut of_user: Vec<u32> = self.local.directory.of(user).filter(|at| *at >= from).collect();
+                of_user.sort_unstable();
+                of_user
+            }
+            _ => (from..places).take(SCAN_MAX + 1).collect(),
+        };
+        for (looked_at, index) in candidates.into_iter().filter(|index| *index >= from).enumerate() {
+            if looked_at >= SCAN_MAX || listed.connections.len() >= limit || listed.bytes >= BYTES_MAX {
+                listed.next = Some(index);
+                break;
+            }
+            let Some(client) = self.clients.get(index as usize) else { continue };
+            if is_wanted(wanted, client) {
+                let info = self.describe(client);
+                listed.bytes += bytes_of(&info);
+                listed.connections.push(info);
+            }
+        }
+        listed
+    }
+
+    fn describe(&self, client: &Client) -> ConnectionInfo {
+        let session = &client.session;
+        let channels = session.subscriptions().map(|channel| channel.as_str().into());
+        ConnectionInfo {
+            client: session.client().to_string().into(),
+            user: session.user().as_str().into(),
+            transport: "websocket".into(),
+            protocol: client.protocol.name().into(),
+            uptime: self.local.now.since(client.opened).as_secs(),
+            channels: channels.take(CHANNELS_MAX).collect(),
+            num_channels: session.subscriptions().count() as u32,
+        }
+    }
+}
+
+fn is_wanted(wanted: &ConnectionsWanted, client: &Client) -> bool {
+    let session = &client.session;
+    session.is_connected()
+        && !client.is_closing()
+        && wanted.client.is_none_or(|wanted| wanted == session.client())
+        && wanted.user.as_deref().is_none_or(|user| user == session.user().as_str())
+        && wanted.channel.as_ref().is_none_or(|wanted| session.subscriptions().any(|one| one == wanted))
+}
+
+/// About what it takes in JSON.
+fn bytes_of(info: &ConnectionInfo) -> usize {
+    let channels: usize = info.channels.iter().map(|channel| channel.len() + 3).sum();
+    200 + info.user.len() + channels
+}

@@ -24,6 +24,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("auth", "src/auth/config.rs", "Config"),
     ("api", "src/api/config.rs", "Config"),
     ("workers", "src/worker/config.rs", "Config"),
+    ("channel_names", "core/src/channel_names.rs", "ChannelNames"),
     ("channels", "core/src/channel_rules.rs", "ChannelOptions"),
     ("broker", "src/broker/config.rs", "Config"),
     ("broker.memory", "src/broker/memory/config.rs", "Config"),

@@ -7,12 +7,6 @@ use std::sync::Arc;
 /// Longest channel name any configuration can allow, in bytes. The configured limit is at most this.
 pub const CHANNEL_BYTES_MAX: usize = 255;
 
-/// Separates a namespace from the rest of the name: `prices:AAPL` is in namespace `prices`.
-pub const NAMESPACE_SEPARATOR: char = ':';
-
-/// Marks a channel that needs a subscription token: `$orders`, `$prices:AAPL`.
-pub const PRIVATE_PREFIX: char = '$';
-
 /// A valid channel name. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel(Arc<str>);
@@ -62,17 +56,6 @@ impl Channel {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// The namespace, if the name has one: `prices` of `prices:AAPL` and of `$prices:AAPL`.
-    pub fn namespace(&self) -> Option<&str> {
-        let name = self.0.strip_prefix(PRIVATE_PREFIX).unwrap_or(&self.0);
-        name.split_once(NAMESPACE_SEPARATOR).map(|(namespace, _)| namespace)
-    }
-
-    /// Whether only a subscription token opens this channel.
-    pub fn is_private(&self) -> bool {
-        self.0.starts_with(PRIVATE_PREFIX)
-    }
 }
 
 impl Borrow<str> for Channel {
@@ -96,14 +79,6 @@ impl fmt::Debug for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_namespace_is_the_part_before_the_first_colon() {
-        let namespace = |name| Channel::parse(name, 255).unwrap().namespace().map(str::to_owned);
-        assert_eq!(namespace("prices:AAPL:bid").as_deref(), Some("prices"));
-        assert_eq!(namespace("$prices:AAPL").as_deref(), Some("prices"));
-        assert_eq!(namespace("AAPL"), None);
-    }
 
     #[test]
     fn names_are_bounded_printable_ascii() {

@@ -7,12 +7,23 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use shared::channel::{Channel, InvalidChannel};
 
+use crate::channel_names::ChannelNames;
+use crate::channel_pattern::{ChannelPattern, SEPARATOR};
 use crate::history::Retention;
+use crate::name_rule::NameRule;
 
 /// The options of one namespace, or of channels without one.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChannelOptions {
+    /// The namespace holds the channels of this shape instead of those that begin with its name: `/users/:id`, where
+    /// `:id` is any text without `/`, or `/users/*`, where `*` is all the rest. Only for namespaces. Of several that
+    /// describe a channel the narrowest counts.
+    pub pattern: ChannelPattern,
+    /// What follows the namespace in a channel's name must match this regular expression (`^[a-z]+$`), or commands of
+    /// clients that name it are refused with 107. Where there is a pattern, or no namespace, the whole name must. At
+    /// most 1024 bytes; classes such as `\d` are of ASCII.
+    pub channel_regex: NameRule,
     /// Publications kept for each channel. 0: no history, no offsets, no recovery.
     pub history_size: u32,
     /// Seconds a channel's history is kept after its last publication. 0: no history.
@@ -36,6 +47,9 @@ pub struct ChannelOptions {
     /// The users named after the `#` of a channel (`chat#ann,bob`) may subscribe to it without a subscription token.
     /// Nobody else may, whatever the other options say.
     pub allow_user_limited: bool,
+    /// The client whose id stands after the `&` of a channel (`inbox&8f14e45f-ceea-467f-8a3d-0a4c1c3e2b11`) may subscribe
+    /// to it without a subscription token. Nobody else may, whatever the other options say.
+    pub allow_client_channels: bool,
     /// Subscribers with a user may publish.
     pub allow_publish: bool,
     /// Anonymous subscribers may publish.
@@ -65,17 +79,39 @@ impl ChannelOptions {
     }
 }
 
-/// The options of every channel.
+/// The options of every channel, and which names there are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ChannelRules {
     /// For channels without a namespace.
     pub default: Arc<ChannelOptions>,
     pub namespaces: BTreeMap<Box<str>, Arc<ChannelOptions>>,
+    /// Namespaces that hold the channels of a pattern, the narrower first.
+    pub patterns: Vec<Arc<ChannelOptions>>,
+    pub names: ChannelNames,
     /// Names may be any text, and not only printable ASCII.
     pub unicode: bool,
 }
 
 impl ChannelRules {
+    /// Sorts namespaces into those with a name before each channel and those with a pattern.
+    pub fn new(
+        default: ChannelOptions,
+        namespaces: impl IntoIterator<Item = (Box<str>, ChannelOptions)>,
+        names: ChannelNames,
+        unicode: bool,
+    ) -> Self {
+        let mut rules = Self { default: Arc::new(default), names, unicode, ..Self::default() };
+        for (name, options) in namespaces {
+            let options = Arc::new(options);
+            match options.pattern.is_none() {
+                true => drop(rules.namespaces.insert(name, options)),
+                false => rules.patterns.push(options),
+            }
+        }
+        rules.patterns.sort_by(|one, other| one.pattern.cmp(&other.pattern));
+        rules
+    }
+
     /// The channel of this name, if it can be one.
     pub fn channel(&self, name: &str, bytes_max: usize) -> Result<Channel, InvalidChannel> {
         if self.unicode { Channel::parse_unicode(name, bytes_max) } else { Channel::parse(name, bytes_max) }
@@ -83,9 +119,91 @@ impl ChannelRules {
 
     /// `None` if the channel names a namespace that does not exist.
     pub fn options(&self, channel: &Channel) -> Option<&Arc<ChannelOptions>> {
-        match channel.namespace() {
-            None => Some(&self.default),
-            Some(namespace) => self.namespaces.get(namespace),
+        self.find(channel).0
+    }
+
+    /// Whether the rule of the channel's namespace admits its name. That of a namespace that does not exist has no say.
+    pub fn admits_name(&self, channel: &Channel) -> bool {
+        let (options, rest) = self.find(channel);
+        options.is_none_or(|options| options.channel_regex.admits(rest))
+    }
+
+    /// Options of every kind.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<ChannelOptions>> {
+        [&self.default].into_iter().chain(self.namespaces.values()).chain(&self.patterns)
+    }
+
+    /// The options of a channel, and what its name is beside the namespace.
+    fn find<'a>(&self, channel: &'a Channel) -> (Option<&Arc<ChannelOptions>>, &'a str) {
+        let name = self.names.public_part(channel.as_str());
+        if !self.patterns.is_empty() && name.starts_with(SEPARATOR) {
+            let described = self.patterns.iter().find(|options| options.pattern.describes(name));
+            if described.is_some() {
+                return (described, name);
+            }
+        }
+        match self.names.namespace(name) {
+            (None, rest) => (Some(&self.default), rest),
+            (Some(namespace), rest) => (self.namespaces.get(namespace), rest),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pattern: &str, channel_regex: &str) -> ChannelOptions {
+        ChannelOptions {
+            pattern: ChannelPattern::parse(pattern).unwrap(),
+            channel_regex: NameRule::parse(channel_regex).unwrap(),
+            ..ChannelOptions::default()
+        }
+    }
+
+    fn rules() -> ChannelRules {
+        let namespaces = [
+            ("a_user".into(), with("/users/:id", "^/users/[0-9]+$")),
+            ("all".into(), with("/*", "")),
+            ("chat".into(), with("", "^[a-z]+$")),
+        ];
+        let default = ChannelOptions { presence: true, ..with("", "^x") };
+        ChannelRules::new(default, namespaces, ChannelNames::default(), false)
+    }
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name, 255).unwrap()
+    }
+
+    #[test]
+    fn a_channel_has_the_options_of_the_narrowest_pattern_then_of_its_namespace() {
+        let rules = rules();
+        let pattern = |name| rules.options(&channel(name)).map(|options| options.pattern.to_string());
+        assert_eq!(pattern("/users/42").as_deref(), Some("/users/:id"));
+        assert_eq!(pattern("$/users/42").as_deref(), Some("/users/:id"));
+        assert_eq!(pattern("/users/42/x").as_deref(), Some("/*"));
+        assert_eq!(pattern("a_user:1"), None, "a namespace with a pattern has no other channels");
+        assert_eq!(pattern("chat:x").as_deref(), Some(""));
+        assert!(rules.options(&channel("x")).unwrap().presence);
+        assert_eq!(rules.all().count(), 4);
+    }
+
+    #[test]
+    fn a_rule_is_for_what_follows_the_namespace() {
+        let rules = rules();
+        for (name, expected) in [
+            ("chat:abc", true),
+            ("$chat:abc", true),
+            ("chat:ABC", false),
+            ("chat:", false),
+            ("x", true),
+            ("y", false),
+            ("$x", true),
+            ("/users/1", true),
+            ("/users/ann", false),
+            ("nowhere:Y", true),
+        ] {
+            assert_eq!(rules.admits_name(&channel(name)), expected, "{name}");
         }
     }
 }

@@ -5,6 +5,8 @@
 //! the answers it asked for, and says what should be done; it does nothing itself.
 
 pub mod catch_up;
+pub mod channel_names;
+pub mod channel_pattern;
 pub mod channel_rules;
 pub mod delta;
 pub mod drain;
@@ -13,6 +15,7 @@ pub mod feed;
 pub mod flush_windows;
 pub mod history;
 pub mod hub;
+pub mod name_rule;
 pub mod permission;
 pub mod recovery;
 pub mod session;

@@ -1,69 +1,79 @@
 //! Who may do what in which channel without a subscription token.
 
-use shared::channel::{Channel, PRIVATE_PREFIX};
-use shared::id::UserId;
+use shared::channel::Channel;
+use shared::id::{ClientId, UserId};
 
-use crate::channel_rules::ChannelOptions;
+use crate::channel_names::ChannelNames;
+use crate::channel_rules::{ChannelOptions, ChannelRules};
 use crate::effect::{Capability, Matching, Rights};
 use crate::wildcard;
 
-/// Before the names of the only users a channel is for: `chat#alice,bob`.
-pub const USERS_SEPARATOR: char = '#';
-
-/// Between the names of those users.
-pub const USER_SEPARATOR: char = ',';
-
 /// Whether a client may subscribe without a subscription token. A private channel always needs one, and a channel
-/// that names its users is for these alone.
-pub fn may_subscribe(options: &ChannelOptions, channel: &Channel, user: &UserId) -> bool {
-    if channel.is_private() {
+/// that names its users or its client is for these alone.
+pub fn may_subscribe(
+    rules: &ChannelRules,
+    options: &ChannelOptions,
+    channel: &Channel,
+    user: &UserId,
+    client: ClientId,
+) -> bool {
+    let audience = rules.names.audience(channel.as_str());
+    if audience.private {
         return false;
     }
-    match named_users(channel) {
-        Some(users) => {
-            options.allow_user_limited
-                && !user.is_anonymous()
-                && users.split(USER_SEPARATOR).any(|named| named == user.as_str())
-        }
-        None if user.is_anonymous() => options.allow_subscribe_anonymous,
-        None => options.allow_subscribe,
+    if audience.is_everyone() {
+        return if user.is_anonymous() { options.allow_subscribe_anonymous } else { options.allow_subscribe };
     }
+    let is_of_users = audience.users.is_none_or(|users| {
+        options.allow_user_limited && !user.is_anonymous() && rules.names.lists(users, user.as_str())
+    });
+    let is_of_client = audience.client.is_none_or(|only| options.allow_client_channels && only == client);
+    is_of_users && is_of_client
 }
 
 /// Whether a client may publish. A subscriber has shown that it may be in the channel; others need more, and into a
 /// channel that is not for everyone only subscribers may.
-pub fn may_publish(options: &ChannelOptions, channel: &Channel, user: &UserId, subscribed: bool) -> bool {
+pub fn may_publish(
+    rules: &ChannelRules,
+    options: &ChannelOptions,
+    channel: &Channel,
+    user: &UserId,
+    subscribed: bool,
+) -> bool {
     let allowed = match (user.is_anonymous(), subscribed) {
         (true, true) => options.allow_publish_anonymous,
         (false, true) => options.allow_publish || options.allow_publish_for_client,
         (true, false) => options.allow_publish_anonymous && options.allow_publish_for_client,
         (false, false) => options.allow_publish_for_client,
     };
-    allowed && (subscribed || is_for_everyone(channel))
+    allowed && (subscribed || is_for_everyone(rules, channel))
 }
 
 pub fn may_read_history(
+    rules: &ChannelRules,
     options: &ChannelOptions,
     channel: &Channel,
     user: &UserId,
     subscribed: bool,
 ) -> bool {
     let without = (options.allow_history_for_client, options.allow_history_for_anonymous);
-    may_read(options.allow_history, without, channel, user, subscribed)
+    may_read(rules, options.allow_history, without, channel, user, subscribed)
 }
 
 pub fn may_read_presence(
+    rules: &ChannelRules,
     options: &ChannelOptions,
     channel: &Channel,
     user: &UserId,
     subscribed: bool,
 ) -> bool {
     let without = (options.allow_presence_for_client, options.allow_presence_for_anonymous);
-    may_read(options.allow_presence, without, channel, user, subscribed)
+    may_read(rules, options.allow_presence, without, channel, user, subscribed)
 }
 
 /// `without`: whether a subscription is not needed, for clients with a user and for anonymous ones.
 fn may_read(
+    rules: &ChannelRules,
     subscribers: bool,
     without: (bool, bool),
     channel: &Channel,
@@ -71,7 +81,7 @@ fn may_read(
     subscribed: bool,
 ) -> bool {
     let without = if user.is_anonymous() { without.1 } else { without.0 };
-    subscribed && subscribers || without && (subscribed || is_for_everyone(channel))
+    subscribed && subscribers || without && (subscribed || is_for_everyone(rules, channel))
 }
 
 /// Whether subscribers may be given what they missed. Recovery hands out history, so it is for those who may read
@@ -82,39 +92,33 @@ pub fn may_recover(options: &ChannelOptions) -> bool {
 
 /// What a client was given leave to do in a channel, beside what its options allow. The first capability that names the
 /// channel decides, as Centrifugo has it; those behind it are not looked at.
-pub fn rights(caps: &[Capability], channel: &Channel) -> Rights {
-    let names = |capability: &&Capability| match capability.matching {
+pub fn rights(caps: &[Capability], names: &ChannelNames, channel: &Channel) -> Rights {
+    let is_meant = |capability: &&Capability| match capability.matching {
         Matching::Exact => capability.channels.iter().any(|name| **name == *channel.as_str()),
-        Matching::Wildcard => capability.channels.iter().any(|pattern| describes(pattern, channel)),
+        Matching::Wildcard => capability.channels.iter().any(|pattern| describes(names, pattern, channel)),
     };
-    caps.iter().find(names).map(|capability| capability.allow).unwrap_or_default()
+    caps.iter().find(is_meant).map(|capability| capability.allow).unwrap_or_default()
 }
 
 /// Whether a pattern describes a channel. It must write out what keeps others out, the mark of a private channel and the
-/// sign before the names of users: `*` alone opens neither.
-fn describes(pattern: &str, channel: &Channel) -> bool {
-    let (pattern, pattern_users) = users_apart(pattern);
-    let (name, users) = users_apart(channel.as_str());
-    let users_match = match (pattern_users, users) {
-        (Some(pattern), Some(users)) => wildcard::matches(pattern, users),
+/// marks before the name of a client and those of users: `*` alone opens none of them.
+fn describes(names: &ChannelNames, pattern: &str, channel: &Channel) -> bool {
+    let names_a_client = names.audience(channel.as_str()).client.is_some();
+    let of_channel = names.parts(channel.as_str(), names_a_client);
+    let of_pattern = names.parts(pattern, names_a_client);
+    let fits = |pattern: Option<&str>, text: Option<&str>| match (pattern, text) {
+        (Some(pattern), Some(text)) => wildcard::matches(pattern, text),
         (None, None) => true,
         _ => false,
     };
-    let is_private = pattern.starts_with(PRIVATE_PREFIX);
-    users_match && is_private == channel.is_private() && wildcard::matches(pattern, name)
+    of_pattern.private == of_channel.private
+        && fits(of_pattern.users, of_channel.users)
+        && fits(of_pattern.client, of_channel.client)
+        && wildcard::matches(of_pattern.name, of_channel.name)
 }
 
-fn users_apart(name: &str) -> (&str, Option<&str>) {
-    name.rsplit_once(USERS_SEPARATOR).map_or((name, None), |(name, users)| (name, Some(users)))
-}
-
-/// Whether the name of the channel keeps nobody out.
-fn is_for_everyone(channel: &Channel) -> bool {
-    !channel.is_private() && named_users(channel).is_none()
-}
-
-fn named_users(channel: &Channel) -> Option<&str> {
-    users_apart(channel.as_str()).1
+fn is_for_everyone(rules: &ChannelRules, channel: &Channel) -> bool {
+    rules.names.audience(channel.as_str()).is_everyone()
 }
 
 #[cfg(test)]
@@ -122,6 +126,14 @@ mod tests {
     use shared::channel::CHANNEL_BYTES_MAX;
 
     use super::*;
+
+    fn rules() -> ChannelRules {
+        ChannelRules::default()
+    }
+
+    fn client() -> ClientId {
+        ClientId::from_bits(7)
+    }
 
     fn channel(name: &str) -> Channel {
         Channel::parse(name, CHANNEL_BYTES_MAX).unwrap()
@@ -132,13 +144,13 @@ mod tests {
         let options = ChannelOptions::default();
         for user in [UserId::ANONYMOUS, UserId::new("ann")] {
             for name in ["news", "$news", "news#ann", "news#"] {
-                assert!(!may_subscribe(&options, &channel(name), &user), "{name}");
-                assert!(!may_publish(&options, &channel(name), &user, true), "{name}");
+                assert!(!may_subscribe(&rules(), &options, &channel(name), &user, client()), "{name}");
+                assert!(!may_publish(&rules(), &options, &channel(name), &user, true), "{name}");
             }
         }
         for user in [UserId::ANONYMOUS, UserId::new("ann")] {
-            assert!(!may_read_history(&options, &channel("news"), &user, true));
-            assert!(!may_read_presence(&options, &channel("news"), &user, true));
+            assert!(!may_read_history(&rules(), &options, &channel("news"), &user, true));
+            assert!(!may_read_presence(&rules(), &options, &channel("news"), &user, true));
         }
         assert!(!may_recover(&options));
     }
@@ -152,10 +164,22 @@ mod tests {
             ..Default::default()
         };
         let (ann, nobody, news) = (UserId::new("ann"), UserId::ANONYMOUS, channel("news"));
-        assert!(may_subscribe(&users, &news, &ann) && may_publish(&users, &news, &ann, true));
-        assert!(!may_subscribe(&users, &news, &nobody) && !may_publish(&users, &news, &nobody, true));
-        assert!(may_subscribe(&strangers, &news, &nobody) && may_publish(&strangers, &news, &nobody, true));
-        assert!(!may_subscribe(&strangers, &news, &ann) && !may_publish(&strangers, &news, &ann, true));
+        assert!(
+            may_subscribe(&rules(), &users, &news, &ann, client())
+                && may_publish(&rules(), &users, &news, &ann, true)
+        );
+        assert!(
+            !may_subscribe(&rules(), &users, &news, &nobody, client())
+                && !may_publish(&rules(), &users, &news, &nobody, true)
+        );
+        assert!(
+            may_subscribe(&rules(), &strangers, &news, &nobody, client())
+                && may_publish(&rules(), &strangers, &news, &nobody, true)
+        );
+        assert!(
+            !may_subscribe(&rules(), &strangers, &news, &ann, client())
+                && !may_publish(&rules(), &strangers, &news, &ann, true)
+        );
     }
 
     #[test]
@@ -172,14 +196,14 @@ mod tests {
         for (options, by_ann, by_nobody) in
             [(&subscribers, false, false), (&users, true, false), (&all, true, true)]
         {
-            assert_eq!(may_publish(options, &channel("news"), &ann, false), by_ann);
-            assert_eq!(may_publish(options, &channel("news"), &nobody, false), by_nobody);
+            assert_eq!(may_publish(&rules(), options, &channel("news"), &ann, false), by_ann);
+            assert_eq!(may_publish(&rules(), options, &channel("news"), &nobody, false), by_nobody);
             for name in ["$news", "news#ann", "news#"] {
-                assert!(!may_publish(options, &channel(name), &ann, false), "{name}");
-                assert!(!may_publish(options, &channel(name), &nobody, false), "{name}");
+                assert!(!may_publish(&rules(), options, &channel(name), &ann, false), "{name}");
+                assert!(!may_publish(&rules(), options, &channel(name), &nobody, false), "{name}");
             }
         }
-        assert!(may_publish(&users, &channel("$news"), &ann, true));
+        assert!(may_publish(&rules(), &users, &channel("$news"), &ann, true));
     }
 
     #[test]
@@ -191,7 +215,9 @@ mod tests {
             allow_publish: true,
             ..Default::default()
         };
-        let enters = |name: &str, user: &str| may_subscribe(&options, &channel(name), &UserId::new(user));
+        let enters = |name: &str, user: &str| {
+            may_subscribe(&rules(), &options, &channel(name), &UserId::new(user), client())
+        };
         assert!(enters("chat#ann", "ann"));
         assert!(enters("chat#bob,ann", "ann"));
         assert!(!enters("chat#anna", "ann"));
@@ -199,8 +225,36 @@ mod tests {
         assert!(!enters("chat#ann#bob", "ann"), "the users stand after the last sign");
         assert!(!enters("chat#", ""), "an empty list does not name anonymous clients");
         assert!(!enters("$chat#ann", "ann"), "a private channel needs a token");
-        assert!(!may_publish(&options, &channel("chat#ann"), &UserId::new("bob"), false));
-        assert!(may_publish(&options, &channel("chat#ann"), &UserId::new("ann"), true));
+        assert!(!may_publish(&rules(), &options, &channel("chat#ann"), &UserId::new("bob"), false));
+        assert!(may_publish(&rules(), &options, &channel("chat#ann"), &UserId::new("ann"), true));
+    }
+
+    #[test]
+    fn a_channel_that_names_a_client_is_for_that_one_alone() {
+        let options = ChannelOptions {
+            allow_subscribe: true,
+            allow_subscribe_anonymous: true,
+            allow_client_channels: true,
+            allow_user_limited: true,
+            allow_publish_for_client: true,
+            ..Default::default()
+        };
+        let enters = |options: &ChannelOptions, name: &str, user: &str, client| {
+            may_subscribe(&rules(), options, &channel(name), &UserId::new(user), client)
+        };
+        let client = ClientId::from_bits(7);
+        let (own, of_ann) = (format!("inbox&{client}"), format!("inbox&{client}#ann"));
+        assert!(enters(&options, &own, "", client) && enters(&options, &own, "ann", client));
+        assert!(!enters(&options, &own, "ann", ClientId::from_bits(8)));
+        assert!(enters(&options, &of_ann, "ann", client) && !enters(&options, &of_ann, "bob", client));
+        assert!(!enters(&options, &format!("${own}"), "ann", client), "a private channel needs a token");
+        assert!(enters(&options, "stocks&T", "ann", client), "what is no id names no client");
+        let without = ChannelOptions { allow_client_channels: false, ..options.clone() };
+        assert!(!enters(&without, &own, "ann", client));
+        assert!(!may_publish(&rules(), &options, &channel(&own), &UserId::new("ann"), false));
+        let caps = |pattern| [capability(Matching::Wildcard, &[pattern], SUBSCRIBE)];
+        let opened = |pattern| rights(&caps(pattern), &rules().names, &channel(&own)).subscribe;
+        assert!(!opened("*") && opened("*&*"));
     }
 
     #[test]
@@ -227,15 +281,15 @@ mod tests {
             (&strangers, &nobody, false, true),
             (&strangers, &ann, false, false),
         ] {
-            assert_eq!(may_read_history(options, &news, user, subscribed), expected);
-            assert_eq!(may_read_presence(options, &news, user, subscribed), expected);
+            assert_eq!(may_read_history(&rules(), options, &news, user, subscribed), expected);
+            assert_eq!(may_read_presence(&rules(), options, &news, user, subscribed), expected);
             for name in ["$news", "news#ann"] {
                 assert_eq!(
-                    may_read_history(options, &channel(name), user, subscribed),
+                    may_read_history(&rules(), options, &channel(name), user, subscribed),
                     expected && subscribed
                 );
                 assert_eq!(
-                    may_read_presence(options, &channel(name), user, subscribed),
+                    may_read_presence(&rules(), options, &channel(name), user, subscribed),
                     expected && subscribed
                 );
             }
@@ -269,21 +323,21 @@ mod tests {
             capability(Matching::Exact, &["user_42"], PUBLISH),
             capability(Matching::Wildcard, &["user_*"], PUBLISH),
         ];
-        let rights = |name: &str| rights(&caps, &channel(name));
+        let rights = |name: &str| rights(&caps, &rules().names, &channel(name));
         assert_eq!(rights("news"), SUBSCRIBE);
         assert_eq!(rights("user_42"), SUBSCRIBE, "what stands behind it does not count");
         assert_eq!(rights("user_43"), PUBLISH);
         assert_eq!(rights("other"), Rights::default());
-        assert_eq!(super::rights(&[], &channel("news")), Rights::default());
+        assert_eq!(super::rights(&[], &rules().names, &channel("news")), Rights::default());
     }
 
     #[test]
     fn a_star_is_a_pattern_only_where_patterns_are_meant() {
         let exact = [capability(Matching::Exact, &["*"], SUBSCRIBE)];
-        assert_eq!(rights(&exact, &channel("news")), Rights::default());
-        assert_eq!(rights(&exact, &channel("*")), SUBSCRIBE);
+        assert_eq!(rights(&exact, &rules().names, &channel("news")), Rights::default());
+        assert_eq!(rights(&exact, &rules().names, &channel("*")), SUBSCRIBE);
         let wildcard = [capability(Matching::Wildcard, &["*"], SUBSCRIBE)];
-        assert_eq!(rights(&wildcard, &channel("news")), SUBSCRIBE);
+        assert_eq!(rights(&wildcard, &rules().names, &channel("news")), SUBSCRIBE);
     }
 
     #[test]
@@ -301,11 +355,12 @@ mod tests {
             ("*#ann", "a#b#ann", true),
         ] {
             let caps = [capability(Matching::Wildcard, &[pattern], SUBSCRIBE)];
-            assert_eq!(rights(&caps, &channel(name)).subscribe, expected, "{pattern} {name}");
+            assert_eq!(rights(&caps, &rules().names, &channel(name)).subscribe, expected, "{pattern} {name}");
         }
         let exact = [capability(Matching::Exact, &["$news", "chat#ann"], SUBSCRIBE)];
         assert!(
-            rights(&exact, &channel("$news")).subscribe && rights(&exact, &channel("chat#ann")).subscribe
+            rights(&exact, &rules().names, &channel("$news")).subscribe
+                && rights(&exact, &rules().names, &channel("chat#ann")).subscribe
         );
     }
 }

@@ -1,8 +1,10 @@
 //! What cannot work: each section asked by itself, then what only shows between sections.
 
+use gateway_core::channel_names::ChannelNames;
+use gateway_core::channel_pattern::ChannelPattern;
 use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::session::Settings;
-use shared::channel::{CHANNEL_BYTES_MAX, NAMESPACE_SEPARATOR, PRIVATE_PREFIX};
+use shared::channel::CHANNEL_BYTES_MAX;
 
 use super::Config;
 use crate::setting::Faults;
@@ -38,11 +40,21 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("drain", &|faults| drain(&config.drain, faults));
     section("telemetry", &|faults| config.telemetry.check(faults));
 
-    section("channels", &|faults| channel_options(&config.channels, faults));
+    section("channel_names", &|faults| {
+        config.channel_names.validate().into_iter().for_each(|(key, problem)| faults.add(key, problem));
+    });
+    section("channels", &|faults| {
+        channel_options(&config.channels, &config.channel_names, faults);
+        if !config.channels.pattern.is_none() {
+            faults.add("pattern", "is for namespaces: these are the channels that have none");
+        }
+    });
     for (name, options) in &config.namespaces {
-        section(&format!("namespaces.{name}"), &|faults| channel_options(options, faults));
+        section(&format!("namespaces.{name}"), &|faults| {
+            channel_options(options, &config.channel_names, faults)
+        });
     }
-    section("namespaces", &|faults| namespace_names(config, faults));
+    section("namespaces", &|faults| namespaces(config, faults));
     section("internal", &|faults| {
         if config.internal.listen == config.server.listen && config.server.listen.port() != 0 {
             faults.add("listen", "must not be the address of server.listen");
@@ -77,7 +89,7 @@ fn largest_message(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn channel_options(options: &ChannelOptions, faults: &mut Faults) {
+fn channel_options(options: &ChannelOptions, names: &ChannelNames, faults: &mut Faults) {
     match (options.history_size, options.history_ttl_s) {
         (0, 1..) => faults.add("history_size", "must be set when history_ttl_s is"),
         (1.., 0) => faults.add("history_ttl_s", "must be set when history_size is"),
@@ -105,18 +117,52 @@ fn channel_options(options: &ChannelOptions, faults: &mut Faults) {
             faults.add(key, "needs presence = true");
         }
     }
+    for (key, set, boundary, mark) in [
+        ("allow_user_limited", options.allow_user_limited, "user_boundary", &names.user_boundary),
+        ("allow_client_channels", options.allow_client_channels, "client_boundary", &names.client_boundary),
+    ] {
+        if set && mark.is_empty() {
+            faults.add(key, format!("needs channel_names.{boundary}, which is empty"));
+        }
+    }
     faults.outside("history_size", options.history_size, 0..=1_000_000);
     faults.outside("history_ttl_s", options.history_ttl_s, 0..=31_536_000);
     faults.outside("flush_interval_ms", options.flush_interval_ms, 0..=10_000);
 }
 
-fn namespace_names(config: &Config, faults: &mut Faults) {
-    for name in config.namespaces.keys() {
-        let speakable = name.bytes().all(|byte| byte.is_ascii_graphic());
-        if name.is_empty() || name.len() >= CHANNEL_BYTES_MAX || !speakable {
-            faults.add(name, "is no name: a namespace is printable ASCII without spaces");
-        } else if name.contains(NAMESPACE_SEPARATOR) || name.starts_with(PRIVATE_PREFIX) {
-            faults.add(name, "no channel can be in it: a name has no `:` and does not begin with `$`");
+/// The most namespaces with a pattern: each may be looked at for a channel that begins with `/`.
+const PATTERNS_MAX: usize = 64;
+
+fn namespaces(config: &Config, faults: &mut Faults) {
+    let mut patterns: Vec<(&str, &ChannelPattern)> = Vec::new();
+    for (name, options) in &config.namespaces {
+        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if !(2..CHANNEL_BYTES_MAX).contains(&name.len()) || !name.bytes().all(is_of_name) {
+            let problem = format!(
+                "is no name for a namespace: at least 2 of letters, digits, - and _, and less than {CHANNEL_BYTES_MAX}"
+            );
+            faults.add(name, problem);
+        }
+        if options.pattern.is_none() {
+            continue;
+        }
+        if let Some((other, _)) = patterns.iter().find(|(_, pattern)| pattern.is_like(&options.pattern)) {
+            let problem =
+                format!("describes the channels of namespaces.{other}.pattern, no more and no less");
+            faults.add(format!("{name}.pattern"), problem);
+        }
+        patterns.push((name, &options.pattern));
+    }
+    if let Some((name, _)) = patterns.get(PATTERNS_MAX) {
+        faults.add(format!("{name}.pattern"), format!("is one too many: there may be {PATTERNS_MAX}"));
+    }
+    if config.channel_names.namespace_boundary.is_empty() {
+        let without = config.namespaces.iter().filter(|(_, options)| options.pattern.is_none());
+        for (name, _) in without {
+            faults.add(
+                name,
+                "holds no channel: channel_names.namespace_boundary is empty and it has no pattern",
+            );
         }
     }
 }

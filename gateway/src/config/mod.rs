@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
+use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::session::Settings;
 use ipnet::IpNet;
@@ -43,6 +43,7 @@ pub struct Config {
     pub auth: auth::Config,
     pub api: api::Config,
     pub workers: worker::config::Config,
+    pub channel_names: ChannelNames,
     /// Options of channels without a namespace.
     pub channels: ChannelOptions,
     /// Options of channels with one.
@@ -144,14 +145,10 @@ impl Config {
 
     /// The options of every channel.
     pub fn channel_rules(&self) -> ChannelRules {
-        let namespaces = self.namespaces.iter();
-        ChannelRules {
-            default: Arc::new(self.channels.clone()),
-            namespaces: namespaces
-                .map(|(name, options)| (name.as_str().into(), Arc::new(options.clone())))
-                .collect(),
-            unicode: self.session.channel_unicode,
-        }
+        let namespaces =
+            self.namespaces.iter().map(|(name, options)| (name.as_str().into(), options.clone()));
+        let (names, unicode) = (self.channel_names.clone(), self.session.channel_unicode);
+        ChannelRules::new(self.channels.clone(), namespaces, names, unicode)
     }
 }
 
@@ -246,7 +243,7 @@ mod tests {
             mistakes(toml, &environment),
             [
                 "colour: unknown key, known are node, server, internal, tls, proxy_protocol, limits, http, websocket, session, \
-                 auth, api, workers, channels, namespaces, broker, redis, demo, drain, telemetry (from gateway.toml)",
+                 auth, api, workers, channel_names, channels, namespaces, broker, redis, demo, drain, telemetry (from gateway.toml)",
                 "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
                 "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml)",
                 "namespaces.prices.history_ttl_s: must be set when history_size is",
@@ -275,6 +272,45 @@ mod tests {
         let room = "[websocket]\nmessage_bytes_max = 20_000_000\n\
                     [session]\nqueued_bytes_max = 40_000_000\nbytes_per_second = 0";
         assert!(load(room, &[]).is_ok());
+    }
+
+    #[test]
+    fn names_and_shapes_of_channels_that_cannot_be_told_apart_are_mistakes() {
+        let toml = r##"
+            [channel_names]
+            user_boundary = "::"
+            client_boundary = ""
+            [channels]
+            pattern = "/x"
+            allow_client_channels = true
+            [namespaces.a]
+            [namespaces."two words"]
+            [namespaces.users]
+            pattern = "/users/:id"
+            channel_regex = "[a-"
+            [namespaces.people]
+            pattern = "/users/:name"
+            [namespaces.odd]
+            pattern = "users/*"
+        "##;
+        let told = mistakes(toml, &[]);
+        let keys: Vec<&str> = told.iter().filter_map(|told| Some(told.split_once(": ")?.0)).collect();
+        assert_eq!(
+            keys,
+            [
+                "channel_names.user_boundary",
+                "channels.allow_client_channels",
+                "channels.pattern",
+                "namespaces.a",
+                "namespaces.odd.pattern",
+                "namespaces.two words",
+                "namespaces.users.channel_regex",
+                "namespaces.users.pattern",
+            ],
+            "{told:#?}"
+        );
+        assert!(told[4].contains("must begin with /"), "{told:#?}");
+        assert!(told[6].contains("is no regular expression"), "{told:#?}");
     }
 
     #[test]

@@ -196,8 +196,7 @@ impl Worker {
         let bytes_total = defaults.bytes_total.min(parts.memory.held_bytes_max());
         let hold_limits = HoldLimits { bytes: defaults.bytes.min(bytes_total), bytes_total, ..defaults };
         let rules = &parts.node.rules;
-        let paced =
-            rules.namespaces.values().chain([&rules.default]).any(|options| options.flush_interval_ms > 0);
+        let paced = rules.all().any(|options| options.flush_interval_ms > 0);
         Self {
             poll: seat.poll,
             clock: parts.clock,

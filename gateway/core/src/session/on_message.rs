@@ -133,12 +133,13 @@ impl Session {
     /// protocol and closes, an invalid one is refused.
     pub(super) fn channel(&mut self, now: Moment, id: u32, name: &str) -> Option<Channel> {
         match self.context.rules.channel(name, self.context.settings.channel_bytes_max as usize) {
-            Ok(channel) => Some(channel),
+            Ok(channel) if self.context.rules.admits_name(&channel) => Some(channel),
             Err(InvalidChannel::Empty) => {
                 self.close(Disconnect::BAD_REQUEST.because("the command names no channel"));
                 None
             }
-            Err(
+            Ok(_)
+            | Err(
                 InvalidChannel::TooLong { .. } | InvalidChannel::NotPrintableAscii | InvalidChannel::Control,
             ) => {
                 self.refuse(now, id, ErrorCode::BadRequest);

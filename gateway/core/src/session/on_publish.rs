@@ -22,7 +22,7 @@ impl Session {
         };
         let subscription = self.find_live(channel.as_str());
         let subscribed = subscription.is_some();
-        if !context.insecure && !may_publish(options, &channel, self.user(), subscribed) {
+        if !context.insecure && !may_publish(&context.rules, options, &channel, self.user(), subscribed) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         let channel_info =

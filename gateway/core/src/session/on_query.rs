@@ -26,7 +26,8 @@ impl Session {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
         let subscribed = self.find_live(channel.as_str()).is_some();
-        if !context.insecure && !may_read_history(options, &channel, self.user(), subscribed) {
+        if !context.insecure && !may_read_history(&context.rules, options, &channel, self.user(), subscribed)
+        {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         let since = request.since.as_ref().map(|since| since.offset);
@@ -108,7 +109,8 @@ impl Session {
             None => ErrorCode::UnknownChannel,
             Some(options) if !options.presence => ErrorCode::NotAvailable,
             Some(options)
-                if self.context.insecure || may_read_presence(options, &channel, self.user(), subscribed) =>
+                if self.context.insecure
+                    || may_read_presence(&self.context.rules, options, &channel, self.user(), subscribed) =>
             {
                 return Some(channel);
             }

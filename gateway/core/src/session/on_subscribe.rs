@@ -47,7 +47,10 @@ impl Session {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
         let has_token = !request.token.is_empty();
-        if !has_token && !context.insecure && !may_subscribe(options, &channel, self.user()) {
+        if !has_token
+            && !context.insecure
+            && !may_subscribe(&context.rules, options, &channel, self.user(), self.client)
+        {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
 

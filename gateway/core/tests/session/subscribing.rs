@@ -1,13 +1,16 @@
 //! The subscribe command: who may, what is asked of the hub and the broker, what is answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::{Denial, Effect, Grant, Identity, OutcomeResult};
+use gateway_core::name_rule::NameRule;
 use gateway_core::session::{Context, Settings};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
-use shared::id::UserId;
+use shared::id::{ClientId, UserId};
 
 use crate::support::{Client, authenticated, channel, context, error, joined, page, refused, with_settings};
 
@@ -199,6 +202,29 @@ fn names_of_any_letters_are_for_where_that_is_set() {
     client.answer(joined(None));
     client.did();
     assert_eq!(subscribe(&mut client, "a\\nb"), [error(2, ErrorCode::BadRequest)]);
+}
+
+#[test]
+fn a_name_that_the_rule_of_its_namespace_does_not_admit_is_refused() {
+    let mut context = context();
+    let mut options = (*context.rules.default).clone();
+    options.channel_regex = NameRule::parse("^[a-z]+$").unwrap();
+    context.rules.namespaces.insert("lower".into(), Arc::new(options));
+    let mut client = Client::connected(context, Identity::default());
+    assert_eq!(subscribe(&mut client, "lower:ABC"), [error(2, ErrorCode::BadRequest)]);
+    assert_eq!(subscribe(&mut client, "lower:abc"), ["join lower:abc"]);
+}
+
+#[test]
+fn a_channel_of_one_client_is_for_that_client() {
+    let mut context = context();
+    let options = ChannelOptions { allow_client_channels: true, ..Default::default() };
+    context.rules.namespaces.insert("inbox".into(), Arc::new(options));
+    let mut client = Client::connected(context, Identity::default());
+    let own = format!("inbox:&{}", client.session.client());
+    let of_another = format!("inbox:&{}", ClientId::from_bits(1));
+    assert_eq!(subscribe(&mut client, &of_another), [error(2, ErrorCode::PermissionDenied)]);
+    assert_eq!(subscribe(&mut client, &own), [format!("join {own}")]);
 }
 
 #[test]

@@ -129,12 +129,11 @@ fn rules() -> ChannelRules {
     let stream =
         |history_size| ChannelOptions { history_size, history_ttl_s: 3600, ..ChannelOptions::default() };
     ChannelRules {
-        unicode: false,
-        default: Arc::default(),
         namespaces: BTreeMap::from([
             ("stream".into(), Arc::new(stream(100))),
             ("short".into(), Arc::new(stream(3))),
         ]),
+        ..ChannelRules::default()
     }
 }
 

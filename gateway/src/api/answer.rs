@@ -11,10 +11,12 @@ use shared::position::StreamPosition;
 use shared::protocol::centrifuge::json::{write_client_info, write_publications, write_string};
 use shared::publication::ClientInfo;
 
+use super::list::{ChannelList, ConnectionList, Rest};
 use super::refused::Refused;
 use super::request::Command;
 use crate::broker::Published;
 use crate::node::control::NodeInfo;
+use crate::node::question::ConnectionInfo;
 
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -24,6 +26,8 @@ pub(super) enum Answer {
     Presence(BTreeMap<ClientId, ClientInfo>),
     PresenceStats(PresenceStats),
     Info(Vec<NodeInfo>),
+    Channels(ChannelList),
+    Connections(ConnectionList),
     /// Nothing to tell but that it was done.
     Done,
 }
@@ -41,6 +45,20 @@ pub(super) fn write_batch(commands: &[Command<'_>], answers: &[Result<Answer, Re
         wrapped(answer, name, Answer::encode, out);
     });
     out.put_u8(b'}');
+}
+
+/// `{"id":7,"result":{…}}` a line, with the id if there is one.
+pub(super) fn write_older(id: u32, answer: &Result<Answer, Refused>, out: &mut BytesMut) {
+    if id == 0 {
+        return write(answer, out);
+    }
+    // Writing to a buffer that grows cannot fail.
+    let _ = write!(out, "{{\"id\":{id},");
+    let from = out.len();
+    write(answer, out);
+    // The brace that opened it.
+    let rest = out.split_off(from);
+    out.put_slice(&rest[1..]);
 }
 
 /// `{"error":{…}}`, for what fails as a whole.
@@ -87,9 +105,69 @@ impl Answer {
                 list(nodes, out, write_node);
                 out.put_u8(b'}');
             }
+            Self::Channels(list) => {
+                out.put_slice(b"{\"channels\":{");
+                for (index, (name, clients)) in list.channels.iter().enumerate() {
+                    if index > 0 {
+                        out.put_u8(b',');
+                    }
+                    write_string(name, out);
+                    // Writing to a buffer that grows cannot fail.
+                    let _ = write!(out, ":{{\"num_clients\":{clients}}}");
+                }
+                out.put_u8(b'}');
+                write_rest(&list.rest, out);
+            }
+            Self::Connections(list) => {
+                out.put_slice(b"{\"connections\":{");
+                for (index, (node, connection)) in list.connections.iter().enumerate() {
+                    if index > 0 {
+                        out.put_u8(b',');
+                    }
+                    write_connection(node, connection, out);
+                }
+                out.put_u8(b'}');
+                write_rest(&list.rest, out);
+            }
             Self::Done => out.put_slice(b"{}"),
         }
     }
+}
+
+/// The end of an object that lists something.
+fn write_rest(rest: &Rest, out: &mut BytesMut) {
+    if let Some(cursor) = &rest.cursor {
+        out.put_slice(b",\"cursor\":");
+        write_string(cursor, out);
+    }
+    if !rest.missing_nodes.is_empty() {
+        out.put_slice(b",\"missing_nodes\":");
+        list(&rest.missing_nodes, out, |name, out| write_string(name, out));
+    }
+    out.put_u8(b'}');
+}
+
+fn write_connection(node: &str, connection: &ConnectionInfo, out: &mut BytesMut) {
+    write_string(&connection.client, out);
+    for (field, text) in [
+        (":{\"user\":", &*connection.user),
+        (",\"node\":", node),
+        (",\"transport\":", &connection.transport),
+        (",\"protocol\":", &connection.protocol),
+    ] {
+        out.put_slice(field.as_bytes());
+        write_string(text, out);
+    }
+    let ConnectionInfo { uptime, num_channels, .. } = connection;
+    let _ = write!(out, ",\"uptime\":{uptime},\"num_channels\":{num_channels},\"state\":{{\"channels\":{{");
+    for (index, name) in connection.channels.iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        write_string(name, out);
+        out.put_slice(b":{}");
+    }
+    out.put_slice(b"}}}");
 }
 
 fn write_node(node: &NodeInfo, out: &mut BytesMut) {

@@ -38,12 +38,25 @@ pub struct Config {
     pub batch_commands_max: usize,
     /// The most publications of one answer to `history`, asked for or not.
     pub history_limit_max: u32,
+    /// The most channels or connections of one answer that lists them, asked for or not.
+    pub list_limit_max: u32,
+    /// How errors are told where a request does not say it itself: `body`, with status 200 and an `error` in the body, or
+    /// `transport`, with the status that fits and the error as the body.
+    pub error_mode: ErrorMode,
     /// How long an idempotency key is remembered, in seconds.
     pub idempotency_ttl_s: u64,
     /// A request must have arrived in this time, in milliseconds. What it asks for is begun in this time or refused.
     pub deadline_ms: u64,
     /// Requests served at once. Others are told to come back.
     pub requests_max: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorMode {
+    #[default]
+    Body,
+    Transport,
 }
 
 impl Default for Config {
@@ -59,6 +72,8 @@ impl Default for Config {
             broadcast_channels_max: 10_000,
             batch_commands_max: 10_000,
             history_limit_max: 1_000,
+            list_limit_max: 10_000,
+            error_mode: ErrorMode::Body,
             idempotency_ttl_s: 300,
             deadline_ms: 10_000,
             requests_max: 1_024,
@@ -83,6 +98,7 @@ impl Config {
         faults.outside("broadcast_channels_max", self.broadcast_channels_max, 1..=1_000_000);
         faults.outside("batch_commands_max", self.batch_commands_max, 1..=1_000_000);
         faults.outside("history_limit_max", self.history_limit_max, 1..=1_000_000);
+        faults.outside("list_limit_max", self.list_limit_max, 1..=1_000_000);
         faults.outside("idempotency_ttl_s", self.idempotency_ttl_s, 1..=86_400);
         faults.outside("deadline_ms", self.deadline_ms, 100..=300_000);
         faults.outside("requests_max", self.requests_max, 1..=1_000_000);

@@ -4,9 +4,12 @@
 //! client libraries work. [`serve`](Api::serve) is the way in: `keys` says who may, `request` reads, `run` does, and
 //! `answer` writes.
 
+mod act;
 mod answer;
 mod config;
 mod keys;
+mod list;
+mod openapi;
 mod publish;
 mod query;
 mod refused;
@@ -14,7 +17,7 @@ mod request;
 mod run;
 mod serve;
 
-pub use config::Config;
+pub use config::{Config, ErrorMode};
 pub use serve::{Api, PREFIX};
 
 /// What a body asks of a method, if there is such a method: for [`crate::readers`].

@@ -3,24 +3,42 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::history::Retention;
+use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::{JSON_DEPTH_MAX, Payload, Publication, is_too_deep};
 
 use super::refused::Refused;
-use super::request::{Broadcast, Content, Publish, Text};
+use super::request::{Broadcast, Content, Publish};
 use super::run::{CONCURRENT, Call};
-use crate::broker::{Idempotency, PublishRequest, Published};
+use crate::broker::{Idempotency, PublishRequest, Published, Version};
 use crate::telemetry::labels::Source;
 
 /// Longest idempotency key, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+
+/// Longest epoch of versions, in bytes.
+const VERSION_EPOCH_BYTES_MAX: usize = 64;
 
 /// What is published, the same for each channel.
 struct Message {
     publication: Publication,
     skip_history: bool,
     idempotency: Option<Idempotency>,
+    version: Option<Version>,
+}
+
+impl Message {
+    fn to(&self, channel: Channel, options: &ChannelOptions) -> PublishRequest {
+        PublishRequest {
+            channel,
+            publication: self.publication.clone(),
+            retention: if self.skip_history { Retention::default() } else { options.retention() },
+            idempotency: self.idempotency.clone(),
+            version: self.version.clone(),
+        }
+    }
 }
 
 impl Call<'_> {
@@ -65,10 +83,9 @@ impl Call<'_> {
     }
 
     fn publication(&self, request: &Publish<'_>) -> Result<PublishRequest, Refused> {
-        let Message { publication, skip_history, idempotency } = self.message(request.content())?;
+        let message = self.message(request.content())?;
         let (channel, options) = self.channel(&request.channel)?;
-        let retention = if skip_history { Retention::default() } else { options.retention() };
-        Ok(PublishRequest { channel, publication, retention, idempotency })
+        Ok(message.to(channel, options))
     }
 
     /// To several channels at once: one that fails does not hold the others up.
@@ -86,35 +103,26 @@ impl Call<'_> {
             return Err(Refused::bad_request(format!("more than {max} channels are given")));
         }
         let message = self.message(request.content())?;
-        let publish = |channel: &Text<'_>| {
-            let channel = (**channel).to_owned();
-            let (publication, idempotency) = (message.publication.clone(), message.idempotency.clone());
-            async move { self.publish_to(&channel, publication, message.skip_history, idempotency).await }
-        };
-        let publications: Vec<_> = request.channels.iter().map(publish).collect();
+        let publications: Vec<_> =
+            request.channels.iter().map(|channel| self.publish_to(channel, &message)).collect();
         Ok(futures_util::stream::iter(publications).buffered(CONCURRENT).collect().await)
     }
 
-    async fn publish_to(
-        &self,
-        channel: &str,
-        publication: Publication,
-        skip_history: bool,
-        idempotency: Option<Idempotency>,
-    ) -> Result<Published, Refused> {
+    async fn publish_to(&self, channel: &str, message: &Message) -> Result<Published, Refused> {
         let (channel, options) = self.channel(channel)?;
         self.in_time()?;
-        let retention = if skip_history { Retention::default() } else { options.retention() };
-        let request = PublishRequest { channel, publication, retention, idempotency };
+        let request = message.to(channel, options);
         let published = self.node.publish(request).await.map_err(Refused::not_published)?;
         self.node.metrics.publication_in(Source::Api);
         Ok(published)
     }
 
     fn message(&self, content: Content<'_>) -> Result<Message, Refused> {
-        if content.version != 0 {
-            return Err(Refused::not_available("publications with a version"));
+        if content.version_epoch.len() > VERSION_EPOCH_BYTES_MAX {
+            let detail = format!("the version epoch is longer than {VERSION_EPOCH_BYTES_MAX} bytes");
+            return Err(Refused::bad_request(detail));
         }
+        let version = Version { number: content.version, epoch: content.version_epoch.into() };
         let key = content.idempotency_key;
         if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
             let detail = format!("the idempotency key is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
@@ -122,9 +130,11 @@ impl Call<'_> {
         }
         let mut publication = Publication::new(self.payload(&content)?);
         publication.tags = content.tags.clone();
+        publication.delta = content.delta;
         let idempotency =
             (!key.is_empty()).then(|| Idempotency { key: key.into(), ttl: self.config.idempotency_ttl() });
-        Ok(Message { publication, skip_history: content.skip_history, idempotency })
+        let version = Some(version).filter(|version| version.number != 0);
+        Ok(Message { publication, skip_history: content.skip_history, idempotency, version })
     }
 
     fn payload(&self, content: &Content<'_>) -> Result<Payload, Refused> {

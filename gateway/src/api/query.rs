@@ -1,21 +1,17 @@
-//! Questions about channels and nodes, and commands for clients wherever they are connected.
+//! Questions about channels and nodes.
 
 use std::collections::BTreeMap;
 
 use gateway_core::effect::PresenceStats;
 use gateway_core::history::{HistoryFilter, HistoryPage};
-use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::ClientId;
 use shared::publication::ClientInfo;
 
 use super::refused::Refused;
-use super::request::{self, Text};
+use super::request;
 use super::run::Call;
-use crate::node::control::{ControlCommand, EXCEPT_MAX, NodeInfo, Target};
-
-/// The reason of an application that gives none.
-const NO_REASON: &str = "disconnected";
+use crate::node::control::NodeInfo;
 
 impl Call<'_> {
     pub(super) async fn history(&self, request: &request::History<'_>) -> Result<HistoryPage, Refused> {
@@ -78,60 +74,4 @@ impl Call<'_> {
         self.in_time()?;
         self.node.nodes().await.map_err(Refused::not_read)
     }
-
-    pub(super) async fn disconnect(&self, request: &request::Disconnect<'_>) -> Result<(), Refused> {
-        let disconnect = match &request.disconnect {
-            Some(close) if close.code != 0 => u16::try_from(close.code)
-                .ok()
-                .and_then(|code| {
-                    // Without a reason centrifuge-js comes back after any code, for ever.
-                    let reason = if close.reason.is_empty() { NO_REASON } else { &close.reason };
-                    Disconnect::custom(code, reason)
-                })
-                .ok_or(Refused::bad_request(
-                    "a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes",
-                ))?,
-            _ => Disconnect::FORCE_DISCONNECT,
-        };
-        if request.whitelist.len() > EXCEPT_MAX {
-            return Err(Refused::bad_request(format!("the whitelist holds more than {EXCEPT_MAX} clients")));
-        }
-        let Some(mut target) = target(&request.user, &request.client, &request.session)? else {
-            return Ok(());
-        };
-        // What is no id of ours is no client that could be spared.
-        target.except = request.whitelist.iter().filter_map(|client| ClientId::parse(client)).collect();
-        self.command(ControlCommand::Disconnect { target, disconnect }).await
-    }
-
-    pub(super) async fn unsubscribe(&self, request: &request::Unsubscribe<'_>) -> Result<(), Refused> {
-        let (channel, _) = self.channel(&request.channel)?;
-        let Some(target) = target(&request.user, &request.client, &request.session)? else { return Ok(()) };
-        self.command(ControlCommand::Unsubscribe { target, channel }).await
-    }
-
-    async fn command(&self, command: ControlCommand) -> Result<(), Refused> {
-        self.in_time()?;
-        if let Err(error) = command.encode() {
-            return Err(Refused::bad_request(error.to_string()));
-        }
-        Ok(self.node.control(command).await?)
-    }
-}
-
-/// Whom a command is about. `None`: a client that cannot exist, because its id is none of ours.
-fn target(user: &Text<'_>, client: &Text<'_>, session: &Text<'_>) -> Result<Option<Target>, Refused> {
-    if !session.is_empty() {
-        // Doing it to all of the user's connections would do more than was asked.
-        return Err(Refused::not_available("commands for one session"));
-    }
-    if user.is_empty() && client.is_empty() {
-        return Err(Refused::bad_request("neither a user nor a client is given"));
-    }
-    let mut target = Target { user: (!user.is_empty()).then(|| (**user).into()), ..Target::default() };
-    if !client.is_empty() {
-        let Some(client) = ClientId::parse(client) else { return Ok(None) };
-        target.client = Some(client);
-    }
-    Ok(Some(target))
 }

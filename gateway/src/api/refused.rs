@@ -46,6 +46,10 @@ impl Refused {
         ErrorCode::Internal.into()
     }
 
+    pub(super) fn internal(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::with_detail(ErrorCode::Internal, detail)
+    }
+
     pub(super) fn not_available(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::with_detail(ErrorCode::NotAvailable, detail)
     }

@@ -12,98 +12,88 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// One command, alone in its request or in a batch. Borrows from the body.
-#[derive(Debug)]
-pub(super) enum Command<'a> {
-    Publish(Publish<'a>),
-    Broadcast(Broadcast<'a>),
-    History(History<'a>),
-    HistoryRemove(OneChannel<'a>),
-    Presence(OneChannel<'a>),
-    PresenceStats(OneChannel<'a>),
-    Info,
-    Disconnect(Disconnect<'a>),
-    Unsubscribe(Unsubscribe<'a>),
-    /// In a batch only, where it must not spoil the others.
-    Unknown,
+macro_rules! methods {
+    ($($name:ident $word:literal $parameters:ty;)*) => {
+        /// One command, alone in its request or in a batch. Borrows from the body.
+        #[derive(Debug)]
+        pub(super) enum Command<'a> {
+            $($name($parameters),)*
+            /// In a batch only, where it must not spoil the others.
+            Unknown,
+        }
+
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(super) enum Method {
+            $($name),*
+        }
+
+        impl Method {
+            pub(super) const ALL: &[Self] = &[$(Self::$name),*];
+
+            pub(super) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word),*
+                }
+            }
+
+            /// Reads the parameters of this method.
+            pub(super) fn read<'a>(self, body: &'a [u8]) -> serde_json::Result<Command<'a>> {
+                match self {
+                    $(Self::$name => serde_json::from_slice(body).map(Command::$name)),*
+                }
+            }
+
+            /// The same where they are the next value of a map.
+            fn read_next<'de, M: MapAccess<'de>>(self, map: &mut M) -> Result<Command<'de>, M::Error> {
+                match self {
+                    $(Self::$name => map.next_value().map(Command::$name)),*
+                }
+            }
+        }
+
+        impl Command<'_> {
+            /// Under which name a batch answers it.
+            pub(super) fn method(&self) -> Option<Method> {
+                match self {
+                    $(Self::$name(_) => Some(Method::$name),)*
+                    Self::Unknown => None,
+                }
+            }
+        }
+    };
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Method {
-    Publish,
-    Broadcast,
-    History,
-    HistoryRemove,
-    Presence,
-    PresenceStats,
-    Info,
-    Disconnect,
-    Unsubscribe,
+methods! {
+    Publish "publish" Publish<'a>;
+    Broadcast "broadcast" Broadcast<'a>;
+    History "history" History<'a>;
+    HistoryRemove "history_remove" OneChannel<'a>;
+    Presence "presence" OneChannel<'a>;
+    PresenceStats "presence_stats" OneChannel<'a>;
+    Channels "channels" Channels<'a>;
+    Connections "connections" Connections<'a>;
+    Info "info" IgnoredAny;
+    Disconnect "disconnect" Disconnect<'a>;
+    Unsubscribe "unsubscribe" Unsubscribe<'a>;
+    Rpc "rpc" Rpc<'a>;
 }
 
 impl Method {
-    const ALL: [Self; 9] = [
-        Self::Publish,
-        Self::Broadcast,
-        Self::History,
-        Self::HistoryRemove,
-        Self::Presence,
-        Self::PresenceStats,
-        Self::Info,
-        Self::Disconnect,
-        Self::Unsubscribe,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Broadcast => "broadcast",
-            Self::History => "history",
-            Self::HistoryRemove => "history_remove",
-            Self::Presence => "presence",
-            Self::PresenceStats => "presence_stats",
-            Self::Info => "info",
-            Self::Disconnect => "disconnect",
-            Self::Unsubscribe => "unsubscribe",
-        }
-    }
-
     pub(super) fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|method| method.name() == name)
-    }
-
-    /// Reads the parameters of this method.
-    pub(super) fn read<'a>(self, body: &'a [u8]) -> serde_json::Result<Command<'a>> {
-        Ok(match self {
-            Self::Publish => Command::Publish(serde_json::from_slice(body)?),
-            Self::Broadcast => Command::Broadcast(serde_json::from_slice(body)?),
-            Self::History => Command::History(serde_json::from_slice(body)?),
-            Self::HistoryRemove => Command::HistoryRemove(serde_json::from_slice(body)?),
-            Self::Presence => Command::Presence(serde_json::from_slice(body)?),
-            Self::PresenceStats => Command::PresenceStats(serde_json::from_slice(body)?),
-            Self::Info => serde_json::from_slice::<Empty>(body).map(|_| Command::Info)?,
-            Self::Disconnect => Command::Disconnect(serde_json::from_slice(body)?),
-            Self::Unsubscribe => Command::Unsubscribe(serde_json::from_slice(body)?),
-        })
+        Self::ALL.iter().copied().find(|method| method.name() == name)
     }
 }
 
-impl Command<'_> {
-    /// Under which name a batch answers it.
-    pub(super) fn method(&self) -> Option<Method> {
-        Some(match self {
-            Self::Publish(_) => Method::Publish,
-            Self::Broadcast(_) => Method::Broadcast,
-            Self::History(_) => Method::History,
-            Self::HistoryRemove(_) => Method::HistoryRemove,
-            Self::Presence(_) => Method::Presence,
-            Self::PresenceStats(_) => Method::PresenceStats,
-            Self::Info => Method::Info,
-            Self::Disconnect(_) => Method::Disconnect,
-            Self::Unsubscribe(_) => Method::Unsubscribe,
-            Self::Unknown => return None,
-        })
-    }
+/// One of several commands in one body, as older client libraries send them.
+#[derive(Debug, Deserialize)]
+pub(super) struct Older<'a> {
+    /// Comes back with the answer.
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) id: u32,
+    #[serde(borrow, default)]
+    pub(super) method: Text<'a>,
+    #[serde(borrow, default)]
+    pub(super) params: Option<&'a RawValue>,
 }
 
 /// A text, borrowed unless it has escapes. Null is an empty one.
@@ -136,6 +126,8 @@ pub(super) struct Content<'a> {
     pub(super) tags: &'a BTreeMap<Box<str>, Box<str>>,
     pub(super) idempotency_key: &'a str,
     pub(super) version: u64,
+    pub(super) version_epoch: &'a str,
+    pub(super) delta: bool,
 }
 
 macro_rules! with_content {
@@ -158,6 +150,10 @@ macro_rules! with_content {
             idempotency_key: Text<'a>,
             #[serde(deserialize_with = "or_default")]
             version: u64,
+            #[serde(borrow)]
+            version_epoch: Text<'a>,
+            #[serde(deserialize_with = "or_default")]
+            delta: bool,
         }
 
         impl<'a> $name<'a> {
@@ -169,6 +165,8 @@ macro_rules! with_content {
                     tags: &self.tags,
                     idempotency_key: &self.idempotency_key,
                     version: self.version,
+                    version_epoch: &self.version_epoch,
+                    delta: self.delta,
                 }
             }
         }
@@ -252,8 +250,43 @@ pub(super) struct Unsubscribe<'a> {
     pub(super) session: Text<'a>,
 }
 
-#[derive(Deserialize)]
-struct Empty {}
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Channels<'a> {
+    #[serde(borrow)]
+    pub(super) pattern: Text<'a>,
+    /// 0: as many as allowed.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limit: u32,
+    #[serde(borrow)]
+    pub(super) cursor: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Connections<'a> {
+    #[serde(borrow)]
+    pub(super) user: Text<'a>,
+    #[serde(borrow)]
+    pub(super) client: Text<'a>,
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    /// A filter in a language that is not spoken here.
+    #[serde(borrow)]
+    pub(super) expression: Text<'a>,
+    /// 0: as many as allowed.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limit: u32,
+    #[serde(borrow)]
+    pub(super) cursor: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Rpc<'a> {
+    #[serde(borrow)]
+    pub(super) method: Text<'a>,
+}
 
 /// `{"publish":{…}}`: the one field that names a method counts.
 impl<'de: 'a, 'a> Deserialize<'de> for Command<'a> {
@@ -281,17 +314,7 @@ impl<'de> Visitor<'de> for CommandVisitor {
             if !matches!(command, Command::Unknown) {
                 return Err(serde::de::Error::custom("one command of the batch names two methods"));
             }
-            command = match method {
-                Method::Publish => Command::Publish(map.next_value()?),
-                Method::Broadcast => Command::Broadcast(map.next_value()?),
-                Method::History => Command::History(map.next_value()?),
-                Method::HistoryRemove => Command::HistoryRemove(map.next_value()?),
-                Method::Presence => Command::Presence(map.next_value()?),
-                Method::PresenceStats => Command::PresenceStats(map.next_value()?),
-                Method::Info => map.next_value::<IgnoredAny>().map(|_| Command::Info)?,
-                Method::Disconnect => Command::Disconnect(map.next_value()?),
-                Method::Unsubscribe => Command::Unsubscribe(map.next_value()?),
-            };
+            command = method.read_next(&mut map)?;
         }
         Ok(command)
     }
@@ -341,7 +364,7 @@ mod tests {
 
     #[test]
     fn every_method_has_a_name_that_reads_back() {
-        for method in Method::ALL {
+        for &method in Method::ALL {
             assert_eq!(Method::parse(method.name()), Some(method));
             let command = method.read(b"{}").unwrap();
             assert_eq!(command.method(), Some(method));

@@ -38,10 +38,16 @@ impl<'a> Call<'a> {
             Command::HistoryRemove(request) => self.history_remove(request).await.map(|()| Answer::Done)?,
             Command::Presence(request) => Answer::Presence(self.presence(request).await?),
             Command::PresenceStats(request) => Answer::PresenceStats(self.presence_stats(request).await?),
-            Command::Info => Answer::Info(self.info().await?),
+            Command::Channels(request) => Answer::Channels(self.channels(request).await?),
+            Command::Connections(request) => Answer::Connections(self.connections(request).await?),
+            Command::Info(_) => Answer::Info(self.info().await?),
             Command::Disconnect(request) => self.disconnect(request).await.map(|()| Answer::Done)?,
             Command::Unsubscribe(request) => self.unsubscribe(request).await.map(|()| Answer::Done)?,
-            Command::Unknown => return Err(ErrorCode::MethodNotFound.into()),
+            // Nobody answers calls here.
+            Command::Rpc(request) if request.method.is_empty() => {
+                return Err(Refused::bad_request("no method is given"));
+            }
+            Command::Rpc(_) | Command::Unknown => return Err(ErrorCode::MethodNotFound.into()),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::answer;
-use super::config::Config;
+use super::config::{Config, ErrorMode};
 use super::keys::Keys;
+use super::openapi;
 use super::refused::Refused;
-use super::request::{Batch, Method};
+use super::request::{Batch, Method, Older};
 use super::run::Call;
 use crate::node::Node;
 use crate::secret::SecretFileError;
@@ -26,8 +27,42 @@ use crate::telemetry::traces::{SPANS, join_callers_trace};
 /// What the paths of the API begin with.
 pub const PREFIX: &str = "/api/";
 
+/// Where older client libraries send all their commands.
+const OLDER_PATH: &str = "/api";
+
 /// The one method that is made of others.
 const BATCH: &str = "batch";
+
+/// What a path asks for.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    One(Method),
+    Batch,
+    /// Commands that name their methods themselves.
+    Older,
+}
+
+impl Asked {
+    fn of(path: &str) -> Option<Self> {
+        if path == OLDER_PATH {
+            return Some(Self::Older);
+        }
+        match path.strip_prefix(PREFIX)? {
+            BATCH => Some(Self::Batch),
+            name => Method::parse(name).map(Self::One),
+        }
+    }
+
+    /// A label of a metric: never what was asked, which could be anything.
+    fn label(asked: Option<Self>) -> &'static str {
+        match asked {
+            Some(Self::One(method)) => method.name(),
+            Some(Self::Batch) => BATCH,
+            Some(Self::Older) => "older",
+            None => "unknown",
+        }
+    }
+}
 
 /// Ask for an HTTP status that tells of protocol errors, in place of 200, with the value `transport`.
 const ERROR_MODE_HEADERS: [&str; 2] = ["x-tidegate-error-mode", "x-centrifugo-error-mode"];
@@ -74,16 +109,14 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let begun = Instant::now();
-        let name = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
-        // A label of a metric: never what was asked, which could be anything.
-        let label = match Method::parse(name) {
-            Some(method) => method.name(),
-            None if name == BATCH => BATCH,
-            None => "unknown",
-        };
+        if request.uri().path() == openapi::PATH {
+            return openapi::serve(request.method());
+        }
+        let asked = Asked::of(request.uri().path());
+        let label = Asked::label(asked);
         let span = tracing::info_span!(target: SPANS, "api", method = label);
         join_callers_trace(&span, request.headers());
-        let response = match self.answer(request).instrument(span).await {
+        let response = match self.answer(asked, request).instrument(span).await {
             Ok(response) => response,
             Err(unread) => {
                 let mut response = respond(unread.status, answer::error(&unread.refused));
@@ -103,7 +136,11 @@ impl Api {
         response
     }
 
-    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Full<Bytes>>, Unread>
+    async fn answer<B>(
+        &self,
+        asked: Option<Asked>,
+        request: Request<B>,
+    ) -> Result<Response<Full<Bytes>>, Unread>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -112,11 +149,9 @@ impl Api {
         self.keys.admit(&head.uri, &head.headers).map_err(|reason| {
             unread(StatusCode::UNAUTHORIZED, Refused::with_detail(ErrorCode::Unauthorized, reason))
         })?;
-        let name = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
-        let method = Method::parse(name);
-        if method.is_none() && name != BATCH {
+        let Some(asked) = asked else {
             return Err(unread(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound.into()));
-        }
+        };
         if head.method != http::Method::POST {
             let refused = Refused::bad_request("the server API is used with POST");
             return Err(unread(StatusCode::METHOD_NOT_ALLOWED, refused));
@@ -149,14 +184,14 @@ impl Api {
             unread(StatusCode::BAD_REQUEST, Refused::bad_request(format!("the body cannot be read: {error}")))
         };
         let mut out = BytesMut::with_capacity(256);
-        let refused = match method {
-            Some(method) => {
+        let refused = match asked {
+            Asked::One(method) => {
                 let command = method.read(json).map_err(malformed)?;
                 let answer = call.run(&command).await;
                 answer::write(&answer, &mut out);
                 answer.err()
             }
-            None => {
+            Asked::Batch => {
                 let batch: Batch<'_> = serde_json::from_slice(json).map_err(malformed)?;
                 let answers = call
                     .run_batch(&batch)
@@ -165,12 +200,35 @@ impl Api {
                 answer::write_batch(&batch.commands, &answers, &mut out);
                 None
             }
+            Asked::Older => {
+                let (ids, batch) = read_older(json, self.config.batch_commands_max)?;
+                let answers = call
+                    .run_batch(&batch)
+                    .await
+                    .map_err(|refused| unread(StatusCode::BAD_REQUEST, refused))?;
+                for (at, (id, answer)) in ids.into_iter().zip(&answers).enumerate() {
+                    if at > 0 {
+                        out.put_u8(b'\n');
+                    }
+                    answer::write_older(id, answer, &mut out);
+                }
+                // The status can tell of one only.
+                answers.into_iter().next().filter(|_| batch.commands.len() == 1).and_then(Result::err)
+            }
         };
-        let status = match refused {
-            Some(refused) if wants_status(&head.headers) => refused.status(),
-            _ => StatusCode::OK,
-        };
-        Ok(respond(status, out.freeze()))
+        Ok(match refused {
+            Some(refused) if self.tells_by_status(&head.headers) => {
+                let mut out = BytesMut::with_capacity(128);
+                refused.write(&mut out);
+                respond(refused.status(), out.freeze())
+            }
+            _ => respond(StatusCode::OK, out.freeze()),
+        })
+    }
+
+    fn tells_by_status(&self, headers: &HeaderMap) -> bool {
+        let asked = ERROR_MODE_HEADERS.iter().find_map(|name| headers.get(*name));
+        asked.map_or(self.config.error_mode == ErrorMode::Transport, |mode| mode == "transport")
     }
 
     /// Reads the body, no longer than allowed and no later.
@@ -213,8 +271,25 @@ fn unread(status: StatusCode, refused: Refused) -> Unread {
     Unread { status, refused }
 }
 
-fn wants_status(headers: &HeaderMap) -> bool {
-    ERROR_MODE_HEADERS.iter().any(|name| headers.get(*name).is_some_and(|mode| mode == "transport"))
+/// Commands that follow each other, and their ids. All of them are read before any is carried out.
+fn read_older(json: &[u8], max: usize) -> Result<(Vec<u32>, Batch<'_>), Unread> {
+    let bad = |detail: String| unread(StatusCode::BAD_REQUEST, Refused::bad_request(detail));
+    let (mut ids, mut batch) = (Vec::new(), Batch::default());
+    for older in serde_json::Deserializer::from_slice(json).into_iter::<Older<'_>>() {
+        let older = older.map_err(|error| bad(format!("the body cannot be read: {error}")))?;
+        if ids.len() >= max {
+            return Err(bad(format!("the body holds more than {max} commands")));
+        }
+        let method = Method::parse(&older.method)
+            .ok_or_else(|| bad("a command names no method that there is".to_owned()))?;
+        let params = older.params.map_or("{}", |params| params.get());
+        let command = method
+            .read(params.as_bytes())
+            .map_err(|error| bad(format!("the parameters of {} cannot be read: {error}", method.name())))?;
+        ids.push(older.id);
+        batch.commands.push(command);
+    }
+    Ok((ids, batch))
 }
 
 fn respond(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {

@@ -139,6 +139,25 @@ pub struct PublishRequest {
     /// A second publication with the same key in the same channel within the time is not made; it answers as the
     /// first did.
     pub idempotency: Option<Idempotency>,
+    /// In a channel with a stream: the publication is not made unless this is newer than the last one that had a
+    /// version. It then answers where the stream ends.
+    pub version: Option<Version>,
+}
+
+/// Of the content, as its source counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    /// At least 1.
+    pub number: u64,
+    /// In which the source counts: numbers of another one say nothing. Empty: that of whatever came before.
+    pub epoch: Box<str>,
+}
+
+impl Version {
+    /// Whether there is nothing new in it after this one.
+    pub fn is_stale(&self, last: &Self) -> bool {
+        (self.epoch.is_empty() || self.epoch == last.epoch) && self.number <= last.number
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -150,7 +169,7 @@ pub struct Idempotency {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Published {
     pub position: Option<StreamPosition>,
-    /// It was made before, under the same idempotency key.
+    /// It was made before, under the same idempotency key, or has no newer version than what was made before.
     pub duplicate: bool,
 }
 

@@ -61,7 +61,8 @@ impl Client {
                 Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);
-                    let request = PublishRequest { channel, publication, retention, idempotency: None };
+                    let request =
+                        PublishRequest { channel, publication, retention, idempotency: None, version: None };
                     self.ask(local, ticket, |node| async move {
                         OutcomeResult::Published(
                             node.publish(request).await.map(|_| ()).map_err(|error| refused(error).into()),

@@ -55,7 +55,7 @@ fn request(price: &Price<'_>, rules: &ChannelRules) -> PublishRequest {
         .expect("a test makes a channel of every share of the demo");
     let retention = rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
     let publication = Publication::new(Payload::json(price.to_json()));
-    PublishRequest { channel, publication, retention, idempotency: None }
+    PublishRequest { channel, publication, retention, idempotency: None, version: None }
 }
 
 #[cfg(test)]

@@ -62,8 +62,9 @@ impl Node {
             });
             tokio::task::yield_now().await;
         }
-        let more = first.len() > limit;
+        let is_more = first.len() > limit;
         let names: Arc<[Channel]> = first.into_iter().take(limit).collect();
+        let until = names.last().filter(|_| is_more).map(|name| name.as_str().into());
         let count = |inbox: &Arc<Inbox>| {
             let (counted, counts) = oneshot::channel();
             inbox.push(Event::Count(names.clone(), counted));
@@ -80,7 +81,7 @@ impl Node {
         let counted = names.iter().zip(sums).filter(|(_, count)| *count > 0);
         Ok(ChannelsPage {
             channels: counted.map(|(name, count)| (name.as_str().into(), count)).collect(),
-            more,
+            until,
         })
     }
 

@@ -111,7 +111,7 @@ impl Asking {
 
 impl Node {
     /// Asks one node, this one included, and waits for its answer for at most [`ASK_TIMEOUT`].
-    pub async fn ask(self: &Arc<Self>, node: &str, question: Question) -> Result<Answer, AskError> {
+    pub async fn ask(&self, node: &str, question: Question) -> Result<Answer, AskError> {
         let asked = async {
             if *node == *self.id.0 {
                 return Ok(self.answer(question).await?);
@@ -141,7 +141,7 @@ impl Node {
     /// Asks every node that there is, at the same time. Those that do not answer keep nobody from the answers of
     /// others.
     pub async fn ask_all(
-        self: &Arc<Self>,
+        &self,
         question: Question,
     ) -> Result<Vec<(NodeInfo, Result<Answer, AskError>)>, BrokerError> {
         let asked = self.nodes().await?.into_iter().map(|node| {

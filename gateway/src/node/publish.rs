@@ -85,6 +85,7 @@ mod tests {
             publication: Publication::new(Payload::text("x")),
             retention: Retention::default(),
             idempotency: None,
+            version: None,
         }
     }
 

@@ -94,8 +94,8 @@ pub enum Answer {
 pub struct ChannelsPage {
     /// By name, each with its subscribers on this node.
     pub channels: Vec<(Box<str>, u32)>,
-    /// There are others behind these.
-    pub more: bool,
+    /// No name behind this one was looked at. `None`: all were.
+    pub until: Option<Box<str>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -400,7 +400,7 @@ mod tests {
         for answer in [
             Ok(Answer::Handled),
             Ok(Answer::NoSuchSession),
-            Ok(Answer::Channels(ChannelsPage { channels: vec![("a\n".into(), 3)], more: true })),
+            Ok(Answer::Channels(ChannelsPage { channels: vec![("a\n".into(), 3)], until: Some("b".into()) })),
             Ok(Answer::Connections(ConnectionsPage {
                 connections: vec![connection],
                 next: Some(Place { worker: 1, index: 2 }),

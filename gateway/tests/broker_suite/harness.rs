@@ -165,6 +165,7 @@ pub fn request(channel: &Channel, text: impl ToString) -> PublishRequest {
         publication: Publication::new(Payload::text(text.to_string())),
         retention: KEPT,
         idempotency: None,
+        version: None,
     }
 }
 

@@ -57,6 +57,8 @@ suite! {
         a_key_is_good_for_one_publication,
         a_key_is_good_for_one_publication_without_history_too,
         a_key_may_be_used_again_after_its_time,
+        a_version_that_is_not_newer_is_not_published,
+        of_versions_that_come_at_once_the_newest_is_last,
     }
     delivery::{
         subscribers_hear_publications_in_order_with_their_positions,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gateway_core::history::{HistoryFilter, Retention};
-use tidegate::broker::{Idempotency, PublishRequest, Published};
+use tidegate::broker::{Idempotency, PublishRequest, Published, Version};
 
 use crate::harness::{ALL, Backend, KEPT, NOT_KEPT, channel, eventually, request};
 
@@ -218,4 +218,62 @@ pub async fn a_key_may_be_used_again_after_its_time<B: Backend>() {
     assert!(!publish().await.duplicate);
     assert!(publish().await.duplicate);
     eventually("the key is forgotten", async || !publish().await.duplicate).await;
+}
+
+fn version(number: u64, epoch: &str) -> Option<Version> {
+    Some(Version { number, epoch: epoch.into() })
+}
+
+pub async fn a_version_that_is_not_newer_is_not_published<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    node.subscribe(&a).await;
+    let publish = async |version: Option<Version>| {
+        let request = PublishRequest { version, ..request(&a, "x") };
+        let Published { position, duplicate } = node.broker.publish(request).await.expect("published");
+        (position.expect("a position").offset, duplicate)
+    };
+    for (version, expected) in [
+        (version(5, ""), (1, false)),
+        (version(5, ""), (1, true)),
+        (version(4, ""), (1, true)),
+        (None, (2, false)),
+        (version(5, ""), (2, true)),
+        (version(10, ""), (3, false)),
+        (version(3, "other"), (4, false)),
+        (version(3, "other"), (4, true)),
+        (version(2, ""), (4, true)),
+        (version(4, ""), (5, false)),
+        (version(1, "other"), (6, false)),
+        (version(u64::MAX - 1, ""), (7, false)),
+        (version(u64::MAX - 1, ""), (7, true)),
+        (version(u64::MAX, ""), (8, false)),
+    ] {
+        assert_eq!(publish(version.clone()).await, expected, "{version:?}");
+    }
+    eventually("what was made is heard", async || node.heard.in_channel(&a).len() == 8).await;
+    assert_eq!(node.history(&a, ALL).await.len(), 8);
+    // Without a stream there is nothing to compare with.
+    for _ in 0..2 {
+        let request = PublishRequest { version: version(1, ""), retention: NOT_KEPT, ..request(&a, "x") };
+        assert!(!node.broker.publish(request).await.expect("published").duplicate);
+    }
+}
+
+pub async fn of_versions_that_come_at_once_the_newest_is_last<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let publishing = (1..=60_u64).map(|number| {
+        // In an order that is none.
+        let number = number * 37 % 61;
+        node.broker.publish(PublishRequest { version: version(number, ""), ..request(&a, number) })
+    });
+    let made = futures_util::future::join_all(publishing).await;
+    let made = made.into_iter().filter(|made| !made.as_ref().expect("published").duplicate).count();
+    let kept: Vec<u64> =
+        node.history(&a, ALL).await.iter().map(|text| text.parse().expect("a number")).collect();
+    assert_eq!(kept.len(), made);
+    assert!(kept.is_sorted() && kept.last() == Some(&60), "{kept:?}");
 }

@@ -70,7 +70,7 @@ async fn all_are_asked_and_those_who_do_not_answer_hold_nobody_up() {
     assert!(matches!(by_name("of an earlier release"), Err(AskError::NotUnderstood)));
     for name in ["node-0", "node-1"] {
         let Ok(Answer::Channels(page)) = by_name(name) else { panic!("{:?}", by_name(name)) };
-        assert_eq!((&page.channels[..], page.more), (&[("chat".into(), 1)][..], false));
+        assert_eq!((&page.channels[..], page.until.as_deref()), (&[("chat".into(), 1)][..], None));
     }
 
     let target = Target { user: Some("ann".into()), ..Target::default() };

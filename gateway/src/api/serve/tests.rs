@@ -8,12 +8,14 @@ use shared::channel::Channel;
 use shared::id::{ClientId, UserId};
 use shared::publication::ClientInfo;
 
-use self::support::{Received, enter, node};
+use self::support::{Received, Told, enter, node};
 use super::*;
-use crate::node::control::{ControlCommand, Target};
+use crate::node::control::Target;
+use crate::node::question::Act;
 use crate::secret::Secret;
 
 mod http;
+mod keeps_to_its_description;
 mod support;
 
 const KEY: &str = "key of the tests";
@@ -29,6 +31,7 @@ struct Fixture {
     api: Arc<Api>,
     node: Arc<Node>,
     received: Arc<Received>,
+    told: Told,
 }
 
 async fn fixture() -> Fixture {
@@ -38,8 +41,8 @@ async fn fixture() -> Fixture {
 async fn with(change: impl FnOnce(&mut Config)) -> Fixture {
     let mut config = Config { keys: vec![Secret::new(KEY)], ..Config::default() };
     change(&mut config);
-    let (node, received) = node(rules()).await;
-    Fixture { api: Arc::new(Api::new(&config, node.clone()).unwrap()), node, received }
+    let (node, received, told) = node(rules()).await;
+    Fixture { api: Arc::new(Api::new(&config, node.clone()).unwrap()), node, received, told }
 }
 
 impl Fixture {
@@ -121,7 +124,7 @@ async fn what_a_publication_lacks_is_told() {
         (json!({"channel": "a", "data": "x".repeat(99)}), 107),
         (json!({"channel": "a", "data": 1, "idempotency_key": "k".repeat(257)}), 107),
         (json!({"channel": "unknown:a", "data": {}}), 102),
-        (json!({"channel": "a", "data": 1, "version": 7}), 108),
+        (json!({"channel": "a", "data": 1, "version_epoch": "e".repeat(65)}), 107),
     ] {
         assert_eq!(gateway.code("publish", params.clone()).await, code, "{params}");
     }
@@ -151,6 +154,89 @@ async fn the_same_idempotency_key_publishes_once() {
     assert_eq!(gateway.result("publish", params).await, first);
     let page = gateway.result("history", json!({"channel": "kept:a", "limit": -1})).await;
     assert_eq!(page["publications"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_newer_answers_where_the_stream_ends() {
+    let gateway = fixture().await;
+    let publish = async |version: Value| {
+        let params = json!({"channel": "kept:a", "data": 1, "version": version, "version_epoch": "e"});
+        gateway.result("publish", params).await["offset"].clone()
+    };
+    for (version, offset) in
+        [(json!(5), 1), (json!(4), 1), (json!(u64::MAX), 2), (json!(0), 3), (json!(null), 4)]
+    {
+        assert_eq!(publish(version.clone()).await, offset, "{version}");
+    }
+    let params = json!({"channels": ["kept:a", "kept:b"], "data": 1, "version": 7, "version_epoch": "e"});
+    let responses = gateway.result("broadcast", params).await["responses"].clone();
+    assert_eq!(
+        (&responses[0]["result"]["offset"], &responses[1]["result"]["offset"]),
+        (&json!(4), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_call_of_an_extension_finds_none() {
+    let gateway = fixture().await;
+    assert_eq!(gateway.code("rpc", json!({"method": "sum", "params": [1, 2]})).await, 104);
+    assert_eq!(gateway.code("rpc", json!({})).await, 107);
+}
+
+#[tokio::test]
+async fn older_libraries_send_commands_that_name_their_methods() {
+    let gateway = fixture().await;
+    let send = async |body: &str| {
+        let request =
+            Request::post("/api").header("X-API-Key", KEY).body(Full::from(body.to_owned())).unwrap();
+        let response = gateway.api.serve(request).await;
+        let status = response.status().as_u16();
+        (
+            status,
+            String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap(),
+        )
+    };
+    let (status, answer) = send(
+        r#"{"method":"publish","params":{"channel":"a","data":1}}
+           {"id":7,"method":"presence_stats","params":{"channel":"kept:a"}}{"id":8,"method":"presence","params":{"channel":"a"}}"#,
+    )
+    .await;
+    let expected = "{\"result\":{}}\n{\"id\":7,\"result\":{\"num_clients\":0,\"num_users\":0}}\n\
+                    {\"id\":8,\"error\":{\"code\":108,\"message\":\"not available\"}}";
+    assert_eq!((status, &*answer), (200, expected));
+    assert_eq!(send(r#"{"method":"rpc","params":null}"#).await.0, 200);
+    let received = gateway.received.publications().len();
+    for bad in [
+        "",
+        "[]",
+        "{",
+        "{}",
+        r#"{"method":"batch","params":{}}"#,
+        r#"{"method":"publish","params":{"channel":"a","data":1}} {"method":"nothing"}"#,
+        r#"{"method":"publish","params":{"channel":"a","data":1}} {"#,
+        r#"{"method":"publish","params":{"channel":7}}"#,
+    ] {
+        assert_eq!(send(bad).await.0, 400, "{bad}");
+    }
+    assert_eq!(gateway.received.publications().len(), received, "nothing of what cannot be read is done");
+}
+
+#[tokio::test]
+async fn lists_of_a_node_without_clients_are_empty() {
+    let gateway = fixture().await;
+    assert_eq!(gateway.result("channels", json!({"pattern": "*"})).await, json!({"channels": {}}));
+    for params in [json!({}), json!({"client": "no id of ours"}), json!({"user": "ann", "channel": "a"})] {
+        assert_eq!(gateway.result("connections", params).await, json!({"connections": {}}));
+    }
+    for (method, params, code) in [
+        ("channels", json!({"pattern": "["}), 107),
+        ("channels", json!({"cursor": "x".repeat(256)}), 107),
+        ("connections", json!({"cursor": "x"}), 107),
+        ("connections", json!({"channel": "unknown:a"}), 102),
+        ("connections", json!({"expression": "true"}), 108),
+    ] {
+        assert_eq!(gateway.code(method, params.clone()).await, code, "{params}");
+    }
 }
 
 #[tokio::test]
@@ -238,7 +324,8 @@ async fn presence_tells_who_is_there_and_how_many() {
 #[tokio::test]
 async fn clients_are_disconnected_by_user_or_id_on_every_node() {
     let gateway = fixture().await;
-    let (one, two) = (ClientId::from_random(1), ClientId::from_random(2));
+    let _bob = gateway.node.admit_user(&UserId::new("bob"), 0).unwrap();
+    let (one, two) = (gateway.node.client_ids.make(1, 0, 0), ClientId::from_random(2));
     let whitelist = json!([two.to_string(), "not an id"]);
     let params =
         json!({"user": "bob", "whitelist": whitelist, "disconnect": {"code": 4500, "reason": "banned"}});
@@ -250,16 +337,15 @@ async fn clients_are_disconnected_by_user_or_id_on_every_node() {
     assert_eq!(gateway.result("disconnect", json!({"user": "", "client": "no id of ours"})).await, json!({}));
     let bob = Target { user: Some("bob".into()), ..Target::default() };
     let expected = [
-        ControlCommand::Disconnect {
-            target: Target { except: vec![two], ..bob.clone() },
-            disconnect: shared::disconnect::Disconnect::custom(4500, "banned").unwrap(),
-        },
-        ControlCommand::Disconnect {
-            target: Target { client: Some(one), ..bob },
-            disconnect: shared::disconnect::Disconnect::FORCE_DISCONNECT,
-        },
+        (
+            Target { except: vec![two], ..bob.clone() },
+            Act::Disconnect(shared::disconnect::Disconnect::custom(4500, "banned").unwrap()),
+        ),
+        (
+            Target { client: Some(one), ..bob },
+            Act::Disconnect(shared::disconnect::Disconnect::FORCE_DISCONNECT),
+        ),
     ];
-    assert_eq!(gateway.received.commands(), expected);
 
     for params in [
         json!({}),
@@ -272,17 +358,18 @@ async fn clients_are_disconnected_by_user_or_id_on_every_node() {
         assert_eq!(gateway.code("disconnect", params).await, 107);
     }
     assert_eq!(gateway.code("disconnect", json!({"user": "bob", "session": "s"})).await, 108);
-    assert_eq!(gateway.received.commands().len(), 2);
+    assert_eq!(gateway.told.acts(), expected);
 }
 
 #[tokio::test]
 async fn clients_are_unsubscribed_from_a_channel() {
     let gateway = fixture().await;
+    let _bob = gateway.node.admit_user(&UserId::new("bob"), 0).unwrap();
     let params = json!({"user": "bob", "channel": "kept:a"});
     assert_eq!(gateway.result("unsubscribe", params).await, json!({}));
     let target = Target { user: Some("bob".into()), ..Target::default() };
     let channel = Channel::parse("kept:a", 255).unwrap();
-    assert_eq!(gateway.received.commands(), [ControlCommand::Unsubscribe { target, channel }]);
+    assert_eq!(gateway.told.acts(), [(target, Act::Unsubscribe(channel))]);
     assert_eq!(gateway.code("unsubscribe", json!({"user": "bob"})).await, 107);
     assert_eq!(gateway.code("unsubscribe", json!({"channel": "a"})).await, 107);
     assert_eq!(gateway.code("unsubscribe", json!({"channel": "unknown:a", "user": "bob"})).await, 102);
@@ -326,7 +413,8 @@ async fn nothing_is_begun_after_the_deadline() {
             {"publish":{"channel":"kept:a","data":1}}, {"broadcast":{"channels":["kept:a"],"data":1}},
             {"history":{"channel":"kept:a"}}, {"history_remove":{"channel":"kept:a"}},
             {"presence":{"channel":"kept:a"}}, {"presence_stats":{"channel":"kept:a"}}, {"info":{}},
-            {"disconnect":{"user":"bob"}}, {"unsubscribe":{"user":"bob","channel":"kept:a"}}
+            {"disconnect":{"user":"bob"}}, {"unsubscribe":{"user":"bob","channel":"kept:a"}},
+            {"channels":{}}, {"connections":{}}
         ]}"#,
     );
     let batch: Batch<'_> = serde_json::from_slice(&body).unwrap();
@@ -339,7 +427,7 @@ async fn nothing_is_begun_after_the_deadline() {
         };
         assert_eq!(refused.code, ErrorCode::Internal, "{command:?}");
     }
-    assert!(gateway.received.publications().is_empty() && gateway.received.commands().is_empty());
+    assert!(gateway.received.publications().is_empty() && gateway.told.acts().is_empty());
 }
 
 #[tokio::test]

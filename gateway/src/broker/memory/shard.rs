@@ -15,7 +15,7 @@ use shared::publication::{Payload, Publication};
 use super::expire::Deadlines;
 use super::remember::Answers;
 use crate::broker::measure::BrokerMetrics;
-use crate::broker::{PublishRequest, Published};
+use crate::broker::{PublishRequest, Published, Version};
 
 /// Anyone who may ask can name channels that nobody ever publishes to: they are not remembered for long.
 const UNPUBLISHED_TTL_MAX: Duration = Duration::from_secs(3600);
@@ -47,6 +47,8 @@ pub(super) struct Shard {
 #[derive(Debug)]
 struct Kept {
     stream: Stream,
+    /// Of the last publication that had one.
+    version: Option<Box<Version>>,
     forget: Moment,
     queued_to_forget: Moment,
     queued_to_empty: Option<Moment>,
@@ -77,15 +79,24 @@ impl Shard {
         &mut self,
         now: Moment,
         request: PublishRequest,
-        epoch: impl FnOnce() -> Epoch,
+        epoch: impl Fn() -> Epoch,
         metrics: &BrokerMetrics,
     ) -> (Published, Option<Publication>) {
-        let PublishRequest { channel, mut publication, retention, idempotency } = request;
+        let PublishRequest { channel, mut publication, retention, idempotency, version } = request;
         if let Some(idempotency) = &idempotency
             && let Some(earlier) = self.answers.find(now, &channel, &idempotency.key)
         {
             metrics.duplicates.increment();
             return (Published { duplicate: true, ..earlier }, None);
+        }
+        if let Some(version) = version.filter(|_| retention.keeps_history()) {
+            let kept = self.touch(now, &channel, &epoch, metrics);
+            if kept.version.as_ref().is_some_and(|last| version.is_stale(last)) {
+                let position = Some(kept.stream.position());
+                metrics.duplicates.increment();
+                return (Published { position, duplicate: true }, None);
+            }
+            kept.version = Some(Box::new(version));
         }
         let position = retention.keeps_history().then(|| {
             let (bytes_max, position_ttl) = (self.limits.bytes_max, self.limits.position_ttl);
@@ -193,6 +204,7 @@ impl Shard {
         }
         let kept = self.streams.entry(channel.clone()).or_insert_with(|| Kept {
             stream: Stream::new(epoch()),
+            version: None,
             forget: unpublished,
             queued_to_forget: unpublished,
             queued_to_empty: None,

@@ -27,6 +27,7 @@ fn publish(shard: &mut Shard, now: u64, number: u64, bytes: usize) -> StreamPosi
         publication: Publication::new(Payload::binary(vec![0; bytes])),
         retention: Retention { size: 100, ttl: Duration::from_secs(10) },
         idempotency: None,
+        version: None,
     };
     let epoch = Epoch::from_random(1000 * now + number);
     let (published, _) = shard.publish(Moment(now), request, || epoch, &BrokerMetrics::default());
@@ -89,6 +90,7 @@ fn a_position_lives_as_long_as_what_is_kept_under_it() {
         publication: Publication::new(Payload::text("kept")),
         retention: Retention { size: 100, ttl: Duration::from_secs(1_000) },
         idempotency: None,
+        version: None,
     };
     shard.publish(Moment(0), request, || Epoch::from_random(1), &BrokerMetrics::default());
     while shard.sweep(Moment(200_000), 7) {}
@@ -143,6 +145,7 @@ fn a_kept_payload_does_not_hold_the_buffer_it_came_in() {
         publication: Publication::new(Payload::binary(buffer.slice(10..20))),
         retention: Retention { size: 1, ttl: Duration::from_secs(1) },
         idempotency: Some(Idempotency { key: "k".into(), ttl: Duration::from_secs(1) }),
+        version: None,
     };
     let metrics = BrokerMetrics::default();
     let (_, delivered) = shard.publish(Moment(0), request, || Epoch::from_random(1), &metrics);

@@ -146,6 +146,7 @@ impl RedisBroker {
             retention: Retention { size: 1, ttl: TRACES_TTL },
             // Of each its own: with a common one, the second within its time would not be made.
             idempotency: Some(Idempotency { key: number.to_string().into(), ttl: Duration::from_millis(1) }),
+            version: None,
         };
         let ttl_ms = TRACES_TTL.as_millis() as u64;
         let published = self.publications.push(Outgoing::new(&self.canaries.keys, ttl_ms, &request));

@@ -11,7 +11,7 @@ use super::RedisBroker;
 use super::keys::Keys;
 use super::link::Up;
 use super::script;
-use crate::broker::{BrokerError, PublishRequest, Published};
+use crate::broker::{BrokerError, PublishRequest, Published, Version};
 
 /// How often a stream's times to live are renewed at most while it is kept: it is kept up to a sixteenth longer than asked.
 const RENEWALS_PER_TTL: u64 = 16;
@@ -38,6 +38,7 @@ pub(super) struct Kept {
     epoch: Epoch,
     size: u32,
     times: Times,
+    version: Option<Version>,
     record: BytesMut,
 }
 
@@ -73,7 +74,7 @@ impl RedisBroker {
 
 impl Outgoing {
     pub(super) fn new(keys: &Keys, position_ttl_ms: u64, request: &PublishRequest) -> Self {
-        let PublishRequest { channel, publication, retention, idempotency } = request;
+        let PublishRequest { channel, publication, retention, idempotency, version } = request;
         let name = keys.publications(channel);
         let keeps = retention.keeps_history();
         let mut record = BytesMut::new();
@@ -93,6 +94,7 @@ impl Outgoing {
             epoch: Epoch::from_random(rand::random()),
             size: if keeps { retention.size } else { 0 },
             times: Times::new(ttl_millis(retention.ttl), position_ttl_ms),
+            version: version.clone(),
             record,
         }))
     }
@@ -137,6 +139,9 @@ impl Kept {
             .arg(self.times.renew)
             .arg(&self.record[..])
             .arg(once_ttl);
+        if let Some(version) = &self.version {
+            command.arg(version.number).arg(&*version.epoch);
+        }
         command
     }
 }

@@ -8,6 +8,7 @@ use hyper::body::Body;
 use serde_json::json;
 
 use super::{KEY, fixture, post, with};
+use crate::api::ErrorMode;
 use crate::api::serve::ERROR_MODE_HEADERS;
 
 #[tokio::test]
@@ -131,9 +132,27 @@ async fn errors_become_http_statuses_where_that_is_asked_for() {
             request.headers_mut().insert(header, HeaderValue::from_static("transport"));
             let (status, answer) = gateway.send(request).await;
             assert_eq!(status.as_u16(), expected, "{answer}");
-            assert_eq!(answer["error"].is_null(), expected == 200);
+            // The error is the whole body.
+            assert_eq!(answer["code"].is_null(), expected == 200, "{answer}");
+            assert_eq!(answer["result"].is_null(), expected != 200, "{answer}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_request_may_ask_otherwise_than_is_configured() {
+    let gateway = with(|config| config.error_mode = ErrorMode::Transport).await;
+    let status = async |mode: Option<&'static str>| {
+        let mut request = post("publish", json!({"channel": "unknown:a", "data": 1}).to_string().into());
+        if let Some(mode) = mode {
+            request.headers_mut().insert(ERROR_MODE_HEADERS[0], HeaderValue::from_static(mode));
+        }
+        gateway.send(request).await.0.as_u16()
+    };
+    assert_eq!(
+        [status(None).await, status(Some("transport")).await, status(Some("body")).await],
+        [404, 404, 200]
+    );
 }
 
 #[tokio::test]

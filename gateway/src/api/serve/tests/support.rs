@@ -1,6 +1,7 @@
 //! A node over a memory broker, and what its broker delivers.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use gateway_core::channel_rules::ChannelRules;
@@ -12,15 +13,18 @@ use shared::publication::{ClientInfo, Publication};
 use crate::broker::memory::{Config, MemoryBroker};
 use crate::broker::{Broker, BrokerEvents};
 use crate::clock::Clock;
-use crate::node::control::ControlCommand;
+use crate::node::control::Target;
+use crate::node::question::Act;
 use crate::node::{Node, Parts};
 use crate::presence::memory::MemoryPresence;
+use crate::worker::inbox::{Event, Inbox, Queue};
 
 /// The broker delivers these to the node.
 const DELIVERED: [&str; 10] =
     ["a", "c", "kept:a", "kept:b", "kept:0", "kept:1", "kept:2", "kept:3", "kept:4", "kept:5"];
 
-pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>) {
+pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told) {
+    let told = Told::start();
     let received = Arc::new(Received::default());
     let broker = MemoryBroker::start(&Config::default(), received.clone(), Arc::default());
     let channels = DELIVERED.iter().map(|name| Channel::parse(name, 255).unwrap()).collect();
@@ -34,12 +38,12 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>) {
         variants: Arc::default(),
         broker,
         presence: Arc::new(MemoryPresence::new()),
-        inboxes: Vec::new(),
+        inboxes: vec![told.inbox.clone()],
         from_broker: Arc::default(),
         user_connections_max: 0,
         memory: crate::memory::Memory::new(0, 1),
     });
-    (node, received)
+    (node, received, told)
 }
 
 /// Shows a client in a channel's presence.
@@ -50,16 +54,11 @@ pub(super) async fn enter(node: &Node, channel: Channel, info: ClientInfo) {
 #[derive(Debug, Default)]
 pub(super) struct Received {
     publications: Mutex<Vec<(String, Bytes)>>,
-    commands: Mutex<Vec<ControlCommand>>,
 }
 
 impl Received {
     pub(super) fn publications(&self) -> Vec<(String, Bytes)> {
         self.publications.lock().clone()
-    }
-
-    pub(super) fn commands(&self) -> Vec<ControlCommand> {
-        self.commands.lock().clone()
     }
 }
 
@@ -68,11 +67,58 @@ impl BrokerEvents for Received {
         self.publications.lock().push((channel.to_owned(), publication.data.bytes));
     }
 
-    fn control(&self, message: Bytes) {
-        self.commands.lock().push(ControlCommand::decode(&message).unwrap());
-    }
+    fn control(&self, _: Bytes) {}
 
     fn told(&self, _: Bytes) {}
 
     fn resumed(&self) {}
+}
+
+/// In place of a worker: has no clients, and remembers what it was told to do to them.
+#[derive(Debug)]
+pub(super) struct Told {
+    inbox: Arc<Inbox>,
+    acts: Arc<Mutex<Vec<(Target, Act)>>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Told {
+    fn start() -> Self {
+        let mut poll = mio::Poll::new().unwrap();
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let (inbox, acts) = (Arc::new(Inbox::new(waker, 1_000, 1 << 20)), Arc::<Mutex<Vec<_>>>::default());
+        let (told, heard) = (inbox.clone(), acts.clone());
+        let worker = std::thread::spawn(move || {
+            let mut events = mio::Events::with_capacity(1);
+            loop {
+                poll.poll(&mut events, None).unwrap();
+                let mut queue = Queue::default();
+                told.take(&mut queue);
+                for event in queue.events {
+                    match event {
+                        Event::Disconnect(target, disconnect, _) => {
+                            heard.lock().push(((*target).clone(), Act::Disconnect(disconnect)));
+                        }
+                        Event::Unsubscribe(target, channel, _) => {
+                            heard.lock().push(((*target).clone(), Act::Unsubscribe(channel)));
+                        }
+                        Event::Stop => return,
+                        _ => {}
+                    }
+                }
+            }
+        });
+        Self { inbox, acts, worker: Some(worker) }
+    }
+
+    pub(super) fn acts(&self) -> Vec<(Target, Act)> {
+        self.acts.lock().clone()
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.inbox.push(Event::Stop);
+        self.worker.take().unwrap().join().unwrap();
+    }
 }

@@ -6,10 +6,11 @@
 --
 -- KEYS  lease, life, position, stream, and the idempotency key if there is one
 -- ARGV  as life.lua has it, pub/sub name, stream size (0: no stream), stream ttl ms, position ttl ms, renew ms, record,
---       idempotency ttl ms. The times to live are long enough that they need not be renewed more often than that.
+--       idempotency ttl ms, and version and version epoch if there are any. The times to live are long enough that
+--       they need not be renewed more often than that.
 -- Gives {duplicate 0 or 1} or {duplicate, offset, epoch}
 local position, stream, once = KEYS[3], KEYS[4], KEYS[5]
-local name, size, record = ARGV[3], ARGV[4], ARGV[8]
+local name, size, record, version = ARGV[3], ARGV[4], ARGV[8], ARGV[10]
 
 if once then
   local earlier = call('GET', once)
@@ -43,6 +44,13 @@ local known = call('HMGET', position, 'epoch', 'life', 'offset', 'renew')
 local epoch, last, renew = known[1], tonumber(known[3]) or 0, tonumber(known[4])
 if known[2] ~= life then
   epoch = new_epoch
+elseif version then
+  -- As texts: a number here has 53 bits.
+  local had = call('HMGET', position, 'version', 'version_epoch')
+  local newer = not had[1] or #version > #had[1] or (#version == #had[1] and version > had[1])
+  if not newer and (ARGV[11] == '' or ARGV[11] == had[2]) then
+    return {1, last, epoch}
+  end
 end
 local offset = string.format('%.0f', last + 1)
 if once then
@@ -69,6 +77,9 @@ if type(done) == 'table' then
   return done
 end
 
+if version then
+  call('HSET', position, 'version', version, 'version_epoch', ARGV[11])
+end
 if not known[1] then
   -- It belongs to a life that is over.
   call('UNLINK', stream)

@@ -1,0 +1,179 @@
+//! Lists of channels and connections, gathered from all nodes a page at a time.
+
+use std::collections::BTreeMap;
+
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::id::ClientId;
+
+use super::refused::Refused;
+use super::request;
+use super::run::Call;
+use crate::node::glob::Glob;
+use crate::node::question::{
+    Answer, ChannelsWanted, ConnectionInfo, ConnectionsWanted, PAGE_MAX, Place, Question,
+};
+
+/// Channels with their subscribers on all nodes.
+#[derive(Debug, Default)]
+pub(super) struct ChannelList {
+    pub(super) channels: BTreeMap<Box<str>, u64>,
+    pub(super) rest: Rest,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ConnectionList {
+    /// Each with its node.
+    pub(super) connections: Vec<(Box<str>, ConnectionInfo)>,
+    pub(super) rest: Rest,
+}
+
+/// What a list does not hold.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Where it goes on, if it does.
+    pub(super) cursor: Option<String>,
+    /// Names of nodes that have not told theirs.
+    pub(super) missing_nodes: Vec<Box<str>>,
+}
+
+impl Rest {
+    fn misses(&mut self, node: &str) {
+        if !self.missing_nodes.iter().any(|missing| **missing == *node) {
+            self.missing_nodes.push(node.into());
+        }
+    }
+}
+
+impl Call<'_> {
+    /// In the order of their names. Nodes are asked for the same part until it holds enough.
+    pub(super) async fn channels(&self, request: &request::Channels<'_>) -> Result<ChannelList, Refused> {
+        Glob::parse(&request.pattern)
+            .map_err(|error| Refused::bad_request(format!("the pattern: {error}")))?;
+        if request.cursor.len() > CHANNEL_BYTES_MAX {
+            return Err(Refused::bad_request("the cursor is none that was given out here"));
+        }
+        let limit = self.limit(request.limit);
+        let mut list = ChannelList::default();
+        let mut after: Box<str> = (*request.cursor).into();
+        loop {
+            self.in_time()?;
+            let left = u32::try_from(limit - list.channels.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
+            let wanted = ChannelsWanted { pattern: (*request.pattern).into(), after, limit: left };
+            let mut pages = Vec::new();
+            for (node, answer) in self.node.ask_all(Question::Channels(wanted)).await? {
+                match answer {
+                    Ok(Answer::Channels(page)) => pages.push(page),
+                    _ => list.rest.misses(&node.name),
+                }
+            }
+            // What lies behind the end of any page is not known of all nodes yet.
+            let known = pages.iter().filter_map(|page| page.until.clone()).min();
+            let is_known = |name: &str| known.as_deref().is_none_or(|known| name <= known);
+            for (name, count) in pages.into_iter().flat_map(|page| page.channels) {
+                if is_known(&name) {
+                    *list.channels.entry(name).or_default() += u64::from(count);
+                }
+            }
+            while list.channels.len() > limit {
+                list.channels.pop_last();
+                let last = list.channels.last_key_value();
+                list.rest.cursor = last.map(|(name, _)| name.to_string());
+            }
+            let Some(known) = known else { return Ok(list) };
+            if list.channels.len() >= limit {
+                list.rest.cursor.get_or_insert_with(|| known.to_string());
+                return Ok(list);
+            }
+            after = known;
+        }
+    }
+
+    /// Node after node, by their ids, each from its first place to its last.
+    pub(super) async fn connections(
+        &self,
+        request: &request::Connections<'_>,
+    ) -> Result<ConnectionList, Refused> {
+        if !request.expression.is_empty() {
+            return Err(Refused::not_available("a filter by expression"));
+        }
+        let mut list = ConnectionList::default();
+        let cursor = match &*request.cursor {
+            "" => None,
+            cursor => Some(
+                read_cursor(cursor)
+                    .ok_or(Refused::bad_request("the cursor is none that was given out here"))?,
+            ),
+        };
+        let client = match &*request.client {
+            "" => None,
+            client => match ClientId::parse(client) {
+                Some(client) => Some(client),
+                // None of ours, so nobody has it.
+                None => return Ok(list),
+            },
+        };
+        let channel: Option<Channel> = match &*request.channel {
+            "" => None,
+            name => Some(self.channel(name)?.0),
+        };
+        let limit = self.limit(request.limit);
+        self.in_time()?;
+        let mut nodes = self.node.nodes().await.map_err(Refused::not_read)?;
+        nodes.sort_by(|a, b| a.uid.cmp(&b.uid));
+        for node in nodes {
+            let mut from = match &cursor {
+                Some((uid, _)) if *node.uid < **uid => continue,
+                Some((uid, place)) if *node.uid == **uid => *place,
+                _ => Place::default(),
+            };
+            loop {
+                if list.connections.len() >= limit {
+                    list.rest.cursor = Some(format!("{}.{}.{}", node.uid, from.worker, from.index));
+                    return Ok(list);
+                }
+                self.in_time()?;
+                let left = u32::try_from(limit - list.connections.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
+                let user = Some(&*request.user).filter(|user| !user.is_empty()).map(Into::into);
+                let wanted = ConnectionsWanted { user, client, channel: channel.clone(), from, limit: left };
+                let Ok(Answer::Connections(page)) =
+                    self.node.ask(&node.uid, Question::Connections(wanted)).await
+                else {
+                    list.rest.misses(&node.name);
+                    break;
+                };
+                list.connections.extend(page.connections.into_iter().map(|one| (node.uid.clone(), one)));
+                match page.next {
+                    // A node that does not get on would be asked for ever.
+                    Some(next) if next > from => from = next,
+                    _ => break,
+                }
+            }
+        }
+        Ok(list)
+    }
+
+    fn limit(&self, asked: u32) -> usize {
+        let max = self.config.list_limit_max as usize;
+        if asked == 0 { max } else { max.min(asked as usize) }
+    }
+}
+
+fn read_cursor(cursor: &str) -> Option<(Box<str>, Place)> {
+    let (rest, index) = cursor.rsplit_once('.')?;
+    let (uid, worker) = rest.rsplit_once('.')?;
+    Some((uid.into(), Place { worker: worker.parse().ok()?, index: index.parse().ok()? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_back_and_anything_else_is_none() {
+        let place = Place { worker: 3, index: 70_000 };
+        assert_eq!(read_cursor("a.b.3.70000"), Some(("a.b".into(), place)));
+        for none in ["", "a", "a.1", "a.x.1", "a.1.-1", "a.70000.1"] {
+            assert_eq!(read_cursor(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The API in OpenAPI 3.1: what `GET /api/openapi.json` answers.
+//!
+//! Tests hold requests and answers of every method against it, so what it says is so.
+
+mod schemas;
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method as HttpMethod, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Map, Value, json};
+
+use super::request::Method;
+
+/// Where it is. No key is asked for: it is the same everywhere.
+pub(super) const PATH: &str = "/api/openapi.json";
+
+pub(super) fn serve(method: &HttpMethod) -> Response<Full<Bytes>> {
+    static TEXT: OnceLock<Bytes> = OnceLock::new();
+    let is_read = method == HttpMethod::GET || method == HttpMethod::HEAD;
+    let body =
+        if is_read { TEXT.get_or_init(|| document().to_string().into()).clone() } else { Bytes::new() };
+    let mut response = Response::new(Full::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if !is_read {
+        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+/// The whole document.
+pub(super) fn document() -> Value {
+    let mut paths = Map::new();
+    for &method in Method::ALL {
+        let (request, result) = (schemas::request(method), schemas::result(method));
+        let answer = json!({ "oneOf": [object("result", result), reference("ErrorAnswer")] });
+        paths.insert(
+            format!("/api/{}", method.name()),
+            post(method.name(), schemas::summary(method), &request, &answer),
+        );
+    }
+    let batch = "Carries out several commands and answers each in its place.";
+    paths.insert("/api/batch".to_owned(), post("batch", batch, &schemas::batch(), &schemas::replies()));
+    let document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tidegate server API",
+            "version": crate::VERSION,
+            "description": "What an application's back end asks of the gateway. A field that is null counts as missing; fields that are not known are passed over.",
+        },
+        "security": [{ "header": [] }, { "authorization": [] }, { "query": [] }],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "header": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
+                "authorization": {
+                    "type": "apiKey", "in": "header", "name": "Authorization",
+                    "description": "`apikey KEY`",
+                },
+                "query": {
+                    "type": "apiKey", "in": "query", "name": "api_key",
+                    "description": "URLs end up in the logs of proxies: a header is better.",
+                },
+            },
+            "schemas": schemas::shared(),
+        },
+    });
+    document
+}
+
+fn post(name: &str, summary: &str, request: &Value, answer: &Value) -> Value {
+    let error = |why: &str| {
+        json!({
+            "description": why,
+            "content": { "application/json": { "schema": { "oneOf": [reference("ErrorAnswer"), reference("Error")] } } },
+        })
+    };
+    json!({ "post": {
+        "operationId": name,
+        "summary": summary,
+        "parameters": [{
+            "name": "X-Centrifugo-Error-Mode", "in": "header", "required": false,
+            "description": "With `transport` an error is the whole body, under the status that fits: 404 for 102 and 104, 400 for 107 and 108, 416 for 112, 500 for 100.",
+            "schema": { "type": "string" },
+        }],
+        "requestBody": { "required": true, "content": { "application/json": { "schema": request } } },
+        "responses": {
+            "200": {
+                "description": "It was understood: done, or refused with an error.",
+                "content": { "application/json": { "schema": answer } },
+            },
+            "400": error("The body cannot be read, or in transport mode: something in it is wrong."),
+            "401": error("No key, or a wrong one."),
+            "404": error("In transport mode: there is no such namespace or method."),
+            "408": error("The body did not arrive in time."),
+            "413": error("The body is too long."),
+            "415": error("The body is compressed."),
+            "416": error("In transport mode: history is asked for since a position of another epoch."),
+            "500": error("In transport mode: the gateway could not do it."),
+            "503": error("Too many requests are being served, or the node is stopping: nothing was done."),
+        },
+    } })
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// An object with this one field.
+fn object(field: &str, schema: Value) -> Value {
+    json!({ "type": "object", "required": [field], "properties": { field: schema } })
+}

@@ -1,0 +1,296 @@
+//! What each method takes and gives, as JSON Schema.
+
+use serde_json::{Map, Value, json};
+
+use super::{object, reference};
+use crate::api::request::Method;
+
+pub(super) fn summary(method: Method) -> &'static str {
+    match method {
+        Method::Publish => "Publishes to a channel.",
+        Method::Broadcast => "Publishes the same to several channels.",
+        Method::History => "Reads what a channel keeps.",
+        Method::HistoryRemove => "Forgets what a channel keeps. Offsets go on.",
+        Method::Presence => "Tells who is subscribed to a channel.",
+        Method::PresenceStats => "Tells how many are subscribed to a channel.",
+        Method::Channels => "Lists the channels that have subscribers, by name.",
+        Method::Connections => "Lists the clients that are connected.",
+        Method::Info => "Tells of all nodes.",
+        Method::Disconnect => "Closes the connections of a user or a client.",
+        Method::Unsubscribe => "Ends the subscriptions of a user or a client to a channel.",
+        Method::Rpc => "Calls a method of an extension. There is none: always error 104.",
+    }
+}
+
+pub(super) fn request(method: Method) -> Value {
+    match method {
+        Method::Publish => content(("channel", channel()), "channel"),
+        Method::Broadcast => {
+            let channels = json!({ "type": "array", "items": channel(), "description": "At least one." });
+            content(("channels", channels), "channels")
+        }
+        Method::History => fields(
+            &["channel"],
+            [
+                ("channel", channel()),
+                (
+                    "limit",
+                    json!({
+                        "type": ["integer", "null"], "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX,
+                        "description": "0: the position only. Negative: as many as allowed.", "examples": [-1, 0, 2],
+                    }),
+                ),
+                ("since", json!({ "oneOf": [reference("Since"), { "type": "null" }] })),
+                ("reverse", flag("The newest first.")),
+            ],
+        ),
+        Method::HistoryRemove | Method::Presence | Method::PresenceStats => {
+            fields(&["channel"], [("channel", channel())])
+        }
+        Method::Channels => fields(
+            &[],
+            [
+                (
+                    "pattern",
+                    text(
+                        "`*` any text, `?` any character, `[a-z]`, `{a,b}`. Empty: all.",
+                        &["", "k*", "[", "{a,kept:*}"],
+                    ),
+                ),
+                ("limit", count("The most channels of the answer. 0: as many as allowed.")),
+                ("cursor", text("The cursor of an answer, to go on behind it.", &["", "kept:a"])),
+            ],
+        ),
+        Method::Connections => fields(
+            &[],
+            [
+                ("user", text("Only those of this user.", USERS)),
+                ("client", text("Only this one.", CLIENTS)),
+                ("channel", text("Only those subscribed to this channel.", &["", "kept:a", "unknown:a"])),
+                ("limit", count("The most connections of the answer. 0: as many as allowed.")),
+                ("cursor", text("The cursor of an answer, to go on behind it.", &["", "x", "test.0.1"])),
+            ],
+        ),
+        Method::Info => fields(&[], []),
+        Method::Disconnect => fields(
+            &[],
+            [
+                ("user", text("The clients of this user. With `client`: this client of this user.", USERS)),
+                ("client", text("This client.", CLIENTS)),
+                ("session", text("Not served: error 108.", &["", "s"])),
+                (
+                    "whitelist",
+                    json!({
+                        "type": ["array", "null"], "items": text_of("The id of a client.", &["x"]), "description": "Clients to spare.",
+                    }),
+                ),
+                ("disconnect", json!({ "oneOf": [reference("Disconnect"), { "type": "null" }] })),
+            ],
+        ),
+        Method::Unsubscribe => fields(
+            &["channel"],
+            [
+                ("channel", channel()),
+                ("user", text("The clients of this user.", USERS)),
+                ("client", text("This client.", CLIENTS)),
+                ("session", text("Not served: error 108.", &["", "s"])),
+            ],
+        ),
+        Method::Rpc => fields(
+            &["method"],
+            [
+                ("method", text_of("Its name.", &["", "sum"])),
+                ("params", json!({ "description": "Any JSON." })),
+            ],
+        ),
+    }
+}
+
+pub(super) fn result(method: Method) -> Value {
+    match method {
+        Method::Publish => reference("Published"),
+        Method::Broadcast => object(
+            "responses",
+            json!({ "type": "array", "items": {
+            "oneOf": [object("result", reference("Published")), reference("ErrorAnswer")],
+        } }),
+        ),
+        Method::History => reference("History"),
+        Method::Presence => object("presence", map_of(&reference("ClientInfo"))),
+        Method::PresenceStats => {
+            fields(&["num_clients", "num_users"], [("num_clients", number()), ("num_users", number())])
+        }
+        Method::Channels => list("channels", fields(&["num_clients"], [("num_clients", number())])),
+        Method::Connections => list("connections", reference("Connection")),
+        Method::Info => object("nodes", json!({ "type": "array", "items": reference("Node") })),
+        Method::HistoryRemove | Method::Disconnect | Method::Unsubscribe => fields(&[], []),
+        Method::Rpc => fields(&[], [("data", json!({ "description": "Any JSON." }))]),
+    }
+}
+
+/// The body of a batch.
+pub(super) fn batch() -> Value {
+    let commands: Vec<Value> =
+        Method::ALL.iter().map(|&method| object(method.name(), request(method))).collect();
+    fields(
+        &["commands"],
+        [
+            ("commands", json!({ "type": "array", "items": { "oneOf": commands } })),
+            (
+                "parallel",
+                flag("Commands do not wait for each other. Publications to one channel keep their order."),
+            ),
+        ],
+    )
+}
+
+/// The answer to it.
+pub(super) fn replies() -> Value {
+    let mut replies: Vec<Value> =
+        Method::ALL.iter().map(|&method| object(method.name(), result(method))).collect();
+    replies.push(reference("ErrorAnswer"));
+    object("replies", json!({ "type": "array", "items": { "oneOf": replies } }))
+}
+
+/// What others refer to.
+pub(super) fn shared() -> Value {
+    let json = || json!({ "description": "Any JSON." });
+    json!({
+        "Error": fields(&["code", "message"], [
+            ("code", json!({ "type": "integer", "enum": [100, 101, 102, 104, 107, 108, 111, 112] })),
+            ("message", plain()),
+        ]),
+        "ErrorAnswer": object("error", reference("Error")),
+        "Published": fields(&[], [
+            ("offset", number()), ("epoch", plain()),
+        ]),
+        "Since": fields(&[], [
+            ("offset", count64("Of the last publication that is known.")),
+            ("epoch", text("In which this is. Empty: in any.", &["", "x"])),
+        ]),
+        "Disconnect": fields(&[], [
+            ("code", count("From 3000 to 4999. 0: 3503.")),
+            ("reason", text("At most 123 bytes.", &["", "banned"])),
+        ]),
+        "History": fields(&["publications", "offset", "epoch"], [
+            ("publications", json!({ "type": "array", "items": reference("Publication") })),
+            ("offset", number()), ("epoch", plain()),
+        ]),
+        "Publication": fields(&["data"], [
+            ("data", json()), ("offset", number()), ("info", reference("ClientInfo")),
+            ("tags", map_of(&plain())),
+        ]),
+        "ClientInfo": fields(&["client", "user"], [
+            ("client", plain()), ("user", plain()), ("conn_info", json()), ("chan_info", json()),
+        ]),
+        "Connection": fields(
+            &["user", "node", "transport", "protocol", "uptime", "num_channels", "state"],
+            [
+                ("user", plain()),
+                ("node", described(plain(), "The uid of its node.")),
+                ("transport", plain()),
+                ("protocol", plain()),
+                ("uptime", described(number(), "Seconds since it was opened.")),
+                ("num_channels", number()),
+                ("state", object("channels", described(map_of(&fields(&[], [])), "The first 500 of its channels."))),
+            ],
+        ),
+        "Node": fields(
+            &["uid", "name", "version", "num_clients", "num_users", "num_subs", "num_channels", "uptime"],
+            [
+                ("uid", plain()), ("name", plain()), ("version", plain()),
+                ("num_clients", number()), ("num_users", number()), ("num_subs", number()), ("num_channels", number()),
+                ("uptime", described(number(), "Seconds since it started.")),
+            ],
+        ),
+    })
+}
+
+const USERS: &[&str] = &["", "ann"];
+const CLIENTS: &[&str] = &["", "x", "2f9a8f1e-64b5-4c8e-9d3a-6f3f3c1a7b11"];
+
+fn content(to: (&str, Value), required: &str) -> Value {
+    fields(
+        &[required],
+        [
+            to,
+            ("data", json!({ "description": "Any JSON but null. Subscribers get it as it was written." })),
+            ("b64data", text("In place of `data`: bytes in base64.", &["", "AP8=", "e30=", "?"])),
+            ("tags", json!({ "type": ["object", "null"], "additionalProperties": { "type": "string" } })),
+            ("skip_history", flag("Do not keep it.")),
+            (
+                "idempotency_key",
+                text("A second publication with it in this channel is not made for some time.", &["", "k"]),
+            ),
+            ("delta", flag("Subscribers that have agreed to it may be sent what has changed.")),
+            ("version", count64("Not made unless this is newer than the last version. 0: none.")),
+            ("version_epoch", text("In which versions are counted. Empty: as before.", &["", "e"])),
+        ],
+    )
+}
+
+fn list(name: &'static str, item: Value) -> Value {
+    fields(
+        &[name],
+        [
+            (name, map_of(&item)),
+            ("cursor", described(plain(), "There is more: ask with this.")),
+            (
+                "missing_nodes",
+                json!({
+                    "type": "array", "items": plain(), "description": "Names of nodes that have not told theirs.",
+                }),
+            ),
+        ],
+    )
+}
+
+fn fields<const N: usize>(required: &[&str], fields: [(&str, Value); N]) -> Value {
+    let properties: Map<String, Value> =
+        fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
+    json!({ "type": "object", "required": required, "properties": properties })
+}
+
+fn map_of(schema: &Value) -> Value {
+    json!({ "type": "object", "additionalProperties": schema })
+}
+
+fn channel() -> Value {
+    text_of("1 to 255 characters.", &["a", "kept:a", "unknown:a", ""])
+}
+
+fn text(description: &str, examples: &[&str]) -> Value {
+    json!({ "type": ["string", "null"], "description": description, "examples": examples })
+}
+
+fn text_of(description: &str, examples: &[&str]) -> Value {
+    json!({ "type": "string", "description": description, "examples": examples })
+}
+
+fn flag(description: &str) -> Value {
+    json!({ "type": ["boolean", "null"], "description": description })
+}
+
+fn count(description: &str) -> Value {
+    json!({
+        "type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX, "description": description,
+        "examples": [0, 1, 3503, 4000],
+    })
+}
+
+fn count64(description: &str) -> Value {
+    json!({ "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX, "description": description })
+}
+
+fn plain() -> Value {
+    json!({ "type": "string" })
+}
+
+fn number() -> Value {
+    json!({ "type": "integer", "minimum": 0 })
+}
+
+fn described(mut schema: Value, description: &str) -> Value {
+    schema["description"] = description.into();
+    schema
+}

@@ -33,7 +33,7 @@ fn two_channels(subscribers: u32) -> Sample {
     let mut hub = hub(subscribers, &[Variant::plain(centrifuge)]);
     let second = channel("prices:MSFT");
     for key in 0..subscribers {
-        hub.join(&second, Subscriber { key, variant: Variant::plain(centrifuge), positioned: false });
+        hub.join(&second, Subscriber::new(key, Variant::plain(centrifuge)), None);
         hub.go_live(second.as_str(), key, None, &mut Counter::default());
     }
     let before =

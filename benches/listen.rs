@@ -10,9 +10,14 @@ use shared::channel::Channel;
 
 type Sample = (Hub, Channel, Subscriber);
 
+fn with_key(key: u32, mut subscriber: Subscriber) -> Subscriber {
+    subscriber.key = key;
+    subscriber
+}
+
 fn subscriber(key: u32) -> Subscriber {
     let (_, [centrifuge, _]) = variants();
-    Subscriber { key, variant: Variant::plain(centrifuge), positioned: true }
+    Subscriber::new(key, Variant::plain(centrifuge)).positioned(true)
 }
 
 /// A thousand others in one channel.
@@ -36,7 +41,7 @@ fn many_channels() -> Sample {
 #[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_240))]
 #[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_640))]
 fn subscribe((mut hub, channel, subscriber): Sample) -> Sample {
-    let joined = hub.join(black_box(&channel), subscriber);
+    let joined = hub.join(black_box(&channel), subscriber, None);
     black_box(joined);
     hub.go_live(channel.as_str(), subscriber.key, Some(position(1)), &mut Counter::default());
     (hub, channel, subscriber)
@@ -44,12 +49,12 @@ fn subscribe((mut hub, channel, subscriber): Sample) -> Sample {
 
 fn of_one_channel() -> Sample {
     let (hub, channel, someone) = one_channel();
-    (hub, channel, Subscriber { key: 500, ..someone })
+    (hub, channel, with_key(500, someone))
 }
 
 fn of_many_channels() -> Sample {
     let (hub, _, someone) = many_channels();
-    (hub, channel("prices:50000"), Subscriber { key: 50_000, ..someone })
+    (hub, channel("prices:50000"), with_key(50_000, someone))
 }
 
 #[library_benchmark]

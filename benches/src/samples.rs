@@ -122,6 +122,6 @@ pub fn hub_before_its_first(subscribers: u32, variants: &[Variant]) -> Hub {
 
 /// Subscribes to the end: joined, and live.
 pub fn listen(hub: &mut Hub, channel: &Channel, key: u32, variant: Variant) {
-    hub.join(channel, Subscriber { key, variant, positioned: true });
+    hub.join(channel, Subscriber::new(key, variant).positioned(true), None);
     hub.go_live(channel.as_str(), key, Some(position(0)), &mut Counter::default());
 }

@@ -3,6 +3,8 @@
 //! The shell performs effects in the order they are polled. Those with a [`Ticket`] are answered by exactly one
 //! [`Outcome`] with the same ticket, at any later time, unless the session has closed.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -15,6 +17,7 @@ use shared::publication::{ClientInfo, Publication};
 use shared::refusal::Refusal;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
+use crate::tag_filter::TagFilter;
 
 /// Names an effect whose outcome is awaited. Unique within one session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -88,8 +91,7 @@ pub enum Effect {
 pub struct Join {
     pub ticket: Ticket,
     pub channel: Channel,
-    /// Whether this subscriber is told of gaps in the channel's stream.
-    pub positioned: bool,
+    pub terms: Terms,
     pub retention: Retention,
     /// Read history on the way: `None` in channels without a stream.
     pub past: Option<PastWanted>,
@@ -102,10 +104,31 @@ pub struct GoLive {
     pub channel: Channel,
     /// `None` in channels without a stream.
     pub position: Option<StreamPosition>,
-    pub positioned: bool,
+    /// The client was sent the publication at that position, so that the next one may come as a patch of it.
+    pub has_last: bool,
+    pub terms: Terms,
     /// If what was held back does not join on, more may be read from history. Not where that was tried just now and
     /// brought nothing.
     pub may_read_on: bool,
+}
+
+/// How a subscriber is told what comes to the channel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// It is told of gaps in the channel's stream.
+    pub positioned: bool,
+    /// It is told who comes and who goes.
+    pub joins_and_leaves: bool,
+    /// Payloads may come as patches of the one before. For those who are told of gaps.
+    pub patches: bool,
+    /// Only publications that this lets through.
+    pub filter: Option<Arc<TagFilter>>,
+}
+
+impl Terms {
+    pub fn lets_through(&self, publication: &Publication) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.matches(&publication.tags))
+    }
 }
 
 /// What someone who joins is to be told of the channel's past.

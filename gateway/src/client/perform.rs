@@ -7,8 +7,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use gateway_core::effect::{Denial, Effect, GoLive, Join, Outcome, OutcomeResult, Ticket};
-use gateway_core::hub::{Bundles, End, Sink, Subscriber};
+use gateway_core::effect::{Denial, Effect, GoLive, Join, Outcome, OutcomeResult, Terms, Ticket};
+use gateway_core::hub::{Bundles, End, Knows, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -129,8 +129,8 @@ impl Client {
             // It has left before it had taken all.
             return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
         }
-        let Join { ticket, channel, positioned, retention, past, presence } = join;
-        let joined = local.hub.join(&channel, self.subscriber(positioned));
+        let Join { ticket, channel, terms, retention, past, presence } = join;
+        let joined = local.hub.join(&channel, self.subscriber(&terms), terms.filter);
         let delivered = if joined.first {
             local.node.acquire(local.index, &channel, retention)
         } else {
@@ -170,19 +170,24 @@ impl Client {
         });
     }
 
-    fn subscriber(&self, positioned: bool) -> Subscriber {
-        Subscriber { key: self.key.index, variant: self.variant, positioned }
+    fn subscriber(&self, terms: &Terms) -> Subscriber {
+        let variant = if terms.patches { self.variant.with_patches() } else { self.variant };
+        Subscriber::new(self.key.index, variant)
+            .positioned(terms.positioned)
+            .joins_and_leaves(terms.joins_and_leaves)
     }
 
     fn go_live(&mut self, local: &mut Local, go_live: &GoLive) {
         let channel = &go_live.channel;
         let mut held_back = HeldBack::default();
-        local.hub.go_live(channel.as_str(), self.key.index, go_live.position, &mut held_back);
+        let knows = Knows { position: go_live.position, has_last: go_live.has_last };
+        local.hub.go_live(channel.as_str(), self.key.index, knows, &mut held_back);
         let bytes: usize = held_back.frames.iter().map(bytes::Bytes::len).sum();
         let is_hole = held_back.insufficient || !self.has_room(bytes, local.websocket.outbox_bytes_max);
         if is_hole && !self.is_closing() && self.session.handle_hole(go_live) {
             // What comes from now on is held back until the client has read on.
-            local.hub.join(channel, self.subscriber(go_live.positioned));
+            let terms = &go_live.terms;
+            local.hub.join(channel, self.subscriber(terms), terms.filter.clone());
             return;
         }
         local.tally.deliveries += held_back.publications;
@@ -218,7 +223,7 @@ impl Sink for HeldBack {
                 match &part.end {
                     None => {}
                     Some(End::Close(disconnect)) => self.close = Some(disconnect.clone()),
-                    Some(End::Broken(_)) if subscriber.positioned => self.insufficient = true,
+                    Some(End::Broken(_)) if subscriber.is_positioned() => self.insufficient = true,
                     Some(End::Broken(rest)) => bundle = Some(rest),
                 }
             }

@@ -37,7 +37,7 @@ pub(super) struct Group {
 
 impl Gathered {
     pub(super) fn add(&mut self, prepared: Arc<Prepared>) {
-        let bytes = prepared.publication().data.bytes.len();
+        let bytes = prepared.bytes();
         let index = self.place_for(prepared.channel(), bytes);
         let group = &mut self.groups[index];
         group.bytes += bytes;
@@ -145,8 +145,8 @@ impl Worker {
         let (hub, flags) = (&self.local.hub, &mut self.local.flags);
         let mut joined = Vec::new();
         for group in groups {
-            let live = hub.live(group.channel.as_str());
-            for subscriber in live.iter().take_while(|_| live.len() <= SWEEP_PIECE) {
+            let lists = hub.live(group.channel.as_str()).filter(|live| live.len() <= SWEEP_PIECE);
+            for subscriber in lists.flatten() {
                 let flags = &mut flags[subscriber.key as usize];
                 match flags.turn == self.turn {
                     true if !flags.listed => joined.push(subscriber.key),
@@ -181,7 +181,7 @@ mod tests {
         let of_a = gathered.groups.iter().filter(|group| group.channel.as_str() == "a");
         let offsets: Vec<u64> = of_a
             .flat_map(|group| &group.publications)
-            .map(|prepared| prepared.publication().offset())
+            .filter_map(|prepared| Some(prepared.publication()?.offset()))
             .collect();
         assert_eq!(offsets, [1, 2, 3]);
         assert!(gathered.groups.iter().all(|group| group.bytes <= GROUP_BYTES));

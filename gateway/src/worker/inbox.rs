@@ -148,7 +148,7 @@ impl Inbox {
     pub(crate) fn push_publication(&self, prepared: Arc<Prepared>) -> bool {
         let fits = {
             let mut queue = self.queue.lock();
-            let bytes = prepared.publication().data.bytes.len();
+            let bytes = prepared.bytes();
             let fits = !queue.closed
                 && self.waiting.load(Ordering::Relaxed) < self.publications_max
                 && self.waiting_bytes.load(Ordering::Relaxed) + bytes <= self.bytes_max;
@@ -194,7 +194,7 @@ impl Inbox {
             std::mem::take(&mut queue.events)
         };
         let waiting = left.iter().filter_map(|event| match event {
-            Event::Publication(prepared) => Some(prepared.publication().data.bytes.len()),
+            Event::Publication(prepared) => Some(prepared.bytes()),
             _ => None,
         });
         let (publications, bytes) = waiting.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));

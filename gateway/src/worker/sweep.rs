@@ -67,8 +67,8 @@ impl Sink for Sweep<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         self.share.take(subscribers.len(), bundles.publications());
         #[cfg(debug_assertions)]
-        for publication in bundles.publications() {
-            faults::trip(faults::DELIVERING_PANICS, &publication.publication().data.bytes);
+        for publication in bundles.publications().iter().filter_map(|prepared| prepared.publication()) {
+            faults::trip(faults::DELIVERING_PANICS, &publication.data.bytes);
         }
         for subscriber in subscribers {
             self.hand(subscriber, bundles.get(subscriber.variant));
@@ -81,7 +81,7 @@ impl Sink for Sweep<'_> {
     }
 
     fn delivered(&mut self, publications: &[Arc<Prepared>]) {
-        let Some(first) = publications.first() else { return };
+        let Some(first) = publications.iter().find(|one| one.publication().is_some()) else { return };
         let micros = self.clock.micros().saturating_sub(first.received_micros());
         self.metrics.publish_to_socket_seconds.observe(micros as f64 / 1e6);
     }
@@ -166,7 +166,7 @@ impl Sweep<'_> {
     #[cold]
     fn pass_over(&mut self, subscriber: &Subscriber, rest: &Bundle) {
         self.metrics.dropped(Drop::Quarantined, 1);
-        match subscriber.positioned {
+        match subscriber.is_positioned() {
             true => self.missing.push(subscriber.key),
             false => self.hand(subscriber, rest),
         }

@@ -25,7 +25,7 @@ impl Share {
 
     /// Publications are handed to so many subscribers.
     pub(super) fn take(&mut self, subscribers: usize, publications: &[std::sync::Arc<Prepared>]) {
-        let bytes: usize = publications.iter().map(|prepared| prepared.publication().data.bytes.len()).sum();
+        let bytes: usize = publications.iter().map(|prepared| prepared.bytes()).sum();
         self.writes = self.writes.saturating_sub(subscribers);
         self.bytes = self.bytes.saturating_sub(subscribers.saturating_mul(bytes));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use shared::disconnect::Disconnect;
-use shared::framing::MessageKind;
+use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
 use super::prepared::{Prepared, Writable};
@@ -40,17 +40,25 @@ pub enum End {
 }
 
 /// The bundles of the same publications for each variant, made when first asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bundles {
     publications: SmallVec<[Arc<Prepared>; 1]>,
+    /// The last publication that those who get these were given.
+    given: Option<StreamPosition>,
     made: SmallVec<[(Variant, Bundle); 2]>,
     /// The one asked for last.
     last: usize,
 }
 
 impl Bundles {
+    /// For those who were given no publication before these, as far as is known: the first one comes whole.
     pub fn new(publications: &[Arc<Prepared>]) -> Self {
-        Self { publications: publications.into(), made: SmallVec::new(), last: 0 }
+        Self::after(None, publications.into())
+    }
+
+    /// For those whom the publication at `given` was the last they were given: what follows it can come as a patch.
+    pub(super) fn after(given: Option<StreamPosition>, publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
+        Self { publications, given, made: SmallVec::new(), last: 0 }
     }
 
     pub fn publications(&self) -> &[Arc<Prepared>] {
@@ -66,34 +74,52 @@ impl Bundles {
         &self.made[self.last].1
     }
 
+    /// Whether one of the publications cannot be encoded for all who were to have it.
+    pub(super) fn is_broken(&self) -> bool {
+        self.made.iter().any(|(_, bundle)| matches!(bundle.end, Some(End::Broken(_))))
+    }
+
     fn find(&mut self, variant: Variant) {
         let found = self.made.iter().position(|(of, _)| *of == variant);
         self.last = found.unwrap_or_else(|| {
-            self.made.push((variant, Bundle::of(&self.publications, variant)));
+            self.made.push((variant, Bundle::of(&self.publications, variant, self.given)));
             self.made.len() - 1
         });
     }
 }
 
+/// One event in the form in which it goes out.
+#[derive(Clone, Copy)]
+struct Item<'a> {
+    prepared: &'a Prepared,
+    variant: Variant,
+}
+
 impl Bundle {
-    fn of(publications: &[Arc<Prepared>], variant: Variant) -> Self {
+    /// Each publication comes as a patch where it follows the one before it here, or the first of them `given`.
+    fn of(publications: &[Arc<Prepared>], variant: Variant, mut given: Option<StreamPosition>) -> Self {
         let mut bundle = Self::default();
         if let [only] = publications {
-            bundle.add(only, &[], variant);
+            bundle.add(only.form_after(given, variant), only, &[]);
             return bundle;
         }
-        let mut rest = publications;
-        while let Some(first) = rest.first().filter(|_| bundle.end.is_none()) {
-            let joined = joinable(rest, variant);
-            if joined > 1
-                && let Some(frame) = first.join(&rest[..joined], variant)
-            {
+        let items = publications.iter().map(|prepared| {
+            let item = Item { prepared, variant: prepared.form_after(given, variant) };
+            if prepared.publication().is_some() {
+                given = prepared.position();
+            }
+            item
+        });
+        let items: SmallVec<[Item<'_>; BUNDLED_MESSAGES_MAX]> = items.collect();
+        let mut next = 0;
+        while let Some(&Item { prepared, variant }) = items.get(next).filter(|_| bundle.end.is_none()) {
+            if let Some((frame, joined)) = join(&items[next..]) {
                 bundle.writes.push(frame);
                 bundle.publications += joined as u32;
-                rest = &rest[joined..];
+                next += joined;
             } else {
-                rest = &rest[1..];
-                bundle.add(first, rest, variant);
+                next += 1;
+                bundle.add(variant, prepared, &publications[next..]);
             }
         }
         bundle.gather();
@@ -101,11 +127,13 @@ impl Bundle {
     }
 
     /// What comes after this one only matters where the bundle ends with it.
-    fn add(&mut self, prepared: &Prepared, after: &[Arc<Prepared>], variant: Variant) {
+    fn add(&mut self, variant: Variant, prepared: &Prepared, after: &[Arc<Prepared>]) {
         match prepared.writable(variant) {
             Writable::Nothing => {}
             Writable::Close(disconnect) => self.end = Some(End::Close(disconnect.clone())),
-            Writable::Broken => self.end = Some(End::Broken(Box::new(Self::of(after, variant)))),
+            Writable::Broken => {
+                self.end = Some(End::Broken(Box::new(Self::of(after, variant.unpatched(), None))));
+            }
             Writable::Frame(frame) => {
                 self.writes.push(frame.clone());
                 self.publications += 1;
@@ -133,14 +161,41 @@ impl Bundle {
     }
 }
 
-/// How many of the first publications can travel as one message.
-fn joinable(publications: &[Arc<Prepared>], variant: Variant) -> usize {
-    let mut kind: Option<MessageKind> = None;
+/// One frame with as many of the first messages as may travel as one, all of the same kind, deflated where that helps; and
+/// how many they are. `None` if that is only one, or if the protocol has each travel by itself.
+fn join(items: &[Item<'_>]) -> Option<(Bytes, usize)> {
+    let &Item { prepared: first, variant } = items.first()?;
+    let encoding = first.variants().get(variant.encoding())?;
+    let delimiter = encoding.protocol.delimiter()?;
+    let (kind, _) = first.message(variant)?;
+    let mut messages: SmallVec<[&[u8]; BUNDLED_MESSAGES_MAX]> = SmallVec::new();
     let mut bytes = 0;
-    let fits = |prepared: &&Arc<Prepared>| {
-        let Some((of, message)) = prepared.message(variant) else { return false };
+    for &Item { prepared, variant } in items.iter().take(BUNDLED_MESSAGES_MAX) {
+        let Some((_, message)) = prepared.message(variant).filter(|(of, _)| *of == kind) else { break };
         bytes += message.len();
-        bytes <= BUNDLED_BYTES_MAX && *kind.get_or_insert(of) == of
-    };
-    publications.iter().take(BUNDLED_MESSAGES_MAX).take_while(fits).count()
+        if bytes > BUNDLED_BYTES_MAX {
+            break;
+        }
+        messages.push(message);
+    }
+    if messages.len() < 2 {
+        return None;
+    }
+    let headroom = encoding.framing.headroom();
+    let mut buffer = BytesMut::with_capacity(headroom + bytes + messages.len() * delimiter.len());
+    buffer.resize(headroom, 0);
+    for (index, message) in messages.iter().enumerate() {
+        if index > 0 {
+            buffer.extend_from_slice(delimiter);
+        }
+        buffer.extend_from_slice(message);
+    }
+    let message = buffer.get(headroom..).unwrap_or_default();
+    if variant.takes_deflated(message.len())
+        && let Some(deflated) = encoding.framing.deflate(kind, message)
+    {
+        return Some((deflated, messages.len()));
+    }
+    let start = encoding.framing.seal(kind, &mut buffer);
+    Some((buffer.freeze().slice(start..), messages.len()))
 }

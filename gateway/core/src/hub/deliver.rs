@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use shared::position::StreamPosition;
 
-use super::bundle::Bundles;
+use super::apart;
 use super::hold_back::follows;
-use super::members::Members;
+use super::members::{Members, Waiting};
 use super::places::{At, List, Places};
 use super::prepared::Prepared;
 use super::subscriber::Sink;
@@ -18,12 +18,19 @@ impl Hub {
     /// [`Hub::sweep_on`].
     pub fn deliver(&mut self, channel: &str, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         let Some(&id) = self.ids.get(channel) else { return };
+        if self.channels.get(id as usize).is_some_and(|members| members.others.is_some()) {
+            return self.for_each_list(id, |hub, id| hub.deliver_to_list(id, publications, sink));
+        }
+        self.deliver_to_list(id, publications, sink);
+    }
+
+    fn deliver_to_list(&mut self, id: u32, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         if !self.wait_for_sweep(id, publications, sink) {
             self.advance_by(id, publications, sink);
         }
     }
 
-    /// The same for a channel that is not being swept.
+    /// The same for a list that is not being swept.
     pub(super) fn advance_by(&mut self, id: u32, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         let mut rest = publications;
         while let (Some(next), Some(members)) = (rest.first(), self.channels.get_mut(id as usize)) {
@@ -32,7 +39,7 @@ impl Hub {
                 let now;
                 (now, rest) = rest.split_at(run);
                 hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
-                self.begin_sweep(id, now, sink);
+                self.begin_sweep(id, now, 0, sink);
                 if let Some(members) = self.channels.get_mut(id as usize) {
                     members.end_waiting(id, &mut self.places);
                 }
@@ -54,11 +61,13 @@ impl Hub {
     /// and miss something are told.
     pub fn lost(&mut self, channel: &str, position: StreamPosition, sink: &mut impl Sink) {
         let Some(&id) = self.ids.get(channel) else { return };
-        self.finish_sweep(id, sink);
-        let Some(members) = self.channels.get_mut(id as usize) else { return };
-        if classify(members.stream, Some(position)) != Step::Duplicate {
-            self.advance(id, What::Lost(position), true, sink);
-        }
+        self.for_each_list(id, |hub, id| {
+            hub.finish_sweep(id, sink);
+            let Some(members) = hub.channels.get_mut(id as usize) else { return };
+            if classify(members.stream, Some(position)) != Step::Duplicate {
+                hub.advance(id, What::Lost(position), true, sink);
+            }
+        });
     }
 
     /// Goes one publication forward with care: someone is waiting, or there is a hole before it.
@@ -67,9 +76,10 @@ impl Hub {
         let mut told = Vec::new();
         if hole {
             self.counts.gaps += 1;
+            members.forget_given();
             let mut index = 0;
             while let Some(subscriber) = members.live.get(index).copied() {
-                if subscriber.positioned {
+                if subscriber.is_positioned() {
                     members.take_live(index, id, &mut self.places);
                     told.push(subscriber.key);
                 } else {
@@ -79,21 +89,24 @@ impl Hub {
         }
 
         let mut afterwards = Vec::new();
-        let mut only = Vec::new();
+        let mut due = 0;
         let mut index = 0;
         while let Some(waiting) = members.aside.as_ref().and_then(|aside| aside.waiting.get(index).copied()) {
-            let turn = turn(waiting.position, waiting.subscriber.positioned, &what);
+            let turn = turn(waiting.position, waiting.subscriber.is_positioned(), &what);
             if matches!(turn, Turn::Stay | Turn::StayWith) {
                 if turn == Turn::StayWith {
-                    only.push(waiting.subscriber);
+                    members.make_due(index);
+                    due += 1;
                 }
                 index += 1;
                 continue;
             }
             members.take_out(At::new(List::Waiting, index), id, &mut self.places);
             match turn {
-                Turn::Before => members.make_live(waiting.subscriber, id, &mut self.places),
-                Turn::After => afterwards.push(waiting.subscriber),
+                Turn::Before => {
+                    members.make_live(waiting.subscriber, Some(waiting.position), id, &mut self.places);
+                }
+                Turn::After => afterwards.push(waiting),
                 _ => told.push(waiting.subscriber.key),
             }
         }
@@ -106,19 +119,12 @@ impl Hub {
         if let What::Publication(prepared) = what {
             let now = std::slice::from_ref(prepared);
             hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
-            let nobody_else = members.live.is_empty();
-            if !only.is_empty() {
-                sink.deliver(&only, &mut Bundles::new(now));
-                if nobody_else {
-                    sink.delivered(now);
-                }
-            }
-            self.begin_sweep(id, now, sink);
+            self.begin_sweep(id, now, due, sink);
         }
         let Some(members) = self.channels.get_mut(id as usize) else { return };
         members.stream = what.position().or(members.stream);
-        for subscriber in afterwards {
-            members.make_live(subscriber, id, &mut self.places);
+        for Waiting { subscriber, position } in afterwards {
+            members.make_live(subscriber, Some(position), id, &mut self.places);
         }
         self.counts.insufficient += told.len() as u64;
         for key in told {
@@ -226,7 +232,7 @@ impl Members {
         while let Some(waiting) = self.aside.as_ref().and_then(|aside| aside.waiting.get(index).copied()) {
             if self.stream == Some(waiting.position) {
                 self.take_out(At::new(List::Waiting, index), id, places);
-                self.make_live(waiting.subscriber, id, places);
+                self.make_live(waiting.subscriber, Some(waiting.position), id, places);
             } else {
                 index += 1;
             }
@@ -283,6 +289,9 @@ fn hold_back(
     counts: &mut Counts,
 ) {
     if let Some(aside) = members.aside.as_mut().filter(|aside| !aside.joining.is_empty()) {
-        counts.held_overflow += aside.held.hold(publications, limits, total);
+        // Of those that the filter keeps back, too: they say how far the stream has come.
+        let joins_and_leaves = apart::wants_joins_and_leaves(members.apart.as_deref());
+        let held = publications.iter().filter(|held| joins_and_leaves || held.publication().is_some());
+        counts.held_overflow += aside.held.hold(held, limits, total);
     }
 }

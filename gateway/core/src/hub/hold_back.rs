@@ -1,5 +1,6 @@
 //! What a channel published while some of its subscribers were still joining: kept once for all of them.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) enum CaughtUp<'a> {
     /// These are its, and then it stands at this position; `None` if it follows no stream.
-    Deliver { publications: &'a [Arc<Prepared>], now_at: Option<StreamPosition> },
+    Deliver { publications: Cow<'a, [Arc<Prepared>]>, now_at: Option<StreamPosition> },
     /// Something between its position and now is not there.
     Hole,
 }
@@ -57,9 +58,9 @@ impl Held {
 
     /// Holds these back, as long as there is room. `total` counts the bytes of all channels.
     /// Answers how many publications were given up.
-    pub(super) fn hold(
+    pub(super) fn hold<'a>(
         &mut self,
-        publications: &[Arc<Prepared>],
+        publications: impl Iterator<Item = &'a Arc<Prepared>>,
         limits: &HoldLimits,
         total: &mut usize,
     ) -> u64 {
@@ -94,18 +95,23 @@ impl Held {
         let held: &[Arc<Prepared>] = self.publications.make_contiguous();
         let held = held.get(skipped..).unwrap_or_default();
         let Some(position) = position else {
-            return CaughtUp::Deliver { publications: held, now_at: None };
+            return CaughtUp::Deliver { publications: held.into(), now_at: None };
         };
 
         let known = held.iter().take_while(|prepared| knows(Some(position), prepared.position())).count();
-        let publications = &held[known..];
-        let mut now_at = position;
-        for stands in publications.iter().filter_map(|prepared| prepared.position()) {
+        let rest = &held[known..];
+        let (mut now_at, mut is_mixed) = (position, false);
+        for stands in rest.iter().filter_map(|prepared| prepared.position()) {
+            if knows(Some(now_at), Some(stands)) {
+                is_mixed = true;
+                continue;
+            }
             if positioned && !follows(now_at, stands) {
                 return CaughtUp::Hole;
             }
             now_at = stands;
         }
+        let publications = if is_mixed { new_to(position, rest).into() } else { rest.into() };
         CaughtUp::Deliver { publications, now_at: Some(now_at) }
     }
 
@@ -115,6 +121,19 @@ impl Held {
         self.publications = VecDeque::new();
         std::mem::take(&mut self.bytes)
     }
+}
+
+/// Those of these that come after `position` and each other. What has no place in the stream, such as a join, can stand
+/// before something that is known.
+fn new_to(mut position: StreamPosition, held: &[Arc<Prepared>]) -> Vec<Arc<Prepared>> {
+    let is_new = |prepared: &&Arc<Prepared>| {
+        let is_known = knows(Some(position), prepared.position());
+        if !is_known {
+            position = prepared.position().unwrap_or(position);
+        }
+        !is_known
+    };
+    held.iter().filter(is_new).cloned().collect()
 }
 
 /// Whether nothing lies between the two.
@@ -131,5 +150,5 @@ fn knows(position: Option<StreamPosition>, other: Option<StreamPosition>) -> boo
 }
 
 fn cost(prepared: &Prepared) -> usize {
-    prepared.publication().data.bytes.len() + HELD_OVERHEAD_BYTES
+    prepared.bytes() + HELD_OVERHEAD_BYTES
 }

@@ -14,14 +14,11 @@ pub struct Left {
 impl Hub {
     /// Ends a subscription in any state. `None` if there is none.
     pub fn leave(&mut self, channel: &str, key: u32) -> Option<Left> {
-        let id = *self.ids.get(channel)?;
-        let at = self.places.remove(key, id)?;
-        let members = &mut self.channels[id as usize];
-        self.held_bytes -= members.take_out(at, id, &mut self.places);
-        let last = members.is_empty();
-        if last {
-            self.forget(id);
-        }
+        let (id, at) = self.find_place(*self.ids.get(channel)?, key)?;
+        self.places.remove(key, id);
+        self.held_bytes -= self.channels[id as usize].take_out(at, id, &mut self.places);
+        let last = self.is_last(id);
+        self.drop_if_empty(id);
         Some(Left { last })
     }
 
@@ -30,11 +27,9 @@ impl Hub {
         for place in self.places.take(key) {
             let members = &mut self.channels[place.channel as usize];
             self.held_bytes -= members.take_out(place.at, place.channel, &mut self.places);
-            let last = members.is_empty();
-            left(&members.channel, Left { last });
-            if last {
-                self.forget(place.channel);
-            }
+            let last = self.is_last(place.channel);
+            left(&self.channels[place.channel as usize].channel, Left { last });
+            self.drop_if_empty(place.channel);
         }
     }
 
@@ -52,7 +47,7 @@ impl Hub {
         self.places.shrink();
     }
 
-    fn forget(&mut self, id: u32) {
+    pub(super) fn forget(&mut self, id: u32) {
         let members = self.channels.remove(id as usize);
         self.sweeps.forget(id);
         self.ids.remove(members.channel.as_str());

@@ -3,6 +3,7 @@
 use shared::channel::Channel;
 use shared::position::StreamPosition;
 
+use super::apart::{Apart, Others};
 use super::hold_back::Held;
 use super::places::{At, List, Places};
 use super::subscriber::Subscriber;
@@ -21,6 +22,10 @@ pub(super) struct Members {
     pub(super) unserved: u32,
     /// The others. Most channels have none most of the time.
     pub(super) aside: Option<Box<Aside>>,
+    /// What these want that is not what most want.
+    pub(super) apart: Option<Box<Apart>>,
+    /// On a channel's first list: the others.
+    pub(super) others: Option<Box<Others>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +63,7 @@ const _: () = assert!(size_of::<Members>() <= 112, "there can be as many channel
 
 impl Members {
     pub(super) fn new(channel: Channel) -> Self {
-        Self { channel, stream: None, live: Vec::new(), unserved: 0, aside: None }
+        Self { channel, stream: None, live: Vec::new(), unserved: 0, aside: None, apart: None, others: None }
     }
 
     pub(super) fn aside(&mut self) -> &mut Aside {
@@ -69,7 +74,15 @@ impl Members {
         self.live.is_empty() && self.aside.as_ref().is_none_or(|aside| aside.is_unused())
     }
 
-    pub(super) fn make_live(&mut self, subscriber: Subscriber, id: u32, places: &mut Places) {
+    /// It stands at `position`, if it follows the stream.
+    pub(super) fn make_live(
+        &mut self,
+        subscriber: Subscriber,
+        position: Option<StreamPosition>,
+        id: u32,
+        places: &mut Places,
+    ) {
+        let subscriber = self.freshness(subscriber, position);
         places.set(subscriber.key, id, At::new(List::Live, self.live.len()));
         self.live.push(subscriber);
     }
@@ -91,6 +104,34 @@ impl Members {
         let waiting = &mut self.aside().waiting;
         places.set(subscriber.key, id, At::new(List::Waiting, waiting.len()));
         waiting.push(Waiting { subscriber, position });
+    }
+
+    /// How many wait for the stream to reach them.
+    pub(super) fn waiting(&self) -> usize {
+        self.aside.as_ref().map_or(0, |aside| aside.waiting.len())
+    }
+
+    /// One of the waiting is to be served in its turn, and waits on.
+    pub(super) fn make_due(&mut self, index: usize) {
+        if let Some(waiting) = self.aside.as_mut().and_then(|aside| aside.waiting.get_mut(index)) {
+            waiting.subscriber = waiting.subscriber.due(true);
+        }
+    }
+
+    /// The next of the waiting that are due, at most `count`, before the first `until`; and before how many the rest are.
+    pub(super) fn take_due(&mut self, until: usize, count: usize) -> (Vec<Subscriber>, usize) {
+        let Some(aside) = &mut self.aside else { return (Vec::new(), 0) };
+        let mut until = until.min(aside.waiting.len());
+        let mut taken = Vec::new();
+        while until > 0 && taken.len() < count {
+            until -= 1;
+            let subscriber = &mut aside.waiting[until].subscriber;
+            if subscriber.is_due() {
+                *subscriber = subscriber.due(false);
+                taken.push(*subscriber);
+            }
+        }
+        (taken, until)
     }
 
     pub(super) fn make_told(&mut self, key: u32, id: u32, places: &mut Places) {
@@ -129,7 +170,9 @@ impl Members {
             self.swap_live(index, unserved - 1, id, places);
             index = unserved - 1;
         }
-        swap_out(&mut self.live, index, List::Live, id, places);
+        if let Some(taken) = swap_out(&mut self.live, index, List::Live, id, places) {
+            self.forget_freshness(taken);
+        }
     }
 
     /// Moves one that is still to be served behind those. Answers where it is now, or `None` if it has been served.

@@ -7,6 +7,7 @@
 //!
 //! A subscription's life: [`Hub::join`] → publications are held back → [`Hub::go_live`] → [`Hub::leave`].
 
+mod apart;
 mod bundle;
 mod deliver;
 mod hold_back;
@@ -26,9 +27,9 @@ use slab::Slab;
 
 pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, Bundles, End};
 pub use hold_back::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_PUBLICATIONS_MAX, HoldLimits};
-pub use join::Joined;
+pub use join::{Joined, Knows};
 pub use leave::Left;
-pub use prepared::{Prepared, Writable};
+pub use prepared::{OwnedEvent, Prepared, Previous, Writable};
 pub use subscriber::{Sink, Subscriber};
 pub use sweep::SWEEP_PIECE;
 pub use variants::{ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
@@ -77,11 +78,7 @@ impl Hub {
     }
 
     pub fn interest(&self) -> Interest {
-        Interest {
-            channels: self.channels.len(),
-            subscriptions: self.places.count(),
-            held_bytes: self.held_bytes,
-        }
+        Interest { channels: self.ids.len(), subscriptions: self.places.count(), held_bytes: self.held_bytes }
     }
 
     pub fn counts(&self) -> Counts {
@@ -95,26 +92,30 @@ impl Hub {
 
     /// The channels that anyone on this worker listens to.
     pub fn channels(&self) -> impl Iterator<Item = &Channel> + '_ {
-        self.channels.iter().map(|(_, members)| &members.channel)
+        self.ids.keys()
     }
 
     /// How many subscriptions a channel has here.
     pub fn subscribers(&self, channel: &str) -> usize {
-        let Some(members) = self.members(channel) else { return 0 };
-        let aside = members
-            .aside
-            .as_ref()
-            .map_or(0, |aside| aside.joining.len() + aside.waiting.len() + aside.told.len());
-        members.live.len() + aside
+        let count = |members: &Members| {
+            let aside = members
+                .aside
+                .as_ref()
+                .map_or(0, |aside| aside.joining.len() + aside.waiting.len() + aside.told.len());
+            members.live.len() + aside
+        };
+        self.lists(channel).map(count).sum()
     }
 
-    /// Those who get every publication of a channel as it comes.
-    pub fn live(&self, channel: &str) -> &[Subscriber] {
-        self.members(channel).map_or(&[], |members| &members.live)
+    /// Those who get what comes to a channel as it comes, in one or several lists.
+    pub fn live(&self, channel: &str) -> impl Iterator<Item = &[Subscriber]> {
+        self.lists(channel).map(|members| &members.live[..])
     }
 
-    fn members(&self, channel: &str) -> Option<&Members> {
-        self.channels.get(*self.ids.get(channel)? as usize)
+    fn lists(&self, channel: &str) -> impl Iterator<Item = &Members> {
+        let first = self.ids.get(channel).and_then(|&id| self.channels.get(id as usize));
+        let others = first.and_then(|members| members.others.as_ref()).map_or(&[][..], |others| others.ids());
+        first.into_iter().chain(others.iter().filter_map(|&id| self.channels.get(id as usize)))
     }
 }
 

@@ -1,5 +1,5 @@
-//! One publication, ready for any number of subscribers on any number of workers: each encoding of it is made at
-//! most once, by the first worker that meets a subscriber who takes it.
+//! One publication, or another event of a channel, ready for any number of subscribers on any number of workers: each
+//! encoding of it is made at most once, by the first worker that meets a subscriber who takes it.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,15 +11,32 @@ use shared::disconnect::Disconnect;
 use shared::framing::MessageKind;
 use shared::position::StreamPosition;
 use shared::protocol::Encoded;
-use shared::publication::Publication;
-use shared::push::{Event, Push};
+use shared::publication::{ClientInfo, Payload, Publication};
+use shared::push::{Event, Form, Push};
 
 use super::variants::{Variant, Variants};
+use crate::delta;
 
 /// What a message is expected to add to its payload: names, quotes, an offset. Only a guess at a buffer's size.
 const ENVELOPE_BYTES_GUESS: usize = 96;
 
-/// What the publication is for subscribers of one [`Variant`].
+/// What the subscribers of a channel are told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OwnedEvent {
+    Publication(Publication),
+    /// Only those who asked are told of these.
+    Joined(ClientInfo),
+    Left(ClientInfo),
+}
+
+/// The publication before another one in a channel's stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Previous {
+    pub position: StreamPosition,
+    pub data: Payload,
+}
+
+/// What the event is for subscribers of one [`Variant`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Writable<'a> {
     /// These bytes, as they are.
@@ -32,38 +49,77 @@ pub enum Writable<'a> {
     Broken,
 }
 
-/// A publication in a channel, shared by all workers.
+/// An event of a channel, shared by all workers.
 #[derive(Debug)]
 pub struct Prepared {
     channel: Channel,
-    publication: Publication,
+    event: OwnedEvent,
+    previous: Option<Box<Patch>>,
     received_micros: u64,
     variants: Arc<Variants>,
-    slots: Box<[Slot]>,
+    first: OnceLock<Slot>,
 }
 
 impl Prepared {
-    /// `received_micros` is when this node got hold of the publication, on the owner's clock, for measuring how long it takes from there.
+    /// A publication that no patch is made for. `received_micros` is when this node got hold of it, on the owner's clock,
+    /// for measuring how long it takes from there.
     pub fn new(
         channel: Channel,
         publication: Publication,
         received_micros: u64,
         variants: &Arc<Variants>,
     ) -> Arc<Self> {
-        let slots = (0..variants.len()).map(|_| Slot::default()).collect();
-        Arc::new(Self { channel, publication, received_micros, variants: variants.clone(), slots })
+        Self::of(channel, OwnedEvent::Publication(publication), None, received_micros, variants)
+    }
+
+    /// Any event. A publication that says so can go out as a patch of the `previous` one to those who were given that.
+    pub fn of(
+        channel: Channel,
+        event: OwnedEvent,
+        previous: Option<Previous>,
+        received_micros: u64,
+        variants: &Arc<Variants>,
+    ) -> Arc<Self> {
+        let is_patched = matches!(&event, OwnedEvent::Publication(publication) if publication.delta);
+        let previous = previous
+            .filter(|_| is_patched)
+            .map(|previous| Box::new(Patch { previous, made: OnceLock::new() }));
+        let variants = variants.clone();
+        Arc::new(Self { channel, event, previous, received_micros, variants, first: OnceLock::new() })
     }
 
     pub fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    pub fn publication(&self) -> &Publication {
-        &self.publication
+    pub fn event(&self) -> &OwnedEvent {
+        &self.event
     }
 
+    /// The publication, if it is one.
+    pub fn publication(&self) -> Option<&Publication> {
+        match &self.event {
+            OwnedEvent::Publication(publication) => Some(publication),
+            OwnedEvent::Joined(_) | OwnedEvent::Left(_) => None,
+        }
+    }
+
+    /// Where it stands in its channel's stream, if it stands there.
+    #[inline]
     pub fn position(&self) -> Option<StreamPosition> {
-        self.publication.position
+        self.publication().and_then(|publication| publication.position)
+    }
+
+    /// How many bytes it holds, beside what every event does.
+    pub fn bytes(&self) -> usize {
+        match &self.event {
+            OwnedEvent::Publication(publication) => publication.data.bytes.len(),
+            OwnedEvent::Joined(info) | OwnedEvent::Left(info) => {
+                let json = [&info.conn_info, &info.chan_info];
+                let json: usize = json.into_iter().flatten().map(Bytes::len).sum();
+                json + info.user.as_str().len()
+            }
+        }
     }
 
     pub fn received_micros(&self) -> u64 {
@@ -73,8 +129,8 @@ impl Prepared {
     /// What to write to subscribers of this variant. The first call for an encoding makes it, and its deflated
     /// twin is made by the first call that wants it.
     pub fn writable(&self, variant: Variant) -> Writable<'_> {
-        let Some(slot) = self.slots.get(variant.encoding()) else { return Writable::Nothing };
-        match slot.plain.get_or_init(|| self.encode_or_break(variant.encoding())) {
+        let Some(slot) = self.slot(variant) else { return Writable::Nothing };
+        match slot.plain.get_or_init(|| self.encode_or_break(variant)) {
             Plain::Nothing => Writable::Nothing,
             Plain::Broken => Writable::Broken,
             Plain::Close(disconnect) => Writable::Close(disconnect),
@@ -94,8 +150,8 @@ impl Prepared {
 
     /// The message itself, if it is one in this variant's protocol.
     pub(super) fn message(&self, variant: Variant) -> Option<(MessageKind, &[u8])> {
-        let slot = self.slots.get(variant.encoding())?;
-        match slot.plain.get_or_init(|| self.encode_or_break(variant.encoding())) {
+        let slot = self.slot(variant)?;
+        match slot.plain.get_or_init(|| self.encode_or_break(variant)) {
             Plain::Frames { frames, message: Some((kind, range)) } => {
                 Some((*kind, frames.get(range.clone())?))
             }
@@ -103,46 +159,90 @@ impl Prepared {
         }
     }
 
-    /// One frame with the messages of all of these publications, deflated where that helps. `None` if the protocol
-    /// has nothing to put between messages.
-    pub(super) fn join(&self, publications: &[Arc<Self>], variant: Variant) -> Option<Bytes> {
-        let encoding = self.variants.get(variant.encoding())?;
-        let delimiter = encoding.protocol.delimiter()?;
-        let (kind, _) = self.message(variant)?;
-        let headroom = encoding.framing.headroom();
-        let messages = || publications.iter().filter_map(|prepared| Some(prepared.message(variant)?.1));
-        let bytes = messages().map(|message| message.len() + delimiter.len()).sum::<usize>();
-        let mut buffer = BytesMut::with_capacity(headroom + bytes);
-        buffer.resize(headroom, 0);
-        for (index, message) in messages().enumerate() {
-            if index > 0 {
-                buffer.extend_from_slice(delimiter);
+    /// The form of this variant in which it goes to those whom the publication at `given` was the last they were given.
+    #[inline]
+    pub(super) fn form_after(&self, given: Option<StreamPosition>, variant: Variant) -> Variant {
+        match &self.previous {
+            Some(patch)
+                if variant.takes_patches()
+                    && given == Some(patch.previous.position)
+                    && self.patch().is_some() =>
+            {
+                variant.patched()
             }
-            buffer.extend_from_slice(message);
+            _ => variant,
         }
-        let message = buffer.get(headroom..).unwrap_or_default();
-        if variant.takes_deflated(message.len())
-            && let Some(deflated) = encoding.framing.deflate(kind, message)
-        {
-            return Some(deflated);
-        }
-        let start = encoding.framing.seal(kind, &mut buffer);
-        Some(buffer.freeze().slice(start..))
     }
 
-    /// A panic while one publication is encoded costs that publication, and only those who take this encoding.
-    fn encode_or_break(&self, encoding: usize) -> Plain {
-        catch_unwind(AssertUnwindSafe(|| self.encode(encoding))).unwrap_or(Plain::Broken)
+    /// The patch that makes it of the previous publication, made once for all.
+    fn patch(&self) -> Option<&Bytes> {
+        let patch = self.previous.as_ref()?;
+        let make = || {
+            let publication = self.publication()?;
+            // What cannot be patched can still be sent whole.
+            catch_unwind(AssertUnwindSafe(|| delta::between(&patch.previous.data, &publication.data)))
+                .unwrap_or(None)
+        };
+        patch.made.get_or_init(make).as_ref()
     }
 
-    fn encode(&self, encoding: usize) -> Plain {
-        let Some(encoding) = self.variants.get(encoding) else { return Plain::Nothing };
+    /// The encodings of all variants, such as a protocol's row and how messages are put into frames.
+    pub(super) fn variants(&self) -> &Variants {
+        &self.variants
+    }
+
+    /// Where an encoding is kept, beginning with the one that was asked for first. There are few: nearly always all that
+    /// is asked for is the same, or one of two or three.
+    fn slot(&self, variant: Variant) -> Option<&Slot> {
+        let variant = variant.undeflated();
+        let mut slot = match self.first.get() {
+            Some(first) => first,
+            None => {
+                self.variants.get(variant.encoding())?;
+                self.first.get_or_init(|| Slot::of(variant))
+            }
+        };
+        while slot.variant != variant {
+            slot = match slot.next.get() {
+                Some(next) => next,
+                None => {
+                    self.variants.get(variant.encoding())?;
+                    slot.next.get_or_init(|| Box::new(Slot::of(variant)))
+                }
+            };
+        }
+        Some(slot)
+    }
+
+    /// A panic while one event is encoded costs that event, and only those who take this encoding.
+    fn encode_or_break(&self, variant: Variant) -> Plain {
+        catch_unwind(AssertUnwindSafe(|| self.encode(variant))).unwrap_or(Plain::Broken)
+    }
+
+    fn encode(&self, variant: Variant) -> Plain {
+        let Some(encoding) = self.variants.get(variant.encoding()) else { return Plain::Nothing };
         let headroom = encoding.framing.headroom();
-        let guess =
-            headroom + ENVELOPE_BYTES_GUESS + self.channel.as_str().len() + self.publication.data.bytes.len();
+        let event = match &self.event {
+            OwnedEvent::Publication(publication) => {
+                let patch = if variant.is_patched() { self.patch() } else { None };
+                let form = match patch {
+                    Some(patch) => Form::Patch(patch),
+                    None if variant.takes_patches() => Form::Whole,
+                    None => Form::Plain,
+                };
+                Event::Publication(publication, form)
+            }
+            OwnedEvent::Joined(info) => Event::Joined(info),
+            OwnedEvent::Left(info) => Event::Left(info),
+        };
+        let payload = match event {
+            Event::Publication(_, Form::Patch(patch)) => patch.len(),
+            _ => self.bytes(),
+        };
+        let guess = headroom + ENVELOPE_BYTES_GUESS + self.channel.as_str().len() + payload;
         let mut buffer = BytesMut::with_capacity(guess);
         buffer.resize(headroom, 0);
-        let push = Push::to(&self.channel, Event::plain(&self.publication));
+        let push = Push::to(&self.channel, event);
         match encoding.protocol.encode_push(push, &mut buffer) {
             Encoded::Nothing => Plain::Nothing,
             Encoded::Close(disconnect) => Plain::Close(disconnect),
@@ -174,11 +274,28 @@ impl Prepared {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
+struct Patch {
+    previous: Previous,
+    /// `None` inside: it would not be shorter than the payload.
+    made: OnceLock<Option<Bytes>>,
+}
+
+/// One encoding, in one form.
+#[derive(Debug)]
 struct Slot {
+    /// Without what deflating depends on.
+    variant: Variant,
     plain: OnceLock<Plain>,
     /// `None` inside: deflating does not pay.
     deflated: OnceLock<Option<Bytes>>,
+    next: OnceLock<Box<Slot>>,
+}
+
+impl Slot {
+    fn of(variant: Variant) -> Self {
+        Self { variant, plain: OnceLock::new(), deflated: OnceLock::new(), next: OnceLock::new() }
+    }
 }
 
 #[derive(Debug)]

@@ -14,13 +14,84 @@ use super::variants::Variant;
 pub struct Subscriber {
     /// The connection's index in its worker's slab.
     pub key: u32,
-    /// Which encoding the connection takes.
+    /// Which encoding the connection takes, in this channel.
     pub variant: Variant,
-    /// Whether this subscription follows a stream and is told of gaps.
-    pub positioned: bool,
+    flags: Flags,
 }
 
 const _: () = assert!(size_of::<Subscriber>() == 8, "it is read for every publication");
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Flags(u8);
+
+const POSITIONED: u8 = 1;
+const JOINS_AND_LEAVES: u8 = 1 << 1;
+/// It has agreed to patches, and was not given the publication that the next patch begins from.
+const FRESH: u8 = 1 << 2;
+/// It was given the publication at its position.
+const HAS_LAST: u8 = 1 << 3;
+/// It waits for the stream, and for its turn to be served with what says nothing about the stream.
+const DUE: u8 = 1 << 4;
+
+impl Subscriber {
+    pub fn new(key: u32, variant: Variant) -> Self {
+        Self { key, variant, flags: Flags::default() }
+    }
+
+    /// This subscription follows a stream and is told of gaps.
+    #[must_use]
+    pub fn positioned(self, positioned: bool) -> Self {
+        self.with(POSITIONED, positioned)
+    }
+
+    /// It is told who comes to the channel and who goes.
+    #[must_use]
+    pub fn joins_and_leaves(self, wanted: bool) -> Self {
+        self.with(JOINS_AND_LEAVES, wanted)
+    }
+
+    #[inline]
+    pub fn is_positioned(self) -> bool {
+        self.has(POSITIONED)
+    }
+
+    pub fn wants_joins_and_leaves(self) -> bool {
+        self.has(JOINS_AND_LEAVES)
+    }
+
+    pub(super) fn fresh(self, fresh: bool) -> Self {
+        self.with(FRESH, fresh)
+    }
+
+    pub(super) fn is_fresh(self) -> bool {
+        self.has(FRESH)
+    }
+
+    pub(super) fn given_last(self, given: bool) -> Self {
+        self.with(HAS_LAST, given)
+    }
+
+    pub(super) fn has_last(self) -> bool {
+        self.has(HAS_LAST)
+    }
+
+    pub(super) fn due(self, due: bool) -> Self {
+        self.with(DUE, due)
+    }
+
+    pub(super) fn is_due(self) -> bool {
+        self.has(DUE)
+    }
+
+    fn has(self, flag: u8) -> bool {
+        self.flags.0 & flag != 0
+    }
+
+    fn with(mut self, flag: u8, set: bool) -> Self {
+        self.flags.0 = if set { self.flags.0 | flag } else { self.flags.0 & !flag };
+        self
+    }
+}
 
 /// What a hub does is said to this, while it goes through its lists. What follows from it for the hub itself
 /// (leaving, closing) is kept by the sink until the hub returns.
@@ -31,7 +102,7 @@ pub trait Sink {
     /// This connection is about to be delivered to in several channels, which can be one write.
     fn gather(&mut self, _key: u32) {}
 
-    /// All who were to have these from the channel's list have been served.
+    /// All who were to have these from one of the channel's lists have been served.
     fn delivered(&mut self, _publications: &[Arc<Prepared>]) {}
 
     /// This subscriber missed something of its stream that the hub cannot give it. It gets nothing more from the

@@ -3,17 +3,18 @@
 //! While a channel is swept, its list of live subscribers has two parts: those in front are still to be served, those
 //! behind them have been. Whoever goes live meanwhile is put behind, being past what is under way. What comes to the
 //! channel meanwhile waits until all are served; a subscriber who came after it gets it nonetheless, where the channel
-//! has no stream whose position would tell.
+//! has no stream whose position would tell. A channel with lists apart is swept list by list.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use shared::channel::Channel;
-use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
 use super::Hub;
+use super::apart;
 use super::bundle::Bundles;
 use super::members::{Members, Waiting};
 use super::places::{List, Place};
@@ -35,29 +36,45 @@ const SWEEP_TOGETHER_BYTES: usize = 8 << 20;
 pub(super) const WAITING_PUBLICATIONS_MAX: usize = 64;
 pub(super) const WAITING_BYTES_MAX: usize = 64 << 10;
 
-/// The channels that are being swept; the first goes on next.
+/// The lists that are being swept.
 #[derive(Debug)]
 pub(super) struct Sweeps {
     piece: usize,
-    under_way: VecDeque<UnderWay>,
+    /// How many of a piece were served at once in other lists of the channel that something comes to.
+    served_before: usize,
+    under_way: FxHashMap<u32, UnderWay>,
+    /// The first goes on next.
+    order: VecDeque<u32>,
+    /// What one who is in all of them would be sent of payload, in bytes.
+    bytes: usize,
 }
 
 #[derive(Debug)]
 struct UnderWay {
     id: u32,
     now: Bundles,
+    /// The same for those who get the first of them whole, once anyone does.
+    whole: Option<Bundles>,
     /// What each subscriber is sent of payload, in bytes.
     bytes: usize,
+    /// Those of the waiting who get it too are among so many of them.
+    due_before: usize,
     /// What came since it began.
     next: Vec<Arc<Prepared>>,
     next_bytes: usize,
     /// The same for those who leave before it is their turn, once anyone has: for who is told of a hole, and who is not.
-    next_bundles: [Option<Bundles>; 2],
+    next_bundles: [Option<Option<Bundles>>; 2],
 }
 
 impl Default for Sweeps {
     fn default() -> Self {
-        Self { piece: SWEEP_PIECE, under_way: VecDeque::new() }
+        Self {
+            piece: SWEEP_PIECE,
+            served_before: 0,
+            under_way: FxHashMap::default(),
+            order: VecDeque::new(),
+            bytes: 0,
+        }
     }
 }
 
@@ -74,17 +91,27 @@ impl Hub {
         !self.sweeps.under_way.is_empty()
     }
 
-    /// Serves the next piece.
+    /// Serves the next piece: of one list, or of several of one channel if they are short.
     pub fn sweep_on(&mut self, sink: &mut impl Sink) {
-        if let Some(sweep) = self.sweeps.under_way.pop_front() {
-            let piece = self.sweeps.piece_of(sweep.bytes);
-            self.serve(sweep, piece, sink);
+        let mut of_channel = None;
+        let mut served = 0;
+        while let Some(&id) = self.sweeps.order.front() {
+            let first = self.first_of(id);
+            let Some(sweep) = self.sweeps.under_way.get(&id) else { return };
+            let piece = self.sweeps.piece_of(sweep.bytes).saturating_sub(served);
+            if piece == 0 || of_channel.is_some_and(|channel| channel != first) {
+                return;
+            }
+            of_channel = Some(first);
+            let Some(sweep) = self.sweeps.take(id) else { return };
+            served += self.serve(sweep, piece, sink);
         }
     }
 
     /// Serves all that is under way.
     pub fn finish_sweeps(&mut self, sink: &mut impl Sink) {
-        while let Some(sweep) = self.sweeps.under_way.pop_front() {
+        while let Some(&id) = self.sweeps.order.front() {
+            let Some(sweep) = self.sweeps.take(id) else { return };
             self.serve(sweep, usize::MAX, sink);
         }
     }
@@ -93,29 +120,36 @@ impl Hub {
     /// published before that, and then nothing more.
     pub fn serve_last(&mut self, key: u32, channel: Option<&Channel>, sink: &mut impl Sink) {
         let only = channel.map(|channel| self.ids.get(channel.as_str()).copied());
-        for sweep in &mut self.sweeps.under_way {
-            let id = sweep.id;
-            let (Some(at), Some(members)) = (self.places.get(key, id), self.channels.get_mut(id as usize))
+        let row: SmallVec<[Place; 4]> = self.places.row(key).into();
+        for Place { channel: id, at } in row {
+            if only.is_some_and(|only| only != Some(self.first_of(id))) {
+                continue;
+            }
+            let (Some(sweep), Some(members)) =
+                (self.sweeps.under_way.get_mut(&id), self.channels.get_mut(id as usize))
             else {
                 continue;
             };
-            if only.is_some_and(|only| only != Some(id)) {
-                continue;
-            }
             match at.list() {
                 List::Live => {
                     let subscriber = members.live[at.index()];
                     if at.index() < members.unserved as usize {
-                        sink.deliver(&[subscriber], &mut sweep.now);
+                        apart::hand(&[subscriber], &mut sweep.now, &mut sweep.whole, sink);
+                        sweep.deliver_next(members, subscriber.fresh(false), sink);
+                    } else {
+                        sweep.deliver_next(members, subscriber, sink);
                     }
-                    sweep.deliver_next(members.stream, subscriber, sink);
                 }
                 List::Waiting => {
                     let waiting = members.aside.as_ref().and_then(|aside| aside.waiting.get(at.index()));
                     let Some(&Waiting { subscriber, position }) = waiting else { continue };
-                    let next = Members::after(Some(position), subscriber.positioned, &sweep.next);
-                    if !next.is_empty() {
-                        sink.deliver(&[subscriber], &mut Bundles::new(&next));
+                    if subscriber.is_due() {
+                        sink.deliver(&[subscriber], &mut sweep.now);
+                    }
+                    let next = Members::after(Some(position), subscriber.is_positioned(), &sweep.next);
+                    let given = subscriber.has_last().then_some(position);
+                    if let Some(mut bundles) = members.bundles(given, &next) {
+                        sink.deliver(&[subscriber], &mut bundles);
                     }
                 }
                 List::Joining | List::Told => continue,
@@ -125,21 +159,49 @@ impl Hub {
         }
     }
 
-    /// Starts to serve all live subscribers of a channel, or serves them, if they are few.
-    pub(super) fn begin_sweep(&mut self, id: u32, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
+    /// Starts to serve all live subscribers of a list and those of the waiting that are due, or serves them, if they are
+    /// few.
+    pub(super) fn begin_sweep(
+        &mut self,
+        id: u32,
+        publications: &[Arc<Prepared>],
+        due: usize,
+        sink: &mut impl Sink,
+    ) {
         let Some(members) = self.channels.get_mut(id as usize) else { return };
-        let count = members.live.len();
-        if count == 0 {
+        let live = members.live.len();
+        if live + due == 0 && members.apart.is_none() {
             return;
         }
-        let mut now = Bundles::new(publications);
-        if count <= self.sweeps.piece_of(bytes(publications)) {
-            sink.deliver(&members.live, &mut now);
-            sink.delivered(publications);
+        let bundles = members.bundles(members.given(), publications);
+        let due_before = if due > 0 { members.waiting() } else { 0 };
+        let Some(mut now) = bundles else {
+            members.take_due(due_before, usize::MAX);
+            return;
+        };
+        members.give(&now);
+        if live + due == 0 {
             return;
         }
-        members.unserved = count as u32;
-        self.sweeps.under_way.push_back(UnderWay::new(id, now));
+        if live + due <= self.sweeps.room_for(bytes(now.publications())) {
+            if due > 0 {
+                let (due, _) = members.take_due(due_before, usize::MAX);
+                sink.deliver(&due, &mut now);
+            }
+            if members.has_fresh() {
+                apart::hand(&members.live, &mut now, &mut None, sink);
+                members.have_been_given(0, live);
+            } else if live > 0 {
+                sink.deliver(&members.live, &mut now);
+            }
+            if now.is_broken() {
+                members.forget_given();
+            }
+            sink.delivered(now.publications());
+            return;
+        }
+        members.unserved = live as u32;
+        self.sweeps.add(UnderWay::new(id, now, due_before));
     }
 
     /// Has publications wait behind the sweep of their channel. Answers whether they do: there may be none, or none any
@@ -164,27 +226,49 @@ impl Hub {
         }
     }
 
-    fn serve(&mut self, mut sweep: UnderWay, count: usize, sink: &mut impl Sink) {
-        let Some(members) = self.channels.get_mut(sweep.id as usize) else { return };
+    /// Answers how many were served, of all that there are in one turn.
+    fn serve(&mut self, mut sweep: UnderWay, count: usize, sink: &mut impl Sink) -> usize {
+        let id = sweep.id;
+        let Some(members) = self.channels.get_mut(id as usize) else { return 0 };
         let unserved = members.unserved as usize;
         let left = unserved.saturating_sub(count);
         members.unserved = left as u32;
+        let mut served = unserved - left;
         // All of them can have left.
         if left < unserved {
-            let together = self.take_turns_with(sweep.id, left..unserved, sink);
-            sink.deliver(&self.channels[sweep.id as usize].live[left..unserved], &mut sweep.now);
+            let together = self.take_turns_with(id, left..unserved, sink);
+            let members = &mut self.channels[id as usize];
+            if members.has_fresh() {
+                apart::hand(&members.live[left..unserved], &mut sweep.now, &mut sweep.whole, sink);
+                members.have_been_given(left, unserved);
+            } else {
+                sink.deliver(&members.live[left..unserved], &mut sweep.now);
+            }
             for (id, subscribers) in &together {
                 if let Some(other) = self.sweeps.find(*id) {
-                    sink.deliver(subscribers, &mut other.now);
+                    apart::hand(subscribers, &mut other.now, &mut other.whole, sink);
                 }
             }
         }
-        if left > 0 {
-            self.sweeps.under_way.push_back(sweep);
-            return;
+        let members = &mut self.channels[id as usize];
+        if sweep.due_before > 0 && served < count {
+            let (due, before) = members.take_due(sweep.due_before, count - served);
+            sweep.due_before = before;
+            served += due.len();
+            if !due.is_empty() {
+                sink.deliver(&due, &mut sweep.now);
+            }
+        }
+        if left > 0 || sweep.due_before > 0 {
+            self.sweeps.add(sweep);
+            return served;
+        }
+        if sweep.now.is_broken() {
+            members.forget_given();
         }
         sink.delivered(sweep.now.publications());
-        self.advance_by(sweep.id, &sweep.next, sink);
+        self.advance_by(id, &sweep.next, sink);
+        served
     }
 
     /// Who of a piece is also still to be served in other channels has its turn there at the same time. Answers who that
@@ -200,8 +284,7 @@ impl Hub {
             return together;
         }
         // The most that one of them can be sent beside this. Mostly that need not be looked at more closely.
-        let most: usize = self.sweeps.under_way.iter().map(|sweep| sweep.bytes).sum();
-        let keys = SWEEP_TOGETHER_BYTES / most.max(1);
+        let keys = SWEEP_TOGETHER_BYTES / self.sweeps.bytes.max(1);
         for index in piece.take(keys.max(1)) {
             let key = self.channels[id as usize].live[index].key;
             let channels = &self.channels;
@@ -217,7 +300,7 @@ impl Hub {
                 row.iter().copied().filter(is_unserved).collect()
             } else {
                 let place = |channel| Some(Place { channel, at: self.places.get(key, channel)? });
-                under_way.iter().filter_map(|sweep| place(sweep.id)).filter(is_unserved).collect()
+                under_way.keys().filter_map(|id| place(*id)).filter(is_unserved).collect()
             };
             if !others.is_empty() {
                 sink.gather(key);
@@ -226,6 +309,7 @@ impl Hub {
                 let members = &mut self.channels[channel as usize];
                 let Some(served) = members.take_turn(at.index(), channel, &mut self.places) else { continue };
                 let subscriber = members.live[served];
+                members.have_been_given(served, served + 1);
                 match together.iter_mut().find(|(of, _)| *of == channel) {
                     Some((_, subscribers)) => subscribers.push(subscriber),
                     None => together.push((channel, vec![subscriber])),
@@ -242,16 +326,40 @@ impl Sweeps {
         (SWEEP_BYTES / bytes.max(1)).clamp(1, self.piece)
     }
 
+    /// How many may be served at once, without a sweep.
+    fn room_for(&self, bytes: usize) -> usize {
+        self.piece_of(bytes).saturating_sub(self.served_before)
+    }
+
+    /// So many have been served at once in other lists of the channel.
+    pub(super) fn leave_room(&mut self, served: usize) {
+        self.served_before = served;
+    }
+
+    fn add(&mut self, sweep: UnderWay) {
+        self.bytes += sweep.bytes;
+        self.order.push_back(sweep.id);
+        self.under_way.insert(sweep.id, sweep);
+    }
+
     fn find(&mut self, id: u32) -> Option<&mut UnderWay> {
-        self.under_way.iter_mut().find(|sweep| sweep.id == id)
+        if self.under_way.is_empty() { None } else { self.under_way.get_mut(&id) }
     }
 
     fn take(&mut self, id: u32) -> Option<UnderWay> {
-        let index = self.under_way.iter().position(|sweep| sweep.id == id)?;
-        self.under_way.remove(index)
+        if self.under_way.is_empty() {
+            return None;
+        }
+        let sweep = self.under_way.remove(&id)?;
+        self.bytes -= sweep.bytes;
+        // Mostly it is the first.
+        if let Some(index) = self.order.iter().position(|of| *of == id) {
+            self.order.remove(index);
+        }
+        Some(sweep)
     }
 
-    /// The channel is gone, and its number may be another's soon.
+    /// The list is gone, and its number may be another's soon.
     pub(super) fn forget(&mut self, id: u32) {
         drop(self.take(id));
     }
@@ -259,25 +367,35 @@ impl Sweeps {
     /// How many publications wait behind sweeps.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        self.under_way.iter().map(|sweep| sweep.next.len()).sum()
+        self.under_way.values().map(|sweep| sweep.next.len()).sum()
     }
 }
 
 fn bytes(publications: &[Arc<Prepared>]) -> usize {
-    publications.iter().map(|prepared| prepared.publication().data.bytes.len()).sum()
+    publications.iter().map(|prepared| prepared.bytes()).sum()
 }
 
 impl UnderWay {
-    fn new(id: u32, now: Bundles) -> Self {
+    fn new(id: u32, now: Bundles, due_before: usize) -> Self {
         let bytes = bytes(now.publications());
-        Self { id, now, bytes, next: Vec::new(), next_bytes: 0, next_bundles: [None, None] }
+        let next_bundles = [None, None];
+        Self { id, now, whole: None, bytes, due_before, next: Vec::new(), next_bytes: 0, next_bundles }
     }
 
-    /// Delivers what waits to one who is live, while the stream is at `stream`.
-    fn deliver_next(&mut self, stream: Option<StreamPosition>, subscriber: Subscriber, sink: &mut impl Sink) {
-        let bundles = self.next_bundles[usize::from(subscriber.positioned)]
-            .get_or_insert_with(|| Bundles::new(&Members::after(stream, subscriber.positioned, &self.next)));
-        if !bundles.publications().is_empty() {
+    /// Delivers what waits to one who is live and has been given what is under way.
+    fn deliver_next(&mut self, members: &Members, subscriber: Subscriber, sink: &mut impl Sink) {
+        if self.next.is_empty() {
+            return;
+        }
+        let is_positioned = subscriber.is_positioned();
+        let make = |given| members.bundles(given, &Members::after(members.stream, is_positioned, &self.next));
+        if subscriber.is_fresh() || self.now.is_broken() {
+            if let Some(mut bundles) = make(None) {
+                sink.deliver(&[subscriber], &mut bundles);
+            }
+        } else if let Some(bundles) =
+            self.next_bundles[usize::from(is_positioned)].get_or_insert_with(|| make(members.given()))
+        {
             sink.deliver(&[subscriber], bundles);
         }
     }

@@ -8,45 +8,84 @@ use shared::framing::MessageKind;
 use shared::protocol::Protocol;
 
 /// How many encodings can be told apart by a [`Variant`].
-pub const ENCODINGS_MAX: usize = 16;
+pub const ENCODINGS_MAX: usize = 64;
 
 /// Smallest and largest deflate window, as powers of two (RFC 7692 §7.1.2).
 pub const WINDOW_BITS: std::ops::RangeInclusive<u8> = 8..=15;
 
-/// One encoding in one byte: a place in the table of [`Variants`] and the peer's deflate window.
+/// One encoding in two bytes: a place in the table of [`Variants`], the form of payloads and the peer's deflate window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Variant(u8);
+pub struct Variant(u16);
+
+const WINDOW: u16 = 0xf;
+/// Patches are agreed to. The payload comes whole, as it does for those.
+const WHOLE: u16 = 1 << 4;
+/// Patches are agreed to, and this is one.
+const PATCH: u16 = 1 << 5;
 
 impl Variant {
     /// The messages of this encoding as they are.
     pub fn plain(encoding: EncodingId) -> Self {
-        Self(encoding.0 << 4)
+        Self(u16::from(encoding.0) << 8)
     }
 
     /// Messages deflated where that makes them smaller, for a peer that keeps `2^window_bits` bytes.
     /// Window bits that do not exist mean no compression.
     pub fn deflated(encoding: EncodingId, window_bits: u8) -> Self {
         let window_bits = if WINDOW_BITS.contains(&window_bits) { window_bits } else { 0 };
-        Self(encoding.0 << 4 | window_bits)
+        Self(u16::from(encoding.0) << 8 | u16::from(window_bits))
+    }
+
+    /// The same for a subscriber that has agreed to patches of payloads.
+    #[must_use]
+    pub fn with_patches(self) -> Self {
+        Self(self.0 | WHOLE)
+    }
+
+    pub fn takes_patches(self) -> bool {
+        self.0 & WHOLE != 0
+    }
+
+    /// The same for a publication that comes as a patch.
+    pub(super) fn patched(self) -> Self {
+        Self(self.0 | PATCH)
+    }
+
+    pub(super) fn unpatched(self) -> Self {
+        Self(self.0 & !PATCH)
+    }
+
+    pub(super) fn is_patched(self) -> bool {
+        self.0 & PATCH != 0
     }
 
     pub fn encoding(self) -> usize {
-        usize::from(self.0 >> 4)
+        usize::from(self.0 >> 8)
+    }
+
+    /// What the messages before they are deflated depend on.
+    pub(super) fn undeflated(self) -> Self {
+        Self(self.0 & !WINDOW)
     }
 
     /// Whether the peer can inflate a message of this length, whatever in it the deflater refers back to. Nothing
     /// refers back further than the largest window, so that one takes everything (RFC 1951 §3.2.5).
     pub fn takes_deflated(self, message_bytes: usize) -> bool {
-        match self.0 & 0xf {
+        match self.0 & WINDOW {
             0 => false,
-            bits => bits == *WINDOW_BITS.end() || message_bytes <= 1 << bits,
+            bits => bits == u16::from(*WINDOW_BITS.end()) || message_bytes <= 1 << bits,
         }
     }
 }
 
 impl fmt::Debug for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Variant({}, window {})", self.encoding(), self.0 & 0xf)
+        let form = match (self.takes_patches(), self.is_patched()) {
+            (_, true) => ", patch",
+            (true, false) => ", whole",
+            (false, false) => "",
+        };
+        write!(f, "Variant({}, window {}{form})", self.encoding(), self.0 & WINDOW)
     }
 }
 

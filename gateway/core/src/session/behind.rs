@@ -12,11 +12,11 @@ use std::collections::VecDeque;
 use shared::channel::Channel;
 use shared::position::StreamPosition;
 use shared::publication::{ClientInfo, PayloadKind, Publication};
-use shared::push::{Event, Push, UnsubscribeCode};
+use shared::push::{Event, Form, Push, UnsubscribeCode};
 
 use super::Session;
 use super::batch::BATCH_BYTES_MAX;
-use crate::effect::{Effect, GoLive, Join, OutcomeResult, PastWanted, Ticket};
+use crate::effect::{Effect, GoLive, Join, OutcomeResult, PastWanted, Terms, Ticket};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::reads_on;
 
@@ -49,7 +49,7 @@ pub(super) struct Reader {
     pub(super) channel: Channel,
     /// What the client has been sent up to.
     pub(super) position: StreamPosition,
-    pub(super) positioned: bool,
+    pub(super) terms: Terms,
     /// How many publications to read for the next piece.
     pub(super) limit: u32,
     /// Reads in a row that failed.
@@ -57,8 +57,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(channel: Channel, position: StreamPosition, positioned: bool, limit: u32) -> Self {
-        Self { channel, position, positioned, limit, failures: 0 }
+    pub(super) fn new(channel: Channel, position: StreamPosition, terms: Terms, limit: u32) -> Self {
+        Self { channel, position, terms, limit, failures: 0 }
     }
 }
 
@@ -93,7 +93,7 @@ impl Session {
             return false;
         }
         let limit = self.context.settings.recovery_limit_max;
-        self.read_on(Reader::new(go_live.channel.clone(), position, go_live.positioned, limit));
+        self.read_on(Reader::new(go_live.channel.clone(), position, go_live.terms.clone(), limit));
         true
     }
 
@@ -163,12 +163,12 @@ impl Session {
             enough_bytes: Some(self.context.settings.reply_bytes_max),
         };
         let past = PastWanted { filter, epoch: Some(reader.position.epoch), part: true };
-        let positioned = reader.positioned;
+        let terms = reader.terms.clone();
         (behind.awaited, behind.reading) = (ticket, true);
         // Its namespace was there when it was subscribed to.
         let retention =
             self.context.rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
-        let join = Join { ticket, channel, positioned, retention, past: Some(past), presence: None };
+        let join = Join { ticket, channel, terms, retention, past: Some(past), presence: None };
         self.effects.push_back(Effect::Join(join));
     }
 
@@ -197,14 +197,20 @@ impl Session {
     fn send_piece(&mut self, mut reader: Reader, page: HistoryPage) {
         let room = self.context.settings.reply_bytes_max as usize;
         let (count, bytes) = fitting(&page.publications, room);
+        let form = if reader.terms.patches { Form::Whole } else { Form::Plain };
+        let mut has_last = false;
         for publication in &page.publications[..count] {
-            self.push(Push::to(&reader.channel, Event::plain(publication)));
+            has_last = reader.terms.lets_through(publication);
+            if has_last {
+                self.push(Push::to(&reader.channel, Event::Publication(publication, form)));
+            }
             reader.position.offset = publication.offset();
         }
         self.sent(bytes);
         if reader.position == page.top {
-            let Reader { channel, position, positioned, .. } = reader;
-            let go_live = GoLive { channel, position: Some(position), positioned, may_read_on: count > 0 };
+            let Reader { channel, position, terms, .. } = reader;
+            let may_read_on = count > 0;
+            let go_live = GoLive { channel, position: Some(position), has_last, terms, may_read_on };
             return self.after_replies(Effect::GoLive(go_live));
         }
         reader.failures = 0;

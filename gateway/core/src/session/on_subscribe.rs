@@ -14,7 +14,7 @@ use super::on_connect::{expiry, remaining};
 use super::state::{Granted, Joining, Stage, Subscription};
 use super::{Session, Unserved};
 use crate::channel_rules::ChannelOptions;
-use crate::effect::{Denial, Effect, GoLive, Grant, Join, PastWanted};
+use crate::effect::{Denial, Effect, GoLive, Grant, Join, PastWanted, Terms};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::permission::{may_recover, may_subscribe};
 use crate::recovery::is_recovered;
@@ -169,10 +169,12 @@ impl Session {
         match rest.zip(position) {
             Some((rest, top)) => {
                 let position = StreamPosition { offset: rest.before, ..top };
-                self.read_on(Reader::new(channel, position, positioned, rest.limit));
+                let terms = Terms { positioned, ..Terms::default() };
+                self.read_on(Reader::new(channel, position, terms, rest.limit));
             }
             None => {
-                let go_live = GoLive { channel, position, positioned, may_read_on: true };
+                let terms = Terms { positioned, ..Terms::default() };
+                let go_live = GoLive { channel, position, has_last: false, terms, may_read_on: true };
                 self.after_replies(Effect::GoLive(go_live));
             }
         }
@@ -219,7 +221,7 @@ impl Session {
         let join = Join {
             ticket: joining.ticket,
             channel: subscription.channel.clone(),
-            positioned: joining.positioned,
+            terms: Terms { positioned: joining.positioned, ..Terms::default() },
             retention,
             past,
             presence: options.presence.then(|| self.info(channel_info)),

@@ -1,7 +1,7 @@
 //! Answers of many bytes, and clients that take them slowly.
 
 use bytes::Bytes;
-use gateway_core::effect::{Effect, GoLive, Identity, OutcomeResult};
+use gateway_core::effect::{Effect, GoLive, Identity, OutcomeResult, Terms};
 use gateway_core::history::HistoryPage;
 use gateway_core::session::{READS_FAILED_MAX, Settings};
 use shared::error::ErrorCode;
@@ -167,7 +167,8 @@ fn what_was_held_back_without_joining_on_is_read_from_history() {
     let go_live = |position, may_read_on| GoLive {
         channel: channel("recover:a"),
         position,
-        positioned: true,
+        has_last: false,
+        terms: Terms { positioned: true, ..Terms::default() },
         may_read_on,
     };
     assert!(!client.session.handle_hole(&go_live(Some(position(7)), false)));
@@ -192,7 +193,8 @@ fn a_piece_with_nothing_in_it_is_the_last() {
     let hole = |at| GoLive {
         channel: channel("recover:a"),
         position: Some(position(at)),
-        positioned: true,
+        has_last: false,
+        terms: Terms { positioned: true, ..Terms::default() },
         may_read_on: true,
     };
     for (at, read, may_read_on) in [(7, page(&[8], 8), true), (8, page(&[], 8), false)] {

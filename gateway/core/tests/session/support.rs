@@ -140,7 +140,7 @@ impl Client {
                     line += &history.since.map_or(String::new(), |since| format!(" since {since}"));
                     line += &format!(" limit {}", history.limit);
                 }
-                line += if join.positioned { " positioned" } else { "" };
+                line += if join.terms.positioned { " positioned" } else { "" };
                 line += if join.presence.is_some() { " present" } else { "" };
                 line
             }

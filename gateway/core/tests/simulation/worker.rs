@@ -283,12 +283,9 @@ impl Worker {
                     self.wishes.push_back(answer(ticket, OutcomeResult::Authenticated(Ok(identity))));
                 }
                 Effect::Join(join) => {
-                    let subscriber = Subscriber {
-                        key,
-                        variant: Variant::plain(EncodingId::default()),
-                        positioned: join.positioned,
-                    };
-                    if self.hub.join(&join.channel, subscriber).first {
+                    let variant = Variant::plain(EncodingId::default());
+                    let subscriber = Subscriber::new(key, variant).positioned(join.terms.positioned);
+                    if self.hub.join(&join.channel, subscriber, None).first {
                         self.wishes.push_back(Wish::Listen(join.channel.clone()));
                     }
                     self.wishes.push_back(Wish::Join(wire, join));

@@ -205,7 +205,7 @@ proptest! {
             match step {
                 Step::Join { key, positioned } => {
                     seen.forget_what_is_to_come(&hub, key, &mut model);
-                    prop_assert_eq!(hub.join(&news, subscriber(key, positioned)).first, model.join(key, positioned));
+                    prop_assert_eq!(hub.join(&news, subscriber(key, positioned), None).first, model.join(key, positioned));
                 }
                 Step::GoLive { key, behind } => {
                     let position = StreamPosition { offset: top.offset.saturating_sub(behind), ..top };
@@ -312,7 +312,7 @@ proptest! {
             match kind {
                 0..=2 => {
                     let first = expected.iter().all(|(_, other)| *other != name);
-                    prop_assert_eq!(hub.join(&name, subscriber(key, false)).first, first);
+                    prop_assert_eq!(hub.join(&name, subscriber(key, false), None).first, first);
                     expected.insert((key, name.clone()));
                     if kind > 0 {
                         hub.go_live(name.as_str(), key, None, &mut seen);

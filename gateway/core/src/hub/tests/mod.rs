@@ -32,7 +32,7 @@ pub(super) fn publication(position: Option<StreamPosition>) -> Arc<Prepared> {
 }
 
 pub(super) fn subscriber(key: u32, positioned: bool) -> Subscriber {
-    Subscriber { key, variant: Variant::plain(EncodingId::default()), positioned }
+    Subscriber::new(key, Variant::plain(EncodingId::default())).positioned(positioned)
 }
 
 /// What each connection got, and who was told.
@@ -83,7 +83,7 @@ struct Bench {
 
 impl Bench {
     fn join(&mut self, key: u32, positioned: bool) -> Joined {
-        self.hub.join(&channel("news"), subscriber(key, positioned))
+        self.hub.join(&channel("news"), subscriber(key, positioned), None)
     }
 
     fn go_live(&mut self, key: u32, position: Option<StreamPosition>) {
@@ -117,9 +117,9 @@ fn publications_reach_live_subscribers_in_order_and_in_one_call() {
 fn only_the_first_join_and_the_last_leave_say_so() {
     let mut hub = Hub::default();
     let news = channel("news");
-    assert!(hub.join(&news, subscriber(1, true)).first);
-    assert!(!hub.join(&news, subscriber(2, true)).first);
-    assert!(!hub.join(&news, subscriber(2, true)).first, "again");
+    assert!(hub.join(&news, subscriber(1, true), None).first);
+    assert!(!hub.join(&news, subscriber(2, true), None).first);
+    assert!(!hub.join(&news, subscriber(2, true), None).first, "again");
     assert_eq!(hub.leave("news", 3), None);
     assert_eq!(hub.leave("news", 1), Some(Left { last: false }));
     assert_eq!(hub.leave("news", 1), None);
@@ -291,7 +291,7 @@ fn held_bytes_are_bounded_over_all_channels_and_given_back() {
     let mut hub = Hub::new(limits);
     let mut seen = Seen::default();
     for (key, name) in (0..).zip(["news", "other"]) {
-        hub.join(&channel(name), subscriber(key, true));
+        hub.join(&channel(name), subscriber(key, true), None);
         let batch: Vec<_> = (1..=20).map(|offset| publication(Some(at(offset)))).collect();
         hub.deliver(name, &batch, &mut seen);
         assert!((1000..=2000).contains(&hub.interest().held_bytes), "{:?}", hub.interest());

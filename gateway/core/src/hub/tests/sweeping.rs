@@ -82,7 +82,7 @@ fn the_larger_the_publication_the_fewer_are_served_at_a_time() {
 fn a_channel_of_few_does_not_wait_for_a_channel_of_many() {
     let mut bench = bench(5);
     let few = channel("few");
-    bench.hub.join(&few, subscriber(9, false));
+    bench.hub.join(&few, subscriber(9, false), None);
     bench.hub.go_live("few", 9, None, &mut bench.seen);
     bench.publish([at(2)]);
     bench.hub.deliver("few", &[publication(None)], &mut bench.seen);
@@ -95,7 +95,7 @@ fn channels_of_many_take_turns() {
     let mut bench = bench(5);
     let other = channel("other");
     for key in 10..15 {
-        bench.hub.join(&other, subscriber(key, false));
+        bench.hub.join(&other, subscriber(key, false), None);
         bench.hub.go_live("other", key, None, &mut bench.seen);
     }
     bench.publish([at(2)]);
@@ -154,7 +154,7 @@ fn who_is_in_several_swept_channels_is_served_in_them_together() {
     let other = channel("other");
     // The other way round, and one of them is in no other channel.
     for key in (1..7).rev() {
-        bench.hub.join(&other, subscriber(key, false));
+        bench.hub.join(&other, subscriber(key, false), None);
         bench.hub.go_live("other", key, None, &mut bench.seen);
     }
     bench.publish([at(2)]);
@@ -201,7 +201,7 @@ fn who_is_about_to_leave_one_channel_keeps_the_others() {
     let mut bench = bench(5);
     let other = channel("other");
     for key in 0..5 {
-        bench.hub.join(&other, subscriber(key, false));
+        bench.hub.join(&other, subscriber(key, false), None);
         bench.hub.go_live("other", key, None, &mut bench.seen);
     }
     bench.publish([at(2)]);
@@ -271,7 +271,7 @@ fn a_channel_that_all_have_left_is_swept_no_further() {
     // Another channel may have its number now.
     let other = channel("other");
     for key in 10..15 {
-        bench.hub.join(&other, subscriber(key, false));
+        bench.hub.join(&other, subscriber(key, false), None);
         bench.hub.go_live("other", key, None, &mut bench.seen);
     }
     bench.sweep_on();

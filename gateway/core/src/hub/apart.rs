@@ -1,0 +1,304 @@
+//! Subscribers of a channel who do not get just what most of them get stand in lists of their own: those with a filter, a
+//! list for each filter, those who want to be told of joins and leaves, those who have agreed to patches.
+//!
+//! Each list is a channel to itself, as far as the rest of the hub goes; the first one knows the others. So whoever
+//! wants nothing in particular pays nothing for those who do, and a filter is asked once for all who have it.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use shared::position::StreamPosition;
+use smallvec::SmallVec;
+
+use super::bundle::Bundles;
+use super::members::Members;
+use super::places::At;
+use super::prepared::{OwnedEvent, Prepared};
+use super::subscriber::{Sink, Subscriber};
+use super::{Counts, Hub};
+use crate::tag_filter::TagFilter;
+
+/// What the subscribers of one list get.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Wants {
+    filter: Option<Arc<TagFilter>>,
+    joins_and_leaves: bool,
+    patches: bool,
+}
+
+/// What sets a list apart from the channel's first.
+#[derive(Debug)]
+pub(super) struct Apart {
+    wants: Wants,
+    /// The channel's first list.
+    first: u32,
+    /// Where it is named there.
+    index: usize,
+    /// For those with patches: the last publication that was given to all who are live and not fresh.
+    given: Option<StreamPosition>,
+    /// How many of the live are fresh: they get the next publication whole.
+    fresh: usize,
+}
+
+/// The lists beside a channel's first.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    ids: Vec<u32>,
+    by_wants: FxHashMap<Wants, u32>,
+}
+
+impl Others {
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+}
+
+impl Wants {
+    pub(super) fn of(subscriber: Subscriber, filter: Option<Arc<TagFilter>>) -> Self {
+        Self {
+            filter,
+            joins_and_leaves: subscriber.wants_joins_and_leaves(),
+            patches: subscriber.variant.takes_patches(),
+        }
+    }
+
+    /// What most want: every publication, whole, and nothing else.
+    fn is_nothing_special(&self) -> bool {
+        self.filter.is_none() && !self.joins_and_leaves && !self.patches
+    }
+}
+
+/// Whether this event is for the subscribers of a list.
+fn wants(apart: Option<&Apart>, prepared: &Prepared) -> bool {
+    match prepared.event() {
+        OwnedEvent::Publication(publication) => apart
+            .and_then(|apart| apart.wants.filter.as_deref())
+            .is_none_or(|filter| filter.matches(&publication.tags)),
+        OwnedEvent::Joined(_) | OwnedEvent::Left(_) => wants_joins_and_leaves(apart),
+    }
+}
+
+pub(super) fn wants_joins_and_leaves(apart: Option<&Apart>) -> bool {
+    apart.is_some_and(|apart| apart.wants.joins_and_leaves)
+}
+
+/// Those of these that are for a list, for who was given the one at `given` last. `None` if there is none.
+pub(super) fn bundles(
+    apart: Option<&Apart>,
+    given: Option<StreamPosition>,
+    publications: &[Arc<Prepared>],
+) -> Option<Bundles> {
+    let wanted = publications.iter().filter(|prepared| wants(apart, prepared)).cloned();
+    let wanted: SmallVec<[Arc<Prepared>; 1]> = wanted.collect();
+    (!wanted.is_empty()).then(|| Bundles::after(given, wanted))
+}
+
+impl Members {
+    /// Those of these that are for this list, for who was given the one at `given` last. `None` if there is none.
+    pub(super) fn bundles(
+        &self,
+        given: Option<StreamPosition>,
+        publications: &[Arc<Prepared>],
+    ) -> Option<Bundles> {
+        bundles(self.apart.as_deref(), given, publications)
+    }
+
+    /// The last publication that was given to all who are live and not fresh.
+    pub(super) fn given(&self) -> Option<StreamPosition> {
+        self.apart.as_ref().and_then(|apart| apart.given)
+    }
+
+    /// These go to all who are live.
+    pub(super) fn give(&mut self, bundles: &Bundles) {
+        let Some(apart) = self.apart.as_mut().filter(|apart| apart.wants.patches) else { return };
+        let mut publications = bundles.publications().iter().rev();
+        if let Some(last) = publications.find(|prepared| prepared.publication().is_some()) {
+            apart.given = last.position();
+        }
+    }
+
+    /// Not all who are live have been given what was to be given to all: the next publication goes to everyone whole.
+    pub(super) fn forget_given(&mut self) {
+        if let Some(apart) = &mut self.apart {
+            apart.given = None;
+        }
+    }
+
+    /// A subscriber that stands at `position` comes to the live: whether it is fresh there.
+    pub(super) fn freshness(
+        &mut self,
+        subscriber: Subscriber,
+        position: Option<StreamPosition>,
+    ) -> Subscriber {
+        let Some(apart) = self.apart.as_mut().filter(|apart| apart.wants.patches) else { return subscriber };
+        if subscriber.has_last() && self.live.is_empty() {
+            // What it was given is what all are given who are live.
+            apart.given = position;
+        }
+        let is_fresh = !subscriber.has_last() || position.is_none() || apart.given != position;
+        apart.fresh += usize::from(is_fresh);
+        subscriber.fresh(is_fresh)
+    }
+
+    /// This one is live no more.
+    pub(super) fn forget_freshness(&mut self, subscriber: Subscriber) {
+        if let Some(apart) = self.apart.as_mut().filter(|_| subscriber.is_fresh()) {
+            apart.fresh -= 1;
+        }
+    }
+
+    pub(super) fn has_fresh(&self) -> bool {
+        self.apart.as_ref().is_some_and(|apart| apart.fresh > 0)
+    }
+
+    /// These of the live have been given what is under way.
+    pub(super) fn have_been_given(&mut self, from: usize, until: usize) {
+        let Some(apart) = self.apart.as_mut().filter(|apart| apart.fresh > 0) else { return };
+        for subscriber in &mut self.live[from..until] {
+            apart.fresh -= usize::from(subscriber.is_fresh());
+            *subscriber = subscriber.fresh(false);
+        }
+    }
+}
+
+/// Gives each of these what it can have: those who are fresh get the first publication whole.
+pub(super) fn hand(
+    subscribers: &[Subscriber],
+    now: &mut Bundles,
+    whole: &mut Option<Bundles>,
+    sink: &mut impl Sink,
+) {
+    for alike in subscribers.chunk_by(|one, other| one.is_fresh() == other.is_fresh()) {
+        match alike.first().is_some_and(|first| first.is_fresh()) {
+            true => sink.deliver(alike, whole.get_or_insert_with(|| Bundles::new(now.publications()))),
+            false => sink.deliver(alike, now),
+        }
+    }
+}
+
+impl Hub {
+    /// Where a connection stands in a channel, whose first list is `first`.
+    pub(super) fn find_place(&self, first: u32, key: u32) -> Option<(u32, At)> {
+        if let Some(at) = self.places.get(key, first) {
+            return Some((first, at));
+        }
+        self.channels.get(first as usize)?.others.as_ref()?;
+        let is_of_this_channel = |id: u32| {
+            let apart = self.channels.get(id as usize).and_then(|members| members.apart.as_ref());
+            apart.is_some_and(|apart| apart.first == first)
+        };
+        let mut row = self.places.row(key).iter();
+        row.find(|place| is_of_this_channel(place.channel)).map(|place| (place.channel, place.at))
+    }
+
+    /// The list for those who want this, made if there is none.
+    pub(super) fn list_for(&mut self, first: u32, wants: Wants) -> u32 {
+        if wants.is_nothing_special() {
+            return first;
+        }
+        let members = &mut self.channels[first as usize];
+        if let Some(&id) = members.others.as_ref().and_then(|others| others.by_wants.get(&wants)) {
+            return id;
+        }
+        let (channel, others) = (members.channel.clone(), members.others.get_or_insert_default());
+        let index = others.ids.len();
+        let apart = Apart { wants: wants.clone(), first, index, given: None, fresh: 0 };
+        let id =
+            self.channels.insert(Members { apart: Some(Box::new(apart)), ..Members::new(channel) }) as u32;
+        let others = self.channels[first as usize].others.get_or_insert_default();
+        others.ids.push(id);
+        others.by_wants.insert(wants, id);
+        id
+    }
+
+    /// Whether nobody would be left in the channel of this list.
+    pub(super) fn is_last(&self, id: u32) -> bool {
+        let members = &self.channels[id as usize];
+        if !members.is_empty() {
+            return false;
+        }
+        match &members.apart {
+            None => members.others.is_none(),
+            Some(apart) => {
+                let first = &self.channels[apart.first as usize];
+                first.is_empty() && first.others.as_ref().is_none_or(|others| others.ids.len() == 1)
+            }
+        }
+    }
+
+    /// Drops a list that nobody is in any more, and the channel with its last.
+    pub(super) fn drop_if_empty(&mut self, id: u32) {
+        let members = &mut self.channels[id as usize];
+        if !members.is_empty() {
+            return;
+        }
+        match &members.apart {
+            None if members.others.is_none() => self.forget(id),
+            None => {
+                // It stays, being the first, and knows nothing of what comes while nobody is in it.
+                members.stream = None;
+                members.unserved = 0;
+                self.sweeps.forget(id);
+            }
+            Some(apart) => {
+                let (first, index) = (apart.first, apart.index);
+                let dropped = self.channels.remove(id as usize);
+                self.sweeps.forget(id);
+                self.take_from_others(first, index, dropped.apart.as_deref());
+                let first_members = &self.channels[first as usize];
+                if first_members.is_empty() && first_members.others.is_none() {
+                    self.forget(first);
+                }
+            }
+        }
+    }
+
+    fn take_from_others(&mut self, first: u32, index: usize, dropped: Option<&Apart>) {
+        let Some(others) = &mut self.channels[first as usize].others else { return };
+        others.ids.swap_remove(index);
+        if let Some(apart) = dropped {
+            others.by_wants.remove(&apart.wants);
+        }
+        match others.ids.get(index).copied() {
+            Some(moved) => {
+                if let Some(apart) = &mut self.channels[moved as usize].apart {
+                    apart.index = index;
+                }
+            }
+            None if others.ids.is_empty() => self.channels[first as usize].others = None,
+            None => {}
+        }
+    }
+
+    /// Does something for each of a channel's lists in which anyone is. What all of them count is counted once.
+    pub(super) fn for_each_list(&mut self, first: u32, mut act: impl FnMut(&mut Self, u32)) {
+        let before = self.counts;
+        let mut most = before;
+        let (mut index, mut served) = (0, 0);
+        let mut next = Some(first);
+        while let Some(id) = next {
+            if let Some(members) = self.channels.get(id as usize).filter(|members| !members.is_empty()) {
+                self.sweeps.leave_room(served);
+                served += members.live.len();
+                act(self, id);
+                let now = self.counts;
+                most.duplicates = most.duplicates.max(now.duplicates);
+                most.gaps = most.gaps.max(now.gaps);
+                self.counts = Counts { duplicates: before.duplicates, gaps: before.gaps, ..now };
+            }
+            let others = self.channels.get(first as usize).and_then(|members| members.others.as_ref());
+            next = others.and_then(|others| others.ids.get(index).copied());
+            index += 1;
+        }
+        self.sweeps.leave_room(0);
+        self.counts = Counts { duplicates: most.duplicates, gaps: most.gaps, ..self.counts };
+    }
+
+    /// The same channel's list that stands first.
+    pub(super) fn first_of(&self, id: u32) -> u32 {
+        self.channels
+            .get(id as usize)
+            .and_then(|members| members.apart.as_ref())
+            .map_or(id, |apart| apart.first)
+    }
+}

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_core::hub::DeflateOptions;
-use gateway_core::session::Context;
+use gateway_core::session::{Application, Context};
 use shared::id::NodeId;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -152,6 +152,7 @@ impl App {
             settings,
             rules: (*rules).clone(),
             insecure: authenticator.is_insecure(),
+            application: Application::default(),
             node: name,
             version: crate::VERSION,
             observer: metrics.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::channel::{Channel, InvalidChannel};
+use shared::publication::{Payload, PayloadKind};
 
 use crate::channel_names::ChannelNames;
 use crate::channel_pattern::{ChannelPattern, SEPARATOR};
@@ -38,8 +39,33 @@ pub struct ChannelOptions {
     /// Subscriptions can recover if they ask for it. Recovery hands out history: without this and `force_recovery` it
     /// is only for channels with `allow_history`. Needs history.
     pub allow_recovery: bool,
+    /// Subscriptions track their position if they ask for it, also where they may not recover. Needs history.
+    pub allow_positioning: bool,
+    /// What a subscriber that recovers is given: all it missed (`stream`), or the newest publication (`cache`), which is
+    /// enough where each holds the whole state.
+    pub force_recovery_mode: RecoveryMode,
+    /// Who subscribes for the first time is given the newest publication, asked for or not. Only with the recovery mode
+    /// `cache`, for subscriptions that can recover.
+    pub auto_cache_recover: bool,
+    /// Formats in which subscribers may be sent what has changed in place of whole publications: `fossil`.
+    pub allowed_delta_types: Vec<DeltaType>,
+    /// Every publication may be sent as what has changed, as if its publisher had said so.
+    pub delta_publish: bool,
+    /// Subscribers may have publications left out by conditions on their tags.
+    pub allow_tags_filter: bool,
+    /// What a publication may hold: `any`, `json`, `json_object` or `binary`. Others are refused with 107. A bare text is
+    /// no JSON.
+    pub publication_data_format: DataFormat,
+    /// Publications say when they were made, in milliseconds since 1970.
+    pub publication_time: bool,
     /// Keep who is subscribed.
     pub presence: bool,
+    /// Tell subscribers who wish to know when others come and go.
+    pub join_leave: bool,
+    /// Subscribers are told of that if they ask for it.
+    pub allow_join_leave: bool,
+    /// Subscribers are told of that, asked for or not.
+    pub force_push_join_leave: bool,
     /// Clients with a user may subscribe without a subscription token.
     pub allow_subscribe: bool,
     /// Anonymous clients may subscribe without a subscription token.
@@ -71,6 +97,49 @@ pub struct ChannelOptions {
     pub allow_presence_for_client: bool,
     /// The same for anonymous clients.
     pub allow_presence_for_anonymous: bool,
+}
+
+/// What a subscriber that recovers is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecoveryMode {
+    /// All it missed.
+    #[default]
+    Stream,
+    /// The newest publication.
+    Cache,
+}
+
+/// A format of what has changed from one payload to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeltaType {
+    Fossil,
+}
+
+/// What a payload may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataFormat {
+    #[default]
+    Any,
+    Json,
+    JsonObject,
+    Binary,
+}
+
+impl DataFormat {
+    pub fn admits(self, payload: &Payload) -> bool {
+        let is_json = payload.kind == PayloadKind::Json;
+        match self {
+            Self::Any => true,
+            Self::Json => is_json,
+            Self::JsonObject => {
+                is_json && payload.bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+            }
+            Self::Binary => payload.kind == PayloadKind::Binary,
+        }
+    }
 }
 
 impl ChannelOptions {

@@ -4,23 +4,25 @@
 //! [`Outcome`] with the same ticket, at any later time, unless the session has closed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use shared::channel::Channel;
+use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::OwnedMessage;
 use shared::id::UserId;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
-use shared::publication::{ClientInfo, Publication};
+use shared::publication::{ClientInfo, Payload, Publication};
 use shared::refusal::Refusal;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
 use crate::tag_filter::TagFilter;
 
 /// Names an effect whose outcome is awaited. Unique within one session.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
 pub struct Ticket(pub u32);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,19 +37,33 @@ pub enum Effect {
     /// Find out who the client is. An empty token asks to be let in anonymously.
     Authenticate {
         ticket: Ticket,
-        token: Box<str>,
+        connect: Box<Connect>,
     },
     /// Find out what a subscription token grants. The session has checked that the channel is valid.
     Authorize {
         ticket: Ticket,
         channel: Channel,
         token: Box<str>,
+        /// What the client says to the application.
+        data: Option<Payload>,
     },
     /// A new connection token from a client that is connected already.
     Reauthenticate {
         ticket: Ticket,
         token: Box<str>,
     },
+
+    /// The connection expires: ask the application whether it may stay.
+    Refresh {
+        ticket: Ticket,
+    },
+    /// The same of a subscription.
+    SubRefresh {
+        ticket: Ticket,
+        channel: Channel,
+    },
+    /// Close the user's other connections, on every node.
+    CloseOthers,
 
     /// Become a subscriber: from now on the hub holds publications back for this client until [`Effect::GoLive`].
     /// Answered once the broker delivers the channel to this node, with the history asked for, read after that.
@@ -65,6 +81,29 @@ pub enum Effect {
         channel: Channel,
     },
 
+    /// Tell the channel's subscribers that this client has come. What it was told before is on its way.
+    AnnounceJoined {
+        channel: Channel,
+        info: Box<ClientInfo>,
+    },
+    /// The same when it is gone. Whoever leaves by closing is told of by
+    /// [`Session::take_announced`](crate::session::Session::take_announced).
+    AnnounceLeft {
+        channel: Channel,
+        info: Box<ClientInfo>,
+    },
+
+    /// Give a message to the application.
+    Message {
+        ticket: Ticket,
+        data: Payload,
+    },
+    /// Ask the application something.
+    Rpc {
+        ticket: Ticket,
+        method: Box<str>,
+        data: Payload,
+    },
     Publish {
         ticket: Ticket,
         channel: Channel,
@@ -99,19 +138,6 @@ pub struct Join {
     pub presence: Option<ClientInfo>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GoLive {
-    pub channel: Channel,
-    /// `None` in channels without a stream.
-    pub position: Option<StreamPosition>,
-    /// The client was sent the publication at that position, so that the next one may come as a patch of it.
-    pub has_last: bool,
-    pub terms: Terms,
-    /// If what was held back does not join on, more may be read from history. Not where that was tried just now and
-    /// brought nothing.
-    pub may_read_on: bool,
-}
-
 /// How a subscriber is told what comes to the channel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Terms {
@@ -129,6 +155,20 @@ impl Terms {
     pub fn lets_through(&self, publication: &Publication) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.matches(&publication.tags))
     }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GoLive {
+    pub channel: Channel,
+    /// `None` in channels without a stream.
+    pub position: Option<StreamPosition>,
+    /// As the join said.
+    pub terms: Terms,
+    /// If what was held back does not join on, more may be read from history. Not where that was tried just now and
+    /// brought nothing.
+    pub may_read_on: bool,
+    /// The client was just sent the publication at `position`, whole or by a patch: the next can be a patch of it.
+    pub has_last: bool,
 }
 
 /// What someone who joins is to be told of the channel's past.
@@ -156,12 +196,28 @@ pub enum OutcomeResult {
     Authorized(Result<Grant, Denial>),
     /// The history asked for; `None` if none was.
     Joined(Result<Option<HistoryPage>, ErrorCode>),
+    /// For `Refresh` and `SubRefresh`.
+    Renewed(Result<Renewal, Denial>),
+    /// For `Message`: what goes back to the client, if anything does.
+    Messaged(Result<Option<Payload>, Denial>),
+    Rpc(Result<Payload, Denial>),
     Published(Result<(), Denial>),
     History(Result<HistoryPage, ErrorCode>),
     Presence(Result<Vec<ClientInfo>, ErrorCode>),
     PresenceStats(Result<PresenceStats, ErrorCode>),
     /// For `AwaitRoom`.
     Room,
+}
+
+/// What the application says of a connection or a subscription that was to end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Renewal {
+    /// It ends.
+    Expired,
+    /// It stays: until `expires`, or for as long as it likes. What is `None` beside that is as it was.
+    Stays { expires: Option<Moment>, info: Option<Bytes>, meta: Option<Bytes> },
+    /// There is no answer. The question is asked again, for so long after the end.
+    Unanswered { grace: Duration },
 }
 
 /// Who a client is, and what it brings.
@@ -172,6 +228,8 @@ pub struct Identity {
     pub info: Option<Bytes>,
     /// When the connection ends unless it is refreshed.
     pub expires: Option<Moment>,
+    /// The application is asked then ([`Effect::Refresh`]), and not the client.
+    pub refreshed_by_server: bool,
     /// What the server subscribes it to as it connects.
     pub subs: Vec<ServerSubscription>,
     /// A JSON object for the application's own servers. No client ever sees it.
@@ -242,6 +300,8 @@ pub struct Grant {
     /// JSON shown to others in this channel.
     pub info: Option<Bytes>,
     pub expires: Option<Moment>,
+    /// The application is asked then ([`Effect::SubRefresh`]), and not the client.
+    pub refreshed_by_server: bool,
     /// For the client, in the reply.
     pub data: Option<Bytes>,
     pub overrides: Overrides,

@@ -14,6 +14,19 @@ pub fn is_recovered(since: &Since, page: &HistoryPage) -> bool {
     same_stream && joins(since.offset, page)
 }
 
+/// Whether `page`, which holds the newest publication at most, is all that someone needs who wants no more than that.
+pub fn is_newest(since: Option<&Since>, page: &HistoryPage) -> bool {
+    match page.publications.first() {
+        Some(newest) => newest.offset() == page.top.offset,
+        None => since.is_some_and(|since| stands_at(since, page.top)),
+    }
+}
+
+/// Whether a client stopped reading exactly there.
+pub fn stands_at(since: &Since, position: StreamPosition) -> bool {
+    since.offset > 0 && since.offset == position.offset && *since.epoch == *position.epoch.as_str()
+}
+
 /// Whether `page`, read from `position` on, goes on from there without a hole, however far it goes.
 pub fn reads_on(position: StreamPosition, page: &HistoryPage) -> bool {
     let HistoryPage { publications, top } = page;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::session::{Opening, Session};
+use gateway_core::session::{Opening, Session, Way};
 use shared::framing::websocket::{Assembler, DeflateParams, Role};
 use shared::protocol::Protocol;
 
@@ -33,6 +33,7 @@ impl Client {
             client: local.node.client_ids.make(rand::random(), local.index, key.index),
             protocol: new.protocol,
             context: local.context.clone(),
+            way: Way::Both,
             seed: rand::random(),
         };
         Self {

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use gateway_core::effect::{Denial, Effect, GoLive, Join, Outcome, OutcomeResult, Terms, Ticket};
 use gateway_core::hub::{Bundles, End, Knows, Sink, Subscriber};
 use shared::channel::Channel;
+use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::websocket;
@@ -17,6 +18,7 @@ use shared::framing::websocket;
 use crate::broker::{BrokerError, Effective, PublishRequest};
 use crate::client::Client;
 use crate::node::Node;
+use crate::node::control::{ControlCommand, Target};
 use crate::telemetry::labels::{Panic, Source};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
@@ -33,12 +35,12 @@ impl Client {
                     self.send_control(local, frame);
                 }
                 Effect::Close(disconnect) => self.begin_close(local, &disconnect),
-                Effect::Authenticate { ticket, token } => self.authenticate(local, ticket, &token),
+                Effect::Authenticate { ticket, connect } => self.authenticate(local, ticket, &connect),
                 Effect::Reauthenticate { ticket, token } => {
                     let result = local.authenticator.authenticate(local.clock.unix_seconds(), &token);
                     self.answer(local, ticket, OutcomeResult::Authenticated(result));
                 }
-                Effect::Authorize { ticket, channel, token } => {
+                Effect::Authorize { ticket, channel, token, .. } => {
                     let (now, client) = (local.clock.unix_seconds(), self.session.client());
                     let result = local.authenticator.authorize(now, client, &channel, &token);
                     self.answer(local, ticket, OutcomeResult::Authorized(result));
@@ -59,6 +61,21 @@ impl Client {
                     local.mark_unwritten(self.key.index);
                 }
                 Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
+                Effect::AnnounceJoined { .. } | Effect::AnnounceLeft { .. } => {}
+                Effect::CloseOthers => self.close_others(local),
+                // No application is asked anything.
+                Effect::Refresh { ticket } | Effect::SubRefresh { ticket, .. } => {
+                    let refused = Err(Denial::of(ErrorCode::NotAvailable));
+                    self.answer(local, ticket, OutcomeResult::Renewed(refused));
+                }
+                Effect::Message { ticket, .. } => {
+                    let refused = Err(Denial::of(ErrorCode::NotAvailable));
+                    self.answer(local, ticket, OutcomeResult::Messaged(refused));
+                }
+                Effect::Rpc { ticket, .. } => {
+                    let refused = Err(Denial::of(ErrorCode::NotAvailable));
+                    self.answer(local, ticket, OutcomeResult::Rpc(refused));
+                }
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);
                     let request =
@@ -91,15 +108,32 @@ impl Client {
         }
     }
 
-    fn authenticate(&mut self, local: &mut Local, ticket: Ticket, token: &str) {
-        let result =
-            local.authenticator.authenticate(local.clock.unix_seconds(), token).and_then(|identity| {
+    fn authenticate(&mut self, local: &mut Local, ticket: Ticket, connect: &Connect) {
+        let result = local.authenticator.authenticate(local.clock.unix_seconds(), &connect.token).and_then(
+            |identity| {
                 let permit = local.node.admit_user(&identity.user, local.index);
                 self.user_permit = Some(permit.ok_or(Denial::Disconnect(Disconnect::CONNECTION_LIMIT))?);
                 local.directory.enter(&identity.user, self.key.index);
                 Ok(identity)
-            });
+            },
+        );
         self.answer(local, ticket, OutcomeResult::Authenticated(result));
+    }
+
+    /// The user's other connections go, wherever they are.
+    fn close_others(&self, local: &Local) {
+        let target = Target {
+            user: Some(self.session.user().as_str().into()),
+            except: vec![self.session.client()],
+            ..Target::default()
+        };
+        let command = ControlCommand::Disconnect { target, disconnect: Disconnect::CONNECTION_LIMIT };
+        let node = local.node.clone();
+        local.node.spawn(async move {
+            if let Err(error) = node.control(command).await {
+                tracing::warn!(%error, "other connections of a user could not be closed");
+            }
+        });
     }
 
     /// An answer that needed no waiting. What the session makes of it is performed by the loop in progress.

@@ -396,7 +396,7 @@ mod tests {
         metrics.refused(&Refusal::of(ErrorCode::PermissionDenied));
         metrics.publication_refused("timeout");
         metrics.recovery(true);
-        metrics.unserved(Unserved::JoinLeave);
+        metrics.unserved(Unserved::TokenData);
         metrics.worker(3).busy_seconds_total.inc_by(0.5);
         metrics.broker_seconds.with_label_values(&["publish"]).observe(0.001);
         metrics.broker_errors_total.with_label_values(&["timeout"]).inc();

@@ -11,7 +11,7 @@ use shared::reply::{Answer, Reply};
 
 use super::Session;
 use super::state::Phase;
-use crate::effect::Effect;
+use crate::effect::{Denial, Effect};
 
 /// Most replies that share a message.
 pub const REPLIES_PER_MESSAGE_MAX: u16 = 64;
@@ -43,13 +43,27 @@ impl Session {
     /// Answers with an error. A client that has got too many of them is closed.
     pub(super) fn refuse(&mut self, now: Moment, id: u32, refusal: impl Into<Refusal>) {
         let refusal = refusal.into();
-        self.context.observer.refused(&refusal);
-        let is_clients_fault = refusal.is_clients_fault();
         self.end_batch_before_live();
         let reply = Reply { id, outcome: Err(refusal) };
         self.write(|protocol, out| protocol.encode_reply(&reply, out));
-        if is_clients_fault && !self.limits.allow_error(now, &self.context.settings) {
+        if let Err(refusal) = &reply.outcome {
+            self.note_refusal(now, refusal);
+        }
+    }
+
+    /// Something of the client's is refused, and there is no reply that says so, or it is said.
+    pub(super) fn note_refusal(&mut self, now: Moment, refusal: &Refusal) {
+        self.context.observer.refused(refusal);
+        if refusal.is_clients_fault() && !self.limits.allow_error(now, &self.context.settings) {
             self.close(Disconnect::TOO_MANY_ERRORS);
+        }
+    }
+
+    /// The same where a connection may end for it.
+    pub(super) fn deny(&mut self, now: Moment, id: u32, denial: Denial) {
+        match denial {
+            Denial::Error(refusal) => self.refuse(now, id, refusal),
+            Denial::Disconnect(disconnect) => self.close(disconnect),
         }
     }
 

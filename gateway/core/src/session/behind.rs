@@ -16,6 +16,7 @@ use shared::push::{Event, Form, Push, UnsubscribeCode};
 
 use super::Session;
 use super::batch::BATCH_BYTES_MAX;
+use crate::delta;
 use crate::effect::{Effect, GoLive, Join, OutcomeResult, PastWanted, Terms, Ticket};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::reads_on;
@@ -112,11 +113,17 @@ impl Session {
         }
     }
 
-    /// Takes out of what was recovered what the client is not to be sent yet. Answers how many bytes are left in it.
-    pub(super) fn leave_for_later(&self, publications: &mut Vec<Publication>) -> (usize, Option<Rest>) {
+    /// Takes out of what was recovered what the client is not to be sent yet, `used` bytes being in the same message
+    /// already. Answers how many bytes are left in it.
+    pub(super) fn leave_for_later(
+        &self,
+        publications: &mut Vec<Publication>,
+        used: usize,
+    ) -> (usize, Option<Rest>) {
         let Some(first) = publications.first().map(Publication::offset) else { return (0, None) };
-        let room = self.context.settings.reply_bytes_max as usize;
-        let (count, bytes) = if self.behind.is_some() { (0, 0) } else { fitting(publications, room) };
+        let room = (self.context.settings.reply_bytes_max as usize).saturating_sub(used);
+        let is_full = self.behind.is_some() || used > 0 && publication_bytes(&publications[0]) > room;
+        let (count, bytes) = if is_full { (0, 0) } else { fitting(publications, room) };
         if count == publications.len() {
             return (bytes, None);
         }
@@ -197,20 +204,26 @@ impl Session {
     fn send_piece(&mut self, mut reader: Reader, page: HistoryPage) {
         let room = self.context.settings.reply_bytes_max as usize;
         let (count, bytes) = fitting(&page.publications, room);
-        let form = if reader.terms.patches { Form::Whole } else { Form::Plain };
-        let mut has_last = false;
-        for publication in &page.publications[..count] {
-            has_last = reader.terms.lets_through(publication);
-            if has_last {
-                self.push(Push::to(&reader.channel, Event::Publication(publication, form)));
+        let piece = &page.publications[..count];
+        let patches = if reader.terms.patches { delta::chain(piece) } else { Vec::new() };
+        for (at, publication) in piece.iter().enumerate() {
+            if !reader.terms.lets_through(publication) {
+                continue;
             }
-            reader.position.offset = publication.offset();
+            let form = match patches.get(at) {
+                None => Form::Plain,
+                Some(patch) if patch.is_empty() => Form::Whole,
+                Some(patch) => Form::Patch(patch),
+            };
+            self.push(Push::to(&reader.channel, Event::Publication(publication, form)));
         }
+        reader.position.offset = piece.last().map_or(reader.position.offset, Publication::offset);
         self.sent(bytes);
         if reader.position == page.top {
+            let has_last = piece.last().is_some_and(|last| reader.terms.lets_through(last));
             let Reader { channel, position, terms, .. } = reader;
-            let may_read_on = count > 0;
-            let go_live = GoLive { channel, position: Some(position), has_last, terms, may_read_on };
+            let go_live =
+                GoLive { channel, position: Some(position), terms, may_read_on: count > 0, has_last };
             return self.after_replies(Effect::GoLive(go_live));
         }
         reader.failures = 0;
@@ -223,8 +236,8 @@ impl Session {
     /// History does not hold what comes next any more, or cannot be read. The client comes back from where it is.
     fn end_reading(&mut self, channel: &Channel) {
         if let Ok(at) = self.find(channel.as_str()) {
-            self.remove(at);
-            self.end(channel, UnsubscribeCode::InsufficientState);
+            let subscription = self.remove(at);
+            self.end(subscription, UnsubscribeCode::InsufficientState);
             self.reckon_expiry();
         }
     }

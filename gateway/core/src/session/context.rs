@@ -23,10 +23,6 @@ pub trait Observe: Send + Sync + std::fmt::Debug {
 /// gateway is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unserved {
-    /// Server-side subscriptions, in a connect command.
-    ConnectSubs,
-    /// Joins and leaves, in a subscribe command.
-    JoinLeave,
     /// The claim `channels` of a connection token.
     TokenChannels,
     /// The claim `subs` of a connection token.
@@ -38,20 +34,11 @@ pub enum Unserved {
 }
 
 impl Unserved {
-    pub const ALL: [Self; 6] = [
-        Self::ConnectSubs,
-        Self::JoinLeave,
-        Self::TokenChannels,
-        Self::TokenSubs,
-        Self::TokenData,
-        Self::TokenOverride,
-    ];
+    pub const ALL: [Self; 4] = [Self::TokenChannels, Self::TokenSubs, Self::TokenData, Self::TokenOverride];
 
     /// For metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
-            Self::ConnectSubs => "connect subs",
-            Self::JoinLeave => "join_leave",
             Self::TokenChannels => "token channels",
             Self::TokenSubs => "token subs",
             Self::TokenData => "token data",
@@ -71,12 +58,20 @@ impl Observe for Unobserved {
     fn unserved(&self, _what: Unserved) {}
 }
 
+/// What the application behind the gateway takes from clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Application {
+    pub rpc: bool,
+    pub messages: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct Context {
     pub settings: Settings,
     pub rules: ChannelRules,
     /// For development: every client may do everything that the channel's options make possible.
     pub insecure: bool,
+    pub application: Application,
     /// The configured name of this node, told to clients.
     pub node: Arc<str>,
     /// The gateway's version, told to clients.

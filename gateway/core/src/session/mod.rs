@@ -1,7 +1,8 @@
 //! One client, from open to close: a state machine without a clock or a socket.
 //!
 //! Five verbs are all of it. What happens goes in through `handle_message`, `handle_outcome` and `handle_timeout`
-//! (and what the server itself wants through `handle_unsubscribe` and `handle_disconnect`); what should be done comes
+//! (and what the server itself wants through `handle_subscribe`, `handle_unsubscribe`, `handle_refresh` and
+//! `handle_disconnect`); what should be done comes
 //! out of `poll_effect`, to be polled until it is empty after each of them; `poll_timeout` says when to call again.
 //!
 //! Commands are carried out in their order, one awaited effect at a time. The exception is a row of subscribe
@@ -26,13 +27,16 @@ use crate::effect::{Effect, Identity, Ticket};
 
 pub use batch::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
 pub use behind::READS_FAILED_MAX;
-pub use context::{Context, Observe, Unobserved, Unserved};
+pub use context::{Application, Context, Observe, Unobserved, Unserved};
+pub use on_renewal::RENEWAL_RETRY;
 pub use settings::{Mistake, Settings};
+pub use way::Way;
 
 use backlog::Backlog;
 use batch::Batch;
 use behind::Behind;
 use limits::Limits;
+use on_renewal::Renewals;
 use state::{Pending, Phase, Subscription};
 
 mod context;
@@ -42,14 +46,21 @@ mod backlog;
 mod batch;
 mod behind;
 mod limits;
+mod rights;
 mod state;
+mod terms;
+mod way;
 
+mod on_application;
+mod on_arrival;
 mod on_connect;
 mod on_message;
 mod on_outcome;
 mod on_publish;
 mod on_query;
 mod on_refresh;
+mod on_renewal;
+mod on_server_subscribe;
 mod on_subscribe;
 mod on_timeout;
 mod on_unsubscribe;
@@ -72,6 +83,7 @@ pub struct Opening {
     pub client: ClientId,
     pub protocol: Arc<dyn Protocol>,
     pub context: Arc<Context>,
+    pub way: Way,
     /// Random bits, for the moment of the first ping.
     pub seed: u64,
 }
@@ -94,6 +106,10 @@ pub struct Session {
     backlog: Option<Box<Backlog>>,
     /// What is still to be read for the client, as it takes what it was sent.
     behind: Option<Box<Behind>>,
+    /// What the application is asked about, now and again.
+    renewals: Option<Box<Renewals>>,
+    /// Until connected: what the client is to be told of the way.
+    told_of_way: Option<Box<Way>>,
     limits: Limits,
     /// Until connected: when it is too late for that. Then: when the next ping is due, or the pong to the last one.
     deadline: Moment,
@@ -106,6 +122,8 @@ pub struct Session {
     joining: u16,
     phase: Phase,
     awaits_pong: bool,
+    /// Nothing comes from the client after its connect command.
+    one_way: bool,
     /// Something has come from the client since the last ping.
     heard: bool,
     /// Pings that no pong has answered.
@@ -117,7 +135,7 @@ pub struct Session {
 impl Session {
     /// Begins with what the protocol says by being opened.
     pub fn open(now: Moment, opening: Opening) -> Self {
-        let Opening { client, protocol, context, seed } = opening;
+        let Opening { client, protocol, context, way, seed } = opening;
         let half = context.settings.ping_interval_ms / 2;
         let first_ping_ms = u32::try_from(half + seed % (half + 1)).unwrap_or(u32::MAX);
         let deadline = now + context.settings.connect_timeout();
@@ -134,6 +152,9 @@ impl Session {
             pending: None,
             backlog: None,
             behind: None,
+            renewals: None,
+            one_way: matches!(way, Way::OneWay { .. }),
+            told_of_way: (!matches!(way, Way::Both)).then(|| Box::new(way)),
             limits: Limits::default(),
             deadline,
             expiry: NEVER,
@@ -236,6 +257,11 @@ impl Session {
         }
     }
 
+    /// What others see of this client in one of its channels.
+    fn info_in(&self, at: usize) -> ClientInfo {
+        self.info(self.subscriptions[at].granted().and_then(|granted| granted.info.clone()))
+    }
+
     /// Where the subscription to a channel is, or where it would be.
     fn find(&self, channel: &str) -> Result<usize, usize> {
         self.subscriptions.binary_search_by(|one| one.channel.as_str().cmp(channel))
@@ -276,6 +302,7 @@ impl Session {
         self.pending = None;
         self.backlog = None;
         self.behind = None;
+        self.renewals = None;
     }
 }
 

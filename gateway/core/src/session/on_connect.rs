@@ -1,30 +1,37 @@
 //! The connect command: who is this?
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shared::command::Connect;
+use shared::channel::Channel;
+use shared::command::{Connect, Subscribe};
+use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::protocol::Heartbeat;
+use shared::publication::Payload;
 use shared::refusal::Refusal;
-use shared::reply::{Answer, Connected, Expiry};
+use shared::reply::{Answer, Connected, Expiry, Subscribed};
 
 use super::state::{Awaited, Phase};
-use super::{EXPIRY_MAX, Session, Unserved};
+use super::{EXPIRY_MAX, Session, Way};
 use crate::effect::{Denial, Effect, Identity};
 
 impl Session {
     pub(super) fn on_connect(&mut self, id: u32, connect: Connect) {
         self.phase = Phase::Connecting;
-        if !connect.subs.is_empty() {
-            self.context.observer.unserved(Unserved::ConnectSubs);
-        }
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Connect);
-        self.effects.push_back(Effect::Authenticate { ticket, token: connect.token });
+        self.wait(ticket, id, Awaited::Connect { subs: connect.subs.clone() });
+        self.effects.push_back(Effect::Authenticate { ticket, connect: Box::new(connect) });
     }
 
-    pub(super) fn on_authenticated(&mut self, now: Moment, id: u32, result: Result<Identity, Denial>) {
+    pub(super) fn on_authenticated(
+        &mut self,
+        now: Moment,
+        id: u32,
+        subs: BTreeMap<Box<str>, Subscribe>,
+        result: Result<Identity, Denial>,
+    ) {
         let identity = match result {
             Ok(identity) => identity,
             Err(Denial::Error(error)) => return self.refuse_connect(now, id, error),
@@ -33,33 +40,81 @@ impl Session {
         let Ok(expires) = expiry(now, identity.expires) else {
             return self.refuse_connect(now, id, ErrorCode::Expired.into());
         };
-        let identity = Identity { expires, ..identity };
+        let mut identity = Identity { expires, ..identity };
+        let by_server = std::mem::take(&mut identity.subs);
+        let data = identity.data.take().map(Payload::of_unknown);
         if identity != Identity::default() {
             self.identity = Some(Box::new(identity));
         }
+        match self.wanted(now, by_server, subs) {
+            Ok(wanted) => self.arrive(now, id, wanted, data),
+            Err(Denial::Error(error)) => self.refuse_connect(now, id, error),
+            Err(Denial::Disconnect(disconnect)) => self.close(disconnect),
+        }
+    }
+
+    /// The connect command has succeeded.
+    pub(super) fn welcome(
+        &mut self,
+        now: Moment,
+        id: u32,
+        data: Option<Payload>,
+        subs: BTreeMap<Channel, Subscribed>,
+    ) {
         self.phase = Phase::Connected;
         self.deadline = now + Duration::from_millis(self.first_ping_ms.into());
         self.reckon_expiry();
         let settings = &self.context.settings;
         let (ping_seconds, pong) = match self.protocol.heartbeat() {
-            Heartbeat::Message(..) => (settings.ping_interval_ms.div_ceil(1_000), true),
+            Heartbeat::Message(..) => (settings.ping_interval_ms.div_ceil(1_000), !self.one_way),
             Heartbeat::Transport => (0, false),
+        };
+        let by_client = self.identity.as_ref().filter(|identity| !identity.refreshed_by_server);
+        let expires = by_client.and_then(|identity| identity.expires);
+        let (session, node) = match self.told_of_way.take().map(|way| *way) {
+            Some(Way::Apart { session, node }) => (Some(session), node),
+            Some(Way::OneWay { session }) => (Some(session), self.context.node.clone()),
+            Some(Way::Both) | None => (None, self.context.node.clone()),
         };
         let connected = Connected {
             expires: expires.map(|expires| remaining(now, expires)),
             ping_seconds: u32::try_from(ping_seconds).unwrap_or(u32::MAX),
             pong,
-            ..Connected::new(self.client, self.context.version, self.context.node.clone())
+            session,
+            data,
+            subs,
+            ..Connected::new(self.client, self.context.version, node)
         };
         self.answer(id, Answer::Connect(connected));
+        if self.context.settings.single_connection && !self.user().is_anonymous() {
+            self.effects.push_back(Effect::CloseOthers);
+        }
     }
 
     /// Nothing can be done with the connection from now on. What waited for it is dropped: the client knows that
     /// none of it was done.
-    fn refuse_connect(&mut self, now: Moment, id: u32, refusal: Refusal) {
+    pub(super) fn refuse_connect(&mut self, now: Moment, id: u32, refusal: Refusal) {
         self.phase = Phase::Refused;
         self.backlog = None;
+        self.identity = None;
+        if self.one_way {
+            // There is no reply to put it into.
+            self.note_refusal(now, &refusal);
+            return self.close(disconnect(&refusal));
+        }
         self.refuse(now, id, refusal);
+    }
+}
+
+/// The close that says what the error would.
+fn disconnect(refusal: &Refusal) -> Disconnect {
+    match refusal.known() {
+        Some(ErrorCode::TokenExpired | ErrorCode::Expired) => Disconnect::EXPIRED,
+        Some(ErrorCode::TooManyRequests) => Disconnect::TOO_MANY_REQUESTS,
+        Some(ErrorCode::PermissionDenied) => Disconnect::PERMISSION_DENIED,
+        Some(ErrorCode::LimitExceeded) => Disconnect::CHANNEL_LIMIT,
+        _ if refusal.temporary => Disconnect::INTERNAL,
+        _ => Disconnect::BAD_REQUEST.because(&refusal.message),
     }
 }
 

@@ -19,6 +19,10 @@ impl Session {
         if !self.limits.allow_message(now, &self.context.settings, message.data.len()) {
             return self.close(Disconnect::TOO_MANY_REQUESTS);
         }
+        if self.one_way && self.phase != Phase::Opening {
+            // It counts, and that is all.
+            return;
+        }
         let mut commands = Vec::new();
         let decoded = self.protocol.decode(message, &mut commands);
         let further = commands.len().saturating_sub(1);
@@ -115,9 +119,8 @@ impl Session {
             Request::PresenceStats { channel } => self.on_presence_stats(now, id, &channel),
             Request::Refresh { token } => self.on_refresh(id, token),
             Request::SubRefresh { channel, token } => self.on_sub_refresh(now, id, &channel, token),
-            // No application stands behind the gateway that could be asked.
-            Request::Rpc { .. } => self.refuse(now, id, ErrorCode::NotAvailable),
-            Request::Send { .. } => self.close(Disconnect::NOT_AVAILABLE),
+            Request::Rpc { method, data } => self.on_rpc(now, id, method, data),
+            Request::Send { data } => self.on_send(data),
             Request::PublishKey { .. } | Request::Track { .. } | Request::Untrack { .. } => {
                 self.refuse(now, id, ErrorCode::NotAvailable);
             }

@@ -29,6 +29,10 @@ impl Session {
             }
         } else if self.behind.as_ref().is_some_and(|behind| behind.awaits(ticket)) {
             self.on_behind(result);
+        } else if self.renewals.as_ref().is_some_and(|renewals| renewals.awaits(ticket)) {
+            let no_answer = Err(Denial::of(ErrorCode::Internal));
+            let renewed = if let OutcomeResult::Renewed(renewed) = result { renewed } else { no_answer };
+            self.on_renewed(now, ticket, renewed);
         } else {
             return;
         }
@@ -42,10 +46,15 @@ impl Session {
     fn finish(&mut self, now: Moment, pending: Pending, result: OutcomeResult) {
         let id = pending.id;
         match (pending.awaited, result) {
-            (Awaited::Connect, OutcomeResult::Authenticated(result)) => {
-                self.on_authenticated(now, id, result)
+            (Awaited::Connect { subs }, OutcomeResult::Authenticated(result)) => {
+                self.on_authenticated(now, id, subs, result)
             }
-            (Awaited::Connect, _) => self.close(Disconnect::INTERNAL),
+            (Awaited::Connect { .. }, _) => self.close(Disconnect::INTERNAL),
+            (Awaited::Message, OutcomeResult::Messaged(result)) => self.on_messaged(now, result),
+            (Awaited::Message, _) => self.note_refusal(now, &ErrorCode::Internal.into()),
+            (Awaited::Rpc, OutcomeResult::Rpc(result)) => {
+                self.conclude_or_close(now, id, result.map(|data| Answer::Rpc { data }));
+            }
             (Awaited::Refresh, OutcomeResult::Authenticated(result)) => {
                 self.on_reauthenticated(now, id, result)
             }
@@ -80,8 +89,7 @@ impl Session {
     fn conclude_or_close(&mut self, now: Moment, id: u32, outcome: Result<Answer, Denial>) {
         match outcome {
             Ok(answer) => self.answer(id, answer),
-            Err(Denial::Error(refusal)) => self.refuse(now, id, refusal),
-            Err(Denial::Disconnect(disconnect)) => self.close(disconnect),
+            Err(denial) => self.deny(now, id, denial),
         }
     }
 

@@ -7,7 +7,6 @@ use shared::publication::{Payload, PayloadKind, Publication};
 use super::Session;
 use super::state::Awaited;
 use crate::effect::Effect;
-use crate::permission::may_publish;
 
 impl Session {
     pub(super) fn on_publish(&mut self, now: Moment, id: u32, channel: &str, data: Payload) {
@@ -20,15 +19,18 @@ impl Session {
         let Some(options) = context.rules.options(&channel) else {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
-        let subscription = self.find_live(channel.as_str());
-        let subscribed = subscription.is_some();
-        if !context.insecure && !may_publish(&context.rules, options, &channel, self.user(), subscribed) {
+        if !self.may_publish(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
+        if !options.publication_data_format.admits(&data) {
+            return self.refuse(now, id, ErrorCode::BadRequest);
+        }
+        let subscription = self.find_live(channel.as_str());
         let channel_info =
             subscription.and_then(|one| one.granted()).and_then(|granted| granted.info.clone());
         let info = self.info(channel_info);
-        let publication = Publication { info: Some(info), ..Publication::new(data) };
+        let publication =
+            Publication { info: Some(info), delta: options.delta_publish, ..Publication::new(data) };
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Publish);
         self.effects.push_back(Effect::Publish {

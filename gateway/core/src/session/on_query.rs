@@ -12,7 +12,6 @@ use super::behind::{client_bytes, fitting};
 use super::state::Awaited;
 use crate::effect::Effect;
 use crate::history::{HistoryFilter, HistoryPage};
-use crate::permission::{may_read_history, may_read_presence};
 
 impl Session {
     pub(super) fn on_history(&mut self, now: Moment, id: u32, request: History) {
@@ -25,9 +24,7 @@ impl Session {
         if !retention.keeps_history() {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
-        let subscribed = self.find_live(channel.as_str()).is_some();
-        if !context.insecure && !may_read_history(&context.rules, options, &channel, self.user(), subscribed)
-        {
+        if !self.may_read_history(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         let since = request.since.as_ref().map(|since| since.offset);
@@ -104,16 +101,10 @@ impl Session {
     /// The channel if its presence may be read. Where there is none the command has been dealt with.
     fn presence_channel(&mut self, now: Moment, id: u32, channel: &str) -> Option<Channel> {
         let channel = self.channel(now, id, channel)?;
-        let subscribed = self.find_live(channel.as_str()).is_some();
         let refused = match self.context.rules.options(&channel) {
             None => ErrorCode::UnknownChannel,
             Some(options) if !options.presence => ErrorCode::NotAvailable,
-            Some(options)
-                if self.context.insecure
-                    || may_read_presence(&self.context.rules, options, &channel, self.user(), subscribed) =>
-            {
-                return Some(channel);
-            }
+            Some(options) if self.may_read_presence(options, &channel) => return Some(channel),
             Some(_) => ErrorCode::PermissionDenied,
         };
         self.refuse(now, id, refused);

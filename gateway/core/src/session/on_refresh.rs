@@ -9,13 +9,16 @@ use shared::reply::Answer;
 use super::Session;
 use super::on_connect::{expiry, remaining};
 use super::on_subscribe::granted;
-use super::state::{Awaited, Stage};
+use super::state::Awaited;
 use crate::effect::{Denial, Effect, Grant, Identity};
 
 impl Session {
     pub(super) fn on_refresh(&mut self, id: u32, token: Box<str>) {
         if token.is_empty() {
             return self.close(Disconnect::BAD_REQUEST.because("the command brings no token"));
+        }
+        if self.identity.as_ref().is_some_and(|identity| identity.refreshed_by_server) {
+            return self.close(Disconnect::BAD_REQUEST.because("the application renews this connection"));
         }
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Refresh);
@@ -43,6 +46,10 @@ impl Session {
         if identity.info.is_some() {
             known.info = identity.info;
         }
+        if identity.meta.is_some() {
+            known.meta = identity.meta;
+        }
+        known.caps = identity.caps;
         self.reckon_expiry();
         let expires = expires.map(|expires| remaining(now, expires));
         self.answer(id, Answer::Refresh { client: self.client, version: self.context.version, expires });
@@ -55,13 +62,17 @@ impl Session {
         let Some(subscription) = self.find_live(channel) else {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         };
+        let by_server = subscription.granted().is_some_and(|granted| granted.refreshed_by_server);
+        if by_server || subscription.is_server_side() {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        }
         if token.is_empty() {
             return self.refuse(now, id, ErrorCode::BadRequest);
         }
         let channel = subscription.channel.clone();
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::SubRefresh { channel: channel.clone() });
-        self.effects.push_back(Effect::Authorize { ticket, channel, token });
+        self.effects.push_back(Effect::Authorize { ticket, channel, token, data: None });
     }
 
     pub(super) fn on_reauthorized(
@@ -83,11 +94,11 @@ impl Session {
             return self.refuse(now, id, ErrorCode::Expired);
         };
         // It may have ended while the token was looked at.
-        let live = self.find(channel.as_str()).ok().map(|at| &mut self.subscriptions[at].stage);
-        let Some(Stage::Live(known)) = live else {
+        let at = self.find(channel.as_str()).ok();
+        let Some(live) = at.and_then(|at| self.subscriptions[at].live_mut()) else {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         };
-        *known = granted(grant.info, expires);
+        live.granted = granted(grant, expires).boxed();
         self.reckon_expiry();
         self.answer(
             id,

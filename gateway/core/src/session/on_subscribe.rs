@@ -1,41 +1,50 @@
 //! The subscribe command: allowed? joined, caught up, answered, live.
 
-use shared::command::{Since, Subscribe, SubscriptionKind};
+use shared::command::Subscribe;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
-use shared::push::{Event, Push};
+use shared::publication::Payload;
+use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
 use shared::reply::{Answer, Subscribed};
 
+use super::Session;
 use super::behind::Reader;
 use super::on_connect::{expiry, remaining};
-use super::state::{Granted, Joining, Stage, Subscription};
-use super::{Session, Unserved};
+use super::state::{Granted, Joining, Live, Phase, Stage, Subscription};
+use super::terms::{Asked, Given, Past};
 use crate::channel_rules::ChannelOptions;
-use crate::effect::{Denial, Effect, GoLive, Grant, Join, PastWanted, Terms};
+use crate::delta;
+use crate::effect::{Denial, Effect, GoLive, Grant, Join, PastWanted};
 use crate::history::{HistoryFilter, HistoryPage};
-use crate::permission::{may_recover, may_subscribe};
-use crate::recovery::is_recovered;
+use crate::recovery::{is_newest, is_recovered, stands_at};
 
-/// The one format of deltas that clients may ask for. None is served: they get whole publications then, which is an
-/// answer that the protocol allows.
-const DELTA_FOSSIL: &str = "fossil";
+/// A subscription that is live as soon as its client has been told.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) id: u32,
+    /// What the client is told.
+    pub(super) subscribed: Subscribed,
+    pub(super) given: Given,
+    pub(super) next: Next,
+    /// The server has ended it already.
+    pub(super) ended: Option<UnsubscribeCode>,
+    /// Bytes of publications in `subscribed`.
+    pub(super) bytes: usize,
+}
+
+/// What comes after the client has been told.
+#[derive(Debug)]
+pub(super) enum Next {
+    ReadOn(Reader),
+    GoLive(GoLive),
+}
 
 impl Session {
-    pub(super) fn on_subscribe(&mut self, now: Moment, id: u32, request: Subscribe) {
+    pub(super) fn on_subscribe(&mut self, now: Moment, id: u32, mut request: Subscribe) {
         let Some(channel) = self.channel(now, id, &request.channel) else { return };
-        if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
-            return self.close(Disconnect::BAD_REQUEST.because("the delta is of no known kind"));
-        }
-        if request.filter.is_some() {
-            // Without its filter the client would get what it asked not to get.
-            return self.refuse(now, id, ErrorCode::BadRequest);
-        }
-        if request.kind != SubscriptionKind::Stream {
-            return self.refuse(now, id, ErrorCode::NotAvailable);
-        }
         let Err(at) = self.find(channel.as_str()) else {
             return self.refuse(now, id, ErrorCode::AlreadySubscribed);
         };
@@ -46,44 +55,25 @@ impl Session {
         let Some(options) = context.rules.options(&channel) else {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
-        let has_token = !request.token.is_empty();
-        if !has_token
-            && !context.insecure
-            && !may_subscribe(&context.rules, options, &channel, self.user(), self.client)
-        {
+        let token = std::mem::take(&mut request.token);
+        let data = request.data.take();
+        let asked = match Asked::of(request, options) {
+            Ok(asked) => asked,
+            Err(denial) => return self.deny(now, id, denial),
+        };
+        if token.is_empty() && !self.may_subscribe(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
-
         let ticket = self.ticket();
-        let streamed = options.retention().keeps_history();
-        let may_recover = streamed && (context.insecure || may_recover(options));
-        let recoverable = may_recover && (options.force_recovery || request.recoverable || request.recover);
-        if request.join_leave {
-            context.observer.unserved(Unserved::JoinLeave);
-        }
-        let joining = Box::new(Joining {
-            ticket,
-            id,
-            since: request.recover.then_some(Since { offset: request.offset, epoch: request.epoch }),
-            reject_unrecovered: request.reject_unrecovered,
-            may_recover,
-            recoverable,
-            positioned: recoverable || streamed && (options.force_positioning || request.positioned),
-            granted: None,
-            ended: None,
-        });
+        let joining = Box::new(Joining { ticket, id, asked, ..Joining::default() });
         self.joining += 1;
-        if has_token {
-            let stage = Stage::Authorizing(joining);
-            self.effects.push_back(Effect::Authorize {
-                ticket,
-                channel: channel.clone(),
-                token: request.token,
-            });
-            self.insert(at, Subscription { channel, stage });
-        } else {
+        if token.is_empty() {
             self.insert(at, Subscription { channel, stage: Stage::Joining(joining) });
             self.join(at, options);
+        } else {
+            let stage = Stage::Authorizing(joining);
+            self.effects.push_back(Effect::Authorize { ticket, channel: channel.clone(), token, data });
+            self.insert(at, Subscription { channel, stage });
         }
     }
 
@@ -105,12 +95,15 @@ impl Session {
         };
         let ticket = self.ticket();
         let subscription = &mut self.subscriptions[at];
-        let Stage::Authorizing(mut joining) = std::mem::replace(&mut subscription.stage, Stage::Live(None))
+        let Stage::Authorizing(mut joining) =
+            std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()))
         else {
             return;
         };
         joining.ticket = ticket;
-        joining.granted = granted(grant.info, expires);
+        joining.overrides = grant.overrides;
+        joining.data = grant.data.clone().map(Payload::of_unknown);
+        joining.granted = granted(grant, expires).boxed();
         subscription.stage = Stage::Joining(joining);
         self.join(at, options);
     }
@@ -121,65 +114,127 @@ impl Session {
         at: usize,
         result: Result<Option<HistoryPage>, ErrorCode>,
     ) {
-        let page = match result {
-            Ok(page) => page,
-            Err(error) => return self.fail_joining(now, at, error),
-        };
-        let Some(joining) = self.subscriptions[at].joining() else { return };
-        let position = page.as_ref().map(|page| page.top);
-        let was_recovering = joining.since.is_some();
-        let recovered = match (&joining.since, &page) {
-            (Some(since), Some(page)) => joining.may_recover && is_recovered(since, page),
-            _ => false,
-        };
+        if self.phase == Phase::Connecting {
+            return self.on_arrived(now, at, result);
+        }
+        match result.map_err(Refusal::from).and_then(|page| self.take_up(now, at, page, 0)) {
+            Ok(mut taken) => {
+                let subscribed = std::mem::take(&mut taken.subscribed);
+                match taken.id {
+                    0 => self.tell_of_subscription(at, subscribed),
+                    id => self.answer(id, Answer::Subscribe(subscribed)),
+                }
+                self.begin_following(at, taken);
+            }
+            Err(error) => self.fail_joining(now, at, error),
+        }
+    }
+
+    /// What the client is to be told of a subscription that the hub and the broker are ready for. It counts as live from
+    /// now on, and the caller tells the client. `used`: bytes that the same message holds already.
+    pub(super) fn take_up(
+        &mut self,
+        now: Moment,
+        at: usize,
+        page: Option<HistoryPage>,
+        used: usize,
+    ) -> Result<Taken, Refusal> {
+        let subscription = &mut self.subscriptions[at];
+        let Some(joining) = subscription.joining() else { return Err(ErrorCode::Internal.into()) };
+        let Given { past, was_recovering, recoverable, positioned, .. } = joining.given;
+        let since = joining.asked.since.as_ref();
+        let is_up_to_date = |page: &HistoryPage| since.is_some_and(|since| is_recovered(since, page));
+        let recovered = page.as_ref().is_some_and(|page| match past {
+            Past::Nothing => false,
+            Past::Missed => is_up_to_date(page),
+            Past::Newest => is_newest(since, page),
+        });
         if was_recovering {
             self.context.observer.recovery(recovered);
         }
-        if was_recovering && !recovered && joining.reject_unrecovered {
-            return self.fail_joining(now, at, ErrorCode::UnrecoverablePosition);
+        if was_recovering && !recovered && joining.asked.reject_unrecovered {
+            return Err(ErrorCode::UnrecoverablePosition.into());
         }
 
-        let stage = std::mem::replace(&mut self.subscriptions[at].stage, Stage::Live(None));
-        let Stage::Joining(joining) = stage else { return };
+        let stage = std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()));
+        let Stage::Joining(joining) = stage else { return Err(ErrorCode::Internal.into()) };
         self.joining -= 1;
-        let Joining { id, since, recoverable, positioned, granted, ended, .. } = *joining;
-        let expires = granted.as_ref().and_then(|granted| granted.expires);
-        self.subscriptions[at].stage = Stage::Live(granted);
-        // A client that is given what it missed counts on from where it stood.
-        let reads_on = since.filter(|_| recovered).map(|since| since.offset);
+        let Joining { id, server_side, asked, given, granted, data, ended, .. } = *joining;
+        let expiring = granted.as_ref().filter(|granted| !granted.refreshed_by_server && !server_side);
+        let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
+        subscription.stage = Stage::Live(Live { granted, server_side, announced: false });
+        let channel = subscription.channel.clone();
+
+        let top = page.as_ref().map(|page| page.top);
         let mut publications = page.filter(|_| recovered).map(|page| page.publications).unwrap_or_default();
-        let (bytes, rest) = self.leave_for_later(&mut publications);
+        // A client that is given what it missed counts on from where it stood.
+        let counts_from = match (past, &asked.since, publications.first()) {
+            _ if !recovered => None,
+            (Past::Newest, Some(since), Some(newest))
+                if newest.position.is_some_and(|position| stands_at(since, position)) =>
+            {
+                // It has this one.
+                publications.clear();
+                None
+            }
+            (Past::Newest, _, newest) => newest.map(|newest| newest.offset().saturating_sub(1)),
+            (_, since, _) => since.as_ref().map(|since| since.offset),
+        };
+        let filter = asked.filter;
+        let (bytes, rest) = self.leave_for_later(&mut publications, used);
+        let has_last = publications
+            .last()
+            .is_some_and(|last| filter.as_ref().is_none_or(|filter| filter.matches(&last.tags)));
+        if let Some(filter) = &filter {
+            publications.retain(|publication| filter.matches(&publication.tags));
+        }
+        let terms = given.terms(filter);
+        let next = match rest.zip(top) {
+            Some((rest, top)) => {
+                let position = StreamPosition { offset: rest.before, ..top };
+                Next::ReadOn(Reader::new(channel, position, terms, rest.limit))
+            }
+            None => Next::GoLive(GoLive { channel, position: top, terms, may_read_on: true, has_last }),
+        };
         let subscribed = Subscribed {
-            expires: expires.map(|expires| remaining(now, expires)),
+            expires,
             recoverable,
             positioned,
-            position: position.map(|top| StreamPosition { offset: reads_on.unwrap_or(top.offset), ..top }),
+            position: top.map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top }),
+            delta: given.delta,
+            patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
             publications,
             recovered,
             was_recovering,
+            data,
             ..Subscribed::default()
         };
-        self.answer(id, Answer::Subscribe(subscribed));
-        let channel = self.subscriptions[at].channel.clone();
+        Ok(Taken { id, subscribed, given, next, ended, bytes })
+    }
+
+    /// The client has been told.
+    pub(super) fn begin_following(&mut self, at: usize, taken: Taken) {
+        let Taken { given, next, ended, bytes, .. } = taken;
         if let Some(code) = ended {
-            self.remove(at);
-            self.leave(channel.clone());
-            return self.push(Push::to(&channel, Event::Unsubscribed(code)));
+            let subscription = self.remove(at);
+            return self.end(subscription, code);
         }
-        match rest.zip(position) {
-            Some((rest, top)) => {
-                let position = StreamPosition { offset: rest.before, ..top };
-                let terms = Terms { positioned, ..Terms::default() };
-                self.read_on(Reader::new(channel, position, terms, rest.limit));
-            }
-            None => {
-                let terms = Terms { positioned, ..Terms::default() };
-                let go_live = GoLive { channel, position, has_last: false, terms, may_read_on: true };
-                self.after_replies(Effect::GoLive(go_live));
-            }
+        let subscription = &mut self.subscriptions[at];
+        let channel = subscription.channel.clone();
+        let expires = subscription.expiring().is_some();
+        if let Some(live) = subscription.live_mut() {
+            live.announced = given.announced;
+        }
+        match next {
+            Next::ReadOn(reader) => self.read_on(reader),
+            Next::GoLive(go_live) => self.after_replies(Effect::GoLive(go_live)),
+        }
+        if given.announced {
+            let info = Box::new(self.info_in(at));
+            self.after_replies(Effect::AnnounceJoined { channel, info });
         }
         self.sent(bytes);
-        if expires.is_some() {
+        if expires {
             self.reckon_expiry();
         }
     }
@@ -187,56 +242,61 @@ impl Session {
     /// The subscription does not come about.
     pub(super) fn fail_joining(&mut self, now: Moment, at: usize, error: impl Into<Refusal>) {
         let Subscription { channel, stage } = self.remove(at);
-        match stage {
-            Stage::Authorizing(joining) => self.refuse(now, joining.id, error),
+        let id = match stage {
+            Stage::Authorizing(joining) => joining.id,
             Stage::Joining(joining) => {
                 self.leave(channel);
-                self.refuse(now, joining.id, error);
+                joining.id
             }
-            Stage::Live(_) => {}
+            Stage::Live(_) => return,
+        };
+        match id {
+            // The server wanted it, and its client has not heard of it.
+            0 => self.note_refusal(now, &error.into()),
+            id => self.refuse(now, id, error),
         }
     }
 
-    fn join(&mut self, at: usize, options: &ChannelOptions) {
-        let subscription = &self.subscriptions[at];
-        let Some(joining) = subscription.joining() else { return };
+    pub(super) fn join(&mut self, at: usize, options: &ChannelOptions) {
+        let rights = self.rights(&self.subscriptions[at].channel);
+        let insecure = self.context.insecure;
+        let subscription = &mut self.subscriptions[at];
+        let Some(joining) = subscription.joining_mut() else { return };
+        let given = Given::new(options, &joining.asked, joining.overrides, rights, insecure);
+        joining.given = given;
+        let (ticket, asked) = (joining.ticket, &joining.asked);
+        let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), part: false };
         let retention = options.retention();
-        let past =
-            retention.keeps_history().then(|| match joining.since.as_ref().filter(|_| joining.may_recover) {
-                Some(since) => PastWanted {
-                    part: false,
-                    filter: HistoryFilter {
-                        since: Some(since.offset),
-                        limit: self.context.settings.recovery_limit_max,
-                        reverse: false,
-                        enough_bytes: None,
-                    },
-                    epoch: Epoch::parse(&since.epoch),
-                },
-                None => {
-                    PastWanted { filter: HistoryFilter::default(), epoch: Some(Epoch::EMPTY), part: false }
-                }
-            });
-        let channel_info = joining.granted.as_ref().and_then(|granted| granted.info.clone());
-        let join = Join {
-            ticket: joining.ticket,
-            channel: subscription.channel.clone(),
-            terms: Terms { positioned: joining.positioned, ..Terms::default() },
-            retention,
-            past,
-            presence: options.presence.then(|| self.info(channel_info)),
-        };
-        self.effects.push_back(Effect::Join(join));
+        let past = retention.keeps_history().then(|| match (given.past, &asked.since) {
+            (Past::Missed, Some(since)) => PastWanted {
+                epoch: Epoch::parse(&since.epoch),
+                ..past(HistoryFilter {
+                    since: Some(since.offset),
+                    limit: self.context.settings.recovery_limit_max,
+                    ..HistoryFilter::default()
+                })
+            },
+            (Past::Newest, _) => PastWanted {
+                part: true,
+                ..past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() })
+            },
+            _ => past(HistoryFilter::default()),
+        });
+        let terms = given.terms(asked.filter.clone());
+        let channel = subscription.channel.clone();
+        let presence = given.presence.then(|| self.info_in(at));
+        self.effects.push_back(Effect::Join(Join { ticket, channel, terms, retention, past, presence }));
     }
 
-    fn insert(&mut self, at: usize, subscription: Subscription) {
+    pub(super) fn insert(&mut self, at: usize, subscription: Subscription) {
         // Most clients stay with the few channels that they begin with.
         self.subscriptions.reserve_exact(1);
         self.subscriptions.insert(at, subscription);
     }
 }
 
-/// What a token gave, if it gave anything worth remembering.
-pub(super) fn granted(info: Option<bytes::Bytes>, expires: Option<Moment>) -> Option<Box<Granted>> {
-    (info.is_some() || expires.is_some()).then(|| Box::new(Granted { info, expires }))
+/// What is remembered of what a token gave.
+pub(super) fn granted(grant: Grant, expires: Option<Moment>) -> Granted {
+    let Grant { info, refreshed_by_server, allow, .. } = grant;
+    Granted { info, expires, refreshed_by_server, allow }
 }

@@ -1,13 +1,14 @@
 //! Time passes: heartbeats, and ends that were set in advance.
 
 use bytes::Bytes;
+use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
 use shared::moment::Moment;
 use shared::protocol::Heartbeat;
 use shared::push::UnsubscribeCode;
 
-use super::state::Phase;
+use super::state::{Phase, Subscription};
 use super::{NEVER, Session};
 use crate::effect::Effect;
 
@@ -86,6 +87,10 @@ impl Session {
             }
             Heartbeat::Transport => Effect::Ping,
         });
+        if self.one_way && self.protocol.heartbeat() != Heartbeat::Transport {
+            self.deadline = now + self.context.settings.ping_interval();
+            return;
+        }
         self.awaits_pong = true;
         self.pongs_owed = self.pongs_owed.saturating_add(1);
         self.heard = false;
@@ -93,24 +98,47 @@ impl Session {
     }
 
     fn on_expiry(&mut self, now: Moment) {
-        let delay = self.context.settings.expired_close_delay();
-        let is_over = |expires: Option<Moment>| expires.is_some_and(|expires| now >= expires + delay);
-        if is_over(self.identity.as_ref().and_then(|identity| identity.expires)) {
-            return self.close(Disconnect::EXPIRED);
+        let connection = self.identity.as_ref();
+        let connection =
+            connection.and_then(|identity| Some((identity.expires?, identity.refreshed_by_server)));
+        if let Some((expires, by_server)) = connection {
+            if now >= self.end_of(None, expires) {
+                return self.close(Disconnect::EXPIRED);
+            }
+            if by_server && now >= expires {
+                self.ask_to_renew(now, None);
+            }
         }
-        while let Some(at) = self.subscriptions.iter().position(|one| is_over(one.expires())) {
-            let channel = self.remove(at).channel;
-            self.end(&channel, UnsubscribeCode::Expired);
+        let is_over = |session: &Self, one: &Subscription| {
+            one.expiring().is_some_and(|(_, expires)| now >= session.end_of(Some(&one.channel), expires))
+        };
+        while let Some(at) = self.subscriptions.iter().position(|one| is_over(self, one)) {
+            let subscription = self.remove(at);
+            self.end(subscription, UnsubscribeCode::Expired);
+            if self.phase == Phase::Closed {
+                return;
+            }
+        }
+        let is_due = |one: &&Subscription| {
+            one.expiring().is_some_and(|(granted, expires)| granted.refreshed_by_server && now >= expires)
+        };
+        let due: Vec<Channel> =
+            self.subscriptions.iter().filter(is_due).map(|one| one.channel.clone()).collect();
+        for channel in due {
+            self.ask_to_renew(now, Some(channel));
         }
         self.reckon_expiry();
     }
 
-    /// Finds the first end among those of the connection and its live subscriptions.
+    /// Finds the first end, or the first question to the application, of the connection and its live subscriptions.
     pub(super) fn reckon_expiry(&mut self) {
-        let connection = self.identity.as_ref().and_then(|identity| identity.expires);
-        let subscriptions = self.subscriptions.iter().filter_map(|one| one.expires());
-        let first = subscriptions.chain(connection).min();
-        let delay = self.context.settings.expired_close_delay();
-        self.expiry = first.map_or(NEVER, |expires| expires + delay);
+        let identity = self.identity.as_ref();
+        let connection = identity
+            .and_then(|identity| Some(self.due(None, identity.expires?, identity.refreshed_by_server)));
+        let subscriptions = self.subscriptions.iter().filter_map(|one| {
+            let (granted, expires) = one.expiring()?;
+            Some(self.due(Some(&one.channel), expires, granted.refreshed_by_server))
+        });
+        self.expiry = subscriptions.chain(connection).min().unwrap_or(NEVER);
     }
 }

@@ -2,8 +2,10 @@
 
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
+use shared::publication::ClientInfo;
 use shared::push::{Event, Push, UnsubscribeCode};
 use shared::reply::Answer;
+use smallvec::SmallVec;
 
 use super::Session;
 use super::state::{Phase, Subscription};
@@ -16,8 +18,8 @@ impl Session {
             return self.close(Disconnect::BAD_REQUEST.because("the command names no channel"));
         }
         if let Ok(at) = self.find(channel) {
-            let channel = self.remove(at).channel;
-            self.leave(channel);
+            let subscription = self.remove(at);
+            self.part(subscription);
             self.reckon_expiry();
         }
         self.answer(id, Answer::Unsubscribe);
@@ -37,15 +39,53 @@ impl Session {
             }
             return;
         }
-        self.remove(at);
-        self.end(channel, code);
+        let subscription = self.remove(at);
+        self.end(subscription, code);
         self.reckon_expiry();
     }
 
     /// A subscription that is forgotten already.
-    pub(super) fn end(&mut self, channel: &Channel, code: UnsubscribeCode) {
+    pub(super) fn end(&mut self, subscription: Subscription, code: UnsubscribeCode) {
+        let by_server = subscription.is_server_side();
+        let channel = subscription.channel.clone();
+        self.part(subscription);
+        if by_server && code != UnsubscribeCode::Server {
+            return self.end_for_good(code);
+        }
+        self.push(Push::to(&channel, Event::Unsubscribed(code)));
+    }
+
+    /// A client cannot come back to a subscription of the server's by itself: it comes back as a whole.
+    pub(super) fn end_for_good(&mut self, code: UnsubscribeCode) {
+        self.close(match code {
+            UnsubscribeCode::Server | UnsubscribeCode::InsufficientState => Disconnect::INSUFFICIENT_STATE,
+            UnsubscribeCode::Expired => Disconnect::SUBSCRIPTION_EXPIRED,
+            UnsubscribeCode::StateInvalidated => Disconnect::STATE_INVALIDATED,
+        });
+    }
+
+    /// The channels whose subscribers are to be told that this client is gone, now that its connection is. Each once.
+    pub fn take_announced(&mut self) -> Vec<(Channel, ClientInfo)> {
+        let announced = (0..self.subscriptions.len()).filter_map(|at| {
+            let live = self.subscriptions[at].live_mut()?;
+            std::mem::take(&mut live.announced).then_some(at)
+        });
+        let announced: SmallVec<[usize; 4]> = announced.collect();
+        announced.iter().map(|&at| (self.subscriptions[at].channel.clone(), self.info_in(at))).collect()
+    }
+
+    /// The client is a subscriber no more, wherever it stood.
+    pub(super) fn part(&mut self, mut subscription: Subscription) {
+        let announced = subscription.live_mut().is_some_and(|live| live.announced);
+        let info = announced.then(|| {
+            let channel_info = subscription.granted().and_then(|granted| granted.info.clone());
+            Box::new(self.info(channel_info))
+        });
+        let channel = subscription.channel;
         self.leave(channel.clone());
-        self.push(Push::to(channel, Event::Unsubscribed(code)));
+        if let Some(info) = info {
+            self.effects.push_back(Effect::AnnounceLeft { channel, info });
+        }
     }
 
     pub(super) fn remove(&mut self, at: usize) -> Subscription {
@@ -55,6 +95,9 @@ impl Session {
         }
         if let Some(behind) = &mut self.behind {
             behind.forget(&subscription.channel);
+        }
+        if self.renewals.is_some() {
+            self.forget_renewal(Some(&subscription.channel));
         }
         if self.subscriptions.is_empty() {
             self.subscriptions.shrink_to_fit();

@@ -26,6 +26,13 @@ pub struct Settings {
     pub channel_bytes_max: u32,
     /// Channel names may hold spaces and any letters, in UTF-8. Without this they are printable ASCII without spaces.
     pub channel_unicode: bool,
+    /// Every client with a user is subscribed to a channel of its user as it connects: `#ann`, or `NAMESPACE:#ann`.
+    pub personal_channel: bool,
+    /// The namespace of these channels; empty for none.
+    pub personal_channel_namespace: Box<str>,
+    /// A user has one connection: whoever connects anew has the user's other connections closed, on all nodes, with
+    /// 3504. Anonymous clients are not counted.
+    pub single_connection: bool,
     /// Commands of a connection that wait for earlier ones. A connection with more of them is closed; with half of
     /// them it is not read from.
     pub queued_commands_max: u32,
@@ -70,6 +77,9 @@ impl Default for Settings {
             channels_max: 128,
             channel_bytes_max: 255,
             channel_unicode: false,
+            personal_channel: false,
+            personal_channel_namespace: "".into(),
+            single_connection: false,
             queued_commands_max: 2_048,
             queued_bytes_max: 1 << 20,
             messages_per_second: 2_000,

@@ -1,19 +1,24 @@
 //! What a session remembers between two events.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use shared::channel::Channel;
-use shared::command::Since;
+use shared::command::{Since, Subscribe};
 use shared::moment::Moment;
+use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
-use crate::effect::Ticket;
+use super::on_arrival::Arriving;
+use super::terms::{Asked, Given};
+use crate::effect::{Overrides, Rights, Ticket};
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
     /// Nothing but a connect command is in order.
     Opening,
-    /// The token is being looked at; further commands wait.
+    /// The token is being looked at, or what the server subscribes the client to is joined; further commands wait.
     Connecting,
     /// The connect command was answered with an error. No further command is in order.
     Refused,
@@ -32,11 +37,22 @@ pub(super) struct Pending {
 
 #[derive(Debug)]
 pub(super) enum Awaited {
-    Connect,
+    /// With where the client stopped reading what the server had subscribed it to.
+    Connect {
+        subs: BTreeMap<Box<str>, Subscribe>,
+    },
+    /// What the server subscribes the client to, before the connect command is answered.
+    Arrival(Box<Arriving>),
     Refresh,
-    SubRefresh { channel: Channel },
+    SubRefresh {
+        channel: Channel,
+    },
+    Message,
+    Rpc,
     Publish,
-    History { since: Option<Since> },
+    History {
+        since: Option<Since>,
+    },
     Presence,
     PresenceStats,
 }
@@ -54,31 +70,52 @@ pub(super) enum Stage {
     Authorizing(Box<Joining>),
     /// The hub holds publications back until the reply is written.
     Joining(Box<Joining>),
-    Live(Option<Box<Granted>>),
+    Live(Live),
 }
 
-/// A subscribe command on its way.
-#[derive(Debug)]
+/// A subscription whose client knows of it.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) granted: Option<Box<Granted>>,
+    /// The server has made it.
+    pub(super) server_side: bool,
+    /// The others were told that this client has come.
+    pub(super) announced: bool,
+}
+
+/// A subscription on its way.
+#[derive(Debug, Default)]
 pub(super) struct Joining {
     pub(super) ticket: Ticket,
+    /// Of the command. 0 if the server makes it.
     pub(super) id: u32,
-    /// Where the client stopped reading, if it asked to recover.
-    pub(super) since: Option<Since>,
-    pub(super) reject_unrecovered: bool,
-    /// Whether it may be given what it missed.
-    pub(super) may_recover: bool,
-    pub(super) recoverable: bool,
-    pub(super) positioned: bool,
+    pub(super) server_side: bool,
+    pub(super) asked: Asked,
+    pub(super) overrides: Overrides,
+    /// Set when it is joined.
+    pub(super) given: Given,
     pub(super) granted: Option<Box<Granted>>,
+    /// For the client, when it is told.
+    pub(super) data: Option<Payload>,
     /// The server has ended it meanwhile. The client is told once it knows that it is subscribed.
     pub(super) ended: Option<UnsubscribeCode>,
 }
 
-/// What a subscription token gave.
-#[derive(Debug)]
+/// What a subscription was given by its token, the server or the application.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Granted {
     pub(super) info: Option<Bytes>,
     pub(super) expires: Option<Moment>,
+    /// The application is asked when it expires, and not the client.
+    pub(super) refreshed_by_server: bool,
+    pub(super) allow: Rights,
+}
+
+impl Granted {
+    /// `None` if there is nothing to remember.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 impl Subscription {
@@ -96,22 +133,34 @@ impl Subscription {
         }
     }
 
-    pub(super) fn granted(&self) -> Option<&Granted> {
-        match &self.stage {
-            Stage::Authorizing(joining) | Stage::Joining(joining) => joining.granted.as_deref(),
-            Stage::Live(granted) => granted.as_deref(),
-        }
-    }
-
-    /// When a live subscription ends unless it is refreshed.
-    pub(super) fn expires(&self) -> Option<Moment> {
-        match &self.stage {
-            Stage::Live(granted) => granted.as_ref().and_then(|granted| granted.expires),
+    pub(super) fn live_mut(&mut self) -> Option<&mut Live> {
+        match &mut self.stage {
+            Stage::Live(live) => Some(live),
             Stage::Authorizing(_) | Stage::Joining(_) => None,
         }
     }
 
+    pub(super) fn granted(&self) -> Option<&Granted> {
+        match &self.stage {
+            Stage::Authorizing(joining) | Stage::Joining(joining) => joining.granted.as_deref(),
+            Stage::Live(live) => live.granted.as_deref(),
+        }
+    }
+
+    /// What a live subscription was given that ends unless it is refreshed, and when.
+    pub(super) fn expiring(&self) -> Option<(&Granted, Moment)> {
+        let Stage::Live(Live { granted: Some(granted), .. }) = &self.stage else { return None };
+        granted.expires.map(|expires| (&**granted, expires))
+    }
+
     pub(super) fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Live(_))
+    }
+
+    pub(super) fn is_server_side(&self) -> bool {
+        match &self.stage {
+            Stage::Authorizing(joining) | Stage::Joining(joining) => joining.server_side,
+            Stage::Live(live) => live.server_side,
+        }
     }
 }

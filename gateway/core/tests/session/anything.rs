@@ -7,7 +7,7 @@ use gateway_core::effect::{
     Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Ticket,
 };
 use gateway_core::history::HistoryPage;
-use gateway_core::session::{Context, JOINS_MAX, Opening, Session, Settings};
+use gateway_core::session::{Context, JOINS_MAX, Opening, Session, Settings, Way};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -139,8 +139,13 @@ impl Observed {
         let settings =
             Settings { errors_max: 20, queued_commands_max: 40, reply_bytes_max: 1, ..Settings::default() };
         let context = Context { settings, ..context() };
-        let opening =
-            Opening { client: ClientId::from_random(7), protocol, context: Arc::new(context), seed: 3 };
+        let opening = Opening {
+            client: ClientId::from_random(7),
+            protocol,
+            context: Arc::new(context),
+            way: Way::Both,
+            seed: 3,
+        };
         let now = Moment(5_000);
         let session = Session::open(now, opening);
         let mut observed = Self {
@@ -318,9 +323,20 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::History { ticket, .. }
         | Effect::Presence { ticket, .. }
         | Effect::PresenceStats { ticket, .. }
+        | Effect::Refresh { ticket }
+        | Effect::SubRefresh { ticket, .. }
+        | Effect::Message { ticket, .. }
+        | Effect::Rpc { ticket, .. }
         | Effect::AwaitRoom { ticket } => Some(*ticket),
         Effect::Join(join) => Some(join.ticket),
-        Effect::Send(_) | Effect::Ping | Effect::Close(_) | Effect::GoLive(_) | Effect::Leave { .. } => None,
+        Effect::Send(_)
+        | Effect::Ping
+        | Effect::Close(_)
+        | Effect::CloseOthers
+        | Effect::GoLive(_)
+        | Effect::Leave { .. }
+        | Effect::AnnounceJoined { .. }
+        | Effect::AnnounceLeft { .. } => None,
     }
 }
 

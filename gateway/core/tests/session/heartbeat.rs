@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::effect::{Identity, OutcomeResult};
-use gateway_core::session::{Opening, Session, Settings};
+use gateway_core::session::{Opening, Session, Settings, Way};
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
 use shared::moment::Moment;
@@ -148,6 +148,7 @@ fn first_pings_are_spread_over_half_an_interval() {
             client: ClientId::from_random(7),
             protocol: Arc::new(CentrifugeJson::default()),
             context: context.clone(),
+            way: Way::Both,
             seed,
         };
         let mut session = Session::open(Moment::ZERO, opening);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::effect::{Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, Ticket};
 use gateway_core::history::HistoryPage;
-use gateway_core::session::{Context, Opening, Session, Settings, Unobserved};
+use gateway_core::session::{Application, Context, Opening, Session, Settings, Unobserved, Way};
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
@@ -33,9 +33,13 @@ impl Client {
     }
 
     pub(crate) fn speaking(protocol: Arc<dyn Protocol>, context: Context) -> Self {
+        Self::coming(Way::Both, protocol, context)
+    }
+
+    pub(crate) fn coming(way: Way, protocol: Arc<dyn Protocol>, context: Context) -> Self {
         let now = Moment(1_000_000);
         let opening =
-            Opening { client: ClientId::from_random(7), protocol, context: Arc::new(context), seed: 0 };
+            Opening { client: ClientId::from_random(7), protocol, context: Arc::new(context), way, seed: 0 };
         Self { session: Session::open(now, opening), now, asked: VecDeque::new() }
     }
 
@@ -120,15 +124,15 @@ impl Client {
             Effect::Send(message) => format!("< {}", String::from_utf8_lossy(&message.data)),
             Effect::Ping => "ping".to_owned(),
             Effect::Close(disconnect) => format!("close {}", disconnect.code),
-            Effect::Authenticate { ticket, token } => {
+            Effect::Authenticate { ticket, connect } => {
                 self.ask(ticket, "");
-                format!("authenticate {token}")
+                format!("authenticate {}", connect.token)
             }
             Effect::Reauthenticate { ticket, token } => {
                 self.ask(ticket, "");
                 format!("reauthenticate {token}")
             }
-            Effect::Authorize { ticket, channel, token } => {
+            Effect::Authorize { ticket, channel, token, .. } => {
                 self.ask(ticket, channel.as_str());
                 format!("authorize {channel} {token}")
             }
@@ -136,17 +140,43 @@ impl Client {
                 self.ask(join.ticket, join.channel.as_str());
                 let mut line = format!("join {}", join.channel);
                 if let Some(history) = join.past.map(|past| past.filter) {
-                    assert!(!history.reverse);
+                    line += if history.reverse { " newest" } else { "" };
                     line += &history.since.map_or(String::new(), |since| format!(" since {since}"));
                     line += &format!(" limit {}", history.limit);
                 }
                 line += if join.terms.positioned { " positioned" } else { "" };
+                line += if join.terms.joins_and_leaves { " joins" } else { "" };
+                line += if join.terms.patches { " delta" } else { "" };
+                line += if join.terms.filter.is_some() { " filtered" } else { "" };
                 line += if join.presence.is_some() { " present" } else { "" };
                 line
             }
             Effect::GoLive(GoLive { channel, position, .. }) => {
                 let at = position.map_or(String::new(), |position| format!(" @{}", position.offset));
                 format!("live {channel}{at}")
+            }
+            Effect::AnnounceJoined { channel, info } => {
+                format!("announce {channel} {} joined", info.user.as_str())
+            }
+            Effect::AnnounceLeft { channel, info } => {
+                format!("announce {channel} {} left", info.user.as_str())
+            }
+            Effect::Refresh { ticket } => {
+                self.ask(ticket, "");
+                "refresh".to_owned()
+            }
+            Effect::SubRefresh { ticket, channel } => {
+                self.ask(ticket, channel.as_str());
+                format!("sub_refresh {channel}")
+            }
+            Effect::CloseOthers => "close others".to_owned(),
+            Effect::Message { ticket, data } => {
+                self.ask(ticket, "");
+                format!("message {}", String::from_utf8_lossy(&data.bytes))
+            }
+            Effect::Rpc { ticket, method, data } => {
+                self.ask(ticket, "");
+                format!("rpc {method} {}", String::from_utf8_lossy(&data.bytes))
             }
             Effect::AwaitRoom { ticket } => {
                 self.ask(ticket, "room");
@@ -206,7 +236,7 @@ pub(crate) fn context() -> Context {
         ),
         ("named", ChannelOptions { allow_user_limited: true, ..open.clone() }),
         ("recover", ChannelOptions { force_recovery: true, ..streamed.clone() }),
-        ("secret", ChannelOptions { allow_history: false, ..streamed.clone() }),
+        ("secret", ChannelOptions { allow_history: false, allow_positioning: true, ..streamed.clone() }),
         ("members", ChannelOptions { allow_publish_for_client: false, ..streamed.clone() }),
         ("position", ChannelOptions { force_positioning: true, ..streamed }),
     ];
@@ -219,6 +249,7 @@ pub(crate) fn context() -> Context {
             ..ChannelRules::default()
         },
         insecure: false,
+        application: Application::default(),
         node: "node-1".into(),
         version: "1.2.3",
         observer: Arc::new(Unobserved),

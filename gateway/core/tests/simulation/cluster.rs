@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::hub::{Encoding, Variants};
-use gateway_core::session::{Context, Settings, Unobserved};
+use gateway_core::session::{Application, Context, Settings, Unobserved};
 use shared::channel::Channel;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 
@@ -57,6 +57,7 @@ pub(crate) fn run(seed: u64) -> Stats {
         settings,
         rules: rules.clone(),
         insecure: true,
+        application: Application::default(),
         node: "simulated".into(),
         version: "0",
         observer: Arc::new(Unobserved),

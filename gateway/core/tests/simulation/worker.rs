@@ -8,7 +8,7 @@ use gateway_core::effect::{Effect, GoLive, Identity, Join, Outcome, OutcomeResul
 use gateway_core::hub::{
     Bundles, EncodingId, HoldLimits, Hub, Interest, Prepared, PushFraming, Sink, Subscriber, Variant,
 };
-use gateway_core::session::{Opening, Session};
+use gateway_core::session::{Opening, Session, Way};
 use gateway_core::timer_wheel::TimerWheel;
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -117,6 +117,7 @@ impl Worker {
             client: ClientId::from_random(u128::from(wire)),
             protocol: self.common.protocol.clone(),
             context: self.common.context.clone(),
+            way: Way::Both,
             seed: net.dice.roll(),
         };
         let session = Session::open(net.now, opening);

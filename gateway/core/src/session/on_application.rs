@@ -1,0 +1,41 @@
+//! What clients say to the application: rpc and send.
+
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::publication::Payload;
+use shared::push::{Event, Push};
+
+use super::Session;
+use super::state::Awaited;
+use crate::effect::{Denial, Effect};
+
+impl Session {
+    pub(super) fn on_rpc(&mut self, now: Moment, id: u32, method: Box<str>, data: Payload) {
+        if !self.context.application.rpc {
+            return self.refuse(now, id, ErrorCode::NotAvailable);
+        }
+        let ticket = self.ticket();
+        self.wait(ticket, id, Awaited::Rpc);
+        self.effects.push_back(Effect::Rpc { ticket, method, data });
+    }
+
+    pub(super) fn on_send(&mut self, data: Payload) {
+        if !self.context.application.messages {
+            return self.close(Disconnect::NOT_AVAILABLE);
+        }
+        let ticket = self.ticket();
+        // Nobody waits for a reply, but what a client sends first comes first.
+        self.wait(ticket, 0, Awaited::Message);
+        self.effects.push_back(Effect::Message { ticket, data });
+    }
+
+    pub(super) fn on_messaged(&mut self, now: Moment, result: Result<Option<Payload>, Denial>) {
+        match result {
+            Ok(Some(data)) => self.push(Push::alone(Event::Message(&data))),
+            Ok(None) => {}
+            Err(Denial::Error(refusal)) => self.note_refusal(now, &refusal),
+            Err(Denial::Disconnect(disconnect)) => self.close(disconnect),
+        }
+    }
+}

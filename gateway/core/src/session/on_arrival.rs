@@ -1,0 +1,212 @@
+//! What the server subscribes a client to as it connects: joined before the connect command is answered, so that the
+//! answer says where each of them stands.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use shared::channel::Channel;
+use shared::command::Subscribe;
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::publication::Payload;
+use shared::push::UnsubscribeCode;
+use shared::reply::Subscribed;
+
+use super::on_connect::expiry;
+use super::on_subscribe::Taken;
+use super::state::{Awaited, Granted, Joining, Pending, Stage, Subscription};
+use super::terms::Asked;
+use super::{JOINS_MAX, Session};
+use crate::effect::{Denial, ServerSubscription};
+use crate::history::HistoryPage;
+
+/// Those that are still to be joined, and those that are.
+#[derive(Debug, Default)]
+pub(super) struct Arriving {
+    /// For the reply.
+    pub(super) data: Option<Payload>,
+    waiting: VecDeque<Wanted>,
+    told: BTreeMap<Channel, Subscribed>,
+    taken: Vec<(Channel, Taken)>,
+    /// Of publications in `told`.
+    bytes: usize,
+}
+
+/// A subscription that the server wants.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    channel: Channel,
+    joining: Box<Joining>,
+}
+
+impl Session {
+    /// All that the client is to be subscribed to: by the server, and by its own wish where it may.
+    pub(super) fn wanted(
+        &self,
+        now: Moment,
+        by_server: Vec<ServerSubscription>,
+        mut by_client: BTreeMap<Box<str>, Subscribe>,
+    ) -> Result<VecDeque<Wanted>, Denial> {
+        let mut wanted: BTreeMap<Channel, Box<Joining>> = BTreeMap::new();
+        for subscription in by_server.into_iter().chain(self.personal()) {
+            let asked = by_client.remove(&subscription.channel).unwrap_or_default();
+            let Wanted { channel, joining } = self.server_side(now, subscription, asked)?;
+            wanted.entry(channel).or_insert(joining);
+        }
+        for (name, asked) in by_client {
+            let name = ServerSubscription { channel: name, ..ServerSubscription::default() };
+            let Wanted { channel, joining } = match self.server_side(now, name, asked) {
+                Err(Denial::Error(refusal)) if refusal.known() == Some(ErrorCode::UnknownChannel) => {
+                    let problem = "it asks for a channel of no known namespace";
+                    return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because(problem)));
+                }
+                wanted => wanted?,
+            };
+            let options = self.context.rules.options(&channel);
+            // What it may not have is left out of the answer.
+            if options.is_some_and(|options| self.may_subscribe(options, &channel)) {
+                wanted.entry(channel).or_insert(joining);
+            }
+        }
+        if wanted.len() > self.context.settings.channels_max as usize {
+            return Err(Denial::Disconnect(Disconnect::CHANNEL_LIMIT));
+        }
+        Ok(wanted.into_iter().map(|(channel, joining)| Wanted { channel, joining }).collect())
+    }
+
+    /// A subscription that the server makes. What the client asks of it counts as in a command.
+    pub(super) fn server_side(
+        &self,
+        now: Moment,
+        subscription: ServerSubscription,
+        asked: Subscribe,
+    ) -> Result<Wanted, Denial> {
+        let ServerSubscription { channel, info, data, expires, overrides } = subscription;
+        let bytes_max = self.context.settings.channel_bytes_max as usize;
+        let channel = self.context.rules.channel(&channel, bytes_max).map_err(|_| ErrorCode::BadRequest)?;
+        let options = self.context.rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        let expires = expiry(now, expires).map_err(|_| ErrorCode::Expired)?;
+        let joining = Joining {
+            server_side: true,
+            asked: Asked::of(asked, options)?,
+            overrides,
+            granted: Granted { info, expires, ..Granted::default() }.boxed(),
+            data: data.map(Payload::of_unknown),
+            ..Joining::default()
+        };
+        Ok(Wanted { channel, joining: Box::new(joining) })
+    }
+
+    /// The channel of the client's user alone.
+    fn personal(&self) -> Option<ServerSubscription> {
+        let settings = &self.context.settings;
+        let user = self.user();
+        (settings.personal_channel && !user.is_anonymous()).then(|| {
+            let names = &self.context.rules.names;
+            let namespace = &settings.personal_channel_namespace;
+            let boundary = if namespace.is_empty() { "" } else { &*names.namespace_boundary };
+            let channel = format!("{namespace}{boundary}{}{}", names.user_boundary, user.as_str());
+            ServerSubscription { channel: channel.into(), ..ServerSubscription::default() }
+        })
+    }
+
+    /// Joins all of these, and answers the connect command after that.
+    pub(super) fn arrive(&mut self, now: Moment, id: u32, waiting: VecDeque<Wanted>, data: Option<Payload>) {
+        if waiting.is_empty() {
+            return self.welcome(now, id, data, BTreeMap::new());
+        }
+        let ticket = self.ticket();
+        let arriving = Arriving { data, waiting, ..Arriving::default() };
+        self.wait(ticket, id, Awaited::Arrival(Box::new(arriving)));
+        self.join_further(now);
+    }
+
+    /// One of them is joined, or cannot be.
+    pub(super) fn on_arrived(
+        &mut self,
+        now: Moment,
+        at: usize,
+        result: Result<Option<HistoryPage>, ErrorCode>,
+    ) {
+        let used = self.arriving().map_or(0, |arriving| arriving.bytes);
+        let taken = result.map_err(Into::into).and_then(|page| self.take_up(now, at, page, used));
+        let mut taken = match taken {
+            Ok(taken) => taken,
+            Err(error) => return self.turn_away(now, error),
+        };
+        let channel = self.subscriptions[at].channel.clone();
+        match taken.ended {
+            // The client has never heard of it.
+            Some(UnsubscribeCode::Server) => {
+                let subscription = self.remove(at);
+                self.part(subscription);
+            }
+            Some(code) => return self.end_for_good(code),
+            None => {
+                let subscribed = std::mem::take(&mut taken.subscribed);
+                if let Some(arriving) = self.arriving() {
+                    arriving.bytes += taken.bytes;
+                    arriving.told.insert(channel.clone(), subscribed);
+                    arriving.taken.push((channel, taken));
+                }
+            }
+        }
+        self.join_further(now);
+    }
+
+    fn join_further(&mut self, now: Moment) {
+        let context = self.context.clone();
+        while usize::from(self.joining) < JOINS_MAX {
+            let Some(next) = self.arriving().and_then(|arriving| arriving.waiting.pop_front()) else { break };
+            self.begin_joining(next, &context);
+        }
+        if self.joining > 0 {
+            return;
+        }
+        let Some(Pending { id, awaited: Awaited::Arrival(arriving), .. }) =
+            self.pending.take().map(|pending| *pending)
+        else {
+            return;
+        };
+        self.welcome(now, id, arriving.data, arriving.told);
+        for (channel, taken) in arriving.taken {
+            if let Ok(at) = self.find(channel.as_str()) {
+                self.begin_following(at, taken);
+            }
+        }
+    }
+
+    pub(super) fn begin_joining(&mut self, wanted: Wanted, context: &super::Context) {
+        let Wanted { channel, mut joining } = wanted;
+        let (Err(at), Some(options)) = (self.find(channel.as_str()), context.rules.options(&channel)) else {
+            return;
+        };
+        joining.ticket = self.ticket();
+        self.joining += 1;
+        self.insert(at, Subscription { channel, stage: Stage::Joining(joining) });
+        self.join(at, options);
+    }
+
+    /// The client is not let in: what was joined for it is left.
+    fn turn_away(&mut self, now: Moment, error: shared::refusal::Refusal) {
+        let Some(pending) = self.pending.take() else { return };
+        while let Some(last) = self.subscriptions.len().checked_sub(1) {
+            let subscription = self.remove(last);
+            self.part(subscription);
+        }
+        self.refuse_connect(now, pending.id, error);
+    }
+
+    fn arriving(&mut self) -> Option<&mut Arriving> {
+        match &mut self.pending.as_deref_mut()?.awaited {
+            Awaited::Arrival(arriving) => Some(arriving),
+            _ => None,
+        }
+    }
+}
+
+impl Wanted {
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+}

@@ -1,0 +1,164 @@
+//! Connections and subscriptions that the application renews: it is asked when they expire, and their clients are not.
+
+use std::time::Duration;
+
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::moment::Moment;
+use shared::push::{Event, Push, UnsubscribeCode};
+
+use super::Session;
+use super::on_connect::{expiry, remaining};
+use super::state::Phase;
+use crate::effect::{Denial, Effect, Renewal, Ticket};
+
+/// Between two questions about the same, if there is no answer to the first.
+pub const RENEWAL_RETRY: Duration = Duration::from_secs(3);
+
+/// What is being asked, or is to be asked again. At most one for each subscription, and one for the connection.
+#[derive(Debug, Default)]
+pub(super) struct Renewals(Vec<Renewing>);
+
+#[derive(Debug)]
+struct Renewing {
+    /// `None`: the connection.
+    channel: Option<Channel>,
+    /// The question that waits for its answer.
+    ticket: Option<Ticket>,
+    /// When it is asked again.
+    again: Moment,
+    /// How long after its end it is kept without an answer.
+    grace: Duration,
+}
+
+impl Renewals {
+    pub(super) fn awaits(&self, ticket: Ticket) -> bool {
+        self.0.iter().any(|one| one.ticket == Some(ticket))
+    }
+
+    fn of(&self, channel: Option<&Channel>) -> Option<&Renewing> {
+        self.0.iter().find(|one| one.channel.as_ref() == channel)
+    }
+}
+
+impl Session {
+    /// The server says how long the connection is good for.
+    pub fn handle_refresh(&mut self, now: Moment, renewal: Renewal) {
+        if self.phase != Phase::Connected || matches!(renewal, Renewal::Unanswered { .. }) {
+            return;
+        }
+        self.forget_renewal(None);
+        self.renew(now, renewal);
+        if self.phase == Phase::Connected {
+            let expires = self.identity.as_ref().and_then(|identity| identity.expires);
+            let expires = expires.map(|expires| remaining(now, expires));
+            self.push(Push::alone(Event::Refreshed(expires)));
+        }
+    }
+
+    /// When something is to be done about what ends at `expires`: it ends then, or the application is asked.
+    pub(super) fn due(&self, channel: Option<&Channel>, expires: Moment, by_server: bool) -> Moment {
+        let end = self.end_of(channel, expires);
+        if !by_server {
+            return end;
+        }
+        match self.renewals.as_ref().and_then(|renewals| renewals.of(channel)) {
+            None => expires,
+            Some(Renewing { ticket: Some(_), .. }) => end,
+            Some(renewing) => renewing.again.min(end),
+        }
+    }
+
+    /// When it is given up.
+    pub(super) fn end_of(&self, channel: Option<&Channel>, expires: Moment) -> Moment {
+        let renewing = self.renewals.as_ref().and_then(|renewals| renewals.of(channel));
+        let grace = renewing.map_or(Duration::ZERO, |renewing| renewing.grace);
+        expires + grace.max(self.context.settings.expired_close_delay())
+    }
+
+    /// Asks the application, if it is time to.
+    pub(super) fn ask_to_renew(&mut self, now: Moment, channel: Option<Channel>) {
+        let ticket = self.ticket();
+        let renewals = self.renewals.get_or_insert_default();
+        match renewals.0.iter_mut().find(|one| one.channel == channel) {
+            Some(Renewing { ticket: Some(_), .. }) => return,
+            Some(renewing) if renewing.again > now => return,
+            Some(renewing) => renewing.ticket = Some(ticket),
+            None => renewals.0.push(Renewing {
+                channel: channel.clone(),
+                ticket: Some(ticket),
+                again: now,
+                grace: Duration::ZERO,
+            }),
+        }
+        self.after_replies(match channel {
+            None => Effect::Refresh { ticket },
+            Some(channel) => Effect::SubRefresh { ticket, channel },
+        });
+    }
+
+    /// The application has answered, or has not.
+    pub(super) fn on_renewed(&mut self, now: Moment, ticket: Ticket, result: Result<Renewal, Denial>) {
+        let Some(renewals) = &mut self.renewals else { return };
+        let Some(renewing) = renewals.0.iter_mut().find(|one| one.ticket == Some(ticket)) else { return };
+        let renewal = match result {
+            Ok(renewal) => renewal,
+            Err(Denial::Error(_)) => Renewal::Unanswered { grace: Duration::ZERO },
+            Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
+        };
+        let channel = renewing.channel.clone();
+        if let Renewal::Unanswered { grace } = renewal {
+            (renewing.ticket, renewing.again, renewing.grace) = (None, now + RENEWAL_RETRY, grace);
+            return self.reckon_expiry();
+        }
+        self.forget_renewal(channel.as_ref());
+        match channel {
+            None => self.renew(now, renewal),
+            Some(channel) => self.renew_subscription(now, &channel, renewal),
+        }
+    }
+
+    /// It is no longer asked about.
+    pub(super) fn forget_renewal(&mut self, channel: Option<&Channel>) {
+        if let Some(renewals) = &mut self.renewals {
+            renewals.0.retain(|one| one.channel.as_ref() != channel);
+            if renewals.0.is_empty() {
+                self.renewals = None;
+            }
+        }
+    }
+
+    fn renew(&mut self, now: Moment, renewal: Renewal) {
+        match renewal {
+            Renewal::Expired => self.close(Disconnect::EXPIRED),
+            Renewal::Unanswered { .. } => {}
+            Renewal::Stays { expires, info, meta } => {
+                let Ok(expires) = expiry(now, expires) else { return self.close(Disconnect::EXPIRED) };
+                let identity = self.identity.get_or_insert_default();
+                identity.expires = expires;
+                identity.info = info.or(identity.info.take());
+                identity.meta = meta.or(identity.meta.take());
+                self.reckon_expiry();
+            }
+        }
+    }
+
+    fn renew_subscription(&mut self, now: Moment, channel: &Channel, renewal: Renewal) {
+        let Ok(at) = self.find(channel.as_str()) else { return };
+        let stays = match renewal {
+            Renewal::Stays { expires, info, .. } => expiry(now, expires).ok().map(|expires| (expires, info)),
+            Renewal::Expired | Renewal::Unanswered { .. } => None,
+        };
+        let Some((expires, info)) = stays else {
+            let subscription = self.remove(at);
+            self.end(subscription, UnsubscribeCode::Expired);
+            return self.reckon_expiry();
+        };
+        if let Some(granted) = self.subscriptions[at].live_mut().and_then(|live| live.granted.as_deref_mut())
+        {
+            granted.expires = expires;
+            granted.info = info.or(granted.info.take());
+        }
+        self.reckon_expiry();
+    }
+}

@@ -1,0 +1,53 @@
+//! The server makes a connected client a subscriber.
+
+use shared::command::{Since, Subscribe};
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::push::{Event, Form, Push};
+use shared::reply::Subscribed;
+
+use super::Session;
+use super::state::Phase;
+use crate::effect::{Denial, ServerSubscription};
+
+impl Session {
+    /// Joins the channel, tells the client, and is live then. `since`: what it is to be given of the past, if the channel
+    /// allows it. An error says why nothing comes of it.
+    pub fn handle_subscribe(
+        &mut self,
+        now: Moment,
+        subscription: ServerSubscription,
+        since: Option<Since>,
+    ) -> Result<(), ErrorCode> {
+        if self.phase != Phase::Connected {
+            return Err(ErrorCode::NotAvailable);
+        }
+        let Since { offset, epoch } = since.clone().unwrap_or_default();
+        let asked = Subscribe { recover: since.is_some(), offset, epoch, ..Subscribe::default() };
+        let wanted = match self.server_side(now, subscription, asked) {
+            Ok(wanted) => wanted,
+            Err(Denial::Error(refusal)) => return Err(refusal.known().unwrap_or(ErrorCode::Internal)),
+            Err(Denial::Disconnect(_)) => return Err(ErrorCode::BadRequest),
+        };
+        if self.find(wanted.channel().as_str()).is_ok() {
+            return Err(ErrorCode::AlreadySubscribed);
+        }
+        if self.subscriptions.len() >= self.context.settings.channels_max as usize {
+            self.close(Disconnect::CHANNEL_LIMIT);
+            return Err(ErrorCode::LimitExceeded);
+        }
+        let context = self.context.clone();
+        self.begin_joining(wanted, &context);
+        Ok(())
+    }
+
+    /// The push has no room for publications: they follow it.
+    pub(super) fn tell_of_subscription(&mut self, at: usize, subscribed: Subscribed) {
+        let channel = self.subscriptions[at].channel.clone();
+        self.push(Push::to(&channel, Event::Subscribed(&subscribed)));
+        for publication in &subscribed.publications {
+            self.push(Push::to(&channel, Event::Publication(publication, Form::Plain)));
+        }
+    }
+}

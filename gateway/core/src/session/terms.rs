@@ -1,0 +1,125 @@
+//! What a subscriber asks for, and what it gets of that.
+
+use std::sync::Arc;
+
+use shared::command::{Since, Subscribe, SubscriptionKind};
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+
+use crate::channel_rules::{ChannelOptions, DeltaType, RecoveryMode};
+use crate::effect::{Denial, Overrides, Rights, Terms};
+use crate::permission::may_recover;
+use crate::tag_filter::TagFilter;
+
+/// The one format of deltas that clients may ask for.
+const DELTA_FOSSIL: &str = "fossil";
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    /// Where the client stopped reading, if it asks to recover.
+    pub(super) since: Option<Since>,
+    pub(super) reject_unrecovered: bool,
+    pub(super) recoverable: bool,
+    pub(super) positioned: bool,
+    pub(super) joins: bool,
+    pub(super) delta: bool,
+    pub(super) filter: Option<Arc<TagFilter>>,
+}
+
+impl Asked {
+    /// What a subscribe command asks for in a channel with these options.
+    pub(super) fn of(request: Subscribe, options: &ChannelOptions) -> Result<Self, Denial> {
+        if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
+            return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because("the delta is of no known kind")));
+        }
+        if request.kind != SubscriptionKind::Stream {
+            return Err(ErrorCode::NotAvailable.into());
+        }
+        // Without its filter the client would get what it asked not to get.
+        let filter = match &request.filter {
+            None => None,
+            Some(_) if !options.allow_tags_filter => return Err(ErrorCode::BadRequest.into()),
+            Some(filter) => Some(Arc::new(TagFilter::new(filter).map_err(|_| ErrorCode::BadRequest)?)),
+        };
+        Ok(Self {
+            since: request.recover.then_some(Since { offset: request.offset, epoch: request.epoch }),
+            reject_unrecovered: request.reject_unrecovered,
+            recoverable: request.recoverable,
+            positioned: request.positioned,
+            joins: request.join_leave,
+            delta: !request.delta.is_empty(),
+            filter,
+        })
+    }
+}
+
+/// Which part of the past a subscriber is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Past {
+    #[default]
+    Nothing,
+    /// All since it stopped reading.
+    Missed,
+    /// The newest publication.
+    Newest,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Given {
+    pub(super) past: Past,
+    /// Its reply says so: it asked for the past, or is given it unasked.
+    pub(super) was_recovering: bool,
+    pub(super) recoverable: bool,
+    pub(super) positioned: bool,
+    pub(super) joins: bool,
+    pub(super) delta: bool,
+    /// The others are told when it comes and goes.
+    pub(super) announced: bool,
+    pub(super) presence: bool,
+}
+
+impl Given {
+    /// How it follows the channel.
+    pub(super) fn terms(self, filter: Option<Arc<TagFilter>>) -> Terms {
+        Terms { positioned: self.positioned, joins_and_leaves: self.joins, patches: self.delta, filter }
+    }
+
+    /// `rights`: what the client may do in the channel beside what its options allow. `insecure`: everything that these
+    /// make possible.
+    pub(super) fn new(
+        options: &ChannelOptions,
+        asked: &Asked,
+        overrides: Overrides,
+        rights: Rights,
+        insecure: bool,
+    ) -> Self {
+        let streamed = options.retention().keeps_history();
+        let force_recovery = overrides.force_recovery.unwrap_or(options.force_recovery);
+        let force_positioning = overrides.force_positioning.unwrap_or(options.force_positioning);
+        let may_recover = streamed && (insecure || force_recovery || may_recover(options) || rights.history);
+        let recoverable = may_recover && (force_recovery || asked.recoverable || asked.since.is_some());
+        let may_position = may_recover || options.allow_positioning;
+        let positioned = recoverable || streamed && (force_positioning || asked.positioned && may_position);
+        let cached = options.force_recovery_mode == RecoveryMode::Cache;
+        let was_recovering = asked.since.is_some() || recoverable && cached && options.auto_cache_recover;
+        Self {
+            past: match (was_recovering && may_recover, cached) {
+                (false, _) => Past::Nothing,
+                (true, false) => Past::Missed,
+                (true, true) => Past::Newest,
+            },
+            was_recovering,
+            recoverable,
+            positioned,
+            joins: overrides.force_push_join_leave.unwrap_or(options.force_push_join_leave)
+                || asked.joins && (insecure || options.allow_join_leave || rights.presence),
+            // Whoever has some left out, or may miss some, has not the payload that a patch is of.
+            delta: positioned
+                && asked.delta
+                && asked.filter.is_none()
+                && options.allowed_delta_types.contains(&DeltaType::Fossil),
+            announced: overrides.join_leave.unwrap_or(options.join_leave),
+            presence: overrides.presence.unwrap_or(options.presence),
+        }
+    }
+}

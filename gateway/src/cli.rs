@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::auth::TokenArgs;
 use crate::config::Sources;
 use crate::health::HealthArgs;
+use crate::inspect::{ChannelsArgs, ConnectionsArgs};
 use crate::publisher::PublishArgs;
 use crate::setting::parse_address;
 
@@ -27,6 +28,10 @@ pub enum Verb {
     Check(Check),
     /// Publish over the HTTP API of a running gateway: the prices of the demo, or lines of your own.
     Publish(PublishArgs),
+    /// List the channels of a running cluster that have subscribers, over its server API.
+    Channels(ChannelsArgs),
+    /// List who is connected to a running cluster, over its server API.
+    Connections(ConnectionsArgs),
     /// Print a token for a client, signed with the secret of the configuration.
     Token(TokenArgs),
     /// Ask a running node whether it is ready: for health checks of containers.

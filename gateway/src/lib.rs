@@ -25,6 +25,7 @@ pub mod worker;
 pub mod broker;
 pub mod demo;
 pub mod health;
+pub mod inspect;
 pub mod node;
 pub mod presence;
 pub mod prices;

@@ -12,6 +12,7 @@ use tidegate::auth;
 use tidegate::cli::{Cli, Settings, Verb};
 use tidegate::config::{Config, Mistakes, Sources};
 use tidegate::health;
+use tidegate::inspect::{self, Listing, Of, Via};
 use tidegate::publisher;
 use tidegate::telemetry::logs;
 use tokio::runtime::Builder;
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
             }
         }
         Verb::Publish(publish) => publisher::command(&publish),
+        Verb::Channels(args) => list(Listing::Channels(&args), &args.via),
+        Verb::Connections(args) => list(Listing::Connections(&args), &args.via),
         Verb::Health(args) => health::command(&args),
         Verb::Token(token) => {
             let settings = Settings { config: token.config.clone(), ..Settings::default() };
@@ -55,6 +58,19 @@ fn main() -> ExitCode {
                 Err(code) => code,
             }
         }
+    }
+}
+
+/// Asks a running cluster, as its configuration or the flags say.
+fn list(listing: Listing<'_>, via: &Via) -> ExitCode {
+    let settings = Settings { config: via.config.clone(), ..Settings::default() };
+    let sources = settings.sources();
+    match told(Config::load(&sources), &sources) {
+        Ok(config) => {
+            let of = Of { api: &config.api, server: config.server.listen, tls: config.tls.is_on() };
+            inspect::command(listing, of)
+        }
+        Err(code) => code,
     }
 }
 

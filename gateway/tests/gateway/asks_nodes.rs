@@ -125,3 +125,101 @@ async fn connections_are_listed_page_by_page_and_each_once() {
     assert_eq!((found.len(), &found[0].client), (1, &ids[0]));
     assert_eq!(json!(found[0].transport), "websocket");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_of_any_node_lists_what_all_have_page_by_page() {
+    let redis = RedisServer::start();
+    let nodes = nodes::<2>(&redis).await;
+    let mut clients = Vec::new();
+    for number in 0..6 {
+        let mut client = nodes[number % 2].connect_as("ann").await;
+        client.subscribe("chat").await;
+        client.subscribe(&format!("stream:{number}")).await;
+        clients.push(client);
+    }
+    eventually("both listen", async || nodes[0].is_ready().await && nodes[1].is_ready().await).await;
+    let node = nodes[0].node();
+    eventually("both are announced", async || node.nodes().await.is_ok_and(|nodes| nodes.len() == 2)).await;
+
+    let all = nodes[0].api("channels", json!({})).await;
+    let expected = json!({"channels": {
+        "chat": {"num_clients": 6},
+        "stream:0": {"num_clients": 1}, "stream:1": {"num_clients": 1}, "stream:2": {"num_clients": 1},
+        "stream:3": {"num_clients": 1}, "stream:4": {"num_clients": 1}, "stream:5": {"num_clients": 1},
+    }});
+    assert_eq!(all, expected);
+    assert_eq!(nodes[1].api("channels", json!({"pattern": "{chat,stream:[0-9]}"})).await, expected);
+    let (mut cursor, mut names) = (json!(""), Vec::new());
+    while cursor.is_string() {
+        let parameters = json!({"pattern": "stream:*", "limit": 2, "cursor": cursor});
+        let page = nodes[1].api("channels", parameters).await;
+        names.extend(page["channels"].as_object().expect("channels").keys().cloned());
+        cursor = page["cursor"].clone();
+    }
+    assert_eq!(names, ["stream:0", "stream:1", "stream:2", "stream:3", "stream:4", "stream:5"]);
+
+    let (mut cursor, mut found) = (json!(""), std::collections::BTreeMap::new());
+    while cursor.is_string() {
+        let page =
+            nodes[0].api("connections", json!({"channel": "chat", "limit": 4, "cursor": cursor})).await;
+        let connections = page["connections"].as_object().expect("connections").clone();
+        assert!(connections.len() <= 4);
+        found.extend(connections);
+        cursor = page["cursor"].clone();
+    }
+    assert_eq!(found.len(), 6);
+    let one = found.values().next().unwrap();
+    assert_eq!((&one["user"], &one["num_channels"]), (&json!("ann"), &json!(2)));
+    assert!(one["state"]["channels"]["chat"].is_object(), "{one}");
+    let only = nodes[1].api("connections", json!({"channel": "stream:3"})).await;
+    assert_eq!(only["connections"].as_object().map(|all| all.len()), Some(1));
+
+    announce(&redis, "deaf", 1);
+    let partial = nodes[0].api("channels", json!({"pattern": "chat"})).await;
+    assert_eq!(partial, json!({"channels": {"chat": {"num_clients": 6}}, "missing_nodes": ["deaf"]}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disconnect_is_answered_by_those_who_have_the_clients_and_says_who_did_not_answer() {
+    let redis = RedisServer::start();
+    let [here, there] = nodes::<2>(&redis).await;
+    eventually("both listen", async || here.is_ready().await && there.is_ready().await).await;
+    let node = here.node();
+    eventually("both are announced", async || node.nodes().await.is_ok_and(|nodes| nodes.len() == 2)).await;
+    let (mut ann, bob) = (there.connect_as("ann").await, there.connect_as("bob").await);
+    here.api("disconnect", json!({"user": "ann"})).await;
+    assert_eq!(ann.closed().await.0, 3503);
+
+    announce(&redis, "deaf", 1);
+    let answer = here.try_api("disconnect", &json!({"user": "nobody"})).await;
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+    assert_eq!(answer["error"]["code"], 100);
+    assert!(answer["error"]["message"].as_str().is_some_and(|message| message.contains("deaf")), "{answer}");
+    // A client that is found is nowhere else.
+    let list = here.api("connections", json!({"user": "bob"})).await;
+    let id = list["connections"].as_object().and_then(|all| all.keys().next().cloned()).expect("bob");
+    here.api("disconnect", json!({"client": id})).await;
+    let mut bob = bob;
+    assert_eq!(bob.closed().await.0, 3503);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_know_no_questions_are_commanded_as_before() {
+    let redis = RedisServer::start();
+    let [here] = nodes::<1>(&redis).await;
+    eventually("it listens", async || here.is_ready().await).await;
+    announce(&redis, "of an earlier release", 0);
+    let client = redis::Client::open(redis.url()).expect("an address");
+    let mut listening = client.get_async_pubsub().await.expect("a connection");
+    listening.subscribe("tidegate:control").await.expect("subscribed");
+    here.api("disconnect", json!({"user": "ann"})).await;
+    let command = {
+        use futures_util::StreamExt;
+        listening.on_message().next().await.expect("a command")
+    };
+    let command = tidegate::node::control::ControlCommand::decode(command.get_payload_bytes());
+    let target = Target { user: Some("ann".into()), ..Target::default() };
+    let disconnect = shared::disconnect::Disconnect::FORCE_DISCONNECT;
+    let expected = tidegate::node::control::ControlCommand::Disconnect { target, disconnect };
+    assert_eq!(command.expect("it reads"), expected);
+}

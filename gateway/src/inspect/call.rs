@@ -1,0 +1,151 @@
+//! One request to a server API and its answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::secret::Secret;
+
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    #[error("{0:?} is no URL of a server API, such as http://127.0.0.1:8000/api")]
+    Url(String),
+    #[error("the certificates that this system trusts cannot be read: {0}")]
+    Roots(std::io::Error),
+    #[error("the API key cannot stand in a header")]
+    Key,
+    #[error("{url}: {problem}")]
+    Unreachable { url: Uri, problem: String },
+    #[error("{url} has not answered within {} s", REQUEST_TIMEOUT.as_secs())]
+    Late { url: Uri },
+    #[error("{url} answers {status}: {said}")]
+    Status { url: Uri, status: StatusCode, said: String },
+    #[error("the gateway says no: {message} ({code})")]
+    Refused { code: u32, message: String },
+    #[error("the answer of {0} cannot be read: {1}")]
+    Answer(Uri, String),
+}
+
+pub(super) struct Caller {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    url: String,
+    key: Option<http::HeaderValue>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    result: Option<Value>,
+    error: Option<Complaint>,
+}
+
+#[derive(Deserialize)]
+struct Complaint {
+    code: u32,
+    message: String,
+}
+
+impl Caller {
+    pub(super) fn new(url: &str, key: Option<&Secret>) -> Result<Self, CallError> {
+        let parsed: Uri = url.parse().map_err(|_| CallError::Url(url.to_owned()))?;
+        if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none() {
+            return Err(CallError::Url(url.to_owned()));
+        }
+        let key = key
+            .map(|key| http::HeaderValue::from_str(key.reveal()))
+            .transpose()
+            .map_err(|_| CallError::Key)?
+            .map(|mut key| {
+                key.set_sensitive(true);
+                key
+            });
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(CallError::Roots)?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let api = if parsed.path() == "/" { "/api" } else { "" };
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            url: format!("{}{api}", url.trim_end_matches('/')),
+            key,
+        })
+    }
+
+    /// The result of a method.
+    pub(super) async fn call(&self, method: &str, parameters: &Value) -> Result<Value, CallError> {
+        let url: Uri =
+            format!("{}/{method}", self.url).parse().map_err(|_| CallError::Url(self.url.clone()))?;
+        let mut request = Request::post(&url).header("Content-Type", "application/json");
+        if let Some(key) = &self.key {
+            request = request.header("X-API-Key", key);
+        }
+        let request = request
+            .body(Full::new(parameters.to_string().into()))
+            .map_err(|_| CallError::Url(self.url.clone()))?;
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|error| explain(&error))?;
+            let status = response.status();
+            let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let answer = answer.map_err(|error| format!("the answer broke off: {error}"))?;
+            Ok::<_, String>((status, answer.to_bytes()))
+        };
+        let (status, answer) = tokio::time::timeout(REQUEST_TIMEOUT, exchange)
+            .await
+            .map_err(|_| CallError::Late { url: url.clone() })?
+            .map_err(|problem| CallError::Unreachable { url: url.clone(), problem })?;
+        match serde_json::from_slice(&answer) {
+            Ok(Answer { error: Some(Complaint { code, message }), .. }) => {
+                Err(CallError::Refused { code, message })
+            }
+            Ok(Answer { result: Some(result), .. }) if status == StatusCode::OK => Ok(result),
+            _ if status != StatusCode::OK => {
+                let said = String::from_utf8_lossy(&answer[..answer.len().min(200)]).trim().to_owned();
+                Err(CallError::Status { url, status, said })
+            }
+            Ok(_) => Err(CallError::Answer(url, "it holds no result".to_owned())),
+            Err(error) => Err(CallError::Answer(url, error.to_string())),
+        }
+    }
+}
+
+/// The error and its causes: the outermost says little.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_the_api_need_not_be_spelled_out() {
+        for given in ["http://host:1", "http://host:1/", "http://host:1/api", "http://host:1/api/"] {
+            assert_eq!(Caller::new(given, None).unwrap().url, "http://host:1/api", "{given}");
+        }
+        for none in ["", "host", "/api", "ftp://host/"] {
+            assert!(matches!(Caller::new(none, None), Err(CallError::Url(_))), "{none}");
+        }
+    }
+}

@@ -364,10 +364,10 @@ impl Sweeps {
         drop(self.take(id));
     }
 
-    /// How many publications wait behind sweeps.
+    /// How many publications wait behind the sweep of a list. `None` if it is not swept.
     #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
-        self.under_way.values().map(|sweep| sweep.next.len()).sum()
+    pub(super) fn waiting(&self, id: u32) -> Option<usize> {
+        self.under_way.get(&id).map(|sweep| sweep.next.len())
     }
 }
 

@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 use shared::position::StreamPosition;
 
-use super::{Seen, channel, in_epoch, publication, subscriber};
-use crate::hub::{Hub, Interest};
+use super::clients::{Clients, Kind, joined, published};
+use super::{Seen, channel, in_epoch, subscriber};
+use crate::hub::{Hub, Interest, Knows};
+
+/// What comes to the channel: a publication, or that somebody joined.
+type Comes = Option<StreamPosition>;
 
 #[derive(Debug)]
 enum State {
-    Joining { held: Vec<StreamPosition>, lost: Option<StreamPosition> },
+    Joining { held: Vec<Comes>, lost: Option<StreamPosition> },
     Live { position: Option<StreamPosition> },
     Told,
 }
@@ -21,11 +25,19 @@ struct Member {
     state: State,
 }
 
+/// Those who want the same.
 #[derive(Debug, Default)]
-struct Model {
+struct List {
     members: BTreeMap<u32, Member>,
     stream: Option<StreamPosition>,
-    got: BTreeMap<u32, Vec<Option<StreamPosition>>>,
+    /// What waits behind a sweep has not come yet.
+    waiting: VecDeque<Comes>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    lists: BTreeMap<Kind, List>,
+    got: BTreeMap<u32, Vec<Comes>>,
     told: Vec<u32>,
 }
 
@@ -35,55 +47,89 @@ fn relation(position: Option<StreamPosition>, comes: StreamPosition) -> std::cmp
     if at.epoch != comes.epoch { std::cmp::Ordering::Greater } else { comes.offset.cmp(&(at.offset + 1)) }
 }
 
+impl Kind {
+    fn wants(self, comes: Comes) -> bool {
+        comes.map_or(self.joins, |position| self.lets_through(position))
+    }
+}
+
 impl Model {
-    fn join(&mut self, key: u32, positioned: bool) -> bool {
-        let first = self.members.is_empty();
-        self.members
-            .insert(key, Member { positioned, state: State::Joining { held: Vec::new(), lost: None } });
+    fn kind_of(&self, key: u32) -> Option<Kind> {
+        self.lists.iter().find(|(_, list)| list.members.contains_key(&key)).map(|(kind, _)| *kind)
+    }
+
+    fn count(&self) -> usize {
+        self.lists.values().map(|list| list.members.len()).sum()
+    }
+
+    fn join(&mut self, key: u32, positioned: bool, kind: Kind) -> bool {
+        let first = self.count() == 0;
+        if self.kind_of(key).is_some_and(|before| before != kind) {
+            self.leave(key);
+        }
+        let state = State::Joining { held: Vec::new(), lost: None };
+        self.lists.entry(kind).or_default().members.insert(key, Member { positioned, state });
         first
     }
 
     fn go_live(&mut self, key: u32, position: StreamPosition) {
-        let Some(member) = self.members.get_mut(&key) else { return };
+        let Some(kind) = self.kind_of(key) else { return };
+        let list = self.lists.entry(kind).or_default();
+        let Some(member) = list.members.get_mut(&key) else { return };
         let State::Joining { held, lost } = &mut member.state else { return };
         let lost = lost.take();
         let (mut at, mut got, mut hole) = (position, Vec::new(), false);
         for comes in std::mem::take(held) {
-            if relation(Some(at), comes).is_ge() {
-                hole |= relation(Some(at), comes).is_gt();
-                got.push(Some(comes));
-                at = comes;
+            if let Some(stands) = comes {
+                if relation(Some(at), stands).is_lt() {
+                    continue;
+                }
+                hole |= relation(Some(at), stands).is_gt();
+                at = stands;
             }
+            got.push(comes);
         }
         hole |= lost.is_some_and(|lost| lost.epoch != position.epoch || lost.offset > position.offset);
-        hole |= self.stream.is_some_and(|seen| seen.epoch == at.epoch && seen.offset > at.offset);
+        hole |= list.stream.is_some_and(|seen| seen.epoch == at.epoch && seen.offset > at.offset);
         if hole && member.positioned {
             member.state = State::Told;
             self.told.push(key);
         } else {
             member.state = State::Live { position: Some(at) };
+            let got = got.into_iter().filter(|&comes| kind.wants(comes));
             self.got.entry(key).or_default().extend(got);
         }
     }
 
-    fn comes(&mut self, comes: StreamPosition, lost: bool) {
-        if self.members.is_empty() || self.stream.is_some() && relation(self.stream, comes).is_lt() {
+    fn comes(&mut self, kind: Kind, comes: Comes, lost: bool) {
+        let Some(list) = self.lists.get_mut(&kind) else { return };
+        let Some(stands) = comes else {
+            for (key, member) in &mut list.members {
+                match &mut member.state {
+                    State::Joining { held, .. } if kind.joins => held.push(None),
+                    State::Live { .. } if kind.joins => self.got.entry(*key).or_default().push(None),
+                    _ => {}
+                }
+            }
+            return;
+        };
+        if list.members.is_empty() || list.stream.is_some() && relation(list.stream, stands).is_lt() {
             return;
         }
-        self.stream = Some(comes);
-        for (key, member) in &mut self.members {
+        list.stream = Some(stands);
+        for (key, member) in &mut list.members {
             match &mut member.state {
                 State::Joining { held, .. } if !lost => held.push(comes),
-                State::Joining { lost, .. } => *lost = Some(comes),
-                State::Live { position } if relation(*position, comes).is_ge() => {
-                    if member.positioned && (lost || relation(*position, comes).is_gt()) {
+                State::Joining { lost, .. } => *lost = Some(stands),
+                State::Live { position } if relation(*position, stands).is_ge() => {
+                    if member.positioned && (lost || relation(*position, stands).is_gt()) {
                         member.state = State::Told;
                         self.told.push(*key);
                         continue;
                     }
-                    *position = Some(comes);
-                    if !lost {
-                        self.got.entry(*key).or_default().push(Some(comes));
+                    *position = Some(stands);
+                    if !lost && kind.wants(comes) {
+                        self.got.entry(*key).or_default().push(comes);
                     }
                 }
                 _ => {}
@@ -92,40 +138,51 @@ impl Model {
     }
 
     /// Gets what waits, as far as it follows, and nothing after that.
-    fn serve_last(&mut self, key: u32, waiting: &VecDeque<StreamPosition>) {
-        let Some(member) = self.members.get_mut(&key) else { return };
+    fn serve_last(&mut self, key: u32) {
+        let Some(kind) = self.kind_of(key) else { return };
+        let List { members, stream, waiting } = self.lists.entry(kind).or_default();
+        let Some(member) = members.get_mut(&key) else { return };
         let State::Live { position } = member.state else { return };
         let is_behind = |at: &StreamPosition| {
-            self.stream.is_some_and(|stream| stream.epoch == at.epoch && stream.offset > at.offset)
+            stream.is_some_and(|stream| stream.epoch == at.epoch && stream.offset > at.offset)
         };
-        let mut at = position.filter(|at| !is_behind(at)).or(self.stream);
-        for &comes in waiting {
-            match relation(at, comes) {
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Greater if member.positioned => break,
-                std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => {
-                    at = Some(comes);
-                    self.got.entry(key).or_default().push(Some(comes));
+        let mut at = position.filter(|at| !is_behind(at)).or(*stream);
+        for &comes in &*waiting {
+            if let Some(stands) = comes {
+                match relation(at, stands) {
+                    std::cmp::Ordering::Less => continue,
+                    std::cmp::Ordering::Greater if member.positioned => break,
+                    std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => at = comes,
                 }
+            }
+            if kind.wants(comes) {
+                self.got.entry(key).or_default().push(comes);
             }
         }
         member.state = State::Told;
     }
 
     fn leave(&mut self, key: u32) -> Option<bool> {
-        self.members.remove(&key)?;
-        let last = self.members.is_empty();
-        if last {
-            self.stream = None;
+        let kind = self.kind_of(key)?;
+        let list = self.lists.get_mut(&kind)?;
+        list.members.remove(&key);
+        if list.members.is_empty() {
+            self.lists.remove(&kind);
         }
-        Some(last)
+        Some(self.count() == 0)
     }
 }
 
-impl Seen {
+/// Whether the list in which this connection is is being swept, and how much waits behind that.
+fn waiting(hub: &Hub, key: u32) -> Option<usize> {
+    let (list, _) = hub.find_place(*hub.ids.get("news")?, key)?;
+    hub.sweeps.waiting(list)
+}
+
+impl Clients {
     /// One who leaves while the channel is swept may not have had its turn.
     fn forget_what_is_to_come(&self, hub: &Hub, key: u32, model: &mut Model) {
-        if hub.is_sweeping()
+        if waiting(hub, key).is_some()
             && let Some(got) = model.got.get_mut(&key)
         {
             got.truncate(self.got.get(&key).map_or(0, Vec::len));
@@ -138,11 +195,13 @@ enum Step {
     Join {
         key: u32,
         positioned: bool,
+        kind: Kind,
     },
-    /// By history that ended this much before the end of the stream.
+    /// By history that ended this much before the end of the stream, and whose last publication the client was given.
     GoLive {
         key: u32,
         behind: u64,
+        has_last: bool,
     },
     Leave {
         key: u32,
@@ -151,9 +210,11 @@ enum Step {
         key: u32,
     },
     Publish,
+    /// Somebody joins the channel, somewhere.
+    Announce,
     /// The last publication comes a second time.
     Repeat,
-    /// So many publications reach the worker, at once or one by one.
+    /// So much reaches the worker, at once or one by one.
     Arrive {
         count: usize,
         at_once: bool,
@@ -170,15 +231,27 @@ enum Step {
     Reset,
 }
 
+fn kinds() -> impl Strategy<Value = Kind> {
+    let special = (prop::option::of(any::<bool>()), any::<bool>(), any::<bool>());
+    prop_oneof![
+        1 => Just(Kind::default()),
+        1 => special.prop_map(|(odd, joins, patches)| Kind { odd, joins, patches }),
+        1 => Just(Kind { patches: true, ..Kind::default() }),
+    ]
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let key = 0u32..6;
+    let join = (key.clone(), any::<bool>(), kinds());
+    let go_live = (key.clone(), 0u64..4, any::<bool>());
     let step = prop_oneof![
-        4 => (key.clone(), any::<bool>()).prop_map(|(key, positioned)| Step::Join { key, positioned }),
-        6 => (key.clone(), 0u64..4).prop_map(|(key, behind)| Step::GoLive { key, behind }),
+        4 => join.prop_map(|(key, positioned, kind)| Step::Join { key, positioned, kind }),
+        6 => go_live.prop_map(|(key, behind, has_last)| Step::GoLive { key, behind, has_last }),
         2 => key.clone().prop_map(|key| Step::Leave { key }),
         2 => key.clone().prop_map(|key| Step::ServeLast { key }),
         1 => key.prop_map(|key| Step::RemoveAll { key }),
         12 => Just(Step::Publish),
+        3 => Just(Step::Announce),
         8 => (1usize..5, any::<bool>()).prop_map(|(count, at_once)| Step::Arrive { count, at_once }),
         1 => Just(Step::Repeat),
         6 => Just(Step::SweepOn),
@@ -193,73 +266,85 @@ proptest! {
     #[test]
     fn every_subscriber_gets_what_the_model_gives_it(steps in steps(), piece in 1usize..7) {
         let mut hub = Hub::default().with_sweep_piece(piece);
-        let (mut seen, mut model) = (Seen::default(), Model::default());
-        // What waits behind a sweep has not come yet, as far as the model goes.
-        let mut waiting = VecDeque::new();
+        let (mut clients, mut model) = (Clients::default(), Model::default());
         let news = channel("news");
         let mut top = in_epoch("0", 0);
         let mut on_its_way = VecDeque::new();
         let mut last = None;
         let mut epochs = 0;
+        let prepare = |comes: Comes| comes.map_or_else(joined, published);
         for step in steps {
             match step {
-                Step::Join { key, positioned } => {
-                    seen.forget_what_is_to_come(&hub, key, &mut model);
-                    prop_assert_eq!(hub.join(&news, subscriber(key, positioned), None).first, model.join(key, positioned));
+                Step::Join { key, positioned, kind } => {
+                    clients.forget_what_is_to_come(&hub, key, &mut model);
+                    let first = hub.join(&news, kind.subscriber(key, positioned), kind.filter()).first;
+                    prop_assert_eq!(first, model.join(key, positioned, kind));
                 }
-                Step::GoLive { key, behind } => {
+                Step::GoLive { key, behind, has_last } => {
                     let position = StreamPosition { offset: top.offset.saturating_sub(behind), ..top };
-                    hub.go_live("news", key, Some(position), &mut seen);
+                    let has_last = has_last && position.offset > 0;
+                    let is_joining = model.kind_of(key).is_some_and(|kind| {
+                        matches!(model.lists[&kind].members[&key].state, State::Joining { .. })
+                    });
+                    if is_joining {
+                        clients.answered(key, has_last.then_some(position));
+                    }
+                    hub.go_live("news", key, Knows { position: Some(position), has_last }, &mut clients);
                     model.go_live(key, position);
                 }
                 Step::Leave { key } => {
-                    seen.forget_what_is_to_come(&hub, key, &mut model);
+                    clients.forget_what_is_to_come(&hub, key, &mut model);
                     prop_assert_eq!(hub.leave("news", key).map(|left| left.last), model.leave(key));
                 }
                 Step::RemoveAll { key } => {
-                    seen.forget_what_is_to_come(&hub, key, &mut model);
+                    clients.forget_what_is_to_come(&hub, key, &mut model);
                     let mut left = None;
                     hub.remove_all(key, |_, one| left = Some(one.last));
                     prop_assert_eq!(left, model.leave(key));
                 }
                 Step::Publish => {
                     top.offset += 1;
-                    on_its_way.push_back(top);
+                    on_its_way.push_back(Some(top));
                 }
+                Step::Announce => on_its_way.push_back(None),
                 Step::Arrive { count, at_once } => {
                     let count = count.min(on_its_way.len());
                     let comes: Vec<_> = on_its_way.drain(..count).collect();
-                    let batch: Vec<_> = comes.iter().map(|&position| publication(Some(position))).collect();
+                    let batch: Vec<_> = comes.iter().map(|&comes| prepare(comes)).collect();
                     for batch in batch.chunks(if at_once { 8 } else { 1 }) {
-                        hub.deliver("news", batch, &mut seen);
+                        hub.deliver("news", batch, &mut clients);
                     }
-                    last = comes.last().copied().or(last);
-                    waiting.extend(comes);
+                    last = comes.iter().rev().find_map(|comes| *comes).or(last);
+                    model.lists.values_mut().for_each(|list| list.waiting.extend(&comes));
                 }
                 Step::Repeat => {
                     if let Some(position) = last {
-                        hub.deliver("news", &[publication(Some(position))], &mut seen);
-                        waiting.push_back(position);
+                        hub.deliver("news", &[published(position)], &mut clients);
+                        model.lists.values_mut().for_each(|list| list.waiting.push_back(Some(position)));
                     }
                 }
                 Step::Vanish => {
                     on_its_way.pop_front();
                 }
                 Step::VanishKnowingly => {
-                    last = None;
-                    if let Some(position) = on_its_way.pop_front() {
-                        hub.lost("news", position, &mut seen);
-                        waiting.drain(..).for_each(|position| model.comes(position, false));
-                        model.comes(position, true);
+                    if let Some(Some(position)) = on_its_way.pop_front() {
+                        last = None;
+                        hub.lost("news", position, &mut clients);
+                        for kind in model.lists.keys().copied().collect::<Vec<_>>() {
+                            let waiting = std::mem::take(&mut model.lists.get_mut(&kind).unwrap().waiting);
+                            waiting.into_iter().for_each(|comes| model.comes(kind, comes, false));
+                            model.comes(kind, Some(position), true);
+                        }
                     }
                 }
-                Step::SweepOn => hub.sweep_on(&mut seen),
+                Step::SweepOn => hub.sweep_on(&mut clients),
                 Step::ServeLast { key } => {
-                    if hub.is_sweeping() {
-                        model.serve_last(key, &waiting);
+                    let is_swept = waiting(&hub, key).is_some();
+                    if is_swept {
+                        model.serve_last(key);
                     }
-                    hub.serve_last(key, None, &mut seen);
-                    prop_assert!(!hub.is_sweeping() || seen.got.get(&key) == model.got.get(&key));
+                    hub.serve_last(key, None, &mut clients);
+                    prop_assert!(!is_swept || clients.got.get(&key) == model.got.get(&key));
                 }
                 Step::Reset => {
                     epochs += 1;
@@ -268,36 +353,42 @@ proptest! {
                     top = in_epoch(&epochs.to_string(), 0);
                 }
             }
-            if model.members.is_empty() {
-                waiting.clear();
+            for kind in model.lists.keys().copied().collect::<Vec<_>>() {
+                let list = model.lists.get_mut(&kind).unwrap();
+                let behind = list.members.keys().next().and_then(|&key| waiting(&hub, key)).unwrap_or(0);
+                let begun: Vec<_> = list.waiting.drain(..list.waiting.len() - behind).collect();
+                begun.into_iter().for_each(|comes| model.comes(kind, comes, false));
             }
-            let begun = waiting.len() - hub.sweeps.waiting();
-            waiting.drain(..begun).for_each(|position| model.comes(position, false));
             // Several that are told of one gap may be told in any order.
-            seen.told.sort_unstable();
+            clients.told.sort_unstable();
             model.told.sort_unstable();
-            prop_assert_eq!(&seen.told, &model.told);
+            prop_assert_eq!(&clients.told, &model.told);
             model.got.retain(|_, got| !got.is_empty());
             if hub.is_sweeping() {
                 for (key, got) in &model.got {
-                    let seen = seen.got.get(key).map_or(&[][..], Vec::as_slice);
+                    let seen = clients.got.get(key).map_or(&[][..], Vec::as_slice);
                     prop_assert!(got.starts_with(seen), "{key}: {seen:?} is no beginning of {got:?}");
                 }
             } else {
-                prop_assert_eq!(&seen.got, &model.got);
+                prop_assert_eq!(&clients.got, &model.got);
             }
-            prop_assert_eq!(hub.subscribers("news"), model.members.len());
-            prop_assert_eq!(hub.interest().channels, usize::from(!model.members.is_empty()));
+            prop_assert_eq!(hub.subscribers("news"), model.count());
+            prop_assert_eq!(hub.interest().channels, usize::from(model.count() > 0));
         }
-        hub.finish_sweeps(&mut seen);
-        waiting.into_iter().for_each(|position| model.comes(position, false));
-        prop_assert_eq!(&seen.got, &model.got);
+        hub.finish_sweeps(&mut clients);
+        for kind in model.lists.keys().copied().collect::<Vec<_>>() {
+            let waiting = std::mem::take(&mut model.lists.get_mut(&kind).unwrap().waiting);
+            waiting.into_iter().for_each(|comes| model.comes(kind, comes, false));
+        }
+        model.got.retain(|_, got| !got.is_empty());
+        prop_assert_eq!(&clients.got, &model.got);
         prop_assert!(!hub.is_sweeping());
         for key in 0..6 {
             hub.remove_all(key, |_, _| {});
         }
         hub.shrink();
         prop_assert_eq!(hub.interest(), Interest::default());
+        prop_assert_eq!(hub.channels.len(), 0);
         prop_assert_eq!(hub.places.get(0, 0), None);
     }
 

@@ -1,7 +1,9 @@
 //! The hub by hand: who gets what, who is told, and that nothing is left behind.
 
 mod against_a_model;
+mod apart;
 mod bundling;
+mod clients;
 mod encode_once;
 mod sweeping;
 

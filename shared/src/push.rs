@@ -34,6 +34,16 @@ pub enum Event<'a> {
     Disconnected(&'a Disconnect),
 }
 
+/// What subscribers of a channel are told, as nodes tell each other and keep it until it is sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are publications")]
+pub enum OwnedEvent {
+    Publication(Publication),
+    /// Only those who asked are told of these.
+    Joined(ClientInfo),
+    Left(ClientInfo),
+}
+
 /// In what form a subscriber gets a payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form<'a> {

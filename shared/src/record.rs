@@ -1,9 +1,13 @@
-//! The record: the compact form in which brokers carry and store a publication.
+//! The record: the compact form in which brokers carry and store a publication, and carry what else a channel is told.
 //!
 //! ```text
-//! version  1 byte   1
+//! version  1 byte   1, or 2 if there is anything that is marked so: releases that read only 1 then read all they know
+//! what     1 byte   (2) 0: a publication · 1: a join · 2: a leave, of which there is nothing but flags and info
 //! flags    1 byte   bits 0-1: kind of payload (0 JSON, 1 text, 2 binary)
 //!                   bit 2: client info follows · 3: it has conn_info · 4: it has chan_info · 5: tags follow
+//! more     1 byte   (2) bit 0: a time follows · 1: patches are wanted · 2: a key follows · 3: it is removed
+//!                   4: a score follows · 5: the key's version follows
+//! numbers           (2) time in milliseconds · key, as length and bytes · score (zigzag) · version
 //! info              client id (16 bytes, big-endian) · user · conn_info · chan_info, each as length and bytes
 //! tags              their number, then key and value of each as length and bytes, keys ascending
 //! payload           all the rest
@@ -20,9 +24,24 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::id::{ClientId, UserId};
 use crate::position::{EPOCH_BYTES_MAX, Epoch, StreamPosition};
-use crate::publication::{ClientInfo, Payload, PayloadKind, Publication, Tags};
+use crate::publication::{ClientInfo, Keyed, Payload, PayloadKind, Publication, Tags};
+use crate::push::OwnedEvent;
 
 const VERSION: u8 = 1;
+/// Only where version 1 has no word for it.
+const VERSION_2: u8 = 2;
+
+const PUBLICATION: u8 = 0;
+const JOINED: u8 = 1;
+const LEFT: u8 = 2;
+
+const HAS_TIME: u8 = 1;
+const DELTA: u8 = 1 << 1;
+const HAS_KEY: u8 = 1 << 2;
+const REMOVED: u8 = 1 << 3;
+const HAS_SCORE: u8 = 1 << 4;
+const HAS_KEY_VERSION: u8 = 1 << 5;
+const KNOWN_MORE: u8 = HAS_TIME | DELTA | HAS_KEY | REMOVED | HAS_SCORE | HAS_KEY_VERSION;
 
 const KIND: u8 = 0b11;
 const HAS_INFO: u8 = 1 << 2;
@@ -30,6 +49,9 @@ const HAS_CONN_INFO: u8 = 1 << 3;
 const HAS_CHAN_INFO: u8 = 1 << 4;
 const HAS_TAGS: u8 = 1 << 5;
 const KNOWN_FLAGS: u8 = KIND | HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS;
+
+/// Longest encoding of a number.
+const NUMBER_BYTES_MAX: u32 = 10;
 
 /// Longest encoding of a length.
 const LENGTH_BYTES_MAX: usize = 5;
@@ -42,8 +64,12 @@ const OFFSET_DIGITS_MAX: usize = 20;
 pub enum RecordError {
     #[error("the record ends too early")]
     Truncated,
-    #[error("the record is of version {0}; this release reads version {VERSION}")]
+    #[error("the record is of version {0}; this release reads versions up to {VERSION_2}")]
     Version(u8),
+    #[error("the record is of something this release does not know")]
+    What,
+    #[error("the record is of no publication")]
+    NoPublication,
     #[error("the record has flags this release does not know")]
     Flags,
     #[error("a length in the record is malformed")]
@@ -68,19 +94,22 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
         PayloadKind::Binary => 2,
     };
     out.reserve(2 + publication.data.bytes.len());
-    out.put_u8(VERSION);
+    let needs_more = publication.time_ms != 0 || publication.delta || publication.keyed.is_some();
+    match needs_more {
+        true => out.put_slice(&[VERSION_2, PUBLICATION]),
+        false => out.put_u8(VERSION),
+    }
     out.put_u8(
         kind | flag(info.is_some(), HAS_INFO)
             | flag(conn_info.is_some(), HAS_CONN_INFO)
             | flag(chan_info.is_some(), HAS_CHAN_INFO)
             | flag(!publication.tags.is_empty(), HAS_TAGS),
     );
+    if needs_more {
+        put_more(publication, out);
+    }
     if let Some(info) = info {
-        out.put_u128(info.client.bits());
-        put_bytes(info.user.as_str().as_bytes(), out);
-        for json in [conn_info, chan_info].into_iter().flatten() {
-            put_bytes(json, out);
-        }
+        put_info(info, out);
     }
     if !publication.tags.is_empty() {
         put_length(publication.tags.len(), out);
@@ -92,13 +121,41 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
     out.put_slice(&publication.data.bytes);
 }
 
+/// Appends the record of anything that a channel is told.
+pub fn encode_event(event: &OwnedEvent, out: &mut BytesMut) {
+    let (what, info) = match event {
+        OwnedEvent::Publication(publication) => return encode_record(publication, out),
+        OwnedEvent::Joined(info) => (JOINED, info),
+        OwnedEvent::Left(info) => (LEFT, info),
+    };
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    let json = flag(info.conn_info.is_some(), HAS_CONN_INFO) | flag(info.chan_info.is_some(), HAS_CHAN_INFO);
+    out.put_slice(&[VERSION_2, what, HAS_INFO | json]);
+    put_info(info, out);
+}
+
 /// Reads a record. The payload and the JSON of the client info share the record's memory. The position is `None`.
-pub fn decode_record(mut record: Bytes) -> Result<Publication, RecordError> {
-    let version = record.try_get_u8().map_err(|_| RecordError::Truncated)?;
-    if version != VERSION {
-        return Err(RecordError::Version(version));
+pub fn decode_record(record: Bytes) -> Result<Publication, RecordError> {
+    match decode_event(record)? {
+        OwnedEvent::Publication(publication) => Ok(publication),
+        OwnedEvent::Joined(_) | OwnedEvent::Left(_) => Err(RecordError::NoPublication),
     }
-    let flags = record.try_get_u8().map_err(|_| RecordError::Truncated)?;
+}
+
+/// Reads a record of anything that a channel is told.
+pub fn decode_event(mut record: Bytes) -> Result<OwnedEvent, RecordError> {
+    let mut take = || record.try_get_u8().map_err(|_| RecordError::Truncated);
+    let version = take()?;
+    let what = match version {
+        VERSION => PUBLICATION,
+        VERSION_2 => take()?,
+        _ => return Err(RecordError::Version(version)),
+    };
+    let flags = take()?;
+    if what != PUBLICATION {
+        return decode_info_event(what, flags, record);
+    }
+    let more = if version == VERSION_2 { take()? } else { 0 };
     let has = |flag: u8| flags & flag != 0;
     let kind = match flags & KIND {
         0 => PayloadKind::Json,
@@ -109,13 +166,85 @@ pub fn decode_record(mut record: Bytes) -> Result<Publication, RecordError> {
     if flags & !KNOWN_FLAGS != 0 || (has(HAS_CONN_INFO | HAS_CHAN_INFO) && !has(HAS_INFO)) {
         return Err(RecordError::Flags);
     }
-    let info =
+    let mut publication = Publication::new(Payload { kind, bytes: Bytes::new() });
+    if version == VERSION_2 {
+        take_more(more, &mut record, &mut publication)?;
+    }
+    publication.info =
         has(HAS_INFO).then(|| take_info(has(HAS_CONN_INFO), has(HAS_CHAN_INFO), &mut record)).transpose()?;
-    let tags = if has(HAS_TAGS) { take_tags(&mut record)? } else { Tags::new() };
+    if has(HAS_TAGS) {
+        publication.tags = take_tags(&mut record)?;
+    }
     if kind != PayloadKind::Binary {
         check_text(&record)?;
     }
-    Ok(Publication { info, tags, ..Publication::new(Payload { kind, bytes: record }) })
+    publication.data.bytes = record;
+    Ok(OwnedEvent::Publication(publication))
+}
+
+/// A join or a leave: a client, and nothing behind it.
+fn decode_info_event(what: u8, flags: u8, mut record: Bytes) -> Result<OwnedEvent, RecordError> {
+    if !matches!(what, JOINED | LEFT) {
+        return Err(RecordError::What);
+    }
+    if flags & !(HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO) != 0 || flags & HAS_INFO == 0 {
+        return Err(RecordError::Flags);
+    }
+    let info = take_info(flags & HAS_CONN_INFO != 0, flags & HAS_CHAN_INFO != 0, &mut record)?;
+    if !record.is_empty() {
+        return Err(RecordError::Length);
+    }
+    Ok(if what == JOINED { OwnedEvent::Joined(info) } else { OwnedEvent::Left(info) })
+}
+
+fn put_more(publication: &Publication, out: &mut BytesMut) {
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    let keyed = publication.keyed.as_deref();
+    let has = |of: fn(&Keyed) -> bool| keyed.is_some_and(of);
+    out.put_u8(
+        flag(publication.time_ms != 0, HAS_TIME)
+            | flag(publication.delta, DELTA)
+            | flag(keyed.is_some(), HAS_KEY)
+            | flag(has(|keyed| keyed.removed), REMOVED)
+            | flag(has(|keyed| keyed.score != 0), HAS_SCORE)
+            | flag(has(|keyed| keyed.version != 0), HAS_KEY_VERSION),
+    );
+    if publication.time_ms != 0 {
+        put_number(publication.time_ms, out);
+    }
+    if let Some(keyed) = keyed {
+        put_bytes(keyed.key.as_bytes(), out);
+        if keyed.score != 0 {
+            put_number((keyed.score << 1 ^ keyed.score >> 63) as u64, out);
+        }
+        if keyed.version != 0 {
+            put_number(keyed.version, out);
+        }
+    }
+}
+
+fn take_more(more: u8, record: &mut Bytes, publication: &mut Publication) -> Result<(), RecordError> {
+    let has = |flag: u8| more & flag != 0;
+    if more & !KNOWN_MORE != 0 || has(REMOVED | HAS_SCORE | HAS_KEY_VERSION) && !has(HAS_KEY) {
+        return Err(RecordError::Flags);
+    }
+    if has(HAS_TIME) {
+        publication.time_ms = take_number(record)?;
+    }
+    publication.delta = has(DELTA);
+    if has(HAS_KEY) {
+        let mut keyed = Keyed { removed: has(REMOVED), ..Keyed::default() };
+        keyed.key = text(&take_bytes(record)?)?.into();
+        if has(HAS_SCORE) {
+            let zigzag = take_number(record)?;
+            keyed.score = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+        }
+        if has(HAS_KEY_VERSION) {
+            keyed.version = take_number(record)?;
+        }
+        publication.keyed = Some(Box::new(keyed));
+    }
+    Ok(())
 }
 
 /// Appends what stands before a record on its way from the broker.
@@ -142,10 +271,20 @@ pub fn split_position(mut message: Bytes) -> Result<(Option<StreamPosition>, Byt
     Ok((Some(position), message))
 }
 
-/// Reads a whole message: a position and a record.
+/// Reads a whole message: a position and a record of a publication.
 pub fn decode_message(message: Bytes) -> Result<Publication, RecordError> {
     let (position, record) = split_position(message)?;
     Ok(Publication { position, ..decode_record(record)? })
+}
+
+/// Reads a whole message of any kind. A position is a publication's: before anything else it says nothing.
+pub fn decode_event_message(message: Bytes) -> Result<OwnedEvent, RecordError> {
+    let (position, record) = split_position(message)?;
+    let mut event = decode_event(record)?;
+    if let OwnedEvent::Publication(publication) = &mut event {
+        publication.position = position;
+    }
+    Ok(event)
 }
 
 /// Digits only: what `str::parse` takes beyond them (a sign) we never wrote.
@@ -210,12 +349,40 @@ fn take_bytes(record: &mut Bytes) -> Result<Bytes, RecordError> {
     Ok(record.split_to(length))
 }
 
-fn put_length(mut length: usize, out: &mut BytesMut) {
-    while length >= 0x80 {
-        out.put_u8(length as u8 | 0x80);
-        length >>= 7;
+fn put_info(info: &ClientInfo, out: &mut BytesMut) {
+    out.put_u128(info.client.bits());
+    put_bytes(info.user.as_str().as_bytes(), out);
+    for json in [&info.conn_info, &info.chan_info].into_iter().flatten() {
+        put_bytes(json, out);
     }
-    out.put_u8(length as u8);
+}
+
+fn put_length(length: usize, out: &mut BytesMut) {
+    put_number(length as u64, out);
+}
+
+fn put_number(mut number: u64, out: &mut BytesMut) {
+    while number >= 0x80 {
+        out.put_u8(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.put_u8(number as u8);
+}
+
+fn take_number(record: &mut Bytes) -> Result<u64, RecordError> {
+    let mut number = 0_u64;
+    for index in 0..NUMBER_BYTES_MAX {
+        let byte = record.try_get_u8().map_err(|_| RecordError::Truncated)?;
+        let bits = u64::from(byte & 0x7f);
+        if bits != 0 && bits.leading_zeros() < 7 * index {
+            return Err(RecordError::Length);
+        }
+        number |= bits << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(RecordError::Length)
 }
 
 fn take_length(record: &mut Bytes) -> Result<usize, RecordError> {
@@ -252,6 +419,52 @@ mod tests {
     fn a_plain_record_is_two_bytes_and_the_payload() {
         assert_eq!(record_of(&Publication::new(Payload::json("{}"))), &b"\x01\x00{}"[..]);
         assert_eq!(record_of(&Publication::new(Payload::binary(&b"\xff"[..]))), &b"\x01\x02\xff"[..]);
+    }
+
+    fn ann() -> ClientInfo {
+        ClientInfo {
+            client: ClientId::from_bits(7),
+            user: UserId::new("ann"),
+            conn_info: Some("{}".into()),
+            chan_info: None,
+        }
+    }
+
+    #[test]
+    fn what_version_1_can_say_is_said_in_version_1() {
+        let tags = Tags::from([("k".into(), "v".into())]);
+        let publication = Publication { info: Some(ann()), tags, ..Publication::new(Payload::json("[1]")) };
+        let mut expected = b"\x01\x2c".to_vec();
+        expected.extend_from_slice(&7_u128.to_be_bytes());
+        expected.extend_from_slice(b"\x03ann\x02{}\x01\x01k\x01v[1]");
+        assert_eq!(record_of(&publication), expected);
+    }
+
+    #[test]
+    fn what_is_newer_is_said_in_version_2() {
+        let data = Payload::json("1");
+        let timed = Publication { time_ms: 300, ..Publication::new(data.clone()) };
+        assert_eq!(record_of(&timed), &b"\x02\x00\x00\x01\xac\x021"[..]);
+        let patched = Publication { delta: true, ..Publication::new(data.clone()) };
+        assert_eq!(record_of(&patched), &b"\x02\x00\x00\x021"[..]);
+        let keyed = Keyed { key: "k".into(), removed: true, score: -1, version: 5 };
+        let keyed = Publication { keyed: Some(Box::new(keyed)), ..Publication::new(data) };
+        assert_eq!(record_of(&keyed), &b"\x02\x00\x00\x3c\x01k\x01\x051"[..]);
+        for publication in [timed, patched, keyed] {
+            assert_eq!(decode_record(record_of(&publication)), Ok(publication));
+        }
+    }
+
+    #[test]
+    fn joins_and_leaves_are_records_that_hold_no_publication() {
+        for (event, what) in [(OwnedEvent::Joined(ann()), 1), (OwnedEvent::Left(ann()), 2)] {
+            let mut out = BytesMut::from(&b":"[..]);
+            encode_event(&event, &mut out);
+            let message = out.freeze();
+            assert_eq!(message[1..4], [2, what, HAS_INFO | HAS_CONN_INFO]);
+            assert_eq!(decode_event_message(message.clone()), Ok(event));
+            assert_eq!(decode_message(message), Err(RecordError::NoPublication));
+        }
     }
 
     #[test]
@@ -292,7 +505,14 @@ mod tests {
         let read = |record: &'static [u8]| decode_record(Bytes::from_static(record)).unwrap_err();
         assert_eq!(read(b""), RecordError::Truncated);
         assert_eq!(read(b"\x01"), RecordError::Truncated);
-        assert_eq!(read(b"\x02\x00{}"), RecordError::Version(2));
+        assert_eq!(read(b"\x03\x00{}"), RecordError::Version(3));
+        assert_eq!(read(b"\x02"), RecordError::Truncated);
+        assert_eq!(read(b"\x02\x00\x00"), RecordError::Truncated);
+        assert_eq!(read(b"\x02\x03\x00{}"), RecordError::What);
+        assert_eq!(read(b"\x02\x00\x00\x40{}"), RecordError::Flags);
+        assert_eq!(read(b"\x02\x00\x00\x08{}"), RecordError::Flags);
+        assert_eq!(read(b"\x02\x01\x00{}"), RecordError::Flags);
+        assert_eq!(read(b"\x02\x00\x00\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02{}"), RecordError::Length);
         assert_eq!(read(b"\x01\x03{}"), RecordError::Flags);
         assert_eq!(read(b"\x01\x40{}"), RecordError::Flags);
         assert_eq!(read(b"\x01\x08{}"), RecordError::Flags);

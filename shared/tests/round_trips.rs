@@ -19,9 +19,12 @@ use shared::position::{Epoch, StreamPosition};
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::json::client::{Received, decode_frame, encode_command};
 use shared::protocol::{Encoded, Protocol};
-use shared::publication::{ClientInfo, Payload, PayloadKind, Publication, Tags, is_json};
-use shared::push::{Event, Push};
-use shared::record::{decode_message, decode_record, encode_position, encode_record, split_position};
+use shared::publication::{ClientInfo, Keyed, Payload, PayloadKind, Publication, Tags, is_json};
+use shared::push::{Event, OwnedEvent, Push};
+use shared::record::{
+    decode_event, decode_event_message, decode_message, decode_record, encode_event, encode_position,
+    encode_record, split_position,
+};
 
 /// The same values in every run.
 fn config() -> Config {
@@ -183,8 +186,19 @@ fn position() -> impl Strategy<Value = Option<StreamPosition>> {
 
 fn publication() -> impl Strategy<Value = Publication> {
     let tags = btree_map(text(), text(), 0..4).prop_map(Tags::from_iter);
-    (payload(), position(), proptest::option::of(client_info()), tags).prop_map(
-        |(data, position, info, tags)| Publication { position, info, tags, ..Publication::new(data) },
+    let keyed = (text(), any::<bool>(), any::<i64>(), any::<u64>())
+        .prop_map(|(key, removed, score, version)| Box::new(Keyed { key, removed, score, version }));
+    let newer = (prop_oneof![Just(0), any::<u64>()], any::<bool>(), option::of(keyed));
+    (payload(), position(), proptest::option::of(client_info()), tags, newer).prop_map(
+        |(data, position, info, tags, (time_ms, delta, keyed))| Publication {
+            position,
+            info,
+            tags,
+            time_ms,
+            delta,
+            keyed,
+            ..Publication::new(data)
+        },
     )
 }
 
@@ -273,6 +287,16 @@ proptest! {
     }
 
     #[test]
+    fn joins_and_leaves_read_back(info in client_info(), joined in any::<bool>()) {
+        let event = if joined { OwnedEvent::Joined(info) } else { OwnedEvent::Left(info) };
+        let mut record = BytesMut::new();
+        encode_event(&event, &mut record);
+        let record = record.freeze();
+        prop_assert_eq!(decode_event(record.clone()), Ok(event));
+        prop_assert!(decode_event(record.slice(..record.len() - 1)).is_err());
+    }
+
+    #[test]
     fn a_damaged_record_is_refused_or_is_another_record(
         publication in publication(),
         flips in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
@@ -297,6 +321,7 @@ proptest! {
     fn no_bytes_make_a_reader_panic(bytes in vec(any::<u8>(), 0..60), fragments in vec(fragment(), 0..12)) {
         let _ = decode_record(Bytes::from(bytes.clone()));
         let _ = decode_message(Bytes::from(bytes.clone()));
+        let _ = decode_event_message(Bytes::from(bytes.clone()));
         let _ = is_json(&bytes);
         let frame = fragments.concat();
         for kind in [MessageKind::Text, MessageKind::Binary] {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use shared::position::StreamPosition;
+use shared::push::OwnedEvent;
 use smallvec::SmallVec;
 
 use super::bundle::Bundles;
 use super::members::Members;
 use super::places::At;
-use super::prepared::{OwnedEvent, Prepared};
+use super::prepared::Prepared;
 use super::subscriber::{Sink, Subscriber};
 use super::{Counts, Hub};
 use crate::tag_filter::TagFilter;
@@ -111,9 +112,8 @@ impl Members {
     /// These go to all who are live.
     pub(super) fn give(&mut self, bundles: &Bundles) {
         let Some(apart) = self.apart.as_mut().filter(|apart| apart.wants.patches) else { return };
-        let mut publications = bundles.publications().iter().rev();
-        if let Some(last) = publications.find(|prepared| prepared.publication().is_some()) {
-            apart.given = last.position();
+        if let Some(last) = bundles.last_publication() {
+            apart.given = last.position;
         }
     }
 
@@ -151,9 +151,12 @@ impl Members {
         self.apart.as_ref().is_some_and(|apart| apart.fresh > 0)
     }
 
-    /// These of the live have been given what is under way.
-    pub(super) fn have_been_given(&mut self, from: usize, until: usize) {
+    /// These of the live have been given what is under way. Joins and leaves say nothing of any payload.
+    pub(super) fn have_been_given(&mut self, from: usize, until: usize, bundles: &Bundles) {
         let Some(apart) = self.apart.as_mut().filter(|apart| apart.fresh > 0) else { return };
+        if bundles.last_publication().is_none() {
+            return;
+        }
         for subscriber in &mut self.live[from..until] {
             apart.fresh -= usize::from(subscriber.is_fresh());
             *subscriber = subscriber.fresh(false);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use shared::disconnect::Disconnect;
 use shared::position::StreamPosition;
+use shared::publication::Publication;
 use smallvec::SmallVec;
 
 use super::prepared::{Prepared, Writable};
@@ -72,6 +73,11 @@ impl Bundles {
             self.find(variant);
         }
         &self.made[self.last].1
+    }
+
+    /// The last publication among these, if any of them is one.
+    pub(super) fn last_publication(&self) -> Option<&Publication> {
+        self.publications.iter().rev().find_map(|prepared| prepared.publication())
     }
 
     /// Whether one of the publications cannot be encoded for all who were to have it.

@@ -95,8 +95,7 @@ impl Hub {
                         apart::bundles(members.apart.as_deref(), position.filter(|_| has_last), &publications)
                 {
                     sink.deliver(&[subscriber], &mut bundles);
-                    let last = bundles.publications().iter().rev().find_map(|one| one.publication());
-                    has_last = match last {
+                    has_last = match bundles.last_publication() {
                         Some(last) => now_at.is_some() && last.position == now_at && !bundles.is_broken(),
                         None => has_last && now_at == position,
                     };

@@ -29,7 +29,7 @@ pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, Bundles, End};
 pub use hold_back::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_PUBLICATIONS_MAX, HoldLimits};
 pub use join::{Joined, Knows};
 pub use leave::Left;
-pub use prepared::{OwnedEvent, Prepared, Previous, Writable};
+pub use prepared::{Prepared, Previous, Writable};
 pub use subscriber::{Sink, Subscriber};
 pub use sweep::SWEEP_PIECE;
 pub use variants::{ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};

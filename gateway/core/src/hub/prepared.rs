@@ -11,23 +11,14 @@ use shared::disconnect::Disconnect;
 use shared::framing::MessageKind;
 use shared::position::StreamPosition;
 use shared::protocol::Encoded;
-use shared::publication::{ClientInfo, Payload, Publication};
-use shared::push::{Event, Form, Push};
+use shared::publication::{Payload, Publication};
+use shared::push::{Event, Form, OwnedEvent, Push};
 
 use super::variants::{Variant, Variants};
 use crate::delta;
 
 /// What a message is expected to add to its payload: names, quotes, an offset. Only a guess at a buffer's size.
 const ENVELOPE_BYTES_GUESS: usize = 96;
-
-/// What the subscribers of a channel are told.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum OwnedEvent {
-    Publication(Publication),
-    /// Only those who asked are told of these.
-    Joined(ClientInfo),
-    Left(ClientInfo),
-}
 
 /// The publication before another one in a channel's stream.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -135,7 +135,8 @@ impl Hub {
                     let subscriber = members.live[at.index()];
                     if at.index() < members.unserved as usize {
                         apart::hand(&[subscriber], &mut sweep.now, &mut sweep.whole, sink);
-                        sweep.deliver_next(members, subscriber.fresh(false), sink);
+                        let is_fresh = subscriber.is_fresh() && sweep.now.last_publication().is_none();
+                        sweep.deliver_next(members, subscriber.fresh(is_fresh), sink);
                     } else {
                         sweep.deliver_next(members, subscriber, sink);
                     }
@@ -190,7 +191,7 @@ impl Hub {
             }
             if members.has_fresh() {
                 apart::hand(&members.live, &mut now, &mut None, sink);
-                members.have_been_given(0, live);
+                members.have_been_given(0, live, &now);
             } else if live > 0 {
                 sink.deliver(&members.live, &mut now);
             }
@@ -240,7 +241,7 @@ impl Hub {
             let members = &mut self.channels[id as usize];
             if members.has_fresh() {
                 apart::hand(&members.live[left..unserved], &mut sweep.now, &mut sweep.whole, sink);
-                members.have_been_given(left, unserved);
+                members.have_been_given(left, unserved, &sweep.now);
             } else {
                 sink.deliver(&members.live[left..unserved], &mut sweep.now);
             }
@@ -309,7 +310,9 @@ impl Hub {
                 let members = &mut self.channels[channel as usize];
                 let Some(served) = members.take_turn(at.index(), channel, &mut self.places) else { continue };
                 let subscriber = members.live[served];
-                members.have_been_given(served, served + 1);
+                if let Some(other) = self.sweeps.under_way.get(&channel) {
+                    members.have_been_given(served, served + 1, &other.now);
+                }
                 match together.iter_mut().find(|(of, _)| *of == channel) {
                     Some((_, subscribers)) => subscribers.push(subscriber),
                     None => together.push((channel, vec![subscriber])),

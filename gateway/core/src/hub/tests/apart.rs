@@ -154,6 +154,17 @@ fn the_first_comes_whole_and_what_follows_as_patches() {
 }
 
 #[test]
+fn a_join_is_nothing_that_a_patch_could_be_made_of() {
+    let mut room = Room::default();
+    room.join(1, Kind { joins: true, ..PATCHES });
+    room.publish([1]);
+    room.hub.go_live("news", 1, Some(at(1)), &mut room.clients);
+    room.deliver(&[joined()]);
+    room.publish([2, 3]);
+    assert_eq!(room.letters(1), "jwp");
+}
+
+#[test]
 fn a_recovery_is_followed_by_a_patch_of_its_last() {
     let mut room = Room::default();
     room.recovered(1, PATCHES, 3);

@@ -10,7 +10,7 @@ use shared::id::{ClientId, UserId};
 use shared::position::StreamPosition;
 use shared::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use shared::publication::{ClientInfo, Payload, Publication};
-use shared::push::{Event, Form, Push};
+use shared::push::{Event, Form, OwnedEvent, Push};
 use shared::reply::Reply;
 
 use super::channel;

@@ -36,7 +36,6 @@ pub enum Event<'a> {
 
 /// What subscribers of a channel are told, as nodes tell each other and keep it until it is sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are publications")]
 pub enum OwnedEvent {
     Publication(Publication),
     /// Only those who asked are told of these.

@@ -31,9 +31,11 @@ struct Message {
 
 impl Message {
     fn to(&self, channel: Channel, options: &ChannelOptions) -> PublishRequest {
+        let mut publication = self.publication.clone();
+        publication.delta |= options.delta_publish;
         PublishRequest {
             channel,
-            publication: self.publication.clone(),
+            publication,
             retention: if self.skip_history { Retention::default() } else { options.retention() },
             idempotency: self.idempotency.clone(),
             version: self.version.clone(),

@@ -19,6 +19,7 @@ use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
+use shared::push::OwnedEvent;
 
 pub use config::{BrokerKind, Config};
 pub use refusal::Refusal;
@@ -50,6 +51,9 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// Answers where the publication stands: `None` without a stream. What was called first is published first, also
     /// if nobody waits for its answer yet.
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>>;
+
+    /// Sends a join or a leave to every interested node, behind what was published before. It is not kept.
+    fn publish_event(&self, channel: Channel, event: OwnedEvent) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     /// Has these channels delivered to this node. Answered when nothing published from now on can be missed.
     /// The caller counts: a channel is subscribed at most once until it is unsubscribed. After an error it is not
@@ -118,6 +122,9 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
 pub trait BrokerEvents: Send + Sync {
     /// A publication in a subscribed channel, in the channel's order, with its position set if it has one.
     fn publication(&self, channel: &str, publication: Publication);
+
+    /// A join or a leave in a subscribed channel, in order with its publications.
+    fn event(&self, channel: &str, event: OwnedEvent);
 
     /// A control message of some node.
     fn control(&self, message: Bytes);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use gateway_core::feed::{Admission, Delivery};
 use gateway_core::hub::Prepared;
 use shared::publication::Publication;
+use shared::push::OwnedEvent;
 
 use crate::broker::BrokerEvents;
 use crate::node::interest::LocalChannel;
@@ -45,6 +46,14 @@ impl BrokerEvents for FromBroker {
             };
             // Whatever comes of that: the link that brought it lives on.
             let _ = catch_unwind(AssertUnwindSafe(lose));
+        }
+    }
+
+    fn event(&self, channel: &str, event: OwnedEvent) {
+        let Some(node) = self.node() else { return };
+        if catch_unwind(AssertUnwindSafe(|| node.receive_event(channel, event))).is_err() {
+            node.metrics.panicked(Panic::Delivery);
+            tracing::error!(channel, "taking a join or leave in panicked; it is dropped");
         }
     }
 
@@ -92,6 +101,14 @@ impl Node {
         }
     }
 
+    /// A join or a leave goes to those who asked for it, behind what was handed out before.
+    fn receive_event(&self, channel: &str, event: OwnedEvent) {
+        let shard = self.interest.shard(channel);
+        let Some(local) = shard.get(channel) else { return };
+        let prepared = Prepared::of(local.channel.clone(), event, None, self.clock.micros(), &self.variants);
+        self.hand_to_workers(local, &prepared);
+    }
+
     /// Has history read after an offset, for what is missing or in doubt.
     pub(super) fn mend(self: &Arc<Self>, local: &LocalChannel, since: u64) {
         let (channel, retention) = (local.channel.clone(), local.retention);
@@ -104,23 +121,30 @@ impl Node {
         match delivery {
             Delivery::Publication(publication) => {
                 local.catch_up.handed_out(local.checked, &publication);
+                let previous = local.go_on_to(&publication);
                 self.interest.weigh(local);
+                let event = OwnedEvent::Publication(publication);
                 let prepared =
-                    Prepared::new(local.channel.clone(), publication, self.clock.micros(), &self.variants);
-                self.for_each_worker(local, |worker| {
-                    if !self.inboxes[worker].push_publication(prepared.clone()) {
-                        self.metrics.dropped(Drop::InboxFull, 1);
-                    }
-                });
+                    Prepared::of(local.channel.clone(), event, previous, self.clock.micros(), &self.variants);
+                self.hand_to_workers(local, &prepared);
             }
             Delivery::Lost(position) => {
                 local.catch_up.forget();
+                local.previous = None;
                 self.interest.weigh(local);
                 self.for_each_worker(local, |worker| {
                     self.inboxes[worker].push(Event::Lost(local.channel.clone(), position));
                 });
             }
         }
+    }
+
+    fn hand_to_workers(&self, local: &LocalChannel, prepared: &Arc<Prepared>) {
+        self.for_each_worker(local, |worker| {
+            if !self.inboxes[worker].push_publication(prepared.clone()) {
+                self.metrics.dropped(Drop::InboxFull, 1);
+            }
+        });
     }
 
     fn for_each_worker(&self, local: &LocalChannel, mut act: impl FnMut(usize)) {

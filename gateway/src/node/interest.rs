@@ -7,13 +7,16 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use gateway_core::catch_up::CatchUp;
 use gateway_core::feed::Feed;
 use gateway_core::history::Retention;
+use gateway_core::hub::Previous;
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use shared::channel::Channel;
 use shared::moment::Moment;
+use shared::publication::{Payload, Publication};
 use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
@@ -36,7 +39,9 @@ pub(crate) struct LocalChannel {
     pub(crate) catch_up: CatchUp,
     /// Joins that wait for somebody's read of it.
     pub(crate) past_waiting: Vec<oneshot::Sender<Told>>,
-    /// What `catch_up` keeps, as it was last counted.
+    /// In a channel with patches: the last publication that was handed out.
+    pub(crate) previous: Option<Previous>,
+    /// What `catch_up` and `previous` keep, as it was last counted.
     weight: Weight,
     pub(crate) retention: Retention,
     /// When a publication last arrived or the position was last checked.
@@ -53,6 +58,22 @@ pub(crate) enum Link {
     /// Subscribed without need: let go unless someone comes back before this moment.
     Lingering(Moment),
     Unsubscribing,
+}
+
+impl LocalChannel {
+    /// Answers what a patch of this publication can be made from, and keeps this one for the next. A channel begins to
+    /// keep with the first publication that may be sent as a patch, or a whole one would always be missing before it.
+    pub(super) fn go_on_to(&mut self, publication: &Publication) -> Option<Previous> {
+        let previous = self.previous.take();
+        let keeps = publication.delta || previous.is_some();
+        self.previous = publication.position.filter(|_| keeps).map(|position| {
+            let Payload { kind, bytes } = &publication.data;
+            // A copy, since the payload may be a small part of something large that was read.
+            let data = Payload { kind: *kind, bytes: Bytes::copy_from_slice(bytes) };
+            Previous { position, data }
+        });
+        previous
+    }
 }
 
 #[derive(Debug)]
@@ -97,6 +118,7 @@ impl Interest {
             feed: Feed::default(),
             catch_up: self.new_catch_up(retention),
             past_waiting: Vec::new(),
+            previous: None,
             weight: Weight { bytes: 0, total: self.kept_bytes.clone() },
             retention,
             checked: now,
@@ -110,7 +132,8 @@ impl Interest {
 
     /// Counts anew what a channel keeps.
     pub(crate) fn weigh(&self, local: &mut LocalChannel) {
-        let bytes = local.catch_up.bytes();
+        let previous = local.previous.as_ref().map_or(0, |previous| previous.data.bytes.len());
+        let bytes = local.catch_up.bytes() + previous;
         if bytes != local.weight.bytes {
             self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
             self.kept_bytes.fetch_sub(local.weight.bytes, Ordering::Relaxed);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shared::id::{ClientId, UserId};
 use shared::publication::{ClientInfo, Payload, Publication};
+use shared::push::OwnedEvent;
 use tidegate::broker::PublishRequest;
 
 use crate::harness::{ALL, Backend, KEPT, NOT_KEPT, channel, eventually, request};
@@ -35,6 +36,27 @@ pub async fn without_history_there_is_no_position<B: Backend>() {
     eventually("it is heard", async || node.heard.texts(&a) == ["x"]).await;
     assert_eq!(node.heard.in_channel(&a)[0].position, None);
     assert_eq!(node.history(&a, ALL).await, Vec::<String>::new());
+}
+
+pub async fn joins_and_leaves_are_heard_where_publications_are_and_are_kept_nowhere<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let (a, b) = (channel("a"), channel("b"));
+    node.subscribe(&a).await;
+    let (client, user) = (ClientId::from_random(7), UserId::new("ann"));
+    let ann = ClientInfo { client, user, conn_info: Some("{}".into()), chan_info: None };
+    for channel in [&a, &b] {
+        node.publish(channel, "before").await;
+        let joined = OwnedEvent::Joined(ann.clone());
+        node.broker.publish_event(channel.clone(), joined).await.expect("sent");
+        node.broker.publish_event(channel.clone(), OwnedEvent::Left(ann.clone())).await.expect("sent");
+    }
+    eventually("both are heard", async || node.heard.events().len() == 2).await;
+    let expected = [OwnedEvent::Joined(ann.clone()), OwnedEvent::Left(ann)];
+    assert_eq!(node.heard.events(), expected.map(|event| ("a".to_owned(), event)));
+    assert_eq!(node.history(&a, ALL).await, ["before"]);
+    let next = node.publish(&a, "after").await.position.expect("a stream");
+    assert_eq!(next.offset, 2, "they have no place in the stream");
 }
 
 pub async fn only_subscribed_channels_are_heard<B: Backend>() {

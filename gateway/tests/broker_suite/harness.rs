@@ -10,6 +10,7 @@ use gateway_core::history::{HistoryFilter, Retention};
 use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::publication::{Payload, Publication};
+use shared::push::OwnedEvent;
 use tidegate::broker::measure::BrokerMetrics;
 use tidegate::broker::memory::{self, MemoryBroker};
 use tidegate::broker::redis::{self, RedisBroker, RedisUrl};
@@ -45,6 +46,7 @@ pub struct Node {
 #[derive(Debug, Default)]
 pub struct Heard {
     publications: Mutex<HashMap<String, Vec<Publication>>>,
+    events: Mutex<Vec<(String, OwnedEvent)>>,
     control: Mutex<Vec<Bytes>>,
     told: Mutex<Vec<Bytes>>,
     resumed: AtomicU64,
@@ -53,6 +55,10 @@ pub struct Heard {
 impl BrokerEvents for Heard {
     fn publication(&self, channel: &str, publication: Publication) {
         self.publications.lock().entry(channel.to_owned()).or_default().push(publication);
+    }
+
+    fn event(&self, channel: &str, event: OwnedEvent) {
+        self.events.lock().push((channel.to_owned(), event));
     }
 
     fn control(&self, message: Bytes) {
@@ -69,6 +75,11 @@ impl BrokerEvents for Heard {
 }
 
 impl Heard {
+    /// Joins and leaves.
+    pub fn events(&self) -> Vec<(String, OwnedEvent)> {
+        self.events.lock().clone()
+    }
+
     pub fn in_channel(&self, channel: &Channel) -> Vec<Publication> {
         self.publications.lock().get(channel.as_str()).cloned().unwrap_or_default()
     }

@@ -63,6 +63,7 @@ suite! {
     delivery::{
         subscribers_hear_publications_in_order_with_their_positions,
         without_history_there_is_no_position,
+        joins_and_leaves_are_heard_where_publications_are_and_are_kept_nowhere,
         only_subscribed_channels_are_heard,
         every_kind_of_publication_arrives_as_it_was_sent,
         what_is_published_at_once_is_delivered_in_the_order_of_its_offsets,

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
+use shared::push::OwnedEvent;
 
 pub use config::Config;
 
@@ -88,6 +89,14 @@ impl Broker for MemoryBroker {
             self.events.publication(channel.as_str(), publication);
         }
         ready(Ok(published)).boxed()
+    }
+
+    fn publish_event(&self, channel: Channel, event: OwnedEvent) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let shard = self.shard(&channel).lock();
+        if shard.is_subscribed(&channel) {
+            self.events.event(channel.as_str(), event);
+        }
+        ready(Ok(())).boxed()
     }
 
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {

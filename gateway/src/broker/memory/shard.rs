@@ -70,6 +70,10 @@ impl Shard {
         self.subscribed.insert(channel)
     }
 
+    pub(super) fn is_subscribed(&self, channel: &Channel) -> bool {
+        self.subscribed.contains(channel)
+    }
+
     pub(super) fn unsubscribe(&mut self, channel: &Channel) -> bool {
         self.subscribed.remove(channel)
     }

@@ -35,6 +35,7 @@ use futures_util::future::BoxFuture;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
+use shared::push::OwnedEvent;
 use tokio::sync::Semaphore;
 
 pub use config::{Config, RedisUrl};
@@ -155,6 +156,10 @@ impl RedisBroker {
 impl Broker for RedisBroker {
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>> {
         self.publish_once(request).boxed()
+    }
+
+    fn publish_event(&self, channel: Channel, event: OwnedEvent) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.send_event(&channel, &event).boxed()
     }
 
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {

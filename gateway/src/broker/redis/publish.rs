@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use redis::{Cmd, FromRedisValue, Value};
+use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
-use shared::record::{encode_position, encode_record};
+use shared::push::OwnedEvent;
+use shared::record::{encode_event, encode_position, encode_record};
 
 use super::RedisBroker;
 use super::keys::Keys;
@@ -69,6 +71,20 @@ impl RedisBroker {
             }
             Ok(published)
         }
+    }
+
+    /// On its way among publications, so that it comes in order with them.
+    pub(super) fn send_event(
+        &self,
+        channel: &Channel,
+        event: &OwnedEvent,
+    ) -> impl Future<Output = Result<(), BrokerError>> + use<> {
+        let mut message = BytesMut::new();
+        encode_position(None, &mut message);
+        encode_event(event, &mut message);
+        let name = self.keys.publications(channel);
+        let answer = self.publications.push(Outgoing::Plain { name, message });
+        async move { answer.await.map(drop) }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use shared::record::decode_message;
+use shared::push::OwnedEvent;
+use shared::record::{decode_event_message, decode_message};
 
 use super::canary::Canaries;
 use super::keys::Keys;
@@ -30,11 +31,12 @@ impl Router {
         let message = message.data();
         if let Some(channel) = self.keys.channel_of(name) {
             self.metrics.received_bytes.add(message.len() as u64);
-            match decode_message(message) {
-                Ok(publication) => {
+            match decode_event_message(message) {
+                Ok(OwnedEvent::Publication(publication)) => {
                     self.metrics.received.increment();
                     self.events.publication(channel, publication);
                 }
+                Ok(event) => self.events.event(channel, event),
                 Err(error) => {
                     self.metrics.undecodable.increment();
                     let count = self.metrics.undecodable.get();

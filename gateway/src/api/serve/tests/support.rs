@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::id::NodeId;
 use shared::publication::{ClientInfo, Publication};
+use shared::push::OwnedEvent;
 
 use crate::broker::memory::{Config, MemoryBroker};
 use crate::broker::{Broker, BrokerEvents};
@@ -66,6 +67,8 @@ impl BrokerEvents for Received {
     fn publication(&self, channel: &str, publication: Publication) {
         self.publications.lock().push((channel.to_owned(), publication.data.bytes));
     }
+
+    fn event(&self, _: &str, _: OwnedEvent) {}
 
     fn control(&self, _: Bytes) {}
 

@@ -4,7 +4,10 @@
 
 mod support;
 
+mod announcing;
 mod anything;
+mod arriving;
+mod asking;
 mod batches;
 mod connecting;
 mod errors;
@@ -17,5 +20,7 @@ mod raw;
 mod reading_on;
 mod recovering;
 mod refreshing;
+mod renewing;
 mod subscribing;
+mod telling_less;
 mod unsubscribing;

@@ -151,9 +151,10 @@ impl Client {
                 line += if join.presence.is_some() { " present" } else { "" };
                 line
             }
-            Effect::GoLive(GoLive { channel, position, .. }) => {
+            Effect::GoLive(GoLive { channel, position, has_last, terms, .. }) => {
                 let at = position.map_or(String::new(), |position| format!(" @{}", position.offset));
-                format!("live {channel}{at}")
+                let patched = if has_last && terms.patches { " patched" } else { "" };
+                format!("live {channel}{at}{patched}")
             }
             Effect::AnnounceJoined { channel, info } => {
                 format!("announce {channel} {} joined", info.user.as_str())

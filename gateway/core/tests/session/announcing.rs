@@ -1,0 +1,95 @@
+//! Who comes and goes: told by a session of itself, and asked for by others.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::channel_rules::ChannelOptions;
+use gateway_core::effect::{Grant, Identity, OutcomeResult, Overrides};
+use gateway_core::session::Context;
+use shared::id::UserId;
+use shared::push::UnsubscribeCode;
+
+use crate::support::{Client, channel, context, joined};
+
+/// `told` tells who comes and goes, to whoever asks; `forced` to everyone; `silent` does not tell.
+fn client() -> Client {
+    let base = (*context().rules.default).clone();
+    let mut context: Context = context();
+    for (name, options) in [
+        ("told", ChannelOptions { join_leave: true, allow_join_leave: true, ..base.clone() }),
+        ("forced", ChannelOptions { join_leave: true, force_push_join_leave: true, ..base.clone() }),
+        ("silent", base),
+    ] {
+        context.rules.namespaces.insert(name.into(), Arc::new(options));
+    }
+    Client::connected(context, Identity { user: UserId::new("ann"), ..Identity::default() })
+}
+
+fn subscribe(client: &mut Client, rest: &str) -> (Vec<String>, Vec<String>) {
+    client.says(&format!(r#"{{"id":2,"subscribe":{{{rest}}}}}"#));
+    let asked = client.did();
+    client.answer(joined(None));
+    (asked, client.did())
+}
+
+#[test]
+fn a_subscriber_is_announced_once_it_has_been_told_and_again_when_it_leaves() {
+    let mut client = client();
+    let (asked, did) = subscribe(&mut client, r#""channel":"told:a""#);
+    assert_eq!(asked, ["join told:a"]);
+    assert_eq!(did[1..], ["live told:a", "announce told:a ann joined"]);
+    client.says(r#"{"id":3,"unsubscribe":{"channel":"told:a"}}"#);
+    assert_eq!(client.did()[..2], ["leave told:a", "announce told:a ann left"]);
+    assert_eq!(client.session.take_announced(), []);
+}
+
+#[test]
+fn it_is_told_of_others_where_it_asks_and_may_or_where_all_are() {
+    let asked = |rest: &str| subscribe(&mut client(), rest).0;
+    assert_eq!(asked(r#""channel":"told:a","join_leave":true"#), ["join told:a joins"]);
+    assert_eq!(asked(r#""channel":"silent:a","join_leave":true"#), ["join silent:a"]);
+    assert_eq!(asked(r#""channel":"forced:a""#), ["join forced:a joins"]);
+}
+
+#[test]
+fn whoever_leaves_by_closing_is_announced_by_whom_the_session_names() {
+    let mut client = client();
+    for name in ["told:a", "forced:b", "silent:c"] {
+        subscribe(&mut client, &format!(r#""channel":"{name}""#));
+    }
+    client.says(r#"{"id":9,"subscribe":{"channel":"told:under_way"}}"#);
+    client.did();
+    client.session.handle_disconnect(shared::disconnect::Disconnect::SHUTDOWN);
+    assert_eq!(client.did(), ["close 3001"]);
+    let announced = client.session.take_announced();
+    let channels: Vec<_> =
+        announced.iter().map(|(channel, info)| (channel.as_str(), info.user.as_str())).collect();
+    assert_eq!(channels, [("forced:b", "ann"), ("told:a", "ann")]);
+    assert_eq!(client.session.take_announced(), [], "each once");
+}
+
+#[test]
+fn who_was_ended_before_it_knew_of_it_has_not_been_there() {
+    let mut client = client();
+    client.says(r#"{"id":2,"subscribe":{"channel":"told:a"}}"#);
+    client.did();
+    client.session.handle_unsubscribe(&channel("told:a"), UnsubscribeCode::Server);
+    client.answer(joined(None));
+    assert!(client.did().iter().all(|line| !line.starts_with("announce")));
+    client.says(r#"{"id":3,"subscribe":{"channel":"told:a"}}"#);
+    client.did();
+    client.answer(OutcomeResult::Joined(Err(shared::error::ErrorCode::Internal)));
+    assert!(client.did().iter().all(|line| !line.starts_with("announce")));
+}
+
+#[test]
+fn a_grant_says_whether_one_is_announced_and_what_of_it() {
+    let mut client = client();
+    let overrides = Overrides { join_leave: Some(true), ..Overrides::default() };
+    let info = Some(Bytes::from_static(b"\"vip\""));
+    let grant = Grant { user: UserId::new("ann"), overrides, info, ..Grant::default() };
+    client.subscribe_with_token("silent:a", grant);
+    let announced = client.session.take_announced();
+    assert_eq!(announced.len(), 1);
+    assert_eq!(announced[0].1.chan_info.as_deref(), Some(&b"\"vip\""[..]));
+}

@@ -26,11 +26,13 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::demo;
 use crate::http::origin::OriginPolicy;
-use crate::http::{Reception, Router};
+use crate::http::{Handed, Reception, Router};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::memory::Memory;
-use crate::node::{FromBroker, Node, Parts};
+
+use crate::node::question::Question;
+use crate::node::{AskError, FromBroker, Node, Parts};
 use crate::telemetry::metrics::catch_up;
 use crate::telemetry::traces::failed_exports;
 use crate::telemetry::{Metrics, Readiness, Reminder};
@@ -192,9 +194,10 @@ impl App {
             clients: true,
             api: api_socket.is_none().then(|| api.clone()),
             encodings,
-            reception: reception(&inboxes),
+            reception: reception(&inboxes, &node),
             metrics: metrics.clone(),
             url_bytes_max: config.http.url_bytes_max,
+            message_bytes_max: config.websocket.message_bytes_max,
             pages: config.demo.page,
             refusals_told: Arc::default(),
         };
@@ -364,12 +367,27 @@ fn encodings(config: &Config) -> Encodings {
     Encodings::new(websocket.compression, deflate, config.session.queued_commands_max)
 }
 
-/// Gives new clients to the workers in turn, so that each gets its share.
-fn reception(inboxes: &[Arc<Inbox>]) -> Reception {
-    let (inboxes, next) = (inboxes.to_vec(), AtomicUsize::new(0));
-    Reception::new(move |new| {
+/// Gives new clients to the workers in turn, so that each gets its share, and what clients send apart to their nodes.
+fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
+    let (inboxes, next, node) = (inboxes.to_vec(), AtomicUsize::new(0), node.clone());
+    let receive = move |new| {
         let turn = next.fetch_add(1, Ordering::Relaxed) % inboxes.len();
         inboxes[turn].push(Event::Open(new));
+    };
+    Reception::new(receive, move |told| {
+        let node = node.clone();
+        Box::pin(async move {
+            let question = Question::Message { session: told.session, data: told.data };
+            match node.ask(&told.node, question).await {
+                Ok(_) => Handed::Done,
+                Err(AskError::UnknownNode) => Handed::NoSuchNode,
+                Err(AskError::Unsendable(_)) => Handed::TooLong,
+                Err(error) => {
+                    tracing::debug!(%error, "commands could not be passed on");
+                    Handed::Failed
+                }
+            }
+        })
     })
 }
 

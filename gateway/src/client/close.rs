@@ -1,10 +1,9 @@
 //! The end of a connection: every way leads through [`Client::leave_all`] once.
 
-use bytes::Bytes;
 use shared::disconnect::Disconnect;
-use shared::framing::websocket;
 
 use crate::client::finish::{Finishing, Leaving};
+use crate::client::framing::Goodbye;
 use crate::client::{Client, Closing, Gone, Incoming};
 use crate::telemetry::metrics::CLOSE_BY_PEER;
 use crate::worker::Local;
@@ -19,9 +18,9 @@ impl Client {
         self.leave_all(local);
         let plain = disconnect.plain();
         let told = if local.authenticator.explains() { disconnect } else { &plain };
-        websocket::encode_disconnect(told, &mut local.scratch);
+        let goodbye = self.goodbye(local, Goodbye::Closed(told));
         // After what was sent before: replies are read before the goodbye. On overflow that has been given up.
-        self.outbox.push_last(local.scratch.split().freeze());
+        self.outbox.push_last(goodbye);
         self.start_closing(local, disconnect.label());
     }
 
@@ -47,9 +46,8 @@ impl Client {
             return self.begin_finishing(local, Leaving::Goodbye(code));
         }
         self.leave_all(local);
-        // The same code back (RFC 6455 §5.5.1).
-        websocket::encode_close(code.map(|code| (code, "")), &mut local.scratch);
-        self.outbox.push_last(local.scratch.split().freeze());
+        let goodbye = self.goodbye(local, Goodbye::Answered(code));
+        self.outbox.push_last(goodbye);
         self.start_closing(local, CLOSE_BY_PEER);
     }
 
@@ -59,23 +57,27 @@ impl Client {
         self.finishing = None;
         self.leave_all(local);
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
-        websocket::encode_disconnect(&Disconnect::INTERNAL, &mut local.scratch);
-        self.outbox.push_last(local.scratch.split().freeze());
+        let goodbye = self.goodbye(local, Goodbye::Closed(&Disconnect::INTERNAL));
+        self.outbox.push_last(goodbye);
         self.start_closing(local, Disconnect::INTERNAL.label());
     }
 
     /// Says a last word, if the socket takes it at once.
-    pub(crate) fn say_last(&mut self, frame: Bytes) {
+    pub(crate) fn say_last(&mut self, local: &mut Local, disconnect: &Disconnect) {
         self.outbox.discard_waiting();
-        self.outbox.push_last(frame);
-        let stream = &mut self.stream;
+        let goodbye = self.goodbye(local, Goodbye::Closed(disconnect));
+        self.outbox.push_last(goodbye);
+        let stream = &mut self.link.stream;
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
-        self.stream.end();
+        self.link.stream.end();
     }
 
     /// From here on nothing is done but writing what waits.
     pub(super) fn start_closing(&mut self, local: &mut Local, reason: &'static str) {
         self.note_closing(local, reason);
+        if self.incoming == Incoming::Open && !self.link.framing.answers_goodbye() {
+            self.incoming = Incoming::Rubbish;
+        }
         local.mark_unwritten(self.key.index);
         local.schedule(self);
         // Answers are not waited for any more, and the peer's own close frame may lie unread.
@@ -85,7 +87,8 @@ impl Client {
     }
 
     pub(super) fn note_closing(&mut self, local: &Local, reason: &'static str) {
-        self.closing = Some(Closing { until: local.now + local.websocket.close_timeout(), reason });
+        let until = local.now + local.websocket.close_timeout();
+        self.closing = Some(Box::new(Closing { until, reason }));
     }
 
     /// Stops being a subscriber of anything. Safe to call again.

@@ -8,9 +8,9 @@ use std::io;
 
 use gateway_core::effect::{Outcome, OutcomeResult};
 use shared::disconnect::Disconnect;
-use shared::framing::websocket;
 use shared::moment::Moment;
 
+use crate::client::framing::Goodbye;
 use crate::client::{Client, Gone, Incoming, Outbox};
 use crate::telemetry::metrics::{CLOSE_BY_PEER, CLOSE_LOST};
 use crate::worker::Local;
@@ -106,7 +106,7 @@ impl Client {
         if let Some(finishing) = &mut self.finishing {
             finishing.mute = Some(Mute::Unreachable);
         }
-        if self.incoming == Incoming::Frames && !self.paused {
+        if self.incoming == Incoming::Open && !self.paused {
             local.unread.push(self.key.index);
         }
         self.finish(local)
@@ -130,7 +130,7 @@ impl Client {
     /// The time for that is over.
     pub(super) fn give_up(&mut self, local: &mut Local) -> Result<(), Gone> {
         local.tally.commands_given_up += self.session.unfinished() as u64;
-        if self.incoming == Incoming::Frames {
+        if self.incoming == Incoming::Open {
             // Nobody counts what was never read, but it is not nothing.
             local.tally.commands_given_up += 1;
             self.incoming = Incoming::Nothing;
@@ -150,12 +150,12 @@ impl Client {
                 Err(Gone::Closed)
             }
             Leaving::Goodbye(code) => {
-                match mute {
+                let goodbye = match mute {
                     // In place of its own code: answers are missing before this.
-                    Some(_) => websocket::encode_disconnect(&Disconnect::SLOW, &mut local.scratch),
-                    None => websocket::encode_close(code.map(|code| (code, "")), &mut local.scratch),
-                }
-                self.outbox.push_last(local.scratch.split().freeze());
+                    Some(_) => self.goodbye(local, Goodbye::Closed(&Disconnect::SLOW)),
+                    None => self.goodbye(local, Goodbye::Answered(code)),
+                };
+                self.outbox.push_last(goodbye);
                 self.start_closing(local, CLOSE_BY_PEER);
                 Ok(())
             }

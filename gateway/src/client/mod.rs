@@ -1,10 +1,9 @@
-//! One client's connection: its socket, its framing, its session and what waits to be written to it.
+//! One client: its session, what waits to be written to it, and how it is reached.
 //!
-//! A connection lives on one worker from the upgrade to the last byte. [`open`] begins it, [`read`] takes in what
+//! A client lives on one worker from the request to the last byte. [`open`] begins it, [`read`] takes in what
 //! the client sends, [`perform`] does what its session decides, [`write`] gives bytes to the socket, [`finish`] lets
 //! what was asked for be done first and [`close`] ends it: by one exit, whoever asked.
 
-use shared::framing::websocket::Assembler;
 use shared::moment::Moment;
 use shared::protocol::ProtocolId;
 
@@ -13,7 +12,7 @@ use gateway_core::hub::Variant;
 use gateway_core::session::Session;
 
 use crate::admission::Admitted;
-use crate::node::UserPermit;
+use crate::node::{SessionId, UserPermit};
 use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::Stream;
 use crate::worker::Local;
@@ -21,15 +20,18 @@ use crate::worker::Local;
 mod close;
 pub mod config;
 mod finish;
+mod framing;
 pub(crate) mod open;
 mod outbox;
 mod perform;
 pub(crate) mod read;
 mod write;
 
-pub(crate) use outbox::{Frame, Outbox};
+pub(crate) use outbox::{Outbox, Queued};
 
-/// Names a connection of one worker for ever: the place in its table, and which tenant of that place.
+use framing::Framing;
+
+/// Names a client of one worker for ever: the place in its table, and which tenant of that place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ClientKey {
     pub(crate) worker: u16,
@@ -39,8 +41,7 @@ pub(crate) struct ClientKey {
 
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) stream: Stream,
-    assembler: Assembler,
+    pub(crate) link: Link,
     pub(crate) session: Session,
     pub(crate) outbox: Outbox,
     pub(crate) key: ClientKey,
@@ -52,11 +53,13 @@ pub(crate) struct Client {
     pub(crate) paused: bool,
     incoming: Incoming,
     finishing: Option<Box<finish::Finishing>>,
-    closing: Option<Closing>,
+    closing: Option<Box<Closing>>,
     /// The session has more to say once the socket has taken all there is.
     awaits_room: Option<Ticket>,
     /// Set while bytes wait for the socket: since when none has been taken.
     stalled_since: Option<Moment>,
+    /// By which its commands find it, where they come apart from its stream.
+    name: Option<Box<SessionId>>,
     /// Held for the connection's life: its place among those allowed.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
@@ -64,12 +67,19 @@ pub(crate) struct Client {
     accounted: usize,
 }
 
+/// How a client is reached.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) stream: Stream,
+    framing: Framing,
+}
+
 /// What may still come from the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Incoming {
-    Frames,
-    /// The framing was broken, so that nothing more can be understood. What comes is read all the same: a socket
-    /// that is closed over unread bytes takes the close frame on its way with it.
+    Open,
+    /// Nothing more can be understood, or nothing more matters. What comes is read all the same: a socket that is closed
+    /// over unread bytes takes the goodbye on its way with it.
     Rubbish,
     /// Nothing after the peer's close frame.
     Nothing,
@@ -114,7 +124,7 @@ impl Client {
     }
 
     fn commands_bytes(&self) -> usize {
-        self.session.queued_bytes() + self.assembler.held_bytes()
+        self.session.queued_bytes() + self.link.framing.held_bytes()
     }
 
     /// Counts what is kept for this client alone. What the socket takes at once was never kept.
@@ -141,6 +151,11 @@ impl Client {
         self.closing.as_ref().map_or(CLOSE_LOST, |closing| closing.reason)
     }
 
+    /// Whether this is the client's name.
+    pub(crate) fn is_session(&self, name: SessionId) -> bool {
+        self.name.as_deref().is_some_and(|own| own.is(name))
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.is_some()
     }
@@ -151,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_small() {
+    fn a_client_is_small() {
         // Beside it an idle one holds a place in five tables, and with a subscription one in the hub's.
         assert!(size_of::<Client>() <= 480, "{} bytes", size_of::<Client>());
     }

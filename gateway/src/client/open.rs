@@ -4,20 +4,27 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::session::{Opening, Session, Way};
-use shared::framing::websocket::{Assembler, DeflateParams, Role};
+use shared::framing::websocket::DeflateParams;
 use shared::protocol::Protocol;
 
 use crate::admission::Admitted;
-use crate::client::{Client, ClientKey, Incoming, Outbox};
+use crate::client::framing::Framing;
+use crate::client::{Client, ClientKey, Incoming, Link, Outbox};
+use crate::transport::encodings::Wire;
 use crate::transport::{Socket, Stream};
 use crate::worker::Local;
 
-/// A client that has been answered 101, on its way to a worker.
+/// A client that has been let in, on its way to a worker.
 #[derive(Debug)]
 pub(crate) struct NewClient {
     pub(crate) socket: Socket,
-    /// What came behind the request head.
+    /// What came behind the request.
     pub(crate) unread: Bytes,
+    pub(crate) wire: Wire,
+    /// Written before everything else: the head of a response that the worker gives in place of HTTP's own machinery.
+    pub(crate) head: Bytes,
+    /// Commands that came with the request.
+    pub(crate) first: Option<Bytes>,
     pub(crate) protocol: Arc<dyn Protocol>,
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) admitted: Admitted,
@@ -27,30 +34,40 @@ impl Client {
     /// Gives a new client its session. What the session wants at once is performed by the caller's next step.
     pub(crate) fn open(new: NewClient, key: ClientKey, local: &Local) -> Self {
         let stream = Stream::from(new.socket);
-        let variant = local.encodings.variant(new.protocol.id(), new.deflate.as_ref());
+        let variant = local.encodings.variant(new.protocol.id(), new.wire, new.deflate.as_ref());
         let protocol_id = new.protocol.id();
+        // Who is reached through a response says its commands in other requests.
+        let name = matches!(new.wire, Wire::Response(_))
+            .then(|| local.node.session_ids.make(rand::random(), local.index, key.index));
         let opening = Opening {
             client: local.node.client_ids.make(rand::random(), local.index, key.index),
             protocol: new.protocol,
             context: local.context.clone(),
-            way: Way::Both,
+            way: name.map_or(Way::Both, |name| Way::Apart {
+                session: name.reveal().into(),
+                node: local.node.id.0.clone(),
+            }),
             seed: rand::random(),
         };
+        let mut outbox = Outbox::default();
+        if !new.head.is_empty() {
+            outbox.push_last(new.head);
+        }
         Self {
-            stream,
-            assembler: Assembler::new(Role::Server, new.deflate.is_some()),
+            link: Link { stream, framing: Framing::new(new.wire, new.deflate.is_some()) },
             session: Session::open(local.now, opening),
-            outbox: Outbox::default(),
+            outbox,
             key,
             variant,
             protocol: protocol_id,
             opened: local.now,
             paused: false,
-            incoming: Incoming::Frames,
+            incoming: Incoming::Open,
             finishing: None,
             closing: None,
             awaits_room: None,
             stalled_since: None,
+            name: name.map(Box::new),
             _admitted: new.admitted,
             user_permit: None,
             accounted: 0,

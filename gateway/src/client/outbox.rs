@@ -8,10 +8,10 @@ use bytes::{Buf, Bytes};
 /// The most buffers given to the kernel in one write.
 const SLICES: usize = 32;
 
-/// Frames in the order they will be written. Owns no memory while empty.
+/// What will be written, in its order. Owns no memory while empty.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    frames: VecDeque<Frame>,
+    waiting: VecDeque<Queued>,
     bytes: usize,
     /// Those of them that are kept for nobody else.
     own_bytes: usize,
@@ -24,24 +24,30 @@ pub(crate) struct Outbox {
 
 /// What is written whole, if it is written.
 #[derive(Clone, Debug)]
-pub(crate) struct Frame {
-    bytes: Bytes,
-    own: bool,
+pub(crate) enum Queued {
+    /// For one client alone.
+    Own(Bytes),
+    /// Others may wait for the same bytes.
+    Shared { bytes: Bytes },
 }
 
-impl Frame {
-    /// For one client alone.
-    pub(crate) fn own(bytes: Bytes) -> Self {
-        Self { bytes, own: true }
+impl Queued {
+    fn bytes(&self) -> &Bytes {
+        let (Self::Own(bytes) | Self::Shared { bytes }) = self;
+        bytes
     }
 
-    /// Others may wait for the same bytes.
-    pub(crate) fn shared(bytes: Bytes) -> Self {
-        Self { bytes, own: false }
+    fn bytes_mut(&mut self) -> &mut Bytes {
+        let (Self::Own(bytes) | Self::Shared { bytes }) = self;
+        bytes
+    }
+
+    fn is_own(&self) -> bool {
+        matches!(self, Self::Own(_))
     }
 
     fn own_bytes(&self) -> usize {
-        if self.own { self.bytes.len() } else { 0 }
+        if self.is_own() { self.bytes().len() } else { 0 }
     }
 }
 
@@ -51,7 +57,7 @@ pub(crate) struct Full;
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.waiting.is_empty()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -64,54 +70,54 @@ impl Outbox {
 
     /// An empty outbox takes one frame of any size, so that a limit below the largest message refuses no message
     /// to a client that keeps up.
-    pub(crate) fn push(&mut self, frame: Frame, bytes_max: usize) -> Result<(), Full> {
-        if !self.frames.is_empty() && self.bytes + frame.bytes.len() > bytes_max {
+    pub(crate) fn push(&mut self, frame: Queued, bytes_max: usize) -> Result<(), Full> {
+        if !self.waiting.is_empty() && self.bytes + frame.bytes().len() > bytes_max {
             return Err(Full);
         }
         self.count(&frame);
-        self.frames.push_back(frame);
+        self.waiting.push_back(frame);
         Ok(())
     }
 
-    fn count(&mut self, frame: &Frame) {
-        self.bytes += frame.bytes.len();
+    fn count(&mut self, frame: &Queued) {
+        self.bytes += frame.bytes().len();
         self.own_bytes += frame.own_bytes();
     }
 
     /// Queues the rest of a frame of which the socket has taken a part already.
     pub(crate) fn push_rest(&mut self, rest: Bytes) {
-        debug_assert!(self.frames.is_empty(), "a frame was written past those that wait");
+        debug_assert!(self.waiting.is_empty(), "a frame was written past those that wait");
         self.partial = true;
-        let rest = Frame::shared(rest);
+        let rest = Queued::Shared { bytes: rest };
         self.count(&rest);
-        self.frames.push_back(rest);
+        self.waiting.push_back(rest);
     }
 
     /// Control frames go before waiting data (RFC 6455 §5.4 lets them), so that a slow client still sees pings and
     /// learns why it is closed. They are not bounded here: each answers something bounded.
     pub(crate) fn push_control(&mut self, frame: Bytes) {
-        let frame = Frame::own(frame);
+        let frame = Queued::Own(frame);
         self.count(&frame);
         let place = (self.urgent as usize).max(usize::from(self.partial));
-        self.frames.insert(place, frame);
+        self.waiting.insert(place, frame);
         self.urgent = place as u32 + 1;
     }
 
     /// The close frame goes behind everything that was promised before it, and always fits.
     pub(crate) fn push_last(&mut self, frame: Bytes) {
-        let frame = Frame::own(frame);
+        let frame = Queued::Own(frame);
         self.count(&frame);
-        self.frames.push_back(frame);
+        self.waiting.push_back(frame);
     }
 
     /// Forgets all that waits, except the rest of a frame that has begun.
     pub(crate) fn discard_waiting(&mut self) -> usize {
         let keep = usize::from(self.partial);
-        let dropped = self.frames.len().saturating_sub(keep);
-        self.frames.truncate(keep);
+        let dropped = self.waiting.len().saturating_sub(keep);
+        self.waiting.truncate(keep);
         self.urgent = 0;
-        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
-        self.own_bytes = self.frames.iter().map(Frame::own_bytes).sum();
+        self.bytes = self.waiting.iter().map(|frame| frame.bytes().len()).sum();
+        self.own_bytes = self.waiting.iter().map(Queued::own_bytes).sum();
         dropped
     }
 
@@ -121,11 +127,11 @@ impl Outbox {
         mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut total = 0;
-        while !self.frames.is_empty() {
+        while !self.waiting.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.frames.len().min(SLICES);
-            for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-                *slice = IoSlice::new(&frame.bytes);
+            let count = self.waiting.len().min(SLICES);
+            for (slice, frame) in slices.iter_mut().zip(&self.waiting) {
+                *slice = IoSlice::new(frame.bytes());
             }
             match write(&slices[..count]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -138,27 +144,27 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
         }
-        if self.frames.is_empty() {
+        if self.waiting.is_empty() {
             // An idle connection keeps no room.
-            self.frames = VecDeque::new();
+            self.waiting = VecDeque::new();
         }
         Ok(total)
     }
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
-        while let Some(frame) = self.frames.front_mut() {
-            let taken = written.min(frame.bytes.len());
-            if frame.own {
+        while let Some(frame) = self.waiting.front_mut() {
+            let taken = written.min(frame.bytes().len());
+            if frame.is_own() {
                 self.own_bytes -= taken;
             }
-            if written < frame.bytes.len() {
-                frame.bytes.advance(written);
+            if written < frame.bytes().len() {
+                frame.bytes_mut().advance(written);
                 self.partial |= written > 0;
                 return;
             }
             written -= taken;
-            self.frames.pop_front();
+            self.waiting.pop_front();
             self.partial = false;
             self.urgent = self.urgent.saturating_sub(1);
             if written == 0 {
@@ -191,7 +197,7 @@ mod tests {
         for step in 1..12 {
             let mut outbox = Outbox::default();
             for frame in ["abc", "d", "efghi", "jk"] {
-                outbox.push(Frame::own(Bytes::from_static(frame.as_bytes())), 100).unwrap();
+                outbox.push(Queued::Own(Bytes::from_static(frame.as_bytes())), 100).unwrap();
             }
             assert_eq!((outbox.bytes(), outbox.own_bytes()), (11, 11));
             assert_eq!(flush(&mut outbox, &[step; 12]), b"abcdefghijk", "steps of {step}");
@@ -202,13 +208,13 @@ mod tests {
     #[test]
     fn control_frames_overtake_data_but_never_split_a_frame() {
         let mut outbox = Outbox::default();
-        outbox.push(Frame::own(Bytes::from_static(b"first")), 100).unwrap();
-        outbox.push(Frame::own(Bytes::from_static(b"second")), 100).unwrap();
+        outbox.push(Queued::Own(Bytes::from_static(b"first")), 100).unwrap();
+        outbox.push(Queued::Own(Bytes::from_static(b"second")), 100).unwrap();
         let mut written = flush(&mut outbox, &[2]);
         outbox.push_control(Bytes::from_static(b"!"));
         written.extend(flush(&mut outbox, &[100, 100]));
         assert_eq!(written, b"first!second");
-        outbox.push(Frame::own(Bytes::from_static(b"third")), 100).unwrap();
+        outbox.push(Queued::Own(Bytes::from_static(b"third")), 100).unwrap();
         outbox.push_control(Bytes::from_static(b"!"));
         assert_eq!(flush(&mut outbox, &[100]), b"!third");
     }
@@ -222,12 +228,12 @@ mod tests {
         for frame in ["1", "2", "3"] {
             control(&mut outbox, frame);
         }
-        outbox.push(Frame::own(Bytes::from_static(b"data")), 100).unwrap();
+        outbox.push(Queued::Own(Bytes::from_static(b"data")), 100).unwrap();
         control(&mut outbox, "4");
         let mut written = flush(&mut outbox, &[6]);
         control(&mut outbox, "5");
         control(&mut outbox, "6");
-        outbox.push(Frame::own(Bytes::from_static(b"more")), 100).unwrap();
+        outbox.push(Queued::Own(Bytes::from_static(b"more")), 100).unwrap();
         control(&mut outbox, "7");
         written.extend(flush(&mut outbox, &[2, 1]));
         control(&mut outbox, "8");
@@ -238,9 +244,9 @@ mod tests {
     #[test]
     fn a_full_outbox_refuses_but_an_empty_one_takes_any_frame() {
         let mut outbox = Outbox::default();
-        outbox.push(Frame::own(Bytes::from(vec![0; 50])), 10).unwrap();
-        assert_eq!(outbox.push(Frame::own(Bytes::from_static(b"x")), 10), Err(Full));
-        let frame = |bytes| Frame::own(Bytes::from(vec![0; bytes]));
+        outbox.push(Queued::Own(Bytes::from(vec![0; 50])), 10).unwrap();
+        assert_eq!(outbox.push(Queued::Own(Bytes::from_static(b"x")), 10), Err(Full));
+        let frame = |bytes| Queued::Own(Bytes::from(vec![0; bytes]));
         let mut outbox = Outbox::default();
         outbox.push(frame(6), 10).unwrap();
         assert_eq!(outbox.push(frame(5), 10), Err(Full), "it would be over its bound");
@@ -251,7 +257,7 @@ mod tests {
     fn discarding_keeps_the_rest_of_a_frame_that_has_begun() {
         let mut outbox = Outbox::default();
         outbox.push_rest(Bytes::from_static(b"rest"));
-        outbox.push(Frame::own(Bytes::from_static(b"gone")), 100).unwrap();
+        outbox.push(Queued::Own(Bytes::from_static(b"gone")), 100).unwrap();
         assert_eq!(outbox.discard_waiting(), 1);
         outbox.push_control(Bytes::from_static(b"bye"));
         assert_eq!((outbox.bytes(), outbox.own_bytes()), (7, 3), "the rest is of a frame for all");

@@ -13,7 +13,6 @@ use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
-use shared::framing::websocket;
 
 use crate::broker::{BrokerError, Effective, PublishRequest};
 use crate::client::Client;
@@ -30,9 +29,9 @@ impl Client {
             match effect {
                 Effect::Send(message) => self.send_message(local, &message),
                 Effect::Ping => {
-                    websocket::encode_ping(b"", &mut local.scratch);
-                    let frame = local.scratch.split().freeze();
-                    self.send_control(local, frame);
+                    if let Some(frame) = self.link.framing.ping(&mut local.scratch) {
+                        self.send_control(local, frame);
+                    }
                 }
                 Effect::Close(disconnect) => self.begin_close(local, &disconnect),
                 Effect::Authenticate { ticket, connect } => self.authenticate(local, ticket, &connect),

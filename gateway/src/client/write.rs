@@ -5,7 +5,7 @@ use gateway_core::effect::{Outcome, OutcomeResult};
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
 
-use crate::client::{Client, Frame, Gone, Incoming, outbox};
+use crate::client::{Client, Gone, Incoming, Queued, outbox};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
 
@@ -19,10 +19,10 @@ impl Client {
     /// Queues a whole frame. A client that has too much waiting already is closed.
     pub(crate) fn send_frame(&mut self, local: &mut Local, frame: Bytes) {
         if self.is_closing() || self.is_mute() {
-            // The close frame is in the outbox, and nothing may follow it (RFC 6455 §5.5.1); or nobody reads it.
+            // The goodbye is in the outbox, and nothing may follow it; or nobody reads it.
             return;
         }
-        match self.queue(Frame::own(frame), local.websocket.outbox_bytes_max) {
+        match self.queue(Queued::Own(frame), local.websocket.outbox_bytes_max) {
             Ok(()) => local.mark_unwritten(self.key.index),
             Err(outbox::Full) => {
                 local.tally.frames_discarded += 1;
@@ -33,9 +33,9 @@ impl Client {
 
     /// Puts a frame into the outbox. One that is full is written first: what waits may only be waiting for the end of
     /// the turn, and who is slow is for the socket to say.
-    pub(crate) fn queue(&mut self, frame: Frame, bytes_max: usize) -> Result<(), outbox::Full> {
+    pub(crate) fn queue(&mut self, frame: Queued, bytes_max: usize) -> Result<(), outbox::Full> {
         let Err(outbox::Full) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };
-        let stream = &mut self.stream;
+        let stream = &mut self.link.stream;
         // A socket that fails here fails again at the end of the turn, where that ends the connection.
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
         self.outbox.push(frame, bytes_max)
@@ -46,7 +46,7 @@ impl Client {
         if self.outbox.bytes() + bytes <= bytes_max {
             return true;
         }
-        let stream = &mut self.stream;
+        let stream = &mut self.link.stream;
         // A socket that fails here fails again at the end of the turn, where that ends the connection.
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
         self.outbox.bytes() + bytes <= bytes_max
@@ -83,14 +83,14 @@ impl Client {
 
     /// Writes what waits, as much as the socket takes.
     pub(crate) fn flush(&mut self, local: &mut Local) -> Result<(), Gone> {
-        let stream = &mut self.stream;
+        let stream = &mut self.link.stream;
         let flushed = self.outbox.flush(|slices| stream.write_vectored(slices));
         let flushed = flushed.and_then(|written| Ok((written, stream.flush()?)));
         let (written, transport_empty) = match flushed {
             Ok(flushed) => flushed,
             Err(error) => return self.handle_unwritable(local, error.kind()),
         };
-        let sent = self.stream.take_sent(written);
+        let sent = self.link.stream.take_sent(written);
         local.tally.bytes_out += written as u64;
         if self.outbox.is_empty() && transport_empty {
             self.stalled_since = None;
@@ -102,7 +102,7 @@ impl Client {
             match self.incoming {
                 Incoming::Nothing if self.is_closing() => return Err(Gone::Closed),
                 // Tells the peer that all is said; its end of the stream, or the deadline, is awaited.
-                Incoming::Rubbish if self.is_closing() => self.stream.shut_down_writing(),
+                Incoming::Rubbish if self.is_closing() => self.link.stream.shut_down_writing(),
                 _ => {}
             }
         } else if sent > 0 || self.stalled_since.is_none() {

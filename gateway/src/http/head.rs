@@ -72,9 +72,6 @@ impl<'a> Head<'a> {
 
     /// What makes it unclear who asks whom: a proxy in front may have gone by another header than this node would.
     pub(super) fn ambiguity(&self) -> Option<&'static str> {
-        if !self.is_1_1 {
-            return Some("a WebSocket is opened with HTTP/1.1");
-        }
         if self.all("origin").nth(1).is_some() {
             return Some("there is more than one Origin header");
         }
@@ -85,11 +82,26 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// What no WebSocket can be opened with.
+    pub(super) fn version_fault(&self) -> Option<&'static str> {
+        (!self.is_1_1).then_some("a WebSocket is opened with HTTP/1.1")
+    }
+
+    /// The same, as forms write it: a plus stands for a space.
+    pub(super) fn form_query(&self, name: &str) -> Option<String> {
+        let value = self.raw_query(name)?.replace('+', " ");
+        Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
+    }
+
     /// The first value of a query parameter, decoded.
     pub(super) fn query(&self, name: &str) -> Option<String> {
-        let pairs = self.query?.split('&');
-        let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
+        let value = self.raw_query(name)?;
         Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
+    }
+
+    fn raw_query(&self, name: &str) -> Option<&'a str> {
+        let pairs = self.query?.split('&');
+        Some(pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1)
     }
 
     /// How long path and query are, in bytes.
@@ -149,7 +161,7 @@ mod tests {
         let twice = HEAD.replace("X-Two", "Origin").replace("x-two", "oRIGIN");
         assert_eq!(ambiguity(&twice), Some("there is more than one Origin header"));
         let old = Request::get("/raw/news").version(Version::HTTP_10).header("Host", "x").body(()).unwrap();
-        assert_eq!(Head::of(&old).ambiguity(), Some("a WebSocket is opened with HTTP/1.1"));
+        assert_eq!(Head::of(&old).version_fault(), Some("a WebSocket is opened with HTTP/1.1"));
     }
 
     #[test]

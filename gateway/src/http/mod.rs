@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body_util::{Either, Full};
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 
@@ -13,18 +16,24 @@ use crate::client::open::NewClient;
 use crate::telemetry::labels::Handshake;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::encodings::Encodings;
+use crate::transport::handed::HandedBody;
 
 pub mod config;
 pub mod origin;
 pub mod pages;
 
+mod cors;
+mod emulate;
 mod head;
+mod respond;
 mod route;
 mod stream;
+mod take_over;
 mod upgrade;
 
 pub(crate) use route::OpenedAtOnce;
 pub(crate) use stream::Stream;
+pub(crate) use take_over::TakeOver;
 
 use origin::OriginPolicy;
 
@@ -57,22 +66,57 @@ pub(crate) struct Router {
     pub(crate) reception: Reception,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) url_bytes_max: usize,
+    /// Longest body of a request with commands, in bytes.
+    pub(crate) message_bytes_max: usize,
     /// The ticker page, where the demo is on.
     pub(crate) pages: bool,
     pub(crate) refusals_told: Arc<Sparingly>,
 }
 
-/// Where a client goes that has been let in.
+/// What a request is answered with: all of it, or what a worker writes as it goes.
+pub(crate) type Body = Either<Full<Bytes>, HandedBody>;
+
+fn whole(bytes: impl Into<Bytes>) -> Body {
+    Either::Left(Full::new(bytes.into()))
+}
+
+/// Where those go who have been let in, and what they send apart.
 #[derive(Clone)]
-pub(crate) struct Reception(Arc<dyn Fn(Box<NewClient>) + Send + Sync>);
+pub(crate) struct Reception {
+    receive: Arc<dyn Fn(Box<NewClient>) + Send + Sync>,
+    tell: Arc<dyn Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync>,
+}
+
+/// Commands of a client, with the names of its node and session.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) node: Box<str>,
+    pub(crate) session: Box<str>,
+    pub(crate) data: Bytes,
+}
+
+/// What has become of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Handed {
+    /// The node has looked for the session, whether or not it was there.
+    Done,
+    NoSuchNode,
+    /// Longer than one node tells another.
+    TooLong,
+    /// Nobody knows.
+    Failed,
+}
 
 impl Reception {
-    pub(crate) fn new(receive: impl Fn(Box<NewClient>) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(receive))
+    pub(crate) fn new(
+        receive: impl Fn(Box<NewClient>) + Send + Sync + 'static,
+        tell: impl Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync + 'static,
+    ) -> Self {
+        Self { receive: Arc::new(receive), tell: Arc::new(tell) }
     }
 
     fn receive(&self, new: NewClient) {
-        (self.0)(Box::new(new));
+        (self.receive)(Box::new(new));
     }
 }
 
@@ -88,11 +132,17 @@ pub(crate) struct Refused {
     result: Handshake,
     status: StatusCode,
     why: String,
-    header: Option<(HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Refused {
     pub(crate) fn new(result: Handshake, status: StatusCode, why: impl Into<String>) -> Self {
-        Self { result, status, why: why.into(), header: None }
+        Self { result, status, why: why.into(), headers: Vec::new() }
+    }
+
+    /// The same, with headers.
+    fn with(mut self, headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Self {
+        self.headers.extend(headers);
+        self
     }
 }

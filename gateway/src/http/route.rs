@@ -3,17 +3,17 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 
 use crate::admission::client_ip::X_FORWARDED_FOR;
 use crate::admission::{Admitted, Peer, Refusal};
 use crate::http::head::Head;
+use crate::http::respond::Streamed;
 use crate::http::upgrade::Opening;
-use crate::http::{Refused, Router, pages};
+use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, pages, whole};
 use crate::telemetry::labels::Handshake;
 
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -29,9 +29,10 @@ impl Router {
     pub(crate) async fn handle(
         self: &Arc<Self>,
         peer: &Peer,
+        take_over: &TakeOver,
         request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
-        Ok(self.route(peer, request).await.unwrap_or_else(|refused| {
+    ) -> Result<Response<Body>, Infallible> {
+        Ok(self.route(peer, take_over, request).await.unwrap_or_else(|refused| {
             self.metrics.handshake(refused.result);
             self.log_refusal(peer, &refused);
             refused.into_response()
@@ -41,8 +42,9 @@ impl Router {
     async fn route(
         self: &Arc<Self>,
         peer: &Peer,
+        take_over: &TakeOver,
         request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Refused> {
+    ) -> Result<Response<Body>, Refused> {
         let granted = {
             let head = Head::of(&request);
             if head.url_bytes() > self.url_bytes_max {
@@ -58,7 +60,10 @@ impl Router {
             }
         };
         if let Some((opening, admitted)) = granted {
-            return Ok(self.open(request, opening, admitted));
+            return Ok(self.open(request, opening, admitted).map(Either::Left));
+        }
+        if let Some(apart) = self.clients.then(|| Apart::of(request.uri().path())).flatten() {
+            return self.serve_apart(peer, take_over, request, apart).await;
         }
         let path = request.uri().path();
         if path.starts_with(API_PREFIX) || path == API_PATH {
@@ -66,14 +71,42 @@ impl Router {
                 let why = "the server API is at an address of its own; see api.listen";
                 return Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, why));
             };
-            return Ok(api.serve(request).await);
+            return Ok(api.serve(request).await.map(Either::Left));
         }
         if self.pages
             && let Some(page) = pages::find(path)
         {
-            return Ok(page);
+            return Ok(page.map(Either::Left));
         }
         Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"))
+    }
+
+    /// What clients ask for beside WebSockets.
+    async fn serve_apart(
+        self: &Arc<Self>,
+        peer: &Peer,
+        take_over: &TakeOver,
+        request: Request<Incoming>,
+        apart: Apart,
+    ) -> Result<Response<Body>, Refused> {
+        if request.method() == Method::OPTIONS {
+            let head = Head::of(&request);
+            self.check_request(&head, apart.methods())?;
+            return Ok(cors::preflight(&head, apart.methods()));
+        }
+        match apart {
+            Apart::Streamed(streamed) => self.respond(peer, take_over, request, streamed).await,
+            Apart::Emulation => self.emulate(request).await,
+            Apart::Init => {
+                let head = Head::of(&request);
+                self.check_request(&head, apart.methods())?;
+                let mut response = Response::new(whole("{}"));
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                headers.extend(cors::headers(&head));
+                Ok(response)
+            }
+        }
     }
 
     /// The way of a connection whose first bytes are a request to connect, to be answered 101: past the same checks,
@@ -91,19 +124,37 @@ impl Router {
 
     /// Every check that a client must pass before the handshake itself is looked at.
     fn let_in(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
-        if let Some(why) = head.ambiguity() {
+        if let Some(why) = head.ambiguity().or_else(|| head.version_fault()) {
             return Err(Refused::new(Handshake::Upgrade, StatusCode::BAD_REQUEST, why));
         }
         self.check_origin(head)?;
+        self.admit(peer, head)
+    }
+
+    /// Every check of a request that is not to become a WebSocket.
+    pub(super) fn check_request(&self, head: &Head<'_>, methods: &'static str) -> Result<(), Refused> {
+        if let Some(why) = head.ambiguity() {
+            return Err(Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why));
+        }
+        self.check_origin(head)?;
+        if methods.split(", ").any(|method| method == head.method) {
+            return Ok(());
+        }
+        let why = format!("the methods of this path are {methods}");
+        let refused = Refused::new(Handshake::Request, StatusCode::METHOD_NOT_ALLOWED, why);
+        Err(refused.with([(header::ALLOW, HeaderValue::from_static(methods))]))
+    }
+
+    /// A place for the client among those of its address.
+    pub(super) fn admit(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
         let address = self.proxies.client_ip(peer.address, head.all(X_FORWARDED_FOR));
         self.admission.admit_client(address, &peer.place).map_err(|refusal| {
             let status = match refusal {
                 Refusal::NodeFull => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::TOO_MANY_REQUESTS,
             };
-            let mut refused = Refused::new(refusal.handshake(), status, refusal.to_string());
-            refused.header = Some((header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds())));
-            refused
+            let refused = Refused::new(refusal.handshake(), status, refusal.to_string());
+            refused.with([(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds()))])
         })
     }
 
@@ -158,6 +209,36 @@ impl<'a> Endpoint<'a> {
     }
 }
 
+/// What clients ask for beside WebSockets.
+#[derive(Clone, Copy, Debug)]
+enum Apart {
+    Streamed(Streamed),
+    /// Commands of a client that is reached through a response.
+    Emulation,
+    /// Nothing: pages warm up a connection with it before they need one.
+    Init,
+}
+
+impl Apart {
+    fn of(path: &str) -> Option<Self> {
+        match path {
+            "/connection/sse" => Some(Self::Streamed(Streamed::EventStream)),
+            "/connection/http_stream" => Some(Self::Streamed(Streamed::HttpStream)),
+            "/emulation" => Some(Self::Emulation),
+            "/connection/init" => Some(Self::Init),
+            _ => None,
+        }
+    }
+
+    fn methods(self) -> &'static str {
+        match self {
+            Self::Streamed(streamed) => streamed.methods(),
+            Self::Emulation => emulate::METHODS,
+            Self::Init => "GET, OPTIONS",
+        }
+    }
+}
+
 /// A request to connect that was granted from its bytes alone. The head takes so many of them.
 #[derive(Debug)]
 pub(crate) struct OpenedAtOnce {
@@ -167,12 +248,12 @@ pub(crate) struct OpenedAtOnce {
 }
 
 impl Refused {
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(self.why + "\n"));
+    fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(whole(self.why + "\n"));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        headers.extend(self.header);
+        headers.extend(self.headers);
         response
     }
 }

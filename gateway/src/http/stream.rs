@@ -10,10 +10,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::http::take_over::TakeOver;
 use crate::transport::Socket;
 
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    io: Io,
+    take_over: TakeOver,
+}
+
+#[derive(Debug)]
+enum Io {
     /// What was read already comes first.
     Plain(TcpStream, Bytes),
     Tls(Box<TlsStream<TcpStream>>),
@@ -22,15 +29,24 @@ pub(crate) enum Stream {
 impl Stream {
     /// A plain socket, of which so much has been read already.
     pub(crate) fn plain(stream: TcpStream, read: Bytes) -> Self {
-        Self::Plain(stream, read)
+        Self { io: Io::Plain(stream, read), take_over: TakeOver::default() }
+    }
+
+    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self { io: Io::Tls(Box::new(stream)), take_over: TakeOver::default() }
+    }
+
+    /// By which it can be had while HTTP is spoken on it.
+    pub(crate) fn take_over(&self) -> TakeOver {
+        self.take_over.clone()
     }
 
     /// Takes the socket away from tokio, for a worker's own poll.
     pub(crate) fn into_socket(self) -> io::Result<Socket> {
-        match self {
+        match self.io {
             // Whoever speaks HTTP has taken what was read before.
-            Self::Plain(stream, _) => Ok(Socket::Plain(stream.into_std()?)),
-            Self::Tls(stream) => {
+            Io::Plain(stream, _) => Ok(Socket::Plain(stream.into_std()?)),
+            Io::Tls(stream) => {
                 let (stream, tls) = stream.into_inner();
                 Ok(Socket::Tls(stream.into_std()?, Box::new(tls)))
             }
@@ -44,14 +60,14 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(_, read) if !read.is_empty() => {
+        match &mut self.get_mut().io {
+            Io::Plain(_, read) if !read.is_empty() => {
                 let some = read.split_to(read.len().min(buffer.remaining()));
                 buffer.put_slice(&some);
                 Poll::Ready(Ok(()))
             }
-            Self::Plain(stream, _) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Io::Plain(stream, _) => Pin::new(stream).poll_read(context, buffer),
+            Io::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -60,23 +76,26 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let as_usual = as_usually_written(bytes);
         let bytes = as_usual.as_deref().unwrap_or(bytes);
-        match self.get_mut() {
-            Self::Plain(stream, _) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        let stream = self.get_mut();
+        let written = match &mut stream.io {
+            Io::Plain(socket, _) => Pin::new(socket).poll_write(context, bytes),
+            Io::Tls(tls) => Pin::new(tls).poll_write(context, bytes),
+        };
+        stream.take_over.note_written(written.is_ready());
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream, _) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.get_mut().io {
+            Io::Plain(stream, _) => Pin::new(stream).poll_flush(context),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream, _) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.get_mut().io {
+            Io::Plain(stream, _) => Pin::new(stream).poll_shutdown(context),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

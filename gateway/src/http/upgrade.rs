@@ -21,6 +21,7 @@ use crate::http::route::Endpoint;
 use crate::http::{Refused, Router, Stream};
 use crate::telemetry::labels::Handshake;
 use crate::transport::Socket;
+use crate::transport::encodings::Wire;
 
 /// Centrifuge clients may name the protocol or say nothing.
 const CENTRIFUGE_JSON: &str = "centrifuge-json";
@@ -160,7 +161,9 @@ impl Router {
     pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
         self.metrics.handshake(Handshake::Accepted);
         let Opening { protocol, deflate, .. } = opening;
-        let new = NewClient { socket, unread, protocol, deflate, admitted };
+        let wire = Wire::WebSocket;
+        let (head, first) = (Bytes::new(), None);
+        let new = NewClient { socket, unread, wire, head, first, protocol, deflate, admitted };
         self.reception.receive(new);
     }
 
@@ -174,11 +177,10 @@ impl Router {
 fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {
     websocket::read_upgrade(head.method, head.headers()).map_err(|error| {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        let mut refused = Refused::new(Handshake::Upgrade, status, error.to_string());
-        if let Some((name, value)) = error.header() {
-            refused.header = Some((HeaderName::from_static(name), HeaderValue::from_static(value)));
-        }
-        refused
+        let header = error.header();
+        let header =
+            header.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        Refused::new(Handshake::Upgrade, status, error.to_string()).with(header)
     })
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -205,7 +205,7 @@ impl Listener {
         let Some(tls) = &self.tls else { return Ok((Secured::Plain(stream), address)) };
         let handshake = TlsAcceptor::from(tls.server()).accept(stream);
         match tokio::time::timeout(self.tls_timeout, handshake).await {
-            Ok(Ok(stream)) => Ok((Secured::Tls(Stream::Tls(Box::new(stream))), address)),
+            Ok(Ok(stream)) => Ok((Secured::Tls(Stream::tls(stream)), address)),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "a TLS handshake failed");
                 Err(Handshake::Tls)
@@ -217,15 +217,18 @@ impl Listener {
     async fn serve(&self, stream: Stream, peer: Peer, permit: HandshakePermit) {
         // The handshake is over when the first request's head is here. Later ones only have their deadline.
         let handshake = Mutex::new(Some(permit));
+        let take_over = stream.take_over();
         let service = service_fn(|request| {
             drop(handshake.lock().take());
             async {
-                let answering = AssertUnwindSafe(self.router.handle(&peer, request)).catch_unwind();
+                let answering =
+                    AssertUnwindSafe(self.router.handle(&peer, &take_over, request)).catch_unwind();
                 let mut response = match answering.await {
                     Ok(answered) => answered?,
                     Err(_) => {
                         self.metrics.panicked(Panic::Request);
-                        let mut response = Response::new(Full::from("this request made the gateway fail\n"));
+                        let mut response =
+                            Response::new(Either::Left(Full::from("this request made the gateway fail\n")));
                         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
                         response
                     }
@@ -236,7 +239,7 @@ impl Listener {
                 Ok::<_, Infallible>(response)
             }
         });
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.http.keep_alive())
             .max_buf_size(self.http.head_bytes_max)
@@ -244,12 +247,17 @@ impl Listener {
             .title_case_headers(true)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        tokio::pin!(connection);
         let mut first_head = pin!(tokio::time::sleep(self.head_timeout(&peer)));
         let (mut waits, mut stopping) = (true, false);
         let result = loop {
             tokio::select! {
-                result = connection.as_mut() => break result,
+                result = &mut connection => break result,
+                () = take_over.granted() => {
+                    if let Some(parts) = connection.into_parts() {
+                        take_over.hand_over(parts.io.into_inner(), parts.read_buf);
+                    }
+                    return;
+                }
                 () = &mut first_head, if waits => {
                     waits = false;
                     if handshake.lock().is_some() {
@@ -258,7 +266,7 @@ impl Listener {
                 }
                 () = self.stop.cancelled(), if !stopping => {
                     stopping = true;
-                    connection.as_mut().graceful_shutdown();
+                    Pin::new(&mut connection).graceful_shutdown();
                 }
             }
         };

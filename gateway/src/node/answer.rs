@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use shared::channel::Channel;
 use tokio::sync::oneshot;
 
-use crate::node::Node;
 use crate::node::control::Target;
 use crate::node::glob::Glob;
 use crate::node::interest::SHARDS;
@@ -14,6 +14,7 @@ use crate::node::question::{
     Act, Answer, ChannelsPage, ChannelsWanted, ConnectionsPage, ConnectionsWanted, PAGE_MAX, Place, Question,
     Unanswered,
 };
+use crate::node::{Node, SessionId};
 use crate::worker::inbox::{Acted, Event, Inbox};
 
 /// A page of connections holds no more after it holds this many bytes.
@@ -22,12 +23,22 @@ const PAGE_BYTES_MAX: usize = 256 * 1024;
 impl Node {
     pub(super) async fn answer(&self, question: Question) -> Result<Answer, Unanswered> {
         Ok(match question {
-            // No client of this node has a session that others can name.
-            Question::Message { .. } => Answer::NoSuchSession,
+            Question::Message { session, data } => self.hand_to_session(&session, data).await,
             Question::Channels(wanted) => Answer::Channels(self.list_channels(wanted).await?),
             Question::Connections(wanted) => Answer::Connections(self.list_connections(wanted).await?),
             Question::Act(target, act) => Answer::Done { clients: self.act(target, act).await },
         })
+    }
+
+    /// Has the worker of this session take it as if its client had sent it.
+    async fn hand_to_session(&self, session: &str, data: Bytes) -> Answer {
+        let Some(session) = SessionId::parse(session) else { return Answer::NoSuchSession };
+        let (worker, _) = self.session_ids.place(session);
+        let Some(inbox) = self.inboxes.get(worker) else { return Answer::NoSuchSession };
+        let (taken, was_there) = oneshot::channel();
+        inbox.push(Event::Message(session, data, taken));
+        // A worker that has stopped has no clients.
+        if was_there.await.unwrap_or(false) { Answer::Handled } else { Answer::NoSuchSession }
     }
 
     /// Has the workers do it, and counts the clients once all have.

@@ -37,16 +37,19 @@ mod query;
 pub mod question;
 mod receive_control;
 mod repair;
+mod session_ids;
 mod subscribe;
 mod users;
 
 pub use ask::{ASK_TIMEOUT, AskError};
 pub(crate) use deliver::FromBroker;
+pub(crate) use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
 use ask::Asking;
 use client_ids::ClientIds;
 use interest::Interest;
+use session_ids::SessionIds;
 use subscribe::SubscribeQueue;
 use users::Users;
 
@@ -76,6 +79,7 @@ pub struct Node {
     users: Users,
     asking: Asking,
     pub(crate) client_ids: ClientIds,
+    pub(crate) session_ids: SessionIds,
     memory: Arc<Memory>,
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
@@ -139,6 +143,7 @@ impl Node {
             users: Users::new(parts.user_connections_max),
             asking: Asking::default(),
             client_ids: ClientIds::default(),
+            session_ids: SessionIds::default(),
             memory: parts.memory,
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),

@@ -4,30 +4,57 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::hub::{
-    DeflateOptions, Encoding, EncodingId, PushFraming, Variant, Variants, WebSocketFrames,
+    DeflateOptions, Encoding, EncodingId, PushFraming, StreamFrames, Variant, Variants, WebSocketFrames,
 };
+use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
-use shared::framing::websocket::{self, DeflateParams, DeflatePolicy};
+use shared::framing::websocket::{DeflateParams, DeflatePolicy};
 use shared::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::raw::Raw;
-use shared::protocol::{Protocol, ProtocolId};
+use shared::protocol::{Encoded, Protocol, ProtocolId};
+use shared::push::{Event, Push};
+
+/// What a framing is expected to put behind a message. Only a guess at a buffer's size.
+const TAIL_BYTES_GUESS: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Encodings {
     pub(crate) variants: Arc<Variants>,
     pub(crate) centrifuge_json: Arc<dyn Protocol>,
-    /// By protocol.
-    ids: [EncodingId; ProtocolId::COUNT],
-    frames: Arc<WebSocketFrames>,
+    /// By protocol and wire.
+    ids: [[EncodingId; Wire::COUNT]; ProtocolId::COUNT],
+    /// By their ids.
+    rows: Vec<Encoding>,
     deflates: bool,
+}
+
+/// How messages to a client are laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wire {
+    WebSocket,
+    /// A response that never ends.
+    Response(StreamFrames),
+}
+
+impl Wire {
+    const COUNT: usize = 1 + StreamFrames::COUNT;
+
+    fn index(self) -> usize {
+        match self {
+            Self::WebSocket => 0,
+            Self::Response(frames) => 1 + frames.index(),
+        }
+    }
 }
 
 impl Encodings {
     /// `commands_max` may wait for each other, so that many come in one message: a library subscribes to all it has at
     /// once, and to more than it may have it is to be told channel by channel.
     pub(crate) fn new(deflates: bool, options: DeflateOptions, commands_max: u32) -> Self {
-        let frames = Arc::new(WebSocketFrames::new(options));
+        let responses = StreamFrames::ALL.map(|frames| Arc::new(frames) as Arc<dyn PushFraming>);
+        let framings: Vec<_> =
+            std::iter::once(Arc::new(WebSocketFrames::new(options)) as _).chain(responses).collect();
         let centrifuge_json: Arc<dyn Protocol> = Arc::new(CentrifugeJson {
             // Beside the connect command.
             commands_max: COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1),
@@ -36,22 +63,33 @@ impl Encodings {
         let centrifuge_json = crate::faults::with_faults(centrifuge_json);
         // What the bare protocol says to all does not depend on which channel its value is for.
         let protocols = [centrifuge_json.clone(), Arc::new(Raw::new("".into(), "".into(), None)) as _];
-        let mut variants = Variants::default();
+        let (mut variants, mut rows) = (Variants::default(), Vec::new());
         let ids = protocols.map(|protocol: Arc<dyn Protocol>| {
             debug_assert_eq!(
-                usize::from(protocol.id().0),
+                usize::from(protocol.id().0) * Wire::COUNT,
                 variants.len(),
                 "protocols stand in the order of their ids"
             );
-            let encoding = Encoding { protocol, framing: frames.clone() };
-            variants.add(encoding).expect("there are fewer protocols than a variant can tell apart")
+            let mut ids = [EncodingId::default(); Wire::COUNT];
+            for (id, framing) in ids.iter_mut().zip(&framings) {
+                let encoding = Encoding { protocol: protocol.clone(), framing: framing.clone() };
+                rows.push(encoding.clone());
+                *id =
+                    variants.add(encoding).expect("there are fewer encodings than a variant can tell apart");
+            }
+            ids
         });
-        Self { variants: Arc::new(variants), centrifuge_json, ids, frames, deflates }
+        Self { variants: Arc::new(variants), centrifuge_json, ids, rows, deflates }
     }
 
-    /// What a client takes that speaks this protocol and has agreed to this compression.
-    pub(crate) fn variant(&self, protocol: ProtocolId, deflate: Option<&DeflateParams>) -> Variant {
-        let id = self.ids[usize::from(protocol.0)];
+    /// What a client takes that speaks this protocol on this wire and has agreed to this compression.
+    pub(crate) fn variant(
+        &self,
+        protocol: ProtocolId,
+        wire: Wire,
+        deflate: Option<&DeflateParams>,
+    ) -> Variant {
+        let id = self.ids[usize::from(protocol.0)][wire.index()];
         match deflate {
             Some(deflate) => Variant::deflated(id, deflate.server_max_window_bits),
             None => Variant::plain(id),
@@ -65,13 +103,27 @@ impl Encodings {
 
     /// The frame of a message for one client alone.
     pub(crate) fn frame(&self, variant: Variant, message: &OwnedMessage) -> Bytes {
+        let framing = &self.rows[variant.encoding()].framing;
         if variant.takes_deflated(message.data.len())
-            && let Some(frame) = self.frames.deflate(message.kind, &message.data)
+            && let Some(frame) = framing.deflate(message.kind, &message.data)
         {
             return frame;
         }
-        let mut frame = BytesMut::new();
-        websocket::encode_message(message.kind, &message.data, false, &mut frame);
-        frame.freeze()
+        let headroom = framing.headroom();
+        let mut frame = BytesMut::with_capacity(headroom + message.data.len() + TAIL_BYTES_GUESS);
+        frame.resize(headroom, 0);
+        frame.extend_from_slice(&message.data);
+        let start = framing.seal(message.kind, &mut frame);
+        frame.freeze().slice(start..)
+    }
+
+    /// That the client is closed and why, as a frame of its own; empty if its protocol has no word for that.
+    pub(crate) fn disconnect_push(&self, variant: Variant, disconnect: &Disconnect) -> Bytes {
+        let mut data = BytesMut::new();
+        let push = Push::alone(Event::Disconnected(disconnect));
+        match self.rows[variant.encoding()].protocol.encode_push(push, &mut data) {
+            Encoded::Message(kind) => self.frame(variant, &OwnedMessage { kind, data: data.freeze() }),
+            _ => Bytes::new(),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A transport moves bytes: a plain socket or one under TLS, never waiting.
+//! A transport moves bytes: a plain socket, one under TLS, or a pipe to a task, never waiting.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -8,9 +8,11 @@ use mio::{Interest, Registry, Token};
 
 pub(crate) mod direct;
 pub(crate) mod encodings;
+pub(crate) mod handed;
 mod tls;
 
 pub(crate) use direct::Direct;
+pub(crate) use handed::{Handed, Wake};
 pub(crate) use tls::TlsStream;
 
 /// A client's socket on its way to a worker, in nobody's poll.
@@ -18,6 +20,8 @@ pub(crate) use tls::TlsStream;
 pub(crate) enum Socket {
     Plain(std::net::TcpStream),
     Tls(std::net::TcpStream, Box<rustls::ServerConnection>),
+    /// No socket, but a task that has one.
+    Handed(Handed),
 }
 
 /// The bytes of one client.
@@ -25,11 +29,13 @@ pub(crate) enum Socket {
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
+    Handed(Handed),
 }
 
 impl From<Socket> for Stream {
     fn from(socket: Socket) -> Self {
         match socket {
+            Socket::Handed(handed) => Self::Handed(handed),
             Socket::Plain(socket) => Self::Plain(TcpStream::from_std(socket)),
             Socket::Tls(socket, tls) => {
                 Self::Tls(Box::new(TlsStream::new(TcpStream::from_std(socket), *tls)))
@@ -43,7 +49,7 @@ impl Stream {
     pub(crate) fn direct(&self) -> Option<Direct> {
         match self {
             Self::Plain(socket) => Some(Direct::of(socket)),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Handed(_) => None,
         }
     }
 
@@ -52,6 +58,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.read(buffer),
             Self::Tls(stream) => stream.read(buffer),
+            Self::Handed(stream) => stream.read(buffer),
         }
     }
 
@@ -61,20 +68,21 @@ impl Stream {
         matches!(self, Self::Plain(_)) && count < room
     }
 
-    /// For a plain socket, bytes the kernel took. Under TLS, bytes taken in; call [`Stream::flush`] after the last.
+    /// For a plain socket, bytes the kernel took; those the pipe took on their way to a task. Under TLS, bytes taken in; call [`Stream::flush`] after the last.
     pub(crate) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match (self, slices) {
             // Cheaper for the kernel than a list of one.
             (Self::Plain(socket), [one]) => socket.write(one),
             (Self::Plain(socket), _) => socket.write_vectored(slices),
             (Self::Tls(stream), _) => stream.write_vectored(slices),
+            (Self::Handed(stream), _) => stream.write_vectored(slices),
         }
     }
 
     /// Writes what the transport itself holds. Answers whether nothing is left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         match self {
-            Self::Plain(_) => Ok(true),
+            Self::Plain(_) | Self::Handed(_) => Ok(true),
             Self::Tls(stream) => stream.flush(),
         }
     }
@@ -82,7 +90,7 @@ impl Stream {
     /// How many bytes the kernel has taken since this was last asked, of which `written` were written to this stream.
     pub(crate) fn take_sent(&mut self, written: usize) -> usize {
         match self {
-            Self::Plain(_) => written,
+            Self::Plain(_) | Self::Handed(_) => written,
             Self::Tls(stream) => stream.take_sent(),
         }
     }
@@ -93,6 +101,10 @@ impl Stream {
         let _ = match self {
             Self::Plain(socket) => socket.shutdown(std::net::Shutdown::Write),
             Self::Tls(stream) => stream.shut_down_writing(),
+            Self::Handed(stream) => {
+                stream.end();
+                Ok(())
+            }
         };
     }
 
@@ -105,19 +117,26 @@ impl Stream {
 
     /// Whether bytes may have come that the socket will not tell of.
     pub(crate) fn may_hold_bytes(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        matches!(self, Self::Tls(_) | Self::Handed(_))
     }
 
-    fn socket(&mut self) -> &mut TcpStream {
-        match self {
+    /// Has its worker told of what happens to it: by the poll, or by `wake`.
+    pub(crate) fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        wake: impl FnOnce() -> Wake,
+    ) -> io::Result<()> {
+        let socket = match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.socket(),
-        }
-    }
-
-    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+            Self::Handed(stream) => {
+                stream.connect(wake());
+                return Ok(());
+            }
+        };
         // Both, once and for all: edges are only told when something changes, and a socket that never blocks never
         // turns writable again.
-        self.socket().register(registry, token, Interest::READABLE | Interest::WRITABLE)
+        socket.register(registry, token, Interest::READABLE | Interest::WRITABLE)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
 use parking_lot::Mutex;
@@ -17,8 +18,10 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::client::ClientKey;
 use crate::client::open::NewClient;
+use crate::node::SessionId;
 use crate::node::control::Target;
 use crate::node::question::ConnectionsWanted;
+use crate::transport::handed::Turned;
 use crate::worker::list::Listed;
 
 /// What a worker can be told.
@@ -30,6 +33,10 @@ pub(crate) enum Event {
     /// What did not come of this channel up to here will not come.
     Lost(Channel, StreamPosition),
     Outcome(ClientKey, Outcome),
+    /// A client's pipe has something to read, or room again.
+    Turned(ClientKey, Turned),
+    /// What a client sends apart from the stream it is reached through, and whom to tell whether it was there.
+    Message(SessionId, Bytes, oneshot::Sender<bool>),
     /// Close those of these clients that are here.
     Disconnect(Arc<Target>, Disconnect, Acted),
     /// End the subscription of those of these clients that are here.
@@ -132,7 +139,7 @@ impl Inbox {
     }
 
     /// Queues anything but a publication. What comes this way is bounded by its cause: a connection each, an
-    /// outcome for each effect.
+    /// outcome for each effect, a message for each request that waits.
     pub(crate) fn push(&self, event: Event) {
         {
             let mut queue = self.queue.lock();

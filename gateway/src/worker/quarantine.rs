@@ -9,7 +9,7 @@ use std::time::Duration;
 use gateway_core::hub::Hub;
 use gateway_core::timer_wheel::TimerWheel;
 use shared::disconnect::Disconnect;
-use shared::framing::websocket::{self, Inflater};
+use shared::framing::websocket::Inflater;
 
 use crate::client::Gone;
 use crate::telemetry::labels::Panic;
@@ -57,8 +57,7 @@ impl Worker {
                     self.local.node.leave_presence(channel.clone(), client.session.client());
                 }
                 client.forget_account(&self.local);
-                websocket::encode_disconnect(&Disconnect::INTERNAL, &mut self.local.scratch);
-                client.say_last(self.local.scratch.split().freeze());
+                client.say_last(&mut self.local, &Disconnect::INTERNAL);
             }));
             let reason = Disconnect::INTERNAL.label();
             let lived = self.local.now.since(client.opened);

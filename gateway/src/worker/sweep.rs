@@ -12,7 +12,7 @@ use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use slab::Slab;
 
-use crate::client::{Client, Frame};
+use crate::client::{Client, Queued};
 use crate::clock::Clock;
 #[cfg(debug_assertions)]
 use crate::faults;
@@ -141,7 +141,7 @@ impl Sweep<'_> {
         }
         self.shared_frames.note(&frames);
         let client = &mut self.clients[key as usize];
-        let queued = client.queue(Frame::shared(frames), self.outbox_bytes_max).is_ok();
+        let queued = client.queue(Queued::Shared { bytes: frames }, self.outbox_bytes_max).is_ok();
         match queued {
             true => self.list(key),
             false => {

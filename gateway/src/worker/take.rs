@@ -116,6 +116,16 @@ impl Worker {
             Event::Outcome(key, outcome) => {
                 self.serve(key.index as usize, |worker| worker.handle_outcome(key, outcome));
             }
+            Event::Turned(key, turned) => {
+                self.serve(key.index as usize, |worker| worker.handle_turned(key, turned, buffer));
+            }
+            Event::Message(session, message, taken) => {
+                let index = self.local.node.session_ids.place(session).1 as usize;
+                let mut was_there = false;
+                self.serve(index, |worker| was_there = worker.handle_message(index, session, message));
+                // Whoever asked may have given up.
+                let _ = taken.send(was_there);
+            }
             Event::Disconnect(target, disconnect, acted) => {
                 let count = self.for_each_target(&target, None, |client| {
                     client.session.handle_disconnect(disconnect.clone());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
 use shared::channel::Channel;
@@ -12,8 +13,12 @@ use shared::push::UnsubscribeCode;
 use crate::client::open::NewClient;
 use crate::client::read::Readiness;
 use crate::client::{Client, ClientKey, Gone};
+use crate::node::SessionId;
 use crate::node::control::Target;
+use crate::transport::Wake;
+use crate::transport::handed::Turned;
 use crate::worker::drain::DRAIN_STEP;
+use crate::worker::inbox::Event;
 use crate::worker::sweep::{Aftermath, Sweep};
 use crate::worker::{Flags, INBOX, READ_BYTES, Worker};
 
@@ -64,16 +69,55 @@ impl Worker {
     }
 
     fn handle_readiness(&mut self, index: usize, event: &mio::event::Event, buffer: &mut [u8]) {
-        if event.is_writable() && self.clients.get(index).is_some_and(|client| client.is_stalled()) {
-            let client = &mut self.clients[index];
-            match client.flush(&mut self.local) {
-                Ok(()) => client.account(&mut self.local),
-                Err(gone) => return self.remove(index, &gone),
-            }
+        if event.is_writable() && !self.write(index) {
+            return;
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.read(index, buffer, event.is_read_closed() || event.is_error());
         }
+    }
+
+    /// The same for a client that is reached through a pipe to a task.
+    pub(super) fn handle_turned(&mut self, key: ClientKey, turned: Turned, buffer: &mut [u8]) {
+        let index = key.index as usize;
+        if self.clients.get(index).is_none_or(|client| client.key != key) {
+            return;
+        }
+        match turned {
+            Turned::Readable => self.read(index, buffer, false),
+            Turned::Writable => drop(self.write(index)),
+        }
+    }
+
+    /// Goes on writing where there had been no room. Answers whether the client is still there.
+    fn write(&mut self, index: usize) -> bool {
+        let Some(client) = self.clients.get_mut(index).filter(|client| client.is_stalled()) else {
+            return true;
+        };
+        match client.flush(&mut self.local) {
+            Ok(()) => client.account(&mut self.local),
+            Err(gone) => {
+                self.remove(index, &gone);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A message that was not sent through the client's stream. Answers whether the client is here, and open.
+    pub(super) fn handle_message(&mut self, index: usize, session: SessionId, message: Bytes) -> bool {
+        let Some(client) = self.clients.get_mut(index).filter(|client| client.is_session(session)) else {
+            return false;
+        };
+        let taken = client.handle_message(&mut self.local, message);
+        match client.finish(&mut self.local) {
+            Ok(()) => {
+                client.account(&mut self.local);
+                self.local.schedule(&self.clients[index]);
+            }
+            Err(gone) => self.remove(index, &gone),
+        }
+        taken
     }
 
     fn read(&mut self, index: usize, buffer: &mut [u8], ended: bool) {
@@ -113,15 +157,26 @@ impl Worker {
             index: index as u32,
             generation: self.generations[index],
         };
-        let unread = new.unread.clone();
+        let (unread, first) = (new.unread.clone(), new.first.clone());
         let client = entry.insert(Box::new(Client::open(new, key, &self.local)));
-        self.local.flags[index].direct = client.stream.direct();
+        self.local.flags[index].direct = client.link.stream.direct();
         self.metrics.connected(client.protocol);
-        if let Err(error) = client.stream.register(self.poll.registry(), mio::Token(index)) {
+        let inbox = &self.local.inbox;
+        let wake = || {
+            let inbox = inbox.clone();
+            Arc::new(move |turned| inbox.push(Event::Turned(key, turned))) as Wake
+        };
+        if let Err(error) = client.link.stream.register(self.poll.registry(), mio::Token(index), wake) {
             self.remove(index, &Gone::Lost(error.kind()));
             return;
         }
+        if !client.outbox.is_empty() {
+            self.local.mark_unwritten(key.index);
+        }
         client.perform(&mut self.local);
+        if let Some(first) = first {
+            client.handle_message(&mut self.local, first);
+        }
         for chunk in unread.chunks(READ_BYTES) {
             let bytes = &mut buffer[..chunk.len()];
             bytes.copy_from_slice(chunk);
@@ -137,7 +192,7 @@ impl Worker {
         }
         self.local.schedule(&self.clients[index]);
         // What came with the handshake through TLS is inside it, and no edge will tell of that.
-        if self.clients[index].stream.may_hold_bytes() {
+        if self.clients[index].link.stream.may_hold_bytes() {
             self.read(index, buffer, true);
         }
     }
@@ -349,7 +404,7 @@ impl Worker {
             let _ = client.flush(&mut self.local);
         }
         tracing::debug!(client = %client.session.client(), %gone, "gone");
-        client.stream.end();
+        client.link.stream.end();
         let lived = self.local.now.since(client.opened);
         self.metrics.disconnected(client.protocol, client.close_reason(), lived);
         self.local.wheel.remove(index as u32);

@@ -19,6 +19,8 @@ mod redis_server;
 #[path = "../support/relay.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod relay;
+#[path = "../support/response.rs"]
+mod response;
 #[path = "../support/tls.rs"]
 mod tls;
 
@@ -32,6 +34,7 @@ mod keeps_order;
 mod keeps_to_its_memory;
 mod leaves_nothing_behind;
 mod notices_lost_data;
+mod reaches_by_response;
 mod recovers_slowly;
 mod serves_commands;
 mod serves_many;

@@ -16,6 +16,7 @@ mod leave;
 mod members;
 mod places;
 mod prepared;
+mod stream_frames;
 mod subscriber;
 mod sweep;
 mod variants;
@@ -30,6 +31,7 @@ pub use hold_back::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_PUBLICATIONS_MAX,
 pub use join::{Joined, Knows};
 pub use leave::Left;
 pub use prepared::{Prepared, Previous, Writable};
+pub use stream_frames::{Layout, StreamFrames};
 pub use subscriber::{Sink, Subscriber};
 pub use sweep::SWEEP_PIECE;
 pub use variants::{ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};

@@ -1,0 +1,202 @@
+//! Pushes as pieces of a response that never ends: server-sent events, lines, or messages that tell their own length.
+//!
+//! Over HTTP/1.1 each piece is a chunk (RFC 9112 §7.1), so that the bytes which all share are what the socket takes.
+
+use bytes::{Bytes, BytesMut};
+use shared::framing::MessageKind;
+
+use super::variants::PushFraming;
+
+/// A chunk's length in hexadecimal digits and the end of its line. No message is longer than a u32 can say.
+const CHUNK_HEADER_BYTES_MAX: usize = 10;
+const CHUNK_END: &[u8] = b"\r\n";
+/// What ends a response in chunks.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// How messages follow each other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Layout {
+    /// As the data of an event each, for `EventSource`.
+    EventStream,
+    /// One a line.
+    Lines,
+    /// As they are: each begins with its length.
+    Delimited,
+}
+
+/// How a response without an end is laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct StreamFrames {
+    pub layout: Layout,
+    /// Whether each piece is a chunk of HTTP/1.1.
+    pub chunked: bool,
+}
+
+impl StreamFrames {
+    pub const COUNT: usize = 6;
+
+    pub const ALL: [Self; Self::COUNT] = [
+        Self { layout: Layout::EventStream, chunked: false },
+        Self { layout: Layout::EventStream, chunked: true },
+        Self { layout: Layout::Lines, chunked: false },
+        Self { layout: Layout::Lines, chunked: true },
+        Self { layout: Layout::Delimited, chunked: false },
+        Self { layout: Layout::Delimited, chunked: true },
+    ];
+
+    /// Its place in [`StreamFrames::ALL`].
+    pub fn index(self) -> usize {
+        let layout = match self.layout {
+            Layout::EventStream => 0,
+            Layout::Lines => 2,
+            Layout::Delimited => 4,
+        };
+        layout + usize::from(self.chunked)
+    }
+
+    /// What ends the response.
+    pub fn end(self) -> &'static [u8] {
+        if self.chunked { LAST_CHUNK } else { b"" }
+    }
+
+    /// What shows a silent reader that the stream lives, and is no message. No line may be empty behind a comment of an
+    /// event stream: some readers make an event of it.
+    pub fn keep_alive(self) -> Option<Bytes> {
+        (self.layout == Layout::EventStream).then(|| self.piece(b":\n"))
+    }
+
+    /// A piece that holds these bytes and is no message.
+    pub fn piece(self, bytes: &[u8]) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(CHUNK_HEADER_BYTES_MAX + bytes.len() + CHUNK_END.len());
+        buffer.resize(CHUNK_HEADER_BYTES_MAX, 0);
+        buffer.extend_from_slice(bytes);
+        let start = self.enclose(CHUNK_HEADER_BYTES_MAX, &mut buffer);
+        buffer.freeze().slice(start..)
+    }
+
+    /// What a message begins and ends with.
+    fn around(self) -> (&'static [u8], &'static [u8]) {
+        match self.layout {
+            Layout::EventStream => (b"data: ", b"\n\n"),
+            Layout::Lines => (b"", b"\n"),
+            Layout::Delimited => (b"", b""),
+        }
+    }
+
+    /// Makes a piece of what begins at `start`. Answers where the piece begins.
+    fn enclose(self, start: usize, buffer: &mut BytesMut) -> usize {
+        if !self.chunked {
+            return start;
+        }
+        let mut header = [0; CHUNK_HEADER_BYTES_MAX];
+        let mut at = CHUNK_HEADER_BYTES_MAX - 2;
+        header[at..].copy_from_slice(CHUNK_END);
+        let mut left = buffer.len().saturating_sub(start);
+        while at > 0 {
+            at -= 1;
+            header[at] = b"0123456789abcdef"[left & 0xf];
+            left >>= 4;
+            if left == 0 {
+                break;
+            }
+        }
+        let header = &header[at..];
+        let begin = start.saturating_sub(header.len());
+        if let Some(room) = buffer.get_mut(begin..start) {
+            room.copy_from_slice(header);
+        }
+        buffer.extend_from_slice(CHUNK_END);
+        begin
+    }
+}
+
+impl PushFraming for StreamFrames {
+    fn headroom(&self) -> usize {
+        CHUNK_HEADER_BYTES_MAX + self.around().0.len()
+    }
+
+    fn seal(&self, _kind: MessageKind, buffer: &mut BytesMut) -> usize {
+        let (before, after) = self.around();
+        let headroom = self.headroom();
+        if self.layout == Layout::EventStream {
+            fold_lines(headroom, buffer);
+        }
+        let start = headroom - before.len();
+        if let Some(room) = buffer.get_mut(start..headroom) {
+            room.copy_from_slice(before);
+        }
+        buffer.extend_from_slice(after);
+        self.enclose(start, buffer)
+    }
+
+    /// A response is deflated as a whole or not at all.
+    fn deflate(&self, _kind: MessageKind, _message: &[u8]) -> Option<Bytes> {
+        None
+    }
+}
+
+/// A line's end ends the field of an event, so each line of a message has a field of its own. The reader puts line feeds
+/// between them.
+fn fold_lines(start: usize, buffer: &mut BytesMut) {
+    let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if !buffer.iter().skip(start).any(is_end) {
+        return;
+    }
+    let message = buffer.split_off(start.min(buffer.len()));
+    let mut rest = &message[..];
+    while let Some(end) = rest.iter().position(is_end) {
+        buffer.extend_from_slice(&rest[..end]);
+        buffer.extend_from_slice(b"\ndata: ");
+        let is_pair = rest[end..].starts_with(b"\r\n");
+        rest = &rest[end + 1 + usize::from(is_pair)..];
+    }
+    buffer.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(layout: Layout, chunked: bool, message: &[u8]) -> String {
+        let frames = StreamFrames { layout, chunked };
+        let mut buffer = BytesMut::zeroed(frames.headroom());
+        buffer.extend_from_slice(message);
+        let start = frames.seal(MessageKind::Text, &mut buffer);
+        String::from_utf8(buffer[start..].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_an_event_a_line_or_as_it_is() {
+        assert_eq!(sealed(Layout::EventStream, false, b"{}"), "data: {}\n\n");
+        assert_eq!(sealed(Layout::Lines, false, b"{}"), "{}\n");
+        assert_eq!(sealed(Layout::Delimited, false, b"\x02{}"), "\x02{}");
+    }
+
+    #[test]
+    fn a_chunk_says_how_long_it_is() {
+        assert_eq!(sealed(Layout::EventStream, true, b"{}"), "a\r\ndata: {}\n\n\r\n");
+        assert_eq!(
+            sealed(Layout::Lines, true, &[b'x'; 0xfff]),
+            format!("1000\r\n{}\n\r\n", "x".repeat(0xfff))
+        );
+        assert_eq!(sealed(Layout::Delimited, true, &[b'x'; 17]), format!("11\r\n{}\r\n", "x".repeat(17)));
+        let frames = StreamFrames { layout: Layout::Lines, chunked: true };
+        assert_eq!(frames.piece(b"\r\n"), "2\r\n\r\n\r\n");
+        assert_eq!(frames.end(), LAST_CHUNK);
+    }
+
+    #[test]
+    fn every_line_of_an_event_is_a_field() {
+        assert_eq!(
+            sealed(Layout::EventStream, false, b"a\nb\r\n\rc"),
+            "data: a\ndata: b\ndata: \ndata: c\n\n"
+        );
+    }
+
+    #[test]
+    fn every_layout_has_its_place() {
+        for (place, frames) in StreamFrames::ALL.into_iter().enumerate() {
+            assert_eq!(frames.index(), place);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! WebSocket frames: messages both ways, pings, and a goodbye that is answered (RFC 6455).
+
+use bytes::{Bytes, BytesMut};
+use shared::framing::websocket::{self, Assembler, Event, Role};
+
+use super::{Framing, Goodbye};
+use crate::client::{Client, Incoming};
+use crate::worker::Local;
+
+/// What is left of a frame, and of a message in several.
+#[derive(Debug)]
+pub(crate) struct WebSocket(Assembler);
+
+impl WebSocket {
+    pub(super) fn new(deflates: bool) -> Self {
+        Self(Assembler::new(Role::Server, deflates))
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.0.held_bytes()
+    }
+}
+
+pub(super) fn ping(scratch: &mut BytesMut) -> Bytes {
+    websocket::encode_ping(b"", scratch);
+    scratch.split().freeze()
+}
+
+pub(super) fn goodbye(goodbye: Goodbye<'_>, scratch: &mut BytesMut) -> Bytes {
+    match goodbye {
+        Goodbye::Closed(disconnect) => websocket::encode_disconnect(disconnect, scratch),
+        // The same code back (RFC 6455 §5.5.1).
+        Goodbye::Answered(code) => websocket::encode_close(code.map(|code| (code, "")), scratch),
+    }
+    scratch.split().freeze()
+}
+
+impl Client {
+    /// Handles bytes of the client's: frames, and what is left of one.
+    pub(super) fn handle_frames(&mut self, local: &mut Local, bytes: &mut [u8]) {
+        self.session.handle_sign_of_life();
+        let mut unread = bytes;
+        let mut closing = self.is_closing();
+        // After a close only the peer's own close frame matters; after an error not even the framing holds.
+        while self.incoming == Incoming::Open {
+            let Framing::WebSocket(WebSocket(assembler)) = &mut self.link.framing else { return };
+            let event = match assembler.next(&mut unread, &local.limits, &mut local.inflater) {
+                Ok(Some(event)) => event,
+                Ok(None) => return,
+                Err(error) => {
+                    self.incoming = Incoming::Rubbish;
+                    if !self.is_closing() {
+                        tracing::debug!(client = %self.session.client(), %error, "a client broke the framing");
+                        self.session.handle_disconnect(error.disconnect());
+                        self.perform(local);
+                    }
+                    return;
+                }
+            };
+            match event {
+                Event::Message(message) => {
+                    local.tally.messages_in[usize::from(self.protocol.0)] += 1;
+                    if !closing {
+                        self.session.handle_message(local.now, message);
+                        self.perform(local);
+                    }
+                }
+                Event::Ping(data) => {
+                    if !closing {
+                        websocket::encode_pong(data, &mut local.scratch);
+                        let frame = local.scratch.split().freeze();
+                        self.session.handle_control_frame(local.now, frame.len());
+                        self.perform(local);
+                        if !self.is_closing() {
+                            self.send_control(local, frame);
+                        }
+                    }
+                }
+                Event::Pong(_) => {
+                    if !self.is_closing() {
+                        self.session.handle_control_frame(local.now, 0);
+                        self.session.handle_transport_pong();
+                        self.perform(local);
+                    }
+                }
+                Event::Close(close) => {
+                    let code = close.code;
+                    self.handle_peer_close(local, code);
+                }
+            }
+            closing = self.is_closing();
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What lets pages of other origins read the answers: who may connect may also read (the Fetch standard's CORS protocol).
+
+use bytes::Bytes;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Response, StatusCode};
+
+use crate::http::Body;
+use crate::http::head::Head;
+
+/// How long a browser may go by an answer to a preflight, in seconds.
+const PREFLIGHT_SECONDS: &str = "300";
+/// Longest list of headers that a preflight may ask for, in bytes.
+const ASKED_BYTES_MAX: usize = 512;
+
+/// What an answer to this request says. Its origin has been let in.
+pub(super) fn headers(head: &Head<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let origin = head.header("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    headers
+}
+
+/// The same one by one. None of them is said twice.
+pub(super) fn lines(headers: HeaderMap) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    headers.into_iter().filter_map(|(name, value)| Some((name?, value)))
+}
+
+/// The answer to a preflight of a request with one of these methods.
+pub(super) fn preflight(head: &Head<'_>, methods: &'static str) -> Response<Body> {
+    let mut response = Response::new(super::whole(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers_of_answer = response.headers_mut();
+    headers_of_answer.extend(headers(head));
+    let mut insert = |name: HeaderName, value| headers_of_answer.insert(name, value);
+    insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+    insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_SECONDS));
+    let asked = head.header("access-control-request-headers");
+    let asked = asked.filter(|asked| asked.len() <= ASKED_BYTES_MAX);
+    if let Some(asked) = asked.and_then(|asked| HeaderValue::from_bytes(asked).ok()) {
+        insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
+    }
+    response
+}

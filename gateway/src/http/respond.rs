@@ -1,0 +1,219 @@
+//! Clients that are reached through a response without an end: `/connection/sse` and `/connection/http_stream`.
+//!
+//! Over HTTP/1 the worker writes the response itself, to the socket, as it does for WebSockets. Where the connection cannot
+//! be had, the response is a body that a worker fills.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::hub::{Layout, StreamFrames};
+use http_body_util::{BodyExt, Either, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use parking_lot::Mutex;
+use shared::protocol::Protocol;
+
+use crate::admission::{Admitted, Peer};
+use crate::client::open::NewClient;
+use crate::http::head::Head;
+use crate::http::{Body, Refused, Router, TakeOver, cors};
+use crate::telemetry::labels::Handshake;
+use crate::transport::Socket;
+use crate::transport::encodings::Wire;
+use crate::transport::handed::handed;
+
+/// How long the body of a request may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where `EventSource`, which can send no body, puts its commands.
+const COMMANDS_PARAMETER: &str = "cf_connect";
+
+/// What an event stream begins with: some proxies pass nothing on before there is a line.
+const EVENT_STREAM_BEGINS: &[u8] = b"\r\n";
+
+/// No proxy may keep any of it back, and nobody may keep any of it.
+const UNKEPT: [(HeaderName, &str); 4] = [
+    (header::CACHE_CONTROL, "private, no-cache, no-store, must-revalidate, max-age=0"),
+    (header::PRAGMA, "no-cache"),
+    (HeaderName::from_static("expire"), "0"),
+    (HeaderName::from_static("x-accel-buffering"), "no"),
+];
+
+/// An endpoint whose answer has no end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Streamed {
+    EventStream,
+    HttpStream,
+}
+
+impl Streamed {
+    pub(super) fn methods(self) -> &'static str {
+        match self {
+            Self::EventStream => "GET, POST, OPTIONS",
+            Self::HttpStream => "POST, OPTIONS",
+        }
+    }
+
+    fn layout(self) -> Layout {
+        match self {
+            Self::EventStream => Layout::EventStream,
+            Self::HttpStream => Layout::Lines,
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::EventStream => "text/event-stream; charset=utf-8",
+            Self::HttpStream => "text/plain; charset=utf-8",
+        }
+    }
+}
+
+/// A client that is let in, and how its response begins.
+#[derive(Debug)]
+struct Opening {
+    layout: Layout,
+    headers: HeaderMap,
+    first: Bytes,
+    protocol: Arc<dyn Protocol>,
+    admitted: Admitted,
+}
+
+impl Opening {
+    /// For a worker that writes to `socket`, or through a task.
+    fn into_client(self, socket: Socket, unread: Bytes, version: Version) -> NewClient {
+        let is_handed = matches!(socket, Socket::Handed(_));
+        // What HTTP/1.0 does not know: its responses end with their connection.
+        let frames = StreamFrames { layout: self.layout, chunked: version == Version::HTTP_11 && !is_handed };
+        let mut head = if is_handed { Vec::new() } else { write_head(&self.headers, frames.chunked) };
+        if self.layout == Layout::EventStream {
+            head.extend_from_slice(&frames.piece(EVENT_STREAM_BEGINS));
+        }
+        NewClient {
+            socket,
+            unread,
+            wire: Wire::Response(frames),
+            head: head.into(),
+            first: Some(self.first),
+            protocol: self.protocol,
+            deflate: None,
+            admitted: self.admitted,
+        }
+    }
+}
+
+/// The head of a response, as bytes.
+fn write_head(headers: &HeaderMap, chunked: bool) -> Vec<u8> {
+    let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+    for (name, value) in headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    if chunked {
+        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    // The socket is the client's own from here on: no other request is read from it.
+    head.extend_from_slice(b"connection: close\r\n\r\n");
+    head
+}
+
+impl Router {
+    /// Opens a client that is reached through the answer to this request.
+    pub(super) async fn respond(
+        self: &Arc<Self>,
+        peer: &Peer,
+        take_over: &TakeOver,
+        request: Request<Incoming>,
+        streamed: Streamed,
+    ) -> Result<Response<Body>, Refused> {
+        let (cors, admitted, in_query) = {
+            let head = Head::of(&request);
+            self.check_request(&head, streamed.methods())?;
+            (cors::headers(&head), self.admit(peer, &head)?, head.form_query(COMMANDS_PARAMETER))
+        };
+        let version = request.version();
+        let first = match (request.method(), in_query) {
+            (&Method::GET, Some(commands)) => commands.into(),
+            (&Method::GET, None) => {
+                let why = format!("{COMMANDS_PARAMETER} is to hold the first commands");
+                return Err(
+                    Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why).with(cors::lines(cors))
+                );
+            }
+            _ => match self.read_body(request.into_body()).await {
+                Ok(body) => body,
+                Err(refused) => return Err(refused.with(cors::lines(cors))),
+            },
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(streamed.content_type()));
+        headers.extend(UNKEPT.map(|(name, value)| (name, HeaderValue::from_static(value))));
+        headers.extend(cors);
+        let opening = Opening {
+            layout: streamed.layout(),
+            headers,
+            first,
+            protocol: self.encodings.centrifuge_json.clone(),
+            admitted,
+        };
+        let left = match version {
+            Version::HTTP_10 | Version::HTTP_11 => self.take_connection(take_over, opening, version).await,
+            _ => Some(opening),
+        };
+        // Whoever had it taken over does not come here.
+        let Some(opening) = left else { return Err(gone()) };
+        let (near, far) = handed();
+        let mut response = Response::new(Either::Right(far));
+        response.headers_mut().extend(opening.headers.clone());
+        self.metrics.handshake(Handshake::Accepted);
+        self.reception.receive(opening.into_client(Socket::Handed(near), Bytes::new(), version));
+        Ok(response)
+    }
+
+    /// Has a worker write to the connection itself. Gives back what is to be opened if the connection cannot be had.
+    async fn take_connection(
+        self: &Arc<Self>,
+        take_over: &TakeOver,
+        opening: Opening,
+        version: Version,
+    ) -> Option<Opening> {
+        let slot = Arc::new(Mutex::new(Some(opening)));
+        let (router, taken) = (self.clone(), slot.clone());
+        take_over
+            .ask(move |connection: io::Result<(Socket, Bytes)>| {
+                let Some(opening) = taken.lock().take() else { return };
+                match connection {
+                    Ok((socket, unread)) => {
+                        router.metrics.handshake(Handshake::Accepted);
+                        router.reception.receive(opening.into_client(socket, unread, version));
+                    }
+                    Err(error) => router.lost(&error),
+                }
+            })
+            .await;
+        slot.lock().take()
+    }
+
+    /// Reads the body of a request that is short.
+    pub(super) async fn read_body(&self, body: Incoming) -> Result<Bytes, Refused> {
+        let max = self.message_bytes_max;
+        let refused = |status, why: String| Err(Refused::new(Handshake::Request, status, why));
+        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, max).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                refused(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {max} bytes"))
+            }
+            Ok(Err(error)) => refused(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")),
+            Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()),
+        }
+    }
+}
+
+fn gone() -> Refused {
+    Refused::new(Handshake::Request, StatusCode::INTERNAL_SERVER_ERROR, "the connection was given away")
+}

@@ -1,0 +1,142 @@
+//! Taking a connection away from HTTP's machinery in the middle of a request, so that a worker writes the response.
+//!
+//! Who answers a request can ask for its connection. The task that drives the connection sees that as soon as nothing
+//! can go on without it, takes the connection apart, and hands it over; of whoever asked nothing is left then. Where
+//! earlier answers still wait to be written, they would be lost: then the request has to be answered as usual.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::http::Stream;
+use crate::transport::Socket;
+
+/// What is done with a connection that was taken, and what has been read from it behind the request.
+type Receive = Box<dyn FnOnce(io::Result<(Socket, Bytes)>) + Send>;
+
+/// Stands between whoever answers the requests of a connection and the task that drives it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TakeOver(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    asked: Mutex<Option<Asked>>,
+    told: Notify,
+    /// The socket has refused bytes that HTTP's machinery still holds.
+    unwritten: AtomicBool,
+}
+
+struct Asked {
+    receive: Receive,
+    refused: oneshot::Sender<()>,
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
+impl TakeOver {
+    /// Asks for the connection. Goes on only if it cannot be had; otherwise `receive` gets it.
+    pub(crate) async fn ask(&self, receive: impl FnOnce(io::Result<(Socket, Bytes)>) + Send + 'static) {
+        let (refused, refusal) = oneshot::channel();
+        *self.0.asked.lock() = Some(Asked { receive: Box::new(receive), refused });
+        self.0.told.notify_one();
+        if refusal.await.is_err() {
+            // It is ours, and whoever waits here is about to be dropped with what is left of the connection.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// For the driver: waits until somebody has asked for the connection and can have it. It is not to be driven any
+    /// further then, but handed over.
+    pub(crate) async fn granted(&self) {
+        loop {
+            self.0.told.notified().await;
+            if !self.0.unwritten.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Some(asked) = self.0.asked.lock().take() {
+                // Whoever asked may have gone.
+                let _ = asked.refused.send(());
+            }
+        }
+    }
+
+    /// For the driver: gives the connection away.
+    pub(crate) fn hand_over(&self, stream: Stream, unread: Bytes) {
+        if let Some(asked) = self.0.asked.lock().take() {
+            (asked.receive)(stream.into_socket().map(|socket| (socket, unread)));
+        }
+    }
+
+    /// For the stream: whether the socket has taken what it was given last.
+    pub(super) fn note_written(&self, all: bool) {
+        self.0.unwritten.store(!all, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A connection whose other end is held too.
+    async fn connection() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Stream::plain(listener.accept().await.unwrap().0, Bytes::new()), far)
+    }
+
+    /// Asks, and shows what was received.
+    fn ask(take_over: &TakeOver) -> (impl Future<Output = ()>, Arc<Mutex<Option<Bytes>>>) {
+        let received = Arc::new(Mutex::new(None));
+        let (into, take_over) = (received.clone(), take_over.clone());
+        let asking = async move {
+            take_over.ask(move |connection| *into.lock() = connection.ok().map(|(_, unread)| unread)).await;
+        };
+        (asking, received)
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_gets_the_connection_and_what_was_read_behind_the_request() {
+        let (stream, _far) = connection().await;
+        let take_over = stream.take_over();
+        assert!(take_over.granted().now_or_never().is_none(), "nobody has asked");
+        let (asking, received) = ask(&take_over);
+        tokio::pin!(asking);
+        assert!(asking.as_mut().now_or_never().is_none());
+        assert!(take_over.granted().now_or_never().is_some());
+        take_over.hand_over(stream, Bytes::from_static(b"behind"));
+        assert_eq!(received.lock().as_deref(), Some(&b"behind"[..]));
+        assert!(asking.now_or_never().is_none(), "nothing goes on behind it");
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_unwritten_answers_is_not_given_away_until_they_are_written() {
+        let (stream, _far) = connection().await;
+        let take_over = stream.take_over();
+        take_over.note_written(false);
+        let (asking, received) = ask(&take_over);
+        tokio::pin!(asking);
+        assert!(asking.as_mut().now_or_never().is_none());
+        assert!(take_over.granted().now_or_never().is_none());
+        assert!(asking.now_or_never().is_some(), "it is told to answer as usual");
+        assert!(received.lock().is_none());
+        take_over.note_written(true);
+        let (asking, received) = ask(&take_over);
+        tokio::pin!(asking);
+        assert!(asking.as_mut().now_or_never().is_none());
+        assert!(take_over.granted().now_or_never().is_some());
+        take_over.hand_over(stream, Bytes::new());
+        assert!(received.lock().is_some());
+    }
+}

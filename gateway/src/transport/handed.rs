@@ -1,0 +1,297 @@
+//! A stream whose other end is a task of this node: for clients that are reached through an answer of hyper's, a stream of
+//! HTTP/2, or whatever else no worker can read from its own poll.
+//!
+//! A pipe with a bound in each direction. To the worker it is a socket that never waits; the task waits at the other end.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::body::{Body, Frame};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// The most bytes that wait for the task, as a socket's own buffer would hold them.
+const OUTBOUND_BYTES_MAX: usize = 16 << 10;
+
+/// The most bytes that wait for the worker. One push may go past it.
+const INBOUND_BYTES_MAX: usize = 16 << 10;
+
+/// What a worker is to look at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turned {
+    /// There is something to read, or the other end is gone.
+    Readable,
+    /// There is room again.
+    Writable,
+}
+
+/// Tells a worker, from whatever thread.
+pub(crate) type Wake = Arc<dyn Fn(Turned) + Send + Sync>;
+
+/// The worker's end. Dropping it ends the stream for the task.
+#[derive(Debug)]
+pub(crate) struct Handed(Arc<Shared>);
+
+/// The task's end. Dropping it tells the worker that the client has gone.
+#[derive(Debug)]
+pub(crate) struct HandedBody(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    pipe: Mutex<Pipe>,
+    /// Told when the worker has read.
+    read: Notify,
+}
+
+#[derive(Default)]
+struct Pipe {
+    outbound: BytesMut,
+    /// Nothing more comes from the worker.
+    outbound_ended: bool,
+    /// The worker has found no room, and is told when there is.
+    wants_room: bool,
+    inbound: VecDeque<Bytes>,
+    inbound_bytes: usize,
+    worker_gone: bool,
+    /// Nothing more comes from the task, and nobody takes what is written.
+    task_gone: bool,
+    wake: Option<Wake>,
+    taker: Option<Waker>,
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipe").field("outbound", &self.outbound.len()).finish_non_exhaustive()
+    }
+}
+
+/// A pipe's two ends.
+pub(crate) fn handed() -> (Handed, HandedBody) {
+    let shared = Arc::new(Shared::default());
+    (Handed(shared.clone()), HandedBody(shared))
+}
+
+impl Handed {
+    /// From now on the worker is told. What has happened before it must see for itself.
+    pub(super) fn connect(&self, wake: Wake) {
+        self.0.pipe.lock().wake = Some(wake);
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut pipe = self.0.pipe.lock();
+        let Some(first) = pipe.inbound.front_mut() else {
+            return if pipe.task_gone { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        };
+        let count = first.len().min(buffer.len());
+        first.copy_to_slice(&mut buffer[..count]);
+        if first.is_empty() {
+            pipe.inbound.pop_front();
+        }
+        pipe.inbound_bytes -= count;
+        drop(pipe);
+        self.0.read.notify_one();
+        Ok(count)
+    }
+
+    pub(super) fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut pipe = self.0.pipe.lock();
+        if pipe.task_gone || pipe.outbound_ended {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut taken = 0;
+        for slice in slices {
+            let some = slice.len().min(OUTBOUND_BYTES_MAX - pipe.outbound.len());
+            pipe.outbound.extend_from_slice(&slice[..some]);
+            taken += some;
+            if some < slice.len() {
+                pipe.wants_room = true;
+                break;
+            }
+        }
+        let taker = pipe.taker.take();
+        drop(pipe);
+        taker.into_iter().for_each(Waker::wake);
+        if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    }
+
+    pub(super) fn end(&self) {
+        let taker = {
+            let mut pipe = self.0.pipe.lock();
+            pipe.outbound_ended = true;
+            pipe.taker.take()
+        };
+        taker.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        {
+            let mut pipe = self.0.pipe.lock();
+            pipe.wake = None;
+            pipe.worker_gone = true;
+        }
+        self.0.read.notify_one();
+        self.end();
+    }
+}
+
+impl HandedBody {
+    /// Hands bytes of the client to the worker, once it has read enough of those before. Answers whether it still reads.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "a response takes nothing in; a WebSocket over HTTP/2 will")
+    )]
+    pub(crate) async fn push(&self, bytes: Bytes) -> bool {
+        loop {
+            let read = self.0.read.notified();
+            {
+                let mut pipe = self.0.pipe.lock();
+                if pipe.worker_gone {
+                    return false;
+                }
+                if pipe.inbound_bytes < INBOUND_BYTES_MAX {
+                    let wake = if pipe.inbound.is_empty() { pipe.wake.clone() } else { None };
+                    if !bytes.is_empty() {
+                        pipe.inbound_bytes += bytes.len();
+                        pipe.inbound.push_back(bytes);
+                    }
+                    drop(pipe);
+                    wake.into_iter().for_each(|wake| wake(Turned::Readable));
+                    return true;
+                }
+            }
+            read.await;
+        }
+    }
+
+    /// What the worker has written, all of it. `None` once that is over.
+    fn poll_take(&self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut pipe = self.0.pipe.lock();
+        if pipe.outbound.is_empty() {
+            if pipe.outbound_ended {
+                return Poll::Ready(None);
+            }
+            pipe.taker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let taken = std::mem::take(&mut pipe.outbound).freeze();
+        let wake = if std::mem::take(&mut pipe.wants_room) { pipe.wake.clone() } else { None };
+        drop(pipe);
+        wake.into_iter().for_each(|wake| wake(Turned::Writable));
+        Poll::Ready(Some(taken))
+    }
+}
+
+impl Drop for HandedBody {
+    fn drop(&mut self) {
+        let wake = {
+            let mut pipe = self.0.pipe.lock();
+            pipe.task_gone = true;
+            pipe.wake.take()
+        };
+        wake.into_iter().for_each(|wake| wake(Turned::Readable));
+    }
+}
+
+impl Body for HandedBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.poll_take(context).map(|taken| taken.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// The two ends, and how often the worker was told of something to read and of room.
+    fn connected() -> (Handed, HandedBody, Arc<[AtomicUsize; 2]>) {
+        let (near, far) = handed();
+        let told = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let counted = told.clone();
+        near.connect(Arc::new(move |turned| {
+            counted[usize::from(turned == Turned::Writable)].fetch_add(1, Ordering::SeqCst);
+        }));
+        (near, far, told)
+    }
+
+    fn told(counts: &[AtomicUsize; 2]) -> [usize; 2] {
+        [counts[0].load(Ordering::SeqCst), counts[1].load(Ordering::SeqCst)]
+    }
+
+    fn write(near: &Handed, bytes: &[u8]) -> io::Result<usize> {
+        near.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    #[test]
+    fn what_is_written_is_taken_in_its_order_and_then_it_ends() {
+        let (near, mut far, _) = connected();
+        assert!(far.frame().now_or_never().is_none());
+        write(&near, b"one").unwrap();
+        write(&near, b"two").unwrap();
+        let taken = far.frame().now_or_never().unwrap().unwrap().unwrap();
+        assert_eq!(taken.into_data().unwrap(), "onetwo");
+        write(&near, b"three").unwrap();
+        drop(near);
+        assert_eq!(far.frame().now_or_never().unwrap().unwrap().unwrap().into_data().unwrap(), "three");
+        assert!(far.frame().now_or_never().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_full_pipe_takes_a_part_and_tells_once_when_there_is_room() {
+        let (near, mut far, counts) = connected();
+        assert_eq!(write(&near, &[7; OUTBOUND_BYTES_MAX + 5]).unwrap(), OUTBOUND_BYTES_MAX);
+        assert_eq!(write(&near, b"more").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(told(&counts), [0, 0]);
+        assert!(far.frame().now_or_never().is_some());
+        assert_eq!(told(&counts), [0, 1]);
+        assert_eq!(write(&near, b"more").unwrap(), 4);
+        assert!(far.frame().now_or_never().is_some());
+        assert_eq!(told(&counts), [0, 1], "nobody waited for this room");
+    }
+
+    #[test]
+    fn a_task_that_goes_is_the_end_of_the_stream() {
+        let (near, far, counts) = connected();
+        let mut buffer = [0; 8];
+        assert_eq!(near.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(far);
+        assert_eq!(told(&counts), [1, 0]);
+        assert_eq!(near.read(&mut buffer).unwrap(), 0);
+        assert_eq!(write(&near, b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn what_a_task_pushes_waits_for_the_worker_up_to_a_bound() {
+        let (near, far, counts) = connected();
+        let full = Bytes::from(vec![1; INBOUND_BYTES_MAX]);
+        assert_eq!(far.push(full).now_or_never(), Some(true));
+        let next = far.push(Bytes::from_static(b"next"));
+        tokio::pin!(next);
+        assert_eq!(next.as_mut().now_or_never(), None);
+        let mut buffer = vec![0; INBOUND_BYTES_MAX * 2];
+        assert_eq!(near.read(&mut buffer).unwrap(), INBOUND_BYTES_MAX);
+        assert_eq!(next.now_or_never(), Some(true));
+        assert_eq!(near.read(&mut buffer).unwrap(), 4);
+        assert_eq!(told(&counts), [2, 0]);
+        drop(near);
+        assert_eq!(far.push(Bytes::from_static(b"late")).now_or_never(), Some(false));
+    }
+}

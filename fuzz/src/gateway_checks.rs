@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Uri};
 use tidegate::admission::client_ip::TrustedProxies;
-use tidegate::auth::{Authenticator, Config};
+use tidegate::auth::{Authenticator, Config, Verdict};
 use tidegate::clock::Clock;
 use tidegate::http::config::Config as HttpConfig;
 use tidegate::http::origin::OriginPolicy;
@@ -108,13 +108,28 @@ pub fn token(data: &[u8]) {
     let authenticator = Authenticator::new(&config, Clock::start()).expect("no file is read");
     let now = i64::from(choice) * 10_000_000;
     if let Ok(text) = std::str::from_utf8(bytes) {
-        assert!(authenticator.authenticate(now, text).is_err());
+        assert!(matches!(authenticator.authenticate(now, text), Verdict::Now(Err(_))));
     }
     let Ok(claims) = readers::token_claims(now, bytes) else { return };
     assert_eq!(readers::token_claims(now, bytes).as_ref(), Ok(&claims));
     assert!(claims.expires_at.is_none_or(|end| end > now), "{claims:?}");
     let is_json = |info: &Bytes| serde_json::from_slice::<serde_json::Value>(info).is_ok();
     assert!(claims.info.as_ref().is_none_or(is_json), "{claims:?}");
+}
+
+/// Of what an issuer publishes so many keys are taken at most, each with a name. It is read the same again, and as PEM too.
+pub fn key_set(data: &[u8]) {
+    if let Ok(names) = readers::key_set(data) {
+        assert!(names.len() <= 128 && names.is_sorted());
+        assert_eq!(readers::key_set(data), Ok(names));
+    }
+    let pem =
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", String::from_utf8_lossy(data));
+    for text in [String::from_utf8_lossy(data).into_owned(), pem] {
+        assert!(
+            readers::public_keys(&text).is_ok_and(|keys| keys <= 16) || readers::public_keys(&text).is_err()
+        );
+    }
 }
 
 const METHODS: [&str; 9] = [

@@ -95,8 +95,8 @@ impl App {
 
         // Everything that can fail for want of a right setting comes before anything runs.
         let tls = Tls::load(&config.tls).map_err(setup)?.map(Arc::new);
-        let authenticator = Authenticator::new(&config.auth, clock).map_err(setup)?;
-        let authenticator = Arc::new(authenticator.watched_by(metrics.clone()));
+        let authenticator = Authenticator::counted_by(&config.auth, clock, Some(metrics.clone()));
+        let authenticator = Arc::new(authenticator.map_err(setup)?);
         let origins = OriginPolicy::new(&config.http).map_err(|faults| setup(faults[0].1.clone()))?;
         let descriptors = descriptors::raise();
         let (connections_max, advice) =
@@ -240,6 +240,7 @@ impl App {
         let asking = internal::serve(internal_socket, clock, readiness.clone(), metrics.clone(), keep_alive);
         runtime.spawn(asking);
         runtime.spawn(keep_canary(node.clone(), readiness.clone()));
+        runtime.spawn(authenticator.keep(readiness.clone(), stop.clone()));
         let mut accepting = vec![runtime.spawn(listener(router).accept(client_socket))];
         let mut api_address = client_address;
         if let Some((socket, address)) = api_socket {

@@ -32,8 +32,8 @@ pub enum Verb {
     Channels(ChannelsArgs),
     /// List who is connected to a running cluster, over its server API.
     Connections(ConnectionsArgs),
-    /// Print a token for a client, signed with the secret of the configuration.
-    Token(TokenArgs),
+    /// Print a token for a client, or say what a gateway makes of one (`tidegate token verify`).
+    Token(Box<TokenArgs>),
     /// Ask a running node whether it is ready: for health checks of containers.
     Health(HealthArgs),
 }

@@ -9,8 +9,10 @@ pub mod cli;
 pub mod config;
 
 pub mod admission;
+mod authorities;
 #[cfg(debug_assertions)]
 pub mod faults;
+mod fetch;
 pub mod listener;
 mod memory;
 

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Verb::Connections(args) => list(Listing::Connections(&args), &args.via),
         Verb::Health(args) => health::command(&args),
         Verb::Token(token) => {
-            let settings = Settings { config: token.config.clone(), ..Settings::default() };
+            let settings = Settings { config: token.config().cloned(), ..Settings::default() };
             let sources = settings.sources();
             match told(Config::load(&sources), &sources) {
                 Ok(config) => auth::command(&token, &config.auth),

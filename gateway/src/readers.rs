@@ -55,6 +55,16 @@ pub fn token_claims(now_unix_s: i64, claims: &[u8]) -> Result<ReadClaims, String
     crate::auth::read_claims(now_unix_s, claims)
 }
 
+/// The names of the keys in a set that an issuer of tokens publishes.
+pub fn key_set(json: &[u8]) -> Result<Vec<String>, String> {
+    crate::auth::read_key_set(json)
+}
+
+/// How many public keys of issuers a text holds.
+pub fn public_keys(pem: &str) -> Result<usize, String> {
+    crate::auth::read_public_keys(pem)
+}
+
 /// Bytes that arrive in pieces, and then no more.
 struct Arriving<'a>(VecDeque<&'a [u8]>);
 

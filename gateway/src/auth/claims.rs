@@ -1,19 +1,20 @@
 //! What a token says, once its signature has been checked.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use gateway_core::session::Unserved;
+use gateway_core::effect::{Capability, Overrides, Rights, ServerSubscription};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use shared::publication::is_json;
+
+use super::granted::{CapabilityClaim, Ill, SubscriptionClaim, json_of, rights_of};
 
 /// The claims that mean something here. Others are passed over, as RFC 7519 §4 asks. `null` is the same as nothing.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Claims {
-    /// The user. Empty: anonymous.
+    /// The user, unless another claim says who that is. Empty: anonymous.
     #[serde(deserialize_with = "user")]
     pub(super) sub: Box<str>,
     aud: Value,
@@ -21,64 +22,47 @@ pub(super) struct Claims {
     exp: Option<Seconds>,
     nbf: Option<Seconds>,
     expire_at: Option<Seconds>,
-    /// Subscription tokens only.
+    info: Option<Box<RawValue>>,
+    b64info: Option<Box<str>>,
+    // Of connection tokens only.
+    channels: Option<Vec<Box<str>>>,
+    subs: Option<BTreeMap<Box<str>, Option<SubscriptionClaim>>>,
+    meta: Option<Box<RawValue>>,
+    caps: Option<Vec<CapabilityClaim>>,
+    // Of subscription tokens only.
     pub(super) channel: Option<Box<str>>,
     /// The one client a subscription token is for. Deprecated in the protocol; empty: any of the user's.
     client: Option<Box<str>>,
-    info: Option<Box<RawValue>>,
-    b64info: Option<Box<str>>,
-    // What is not served.
-    channels: Value,
-    subs: Value,
-    data: Value,
-    b64data: Value,
+    data: Option<Box<RawValue>>,
+    b64data: Option<Box<str>>,
     #[serde(rename = "override")]
-    overrides: Value,
+    overrides: Option<super::granted::OverrideClaim>,
+    allow: Option<Vec<Box<str>>>,
 }
 
-fn asks_something(claim: &Value) -> bool {
-    match claim {
-        Value::Null => false,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        Value::String(text) => !text.is_empty(),
-        Value::Bool(_) | Value::Number(_) => true,
-    }
-}
-
-/// What is wrong with a token whose signature is right.
+/// What is wrong with a token's times, though its signature is right. In seconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Untimely {
-    /// Its `exp` is past, or its `nbf` is to come: a fresh token may do.
-    TokenExpired,
-    /// What it grants has ended already.
-    GrantExpired,
+    /// Its `exp` is past: a fresh token may do.
+    Expired(i64),
+    /// Its `nbf` is to come.
+    Early(i64),
+    /// What it grants has ended already, by its `expire_at`.
+    Ended(i64),
 }
 
 impl Claims {
-    /// Whether the audience is one that the token names.
-    pub(super) fn is_for(&self, audience: &str) -> bool {
+    /// Whether one of the audiences that the token names is the right one.
+    pub(super) fn is_for(&self, is_right: impl Fn(&str) -> bool) -> bool {
+        let names_it = |named: &Value| named.as_str().is_some_and(&is_right);
         match &self.aud {
-            Value::Array(named) => named.iter().any(|named| named == audience),
-            named => named == audience,
+            Value::Array(named) => named.iter().any(names_it),
+            named => names_it(named),
         }
     }
 
-    pub(super) fn is_by(&self, issuer: &str) -> bool {
-        self.iss == issuer
-    }
-
-    /// What a connection token asks for in vain.
-    pub(super) fn unserved_in_connection(&self) -> impl Iterator<Item = Unserved> {
-        let asked = [(Unserved::TokenChannels, &self.channels), (Unserved::TokenSubs, &self.subs)];
-        asked.into_iter().filter(|(_, claim)| asks_something(claim)).map(|(what, _)| what)
-    }
-
-    /// What a subscription token asks for in vain.
-    pub(super) fn unserved_in_subscription(&self) -> impl Iterator<Item = Unserved> {
-        let data = if asks_something(&self.data) { &self.data } else { &self.b64data };
-        let asked = [(Unserved::TokenData, data), (Unserved::TokenOverride, &self.overrides)];
-        asked.into_iter().filter(|(_, claim)| asks_something(claim)).map(|(what, _)| what)
+    pub(super) fn is_by(&self, is_right: impl Fn(&str) -> bool) -> bool {
+        self.iss.as_str().is_some_and(is_right)
     }
 
     /// The one client that the token is for, if it is for one.
@@ -88,47 +72,90 @@ impl Claims {
 
     /// When what the token grants ends, in seconds since 1970; `None` if it does not end.
     pub(super) fn expires_at(&self, now: i64, leeway: i64) -> Result<Option<i64>, Untimely> {
-        if self.exp.is_some_and(|exp| exp.plus(leeway) <= now) {
-            return Err(Untimely::TokenExpired);
+        if let Some(exp) = self.exp.filter(|exp| exp.plus(leeway) <= now) {
+            return Err(Untimely::Expired(exp.0));
         }
-        if self.nbf.is_some_and(|nbf| nbf.0 > now.saturating_add(leeway)) {
-            return Err(Untimely::TokenExpired);
+        if let Some(nbf) = self.nbf.filter(|nbf| nbf.0 > now.saturating_add(leeway)) {
+            return Err(Untimely::Early(nbf.0));
         }
         let end = match self.expire_at {
             Some(Seconds(0)) => None,
             Some(end) => Some(end.plus(leeway)),
             None => self.exp.map(|exp| exp.plus(leeway)),
         };
-        match end {
-            Some(end) if end <= now => Err(Untimely::GrantExpired),
-            end => Ok(end),
+        match (end, self.expire_at) {
+            (Some(end), expire_at) if end <= now => {
+                Err(Untimely::Ended(expire_at.map_or(end, |expire_at| expire_at.0)))
+            }
+            (end, _) => Ok(end),
         }
     }
 
-    /// The JSON shown to others. `Err` if it is none that others can read.
-    pub(super) fn info(&self) -> Result<Option<Bytes>, ()> {
-        let in_base64 = self.b64info.as_deref().filter(|text| !text.is_empty());
-        let info = match (in_base64, &self.info) {
-            (Some(text), _) => STANDARD.decode(text).map_err(drop)?,
-            (None, Some(info)) => info.get().as_bytes().to_vec(),
-            (None, None) => return Ok(None),
-        };
-        if is_json(&info) { Ok(Some(info.into())) } else { Err(()) }
+    /// The JSON shown to others.
+    pub(super) fn info(&self) -> Result<Option<Bytes>, Ill> {
+        json_of("info", self.info.as_deref(), self.b64info.as_deref())
+    }
+
+    /// The JSON for the client itself, beside its subscription.
+    pub(super) fn data(&self) -> Result<Option<Bytes>, Ill> {
+        json_of("data", self.data.as_deref(), self.b64data.as_deref())
+    }
+
+    pub(super) fn overrides(&self) -> Overrides {
+        self.overrides.as_ref().map(|claim| claim.overrides()).unwrap_or_default()
+    }
+
+    /// What a subscriber may do in the channel, beside what that allows.
+    pub(super) fn allow(&self) -> Result<Rights, Ill> {
+        rights_of(self.allow.as_deref().unwrap_or_default())
+    }
+
+    /// The JSON object for the application's own servers.
+    pub(super) fn meta(&self) -> Result<Option<Bytes>, Ill> {
+        match json_of("meta", self.meta.as_deref(), None)? {
+            Some(meta) if !meta.starts_with(b"{") => Err(Ill::Meta),
+            meta => Ok(meta),
+        }
+    }
+
+    /// What the server subscribes the client to. `channels` counts for nothing where there are `subs`.
+    pub(super) fn server_subscriptions(&self) -> Result<Vec<ServerSubscription>, Ill> {
+        let plain = |channel: &str| ServerSubscription { channel: channel.into(), ..Default::default() };
+        if let Some(subs) = self.subs.as_ref().filter(|subs| !subs.is_empty()) {
+            let subscriptions = subs.iter().map(|(channel, claim)| match claim {
+                Some(claim) => claim.subscription(channel),
+                None => Ok(plain(channel)),
+            });
+            return subscriptions.collect();
+        }
+        let mut channels: Vec<&str> = self.channels.iter().flatten().map(|channel| &**channel).collect();
+        channels.sort_unstable();
+        channels.dedup();
+        Ok(channels.into_iter().map(plain).collect())
+    }
+
+    pub(super) fn capabilities(&self) -> Result<Box<[Capability]>, Ill> {
+        super::granted::capabilities(self.caps.as_deref().unwrap_or_default())
+    }
+}
+
+fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<str>, D::Error> {
+    match Option::<Box<RawValue>>::deserialize(deserializer)? {
+        Some(written) => user_of(&written, "sub").map_err(serde::de::Error::custom),
+        None => Ok(Box::default()),
     }
 }
 
 /// A user by name or by number. A number is its digits as they were written: many issuers count their users past what
 /// a float can tell apart.
-fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<str>, D::Error> {
-    let Some(written) = Option::<Box<RawValue>>::deserialize(deserializer)? else {
-        return Ok(Box::default());
-    };
+pub(super) fn user_of(written: &RawValue, claim: &str) -> Result<Box<str>, serde_json::Error> {
     match written.get() {
+        "null" => Ok(Box::default()),
         number if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
             Ok(number.into())
         }
         text => serde_json::from_str(text)
-            .map_err(|_| serde::de::Error::custom("sub is neither a text nor a number")),
+            .map_err(|_| serde::de::Error::custom(format_args!("{claim} is neither a text nor a number"))),
     }
 }
 
@@ -170,21 +197,21 @@ mod tests {
         assert_eq!(end(r#"{"exp":1001.9}"#), Ok(Some(1_001)));
         assert_eq!(end(r#"{"exp":1001,"expire_at":2000}"#), Ok(Some(2_000)));
         assert_eq!(end(r#"{"exp":1001,"expire_at":0}"#), Ok(None));
-        assert_eq!(end(r#"{"exp":1000}"#), Err(Untimely::TokenExpired));
-        assert_eq!(end(r#"{"exp":1000,"expire_at":0}"#), Err(Untimely::TokenExpired));
-        assert_eq!(end(r#"{"expire_at":1000}"#), Err(Untimely::GrantExpired));
-        assert_eq!(end(r#"{"exp":2000,"expire_at":-5}"#), Err(Untimely::GrantExpired));
+        assert_eq!(end(r#"{"exp":1000}"#), Err(Untimely::Expired(1_000)));
+        assert_eq!(end(r#"{"exp":1000,"expire_at":0}"#), Err(Untimely::Expired(1_000)));
+        assert_eq!(end(r#"{"expire_at":1000}"#), Err(Untimely::Ended(1_000)));
+        assert_eq!(end(r#"{"exp":2000,"expire_at":-5}"#), Err(Untimely::Ended(-5)));
         assert_eq!(end(r#"{"nbf":1000}"#), Ok(None));
-        assert_eq!(end(r#"{"nbf":1001}"#), Err(Untimely::TokenExpired));
+        assert_eq!(end(r#"{"nbf":1001}"#), Err(Untimely::Early(1_001)));
     }
 
     #[test]
     fn leeway_widens_a_tokens_time_at_both_ends() {
         let end = |json: &str| claims(json).expires_at(1_000, 30);
         assert_eq!(end(r#"{"exp":971}"#), Ok(Some(1_001)));
-        assert_eq!(end(r#"{"exp":970}"#), Err(Untimely::TokenExpired));
+        assert_eq!(end(r#"{"exp":970}"#), Err(Untimely::Expired(970)));
         assert_eq!(end(r#"{"nbf":1030}"#), Ok(None));
-        assert_eq!(end(r#"{"nbf":1031}"#), Err(Untimely::TokenExpired));
+        assert_eq!(end(r#"{"nbf":1031}"#), Err(Untimely::Early(1_031)));
         assert_eq!(end(&format!(r#"{{"exp":{}}}"#, i64::MAX)), Ok(Some(i64::MAX)));
     }
 
@@ -210,29 +237,85 @@ mod tests {
 
     #[test]
     fn null_means_missing_in_every_claim() {
-        let names = ["sub", "aud", "iss", "exp", "nbf", "expire_at", "channel", "client", "info", "b64info"];
+        let names = [
+            "sub",
+            "aud",
+            "iss",
+            "exp",
+            "nbf",
+            "expire_at",
+            "channel",
+            "client",
+            "info",
+            "b64info",
+            "channels",
+            "subs",
+            "meta",
+            "caps",
+            "data",
+            "b64data",
+            "override",
+            "allow",
+        ];
         let all = names.map(|name| format!("\"{name}\":null")).join(",");
         let read = claims(&format!("{{{all}}}"));
         assert_eq!(format!("{read:?}"), format!("{:?}", claims("{}")));
         assert_eq!(read.expires_at(1_000, 0), Ok(None));
-        assert_eq!(read.info(), Ok(None));
+        assert_eq!((read.info(), read.data(), read.meta()), (Ok(None), Ok(None), Ok(None)));
         assert_eq!((read.channel.as_deref(), read.only_for()), (None, None));
-        assert!(!read.is_for("") && !read.is_by(""));
+        assert_eq!(read.server_subscriptions(), Ok(vec![]));
+        assert_eq!(read.capabilities(), Ok(Box::default()));
+        assert!(!read.is_for(|_| true) && !read.is_by(|_| true));
     }
 
     #[test]
-    fn what_is_asked_for_in_vain_is_known_by_its_claim() {
-        let connection = |json: &str| claims(json).unserved_in_connection().collect::<Vec<_>>();
-        assert_eq!(
-            connection(r#"{"channels":["a"],"subs":{"b":{}}}"#),
-            [Unserved::TokenChannels, Unserved::TokenSubs]
+    fn subs_count_and_channels_only_without_them() {
+        let names = |json: &str| {
+            let subs = claims(json).server_subscriptions().unwrap();
+            subs.into_iter().map(|sub| sub.channel.into_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(r#"{"channels":["b","a","b"]}"#), ["a", "b"]);
+        assert_eq!(names(r#"{"channels":["a"],"subs":{"x":{},"y":null}}"#), ["x", "y"]);
+        assert_eq!(names(r#"{"channels":["a"],"subs":{}}"#), ["a"]);
+    }
+
+    #[test]
+    fn a_subscription_has_its_own_info_data_and_overrides() {
+        let read = claims(
+            r#"{"subs":{"news":{"info":{"a":1},"b64data":"eyJiIjoyfQ==","override":{"presence":{"value":false},
+            "force_recovery":{"value":true},"join_leave":null,"later":{"value":1}}}}}"#,
         );
-        assert_eq!(connection(r#"{"channels":[],"subs":null,"data":1}"#), []);
-        let subscription = |json: &str| claims(json).unserved_in_subscription().collect::<Vec<_>>();
-        assert_eq!(subscription(r#"{"data":{"a":1}}"#), [Unserved::TokenData]);
-        assert_eq!(subscription(r#"{"b64data":"e30="}"#), [Unserved::TokenData]);
-        assert_eq!(subscription(r#"{"override":{"presence":{"value":true}}}"#), [Unserved::TokenOverride]);
-        assert_eq!(subscription(r#"{"channels":["a"],"b64data":"","override":{}}"#), []);
+        let subs = read.server_subscriptions().unwrap();
+        let expected = ServerSubscription {
+            channel: "news".into(),
+            info: Some(Bytes::from_static(br#"{"a":1}"#)),
+            data: Some(Bytes::from_static(br#"{"b":2}"#)),
+            expires: None,
+            overrides: Overrides {
+                presence: Some(false),
+                force_recovery: Some(true),
+                ..Overrides::default()
+            },
+        };
+        assert_eq!(subs, [expected]);
+        for bad in [r#"{"subs":{"news":{"b64info":"?"}}}"#, r#"{"subs":{"news":{"b64data":"AAAA"}}}"#] {
+            assert!(claims(bad).server_subscriptions().is_err(), "{bad}");
+        }
+        for bad in [
+            r#"{"subs":{"news":{"override":{"presence":{"value":1}}}}}"#,
+            r#"{"subs":["news"]}"#,
+            r#"{"channels":"news"}"#,
+        ] {
+            assert!(serde_json::from_str::<Claims>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn meta_is_an_object() {
+        let meta = |json: &str| claims(json).meta();
+        assert_eq!(meta(r#"{"meta":{"a": 1}}"#), Ok(Some(Bytes::from_static(br#"{"a": 1}"#))));
+        assert_eq!(meta(r#"{"meta":[1]}"#), Err(Ill::Meta));
+        assert_eq!(meta(r#"{"meta":"a"}"#), Err(Ill::Meta));
     }
 
     #[test]
@@ -241,9 +324,9 @@ mod tests {
         assert_eq!(info(r#"{"info":{"a": 1}}"#), Ok(Some(br#"{"a": 1}"#.to_vec())));
         assert_eq!(info(r#"{"info":null}"#), Ok(None));
         assert_eq!(info(r#"{"b64info":"eyJhIjoxfQ==","info":7}"#), Ok(Some(br#"{"a":1}"#.to_vec())));
-        assert_eq!(info(r#"{"b64info":"AAAA"}"#), Err(()));
-        assert_eq!(info(r#"{"b64info":"?"}"#), Err(()));
+        assert_eq!(info(r#"{"b64info":"AAAA"}"#), Err(Ill::NotJson("info")));
+        assert_eq!(info(r#"{"b64info":"?"}"#), Err(Ill::NotJson("info")));
         let deep = format!(r#"{{"info":{}{}}}"#, "[".repeat(1_000), "]".repeat(1_000));
-        assert_eq!(info(&deep), Err(()));
+        assert_eq!(info(&deep), Err(Ill::NotJson("info")));
     }
 }

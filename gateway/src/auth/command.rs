@@ -1,19 +1,48 @@
-//! The subcommand `tidegate token`: prints a token that a gateway of the same configuration accepts.
+//! The subcommand `tidegate token`: prints a token that a gateway of the same configuration accepts, and `tidegate
+//! token verify`, which says what such a gateway makes of one.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
+use super::algorithm::Algorithm;
 use super::config::Config;
+use super::examine::{ExamineArgs, examine};
 use super::issue::{TokenRequest, issue};
 use crate::clock::Clock;
 
-/// Print a token, signed with the secret of the configuration (auth.hmac_secret).
+/// Print a token, signed with the secret of the configuration (auth.hmac_secret) or with a private key.
+///
+/// Without --channel it is a connection token, which says who a client is; with one it is a subscription token, which
+/// opens that channel. `tidegate token verify` says what a gateway makes of a token.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 pub struct TokenArgs {
+    #[command(subcommand)]
+    pub verb: Option<TokenVerb>,
+    #[command(flatten)]
+    pub make: MakeArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tidegate token --user alice --ttl 12h --info '{\"name\":\"Alice\"}'
+  tidegate token --user alice --channels news,chat:1 --meta '{\"role\":\"editor\"}'
+  tidegate token --user alice --channel '$news' --ttl 10m
+  tidegate token --user alice --private-key issuer.pem --kid 2026-11
+  tidegate token verify \"$TOKEN\" --channel '$news'";
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum TokenVerb {
+    /// Say whether a gateway of this configuration accepts a token, and what it says, or exactly why not.
+    Verify(ExamineArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct MakeArgs {
     /// The configuration that the gateway reads. Variables `TIDEGATE_SECTION__KEY` go over it.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
@@ -26,9 +55,59 @@ pub struct TokenArgs {
     /// How long the token is valid: 90s, 30m, 12h, 7d, or `forever`.
     #[arg(long, default_value = "1h")]
     pub ttl: Ttl,
+    /// When the connection or subscription ends, in seconds since 1970, whatever --ttl says. 0: never.
+    #[arg(long, value_name = "SECONDS")]
+    pub expire_at: Option<i64>,
     /// JSON that others see of the client.
     #[arg(long, value_name = "JSON")]
     pub info: Option<String>,
+    /// JSON for the client itself, beside its subscription (with --channel).
+    #[arg(long, value_name = "JSON", help_heading = SUBSCRIPTIONS)]
+    pub data: Option<String>,
+    /// What the subscriber may do beside receiving: pub, prs and hst, with commas between them (with --channel).
+    #[arg(long, value_name = "RIGHTS", value_delimiter = ',', help_heading = SUBSCRIPTIONS)]
+    pub allow: Vec<String>,
+    /// Channels the client is subscribed to as it connects, with commas between them.
+    #[arg(long, value_delimiter = ',', help_heading = CONNECTIONS)]
+    pub channels: Vec<String>,
+    /// The same with info, data and overrides for each: {"CHANNEL": {"info": .., "override": ..}}.
+    #[arg(long, value_name = "JSON", conflicts_with = "channels", help_heading = CONNECTIONS)]
+    pub subs: Option<String>,
+    /// A JSON object for your own servers, which no client sees.
+    #[arg(long, value_name = "JSON", help_heading = CONNECTIONS)]
+    pub meta: Option<String>,
+    /// What the client may do in which channels: [{"channels": ["chat:*"], "match": "wildcard", "allow": ["sub"]}].
+    #[arg(long, value_name = "JSON", help_heading = CONNECTIONS)]
+    pub caps: Option<String>,
+    /// Sign with this private key (PEM: RSA, EC on P-256 or P-384, Ed25519) and not with the secret.
+    #[arg(long, value_name = "FILE", help_heading = SIGNATURE)]
+    pub private_key: Option<PathBuf>,
+    /// How to sign, such as HS512 or PS256. Default: the first of auth.algorithms that goes with the key.
+    #[arg(long, help_heading = SIGNATURE)]
+    pub algorithm: Option<Algorithm>,
+    /// The name of the key, by which gateways find it at auth.jwks_url.
+    #[arg(long, help_heading = SIGNATURE)]
+    pub kid: Option<String>,
+    /// Whom the token is for (claim aud). Default: auth.audience.
+    #[arg(long, help_heading = SIGNATURE)]
+    pub audience: Option<String>,
+    /// Whom it is by (claim iss). Default: auth.issuer.
+    #[arg(long, help_heading = SIGNATURE)]
+    pub issuer: Option<String>,
+}
+
+const CONNECTIONS: &str = "Of connection tokens";
+const SUBSCRIPTIONS: &str = "Of subscription tokens";
+const SIGNATURE: &str = "Signature";
+
+impl TokenArgs {
+    /// The configuration that is meant, for whichever of the two it is.
+    pub fn config(&self) -> Option<&PathBuf> {
+        match &self.verb {
+            Some(TokenVerb::Verify(args)) => args.config.as_ref(),
+            None => self.make.config.as_ref(),
+        }
+    }
 }
 
 /// How long a token is valid.
@@ -59,15 +138,12 @@ impl std::str::FromStr for Ttl {
     }
 }
 
-/// Prints one token on standard output.
+/// Prints one token on standard output, or what is to be said of one.
 pub fn command(args: &TokenArgs, config: &Config) -> ExitCode {
-    let request = TokenRequest {
-        user: args.user.clone(),
-        channel: args.channel.clone(),
-        ttl: args.ttl.0,
-        info: args.info.clone(),
-    };
-    let printed = issue(config, Clock::start().unix_seconds(), &request)
+    if let Some(TokenVerb::Verify(args)) = &args.verb {
+        return examine(args, config);
+    }
+    let printed = issue(config, Clock::start().unix_seconds(), &request(&args.make))
         .map_err(|error| error.to_string())
         .and_then(|token| writeln!(std::io::stdout(), "{token}").map_err(|error| error.to_string()));
     match printed {
@@ -76,6 +152,28 @@ pub fn command(args: &TokenArgs, config: &Config) -> ExitCode {
             eprintln!("tidegate token: {problem}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn request(args: &MakeArgs) -> TokenRequest {
+    let args = args.clone();
+    TokenRequest {
+        user: args.user,
+        channel: args.channel,
+        ttl: args.ttl.0,
+        expire_at: args.expire_at,
+        info: args.info,
+        data: args.data,
+        channels: args.channels,
+        subs: args.subs,
+        meta: args.meta,
+        caps: args.caps,
+        allow: args.allow,
+        audience: args.audience,
+        issuer: args.issuer,
+        private_key_file: args.private_key,
+        algorithm: args.algorithm,
+        kid: args.kid,
     }
 }
 

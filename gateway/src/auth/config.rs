@@ -1,10 +1,15 @@
 //! The section `auth`: which tokens are accepted, and who may come without one.
 
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::secret::Secret;
+use super::algorithm::{Algorithm, Family};
+use super::keys::public_keys;
+use crate::authorities::authorities;
+use crate::fetch::Source;
+use crate::secret::{Secret, SecretFileError};
 use crate::setting::Faults;
 
 /// As long as what the shortest signature is made of (RFC 7518 §3.2).
@@ -13,30 +18,109 @@ const SECRET_BYTES_MIN: usize = 32;
 /// Past an hour of leeway, the lifetime that a token states means little.
 const LEEWAY_S_MAX: u64 = 3_600;
 
+/// A key that was taken back serves for so long at most.
+const JWKS_REFRESH_MS_MAX: u64 = 86_400_000;
+/// Less is a burden to who serves the keys, more keeps those out who have a new one.
+const JWKS_INTERVAL_MS: RangeInclusive<u64> = 100..=600_000;
+const JWKS_TIMEOUT_MS: RangeInclusive<u64> = 100..=30_000;
+const KEY_FILES_INTERVAL_MS: RangeInclusive<u64> = 1_000..=86_400_000;
+
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The secret that signs connection tokens, shared with the application that issues them. At least 32 random
-    /// bytes: a shorter one can be guessed from a single token. Empty: no token is accepted.
+    /// bytes: a shorter one can be guessed from a single token. Without a secret, a public key and a JWKS no token is
+    /// accepted.
     pub hmac_secret: Secret,
     /// A file that holds the secret, in place of `hmac_secret`. White space around it is not part of it.
     pub hmac_secret_file: Option<PathBuf>,
     /// The secret before the present one: tokens signed with it stay valid while secrets are being changed.
     pub previous_hmac_secret: Secret,
+    /// A file that holds it, in place of `previous_hmac_secret`.
+    pub previous_hmac_secret_file: Option<PathBuf>,
     /// When the previous secret stops being accepted, in seconds since 1970. 0: never.
     pub previous_hmac_secret_until: i64,
-    /// A secret for subscription tokens. Empty: that of connection tokens.
+    /// The public RSA key of the issuer, in PEM (`BEGIN PUBLIC KEY`), 2048 bits or more: for RS256 to PS512. There may
+    /// be several, one after the other.
+    pub rsa_public_key: Box<str>,
+    /// A file that holds it, in place of `rsa_public_key`.
+    pub rsa_public_key_file: Option<PathBuf>,
+    /// The same of an elliptic curve, P-256 for ES256 or P-384 for ES384.
+    pub ecdsa_public_key: Box<str>,
+    /// A file that holds it, in place of `ecdsa_public_key`.
+    pub ecdsa_public_key_file: Option<PathBuf>,
+    /// The same of Ed25519, for EdDSA.
+    pub ed25519_public_key: Box<str>,
+    /// A file that holds it, in place of `ed25519_public_key`.
+    pub ed25519_public_key_file: Option<PathBuf>,
+    /// Public keys before the present ones, of any kind, in PEM.
+    pub previous_public_keys: Box<str>,
+    /// A file that holds them, in place of `previous_public_keys`.
+    pub previous_public_keys_file: Option<PathBuf>,
+    /// When the previous public keys stop being accepted, in seconds since 1970. 0: never.
+    pub previous_public_keys_until: i64,
+    /// Where the issuer publishes its public keys (JWKS, RFC 7517), such as
+    /// `https://login.example.org/.well-known/jwks.json`. Tokens name the one they are signed with (`kid`).
+    pub jwks_url: Box<str>,
+    /// A secret for subscription tokens. With any key of their own (`subscription_…`), those of connection tokens do
+    /// not open them.
     pub subscription_hmac_secret: Secret,
     /// A file that holds it, in place of `subscription_hmac_secret`.
     pub subscription_hmac_secret_file: Option<PathBuf>,
+    /// As `previous_hmac_secret`, for subscription tokens.
+    pub subscription_previous_hmac_secret: Secret,
+    /// A file that holds it, in place of `subscription_previous_hmac_secret`.
+    pub subscription_previous_hmac_secret_file: Option<PathBuf>,
+    /// As `previous_hmac_secret_until`, for subscription tokens.
+    pub subscription_previous_hmac_secret_until: i64,
+    /// As `rsa_public_key`, for subscription tokens.
+    pub subscription_rsa_public_key: Box<str>,
+    /// A file that holds it, in place of `subscription_rsa_public_key`.
+    pub subscription_rsa_public_key_file: Option<PathBuf>,
+    /// As `ecdsa_public_key`, for subscription tokens.
+    pub subscription_ecdsa_public_key: Box<str>,
+    /// A file that holds it, in place of `subscription_ecdsa_public_key`.
+    pub subscription_ecdsa_public_key_file: Option<PathBuf>,
+    /// As `ed25519_public_key`, for subscription tokens.
+    pub subscription_ed25519_public_key: Box<str>,
+    /// A file that holds it, in place of `subscription_ed25519_public_key`.
+    pub subscription_ed25519_public_key_file: Option<PathBuf>,
+    /// As `previous_public_keys`, for subscription tokens.
+    pub subscription_previous_public_keys: Box<str>,
+    /// A file that holds them, in place of `subscription_previous_public_keys`.
+    pub subscription_previous_public_keys_file: Option<PathBuf>,
+    /// As `previous_public_keys_until`, for subscription tokens.
+    pub subscription_previous_public_keys_until: i64,
+    /// As `jwks_url`, for subscription tokens.
+    pub subscription_jwks_url: Box<str>,
+    /// How old fetched keys may be before they are fetched again, in milliseconds. While that fails, the old ones serve.
+    pub jwks_refresh_ms: u64,
+    /// The least time between two fetches, in milliseconds. A key that is not among the fetched ones makes them be
+    /// fetched again, but not sooner: until then tokens signed with it are refused.
+    pub jwks_interval_ms: u64,
+    /// The longest a fetch may take, in milliseconds. Tokens that need it wait so long.
+    pub jwks_timeout_ms: u64,
+    /// Let `jwks_url` begin with `http://` where its host is on a loopback or private address.
+    pub jwks_allow_http: bool,
+    /// PEM file of the authorities that the server of `jwks_url` is checked against. Default: those of the operating
+    /// system.
+    pub jwks_ca_file: Option<PathBuf>,
+    /// How often files with keys are looked at for new ones, in milliseconds.
+    pub key_files_interval_ms: u64,
     /// Take secrets shorter than 32 bytes, too.
     pub allow_short_secrets: bool,
     /// The signatures that are accepted.
     pub algorithms: Vec<Algorithm>,
+    /// The claim that says who the user is.
+    pub user_id_claim: Box<str>,
     /// Tokens must be made for this audience (claim `aud`). Empty: for any.
     pub audience: Box<str>,
+    /// The same as a pattern, in which `*` stands for any text.
+    pub audience_pattern: Box<str>,
     /// Tokens must be made by this issuer (claim `iss`). Empty: by any.
     pub issuer: Box<str>,
+    /// The same as a pattern, in which `*` stands for any text.
+    pub issuer_pattern: Box<str>,
     /// How far the clocks of issuers may be off, in seconds: a token is accepted so long before and after its time.
     pub leeway_s: u64,
     /// Let clients in without a token. They have no user, and may do what channels allow to anonymous clients.
@@ -47,27 +131,52 @@ pub struct Config {
     pub insecure: bool,
 }
 
-/// How a token is signed (RFC 7518 §3.2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-pub enum Algorithm {
-    HS256,
-    HS384,
-    HS512,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
             hmac_secret: Secret::default(),
             hmac_secret_file: None,
             previous_hmac_secret: Secret::default(),
+            previous_hmac_secret_file: None,
             previous_hmac_secret_until: 0,
+            rsa_public_key: Box::default(),
+            rsa_public_key_file: None,
+            ecdsa_public_key: Box::default(),
+            ecdsa_public_key_file: None,
+            ed25519_public_key: Box::default(),
+            ed25519_public_key_file: None,
+            previous_public_keys: Box::default(),
+            previous_public_keys_file: None,
+            previous_public_keys_until: 0,
+            jwks_url: Box::default(),
             subscription_hmac_secret: Secret::default(),
             subscription_hmac_secret_file: None,
+            subscription_previous_hmac_secret: Secret::default(),
+            subscription_previous_hmac_secret_file: None,
+            subscription_previous_hmac_secret_until: 0,
+            subscription_rsa_public_key: Box::default(),
+            subscription_rsa_public_key_file: None,
+            subscription_ecdsa_public_key: Box::default(),
+            subscription_ecdsa_public_key_file: None,
+            subscription_ed25519_public_key: Box::default(),
+            subscription_ed25519_public_key_file: None,
+            subscription_previous_public_keys: Box::default(),
+            subscription_previous_public_keys_file: None,
+            subscription_previous_public_keys_until: 0,
+            subscription_jwks_url: Box::default(),
+            jwks_refresh_ms: 600_000,
+            jwks_interval_ms: 10_000,
+            jwks_timeout_ms: 5_000,
+            jwks_allow_http: false,
+            jwks_ca_file: None,
+            key_files_interval_ms: 10_000,
             allow_short_secrets: false,
-            algorithms: vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512],
+            algorithms: Algorithm::ALL.to_vec(),
+            user_id_claim: "sub".into(),
             audience: Box::default(),
+            audience_pattern: Box::default(),
             issuer: Box::default(),
+            issuer_pattern: Box::default(),
             leeway_s: 0,
             allow_anonymous: false,
             explain_refusals: false,
@@ -76,40 +185,218 @@ impl Default for Config {
     }
 }
 
+/// The keys for one kind of token, as they are configured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys<'a> {
+    pub(super) secret: Text<'a>,
+    pub(super) previous_secret: Text<'a>,
+    pub(super) previous_secret_until: (&'static str, i64),
+    pub(super) rsa: Text<'a>,
+    pub(super) ecdsa: Text<'a>,
+    pub(super) ed25519: Text<'a>,
+    pub(super) previous: Text<'a>,
+    pub(super) previous_until: (&'static str, i64),
+    pub(super) jwks_url: (&'static str, &'a str),
+}
+
+/// A text that is configured, or in a file that is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Text<'a> {
+    pub(super) key: &'static str,
+    pub(super) given: Given<'a>,
+    pub(super) file: Option<&'a Path>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Given<'a> {
+    Secret(&'a Secret),
+    Public(&'a str),
+}
+
+impl Text<'_> {
+    pub(super) fn is_given(&self) -> bool {
+        let is_empty = match self.given {
+            Given::Secret(secret) => secret.is_empty(),
+            Given::Public(text) => text.is_empty(),
+        };
+        !is_empty || self.file.is_some()
+    }
+
+    pub(super) fn read(&self) -> Result<Secret, SecretFileError> {
+        match (self.file, self.given) {
+            (Some(file), _) => Secret::from_file(file),
+            (None, Given::Secret(secret)) => Ok(secret.clone()),
+            (None, Given::Public(text)) => Ok(Secret::new(text)),
+        }
+    }
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn secrets(&self) -> [Text<'a>; 2] {
+        [self.secret, self.previous_secret]
+    }
+
+    pub(super) fn public_keys(&self) -> [(Text<'a>, Option<&'static [Family]>); 4] {
+        [
+            (self.rsa, Some(&[Family::Rsa])),
+            (self.ecdsa, Some(&[Family::P256, Family::P384])),
+            (self.ed25519, Some(&[Family::Ed25519])),
+            (self.previous, None),
+        ]
+    }
+
+    /// Whether there is a present one.
+    pub(super) fn are_given(&self) -> bool {
+        [self.secret, self.rsa, self.ecdsa, self.ed25519].iter().any(Text::is_given)
+            || !self.jwks_url.1.is_empty()
+    }
+}
+
+macro_rules! keys {
+    ($config:ident, $secret:ident $secret_file:ident, $old_secret:ident $old_secret_file:ident $old_secret_until:ident,
+     $rsa:ident $rsa_file:ident, $ecdsa:ident $ecdsa_file:ident, $ed25519:ident $ed25519_file:ident,
+     $old:ident $old_file:ident $old_until:ident, $jwks:ident) => {
+        Keys {
+            secret: keys!(Secret $config, $secret, $secret_file),
+            previous_secret: keys!(Secret $config, $old_secret, $old_secret_file),
+            previous_secret_until: (stringify!($old_secret_until), $config.$old_secret_until),
+            rsa: keys!(Public $config, $rsa, $rsa_file),
+            ecdsa: keys!(Public $config, $ecdsa, $ecdsa_file),
+            ed25519: keys!(Public $config, $ed25519, $ed25519_file),
+            previous: keys!(Public $config, $old, $old_file),
+            previous_until: (stringify!($old_until), $config.$old_until),
+            jwks_url: (stringify!($jwks), &$config.$jwks),
+        }
+    };
+    ($kind:ident $config:ident, $key:ident, $file:ident) => {
+        Text { key: stringify!($key), given: Given::$kind(&$config.$key), file: $config.$file.as_deref() }
+    };
+}
+
 impl Config {
+    pub(super) fn connection_keys(&self) -> Keys<'_> {
+        keys!(
+            self, hmac_secret hmac_secret_file,
+            previous_hmac_secret previous_hmac_secret_file previous_hmac_secret_until,
+            rsa_public_key rsa_public_key_file, ecdsa_public_key ecdsa_public_key_file,
+            ed25519_public_key ed25519_public_key_file,
+            previous_public_keys previous_public_keys_file previous_public_keys_until, jwks_url
+        )
+    }
+
+    /// Those of subscription tokens alone.
+    pub(super) fn subscription_keys(&self) -> Keys<'_> {
+        keys!(
+            self, subscription_hmac_secret subscription_hmac_secret_file,
+            subscription_previous_hmac_secret subscription_previous_hmac_secret_file
+            subscription_previous_hmac_secret_until,
+            subscription_rsa_public_key subscription_rsa_public_key_file,
+            subscription_ecdsa_public_key subscription_ecdsa_public_key_file,
+            subscription_ed25519_public_key subscription_ed25519_public_key_file,
+            subscription_previous_public_keys subscription_previous_public_keys_file
+            subscription_previous_public_keys_until, subscription_jwks_url
+        )
+    }
+
     pub fn check(&self, faults: &mut Faults) {
-        if !self.hmac_secret.is_empty() && self.hmac_secret_file.is_some() {
-            faults.add("hmac_secret_file", "must not be set together with hmac_secret");
-        }
-        if !self.subscription_hmac_secret.is_empty() && self.subscription_hmac_secret_file.is_some() {
-            faults.add(
-                "subscription_hmac_secret_file",
-                "must not be set together with subscription_hmac_secret",
-            );
-        }
-        for (key, secret) in [
-            ("hmac_secret", &self.hmac_secret),
-            ("previous_hmac_secret", &self.previous_hmac_secret),
-            ("subscription_hmac_secret", &self.subscription_hmac_secret),
-        ] {
-            if let Some(problem) = self.too_short(secret) {
-                faults.add(key, problem);
-            }
-        }
-        let has_secret = !self.hmac_secret.is_empty() || self.hmac_secret_file.is_some();
-        if !self.previous_hmac_secret.is_empty() && !has_secret {
-            faults.add("previous_hmac_secret", "needs a present one: set hmac_secret");
-        }
-        if self.previous_hmac_secret_until != 0 && self.previous_hmac_secret.is_empty() {
-            faults.add("previous_hmac_secret_until", "needs previous_hmac_secret");
-        }
-        if self.previous_hmac_secret_until < 0 {
-            faults.add("previous_hmac_secret_until", "must be seconds since 1970");
+        for keys in [self.connection_keys(), self.subscription_keys()] {
+            self.check_keys(&keys, faults);
         }
         if self.algorithms.is_empty() {
-            faults.add("algorithms", "must name at least one of HS256, HS384, HS512");
+            faults.add("algorithms", "must name at least one, such as HS256, RS256, ES256 or EdDSA");
+        }
+        if self.user_id_claim.is_empty() {
+            faults.add("user_id_claim", "must not be empty: by default it is sub");
+        }
+        for (key, pattern, exact) in [
+            ("audience_pattern", &self.audience_pattern, &self.audience),
+            ("issuer_pattern", &self.issuer_pattern, &self.issuer),
+        ] {
+            if !pattern.is_empty() && !exact.is_empty() {
+                faults
+                    .add(key, format!("must not be set together with {}", key.trim_end_matches("_pattern")));
+            }
         }
         faults.outside("leeway_s", self.leeway_s, 0..=LEEWAY_S_MAX);
+        faults.outside("jwks_refresh_ms", self.jwks_refresh_ms, self.jwks_interval_ms..=JWKS_REFRESH_MS_MAX);
+        faults.outside("jwks_interval_ms", self.jwks_interval_ms, JWKS_INTERVAL_MS);
+        faults.outside("jwks_timeout_ms", self.jwks_timeout_ms, JWKS_TIMEOUT_MS);
+        faults.outside("key_files_interval_ms", self.key_files_interval_ms, KEY_FILES_INTERVAL_MS);
+    }
+
+    fn check_keys(&self, keys: &Keys<'_>, faults: &mut Faults) {
+        let texts = keys.secrets().into_iter().chain(keys.public_keys().map(|(text, _)| text));
+        for text in texts {
+            let is_given_twice = Text { file: None, ..text }.is_given() && text.file.is_some();
+            if is_given_twice {
+                faults
+                    .add(format!("{}_file", text.key), format!("must not be set together with {}", text.key));
+            }
+        }
+        for text in keys.secrets() {
+            if let Given::Secret(secret) = text.given
+                && let Some(problem) = self.too_short(secret)
+            {
+                faults.add(text.key, problem);
+            }
+        }
+        for (text, families) in keys.public_keys() {
+            if let Given::Public(pem) = text.given
+                && !pem.is_empty()
+                && let Err(problem) = public_keys(pem, families)
+            {
+                faults.add(text.key, problem.to_string());
+            }
+        }
+        if keys.previous_secret.is_given() && !keys.secret.is_given() {
+            let problem = format!("needs a present one: set {}", keys.secret.key);
+            faults.add(keys.previous_secret.key, problem);
+        }
+        if keys.previous.is_given() && !keys.are_given() {
+            faults.add(keys.previous.key, "needs a present key");
+        }
+        for ((key, until), of) in
+            [(keys.previous_secret_until, keys.previous_secret), (keys.previous_until, keys.previous)]
+        {
+            if until != 0 && !of.is_given() {
+                faults.add(key, format!("needs {}", of.key));
+            }
+            if until < 0 {
+                faults.add(key, "must be seconds since 1970");
+            }
+        }
+        let (key, url) = keys.jwks_url;
+        if !url.is_empty()
+            && let Err(problem) = Source::parse(url, self.jwks_allow_http)
+        {
+            faults.add(key, problem);
+        }
+    }
+
+    /// Every file with keys that is named and of no use, as (key of the setting, problem).
+    pub fn file_faults(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for keys in [self.connection_keys(), self.subscription_keys()] {
+            let secrets = keys.secrets().map(|text| (text, None));
+            let public = keys.public_keys().map(|(text, families)| (text, Some(families)));
+            for (text, families) in secrets.into_iter().chain(public).filter(|(text, _)| text.file.is_some())
+            {
+                let problem = match (text.read(), families) {
+                    (Err(error), _) => Some(error.to_string()),
+                    (Ok(secret), None) => self.too_short(&secret),
+                    (Ok(pem), Some(families)) => {
+                        public_keys(pem.reveal(), families).err().map(|problem| problem.to_string())
+                    }
+                };
+                found.extend(problem.map(|problem| (format!("{}_file", text.key), problem)));
+            }
+        }
+        if let Some(file) = &self.jwks_ca_file
+            && let Err(error) = authorities(Some(file))
+        {
+            found.push(("jwks_ca_file".to_owned(), error.to_string()));
+        }
+        found
     }
 
     /// What is wrong with a secret that was given, if it is too short to be one.
@@ -125,6 +412,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use super::super::signed_elsewhere;
     use super::*;
 
     fn faulty_keys(config: &Config) -> Vec<String> {
@@ -149,7 +437,7 @@ mod tests {
             leeway_s: 4_000,
             ..Config::default()
         };
-        let expected = ["subscription_hmac_secret_file", "previous_hmac_secret", "algorithms", "leeway_s"];
+        let expected = ["previous_hmac_secret", "subscription_hmac_secret_file", "algorithms", "leeway_s"];
         assert_eq!(faulty_keys(&config), expected);
 
         let config = Config {
@@ -161,6 +449,68 @@ mod tests {
         };
         let expected = ["hmac_secret_file", "previous_hmac_secret_until", "previous_hmac_secret_until"];
         assert_eq!(faulty_keys(&config), expected);
+    }
+
+    #[test]
+    fn keys_patterns_and_addresses_that_cannot_work_are_told() {
+        let config = Config {
+            rsa_public_key: signed_elsewhere::P256.into(),
+            ecdsa_public_key: signed_elsewhere::P521.into(),
+            previous_public_keys_until: 7,
+            jwks_url: "http://127.0.0.1/keys".into(),
+            subscription_previous_public_keys: signed_elsewhere::RSA.into(),
+            user_id_claim: "".into(),
+            audience: "a".into(),
+            audience_pattern: "a*".into(),
+            jwks_refresh_ms: 1_000,
+            ..Config::default()
+        };
+        let expected = [
+            "rsa_public_key",
+            "ecdsa_public_key",
+            "previous_public_keys_until",
+            "jwks_url",
+            "subscription_previous_public_keys",
+            "user_id_claim",
+            "audience_pattern",
+            "jwks_refresh_ms",
+        ];
+        assert_eq!(faulty_keys(&config), expected);
+        let config = Config {
+            jwks_allow_http: true,
+            rsa_public_key: signed_elsewhere::RSA.into(),
+            ecdsa_public_key: [signed_elsewhere::P256, signed_elsewhere::P384].concat().into(),
+            ed25519_public_key: signed_elsewhere::ED25519.into(),
+            jwks_url: "http://127.0.0.1/keys".into(),
+            ..Config::default()
+        };
+        assert_eq!(faulty_keys(&config), Vec::<String>::new());
+    }
+
+    #[test]
+    fn files_with_keys_are_looked_into() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            Some(path)
+        };
+        let config = Config {
+            hmac_secret_file: file("short", "short"),
+            rsa_public_key_file: file("rsa", signed_elsewhere::ED25519),
+            ecdsa_public_key_file: file("ecdsa", signed_elsewhere::P256),
+            subscription_ed25519_public_key_file: Some(directory.path().join("missing")),
+            jwks_ca_file: file("ca", ""),
+            ..Config::default()
+        };
+        let found: Vec<String> = config.file_faults().into_iter().map(|(key, _)| key).collect();
+        let expected = [
+            "hmac_secret_file",
+            "rsa_public_key_file",
+            "subscription_ed25519_public_key_file",
+            "jwks_ca_file",
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

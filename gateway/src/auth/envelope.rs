@@ -1,18 +1,32 @@
-//! What a token comes in: JWS in its compact form, signed with an HMAC (RFC 7515 §3.1, RFC 7518 §3.2).
+//! What a token comes in: JWS in its compact form (RFC 7515 §3.1).
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::hmac;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use super::config::Algorithm;
-use crate::secret::Secret;
+use super::algorithm::Algorithm;
+use super::claims::{Claims, user_of};
+use super::sign::{SignError, SigningKey};
 
-/// One secret, ready for each signature that is accepted. There are three of them at most.
-pub(super) struct Key(Vec<(Algorithm, hmac::Key)>);
+/// The longest name of a key that is looked for, in bytes.
+const KID_BYTES_MAX: usize = 256;
+
+/// A token taken apart. Nothing of it is to be believed before its signature is checked.
+#[derive(Debug)]
+pub(super) struct Envelope<'a> {
+    /// What the signature is over.
+    pub(super) signed: &'a [u8],
+    pub(super) signature: Vec<u8>,
+    pub(super) algorithm: Algorithm,
+    /// The name of its key, if it has one that can be a name.
+    pub(super) kid: Option<Box<str>>,
+    claims: Vec<u8>,
+}
 
 /// Why an envelope is not opened, worded for who runs the gateway.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +37,10 @@ pub(super) enum EnvelopeError {
     Header(NoObject),
     #[error("its header demands what is not understood (crit)")]
     Critical,
-    #[error("it is signed with {0:?}, which auth.algorithms does not name")]
+    #[error("it is signed with {0:?}, which is not served")]
     Algorithm(String),
-    #[error("its signature is of another secret, or it was changed")]
-    Signature,
+    #[error("it is signed with ES512, whose curve P-521 is not served: take ES256, ES384 or EdDSA")]
+    Es512,
     #[error("its claims cannot be read: {0}")]
     Claims(NoObject),
 }
@@ -35,29 +49,23 @@ pub(super) enum EnvelopeError {
 pub(super) enum NoObject {
     #[error("it must be a JSON object")]
     Another,
-    #[error(transparent)]
+    #[error("{0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// What of a header matters. All else, `kid` for one, is whatever its issuer likes.
+/// What of a header matters. All else is whatever its issuer likes.
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
     alg: Cow<'a, str>,
+    #[serde(borrow, default)]
+    kid: Option<&'a RawValue>,
     /// Says that something must be understood which is not (RFC 7515 §4.1.11).
     crit: Option<IgnoredAny>,
 }
 
-impl Key {
-    pub(super) fn new(secret: &Secret, accepted: &[Algorithm]) -> Self {
-        let secret = secret.reveal().as_bytes();
-        Self(
-            accepted.iter().map(|&algorithm| (algorithm, hmac::Key::new(algorithm.hmac(), secret))).collect(),
-        )
-    }
-
-    /// The claims of a token that this secret has signed.
-    pub(super) fn open<T: DeserializeOwned>(&self, token: &str) -> Result<T, EnvelopeError> {
+impl<'a> Envelope<'a> {
+    pub(super) fn take_apart(token: &'a str) -> Result<Self, EnvelopeError> {
         let (signed, signature) = token.rsplit_once('.').ok_or(EnvelopeError::Shape)?;
         let (header, claims) = signed.split_once('.').ok_or(EnvelopeError::Shape)?;
         // A third dot is no base64url.
@@ -66,24 +74,46 @@ impl Key {
         if header.crit.is_some() {
             return Err(EnvelopeError::Critical);
         }
-        let named = self.0.iter().find(|(algorithm, _)| algorithm.name() == header.alg);
-        let (_, key) = named.ok_or_else(|| EnvelopeError::Algorithm(header.alg.into_owned()))?;
-        hmac::verify(key, signed.as_bytes(), &decoded(signature)?).map_err(|_| EnvelopeError::Signature)?;
-        object(&claims).map_err(EnvelopeError::Claims)
+        let algorithm = Algorithm::by_name(&header.alg).ok_or_else(|| match &*header.alg {
+            "ES512" => EnvelopeError::Es512,
+            other => EnvelopeError::Algorithm(other.chars().take(32).collect()),
+        })?;
+        // A name that is no text names no key here, and does no harm where none is looked for.
+        let kid = header.kid.and_then(|kid| serde_json::from_str::<Box<str>>(kid.get()).ok());
+        let kid = kid.filter(|kid| !kid.is_empty() && kid.len() <= KID_BYTES_MAX);
+        Ok(Self { signed: signed.as_bytes(), signature: decoded(signature)?, algorithm, kid, claims })
+    }
+
+    /// What it says, with the user out of the claim of this name.
+    pub(super) fn claims(&self, user_claim: &str) -> Result<Claims, EnvelopeError> {
+        let mut claims: Claims = object(&self.claims).map_err(EnvelopeError::Claims)?;
+        if user_claim != "sub" {
+            let all: HashMap<String, &RawValue> = object(&self.claims).map_err(EnvelopeError::Claims)?;
+            let user = all.get(user_claim).map(|user| user_of(user, user_claim)).transpose();
+            claims.sub = user.map_err(|error| EnvelopeError::Claims(error.into()))?.unwrap_or_default();
+        }
+        Ok(claims)
     }
 }
 
-/// A token with these claims.
+/// A token with these claims, and the name of its key if that has one.
 pub(super) fn seal(
-    secret: &Secret,
+    key: &SigningKey,
     algorithm: Algorithm,
+    kid: Option<&str>,
     claims: &impl Serialize,
-) -> Result<String, serde_json::Error> {
-    let header = format!(r#"{{"alg":"{}","typ":"JWT"}}"#, algorithm.name());
+) -> Result<String, SignError> {
+    #[derive(Serialize)]
+    struct Header<'a> {
+        alg: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kid: Option<&'a str>,
+        typ: &'static str,
+    }
+    let header = serde_json::to_vec(&Header { alg: algorithm.name(), kid, typ: "JWT" })?;
     let claims = serde_json::to_vec(claims)?;
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-    let key = hmac::Key::new(algorithm.hmac(), secret.reveal().as_bytes());
-    let signature = hmac::sign(&key, signed.as_bytes());
+    let signature = key.sign(algorithm, signed.as_bytes())?;
     Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 
@@ -99,70 +129,51 @@ fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, NoObject> {
     Ok(serde_json::from_slice(json)?)
 }
 
-impl Algorithm {
-    /// As it stands in the header of a token.
-    fn name(self) -> &'static str {
-        match self {
-            Self::HS256 => "HS256",
-            Self::HS384 => "HS384",
-            Self::HS512 => "HS512",
-        }
-    }
-
-    fn hmac(self) -> hmac::Algorithm {
-        match self {
-            Self::HS256 => hmac::HMAC_SHA256,
-            Self::HS384 => hmac::HMAC_SHA384,
-            Self::HS512 => hmac::HMAC_SHA512,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
 
-    const ALL: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-
-    fn signed(secret: &Secret, header: &Value, claims: &[u8]) -> String {
-        let signed =
-            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes());
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes())))
+    fn token(header: &Value, claims: &[u8]) -> String {
+        format!("{}.{}.AAAA", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims))
     }
 
     #[test]
     fn the_other_members_of_a_header_do_no_harm() {
-        let secret = Secret::new("one");
-        let key = Key::new(&secret, &ALL);
-        for header in [
-            json!({"alg": "HS256"}),
-            json!({"alg": "HS256", "typ": 7, "kid": 7}),
-            json!({"alg": "HS256", "kid": {"a": [null]}, "jku": "http://127.0.0.1/", "crit": null}),
-            json!({"alg": "HS256", "kid": null, "x5c": false, "jwk": {"k": "AA", "kty": "oct"}}),
+        for (header, kid) in [
+            (json!({"alg": "HS256"}), None),
+            (json!({"alg": "HS256", "typ": 7, "kid": 7}), None),
+            (json!({"alg": "HS256", "kid": {"a": [null]}, "jku": "http://127.0.0.1/", "crit": null}), None),
+            (json!({"alg": "HS256", "kid": null, "x5c": false, "jwk": {"k": "AA", "kty": "oct"}}), None),
+            (json!({"alg": "HS256", "kid": "k\"1"}), Some("k\"1")),
+            (json!({"alg": "HS256", "kid": ""}), None),
+            (json!({"alg": "HS256", "kid": "x".repeat(KID_BYTES_MAX + 1)}), None),
         ] {
-            let claims: Value = key.open(&signed(&secret, &header, b"{\"sub\":\"a\"}")).expect("opens");
-            assert_eq!(claims, json!({"sub": "a"}), "{header}");
+            let token = token(&header, b"{\"sub\":\"a\"}");
+            let envelope = Envelope::take_apart(&token).expect("opens");
+            assert_eq!(envelope.kid.as_deref(), kid, "{header}");
+            assert_eq!(&*envelope.claims("sub").unwrap().sub, "a", "{header}");
         }
     }
 
     #[test]
     fn what_is_wrong_with_an_envelope_is_named() {
-        let secret = Secret::new("one");
-        let key = Key::new(&secret, &[Algorithm::HS256]);
-        let open = |token: &str| key.open::<Value>(token).unwrap_err();
-        let with = |header: Value| open(&signed(&secret, &header, b"{}"));
+        let open = |token: &str| Envelope::take_apart(token).unwrap_err();
+        let with = |header: Value| open(&token(&header, b"{}"));
         assert!(matches!(with(json!({"alg": "HS256", "crit": ["b64"]})), EnvelopeError::Critical));
         assert!(matches!(with(json!({"alg": "none"})), EnvelopeError::Algorithm(name) if name == "none"));
-        assert!(matches!(with(json!({"alg": "HS512"})), EnvelopeError::Algorithm(_)));
+        assert!(matches!(with(json!({"alg": "ES512"})), EnvelopeError::Es512));
         assert!(matches!(with(json!({"alg": "hs256"})), EnvelopeError::Algorithm(_)));
         assert!(matches!(with(json!({"alg": 7})), EnvelopeError::Header(_)));
         assert!(matches!(with(json!({})), EnvelopeError::Header(_)));
         assert!(matches!(with(json!(["HS256", null])), EnvelopeError::Header(NoObject::Another)));
-        assert!(matches!(open(&signed(&secret, &json!({"alg": "HS256"}), b"{")), EnvelopeError::Claims(_)));
-        let good = signed(&secret, &json!({"alg": "HS256"}), b"{}");
+        for claims in [&b"{"[..], b"[]", b"7", b""] {
+            let token = token(&json!({"alg": "HS256"}), claims);
+            let read = Envelope::take_apart(&token).unwrap().claims("sub");
+            assert!(matches!(read, Err(EnvelopeError::Claims(_))), "{claims:?}");
+        }
+        let good = token(&json!({"alg": "HS256"}), b"{}");
         for (token, why) in [
             (format!("{good}="), "padding"),
             (format!("{good}."), "four parts"),
@@ -171,7 +182,20 @@ mod tests {
         ] {
             assert!(matches!(open(&token), EnvelopeError::Shape), "{why}");
         }
-        let other = signed(&Secret::new("two"), &json!({"alg": "HS256"}), b"{}");
-        assert!(matches!(open(&other), EnvelopeError::Signature));
+    }
+
+    #[test]
+    fn the_user_may_stand_in_another_claim() {
+        let user = |claims: &str, name: &str| {
+            let token = token(&json!({"alg": "HS256"}), claims.as_bytes());
+            Envelope::take_apart(&token).unwrap().claims(name).map(|claims| claims.sub)
+        };
+        let claims = r#"{"sub":"a","user_id":42,"email":"a@example.org","list":["a"],"none":null}"#;
+        assert_eq!(user(claims, "sub").as_deref().unwrap(), "a");
+        assert_eq!(user(claims, "user_id").as_deref().unwrap(), "42");
+        assert_eq!(user(claims, "email").as_deref().unwrap(), "a@example.org");
+        assert_eq!(user(claims, "none").as_deref().unwrap(), "");
+        assert_eq!(user(claims, "missing").as_deref().unwrap(), "", "sub is not taken instead");
+        assert!(user(claims, "list").is_err());
     }
 }

@@ -1,14 +1,16 @@
 //! Makes tokens, for trying things out and for tests: `tidegate token`. Applications make their own.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::value::RawValue;
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
-use super::config::{Algorithm, Config};
+use super::algorithm::Algorithm;
+use super::config::Config;
 use super::envelope::seal;
-use super::keys::{connection_secret, subscription_secret};
-use crate::secret::SecretFileError;
+use super::sign::{SignError, SigningKey};
+use crate::secret::{Secret, SecretFileError};
 
 /// What a token should say.
 #[derive(Clone, Debug, Default)]
@@ -19,58 +21,141 @@ pub struct TokenRequest {
     pub channel: Option<String>,
     /// How long it is valid. `None`: for ever.
     pub ttl: Option<Duration>,
+    /// When what it grants ends, in seconds since 1970, whatever `ttl` says; 0: never.
+    pub expire_at: Option<i64>,
     /// JSON shown to others.
     pub info: Option<String>,
+    /// JSON for the client, beside the subscription. Of subscription tokens.
+    pub data: Option<String>,
+    /// Channels the server subscribes the client to. Of connection tokens, as the next three.
+    pub channels: Vec<String>,
+    /// The same with what each is to have, as a JSON object.
+    pub subs: Option<String>,
+    /// A JSON object for the application's own servers.
+    pub meta: Option<String>,
+    /// Capabilities, as a JSON list.
+    pub caps: Option<String>,
+    /// What the subscriber may do beside receiving: pub, prs, hst. Of subscription tokens.
+    pub allow: Vec<String>,
+    /// In place of what the configuration asks for.
+    pub audience: Option<String>,
+    pub issuer: Option<String>,
+    /// A file with the private key to sign with, in place of the configuration's secret.
+    pub private_key_file: Option<PathBuf>,
+    /// In place of the first that goes with the key.
+    pub algorithm: Option<Algorithm>,
+    /// The name of the key, where gateways look for it by that.
+    pub kid: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    #[error("there is no secret to sign with: set auth.hmac_secret, or TIDEGATE_AUTH__HMAC_SECRET")]
+    #[error(
+        "there is no secret to sign with: set auth.hmac_secret, or TIDEGATE_AUTH__HMAC_SECRET, or bring --private-key"
+    )]
     NoSecret,
-    #[error("the info is no JSON: {0}")]
-    Info(serde_json::Error),
+    #[error("the {0} is no JSON: {1}")]
+    Json(&'static str, serde_json::Error),
+    #[error("--{0} is for {1} tokens")]
+    Misplaced(&'static str, &'static str),
     #[error(transparent)]
     SecretFile(#[from] SecretFileError),
-    #[error("the token cannot be signed: {0}")]
-    Sign(serde_json::Error),
+    #[error(transparent)]
+    Sign(#[from] SignError),
 }
 
-#[derive(Serialize)]
-struct Claims<'a> {
-    sub: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    channel: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exp: Option<i64>,
-    iat: i64,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    aud: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    iss: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    info: Option<&'a RawValue>,
-}
+/// In the order they were said.
+#[derive(Default)]
+struct Claims<'a>(Vec<(&'a str, Box<RawValue>)>);
 
-/// Makes a token that a gateway of this configuration accepts.
-pub fn issue(config: &Config, now_unix_s: i64, request: &TokenRequest) -> Result<String, IssueError> {
-    let secret = match request.channel {
-        Some(_) => subscription_secret(config)?,
-        None => connection_secret(config)?,
-    };
-    if secret.is_empty() {
-        return Err(IssueError::NoSecret);
+impl<'a> Claims<'a> {
+    fn say(&mut self, name: &'a str, value: &(impl Serialize + ?Sized)) -> Result<(), IssueError> {
+        let value = to_raw_value(value).map_err(|error| IssueError::Json("claim", error))?;
+        self.0.push((name, value));
+        Ok(())
     }
-    let claims = Claims {
-        sub: &request.user,
-        channel: request.channel.as_deref(),
-        exp: request.ttl.map(|ttl| now_unix_s.saturating_add_unsigned(ttl.as_secs())),
-        iat: now_unix_s,
-        aud: &config.audience,
-        iss: &config.issuer,
-        info: request.info.as_deref().map(serde_json::from_str).transpose().map_err(IssueError::Info)?,
+
+    fn say_json(&mut self, name: &'static str, json: Option<&String>) -> Result<(), IssueError> {
+        if let Some(json) = json {
+            let value: Box<RawValue> =
+                serde_json::from_str(json).map_err(|error| IssueError::Json(name, error))?;
+            self.0.push((name, value));
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Claims<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// Makes a token that a gateway of this configuration accepts, if it has the key to it.
+pub fn issue(config: &Config, now_unix_s: i64, request: &TokenRequest) -> Result<String, IssueError> {
+    refuse_misplaced(request)?;
+    let key = match &request.private_key_file {
+        Some(file) => SigningKey::from_pem(&Secret::from_file(file)?)?,
+        None => SigningKey::Hmac(secret(config, request.channel.is_some())?),
     };
-    let algorithm = config.algorithms.first().copied().unwrap_or(Algorithm::HS256);
-    seal(&secret, algorithm, &claims).map_err(IssueError::Sign)
+    let mut claims = Claims::default();
+    claims.say(&config.user_id_claim, &request.user)?;
+    if let Some(channel) = &request.channel {
+        claims.say("channel", channel)?;
+    }
+    if let Some(ttl) = request.ttl {
+        claims.say("exp", &now_unix_s.saturating_add_unsigned(ttl.as_secs()))?;
+    }
+    if let Some(end) = request.expire_at {
+        claims.say("expire_at", &end)?;
+    }
+    claims.say("iat", &now_unix_s)?;
+    for (name, given, configured) in
+        [("aud", &request.audience, &config.audience), ("iss", &request.issuer, &config.issuer)]
+    {
+        let text = given.as_deref().unwrap_or(configured);
+        if !text.is_empty() {
+            claims.say(name, text)?;
+        }
+    }
+    claims.say_json("info", request.info.as_ref())?;
+    claims.say_json("data", request.data.as_ref())?;
+    claims.say_json("subs", request.subs.as_ref())?;
+    claims.say_json("meta", request.meta.as_ref())?;
+    claims.say_json("caps", request.caps.as_ref())?;
+    for (name, list) in [("channels", &request.channels), ("allow", &request.allow)] {
+        if !list.is_empty() {
+            claims.say(name, list)?;
+        }
+    }
+    let algorithm = request.algorithm.unwrap_or_else(|| key.algorithm(&config.algorithms));
+    Ok(seal(&key, algorithm, request.kid.as_deref(), &claims)?)
+}
+
+fn secret(config: &Config, is_for_subscription: bool) -> Result<Secret, IssueError> {
+    let keys = match config.subscription_keys() {
+        own if is_for_subscription && own.are_given() => own,
+        _ => config.connection_keys(),
+    };
+    let secret = keys.secret.read()?;
+    if secret.is_empty() { Err(IssueError::NoSecret) } else { Ok(secret) }
+}
+
+fn refuse_misplaced(request: &TokenRequest) -> Result<(), IssueError> {
+    let is_subscription = request.channel.is_some();
+    let of_subscriptions = [("data", request.data.is_some()), ("allow", !request.allow.is_empty())];
+    let of_connections = [
+        ("channels", !request.channels.is_empty()),
+        ("subs", request.subs.is_some()),
+        ("meta", request.meta.is_some()),
+        ("caps", request.caps.is_some()),
+    ];
+    let (misplaced, kind): (&[_], _) =
+        if is_subscription { (&of_connections, "connection") } else { (&of_subscriptions, "subscription") };
+    match misplaced.iter().find(|(_, is_given)| *is_given) {
+        Some((name, _)) => Err(IssueError::Misplaced(name, kind)),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +165,7 @@ mod tests {
     use shared::error::ErrorCode;
     use shared::id::ClientId;
 
-    use super::super::Authenticator;
+    use super::super::{Authenticator, Verdict};
     use super::*;
     use crate::clock::Clock;
     use crate::secret::Secret;
@@ -103,14 +188,19 @@ mod tests {
             ..TokenRequest::default()
         };
         let token = issue(&config, 1_000, &request).unwrap();
-        let identity = auth.authenticate(1_059, &token).unwrap();
+        let now = |verdict| match verdict {
+            Verdict::Now(result) => result,
+            Verdict::Later(_) => panic!("the key is there"),
+        };
+        let identity = now(auth.authenticate(1_059, &token)).unwrap();
         assert_eq!((identity.user.as_str(), identity.info.as_deref()), ("alice", Some(&b"{\"a\": 1}"[..])));
-        assert_eq!(auth.authenticate(1_060, &token), Err(Denial::of(ErrorCode::TokenExpired)));
+        assert_eq!(now(auth.authenticate(1_060, &token)), Err(Denial::of(ErrorCode::TokenExpired)));
 
         request.channel = Some("$news".into());
         let token = issue(&config, 1_000, &request).unwrap();
         let channel = Channel::parse("$news", 255).unwrap();
-        assert!(auth.authorize(1_000, ClientId::from_random(1), &channel, &token).is_ok());
+        let granted = auth.authorize(1_000, ClientId::from_random(1), &channel, &token);
+        assert!(matches!(granted, Verdict::Now(Ok(_))));
     }
 
     #[test]
@@ -119,6 +209,11 @@ mod tests {
         assert!(matches!(none, Err(IssueError::NoSecret)));
         let config = Config { hmac_secret: Secret::new("one"), ..Config::default() };
         let request = TokenRequest { info: Some("{".into()), ..TokenRequest::default() };
-        assert!(matches!(issue(&config, 0, &request), Err(IssueError::Info(_))));
+        assert!(matches!(issue(&config, 0, &request), Err(IssueError::Json("info", _))));
+        let request = TokenRequest { allow: vec!["pub".to_owned()], ..TokenRequest::default() };
+        assert!(matches!(issue(&config, 0, &request), Err(IssueError::Misplaced("allow", "subscription"))));
+        let algorithm = Some(Algorithm::RS256);
+        let request = TokenRequest { algorithm, ..TokenRequest::default() };
+        assert!(matches!(issue(&config, 0, &request), Err(IssueError::Sign(SignError::Algorithm { .. }))));
     }
 }

@@ -1,17 +1,31 @@
 //! Who a client is and what it may subscribe to, as signed tokens (JWT, RFC 7519) say.
 
+mod algorithm;
 mod claims;
 mod command;
 mod config;
+mod der;
 mod envelope;
+mod examine;
+mod granted;
 mod issue;
+mod jwks;
 mod keys;
+mod public_key;
+mod refused;
+mod rules;
+mod sign;
+#[cfg(test)]
+mod signed_elsewhere;
+mod utc;
 mod verify;
 
+pub use algorithm::Algorithm;
 pub use command::{TokenArgs, command};
-pub use config::{Algorithm, Config};
+pub use config::Config;
 pub use issue::{IssueError, TokenRequest, issue};
-pub use verify::Authenticator;
+pub use keys::KeyError;
+pub use verify::{Authenticator, Verdict};
 
 /// What claims say and grant at some moment, for [`crate::readers`].
 #[derive(PartialEq, Debug)]
@@ -26,6 +40,18 @@ pub struct ReadClaims {
 pub(crate) fn read_claims(now_unix_s: i64, claims: &[u8]) -> Result<ReadClaims, String> {
     let claims: claims::Claims = serde_json::from_slice(claims).map_err(|error| error.to_string())?;
     let (end, info) = (claims.expires_at(now_unix_s, 0), claims.info());
-    let words = format!("{claims:?} {end:?} {info:?}");
+    let granted = (claims.server_subscriptions(), claims.meta(), claims.capabilities());
+    let subscribed = (claims.data(), claims.overrides(), claims.allow());
+    let words = format!("{claims:?} {end:?} {info:?} {granted:?} {subscribed:?}");
     Ok(ReadClaims { words, expires_at: end.unwrap_or_default(), info: info.unwrap_or_default() })
+}
+
+/// The names of the keys in a set that an issuer publishes.
+pub(crate) fn read_key_set(json: &[u8]) -> Result<Vec<String>, String> {
+    jwks::names_in(json)
+}
+
+/// How many public keys a text holds.
+pub(crate) fn read_public_keys(pem: &str) -> Result<usize, String> {
+    keys::public_keys(pem, None).map(|keys| keys.len()).map_err(|error| error.to_string())
 }

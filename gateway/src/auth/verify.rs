@@ -2,97 +2,102 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use gateway_core::effect::{Denial, Grant, Identity};
-use gateway_core::session::{Observe, Unobserved};
+use parking_lot::RwLock;
 use shared::channel::Channel;
-use shared::disconnect::Disconnect;
-use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
-use shared::moment::Moment;
+use tokio_util::sync::CancellationToken;
 
-use super::claims::{Claims, Untimely};
 use super::config::Config;
-use super::keys::KeySet;
+use super::keys::{KeyError, Opened, Unopened};
+use super::refused::{Refused, TOKEN_BYTES_MAX};
+use super::rules::Rules;
 use crate::clock::Clock;
-use crate::secret::SecretFileError;
-use crate::telemetry::Sparingly;
+use crate::telemetry::{Metrics, Readiness, Reminder, Sparingly};
 
-/// Longest token that is looked at, in bytes.
-const TOKEN_BYTES_MAX: usize = 32 * 1024;
+/// How often it is looked whether keys are due to be fetched or read again.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Checks the tokens of clients.
+/// What came of a token, or what will.
+#[expect(missing_debug_implementations, reason = "a boxed future has nothing to show")]
+pub enum Verdict<T> {
+    Now(Result<T, Denial>),
+    /// Its key has to be fetched first. Ends by itself, with a refusal if the fetch takes too long.
+    Later(BoxFuture<'static, Result<T, Denial>>),
+}
+
+impl<T> Verdict<T> {
+    pub async fn wait(self) -> Result<T, Denial> {
+        match self {
+            Self::Now(result) => result,
+            Self::Later(result) => result.await,
+        }
+    }
+}
+
+/// Checks the tokens of clients, by rules that can be exchanged while it runs.
 pub struct Authenticator {
-    clock: Clock,
-    connections: Option<KeySet>,
-    subscriptions: Option<KeySet>,
-    leeway_s: i64,
-    allow_anonymous: bool,
-    explain_refusals: bool,
-    insecure: bool,
-    refusals_told: Sparingly,
-    observer: Arc<dyn Observe>,
+    rules: RwLock<Arc<Rules>>,
+    teller: Arc<Teller>,
+}
+
+/// What one token is checked for.
+#[derive(Clone)]
+pub(super) enum Purpose {
+    Connection,
+    Subscription { client: Option<ClientId>, channel: Channel },
 }
 
 impl Authenticator {
-    pub fn new(config: &Config, clock: Clock) -> Result<Self, SecretFileError> {
-        Ok(Self {
-            clock,
-            connections: KeySet::for_connections(config)?,
-            subscriptions: KeySet::for_subscriptions(config)?,
-            leeway_s: i64::try_from(config.leeway_s).unwrap_or(i64::MAX),
-            allow_anonymous: config.allow_anonymous || config.insecure,
-            explain_refusals: config.explain_refusals,
-            insecure: config.insecure,
-            refusals_told: Sparingly::default(),
-            observer: Arc::new(Unobserved),
-        })
+    pub fn new(config: &Config, clock: Clock) -> Result<Self, KeyError> {
+        Self::counted_by(config, clock, None)
     }
 
-    /// Tells this what tokens ask for in vain.
-    pub fn watched_by(self, observer: Arc<dyn Observe>) -> Self {
-        Self { observer, ..self }
+    /// With metrics that count what came of tokens.
+    pub fn counted_by(
+        config: &Config,
+        clock: Clock,
+        metrics: Option<Arc<Metrics>>,
+    ) -> Result<Self, KeyError> {
+        let rules = Rules::new(config, None, metrics.as_ref())?;
+        let teller = Teller { clock, told: Sparingly::default(), metrics };
+        Ok(Self { rules: RwLock::new(Arc::new(rules)), teller: Arc::new(teller) })
+    }
+
+    /// Goes by this configuration from now on, its files read anew. Tokens that are being looked at are finished by the
+    /// rules before. Keys that were fetched stay where their address does. After an error nothing has changed. Reads
+    /// files, so not for a thread that must not wait.
+    pub fn reload(&self, config: &Config) -> Result<(), KeyError> {
+        let before = self.rules();
+        let rules = Rules::new(config, Some(&before), self.teller.metrics.as_ref())?;
+        *self.rules.write() = Arc::new(rules);
+        Ok(())
     }
 
     /// Whether every client may do everything: for development only.
     pub fn is_insecure(&self) -> bool {
-        self.insecure
+        self.rules().insecure
     }
 
     /// Whether clients are told why they are refused: where things are tried out.
     pub fn explains(&self) -> bool {
-        self.explain_refusals
+        self.rules().explain_refusals
     }
 
     /// Finds out who a client is. An empty token asks to be let in anonymously.
-    pub fn authenticate(&self, now_unix_s: i64, token: &str) -> Result<Identity, Denial> {
+    pub fn authenticate(&self, now_unix_s: i64, token: &str) -> Verdict<Identity> {
         if token.is_empty() {
-            return match self.allow_anonymous {
+            let rules = self.rules();
+            return Verdict::Now(match rules.allow_anonymous {
                 true => Ok(Identity::default()),
-                false => {
-                    let reason = "it brings none, and auth.allow_anonymous is off";
-                    Err(self.refuse("connection", &reason, Denial::Disconnect(Disconnect::BAD_REQUEST)))
-                }
-            };
+                false => Err(self.teller.refuse(&rules, &Purpose::Connection, &Refused::Missing)),
+            });
         }
-        let claims = open(&self.connections, now_unix_s, token).map_err(|reason| {
-            self.refuse("connection", &reason, Denial::Disconnect(Disconnect::INVALID_TOKEN))
-        })?;
-        if claims.channel.is_some() {
-            let reason = "it is a subscription token";
-            return Err(self.refuse("connection", &reason, Denial::Disconnect(Disconnect::INVALID_TOKEN)));
-        }
-        let expires = self.expiry(&claims, now_unix_s)?;
-        let info = claims.info().map_err(|()| {
-            self.refuse(
-                "connection",
-                &"its info is no JSON, or nested too deep",
-                Denial::Disconnect(Disconnect::INVALID_TOKEN),
-            )
-        })?;
-        claims.unserved_in_connection().for_each(|what| self.observer.unserved(what));
-        Ok(Identity { user: UserId::new(&claims.sub), info, expires, ..Identity::default() })
+        self.judge(now_unix_s, token, Purpose::Connection, identity)
     }
 
     /// Finds out what a subscription token grants in a channel to a client.
@@ -102,76 +107,209 @@ impl Authenticator {
         client: ClientId,
         channel: &Channel,
         token: &str,
-    ) -> Result<Grant, Denial> {
-        let denied = Denial::of(ErrorCode::PermissionDenied);
-        let claims = open(&self.subscriptions, now_unix_s, token)
-            .map_err(|reason| self.refuse("subscription", &reason, denied.clone()))?;
-        let Some(granted) = &claims.channel else {
-            return Err(self.refuse("subscription", &"it names no channel", denied));
+    ) -> Verdict<Grant> {
+        let purpose = Purpose::Subscription { client: Some(client), channel: channel.clone() };
+        self.judge(now_unix_s, token, purpose, grant)
+    }
+
+    fn judge<T: Send + 'static>(
+        &self,
+        now: i64,
+        token: &str,
+        purpose: Purpose,
+        make: fn(&Teller, &Opened, Option<i64>, i64) -> Result<T, Refused>,
+    ) -> Verdict<T> {
+        let (rules, teller) = (self.rules(), &self.teller);
+        let refused = match rules.examine(now, token, &purpose) {
+            Ok((opened, end)) => {
+                return Verdict::Now(teller.tell(&rules, &purpose, make(teller, &opened, end, now)));
+            }
+            Err(Unopened::Refused(refused)) => refused,
+            Err(Unopened::Wait(wait)) => {
+                let (token, teller, since) = (token.to_owned(), teller.clone(), Instant::now());
+                let later = async move {
+                    wait.await;
+                    let now = now.saturating_add_unsigned(since.elapsed().as_secs());
+                    let examined = rules.examine_at_last(now, &token, &purpose);
+                    let made = examined.and_then(|(opened, end)| make(&teller, &opened, end, now));
+                    teller.tell(&rules, &purpose, made)
+                };
+                return Verdict::Later(later.boxed());
+            }
         };
-        if **granted != *channel.as_str() {
-            let reason = format_args!("it is for channel {granted:?}, not {channel}");
-            return Err(self.refuse("subscription", &reason, Denial::Disconnect(Disconnect::INVALID_TOKEN)));
-        }
-        if claims.only_for().is_some_and(|only| ClientId::parse(only) != Some(client)) {
-            let reason = "it is for another client";
-            return Err(self.refuse("subscription", &reason, Denial::Disconnect(Disconnect::INVALID_TOKEN)));
-        }
-        let expires = self.expiry(&claims, now_unix_s)?;
-        let info = claims
-            .info()
-            .map_err(|()| self.refuse("subscription", &"its info is no JSON, or nested too deep", denied))?;
-        claims.unserved_in_subscription().for_each(|what| self.observer.unserved(what));
-        Ok(Grant { user: UserId::new(&claims.sub), info, expires, ..Grant::default() })
+        Verdict::Now(Err(teller.refuse(&rules, &purpose, &refused)))
     }
 
-    /// The client learns only the code, unless this is a place to try things out. Who runs the gateway is told why, now
-    /// and then, for anyone can bring tokens; the token itself is never shown.
-    fn refuse(&self, kind: &str, reason: &dyn fmt::Display, mut refusal: Denial) -> Denial {
-        match self.refusals_told.now() {
-            Some(untold) => tracing::info!(kind, %reason, untold, "a token was refused"),
-            None => tracing::debug!(kind, %reason, "a token was refused"),
-        }
-        if let Denial::Disconnect(disconnect) = &mut refusal
-            && self.explain_refusals
-        {
-            *disconnect = disconnect.because(&reason.to_string());
-        }
-        refusal
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.read().clone()
     }
 
-    fn expiry(&self, claims: &Claims, now_unix_s: i64) -> Result<Option<Moment>, Denial> {
-        let end = claims.expires_at(now_unix_s, self.leeway_s).map_err(|untimely| {
-            Denial::of(match untimely {
-                Untimely::TokenExpired => ErrorCode::TokenExpired,
-                Untimely::GrantExpired => ErrorCode::Expired,
-            })
-        })?;
-        Ok(end.map(|end| {
-            let left = u64::try_from(end.saturating_sub(now_unix_s)).unwrap_or(0);
-            self.clock.now() + Duration::from_secs(left)
-        }))
+    /// Keeps the keys fresh until it is stopped: fetches those that are fetched, and reads files again. Tells readiness
+    /// while there is no key to check any token with.
+    pub async fn keep(self: Arc<Self>, readiness: Arc<Readiness>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut read = Instant::now();
+        let mut reminder = Reminder::default();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            let rules = self.rules();
+            for jwks in rules.fetched() {
+                if jwks.is_due(Instant::now()) {
+                    jwks.refresh(Instant::now()).await;
+                }
+            }
+            readiness.keys_missing(rules.missing());
+            if let Some(metrics) = &self.teller.metrics {
+                let ages = rules.fetched().into_iter().filter_map(|jwks| jwks.age(Instant::now()));
+                metrics.jwks_age_seconds.set(ages.max().unwrap_or_default().as_secs_f64());
+            }
+            if rules.reads_files() && read.elapsed() >= rules.files_interval {
+                read = Instant::now();
+                self.read_again(&mut reminder).await;
+            }
+        }
+    }
+
+    async fn read_again(self: &Arc<Self>, reminder: &mut Reminder) {
+        let authenticator = self.clone();
+        // Files are read on a thread that may wait for a disk.
+        let reread = tokio::task::spawn_blocking(move || {
+            let before = authenticator.rules();
+            let rules = Rules::new(&before.config, Some(&before), authenticator.teller.metrics.as_ref())?;
+            if rules.has_keys_of(&before) {
+                return Ok(false);
+            }
+            let mut current = authenticator.rules.write();
+            // Whoever has exchanged the rules meanwhile has read the files later than this.
+            let is_ours = Arc::ptr_eq(&current, &before);
+            if is_ours {
+                *current = Arc::new(rules);
+            }
+            Ok::<bool, KeyError>(is_ours)
+        });
+        match reread.await {
+            Ok(Ok(changed)) => {
+                reminder.over(Instant::now());
+                if changed {
+                    tracing::info!("new keys for tokens were read");
+                }
+            }
+            Ok(Err(error)) => {
+                if reminder.is_due(&error.to_string(), Instant::now()) {
+                    tracing::error!(%error, "the changed keys for tokens are not used, the old ones go on");
+                }
+            }
+            Err(error) => tracing::error!(%error, "reading the keys for tokens failed"),
+        }
     }
 }
 
 // Keys redact themselves, but there is no need to rely on it.
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules = self.rules();
         f.debug_struct("Authenticator")
-            .field("takes_tokens", &self.connections.is_some())
-            .field("leeway_s", &self.leeway_s)
-            .field("allow_anonymous", &self.allow_anonymous)
-            .field("insecure", &self.insecure)
+            .field("takes_tokens", &rules.takes_tokens())
+            .field("leeway_s", &rules.leeway_s)
+            .field("allow_anonymous", &rules.allow_anonymous)
+            .field("insecure", &rules.insecure)
             .finish_non_exhaustive()
     }
 }
 
-fn open(keys: &Option<KeySet>, now_unix_s: i64, token: &str) -> Result<Claims, String> {
-    let Some(keys) = keys else { return Err("no secret is configured (auth.hmac_secret)".to_owned()) };
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(format!("it is longer than {TOKEN_BYTES_MAX} bytes"));
+fn identity(teller: &Teller, opened: &Opened, end: Option<i64>, now: i64) -> Result<Identity, Refused> {
+    let claims = &opened.claims;
+    Ok(Identity {
+        user: UserId::new(&claims.sub),
+        info: claims.info()?,
+        expires: teller.moment(end, now),
+        subs: claims.server_subscriptions()?,
+        meta: claims.meta()?,
+        caps: claims.capabilities()?,
+        ..Identity::default()
+    })
+}
+
+fn grant(teller: &Teller, opened: &Opened, end: Option<i64>, now: i64) -> Result<Grant, Refused> {
+    let claims = &opened.claims;
+    Ok(Grant {
+        user: UserId::new(&claims.sub),
+        info: claims.info()?,
+        expires: teller.moment(end, now),
+        data: claims.data()?,
+        overrides: claims.overrides(),
+        allow: claims.allow()?,
+        ..Grant::default()
+    })
+}
+
+/// Tells what came of tokens: the client by a code, who runs the gateway by the log and by metrics.
+struct Teller {
+    clock: Clock,
+    told: Sparingly,
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl Teller {
+    fn tell<T>(&self, rules: &Rules, purpose: &Purpose, made: Result<T, Refused>) -> Result<T, Denial> {
+        match made {
+            Ok(made) => {
+                self.count(purpose, "accepted");
+                Ok(made)
+            }
+            Err(refused) => Err(self.refuse(rules, purpose, &refused)),
+        }
     }
-    keys.open(now_unix_s, token).map_err(|error| error.to_string())
+
+    /// The client learns only the code, unless this is a place to try things out. Who runs the gateway is told why, now
+    /// and then, for anyone can bring tokens; the token itself is never shown.
+    fn refuse(&self, rules: &Rules, purpose: &Purpose, refused: &Refused) -> Denial {
+        self.count(purpose, refused.label());
+        let (kind, reason) = (purpose.name(), refused);
+        match (!refused.is_of_time()).then(|| self.told.now()).flatten() {
+            Some(untold) => tracing::info!(kind, %reason, untold, "a token was refused"),
+            None => tracing::debug!(kind, %reason, "a token was refused"),
+        }
+        let mut refusal = match purpose {
+            Purpose::Connection => refused.of_connection(),
+            Purpose::Subscription { .. } => refused.of_subscription(),
+        };
+        if let Denial::Disconnect(disconnect) = &mut refusal
+            && rules.explain_refusals
+        {
+            *disconnect = disconnect.because(&reason.to_string());
+        }
+        refusal
+    }
+
+    fn count(&self, purpose: &Purpose, result: &'static str) {
+        if let Some(metrics) = &self.metrics {
+            metrics.token(purpose.name(), result);
+        }
+    }
+
+    fn moment(&self, end: Option<i64>, now: i64) -> Option<shared::moment::Moment> {
+        let left = u64::try_from(end?.saturating_sub(now)).unwrap_or(0);
+        Some(self.clock.now() + Duration::from_secs(left))
+    }
+}
+
+impl Purpose {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Subscription { .. } => "subscription",
+        }
+    }
+}
+
+/// Whether it is too long to be looked at.
+pub(super) fn is_too_long(token: &str) -> bool {
+    token.len() > TOKEN_BYTES_MAX
 }
 
 #[cfg(test)]

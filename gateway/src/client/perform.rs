@@ -7,13 +7,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use gateway_core::effect::{Denial, Effect, GoLive, Join, Outcome, OutcomeResult, Terms, Ticket};
+use gateway_core::effect::{Denial, Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Terms, Ticket};
 use gateway_core::hub::{Bundles, End, Knows, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 
+use crate::auth::Verdict;
 use crate::broker::{BrokerError, Effective, PublishRequest};
 use crate::client::Client;
 use crate::node::Node;
@@ -36,13 +37,13 @@ impl Client {
                 Effect::Close(disconnect) => self.begin_close(local, &disconnect),
                 Effect::Authenticate { ticket, connect } => self.authenticate(local, ticket, &connect),
                 Effect::Reauthenticate { ticket, token } => {
-                    let result = local.authenticator.authenticate(local.clock.unix_seconds(), &token);
-                    self.answer(local, ticket, OutcomeResult::Authenticated(result));
+                    let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &token);
+                    self.answer_with(local, ticket, verdict, OutcomeResult::Authenticated);
                 }
                 Effect::Authorize { ticket, channel, token, .. } => {
                     let (now, client) = (local.clock.unix_seconds(), self.session.client());
-                    let result = local.authenticator.authorize(now, client, &channel, &token);
-                    self.answer(local, ticket, OutcomeResult::Authorized(result));
+                    let verdict = local.authenticator.authorize(now, client, &channel, &token);
+                    self.answer_with(local, ticket, verdict, OutcomeResult::Authorized);
                 }
                 Effect::Join(join) => self.join(local, join),
                 Effect::GoLive(go_live) => match self.is_finishing() {
@@ -108,15 +109,49 @@ impl Client {
     }
 
     fn authenticate(&mut self, local: &mut Local, ticket: Ticket, connect: &Connect) {
-        let result = local.authenticator.authenticate(local.clock.unix_seconds(), &connect.token).and_then(
-            |identity| {
-                let permit = local.node.admit_user(&identity.user, local.index);
-                self.user_permit = Some(permit.ok_or(Denial::Disconnect(Disconnect::CONNECTION_LIMIT))?);
-                local.directory.enter(&identity.user, self.key.index);
-                Ok(identity)
-            },
-        );
-        self.answer(local, ticket, OutcomeResult::Authenticated(result));
+        let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &connect.token);
+        let verdict = match verdict {
+            Verdict::Now(result) => Verdict::Now(self.admit(local, result)),
+            later => later,
+        };
+        self.answer_with(local, ticket, verdict, OutcomeResult::Authenticated);
+    }
+
+    /// An outcome that came later, as the session is to be told it.
+    pub(crate) fn taken_in(&mut self, local: &mut Local, outcome: Outcome) -> Outcome {
+        let result = match outcome.result {
+            // Whoever renews its token is in already.
+            OutcomeResult::Authenticated(result) if self.user_permit.is_none() => {
+                OutcomeResult::Authenticated(self.admit(local, result))
+            }
+            other => other,
+        };
+        Outcome { result, ..outcome }
+    }
+
+    /// Takes a user in whose token is right, if it may have one connection more.
+    fn admit(&mut self, local: &mut Local, result: Result<Identity, Denial>) -> Result<Identity, Denial> {
+        let identity = result?;
+        let permit = local.node.admit_user(&identity.user, local.index);
+        self.user_permit = Some(permit.ok_or(Denial::Disconnect(Disconnect::CONNECTION_LIMIT))?);
+        local.directory.enter(&identity.user, self.key.index);
+        Ok(identity)
+    }
+
+    /// Most tokens are judged at once; some wait for a key.
+    fn answer_with<T: Send + 'static>(
+        &mut self,
+        local: &Local,
+        ticket: Ticket,
+        verdict: Verdict<T>,
+        result: fn(Result<T, Denial>) -> OutcomeResult,
+    ) {
+        match verdict {
+            Verdict::Now(judged) => self.answer(local, ticket, result(judged)),
+            Verdict::Later(judged) => {
+                self.ask(local, ticket, move |_| async move { result(judged.await) });
+            }
+        }
     }
 
     /// The user's other connections go, wherever they are.

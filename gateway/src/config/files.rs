@@ -22,18 +22,10 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         };
         found.push((key.to_owned(), error.to_string()));
     }
-    for (key, file) in [
-        ("auth.hmac_secret_file", &config.auth.hmac_secret_file),
-        ("auth.subscription_hmac_secret_file", &config.auth.subscription_hmac_secret_file),
-        ("api.keys_file", &config.api.keys_file),
-    ] {
-        match file.as_deref().map(Secret::from_file) {
-            Some(Err(error)) => found.push((key.to_owned(), error.to_string())),
-            Some(Ok(secret)) if key.starts_with("auth.") => {
-                found.extend(config.auth.too_short(&secret).map(|problem| (key.to_owned(), problem)));
-            }
-            _ => {}
-        }
+    let of_tokens = config.auth.file_faults();
+    found.extend(of_tokens.into_iter().map(|(key, problem)| (format!("auth.{key}"), problem)));
+    if let Some(Err(error)) = config.api.keys_file.as_deref().map(Secret::from_file) {
+        found.push(("api.keys_file".to_owned(), error.to_string()));
     }
     if config.broker.kind == BrokerKind::Redis {
         for (key, file) in [

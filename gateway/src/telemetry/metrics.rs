@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_core::session::{Observe, Unserved};
+use gateway_core::session::Observe;
 use parking_lot::Mutex;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -17,7 +17,6 @@ use super::names;
 use super::register::{
     by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
 };
-use super::sparingly::Sparingly;
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
 const FAST_BUCKETS: &[f64] = &[
@@ -55,6 +54,9 @@ pub struct Metrics {
     pub bytes_out_total: IntCounter,
     commands_total: IntCounterVec,
     refusals_total: IntCounterVec,
+    tokens_total: IntCounterVec,
+    jwks_fetches_total: IntCounterVec,
+    pub jwks_age_seconds: Gauge,
     pub commands_given_up_total: IntCounter,
     publications_in_total: [IntCounter; Source::ALL.len()],
     publications_refused_total: IntCounterVec,
@@ -68,9 +70,6 @@ pub struct Metrics {
     pub insufficient_total: IntCounter,
     pasts_total: [IntCounter; PastFrom::ALL.len()],
     recoveries_total: IntCounterVec,
-    unserved_total: IntCounterVec,
-    /// Lines in the log, for each thing that is not served.
-    unserved_told: [Sparingly; Unserved::ALL.len()],
     pub subscriptions: IntGauge,
     pub channels: IntGauge,
     worker_inbox: IntGaugeVec,
@@ -168,6 +167,9 @@ impl Metrics {
             bytes_out_total: counter(r, names::BYTES_OUT_TOTAL),
             commands_total: counters(r, names::COMMANDS_TOTAL),
             refusals_total: counters(r, names::REFUSALS_TOTAL),
+            tokens_total: counters(r, names::TOKENS_TOTAL),
+            jwks_fetches_total: counters(r, names::JWKS_FETCHES_TOTAL),
+            jwks_age_seconds: register(r, Gauge::with_opts(options(names::JWKS_AGE_SECONDS))),
             commands_given_up_total: counter(r, names::COMMANDS_GIVEN_UP_TOTAL),
             publications_in_total: {
                 let publications = counters(r, names::PUBLICATIONS_IN_TOTAL);
@@ -193,8 +195,6 @@ impl Metrics {
                 PastFrom::ALL.map(|from| pasts.with_label_values(&[from.label()]))
             },
             recoveries_total: counters(r, names::RECOVERIES_TOTAL),
-            unserved_total: counters(r, names::UNSERVED_TOTAL),
-            unserved_told: Default::default(),
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
             channels: gauge(r, names::CHANNELS),
             worker_inbox: gauges(r, names::WORKER_INBOX),
@@ -304,6 +304,16 @@ impl Metrics {
         self.api_seconds.with_label_values(&[method]).observe(took.as_secs_f64());
     }
 
+    /// What came of a token: `accepted`, or why not.
+    pub fn token(&self, kind: &'static str, result: &'static str) {
+        self.tokens_total.with_label_values(&[kind, result]).inc();
+    }
+
+    pub fn jwks_fetch(&self, fetched: bool) {
+        let result = if fetched { "fetched" } else { "failed" };
+        self.jwks_fetches_total.with_label_values(&[result]).inc();
+    }
+
     pub fn tls_reload(&self, changed: bool) {
         let result = if changed { "changed" } else { "failed" };
         self.tls_reloads_total.with_label_values(&[result]).inc();
@@ -372,14 +382,6 @@ impl Observe for Metrics {
         let result = if recovered { "recovered" } else { "unrecovered" };
         self.recoveries_total.with_label_values(&[result]).inc();
     }
-
-    fn unserved(&self, what: Unserved) {
-        self.unserved_total.with_label_values(&[what.name()]).inc();
-        if let Some(untold) = self.unserved_told.get(what as usize).and_then(Sparingly::now) {
-            let what = what.name();
-            tracing::warn!(what, untold, "a client asked for something that is not served; the rest is done");
-        }
-    }
 }
 
 #[cfg(test)]
@@ -396,7 +398,6 @@ mod tests {
         metrics.refused(&Refusal::of(ErrorCode::PermissionDenied));
         metrics.publication_refused("timeout");
         metrics.recovery(true);
-        metrics.unserved(Unserved::TokenData);
         metrics.worker(3).busy_seconds_total.inc_by(0.5);
         metrics.broker_seconds.with_label_values(&["publish"]).observe(0.001);
         metrics.broker_errors_total.with_label_values(&["timeout"]).inc();
@@ -405,6 +406,9 @@ mod tests {
         metrics.broker_evictions_total.with_label_values(&["key"]).inc();
         metrics.api_request("publish", 200, Duration::from_millis(1));
         metrics.tls_reload(true);
+        metrics.token("connection", "accepted");
+        metrics.jwks_fetch(true);
+        metrics.node_asked("answered");
         metrics.disconnected(ProtocolId::RAW, Disconnect::SLOW.label(), Duration::from_secs(3));
 
         let families = metrics.registry.gather();

@@ -76,6 +76,12 @@ metrics! {
         "Commands of clients that were begun.";
     REFUSALS_TOTAL Counter "refusals_total" ["error": "the error's message"]
         "Commands of clients that were answered with an error.";
+    TOKENS_TOTAL Counter "tokens_total" ["kind": "`connection`, `subscription`", "result": "`accepted`, or why not: `missing`, `malformed`, `algorithm`, `unknown_key`, `keys_unavailable`, `signature`, `claims`, `audience`, `issuer`, `expired`, `early`, `misplaced`"]
+        "Tokens of clients, by what came of them. `misplaced`: for another channel, client or purpose.";
+    JWKS_FETCHES_TOTAL Counter "jwks_fetches_total" ["result": "`fetched`, `failed`"]
+        "Times the keys of tokens were asked for at `auth.jwks_url`.";
+    JWKS_AGE_SECONDS Gauge "jwks_age_seconds" []
+        "How long ago the keys of tokens were last fetched; of two sets, the older. 0 without any.";
     COMMANDS_GIVEN_UP_TOTAL Counter "commands_given_up_total" []
         "Commands that clients had sent before they left and that were not carried out within `websocket.finish_timeout_ms`.";
 
@@ -102,8 +108,6 @@ metrics! {
         "Times someone who subscribes was told of a channel's past, by whether history was read for it or an earlier read told them too.";
     RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]
         "Subscriptions that asked to be brought up to date.";
-    UNSERVED_TOTAL Counter "unserved_total" ["what": "`connect subs`, `join_leave`, `token channels`, `token subs`, `token data`, `token override`"]
-        "Times a command or a token asked for something that is not served, while the rest was done.";
 
     "Subscribers":
     SUBSCRIPTIONS Gauge "subscriptions" []

@@ -20,6 +20,8 @@ pub struct Readiness {
     /// How old that may be.
     canary_age_max: Duration,
     trouble: Mutex<Option<Trouble>>,
+    /// Why no token can be checked, if none can.
+    keys_missing: Mutex<Option<String>>,
 }
 
 /// Why canaries do not come back, and since when.
@@ -49,6 +51,7 @@ impl Readiness {
             canary_at: AtomicU64::new(0),
             canary_age_max,
             trouble: Mutex::new(None),
+            keys_missing: Mutex::new(None),
         }
     }
 
@@ -79,6 +82,11 @@ impl Readiness {
         *trouble = Some(Trouble { since, reason });
     }
 
+    /// No key is there to check any token with, for this reason; or there is one.
+    pub fn keys_missing(&self, reason: Option<String>) {
+        *self.keys_missing.lock() = reason;
+    }
+
     pub fn verdict(&self, now: Moment) -> Verdict {
         let mut reasons = Vec::new();
         if !self.started.load(Ordering::Acquire) {
@@ -87,6 +95,7 @@ impl Readiness {
         if self.is_draining() {
             reasons.push("the node is draining".to_owned());
         }
+        reasons.extend(self.keys_missing.lock().clone());
         let canary_at = self.canary_at.load(Ordering::Acquire);
         let age = now.since(Moment(canary_at.saturating_sub(1)));
         let trouble = self.trouble.lock();
@@ -162,5 +171,16 @@ mod tests {
         assert!(readiness.verdict(Moment(2200)).ready);
         readiness.canary_failed(Moment(2300), "another".to_owned());
         assert!(readiness.verdict(Moment(2400)).ready, "it has only begun");
+    }
+
+    #[test]
+    fn a_node_that_has_no_key_for_any_token_is_not_ready() {
+        let readiness = Readiness::new(Duration::from_secs(5));
+        readiness.set_started();
+        readiness.canary_returned(Moment(0));
+        readiness.keys_missing(Some("no keys".to_owned()));
+        assert_eq!(readiness.verdict(Moment(0)).reasons, ["no keys"]);
+        readiness.keys_missing(None);
+        assert!(readiness.verdict(Moment(0)).ready);
     }
 }

@@ -204,6 +204,7 @@ impl Worker {
             return;
         }
         let unfinished = if client.is_finishing() { client.session.unfinished() as u64 } else { 0 };
+        let outcome = client.taken_in(&mut self.local, outcome);
         client.session.handle_outcome(self.local.now, outcome);
         client.perform(&mut self.local);
         if client.is_closing() {

@@ -27,6 +27,7 @@ mod tls;
 mod asks_nodes;
 mod compresses;
 mod drains;
+mod fetches_keys;
 mod finishes_what_came;
 mod guards_connections;
 mod guards_the_door;

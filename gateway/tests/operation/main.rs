@@ -8,4 +8,5 @@ mod lists;
 mod program;
 mod refuses;
 mod serves_tls;
+mod tokens;
 mod traces;

@@ -57,8 +57,7 @@ async fn pages_of_this_machine_connect_to_the_demo_whatever_their_port() {
 
 #[tokio::test]
 async fn why_a_client_is_refused_is_logged_and_told_to_it_in_the_demo_alone() {
-    for (explains, expected) in
-        [("true", "invalid token: no secret is configured"), ("false", "invalid token")]
+    for (explains, expected) in [("true", "invalid token: no key is configured"), ("false", "invalid token")]
     {
         let gateway = program().env("TIDEGATE_AUTH__EXPLAIN_REFUSALS", explains).serve().await;
         let mut client = open(&gateway, "authorization", "Bearer not.a.token").await.unwrap();

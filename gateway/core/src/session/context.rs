@@ -15,36 +15,6 @@ pub trait Observe: Send + Sync + std::fmt::Debug {
     fn refused(&self, refusal: &Refusal);
     /// A subscriber asked to be brought up to date.
     fn recovery(&self, recovered: bool);
-    /// Something was asked for that is not served, and the rest is.
-    fn unserved(&self, what: Unserved);
-}
-
-/// What clients and tokens can ask for and do not get. The protocol has no word to tell them, so whoever runs the
-/// gateway is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unserved {
-    /// The claim `channels` of a connection token.
-    TokenChannels,
-    /// The claim `subs` of a connection token.
-    TokenSubs,
-    /// The claims `data` and `b64data` of a subscription token.
-    TokenData,
-    /// The claim `override` of a subscription token.
-    TokenOverride,
-}
-
-impl Unserved {
-    pub const ALL: [Self; 4] = [Self::TokenChannels, Self::TokenSubs, Self::TokenData, Self::TokenOverride];
-
-    /// For metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TokenChannels => "token channels",
-            Self::TokenSubs => "token subs",
-            Self::TokenData => "token data",
-            Self::TokenOverride => "token override",
-        }
-    }
 }
 
 /// Counts nothing.
@@ -55,7 +25,6 @@ impl Observe for Unobserved {
     fn command(&self, _name: &'static str) {}
     fn refused(&self, _refusal: &Refusal) {}
     fn recovery(&self, _recovered: bool) {}
-    fn unserved(&self, _what: Unserved) {}
 }
 
 /// What the application behind the gateway takes from clients.

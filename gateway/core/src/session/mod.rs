@@ -27,7 +27,7 @@ use crate::effect::{Effect, Identity, Ticket};
 
 pub use batch::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
 pub use behind::READS_FAILED_MAX;
-pub use context::{Application, Context, Observe, Unobserved, Unserved};
+pub use context::{Application, Context, Observe, Unobserved};
 pub use on_renewal::RENEWAL_RETRY;
 pub use settings::{Mistake, Settings};
 pub use way::Way;

@@ -1,0 +1,221 @@
+//! `tidegate token verify`: what a gateway of this configuration makes of a token, and why.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use gateway_core::effect::{Matching, Overrides, Rights, ServerSubscription};
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+
+use super::config::Config;
+use super::keys::{Opened, Unopened};
+use super::refused::Refused;
+use super::rules::Rules;
+use super::utc::utc;
+use super::verify::Purpose;
+use crate::clock::Clock;
+
+/// The most that is read of a token on standard input, in bytes.
+const INPUT_BYTES_MAX: u64 = 64 * 1024;
+
+/// The token is in order, it is not, or that cannot be told.
+const EXIT_REFUSED: u8 = 1;
+const EXIT_UNKNOWN: u8 = 2;
+
+/// Say whether a gateway of this configuration accepts a token, and what it says, or exactly why not.
+///
+/// Keys are taken from the configuration, and fetched from auth.jwks_url where they have to be.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Exit code: 0 if it is accepted, 1 if it is refused, 2 if that cannot be told.")]
+pub struct ExamineArgs {
+    /// The token; `-` reads it from standard input, where other users of this machine do not see it.
+    pub token: String,
+    /// Look at it as a subscription token for this channel. Without it: as a connection token.
+    #[arg(long)]
+    pub channel: Option<String>,
+    /// The configuration that the gateway reads. Variables `TIDEGATE_SECTION__KEY` go over it.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Prints what there is to be said of a token.
+pub(super) fn examine(args: &ExamineArgs, config: &Config) -> ExitCode {
+    let now = Clock::start().unix_seconds();
+    let told = token(args).and_then(|token| {
+        let purpose = purpose(args)?;
+        let rules = Rules::new(config, None, None).map_err(|error| error.to_string())?;
+        let opened = waited_for(&rules, now, &token, &purpose)?;
+        Ok(opened.and_then(|(opened, end)| describe(&opened, end, now, &purpose)))
+    });
+    match told {
+        Ok(Ok(report)) => {
+            // Whoever asked for it is gone if it cannot be printed.
+            let _ = std::io::stdout().write_all(report.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Err(refused @ Refused::Unavailable(_))) => {
+            eprintln!("cannot be told: {refused}");
+            ExitCode::from(EXIT_UNKNOWN)
+        }
+        Ok(Err(refused)) => {
+            eprintln!("refused: {}", reason(&refused, now));
+            ExitCode::from(EXIT_REFUSED)
+        }
+        Err(problem) => {
+            eprintln!("tidegate token verify: {problem}");
+            ExitCode::from(EXIT_UNKNOWN)
+        }
+    }
+}
+
+fn token(args: &ExamineArgs) -> Result<String, String> {
+    let mut read = String::new();
+    if args.token == "-" {
+        let input = std::io::stdin().take(INPUT_BYTES_MAX).read_to_string(&mut read);
+        input.map_err(|error| format!("the token cannot be read: {error}"))?;
+    } else {
+        read.clone_from(&args.token);
+    }
+    Ok(read.trim().to_owned())
+}
+
+fn purpose(args: &ExamineArgs) -> Result<Purpose, String> {
+    let Some(channel) = &args.channel else { return Ok(Purpose::Connection) };
+    let channel = Channel::parse_unicode(channel, CHANNEL_BYTES_MAX).map_err(|error| error.to_string())?;
+    Ok(Purpose::Subscription { client: None, channel })
+}
+
+type Examined = Result<(Opened, Option<i64>), Refused>;
+
+fn waited_for(rules: &Rules, now: i64, token: &str, purpose: &Purpose) -> Result<Examined, String> {
+    match rules.examine(now, token, purpose) {
+        Ok(opened) => Ok(Ok(opened)),
+        Err(Unopened::Refused(refused)) => Ok(Err(refused)),
+        Err(Unopened::Wait(wait)) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(|error| error.to_string())?.block_on(wait);
+            Ok(rules.examine_at_last(now, token, purpose))
+        }
+    }
+}
+
+/// The reason, with times as people read them.
+fn reason(refused: &Refused, now: i64) -> String {
+    use super::claims::Untimely;
+    match refused {
+        Refused::Untimely(Untimely::Expired(at)) => {
+            format!("it has expired (exp): at {}, {} ago", utc(*at), lasting(now.saturating_sub(*at)))
+        }
+        Refused::Untimely(Untimely::Early(at)) => {
+            format!("it is not valid yet (nbf): from {}, in {}", utc(*at), lasting(at.saturating_sub(now)))
+        }
+        Refused::Untimely(Untimely::Ended(at)) => {
+            format!("what it grants has ended (expire_at): at {}", utc(*at))
+        }
+        Refused::IsForSubscription => "it is a subscription token: give its channel by --channel".to_owned(),
+        Refused::NoChannel => {
+            "it names no channel, so it is a connection token: leave out --channel".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn describe(opened: &Opened, end: Option<i64>, now: i64, purpose: &Purpose) -> Result<String, Refused> {
+    let claims = &opened.claims;
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    let user = if claims.sub.is_empty() { "(anonymous)" } else { &claims.sub };
+    lines.push(("user", user.to_owned()));
+    if let Purpose::Subscription { channel, .. } = purpose {
+        lines.push(("channel", channel.to_string()));
+        lines.extend(claims.only_for().map(|client| ("client", client.to_owned())));
+    }
+    let named = opened.kid.as_ref().map(|kid| format!(", kid {kid}")).unwrap_or_default();
+    lines.push(("key", format!("auth.{}{named} ({})", opened.key, opened.algorithm.name())));
+    lines.push((
+        "ends",
+        match end {
+            Some(end) => format!("{}, in {}", utc(end), lasting(end.saturating_sub(now))),
+            None => "never".to_owned(),
+        },
+    ));
+    let text = |json: bytes::Bytes| String::from_utf8_lossy(&json).into_owned();
+    lines.extend(claims.info()?.map(|info| ("info", text(info))));
+    let kind = match purpose {
+        Purpose::Connection => {
+            lines.extend(claims.server_subscriptions()?.iter().map(|sub| ("subscribes", subscription(sub))));
+            lines.extend(claims.meta()?.map(|meta| ("meta", text(meta))));
+            for capability in claims.capabilities()? {
+                let how = if capability.matching == Matching::Wildcard { " (wildcard)" } else { "" };
+                let channels = capability.channels.join(" ");
+                lines.push(("may", format!("{} in {channels}{how}", rights(capability.allow))));
+            }
+            "connection"
+        }
+        Purpose::Subscription { .. } => {
+            lines.extend(claims.data()?.map(|data| ("data", text(data))));
+            lines.extend(overrides(claims.overrides()).map(|said| ("overrides", said)));
+            let allow = claims.allow()?;
+            lines.extend((allow != Rights::default()).then(|| ("may", rights(allow))));
+            "subscription"
+        }
+    };
+    let mut report = format!("accepted: a {kind} token\n");
+    for (name, value) in lines {
+        let _ = writeln!(report, "{name:<11}{value}");
+    }
+    Ok(report)
+}
+
+fn subscription(sub: &ServerSubscription) -> String {
+    let mut said = sub.channel.to_string();
+    for (name, json) in [("info", &sub.info), ("data", &sub.data)] {
+        if let Some(json) = json {
+            let _ = write!(said, " {name} {}", String::from_utf8_lossy(json));
+        }
+    }
+    if let Some(overrides) = overrides(sub.overrides) {
+        let _ = write!(said, " ({overrides})");
+    }
+    said
+}
+
+fn overrides(overrides: Overrides) -> Option<String> {
+    let Overrides { presence, join_leave, force_recovery, force_positioning, force_push_join_leave } =
+        overrides;
+    let said: Vec<String> = [
+        ("presence", presence),
+        ("join_leave", join_leave),
+        ("force_recovery", force_recovery),
+        ("force_positioning", force_positioning),
+        ("force_push_join_leave", force_push_join_leave),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(format!("{name} {}", if value? { "on" } else { "off" })))
+    .collect();
+    (!said.is_empty()).then(|| said.join(", "))
+}
+
+fn rights(rights: Rights) -> String {
+    let Rights { subscribe, publish, presence, history } = rights;
+    let named = [
+        (subscribe, "subscribe"),
+        (publish, "publish"),
+        (presence, "read presence"),
+        (history, "read history"),
+    ];
+    let said: Vec<&str> = named.into_iter().filter(|(may, _)| *may).map(|(_, name)| name).collect();
+    if said.is_empty() { "do nothing".to_owned() } else { said.join(", ") }
+}
+
+/// A time as its two largest units.
+fn lasting(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}

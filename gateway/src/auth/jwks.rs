@@ -1,0 +1,305 @@
+//! The public keys of an issuer, by name, out of its own hands: a JWKS (RFC 7517), fetched when it is due and when a
+//! token names a key that is not there, but never more often than the interval says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::algorithm::Algorithm;
+use super::config::Config;
+use super::public_key::{Members, PublicKey};
+use crate::authorities::AuthoritiesError;
+use crate::fetch::{FetchError, Fetcher, Source};
+use crate::telemetry::{Metrics, Reminder};
+
+/// Longest set that is read, in bytes.
+const SET_BYTES_MAX: usize = 256 * 1024;
+/// The most keys that are kept of a set.
+const KEYS_MAX: usize = 128;
+/// The most tokens that wait for one fetch. Each keeps up to 32 KiB.
+const WAITING_MAX: usize = 4_096;
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub(super) struct Jwks {
+    settings: Settings,
+    fetcher: Fetcher,
+    metrics: Option<Arc<Metrics>>,
+    state: Mutex<State>,
+}
+
+/// What a set is fetched by. Of two that are the same one is enough.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Settings {
+    source: Source,
+    ca_file: Option<std::path::PathBuf>,
+    refresh: Duration,
+    interval: Duration,
+    timeout: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    keys: Arc<KeysByName>,
+    /// When the keys came, and when they were last asked for.
+    fetched: Option<Instant>,
+    asked: Option<Instant>,
+    /// Why the last fetch failed, if it did.
+    trouble: Option<Arc<str>>,
+    under_way: Option<UnderWay>,
+    waiting: usize,
+    reminder: Reminder,
+}
+
+type KeysByName = HashMap<Box<str>, Vec<Key>>;
+
+struct UnderWay(Shared<BoxFuture<'static, ()>>);
+
+#[derive(Clone, Debug)]
+struct Key {
+    key: Arc<PublicKey>,
+    /// The only one it is for, if its issuer says so.
+    only: Option<Algorithm>,
+}
+
+/// What is known of a key.
+pub(super) enum Lookup {
+    Found(Arc<PublicKey>),
+    /// The issuer has none of this name for this algorithm, or had none a moment ago.
+    Unknown,
+    /// The issuer cannot be asked.
+    Unavailable(Arc<str>),
+    /// The issuer is being asked: look again after this.
+    Wait(BoxFuture<'static, ()>),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SetError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("its answer is no JSON Web Key Set: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Settings {
+    /// `None` where the URL is none, which the check of the configuration has told.
+    pub(super) fn new(url: &str, config: &Config) -> Option<Self> {
+        Some(Self {
+            source: Source::parse(url, config.jwks_allow_http).ok()?,
+            ca_file: config.jwks_ca_file.clone(),
+            refresh: Duration::from_millis(config.jwks_refresh_ms),
+            interval: Duration::from_millis(config.jwks_interval_ms),
+            timeout: Duration::from_millis(config.jwks_timeout_ms),
+        })
+    }
+}
+
+impl Jwks {
+    pub(super) fn new(settings: Settings, metrics: Option<Arc<Metrics>>) -> Result<Self, AuthoritiesError> {
+        let fetcher = Fetcher::new(settings.ca_file.as_deref())?;
+        Ok(Self { settings, fetcher, metrics, state: Mutex::default() })
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The key of this name for this algorithm. Whether the set as it is has it is known at once.
+    pub(super) fn find(self: &Arc<Self>, kid: &str, algorithm: Algorithm, now: Instant) -> Lookup {
+        let mut state = self.state.lock();
+        let fitting = |key: &&Key| {
+            key.key.family() == algorithm.family() && key.only.is_none_or(|only| only == algorithm)
+        };
+        if let Some(key) = state.keys.get(kid).and_then(|keys| keys.iter().find(fitting)) {
+            return Lookup::Found(key.key.clone());
+        }
+        if state.under_way.is_none() && state.asked.is_some_and(|at| now < at + self.settings.interval) {
+            return state.trouble.clone().map_or(Lookup::Unknown, Lookup::Unavailable);
+        }
+        if state.waiting >= WAITING_MAX {
+            return Lookup::Unavailable("too many tokens wait for the keys of their issuer".into());
+        }
+        let asking = self.ask(&mut state, now);
+        state.waiting += 1;
+        let waiting = Waiting(self.clone());
+        Lookup::Wait(
+            async move {
+                asking.await;
+                drop(waiting);
+            }
+            .boxed(),
+        )
+    }
+
+    /// Whether the keys should be fetched: they are old, or it failed some time ago.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let state = self.state.lock();
+        let pause = if state.trouble.is_some() { self.settings.interval } else { self.settings.refresh };
+        state.asked.is_none_or(|asked| now >= asked + pause)
+    }
+
+    /// Fetches the keys, or waits for those who do.
+    pub(super) async fn refresh(self: &Arc<Self>, now: Instant) {
+        let asking = self.ask(&mut self.state.lock(), now);
+        asking.await;
+    }
+
+    /// Since when the keys are what they are. `None` if there never were any.
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        self.state.lock().fetched.map(|fetched| now.saturating_duration_since(fetched))
+    }
+
+    /// Why there are no keys, if there never were any.
+    pub(super) fn missing(&self) -> Option<String> {
+        let state = self.state.lock();
+        if state.fetched.is_some() {
+            return None;
+        }
+        let why = state.trouble.as_deref().unwrap_or("they were not fetched yet");
+        Some(format!("the keys of tokens are missing: {why}"))
+    }
+
+    fn ask(self: &Arc<Self>, state: &mut State, now: Instant) -> Shared<BoxFuture<'static, ()>> {
+        if let Some(UnderWay(asking)) = &state.under_way {
+            return asking.clone();
+        }
+        state.asked = Some(now);
+        let asking = self.clone().fetch().boxed().shared();
+        state.under_way = Some(UnderWay(asking.clone()));
+        asking
+    }
+
+    async fn fetch(self: Arc<Self>) {
+        let Settings { source, timeout, .. } = &self.settings;
+        let set = self.fetcher.get(source, *timeout, SET_BYTES_MAX).await.map_err(SetError::from);
+        let keys = set.and_then(|set| Ok(read_set(&set)?));
+        if let Some(metrics) = &self.metrics {
+            metrics.jwks_fetch(keys.is_ok());
+        }
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        // Cleared first: whoever asks after this asks anew.
+        state.under_way = None;
+        state.asked = Some(now);
+        match keys {
+            Ok(keys) => {
+                if let Some(lasted) = state.reminder.over(now) {
+                    tracing::info!(
+                        after_ms = lasted.as_millis() as u64,
+                        "the keys of tokens can be fetched again"
+                    );
+                }
+                if state.fetched.is_none() || !same_names(&state.keys, &keys) {
+                    let mut names: Vec<&str> = keys.keys().map(|name| &**name).collect();
+                    names.sort_unstable();
+                    tracing::info!(kids = %names.join(" "), "the keys of tokens were fetched");
+                }
+                state.keys = Arc::new(keys);
+                state.fetched = Some(now);
+                state.trouble = None;
+            }
+            Err(error) => {
+                let reason = format!("auth.jwks_url: {error}");
+                if state.reminder.is_due(&reason, now) {
+                    let keeps = !state.keys.is_empty();
+                    tracing::warn!(%reason, keeps, "the keys of tokens cannot be fetched; those there are go on");
+                }
+                state.trouble = Some(reason.into());
+            }
+        }
+    }
+}
+
+/// A token that waits for the keys.
+struct Waiting(Arc<Jwks>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.state.lock().waiting -= 1;
+    }
+}
+
+impl std::fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UnderWay")
+    }
+}
+
+fn same_names(one: &KeysByName, other: &KeysByName) -> bool {
+    one.len() == other.len() && one.keys().all(|name| other.contains_key(name))
+}
+
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<Value>,
+}
+
+/// The members of a key that matter here (RFC 7517 §4).
+#[derive(Deserialize)]
+struct Jwk<'a> {
+    kty: &'a str,
+    kid: &'a str,
+    #[serde(rename = "use")]
+    purpose: Option<&'a str>,
+    key_ops: Option<Vec<&'a str>>,
+    alg: Option<&'a str>,
+    crv: Option<&'a str>,
+    n: Option<&'a str>,
+    e: Option<&'a str>,
+    x: Option<&'a str>,
+    y: Option<&'a str>,
+}
+
+/// The keys that can be used. Those of other kinds, for other purposes or without a name are passed over, and so are
+/// secrets: what anybody can fetch is none.
+fn read_set(json: &[u8]) -> Result<KeysByName, serde_json::Error> {
+    let Set { keys } = serde_json::from_slice(json)?;
+    let mut by_name = KeysByName::new();
+    let (all, mut used) = (keys.len(), 0);
+    for (kid, key) in keys.iter().filter_map(usable) {
+        if used == KEYS_MAX {
+            tracing::warn!(all, used, "the set of keys of tokens is too large; the first are used");
+            break;
+        }
+        used += 1;
+        by_name.entry(kid).or_default().push(key);
+    }
+    if used < all {
+        tracing::debug!(all, used, "not all keys of the set are for tokens");
+    }
+    Ok(by_name)
+}
+
+fn usable(json: &Value) -> Option<(Box<str>, Key)> {
+    let jwk = Jwk::deserialize(json).ok()?;
+    let is_for_signatures = jwk.purpose.is_none_or(|purpose| purpose == "sig")
+        && jwk.key_ops.as_ref().is_none_or(|operations| operations.contains(&"verify"));
+    if !is_for_signatures {
+        return None;
+    }
+    let Jwk { kty, crv, n, e, x, y, .. } = jwk;
+    let key = PublicKey::from_jwk(Members { kty, crv, n, e, x, y }).ok()?;
+    let only = match jwk.alg {
+        None => None,
+        Some("Ed25519") => Some(Algorithm::EdDSA),
+        Some(name) => Some(Algorithm::by_name(name).filter(|only| only.family() == key.family())?),
+    };
+    Some((jwk.kid.into(), Key { key: Arc::new(key), only }))
+}
+
+/// What a set of keys says, for [`crate::readers`]: the names of those that can be used.
+pub(super) fn names_in(json: &[u8]) -> Result<Vec<String>, String> {
+    let keys = read_set(json).map_err(|error| error.to_string())?;
+    let mut names: Vec<String> = keys.into_keys().map(String::from).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests;

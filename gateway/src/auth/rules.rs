@@ -1,0 +1,153 @@
+//! What tokens are checked by: the keys of both kinds, and what else the configuration says. Exchanged as a whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::digest::{Context, Digest, SHA256};
+use shared::id::ClientId;
+
+use super::config::Config;
+use super::jwks::Jwks;
+use super::keys::{KeyError, KeySet, Opened, Unopened};
+use super::refused::Refused;
+use super::verify::{Purpose, is_too_long};
+use crate::telemetry::Metrics;
+
+pub(super) struct Rules {
+    connections: Option<KeySet>,
+    /// `None`: those of connections.
+    subscriptions: Option<KeySet>,
+    pub(super) leeway_s: i64,
+    pub(super) allow_anonymous: bool,
+    pub(super) explain_refusals: bool,
+    pub(super) insecure: bool,
+    pub(super) files_interval: Duration,
+    /// What they were made of, to be made again when files change.
+    pub(super) config: Config,
+    /// Of what the files held.
+    digest: Digest,
+}
+
+impl Rules {
+    /// Keys that `before` has fetched are not fetched again.
+    pub(super) fn new(
+        config: &Config,
+        before: Option<&Self>,
+        metrics: Option<&Arc<Metrics>>,
+    ) -> Result<Self, KeyError> {
+        // Read before the keys are: a file that changes in between is read again the next time.
+        let digest = digest_of_files(config)?;
+        let mut known = before.map(Self::fetched).unwrap_or_default();
+        let connections = KeySet::new(&config.connection_keys(), config, &known, metrics)?;
+        known.extend(connections.as_ref().and_then(KeySet::fetched).cloned());
+        let subscriptions = KeySet::new(&config.subscription_keys(), config, &known, metrics)?;
+        Ok(Self {
+            connections,
+            subscriptions,
+            leeway_s: i64::try_from(config.leeway_s).unwrap_or(i64::MAX),
+            allow_anonymous: config.allow_anonymous || config.insecure,
+            explain_refusals: config.explain_refusals,
+            insecure: config.insecure,
+            files_interval: Duration::from_millis(config.key_files_interval_ms),
+            config: config.clone(),
+            digest,
+        })
+    }
+
+    /// What a token says, and when what it grants ends in seconds since 1970.
+    pub(super) fn examine(
+        &self,
+        now: i64,
+        token: &str,
+        purpose: &Purpose,
+    ) -> Result<(Opened, Option<i64>), Unopened> {
+        let keys = match purpose {
+            Purpose::Connection => self.connections.as_ref(),
+            Purpose::Subscription { .. } => self.subscriptions.as_ref().or(self.connections.as_ref()),
+        };
+        let keys = keys.ok_or(Refused::NoKeys)?;
+        if is_too_long(token) {
+            return Err(Refused::TooLong.into());
+        }
+        let opened = keys.open(now, token)?;
+        match (purpose, &opened.claims.channel) {
+            (Purpose::Connection, Some(_)) => return Err(Refused::IsForSubscription.into()),
+            (Purpose::Connection, None) => {}
+            (Purpose::Subscription { .. }, None) => return Err(Refused::NoChannel.into()),
+            (Purpose::Subscription { channel, client }, Some(granted)) => {
+                if **granted != *channel.as_str() {
+                    let (granted, asked) = (granted.clone(), channel.as_str().into());
+                    return Err(Refused::Channel { granted, asked }.into());
+                }
+                if let (Some(only), Some(client)) = (opened.claims.only_for(), client)
+                    && ClientId::parse(only) != Some(*client)
+                {
+                    return Err(Refused::Client.into());
+                }
+            }
+        }
+        let end = opened.claims.expires_at(now, self.leeway_s).map_err(Refused::Untimely)?;
+        Ok((opened, end))
+    }
+
+    /// The same, once its key has been waited for.
+    pub(super) fn examine_at_last(
+        &self,
+        now: i64,
+        token: &str,
+        purpose: &Purpose,
+    ) -> Result<(Opened, Option<i64>), Refused> {
+        self.examine(now, token, purpose).map_err(|unopened| match unopened {
+            Unopened::Refused(refused) => refused,
+            Unopened::Wait(_) => Refused::Unavailable("it was looked for, and did not come in time".into()),
+        })
+    }
+
+    /// The sets of keys that are fetched, each once.
+    pub(super) fn fetched(&self) -> Vec<Arc<Jwks>> {
+        let mut all: Vec<Arc<Jwks>> = Vec::new();
+        for keys in [&self.connections, &self.subscriptions].into_iter().flatten() {
+            if let Some(jwks) = keys.fetched()
+                && !all.iter().any(|known| Arc::ptr_eq(known, jwks))
+            {
+                all.push(jwks.clone());
+            }
+        }
+        all
+    }
+
+    /// Why nobody can be let in: no key is there yet, and nobody comes without one.
+    pub(super) fn missing(&self) -> Option<String> {
+        let keys = self.connections.as_ref().filter(|keys| keys.only_fetches() && !self.allow_anonymous)?;
+        keys.fetched()?.missing()
+    }
+
+    pub(super) fn takes_tokens(&self) -> bool {
+        self.connections.is_some()
+    }
+
+    pub(super) fn reads_files(&self) -> bool {
+        texts(&self.config).any(|text| text.file.is_some())
+    }
+
+    /// Whether the files held the same.
+    pub(super) fn has_keys_of(&self, other: &Self) -> bool {
+        self.digest.as_ref() == other.digest.as_ref()
+    }
+}
+
+fn texts(config: &Config) -> impl Iterator<Item = super::config::Text<'_>> {
+    [config.connection_keys(), config.subscription_keys()]
+        .into_iter()
+        .flat_map(|keys| keys.secrets().into_iter().chain(keys.public_keys().map(|(text, _)| text)))
+}
+
+fn digest_of_files(config: &Config) -> Result<Digest, KeyError> {
+    let mut digest = Context::new(&SHA256);
+    for text in texts(config).filter(|text| text.file.is_some()) {
+        let held = text.read()?;
+        digest.update(&(held.reveal().len() as u64).to_le_bytes());
+        digest.update(held.reveal().as_bytes());
+    }
+    Ok(digest.finish())
+}

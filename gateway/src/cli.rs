@@ -24,7 +24,8 @@ pub struct Cli {
 pub enum Verb {
     /// Run a gateway node.
     Serve(Serve),
-    /// Check a configuration: print every mistake, or everything that is set. Does not start anything.
+    /// Check a configuration: print every mistake, or everything that is set and who has set it. Does not start anything.
+    #[command(visible_alias = "config")]
     Check(Check),
     /// Publish over the HTTP API of a running gateway: the prices of the demo, or lines of your own.
     Publish(PublishArgs),
@@ -68,6 +69,9 @@ pub struct Check {
     /// Show only what differs from the defaults.
     #[arg(long)]
     pub changed: bool,
+    /// Show it as JSON: a list of keys with their values and origins.
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Settings {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::Parser;
 use tidegate::app::App;
 use tidegate::auth;
-use tidegate::cli::{Cli, Settings, Verb};
-use tidegate::config::{Config, Mistakes, Sources};
+use tidegate::cli::{Check, Cli, Settings, Verb};
+use tidegate::config::{Config, Loaded, Mistakes, Sources};
 use tidegate::health;
 use tidegate::inspect::{self, Listing, Of, Via};
 use tidegate::publisher;
@@ -41,8 +41,8 @@ fn main() -> ExitCode {
         }
         Verb::Check(check) => {
             let sources = check.settings.sources();
-            match told(Config::load_to_serve(&sources), &sources) {
-                Ok(config) => show(&config, check.changed, &config.advice(&sources)),
+            match told(Config::load_with_origins(&sources), &sources) {
+                Ok(loaded) => show(&loaded, &check, &loaded.config.advice(&sources)),
                 Err(code) => code,
             }
         }
@@ -74,7 +74,7 @@ fn list(listing: Listing<'_>, via: &Via) -> ExitCode {
     }
 }
 
-fn told(loaded: Result<Config, Mistakes>, sources: &Sources<'_>) -> Result<Config, ExitCode> {
+fn told<T>(loaded: Result<T, Mistakes>, sources: &Sources<'_>) -> Result<T, ExitCode> {
     loaded.map_err(|mistakes| {
         eprintln!("{mistakes}");
         for line in sources.advice() {
@@ -131,9 +131,16 @@ impl Signals {
 
 /// Prints a configuration that has no mistake, as TOML that can be read again: what is said of it is a comment.
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
-fn show(config: &Config, only_changed: bool, advice: &[String]) -> ExitCode {
-    let (changed, count) = config.changed();
-    println!("{}", if only_changed { changed } else { config.to_toml() });
+fn show(loaded: &Loaded, check: &Check, advice: &[String]) -> ExitCode {
+    if check.json {
+        let sets = loaded.sets().into_iter().filter(|set| !check.changed || !set.is_default);
+        let sets: Vec<_> = sets.collect();
+        println!("{}", serde_json::to_string_pretty(&sets).expect("a list of keys is JSON"));
+        advice.iter().for_each(|line| eprintln!("note: {line}"));
+        return ExitCode::SUCCESS;
+    }
+    let count = loaded.config.changed().1;
+    println!("{}", loaded.to_toml(check.changed));
     for line in advice {
         println!("# note: {line}");
     }

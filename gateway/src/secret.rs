@@ -1,7 +1,10 @@
 //! A text that is read from the configuration and never shown: not in logs, not by `check`, not in errors.
 
+use std::cell::Cell;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
@@ -61,9 +64,31 @@ impl fmt::Debug for Secret {
     }
 }
 
+thread_local! {
+    static TELLS_APART: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets what is written meanwhile show whether two secrets are the same, and nothing else of them. What is written is to be
+/// compared and thrown away.
+pub(crate) fn told_apart<T>(write: impl FnOnce() -> T) -> T {
+    TELLS_APART.set(true);
+    let written = write();
+    TELLS_APART.set(false);
+    written
+}
+
+/// What stands for a secret text in what is compared: nothing at any other time. The key of the hash is this process's own.
+pub(crate) fn mark_of(text: &str) -> Option<String> {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    TELLS_APART.get().then(|| format!("{:016x}", KEY.hash_one(text)))
+}
+
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(if self.is_empty() { "" } else { REDACTED })
+        match mark_of(&self.0) {
+            Some(mark) => serializer.serialize_str(&mark),
+            None => serializer.serialize_str(if self.is_empty() { "" } else { REDACTED }),
+        }
     }
 }
 

@@ -203,9 +203,11 @@ flags over both. Nothing has to be set.
   and names no key sets nothing, and is told in the log and by `tidegate check`.
 - Units are in the names: `_ms` milliseconds, `_s` seconds, `_bytes` bytes, `_max` the most there may be. A limit of 0
   is no limit where the key says so.
-- `tidegate check` prints every mistake, with where it comes from, and ends with status 64; or, if there is none,
-  everything that is set, secrets left out, and a line that all is well. With `--changed` it shows only what differs from
-  the defaults. `tidegate serve` checks the same and does not start with a mistake.
+- `tidegate check` (or `tidegate config`) prints every mistake, with the line, variable or flag it comes from, and ends with
+  status 64; or, if there is none, the whole configuration, secrets left out, behind each key who has set it
+  (`# gateway.toml:7`, `# TIDEGATE_WORKERS__COUNT`, `# default`), and a line that all is well. With `--changed` it shows
+  only what differs from the defaults, with `--json` a list for programs. `tidegate serve` checks the same and does not
+  start with a mistake.
 - `--demo` sets what `gateway/src/config/demo.toml` says, below the file.
 ";
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use config::{FileFormat, Source, Value, ValueKind};
 
 use super::Sources;
+use super::lines::Lines;
 use super::mistake::Mistake;
 use super::tree::Node;
 use crate::setting::trimmed;
@@ -34,13 +35,20 @@ pub(super) fn gather(sources: &Sources<'_>, mistakes: &mut Vec<Mistake>) -> Node
     let mut builder = config::Config::builder();
     if sources.demo {
         let mut values = config::Map::new();
-        collect(&config::File::from_str(DEMO, FileFormat::Toml), &mut values, "the flag --demo", mistakes);
+        let source = config::File::from_str(DEMO, FileFormat::Toml);
+        collect(&source, &mut values, "the flag --demo", &Lines::default(), mistakes);
         builder = builder.add_source(Gathered(values));
     }
     let mut values = config::Map::new();
     if let Some(file) = sources.file {
         match read_file(file) {
-            Ok(source) => collect(&source, &mut values, &file.display().to_string(), mistakes),
+            Ok(text) => {
+                let inner = trimmed(&text);
+                let above = text.split(inner).next().map_or(0, |above| above.matches('\n').count());
+                let source = config::File::from_str(inner, FileFormat::Toml);
+                let lines = Lines::of(inner, above);
+                collect(&source, &mut values, &file.display().to_string(), &lines, mistakes);
+            }
             Err(problem) => mistakes.push(Mistake {
                 path: String::new(),
                 problem,
@@ -88,25 +96,28 @@ pub(super) fn sets_a_key(name: &str) -> bool {
     })
 }
 
-fn read_file(file: &Path) -> Result<impl Source + use<>, String> {
+fn read_file(file: &Path) -> Result<String, String> {
     let length = std::fs::metadata(file).map_err(|error| format!("cannot be read: {error}"))?.len();
     if length > FILE_BYTES_MAX {
         return Err(format!("is {length} bytes long, at most {FILE_BYTES_MAX} are read"));
     }
-    let text = std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"))?;
-    Ok(config::File::from_str(trimmed(&text), FileFormat::Toml))
+    std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"))
 }
 
-/// Takes the values of a file, each marked with the file's name.
+/// Takes the values of a file, each marked with the file's name and its line.
 fn collect(
     source: &dyn Source,
     values: &mut config::Map<String, Value>,
     file: &str,
+    lines: &Lines,
     mistakes: &mut Vec<Mistake>,
 ) {
     match source.collect() {
         Ok(collected) => {
-            values.extend(collected.into_iter().map(|(key, value)| (key, mark(value, file))));
+            for (key, value) in collected {
+                let marked = mark(value, file, &mut vec![key.clone()], lines);
+                values.insert(key, marked);
+            }
         }
         Err(error) => mistakes.push(Mistake {
             path: String::new(),
@@ -116,17 +127,24 @@ fn collect(
     }
 }
 
-fn mark(value: Value, file: &str) -> Value {
+fn mark(value: Value, file: &str, path: &mut Vec<String>, lines: &Lines) -> Value {
+    let origin = lines.line(path).map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"));
+    let mut within = |step: String, value: Value| {
+        path.push(step);
+        let marked = mark(value, file, path, lines);
+        path.pop();
+        marked
+    };
     let kind = match value.kind {
-        ValueKind::Table(entries) => {
-            ValueKind::Table(entries.into_iter().map(|(key, value)| (key, mark(value, file))).collect())
-        }
-        ValueKind::Array(values) => {
-            ValueKind::Array(values.into_iter().map(|value| mark(value, file)).collect())
-        }
+        ValueKind::Table(entries) => ValueKind::Table(
+            entries.into_iter().map(|(key, value)| (key.clone(), within(key, value))).collect(),
+        ),
+        ValueKind::Array(values) => ValueKind::Array(
+            values.into_iter().enumerate().map(|(at, value)| within(at.to_string(), value)).collect(),
+        ),
         kind => kind,
     };
-    Value::new(Some(&file.to_owned()), kind)
+    Value::new(Some(&origin), kind)
 }
 
 /// Values that were collected already.

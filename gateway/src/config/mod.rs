@@ -15,15 +15,20 @@ use serde::{Deserialize, Serialize};
 use crate::admission::client_ip::TrustedProxies;
 use crate::{admission, api, auth, broker, client, demo, http, listener, node, telemetry, worker};
 
+pub use difference::Change;
 pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
 pub use mistake::{Mistake, Mistakes};
+pub use origins::Set;
 
 mod advice;
 mod changed;
 mod check;
+mod difference;
 mod files;
 mod gather;
+mod lines;
 mod mistake;
+mod origins;
 mod read;
 mod tree;
 
@@ -68,6 +73,26 @@ pub struct Sources<'a> {
     pub demo: bool,
 }
 
+/// A configuration that was read, and who said what in it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    tree: tree::Node,
+}
+
+impl Loaded {
+    /// As TOML without secrets, and behind each key who said it.
+    pub fn to_toml(&self, only_changed: bool) -> String {
+        let toml = if only_changed { self.config.changed().0 } else { self.config.to_toml() };
+        origins::annotate(&toml, &self.tree)
+    }
+
+    /// Every key that has a value, and who said it.
+    pub fn sets(&self) -> Vec<Set> {
+        origins::all(&self.config, &self.tree)
+    }
+}
+
 impl Sources<'_> {
     /// What is to be known of them even if they hold mistakes, a line each.
     pub fn advice(&self) -> Vec<String> {
@@ -86,10 +111,22 @@ impl Config {
         Self::load_and(sources, files::faults)
     }
 
+    /// The same, with who said what.
+    pub fn load_with_origins(sources: &Sources<'_>) -> Result<Loaded, Mistakes> {
+        Self::load_all(sources, files::faults)
+    }
+
     fn load_and(
         sources: &Sources<'_>,
         check_more: impl Fn(&Self) -> Vec<(String, String)>,
     ) -> Result<Self, Mistakes> {
+        Self::load_all(sources, check_more).map(|loaded| loaded.config)
+    }
+
+    fn load_all(
+        sources: &Sources<'_>,
+        check_more: impl Fn(&Self) -> Vec<(String, String)>,
+    ) -> Result<Loaded, Mistakes> {
         let mut mistakes = Vec::new();
         let tree = gather::gather(sources, &mut mistakes);
         let config: Self = read::read(tree.clone(), &mut mistakes);
@@ -103,7 +140,7 @@ impl Config {
             }
         }
         mistakes.sort_by(|a, b| a.path.cmp(&b.path));
-        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+        if mistakes.is_empty() { Ok(Loaded { config, tree }) } else { Err(Mistakes(mistakes)) }
     }
 
     /// What is no mistake and still not as it may seem to whoever has set it, a line each.
@@ -134,6 +171,16 @@ impl Config {
     /// As TOML, what differs from the defaults, and how many keys that are.
     pub fn changed(&self) -> (String, usize) {
         changed::changed(self)
+    }
+
+    /// Every key that is another one in `new`.
+    pub fn changes(&self, new: &Self) -> Vec<Change> {
+        difference::changes(self, new)
+    }
+
+    /// This configuration with all of `new` that a running node can take over.
+    pub fn with_live_of(&self, new: &Self) -> Self {
+        difference::with_live_of(self, new)
     }
 
     /// Everything that opens connections on behalf of many clients.
@@ -243,17 +290,17 @@ mod tests {
             mistakes(toml, &environment),
             [
                 "colour: unknown key, known are node, server, internal, tls, proxy_protocol, limits, http, websocket, session, \
-                 auth, api, workers, channel_names, channels, namespaces, broker, redis, demo, drain, telemetry (from gateway.toml)",
+                 auth, api, workers, channel_names, channels, namespaces, broker, redis, demo, drain, telemetry (from gateway.toml:2)",
                 "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
-                "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml)",
+                "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml:16)",
                 "namespaces.prices.history_ttl_s: must be set when history_size is",
-                "proxy_protocol.trusted.1: invalid IP address syntax (from gateway.toml)",
-                "server.backlog: is the text \"many\", must be a whole number from 0 to 4294967295 (from gateway.toml)",
-                "server.listn: unknown key, did you mean `listen`? (from gateway.toml)",
-                "telemetry.log_format: unknown value \"jsno\", did you mean `json`? (from gateway.toml)",
+                "proxy_protocol.trusted.1: invalid IP address syntax (from gateway.toml:13)",
+                "server.backlog: is the text \"many\", must be a whole number from 0 to 4294967295 (from gateway.toml:5)",
+                "server.listn: unknown key, did you mean `listen`? (from gateway.toml:4)",
+                "telemetry.log_format: unknown value \"jsno\", did you mean `json`? (from gateway.toml:10)",
                 "tls.certificate_file: must be set when key_file is",
-                "websocket.compression_level: is 12, must be from 1 to 9 (from gateway.toml)",
-                "websocket.fragments_max: is -1, must be a whole number of at least 0 (from gateway.toml)",
+                "websocket.compression_level: is 12, must be from 1 to 9 (from gateway.toml:7)",
+                "websocket.fragments_max: is -1, must be a whole number of at least 0 (from gateway.toml:8)",
                 "workers.count: is the text \"two\", must be a whole number of at least 0 (from TIDEGATE_WORKERS__COUNT)",
             ]
         );
@@ -323,6 +370,39 @@ mod tests {
         let missing = Sources { file: Some(Path::new("/nowhere/gateway.toml")), ..Sources::default() };
         let told = Config::load(&missing).unwrap_err().to_string();
         assert!(told.contains("cannot be read") && told.contains("/nowhere/gateway.toml"), "{told}");
+    }
+
+    #[test]
+    fn every_value_is_shown_with_who_said_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        let toml =
+            "\n[server]\nbacklog = 9\n[namespaces.chat]\npresence = true\n[api]\nkeys = [\n  \"a\",\n]\n";
+        std::fs::write(&file, toml).unwrap();
+        let environment = BTreeMap::from([("TIDEGATE_WORKERS__COUNT".to_owned(), "2".to_owned())]);
+        let flags = vec![("server.listen", "127.0.0.1:3".to_owned())];
+        let sources = Sources { file: Some(&file), environment, flags, demo: true };
+        let loaded = Config::load_with_origins(&sources).unwrap();
+        let sets = loaded.sets();
+        let file = file.display();
+        for (key, value, origin, is_default) in [
+            ("server.backlog", "9", format!("{file}:3"), false),
+            ("namespaces.chat.presence", "true", format!("{file}:5"), false),
+            ("namespaces.chat.allow_publish", "true", "the flag --demo".to_owned(), false),
+            ("namespaces.chat.allow_user_limited", "false", "default".to_owned(), true),
+            ("api.keys", "[\"[redacted]\"]", format!("{file}:7"), false),
+            ("workers.count", "2", "TIDEGATE_WORKERS__COUNT".to_owned(), false),
+            ("server.listen", "\"127.0.0.1:3\"", "the flag --listen".to_owned(), false),
+            ("drain.grace_ms", "20000", "default".to_owned(), true),
+        ] {
+            let set = sets.iter().find(|set| set.key == key).unwrap();
+            let found = (set.value.to_string(), set.origin.clone(), set.is_default);
+            assert_eq!(found, (value.to_owned(), origin.clone(), is_default), "{key}");
+            let shown = loaded.to_toml(false);
+            assert!(shown.contains(&format!("  # {origin}\n")), "{shown}");
+            assert_eq!(shown.parse::<toml::Table>().unwrap(), loaded.config.to_toml().parse().unwrap());
+        }
+        assert!(!loaded.to_toml(true).contains("# default"));
     }
 
     #[test]

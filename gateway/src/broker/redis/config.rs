@@ -164,7 +164,10 @@ impl fmt::Debug for RedisUrl {
 
 impl Serialize for RedisUrl {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match crate::secret::mark_of(&self.0) {
+            Some(mark) => serializer.serialize_str(&mark),
+            None => serializer.collect_str(self),
+        }
     }
 }
 

@@ -1,0 +1,127 @@
+//! What differs between two configurations, and what of it a running node can take over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gateway_core::channel_rules::ChannelOptions;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Config, origins};
+use crate::secret;
+
+/// One key whose value is another one. A secret is told to have changed and never shown.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Change {
+    /// `section.key`.
+    pub key: String,
+    /// `null` where there was none.
+    pub old: Value,
+    pub new: Value,
+}
+
+/// Every key that differs. A namespace that comes or goes is one, with those of its options that are not the defaults.
+pub(super) fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let is_in_both = |name: &String| old.namespaces.contains_key(name) && new.namespaces.contains_key(name);
+    let shown = |config: &Config| {
+        let leaves = origins::leaves(config).into_iter();
+        let is_compared = |(path, _): &(Vec<String>, Value)| match &path[..] {
+            [section, name, _] if section == "namespaces" => is_in_both(name),
+            _ => true,
+        };
+        leaves.filter(is_compared).collect::<BTreeMap<_, _>>()
+    };
+    let compared = |config: &Config| secret::told_apart(|| shown(config));
+    let (before, after) = (compared(old), compared(new));
+    let (mut shown_before, mut shown_after) = (shown(old), shown(new));
+    let paths: BTreeSet<&Vec<String>> = before.keys().chain(after.keys()).collect();
+    let values = paths.into_iter().filter(|path| before.get(*path) != after.get(*path)).map(|path| Change {
+        key: path.join("."),
+        old: shown_before.remove(path).unwrap_or_default(),
+        new: shown_after.remove(path).unwrap_or_default(),
+    });
+    let namespaces: BTreeSet<&String> = old.namespaces.keys().chain(new.namespaces.keys()).collect();
+    let come_or_gone = namespaces.into_iter().filter(|name| !is_in_both(name)).map(|name| Change {
+        key: format!("namespaces.{name}"),
+        old: old.namespaces.get(name).map(set_options).unwrap_or_default(),
+        new: new.namespaces.get(name).map(set_options).unwrap_or_default(),
+    });
+    let mut changes: Vec<Change> = values.chain(come_or_gone).collect();
+    changes.sort_by(|one, other| one.key.cmp(&other.key));
+    changes
+}
+
+/// The options that are not as they come.
+fn set_options(options: &ChannelOptions) -> Value {
+    let in_json = |options| serde_json::to_value(options).expect("options are plain values");
+    let (mut set, defaults) = (in_json(options), in_json(&ChannelOptions::default()));
+    if let Value::Object(options) = &mut set {
+        options.retain(|key, value| defaults.get(key) != Some(value));
+    }
+    set
+}
+
+/// The present configuration with all of the new one that can be taken over without a restart.
+pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
+    let mut merged = present.clone();
+    merged.channel_names = new.channel_names.clone();
+    merged.channels = new.channels.clone();
+    merged.namespaces = new.namespaces.clone();
+    merged.auth = new.auth.clone();
+    merged.drain = new.drain.clone();
+    // How much a decoder may take is part of the protocols, which all clients share.
+    merged.session = new.session.clone();
+    merged.session.queued_commands_max = present.session.queued_commands_max;
+    merged.http.allowed_origins = new.http.allowed_origins.clone();
+    merged.http.allow_missing_origin = new.http.allow_missing_origin;
+    // What waits already is counted against the budget that the node began with.
+    merged.limits = new.limits.clone();
+    merged.limits.memory_bytes_max = present.limits.memory_bytes_max;
+    // Sockets and places are made at the start.
+    merged.api = new.api.clone();
+    merged.api.listen = present.api.listen;
+    merged.api.connections_max = present.api.connections_max;
+    merged.api.requests_max = present.api.requests_max;
+    merged.telemetry.log_level = new.telemetry.log_level.clone();
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn keys_that_differ_are_told_and_secrets_are_not_shown() {
+        let mut old = Config::default();
+        old.auth.hmac_secret = Secret::new("the first secret, of thirty-two bytes");
+        old.api.keys = vec![Secret::new("one")];
+        let gone = ChannelOptions { presence: true, ..ChannelOptions::default() };
+        old.namespaces.insert("gone".to_owned(), gone);
+        let mut new = Config { namespaces: BTreeMap::new(), ..old.clone() };
+        new.auth.hmac_secret = Secret::new("another secret, of thirty-two bytes");
+        new.api.keys = vec![Secret::new("two")];
+        new.server.backlog = 7;
+        assert_eq!(changes(&old, &old), []);
+        let told = changes(&old, &new);
+        let keys: Vec<&str> = told.iter().map(|change| change.key.as_str()).collect();
+        assert_eq!(keys, ["api.keys", "auth.hmac_secret", "namespaces.gone", "server.backlog"]);
+        assert_eq!((&told[1].old, &told[1].new), (&Value::from("[redacted]"), &Value::from("[redacted]")));
+        assert_eq!((&told[2].old, &told[2].new), (&serde_json::json!({ "presence": true }), &Value::Null));
+        assert_eq!(told[0].new, serde_json::json!(["[redacted]"]));
+    }
+
+    #[test]
+    fn what_needs_a_restart_stays_as_it_is() {
+        let mut new = Config::default();
+        new.server.backlog = 7;
+        new.session.channels_max = 7;
+        new.session.queued_commands_max = 4_000;
+        new.limits.accepts_per_s = 7;
+        let merged = with_live_of(&Config::default(), &new);
+        let keys = |changes: Vec<Change>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
+        let taken = keys(changes(&Config::default(), &merged));
+        assert_eq!(taken, ["limits.accepts_per_s", "session.channels_max"]);
+        let left = keys(changes(&merged, &new));
+        assert_eq!(left, ["server.backlog", "session.queued_commands_max"]);
+    }
+}

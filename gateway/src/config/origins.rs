@@ -1,0 +1,85 @@
+//! Every value of a configuration with who said it, without secrets.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Config;
+use super::lines::Lines;
+use super::tree::Node;
+
+/// One key.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Set {
+    /// `section.key`.
+    pub key: String,
+    /// Secrets are left out.
+    pub value: Value,
+    /// A file and its line, a variable, a flag, or `default`.
+    pub origin: String,
+    /// Whether it is what it would be if nobody had said anything.
+    pub is_default: bool,
+}
+
+/// What stands in for an origin where nobody has said anything.
+const DEFAULT: &str = "default";
+
+/// Every key that has a value.
+pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
+    let defaults = leaves(&Config::default());
+    let defaults: HashMap<&[String], &Value> =
+        defaults.iter().map(|(path, value)| (path.as_slice(), value)).collect();
+    let set = |(path, value): (Vec<String>, Value)| {
+        // A namespace begins with the options that channels without one begin with.
+        let of_default = match &path[..] {
+            [namespaces, _, key] if namespaces == "namespaces" => {
+                defaults.get(&["channels".to_owned(), key.clone()][..])
+            }
+            path => defaults.get(path),
+        };
+        let is_default = of_default == Some(&&value);
+        let node = tree.find(&path);
+        let origin = node.map_or_else(|| DEFAULT.to_owned(), |node| node.origin.describe(&path));
+        Set { key: path.join("."), value, origin, is_default }
+    };
+    leaves(config).into_iter().filter(|(_, value)| !value.is_null()).map(set).collect()
+}
+
+/// Writes behind each line of a configuration in TOML who said what stands there.
+pub(super) fn annotate(toml: &str, tree: &Node) -> String {
+    let lines = Lines::of(toml, 0).paths();
+    let mut shown = String::with_capacity(2 * toml.len());
+    for (at, line) in toml.lines().enumerate() {
+        shown.push_str(line);
+        if let Some(path) = lines.get(&(at + 1)).filter(|_| !line.starts_with('[')) {
+            let origin = tree.find(path).map(|node| node.origin.describe(path));
+            shown.push_str("  # ");
+            shown.push_str(origin.as_deref().unwrap_or(DEFAULT));
+        }
+        shown.push('\n');
+    }
+    shown
+}
+
+/// Every value that is no section, with the way to it.
+pub(super) fn leaves(config: &Config) -> Vec<(Vec<String>, Value)> {
+    let mut found = Vec::new();
+    let whole =
+        serde_json::to_value(config).expect("a configuration is made of tables, lists and plain values");
+    collect(&mut Vec::new(), whole, &mut found);
+    found
+}
+
+fn collect(path: &mut Vec<String>, value: Value, found: &mut Vec<(Vec<String>, Value)>) {
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                path.push(key);
+                collect(path, value, found);
+                path.pop();
+            }
+        }
+        value => found.push((path.clone(), value)),
+    }
+}

@@ -1,19 +1,18 @@
 //! The whole node: builds every part in order, owns it, and lets go of it in reverse.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_core::hub::DeflateOptions;
-use gateway_core::session::{Application, Context};
+use parking_lot::{Mutex, RwLock};
 use shared::id::NodeId;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +40,11 @@ use crate::worker::inbox::{Event, Inbox};
 use crate::worker::{self, Seat, Worker};
 
 mod connect;
+mod reload;
+
+pub use reload::{Load, ReloadError, Reloaded};
+
+use reload::Reload;
 
 /// How long after a message to this node itself has come back through the broker the next one is sent.
 const CANARY_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,7 +56,7 @@ const CANARY_AGE_MAX: Duration = Duration::from_secs(4);
 /// A node that runs.
 #[derive(Debug)]
 pub struct App {
-    config: Config,
+    reload: Arc<Reload>,
     clock: Clock,
     client_address: SocketAddr,
     api_address: SocketAddr,
@@ -98,6 +102,7 @@ impl App {
         let authenticator = Authenticator::counted_by(&config.auth, clock, Some(metrics.clone()));
         let authenticator = Arc::new(authenticator.map_err(setup)?);
         let origins = OriginPolicy::new(&config.http).map_err(|faults| setup(faults[0].1.clone()))?;
+        let origins = Arc::new(RwLock::new(origins));
         let descriptors = descriptors::raise();
         let (connections_max, advice) =
             descriptors.allow(config.limits.connections_max, config.api.connections_max);
@@ -146,19 +151,7 @@ impl App {
             }))
         })?;
 
-        let mut settings = config.session.clone();
-        // Beside a long answer there is to be room for what is published meanwhile.
-        let half = u32::try_from(config.websocket.outbox_bytes_max / 2).unwrap_or(u32::MAX);
-        settings.reply_bytes_max = settings.reply_bytes_max.min(half);
-        let context = Arc::new(Context {
-            settings,
-            rules: (*rules).clone(),
-            insecure: authenticator.is_insecure(),
-            application: Application::default(),
-            node: name,
-            version: crate::VERSION,
-            observer: metrics.clone(),
-        });
+        let context = reload::context(&config, &node, &authenticator, metrics.clone());
         let websocket = Arc::new(config.websocket.clone());
         let mut workers = Vec::new();
         for (index, seat) in seats.into_iter().enumerate() {
@@ -181,7 +174,7 @@ impl App {
         let api = Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?);
         let spare_max = if api_socket.is_some() { 0 } else { config.api.connections_max };
         let router = Router {
-            origins,
+            origins: origins.clone(),
             proxies,
             admission: Admission::new(
                 &config.limits,
@@ -215,11 +208,25 @@ impl App {
             pages: false,
             ..router.clone()
         };
+        let reload = Arc::new(Reload {
+            load: OnceLock::new(),
+            metrics: metrics.clone(),
+            node: node.clone(),
+            inboxes: inboxes.clone(),
+            authenticator: authenticator.clone(),
+            origins,
+            admission: router.admission.clone(),
+            descriptors,
+            api: api.clone(),
+            tls: tls.clone(),
+            running: Mutex::new(config.clone()),
+        });
+        api.reload_with(reload.clone());
+        metrics.config_applied(&config.to_toml());
+        runtime.spawn(reload.clone().watch(stop.clone()));
         if let Some(tls) = &tls {
             let interval = config.tls.reload_interval();
             runtime.spawn(tls.clone().watch(interval, metrics.clone(), stop.clone()));
-        } else {
-            runtime.spawn(pass_over_hangups());
         }
         let (http, leaving) = (TaskTracker::new(), CancellationToken::new());
         let listener = |router: Router| {
@@ -249,7 +256,7 @@ impl App {
         }
         if config.demo.feed {
             let node = node.clone();
-            runtime.spawn(async move { demo::run(node.rules(), |request| node.publish(request)).await });
+            runtime.spawn(async move { demo::run(&node.rules(), |request| node.publish(request)).await });
         }
         readiness.set_started();
         tracing::info!(
@@ -261,7 +268,7 @@ impl App {
             tracing::info!("the ticker is at {scheme}://{client_address}/");
         }
         Ok(Self {
-            config,
+            reload,
             clock,
             client_address,
             api_address,
@@ -294,6 +301,11 @@ impl App {
         self.internal_address
     }
 
+    /// Where the configuration is to be read from again, on SIGHUP and when the API is asked to. Once.
+    pub fn reload_from(&self, load: Load) {
+        let _ = self.reload.load.set(load);
+    }
+
     pub fn node(&self) -> &Arc<Node> {
         &self.node
     }
@@ -301,7 +313,7 @@ impl App {
     /// Stops in an order that loses nobody: unready, then closed doors, then one client after the other over the
     /// grace period, then the parts. A second signal is the caller's to watch for.
     pub fn drain(mut self) {
-        let drain = self.config.drain.clone();
+        let drain = self.reload.running.lock().drain.clone();
         self.readiness.set_draining();
         self.leaving.cancel();
         tracing::info!(clients = self.metrics.connections(), "draining: this node is no longer ready");
@@ -430,14 +442,6 @@ fn for_accepting(socket: TcpListener) -> std::io::Result<AsyncFd<mio::net::TcpLi
 
 fn local_address(socket: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
     socket.local_addr().map_err(|error| StartError::Listen { address, error })
-}
-
-/// SIGHUP asks to read things again. Without a certificate there is nothing, and no reason to end either.
-async fn pass_over_hangups() {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
-    while hangups.recv().await.is_some() {
-        tracing::info!("SIGHUP: there is no certificate to read again");
-    }
 }
 
 /// Sends messages through the broker to this node itself. As long as they come back, the node is ready.

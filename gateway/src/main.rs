@@ -31,7 +31,7 @@ fn main() -> ExitCode {
             match told(Config::load_to_serve(&sources), &sources) {
                 Ok(config) => {
                     let advice = config.advice(&sources);
-                    serve_until_signalled(config, &advice).unwrap_or_else(|error| {
+                    serve_until_signalled(config, serve.settings.clone(), &advice).unwrap_or_else(|error| {
                         eprintln!("tidegate: {error}");
                         ExitCode::FAILURE
                     })
@@ -84,7 +84,11 @@ fn told<T>(loaded: Result<T, Mistakes>, sources: &Sources<'_>) -> Result<T, Exit
     })
 }
 
-fn serve_until_signalled(config: Config, advice: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+fn serve_until_signalled(
+    config: Config,
+    settings: Settings,
+    advice: &[String],
+) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = Builder::new_multi_thread().enable_all().thread_name("io").build()?;
     let entered = runtime.enter();
     let traces = logs::init(&config.telemetry)?;
@@ -96,6 +100,7 @@ fn serve_until_signalled(config: Config, advice: &[String]) -> Result<ExitCode, 
     // Watched for from the beginning: no signal falls between two steps.
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let app = App::start(config, runtime.handle().clone())?;
+    app.reload_from(Box::new(move || Config::load_to_serve(&settings.sources())));
     runtime.block_on(signals.next());
     let second = runtime.spawn(async move { signals.next().await });
     let drained = std::thread::spawn(move || app.drain());

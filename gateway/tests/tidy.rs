@@ -84,6 +84,7 @@ const ABSENCES: &[Absence] = &[
             "gateway/src/cli.rs",
             "gateway/src/config",
             "gateway/src/app/connect.rs",
+            "gateway/src/app/reload.rs",
         ],
     },
     // A session meets the hub and the node in one place.

@@ -74,6 +74,12 @@ impl Doors {
         }
     }
 
+    /// What is open already stays, and counts.
+    pub(super) fn set_limits(&mut self, config: Config, connections_max: u32) {
+        self.config = config;
+        self.connections_max = connections_max;
+    }
+
     /// Takes the turn to accept one connection, or tells how long to wait for it.
     pub(super) fn take_turn(&mut self, now: Moment) -> Result<(), Duration> {
         match self.config.accepts_per_s {

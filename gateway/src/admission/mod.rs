@@ -86,6 +86,13 @@ impl Admission {
         Arc::new(Self { doors: Mutex::new(doors), room: Notify::new(), clock, proxies, metrics })
     }
 
+    /// Other limits for what comes from now on.
+    pub fn set_limits(&self, config: &Config, connections_max: u32) {
+        self.doors.lock().set_limits(config.clone(), connections_max);
+        // More handshakes may be under way than before.
+        self.room.notify_waiters();
+    }
+
     /// Waits until the node may accept another connection: for its turn in the rate of accepts, and for room among
     /// the handshakes. Whoever connects meanwhile waits in the kernel's backlog. One caller at a time.
     pub async fn turn(&self) {

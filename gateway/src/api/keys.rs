@@ -16,7 +16,7 @@ const SCHEME: &str = "apikey";
 
 /// The keys that open the API.
 #[derive(Debug)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     keys: Vec<Secret>,
     insecure: bool,
 }

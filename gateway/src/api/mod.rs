@@ -18,6 +18,7 @@ mod run;
 mod serve;
 
 pub use config::{Config, ErrorMode};
+pub(crate) use serve::Reload;
 pub use serve::{Api, PREFIX};
 
 /// What a body asks of a method, if there is such a method: for [`crate::readers`].

@@ -44,6 +44,10 @@ pub(super) fn document() -> Value {
     }
     let batch = "Carries out several commands and answers each in its place.";
     paths.insert("/api/batch".to_owned(), post("batch", batch, &schemas::batch(), &schemas::replies()));
+    let reload =
+        "Has the node that is asked read its configuration again: all of it that can change, or nothing.";
+    let answer = json!({ "oneOf": [object("result", schemas::reloaded()), reference("ErrorAnswer")] });
+    paths.insert("/api/reload".to_owned(), post("reload", reload, &json!({ "type": "object" }), &answer));
     let document = json!({
         "openapi": "3.1.0",
         "info": {

@@ -87,7 +87,7 @@ impl Call<'_> {
     fn publication(&self, request: &Publish<'_>) -> Result<PublishRequest, Refused> {
         let message = self.message(request.content())?;
         let (channel, options) = self.channel(&request.channel)?;
-        Ok(message.to(channel, options))
+        Ok(message.to(channel, &options))
     }
 
     /// To several channels at once: one that fails does not hold the others up.
@@ -113,7 +113,7 @@ impl Call<'_> {
     async fn publish_to(&self, channel: &str, message: &Message) -> Result<Published, Refused> {
         let (channel, options) = self.channel(channel)?;
         self.in_time()?;
-        let request = message.to(channel, options);
+        let request = message.to(channel, &options);
         let published = self.node.publish(request).await.map_err(Refused::not_published)?;
         self.node.metrics.publication_in(Source::Api);
         Ok(published)

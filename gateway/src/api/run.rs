@@ -87,12 +87,12 @@ impl<'a> Call<'a> {
     }
 
     /// The channel of this name and its options.
-    pub(super) fn channel(&self, name: &str) -> Result<(Channel, &'a Arc<ChannelOptions>), Refused> {
+    pub(super) fn channel(&self, name: &str) -> Result<(Channel, Arc<ChannelOptions>), Refused> {
         let rules = self.node.rules();
         let channel = rules
             .channel(name, CHANNEL_BYTES_MAX)
             .map_err(|error| Refused::bad_request(error.to_string()))?;
-        let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?.clone();
         Ok((channel, options))
     }
 

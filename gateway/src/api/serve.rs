@@ -1,6 +1,7 @@
 //! The way in: HTTP on one side, commands on the other.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -8,6 +9,8 @@ use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
+use parking_lot::RwLock;
+use serde_json::json;
 use shared::error::ErrorCode;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +36,14 @@ const OLDER_PATH: &str = "/api";
 /// The one method that is made of others.
 const BATCH: &str = "batch";
 
+/// The one method that is of the node that is asked, and of no channel or client.
+const RELOAD: &str = "reload";
+
+/// Reads the configuration again, and answers what has changed as JSON, or why nothing has. May wait for files.
+pub(crate) trait Reload: Send + Sync + fmt::Debug {
+    fn reload(&self) -> Result<serde_json::Value, String>;
+}
+
 /// What a path asks for.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
@@ -40,6 +51,8 @@ enum Asked {
     Batch,
     /// Commands that name their methods themselves.
     Older,
+    /// That this node reads its configuration again.
+    Reload,
 }
 
 impl Asked {
@@ -49,6 +62,7 @@ impl Asked {
         }
         match path.strip_prefix(PREFIX)? {
             BATCH => Some(Self::Batch),
+            RELOAD => Some(Self::Reload),
             name => Method::parse(name).map(Self::One),
         }
     }
@@ -59,6 +73,7 @@ impl Asked {
             Some(Self::One(method)) => method.name(),
             Some(Self::Batch) => BATCH,
             Some(Self::Older) => "older",
+            Some(Self::Reload) => RELOAD,
             None => "unknown",
         }
     }
@@ -72,7 +87,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug)]
 pub struct Api {
     config: Config,
-    keys: Keys,
+    /// Others can be set while the node runs.
+    keys: RwLock<Keys>,
+    reload: OnceLock<Arc<dyn Reload>>,
     node: Arc<Node>,
     /// One permit for each request that may be served at once.
     room: Semaphore,
@@ -89,12 +106,28 @@ struct Unread {
 impl Api {
     pub fn new(config: &Config, node: Arc<Node>) -> Result<Self, SecretFileError> {
         Ok(Self {
-            keys: Keys::new(config)?,
+            keys: RwLock::new(Keys::new(config)?),
+            reload: OnceLock::new(),
             room: Semaphore::new(config.requests_max),
             closed: CancellationToken::new(),
             config: config.clone(),
             node,
         })
+    }
+
+    /// The keys of another configuration.
+    pub(crate) fn read_keys(&self, config: &Config) -> Result<Keys, SecretFileError> {
+        Keys::new(config)
+    }
+
+    /// They open the API from now on, and no others do.
+    pub(crate) fn set_keys(&self, keys: Keys) {
+        *self.keys.write() = keys;
+    }
+
+    /// What is to be done when a reload of the configuration is asked for. Once.
+    pub(crate) fn reload_with(&self, reload: Arc<dyn Reload>) {
+        let _ = self.reload.set(reload);
     }
 
     /// Nothing is begun after this. What has been begun is answered.
@@ -146,7 +179,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        self.keys.admit(&head.uri, &head.headers).map_err(|reason| {
+        self.keys.read().admit(&head.uri, &head.headers).map_err(|reason| {
             unread(StatusCode::UNAUTHORIZED, Refused::with_detail(ErrorCode::Unauthorized, reason))
         })?;
         let Some(asked) = asked else {
@@ -200,6 +233,14 @@ impl Api {
                 answer::write_batch(&batch.commands, &answers, &mut out);
                 None
             }
+            Asked::Reload => {
+                let reloaded = self.reload().await;
+                match &reloaded {
+                    Ok(done) => out.put_slice(json!({ "result": done }).to_string().as_bytes()),
+                    Err(refused) => out.extend_from_slice(&answer::error(refused)),
+                }
+                reloaded.err()
+            }
             Asked::Older => {
                 let (ids, batch) = read_older(json, self.config.batch_commands_max)?;
                 let answers = call
@@ -224,6 +265,14 @@ impl Api {
             }
             _ => respond(StatusCode::OK, out.freeze()),
         })
+    }
+
+    async fn reload(&self) -> Result<serde_json::Value, Refused> {
+        let Some(reload) = self.reload.get().cloned() else {
+            return Err(Refused::not_available("nothing can be read again here"));
+        };
+        let reloaded = tokio::task::spawn_blocking(move || reload.reload()).await;
+        reloaded.map_err(|_| Refused::from(ErrorCode::Internal))?.map_err(Refused::bad_request)
     }
 
     fn tells_by_status(&self, headers: &HeaderMap) -> bool {

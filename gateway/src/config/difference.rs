@@ -76,11 +76,9 @@ pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
     // What waits already is counted against the budget that the node began with.
     merged.limits = new.limits.clone();
     merged.limits.memory_bytes_max = present.limits.memory_bytes_max;
-    // Sockets and places are made at the start.
-    merged.api = new.api.clone();
-    merged.api.listen = present.api.listen;
-    merged.api.connections_max = present.api.connections_max;
-    merged.api.requests_max = present.api.requests_max;
+    merged.api.keys = new.api.keys.clone();
+    merged.api.keys_file = new.api.keys_file.clone();
+    merged.api.insecure = new.api.insecure;
     merged.telemetry.log_level = new.telemetry.log_level.clone();
     merged
 }

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use http_body_util::{Either, Full};
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
+use parking_lot::RwLock;
 
 use crate::admission::Admission;
 use crate::admission::client_ip::TrustedProxies;
@@ -55,7 +56,8 @@ pub(crate) fn read_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
 /// Where every request of a client goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Router {
-    pub(crate) origins: OriginPolicy,
+    /// Others can be set while the node runs.
+    pub(crate) origins: Arc<RwLock<OriginPolicy>>,
     pub(crate) proxies: TrustedProxies,
     pub(crate) admission: Arc<Admission>,
     /// Whether clients connect here.

@@ -177,7 +177,7 @@ impl Router {
 
     fn check_origin(&self, head: &Head<'_>) -> Result<(), Refused> {
         let text = |name| head.header(name).map(|value| std::str::from_utf8(value).unwrap_or("null"));
-        if self.origins.allows(text("origin"), text("host")) {
+        if self.origins.read().allows(text("origin"), text("host")) {
             return Ok(());
         }
         let why = match text("origin") {

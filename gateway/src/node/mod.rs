@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use gateway_core::channel_rules::ChannelRules;
 use gateway_core::hub::Variants;
+use parking_lot::RwLock;
 use shared::id::NodeId;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -68,7 +69,7 @@ pub struct Node {
     /// The configured name, shown to people.
     pub(crate) name: Arc<str>,
     pub(crate) clock: Clock,
-    pub(crate) rules: Arc<ChannelRules>,
+    rules: RwLock<Arc<ChannelRules>>,
     pub(crate) metrics: Arc<Metrics>,
     variants: Arc<Variants>,
     broker: Arc<dyn Broker>,
@@ -132,7 +133,7 @@ impl Node {
             id: parts.id,
             name: parts.name,
             clock: parts.clock,
-            rules: parts.rules,
+            rules: RwLock::new(parts.rules),
             metrics: parts.metrics,
             variants: parts.variants,
             broker: parts.broker,
@@ -168,8 +169,14 @@ impl Node {
         node
     }
 
-    pub fn rules(&self) -> &ChannelRules {
-        &self.rules
+    /// The rules as they are now: whoever does one thing asks once.
+    pub fn rules(&self) -> Arc<ChannelRules> {
+        self.rules.read().clone()
+    }
+
+    /// Others hold for what begins after this.
+    pub(crate) fn set_rules(&self, rules: Arc<ChannelRules>) {
+        *self.rules.write() = rules;
     }
 
     pub fn name(&self) -> &Arc<str> {

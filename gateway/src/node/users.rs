@@ -1,6 +1,7 @@
 //! Who is connected to this node, by user: how many connections each has, against its cap.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -11,7 +12,7 @@ use crate::node::Node;
 #[derive(Debug)]
 pub(crate) struct Users {
     /// 0: no cap.
-    connections_max: u32,
+    connections_max: AtomicU32,
     connections: Mutex<FxHashMap<UserId, Here>>,
 }
 
@@ -32,7 +33,7 @@ pub(crate) struct UserPermit {
 
 impl Users {
     pub(crate) fn new(connections_max: u32) -> Self {
-        Self { connections_max, connections: Mutex::default() }
+        Self { connections_max: AtomicU32::new(connections_max), connections: Mutex::default() }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -46,12 +47,18 @@ impl Users {
 }
 
 impl Node {
+    /// For connections that are made after this.
+    pub(crate) fn set_user_connections_max(&self, max: u32) {
+        self.users.connections_max.store(max, Ordering::Relaxed);
+    }
+
     /// `None` if the user has as many connections as one may. Anonymous clients are nobody's: they are not counted.
     pub(crate) fn admit_user(self: &Arc<Self>, user: &UserId, worker: usize) -> Option<UserPermit> {
         if !user.is_anonymous() {
             let mut connections = self.users.connections.lock();
             let here = connections.entry(user.clone()).or_default();
-            if self.users.connections_max != 0 && here.connections >= self.users.connections_max {
+            let max = self.users.connections_max.load(Ordering::Relaxed);
+            if max != 0 && here.connections >= max {
                 return None;
             }
             here.connections += 1;

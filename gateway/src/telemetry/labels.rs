@@ -158,3 +158,25 @@ impl PastFrom {
         }
     }
 }
+
+/// What came of reading the configuration again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reloaded {
+    Applied,
+    /// Nothing in it is another one.
+    Unchanged,
+    /// It holds a mistake, so nothing of it was applied.
+    Refused,
+}
+
+impl Reloaded {
+    pub const ALL: [Self; 3] = [Self::Applied, Self::Unchanged, Self::Refused];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+        }
+    }
+}

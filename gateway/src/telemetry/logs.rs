@@ -1,14 +1,15 @@
 //! Structured logs, and traces beside them where they are configured.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::{Dispatch, Subscriber};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use super::traces::{SPANS, TraceError, Traces};
 use super::{Config, LogFormat};
@@ -17,7 +18,7 @@ use super::{Config, LogFormat};
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error("telemetry.log_level is no log filter: {0}")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    Filter(#[from] ParseError),
     #[error(transparent)]
     Traces(#[from] TraceError),
     #[error("logs are set up already: {0}")]
@@ -27,15 +28,31 @@ pub enum SetupError {
 /// Sends everything logged in this process to standard error, and what panics too. Call it once, inside the runtime
 /// that is to send traces; flush the traces at the end.
 pub fn init(config: &Config) -> Result<Option<Traces>, SetupError> {
-    let logs = log_layer(config, std::io::stderr)?;
+    let (logs, level) = log_layer(config, std::io::stderr)?;
     let traces = Traces::start(config)?;
     listeners(logs, traces.as_ref()).try_init()?;
+    // There is one set of logs in a process, and it was not set up before.
+    let _ = LEVEL.set(level);
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         tracing::error!(%panic, "a thread panicked");
         default_hook(panic);
     }));
     Ok(traces)
+}
+
+/// The level of the logs of this process, once they are set up.
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// Logs as `config.log_level` says from now on. Nothing where logs are not this program's own.
+pub fn set_level(config: &Config) -> Result<(), ParseError> {
+    let filter = filter(config)?;
+    if let Some(level) = LEVEL.get()
+        && let Err(error) = level.reload(filter)
+    {
+        tracing::error!(%error, "the level of logs could not be changed");
+    }
+    Ok(())
 }
 
 /// All that listens. A layer that is there but empty would have every span made, to listen to none: what is not wanted
@@ -47,22 +64,26 @@ fn listeners(logs: Box<dyn Layer<Registry> + Send + Sync>, traces: Option<&Trace
     }
 }
 
+type Logs<S> = Box<dyn Layer<S> + Send + Sync>;
+
 /// Writes logs to `writer`. Spans of traces are not for it: they cost nothing unless traces are on.
-fn log_layer<S, W>(
-    config: &Config,
-    writer: W,
-) -> Result<Box<dyn Layer<S> + Send + Sync>, tracing_subscriber::filter::ParseError>
+fn log_layer<S, W>(config: &Config, writer: W) -> Result<(Logs<S>, reload::Handle<Targets, S>), ParseError>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter: Targets = config.log_level.parse()?;
-    let filter = filter.with_target(SPANS, tracing::level_filters::LevelFilter::OFF);
+    let (filter, level) = reload::Layer::new(filter(config)?);
     let layer = fmt::layer().with_writer(writer);
-    Ok(match config.log_format {
+    let layer = match config.log_format {
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
-    })
+    };
+    Ok((layer, level))
+}
+
+fn filter(config: &Config) -> Result<Targets, ParseError> {
+    let filter: Targets = config.log_level.parse()?;
+    Ok(filter.with_target(SPANS, tracing::level_filters::LevelFilter::OFF))
 }
 
 #[cfg(test)]
@@ -97,14 +118,14 @@ mod tests {
 
     fn logged(config: &Config, log: impl FnOnce()) -> String {
         let paper = Paper::default();
-        let subscriber = Registry::default().with(log_layer(config, paper.clone()).unwrap());
+        let subscriber = Registry::default().with(log_layer(config, paper.clone()).unwrap().0);
         tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(paper.0.lock().clone()).unwrap()
     }
 
     #[test]
     fn without_traces_their_spans_are_not_even_made() {
-        let logs = log_layer(&Config::default(), std::io::sink).unwrap();
+        let (logs, _) = log_layer(&Config::default(), std::io::sink).unwrap();
         tracing::dispatcher::with_default(&listeners(logs, None), || {
             assert!(tracing::info_span!(target: SPANS, "deliver").is_disabled());
             assert!(!tracing::info_span!("of a log").is_disabled());
@@ -134,6 +155,21 @@ mod tests {
             tracing::debug!(target: "tidegate::broker::redis", "but this");
         });
         assert!(!text.contains("not this") && text.contains("but this"), "{text}");
+    }
+
+    #[test]
+    fn another_level_holds_from_when_it_is_set() {
+        let paper = Paper::default();
+        let (layer, level) = log_layer(&Config::default(), paper.clone()).unwrap();
+        tracing::subscriber::with_default(Registry::default().with(layer), || {
+            tracing::debug!("before");
+            let config = Config { log_level: "debug".to_owned(), ..Config::default() };
+            level.reload(filter(&config).unwrap()).unwrap();
+            tracing::debug!("after");
+            assert!(tracing::info_span!(target: SPANS, "publish").is_disabled());
+        });
+        let text = String::from_utf8(paper.0.lock().clone()).unwrap();
+        assert!(!text.contains("before") && text.contains("after"), "{text}");
     }
 
     #[test]

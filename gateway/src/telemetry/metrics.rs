@@ -1,6 +1,6 @@
 //! The metrics of one node. Several nodes may live in one process (tests do that): each has its own registry.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gateway_core::session::Observe;
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use shared::disconnect::Disconnect;
 use shared::protocol::ProtocolId;
 use shared::refusal::Refusal;
 
-use super::labels::{Drop, Handshake, Panic, PastFrom, Source};
+use super::labels::{Drop, Handshake, Panic, PastFrom, Reloaded, Source};
 use super::names;
 use super::register::{
     by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
@@ -94,6 +94,9 @@ pub struct Metrics {
     api_requests_total: IntCounterVec,
     api_seconds: HistogramVec,
     tls_reloads_total: IntCounterVec,
+    config_reloads_total: [IntCounter; Reloaded::ALL.len()],
+    config_applied_seconds: IntGauge,
+    config_hash: IntGauge,
     pub(super) ready: IntGauge,
     pub(super) process: ProcessMetrics,
 }
@@ -219,6 +222,12 @@ impl Metrics {
             api_requests_total: counters(r, names::API_REQUESTS_TOTAL),
             api_seconds: histograms(r, names::API_SECONDS, FAST_BUCKETS),
             tls_reloads_total: counters(r, names::TLS_RELOADS_TOTAL),
+            config_reloads_total: {
+                let family = counters(r, names::CONFIG_RELOADS_TOTAL);
+                Reloaded::ALL.map(|result| family.with_label_values(&[result.label()]))
+            },
+            config_applied_seconds: gauge(r, names::CONFIG_APPLIED_SECONDS),
+            config_hash: gauge(r, names::CONFIG_HASH),
             ready: gauge(r, names::READY),
             process: ProcessMetrics {
                 start_time_seconds: register(r, Gauge::with_opts(options(names::START_TIME_SECONDS))),
@@ -317,6 +326,20 @@ impl Metrics {
     pub fn tls_reload(&self, changed: bool) {
         let result = if changed { "changed" } else { "failed" };
         self.tls_reloads_total.with_label_values(&[result]).inc();
+    }
+
+    pub fn config_reloaded(&self, result: Reloaded) {
+        self.config_reloads_total[result as usize].inc();
+    }
+
+    /// This configuration holds from now on.
+    pub fn config_applied(&self, in_toml: &str) {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.config_applied_seconds.set(since_1970.as_secs() as i64);
+        // FNV-1a, and as much of it as every reader of metrics can hold exactly.
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = in_toml.bytes().fold(0xcbf2_9ce4_8422_2325, step) >> 16;
+        self.config_hash.set(hash as i64);
     }
 
     /// Has `refresh` called at every scrape, for a part that counts by itself.

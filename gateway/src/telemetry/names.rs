@@ -168,6 +168,13 @@ metrics! {
     TLS_RELOADS_TOTAL Counter "tls_reloads_total" ["result": "`changed`, `failed`"]
         "Times a changed certificate was taken, or could not be.";
 
+    CONFIG_RELOADS_TOTAL Counter "config_reloads_total" ["result": "`applied`, `unchanged`, `refused`"]
+        "Times the configuration was read again. What needs a restart does not count as applied.";
+    CONFIG_APPLIED_SECONDS Gauge "config_applied_time_seconds" []
+        "When the configuration in use was last read, in seconds since 1970.";
+    CONFIG_HASH Gauge "config_hash" []
+        "A number made of the configuration in use, secrets left out: nodes with the same one have the same settings.";
+
     TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []
         "Batches of spans that the collector of traces did not take, and that are lost.";
 

@@ -125,7 +125,7 @@ impl Worker {
     }
 
     fn flush_interval(&self, channel: &Channel) -> Option<Duration> {
-        let options = self.local.node.rules.options(channel)?;
+        let options = self.local.context.rules.options(channel)?;
         (options.flush_interval_ms > 0).then(|| Duration::from_millis(options.flush_interval_ms.into()))
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
+use gateway_core::session::Context;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use shared::channel::Channel;
@@ -47,6 +48,8 @@ pub(crate) enum Event {
     List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<Listed>),
     /// Look for debtors to close: the node is short of memory.
     Shed,
+    /// Another configuration holds.
+    Renew(Arc<Context>),
     /// Close every client by `until`, evenly spread.
     Drain {
         until: Moment,

@@ -37,6 +37,7 @@ mod gather;
 pub(crate) mod inbox;
 mod list;
 mod quarantine;
+mod renew;
 mod report;
 mod shed;
 mod shrink;
@@ -67,6 +68,8 @@ pub(crate) struct Local {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) context: Arc<Context>,
+    /// Options have changed since a client joined, perhaps.
+    renewed: bool,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) encodings: Arc<Encodings>,
     pub(crate) limits: Limits,
@@ -195,7 +198,7 @@ impl Worker {
         let defaults = HoldLimits::default();
         let bytes_total = defaults.bytes_total.min(parts.memory.held_bytes_max());
         let hold_limits = HoldLimits { bytes: defaults.bytes.min(bytes_total), bytes_total, ..defaults };
-        let rules = &parts.node.rules;
+        let rules = &parts.context.rules;
         let paced = rules.all().any(|options| options.flush_interval_ms > 0);
         Self {
             poll: seat.poll,
@@ -212,6 +215,7 @@ impl Worker {
                 metrics: parts.metrics.clone(),
                 inbox: seat.inbox,
                 context: parts.context,
+                renewed: false,
                 authenticator: parts.authenticator,
                 encodings: parts.encodings,
                 limits,
@@ -291,7 +295,8 @@ impl Local {
         if last {
             self.node.release(self.index, channel);
         }
-        if self.node.rules.options(channel).is_some_and(|options| options.presence) {
+        // Whoever joined under other options may be present all the same.
+        if self.renewed || self.context.rules.options(channel).is_some_and(|options| options.presence) {
             self.node.leave_presence(channel.clone(), client);
         }
     }

@@ -18,6 +18,7 @@ use crate::worker::{Flags, Worker};
 impl Worker {
     /// Does something for one client alone.
     pub(super) fn serve(&mut self, index: usize, step: impl FnOnce(&mut Self)) {
+        self.renew_client(index);
         if catch_unwind(AssertUnwindSafe(|| step(self))).is_err() {
             self.quarantine(index);
         }

@@ -7,6 +7,7 @@ mod checks;
 mod lists;
 mod program;
 mod refuses;
+mod reloads;
 mod serves_tls;
 mod tokens;
 mod traces;

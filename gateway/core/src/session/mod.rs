@@ -183,6 +183,13 @@ impl Session {
         effect
     }
 
+    /// Goes by another context from now on, if this is one. What was granted stays granted.
+    pub fn set_context(&mut self, context: &Arc<Context>) {
+        if !Arc::ptr_eq(&self.context, context) {
+            self.context = context.clone();
+        }
+    }
+
     /// The server ends the connection.
     pub fn handle_disconnect(&mut self, disconnect: Disconnect) {
         self.close(disconnect);

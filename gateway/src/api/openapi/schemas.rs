@@ -152,6 +152,23 @@ pub(super) fn replies() -> Value {
     object("replies", json!({ "type": "array", "items": { "oneOf": replies } }))
 }
 
+/// What reading the configuration again has done.
+pub(super) fn reloaded() -> Value {
+    let change = json!({
+        "type": "object",
+        "required": ["key", "old", "new"],
+        "properties": { "key": { "type": "string" }, "old": {}, "new": {} },
+    });
+    let changes = |description: &str| described(json!({ "type": "array", "items": change }), description);
+    fields(
+        &["changed", "needs_restart"],
+        [
+            ("changed", changes("Settings that hold from now on, secrets left out.")),
+            ("needs_restart", changes("Settings that were changed and wait for the next start.")),
+        ],
+    )
+}
+
 /// What others refer to.
 pub(super) fn shared() -> Value {
     let json = || json!({ "description": "Any JSON." });

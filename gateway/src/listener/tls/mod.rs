@@ -16,7 +16,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
@@ -114,44 +113,40 @@ impl Tls {
         self.reload_if_changed().map(|_| ())
     }
 
-    /// Looks for changed files every so often, and at once on SIGHUP, until told to stop.
-    pub async fn watch(self: Arc<Self>, interval: Duration, metrics: Arc<Metrics>, stop: CancellationToken) {
-        let mut hangup = match signal(SignalKind::hangup()) {
-            Ok(hangup) => Some(hangup),
-            Err(error) => {
-                tracing::warn!(%error, "SIGHUP will not reload the certificate");
-                None
+    /// Reads the files again now, and tells the log and the metrics what came of it.
+    pub fn reload_and_tell(&self, metrics: &Metrics) -> Result<(), TlsError> {
+        let reloaded = self.reload();
+        self.tell(&reloaded, metrics);
+        reloaded
+    }
+
+    fn tell(&self, reloaded: &Result<(), TlsError>, metrics: &Metrics) {
+        match reloaded {
+            Ok(()) => {
+                tracing::info!(file = %self.files.certificate.display(), "a new certificate serves");
+                metrics.tls_reload(true);
             }
-        };
+            Err(error) => {
+                tracing::error!(%error, "the changed certificate is not used, the old one goes on");
+                metrics.tls_reload(false);
+            }
+        }
+    }
+
+    /// Looks for changed files every so often, until told to stop.
+    pub async fn watch(self: Arc<Self>, interval: Duration, metrics: Arc<Metrics>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let hung_up = async {
-                match &mut hangup {
-                    Some(hangup) => hangup.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let asked = tokio::select! {
-                _ = ticks.tick() => false,
-                _ = hung_up => true,
+            tokio::select! {
+                _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
-            };
+            }
             let tls = self.clone();
             // Files are read on a thread that may wait for a disk.
-            let reloaded = tokio::task::spawn_blocking(move || {
-                if asked { tls.reload().map(|()| true) } else { tls.reload_if_changed() }
-            });
-            match reloaded.await {
+            match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
                 Ok(Ok(false)) => {}
-                Ok(Ok(true)) => {
-                    tracing::info!(file = %self.files.certificate.display(), "a new certificate serves");
-                    metrics.tls_reload(true);
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the changed certificate is not used, the old one goes on");
-                    metrics.tls_reload(false);
-                }
+                Ok(reloaded) => self.tell(&reloaded.map(|_| ()), &metrics),
                 Err(error) => tracing::error!(%error, "reading the certificate failed"),
             }
         }

@@ -233,7 +233,7 @@ async fn the_description_is_served_to_everyone_and_names_every_method() {
     assert_eq!((status, &document), (StatusCode::OK, &openapi::document()));
     assert_eq!(document["openapi"], "3.1.0");
     let mut paths: Vec<String> = Method::ALL.iter().map(|method| format!("/api/{}", method.name())).collect();
-    paths.push("/api/batch".to_owned());
+    paths.extend(["/api/batch".to_owned(), "/api/reload".to_owned()]);
     paths.sort();
     assert!(document["paths"].as_object().unwrap().keys().eq(&paths));
     let post = gateway.api.serve(get("POST").unwrap()).await;

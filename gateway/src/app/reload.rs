@@ -1,0 +1,186 @@
+//! Reading the configuration again while the node runs: everything that can change is swapped, or nothing is.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use gateway_core::session::{Application, Context};
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::api::{self, Api};
+use crate::auth::Authenticator;
+use crate::config::{Change, Config, Mistakes};
+use crate::http::origin::OriginPolicy;
+use crate::listener::descriptors::Descriptors;
+use crate::listener::tls::Tls;
+use crate::node::Node;
+use crate::telemetry::labels::Reloaded as Outcome;
+use crate::telemetry::{Metrics, logs};
+use crate::worker::inbox::{Event, Inbox};
+
+/// Reads the configuration once more, from where it was read at the start.
+pub type Load = Box<dyn Fn() -> Result<Config, Mistakes> + Send + Sync>;
+
+/// What a reload has done.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Reloaded {
+    /// What holds from now on.
+    pub changed: Vec<Change>,
+    /// What was changed too and waits for the next start.
+    pub needs_restart: Vec<Change>,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error("this node was given its configuration, and has nothing to read again")]
+    NoSource,
+    #[error("{0}")]
+    Mistakes(#[from] Mistakes),
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// The parts of a node that can be told of another configuration.
+pub(super) struct Reload {
+    pub(super) load: OnceLock<Load>,
+    /// What the node goes by. Held for as long as a reload takes: there is one at a time.
+    pub(super) running: Mutex<Config>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) node: Arc<Node>,
+    pub(super) inboxes: Vec<Arc<Inbox>>,
+    pub(super) authenticator: Arc<Authenticator>,
+    pub(super) origins: Arc<RwLock<OriginPolicy>>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) descriptors: Descriptors,
+    pub(super) api: Arc<Api>,
+    pub(super) tls: Option<Arc<Tls>>,
+}
+
+impl Reload {
+    /// Reads, checks and swaps, and leaves a line in the log for each change. May wait for files.
+    pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let mut running = self.running.lock();
+        let done = self.try_reload(&mut running);
+        match &done {
+            Ok(reloaded) => {
+                for Change { key, old, new } in &reloaded.changed {
+                    tracing::info!(key, %old, %new, "a setting has changed");
+                }
+                for Change { key, old, new } in &reloaded.needs_restart {
+                    tracing::warn!(key, %old, %new, "a setting has changed that needs a restart");
+                }
+                let (changed, needs_restart) = (reloaded.changed.len(), reloaded.needs_restart.len());
+                tracing::info!(changed, needs_restart, "the configuration was read again");
+                self.metrics.config_reloaded(match changed {
+                    0 => Outcome::Unchanged,
+                    _ => Outcome::Applied,
+                });
+                self.metrics.config_applied(&running.to_toml());
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration was read again and changes nothing");
+                self.metrics.config_reloaded(Outcome::Refused);
+            }
+        }
+        done
+    }
+
+    fn try_reload(&self, running: &mut Config) -> Result<Reloaded, ReloadError> {
+        let read = self.load.get().ok_or(ReloadError::NoSource)?()?;
+        let merged = running.with_live_of(&read);
+        let (changed, needs_restart) = (running.changes(&merged), merged.changes(&read));
+
+        // All that can fail comes first, and files are read even if their names are the same.
+        let unusable = |error: &dyn fmt::Display| ReloadError::Unusable(error.to_string());
+        let origins = OriginPolicy::new(&merged.http).map_err(|faults| unusable(&faults[0].1))?;
+        let keys = self.api.read_keys(&merged.api).map_err(|error| unusable(&error))?;
+        if let Some(tls) = self.tls.as_ref().filter(|_| read.tls == running.tls) {
+            tls.reload_and_tell(&self.metrics).map_err(|error| unusable(&error))?;
+        }
+        self.authenticator.reload(&merged.auth).map_err(|error| unusable(&error))?;
+        // Its text was checked as one of the settings.
+        if merged.telemetry.log_level != running.telemetry.log_level {
+            logs::set_level(&merged.telemetry).map_err(|error| unusable(&error))?;
+        }
+
+        let rules = Arc::new(merged.channel_rules());
+        let context = context(&merged, &self.node, &self.authenticator, self.metrics.clone());
+        self.node.set_rules(rules);
+        self.node.set_user_connections_max(merged.limits.connections_per_user_max);
+        for inbox in &self.inboxes {
+            inbox.push(Event::Renew(context.clone()));
+        }
+        *self.origins.write() = origins;
+        self.api.set_keys(keys);
+        let (connections_max, advice) =
+            self.descriptors.allow(merged.limits.connections_max, merged.api.connections_max);
+        if let Some(advice) = advice {
+            tracing::warn!("{advice}");
+        }
+        self.admission.set_limits(&merged.limits, connections_max);
+        self.metrics.connections_max.set(i64::from(connections_max));
+        *running = merged;
+        Ok(Reloaded { changed, needs_restart })
+    }
+
+    /// Reloads on SIGHUP, until told to stop.
+    pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut hangups = match signal(SignalKind::hangup()) {
+            Ok(hangups) => hangups,
+            Err(error) => {
+                tracing::warn!(%error, "SIGHUP will not have the configuration read again");
+                return;
+            }
+        };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                hung_up = hangups.recv() => if hung_up.is_none() { return },
+            }
+            let reload = self.clone();
+            // What came of it is in the log.
+            if let Err(error) = tokio::task::spawn_blocking(move || drop(reload.reload())).await {
+                tracing::error!(%error, "reading the configuration again failed");
+            }
+        }
+    }
+}
+
+impl api::Reload for Reload {
+    fn reload(&self) -> Result<serde_json::Value, String> {
+        let reloaded = Self::reload(self).map_err(|error| error.to_string())?;
+        Ok(serde_json::to_value(reloaded).expect("changes are plain values"))
+    }
+}
+
+impl fmt::Debug for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reload")
+    }
+}
+
+/// What sessions go by under this configuration.
+pub(super) fn context(
+    config: &Config,
+    node: &Node,
+    authenticator: &Authenticator,
+    metrics: Arc<Metrics>,
+) -> Arc<Context> {
+    let mut settings = config.session.clone();
+    // Beside a long answer there is to be room for what is published meanwhile.
+    let half = u32::try_from(config.websocket.outbox_bytes_max / 2).unwrap_or(u32::MAX);
+    settings.reply_bytes_max = settings.reply_bytes_max.min(half);
+    Arc::new(Context {
+        settings,
+        rules: config.channel_rules(),
+        insecure: authenticator.is_insecure(),
+        application: Application::default(),
+        node: node.name().clone(),
+        version: crate::VERSION,
+        observer: metrics,
+    })
+}

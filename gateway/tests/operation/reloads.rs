@@ -1,0 +1,180 @@
+//! A configuration that changes under open connections: on SIGHUP, and when the API is asked to.
+
+use std::path::PathBuf;
+
+use futures_util::{SinkExt, StreamExt};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::program::{PATIENCE, Serving, program};
+
+/// A file that is written anew.
+struct File {
+    directory: tempfile::TempDir,
+}
+
+impl File {
+    fn new(text: &str) -> Self {
+        let file = Self { directory: tempfile::tempdir().unwrap() };
+        file.write(text);
+        file
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("gateway.toml")
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.path(), text).unwrap();
+    }
+
+    async fn serve(&self) -> Serving {
+        program().env("TIDEGATE_CONFIG", self.path().to_str().unwrap()).serve().await
+    }
+}
+
+struct Client {
+    socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    id: u32,
+}
+
+impl Client {
+    async fn connect(gateway: &Serving) -> Self {
+        let url = format!("ws://{}/connection/websocket", gateway.address);
+        let mut client = Self { socket: connect_async(url).await.unwrap().0, id: 0 };
+        assert!(client.ask("connect", json!({})).await["connect"].is_object());
+        client
+    }
+
+    /// The reply to one command.
+    async fn ask(&mut self, command: &str, body: Value) -> Value {
+        self.id += 1;
+        let command = json!({ "id": self.id, command: body }).to_string();
+        self.socket.send(Message::text(command)).await.unwrap();
+        let answered = async {
+            loop {
+                let message = self.socket.next().await.unwrap().unwrap();
+                for line in message.to_text().unwrap().lines() {
+                    let reply: Value = serde_json::from_str(line).unwrap();
+                    if reply["id"] == self.id {
+                        return reply;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answered).await.unwrap()
+    }
+
+    /// The code of the error, or 0.
+    async fn subscribe(&mut self, channel: &str) -> u64 {
+        let reply = self.ask("subscribe", json!({ "channel": channel })).await;
+        reply["error"]["code"].as_u64().unwrap_or_default()
+    }
+
+    async fn publish(&mut self, channel: &str) -> u64 {
+        let reply = self.ask("publish", json!({ "channel": channel, "data": 1 })).await;
+        reply["error"]["code"].as_u64().unwrap_or_default()
+    }
+}
+
+/// The body of the answer to `POST /api/reload`.
+async fn reload(gateway: &Serving, key: &str) -> Value {
+    let asking = async {
+        let mut socket = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
+        let request = format!(
+            "POST /api/reload HTTP/1.1\r\nHost: gateway\r\nX-API-Key: {key}\r\nContent-Length: 2\r\nConnection: \
+             close\r\n\r\n{{}}"
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap()
+}
+
+const OPEN: &str = "
+[namespaces.news]
+allow_subscribe_anonymous = true
+allow_publish_anonymous = true
+";
+
+#[tokio::test]
+async fn a_hangup_swaps_the_rules_under_open_connections_and_tells_what_has_changed() {
+    let file = File::new(OPEN);
+    let gateway = file.serve().await;
+    let mut client = Client::connect(&gateway).await;
+    assert_eq!((client.subscribe("news:a").await, client.subscribe("later:a").await), (0, 102));
+    assert_eq!(client.publish("news:a").await, 0);
+
+    file.write(
+        "[namespaces.news]\nallow_subscribe_anonymous = false\nallow_publish_anonymous = true\n\
+         [namespaces.later]\nallow_subscribe_anonymous = true\n[server]\nbacklog = 77\n",
+    );
+    gateway.signal(Signal::HUP);
+    let told = gateway.logs("the configuration was read again").await;
+    assert_eq!((told["changed"].as_u64(), told["needs_restart"].as_u64()), (Some(2), Some(1)));
+    let restart = gateway.logs("a setting has changed that needs a restart").await;
+    assert_eq!((restart["key"].as_str(), restart["new"].as_str()), (Some("server.backlog"), Some("77")));
+
+    assert_eq!((client.subscribe("later:a").await, client.subscribe("news:b").await), (0, 103));
+    assert_eq!(client.publish("news:a").await, 0, "a subscription that there is stays");
+    let mut late = Client::connect(&gateway).await;
+    assert_eq!((late.subscribe("later:a").await, late.subscribe("news:a").await), (0, 103));
+    gateway.terminate().await;
+}
+
+#[tokio::test]
+async fn a_file_with_a_mistake_changes_nothing_and_every_mistake_is_answered() {
+    let file = File::new(OPEN);
+    let gateway = file.serve().await;
+    let mut client = Client::connect(&gateway).await;
+    assert_eq!(client.subscribe("news:a").await, 0);
+    file.write(
+        "[namespaces.later]\nallow_subscribe_anonymous = true\nhistory_size = 1\n[server]\nbacklgo = 1\n",
+    );
+    gateway.signal(Signal::HUP);
+    let told = gateway.logs("the configuration was read again and changes nothing").await;
+    assert_eq!(told["level"], "ERROR");
+    let answer = reload(&gateway, "demo").await;
+    let message = answer["error"]["message"].as_str().unwrap();
+    for mistake in ["2 mistakes", "server.backlgo: unknown key", "namespaces.later.history_ttl_s"] {
+        assert!(message.contains(mistake), "{answer}");
+        assert!(told["error"].as_str().unwrap().contains(mistake), "{told}");
+    }
+    assert_eq!((client.subscribe("news:b").await, client.subscribe("later:a").await), (0, 102));
+    gateway.terminate().await;
+}
+
+#[tokio::test]
+async fn a_reload_by_the_api_answers_what_has_changed_and_shows_no_secret() {
+    let file = File::new(OPEN);
+    let gateway = file.serve().await;
+    assert_eq!(reload(&gateway, "demo").await, json!({ "result": { "changed": [], "needs_restart": [] } }));
+    assert_eq!(reload(&gateway, "wrong").await["error"]["code"], 101);
+    file.write(
+        "[namespaces.news]\nallow_subscribe_anonymous = true\n[api]\nkeys = [\"another-key\"]\n\
+         [http]\nallowed_origins = [\"https://app.example\"]\n[workers]\ncount = 9\n",
+    );
+    let answer = reload(&gateway, "demo").await;
+    let keys = |list: &str| -> Vec<String> {
+        let changes = answer["result"][list].as_array().unwrap();
+        changes.iter().map(|change| change["key"].as_str().unwrap().to_owned()).collect()
+    };
+    let changed = ["api.keys", "http.allowed_origins", "namespaces.news.allow_publish_anonymous"];
+    assert_eq!(
+        (keys("changed"), keys("needs_restart")),
+        (changed.map(str::to_owned).into(), vec!["workers.count".into()])
+    );
+    assert!(!answer.to_string().contains("another-key"), "{answer}");
+    assert_eq!(reload(&gateway, "demo").await["error"]["code"], 101, "the old key opens nothing more");
+    let again = reload(&gateway, "another-key").await;
+    assert_eq!(again["result"]["changed"], json!([]));
+    assert_eq!(again["result"]["needs_restart"][0]["key"], "workers.count", "it still waits for a restart");
+    let mut client = Client::connect(&gateway).await;
+    assert_eq!((client.subscribe("news:a").await, client.publish("news:a").await), (0, 103));
+    gateway.terminate().await;
+}

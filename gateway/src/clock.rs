@@ -1,6 +1,6 @@
 //! The one place that reads the time for sessions, hubs and feeds.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use shared::moment::Moment;
 
@@ -26,7 +26,15 @@ impl Clock {
 
     /// Seconds since 1970, as the wall clock says now.
     pub fn unix_seconds(&self) -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+        i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX)
     }
+
+    /// Milliseconds since 1970, as the wall clock says now.
+    pub fn unix_millis(&self) -> u64 {
+        u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -30,16 +30,19 @@ struct Message {
 }
 
 impl Message {
-    fn to(&self, channel: Channel, options: &ChannelOptions) -> PublishRequest {
+    fn to(&self, channel: Channel, options: &ChannelOptions) -> Result<PublishRequest, Refused> {
+        if !options.publication_data_format.admits(&self.publication.data) {
+            return Err(Refused::bad_request("the data is not of the format that the channel is set to"));
+        }
         let mut publication = self.publication.clone();
         publication.delta |= options.delta_publish;
-        PublishRequest {
+        Ok(PublishRequest {
             channel,
             publication,
             retention: if self.skip_history { Retention::default() } else { options.retention() },
             idempotency: self.idempotency.clone(),
             version: self.version.clone(),
-        }
+        })
     }
 }
 
@@ -87,7 +90,7 @@ impl Call<'_> {
     fn publication(&self, request: &Publish<'_>) -> Result<PublishRequest, Refused> {
         let message = self.message(request.content())?;
         let (channel, options) = self.channel(&request.channel)?;
-        Ok(message.to(channel, &options))
+        message.to(channel, &options)
     }
 
     /// To several channels at once: one that fails does not hold the others up.
@@ -113,7 +116,7 @@ impl Call<'_> {
     async fn publish_to(&self, channel: &str, message: &Message) -> Result<Published, Refused> {
         let (channel, options) = self.channel(channel)?;
         self.in_time()?;
-        let request = message.to(channel, &options);
+        let request = message.to(channel, &options)?;
         let published = self.node.publish(request).await.map_err(Refused::not_published)?;
         self.node.metrics.publication_in(Source::Api);
         Ok(published)

@@ -94,7 +94,12 @@ impl Client {
     /// Stops being a subscriber of anything. Safe to call again.
     pub(crate) fn leave_all(&mut self, local: &mut Local) {
         let client = self.session.client();
+        let announced = self.session.take_announced();
         local.leave_all(self.key.index, client);
+        for (channel, info) in announced {
+            let subscribers = local.hub.subscribers(channel.as_str());
+            local.node.announce_left(channel, info, subscribers);
+        }
         if let Some(permit) = self.user_permit.take() {
             local.directory.leave(permit.user(), self.key.index);
         }

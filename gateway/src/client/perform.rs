@@ -61,7 +61,14 @@ impl Client {
                     local.mark_unwritten(self.key.index);
                 }
                 Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
-                Effect::AnnounceJoined { .. } | Effect::AnnounceLeft { .. } => {}
+                Effect::AnnounceJoined { channel, info } => {
+                    let subscribers = local.hub.subscribers(channel.as_str());
+                    local.node.announce_joined(channel, *info, subscribers);
+                }
+                Effect::AnnounceLeft { channel, info } => {
+                    let subscribers = local.hub.subscribers(channel.as_str());
+                    local.node.announce_left(channel, *info, subscribers);
+                }
                 Effect::CloseOthers => self.close_others(local),
                 // No application is asked anything.
                 Effect::Refresh { ticket } | Effect::SubRefresh { ticket, .. } => {
@@ -198,6 +205,11 @@ impl Client {
             return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
         }
         let Join { ticket, channel, terms, retention, past, presence } = join;
+        if presence.is_some()
+            && !local.context.rules.options(&channel).is_some_and(|options| options.presence)
+        {
+            local.shown.insert((self.session.client(), channel.clone()));
+        }
         let joined = local.hub.join(&channel, self.subscriber(&terms), terms.filter);
         let delivered = if joined.first {
             local.node.acquire(local.index, &channel, retention)

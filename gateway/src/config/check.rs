@@ -2,7 +2,7 @@
 
 use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_pattern::ChannelPattern;
-use gateway_core::channel_rules::ChannelOptions;
+use gateway_core::channel_rules::{ChannelOptions, RecoveryMode};
 use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
@@ -27,6 +27,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             faults.add(mistake.key, mistake.problem);
         }
         largest_message(config, faults);
+        personal_channels(config, faults);
     });
     section("server", &|faults| config.server.check(faults));
     section("tls", &|faults| config.tls.check(faults));
@@ -89,6 +90,22 @@ fn largest_message(config: &Config, faults: &mut Faults) {
     }
 }
 
+fn personal_channels(config: &Config, faults: &mut Faults) {
+    let namespace = &*config.session.personal_channel_namespace;
+    if !config.session.personal_channel {
+        if !namespace.is_empty() {
+            faults.add("personal_channel_namespace", "needs personal_channel = true");
+        }
+        return;
+    }
+    if !namespace.is_empty() && !config.namespaces.contains_key(namespace) {
+        faults.add("personal_channel_namespace", "is no section of namespaces");
+    }
+    if config.channel_names.user_boundary.is_empty() {
+        faults.add("personal_channel", "needs channel_names.user_boundary, which is empty");
+    }
+}
+
 fn channel_options(options: &ChannelOptions, names: &ChannelNames, faults: &mut Faults) {
     match (options.history_size, options.history_ttl_s) {
         (0, 1..) => faults.add("history_size", "must be set when history_ttl_s is"),
@@ -100,6 +117,10 @@ fn channel_options(options: &ChannelOptions, names: &ChannelNames, faults: &mut 
         ("force_positioning", options.force_positioning),
         ("force_recovery", options.force_recovery),
         ("allow_recovery", options.allow_recovery),
+        ("allow_positioning", options.allow_positioning),
+        ("auto_cache_recover", options.auto_cache_recover),
+        ("force_recovery_mode", options.force_recovery_mode == RecoveryMode::Cache),
+        ("allowed_delta_types", !options.allowed_delta_types.is_empty()),
         ("allow_history", options.allow_history),
         ("allow_history_for_client", options.allow_history_for_client),
         ("allow_history_for_anonymous", options.allow_history_for_anonymous),
@@ -115,6 +136,17 @@ fn channel_options(options: &ChannelOptions, names: &ChannelNames, faults: &mut 
     ] {
         if set && !options.presence {
             faults.add(key, "needs presence = true");
+        }
+    }
+    if options.auto_cache_recover && options.force_recovery_mode != RecoveryMode::Cache {
+        faults.add("auto_cache_recover", "needs force_recovery_mode = \"cache\"");
+    }
+    for (key, set) in [
+        ("allow_join_leave", options.allow_join_leave),
+        ("force_push_join_leave", options.force_push_join_leave),
+    ] {
+        if set && !options.join_leave {
+            faults.add(key, "needs join_leave = true");
         }
     }
     for (key, set, boundary, mark) in [

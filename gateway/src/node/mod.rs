@@ -23,6 +23,7 @@ use crate::telemetry::labels::Panic;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::worker::inbox::Inbox;
 
+mod announce;
 mod answer;
 mod ask;
 mod catch_up;
@@ -47,6 +48,7 @@ pub(crate) use deliver::FromBroker;
 pub(crate) use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
+use announce::Announcements;
 use ask::Asking;
 use client_ids::ClientIds;
 use interest::Interest;
@@ -81,6 +83,7 @@ pub struct Node {
     asking: Asking,
     pub(crate) client_ids: ClientIds,
     pub(crate) session_ids: SessionIds,
+    announcements: Announcements,
     memory: Arc<Memory>,
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
@@ -145,6 +148,7 @@ impl Node {
             asking: Asking::default(),
             client_ids: ClientIds::default(),
             session_ids: SessionIds::default(),
+            announcements: Announcements::default(),
             memory: parts.memory,
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
@@ -159,6 +163,7 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), subscribe::keep_subscribed));
         node.tasks.spawn(keep_running(node.clone(), repair::check_positions));
         node.tasks.spawn(keep_running(node.clone(), describe::keep_announced));
+        node.tasks.spawn(keep_running(node.clone(), announce::keep_announcing));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());

@@ -48,8 +48,11 @@ impl Node {
     /// On its way when this returns.
     fn publish_now(
         &self,
-        request: PublishRequest,
+        mut request: PublishRequest,
     ) -> impl Future<Output = Result<Published, BrokerError>> + Send + '_ {
+        if self.rules().options(&request.channel).is_some_and(|options| options.publication_time) {
+            request.publication.time_ms = self.clock.unix_millis();
+        }
         let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
         // A broker begins before it is first polled.
         let publishing = span.in_scope(|| self.broker.publish(request));

@@ -96,6 +96,8 @@ pub enum Drop {
     OutboxFull,
     /// Too many came while a subscriber was joining; it is told.
     HeldBackFull,
+    /// Too many joins and leaves waited for the broker.
+    AnnouncementsFull,
     /// Encoding it panicked. Who follows the stream is told.
     Quarantined,
 }
@@ -127,13 +129,15 @@ impl Panic {
 }
 
 impl Drop {
-    pub const ALL: [Self; 4] = [Self::InboxFull, Self::OutboxFull, Self::HeldBackFull, Self::Quarantined];
+    pub const ALL: [Self; 5] =
+        [Self::InboxFull, Self::OutboxFull, Self::HeldBackFull, Self::AnnouncementsFull, Self::Quarantined];
 
     pub fn label(self) -> &'static str {
         match self {
             Self::InboxFull => "inbox_full",
             Self::OutboxFull => "outbox_full",
             Self::HeldBackFull => "held_back_full",
+            Self::AnnouncementsFull => "announcements_full",
             Self::Quarantined => "quarantined",
         }
     }

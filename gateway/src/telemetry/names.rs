@@ -94,7 +94,7 @@ metrics! {
         "Publications handed to a subscriber's socket or outbox.";
     PUBLISH_TO_SOCKET_SECONDS Histogram "publish_to_socket_seconds" []
         "From a publication's acceptance on this node, or its arrival from the broker, to the last local socket write.";
-    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`, `quarantined`"]
+    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`, `announcements_full`, `quarantined`"]
         "Publications and control messages that did not reach someone. Each one is repaired or told to the client.";
     DUPLICATES_TOTAL Counter "duplicates_total" []
         "Publications that came again and were not delivered twice.";

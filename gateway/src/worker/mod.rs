@@ -13,6 +13,7 @@ use gateway_core::flush_windows::FlushWindows;
 use gateway_core::hub::{HoldLimits, Hub, Prepared};
 use gateway_core::session::Context;
 use gateway_core::timer_wheel::TimerWheel;
+use rustc_hash::FxHashSet;
 use shared::channel::Channel;
 use shared::framing::websocket::{Inflater, Limits};
 use shared::id::ClientId;
@@ -81,6 +82,8 @@ pub(crate) struct Local {
     pub(crate) wheel: TimerWheel,
     pub(crate) directory: Directory,
     pub(crate) given_up_told: Sparingly,
+    /// Clients that are in the presence of a channel which keeps none for others.
+    pub(crate) shown: FxHashSet<(ClientId, Channel)>,
     pub(crate) refusals_told: Sparingly,
     pub(crate) memory: Arc<Memory>,
     shared_frames: SharedFrames,
@@ -226,6 +229,7 @@ impl Worker {
                 wheel: TimerWheel::new(now),
                 directory: Directory::default(),
                 given_up_told: Sparingly::default(),
+                shown: FxHashSet::default(),
                 refusals_told: Sparingly::default(),
                 shared_frames: SharedFrames::new(parts.memory.clone()),
                 memory: parts.memory,
@@ -291,12 +295,14 @@ impl Local {
         }
     }
 
-    fn left(&self, client: ClientId, channel: &Channel, last: bool) {
+    fn left(&mut self, client: ClientId, channel: &Channel, last: bool) {
         if last {
             self.node.release(self.index, channel);
         }
+        let by_override = !self.shown.is_empty() && self.shown.remove(&(client, channel.clone()));
         // Whoever joined under other options may be present all the same.
-        if self.renewed || self.context.rules.options(channel).is_some_and(|options| options.presence) {
+        let keeps_presence = self.context.rules.options(channel).is_some_and(|options| options.presence);
+        if by_override || self.renewed || keeps_presence {
             self.node.leave_presence(channel.clone(), client);
         }
     }

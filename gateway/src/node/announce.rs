@@ -1,0 +1,188 @@
+//! Joins and leaves on their way to the broker: in their order, and in channels of many subscribers together.
+//!
+//! In such a channel each would be written to everybody, so that a thousand clients that come at once would be a million
+//! writes. There they are held back for [`HOLD`]: who comes and goes within that time is not told of at all, and what is
+//! left goes out in one row, which workers write as one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use shared::channel::Channel;
+use shared::id::ClientId;
+use shared::publication::ClientInfo;
+use shared::push::OwnedEvent;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::node::Node;
+use crate::telemetry::Sparingly;
+use crate::telemetry::labels::Drop;
+
+/// From so many subscribers on one worker on, a channel's joins and leaves are held back.
+pub(crate) const PROMPT_SUBSCRIBERS_MAX: usize = 100;
+/// How long they are.
+const HOLD: Duration = Duration::from_secs(1);
+/// Joins and leaves of one node that wait. More are dropped and counted.
+const WAITING_MAX: usize = 65_536;
+/// How many go to the broker at once.
+const TOGETHER: usize = 256;
+
+#[derive(Debug, Default)]
+pub(crate) struct Announcements {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+    failed_told: Sparingly,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// On their way.
+    prompt: VecDeque<(Channel, OwnedEvent)>,
+    /// Held back: the last of each client.
+    held: FxHashMap<Channel, FxHashMap<ClientId, OwnedEvent>>,
+    /// How many `held` has.
+    held_count: usize,
+}
+
+impl Waiting {
+    /// False if there is no room.
+    fn add(&mut self, channel: Channel, client: ClientId, event: OwnedEvent, is_large: bool) -> bool {
+        if !is_large && !self.held.contains_key(&channel) {
+            let fits = self.prompt.len() + self.held_count < WAITING_MAX;
+            if fits {
+                self.prompt.push_back((channel, event));
+            }
+            return fits;
+        }
+        let fits = self.prompt.len() + self.held_count < WAITING_MAX;
+        let held = self.held.entry(channel).or_default();
+        if held.remove(&client).is_some() {
+            // A client comes and goes in turns: what is held is the other of the two.
+            self.held_count -= 1;
+            return true;
+        }
+        if fits {
+            held.insert(client, event);
+            self.held_count += 1;
+        }
+        fits
+    }
+
+    /// What was held back goes on.
+    fn release(&mut self) {
+        for (channel, events) in self.held.drain() {
+            self.prompt.extend(events.into_values().map(|event| (channel.clone(), event)));
+        }
+        self.held_count = 0;
+    }
+}
+
+impl Node {
+    /// Tells the channel's subscribers that a client has come. `subscribers`: how many there are, as far as is known.
+    pub(crate) fn announce_joined(&self, channel: Channel, info: ClientInfo, subscribers: usize) {
+        self.announce(channel, info.client, OwnedEvent::Joined(info), subscribers);
+    }
+
+    /// The same of one that is gone.
+    pub(crate) fn announce_left(&self, channel: Channel, info: ClientInfo, subscribers: usize) {
+        self.announce(channel, info.client, OwnedEvent::Left(info), subscribers);
+    }
+
+    fn announce(&self, channel: Channel, client: ClientId, event: OwnedEvent, subscribers: usize) {
+        let is_large = subscribers > PROMPT_SUBSCRIBERS_MAX;
+        if self.announcements.waiting.lock().add(channel, client, event, is_large) {
+            self.announcements.wake.notify_one();
+        } else {
+            self.metrics.dropped(Drop::AnnouncementsFull, 1);
+        }
+    }
+}
+
+/// Gives them to the broker.
+pub(super) async fn keep_announcing(node: Arc<Node>) {
+    let announcements = &node.announcements;
+    let mut window = interval(HOLD);
+    window.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = announcements.wake.notified() => {}
+            _ = window.tick() => announcements.waiting.lock().release(),
+        }
+        loop {
+            let batch: Vec<_> = {
+                let mut waiting = announcements.waiting.lock();
+                let count = waiting.prompt.len().min(TOGETHER);
+                waiting.prompt.drain(..count).collect()
+            };
+            if batch.is_empty() {
+                break;
+            }
+            let sent =
+                join_all(batch.into_iter().map(|(channel, event)| node.broker.publish_event(channel, event)));
+            for error in sent.await.into_iter().filter_map(Result::err) {
+                node.metrics.publication_refused(error.label());
+                if let Some(untold) = announcements.failed_told.now() {
+                    tracing::warn!(%error, untold, "a join or a leave could not be told");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::id::UserId;
+
+    use super::*;
+
+    fn event(number: u128, joined: bool) -> (ClientId, OwnedEvent) {
+        let client = ClientId::from_random(number);
+        let info = ClientInfo { client, user: UserId::new("ann"), conn_info: None, chan_info: None };
+        (client, if joined { OwnedEvent::Joined(info) } else { OwnedEvent::Left(info) })
+    }
+
+    fn add(waiting: &mut Waiting, (client, event): (ClientId, OwnedEvent), is_large: bool) -> bool {
+        waiting.add(Channel::parse("news", 255).unwrap(), client, event, is_large)
+    }
+
+    #[test]
+    fn in_a_small_channel_everything_is_told_at_once_and_in_order() {
+        let mut waiting = Waiting::default();
+        assert!(add(&mut waiting, event(1, true), false) && add(&mut waiting, event(1, false), false));
+        let told: Vec<_> = waiting.prompt.iter().map(|(_, event)| event.clone()).collect();
+        assert_eq!(told, [event(1, true).1, event(1, false).1]);
+    }
+
+    #[test]
+    fn who_comes_and_goes_in_a_large_one_is_not_told_of() {
+        let mut waiting = Waiting::default();
+        for number in 1..=3 {
+            add(&mut waiting, event(number, true), true);
+        }
+        add(&mut waiting, event(2, false), true);
+        // It has become small meanwhile: what is held still goes first.
+        add(&mut waiting, event(4, false), false);
+        assert!(waiting.prompt.is_empty());
+        waiting.release();
+        let mut told: Vec<_> = waiting.prompt.iter().map(|(_, event)| event.clone()).collect();
+        told.sort_by_key(|event| match event {
+            OwnedEvent::Joined(info) | OwnedEvent::Left(info) => info.client.bits(),
+            OwnedEvent::Publication(_) => 0,
+        });
+        assert_eq!(told, [event(1, true).1, event(3, true).1, event(4, false).1]);
+        assert_eq!((waiting.held_count, waiting.held.len()), (0, 0));
+    }
+
+    #[test]
+    fn no_more_wait_than_there_is_room_for() {
+        let mut waiting = Waiting::default();
+        let added = (0..WAITING_MAX as u128 + 5)
+            .filter(|number| add(&mut waiting, event(*number, true), number % 2 == 0));
+        assert_eq!(added.count(), WAITING_MAX);
+        assert!(add(&mut waiting, event(0, false), true), "what cancels takes no room");
+    }
+}

@@ -61,6 +61,8 @@ impl Client {
                     local.mark_unwritten(self.key.index);
                 }
                 Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
+                // It has left before it was there: nobody hears of it.
+                Effect::AnnounceJoined { .. } if self.is_finishing() => drop(self.session.take_announced()),
                 Effect::AnnounceJoined { channel, info } => {
                     let subscribers = local.hub.subscribers(channel.as_str());
                     local.node.announce_joined(channel, *info, subscribers);

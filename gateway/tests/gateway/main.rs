@@ -37,6 +37,7 @@ mod leaves_nothing_behind;
 mod notices_lost_data;
 mod reaches_by_response;
 mod recovers_slowly;
+mod sends_what_is_wanted;
 mod serves_commands;
 mod serves_many;
 mod serves_raw;

@@ -35,7 +35,9 @@ struct Prices {
 
 impl Prices {
     fn take(&mut self, publication: &Value) -> Value {
-        let data = publication["data"].as_str().unwrap_or_else(|| panic!("a text, once patches are agreed to: {publication}"));
+        let data = publication["data"]
+            .as_str()
+            .unwrap_or_else(|| panic!("a text, once patches are agreed to: {publication}"));
         self.has = match publication["delta"] == true {
             true => {
                 self.patches += 1;
@@ -112,4 +114,27 @@ async fn a_filter_on_tags_leaves_publications_out_and_tells_no_gap() {
     let mut eve = gateway.connect_as("eve").await;
     let unknown = json!({ "key": "odd", "cmp": "like", "val": "1" });
     assert_eq!(eve.refused("subscribe", json!({ "channel": CHANNEL, "tf": unknown })).await, 107);
+}
+
+#[tokio::test]
+async fn who_asks_is_told_who_comes_and_goes() {
+    let gateway = gateway()
+        .with("namespaces.stream.join_leave", true)
+        .with("namespaces.stream.allow_join_leave", true)
+        .start()
+        .await;
+    let (mut ann, mut bob) = (gateway.connect_as("ann").await, gateway.connect_as("bob").await);
+    ann.command("subscribe", json!({ "channel": CHANNEL, "join_leave": true })).await;
+    assert_eq!(ann.push().await["push"]["join"]["info"]["user"], "ann", "it has come itself");
+    bob.subscribe(CHANNEL).await;
+    assert_eq!(ann.push().await["push"]["join"]["info"]["user"], "bob");
+    bob.command("unsubscribe", json!({ "channel": CHANNEL })).await;
+    assert_eq!(ann.push().await["push"]["leave"]["info"]["user"], "bob");
+    let mut eve = gateway.connect_as("eve").await;
+    eve.subscribe(CHANNEL).await;
+    assert_eq!(ann.push().await["push"]["join"]["info"]["user"], "eve");
+    eve.socket.close().await;
+    assert_eq!(ann.push().await["push"]["leave"]["info"]["user"], "eve");
+    publish(&gateway, 1).await;
+    assert_eq!(ann.publication().await.data, price(1));
 }

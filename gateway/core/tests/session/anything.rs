@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_core::effect::{
-    Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Ticket,
+    Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Renewal,
+    ServerSubscription, Ticket,
 };
 use gateway_core::history::HistoryPage;
-use gateway_core::session::{Context, JOINS_MAX, Opening, Session, Settings, Way};
+use gateway_core::session::{Application, Context, JOINS_MAX, Opening, Session, Settings, Way};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -21,6 +22,7 @@ use shared::moment::Moment;
 use shared::protocol::Protocol;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::raw::Raw;
+use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
 use crate::support::{channel, context, page};
@@ -38,6 +40,8 @@ enum Event {
     WaitsUntilWoken,
     Waits(u64),
     Unsubscribes(&'static str, UnsubscribeCode),
+    Subscribes(&'static str, bool),
+    Refreshes(Kind),
     TransportPong,
     Disconnects,
 }
@@ -51,7 +55,7 @@ enum Kind {
 }
 
 /// `ID` stands for a number that is used once.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     r#"{"id":ID,"connect":{}}"#,
     r#"{"id":ID,"subscribe":{"channel":"a"}}"#,
     r#"{"id":ID,"subscribe":{"channel":"$b","token":"t"}}"#,
@@ -72,6 +76,7 @@ const COMMANDS: [&str; 22] = [
     r#"{"id":ID,"rpc":{"method":"m"}}"#,
     r#"{"send":{"data":1}}"#,
     r#"{"id":ID,"ping":{}}"#,
+    r#"{"id":ID,"connect":{"subs":{"a":{},"recover:d":{"recover":true,"epoch":"life","offset":2}}}}"#,
     "{}",
     "not a command",
 ];
@@ -105,6 +110,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::WaitsUntilWoken),
         2 => (0..20_000_u64).prop_map(Event::Waits),
         3 => (select(CHANNELS.to_vec()), select(code)).prop_map(|(name, code)| Event::Unsubscribes(name, code)),
+        2 => (select(CHANNELS.to_vec()), any::<bool>()).prop_map(|(name, recover)| Event::Subscribes(name, recover)),
+        1 => kind().prop_map(Event::Refreshes),
         1 => Just(Event::TransportPong),
         1 => Just(Event::Disconnects),
     ]
@@ -130,6 +137,8 @@ struct Observed {
     replied: BTreeMap<u32, bool>,
     places: BTreeMap<Channel, Place>,
     subscribe_ids: BTreeMap<u32, &'static str>,
+    /// Where others know of the client.
+    announced: BTreeSet<Channel>,
     closed: bool,
 }
 
@@ -138,7 +147,13 @@ impl Observed {
         // Every publication is a piece of its own.
         let settings =
             Settings { errors_max: 20, queued_commands_max: 40, reply_bytes_max: 1, ..Settings::default() };
-        let context = Context { settings, ..context() };
+        let application = Application { rpc: true, messages: true };
+        let mut context = Context { settings, application, ..context() };
+        for name in ["log", "recover"] {
+            if let Some(options) = context.rules.namespaces.get_mut(name) {
+                Arc::make_mut(options).join_leave = true;
+            }
+        }
         let opening = Opening {
             client: ClientId::from_random(7),
             protocol,
@@ -159,6 +174,7 @@ impl Observed {
             replied: BTreeMap::new(),
             places: BTreeMap::new(),
             subscribe_ids: BTreeMap::new(),
+            announced: BTreeSet::new(),
             closed: false,
         };
         observed.look();
@@ -208,6 +224,16 @@ impl Observed {
                 self.session.handle_timeout(self.now);
             }
             Event::Unsubscribes(name, code) => self.session.handle_unsubscribe(&channel(name), code),
+            Event::Subscribes(name, recover) => {
+                let since = recover.then(|| Since { offset: 2, epoch: "life".into() });
+                let subscription = ServerSubscription { channel: name.into(), ..Default::default() };
+                // Whatever it says: what follows from it is looked at.
+                let _ = self.session.handle_subscribe(self.now, subscription, since);
+            }
+            Event::Refreshes(kind) => {
+                let renewal = renewal(self.now, kind).unwrap_or(Renewal::Expired);
+                self.session.handle_refresh(self.now, renewal);
+            }
             Event::TransportPong => self.session.handle_transport_pong(),
             Event::Disconnects => self.session.handle_disconnect(Disconnect::SHUTDOWN),
         }
@@ -255,6 +281,14 @@ impl Observed {
                 Effect::Leave { channel } => {
                     assert!(self.places.remove(channel).is_some(), "{channel} is left without a join");
                 }
+                Effect::AnnounceJoined { channel, .. } => {
+                    assert!(self.places.contains_key(channel), "{channel} is not joined");
+                    assert!(self.announced.insert(channel.clone()), "{channel} is announced twice");
+                }
+                Effect::AnnounceLeft { channel, .. } => {
+                    assert!(!self.places.contains_key(channel), "{channel} is still joined");
+                    assert!(self.announced.remove(channel), "{channel} was not announced");
+                }
                 _ => {}
             }
             if let Some(ticket) = ticket(&effect) {
@@ -262,13 +296,19 @@ impl Observed {
                 self.asked.push(effect);
             }
         }
-        // Room, beside the joins.
-        assert!(self.asked.len() <= JOINS_MAX + 1 || self.closed, "too much is awaited");
+        // Room, and renewals, beside the joins. Of those that are no longer waited for some may be left.
+        let others = 2 + 2 * CHANNELS.len();
+        assert!(self.asked.len() <= JOINS_MAX + others || self.closed, "too much is awaited");
         assert_eq!(self.session.is_closed(), self.closed);
         assert_eq!(self.session.poll_timeout().is_none(), self.closed);
         let known: Vec<&Channel> = self.session.subscriptions().collect();
         let joined: Vec<&Channel> = self.places.keys().collect();
         assert_eq!(known, joined, "the session and the hub know the same subscriptions");
+        if self.closed {
+            let left: BTreeSet<Channel> =
+                self.session.take_announced().into_iter().map(|(channel, _)| channel).collect();
+            assert_eq!(left, std::mem::take(&mut self.announced), "whom the others know of");
+        }
         if pinged && self.answers_pings && !self.closed {
             if self.is_json {
                 self.session.handle_message(self.now, Message { kind: MessageKind::Text, data: b"{}" });
@@ -356,12 +396,22 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
     let failed = |error: Option<ErrorCode>| error.map_or(Ok(()), Err);
     let read: HistoryPage = page(&[3, 4], 4);
     let result = match effect {
-        Effect::Authenticate { .. } | Effect::Reauthenticate { .. } => OutcomeResult::Authenticated(
-            refusal.map_or(Ok(Identity { user, expires, ..Identity::default() }), Err),
-        ),
-        Effect::Authorize { .. } => {
-            OutcomeResult::Authorized(refusal.map_or(Ok(Grant { user, expires, ..Grant::default() }), Err))
+        Effect::Authenticate { .. } | Effect::Reauthenticate { .. } => {
+            // Whom the server renews it subscribes too.
+            let refreshed_by_server = expires.is_some();
+            let to = |name: &&str| ServerSubscription { channel: (*name).into(), ..Default::default() };
+            let subs = ["log:c", "recover:d"].iter().filter(|_| refreshed_by_server).map(to).collect();
+            let identity = Identity { user, expires, refreshed_by_server, subs, ..Identity::default() };
+            OutcomeResult::Authenticated(refusal.map_or(Ok(identity), Err))
         }
+        Effect::Authorize { .. } => {
+            let refreshed_by_server = now.0 % 2 == 0;
+            let grant = Grant { user, expires, refreshed_by_server, ..Grant::default() };
+            OutcomeResult::Authorized(refusal.map_or(Ok(grant), Err))
+        }
+        Effect::Refresh { .. } | Effect::SubRefresh { .. } => OutcomeResult::Renewed(renewal(now, kind)),
+        Effect::Rpc { .. } => OutcomeResult::Rpc(refusal.map_or(Ok(Payload::json("1")), Err)),
+        Effect::Message { .. } => OutcomeResult::Messaged(refusal.map_or(Ok(Some(Payload::json("1"))), Err)),
         Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| {
             let since = join.past?.filter.since.unwrap_or(0);
             let publications = read.publications.into_iter().filter(|one| one.offset() > since);
@@ -376,6 +426,16 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
         _ => OutcomeResult::Published(failed(error).map_err(Denial::of)),
     };
     (ticket(effect).unwrap(), result)
+}
+
+fn renewal(now: Moment, kind: Kind) -> Result<Renewal, Denial> {
+    let stays = |expires| Ok(Renewal::Stays { expires, info: None, meta: None });
+    match kind {
+        Kind::Good => stays(None),
+        Kind::Expiring => stays(Some(Moment(now.0 + 10_000))),
+        Kind::Refused(error) => Err(Denial::of(error)),
+        Kind::Closed => Ok(Renewal::Expired),
+    }
 }
 
 fn other_than(result: &OutcomeResult) -> OutcomeResult {

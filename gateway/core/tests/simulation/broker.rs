@@ -21,6 +21,9 @@ use crate::network::{Ask, Event, Lane, Net, NodeEvent, Question, trace};
 const STREAM_BYTES_MAX: usize = 1 << 20;
 
 /// The way from the broker to one node.
+/// What a third of the application's publications are tagged with.
+pub(crate) const TAG: (&str, &str) = ("third", "yes");
+
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     pub(crate) up: bool,
@@ -66,7 +69,11 @@ impl Broker {
 
     pub(crate) fn publish(&mut self, channel: &Channel, net: &mut Net, checkers: &mut Checkers) {
         let number = self.number();
-        self.append(channel, Publication::new(Self::payload(number)), net, checkers);
+        let mut publication = Publication::new(Self::payload(number));
+        if number % 3 == 0 {
+            publication.tags.insert(TAG.0.into(), TAG.1.into());
+        }
+        self.append(channel, publication, net, checkers);
     }
 
     pub(crate) fn handle(&mut self, ask: Ask, net: &mut Net, checkers: &mut Checkers) {

@@ -1,6 +1,7 @@
 //! What must hold, whatever happened: order, no duplicate, no loss that nobody is told of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use shared::channel::Channel;
 use shared::position::StreamPosition;
@@ -14,6 +15,8 @@ pub(crate) enum Kind {
     Recoverable,
     /// To be told of gaps.
     Positioned,
+    /// What is tagged, and to be brought to now after gaps.
+    Filtered,
     /// Whatever comes.
     Plain,
 }
@@ -25,13 +28,17 @@ struct Record {
     position: Option<StreamPosition>,
     /// How many there were before it in its channel.
     index: usize,
+    is_tagged: bool,
 }
 
 /// Everything that was ever published.
 #[derive(Debug, Default)]
 pub(crate) struct Checkers {
     records: BTreeMap<u64, Record>,
-    counts: BTreeMap<Channel, usize>,
+    /// Of all that was published in each channel, whether it was tagged.
+    tagged: BTreeMap<Channel, Vec<bool>>,
+    /// The tagged ones by where they stand.
+    tagged_at: BTreeSet<(Channel, String, u64)>,
     /// Nothing goes wrong in this run, so that nobody may miss anything.
     pub(crate) nothing_is_lost: bool,
 }
@@ -39,10 +46,26 @@ pub(crate) struct Checkers {
 impl Checkers {
     pub(crate) fn published(&mut self, channel: &Channel, publication: &Publication) {
         let text = std::str::from_utf8(&publication.data.bytes).expect("payloads are text");
-        let count = self.counts.entry(channel.clone()).or_default();
-        let record = Record { channel: channel.clone(), position: publication.position, index: *count };
-        *count += 1;
+        let is_tagged = !publication.tags.is_empty();
+        let tagged = self.tagged.entry(channel.clone()).or_default();
+        let (position, index) = (publication.position, tagged.len());
+        let record = Record { channel: channel.clone(), position, index, is_tagged };
+        tagged.push(is_tagged);
+        if let Some(position) = position.filter(|_| is_tagged) {
+            self.tagged_at.insert((channel.clone(), position.epoch.as_str().to_owned(), position.offset));
+        }
         assert!(self.records.insert(number(text), record).is_none(), "{text} was published twice");
+    }
+
+    /// Whether nothing that a filter lets through stands there.
+    fn is_nothing_between(&self, channel: &Channel, epoch: &str, offsets: Range<u64>) -> bool {
+        let at = |offset| (channel.clone(), epoch.to_owned(), offset);
+        offsets.is_empty() || self.tagged_at.range(at(offsets.start)..at(offsets.end)).next().is_none()
+    }
+
+    /// The same, as publications are counted in their channel.
+    fn is_nothing_counted(&self, channel: &Channel, indices: Range<usize>) -> bool {
+        self.tagged[channel].get(indices).is_none_or(|tagged| tagged.iter().all(|is_tagged| !is_tagged))
     }
 
     fn record(&self, channel: &Channel, publication: &ReceivedPublication<'_>) -> &Record {
@@ -108,20 +131,29 @@ impl Reader {
 
     pub(crate) fn get(&mut self, publication: &ReceivedPublication<'_>, checkers: &Checkers) {
         let record = checkers.record(&self.channel, publication);
+        let filtered = self.kind == Kind::Filtered;
+        assert!(record.is_tagged || !filtered, "{} is not for who filters", publication.data);
         if let Some((epoch, offset)) = &mut self.position {
             let stands = record.position.expect("a channel has a stream or it has none");
-            assert_eq!(
-                (stands.epoch.as_str(), stands.offset),
-                (epoch.as_str(), *offset + 1),
-                "a hole or a repetition in {} that a {:?} subscriber was not told of",
+            let joins_on = match filtered {
+                false => stands.offset == *offset + 1,
+                true => {
+                    let between = *offset + 1..stands.offset;
+                    stands.offset > *offset && checkers.is_nothing_between(&self.channel, epoch, between)
+                }
+            };
+            assert!(
+                stands.epoch.as_str() == epoch && joins_on,
+                "a hole or a repetition between {offset} and {stands:?} in {} that a {:?} subscriber was not told of",
                 self.channel,
                 self.kind
             );
-            *offset += 1;
+            *offset = stands.offset;
         }
         if let Some(last) = self.last {
             assert!(record.index > last, "{} comes after what came later", publication.data);
-            let next = record.index == last + 1;
+            let next = record.index == last + 1
+                || filtered && checkers.is_nothing_counted(&self.channel, last + 1..record.index);
             assert!(next || !checkers.nothing_is_lost, "{} was not lost and did not come", last + 1);
         }
         self.last = Some(record.index);
@@ -130,17 +162,27 @@ impl Reader {
     /// It is quiet for long enough: who follows the stream is at its end.
     pub(crate) fn check_end(&self, top: Option<StreamPosition>, checkers: &Checkers) {
         if let Some(top) = top.filter(|_| self.kind != Kind::Plain) {
-            let at = self.position.as_ref().map(|(epoch, offset)| (epoch.as_str(), *offset));
-            assert_eq!(
-                at,
-                Some((top.epoch.as_str(), top.offset)),
-                "a {:?} subscriber of {} missed the end of the stream and was not told",
+            let (epoch, offset) = self.position.as_ref().expect("it follows the stream");
+            let is_at_end = match self.kind {
+                Kind::Filtered => {
+                    checkers.is_nothing_between(&self.channel, epoch, *offset + 1..top.offset + 1)
+                }
+                _ => *offset == top.offset,
+            };
+            assert!(
+                epoch == top.epoch.as_str() && is_at_end,
+                "at {offset} of {top:?} a {:?} subscriber of {} missed the end of the stream and was not told",
                 self.kind,
                 self.channel
             );
         }
         if let Some(last) = self.last.filter(|_| checkers.nothing_is_lost) {
-            assert_eq!(last + 1, checkers.counts[&self.channel], "the end of {} did not come", self.channel);
+            let end = checkers.tagged[&self.channel].len();
+            let is_at_end = match self.kind {
+                Kind::Filtered => checkers.is_nothing_counted(&self.channel, last + 1..end),
+                _ => last + 1 == end,
+            };
+            assert!(is_at_end, "the end of {} did not come", self.channel);
         }
     }
 }

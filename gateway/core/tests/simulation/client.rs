@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use shared::channel::Channel;
-use shared::command::{Command, Connect, Request, Subscribe};
+use shared::command::{Command, Connect, FilterNode, Request, Subscribe};
 use shared::protocol::centrifuge::json::client::{Answer, Received, decode_frame, encode_command};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, TAG};
 use crate::checkers::{Checkers, Kind, Reader};
 use crate::network::{ClientEvent, Event, Net, NodeEvent, trace};
 
@@ -165,6 +165,9 @@ impl Client {
                     );
                     subscription.reader.get(&publication, checkers);
                     net.stats.count("publications checked");
+                    if subscription.kind == Kind::Filtered {
+                        net.stats.count("publications through a filter");
+                    }
                 }
                 Received::Unsubscribed { channel, code } => {
                     assert_eq!(code, 2500, "nothing else ends a subscription here");
@@ -221,6 +224,9 @@ impl Client {
                     assert!(!served, "{channel} could have been recovered from {offset}");
                 } else if from.is_some() {
                     net.stats.count("recoveries");
+                    if self.subscriptions[&channel].kind == Kind::Filtered {
+                        net.stats.count("recoveries through a filter");
+                    }
                 }
             }
             (Asked::Unsubscribe { channel }, Answer::Other) => {
@@ -267,7 +273,11 @@ impl Client {
             return;
         }
         subscription.state = State::Asked;
-        let recoverable = subscription.kind == Kind::Recoverable;
+        let filtered = subscription.kind == Kind::Filtered;
+        let recoverable = filtered || subscription.kind == Kind::Recoverable;
+        let (key, val) = TAG;
+        let filter =
+            FilterNode { key: key.into(), cmp: "eq".into(), val: val.into(), ..FilterNode::default() };
         let from = subscription.reader.position.clone().filter(|_| recoverable);
         let (epoch, offset) = from.clone().unwrap_or_default();
         let subscribe = Subscribe {
@@ -277,6 +287,7 @@ impl Client {
             offset,
             recoverable,
             positioned: subscription.kind == Kind::Positioned,
+            filter: filtered.then(|| Box::new(filter)),
             ..Subscribe::default()
         };
         let asked = Asked::Subscribe { channel: channel.clone(), from };

@@ -66,7 +66,7 @@ pub(crate) fn run(seed: u64) -> Stats {
     let nodes = (0..NODES).map(|node| Some(Node::new(node, 0, &common, &mut net))).collect();
     let channels: Vec<_> = CHANNELS.iter().map(|name| Channel::parse(name, 255).expect("valid")).collect();
     let clients = (0..CLIENTS).map(|index| {
-        let kinds = [Kind::Recoverable, Kind::Positioned, Kind::Plain];
+        let kinds = [Kind::Recoverable, Kind::Positioned, Kind::Filtered, Kind::Plain];
         let offset = net.dice.index(kinds.len());
         let wants = channels.iter().enumerate().map(|(at, channel)| {
             let kind = kinds[(at + offset) % kinds.len()];
@@ -127,13 +127,18 @@ fn plan(seed: u64) -> Plan {
 }
 
 fn rules() -> ChannelRules {
-    let stream =
-        |history_size| ChannelOptions { history_size, history_ttl_s: 3600, ..ChannelOptions::default() };
+    let stream = |history_size| ChannelOptions {
+        history_size,
+        history_ttl_s: 3600,
+        allow_tags_filter: true,
+        ..ChannelOptions::default()
+    };
     ChannelRules {
         namespaces: BTreeMap::from([
             ("stream".into(), Arc::new(stream(100))),
             ("short".into(), Arc::new(stream(3))),
         ]),
+        default: Arc::new(ChannelOptions { allow_tags_filter: true, ..ChannelOptions::default() }),
         ..ChannelRules::default()
     }
 }

@@ -286,7 +286,7 @@ impl Worker {
                 Effect::Join(join) => {
                     let variant = Variant::plain(EncodingId::default());
                     let subscriber = Subscriber::new(key, variant).positioned(join.terms.positioned);
-                    if self.hub.join(&join.channel, subscriber, None).first {
+                    if self.hub.join(&join.channel, subscriber, join.terms.filter.clone()).first {
                         self.wishes.push_back(Wish::Listen(join.channel.clone()));
                     }
                     self.wishes.push_back(Wish::Join(wire, join));

@@ -405,7 +405,7 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
             OutcomeResult::Authenticated(refusal.map_or(Ok(identity), Err))
         }
         Effect::Authorize { .. } => {
-            let refreshed_by_server = now.0 % 2 == 0;
+            let refreshed_by_server = now.0.is_multiple_of(2);
             let grant = Grant { user, expires, refreshed_by_server, ..Grant::default() };
             OutcomeResult::Authorized(refusal.map_or(Ok(grant), Err))
         }

@@ -70,7 +70,7 @@ impl Broker {
     pub(crate) fn publish(&mut self, channel: &Channel, net: &mut Net, checkers: &mut Checkers) {
         let number = self.number();
         let mut publication = Publication::new(Self::payload(number));
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             publication.tags.insert(TAG.0.into(), TAG.1.into());
         }
         self.append(channel, publication, net, checkers);

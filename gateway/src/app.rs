@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::client_ip::TrustedProxies;
 use crate::admission::{Admission, Config as AdmissionConfig};
-use crate::api::Api;
+use crate::api::{Api, ByClient};
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -186,6 +186,7 @@ impl App {
             ),
             clients: true,
             api: api_socket.is_none().then(|| api.clone()),
+            by_client: Arc::new(ByClient::new(authenticator.clone(), node.clone())),
             encodings,
             reception: reception(&inboxes, &node),
             metrics: metrics.clone(),

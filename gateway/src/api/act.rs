@@ -1,17 +1,27 @@
 //! Commands for clients, wherever they are connected: carried out by the node that has them, which says so.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use gateway_core::effect::Overrides;
+use serde_json::value::RawValue;
+use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
+use shared::publication::is_json;
 
 use super::refused::Refused;
 use super::request::{self, Text};
 use super::run::Call;
 use crate::node::AskError;
 use crate::node::control::{CONTROL_BYTES_MAX, ControlCommand, EXCEPT_MAX, Target};
-use crate::node::question::{Act, Answer, Question};
+use crate::node::question::{Act, Answer, Question, Refreshing, Subscribing};
 
 /// The reason of an application that gives none.
 const NO_REASON: &str = "disconnected";
+
+/// Longest info or data of a subscription, in bytes.
+const JSON_BYTES_MAX: usize = 64 * 1024;
 
 /// So many nodes that have not answered are named.
 const NAMED_MAX: usize = 8;
@@ -48,6 +58,42 @@ impl Call<'_> {
         self.act(target, Act::Unsubscribe(channel)).await
     }
 
+    pub(super) async fn subscribe(&self, request: &request::Subscribe<'_>) -> Result<(), Refused> {
+        let (channel, _) = self.channel(&request.channel)?;
+        let info = json("info", request.info, &request.b64info)?;
+        let data = json("data", request.data, &request.b64data)?;
+        let Some(target) = target(&request.user, &request.client, &request.session)? else { return Ok(()) };
+        let since = |since: &request::Since<'_>| Since { offset: since.offset, epoch: (*since.epoch).into() };
+        let flag = |flag: Option<request::Flag>| flag.map(|flag| flag.value);
+        let overrides = &request.overrides;
+        let wanted = Subscribing {
+            channel,
+            expires_at: (request.expire_at != 0).then_some(request.expire_at),
+            info,
+            data,
+            since: request.recover_since.as_ref().map(since),
+            overrides: Overrides {
+                presence: flag(overrides.presence),
+                join_leave: flag(overrides.join_leave),
+                force_recovery: flag(overrides.force_recovery),
+                force_positioning: flag(overrides.force_positioning),
+                force_push_join_leave: flag(overrides.force_push_join_leave),
+            },
+        };
+        self.act(target, Act::Subscribe(Box::new(wanted))).await
+    }
+
+    pub(super) async fn refresh(&self, request: &request::Refresh<'_>) -> Result<(), Refused> {
+        let info = json("info", request.info, "")?;
+        let Some(target) = target(&request.user, &request.client, &request.session)? else { return Ok(()) };
+        let wanted = Refreshing {
+            expired: request.expired,
+            expires_at: (request.expire_at != 0).then_some(request.expire_at),
+            info,
+        };
+        self.act(target, Act::Refresh(Box::new(wanted))).await
+    }
+
     /// Has every node do it. Done once each that can have one of these clients has said so.
     async fn act(&self, target: Target, act: Act) -> Result<(), Refused> {
         self.in_time()?;
@@ -60,7 +106,9 @@ impl Call<'_> {
         if is_one && answers.iter().any(|(_, answer)| is_found(answer)) {
             return Ok(());
         }
-        let is_earlier = |answer: &Result<Answer, AskError>| matches!(answer, Err(AskError::NotUnderstood));
+        let has_word = command.is_some();
+        let is_earlier =
+            |answer: &Result<Answer, AskError>| has_word && matches!(answer, Err(AskError::NotUnderstood));
         if let Some(command) = command
             && answers.iter().any(|(_, answer)| is_earlier(answer))
         {
@@ -81,6 +129,7 @@ fn for_earlier_releases(target: &Target, act: &Act) -> Option<ControlCommand> {
     Some(match act {
         Act::Disconnect(disconnect) => ControlCommand::Disconnect { target, disconnect: disconnect.clone() },
         Act::Unsubscribe(channel) => ControlCommand::Unsubscribe { target, channel: channel.clone() },
+        Act::Subscribe(_) | Act::Refresh(_) => return None,
     })
 }
 
@@ -92,6 +141,25 @@ impl Refused {
             "of node {named}{others} nobody knows whether it was done there; asking again does no harm"
         ))
     }
+}
+
+/// What clients are shown: JSON, in base64 or as it is.
+fn json(field: &str, written: Option<&RawValue>, base64: &str) -> Result<Option<Bytes>, Refused> {
+    let bytes: Bytes = match (base64, written) {
+        ("", None) => return Ok(None),
+        ("", Some(written)) => written.get().to_owned().into(),
+        (base64, _) => STANDARD
+            .decode(base64)
+            .map_err(|error| Refused::bad_request(format!("b64{field}: {error}")))?
+            .into(),
+    };
+    if bytes.len() > JSON_BYTES_MAX {
+        return Err(Refused::bad_request(format!("{field} is longer than {JSON_BYTES_MAX} bytes")));
+    }
+    if !is_json(&bytes) {
+        return Err(Refused::bad_request(format!("{field} is no JSON, or nested too deep")));
+    }
+    Ok(Some(bytes))
 }
 
 /// Whom a command is about. `None`: a client that cannot exist, because its id is none of ours.

@@ -6,6 +6,7 @@
 
 mod act;
 mod answer;
+mod by_client;
 mod config;
 mod keys;
 mod list;
@@ -17,6 +18,7 @@ mod request;
 mod run;
 mod serve;
 
+pub use by_client::ByClient;
 pub use config::{Config, ErrorMode};
 pub(crate) use serve::Reload;
 pub use serve::{Api, PREFIX};

@@ -75,6 +75,8 @@ methods! {
     Info "info" IgnoredAny;
     Disconnect "disconnect" Disconnect<'a>;
     Unsubscribe "unsubscribe" Unsubscribe<'a>;
+    Subscribe "subscribe" Subscribe<'a>;
+    Refresh "refresh" Refresh<'a>;
     Rpc "rpc" Rpc<'a>;
 }
 
@@ -279,6 +281,69 @@ pub(super) struct Connections<'a> {
     pub(super) limit: u32,
     #[serde(borrow)]
     pub(super) cursor: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Subscribe<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    #[serde(borrow)]
+    pub(super) user: Text<'a>,
+    #[serde(borrow)]
+    pub(super) client: Text<'a>,
+    #[serde(borrow)]
+    pub(super) session: Text<'a>,
+    /// In seconds since 1970. 0: never.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) expire_at: i64,
+    #[serde(borrow)]
+    pub(super) info: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) b64info: Text<'a>,
+    #[serde(borrow)]
+    pub(super) data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) b64data: Text<'a>,
+    #[serde(borrow)]
+    pub(super) recover_since: Option<Since<'a>>,
+    #[serde(rename = "override", deserialize_with = "or_default")]
+    pub(super) overrides: Override,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Override {
+    pub(super) presence: Option<Flag>,
+    pub(super) join_leave: Option<Flag>,
+    pub(super) force_recovery: Option<Flag>,
+    pub(super) force_positioning: Option<Flag>,
+    pub(super) force_push_join_leave: Option<Flag>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Flag {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) value: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Refresh<'a> {
+    #[serde(borrow)]
+    pub(super) user: Text<'a>,
+    #[serde(borrow)]
+    pub(super) client: Text<'a>,
+    #[serde(borrow)]
+    pub(super) session: Text<'a>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) expired: bool,
+    /// In seconds since 1970. 0: never.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) expire_at: i64,
+    #[serde(borrow)]
+    pub(super) info: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]

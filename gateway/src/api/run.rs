@@ -43,6 +43,8 @@ impl<'a> Call<'a> {
             Command::Info(_) => Answer::Info(self.info().await?),
             Command::Disconnect(request) => self.disconnect(request).await.map(|()| Answer::Done)?,
             Command::Unsubscribe(request) => self.unsubscribe(request).await.map(|()| Answer::Done)?,
+            Command::Subscribe(request) => self.subscribe(request).await.map(|()| Answer::Done)?,
+            Command::Refresh(request) => self.refresh(request).await.map(|()| Answer::Done)?,
             // Nobody answers calls here.
             Command::Rpc(request) if request.method.is_empty() => {
                 return Err(Refused::bad_request("no method is given"));

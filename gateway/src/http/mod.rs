@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 use crate::admission::Admission;
 use crate::admission::client_ip::TrustedProxies;
-use crate::api::Api;
+use crate::api::{Api, ByClient};
 use crate::client::open::NewClient;
 use crate::telemetry::labels::Handshake;
 use crate::telemetry::{Metrics, Sparingly};
@@ -64,6 +64,7 @@ pub(crate) struct Router {
     pub(crate) clients: bool,
     /// `None` where the API has an address of its own.
     pub(crate) api: Option<Arc<Api>>,
+    pub(crate) by_client: Arc<ByClient>,
     pub(crate) encodings: Arc<Encodings>,
     pub(crate) reception: Reception,
     pub(crate) metrics: Arc<Metrics>,

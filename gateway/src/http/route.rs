@@ -97,6 +97,7 @@ impl Router {
         match apart {
             Apart::Streamed(streamed) => self.respond(peer, take_over, request, streamed).await,
             Apart::Emulation => self.emulate(request).await,
+            Apart::Publish => self.publish(peer, request).await,
             Apart::Init => {
                 let head = Head::of(&request);
                 self.check_request(&head, apart.methods())?;
@@ -107,6 +108,23 @@ impl Router {
                 Ok(response)
             }
         }
+    }
+
+    /// Publishes for a client. It counts as one that is connected while it is served.
+    async fn publish(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+        let (cors, _admitted) = {
+            let head = Head::of(&request);
+            self.check_request(&head, Apart::Publish.methods())?;
+            (cors::headers(&head), self.admit(peer, &head)?)
+        };
+        let (head, body) = request.into_parts();
+        let body = match self.read_body(body).await {
+            Ok(body) => body,
+            Err(refused) => return Err(refused.with(cors::lines(cors))),
+        };
+        let mut response = self.by_client.publish(&head.headers, &body).await;
+        response.headers_mut().extend(cors);
+        Ok(response.map(Either::Left))
     }
 
     /// The way of a connection whose first bytes are a request to connect, to be answered 101: past the same checks,
@@ -215,6 +233,8 @@ enum Apart {
     Streamed(Streamed),
     /// Commands of a client that is reached through a response.
     Emulation,
+    /// A publication of a client that shows its token and holds no connection.
+    Publish,
     /// Nothing: pages warm up a connection with it before they need one.
     Init,
 }
@@ -225,6 +245,7 @@ impl Apart {
             "/connection/sse" => Some(Self::Streamed(Streamed::EventStream)),
             "/connection/http_stream" => Some(Self::Streamed(Streamed::HttpStream)),
             "/emulation" => Some(Self::Emulation),
+            "/connection/publish" => Some(Self::Publish),
             "/connection/init" => Some(Self::Init),
             _ => None,
         }
@@ -233,7 +254,7 @@ impl Apart {
     fn methods(self) -> &'static str {
         match self {
             Self::Streamed(streamed) => streamed.methods(),
-            Self::Emulation => emulate::METHODS,
+            Self::Emulation | Self::Publish => emulate::METHODS,
             Self::Init => "GET, OPTIONS",
         }
     }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use gateway_core::effect::{Renewal, ServerSubscription};
 use shared::channel::Channel;
+use shared::moment::Moment;
 use tokio::sync::oneshot;
 
 use crate::node::control::Target;
@@ -12,7 +15,7 @@ use crate::node::glob::Glob;
 use crate::node::interest::SHARDS;
 use crate::node::question::{
     Act, Answer, ChannelsPage, ChannelsWanted, ConnectionsPage, ConnectionsWanted, PAGE_MAX, Place, Question,
-    Unanswered,
+    Refreshing, Subscribing, Unanswered,
 };
 use crate::node::{Node, SessionId};
 use crate::worker::inbox::{Acted, Event, Inbox};
@@ -45,14 +48,38 @@ impl Node {
     async fn act(&self, target: Target, act: Act) -> u32 {
         let target = Arc::new(target);
         let (acted, done) = Acted::new();
-        self.tell_workers(&target, || match &act {
-            Act::Disconnect(disconnect) => {
+        match act {
+            Act::Disconnect(disconnect) => self.tell_workers(&target, || {
                 Event::Disconnect(target.clone(), disconnect.clone(), acted.clone())
+            }),
+            Act::Unsubscribe(channel) => self
+                .tell_workers(&target, || Event::Unsubscribe(target.clone(), channel.clone(), acted.clone())),
+            Act::Subscribe(wanted) => {
+                let Subscribing { channel, expires_at, info, data, since, overrides } = *wanted;
+                let expires = expires_at.map(|at| self.moment_of(at));
+                let channel = channel.as_str().into();
+                let subscription = ServerSubscription { channel, info, data, expires, overrides };
+                let wanted = Arc::new((subscription, since));
+                self.tell_workers(&target, || {
+                    Event::Subscribe(target.clone(), wanted.clone(), acted.clone())
+                });
             }
-            Act::Unsubscribe(channel) => Event::Unsubscribe(target.clone(), channel.clone(), acted.clone()),
-        });
+            Act::Refresh(wanted) => {
+                let Refreshing { expired, expires_at, info } = *wanted;
+                let expires = expires_at.map(|at| self.moment_of(at));
+                let renewal =
+                    if expired { Renewal::Expired } else { Renewal::Stays { expires, info, meta: None } };
+                self.tell_workers(&target, || Event::Refresh(target.clone(), renewal.clone(), acted.clone()));
+            }
+        }
         drop(acted);
         done.await.unwrap_or(0)
+    }
+
+    /// What is over is now.
+    fn moment_of(&self, unix_s: i64) -> Moment {
+        let left = unix_s.saturating_sub(self.clock.unix_seconds()).max(0);
+        self.clock.now() + Duration::from_secs(left.unsigned_abs())
     }
 
     async fn list_channels(&self, wanted: ChannelsWanted) -> Result<ChannelsPage, Unanswered> {

@@ -7,9 +7,11 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use gateway_core::effect::Overrides;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
 
@@ -44,6 +46,33 @@ pub enum Act {
     Disconnect(Disconnect),
     /// End their subscription to a channel.
     Unsubscribe(Channel),
+    Subscribe(Box<Subscribing>),
+    Refresh(Box<Refreshing>),
+}
+
+/// A subscription that the server makes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Subscribing {
+    pub channel: Channel,
+    /// When it ends, in seconds since 1970. `None`: with the connection.
+    pub expires_at: Option<i64>,
+    /// JSON shown to others in the channel.
+    pub info: Option<Bytes>,
+    /// JSON for the client.
+    pub data: Option<Bytes>,
+    /// What of the past the client is to be given.
+    pub since: Option<Since>,
+    pub overrides: Overrides,
+}
+
+/// How long a connection is good for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Refreshing {
+    pub expired: bool,
+    /// In seconds since 1970. `None`: for as long as it likes.
+    pub expires_at: Option<i64>,
+    /// JSON shown to others. `None`: as it was.
+    pub info: Option<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -177,6 +206,42 @@ enum WireQuestion {
     Connections(WireConnections),
     Disconnect { target: WireTarget, code: u16, reason: Box<str> },
     Unsubscribe { target: WireTarget, channel: Box<str> },
+    Subscribe { target: WireTarget, subscription: WireSubscription },
+    Refresh { target: WireTarget, refresh: WireRefresh },
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireSubscription {
+    channel: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    info: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
+    /// Offset and epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<(u64, Box<str>)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    presence: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    join_leave: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    force_recovery: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    force_positioning: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    force_push_join_leave: Option<bool>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireRefresh {
+    #[serde(default)]
+    expired: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    info: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -302,6 +367,27 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
                 Act::Unsubscribe(channel) => {
                     WireQuestion::Unsubscribe { target, channel: channel.as_str().into() }
                 }
+                Act::Subscribe(wanted) => {
+                    let Subscribing { channel, expires_at, info, data, since, overrides } = *wanted;
+                    let subscription = WireSubscription {
+                        channel: channel.as_str().into(),
+                        expires_at,
+                        info: info.and_then(raw),
+                        data: data.and_then(raw),
+                        since: since.map(|since| (since.offset, since.epoch)),
+                        presence: overrides.presence,
+                        join_leave: overrides.join_leave,
+                        force_recovery: overrides.force_recovery,
+                        force_positioning: overrides.force_positioning,
+                        force_push_join_leave: overrides.force_push_join_leave,
+                    };
+                    WireQuestion::Subscribe { target, subscription }
+                }
+                Act::Refresh(wanted) => {
+                    let Refreshing { expired, expires_at, info } = *wanted;
+                    let refresh = WireRefresh { expired, expires_at, info: info.and_then(raw) };
+                    WireQuestion::Refresh { target, refresh }
+                }
             }
         }
     }
@@ -325,6 +411,27 @@ fn read_question(ask: &RawValue, payload: Bytes) -> Option<Question> {
         WireQuestion::Unsubscribe { target, channel: name } => {
             Question::Act(read_target(target)?, Act::Unsubscribe(channel(&name)?))
         }
+        WireQuestion::Subscribe { target, subscription: wire } => {
+            let wanted = Subscribing {
+                channel: channel(&wire.channel)?,
+                expires_at: wire.expires_at,
+                info: wire.info.map(bytes),
+                data: wire.data.map(bytes),
+                since: wire.since.map(|(offset, epoch)| Since { offset, epoch }),
+                overrides: Overrides {
+                    presence: wire.presence,
+                    join_leave: wire.join_leave,
+                    force_recovery: wire.force_recovery,
+                    force_positioning: wire.force_positioning,
+                    force_push_join_leave: wire.force_push_join_leave,
+                },
+            };
+            Question::Act(read_target(target)?, Act::Subscribe(Box::new(wanted)))
+        }
+        WireQuestion::Refresh { target, refresh: WireRefresh { expired, expires_at, info } } => {
+            let wanted = Refreshing { expired, expires_at, info: info.map(bytes) };
+            Question::Act(read_target(target)?, Act::Refresh(Box::new(wanted)))
+        }
     })
 }
 
@@ -347,6 +454,15 @@ fn read_target(target: WireTarget) -> Option<Target> {
     Some(Target { user: target.user, client: client(target.client)?, except })
 }
 
+/// `None` for what is no JSON: whoever asks has seen that it is.
+fn raw(json: Bytes) -> Option<Box<RawValue>> {
+    serde_json::from_slice(&json).ok()
+}
+
+fn bytes(raw: Box<RawValue>) -> Bytes {
+    Box::<str>::from(raw).into_string().into()
+}
+
 fn text(client: ClientId) -> Box<str> {
     client.to_string().into()
 }
@@ -366,10 +482,24 @@ mod tests {
 
     use super::*;
 
+    fn subscribing(channel: Channel) -> Subscribing {
+        let overrides =
+            Overrides { presence: Some(false), force_recovery: Some(true), ..Overrides::default() };
+        Subscribing {
+            channel,
+            expires_at: Some(i64::MAX),
+            info: Some("{ \"a\": 1.50 }".into()),
+            data: Some("[null]".into()),
+            since: Some(Since { offset: 7, epoch: "e".into() }),
+            overrides,
+        }
+    }
+
     fn every_question() -> Vec<Question> {
         let id = ClientId::from_random;
         let target = Target { user: Some("ann".into()), client: Some(id(1)), except: vec![id(2)] };
         let channel = Channel::parse("prices:AAPL", 255).unwrap();
+        let refreshing = Refreshing { expired: true, expires_at: Some(7), info: Some("[1]".into()) };
         vec![
             Question::Message { session: "s".into(), data: Bytes::from_static(b"\n\0 any\nbytes \xff") },
             Question::Channels(ChannelsWanted { pattern: "a*".into(), after: "b".into(), limit: 7 }),
@@ -381,7 +511,9 @@ mod tests {
                 limit: 8,
             }),
             Question::Act(target.clone(), Act::Disconnect(Disconnect::FORCE_DISCONNECT)),
-            Question::Act(target, Act::Unsubscribe(channel)),
+            Question::Act(target.clone(), Act::Unsubscribe(channel.clone())),
+            Question::Act(target.clone(), Act::Subscribe(Box::new(subscribing(channel)))),
+            Question::Act(target, Act::Refresh(Box::new(refreshing))),
         ]
     }
 
@@ -454,7 +586,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn spoiled_messages_are_read_or_refused(which in 0_usize..5, at in 0_usize..300, byte: u8) {
+        fn spoiled_messages_are_read_or_refused(which in 0_usize..7, at in 0_usize..300, byte: u8) {
             let question = every_question().remove(which);
             let told = Told::Question { id: 9, from: "n".into(), question: Some(question) };
             let mut wire = told.encode().unwrap().to_vec();

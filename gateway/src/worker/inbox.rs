@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::effect::Outcome;
+use gateway_core::effect::{Outcome, Renewal, ServerSubscription};
 use gateway_core::hub::Prepared;
 use gateway_core::session::Context;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use shared::channel::Channel;
+use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::moment::Moment;
 use shared::position::StreamPosition;
@@ -42,6 +43,10 @@ pub(crate) enum Event {
     Disconnect(Arc<Target>, Disconnect, Acted),
     /// End the subscription of those of these clients that are here.
     Unsubscribe(Arc<Target>, Channel, Acted),
+    /// Make subscribers of those of these clients that are here.
+    Subscribe(Arc<Target>, Arc<(ServerSubscription, Option<Since>)>, Acted),
+    /// Say how long the connections of those of these clients that are here are good for.
+    Refresh(Arc<Target>, Renewal, Acted),
     /// Tell how many subscribers these channels have here.
     Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
     /// Tell of these connections, from this place on, at most so many.

@@ -1,6 +1,7 @@
 //! What others tell a worker, in the order it came, and no more of it in one turn than leaves sockets and timers theirs.
 
 use gateway_core::hub::Prepared;
+use shared::error::ErrorCode;
 use shared::push::UnsubscribeCode;
 
 use crate::worker::Worker;
@@ -137,6 +138,22 @@ impl Worker {
                     client.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
                 });
                 acted.add(count);
+            }
+            Event::Subscribe(target, wanted, acted) => {
+                let (subscription, since) = &*wanted;
+                acted.add(self.for_each_of(&target, |client, now| {
+                    let made = client.session.handle_subscribe(now, subscription.clone(), since.clone());
+                    if let Err(error) = made {
+                        tracing::debug!(client = %client.session.client(), ?error, "not subscribed by the server");
+                    }
+                    matches!(made, Ok(()) | Err(ErrorCode::AlreadySubscribed))
+                }));
+            }
+            Event::Refresh(target, renewal, acted) => {
+                acted.add(self.for_each_of(&target, |client, now| {
+                    client.session.handle_refresh(now, renewal.clone());
+                    true
+                }));
             }
             // Whoever asked may have given up.
             Event::Count(channels, counted) => drop(counted.send(self.count_subscribers(&channels))),

@@ -8,6 +8,7 @@ use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
+use shared::moment::Moment;
 use shared::push::UnsubscribeCode;
 
 use crate::client::open::NewClient;
@@ -324,27 +325,47 @@ impl Worker {
         channel: Option<&Channel>,
         act: impl Fn(&mut Client),
     ) -> u32 {
-        let is_named = |client: &Client| {
-            let session = &client.session;
-            target.user.as_deref().is_none_or(|user| user == session.user().as_str())
-                && target.client.is_none_or(|client| client == session.client())
-                && !target.except.contains(&session.client())
-        };
-        let is_open = |client: &Client| client.session.is_connected() && !client.is_closing();
-        let candidates: Vec<u32> = match (target.client, target.user.as_deref()) {
-            (Some(client), _) => vec![self.local.node.client_ids.place(client).1],
-            (None, Some(user)) if !user.is_empty() => self.local.directory.of(user).collect(),
-            _ => self.clients.iter().map(|(index, _)| index as u32).collect(),
-        };
         let mut clients = 0;
-        for index in candidates.into_iter().map(|index| index as usize) {
-            let found = self.clients.get(index);
-            if found.is_some_and(|client| is_open(client) && is_named(client)) {
+        for index in self.candidates(target) {
+            if self.is_meant(target, index) {
                 self.end(index, channel, &act);
                 clients += 1;
             }
         }
         clients
+    }
+
+    /// Does something to each of the clients that are meant. Answers for how many it was done.
+    pub(super) fn for_each_of(&mut self, target: &Target, act: impl Fn(&mut Client, Moment) -> bool) -> u32 {
+        let mut clients = 0;
+        for index in self.candidates(target) {
+            if self.is_meant(target, index) {
+                clients += u32::from(act(&mut self.clients[index], self.local.now));
+                self.settle_client(index);
+            }
+        }
+        clients
+    }
+
+    /// Where clients that are meant can be.
+    fn candidates(&self, target: &Target) -> Vec<usize> {
+        match (target.client, target.user.as_deref()) {
+            (Some(client), _) => vec![self.local.node.client_ids.place(client).1 as usize],
+            (None, Some(user)) if !user.is_empty() => {
+                self.local.directory.of(user).map(|index| index as usize).collect()
+            }
+            _ => self.clients.iter().map(|(index, _)| index).collect(),
+        }
+    }
+
+    fn is_meant(&self, target: &Target, index: usize) -> bool {
+        let Some(client) = self.clients.get(index) else { return false };
+        let session = &client.session;
+        session.is_connected()
+            && !client.is_closing()
+            && target.user.as_deref().is_none_or(|user| user == session.user().as_str())
+            && target.client.is_none_or(|client| client == session.client())
+            && !target.except.contains(&session.client())
     }
 
     /// Ends all of a client, or what it has in one channel, after what was published before that.
@@ -355,7 +376,12 @@ impl Worker {
             return;
         };
         act(client);
-        client.perform(&mut self.local);
+        self.settle_client(index);
+    }
+
+    /// Does what a client's session has decided.
+    fn settle_client(&mut self, index: usize) {
+        self.clients[index].perform(&mut self.local);
         self.local.schedule(&self.clients[index]);
     }
 

@@ -25,6 +25,7 @@ mod response;
 mod tls;
 
 mod asks_nodes;
+mod commands_clients;
 mod compresses;
 mod drains;
 mod fetches_keys;

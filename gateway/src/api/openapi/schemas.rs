@@ -18,6 +18,8 @@ pub(super) fn summary(method: Method) -> &'static str {
         Method::Info => "Tells of all nodes.",
         Method::Disconnect => "Closes the connections of a user or a client.",
         Method::Unsubscribe => "Ends the subscriptions of a user or a client to a channel.",
+        Method::Subscribe => "Makes subscribers of the clients of a user, or of one client.",
+        Method::Refresh => "Says how long connections are good for.",
         Method::Rpc => "Calls a method of an extension. There is none: always error 104.",
     }
 }
@@ -96,6 +98,33 @@ pub(super) fn request(method: Method) -> Value {
                 ("session", text("Not served: error 108.", &["", "s"])),
             ],
         ),
+        Method::Subscribe => fields(
+            &["channel"],
+            [
+                ("channel", channel()),
+                ("user", text("The clients of this user.", USERS)),
+                ("client", text("This client.", CLIENTS)),
+                ("session", text("Not served: error 108.", &["", "s"])),
+                ("expire_at", time("When the subscription ends. 0: with the connection.")),
+                ("info", json!({ "description": "Any JSON: shown to others in the channel." })),
+                ("b64info", text("In place of `info`: JSON in base64.", &["", "e30=", "?"])),
+                ("data", json!({ "description": "Any JSON: for the client." })),
+                ("b64data", text("In place of `data`: JSON in base64.", &["", "e30=", "/w=="])),
+                ("recover_since", json!({ "oneOf": [reference("Since"), { "type": "null" }] })),
+                ("override", json!({ "oneOf": [reference("Override"), { "type": "null" }] })),
+            ],
+        ),
+        Method::Refresh => fields(
+            &[],
+            [
+                ("user", text("The clients of this user.", USERS)),
+                ("client", text("This client.", CLIENTS)),
+                ("session", text("Not served: error 108.", &["", "s"])),
+                ("expired", flag("They end now, with 3005.")),
+                ("expire_at", time("When they end unless they are refreshed. 0: never.")),
+                ("info", json!({ "description": "Any JSON: shown to others from now on." })),
+            ],
+        ),
         Method::Rpc => fields(
             &["method"],
             [
@@ -123,7 +152,11 @@ pub(super) fn result(method: Method) -> Value {
         Method::Channels => list("channels", fields(&["num_clients"], [("num_clients", number())])),
         Method::Connections => list("connections", reference("Connection")),
         Method::Info => object("nodes", json!({ "type": "array", "items": reference("Node") })),
-        Method::HistoryRemove | Method::Disconnect | Method::Unsubscribe => fields(&[], []),
+        Method::HistoryRemove
+        | Method::Disconnect
+        | Method::Unsubscribe
+        | Method::Subscribe
+        | Method::Refresh => fields(&[], []),
         Method::Rpc => fields(&[], [("data", json!({ "description": "Any JSON." }))]),
     }
 }
@@ -184,6 +217,10 @@ pub(super) fn shared() -> Value {
         "Since": fields(&[], [
             ("offset", count64("Of the last publication that is known.")),
             ("epoch", text("In which this is. Empty: in any.", &["", "x"])),
+        ]),
+        "Override": fields(&[], [
+            ("presence", switch()), ("join_leave", switch()), ("force_recovery", switch()),
+            ("force_positioning", switch()), ("force_push_join_leave", switch()),
         ]),
         "Disconnect": fields(&[], [
             ("code", count("From 3000 to 4999. 0: 3503.")),
@@ -286,6 +323,18 @@ fn text_of(description: &str, examples: &[&str]) -> Value {
 
 fn flag(description: &str) -> Value {
     json!({ "type": ["boolean", "null"], "description": description })
+}
+
+/// In place of an option of the channel.
+fn switch() -> Value {
+    json!({ "oneOf": [fields(&[], [("value", flag("Without it: off."))]), { "type": "null" }] })
+}
+
+fn time(description: &str) -> Value {
+    json!({
+        "type": ["integer", "null"], "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX,
+        "description": format!("In seconds since 1970. {description}"), "examples": [0, 1, 4_000_000_000_i64],
+    })
 }
 
 fn count(description: &str) -> Value {

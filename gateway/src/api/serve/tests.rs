@@ -376,6 +376,27 @@ async fn clients_are_unsubscribed_from_a_channel() {
 }
 
 #[tokio::test]
+async fn what_a_subscription_by_the_server_lacks_is_told() {
+    let gateway = fixture().await;
+    for (params, code) in [
+        (json!({"channel": "a"}), 107),
+        (json!({"user": "bob"}), 107),
+        (json!({"channel": "unknown:a", "user": "bob"}), 102),
+        (json!({"channel": "a", "user": "bob", "b64info": "?"}), 107),
+        (json!({"channel": "a", "user": "bob", "b64data": "/w=="}), 107),
+        (json!({"channel": "a", "user": "bob", "data": "x".repeat(65_536)}), 107),
+        (json!({"channel": "a", "user": "bob", "session": "s"}), 108),
+    ] {
+        assert_eq!(gateway.code("subscribe", params.clone()).await, code, "{params}");
+    }
+    assert_eq!(gateway.code("refresh", json!({"expired": true})).await, 107);
+    assert_eq!(gateway.code("refresh", json!({"user": "bob", "session": "s"})).await, 108);
+    let nobody = json!({"channel": "a", "user": "nobody", "b64info": "e30="});
+    assert_eq!(gateway.result("subscribe", nobody).await, json!({}));
+    assert_eq!(gateway.result("refresh", json!({"user": "nobody", "info": {}})).await, json!({}));
+}
+
+#[tokio::test]
 async fn a_batch_answers_each_command_in_its_place() {
     let gateway = fixture().await;
     let commands = json!([

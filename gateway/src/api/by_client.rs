@@ -1,0 +1,168 @@
+//! Publishing by clients over HTTP: `POST /connection/publish` with the token of their connection. For clients that only
+//! publish, and those that cannot hold a connection.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use gateway_core::effect::{Denial, Identity};
+use gateway_core::permission::{may_publish, rights};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::channel::CHANNEL_BYTES_MAX;
+use shared::error::ErrorCode;
+use shared::id::ClientId;
+use shared::protocol::centrifuge::json::write_string;
+use shared::publication::{ClientInfo, Payload, Publication, is_too_deep};
+use tokio::sync::Semaphore;
+
+use crate::auth::Authenticator;
+use crate::broker::PublishRequest;
+use crate::node::Node;
+use crate::telemetry::labels::Source;
+
+/// Requests of clients that are served at once, apart from those of the server API. Others are told to come back.
+const AT_ONCE_MAX: usize = 1_024;
+
+/// The scheme of `Authorization: Bearer TOKEN`.
+const SCHEME: &[u8] = b"bearer ";
+
+/// What publishes for clients that send no more than a request.
+#[derive(Debug)]
+pub struct ByClient {
+    authenticator: Arc<Authenticator>,
+    node: Arc<Node>,
+    room: Semaphore,
+}
+
+#[derive(Deserialize)]
+struct Wanted<'a> {
+    channel: String,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+/// Why nothing was published: a code of the protocol under a status of HTTP.
+#[derive(Debug)]
+struct No {
+    status: StatusCode,
+    code: u32,
+    message: String,
+}
+
+impl From<ErrorCode> for No {
+    fn from(code: ErrorCode) -> Self {
+        let status = match code {
+            ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
+            ErrorCode::UnknownChannel => StatusCode::NOT_FOUND,
+            ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
+            ErrorCode::TooManyRequests => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, code: code.code(), message: code.message().to_owned() }
+    }
+}
+
+impl From<Denial> for No {
+    fn from(denial: Denial) -> Self {
+        let (code, message) = match denial {
+            Denial::Error(refusal) => (refusal.code, refusal.message.into_owned()),
+            Denial::Disconnect(disconnect) => (u32::from(disconnect.code), disconnect.reason.into_owned()),
+        };
+        Self { status: StatusCode::UNAUTHORIZED, code, message }
+    }
+}
+
+impl ByClient {
+    pub fn new(authenticator: Arc<Authenticator>, node: Arc<Node>) -> Self {
+        Self { authenticator, node, room: Semaphore::new(AT_ONCE_MAX) }
+    }
+
+    /// Publishes what the body says, if whoever shows the token could do so over a connection, without being subscribed.
+    pub async fn publish(&self, headers: &HeaderMap, body: &Bytes) -> Response<Full<Bytes>> {
+        let mut out = BytesMut::with_capacity(64);
+        let status = match self.try_publish(headers, body).await {
+            Ok(()) => {
+                out.put_slice(b"{\"result\":{}}");
+                StatusCode::OK
+            }
+            Err(No { status, code, message }) => {
+                out.put_slice(format!("{{\"error\":{{\"code\":{code},\"message\":").as_bytes());
+                write_string(&message, &mut out);
+                out.put_slice(b"}}");
+                status
+            }
+        };
+        let mut response = Response::new(Full::new(out.freeze()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
+    async fn try_publish(&self, headers: &HeaderMap, body: &Bytes) -> Result<(), No> {
+        let _room = self.room.try_acquire().map_err(|_| ErrorCode::TooManyRequests)?;
+        let token = token(headers)
+            .ok_or_else(|| No { status: StatusCode::UNAUTHORIZED, ..ErrorCode::Unauthorized.into() })?;
+        let identity = self.authenticator.authenticate(self.node.clock.unix_seconds(), token).wait().await?;
+        let wanted: Wanted<'_> = serde_json::from_slice(body).map_err(|_| ErrorCode::BadRequest)?;
+        let data = wanted.data.ok_or(ErrorCode::BadRequest)?;
+        let data = body.slice_ref(data.get().as_bytes());
+        if is_too_deep(&data) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let request = self.request(identity, &wanted.channel, data)?;
+        self.node.publish(request).await.map_err(|_| ErrorCode::Internal)?;
+        self.node.metrics.publication_in(Source::Client);
+        Ok(())
+    }
+
+    fn request(&self, identity: Identity, channel: &str, data: Bytes) -> Result<PublishRequest, ErrorCode> {
+        let rules = self.node.rules();
+        let channel = rules.channel(channel, CHANNEL_BYTES_MAX).map_err(|_| ErrorCode::BadRequest)?;
+        if !rules.admits_name(&channel) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        let is_allowed = self.authenticator.is_insecure()
+            || rights(&identity.caps, &rules.names, &channel).publish
+            || may_publish(&rules, options, &channel, &identity.user, false);
+        if !is_allowed {
+            return Err(ErrorCode::PermissionDenied);
+        }
+        // Of no connection, and so of nobody else's id.
+        let client = ClientId::from_random(rand::random());
+        let info = ClientInfo { client, user: identity.user, conn_info: identity.info, chan_info: None };
+        let publication = Publication { info: Some(info), ..Publication::new(Payload::json(data)) };
+        let retention = options.retention();
+        Ok(PublishRequest { channel, publication, retention, idempotency: None, version: None })
+    }
+}
+
+/// Empty without the header: whoever shows no token is anonymous. `None` for what is no token.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Some("") };
+    let (scheme, token) = value.as_bytes().split_at_checked(SCHEME.len())?;
+    let token = std::str::from_utf8(token.trim_ascii()).ok()?;
+    (scheme.eq_ignore_ascii_case(SCHEME) && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_stands_behind_the_word_bearer_or_there_is_none() {
+        let read = |value: Option<&str>| {
+            let headers = value.map(|value| (AUTHORIZATION, value.parse().unwrap())).into_iter().collect();
+            token(&headers).map(str::to_owned)
+        };
+        assert_eq!(read(None).as_deref(), Some(""));
+        assert_eq!(read(Some("Bearer a.b.c")).as_deref(), Some("a.b.c"));
+        assert_eq!(read(Some("bearer  a.b.c ")).as_deref(), Some("a.b.c"));
+        for none in ["", "Bearer", "Bearer ", "apikey x", "Bearera.b.c"] {
+            assert_eq!(read(Some(none)), None, "{none}");
+        }
+    }
+}

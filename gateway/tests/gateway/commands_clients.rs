@@ -56,6 +56,7 @@ async fn who_holds_no_connection_publishes_with_its_token_as_far_as_it_may() {
     let gateway = gateway()
         .with("namespaces.open.allow_publish_for_client", true)
         .with("namespaces.open.allow_subscribe", true)
+        .with("namespaces.closed.allow_subscribe", true)
         .with("http.allowed_origins", "https://a.example")
         .start()
         .await;
@@ -76,7 +77,7 @@ async fn who_holds_no_connection_publishes_with_its_token_as_far_as_it_may() {
         "{push}"
     );
     for (token, origin, body, status) in [
-        (&*token, page, r#"{"channel":"chat","data":1}"#, 403),
+        (&*token, page, r#"{"channel":"closed:chat","data":1}"#, 403),
         (&token, page, r#"{"channel":"unknown:chat","data":1}"#, 404),
         (&token, page, r#"{"channel":"open:chat"}"#, 400),
         (&token, page, r#"{"channel":"a b","data":1}"#, 400),

@@ -9,6 +9,8 @@ use shared::framing::{Message, MessageKind};
 use shared::protocol::Protocol;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::json::client::{decode_frame, encode_command};
+use shared::protocol::centrifuge::protobuf::{self, CentrifugeProtobuf};
+use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::raw::Raw;
 use shared::record::{decode_message, decode_record, encode_record, split_position};
 
@@ -63,6 +65,34 @@ pub fn centrifuge_json(data: &[u8]) {
                 assert_eq!(rewritten(&command), [command]);
             }
         }
+    }
+}
+
+/// The same, in Protobuf: there, a payload is what its bytes are.
+pub fn centrifuge_protobuf(data: &[u8]) {
+    let mut commands = Vec::new();
+    let message = Message { kind: MessageKind::Binary, data };
+    let _ = CentrifugeProtobuf::default().decode(message, &mut commands);
+    for command in commands {
+        if !matches!(command.request, Request::Refused(_) | Request::Unknown) {
+            let (mut bytes, mut again) = (BytesMut::new(), Vec::new());
+            protobuf::client::encode_command(&command, &mut bytes);
+            let message = Message { kind: MessageKind::Binary, data: &bytes };
+            assert_eq!(CentrifugeProtobuf::default().decode(message, &mut again), Ok(()));
+            assert_eq!(again, [command]);
+        }
+    }
+    let _ = protobuf::client::decode_frame(data);
+}
+
+/// A client that speaks once has connected or has said nothing that is understood.
+pub fn centrifuge_uni(data: &[u8]) {
+    let message = Message { kind: MessageKind::Binary, data };
+    for protocol in [&CentrifugeUniJson::default() as &dyn Protocol, &CentrifugeUniProtobuf::default()] {
+        let mut commands = Vec::new();
+        let decoded = protocol.decode(message, &mut commands);
+        assert_eq!(commands.len(), usize::from(decoded.is_ok()));
+        assert!(commands.iter().all(|command| matches!(command.request, Request::Connect(_))));
     }
 }
 

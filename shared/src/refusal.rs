@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::disconnect::Disconnect;
 use crate::error::ErrorCode;
 
 /// The codes that applications may give to errors of their own.
@@ -41,6 +42,29 @@ impl Refusal {
     /// Whether the client could have known better. What an application refuses is between the two of them.
     pub fn is_clients_fault(&self) -> bool {
         self.known().is_some_and(ErrorCode::is_clients_fault)
+    }
+
+    /// The close that says what the error would, where a protocol has no errors. Only what may go well next time invites
+    /// the client back.
+    pub fn disconnect(&self) -> Disconnect {
+        let Some(error) = self.known() else {
+            return Disconnect::BAD_REQUEST.because(&self.message);
+        };
+        match error {
+            ErrorCode::Internal => Disconnect::INTERNAL,
+            ErrorCode::TooManyRequests | ErrorCode::ConcurrentPagination => Disconnect::TOO_MANY_REQUESTS,
+            ErrorCode::UnrecoverablePosition => Disconnect::INSUFFICIENT_STATE,
+            ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::Expired => {
+                Disconnect::INVALID_TOKEN
+            }
+            ErrorCode::PermissionDenied => Disconnect::PERMISSION_DENIED,
+            ErrorCode::LimitExceeded => Disconnect::CHANNEL_LIMIT,
+            ErrorCode::NotAvailable => Disconnect::NOT_AVAILABLE,
+            ErrorCode::BadRequest => Disconnect::BAD_REQUEST,
+            ErrorCode::UnknownChannel | ErrorCode::MethodNotFound | ErrorCode::AlreadySubscribed => {
+                Disconnect::BAD_REQUEST.because(error.message())
+            }
+        }
     }
 
     /// A bounded label: the code's own words, or that an application chose it.

@@ -2,50 +2,21 @@
 //! clients are sent.
 
 use bytes::BytesMut;
-use shared::channel::Channel;
 use shared::command::{Command, Request};
 use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
-use shared::id::{ClientId, UserId};
-use shared::position::{Epoch, StreamPosition};
 use shared::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::json::client::{self, Received, decode_frame, encode_command};
 use shared::protocol::{DecodeError, Encoded, Protocol};
-use shared::publication::{ClientInfo, Payload, Publication, Tags};
-use shared::push::{Event, Push, UnsubscribeCode};
-use shared::reply::{Answer, Connected, Expiry, Reply, Subscribed};
 
-/// One case of a vector file: its name, and its lines by the sign they begin with.
-struct Case<'a> {
-    name: &'a str,
-    frame: String,
-    expected: Vec<String>,
-}
+#[path = "support/vectors.rs"]
+mod vectors;
+#[path = "support/words.rs"]
+mod words;
 
-fn cases(file: &str) -> Vec<Case<'_>> {
-    let mut cases: Vec<Case<'_>> = Vec::new();
-    for line in file.lines() {
-        if let Some(name) = line.strip_prefix("# ") {
-            cases.push(Case { name, frame: String::new(), expected: Vec::new() });
-            continue;
-        }
-        let Some(case) = cases.last_mut() else { continue };
-        if let Some(line) = line.strip_prefix('>') {
-            case.frame.push_str(line.trim_start());
-            case.frame.push('\n');
-        } else if let Some(line) = line.strip_prefix("= ") {
-            case.expected.push(line.to_owned());
-        } else if line.starts_with("! ") {
-            case.expected.push(line.to_owned());
-        }
-    }
-    for case in &mut cases {
-        case.frame.pop();
-    }
-    assert!(cases.len() > 10, "the file was not read");
-    cases
-}
+use vectors::cases;
+use words::{Pushed, replies};
 
 fn decode(frame: &str) -> (Vec<Command>, Result<(), DecodeError>) {
     let mut commands = Vec::new();
@@ -107,7 +78,7 @@ fn their_bound_is_for_the_server_to_set() {
     let mut commands = Vec::new();
     let data = vec!["{}"; COMMANDS_PER_MESSAGE_MAX + 1].join("\n");
     let message = Message { kind: MessageKind::Text, data: data.as_bytes() };
-    let patient = CentrifugeJson { commands_max: COMMANDS_PER_MESSAGE_MAX + 1 };
+    let patient = CentrifugeJson { commands_max: COMMANDS_PER_MESSAGE_MAX + 1, ..CentrifugeJson::default() };
     assert_eq!(patient.decode(message, &mut commands), Ok(()));
     assert_eq!(commands.len(), COMMANDS_PER_MESSAGE_MAX + 1);
 }
@@ -151,14 +122,10 @@ fn every_word_has_its_golden_bytes() {
         );
         written.push((name, out));
     }
-    let channel = Channel::parse("prices:\"A\"", 255).unwrap();
-    let publications = pushed_publications();
-    let mut events: Vec<_> =
-        publications.iter().map(|(name, publication)| (*name, Event::plain(publication))).collect();
-    events.push(("the end of a subscription", Event::Unsubscribed(UnsubscribeCode::InsufficientState)));
-    for (name, event) in events {
+    let pushed = Pushed::new();
+    for (name, push) in pushed.pushes() {
         let mut out = BytesMut::new();
-        let encoded = CentrifugeJson::default().encode_push(Push::to(&channel, event), &mut out);
+        let encoded = CentrifugeJson::default().encode_push(push, &mut out);
         assert_eq!(encoded, Encoded::Message(MessageKind::Text));
         written.push((name, out));
     }
@@ -236,137 +203,32 @@ fn a_client_reads_what_the_server_writes() {
             "9 other",
             "10 103 permission denied false",
             "10 100 internal server error true",
+            "10 400 out of stock true",
+            "1 c0ffee00-0000-4000-8000-000000000001 25 true 3600 a",
+            r#"2 5@abcdefgh ["\"{\\\"a\\\": 6}\"", "\"8\\n8@0,3ZqQX4;\""] true"#,
+            "2 7@abcdefgh [] false",
+            "9 other",
+            "11 other",
+            "11 other",
             r#"prices:"A" 6 {"a": 6}"#,
             r#"prices:"A" 1 {"a":1}"#,
             r#"prices:"A" 0 {"a":1}"#,
             r#"prices:"A" 0 {  "a":  "b\nc" }"#,
             r#"prices:"A" 0 "say \"hi\"\n\u0001\u001f/é""#,
             r#"prices:"A" 0 "AP+A""#,
+            r#"prices:"A" 7 7"#,
+            r#"prices:"A" 6 {"a": 6}"#,
+            r#"prices:"A" 6 "{\"a\": 6}""#,
+            r#"prices:"A" 6 "8\n8@0,3ZqQX4;""#,
             r#"prices:"A" ended 2500"#,
+            "other",
+            "other",
+            "other",
+            "other",
+            "other",
+            "other",
+            "other",
             "ping",
         ]
     );
-}
-
-fn epoch() -> Epoch {
-    Epoch::parse("abcdefgh").expect("short enough")
-}
-
-fn at(offset: u64) -> Option<StreamPosition> {
-    Some(StreamPosition { offset, epoch: epoch() })
-}
-
-fn client_id(last: u128) -> ClientId {
-    ClientId::from_bits(0xc0ffee00_0000_4000_8000_000000000000 | last)
-}
-
-fn ada() -> ClientInfo {
-    ClientInfo {
-        client: client_id(1),
-        user: UserId::new("42"),
-        conn_info: Some(r#"{"name":"Ada"}"#.into()),
-        chan_info: Some("[1]".into()),
-    }
-}
-
-fn sixth() -> Publication {
-    Publication { position: at(6), ..Publication::new(Payload::json("{\"a\": 6}")) }
-}
-
-fn seventh() -> Publication {
-    let tags = Tags::from([("ticker".into(), "AAPL".into()), ("x\"y".into(), "".into())]);
-    Publication { position: at(7), info: Some(ada()), tags, ..Publication::new(Payload::json("7")) }
-}
-
-fn replies() -> Vec<(&'static str, Reply)> {
-    let ok = |id, answer| Reply { id, outcome: Ok(answer) };
-    let connected = |expires| {
-        ok(
-            1,
-            Answer::Connect(Connected {
-                expires,
-                ping_seconds: 25,
-                pong: true,
-                ..Connected::new(client_id(1), "0.1.0", "a".into())
-            }),
-        )
-    };
-    let subscribed = |subscribed| ok(2, Answer::Subscribe(subscribed));
-    let on_stream = |offset, recovered, publications| {
-        let (recoverable, positioned, was_recovering) = (true, true, true);
-        Subscribed {
-            recoverable,
-            positioned,
-            position: at(offset),
-            publications,
-            recovered,
-            was_recovering,
-            ..Subscribed::default()
-        }
-    };
-    let nobody =
-        ClientInfo { client: client_id(2), user: UserId::ANONYMOUS, conn_info: None, chan_info: None };
-    let in_a_minute = Some(Expiry { seconds: 60 });
-    vec![
-        ("connected", connected(None)),
-        ("connected with an expiring token", connected(Some(Expiry { seconds: 3600 }))),
-        ("subscribed without a stream", subscribed(Subscribed::default())),
-        (
-            "subscribed at a position",
-            subscribed(Subscribed {
-                expires: Some(Expiry { seconds: 0 }),
-                was_recovering: false,
-                ..on_stream(7, false, vec![])
-            }),
-        ),
-        (
-            "subscribed at the start of a stream",
-            subscribed(Subscribed { was_recovering: false, ..on_stream(0, false, vec![]) }),
-        ),
-        ("recovered from offset 5", subscribed(on_stream(5, true, vec![sixth(), seventh()]))),
-        ("recovered nothing", subscribed(on_stream(7, true, vec![]))),
-        ("not recovered", subscribed(on_stream(7, false, vec![]))),
-        ("unsubscribed", ok(3, Answer::Unsubscribe)),
-        ("published", ok(4, Answer::Publish)),
-        (
-            "history",
-            ok(
-                5,
-                Answer::History {
-                    publications: vec![sixth()],
-                    top: StreamPosition { offset: 9, epoch: epoch() },
-                },
-            ),
-        ),
-        (
-            "history of an empty stream",
-            ok(
-                5,
-                Answer::History { publications: vec![], top: StreamPosition { offset: 0, epoch: epoch() } },
-            ),
-        ),
-        ("presence", ok(6, Answer::Presence { clients: vec![ada(), nobody] })),
-        ("presence of nobody", ok(6, Answer::Presence { clients: vec![] })),
-        ("presence stats", ok(7, Answer::PresenceStats { clients: 2, users: 1 })),
-        ("presence stats of nobody", ok(7, Answer::PresenceStats { clients: 0, users: 0 })),
-        (
-            "refreshed",
-            ok(8, Answer::Refresh { client: client_id(1), version: "0.1.0", expires: in_a_minute }),
-        ),
-        ("subscription refreshed", ok(9, Answer::SubRefresh { expires: in_a_minute, items: Vec::new() })),
-        ("an error", Reply { id: 10, outcome: Err(ErrorCode::PermissionDenied.into()) }),
-        ("a temporary error", Reply { id: 10, outcome: Err(ErrorCode::Internal.into()) }),
-    ]
-}
-
-fn pushed_publications() -> Vec<(&'static str, Publication)> {
-    let small = || Publication::new(Payload::json("{\"a\":1}"));
-    vec![
-        ("a publication", sixth()),
-        ("the first publication of a stream", Publication { position: at(1), ..small() }),
-        ("a publication without a stream", small()),
-        ("a publication of several lines", Publication::new(Payload::json("{\n \"a\":\n \"b\\nc\"\n}"))),
-        ("a publication of text", Publication::new(Payload::text("say \"hi\"\n\u{1}\u{1f}/é"))),
-        ("a publication of bytes", Publication::new(Payload::binary(vec![0, 0xff, 0x80]))),
-    ]
 }

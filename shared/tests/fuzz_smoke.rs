@@ -42,7 +42,14 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
         "permessage-deflate; client_max_window_bits; server_max_window_bits=\"12\", permessage-deflate",
     ])
     .prop_map(|text| text.as_bytes().to_vec());
-    prop_oneof![frames, texts, prop::collection::vec(any::<u8>(), 0..400)]
+    let commands = include_str!("vectors/centrifuge_protobuf/from_clients.txt")
+        .lines()
+        .filter_map(|line| line.strip_prefix("> "))
+        .map(|digits| digits.bytes().map(|digit| char::from(digit).to_digit(16).unwrap_or(0) as u8).collect())
+        .map(|digits: Vec<u8>| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+        .collect::<Vec<Vec<u8>>>();
+    let commands = prop::sample::select(commands);
+    prop_oneof![frames, texts, commands, prop::collection::vec(any::<u8>(), 0..400)]
 }
 
 macro_rules! smoke {
@@ -65,6 +72,8 @@ smoke! {
     any_bytes_can_come_as_a_handshake: websocket_handshake;
     any_bytes_can_come_as_commands_in_json: centrifuge_json;
     any_bytes_can_come_to_a_client_that_speaks_json: centrifuge_json_client;
+    any_bytes_can_come_as_commands_in_protobuf: centrifuge_protobuf;
+    any_bytes_can_come_from_a_client_that_speaks_once: centrifuge_uni;
     any_bytes_can_come_as_a_bare_message: raw;
     any_bytes_can_come_from_a_broker: record;
 }

@@ -18,9 +18,11 @@ use shared::id::{ClientId, UserId};
 use shared::position::{Epoch, StreamPosition};
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::json::client::{Received, decode_frame, encode_command};
+use shared::protocol::centrifuge::protobuf::{self, CentrifugeProtobuf};
+use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::{Encoded, Protocol};
 use shared::publication::{ClientInfo, Keyed, Payload, PayloadKind, Publication, Tags, is_json};
-use shared::push::{Event, OwnedEvent, Push};
+use shared::push::{Event, Form, OwnedEvent, Push};
 use shared::record::{
     decode_event, decode_event_message, decode_message, decode_record, encode_event, encode_position,
     encode_record, split_position,
@@ -237,6 +239,61 @@ proptest! {
     }
 
     #[test]
+    fn commands_in_protobuf_read_back(requests in vec((1..=u32::MAX, request()), 1..5)) {
+        let sent: Vec<Command> = requests
+            .into_iter()
+            .map(|(id, request)| Command { id: if matches!(request, Request::Send { .. }) { 0 } else { id }, request })
+            .collect();
+        let mut frame = BytesMut::new();
+        for command in &sent {
+            protobuf::client::encode_command(command, &mut frame);
+        }
+        let mut received = Vec::new();
+        let message = Message { kind: MessageKind::Binary, data: &frame };
+        prop_assert_eq!(CentrifugeProtobuf::default().decode(message, &mut received), Ok(()));
+        prop_assert_eq!(received, sent);
+    }
+
+    #[test]
+    fn pushes_in_protobuf_say_what_was_published(
+        publication in publication(),
+        name in "[!-~]{1,30}",
+        time_ms in any::<u32>(),
+        patch in option::of(vec(any::<u8>(), 1..40)),
+    ) {
+        let channel = Channel::parse(&name, 255).unwrap();
+        let publication = Publication { time_ms: time_ms.into(), ..publication };
+        let form = patch.as_deref().map_or(Form::Plain, Form::Patch);
+        let push = Push::to(&channel, Event::Publication(&publication, form));
+        let mut out = BytesMut::new();
+        let encoded = CentrifugeProtobuf::default().encode_push(push, &mut out);
+        prop_assert_eq!(encoded, Encoded::Message(MessageKind::Binary));
+
+        let mut replies = protobuf::client::decode_frame(&out).unwrap();
+        prop_assert_eq!(replies.len(), 1);
+        let read = replies.remove(0).push.unwrap();
+        prop_assert_eq!(&read.channel, &name);
+        let read = read.publication.unwrap();
+        prop_assert_eq!(&read.data[..], patch.as_deref().unwrap_or(&publication.data.bytes));
+        prop_assert_eq!((read.delta, read.offset), (patch.is_some(), publication.offset()));
+        prop_assert_eq!(read.time, i64::from(time_ms));
+        let keyed = publication.keyed.as_deref().cloned().unwrap_or_default();
+        prop_assert_eq!(&read.key, &*keyed.key);
+        prop_assert_eq!((read.removed, read.score, read.version), (keyed.removed, keyed.score, keyed.version));
+        prop_assert_eq!(read.tags.len(), publication.tags.len());
+        for (key, value) in &publication.tags {
+            prop_assert_eq!(read.tags.get(&**key).map(String::as_str), Some(&**value));
+        }
+        prop_assert_eq!(read.info.is_some(), publication.info.is_some());
+        if let (Some(read), Some(info)) = (read.info, &publication.info) {
+            prop_assert_eq!(&read.client, &info.client.to_string());
+            prop_assert_eq!(&read.user, info.user.as_str());
+            prop_assert_eq!(&read.conn_info[..], info.conn_info.as_deref().unwrap_or_default());
+            prop_assert_eq!(&read.chan_info[..], info.chan_info.as_deref().unwrap_or_default());
+        }
+    }
+
+    #[test]
     fn pushes_in_json_say_what_was_published(publication in publication(), name in "[!-~]{1,30}") {
         let channel = Channel::parse(&name, 255).unwrap();
         let push = Push::to(&channel, Event::plain(&publication));
@@ -326,7 +383,12 @@ proptest! {
         let frame = fragments.concat();
         for kind in [MessageKind::Text, MessageKind::Binary] {
             for data in [&bytes[..], frame.as_bytes()] {
-                let _ = CentrifugeJson::default().decode(Message { kind, data }, &mut Vec::new());
+                let message = Message { kind, data };
+                let _ = CentrifugeJson::default().decode(message, &mut Vec::new());
+                let _ = CentrifugeProtobuf::default().decode(message, &mut Vec::new());
+                let _ = CentrifugeUniJson::default().decode(message, &mut Vec::new());
+                let _ = CentrifugeUniProtobuf::default().decode(message, &mut Vec::new());
+                let _ = protobuf::client::decode_frame(data);
             }
         }
         for _ in decode_frame(&frame) {}

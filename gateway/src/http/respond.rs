@@ -158,7 +158,7 @@ impl Router {
             layout: streamed.layout(),
             headers,
             first,
-            protocol: self.encodings.centrifuge_json.clone(),
+            protocol: self.encodings.centrifuge(false, false),
             admitted,
         };
         let left = match version {

@@ -98,10 +98,10 @@ impl Router {
         let wants_protobuf = upgrade.subprotocols.contains(&CENTRIFUGE_PROTOBUF)
             && !upgrade.subprotocols.contains(&CENTRIFUGE_JSON)
             || ["format", "cf_protocol"].iter().any(|name| head.query(name).as_deref() == Some("protobuf"));
-        if wants_protobuf {
-            return Err(malformed("this endpoint speaks JSON; Protobuf is not served"));
-        }
-        Ok(self.opening(upgrade, CENTRIFUGE_JSON, self.encodings.centrifuge_json.clone()))
+        let known = if wants_protobuf { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON };
+        let with_transport_pings = head.query("cf_ws_frame_ping_pong").as_deref() == Some("true");
+        let protocol = self.encodings.centrifuge(wants_protobuf, with_transport_pings);
+        Ok(self.opening(upgrade, known, protocol))
     }
 
     /// `/raw/{channel}`: a message is a publication.

@@ -46,9 +46,9 @@ macro_rules! metrics {
 
 metrics! {
     "Connections":
-    CONNECTIONS Gauge "connections" ["protocol": "`centrifuge_json`, `raw`"]
+    CONNECTIONS Gauge "connections" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`"]
         "Open client connections.";
-    CONNECTIONS_TOTAL Counter "connections_total" ["protocol": "`centrifuge_json`, `raw`"]
+    CONNECTIONS_TOTAL Counter "connections_total" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`"]
         "Client connections opened.";
     CONNECTIONS_MAX Gauge "connections_max" []
         "Client connections this node takes at most, by its settings and its file descriptors.";
@@ -66,7 +66,7 @@ metrics! {
         "How long connections lived.";
 
     "Commands of clients":
-    MESSAGES_IN_TOTAL Counter "messages_in_total" ["protocol": "`centrifuge_json`, `raw`"]
+    MESSAGES_IN_TOTAL Counter "messages_in_total" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`"]
         "Messages received from clients.";
     BYTES_IN_TOTAL Counter "bytes_in_total" []
         "Bytes of messages received from clients, as they came over the wire.";

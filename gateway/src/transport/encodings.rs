@@ -11,6 +11,8 @@ use shared::framing::OwnedMessage;
 use shared::framing::websocket::{DeflateParams, DeflatePolicy};
 use shared::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use shared::protocol::centrifuge::json::CentrifugeJson;
+use shared::protocol::centrifuge::protobuf::CentrifugeProtobuf;
+use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::raw::Raw;
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
@@ -21,7 +23,9 @@ const TAIL_BYTES_GUESS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Encodings {
     pub(crate) variants: Arc<Variants>,
-    pub(crate) centrifuge_json: Arc<dyn Protocol>,
+    /// With the protocol's own pings, and with the transport's.
+    centrifuge_json: [Arc<dyn Protocol>; 2],
+    centrifuge_protobuf: [Arc<dyn Protocol>; 2],
     /// By protocol and wire.
     ids: [[EncodingId; Wire::COUNT]; ProtocolId::COUNT],
     /// By their ids.
@@ -55,16 +59,26 @@ impl Encodings {
         let responses = StreamFrames::ALL.map(|frames| Arc::new(frames) as Arc<dyn PushFraming>);
         let framings: Vec<_> =
             std::iter::once(Arc::new(WebSocketFrames::new(options)) as _).chain(responses).collect();
-        let centrifuge_json: Arc<dyn Protocol> = Arc::new(CentrifugeJson {
-            // Beside the connect command.
-            commands_max: COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1),
+        // Beside the connect command.
+        let commands_max = COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1);
+        let both = |of: fn(usize, bool) -> Arc<dyn Protocol>| {
+            [false, true].map(|transport_pings| with_faults(of(commands_max, transport_pings)))
+        };
+        let centrifuge_json =
+            both(|commands_max, transport_pings| Arc::new(CentrifugeJson { commands_max, transport_pings }));
+        let centrifuge_protobuf = both(|commands_max, transport_pings| {
+            Arc::new(CentrifugeProtobuf { commands_max, transport_pings })
         });
-        #[cfg(debug_assertions)]
-        let centrifuge_json = crate::faults::with_faults(centrifuge_json);
-        // What the bare protocol says to all does not depend on which channel its value is for.
-        let protocols = [centrifuge_json.clone(), Arc::new(Raw::new("".into(), "".into(), None)) as _];
+        // What a protocol says to all does not depend on which channel the bare one's value is for, nor on who pings.
+        let protocols: [Arc<dyn Protocol>; ProtocolId::COUNT] = [
+            centrifuge_json[0].clone(),
+            Arc::new(Raw::new("".into(), "".into(), None)),
+            centrifuge_protobuf[0].clone(),
+            Arc::new(CentrifugeUniJson::default()),
+            Arc::new(CentrifugeUniProtobuf::default()),
+        ];
         let (mut variants, mut rows) = (Variants::default(), Vec::new());
-        let ids = protocols.map(|protocol: Arc<dyn Protocol>| {
+        let ids = protocols.map(|protocol| {
             debug_assert_eq!(
                 usize::from(protocol.id().0) * Wire::COUNT,
                 variants.len(),
@@ -79,7 +93,13 @@ impl Encodings {
             }
             ids
         });
-        Self { variants: Arc::new(variants), centrifuge_json, ids, rows, deflates }
+        Self { variants: Arc::new(variants), centrifuge_json, centrifuge_protobuf, ids, rows, deflates }
+    }
+
+    /// The Centrifuge protocol as a client has asked for it.
+    pub(crate) fn centrifuge(&self, in_protobuf: bool, with_transport_pings: bool) -> Arc<dyn Protocol> {
+        let both = if in_protobuf { &self.centrifuge_protobuf } else { &self.centrifuge_json };
+        both[usize::from(with_transport_pings)].clone()
     }
 
     /// What a client takes that speaks this protocol on this wire and has agreed to this compression.
@@ -126,4 +146,11 @@ impl Encodings {
             _ => Bytes::new(),
         }
     }
+}
+
+/// The same protocol; in a program for tests, with faults that they can cause.
+fn with_faults(protocol: Arc<dyn Protocol>) -> Arc<dyn Protocol> {
+    #[cfg(debug_assertions)]
+    let protocol = crate::faults::with_faults(protocol);
+    protocol
 }

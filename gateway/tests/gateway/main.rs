@@ -41,6 +41,7 @@ mod recovers_slowly;
 mod sends_what_is_wanted;
 mod serves_commands;
 mod serves_many;
+mod serves_protobuf;
 mod serves_raw;
 mod serves_tls;
 pub mod spans_nodes;

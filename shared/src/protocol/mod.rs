@@ -22,12 +22,18 @@ pub struct ProtocolId(pub u8);
 impl ProtocolId {
     pub const CENTRIFUGE_JSON: Self = Self(0);
     pub const RAW: Self = Self(1);
+    pub const CENTRIFUGE_PROTOBUF: Self = Self(2);
+    pub const CENTRIFUGE_UNI_JSON: Self = Self(3);
+    pub const CENTRIFUGE_UNI_PROTOBUF: Self = Self(4);
     /// How many protocols there are: the length of tables indexed by id.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 5;
+
+    const NAMES: [&str; Self::COUNT] =
+        ["centrifuge_json", "raw", "centrifuge_protobuf", "centrifuge_uni_json", "centrifuge_uni_protobuf"];
 
     /// For metrics and logs.
     pub fn name(self) -> &'static str {
-        ["centrifuge_json", "raw"][usize::from(self.0)]
+        Self::NAMES[usize::from(self.0)]
     }
 }
 
@@ -72,7 +78,8 @@ pub enum Encoded {
 /// How a protocol keeps a connection alive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heartbeat {
-    /// The server sends this message and the client answers with [`crate::command::Request::Pong`].
+    /// The server sends this message, and a client that says more than who it is answers with
+    /// [`crate::command::Request::Pong`].
     Message(MessageKind, &'static [u8]),
     /// The transport's own pings and pongs.
     Transport,

@@ -8,11 +8,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::command::{Command, Connect, Request, Since, Subscribe};
 use crate::disconnect::Disconnect;
-use crate::error::ErrorCode;
 use crate::framing::{Message, MessageKind};
 use crate::publication::{Payload, PayloadKind};
 use crate::push::{Event, Push, UnsubscribeCode};
-use crate::refusal::Refusal;
 use crate::reply::{Answer, Reply};
 
 const CONNECT_ID: u32 = 1;
@@ -76,7 +74,7 @@ impl Protocol for Raw {
                 Encoded::Messages(missed.map(|one| (put(&one.data, out), one.data.bytes.len())).collect())
             }
             Ok(_) => Encoded::Nothing,
-            Err(error) => Encoded::Close(disconnect(error)),
+            Err(refusal) => Encoded::Close(refusal.disconnect()),
         }
     }
 
@@ -115,30 +113,11 @@ fn put(payload: &Payload, out: &mut BytesMut) -> MessageKind {
     }
 }
 
-/// The close that says what the error would. Only what may go well next time invites the client back.
-fn disconnect(refusal: &Refusal) -> Disconnect {
-    let Some(error) = refusal.known() else {
-        return Disconnect::BAD_REQUEST.because(&refusal.message);
-    };
-    match error {
-        ErrorCode::Internal => Disconnect::INTERNAL,
-        ErrorCode::TooManyRequests | ErrorCode::ConcurrentPagination => Disconnect::TOO_MANY_REQUESTS,
-        ErrorCode::UnrecoverablePosition => Disconnect::INSUFFICIENT_STATE,
-        ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::Expired => Disconnect::INVALID_TOKEN,
-        ErrorCode::PermissionDenied => Disconnect::PERMISSION_DENIED,
-        ErrorCode::LimitExceeded => Disconnect::CHANNEL_LIMIT,
-        ErrorCode::NotAvailable => Disconnect::NOT_AVAILABLE,
-        ErrorCode::BadRequest => Disconnect::BAD_REQUEST,
-        ErrorCode::UnknownChannel | ErrorCode::MethodNotFound | ErrorCode::AlreadySubscribed => {
-            Disconnect::BAD_REQUEST.because(error.message())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::channel::Channel;
+    use crate::error::ErrorCode;
     use crate::publication::Publication;
     use crate::reply::Subscribed;
 

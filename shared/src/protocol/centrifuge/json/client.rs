@@ -8,9 +8,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::write::{self, Object};
-use super::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
 use crate::command::{Command, FilterNode, Request, Subscribe};
 use crate::protocol::DecodeError;
+use crate::protocol::centrifuge::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
 
 /// Appends one command. Between several of one message stands a line break, which the caller puts there.
 ///

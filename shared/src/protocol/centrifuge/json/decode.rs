@@ -9,13 +9,13 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
 use crate::command::{
     Command, Connect, FilterNode, History, Page, Phase, Request, Since, Subscribe, SubscriptionKind,
     TrackBatch,
 };
 use crate::error::ErrorCode;
 use crate::protocol::DecodeError;
+use crate::protocol::centrifuge::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
 use crate::publication::{Payload, is_too_deep};
 
 pub(super) fn decode(
@@ -37,6 +37,15 @@ pub(super) fn decode(
         commands.push(command.into());
     }
     Ok(())
+}
+
+/// A connect request alone, without a command around it.
+pub(in crate::protocol::centrifuge) fn decode_connect(message: &[u8]) -> Result<Connect, DecodeError> {
+    if message.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    let body: ConnectBody<'_> = serde_json::from_slice(message).map_err(|_| DecodeError::Malformed)?;
+    Ok(body.into())
 }
 
 /// One line. Read by hand, because which fields are there at all decides what it is.
@@ -78,7 +87,7 @@ impl From<CommandLine<'_>> for Command {
 impl From<Body<'_>> for Request {
     fn from(body: Body<'_>) -> Self {
         match body {
-            Body::Connect(body) => body.into(),
+            Body::Connect(body) => Self::Connect(body.into()),
             Body::Subscribe(body) => body.into(),
             Body::Unsubscribe(body) => Self::Unsubscribe { channel: or_empty(body.channel) },
             Body::Publish(body) => body.into(),
@@ -108,10 +117,10 @@ struct ConnectBody<'a> {
     version: Option<Box<str>>,
 }
 
-impl From<ConnectBody<'_>> for Request {
+impl From<ConnectBody<'_>> for Connect {
     fn from(body: ConnectBody<'_>) -> Self {
         let subs = body.subs.unwrap_or_default().into_iter();
-        Self::Connect(Connect {
+        Self {
             token: or_empty(body.token),
             data: body.data.map(|data| json(Some(data))),
             headers: body
@@ -128,7 +137,7 @@ impl From<ConnectBody<'_>> for Request {
                 .collect(),
             name: or_empty(body.name),
             version: or_empty(body.version),
-        })
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {
 }
 
 /// The push itself, as transports that only tell write it.
-pub(super) fn write_push(push: Push<'_>, out: &mut BytesMut) {
+pub(in crate::protocol::centrifuge) fn write_push(push: Push<'_>, out: &mut BytesMut) {
     let mut object = Object::begin(out);
     if let Some(channel) = push.channel {
         write::string(channel.as_str(), object.field("channel"));

@@ -77,7 +77,7 @@ fn encode_connected(connected: &Connected, out: &mut BytesMut) {
 }
 
 /// The value of a connect reply, and of a connect push.
-pub(super) fn write_connected(connected: &Connected, out: &mut BytesMut) {
+pub(in crate::protocol::centrifuge) fn write_connected(connected: &Connected, out: &mut BytesMut) {
     let mut object = Object::begin(out);
     write::client_id(connected.client, object.field("client"));
     object.string("version", connected.version);

@@ -15,6 +15,10 @@ mod encode_push;
 mod encode_reply;
 mod write;
 
+pub(super) use decode::decode_connect;
+pub(super) use encode_push::write_push;
+pub(super) use encode_reply::write_connected;
+
 /// For the server API, whose JSON has the same parts.
 pub use write::{
     client_info as write_client_info, publications as write_publications, string as write_string,
@@ -29,26 +33,18 @@ pub use write::{
 pub struct CentrifugeJson {
     /// Most commands of one message.
     pub commands_max: usize,
+    /// The transport's pings in place of the protocol's.
+    pub transport_pings: bool,
 }
 
 impl Default for CentrifugeJson {
     fn default() -> Self {
-        Self { commands_max: COMMANDS_PER_MESSAGE_MAX }
+        Self { commands_max: COMMANDS_PER_MESSAGE_MAX, transport_pings: false }
     }
 }
 
 /// A ping, and the pong that answers it.
 pub const PING: &[u8] = b"{}";
-
-/// The bit of a subscribe request's `flag` that asks for an error in place of `recovered: false`. The lowest bit
-/// offers numbered channels, which the gateway does not use.
-const FLAG_REJECT_UNRECOVERED: u64 = 2;
-
-/// The `type` of a publish request that is about a key.
-const TYPE_KEYED: u64 = 1;
-/// The `type` of a sub_refresh request that begins to follow keys, and of one that ends that.
-const TYPE_TRACK: u64 = 1;
-const TYPE_UNTRACK: u64 = 2;
 
 impl Protocol for CentrifugeJson {
     fn id(&self) -> ProtocolId {
@@ -71,7 +67,10 @@ impl Protocol for CentrifugeJson {
     }
 
     fn heartbeat(&self) -> Heartbeat {
-        Heartbeat::Message(MessageKind::Text, PING)
+        match self.transport_pings {
+            true => Heartbeat::Transport,
+            false => Heartbeat::Message(MessageKind::Text, PING),
+        }
     }
 
     fn delimiter(&self) -> Option<&'static [u8]> {

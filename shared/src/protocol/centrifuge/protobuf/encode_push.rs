@@ -1,0 +1,100 @@
+//! Writing what clients are told without asking.
+
+use bytes::BytesMut;
+
+use super::write::{self, Fields, Published, Sink};
+use crate::disconnect::Disconnect;
+use crate::publication::{ClientInfo, Payload};
+use crate::push::{Event, Push, UnsubscribeCode};
+use crate::reply::{Expiry, Subscribed};
+
+/// As a reply to nothing.
+pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {
+    write::write_with_length(&Unasked(push), out);
+}
+
+/// The push itself, as transports that only tell write it.
+pub(in crate::protocol::centrifuge) fn encode_bare(push: Push<'_>, out: &mut BytesMut) {
+    write::write_with_length(&push, out);
+}
+
+struct Unasked<'a>(Push<'a>);
+
+impl Fields for Unasked<'_> {
+    fn write(&self, out: &mut impl Sink) {
+        out.message(4, &self.0);
+    }
+}
+
+impl Fields for Push<'_> {
+    fn write(&self, out: &mut impl Sink) {
+        if let Some(channel) = self.channel {
+            out.string(2, channel.as_str());
+        }
+        match self.event {
+            // With the first publication of a new stream, a subscriber that had no epoch yet learns it.
+            Event::Publication(publication, form) => {
+                out.message(4, &Published { publication, form, with_epoch: publication.offset() == 1 });
+            }
+            Event::Joined(info) => out.message(5, &About(info)),
+            Event::Left(info) => out.message(6, &About(info)),
+            Event::Unsubscribed(code) => out.message(7, &Ended(code)),
+            Event::Message(data) => out.message(8, &Told(data)),
+            Event::Subscribed(subscribed) => out.message(9, &Unrequested(subscribed)),
+            Event::Disconnected(disconnect) => out.message(11, disconnect),
+            Event::Refreshed(expires) => out.message(12, &Refreshed(expires)),
+        }
+    }
+}
+
+struct About<'a>(&'a ClientInfo);
+
+impl Fields for About<'_> {
+    fn write(&self, out: &mut impl Sink) {
+        out.message(1, self.0);
+    }
+}
+
+struct Ended(UnsubscribeCode);
+
+impl Fields for Ended {
+    fn write(&self, out: &mut impl Sink) {
+        out.number(2, u64::from(self.0.code()));
+        out.string(3, self.0.reason());
+    }
+}
+
+struct Told<'a>(&'a Payload);
+
+impl Fields for Told<'_> {
+    fn write(&self, out: &mut impl Sink) {
+        out.payload(1, Some(self.0));
+    }
+}
+
+/// Fewer fields than a subscribe reply has: whoever did not ask has nothing to recover.
+struct Unrequested<'a>(&'a Subscribed);
+
+impl Fields for Unrequested<'_> {
+    fn write(&self, out: &mut impl Sink) {
+        out.flag(1, self.0.recoverable);
+        out.position([4, 5], self.0.position);
+        out.flag(6, self.0.positioned);
+        out.payload(7, self.0.data.as_ref());
+    }
+}
+
+impl Fields for Disconnect {
+    fn write(&self, out: &mut impl Sink) {
+        out.number(1, u64::from(self.code));
+        out.string(2, &self.reason);
+    }
+}
+
+struct Refreshed(Option<Expiry>);
+
+impl Fields for Refreshed {
+    fn write(&self, out: &mut impl Sink) {
+        out.expiry([1, 2], self.0);
+    }
+}

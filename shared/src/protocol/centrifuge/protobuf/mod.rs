@@ -1,0 +1,73 @@
+//! The Protobuf encoding: binary messages of any number of commands or replies, each behind its length.
+
+use bytes::BytesMut;
+
+use crate::command::Command;
+use crate::framing::{Message, MessageKind};
+use crate::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
+use crate::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
+use crate::push::Push;
+use crate::reply::Reply;
+
+pub mod client;
+mod decode;
+mod encode_push;
+mod encode_reply;
+mod requests;
+mod write;
+
+pub(super) use decode::decode_connect;
+pub(super) use encode_push::encode_bare as encode_bare_push;
+pub(super) use encode_reply::encode_connect_push;
+
+/// The Centrifuge protocol, version 2, in Protobuf.
+///
+/// A payload is its bytes, whatever they are. What a client sends is JSON or text if it reads as such, so that
+/// subscribers who speak JSON see it as what it is.
+#[derive(Clone, Copy, Debug)]
+pub struct CentrifugeProtobuf {
+    /// Most commands of one message.
+    pub commands_max: usize,
+    /// The transport's pings in place of the protocol's.
+    pub transport_pings: bool,
+}
+
+impl Default for CentrifugeProtobuf {
+    fn default() -> Self {
+        Self { commands_max: COMMANDS_PER_MESSAGE_MAX, transport_pings: false }
+    }
+}
+
+/// A ping, and the pong that answers it: a message of no fields behind its length, which is 0.
+pub const PING: &[u8] = &[0];
+
+impl Protocol for CentrifugeProtobuf {
+    fn id(&self) -> ProtocolId {
+        ProtocolId::CENTRIFUGE_PROTOBUF
+    }
+
+    fn decode(&self, message: Message<'_>, commands: &mut Vec<Command>) -> Result<(), DecodeError> {
+        decode::decode(message.data, self.commands_max, commands)
+    }
+
+    fn encode_reply(&self, reply: &Reply, out: &mut BytesMut) -> Encoded {
+        encode_reply::encode(reply, out);
+        Encoded::Message(MessageKind::Binary)
+    }
+
+    fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
+        encode_push::encode(push, out);
+        Encoded::Message(MessageKind::Binary)
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        match self.transport_pings {
+            true => Heartbeat::Transport,
+            false => Heartbeat::Message(MessageKind::Binary, PING),
+        }
+    }
+
+    fn delimiter(&self) -> Option<&'static [u8]> {
+        Some(b"")
+    }
+}

@@ -53,6 +53,25 @@ pub fn proxy_header(data: &[u8]) {
     assert_eq!(readers::proxy_header(&[header]), (read, taken));
 }
 
+/// What is read of a body is what it says when it is written anew. The first byte chooses the format.
+pub fn emulation(data: &[u8]) {
+    let Some((&choice, body)) = data.split_first() else { return };
+    let Ok(read) = readers::emulation(body, choice % 2 == 1) else { return };
+    let (node, session, commands) = &read;
+    let mut written = Vec::new();
+    for (tag, field) in [(0x0a, node.as_bytes()), (0x12, session.as_bytes()), (0x1a, commands)] {
+        written.push(tag);
+        let mut length = field.len();
+        while length > 0x7f {
+            written.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        written.push(length as u8);
+        written.extend_from_slice(field);
+    }
+    assert_eq!(readers::emulation(&written, true).as_ref(), Ok(&read));
+}
+
 /// A head is read when it is whole, whatever follows it, and only if hyper would read the same. What decides about its
 /// client takes any header. The first byte chooses where it is cut.
 pub fn http_head(data: &[u8]) {

@@ -29,6 +29,11 @@ pub fn http_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
     crate::http::read_head(bytes)
 }
 
+/// What a request to `/emulation` names and brings: node, session and commands.
+pub fn emulation(body: &[u8], in_protobuf: bool) -> Result<(Box<str>, Box<str>, bytes::Bytes), String> {
+    crate::http::read_emulation(body, in_protobuf)
+}
+
 /// The PROXY header that a connection begins with, and how many bytes were taken. The pieces arrive one by one.
 pub fn proxy_header(pieces: &[&[u8]]) -> (Result<Option<SocketAddr>, String>, usize) {
     let sent = pieces.iter().map(|piece| piece.len()).sum::<usize>();

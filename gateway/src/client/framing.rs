@@ -70,6 +70,14 @@ impl Framing {
         matches!(self, Self::WebSocket(_))
     }
 
+    fn transport(&self) -> &'static str {
+        match self {
+            Self::WebSocket(_) => "websocket",
+            Self::Response(StreamFrames { layout: Layout::EventStream, .. }) => "sse",
+            Self::Response(_) => "http_stream",
+        }
+    }
+
     /// Of what kind messages are that come another way.
     pub(super) fn kind(&self) -> MessageKind {
         match self {
@@ -95,6 +103,11 @@ impl Framing {
 }
 
 impl Client {
+    /// How the client is reached, for people.
+    pub(crate) fn transport(&self) -> &'static str {
+        self.link.framing.transport()
+    }
+
     /// Handles bytes of the client's.
     pub(crate) fn handle_bytes(&mut self, local: &mut Local, bytes: &mut [u8]) {
         match &self.link.framing {

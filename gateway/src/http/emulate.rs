@@ -9,15 +9,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
+use prost::Message;
 use serde::Deserialize;
 
 use crate::http::head::Head;
 use crate::http::{Body, Handed, Refused, Router, Told, cors, whole};
 use crate::telemetry::labels::Handshake;
 
+/// The content type of Protobuf.
+const PROTOBUF: &[u8] = b"application/octet-stream";
+
 pub(super) const METHODS: &str = "POST, OPTIONS";
 
-/// As centrifuge-js and its like send it.
+/// As clients send it that speak JSON.
 #[derive(Debug, Deserialize)]
 struct Emulation<'a> {
     #[serde(borrow, default)]
@@ -29,8 +33,26 @@ struct Emulation<'a> {
     data: Cow<'a, str>,
 }
 
-fn read_json(body: &[u8]) -> Result<Told, serde_json::Error> {
-    let Emulation { session, node, data } = serde_json::from_slice(body)?;
+/// The same in Protobuf.
+#[derive(Message)]
+struct WireEmulation {
+    #[prost(string, tag = "1")]
+    node: String,
+    #[prost(string, tag = "2")]
+    session: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    data: Bytes,
+}
+
+/// Reads the body of a request, or tells what is wrong with it.
+pub(super) fn read_emulation(body: Bytes, in_protobuf: bool) -> Result<Told, String> {
+    if in_protobuf {
+        let WireEmulation { node, session, data } =
+            WireEmulation::decode(body).map_err(|error| error.to_string())?;
+        return Ok(Told { node: node.into(), session: session.into(), data });
+    }
+    let emulation = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+    let Emulation { session, node, data } = emulation;
     Ok(Told { node: node.into(), session: session.into(), data: Bytes::from(data.into_owned()) })
 }
 
@@ -40,15 +62,15 @@ impl Router {
         self: &Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        let cors = {
+        let (cors, in_protobuf) = {
             let head = Head::of(&request);
             self.check_request(&head, METHODS)?;
-            cors::headers(&head)
+            (cors::headers(&head), is_protobuf(&head))
         };
         let emulated = async {
             let body = self.read_body(request.into_body()).await?;
-            let told =
-                read_json(&body).map_err(|error| refused(StatusCode::BAD_REQUEST, &error.to_string()))?;
+            let told = read_emulation(body, in_protobuf);
+            let told = told.map_err(|error| refused(StatusCode::BAD_REQUEST, &error))?;
             match (self.reception.tell)(told).await {
                 Handed::Done => Ok(()),
                 Handed::NoSuchNode => Err(refused(StatusCode::NOT_FOUND, "there is no such node")),
@@ -68,6 +90,14 @@ impl Router {
     }
 }
 
+/// Whether the body of a request holds Protobuf.
+pub(super) fn is_protobuf(head: &Head<'_>) -> bool {
+    head.header("content-type").is_some_and(|kind| {
+        let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+        kind.trim_ascii().eq_ignore_ascii_case(PROTOBUF)
+    })
+}
+
 fn refused(status: StatusCode, why: &str) -> Refused {
     Refused::new(Handshake::Request, status, why)
 }
@@ -76,9 +106,13 @@ fn refused(status: StatusCode, why: &str) -> Refused {
 mod tests {
     use super::*;
 
+    fn read_json(body: &str) -> Result<Told, String> {
+        read_emulation(Bytes::copy_from_slice(body.as_bytes()), false)
+    }
+
     #[test]
     fn commands_are_a_text_beside_the_names_of_node_and_session() {
-        let told = read_json(br#"{"session":"s","node":"n","data":"{\"id\":1}\n{\"id\":2}"}"#).unwrap();
+        let told = read_json(r#"{"session":"s","node":"n","data":"{\"id\":1}\n{\"id\":2}"}"#).unwrap();
         assert_eq!((&*told.session, &*told.node), ("s", "n"));
         assert_eq!(told.data, "{\"id\":1}\n{\"id\":2}");
     }
@@ -86,8 +120,16 @@ mod tests {
     #[test]
     fn what_is_no_text_is_refused_and_what_is_missing_names_nobody() {
         for wrong in [r#"{"session":"s","node":"n","data":{"id":1}}"#, r#"{"session":"s"}"#, "[]", ""] {
-            assert!(read_json(wrong.as_bytes()).is_err(), "{wrong}");
+            assert!(read_json(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(&*read_json(br#"{"data":""}"#).unwrap().node, "");
+        assert_eq!(&*read_json(r#"{"data":""}"#).unwrap().node, "");
+    }
+
+    #[test]
+    fn protobuf_is_read_by_its_numbers() {
+        let body = Bytes::from_static(b"\x0a\x01n\x12\x01s\x1a\x02\x00\xff");
+        let told = read_emulation(body, true).unwrap();
+        assert_eq!((&*told.node, &*told.session, &told.data[..]), ("n", "s", &b"\x00\xff"[..]));
+        assert!(read_emulation(Bytes::from_static(b"{}"), true).is_err());
     }
 }

@@ -53,6 +53,12 @@ pub(crate) fn read_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
     Some(ReadHead { path: head.path, query: head.query, headers: head.headers().collect(), bytes })
 }
 
+/// The body of a request to `/emulation`, for [`crate::readers`]: node, session and commands.
+pub(crate) fn read_emulation(body: &[u8], in_protobuf: bool) -> Result<(Box<str>, Box<str>, Bytes), String> {
+    let told = emulate::read_emulation(Bytes::copy_from_slice(body), in_protobuf)?;
+    Ok((told.node, told.session, told.data))
+}
+
 /// Where every request of a client goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Router {

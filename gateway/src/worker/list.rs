@@ -66,7 +66,7 @@ impl Worker {
         ConnectionInfo {
             client: session.client().to_string().into(),
             user: session.user().as_str().into(),
-            transport: "websocket".into(),
+            transport: client.transport().into(),
             protocol: client.protocol.name().into(),
             uptime: self.local.now.since(client.opened).as_secs(),
             channels: channels.take(CHANNELS_MAX).collect(),

@@ -43,6 +43,8 @@ async fn an_event_source_is_told_everything_and_speaks_by_other_requests() {
     assert_eq!(source.event().await.unwrap()["id"], 2);
     gateway.publish("stream:news", json!({ "n": 1 })).await;
     assert_eq!(source.event().await.unwrap()["push"]["pub"]["data"], json!({ "n": 1 }));
+    let listed = gateway.api("connections", json!({})).await.to_string();
+    assert!(listed.contains("\"transport\":\"sse\""), "{listed}");
     drop(source);
     gateway.metric_becomes("tidegate_connections", 0.0).await;
 }

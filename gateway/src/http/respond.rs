@@ -18,6 +18,7 @@ use shared::protocol::Protocol;
 
 use crate::admission::{Admitted, Peer};
 use crate::client::open::NewClient;
+use crate::http::emulate::is_protobuf;
 use crate::http::head::Head;
 use crate::http::{Body, Refused, Router, TakeOver, cors};
 use crate::telemetry::labels::Handshake;
@@ -42,6 +43,14 @@ const UNKEPT: [(HeaderName, &str); 4] = [
     (HeaderName::from_static("x-accel-buffering"), "no"),
 ];
 
+fn content_type(layout: Layout) -> &'static str {
+    match layout {
+        Layout::EventStream => "text/event-stream; charset=utf-8",
+        Layout::Lines => "text/plain; charset=utf-8",
+        Layout::Delimited => "application/octet-stream",
+    }
+}
+
 /// An endpoint whose answer has no end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Streamed {
@@ -57,17 +66,12 @@ impl Streamed {
         }
     }
 
-    fn layout(self) -> Layout {
+    /// How messages follow each other, for a client whose request holds Protobuf or not.
+    fn layout(self, in_protobuf: bool) -> Layout {
         match self {
             Self::EventStream => Layout::EventStream,
+            Self::HttpStream if in_protobuf => Layout::Delimited,
             Self::HttpStream => Layout::Lines,
-        }
-    }
-
-    fn content_type(self) -> &'static str {
-        match self {
-            Self::EventStream => "text/event-stream; charset=utf-8",
-            Self::HttpStream => "text/plain; charset=utf-8",
         }
     }
 }
@@ -131,10 +135,11 @@ impl Router {
         request: Request<Incoming>,
         streamed: Streamed,
     ) -> Result<Response<Body>, Refused> {
-        let (cors, admitted, in_query) = {
+        let (cors, admitted, in_query, layout) = {
             let head = Head::of(&request);
             self.check_request(&head, streamed.methods())?;
-            (cors::headers(&head), self.admit(peer, &head)?, head.form_query(COMMANDS_PARAMETER))
+            let (admitted, in_query) = (self.admit(peer, &head)?, head.form_query(COMMANDS_PARAMETER));
+            (cors::headers(&head), admitted, in_query, streamed.layout(is_protobuf(&head)))
         };
         let version = request.version();
         let first = match (request.method(), in_query) {
@@ -151,14 +156,14 @@ impl Router {
             },
         };
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(streamed.content_type()));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(layout)));
         headers.extend(UNKEPT.map(|(name, value)| (name, HeaderValue::from_static(value))));
         headers.extend(cors);
         let opening = Opening {
-            layout: streamed.layout(),
+            layout,
             headers,
             first,
-            protocol: self.encodings.centrifuge(false, false),
+            protocol: self.encodings.centrifuge(layout == Layout::Delimited, false),
             admitted,
         };
         let left = match version {

@@ -1,6 +1,9 @@
 //! Clients without a WebSocket: they are told everything in one response, and say their own in other requests.
 
+use bytes::BytesMut;
 use serde_json::{Value, json};
+use shared::command::{Command, Connect, Request, Subscribe};
+use shared::protocol::centrifuge::protobuf::client::{Reply, decode_frame, encode_command};
 
 use crate::gateway::{Gateway, eventually, gateway};
 use crate::http;
@@ -239,4 +242,37 @@ async fn a_request_that_reaches_another_node_is_passed_on() {
     assert_eq!(lines.line().await.unwrap()["id"], 2);
     there.publish("stream:news", json!("from there")).await;
     assert_eq!(lines.line().await.unwrap()["push"]["pub"]["data"], "from there");
+}
+
+#[tokio::test]
+async fn a_stream_in_protobuf_carries_messages_behind_their_lengths() {
+    let gateway = gateway().start().await;
+    let kind = "Content-Type: application/octet-stream\r\n";
+    let command = |id: u32, request: Request| {
+        let mut bytes = BytesMut::new();
+        encode_command(&Command { id, request }, &mut bytes);
+        String::from_utf8(bytes.to_vec()).expect("small numbers and names")
+    };
+    let connect = command(1, Request::Connect(Connect::default()));
+    let mut stream = ask(&gateway, "POST", "/connection/http_stream", kind, &connect).await;
+    assert_eq!(stream.header("content-type"), Some("application/octet-stream"));
+    let connected = reply(&mut stream).await.connect.unwrap();
+    let subscribe = Subscribe { channel: "stream:news".into(), ..Subscribe::default() };
+    let subscribe = command(2, Request::Subscribe(subscribe));
+    let fields = [(1_u8, &connected.node), (2, &connected.session), (3, &subscribe)];
+    let body: String = fields
+        .map(|(tag, text)| {
+            format!("{}{}{text}", char::from(tag << 3 | 2), char::from(u8::try_from(text.len()).unwrap()))
+        })
+        .concat();
+    assert_eq!(http::request(gateway.address, "POST", "/emulation", kind, &body).await.status, 204);
+    assert_eq!(reply(&mut stream).await.id, 2);
+    gateway.publish("stream:news", json!({ "n": 1 })).await;
+    let publication = reply(&mut stream).await.push.unwrap().publication.unwrap();
+    assert_eq!(&publication.data[..], b"{\"n\":1}");
+}
+
+async fn reply(stream: &mut Response<tokio::net::TcpStream>) -> Reply {
+    let message = stream.delimited().await.expect("a message");
+    decode_frame(&message).expect("it reads").remove(0)
 }

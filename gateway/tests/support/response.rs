@@ -115,6 +115,24 @@ impl<S: AsyncRead + Unpin> Response<S> {
         self.messages.pop_front()
     }
 
+    /// The next message that stands behind its length, with it. Of less than 16 KiB.
+    pub async fn delimited(&mut self) -> Option<Vec<u8>> {
+        loop {
+            self.unchunk();
+            let whole = match &self.body[..] {
+                [low, high, ..] if low & 0x80 != 0 => 2 + usize::from(low & 0x7f) + (usize::from(*high) << 7),
+                [length, ..] if length & 0x80 == 0 => 1 + usize::from(*length),
+                _ => usize::MAX,
+            };
+            if self.body.len() >= whole {
+                return Some(self.body.drain(..whole).collect());
+            }
+            if self.ended || !self.more().await {
+                return None;
+            }
+        }
+    }
+
     /// The next line.
     pub async fn line(&mut self) -> Option<Value> {
         Some(serde_json::from_str(&self.until("\n").await?).expect("JSON"))

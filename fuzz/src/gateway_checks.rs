@@ -151,6 +151,25 @@ pub fn key_set(data: &[u8]) {
     }
 }
 
+/// An answer of an application's server means the same with white space around it, and means nothing unless it is text
+/// that may be JSON.
+pub fn backend_answer(data: &[u8]) {
+    let words = readers::backend_answer(data);
+    // When something ends is told from now.
+    if !words.iter().any(|words| words.contains("expires: Some")) {
+        let padded = readers::backend_answer(&[b" ", data, b"\r\n"].concat());
+        let denied = |words: &String| words.contains("cannot be understood");
+        // What is wrong is told with its place.
+        assert!(
+            padded.iter().zip(&words).all(|(padded, words)| padded == words || denied(words)),
+            "{padded:?}"
+        );
+    }
+    let denied = |words: &String| words.contains("cannot be understood");
+    let is_object = std::str::from_utf8(data).is_ok_and(|text| text.trim_ascii().starts_with(['{', '[']));
+    assert!(is_object || words.iter().all(denied), "{words:?}");
+}
+
 const METHODS: [&str; 9] = [
     "publish",
     "broadcast",

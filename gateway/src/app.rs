@@ -21,6 +21,7 @@ use crate::admission::client_ip::TrustedProxies;
 use crate::admission::{Admission, Config as AdmissionConfig};
 use crate::api::{Api, ByClient};
 use crate::auth::Authenticator;
+use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::demo;
@@ -130,9 +131,12 @@ impl App {
         let name = config.node.name_or(client_address);
         let rules = Arc::new(config.channel_rules());
 
+        let id = NodeId(uuid::Uuid::new_v4().to_string().into());
+        let backend = Backend::start(&config.backend, &id.0, clock, &metrics, &runtime).map_err(setup)?;
+        let backend = backend.map(Arc::new);
+
         let node = runtime.block_on(async {
             let from_broker = Arc::new(FromBroker::default());
-            let id = NodeId(uuid::Uuid::new_v4().to_string().into());
             let (broker, presence) =
                 connect::connect(&config, &id.0, from_broker.clone(), &metrics).map_err(setup)?;
             Ok::<_, StartError>(Node::start(Parts {
@@ -147,6 +151,7 @@ impl App {
                 inboxes: inboxes.clone(),
                 from_broker,
                 user_connections_max: config.limits.connections_per_user_max,
+                backend: backend.clone(),
                 memory: memory.clone(),
             }))
         })?;
@@ -193,6 +198,7 @@ impl App {
             url_bytes_max: config.http.url_bytes_max,
             message_bytes_max: config.websocket.message_bytes_max,
             pages: config.demo.page,
+            backend,
             refusals_told: Arc::default(),
         };
         let api_router = Router {
@@ -354,6 +360,11 @@ impl App {
                 tracing::error!("a worker had failed");
             }
         }
+        if let Some(backend) = &self.node.backend {
+            // That everybody has left is told last.
+            let until = Instant::now() + Duration::from_millis(drain.linger_ms).max(EVENTS_TIMEOUT);
+            self.runtime.block_on(backend.shut_down(until));
+        }
         self.runtime.block_on(async {
             if tokio::time::timeout(RETIRE_TIMEOUT, self.node.retire()).await.is_err() {
                 tracing::warn!("this node's announcement could not be taken back; it expires by itself");
@@ -365,6 +376,8 @@ impl App {
 
 /// How often a drain looks whether everybody has left.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long events may take to reach the backend when all clients have left, at least.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest the listener may take to end: it only drops its socket.
 const SHUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest a stopping node waits for its broker.

@@ -18,6 +18,7 @@ mod memory;
 
 pub mod api;
 pub mod auth;
+pub mod backend;
 pub mod http;
 
 pub mod client;

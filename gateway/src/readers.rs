@@ -70,6 +70,11 @@ pub fn public_keys(pem: &str) -> Result<usize, String> {
     crate::auth::read_public_keys(pem)
 }
 
+/// What an application's own server may have answered, by what it was asked.
+pub fn backend_answer(body: &[u8]) -> Vec<String> {
+    crate::backend::answers_in_words(body)
+}
+
 /// Bytes that arrive in pieces, and then no more.
 struct Arriving<'a>(VecDeque<&'a [u8]>);
 

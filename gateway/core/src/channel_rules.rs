@@ -83,6 +83,15 @@ pub struct ChannelOptions {
     /// Clients with a user may publish without being subscribed, and anonymous ones if `allow_publish_anonymous` is set
     /// too. Not into channels that are private or name their users.
     pub allow_publish_for_client: bool,
+    /// The subscribe hook says whether clients without a subscription token may subscribe, whatever the other options
+    /// say. Private channels and those that name their users or client are never asked about. Needs
+    /// `backend.subscribe.url`.
+    pub subscribe_hook: bool,
+    /// When a subscription expires, the sub_refresh hook is asked, and not the client. Needs `backend.sub_refresh.url`.
+    pub sub_refresh_hook: bool,
+    /// The publish hook says whether clients may publish, and what: whoever is not refused by it may, whatever the other
+    /// options say. Needs `backend.publish.url`.
+    pub publish_hook: bool,
     /// Subscribers may read history.
     pub allow_history: bool,
     /// Clients with a user may read history without being subscribed. Not that of channels that are private or name
@@ -184,6 +193,11 @@ impl ChannelRules {
     /// The channel of this name, if it can be one.
     pub fn channel(&self, name: &str, bytes_max: usize) -> Result<Channel, InvalidChannel> {
         if self.unicode { Channel::parse_unicode(name, bytes_max) } else { Channel::parse(name, bytes_max) }
+    }
+
+    /// Whether the application, and not the client, is asked when a subscription to the channel expires.
+    pub fn is_renewed_by_server(&self, channel: &Channel) -> bool {
+        self.options(channel).is_some_and(|options| options.sub_refresh_hook)
     }
 
     /// `None` if the channel names a namespace that does not exist.

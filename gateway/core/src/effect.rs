@@ -39,7 +39,8 @@ pub enum Effect {
         ticket: Ticket,
         connect: Box<Connect>,
     },
-    /// Find out what a subscription token grants. The session has checked that the channel is valid.
+    /// Find out what a subscription token grants, or, without one, what the application says. The session has checked
+    /// that the channel is valid.
     Authorize {
         ticket: Ticket,
         channel: Channel,

@@ -125,6 +125,10 @@ impl ByClient {
             return Err(ErrorCode::BadRequest);
         }
         let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        // The hook that would have to say so is asked about connections only.
+        if options.publish_hook {
+            return Err(ErrorCode::PermissionDenied);
+        }
         let is_allowed = self.authenticator.is_insecure()
             || rights(&identity.caps, &rules.names, &channel).publish
             || may_publish(&rules, options, &channel, &identity.user, false);

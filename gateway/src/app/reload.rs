@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Admission;
 use crate::api::{self, Api};
 use crate::auth::Authenticator;
+use crate::backend::HookKind;
 use crate::config::{Change, Config, Mistakes};
 use crate::http::origin::OriginPolicy;
 use crate::listener::descriptors::Descriptors;
@@ -178,7 +179,7 @@ pub(super) fn context(
         settings,
         rules: config.channel_rules(),
         insecure: authenticator.is_insecure(),
-        application: Application::default(),
+        application: Application { rpc: node.asks(HookKind::Rpc), messages: node.asks(HookKind::Message) },
         node: node.name().clone(),
         version: crate::VERSION,
         observer: metrics,

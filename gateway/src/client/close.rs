@@ -2,6 +2,7 @@
 
 use shared::disconnect::Disconnect;
 
+use crate::backend::Event;
 use crate::client::finish::{Finishing, Leaving};
 use crate::client::framing::Goodbye;
 use crate::client::{Client, Closing, Gone, Incoming};
@@ -15,7 +16,7 @@ impl Client {
             return;
         }
         self.log_closing(local, disconnect);
-        self.leave_all(local);
+        self.leave_all(local, disconnect);
         let plain = disconnect.plain();
         let told = if local.authenticator.explains() { disconnect } else { &plain };
         let goodbye = self.goodbye(local, Goodbye::Closed(told));
@@ -45,7 +46,7 @@ impl Client {
         if self.session.is_busy() || self.finishing.is_some() {
             return self.begin_finishing(local, Leaving::Goodbye(code));
         }
-        self.leave_all(local);
+        self.leave_all(local, &Disconnect::CONNECTION_CLOSED);
         let goodbye = self.goodbye(local, Goodbye::Answered(code));
         self.outbox.push_last(goodbye);
         self.start_closing(local, CLOSE_BY_PEER);
@@ -55,7 +56,7 @@ impl Client {
     pub(crate) fn condemn(&mut self, local: &mut Local) {
         self.incoming = Incoming::Rubbish;
         self.finishing = None;
-        self.leave_all(local);
+        self.leave_all(local, &Disconnect::INTERNAL);
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
         let goodbye = self.goodbye(local, Goodbye::Closed(&Disconnect::INTERNAL));
         self.outbox.push_last(goodbye);
@@ -92,16 +93,19 @@ impl Client {
     }
 
     /// Stops being a subscriber of anything. Safe to call again.
-    pub(crate) fn leave_all(&mut self, local: &mut Local) {
+    pub(crate) fn leave_all(&mut self, local: &mut Local, why: &Disconnect) {
         let client = self.session.client();
+        if let Some(permit) = self.user_permit.take() {
+            let (user, plain) = (permit.user(), why.plain());
+            let (code, reason) = (plain.code, &*plain.reason);
+            local.node.tell(&Event::Disconnect { client, user, code, reason });
+            local.directory.leave(permit.user(), self.key.index);
+        }
         let announced = self.session.take_announced();
         local.leave_all(self.key.index, client);
         for (channel, info) in announced {
             let subscribers = local.hub.subscribers(channel.as_str());
             local.node.announce_left(channel, info, subscribers);
-        }
-        if let Some(permit) = self.user_permit.take() {
-            local.directory.leave(permit.user(), self.key.index);
         }
     }
 

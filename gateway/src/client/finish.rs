@@ -65,7 +65,7 @@ impl Client {
             // Lost for writing, it may still be read from, and its goodbye may come.
             Some(finishing) => finishing.leaving = leaving,
             None => {
-                self.leave_all(local);
+                self.leave_all(local, &Disconnect::CONNECTION_CLOSED);
                 let until = local.now + local.websocket.finish_timeout();
                 self.finishing = Some(Box::new(Finishing { until, leaving, mute: None }));
                 // What it has asked for besides waits no longer for it to take a long answer.

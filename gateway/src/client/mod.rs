@@ -4,6 +4,8 @@
 //! the client sends, [`perform`] does what its session decides, [`write`] gives bytes to the socket, [`finish`] lets
 //! what was asked for be done first and [`close`] ends it: by one exit, whoever asked.
 
+use std::sync::Arc;
+
 use shared::moment::Moment;
 use shared::protocol::ProtocolId;
 
@@ -12,11 +14,13 @@ use gateway_core::hub::Variant;
 use gateway_core::session::Session;
 
 use crate::admission::Admitted;
+use crate::backend::Origin;
 use crate::node::{SessionId, UserPermit};
 use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::Stream;
 use crate::worker::Local;
 
+mod ask_backend;
 mod close;
 pub mod config;
 mod finish;
@@ -63,6 +67,8 @@ pub(crate) struct Client {
     /// Held for the connection's life: its place among those allowed.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
+    /// What hooks are told of where it comes from.
+    origin: Option<Arc<Origin>>,
     /// What the node's memory counts for this client alone, in bytes.
     accounted: usize,
 }
@@ -168,6 +174,6 @@ mod tests {
     #[test]
     fn a_client_is_small() {
         // Beside it an idle one holds a place in five tables, and with a subscription one in the hub's.
-        assert!(size_of::<Client>() <= 480, "{} bytes", size_of::<Client>());
+        assert!(size_of::<Client>() <= 496, "{} bytes", size_of::<Client>());
     }
 }

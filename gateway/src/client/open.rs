@@ -8,6 +8,7 @@ use shared::framing::websocket::DeflateParams;
 use shared::protocol::Protocol;
 
 use crate::admission::Admitted;
+use crate::backend::Origin;
 use crate::client::framing::Framing;
 use crate::client::{Client, ClientKey, Incoming, Link, Outbox};
 use crate::transport::encodings::Wire;
@@ -28,6 +29,8 @@ pub(crate) struct NewClient {
     pub(crate) protocol: Arc<dyn Protocol>,
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) admitted: Admitted,
+    /// For the application's own servers, where any is asked.
+    pub(crate) origin: Option<Arc<Origin>>,
 }
 
 impl Client {
@@ -70,6 +73,7 @@ impl Client {
             name: name.map(Box::new),
             _admitted: new.admitted,
             user_permit: None,
+            origin: new.origin,
             accounted: 0,
         }
     }

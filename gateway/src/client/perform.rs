@@ -7,7 +7,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use gateway_core::effect::{Denial, Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Terms, Ticket};
+use gateway_core::effect::{
+    Denial, Effect, GoLive, Grant, Identity, Join, Outcome, OutcomeResult, Terms, Ticket,
+};
 use gateway_core::hub::{Bundles, End, Knows, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::command::Connect;
@@ -15,6 +17,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 
 use crate::auth::Verdict;
+use crate::backend::HookKind;
 use crate::broker::{BrokerError, Effective, PublishRequest};
 use crate::client::Client;
 use crate::node::Node;
@@ -35,15 +38,21 @@ impl Client {
                     }
                 }
                 Effect::Close(disconnect) => self.begin_close(local, &disconnect),
-                Effect::Authenticate { ticket, connect } => self.authenticate(local, ticket, &connect),
+                Effect::Authenticate { ticket, connect } => self.authenticate(local, ticket, connect),
                 Effect::Reauthenticate { ticket, token } => {
                     let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &token);
                     self.answer_with(local, ticket, verdict, OutcomeResult::Authenticated);
                 }
+                Effect::Authorize { ticket, channel, token, data } if token.is_empty() => {
+                    self.ask_to_subscribe(local, ticket, channel, data);
+                }
                 Effect::Authorize { ticket, channel, token, .. } => {
                     let (now, client) = (local.clock.unix_seconds(), self.session.client());
                     let verdict = local.authenticator.authorize(now, client, &channel, &token);
-                    self.answer_with(local, ticket, verdict, OutcomeResult::Authorized);
+                    let refreshed_by_server = local.context.rules.is_renewed_by_server(&channel);
+                    self.answer_with(local, ticket, verdict, move |grant| {
+                        OutcomeResult::Authorized(grant.map(|grant| Grant { refreshed_by_server, ..grant }))
+                    });
                 }
                 Effect::Join(join) => self.join(local, join),
                 Effect::GoLive(go_live) => match self.is_finishing() {
@@ -72,23 +81,20 @@ impl Client {
                     local.node.announce_left(channel, *info, subscribers);
                 }
                 Effect::CloseOthers => self.close_others(local),
-                // No application is asked anything.
-                Effect::Refresh { ticket } | Effect::SubRefresh { ticket, .. } => {
-                    let refused = Err(Denial::of(ErrorCode::NotAvailable));
-                    self.answer(local, ticket, OutcomeResult::Renewed(refused));
-                }
-                Effect::Message { ticket, .. } => {
-                    let refused = Err(Denial::of(ErrorCode::NotAvailable));
-                    self.answer(local, ticket, OutcomeResult::Messaged(refused));
-                }
-                Effect::Rpc { ticket, .. } => {
-                    let refused = Err(Denial::of(ErrorCode::NotAvailable));
-                    self.answer(local, ticket, OutcomeResult::Rpc(refused));
-                }
+                Effect::Refresh { ticket } => self.ask_to_refresh(local, ticket),
+                Effect::SubRefresh { ticket, channel } => self.ask_to_sub_refresh(local, ticket, channel),
+                Effect::Message { ticket, data } => self.ask_with_message(local, ticket, data),
+                Effect::Rpc { ticket, method, data } => self.ask_rpc(local, ticket, method, data),
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);
                     let request =
                         PublishRequest { channel, publication, retention, idempotency: None, version: None };
+                    // As the session saw it: who asked nobody must not be let through here either.
+                    let options = local.context.rules.options(&request.channel);
+                    if options.is_some_and(|options| options.publish_hook) {
+                        self.publish_as_allowed(local, ticket, request);
+                        continue;
+                    }
                     self.ask(local, ticket, |node| async move {
                         OutcomeResult::Published(
                             node.publish(request).await.map(|_| ()).map_err(|error| refused(error).into()),
@@ -117,7 +123,12 @@ impl Client {
         }
     }
 
-    fn authenticate(&mut self, local: &mut Local, ticket: Ticket, connect: &Connect) {
+    fn authenticate(&mut self, local: &mut Local, ticket: Ticket, connect: Box<Connect>) {
+        let has_token = !connect.token.is_empty();
+        let backend = local.node.backend.clone();
+        if let Some(backend) = backend.filter(|backend| backend.is_asked_to_connect(has_token)) {
+            return self.ask_to_connect(local, ticket, backend, connect);
+        }
         let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &connect.token);
         let verdict = match verdict {
             Verdict::Now(result) => Verdict::Now(self.admit(local, result)),
@@ -144,7 +155,8 @@ impl Client {
         let permit = local.node.admit_user(&identity.user, local.index);
         self.user_permit = Some(permit.ok_or(Denial::Disconnect(Disconnect::CONNECTION_LIMIT))?);
         local.directory.enter(&identity.user, self.key.index);
-        Ok(identity)
+        let refreshed_by_server = local.node.asks(HookKind::Refresh);
+        Ok(Identity { refreshed_by_server, ..identity })
     }
 
     /// Most tokens are judged at once; some wait for a key.
@@ -153,7 +165,7 @@ impl Client {
         local: &Local,
         ticket: Ticket,
         verdict: Verdict<T>,
-        result: fn(Result<T, Denial>) -> OutcomeResult,
+        result: impl FnOnce(Result<T, Denial>) -> OutcomeResult + Send + 'static,
     ) {
         match verdict {
             Verdict::Now(judged) => self.answer(local, ticket, result(judged)),
@@ -180,12 +192,12 @@ impl Client {
     }
 
     /// An answer that needed no waiting. What the session makes of it is performed by the loop in progress.
-    fn answer(&mut self, local: &Local, ticket: Ticket, result: OutcomeResult) {
+    pub(super) fn answer(&mut self, local: &Local, ticket: Ticket, result: OutcomeResult) {
         self.session.handle_outcome(local.now, Outcome { ticket, result });
     }
 
     /// Asks the node something; the answer comes as an event of this worker's inbox.
-    fn ask<F>(&self, local: &Local, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
+    pub(super) fn ask<F>(&self, local: &Local, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
     where
         F: Future<Output = OutcomeResult> + Send + 'static,
     {
@@ -317,7 +329,7 @@ impl Sink for HeldBack {
     }
 }
 
-fn refused(error: BrokerError) -> ErrorCode {
+pub(super) fn refused(error: BrokerError) -> ErrorCode {
     // Told in the broker's own log, once a minute for each kind.
     tracing::debug!(%error, "the broker could not do what a client asked");
     ErrorCode::Internal

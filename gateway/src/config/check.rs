@@ -46,13 +46,15 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     });
     section("channels", &|faults| {
         channel_options(&config.channels, &config.channel_names, faults);
+        hooks(config, &config.channels, faults);
         if !config.channels.pattern.is_none() {
             faults.add("pattern", "is for namespaces: these are the channels that have none");
         }
     });
     for (name, options) in &config.namespaces {
         section(&format!("namespaces.{name}"), &|faults| {
-            channel_options(options, &config.channel_names, faults)
+            channel_options(options, &config.channel_names, faults);
+            hooks(config, options, faults);
         });
     }
     section("namespaces", &|faults| namespaces(config, faults));
@@ -61,6 +63,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             faults.add("listen", "must not be the address of server.listen");
         }
     });
+    section("backend", &|faults| config.backend.check(faults));
     section("broker", &|faults| config.broker.check(faults));
     section("redis", &|faults| config.redis.check(faults));
     found
@@ -160,6 +163,20 @@ fn channel_options(options: &ChannelOptions, names: &ChannelNames, faults: &mut 
     faults.outside("history_size", options.history_size, 0..=1_000_000);
     faults.outside("history_ttl_s", options.history_ttl_s, 0..=31_536_000);
     faults.outside("flush_interval_ms", options.flush_interval_ms, 0..=10_000);
+}
+
+/// A channel cannot ask what is asked nowhere.
+fn hooks(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
+    let backend = &config.backend;
+    for (key, set, hook, name) in [
+        ("subscribe_hook", options.subscribe_hook, &backend.subscribe, "subscribe"),
+        ("sub_refresh_hook", options.sub_refresh_hook, &backend.sub_refresh, "sub_refresh"),
+        ("publish_hook", options.publish_hook, &backend.publish, "publish"),
+    ] {
+        if set && !hook.is_on() {
+            faults.add(key, format!("needs backend.{name}.url"));
+        }
+    }
 }
 
 /// The most namespaces with a pattern: each may be looked at for a channel that begins with `/`.

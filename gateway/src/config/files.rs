@@ -27,6 +27,17 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     if let Some(Err(error)) = config.api.keys_file.as_deref().map(Secret::from_file) {
         found.push(("api.keys_file".to_owned(), error.to_string()));
     }
+    let backend = &config.backend;
+    if let Some(file) = &backend.signing_secret_file {
+        let problem = match Secret::from_file(file) {
+            Ok(secret) => crate::backend::secret_fault(&secret),
+            Err(error) => Some(error.to_string()),
+        };
+        found.extend(problem.map(|problem| ("backend.signing_secret_file".to_owned(), problem)));
+    }
+    if let Some(Err(error)) = backend.ca_file.as_deref().map(readable) {
+        found.push(("backend.ca_file".to_owned(), format!("cannot be read: {error}")));
+    }
     if config.broker.kind == BrokerKind::Redis {
         for (key, file) in [
             ("redis.ca_file", &config.redis.ca_file),

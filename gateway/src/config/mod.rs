@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::client_ip::TrustedProxies;
-use crate::{admission, api, auth, broker, client, demo, http, listener, node, telemetry, worker};
+use crate::{admission, api, auth, backend, broker, client, demo, http, listener, node, telemetry, worker};
 
 pub use difference::Change;
 pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
@@ -53,6 +53,7 @@ pub struct Config {
     pub channels: ChannelOptions,
     /// Options of channels with one.
     pub namespaces: BTreeMap<String, ChannelOptions>,
+    pub backend: backend::Config,
     pub broker: broker::Config,
     /// Used by `broker.kind = "redis"`.
     pub redis: broker::redis::Config,
@@ -290,7 +291,7 @@ mod tests {
             mistakes(toml, &environment),
             [
                 "colour: unknown key, known are node, server, internal, tls, proxy_protocol, limits, http, websocket, session, \
-                 auth, api, workers, channel_names, channels, namespaces, broker, redis, demo, drain, telemetry (from gateway.toml:2)",
+                 auth, api, workers, channel_names, channels, namespaces, backend, broker, redis, demo, drain, telemetry (from gateway.toml:2)",
                 "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
                 "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml:16)",
                 "namespaces.prices.history_ttl_s: must be set when history_size is",

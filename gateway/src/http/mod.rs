@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 use crate::admission::Admission;
 use crate::admission::client_ip::TrustedProxies;
 use crate::api::{Api, ByClient};
+use crate::backend::Backend;
 use crate::client::open::NewClient;
 use crate::telemetry::labels::Handshake;
 use crate::telemetry::{Metrics, Sparingly};
@@ -79,6 +80,8 @@ pub(crate) struct Router {
     pub(crate) message_bytes_max: usize,
     /// The ticker page, where the demo is on.
     pub(crate) pages: bool,
+    /// Told, with a client, what its handshake says that hooks pass on.
+    pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) refusals_told: Arc<Sparingly>,
 }
 

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use shared::protocol::Protocol;
 
 use crate::admission::{Admitted, Peer};
+use crate::backend::Origin;
 use crate::client::open::NewClient;
 use crate::http::emulate::is_protobuf;
 use crate::http::head::Head;
@@ -74,6 +75,14 @@ impl Streamed {
             Self::HttpStream => Layout::Lines,
         }
     }
+
+    /// As Centrifuge calls it.
+    fn transport(self) -> &'static str {
+        match self {
+            Self::EventStream => "sse",
+            Self::HttpStream => "http_stream",
+        }
+    }
 }
 
 /// A client that is let in, and how its response begins.
@@ -84,6 +93,7 @@ struct Opening {
     first: Bytes,
     protocol: Arc<dyn Protocol>,
     admitted: Admitted,
+    origin: Option<Arc<Origin>>,
 }
 
 impl Opening {
@@ -105,6 +115,7 @@ impl Opening {
             protocol: self.protocol,
             deflate: None,
             admitted: self.admitted,
+            origin: self.origin,
         }
     }
 }
@@ -135,11 +146,12 @@ impl Router {
         request: Request<Incoming>,
         streamed: Streamed,
     ) -> Result<Response<Body>, Refused> {
-        let (cors, admitted, in_query, layout) = {
+        let (cors, admitted, in_query, layout, origin) = {
             let head = Head::of(&request);
             self.check_request(&head, streamed.methods())?;
             let (admitted, in_query) = (self.admit(peer, &head)?, head.form_query(COMMANDS_PARAMETER));
-            (cors::headers(&head), admitted, in_query, streamed.layout(is_protobuf(&head)))
+            let origin = self.origin(&head, self.address_of(peer, &head), streamed.transport());
+            (cors::headers(&head), admitted, in_query, streamed.layout(is_protobuf(&head)), origin)
         };
         let version = request.version();
         let first = match (request.method(), in_query) {
@@ -165,6 +177,7 @@ impl Router {
             first,
             protocol: self.encodings.centrifuge(layout == Layout::Delimited, false),
             admitted,
+            origin,
         };
         let left = match version {
             Version::HTTP_10 | Version::HTTP_11 => self.take_connection(take_over, opening, version).await,

@@ -1,6 +1,7 @@
 //! Which handler answers which path.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http_body_util::Either;
@@ -17,6 +18,8 @@ use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, pages, whole};
 use crate::telemetry::labels::Handshake;
 
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
+/// What Centrifuge calls the way of clients over a WebSocket.
+const WEBSOCKET: &str = "websocket";
 const RAW_PREFIX: &str = "/raw/";
 const API_PREFIX: &str = "/api/";
 const API_PATH: &str = "/api";
@@ -54,7 +57,11 @@ impl Router {
             match self.endpoint_of(head.path) {
                 Some(endpoint) => {
                     let admitted = self.let_in(peer, &head)?;
-                    Some((self.read_opening(endpoint, &head)?, admitted))
+                    let opening = self.read_opening(endpoint, &head)?;
+                    Some((
+                        opening.from(self.origin(&head, self.address_of(peer, &head), WEBSOCKET)),
+                        admitted,
+                    ))
                 }
                 None => None,
             }
@@ -137,6 +144,7 @@ impl Router {
         }
         let opening = self.read_opening(self.endpoint_of(head.path)?, &head).ok()?;
         let admitted = self.let_in(peer, &head).ok()?;
+        let opening = opening.from(self.origin(&head, self.address_of(peer, &head), WEBSOCKET));
         Some(OpenedAtOnce { head_bytes: length, opening, admitted })
     }
 
@@ -165,8 +173,7 @@ impl Router {
 
     /// A place for the client among those of its address.
     pub(super) fn admit(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
-        let address = self.proxies.client_ip(peer.address, head.all(X_FORWARDED_FOR));
-        self.admission.admit_client(address, &peer.place).map_err(|refusal| {
+        self.admission.admit_client(self.address_of(peer, head), &peer.place).map_err(|refusal| {
             let status = match refusal {
                 Refusal::NodeFull => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::TOO_MANY_REQUESTS,
@@ -174,6 +181,10 @@ impl Router {
             let refused = Refused::new(refusal.handshake(), status, refusal.to_string());
             refused.with([(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds()))])
         })
+    }
+
+    pub(super) fn address_of(&self, peer: &Peer, head: &Head<'_>) -> IpAddr {
+        self.proxies.client_ip(peer.address, head.all(X_FORWARDED_FOR))
     }
 
     /// Whoever sets a gateway up must see why a page cannot connect. What anyone can cause as often as they like is

@@ -1,6 +1,7 @@
 //! Turning a request into a client's connection: every check before the 101, then the socket goes to a worker.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use shared::protocol::Protocol;
 use shared::protocol::raw::Raw;
 
 use crate::admission::Admitted;
+use crate::backend::Origin;
 use crate::client::open::NewClient;
 use crate::http::head::Head;
 use crate::http::route::Endpoint;
@@ -39,9 +41,16 @@ pub(crate) struct Opening {
     subprotocol: Option<&'static str>,
     deflate: Option<DeflateParams>,
     protocol: Arc<dyn Protocol>,
+    /// For the application's own servers, where any is asked.
+    origin: Option<Arc<Origin>>,
 }
 
 impl Opening {
+    /// With what is known of where the client comes from.
+    pub(super) fn from(self, origin: Option<Arc<Origin>>) -> Self {
+        Self { origin, ..self }
+    }
+
     fn response(&self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -128,7 +137,19 @@ impl Router {
             deflate: upgrade.negotiate_deflate(self.encodings.deflate_policy()),
             accept: upgrade.accept,
             protocol,
+            origin: None,
         }
+    }
+
+    /// What the application's servers may be told of a client, if they are asked anything.
+    pub(super) fn origin(
+        &self,
+        head: &Head<'_>,
+        address: IpAddr,
+        transport: &'static str,
+    ) -> Option<Arc<Origin>> {
+        let backend = self.backend.as_ref().filter(|backend| backend.asks())?;
+        Some(Arc::new(Origin { transport, ..backend.origin(address, head.headers()) }))
     }
 
     /// Answers a request that hyper has read. Waits, beside the answer, until the socket is ours, and gives it to a
@@ -160,10 +181,10 @@ impl Router {
     /// Gives a connection that has been answered 101 to a worker.
     pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
         self.metrics.handshake(Handshake::Accepted);
-        let Opening { protocol, deflate, .. } = opening;
+        let Opening { protocol, deflate, origin, .. } = opening;
         let wire = Wire::WebSocket;
         let (head, first) = (Bytes::new(), None);
-        let new = NewClient { socket, unread, wire, head, first, protocol, deflate, admitted };
+        let new = NewClient { socket, unread, wire, head, first, protocol, deflate, admitted, origin };
         self.reception.receive(new);
     }
 

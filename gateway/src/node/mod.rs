@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::backend::Backend;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::memory::Memory;
@@ -80,6 +81,8 @@ pub struct Node {
     interest: Interest,
     subscribe_queue: SubscribeQueue,
     users: Users,
+    /// The application's own servers, if any are asked or told anything.
+    pub(crate) backend: Option<Arc<Backend>>,
     asking: Asking,
     pub(crate) client_ids: ClientIds,
     pub(crate) session_ids: SessionIds,
@@ -114,6 +117,7 @@ pub(crate) struct Parts {
     pub(crate) from_broker: Arc<FromBroker>,
     /// Connections one user may have on this node. 0: any number.
     pub(crate) user_connections_max: u32,
+    pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) memory: Arc<Memory>,
 }
 
@@ -145,6 +149,7 @@ impl Node {
             interest: Interest::new(),
             subscribe_queue: SubscribeQueue::default(),
             users: Users::new(parts.user_connections_max),
+            backend: parts.backend,
             asking: Asking::default(),
             client_ids: ClientIds::default(),
             session_ids: SessionIds::default(),

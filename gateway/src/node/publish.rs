@@ -107,6 +107,7 @@ mod tests {
             inboxes,
             from_broker,
             user_connections_max: 0,
+            backend: None,
             memory: crate::memory::Memory::new(0, 1),
         })
     }

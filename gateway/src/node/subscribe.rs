@@ -13,6 +13,7 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use tokio::sync::{Notify, oneshot};
 
+use crate::backend::{Event, HookKind};
 use crate::broker::{BrokerError, Effective};
 use crate::node::interest::{Link, LocalChannel};
 use crate::node::{LINGER, Node};
@@ -41,6 +42,10 @@ impl Node {
             self.subscribe_queue.want(channel.clone());
             self.interest.channel(channel.clone(), retention, now)
         });
+        if local.workers == 0 {
+            // Under the lock: a channel's events stand in the order in which they happened.
+            self.tell(&Event::Occupied { channel: channel.as_str() });
+        }
         local.workers |= 1 << worker;
         match local.link {
             Link::Up => Effective::Now,
@@ -64,12 +69,28 @@ impl Node {
     pub(crate) fn release(&self, worker: usize, channel: &Channel) {
         let mut shard = self.interest.shard(channel.as_str());
         let Some(local) = shard.get_mut(channel.as_str()) else { return };
+        let was_occupied = local.workers != 0;
         local.workers &= !(1 << worker);
+        if was_occupied && local.workers == 0 {
+            self.tell(&Event::Vacated { channel: channel.as_str() });
+        }
         if local.workers == 0 && local.link == Link::Up {
             let until = self.clock.now() + LINGER;
             local.link = Link::Lingering(until);
             drop(shard);
             self.subscribe_queue.unwant(until, channel.clone());
+        }
+    }
+
+    /// Whether the application is asked this.
+    pub(crate) fn asks(&self, kind: HookKind) -> bool {
+        self.backend.as_ref().is_some_and(|backend| backend.has(kind))
+    }
+
+    /// Tells the application what has happened, if it wants to know.
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        if let Some(backend) = &self.backend {
+            backend.tell(event);
         }
     }
 }

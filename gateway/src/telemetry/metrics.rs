@@ -12,6 +12,7 @@ use shared::disconnect::Disconnect;
 use shared::protocol::ProtocolId;
 use shared::refusal::Refusal;
 
+use super::backend::{BackendMetrics, EventsMetrics, HookMetrics};
 use super::labels::{Drop, Handshake, Panic, PastFrom, Reloaded, Source};
 use super::names;
 use super::register::{
@@ -23,6 +24,10 @@ const FAST_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0,
 ];
+
+/// The same of what an application's own server takes its time for.
+pub(super) const SLOW_BUCKETS: &[f64] =
+    &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// Upper ends of the buckets of a connection's life, in seconds: from a second to a day.
 const LIFE_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
@@ -97,6 +102,7 @@ pub struct Metrics {
     config_reloads_total: [IntCounter; Reloaded::ALL.len()],
     config_applied_seconds: IntGauge,
     config_hash: IntGauge,
+    backend: BackendMetrics,
     pub(super) ready: IntGauge,
     pub(super) process: ProcessMetrics,
 }
@@ -228,6 +234,7 @@ impl Metrics {
             },
             config_applied_seconds: gauge(r, names::CONFIG_APPLIED_SECONDS),
             config_hash: gauge(r, names::CONFIG_HASH),
+            backend: BackendMetrics::new(r),
             ready: gauge(r, names::READY),
             process: ProcessMetrics {
                 start_time_seconds: register(r, Gauge::with_opts(options(names::START_TIME_SECONDS))),
@@ -342,6 +349,16 @@ impl Metrics {
         self.config_hash.set(hash as i64);
     }
 
+    /// Of one hook, whose failures are counted as these.
+    pub fn hook(&self, hook: &'static str, failures: &[&'static str]) -> HookMetrics {
+        self.backend.hook(hook, failures)
+    }
+
+    /// Of the events that are told to the backend.
+    pub fn events(&self) -> EventsMetrics {
+        self.backend.events()
+    }
+
     /// Has `refresh` called at every scrape, for a part that counts by itself.
     pub fn refresh_with(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
         self.refreshers.lock().push(Refresher(Box::new(refresh)));
@@ -432,6 +449,9 @@ mod tests {
         metrics.token("connection", "accepted");
         metrics.jwks_fetch(true);
         metrics.node_asked("answered");
+        let hook = metrics.hook("connect", &["timeout"]);
+        hook.seconds.observe(0.1);
+        metrics.events().failed("timeout");
         metrics.disconnected(ProtocolId::RAW, Disconnect::SLOW.label(), Duration::from_secs(3));
 
         let families = metrics.registry.gather();

@@ -1,6 +1,7 @@
 //! What a node tells of itself: metrics, logs, traces, and whether it is ready.
 
 mod answer;
+pub mod backend;
 mod config;
 pub mod labels;
 pub mod logs;

@@ -175,6 +175,27 @@ metrics! {
     CONFIG_HASH Gauge "config_hash" []
         "A number made of the configuration in use, secrets left out: nodes with the same one have the same settings.";
 
+    "The application's servers":
+    BACKEND_SECONDS Histogram "backend_seconds" ["hook": "`connect`, `refresh`, `subscribe`, `sub_refresh`, `publish`, `rpc`, `message`"]
+        "How long questions to a backend took, retries included.";
+    BACKEND_RESULTS_TOTAL Counter "backend_results_total" ["hook": "as for `tidegate_backend_seconds`", "result": "`answered`; `denied`: by the backend; or why there was no answer: `too_many`, `open`, `timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`, `malformed`"]
+        "Questions to a backend, by what came of them.";
+    BACKEND_RETRIES_TOTAL Counter "backend_retries_total" ["hook": "as for `tidegate_backend_seconds`"]
+        "Times a backend was asked again.";
+    BACKEND_IN_FLIGHT Gauge "backend_in_flight" ["hook": "as for `tidegate_backend_seconds`"]
+        "Questions that wait for a backend.";
+    BACKEND_BREAKERS_OPEN Gauge "backend_breakers_open" ["hook": "as for `tidegate_backend_seconds`"]
+        "Hooks that are left alone because they failed too often: 1 for one, more where `rpc` has namespaces.";
+    BACKEND_EVENTS_TOTAL Counter "backend_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`"]
+        "Events for the backend, by what came of them.";
+    BACKEND_EVENT_FAILURES_TOTAL Counter "backend_event_failures_total" ["reason": "`timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`"]
+        "Times a batch of events was not taken. It is sent again.";
+    BACKEND_EVENTS_QUEUED Gauge "backend_events_queued" []
+        "Events that wait to be sent.";
+    BACKEND_EVENTS_QUEUED_BYTES Gauge "backend_events_queued_bytes" []
+        "Their bytes.";
+
+    "Traces":
     TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []
         "Batches of spans that the collector of traces did not take, and that are lost.";
 

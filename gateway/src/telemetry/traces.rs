@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
@@ -159,6 +159,23 @@ pub fn join_callers_trace(span: &Span, headers: &HeaderMap) {
     let context = TraceContextPropagator::new().extract(&Headers(headers));
     if let Err(error) = span.set_parent(context) {
         tracing::debug!(%error, "the caller's trace could not be joined");
+    }
+}
+
+/// Tells whoever is asked next which trace `span` belongs to, if it belongs to one.
+pub fn pass_trace_on(span: &Span, headers: &mut HeaderMap) {
+    if !span.is_disabled() {
+        TraceContextPropagator::new().inject_context(&span.context(), &mut IntoHeaders(headers));
+    }
+}
+
+struct IntoHeaders<'a>(&'a mut HeaderMap);
+
+impl Injector for IntoHeaders<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(key.as_bytes()), value.parse()) {
+            self.0.insert(name, value);
+        }
     }
 }
 

@@ -424,7 +424,7 @@ impl Worker {
     /// The only place where a client ends.
     pub(super) fn remove(&mut self, index: usize, gone: &Gone) {
         let client = &mut self.clients[index];
-        client.leave_all(&mut self.local);
+        client.leave_all(&mut self.local, &Disconnect::CONNECTION_CLOSED);
         client.forget_account(&self.local);
         if client.is_closing() {
             // A peer that says goodbye and ends its stream at once may still want to be answered.

@@ -5,6 +5,8 @@
     reason = "a test program has no users; `pub` says what its modules offer each other"
 )]
 
+#[path = "../support/application.rs"]
+mod application;
 #[path = "../support/client.rs"]
 #[allow(dead_code, reason = "a small language is defined whole")]
 mod client;
@@ -24,6 +26,7 @@ mod response;
 #[path = "../support/tls.rs"]
 mod tls;
 
+mod asks_backends;
 mod asks_nodes;
 mod commands_clients;
 mod compresses;

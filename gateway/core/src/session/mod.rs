@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use shared::channel::Channel;
 use shared::command::Command;
 use shared::disconnect::Disconnect;
@@ -203,6 +204,11 @@ impl Session {
     pub fn user(&self) -> &UserId {
         static ANONYMOUS: UserId = UserId::ANONYMOUS;
         self.identity.as_ref().map_or(&ANONYMOUS, |identity| &identity.user)
+    }
+
+    /// What its token or its connect hook said of the client for the application's own servers.
+    pub fn meta(&self) -> Option<&Bytes> {
+        self.identity.as_ref()?.meta.as_ref()
     }
 
     /// Whether the connect command has succeeded and the connection is not closed.

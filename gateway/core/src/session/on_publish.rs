@@ -19,7 +19,8 @@ impl Session {
         let Some(options) = context.rules.options(&channel) else {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
-        if !self.may_publish(options, &channel) {
+        // Whoever is not refused by the hook may.
+        if !options.publish_hook && !self.may_publish(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         if !options.publication_data_format.admits(&data) {

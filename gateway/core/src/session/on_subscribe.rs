@@ -61,13 +61,17 @@ impl Session {
             Ok(asked) => asked,
             Err(denial) => return self.deny(now, id, denial),
         };
-        if token.is_empty() && !self.may_subscribe(options, &channel) {
+        // The application is asked where its channels say so. What their names keep from others is no question.
+        let asks = token.is_empty()
+            && options.subscribe_hook
+            && context.rules.names.audience(channel.as_str()).is_everyone();
+        if token.is_empty() && !asks && !self.may_subscribe(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         let ticket = self.ticket();
         let joining = Box::new(Joining { ticket, id, asked, ..Joining::default() });
         self.joining += 1;
-        if token.is_empty() {
+        if token.is_empty() && !asks {
             self.insert(at, Subscription { channel, stage: Stage::Joining(joining) });
             self.join(at, options);
         } else {

@@ -151,6 +151,28 @@ async fn a_collector_that_takes_nothing_is_counted() {
     assert!(failed_exports() > before);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_asked_next_is_told_the_trace_and_nothing_where_there_are_no_traces() {
+    let (endpoint, _) = collector().await;
+    let traces = Traces::start(&config(endpoint, 1.0)).unwrap().unwrap();
+    let mut passed = HeaderMap::new();
+    tracing::subscriber::with_default(Registry::default().with(traces.layer()), || {
+        let mut callers = HeaderMap::new();
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        callers.insert("traceparent", format!("00-{trace}-b7ad6b7169203331-01").parse().unwrap());
+        let span = tracing::info_span!(target: SPANS, "hook");
+        join_callers_trace(&span, &callers);
+        pass_trace_on(&span, &mut passed);
+        let told = passed["traceparent"].to_str().unwrap();
+        assert!(told.contains(trace) && !told.contains("b7ad6b7169203331"), "{told}");
+    });
+    passed.clear();
+    tracing::subscriber::with_default(Registry::default(), || {
+        pass_trace_on(&tracing::info_span!(target: SPANS, "hook"), &mut passed);
+    });
+    assert!(passed.is_empty(), "{passed:?}");
+}
+
 #[tokio::test]
 async fn without_a_collector_there_are_no_traces() {
     assert!(Traces::start(&Config::default()).unwrap().is_none());

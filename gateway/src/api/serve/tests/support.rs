@@ -42,6 +42,7 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
         inboxes: vec![told.inbox.clone()],
         from_broker: Arc::default(),
         user_connections_max: 0,
+        backend: None,
         memory: crate::memory::Memory::new(0, 1),
     });
     (node, received, told)

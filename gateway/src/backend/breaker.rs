@@ -1,0 +1,176 @@
+//! Stops asking a backend that fails: after so many failures within a window it is left alone for a while, then one
+//! request is let through.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// 0: never opens.
+    pub(super) failures: usize,
+    pub(super) window: Duration,
+    pub(super) open_for: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Breaker {
+    settings: Settings,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// When the last failures were: at most as many as would open it.
+    Closed(VecDeque<Instant>),
+    Open(Instant),
+    /// One request is on its way, and says whether the backend is well.
+    Probing,
+}
+
+/// What lets a request through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pass {
+    Usual,
+    Probe,
+}
+
+/// What a request says of the backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Health {
+    Well,
+    Failing,
+    /// It was let go of before an answer came.
+    Unknown,
+}
+
+/// What came of a report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    None,
+    Opened,
+    Closed,
+}
+
+impl Breaker {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, state: Mutex::new(State::Closed(VecDeque::new())) }
+    }
+
+    /// `None`: not now.
+    pub(super) fn enter(&self, now: Instant) -> Option<Pass> {
+        let mut state = self.state.lock();
+        match *state {
+            State::Closed(_) => Some(Pass::Usual),
+            State::Open(until) if now < until => None,
+            State::Open(_) => {
+                *state = State::Probing;
+                Some(Pass::Probe)
+            }
+            State::Probing => None,
+        }
+    }
+
+    /// To be called once for every pass.
+    pub(super) fn report(&self, pass: Pass, health: Health, now: Instant) -> Change {
+        let mut state = self.state.lock();
+        match (pass, health, &mut *state) {
+            (Pass::Probe, Health::Well, State::Probing) => {
+                *state = State::Closed(VecDeque::new());
+                Change::Closed
+            }
+            (Pass::Probe, Health::Failing, State::Probing) => {
+                *state = State::Open(now + self.settings.open_for);
+                Change::None
+            }
+            // Whoever comes next is the probe.
+            (Pass::Probe, Health::Unknown, State::Probing) => {
+                *state = State::Open(now);
+                Change::None
+            }
+            (Pass::Usual, Health::Failing, State::Closed(failures)) if self.settings.failures > 0 => {
+                while failures.front().is_some_and(|&at| now.duration_since(at) > self.settings.window) {
+                    failures.pop_front();
+                }
+                failures.push_back(now);
+                if failures.len() < self.settings.failures {
+                    return Change::None;
+                }
+                *state = State::Open(now + self.settings.open_for);
+                Change::Opened
+            }
+            // What was asked before it opened says nothing of now.
+            _ => Change::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: Settings =
+        Settings { failures: 3, window: Duration::from_secs(10), open_for: Duration::from_secs(5) };
+
+    fn fail(breaker: &Breaker, at: Instant) -> Change {
+        let pass = breaker.enter(at).expect("closed");
+        breaker.report(pass, Health::Failing, at)
+    }
+
+    #[test]
+    fn it_opens_after_failures_within_the_window_and_one_probe_closes_it() {
+        let (breaker, start) = (Breaker::new(SETTINGS), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(
+            [0, 1, 2].map(|second| fail(&breaker, at(second))),
+            [Change::None, Change::None, Change::Opened]
+        );
+        assert_eq!([2, 6].map(|second| breaker.enter(at(second))), [None, None]);
+        assert_eq!(breaker.enter(at(7)), Some(Pass::Probe));
+        assert_eq!(breaker.enter(at(8)), None, "there is one probe, not many");
+        assert_eq!(breaker.report(Pass::Probe, Health::Well, at(8)), Change::Closed);
+        assert_eq!(fail(&breaker, at(8)), Change::None, "it counts anew");
+    }
+
+    #[test]
+    fn failures_that_are_long_ago_do_not_count() {
+        let (breaker, start) = (Breaker::new(SETTINGS), Instant::now());
+        for second in [0, 6, 12, 18, 24] {
+            assert_eq!(fail(&breaker, start + Duration::from_secs(second)), Change::None);
+        }
+    }
+
+    #[test]
+    fn a_probe_that_fails_opens_it_again_and_one_let_go_of_makes_room_for_another() {
+        let (breaker, start) = (Breaker::new(SETTINGS), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for _ in 0..3 {
+            fail(&breaker, at(0));
+        }
+        assert_eq!(breaker.enter(at(5)), Some(Pass::Probe));
+        assert_eq!(breaker.report(Pass::Probe, Health::Failing, at(6)), Change::None);
+        assert_eq!(breaker.enter(at(10)), None);
+        assert_eq!(breaker.enter(at(11)), Some(Pass::Probe));
+        breaker.report(Pass::Probe, Health::Unknown, at(12));
+        assert_eq!(breaker.enter(at(12)), Some(Pass::Probe));
+    }
+
+    #[test]
+    fn what_was_asked_before_it_opened_neither_closes_it_nor_holds_it_open() {
+        let (breaker, now) = (Breaker::new(SETTINGS), Instant::now());
+        let early = breaker.enter(now).unwrap();
+        for _ in 0..3 {
+            fail(&breaker, now);
+        }
+        assert_eq!(breaker.report(early, Health::Well, now), Change::None);
+        assert_eq!(breaker.report(early, Health::Failing, now + Duration::from_secs(4)), Change::None);
+        assert_eq!(breaker.enter(now + Duration::from_secs(5)), Some(Pass::Probe));
+    }
+
+    #[test]
+    fn without_a_number_of_failures_it_never_opens() {
+        let breaker = Breaker::new(Settings { failures: 0, ..SETTINGS });
+        assert!((0..1_000).all(|_| fail(&breaker, Instant::now()) == Change::None));
+    }
+}

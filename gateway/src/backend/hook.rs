@@ -1,0 +1,315 @@
+//! One question to a backend: within its deadline, its number at once and its patience with failures.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gateway_core::effect::Denial;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use serde::de::DeserializeOwned;
+use shared::error::ErrorCode;
+use shared::refusal::Refusal;
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use super::answer::{self, Fault};
+use super::breaker::{Breaker, Change, Health, Pass, Settings as BreakerSettings};
+use super::client::{Answer, HttpClient};
+use super::config::{Config, HookConfig, parse_line, parse_url};
+use super::failure::Failure;
+use super::request::Request;
+use super::sign::{HOOK, Signer};
+use crate::clock::Clock;
+use crate::telemetry::backend::HookMetrics;
+use crate::telemetry::traces::{SPANS, pass_trace_on};
+use crate::telemetry::{Metrics, Sparingly};
+
+/// What can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HookKind {
+    Connect,
+    Refresh,
+    Subscribe,
+    SubRefresh,
+    Publish,
+    Rpc,
+    Message,
+    Events,
+}
+
+impl HookKind {
+    /// Its section, its label in metrics, and what its requests say they are.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Refresh => "refresh",
+            Self::Subscribe => "subscribe",
+            Self::SubRefresh => "sub_refresh",
+            Self::Publish => "publish",
+            Self::Rpc => "rpc",
+            Self::Message => "message",
+            Self::Events => "events",
+        }
+    }
+
+    /// Whether it only asks: then asking twice does no harm.
+    fn only_asks(self) -> bool {
+        matches!(self, Self::Connect | Self::Refresh | Self::Subscribe | Self::SubRefresh)
+    }
+}
+
+/// Where a client comes from, as far as hooks are told.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// How it is reached, such as `websocket`.
+    pub transport: &'static str,
+    pub address: Option<IpAddr>,
+    /// Headers of its handshake.
+    pub headers: HeaderMap,
+    /// Headers of its connect command.
+    pub emulated: HeaderMap,
+}
+
+/// What all hooks of a node share.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) client: HttpClient,
+    pub(super) signer: Option<Arc<Signer>>,
+    pub(super) client_ip_header: Option<HeaderName>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+pub(super) struct Hook {
+    kind: HookKind,
+    url: Uri,
+    common: Common,
+    timeout: Duration,
+    retries: u32,
+    retry_delay: Duration,
+    answer_bytes_max: usize,
+    http_headers: Vec<HeaderName>,
+    emulated_headers: Vec<HeaderName>,
+    static_headers: HeaderMap,
+    failure: Refusal,
+    permits: Semaphore,
+    breaker: Breaker,
+    metrics: HookMetrics,
+    told: Sparingly,
+}
+
+/// Counts down and reports even if whoever asks lets go of the question.
+struct Asked<'a> {
+    hook: &'a Hook,
+    pass: Pass,
+    health: Health,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.hook.metrics.in_flight.dec();
+        match self.hook.breaker.report(self.pass, self.health, Instant::now()) {
+            Change::None => {}
+            Change::Opened => {
+                self.hook.metrics.breakers_open.inc();
+                tracing::warn!(hook = self.hook.kind.name(), "a backend fails and is left alone for a while");
+            }
+            Change::Closed => {
+                self.hook.metrics.breakers_open.dec();
+                tracing::info!(hook = self.hook.kind.name(), "a backend answers again");
+            }
+        }
+    }
+}
+
+impl Hook {
+    /// A hook whose settings have been checked.
+    pub(super) fn new(
+        kind: HookKind,
+        config: &Config,
+        own: &HookConfig,
+        common: &Common,
+    ) -> Result<Self, String> {
+        let names = |own: &Option<Vec<String>>, all: &Vec<String>| {
+            let names = own.as_ref().unwrap_or(all).iter();
+            names.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
+        };
+        let lines = own.static_headers.as_ref().unwrap_or(&config.static_headers);
+        let lines = lines.iter().map(parse_line).collect::<Result<Vec<_>, _>>()?;
+        let message = own.failure_message.as_ref().unwrap_or(&config.failure_message);
+        Ok(Self {
+            kind,
+            url: parse_url(&own.url)?,
+            timeout: Duration::from_millis(own.timeout_ms.unwrap_or(config.timeout_ms)),
+            retries: own.retries.unwrap_or(config.retries),
+            retry_delay: Duration::from_millis(config.retry_delay_ms),
+            answer_bytes_max: own.answer_bytes_max.unwrap_or(config.answer_bytes_max),
+            http_headers: names(&own.http_headers, &config.http_headers),
+            emulated_headers: names(&own.emulated_headers, &config.emulated_headers),
+            static_headers: lines.into_iter().collect(),
+            failure: Refusal {
+                code: own.failure_code.unwrap_or(config.failure_code),
+                message: message.clone().into(),
+                temporary: own.failure_temporary.unwrap_or(config.failure_temporary),
+            },
+            permits: Semaphore::new(own.concurrency_max.unwrap_or(config.concurrency_max)),
+            breaker: Breaker::new(BreakerSettings {
+                failures: config.breaker_failures as usize,
+                window: Duration::from_millis(config.breaker_window_ms),
+                open_for: Duration::from_millis(config.breaker_open_ms),
+            }),
+            metrics: common.metrics.hook(kind.name(), &Failure::LABELS),
+            told: Sparingly::default(),
+            common: common.clone(),
+        })
+    }
+
+    pub(super) fn http_headers(&self) -> &[HeaderName] {
+        &self.http_headers
+    }
+
+    pub(super) fn emulated_headers(&self) -> &[HeaderName] {
+        &self.emulated_headers
+    }
+
+    /// Asks in the envelope that all hooks but `message` have. `mean` makes of a result what it means here; it gets
+    /// `None` where the backend has nothing to say.
+    pub(super) async fn ask<T: DeserializeOwned, U>(
+        &self,
+        origin: &Origin,
+        question: &Request<'_>,
+        mean: impl Fn(Option<T>) -> Result<U, Fault>,
+    ) -> Result<U, Denial> {
+        match self.question(origin, question, mean).await {
+            Ok(answered) => answered,
+            Err(failure) => Err(self.denied(&failure)),
+        }
+    }
+
+    /// The same for whoever has something better to do about a failure, which is not counted yet.
+    pub(super) async fn question<T: DeserializeOwned, U>(
+        &self,
+        origin: &Origin,
+        question: &Request<'_>,
+        mean: impl Fn(Option<T>) -> Result<U, Fault>,
+    ) -> Result<Result<U, Denial>, Failure> {
+        let body = serde_json::to_vec(question).expect("questions are made of texts, numbers and JSON");
+        let mut headers = self.headers_for(origin);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let read = |answer: Answer| match answer.status {
+            StatusCode::OK => match answer::read_envelope::<T>(&answer.body)? {
+                Ok(result) => mean(result).map(Ok).map_err(Failure::Malformed),
+                Err(denial) => Ok(Err(denial)),
+            },
+            status => Err(Failure::Status(status)),
+        };
+        let answered = self.exchange(headers, &[], body.into(), read).await?;
+        self.metrics.result(if answered.is_ok() { "answered" } else { "denied" });
+        Ok(answered)
+    }
+
+    /// Counts, tells and words a failure.
+    pub(super) fn denied(&self, failure: &Failure) -> Denial {
+        self.metrics.result(failure.label());
+        if let Some(untold) = self.told.now() {
+            let reason = failure.label();
+            tracing::warn!(hook = self.kind.name(), reason, %failure, untold, "a backend did not answer as it should");
+        }
+        Denial::Error(match failure {
+            Failure::TooMany => ErrorCode::TooManyRequests.into(),
+            Failure::Malformed(_) | Failure::TooLong { .. } => ErrorCode::Internal.into(),
+            _ => self.failure.clone(),
+        })
+    }
+
+    /// What a client's request is sent with.
+    pub(super) fn headers_for(&self, origin: &Origin) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let passed = [(&self.emulated_headers, &origin.emulated), (&self.http_headers, &origin.headers)];
+        for (names, given) in passed {
+            for name in names.iter().filter(|name| given.contains_key(*name)) {
+                headers.remove(name);
+                for value in given.get_all(name) {
+                    headers.append(name.clone(), value.clone());
+                }
+            }
+        }
+        if let (Some(name), Some(address)) = (&self.common.client_ip_header, origin.address)
+            && let Ok(value) = HeaderValue::from_str(&address.to_string())
+        {
+            headers.insert(name.clone(), value);
+        }
+        for name in self.static_headers.keys() {
+            headers.remove(name);
+        }
+        headers.extend(self.static_headers.clone());
+        headers
+    }
+
+    /// Counts what was answered as it should be.
+    pub(super) fn answered(&self) {
+        self.metrics.result("answered");
+    }
+
+    /// Sends a request within everything that bounds it. `context` is signed beside what is always signed.
+    pub(super) async fn exchange<T>(
+        &self,
+        mut headers: HeaderMap,
+        context: &[&[u8]],
+        body: Bytes,
+        read: impl Fn(Answer) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let Ok(_permit) = self.permits.try_acquire() else { return Err(Failure::TooMany) };
+        let Some(pass) = self.breaker.enter(Instant::now()) else { return Err(Failure::Open) };
+        self.metrics.in_flight.inc();
+        let mut asked = Asked { hook: self, pass, health: Health::Unknown };
+        headers.insert(HOOK, HeaderValue::from_static(self.kind.name()));
+
+        let started = Instant::now();
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        let span = tracing::info_span!(target: SPANS, "hook", hook = self.kind.name());
+        pass_trace_on(&span, &mut headers);
+        let tried = self.try_often(headers, context, body, &read, deadline).instrument(span);
+        let outcome = tokio::time::timeout_at(deadline, tried).await.unwrap_or(Err(Failure::Timeout));
+        self.metrics.seconds.observe(started.elapsed().as_secs_f64());
+        asked.health = outcome.as_ref().err().map_or(Health::Well, Failure::health);
+        outcome
+    }
+
+    async fn try_often<T>(
+        &self,
+        headers: HeaderMap,
+        context: &[&[u8]],
+        body: Bytes,
+        read: &impl Fn(Answer) -> Result<T, Failure>,
+        deadline: tokio::time::Instant,
+    ) -> Result<T, Failure> {
+        let mut delay = self.retry_delay;
+        let mut tried = 0;
+        loop {
+            let mut headers = headers.clone();
+            if let Some(signer) = &self.common.signer {
+                let parts: Vec<&[u8]> =
+                    std::iter::once(self.kind.name().as_bytes()).chain(context.iter().copied()).collect();
+                signer.sign(&mut headers, self.common.clock.unix_seconds(), &parts, &body);
+            }
+            let answered =
+                self.common.client.post(&self.url, headers, body.clone(), self.answer_bytes_max).await;
+            let failure = match answered.and_then(read) {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let again = failure.was_not_sent() || (self.kind.only_asks() && failure.may_pass());
+            let pause = delay.mul_f64(rand::random_range(0.5..=1.0));
+            if !again || tried >= self.retries || tokio::time::Instant::now() + pause >= deadline {
+                return Err(failure);
+            }
+            self.metrics.retries.inc();
+            tried += 1;
+            tokio::time::sleep(pause).await;
+            delay = delay.saturating_mul(2);
+        }
+    }
+}

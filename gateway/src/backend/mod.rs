@@ -1,0 +1,382 @@
+//! What the gateway asks of the application's own servers over HTTP, and what it tells them.
+//!
+//! A [`Backend`] has a method for each question. Every one has a deadline, a number at once and a patience with
+//! failures, and none is asked on a worker. [`hook`] is what they have in common, [`client`] the way there, [`request`]
+//! and [`answer`] the words, and [`tell`] what is told after it has happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gateway_core::effect::{Denial, Grant, Identity, Renewal};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use shared::error::ErrorCode;
+use shared::publication::Payload;
+use shared::refusal::Refusal;
+use tokio::runtime::Handle;
+
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::telemetry::Metrics;
+
+mod address;
+mod answer;
+mod breaker;
+mod client;
+mod config;
+mod event;
+mod failure;
+mod hook;
+mod message;
+mod request;
+mod sign;
+mod tell;
+
+pub use answer::PublishAnswer;
+pub(crate) use answer::answers_in_words;
+pub use client::ClientError;
+pub(crate) use config::secret_fault;
+pub use config::{Config, EventsConfig, HookConfig};
+pub use event::{Event, EventType};
+pub use hook::{HookKind, Origin};
+pub use message::BareMessage;
+pub use request::{Asker, ConnectQuestion};
+
+use answer::{ConnectResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
+use client::{HttpClient, Lookup};
+use hook::{Common, Hook};
+use request::{Request, Style};
+use tell::Events;
+
+/// Between the namespace of a method and the rest of its name.
+const METHOD_SEPARATOR: char = ':';
+
+/// Why there can be no backend.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("backend.signing_secret_file: {0}")]
+    Secret(String),
+    #[error("backend.{section}: {problem}")]
+    Hook { section: String, problem: String },
+}
+
+/// The application's own servers, as far as they are asked anything.
+#[derive(Debug)]
+pub struct Backend {
+    connect: Option<Hook>,
+    refresh: Option<Hook>,
+    subscribe: Option<Hook>,
+    sub_refresh: Option<Hook>,
+    publish: Option<Hook>,
+    rpc: Option<Hook>,
+    rpc_namespaces: BTreeMap<Box<str>, Hook>,
+    message: Option<Hook>,
+    events: Option<Events>,
+    /// What some hook passes on of a handshake, and of a connect command.
+    http_headers: Vec<HeaderName>,
+    emulated_headers: Vec<HeaderName>,
+    style: Style,
+    clock: Clock,
+    connect_always: bool,
+    refresh_grace: Duration,
+}
+
+impl Backend {
+    /// `None` if nothing is asked and nothing told. `node` is unique over all nodes and time.
+    pub fn start(
+        config: &Config,
+        node: &str,
+        clock: Clock,
+        metrics: &Arc<Metrics>,
+        runtime: &Handle,
+    ) -> Result<Option<Self>, SetupError> {
+        Self::start_with(config, node, clock, metrics, runtime, client::system_lookup())
+    }
+
+    fn start_with(
+        config: &Config,
+        node: &str,
+        clock: Clock,
+        metrics: &Arc<Metrics>,
+        runtime: &Handle,
+        lookup: Lookup,
+    ) -> Result<Option<Self>, SetupError> {
+        let on = config.hooks().into_iter().filter(|(_, _, hook)| hook.is_on());
+        let on: Vec<_> = on.collect();
+        if on.is_empty() && config.events.url.is_empty() {
+            return Ok(None);
+        }
+        let secret = match &config.signing_secret_file {
+            Some(file) => {
+                let secret =
+                    Secret::from_file(file).map_err(|error| SetupError::Secret(error.to_string()))?;
+                config::secret_fault(&secret)
+                    .map_or(Ok(secret), |problem| Err(SetupError::Secret(problem)))?
+            }
+            None => config.signing_secret.clone(),
+        };
+        let common = Common {
+            client: HttpClient::new(client::Parts {
+                ca_file: config.ca_file.as_deref(),
+                allow_private_addresses: config.allow_private_addresses,
+                idle_connections_max: config.idle_connections_max,
+                idle_timeout: Duration::from_millis(config.idle_timeout_ms),
+                lookup,
+            })?,
+            signer: (!secret.is_empty()).then(|| Arc::new(sign::Signer::new(&secret))),
+            client_ip_header: HeaderName::from_bytes(config.client_ip_header.as_bytes()).ok(),
+            clock,
+            metrics: metrics.clone(),
+        };
+        let mut backend = Self {
+            connect: None,
+            refresh: None,
+            subscribe: None,
+            sub_refresh: None,
+            publish: None,
+            rpc: None,
+            rpc_namespaces: BTreeMap::new(),
+            message: None,
+            events: None,
+            http_headers: Vec::new(),
+            emulated_headers: Vec::new(),
+            style: Style { include_meta: config.include_meta, binary_encoding: config.binary_encoding },
+            clock,
+            connect_always: config.connect_always,
+            refresh_grace: Duration::from_secs(config.refresh_grace_s),
+        };
+        let (mut passed, mut emulated) = (BTreeSet::new(), BTreeSet::new());
+        for (kind, section, own) in on {
+            let hook = Hook::new(kind, config, own, &common)
+                .map_err(|problem| SetupError::Hook { section: section.clone(), problem })?;
+            passed.extend(hook.http_headers().iter().map(|name| name.as_str().to_owned()));
+            emulated.extend(hook.emulated_headers().iter().map(|name| name.as_str().to_owned()));
+            if let Some(namespace) = section.strip_prefix("rpc_namespaces.") {
+                backend.rpc_namespaces.insert(namespace.into(), hook);
+                continue;
+            }
+            let place = match kind {
+                HookKind::Connect => &mut backend.connect,
+                HookKind::Refresh => &mut backend.refresh,
+                HookKind::Subscribe => &mut backend.subscribe,
+                HookKind::SubRefresh => &mut backend.sub_refresh,
+                HookKind::Publish => &mut backend.publish,
+                HookKind::Rpc => &mut backend.rpc,
+                HookKind::Message => &mut backend.message,
+                HookKind::Events => continue,
+            };
+            *place = Some(hook);
+        }
+        let names = |names: BTreeSet<String>| names.iter().filter_map(|name| name.parse().ok()).collect();
+        (backend.http_headers, backend.emulated_headers) = (names(passed), names(emulated));
+        if !config.events.url.is_empty() {
+            let events = Events::start(config, node, common, runtime)
+                .map_err(|problem| SetupError::Hook { section: "events".to_owned(), problem })?;
+            backend.events = Some(events);
+        }
+        Ok(Some(backend))
+    }
+
+    /// Whether this is asked at all.
+    pub fn has(&self, kind: HookKind) -> bool {
+        match kind {
+            HookKind::Connect => self.connect.is_some(),
+            HookKind::Refresh => self.refresh.is_some(),
+            HookKind::Subscribe => self.subscribe.is_some(),
+            HookKind::SubRefresh => self.sub_refresh.is_some(),
+            HookKind::Publish => self.publish.is_some(),
+            HookKind::Rpc => self.rpc.is_some() || !self.rpc_namespaces.is_empty(),
+            HookKind::Message => self.message.is_some(),
+            HookKind::Events => self.events.is_some(),
+        }
+    }
+
+    /// Whether anything is asked about clients at all.
+    pub fn asks(&self) -> bool {
+        let fixed = [
+            &self.connect,
+            &self.refresh,
+            &self.subscribe,
+            &self.sub_refresh,
+            &self.publish,
+            &self.rpc,
+            &self.message,
+        ];
+        fixed.into_iter().any(Option::is_some) || !self.rpc_namespaces.is_empty()
+    }
+
+    /// What hooks are told of where a client comes from, by the headers of its handshake.
+    pub fn origin<'a>(&self, address: IpAddr, headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Origin {
+        let mut kept = HeaderMap::new();
+        for (name, value) in headers {
+            let known = self.http_headers.iter().find(|known| known.as_str().eq_ignore_ascii_case(name));
+            if let (Some(name), Ok(value)) = (known, HeaderValue::from_bytes(value)) {
+                kept.append(name.clone(), value);
+            }
+        }
+        Origin { address: Some(address), headers: kept, ..Origin::default() }
+    }
+
+    /// Whether the connect hook is asked about a client.
+    pub fn is_asked_to_connect(&self, has_token: bool) -> bool {
+        self.connect.is_some() && (self.connect_always || !has_token)
+    }
+
+    /// Of the headers in a connect command, those that some hook passes on.
+    pub fn emulated<'a>(&self, given: impl IntoIterator<Item = (&'a str, &'a str)>) -> HeaderMap {
+        let mut kept = HeaderMap::new();
+        for (name, value) in given {
+            let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+            if self.emulated_headers.contains(&name)
+                && let Ok(value) = HeaderValue::from_str(value)
+            {
+                kept.insert(name, value);
+            }
+        }
+        kept
+    }
+
+    /// Who a client is. `None`: the backend does not know it, and it is what clients without a token are.
+    pub async fn connect(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        question: ConnectQuestion<'_>,
+    ) -> Result<Option<Identity>, Denial> {
+        let hook = self.connect.as_ref().ok_or_else(not_available)?;
+        let ConnectQuestion { data, name, version, channels } = question;
+        let mut request = Request { name, version, channels, ..Request::new(asker, data, self.style) };
+        request.user = Some(asker.user.as_str()).filter(|user| !user.is_empty());
+        let mean =
+            |result: Option<ConnectResult>| result.map(|result| result.into_identity(self.clock)).transpose();
+        match hook.ask(origin, &request, mean).await? {
+            None => Ok(None),
+            Some(identity) => identity.map(Some).ok_or_else(expired),
+        }
+    }
+
+    /// Whether a connection that expires may stay.
+    pub async fn refresh(&self, origin: &Origin, asker: &Asker<'_>) -> Result<Renewal, Denial> {
+        let hook = self.refresh.as_ref().ok_or_else(not_available)?;
+        let request = Request::new(asker, None, self.style);
+        self.refreshed(hook, origin, &request).await
+    }
+
+    /// Whether a client may subscribe, and how.
+    pub async fn subscribe(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        channel: &str,
+        token: &str,
+        data: Option<&[u8]>,
+    ) -> Result<Grant, Denial> {
+        let hook = self.subscribe.as_ref().ok_or_else(not_available)?;
+        let request = Request { channel, token, ..Request::new(asker, data, self.style) };
+        let mean = |result: Option<SubscribeResult>| {
+            result.unwrap_or_default().into_grant(asker.user.clone(), self.clock)
+        };
+        hook.ask(origin, &request, mean).await?.ok_or_else(expired)
+    }
+
+    /// Whether a subscription that expires may stay.
+    pub async fn sub_refresh(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        channel: &str,
+    ) -> Result<Renewal, Denial> {
+        let hook = self.sub_refresh.as_ref().ok_or_else(not_available)?;
+        let request = Request { channel, ..Request::new(asker, None, self.style) };
+        self.refreshed(hook, origin, &request).await
+    }
+
+    /// Whether a client's publication is published, and as what.
+    pub async fn publish(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        channel: &str,
+        data: &[u8],
+    ) -> Result<PublishAnswer, Denial> {
+        let hook = self.publish.as_ref().ok_or_else(not_available)?;
+        let request = Request { channel, ..Request::new(asker, Some(data), self.style) };
+        let mean = |result: Option<PublishResult>| result.unwrap_or_default().into_answer();
+        hook.ask(origin, &request, mean).await
+    }
+
+    /// A call of a client: the data of its reply, if there is any.
+    pub async fn rpc(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        method: &str,
+        data: Option<&[u8]>,
+    ) -> Result<Option<Payload>, Denial> {
+        let hook = match method.split_once(METHOD_SEPARATOR) {
+            Some((namespace, _)) => {
+                let unknown = || Denial::Error(ErrorCode::MethodNotFound.into());
+                self.rpc_namespaces.get(namespace).ok_or_else(unknown)?
+            }
+            None => self.rpc.as_ref().ok_or_else(not_available)?,
+        };
+        let request = Request { method, ..Request::new(asker, data, self.style) };
+        hook.ask(origin, &request, |result: Option<RpcResult>| result.unwrap_or_default().into_data()).await
+    }
+
+    /// A message of a client that expects no reply, such as one of a bare endpoint: what goes back to it, if anything does.
+    pub async fn message(&self, origin: &Origin, sent: BareMessage<'_>) -> Result<Option<Payload>, Denial> {
+        let hook = self.message.as_ref().ok_or_else(not_available)?;
+        message::send(hook, origin, sent).await
+    }
+
+    /// Whether events of this kind are told, so that nobody need put one together for nothing.
+    pub fn tells(&self, kind: EventType) -> bool {
+        self.events.as_ref().is_some_and(|events| events.wants(kind))
+    }
+
+    /// Tells what has happened, later. Waits for nothing.
+    pub fn tell(&self, event: &Event<'_>) {
+        if let Some(events) = &self.events {
+            events.push(event, self.clock.unix_millis());
+        }
+    }
+
+    /// Tells what is still to be told, until then.
+    pub async fn shut_down(&self, until: Instant) {
+        if let Some(events) = &self.events {
+            events.shut_down(until).await;
+        }
+    }
+
+    async fn refreshed(
+        &self,
+        hook: &Hook,
+        origin: &Origin,
+        request: &Request<'_>,
+    ) -> Result<Renewal, Denial> {
+        // Nothing to say about it is what Centrifugo takes for its end.
+        let mean = |result: Option<RefreshResult>| {
+            result.map_or(Ok(Renewal::Expired), |result| result.into_renewal(self.clock))
+        };
+        hook.question(origin, request, mean).await.unwrap_or_else(|failure| {
+            // Counted and told like any other; what a client would be told of it does not matter here.
+            let _ = hook.denied(&failure);
+            Ok(Renewal::Unanswered { grace: self.refresh_grace })
+        })
+    }
+}
+
+fn not_available() -> Denial {
+    Denial::Error(ErrorCode::NotAvailable.into())
+}
+
+fn expired() -> Denial {
+    Denial::Error(Refusal::of(ErrorCode::Expired))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! The hooks of a gateway against an application's server of the test's own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use gateway_core::effect::Denial;
+use http::Response;
+use http_body_util::Full;
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::id::{ClientId, UserId};
+use shared::refusal::Refusal;
+use tokio::runtime::Handle;
+
+use super::*;
+use application::{Application, json, status};
+
+mod application;
+mod asks;
+mod bears_failures;
+mod goes_nowhere_else;
+mod tells_events;
+
+/// A backend of these settings, and its metrics.
+fn backend(config: &Config) -> (Backend, Arc<Metrics>) {
+    backend_with(config, client::system_lookup())
+}
+
+fn backend_with(config: &Config, lookup: Lookup) -> (Backend, Arc<Metrics>) {
+    let mut faults = crate::setting::Faults::default();
+    config.check(&mut faults);
+    assert_eq!(faults.into_inner(), Vec::new());
+    let metrics = Arc::new(Metrics::new());
+    let started = Backend::start_with(config, "node-1", Clock::start(), &metrics, &Handle::current(), lookup);
+    (started.unwrap().expect("a hook is on"), metrics)
+}
+
+fn at(url: String) -> HookConfig {
+    HookConfig { url, ..HookConfig::default() }
+}
+
+/// Long enough for a test on a busy machine, unless it is about deadlines.
+fn patient() -> Config {
+    Config { timeout_ms: 30_000, retry_delay_ms: 1, ..Config::default() }
+}
+
+fn asker(user: &UserId) -> Asker<'_> {
+    Asker { client: ClientId::from_random(7), transport: "websocket", protocol: "json", user, meta: None }
+}
+
+async fn connect(backend: &Backend) -> Result<Option<Identity>, Denial> {
+    backend.connect(&Origin::default(), &asker(&UserId::ANONYMOUS), ConnectQuestion::default()).await
+}
+
+async fn publish(backend: &Backend) -> Result<PublishAnswer, Denial> {
+    backend.publish(&Origin::default(), &asker(&UserId::new("ann")), "news", b"1").await
+}
+
+fn refused<T>(code: ErrorCode) -> Result<T, Denial> {
+    Err(Denial::Error(code.into()))
+}
+
+/// The value of a metric as `/metrics` shows it.
+fn shown(metrics: &Metrics, line: &str) -> Option<String> {
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    text.lines().find_map(|shown| shown.strip_prefix(line)?.strip_prefix(' ').map(str::to_owned))
+}
+
+fn results(metrics: &Metrics, hook: &str, result: &str) -> String {
+    let line = format!("tidegate_backend_results_total{{hook=\"{hook}\",result=\"{result}\"}}");
+    shown(metrics, &line).unwrap_or_default()
+}
+
+/// Until it holds: a test that never sees it fails by its own deadline.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), waited).await.is_ok(), "{what}");
+}

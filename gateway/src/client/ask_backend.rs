@@ -1,0 +1,216 @@
+//! What the application's own servers are asked about a client. None of it is waited for on a worker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::effect::{Denial, Grant, OutcomeResult, Ticket};
+use gateway_core::history::Retention;
+use shared::channel::Channel;
+use shared::command::Connect;
+use shared::error::ErrorCode;
+use shared::id::{ClientId, UserId};
+use shared::protocol::ProtocolId;
+use shared::publication::Payload;
+
+use crate::auth::Verdict;
+use crate::backend::{Asker, Backend, BareMessage, ConnectQuestion, Origin, PublishAnswer};
+use crate::broker::{Idempotency, PublishRequest, Version};
+use crate::client::Client;
+use crate::client::perform::refused;
+use crate::node::Node;
+use crate::worker::Local;
+
+/// How long the keys of a publish hook are remembered.
+const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
+
+/// A client as it is told to a backend, for a question that outlives the turn.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    client: ClientId,
+    protocol: &'static str,
+    user: UserId,
+    meta: Option<Bytes>,
+    origin: Arc<Origin>,
+}
+
+impl Caller {
+    fn asker(&self) -> Asker<'_> {
+        Asker {
+            client: self.client,
+            transport: self.origin.transport,
+            protocol: self.protocol,
+            user: &self.user,
+            meta: self.meta.as_ref(),
+        }
+    }
+}
+
+/// What Centrifuge calls a protocol: the one word by which its backends tell JSON from Protobuf.
+fn word_of(protocol: ProtocolId) -> &'static str {
+    let name = protocol.name();
+    name.strip_prefix("centrifuge_").unwrap_or(name)
+}
+
+impl Client {
+    pub(super) fn caller(&self) -> Caller {
+        Caller {
+            client: self.session.client(),
+            protocol: word_of(self.protocol),
+            user: self.session.user().clone(),
+            meta: self.session.meta().cloned(),
+            origin: self.origin.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Asks who a client is that has no token, or all the same. Who the backend does not know is whoever its token says,
+    /// or nobody.
+    pub(super) fn ask_to_connect(
+        &mut self,
+        local: &Local,
+        ticket: Ticket,
+        backend: Arc<Backend>,
+        connect: Box<Connect>,
+    ) {
+        let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &connect.token);
+        if !connect.headers.is_empty() {
+            let given = connect.headers.iter().map(|(name, value)| (&**name, &**value));
+            let mut origin = self.origin.as_deref().cloned().unwrap_or_default();
+            origin.emulated = backend.emulated(given);
+            self.origin = Some(Arc::new(origin));
+        }
+        let mut caller = self.caller();
+        self.ask(local, ticket, |_| async move {
+            let known = match verdict {
+                Verdict::Now(judged) => judged,
+                Verdict::Later(judged) => judged.await,
+            };
+            match &known {
+                Ok(identity) => (caller.user, caller.meta) = (identity.user.clone(), identity.meta.clone()),
+                // Nobody is asked about a token that is wrong.
+                Err(_) if !connect.token.is_empty() => return OutcomeResult::Authenticated(known),
+                Err(_) => {}
+            }
+            let question = ConnectQuestion {
+                data: connect.data.as_ref().map(|data| &data.bytes[..]),
+                name: &connect.name,
+                version: &connect.version,
+                channels: connect.subs.keys().map(|channel| &**channel).collect(),
+            };
+            let answer = backend.connect(&caller.origin, &caller.asker(), question).await;
+            OutcomeResult::Authenticated(answer.and_then(|identity| identity.map_or(known, Ok)))
+        });
+    }
+
+    /// Asks whether a client may subscribe that has no token for it.
+    pub(super) fn ask_to_subscribe(
+        &mut self,
+        local: &Local,
+        ticket: Ticket,
+        channel: Channel,
+        data: Option<Payload>,
+    ) {
+        let Some(backend) = local.node.backend.clone() else {
+            return self.answer(local, ticket, OutcomeResult::Authorized(not_available()));
+        };
+        let caller = self.caller();
+        let refreshed_by_server = local.context.rules.is_renewed_by_server(&channel);
+        self.ask(local, ticket, |_| async move {
+            let data = data.as_ref().map(|data| &data.bytes[..]);
+            let answer = backend.subscribe(&caller.origin, &caller.asker(), channel.as_str(), "", data).await;
+            OutcomeResult::Authorized(answer.map(|grant| Grant { refreshed_by_server, ..grant }))
+        });
+    }
+
+    /// Asks whether a connection that expires may stay.
+    pub(super) fn ask_to_refresh(&mut self, local: &Local, ticket: Ticket) {
+        let Some(backend) = local.node.backend.clone() else {
+            return self.answer(local, ticket, OutcomeResult::Renewed(not_available()));
+        };
+        let caller = self.caller();
+        self.ask(local, ticket, |_| async move {
+            OutcomeResult::Renewed(backend.refresh(&caller.origin, &caller.asker()).await)
+        });
+    }
+
+    /// The same of a subscription.
+    pub(super) fn ask_to_sub_refresh(&mut self, local: &Local, ticket: Ticket, channel: Channel) {
+        let Some(backend) = local.node.backend.clone() else {
+            return self.answer(local, ticket, OutcomeResult::Renewed(not_available()));
+        };
+        let caller = self.caller();
+        self.ask(local, ticket, |_| async move {
+            let answer = backend.sub_refresh(&caller.origin, &caller.asker(), channel.as_str()).await;
+            OutcomeResult::Renewed(answer)
+        });
+    }
+
+    /// A client calls a method of the application.
+    pub(super) fn ask_rpc(&mut self, local: &Local, ticket: Ticket, method: Box<str>, data: Payload) {
+        let Some(backend) = local.node.backend.clone() else {
+            return self.answer(local, ticket, OutcomeResult::Rpc(not_available()));
+        };
+        let caller = self.caller();
+        self.ask(local, ticket, |_| async move {
+            let data = Some(&data.bytes[..]).filter(|data| !data.is_empty());
+            let answer = backend.rpc(&caller.origin, &caller.asker(), &method, data).await;
+            // An answer without data is one all the same.
+            OutcomeResult::Rpc(answer.map(|data| data.unwrap_or_else(|| Payload::json(Bytes::new()))))
+        });
+    }
+
+    /// A client says something to the application, which may say something in return.
+    pub(super) fn ask_with_message(&mut self, local: &Local, ticket: Ticket, data: Payload) {
+        let Some(backend) = local.node.backend.clone() else {
+            return self.answer(local, ticket, OutcomeResult::Messaged(not_available()));
+        };
+        let caller = self.caller();
+        self.ask(local, ticket, |_| async move {
+            let sent = BareMessage { client: caller.client, user: &caller.user, channel: "", data };
+            OutcomeResult::Messaged(backend.message(&caller.origin, sent).await)
+        });
+    }
+
+    /// Publishes what a client wants published, in a channel whose hook says whether, and as what.
+    pub(super) fn publish_as_allowed(&mut self, local: &Local, ticket: Ticket, request: PublishRequest) {
+        let Some(backend) = local.node.backend.clone() else {
+            return self.answer(local, ticket, OutcomeResult::Published(not_available()));
+        };
+        let caller = self.caller();
+        self.ask(local, ticket, |node| async move {
+            let data = &request.publication.data.bytes;
+            let channel = request.channel.as_str();
+            let answer = backend.publish(&caller.origin, &caller.asker(), channel, data).await;
+            OutcomeResult::Published(match answer {
+                Ok(answer) => publish(&node, answered(request, answer)).await,
+                Err(denial) => Err(denial),
+            })
+        });
+    }
+}
+
+fn not_available<T>() -> Result<T, Denial> {
+    Err(Denial::of(ErrorCode::NotAvailable))
+}
+
+async fn publish(node: &Node, request: PublishRequest) -> Result<(), Denial> {
+    node.publish(request).await.map(|_| ()).map_err(|error| refused(error).into())
+}
+
+/// A client's publication as its hook has it.
+fn answered(request: PublishRequest, answer: PublishAnswer) -> PublishRequest {
+    let PublishRequest { channel, mut publication, mut retention, .. } = request;
+    if let Some(data) = answer.data {
+        publication.data = data;
+    }
+    publication.tags = answer.tags;
+    publication.delta |= answer.delta;
+    if answer.skip_history {
+        retention = Retention::default();
+    }
+    let key = answer.idempotency_key;
+    let idempotency = (!key.is_empty()).then_some(Idempotency { key, ttl: IDEMPOTENCY_TTL });
+    let epoch = answer.version_epoch;
+    let version = (answer.version > 0).then_some(Version { number: answer.version, epoch });
+    PublishRequest { channel, publication, retention, idempotency, version }
+}

@@ -1,0 +1,185 @@
+//! The application's own servers decide what clients may do, and are told what they did.
+
+use serde_json::json;
+
+use crate::application::Application;
+use crate::client::Client;
+use crate::gateway::gateway;
+
+fn ok(result: serde_json::Value) -> Option<(u16, String)> {
+    Some((200, json!({ "result": result }).to_string()))
+}
+
+#[tokio::test]
+async fn a_publication_is_published_as_its_hook_says_or_not_at_all() {
+    let application = Application::start(|asked| match &asked.json()["data"] {
+        data if data == "bad" => {
+            Some((200, r#"{"error":{"code":1001,"message":"mind your words"}}"#.to_owned()))
+        }
+        data if data == "worst" => Some((200, r#"{"disconnect":{"code":4501,"reason":"out"}}"#.to_owned())),
+        data if data == "loud" => ok(json!({ "data": "quiet" })),
+        _ => ok(json!({})),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.publish.url", format!("{}/publish", application.url))
+        .with("backend.http_headers", "cookie")
+        .with("channels.publish_hook", true)
+        .with("channels.allow_publish", false)
+        .start()
+        .await;
+    let cookie = [("cookie", "session=1"), ("x-else", "2")];
+    let mut ann = Client::new(gateway.open("/connection/websocket", &cookie).await);
+    let reply = ann.command("connect", json!({ "token": gateway.token("ann") })).await;
+    ann.subscribe("news").await;
+    ann.publish("news", json!("loud")).await;
+    assert_eq!(ann.publication().await.data, "quiet");
+    assert_eq!(ann.refused("publish", json!({ "channel": "news", "data": "bad" })).await, 1001);
+    ann.publish("news", json!("fine")).await;
+    assert_eq!(ann.publication().await.data, "fine");
+    ann.ask("publish", json!({ "channel": "news", "data": "worst" })).await;
+    assert_eq!(ann.closed().await, (4501, "out".to_owned()));
+
+    let asked = &application.asked("/publish")[0];
+    assert_eq!(
+        (&asked.headers["cookie"], asked.headers.get("x-else")),
+        (&"session=1".parse().unwrap(), None)
+    );
+    let asked = asked.json();
+    for (key, value) in [
+        ("user", "ann"),
+        ("channel", "news"),
+        ("client", reply["client"].as_str().unwrap()),
+        ("transport", "websocket"),
+        ("protocol", "json"),
+    ] {
+        assert_eq!(asked[key], value, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_happened_is_told_in_order_and_the_last_of_it_before_the_node_ends() {
+    let application = Application::start(|_| Some((204, String::new()))).await;
+    let gateway = gateway().with("backend.events.url", format!("{}/events", application.url)).start().await;
+    let mut ann = gateway.connect_as("ann").await;
+    let mut bob = gateway.connect_as("bob").await;
+    ann.subscribe("news").await;
+    bob.subscribe("news").await;
+    let (ann_id, bob_id) = (ann.id.clone(), bob.id.clone());
+    ann.socket.close().await;
+    let events = application.events(2).await;
+    assert_eq!((&events[0]["type"], &events[0]["channel"]), (&json!("occupied"), &json!("news")));
+    let left = &events[1];
+    assert_eq!(
+        (&left["type"], &left["client"], &left["user"]),
+        (&json!("disconnect"), &json!(ann_id), &json!("ann"))
+    );
+    assert_eq!((&left["code"], &left["reason"]), (&json!(3000), &json!("connection closed")));
+
+    gateway.drain().await;
+    let events = application.events(4).await;
+    let told: Vec<_> = events[2..].iter().map(|event| (&event["type"], &event["client"])).collect();
+    assert_eq!(told, [(&json!("disconnect"), &json!(bob_id)), (&json!("vacated"), &json!(null))]);
+    assert_eq!((&events[2]["code"], &events[2]["reason"]), (&json!(3001), &json!("shutdown")));
+}
+
+#[tokio::test]
+async fn a_backend_says_who_a_client_is_and_a_token_needs_no_asking() {
+    let application = Application::start(|asked| {
+        let asked = asked.json();
+        match asked["data"]["who"].as_str() {
+            Some("ann") => ok(json!({ "user": "ann", "data": { "welcome": true }, "subs": { "news": {} } })),
+            Some("old") => ok(json!({ "user": "old", "expire_at": 1 })),
+            Some("bad") => Some((200, r#"{"disconnect":{"code":4500,"reason":"no"}}"#.to_owned())),
+            _ => Some((200, "{}".to_owned())),
+        }
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.connect.url", format!("{}/connect", application.url))
+        .with("auth.allow_anonymous", false)
+        .start()
+        .await;
+    let mut ann = gateway.stranger().await;
+    let reply =
+        ann.command("connect", json!({ "data": { "who": "ann" }, "name": "test", "version": "1" })).await;
+    assert_eq!((&reply["data"], reply["subs"]["news"].is_object()), (&json!({ "welcome": true }), true));
+    gateway.publish("news", json!("to her")).await;
+    assert_eq!(ann.publication().await.data, "to her");
+    let asked = application.asked("/connect")[0].json();
+    assert_eq!((&asked["name"], &asked["client"]), (&json!("test"), &reply["client"]));
+
+    let mut old = gateway.stranger().await;
+    assert_eq!(old.refused("connect", json!({ "data": { "who": "old" } })).await, 110);
+    let mut bad = gateway.stranger().await;
+    bad.ask("connect", json!({ "data": { "who": "bad" } })).await;
+    assert_eq!(bad.closed().await, (4500, "no".to_owned()));
+    // Whom the backend does not know is anonymous, and those are not let in here.
+    let mut nobody = gateway.stranger().await;
+    nobody.ask("connect", json!({})).await;
+    assert_eq!(nobody.closed().await.0, 3501);
+    let asked = application.asked("/connect").len();
+    gateway.connect_as("bob").await;
+    assert_eq!(application.asked("/connect").len(), asked, "a token says who he is");
+}
+
+#[tokio::test]
+async fn a_backend_says_who_may_subscribe_answers_calls_and_takes_messages() {
+    let application = Application::start(|asked| match asked.path.as_str() {
+        "/subscribe" if asked.json()["user"] == "ann" => {
+            ok(json!({ "info": { "role": "owner" }, "allow": ["pub"] }))
+        }
+        "/subscribe" => Some((200, r#"{"error":{"code":403,"message":"members only"}}"#.to_owned())),
+        "/rpc" => ok(json!({ "data": { "sum": asked.json()["data"] } })),
+        _ => Some((200, r#"{"echo":true}"#.to_owned())),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.subscribe.url", format!("{}/subscribe", application.url))
+        .with("backend.rpc.url", format!("{}/rpc", application.url))
+        .with("backend.message.url", format!("{}/message", application.url))
+        .with("channels.subscribe_hook", true)
+        .with("channels.allow_publish", false)
+        .with("channels.allow_publish_for_client", false)
+        .start()
+        .await;
+    let mut ann = gateway.connect_as("ann").await;
+    let mut bob = gateway.connect_as("bob").await;
+    ann.command("subscribe", json!({ "channel": "room", "data": { "why": 1 } })).await;
+    assert_eq!(application.asked("/subscribe")[0].json()["data"], json!({ "why": 1 }));
+    assert_eq!(bob.refused("subscribe", json!({ "channel": "room" })).await, 403);
+    ann.publish("room", json!(1)).await;
+    assert_eq!(ann.publication().await.data, 1);
+    // Whoever subscribes to a private channel brings a token: nobody is asked.
+    assert_eq!(ann.refused("subscribe", json!({ "channel": "$room" })).await, 103);
+    assert_eq!(application.asked("/subscribe").len(), 2);
+
+    let answer = ann.command("rpc", json!({ "method": "add", "data": [1, 2] })).await;
+    assert_eq!(answer["data"], json!({ "sum": [1, 2] }));
+    assert_eq!(ann.refused("rpc", json!({ "method": "other:add", "data": 1 })).await, 104);
+    ann.socket.send(json!({ "send": { "data": { "hi": 1 } } }).to_string()).await;
+    assert_eq!(ann.push().await["push"]["message"]["data"], json!({ "echo": true }));
+    assert_eq!(application.asked("/message")[0].json(), json!({ "hi": 1 }));
+}
+
+#[tokio::test]
+async fn a_connection_that_expires_is_asked_about_and_its_client_is_not() {
+    let soon = || tidegate::clock::Clock::start().unix_seconds() + 1;
+    let application = Application::start(move |asked| match asked.path.as_str() {
+        "/connect" => ok(json!({ "user": "ann", "expire_at": soon(), "meta": { "plan": 7 } })),
+        _ => ok(json!({ "expired": true })),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.connect.url", format!("{}/connect", application.url))
+        .with("backend.refresh.url", format!("{}/refresh", application.url))
+        .with("backend.include_meta", true)
+        .start()
+        .await;
+    let mut ann = gateway.stranger().await;
+    let reply = ann.command("connect", json!({})).await;
+    assert!(reply["ttl"].is_null() && reply["expires"].is_null(), "there is nothing for it to do: {reply}");
+    assert_eq!(ann.closed().await.0, 3005);
+    let asked = application.asked("/refresh")[0].json();
+    assert_eq!((&asked["user"], &asked["meta"]), (&json!("ann"), &json!({ "plan": 7 })));
+}

@@ -391,7 +391,12 @@ fn encodings(config: &Config) -> Encodings {
     let websocket = &config.websocket;
     let level = websocket.compression_level as u8;
     let deflate = DeflateOptions { min_bytes: websocket.compression_bytes_min, level };
-    Encodings::new(websocket.compression, deflate, config.session.queued_commands_max)
+    Encodings::new(
+        websocket.compression,
+        deflate,
+        config.session.queued_commands_max,
+        websocket.uni_join_pushes,
+    )
 }
 
 /// Gives new clients to the workers in turn, so that each gets its share, and what clients send apart to their nodes.

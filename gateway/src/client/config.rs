@@ -30,6 +30,9 @@ pub struct WebSocketConfig {
     pub finish_timeout_ms: u64,
     /// How long the other side may take to answer a close, in milliseconds.
     pub close_timeout_ms: u64,
+    /// Several pushes to a client of `/connection/uni_websocket` may share a message, one a line. Without this each has
+    /// its own.
+    pub uni_join_pushes: bool,
 }
 
 impl Default for WebSocketConfig {
@@ -44,6 +47,7 @@ impl Default for WebSocketConfig {
             write_timeout_ms: 10_000,
             finish_timeout_ms: 5000,
             close_timeout_ms: 2000,
+            uni_join_pushes: false,
         }
     }
 }

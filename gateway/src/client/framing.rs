@@ -54,7 +54,15 @@ impl Framing {
         scratch: &mut BytesMut,
     ) -> Bytes {
         match self {
-            Self::WebSocket(_) => websocket::goodbye(goodbye, scratch),
+            Self::WebSocket(_) => {
+                // Who is only told is told this too, as on the wires that have no close.
+                if let Goodbye::Closed(disconnect) = goodbye
+                    && encodings.only_tells(variant)
+                {
+                    scratch.extend_from_slice(&encodings.disconnect_push(variant, disconnect));
+                }
+                websocket::goodbye(goodbye, scratch)
+            }
             Self::Response(frames) => {
                 if let Goodbye::Closed(disconnect) = goodbye {
                     scratch.extend_from_slice(&encodings.disconnect_push(variant, disconnect));

@@ -39,17 +39,21 @@ impl Client {
         let stream = Stream::from(new.socket);
         let variant = local.encodings.variant(new.protocol.id(), new.wire, new.deflate.as_ref());
         let protocol_id = new.protocol.id();
-        // Who is reached through a response says its commands in other requests.
-        let name = matches!(new.wire, Wire::Response(_))
+        let only_tells = protocol_id.only_tells();
+        // Who is reached through a response says its commands in other requests; who says none has a name all the same, for
+        // its application.
+        let name = (only_tells || matches!(new.wire, Wire::Response(_)))
             .then(|| local.node.session_ids.make(rand::random(), local.index, key.index));
+        let way = match name {
+            None => Way::Both,
+            Some(name) if only_tells => Way::OneWay { session: name.reveal().into() },
+            Some(name) => Way::Apart { session: name.reveal().into(), node: local.node.id.0.clone() },
+        };
         let opening = Opening {
             client: local.node.client_ids.make(rand::random(), local.index, key.index),
             protocol: new.protocol,
             context: local.context.clone(),
-            way: name.map_or(Way::Both, |name| Way::Apart {
-                session: name.reveal().into(),
-                node: local.node.id.0.clone(),
-            }),
+            way,
             seed: rand::random(),
         };
         let mut outbox = Outbox::default();

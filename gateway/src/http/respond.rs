@@ -1,4 +1,5 @@
-//! Clients that are reached through a response without an end: `/connection/sse` and `/connection/http_stream`.
+//! Clients that are reached through a response without an end: `/connection/sse`, `/connection/http_stream`, and the same
+//! for those who only listen, `/connection/uni_sse` and `/connection/uni_http_stream`.
 //!
 //! Over HTTP/1 the worker writes the response itself, to the socket, as it does for WebSockets. Where the connection cannot
 //! be had, the response is a body that a worker fills.
@@ -57,22 +58,29 @@ fn content_type(layout: Layout) -> &'static str {
 pub(super) enum Streamed {
     EventStream,
     HttpStream,
+    /// For those who say who they are in the request, and no more.
+    UniEvents,
+    UniHttp,
 }
 
 impl Streamed {
+    fn only_tells(self) -> bool {
+        matches!(self, Self::UniEvents | Self::UniHttp)
+    }
+
     pub(super) fn methods(self) -> &'static str {
         match self {
-            Self::EventStream => "GET, POST, OPTIONS",
-            Self::HttpStream => "POST, OPTIONS",
+            Self::EventStream | Self::UniEvents => "GET, POST, OPTIONS",
+            Self::HttpStream | Self::UniHttp => "POST, OPTIONS",
         }
     }
 
     /// How messages follow each other, for a client whose request holds Protobuf or not.
     fn layout(self, in_protobuf: bool) -> Layout {
         match self {
-            Self::EventStream => Layout::EventStream,
-            Self::HttpStream if in_protobuf => Layout::Delimited,
-            Self::HttpStream => Layout::Lines,
+            Self::EventStream | Self::UniEvents => Layout::EventStream,
+            Self::HttpStream | Self::UniHttp if in_protobuf => Layout::Delimited,
+            Self::HttpStream | Self::UniHttp => Layout::Lines,
         }
     }
 
@@ -81,6 +89,8 @@ impl Streamed {
         match self {
             Self::EventStream => "sse",
             Self::HttpStream => "http_stream",
+            Self::UniEvents => "uni_sse",
+            Self::UniHttp => "uni_http_stream",
         }
     }
 }
@@ -156,6 +166,8 @@ impl Router {
         let version = request.version();
         let first = match (request.method(), in_query) {
             (&Method::GET, Some(commands)) => commands.into(),
+            // Nobody in particular.
+            (&Method::GET, None) if streamed.only_tells() => Bytes::from_static(b"{}"),
             (&Method::GET, None) => {
                 let why = format!("{COMMANDS_PARAMETER} is to hold the first commands");
                 return Err(
@@ -171,14 +183,16 @@ impl Router {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(layout)));
         headers.extend(UNKEPT.map(|(name, value)| (name, HeaderValue::from_static(value))));
         headers.extend(cors);
-        let opening = Opening {
-            layout,
-            headers,
-            first,
-            protocol: self.encodings.centrifuge(layout == Layout::Delimited, false),
-            admitted,
-            origin,
+        let in_protobuf = layout == Layout::Delimited;
+        let protocol = match streamed.only_tells() {
+            // In chunks or not, it is told the same.
+            true => {
+                let wire = Wire::Response(StreamFrames { layout, chunked: false });
+                self.encodings.centrifuge_uni(in_protobuf, wire, false)
+            }
+            false => self.encodings.centrifuge(in_protobuf, false),
         };
+        let opening = Opening { layout, headers, first, protocol, admitted, origin };
         let left = match version {
             Version::HTTP_10 | Version::HTTP_11 => self.take_connection(take_over, opening, version).await,
             _ => Some(opening),

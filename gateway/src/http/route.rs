@@ -18,8 +18,7 @@ use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, pages, whole};
 use crate::telemetry::labels::Handshake;
 
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
-/// What Centrifuge calls the way of clients over a WebSocket.
-const WEBSOCKET: &str = "websocket";
+const UNI_PATH: &str = "/connection/uni_websocket";
 const RAW_PREFIX: &str = "/raw/";
 const API_PREFIX: &str = "/api/";
 const API_PATH: &str = "/api";
@@ -58,10 +57,8 @@ impl Router {
                 Some(endpoint) => {
                     let admitted = self.let_in(peer, &head)?;
                     let opening = self.read_opening(endpoint, &head)?;
-                    Some((
-                        opening.from(self.origin(&head, self.address_of(peer, &head), WEBSOCKET)),
-                        admitted,
-                    ))
+                    let origin = self.origin(&head, self.address_of(peer, &head), endpoint.transport());
+                    Some((opening.from(origin), admitted))
                 }
                 None => None,
             }
@@ -142,9 +139,10 @@ impl Router {
         if head.url_bytes() > self.url_bytes_max {
             return None;
         }
-        let opening = self.read_opening(self.endpoint_of(head.path)?, &head).ok()?;
+        let endpoint = self.endpoint_of(head.path)?;
+        let opening = self.read_opening(endpoint, &head).ok()?;
         let admitted = self.let_in(peer, &head).ok()?;
-        let opening = opening.from(self.origin(&head, self.address_of(peer, &head), WEBSOCKET));
+        let opening = opening.from(self.origin(&head, self.address_of(peer, &head), endpoint.transport()));
         Some(OpenedAtOnce { head_bytes: length, opening, admitted })
     }
 
@@ -225,6 +223,8 @@ impl Router {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Endpoint<'a> {
     Centrifuge,
+    /// For those who say who they are, and no more.
+    CentrifugeUni,
     /// The channel, as it is written in the path.
     Raw(&'a str),
 }
@@ -234,7 +234,18 @@ impl<'a> Endpoint<'a> {
         if path == CENTRIFUGE_PATH {
             return Some(Self::Centrifuge);
         }
+        if path == UNI_PATH {
+            return Some(Self::CentrifugeUni);
+        }
         path.strip_prefix(RAW_PREFIX).map(Self::Raw)
+    }
+
+    /// As Centrifuge calls it.
+    fn transport(self) -> &'static str {
+        match self {
+            Self::Centrifuge | Self::Raw(_) => "websocket",
+            Self::CentrifugeUni => "uni_websocket",
+        }
     }
 }
 
@@ -255,6 +266,8 @@ impl Apart {
         match path {
             "/connection/sse" => Some(Self::Streamed(Streamed::EventStream)),
             "/connection/http_stream" => Some(Self::Streamed(Streamed::HttpStream)),
+            "/connection/uni_sse" => Some(Self::Streamed(Streamed::UniEvents)),
+            "/connection/uni_http_stream" => Some(Self::Streamed(Streamed::UniHttp)),
             "/emulation" => Some(Self::Emulation),
             "/connection/publish" => Some(Self::Publish),
             "/connection/init" => Some(Self::Init),

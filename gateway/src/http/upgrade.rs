@@ -29,6 +29,9 @@ use crate::transport::encodings::Wire;
 const CENTRIFUGE_JSON: &str = "centrifuge-json";
 const CENTRIFUGE_PROTOBUF: &str = "centrifuge-protobuf";
 
+/// Where a client that says nothing later puts who it is.
+const CONNECT_PARAMETER: &str = "cf_connect";
+
 /// What a bare client may name, so that it can offer its token beside it.
 const RAW: &str = "tidegate.raw";
 /// Browsers cannot set headers: they offer their token as a protocol that is never chosen.
@@ -43,6 +46,8 @@ pub(crate) struct Opening {
     protocol: Arc<dyn Protocol>,
     /// For the application's own servers, where any is asked.
     origin: Option<Arc<Origin>>,
+    /// What the client says in the address.
+    first: Option<Bytes>,
 }
 
 impl Opening {
@@ -97,6 +102,7 @@ impl Router {
     pub(super) fn read_opening(&self, endpoint: Endpoint<'_>, head: &Head<'_>) -> Result<Opening, Refused> {
         match endpoint {
             Endpoint::Centrifuge => self.read_centrifuge(head),
+            Endpoint::CentrifugeUni => self.read_centrifuge_uni(head),
             Endpoint::Raw(channel) => self.read_raw(channel, head),
         }
     }
@@ -104,13 +110,25 @@ impl Router {
     /// `/connection/websocket`: the Centrifuge protocol.
     fn read_centrifuge(&self, head: &Head<'_>) -> Result<Opening, Refused> {
         let upgrade = read(head)?;
-        let wants_protobuf = upgrade.subprotocols.contains(&CENTRIFUGE_PROTOBUF)
-            && !upgrade.subprotocols.contains(&CENTRIFUGE_JSON)
-            || ["format", "cf_protocol"].iter().any(|name| head.query(name).as_deref() == Some("protobuf"));
-        let known = if wants_protobuf { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON };
-        let with_transport_pings = head.query("cf_ws_frame_ping_pong").as_deref() == Some("true");
-        let protocol = self.encodings.centrifuge(wants_protobuf, with_transport_pings);
-        Ok(self.opening(upgrade, known, protocol))
+        let (in_protobuf, with_transport_pings) =
+            (wants_protobuf(head, &upgrade), wants_transport_pings(head));
+        let protocol = self.encodings.centrifuge(in_protobuf, with_transport_pings);
+        Ok(self.opening(upgrade, known(in_protobuf), protocol))
+    }
+
+    /// `/connection/uni_websocket`: what the client is told, once it has said who it is, in its first message or in the
+    /// address.
+    fn read_centrifuge_uni(&self, head: &Head<'_>) -> Result<Opening, Refused> {
+        let upgrade = read(head)?;
+        let (in_protobuf, with_transport_pings) =
+            (wants_protobuf(head, &upgrade), wants_transport_pings(head));
+        let first = head.form_query(CONNECT_PARAMETER);
+        if in_protobuf && first.is_some() {
+            return Err(malformed(format!("{CONNECT_PARAMETER} is for those who speak JSON")));
+        }
+        let protocol = self.encodings.centrifuge_uni(in_protobuf, Wire::WebSocket, with_transport_pings);
+        let opening = self.opening(upgrade, known(in_protobuf), protocol);
+        Ok(Opening { first: first.map(Bytes::from), ..opening })
     }
 
     /// `/raw/{channel}`: a message is a publication.
@@ -138,6 +156,7 @@ impl Router {
             accept: upgrade.accept,
             protocol,
             origin: None,
+            first: None,
         }
     }
 
@@ -181,9 +200,8 @@ impl Router {
     /// Gives a connection that has been answered 101 to a worker.
     pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
         self.metrics.handshake(Handshake::Accepted);
-        let Opening { protocol, deflate, origin, .. } = opening;
-        let wire = Wire::WebSocket;
-        let (head, first) = (Bytes::new(), None);
+        let Opening { protocol, deflate, origin, first, .. } = opening;
+        let (wire, head) = (Wire::WebSocket, Bytes::new());
         let new = NewClient { socket, unread, wire, head, first, protocol, deflate, admitted, origin };
         self.reception.receive(new);
     }
@@ -193,6 +211,21 @@ impl Router {
         self.metrics.handshake(Handshake::Request);
         tracing::debug!(%error, "a client was gone before it was connected");
     }
+}
+
+fn wants_protobuf(head: &Head<'_>, upgrade: &Upgrade<'_>) -> bool {
+    let offers = |name| upgrade.subprotocols.contains(&name);
+    offers(CENTRIFUGE_PROTOBUF) && !offers(CENTRIFUGE_JSON)
+        || ["format", "cf_protocol"].iter().any(|name| head.query(name).as_deref() == Some("protobuf"))
+}
+
+fn wants_transport_pings(head: &Head<'_>) -> bool {
+    head.query("cf_ws_frame_ping_pong").as_deref() == Some("true")
+}
+
+/// The subprotocol that is chosen if it is offered.
+fn known(in_protobuf: bool) -> &'static str {
+    if in_protobuf { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON }
 }
 
 fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::hub::{
-    DeflateOptions, Encoding, EncodingId, PushFraming, StreamFrames, Variant, Variants, WebSocketFrames,
+    DeflateOptions, Encoding, EncodingId, Layout, PushFraming, StreamFrames, Variant, Variants,
+    WebSocketFrames,
 };
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
@@ -30,6 +31,8 @@ pub(crate) struct Encodings {
     ids: [[EncodingId; Wire::COUNT]; ProtocolId::COUNT],
     /// By their ids.
     rows: Vec<Encoding>,
+    /// Whether pushes to clients that are only told share WebSocket messages.
+    joins: bool,
     deflates: bool,
 }
 
@@ -44,6 +47,11 @@ pub(crate) enum Wire {
 impl Wire {
     const COUNT: usize = 1 + StreamFrames::COUNT;
 
+    /// In the order of their indices.
+    fn all() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::WebSocket).chain(StreamFrames::ALL.map(Self::Response))
+    }
+
     fn index(self) -> usize {
         match self {
             Self::WebSocket => 0,
@@ -54,11 +62,10 @@ impl Wire {
 
 impl Encodings {
     /// `commands_max` may wait for each other, so that many come in one message: a library subscribes to all it has at
-    /// once, and to more than it may have it is to be told channel by channel.
-    pub(crate) fn new(deflates: bool, options: DeflateOptions, commands_max: u32) -> Self {
-        let responses = StreamFrames::ALL.map(|frames| Arc::new(frames) as Arc<dyn PushFraming>);
-        let framings: Vec<_> =
-            std::iter::once(Arc::new(WebSocketFrames::new(options)) as _).chain(responses).collect();
+    /// once, and to more than it may have it is to be told channel by channel. `joins` is whether pushes to clients that
+    /// are only told share WebSocket messages.
+    pub(crate) fn new(deflates: bool, options: DeflateOptions, commands_max: u32, joins: bool) -> Self {
+        let websocket: Arc<dyn PushFraming> = Arc::new(WebSocketFrames::new(options));
         // Beside the connect command.
         let commands_max = COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1);
         let both = |of: fn(usize, bool) -> Arc<dyn Protocol>| {
@@ -70,30 +77,58 @@ impl Encodings {
             Arc::new(CentrifugeProtobuf { commands_max, transport_pings })
         });
         // What a protocol says to all does not depend on which channel the bare one's value is for, nor on who pings.
-        let protocols: [Arc<dyn Protocol>; ProtocolId::COUNT] = [
-            centrifuge_json[0].clone(),
-            Arc::new(Raw::new("".into(), "".into(), None)),
-            centrifuge_protobuf[0].clone(),
-            Arc::new(CentrifugeUniJson::default()),
-            Arc::new(CentrifugeUniProtobuf::default()),
-        ];
+        let on = |protocol: ProtocolId, wire| -> Arc<dyn Protocol> {
+            let joins = may_join(wire, joins);
+            match protocol {
+                ProtocolId::CENTRIFUGE_PROTOBUF => centrifuge_protobuf[0].clone(),
+                ProtocolId::CENTRIFUGE_UNI_JSON => {
+                    Arc::new(CentrifugeUniJson { joins, transport_pings: false })
+                }
+                ProtocolId::CENTRIFUGE_UNI_PROTOBUF => {
+                    Arc::new(CentrifugeUniProtobuf { joins, transport_pings: false })
+                }
+                ProtocolId::RAW => Arc::new(Raw::new("".into(), "".into(), None)),
+                _ => centrifuge_json[0].clone(),
+            }
+        };
         let (mut variants, mut rows) = (Variants::default(), Vec::new());
-        let ids = protocols.map(|protocol| {
-            debug_assert_eq!(
-                usize::from(protocol.id().0) * Wire::COUNT,
-                variants.len(),
-                "protocols stand in the order of their ids"
-            );
-            let mut ids = [EncodingId::default(); Wire::COUNT];
-            for (id, framing) in ids.iter_mut().zip(&framings) {
-                let encoding = Encoding { protocol: protocol.clone(), framing: framing.clone() };
+        let mut ids = [[EncodingId::default(); Wire::COUNT]; ProtocolId::COUNT];
+        for (protocol, ids) in ids.iter_mut().enumerate() {
+            for (wire, id) in Wire::all().zip(ids) {
+                let framing = match wire {
+                    Wire::WebSocket => websocket.clone(),
+                    Wire::Response(frames) => Arc::new(frames),
+                };
+                let encoding = Encoding { protocol: on(ProtocolId(protocol as u8), wire), framing };
+                debug_assert_eq!(usize::from(encoding.protocol.id().0), protocol, "each has its own rows");
                 rows.push(encoding.clone());
                 *id =
                     variants.add(encoding).expect("there are fewer encodings than a variant can tell apart");
             }
-            ids
-        });
-        Self { variants: Arc::new(variants), centrifuge_json, centrifuge_protobuf, ids, rows, deflates }
+        }
+        Self {
+            variants: Arc::new(variants),
+            centrifuge_json,
+            centrifuge_protobuf,
+            ids,
+            rows,
+            joins,
+            deflates,
+        }
+    }
+
+    /// What is said to clients on this wire that say who they are and no more.
+    pub(crate) fn centrifuge_uni(
+        &self,
+        in_protobuf: bool,
+        wire: Wire,
+        with_transport_pings: bool,
+    ) -> Arc<dyn Protocol> {
+        let (joins, transport_pings) = (may_join(wire, self.joins), with_transport_pings);
+        match in_protobuf {
+            true => with_faults(Arc::new(CentrifugeUniProtobuf { joins, transport_pings })),
+            false => with_faults(Arc::new(CentrifugeUniJson { joins, transport_pings })),
+        }
     }
 
     /// The Centrifuge protocol as a client has asked for it.
@@ -137,6 +172,11 @@ impl Encodings {
         frame.freeze().slice(start..)
     }
 
+    /// Whether the client is only told.
+    pub(crate) fn only_tells(&self, variant: Variant) -> bool {
+        self.rows[variant.encoding()].protocol.id().only_tells()
+    }
+
     /// That the client is closed and why, as a frame of its own; empty if its protocol has no word for that.
     pub(crate) fn disconnect_push(&self, variant: Variant, disconnect: &Disconnect) -> Bytes {
         let mut data = BytesMut::new();
@@ -145,6 +185,15 @@ impl Encodings {
             Encoded::Message(kind) => self.frame(variant, &OwnedMessage { kind, data: data.freeze() }),
             _ => Bytes::new(),
         }
+    }
+}
+
+/// Whether pushes to clients that are only told share messages on this wire. An event is one push: whoever reads it need not
+/// look for line breaks in it.
+fn may_join(wire: Wire, in_websocket: bool) -> bool {
+    match wire {
+        Wire::WebSocket => in_websocket,
+        Wire::Response(frames) => frames.layout != Layout::EventStream,
     }
 }
 

@@ -52,4 +52,5 @@ mod survives_a_storm;
 #[cfg(debug_assertions)]
 mod survives_itself;
 mod survives_redis;
+mod tells_only;
 mod tells_readiness;

@@ -8,10 +8,13 @@ use shared::command::{Command, Connect, History, Request, Subscribe};
 use shared::protocol::centrifuge::protobuf::PING;
 use shared::protocol::centrifuge::protobuf::client::{Publication, Reply, decode_frame, encode_command};
 use shared::publication::Payload;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{Ending, Socket};
 use crate::gateway::{Gateway, gateway};
+use crate::response::Response;
 
 const PATH: &str = "/connection/websocket?cf_protocol=protobuf";
 
@@ -197,6 +200,40 @@ async fn a_client_may_ask_for_the_pings_of_websocket() {
     for _ in 0..3 {
         assert!(matches!(json.next().await, Ok(Message::Ping(_))));
     }
+}
+
+/// Sends bytes as a body of Protobuf, and reads the head of what comes.
+async fn post(gateway: &Gateway, path: &str, body: &[u8]) -> Response<TcpStream> {
+    let mut stream = TcpStream::connect(gateway.address).await.expect("the node listens");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).await.expect("taken");
+    Response::read(stream).await
+}
+
+#[tokio::test]
+async fn a_stream_of_http_is_protobuf_if_its_request_is_and_so_are_commands_apart() {
+    let gateway = gateway().start().await;
+    let mut frame = BytesMut::new();
+    encode_command(&Command { id: 1, request: Request::Connect(Connect::default()) }, &mut frame);
+    let mut stream = post(&gateway, "/connection/http_stream", &frame).await;
+    assert_eq!((stream.status, stream.header("content-type")), (200, Some("application/octet-stream")));
+    let connected = decode_frame(&stream.bytes().await).expect("it reads").remove(0);
+    let connected = connected.connect.expect("connected");
+
+    frame.clear();
+    encode_command(&Command { id: 2, request: Request::Subscribe(to("stream:s")) }, &mut frame);
+    let apart = |field: u8, value: &[u8]| [&[field << 3 | 2, value.len() as u8], value].concat();
+    let body =
+        [apart(1, connected.node.as_bytes()), apart(2, connected.session.as_bytes()), apart(3, &frame)];
+    assert_eq!(post(&gateway, "/emulation", &body.concat()).await.status, 204);
+    assert_eq!(decode_frame(&stream.bytes().await).expect("it reads").remove(0).id, 2);
+    gateway.publish("stream:s", json!({ "n": 1 })).await;
+    let push = decode_frame(&stream.bytes().await).expect("it reads").remove(0).push.expect("a push");
+    assert_eq!(&push.publication.expect("a publication").data[..], b"{\"n\":1}");
+    assert_eq!(post(&gateway, "/emulation", b"{}").await.status, 400);
 }
 
 #[tokio::test]

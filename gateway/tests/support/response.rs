@@ -138,6 +138,17 @@ impl<S: AsyncRead + Unpin> Response<S> {
         Some(serde_json::from_str(&self.until("\n").await?).expect("JSON"))
     }
 
+    /// What has come of the body, at least a byte.
+    pub async fn bytes(&mut self) -> Vec<u8> {
+        loop {
+            self.unchunk();
+            if !self.body.is_empty() {
+                return std::mem::take(&mut self.body);
+            }
+            assert!(self.more().await, "the response ended");
+        }
+    }
+
     /// Whether the body has ended as it should: in chunks, with the last of them.
     pub async fn is_over(&mut self) -> bool {
         let rest = self.until("\u{0}").await;

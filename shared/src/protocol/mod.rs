@@ -31,6 +31,11 @@ impl ProtocolId {
     const NAMES: [&str; Self::COUNT] =
         ["centrifuge_json", "raw", "centrifuge_protobuf", "centrifuge_uni_json", "centrifuge_uni_protobuf"];
 
+    /// Whether a client says who it is and no more, and is told everything from then on.
+    pub fn only_tells(self) -> bool {
+        matches!(self, Self::CENTRIFUGE_UNI_JSON | Self::CENTRIFUGE_UNI_PROTOBUF)
+    }
+
     /// For metrics and logs.
     pub fn name(self) -> &'static str {
         Self::NAMES[usize::from(self.0)]

@@ -16,6 +16,7 @@ use shared::id::UserId;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{ClientInfo, Payload, Publication};
+use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
@@ -80,6 +81,8 @@ pub enum Effect {
     /// Stop being a subscriber; also undoes a join that failed or is not answered yet.
     Leave {
         channel: Channel,
+        /// Why it ended, if the client knew of it.
+        ended: Option<Ended>,
     },
 
     /// Tell the channel's subscribers that this client has come. What it was told before is on its way.
@@ -125,6 +128,37 @@ pub enum Effect {
         ticket: Ticket,
         channel: Channel,
     },
+}
+
+/// Why a subscription that its client knew of has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// The client wished it.
+    ByClient,
+    /// Its connection is gone. Whoever leaves so is told of by
+    /// [`Session::take_ended`](crate::session::Session::take_ended).
+    Disconnected,
+    /// The server did it, and has told the client.
+    ByServer(UnsubscribeCode),
+}
+
+impl Ended {
+    /// As Centrifuge counts it. The first two are said to no client.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::ByClient => 0,
+            Self::Disconnected => 1,
+            Self::ByServer(code) => code.code(),
+        }
+    }
+
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::ByClient => "client unsubscribed",
+            Self::Disconnected => "client disconnected",
+            Self::ByServer(code) => code.reason(),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -136,7 +136,8 @@ pub struct HookConfig {
 pub struct EventsConfig {
     /// Where events are sent: `http://` or `https://`. Empty: nowhere.
     pub url: String,
-    /// Which: `disconnect`, `occupied` (a channel has its first subscriber on this node), `vacated` (it has lost the last).
+    /// Which: `disconnect`, `unsubscribe`, `occupied` (a channel has its first subscriber on this node), `vacated` (it has
+    /// lost the last). A client that goes is an `unsubscribe` for each of its channels.
     pub types: Vec<EventType>,
     /// The longest one attempt may take, in milliseconds.
     pub timeout_ms: u64,

@@ -1,5 +1,6 @@
 //! What is told to a backend after it has happened.
 
+use gateway_core::effect::Ended;
 use serde::{Deserialize, Serialize};
 use shared::id::{ClientId, UserId};
 
@@ -8,12 +9,13 @@ use shared::id::{ClientId, UserId};
 #[serde(rename_all = "snake_case")]
 pub enum EventType {
     Disconnect,
+    Unsubscribe,
     Occupied,
     Vacated,
 }
 
 impl EventType {
-    pub const ALL: [Self; 3] = [Self::Disconnect, Self::Occupied, Self::Vacated];
+    pub const ALL: [Self; 4] = [Self::Disconnect, Self::Unsubscribe, Self::Occupied, Self::Vacated];
 }
 
 /// Something that has happened.
@@ -21,6 +23,8 @@ impl EventType {
 pub enum Event<'a> {
     /// A client that had connected has left.
     Disconnect { client: ClientId, user: &'a UserId, code: u16, reason: &'a str },
+    /// A subscription that a client knew of has ended.
+    Unsubscribe { client: ClientId, user: &'a UserId, channel: &'a str, ended: Ended },
     /// A channel has its first subscriber on this node.
     Occupied { channel: &'a str },
     /// A channel has lost the last subscriber on this node.
@@ -31,6 +35,7 @@ impl Event<'_> {
     pub(super) fn kind(&self) -> EventType {
         match self {
             Self::Disconnect { .. } => EventType::Disconnect,
+            Self::Unsubscribe { .. } => EventType::Unsubscribe,
             Self::Occupied { .. } => EventType::Occupied,
             Self::Vacated { .. } => EventType::Vacated,
         }
@@ -43,8 +48,15 @@ impl Event<'_> {
             Self::Disconnect { client, user, code, reason } => {
                 written.client = Some(client.to_string());
                 written.user = Some(user.as_str());
-                written.code = Some(*code);
+                written.code = Some(u32::from(*code));
                 written.reason = Some(reason);
+            }
+            Self::Unsubscribe { client, user, channel, ended } => {
+                written.channel = Some(channel);
+                written.client = Some(client.to_string());
+                written.user = Some(user.as_str());
+                written.code = Some(ended.code());
+                written.reason = Some(ended.reason());
             }
             Self::Occupied { channel } | Self::Vacated { channel } => written.channel = Some(channel),
         }
@@ -64,7 +76,7 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<u16>,
+    code: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
 }
@@ -93,6 +105,7 @@ mod tests {
         let id = "00000000-0000-4000-8000-000000000000";
         let events = [
             Event::Disconnect { client, user: &user, code: 3001, reason: "shutdown" },
+            Event::Unsubscribe { client, user: &user, channel: "a", ended: Ended::ByClient },
             Event::Occupied { channel: "a" },
             Event::Vacated { channel: "a" },
         ];
@@ -102,6 +115,9 @@ mod tests {
             [
                 format!(
                     r#"{{"time_ms":7,"type":"disconnect","client":"{id}","user":"ann","code":3001,"reason":"shutdown"}}"#
+                ),
+                format!(
+                    r#"{{"time_ms":7,"type":"unsubscribe","channel":"a","client":"{id}","user":"ann","code":0,"reason":"client unsubscribed"}}"#
                 ),
                 r#"{"time_ms":7,"type":"occupied","channel":"a"}"#.to_owned(),
                 r#"{"time_ms":7,"type":"vacated","channel":"a"}"#.to_owned(),

@@ -1,8 +1,10 @@
 //! The end of a connection: every way leads through [`Client::leave_all`] once.
 
+use gateway_core::effect::Ended;
+use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 
-use crate::backend::Event;
+use crate::backend::{Event, EventType};
 use crate::client::finish::{Finishing, Leaving};
 use crate::client::framing::Goodbye;
 use crate::client::{Client, Closing, Gone, Incoming};
@@ -97,6 +99,13 @@ impl Client {
         let client = self.session.client();
         if let Some(permit) = self.user_permit.take() {
             let (user, plain) = (permit.user(), why.plain());
+            // Of a channel before it is vacated, and all before the client is gone.
+            if local.node.tells(EventType::Unsubscribe) {
+                for (channel, ended) in self.session.take_ended() {
+                    let channel = channel.as_str();
+                    local.node.tell(&Event::Unsubscribe { client, user, channel, ended });
+                }
+            }
             let (code, reason) = (plain.code, &*plain.reason);
             local.node.tell(&Event::Disconnect { client, user, code, reason });
             local.directory.leave(permit.user(), self.key.index);
@@ -106,6 +115,14 @@ impl Client {
         for (channel, info) in announced {
             let subscribers = local.hub.subscribers(channel.as_str());
             local.node.announce_left(channel, info, subscribers);
+        }
+    }
+
+    /// A subscription has ended under a connection. After its end there is nothing more to tell of a client.
+    pub(super) fn tell_ended(&self, local: &Local, channel: &Channel, ended: Option<Ended>) {
+        if let (Some(ended), Some(permit)) = (ended, &self.user_permit) {
+            let (client, user, channel) = (self.session.client(), permit.user(), channel.as_str());
+            local.node.tell(&Event::Unsubscribe { client, user, channel, ended });
         }
     }
 

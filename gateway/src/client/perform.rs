@@ -69,7 +69,10 @@ impl Client {
                     // Looked at when what was sent so far is written.
                     local.mark_unwritten(self.key.index);
                 }
-                Effect::Leave { channel } => local.leave(self.key.index, self.session.client(), &channel),
+                Effect::Leave { channel, ended } => {
+                    self.tell_ended(local, &channel, ended);
+                    local.leave(self.key.index, self.session.client(), &channel);
+                }
                 // It has left before it was there: nobody hears of it.
                 Effect::AnnounceJoined { .. } if self.is_finishing() => drop(self.session.take_announced()),
                 Effect::AnnounceJoined { channel, info } => {

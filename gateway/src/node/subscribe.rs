@@ -13,7 +13,7 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use tokio::sync::{Notify, oneshot};
 
-use crate::backend::{Event, HookKind};
+use crate::backend::{Event, EventType, HookKind};
 use crate::broker::{BrokerError, Effective};
 use crate::node::interest::{Link, LocalChannel};
 use crate::node::{LINGER, Node};
@@ -85,6 +85,11 @@ impl Node {
     /// Whether the application is asked this.
     pub(crate) fn asks(&self, kind: HookKind) -> bool {
         self.backend.as_ref().is_some_and(|backend| backend.has(kind))
+    }
+
+    /// Whether the application is told of this.
+    pub(crate) fn tells(&self, kind: EventType) -> bool {
+        self.backend.as_ref().is_some_and(|backend| backend.tells(kind))
     }
 
     /// Tells the application what has happened, if it wants to know.

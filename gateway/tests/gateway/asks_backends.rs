@@ -1,10 +1,13 @@
 //! The application's own servers decide what clients may do, and are told what they did.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::json;
 
 use crate::application::Application;
 use crate::client::Client;
 use crate::gateway::gateway;
+use crate::response::{ask, emulate};
 
 fn ok(result: serde_json::Value) -> Option<(u16, String)> {
     Some((200, json!({ "result": result }).to_string()))
@@ -67,9 +70,10 @@ async fn what_has_happened_is_told_in_order_and_the_last_of_it_before_the_node_e
     bob.subscribe("news").await;
     let (ann_id, bob_id) = (ann.id.clone(), bob.id.clone());
     ann.socket.close().await;
-    let events = application.events(2).await;
+    let events = application.events(3).await;
     assert_eq!((&events[0]["type"], &events[0]["channel"]), (&json!("occupied"), &json!("news")));
-    let left = &events[1];
+    assert_eq!((&events[1]["type"], &events[1]["client"]), (&json!("unsubscribe"), &json!(ann_id)));
+    let left = &events[2];
     assert_eq!(
         (&left["type"], &left["client"], &left["user"]),
         (&json!("disconnect"), &json!(ann_id), &json!("ann"))
@@ -77,10 +81,14 @@ async fn what_has_happened_is_told_in_order_and_the_last_of_it_before_the_node_e
     assert_eq!((&left["code"], &left["reason"]), (&json!(3000), &json!("connection closed")));
 
     gateway.drain().await;
-    let events = application.events(4).await;
-    let told: Vec<_> = events[2..].iter().map(|event| (&event["type"], &event["client"])).collect();
-    assert_eq!(told, [(&json!("disconnect"), &json!(bob_id)), (&json!("vacated"), &json!(null))]);
-    assert_eq!((&events[2]["code"], &events[2]["reason"]), (&json!(3001), &json!("shutdown")));
+    let events = application.events(6).await;
+    let told: Vec<_> = events[3..].iter().map(|event| (&event["type"], &event["client"])).collect();
+    let (unsubscribe, disconnect, vacated) = (json!("unsubscribe"), json!("disconnect"), json!("vacated"));
+    assert_eq!(
+        told,
+        [(&unsubscribe, &json!(bob_id)), (&disconnect, &json!(bob_id)), (&vacated, &json!(null))]
+    );
+    assert_eq!((&events[4]["code"], &events[4]["reason"]), (&json!(3001), &json!("shutdown")));
 }
 
 #[tokio::test]
@@ -182,4 +190,202 @@ async fn a_connection_that_expires_is_asked_about_and_its_client_is_not() {
     assert_eq!(ann.closed().await.0, 3005);
     let asked = application.asked("/refresh")[0].json();
     assert_eq!((&asked["user"], &asked["meta"]), (&json!("ann"), &json!({ "plan": 7 })));
+}
+
+#[tokio::test]
+async fn the_end_of_each_subscription_is_told_once_with_its_reason_and_before_the_clients() {
+    let application = Application::start(|_| Some((204, String::new()))).await;
+    let gateway = gateway().with("backend.events.url", format!("{}/events", application.url)).start().await;
+    let mut ann = gateway.connect_as("ann").await;
+    for channel in ["a", "b", "c"] {
+        ann.subscribe(channel).await;
+    }
+    assert_eq!(ann.refused("subscribe", json!({ "channel": "nowhere:a" })).await, 102);
+    ann.command("unsubscribe", json!({ "channel": "a" })).await;
+    gateway.api("unsubscribe", json!({ "user": "ann", "channel": "b" })).await;
+    ann.push().await;
+    gateway.api("disconnect", json!({ "user": "ann" })).await;
+    let events = application.events(10).await;
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let text = |key: &str| event[key].as_str().unwrap_or_default();
+            format!("{} {} {} {}", text("type"), text("channel"), text("user"), event["code"])
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "occupied a  null",
+            "occupied b  null",
+            "occupied c  null",
+            "unsubscribe a ann 0",
+            "vacated a  null",
+            "unsubscribe b ann 2000",
+            "vacated b  null",
+            "unsubscribe c ann 1",
+            "disconnect  ann 3503",
+            "vacated c  null",
+        ]
+    );
+    assert_eq!(events[5]["reason"], "server unsubscribe");
+    assert!(events[3..8].iter().step_by(2).all(|event| event["client"] == ann.id));
+}
+
+#[tokio::test]
+async fn a_subscription_that_expires_is_asked_about_until_it_is_over() {
+    let in_s = |seconds| tidegate::clock::Clock::start().unix_seconds() + seconds;
+    let is_renewed = AtomicBool::new(false);
+    let application = Application::start(move |asked| match asked.path.as_str() {
+        "/subscribe" => ok(json!({ "expire_at": in_s(1) })),
+        _ if !is_renewed.swap(true, Ordering::Relaxed) => ok(json!({ "expire_at": in_s(1) })),
+        _ => ok(json!({ "expired": true })),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.subscribe.url", format!("{}/subscribe", application.url))
+        .with("backend.sub_refresh.url", format!("{}/sub_refresh", application.url))
+        .with("channels.subscribe_hook", true)
+        .with("channels.sub_refresh_hook", true)
+        .start()
+        .await;
+    let mut ann = gateway.connect_as("ann").await;
+    let reply = ann.command("subscribe", json!({ "channel": "room" })).await;
+    assert!(reply["ttl"].is_null(), "there is nothing for her to do: {reply}");
+    let push = ann.push().await;
+    assert_eq!(
+        (&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]),
+        (&json!("room"), &json!(2501))
+    );
+    let asked = application.asked("/sub_refresh");
+    assert_eq!(asked.len(), 2, "once it could stay");
+    let asked = asked[1].json();
+    assert_eq!(
+        (&asked["user"], &asked["channel"], &asked["client"]),
+        (&json!("ann"), &json!("room"), &json!(ann.id))
+    );
+    ann.publish("room", json!(1)).await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_is_refused_ends_the_connection() {
+    let soon = || tidegate::clock::Clock::start().unix_seconds() + 1;
+    let application = Application::start(move |asked| match (asked.path.as_str(), &asked.json()["user"]) {
+        ("/connect", _) => ok(json!({ "user": asked.json()["data"], "expire_at": soon() })),
+        (_, user) if user == "ann" => Some((200, "{}".to_owned())),
+        (_, user) if user == "bob" => {
+            Some((200, r#"{"error":{"code":1001,"message":"not any more"}}"#.to_owned()))
+        }
+        _ => Some((200, r#"{"disconnect":{"code":4501,"reason":"banned"}}"#.to_owned())),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.connect.url", format!("{}/connect", application.url))
+        .with("backend.refresh.url", format!("{}/refresh", application.url))
+        .with("session.expired_close_delay_ms", 500)
+        .start()
+        .await;
+    for (user, code) in [("ann", 3005), ("bob", 3005), ("eve", 4501)] {
+        let mut client = gateway.stranger().await;
+        client.command("connect", json!({ "data": user })).await;
+        assert_eq!(client.closed().await.0, code, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn all_clients_are_asked_about_where_that_is_set_and_wrong_tokens_are_not() {
+    let application = Application::start(|asked| match asked.json()["user"].as_str() {
+        Some("ann") => ok(json!({ "user": "queen", "data": { "plan": 7 } })),
+        _ => Some((200, "{}".to_owned())),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.connect.url", format!("{}/connect", application.url))
+        .with("backend.connect_always", true)
+        .with("namespaces.stream.presence", true)
+        .start()
+        .await;
+    let mut ann = gateway.stranger().await;
+    let reply = ann.command("connect", json!({ "token": gateway.token("ann") })).await;
+    assert_eq!(reply["data"], json!({ "plan": 7 }));
+    let mut bob = gateway.connect_as("bob").await;
+    for client in [&mut ann, &mut bob] {
+        client.subscribe("stream:a").await;
+    }
+    let present = gateway.api("presence", json!({ "channel": "stream:a" })).await;
+    let clients = present["presence"].as_object().expect("clients").values();
+    let mut users: Vec<_> = clients.map(|info| info["user"].as_str().unwrap_or_default()).collect();
+    users.sort_unstable();
+    assert_eq!(users, ["bob", "queen"], "whom the backend does not know is whoever the token says");
+    let asked = application.asked("/connect").len();
+    let mut eve = gateway.stranger().await;
+    eve.ask("connect", json!({ "token": "nonsense" })).await;
+    assert_eq!(eve.closed().await.0, 3500);
+    assert_eq!((asked, application.asked("/connect").len()), (2, 2));
+}
+
+#[tokio::test]
+async fn headers_come_from_the_handshake_or_from_the_connect_command_as_set() {
+    let application = Application::start(|asked| match asked.path.as_str() {
+        "/connect" => ok(json!({ "user": "ann" })),
+        _ => ok(json!({ "data": 1 })),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.connect.url", format!("{}/connect", application.url))
+        .with("backend.rpc.url", format!("{}/rpc", application.url))
+        .with("backend.http_headers", "cookie")
+        .with("backend.emulated_headers", "x-session")
+        .start()
+        .await;
+    let headers = json!({ "x-session": "7", "cookie": "forged=1", "x-else": "2" });
+    let handshake = [("cookie", "session=1"), ("x-session", "of the handshake")];
+    let mut ann = Client::new(gateway.open("/connection/websocket", &handshake).await);
+    ann.command("connect", json!({ "headers": headers })).await;
+    ann.command("rpc", json!({ "method": "m" })).await;
+    for path in ["/connect", "/rpc"] {
+        let asked = &application.asked(path)[0].headers;
+        let value = |name: &str| asked.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
+        let (cookies, sessions, others): (Vec<_>, Vec<_>, Vec<_>) =
+            (value("cookie"), value("x-session"), value("x-else"));
+        assert_eq!((&cookies[..], &sessions[..], &others[..]), (&["session=1"][..], &["7"][..], &[][..]));
+    }
+}
+
+#[tokio::test]
+async fn backends_are_asked_about_clients_without_a_websocket_too() {
+    let application = Application::start(|asked| match asked.path.as_str() {
+        "/connect" => ok(json!({ "user": "ann" })),
+        _ => ok(json!({ "data": asked.json()["data"] })),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.connect.url", format!("{}/connect", application.url))
+        .with("backend.rpc.url", format!("{}/rpc", application.url))
+        .with("backend.http_headers", "cookie")
+        .start()
+        .await;
+    let rpc = json!({ "id": 2, "rpc": { "method": "m", "data": { "n": 1 } } });
+    for transport in ["sse", "http_stream"] {
+        let path = format!("/connection/{transport}");
+        let connect = r#"{"id":1,"connect":{}}"#;
+        let mut stream = ask(&gateway, "POST", &path, "Cookie: session=1\r\n", connect).await;
+        let connected = match transport {
+            "sse" => stream.event().await,
+            _ => stream.line().await,
+        };
+        emulate(&gateway, &connected.expect("an answer"), std::slice::from_ref(&rpc)).await;
+        let reply = match transport {
+            "sse" => stream.event().await,
+            _ => stream.line().await,
+        };
+        assert_eq!(reply.expect("a reply")["rpc"]["data"], json!({ "n": 1 }));
+        for path in ["/connect", "/rpc"] {
+            let asked = application.asked(path).pop().expect("it was asked");
+            // Whoever sends commands apart is still whoever opened the stream.
+            assert_eq!(asked.headers["cookie"], "session=1", "{path} by {transport}");
+            let asked = asked.json();
+            assert_eq!((&asked["transport"], &asked["protocol"]), (&json!(transport), &json!("json")));
+        }
+    }
 }

@@ -139,7 +139,7 @@ impl Session {
             // The client has never heard of it.
             Some(UnsubscribeCode::Server) => {
                 let subscription = self.remove(at);
-                self.part(subscription);
+                self.leave(subscription.channel, None);
             }
             Some(code) => return self.end_for_good(code),
             None => {
@@ -192,7 +192,7 @@ impl Session {
         let Some(pending) = self.pending.take() else { return };
         while let Some(last) = self.subscriptions.len().checked_sub(1) {
             let subscription = self.remove(last);
-            self.part(subscription);
+            self.leave(subscription.channel, None);
         }
         self.refuse_connect(now, pending.id, error);
     }

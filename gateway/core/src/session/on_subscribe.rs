@@ -166,7 +166,7 @@ impl Session {
         let Joining { id, server_side, asked, given, granted, data, ended, .. } = *joining;
         let expiring = granted.as_ref().filter(|granted| !granted.refreshed_by_server && !server_side);
         let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
-        subscription.stage = Stage::Live(Live { granted, server_side, announced: false });
+        subscription.stage = Stage::Live(Live { granted, server_side, known: false, announced: false });
         let channel = subscription.channel.clone();
 
         let top = page.as_ref().map(|page| page.top);
@@ -219,6 +219,9 @@ impl Session {
     /// The client has been told.
     pub(super) fn begin_following(&mut self, at: usize, taken: Taken) {
         let Taken { given, next, ended, bytes, .. } = taken;
+        if let Some(live) = self.subscriptions[at].live_mut() {
+            live.known = true;
+        }
         if let Some(code) = ended {
             let subscription = self.remove(at);
             return self.end(subscription, code);
@@ -249,7 +252,7 @@ impl Session {
         let id = match stage {
             Stage::Authorizing(joining) => joining.id,
             Stage::Joining(joining) => {
-                self.leave(channel);
+                self.leave(channel, None);
                 joining.id
             }
             Stage::Live(_) => return,

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::Session;
 use super::state::{Phase, Subscription};
-use crate::effect::Effect;
+use crate::effect::{Effect, Ended};
 
 impl Session {
     /// Not being subscribed is what the client wants, so it is no error not to have been.
@@ -19,7 +19,7 @@ impl Session {
         }
         if let Ok(at) = self.find(channel) {
             let subscription = self.remove(at);
-            self.part(subscription);
+            self.part(subscription, Ended::ByClient);
             self.reckon_expiry();
         }
         self.answer(id, Answer::Unsubscribe);
@@ -48,7 +48,7 @@ impl Session {
     pub(super) fn end(&mut self, subscription: Subscription, code: UnsubscribeCode) {
         let by_server = subscription.is_server_side();
         let channel = subscription.channel.clone();
-        self.part(subscription);
+        self.part(subscription, Ended::ByServer(code));
         if by_server && code != UnsubscribeCode::Server {
             return self.end_for_good(code);
         }
@@ -74,15 +74,30 @@ impl Session {
         announced.iter().map(|&at| (self.subscriptions[at].channel.clone(), self.info_in(at))).collect()
     }
 
+    /// The subscriptions that have ended now that the connection is gone, and those whose end is still to be carried out.
+    /// That is not told again with them.
+    pub fn take_ended(&mut self) -> Vec<(Channel, Ended)> {
+        let under_way = self.effects.iter_mut().filter_map(|effect| match effect {
+            Effect::Leave { channel, ended } => ended.take().map(|ended| (channel.clone(), ended)),
+            _ => None,
+        });
+        let mut all: Vec<_> = under_way.collect();
+        let known = self.subscriptions.iter().filter(|one| one.is_known());
+        all.extend(known.map(|one| (one.channel.clone(), Ended::Disconnected)));
+        all
+    }
+
     /// The client is a subscriber no more, wherever it stood.
-    pub(super) fn part(&mut self, mut subscription: Subscription) {
-        let announced = subscription.live_mut().is_some_and(|live| live.announced);
+    pub(super) fn part(&mut self, mut subscription: Subscription, why: Ended) {
+        let (known, announced) =
+            subscription.live_mut().map_or((false, false), |live| (live.known, live.announced));
+        let ended = known.then_some(why);
         let info = announced.then(|| {
             let channel_info = subscription.granted().and_then(|granted| granted.info.clone());
             Box::new(self.info(channel_info))
         });
         let channel = subscription.channel;
-        self.leave(channel.clone());
+        self.leave(channel.clone(), ended);
         if let Some(info) = info {
             self.effects.push_back(Effect::AnnounceLeft { channel, info });
         }
@@ -105,9 +120,9 @@ impl Session {
         subscription
     }
 
-    pub(super) fn leave(&mut self, channel: Channel) {
+    pub(super) fn leave(&mut self, channel: Channel, ended: Option<Ended>) {
         // What was said of this channel so far, and its going live, come first.
         self.flush();
-        self.effects.push_back(Effect::Leave { channel });
+        self.effects.push_back(Effect::Leave { channel, ended });
     }
 }

@@ -73,12 +73,14 @@ pub(super) enum Stage {
     Live(Live),
 }
 
-/// A subscription whose client knows of it.
+/// A subscription whose client knows of it, or will with the reply that is being put together.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub(super) granted: Option<Box<Granted>>,
     /// The server has made it.
     pub(super) server_side: bool,
+    /// The client has been told.
+    pub(super) known: bool,
     /// The others were told that this client has come.
     pub(super) announced: bool,
 }
@@ -155,6 +157,11 @@ impl Subscription {
 
     pub(super) fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Live(_))
+    }
+
+    /// Whether the client has been told of it.
+    pub(super) fn is_known(&self) -> bool {
+        matches!(self.stage, Stage::Live(Live { known: true, .. }))
     }
 
     pub(super) fn is_server_side(&self) -> bool {

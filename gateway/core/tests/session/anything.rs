@@ -278,9 +278,12 @@ impl Observed {
                     let before = self.places.insert(channel.clone(), Place::Live);
                     assert_eq!(before, Some(Place::Joining), "{channel} goes live without a join");
                 }
-                Effect::Leave { channel } => {
-                    assert!(self.places.remove(channel).is_some(), "{channel} is left without a join");
-                }
+                Effect::Leave { channel, ended } => match self.places.remove(channel) {
+                    None => panic!("{channel} is left without a join"),
+                    Some(Place::Live) => assert!(ended.is_some(), "{channel} was live"),
+                    // A client may know of its subscription before it goes live, or of none.
+                    Some(Place::Joining) => {}
+                },
                 Effect::AnnounceJoined { channel, .. } => {
                     assert!(self.places.contains_key(channel), "{channel} is not joined");
                     assert!(self.announced.insert(channel.clone()), "{channel} is announced twice");
@@ -308,6 +311,13 @@ impl Observed {
             let left: BTreeSet<Channel> =
                 self.session.take_announced().into_iter().map(|(channel, _)| channel).collect();
             assert_eq!(left, std::mem::take(&mut self.announced), "whom the others know of");
+            let ended: BTreeSet<Channel> =
+                self.session.take_ended().into_iter().map(|(channel, _)| channel).collect();
+            let live = self.places.iter().filter(|(_, place)| **place == Place::Live);
+            assert!(
+                live.into_iter().all(|(channel, _)| ended.contains(channel)),
+                "only {ended:?} have ended"
+            );
         }
         if pinged && self.answers_pings && !self.closed {
             if self.is_json {

@@ -157,6 +157,7 @@ fn one_that_is_ended_on_the_way_is_not_told_of() {
     assert_eq!(did[0], "leave a");
     assert!(did[1].contains(r#""subs":{"b":{}}"#));
     assert_eq!(did[2..], ["live b"]);
+    assert_eq!(client.ended, [None]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
-use gateway_core::effect::{Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, Ticket};
+use gateway_core::effect::{Denial, Effect, Ended, GoLive, Grant, Identity, Outcome, OutcomeResult, Ticket};
 use gateway_core::history::HistoryPage;
 use gateway_core::session::{Application, Context, Opening, Session, Settings, Unobserved, Way};
 use shared::channel::Channel;
@@ -25,6 +25,8 @@ pub(crate) struct Client {
     pub(crate) now: Moment,
     /// Effects whose outcome is awaited, with the channel they are about.
     asked: VecDeque<(Ticket, String)>,
+    /// Why each leave was.
+    pub(crate) ended: Vec<Option<Ended>>,
 }
 
 impl Client {
@@ -40,7 +42,7 @@ impl Client {
         let now = Moment(1_000_000);
         let opening =
             Opening { client: ClientId::from_random(7), protocol, context: Arc::new(context), way, seed: 0 };
-        Self { session: Session::open(now, opening), now, asked: VecDeque::new() }
+        Self { session: Session::open(now, opening), now, asked: VecDeque::new(), ended: Vec::new() }
     }
 
     /// Connected, as nobody in particular.
@@ -183,7 +185,10 @@ impl Client {
                 self.ask(ticket, "room");
                 "await room".to_owned()
             }
-            Effect::Leave { channel } => format!("leave {channel}"),
+            Effect::Leave { channel, ended } => {
+                self.ended.push(ended);
+                format!("leave {channel}")
+            }
             Effect::Publish { ticket, channel, publication, retention } => {
                 self.ask(ticket, channel.as_str());
                 let data = String::from_utf8_lossy(&publication.data.bytes).into_owned();

@@ -1,6 +1,7 @@
 //! The end of a subscription, by the client or by the server.
 
-use gateway_core::effect::OutcomeResult;
+use gateway_core::effect::{Ended, OutcomeResult};
+use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::push::UnsubscribeCode;
 
@@ -141,4 +142,36 @@ fn a_join_that_fails_is_not_also_ended() {
     client.session.handle_unsubscribe(&channel("news"), UnsubscribeCode::Server);
     client.answer(OutcomeResult::Joined(Err(ErrorCode::Internal)));
     assert_eq!(client.did(), ["leave news".to_owned(), error(2, ErrorCode::Internal)]);
+}
+
+#[test]
+fn a_subscription_that_the_client_knew_of_ends_for_a_reason_and_a_failed_one_for_none() {
+    let mut client = Client::anonymous();
+    let subscribe = r#"{"id":3,"subscribe":{"channel":"news"}}"#;
+    client.subscribe("news");
+    client.says(r#"{"id":2,"unsubscribe":{"channel":"news"}}"#);
+    client.did();
+    client.subscribe("news");
+    client.session.handle_unsubscribe(&channel("news"), UnsubscribeCode::Server);
+    client.says(subscribe);
+    client.did();
+    client.answer(OutcomeResult::Joined(Err(ErrorCode::Internal)));
+    client.did();
+    assert_eq!(client.ended, [Some(Ended::ByClient), Some(Ended::ByServer(UnsubscribeCode::Server)), None]);
+
+    client.says(subscribe);
+    client.did();
+    assert_eq!(client.session.take_ended(), [], "it is not there yet");
+    client.answer(joined(None));
+    client.did();
+    client.subscribe("else");
+    client.session.handle_unsubscribe(&channel("else"), UnsubscribeCode::InsufficientState);
+    client.session.handle_disconnect(Disconnect::SHUTDOWN);
+    let ended = [
+        (channel("else"), Ended::ByServer(UnsubscribeCode::InsufficientState)),
+        (channel("news"), Ended::Disconnected),
+    ];
+    assert_eq!(client.session.take_ended(), ended);
+    assert_eq!(client.did()[0], "leave else");
+    assert_eq!(client.ended[3..], [None], "what was taken is not told again");
 }

@@ -297,7 +297,7 @@ impl Worker {
                     let what = NodeEvent::Room { wire, ticket };
                     net.send_to_node(self.node, self.life, delay, what);
                 }
-                Effect::Leave { channel } => {
+                Effect::Leave { channel, .. } => {
                     if self.hub.leave(channel.as_str(), key).is_some_and(|left| left.last) {
                         self.wishes.push_back(Wish::Forget(channel));
                     }

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::demo;
 use crate::http::origin::OriginPolicy;
+use crate::http::raw_paths::RawPaths;
 use crate::http::{Handed, Reception, Router};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
@@ -178,8 +179,10 @@ impl App {
         metrics.connections_max.set(i64::from(connections_max));
         let api = Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?);
         let spare_max = if api_socket.is_some() { 0 } else { config.api.connections_max };
+        let raw_paths = Arc::new(RawPaths::new(&config.raw));
         let router = Router {
             origins: origins.clone(),
+            raw_paths: raw_paths.clone(),
             proxies,
             admission: Admission::new(
                 &config.limits,
@@ -222,6 +225,7 @@ impl App {
             inboxes: inboxes.clone(),
             authenticator: authenticator.clone(),
             origins,
+            raw_paths,
             admission: router.admission.clone(),
             descriptors,
             api: api.clone(),

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use tidegate::config::Config;
+use tidegate::http::raw_paths::RawPath;
 use tidegate::telemetry::names::{self, Kind};
 
 /// Where the settings of each section are written down: section, file under `gateway`, type.
@@ -19,6 +20,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("proxy_protocol", "src/listener/proxy_protocol/config.rs", "Config"),
     ("limits", "src/admission/config.rs", "Config"),
     ("http", "src/http/config.rs", "Config"),
+    ("raw", "src/http/raw_paths.rs", "Config"),
+    (RAW_PATH, "src/http/raw_paths.rs", "RawPath"),
     ("websocket", "src/client/config.rs", "WebSocketConfig"),
     ("session", "core/src/session/settings.rs", "Settings"),
     ("auth", "src/auth/config.rs", "Config"),
@@ -36,6 +39,9 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("drain", "core/src/drain.rs", "Settings"),
     ("telemetry", "src/telemetry/config.rs", "Config"),
 ];
+
+/// Stands for every section that is a bare endpoint's path.
+const RAW_PATH: &str = "raw.paths.\"/PATH\"";
 
 #[test]
 fn the_page_on_configuration_is_fresh() {
@@ -94,8 +100,12 @@ fn configuration() -> String {
                 write!(page, "{about}\n\n").unwrap();
             }
         }
-        page.push_str("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
-        let set = section.split('.').try_fold(&defaults, |value, step| value.get(step));
+        let of_raw_path = toml::Value::try_from(RawPath::default()).unwrap();
+        let set = match *section {
+            RAW_PATH => Some(&of_raw_path),
+            section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),
+        };
+        let mut head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n";
         for field in fields(file, name) {
             let default = set.and_then(|keys| keys.get(&field.name));
             if default.is_some_and(toml::Value::is_table) {
@@ -103,7 +113,12 @@ fn configuration() -> String {
             }
             let default = default.map_or_else(|| "not set".to_owned(), |value| format!("`{value}`"));
             let meaning = field.meaning.replace('|', "\\|");
+            page.push_str(std::mem::take(&mut head));
             writeln!(page, "| `{}` | {} | {default} | {meaning} |", field.name, field.kind).unwrap();
+        }
+        if !head.is_empty() {
+            // All that is in it are sections.
+            page.pop();
         }
     }
     page
@@ -200,7 +215,8 @@ flags over both. Nothing has to be set.
 - Every key can be set as a variable: `TIDEGATE_`, then the section, two underscores, the key. So `listen` in
   `[server]` is `TIDEGATE_SERVER__LISTEN`, and `history_size` in `[namespaces.prices]` is
   `TIDEGATE_NAMESPACES__PRICES__HISTORY_SIZE`. Lists are written with commas. Namespaces named this way are in lower
-  case. An empty variable unsets a key that has no default.
+  case. An empty variable unsets a key that has no default. Paths (`[raw.paths.\"/ws\"]`) have a `/`, which no variable's
+  name can hold: they are set in the file alone.
 - Variables, flags and files are read alike: white space, line breaks and a byte order mark around a value are no part of
   it, and numbers and truths (`true`, `yes`, `on`, `1` in any case) may be texts. A variable that begins with `TIDEGATE_`
   and names no key sets nothing, and is told in the log and by `tidegate check`.

@@ -61,6 +61,12 @@ pub enum Request {
     Send {
         data: Payload,
     },
+    /// A message to the application from a bare endpoint, and the endpoint's channel, if it has one. What is answered
+    /// goes back; that it was not taken is told too.
+    Ask {
+        channel: Box<str>,
+        data: Payload,
+    },
     /// A question to the application.
     Rpc {
         method: Box<str>,
@@ -88,7 +94,7 @@ impl Request {
             Self::PresenceStats { .. } => "presence_stats",
             Self::Refresh { .. } => "refresh",
             Self::SubRefresh { .. } | Self::Track { .. } | Self::Untrack { .. } => "sub_refresh",
-            Self::Send { .. } => "send",
+            Self::Send { .. } | Self::Ask { .. } => "send",
             Self::Rpc { .. } => "rpc",
             Self::Pong => "pong",
             Self::Refused(_) | Self::Unknown => "other",

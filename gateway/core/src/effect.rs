@@ -97,9 +97,10 @@ pub enum Effect {
         info: Box<ClientInfo>,
     },
 
-    /// Give a message to the application.
+    /// Give a message to the application. The channel is that of a bare endpoint, and empty elsewhere.
     Message {
         ticket: Ticket,
+        channel: Box<str>,
         data: Payload,
     },
     /// Ask the application something.

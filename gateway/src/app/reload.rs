@@ -15,6 +15,7 @@ use crate::auth::Authenticator;
 use crate::backend::HookKind;
 use crate::config::{Change, Config, Mistakes};
 use crate::http::origin::OriginPolicy;
+use crate::http::raw_paths::RawPaths;
 use crate::listener::descriptors::Descriptors;
 use crate::listener::tls::Tls;
 use crate::node::Node;
@@ -55,6 +56,7 @@ pub(super) struct Reload {
     pub(super) inboxes: Vec<Arc<Inbox>>,
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) origins: Arc<RwLock<OriginPolicy>>,
+    pub(super) raw_paths: Arc<RawPaths>,
     pub(super) admission: Arc<Admission>,
     pub(super) descriptors: Descriptors,
     pub(super) api: Arc<Api>,
@@ -116,6 +118,7 @@ impl Reload {
             inbox.push(Event::Renew(context.clone()));
         }
         *self.origins.write() = origins;
+        self.raw_paths.set(&merged.raw);
         self.api.set_keys(keys);
         let (connections_max, advice) =
             self.descriptors.allow(merged.limits.connections_max, merged.api.connections_max);

@@ -160,13 +160,19 @@ impl Client {
     }
 
     /// A client says something to the application, which may say something in return.
-    pub(super) fn ask_with_message(&mut self, local: &Local, ticket: Ticket, data: Payload) {
+    pub(super) fn ask_with_message(
+        &mut self,
+        local: &Local,
+        ticket: Ticket,
+        channel: Box<str>,
+        data: Payload,
+    ) {
         let Some(backend) = local.node.backend.clone() else {
             return self.answer(local, ticket, OutcomeResult::Messaged(not_available()));
         };
         let caller = self.caller();
         self.ask(local, ticket, |_| async move {
-            let sent = BareMessage { client: caller.client, user: &caller.user, channel: "", data };
+            let sent = BareMessage { client: caller.client, user: &caller.user, channel: &channel, data };
             OutcomeResult::Messaged(backend.message(&caller.origin, sent).await)
         });
     }

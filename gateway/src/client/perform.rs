@@ -86,7 +86,9 @@ impl Client {
                 Effect::CloseOthers => self.close_others(local),
                 Effect::Refresh { ticket } => self.ask_to_refresh(local, ticket),
                 Effect::SubRefresh { ticket, channel } => self.ask_to_sub_refresh(local, ticket, channel),
-                Effect::Message { ticket, data } => self.ask_with_message(local, ticket, data),
+                Effect::Message { ticket, channel, data } => {
+                    self.ask_with_message(local, ticket, channel, data);
+                }
                 Effect::Rpc { ticket, method, data } => self.ask_rpc(local, ticket, method, data),
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);

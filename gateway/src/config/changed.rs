@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use super::Config;
+use crate::http::raw_paths::RawPath;
 
 /// The keys that differ from their defaults as TOML, and how many there are.
 pub(super) fn changed(config: &Config) -> (String, usize) {
@@ -16,6 +17,12 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
             if let Value::Table(namespace) = namespace {
                 keep_changed(namespace, options);
             }
+        }
+    }
+    if let Some(Value::Table(paths)) = set.get_mut("raw").and_then(|raw| raw.get_mut("paths")) {
+        let of_path = Table::try_from(RawPath::default()).unwrap_or_default();
+        for path in paths.iter_mut().filter_map(|(_, path)| path.as_table_mut()) {
+            keep_changed(path, &of_path);
         }
     }
     let namespaces = set.remove("namespaces").filter(|namespaces| namespaces != &Value::Table(Table::new()));
@@ -61,6 +68,8 @@ mod tests {
         config.namespaces.insert("plain".to_owned(), ChannelOptions::default());
         let chat = ChannelOptions { allow_publish: true, ..ChannelOptions::default() };
         config.namespaces.insert("chat".to_owned(), chat);
+        let path = RawPath { channel: "chat:all".to_owned(), ..RawPath::default() };
+        config.raw.paths.insert("/ws".to_owned(), path);
         let (shown, count) = changed(&config);
         let expected: Table = r#"
             auth.hmac_secret = "[redacted]"
@@ -69,10 +78,12 @@ mod tests {
             [namespaces.chat]
             allow_publish = true
             [namespaces.plain]
+            [raw.paths."/ws"]
+            channel = "chat:all"
         "#
         .parse()
         .unwrap();
         assert_eq!(shown.parse::<Table>().unwrap(), expected);
-        assert_eq!(count, 4);
+        assert_eq!(count, 5);
     }
 }

@@ -7,6 +7,8 @@ use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
 use super::Config;
+use crate::http::pages;
+use crate::http::raw_paths::Messages;
 use crate::setting::Faults;
 
 /// What a subscribe command takes with a short name of a channel and without a token.
@@ -58,6 +60,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         });
     }
     section("namespaces", &|faults| namespaces(config, faults));
+    section("raw", &|faults| raw_paths(config, faults));
     section("internal", &|faults| {
         if config.internal.listen == config.server.listen && config.server.listen.port() != 0 {
             faults.add("listen", "must not be the address of server.listen");
@@ -212,6 +215,33 @@ fn namespaces(config: &Config, faults: &mut Faults) {
                 name,
                 "holds no channel: channel_names.namespace_boundary is empty and it has no pattern",
             );
+        }
+    }
+}
+
+/// What only shows beside the rest: whether there is such a channel, and whether anything else answers the path.
+fn raw_paths(config: &Config, faults: &mut Faults) {
+    config.raw.check(faults);
+    let rules = config.channel_rules();
+    for (path, bound) in &config.raw.paths {
+        if config.demo.page && pages::find(path).is_some() {
+            faults.add(format!("paths.{path}"), "is one of the demo's pages: set demo.page = false");
+        }
+        if bound.messages == Messages::Hook && !config.backend.message.is_on() {
+            faults.add(format!("paths.{path}.messages"), "needs backend.message.url");
+        }
+        if bound.channel.is_empty() {
+            continue;
+        }
+        let channel = rules.channel(&bound.channel, config.session.channel_bytes_max as usize);
+        match channel.map(|channel| (rules.options(&channel).is_some(), rules.admits_name(&channel))) {
+            Ok((true, true)) => {}
+            Ok((false, _)) => {
+                faults.add(format!("paths.{path}.channel"), "is of a namespace that is not there");
+            }
+            Ok((_, false)) => faults
+                .add(format!("paths.{path}.channel"), "does not match the channel_regex of its namespace"),
+            Err(invalid) => faults.add(format!("paths.{path}.channel"), invalid.to_string()),
         }
     }
 }

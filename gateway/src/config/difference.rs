@@ -74,6 +74,7 @@ pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
     merged.http.allowed_origins = new.http.allowed_origins.clone();
     merged.http.allow_missing_origin = new.http.allow_missing_origin;
     // What waits already is counted against the budget that the node began with.
+    merged.raw = new.raw.clone();
     merged.limits = new.limits.clone();
     merged.limits.memory_bytes_max = present.limits.memory_bytes_max;
     merged.api.keys = new.api.keys.clone();

@@ -43,6 +43,7 @@ pub struct Config {
     pub proxy_protocol: listener::proxy_protocol::Config,
     pub limits: admission::Config,
     pub http: http::config::Config,
+    pub raw: http::raw_paths::Config,
     pub websocket: client::config::WebSocketConfig,
     pub session: Settings,
     pub auth: auth::Config,
@@ -290,8 +291,8 @@ mod tests {
         assert_eq!(
             mistakes(toml, &environment),
             [
-                "colour: unknown key, known are node, server, internal, tls, proxy_protocol, limits, http, websocket, session, \
-                 auth, api, workers, channel_names, channels, namespaces, backend, broker, redis, demo, drain, telemetry (from gateway.toml:2)",
+                "colour: unknown key, known are node, server, internal, tls, proxy_protocol, limits, http, raw, websocket, \
+                 session, auth, api, workers, channel_names, channels, namespaces, backend, broker, redis, demo, drain, telemetry (from gateway.toml:2)",
                 "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
                 "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml:16)",
                 "namespaces.prices.history_ttl_s: must be set when history_size is",
@@ -359,6 +360,40 @@ mod tests {
         );
         assert!(told[4].contains("must begin with /"), "{told:#?}");
         assert!(told[6].contains("is no regular expression"), "{told:#?}");
+    }
+
+    #[test]
+    fn paths_of_bare_endpoints_are_keys_and_what_is_wrong_with_one_is_told_by_its_name() {
+        let toml = r#"
+            [raw.paths."/"]
+            channel = "chat"
+            [raw.paths."/ws"]
+            channel = "nowhere:chat"
+            [raw.paths."/v1.2/ws"]
+            chanel = "chat"
+            messages = "none"
+            [raw.paths.ws]
+            messages = "hook"
+            [demo]
+            page = true
+        "#;
+        let told = mistakes(toml, &[("TIDEGATE_RAW__PATHS__X__CHANNEL", "chat")]);
+        let starts = [
+            "raw.paths./: is one of the demo's pages",
+            "raw.paths./v1.2/ws.chanel: unknown key, did you mean `channel`? (from gateway.toml:7)",
+            "raw.paths./v1.2/ws.channel: must be set where messages is \"none\"",
+            "raw.paths./ws.channel: is of a namespace that is not there (from gateway.toml:5)",
+            "raw.paths.ws: must begin with /",
+            "raw.paths.ws.messages: needs backend.message.url (from gateway.toml:10)",
+            "raw.paths.x: must begin with /",
+        ];
+        assert_eq!(told.len(), starts.len(), "{told:#?}");
+        for (told, start) in told.iter().zip(starts) {
+            assert!(told.starts_with(start), "{told}");
+        }
+        let config = load("[raw.paths.\"/a.b/c\"]\nchannel = \"chat\"\n", &[]).unwrap();
+        assert_eq!(config.raw.paths["/a.b/c"].channel, "chat");
+        assert_eq!(load(&config.to_toml(), &[]).unwrap(), config);
     }
 
     #[test]

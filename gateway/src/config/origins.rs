@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Config;
 use super::lines::Lines;
 use super::tree::Node;
+use crate::http::raw_paths::RawPath;
 
 /// One key.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -30,15 +31,17 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
     let defaults = leaves(&Config::default());
     let defaults: HashMap<&[String], &Value> =
         defaults.iter().map(|(path, value)| (path.as_slice(), value)).collect();
+    let of_raw_path = serde_json::to_value(RawPath::default()).unwrap_or_default();
     let set = |(path, value): (Vec<String>, Value)| {
         // A namespace begins with the options that channels without one begin with.
         let of_default = match &path[..] {
             [namespaces, _, key] if namespaces == "namespaces" => {
-                defaults.get(&["channels".to_owned(), key.clone()][..])
+                defaults.get(&["channels".to_owned(), key.clone()][..]).copied()
             }
-            path => defaults.get(path),
+            [raw, paths, _, key] if raw == "raw" && paths == "paths" => of_raw_path.get(key),
+            path => defaults.get(path).copied(),
         };
-        let is_default = of_default == Some(&&value);
+        let is_default = of_default == Some(&value);
         let node = tree.find(&path);
         let origin = node.map_or_else(|| DEFAULT.to_owned(), |node| node.origin.describe(&path));
         Set { key: path.join("."), value, origin, is_default }

@@ -23,6 +23,7 @@ use crate::transport::handed::HandedBody;
 pub mod config;
 pub mod origin;
 pub mod pages;
+pub mod raw_paths;
 
 mod cors;
 mod emulate;
@@ -38,6 +39,7 @@ pub(crate) use stream::Stream;
 pub(crate) use take_over::TakeOver;
 
 use origin::OriginPolicy;
+use raw_paths::RawPaths;
 
 /// A head that was read without hyper, for [`crate::readers`].
 #[derive(PartialEq, Eq, Debug)]
@@ -65,6 +67,8 @@ pub(crate) fn read_emulation(body: &[u8], in_protobuf: bool) -> Result<(Box<str>
 pub(crate) struct Router {
     /// Others can be set while the node runs.
     pub(crate) origins: Arc<RwLock<OriginPolicy>>,
+    /// These too.
+    pub(crate) raw_paths: Arc<RawPaths>,
     pub(crate) proxies: TrustedProxies,
     pub(crate) admission: Arc<Admission>,
     /// Whether clients connect here.

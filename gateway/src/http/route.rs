@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use crate::admission::client_ip::X_FORWARDED_FOR;
 use crate::admission::{Admitted, Peer, Refusal};
 use crate::http::head::Head;
+use crate::http::raw_paths::RawPath;
 use crate::http::respond::Streamed;
 use crate::http::upgrade::Opening;
 use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, pages, whole};
@@ -56,7 +57,7 @@ impl Router {
             match self.endpoint_of(head.path) {
                 Some(endpoint) => {
                     let admitted = self.let_in(peer, &head)?;
-                    let opening = self.read_opening(endpoint, &head)?;
+                    let opening = self.read_opening(&endpoint, &head)?;
                     let origin = self.origin(&head, self.address_of(peer, &head), endpoint.transport());
                     Some((opening.from(origin), admitted))
                 }
@@ -140,7 +141,7 @@ impl Router {
             return None;
         }
         let endpoint = self.endpoint_of(head.path)?;
-        let opening = self.read_opening(endpoint, &head).ok()?;
+        let opening = self.read_opening(&endpoint, &head).ok()?;
         let admitted = self.let_in(peer, &head).ok()?;
         let opening = opening.from(self.origin(&head, self.address_of(peer, &head), endpoint.transport()));
         Some(OpenedAtOnce { head_bytes: length, opening, admitted })
@@ -199,7 +200,8 @@ impl Router {
     }
 
     fn endpoint_of<'a>(&self, path: &'a str) -> Option<Endpoint<'a>> {
-        self.clients.then(|| Endpoint::of(path)).flatten()
+        let bound = || self.raw_paths.find(path).map(Endpoint::Bound);
+        self.clients.then(|| Endpoint::of(path).or_else(bound)).flatten()
     }
 
     fn check_origin(&self, head: &Head<'_>) -> Result<(), Refused> {
@@ -220,13 +222,15 @@ impl Router {
 }
 
 /// Where clients connect.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Endpoint<'a> {
     Centrifuge,
     /// For those who say who they are, and no more.
     CentrifugeUni,
     /// The channel, as it is written in the path.
     Raw(&'a str),
+    /// A path that the configuration names.
+    Bound(Arc<RawPath>),
 }
 
 impl<'a> Endpoint<'a> {
@@ -241,9 +245,9 @@ impl<'a> Endpoint<'a> {
     }
 
     /// As Centrifuge calls it.
-    fn transport(self) -> &'static str {
+    fn transport(&self) -> &'static str {
         match self {
-            Self::Centrifuge | Self::Raw(_) => "websocket",
+            Self::Centrifuge | Self::Raw(_) | Self::Bound(_) => "websocket",
             Self::CentrifugeUni => "uni_websocket",
         }
     }

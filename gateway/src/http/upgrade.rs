@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use shared::command::Since;
 use shared::framing::websocket::{self, DeflateParams, Upgrade};
 use shared::protocol::Protocol;
-use shared::protocol::raw::Raw;
+use shared::protocol::raw::{Messages, Raw};
 
 use crate::admission::Admitted;
 use crate::backend::Origin;
@@ -99,11 +99,17 @@ impl Opening {
 
 impl Router {
     /// Reads a request to connect. Changes nothing.
-    pub(super) fn read_opening(&self, endpoint: Endpoint<'_>, head: &Head<'_>) -> Result<Opening, Refused> {
+    pub(super) fn read_opening(&self, endpoint: &Endpoint<'_>, head: &Head<'_>) -> Result<Opening, Refused> {
         match endpoint {
             Endpoint::Centrifuge => self.read_centrifuge(head),
             Endpoint::CentrifugeUni => self.read_centrifuge_uni(head),
-            Endpoint::Raw(channel) => self.read_raw(channel, head),
+            Endpoint::Raw(channel) => {
+                let channel = percent_encoding::percent_decode_str(channel)
+                    .decode_utf8()
+                    .map_err(|_| malformed("the channel in the path is not UTF-8"))?;
+                self.read_raw(&channel, Messages::Publish, head)
+            }
+            Endpoint::Bound(bound) => self.read_raw(&bound.channel, bound.messages.into(), head),
         }
     }
 
@@ -131,11 +137,8 @@ impl Router {
         Ok(Opening { first: first.map(Bytes::from), ..opening })
     }
 
-    /// `/raw/{channel}`: a message is a publication.
-    fn read_raw(&self, channel: &str, head: &Head<'_>) -> Result<Opening, Refused> {
-        let channel = percent_encoding::percent_decode_str(channel)
-            .decode_utf8()
-            .map_err(|_| malformed("the channel in the path is not UTF-8"))?;
+    /// `/raw/{channel}`, and the paths that stand for a channel.
+    fn read_raw(&self, channel: &str, messages: Messages, head: &Head<'_>) -> Result<Opening, Refused> {
         let since = match head.query("offset") {
             None => None,
             Some(offset) => {
@@ -145,8 +148,8 @@ impl Router {
         };
         let upgrade = read(head)?;
         let token = token(head, &upgrade)?;
-        let protocol = Arc::new(Raw::new(channel.as_ref().into(), token.into(), since));
-        Ok(self.opening(upgrade, RAW, protocol))
+        let raw = Raw::new(channel.into(), token.into(), since).taking(messages);
+        Ok(self.opening(upgrade, RAW, Arc::new(raw)))
     }
 
     fn opening(&self, upgrade: Upgrade<'_>, known: &'static str, protocol: Arc<dyn Protocol>) -> Opening {

@@ -46,6 +46,7 @@ mod serves_commands;
 mod serves_many;
 mod serves_protobuf;
 mod serves_raw;
+mod serves_raw_paths;
 mod serves_tls;
 pub mod spans_nodes;
 mod survives_a_storm;

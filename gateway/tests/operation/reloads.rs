@@ -128,6 +128,36 @@ async fn a_hangup_swaps_the_rules_under_open_connections_and_tells_what_has_chan
 }
 
 #[tokio::test]
+async fn bare_endpoints_come_and_go_and_whoever_is_connected_stays() {
+    let file = File::new("[raw.paths.\"/old\"]\nchannel = \"chat:room\"\n");
+    let gateway = file.serve().await;
+    let open = |path: &str| connect_async(format!("ws://{}{path}", gateway.address));
+    let (mut connected, _) = open("/old").await.unwrap();
+    assert!(open("/new").await.is_err());
+    file.write("[raw.paths.\"/new\"]\nchannel = \"chat:room\"\nmessages = \"none\"\n");
+    let answer = reload(&gateway, "demo").await;
+    let keys: Vec<&str> = answer["result"]["changed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| change["key"].as_str().unwrap())
+        .collect();
+    let all = [
+        "raw.paths./new.channel",
+        "raw.paths./new.messages",
+        "raw.paths./old.channel",
+        "raw.paths./old.messages",
+    ];
+    assert_eq!(keys, all, "{answer}");
+    assert!(open("/old").await.is_err());
+    open("/new").await.unwrap();
+    connected.send(Message::Ping("still here".into())).await.unwrap();
+    let ponged = tokio::time::timeout(PATIENCE, connected.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(ponged, Message::Pong("still here".into()));
+    gateway.terminate().await;
+}
+
+#[tokio::test]
 async fn a_file_with_a_mistake_changes_nothing_and_every_mistake_is_answered() {
     let file = File::new(OPEN);
     let gateway = file.serve().await;

@@ -81,6 +81,12 @@ impl Description {
         self
     }
 
+    /// Adds sections that no variable can name.
+    pub fn and(mut self, toml: &str) -> Self {
+        self.toml.push_str(toml);
+        self
+    }
+
     /// Has the node share publications and presence with others over this Redis.
     pub fn over(self, redis_url: &str) -> Self {
         self.with("broker.kind", "redis").with("redis.url", redis_url)

@@ -1,4 +1,4 @@
-//! The bare protocol: a connection is one channel, a message is a publication.
+//! The bare protocol: a connection is at most one channel, a message is a publication or goes to the application.
 //!
 //! There is nothing to learn and nothing to parse: any WebSocket client speaks it. What it cannot say (an answer, an
 //! offset, a reason other than that of a close) it does not say.
@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::command::{Command, Connect, Request, Since, Subscribe};
 use crate::disconnect::Disconnect;
+use crate::error::ErrorCode;
 use crate::framing::{Message, MessageKind};
 use crate::publication::{Payload, PayloadKind};
 use crate::push::{Event, Push, UnsubscribeCode};
@@ -15,8 +16,8 @@ use crate::reply::{Answer, Reply};
 
 const CONNECT_ID: u32 = 1;
 const SUBSCRIBE_ID: u32 = 2;
-/// Of every publication: nobody waits for one in particular.
-const PUBLISH_ID: u32 = 3;
+/// Of every message: nobody waits for one in particular.
+const MESSAGE_ID: u32 = 3;
 
 /// One connection of the bare protocol. Unlike other protocols it has a value per connection, since what to subscribe
 /// to stands in the address. What it encodes is the same for all.
@@ -25,13 +26,37 @@ pub struct Raw {
     channel: Box<str>,
     token: Box<str>,
     recover: Option<Since>,
+    messages: Messages,
+}
+
+/// What becomes of what a bare client sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Messages {
+    /// Each is published in the connection's channel.
+    #[default]
+    Publish,
+    /// Each goes to the application, which may answer.
+    Ask,
+    /// The first closes the connection.
+    Refuse,
 }
 
 impl Raw {
     /// With `recover`, the connection begins with the publications after that position, or is closed with
     /// [`Disconnect::INSUFFICIENT_STATE`] if they are no longer there: a gap must not go unseen.
     pub fn new(channel: Box<str>, token: Box<str>, recover: Option<Since>) -> Self {
-        Self { channel, token, recover }
+        Self { channel, token, recover, messages: Messages::default() }
+    }
+
+    /// The same for an endpoint that takes messages otherwise. If it does not publish them, its channel may be empty,
+    /// and then there is none.
+    pub fn taking(self, messages: Messages) -> Self {
+        Self { messages, ..self }
+    }
+
+    /// `/raw/` without a name is a mistake of the client's. An endpoint that needs no channel may have none.
+    fn subscribes(&self) -> bool {
+        !self.channel.is_empty() || self.messages == Messages::Publish
     }
 }
 
@@ -43,6 +68,9 @@ impl Protocol for Raw {
     fn open(&self, commands: &mut Vec<Command>) {
         let connect = Connect { token: self.token.clone(), name: "raw".into(), ..Connect::default() };
         commands.push(Command { id: CONNECT_ID, request: Request::Connect(connect) });
+        if !self.subscribes() {
+            return;
+        }
         let since = self.recover.clone().unwrap_or_default();
         let subscribe = Subscribe {
             channel: self.channel.clone(),
@@ -62,8 +90,13 @@ impl Protocol for Raw {
             MessageKind::Text => Payload::json_or_text(bytes),
             MessageKind::Binary => Payload::binary(bytes),
         };
-        let request = Request::Publish { channel: self.channel.clone(), data };
-        commands.push(Command { id: PUBLISH_ID, request });
+        let channel = self.channel.clone();
+        let request = match self.messages {
+            Messages::Publish => Request::Publish { channel, data },
+            Messages::Ask => Request::Ask { channel, data },
+            Messages::Refuse => Request::Refused(ErrorCode::PermissionDenied),
+        };
+        commands.push(Command { id: MESSAGE_ID, request });
         Ok(())
     }
 
@@ -117,7 +150,6 @@ fn put(payload: &Payload, out: &mut BytesMut) -> MessageKind {
 mod tests {
     use super::*;
     use crate::channel::Channel;
-    use crate::error::ErrorCode;
     use crate::publication::Publication;
     use crate::reply::Subscribed;
 
@@ -172,6 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_that_asks_needs_no_channel_and_one_that_refuses_says_so() {
+        let opened = |channel: &str, messages| {
+            let raw = Raw::new(channel.into(), "".into(), None).taking(messages);
+            let mut commands = Vec::new();
+            raw.open(&mut commands);
+            let opened = commands.len();
+            raw.decode(Message { kind: MessageKind::Text, data: b"hello" }, &mut commands).unwrap();
+            (opened, commands.pop().unwrap().request)
+        };
+        let ask = |channel: &str| Request::Ask { channel: channel.into(), data: Payload::text("hello") };
+        assert_eq!(opened("", Messages::Ask), (1, ask("")));
+        assert_eq!(opened("news", Messages::Ask), (2, ask("news")));
+        let refused = Request::Refused(ErrorCode::PermissionDenied);
+        assert_eq!(opened("news", Messages::Refuse), (2, refused));
+        assert_eq!(opened("", Messages::Publish).0, 2, "the session says that there is no name");
+    }
+
+    #[test]
     fn publications_go_out_as_they_came_in() {
         for (data, kind) in [
             (Payload::json("{\n}"), MessageKind::Text),
@@ -199,11 +249,11 @@ mod tests {
     #[test]
     fn success_is_silent_and_every_refusal_closes() {
         let mut out = BytesMut::new();
-        let publish = Reply { id: PUBLISH_ID, outcome: Ok(Answer::Publish) };
+        let publish = Reply { id: MESSAGE_ID, outcome: Ok(Answer::Publish) };
         assert_eq!(raw(None).encode_reply(&publish, &mut out), Encoded::Nothing);
         for error in ErrorCode::ALL {
             let encoded =
-                raw(None).encode_reply(&Reply { id: PUBLISH_ID, outcome: Err(error.into()) }, &mut out);
+                raw(None).encode_reply(&Reply { id: MESSAGE_ID, outcome: Err(error.into()) }, &mut out);
             let Encoded::Close(disconnect) = encoded else { panic!("{error:?} does not close") };
             let may_go_well_next_time = error.is_temporary() || error == ErrorCode::UnrecoverablePosition;
             assert_eq!(disconnect.invites_reconnect(), may_go_well_next_time, "{error:?}");

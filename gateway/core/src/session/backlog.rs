@@ -87,6 +87,7 @@ fn weight(command: &Command) -> usize {
         Request::Refresh { token } => token.len(),
         Request::SubRefresh { channel, token } => channel.len() + token.len(),
         Request::Send { data } => data.bytes.len(),
+        Request::Ask { channel, data } => channel.len() + data.bytes.len(),
         Request::Rpc { method, data } => method.len() + data.bytes.len(),
         Request::Pong | Request::Refused(_) | Request::Unknown => 0,
     };

@@ -20,21 +20,22 @@ impl Session {
         self.effects.push_back(Effect::Rpc { ticket, method, data });
     }
 
-    pub(super) fn on_send(&mut self, data: Payload) {
+    /// With an id, a refusal is told. Otherwise nobody waits for a reply, but what a client sends first comes first.
+    pub(super) fn on_send(&mut self, id: u32, channel: Box<str>, data: Payload) {
         if !self.context.application.messages {
             return self.close(Disconnect::NOT_AVAILABLE);
         }
         let ticket = self.ticket();
-        // Nobody waits for a reply, but what a client sends first comes first.
-        self.wait(ticket, 0, Awaited::Message);
-        self.effects.push_back(Effect::Message { ticket, data });
+        self.wait(ticket, id, Awaited::Message);
+        self.effects.push_back(Effect::Message { ticket, channel, data });
     }
 
-    pub(super) fn on_messaged(&mut self, now: Moment, result: Result<Option<Payload>, Denial>) {
+    pub(super) fn on_messaged(&mut self, now: Moment, id: u32, result: Result<Option<Payload>, Denial>) {
         match result {
             Ok(Some(data)) => self.push(Push::alone(Event::Message(&data))),
             Ok(None) => {}
-            Err(Denial::Error(refusal)) => self.note_refusal(now, &refusal),
+            Err(Denial::Error(refusal)) if id == 0 => self.note_refusal(now, &refusal),
+            Err(Denial::Error(refusal)) => self.refuse(now, id, refusal),
             Err(Denial::Disconnect(disconnect)) => self.close(disconnect),
         }
     }

@@ -120,7 +120,8 @@ impl Session {
             Request::Refresh { token } => self.on_refresh(id, token),
             Request::SubRefresh { channel, token } => self.on_sub_refresh(now, id, &channel, token),
             Request::Rpc { method, data } => self.on_rpc(now, id, method, data),
-            Request::Send { data } => self.on_send(data),
+            Request::Send { data } => self.on_send(0, "".into(), data),
+            Request::Ask { channel, data } => self.on_send(id, channel, data),
             Request::PublishKey { .. } | Request::Track { .. } | Request::Untrack { .. } => {
                 self.refuse(now, id, ErrorCode::NotAvailable);
             }

@@ -50,8 +50,8 @@ impl Session {
                 self.on_authenticated(now, id, subs, result)
             }
             (Awaited::Connect { .. }, _) => self.close(Disconnect::INTERNAL),
-            (Awaited::Message, OutcomeResult::Messaged(result)) => self.on_messaged(now, result),
-            (Awaited::Message, _) => self.note_refusal(now, &ErrorCode::Internal.into()),
+            (Awaited::Message, OutcomeResult::Messaged(result)) => self.on_messaged(now, id, result),
+            (Awaited::Message, _) => self.on_messaged(now, id, Err(ErrorCode::Internal.into())),
             (Awaited::Rpc, OutcomeResult::Rpc(result)) => {
                 self.conclude_or_close(now, id, result.map(|data| Answer::Rpc { data }));
             }

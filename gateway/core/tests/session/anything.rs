@@ -21,7 +21,7 @@ use shared::id::{ClientId, UserId};
 use shared::moment::Moment;
 use shared::protocol::Protocol;
 use shared::protocol::centrifuge::json::CentrifugeJson;
-use shared::protocol::raw::Raw;
+use shared::protocol::raw::{Messages, Raw};
 use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
@@ -481,9 +481,10 @@ proptest! {
         events in vec(event(), 0..60),
         name in select(CHANNELS.to_vec()),
         recovers: bool,
+        messages in select(vec![Messages::Publish, Messages::Ask, Messages::Refuse]),
     ) {
         let recover = recovers.then(|| Since { offset: 2, epoch: "life".into() });
-        let raw = Raw::new(name.into(), "".into(), recover);
+        let raw = Raw::new(name.into(), "".into(), recover).taking(messages);
         let mut observed = Observed::open(Arc::new(raw), false);
         for event in events {
             observed.happens(event);

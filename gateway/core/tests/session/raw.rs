@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use gateway_core::effect::OutcomeResult;
-use gateway_core::session::{Context, Settings};
+use gateway_core::effect::{Denial, OutcomeResult};
+use gateway_core::session::{Application, Context, Settings};
 use shared::command::Since;
 use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
-use shared::protocol::raw::Raw;
+use shared::protocol::raw::{Messages, Raw};
+use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
 use crate::support::{Client, authenticated, channel, context, joined, page};
@@ -43,6 +44,40 @@ fn what_is_sent_is_published_and_not_answered() {
     assert_eq!(client.did(), ["publish news \u{0}"]);
     client.answer(OutcomeResult::Published(Ok(())));
     assert_eq!(client.did(), ["publish news "], "an empty text is a text");
+}
+
+#[test]
+fn what_is_sent_to_the_application_is_answered_in_order_and_a_refusal_closes() {
+    let application = Application { messages: true, ..Application::default() };
+    let context = Context { application, ..context() };
+    let mut client =
+        Client::speaking(Arc::new(Raw::new("".into(), "".into(), None).taking(Messages::Ask)), context);
+    assert_eq!(client.did(), ["authenticate "]);
+    client.answer(authenticated("ann"));
+    assert_eq!(client.did(), [""; 0], "there is no channel to subscribe to");
+    client.says("one");
+    client.says("two");
+    assert_eq!(client.did(), ["message one"]);
+    client.answer(OutcomeResult::Messaged(Ok(Some(Payload::text("uno")))));
+    assert_eq!(client.did(), ["message two", "< uno"]);
+    client.answer(OutcomeResult::Messaged(Ok(None)));
+    client.says("three");
+    assert_eq!(client.did(), ["message three"]);
+    client.answer(OutcomeResult::Messaged(Err(Denial::of(ErrorCode::Internal))));
+    assert_eq!(client.did(), ["close 3004"]);
+}
+
+#[test]
+fn what_is_sent_where_nothing_is_taken_closes() {
+    let raw = Raw::new("news".into(), "".into(), None).taking(Messages::Refuse);
+    let mut client = Client::speaking(Arc::new(raw), context());
+    client.did();
+    client.answer(authenticated("ann"));
+    client.did();
+    client.answer(joined(None));
+    assert_eq!(client.did(), ["live news"]);
+    client.says("hello");
+    assert_eq!(client.did(), ["close 3507"]);
 }
 
 #[test]

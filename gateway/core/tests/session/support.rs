@@ -173,7 +173,7 @@ impl Client {
                 format!("sub_refresh {channel}")
             }
             Effect::CloseOthers => "close others".to_owned(),
-            Effect::Message { ticket, data } => {
+            Effect::Message { ticket, data, .. } => {
                 self.ask(ticket, "");
                 format!("message {}", String::from_utf8_lossy(&data.bytes))
             }

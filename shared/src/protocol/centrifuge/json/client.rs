@@ -109,7 +109,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Request::SubRefresh { channel, token } => {
             strings("sub_refresh", &[("channel", channel), ("token", token)], &mut line);
         }
-        Request::Send { data } => {
+        Request::Send { data } | Request::Ask { data, .. } => {
             let mut body = Object::begin(line.field("send"));
             body.payload("data", Some(data));
             body.end();

@@ -76,7 +76,9 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
                 ..Default::default()
             });
         }
-        Request::Send { data } => wire.send = Some(requests::Send { data: data.bytes.clone() }),
+        Request::Send { data } | Request::Ask { data, .. } => {
+            wire.send = Some(requests::Send { data: data.bytes.clone() })
+        }
         Request::Rpc { method, data } => {
             wire.rpc = Some(requests::Rpc { data: data.bytes.clone(), method: method.to_string() });
         }

@@ -1,0 +1,190 @@
+//! Paths of their own for bare endpoints: which channel each stands for, and what becomes of its clients' messages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use shared::protocol::raw;
+
+use crate::setting::Faults;
+
+/// Most paths.
+const PATHS_MAX: usize = 64;
+/// Longest path, in bytes.
+const PATH_BYTES_MAX: usize = 255;
+/// What the first part of a path cannot be: these are the gateway's own, or may be one day.
+const TAKEN: [&str; 4] = ["api", "connection", "emulation", "raw"];
+
+/// Bare endpoints beside `/raw/{channel}`, at most 64. Each path has a section of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Each path with its section, such as `[raw.paths."/ws"]`.
+    pub paths: BTreeMap<String, RawPath>,
+}
+
+/// One path at which clients connect without a protocol.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPath {
+    /// The channel that clients are subscribed to as they connect, as far as they may be. Empty: none.
+    pub channel: String,
+    /// What becomes of what clients send: `publish` publishes it in the channel, as far as they may, `hook` gives it to
+    /// `[backend.message]`, whose answer goes back to the sender, `none` closes whoever sends anything, with 3507.
+    pub messages: Messages,
+}
+
+/// What becomes of messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Messages {
+    #[default]
+    Publish,
+    Hook,
+    None,
+}
+
+impl From<Messages> for raw::Messages {
+    fn from(messages: Messages) -> Self {
+        match messages {
+            Messages::Publish => Self::Publish,
+            Messages::Hook => Self::Ask,
+            Messages::None => Self::Refuse,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with the paths themselves.
+    pub fn check(&self, faults: &mut Faults) {
+        for (at, (path, bound)) in self.paths.iter().enumerate() {
+            if let Err(problem) = check_path(path) {
+                faults.add(format!("paths.{path}"), problem);
+            }
+            if at == PATHS_MAX {
+                faults.add(format!("paths.{path}"), format!("is one too many: there may be {PATHS_MAX}"));
+            }
+            if bound.channel.is_empty() {
+                match bound.messages {
+                    Messages::Publish => {
+                        let problem = "must be set, or messages = \"hook\": there is nowhere to publish";
+                        faults.add(format!("paths.{path}.channel"), problem);
+                    }
+                    Messages::None => {
+                        let problem = "must be set where messages is \"none\": nothing would ever happen";
+                        faults.add(format!("paths.{path}.channel"), problem);
+                    }
+                    Messages::Hook => {}
+                }
+            }
+        }
+    }
+}
+
+/// Paths are compared as they come in a request, so what clients would write otherwise cannot be in one.
+fn check_path(path: &str) -> Result<(), String> {
+    let Some(rest) = path.strip_prefix('/') else { return Err("must begin with /".to_owned()) };
+    if path.len() > PATH_BYTES_MAX {
+        return Err(format!("is longer than {PATH_BYTES_MAX} bytes"));
+    }
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:@!$&'()*+,;=".contains(&byte);
+    if !path.bytes().all(is_plain) {
+        return Err("may hold letters, digits and -._~/:@!$&'()*+,;= alone".to_owned());
+    }
+    if rest.split('/').any(|part| part == "." || part == "..") {
+        return Err("has a part . or .., which clients leave out".to_owned());
+    }
+    let first = rest.split('/').next().unwrap_or_default();
+    if TAKEN.contains(&first) {
+        return Err(format!("begins with /{first}, which is the gateway's own"));
+    }
+    Ok(())
+}
+
+/// The paths of a node that runs. Others can be set meanwhile: whoever is connected stays as it is.
+#[derive(Debug)]
+pub(crate) struct RawPaths(RwLock<BTreeMap<String, Arc<RawPath>>>);
+
+impl RawPaths {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self(RwLock::new(shared_by_all(config)))
+    }
+
+    pub(crate) fn set(&self, config: &Config) {
+        *self.0.write() = shared_by_all(config);
+    }
+
+    pub(crate) fn find(&self, path: &str) -> Option<Arc<RawPath>> {
+        self.0.read().get(path).cloned()
+    }
+}
+
+fn shared_by_all(config: &Config) -> BTreeMap<String, Arc<RawPath>> {
+    config.paths.iter().map(|(path, bound)| (path.clone(), Arc::new(bound.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faulty(config: &Config) -> Vec<String> {
+        let mut faults = Faults::default();
+        config.check(&mut faults);
+        faults.into_inner().into_iter().map(|(key, _)| key).collect()
+    }
+
+    fn bound(paths: impl IntoIterator<Item = String>, channel: &str, messages: Messages) -> Config {
+        let bound = RawPath { channel: channel.to_owned(), messages };
+        Config { paths: paths.into_iter().map(|path| (path, bound.clone())).collect() }
+    }
+
+    #[test]
+    fn only_paths_that_requests_can_have_and_nothing_else_answers_are_taken() {
+        for good in ["/", "/ws", "/chat/room-1", "/v1/api", "/rawest", "/a.b/~c:d@e"] {
+            assert_eq!(faulty(&bound([good.to_owned()], "news", Messages::Publish)), [""; 0], "{good}");
+        }
+        let long = format!("/{}", "x".repeat(255));
+        for bad in [
+            "",
+            "ws",
+            "/a b",
+            "/a?b",
+            "/a#b",
+            "/a%20b",
+            "/é",
+            "/a/../b",
+            "/.",
+            "/raw",
+            "/raw/x",
+            "/api",
+            "/connection/x",
+            "/emulation",
+            &long,
+        ] {
+            let told = faulty(&bound([bad.to_owned()], "news", Messages::Publish));
+            assert_eq!(told, [format!("paths.{bad}")]);
+        }
+        let many = bound((0..=PATHS_MAX).map(|number| format!("/{number:02}")), "news", Messages::None);
+        assert_eq!(faulty(&many), ["paths./64"]);
+    }
+
+    #[test]
+    fn without_a_channel_messages_go_to_the_backend_or_nowhere() {
+        for (messages, sound) in [(Messages::Hook, true), (Messages::Publish, false), (Messages::None, false)]
+        {
+            let told = faulty(&bound(["/ws".to_owned()], "", messages));
+            assert_eq!(told.is_empty(), sound, "{messages:?} {told:?}");
+        }
+    }
+
+    #[test]
+    fn paths_are_found_as_they_are_set_last() {
+        let paths = RawPaths::new(&bound(["/a".to_owned()], "one", Messages::Publish));
+        assert_eq!(paths.find("/a").unwrap().channel, "one");
+        assert!(paths.find("/a/").is_none() && paths.find("/b").is_none());
+        paths.set(&bound(["/b".to_owned()], "two", Messages::None));
+        assert!(paths.find("/a").is_none());
+        assert_eq!(paths.find("/b").unwrap().channel, "two");
+    }
+}

@@ -15,15 +15,15 @@ export const API_KEY = 'test-key';
 const running = new Set();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
-// A gateway is gone when the test `t` is over. `config` is TOML; `demo` starts it as `--demo`.
-export async function startGateway(t, { config = '', demo = false } = {}) {
+// A gateway is gone when the test `t` is over. `config` is TOML; `demo` starts it as `--demo`; `env` are more variables.
+export async function startGateway(t, { config = '', demo = false, env = {} } = {}) {
   const directory = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
   const file = join(directory, 'gateway.toml');
   writeFileSync(file, config);
   const args = ['serve', '--config', file, '--listen', '127.0.0.1:0', '--internal-listen', '127.0.0.1:0'];
   const child = spawn(program('tidegate'), demo ? [...args, '--demo'] : args, {
     stdio: ['ignore', 'ignore', 'pipe'],
-    env: { PATH: process.env.PATH, TIDEGATE_TELEMETRY__LOG_FORMAT: 'json', TIDEGATE_API__KEYS: API_KEY },
+    env: { PATH: process.env.PATH, TIDEGATE_TELEMETRY__LOG_FORMAT: 'json', TIDEGATE_API__KEYS: API_KEY, ...env },
   });
   const gateway = new Gateway(child, directory);
   running.add(child);

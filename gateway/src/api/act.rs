@@ -13,9 +13,9 @@ use shared::publication::is_json;
 use super::refused::Refused;
 use super::request::{self, Text};
 use super::run::Call;
-use crate::node::AskError;
 use crate::node::control::{CONTROL_BYTES_MAX, ControlCommand, EXCEPT_MAX, Target};
 use crate::node::question::{Act, Answer, Question, Refreshing, Subscribing};
+use crate::node::{AskError, SessionId};
 
 /// The reason of an application that gives none.
 const NO_REASON: &str = "disconnected";
@@ -98,7 +98,7 @@ impl Call<'_> {
     async fn act(&self, target: Target, act: Act) -> Result<(), Refused> {
         self.in_time()?;
         // A client is in one place.
-        let is_one = target.client.is_some();
+        let is_one = target.client.is_some() || target.session.is_some();
         let command = for_earlier_releases(&target, &act);
         let answers = self.node.ask_all(Question::Act(target, act)).await?;
         let is_found =
@@ -125,6 +125,10 @@ impl Call<'_> {
 
 /// What nodes that cannot be asked are told, where there is a word for it.
 fn for_earlier_releases(target: &Target, act: &Act) -> Option<ControlCommand> {
+    if target.session.is_some() {
+        // They would do it to all of the user's connections.
+        return None;
+    }
     let target = target.clone();
     Some(match act {
         Act::Disconnect(disconnect) => ControlCommand::Disconnect { target, disconnect: disconnect.clone() },
@@ -162,14 +166,10 @@ fn json(field: &str, written: Option<&RawValue>, base64: &str) -> Result<Option<
     Ok(Some(bytes))
 }
 
-/// Whom a command is about. `None`: a client that cannot exist, because its id is none of ours.
+/// Whom a command is about. `None`: a client that cannot exist, because its id or its session is none of ours.
 fn target(user: &Text<'_>, client: &Text<'_>, session: &Text<'_>) -> Result<Option<Target>, Refused> {
-    if !session.is_empty() {
-        // Doing it to all of the user's connections would do more than was asked.
-        return Err(Refused::not_available("commands for one session"));
-    }
-    if user.is_empty() && client.is_empty() {
-        return Err(Refused::bad_request("neither a user nor a client is given"));
+    if user.is_empty() && client.is_empty() && session.is_empty() {
+        return Err(Refused::bad_request("neither a user nor a client nor a session is given"));
     }
     if user.len() > CONTROL_BYTES_MAX / 2 {
         return Err(Refused::bad_request("the user's name is longer than any"));
@@ -178,6 +178,10 @@ fn target(user: &Text<'_>, client: &Text<'_>, session: &Text<'_>) -> Result<Opti
     if !client.is_empty() {
         let Some(client) = ClientId::parse(client) else { return Ok(None) };
         target.client = Some(client);
+    }
+    if !session.is_empty() {
+        let Some(session) = SessionId::parse(session) else { return Ok(None) };
+        target.session = Some(session);
     }
     Ok(Some(target))
 }

@@ -6,6 +6,8 @@ use shared::channel::{CHANNEL_BYTES_MAX, Channel, InvalidChannel};
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
 
+use super::session_ids::SessionId;
+
 /// The longest control message that is made or read, in bytes.
 pub const CONTROL_BYTES_MAX: usize = 128 * 1024;
 
@@ -31,6 +33,8 @@ pub struct Target {
     pub user: Option<Box<str>>,
     /// This client only.
     pub client: Option<ClientId>,
+    /// The client only that is reached by this name. No control message can say so.
+    pub session: Option<SessionId>,
     /// None of these.
     pub except: Vec<ClientId>,
 }
@@ -102,6 +106,7 @@ impl ControlCommand {
             user: wire.user,
             client: wire.client.map(client).transpose()?,
             except: wire.except.into_iter().map(client).collect::<Result<_, _>>()?,
+            session: None,
         };
         Ok(match wire.action {
             WireAction::Disconnect { code, reason } => {
@@ -182,6 +187,7 @@ mod tests {
         let target = Target {
             user: Some("alice".into()),
             client: Some(client(1)),
+            session: None,
             except: vec![client(2), client(3)],
         };
         let channel = Channel::parse("prices:AAPL", 255).unwrap();

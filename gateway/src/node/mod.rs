@@ -43,10 +43,11 @@ mod repair;
 mod session_ids;
 mod subscribe;
 mod users;
+mod wire_target;
 
 pub use ask::{ASK_TIMEOUT, AskError};
 pub(crate) use deliver::FromBroker;
-pub(crate) use session_ids::SessionId;
+pub use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
 use announce::Announcements;

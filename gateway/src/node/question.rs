@@ -15,7 +15,8 @@ use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
 
-use super::control::{EXCEPT_MAX, Target};
+use super::control::Target;
+use super::wire_target::WireTarget;
 
 /// The longest message that is made or read, in bytes.
 pub const TOLD_BYTES_MAX: usize = 1024 * 1024;
@@ -258,16 +259,6 @@ struct WireConnections {
 }
 
 #[derive(Serialize, Deserialize)]
-struct WireTarget {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    user: Option<Box<str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    client: Option<Box<str>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    except: Vec<Box<str>>,
-}
-
-#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum WireAnswer {
     Handled,
@@ -355,11 +346,7 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
             limit: wanted.limit,
         }),
         Question::Act(target, act) => {
-            let target = WireTarget {
-                user: target.user,
-                client: target.client.map(text),
-                except: target.except.into_iter().map(text).collect(),
-            };
+            let target = target.into();
             match act {
                 Act::Disconnect(Disconnect { code, reason }) => {
                     WireQuestion::Disconnect { target, code, reason: reason.into() }
@@ -406,10 +393,10 @@ fn read_question(ask: &RawValue, payload: Bytes) -> Option<Question> {
             limit: wanted.limit,
         }),
         WireQuestion::Disconnect { target, code, reason } => {
-            Question::Act(read_target(target)?, Act::Disconnect(Disconnect::custom(code, &reason)?))
+            Question::Act(target.read()?, Act::Disconnect(Disconnect::custom(code, &reason)?))
         }
         WireQuestion::Unsubscribe { target, channel: name } => {
-            Question::Act(read_target(target)?, Act::Unsubscribe(channel(&name)?))
+            Question::Act(target.read()?, Act::Unsubscribe(channel(&name)?))
         }
         WireQuestion::Subscribe { target, subscription: wire } => {
             let wanted = Subscribing {
@@ -426,11 +413,11 @@ fn read_question(ask: &RawValue, payload: Bytes) -> Option<Question> {
                     force_push_join_leave: wire.force_push_join_leave,
                 },
             };
-            Question::Act(read_target(target)?, Act::Subscribe(Box::new(wanted)))
+            Question::Act(target.read()?, Act::Subscribe(Box::new(wanted)))
         }
         WireQuestion::Refresh { target, refresh: WireRefresh { expired, expires_at, info } } => {
             let wanted = Refreshing { expired, expires_at, info: info.map(bytes) };
-            Question::Act(read_target(target)?, Act::Refresh(Box::new(wanted)))
+            Question::Act(target.read()?, Act::Refresh(Box::new(wanted)))
         }
     })
 }
@@ -444,14 +431,6 @@ fn read_answer(answer: &RawValue) -> Option<Result<Answer, Unanswered>> {
         WireAnswer::Done { clients } => Answer::Done { clients },
         WireAnswer::Unanswered(unanswered) => return Some(Err(unanswered)),
     }))
-}
-
-fn read_target(target: WireTarget) -> Option<Target> {
-    if target.except.len() > EXCEPT_MAX {
-        return None;
-    }
-    let except = target.except.iter().map(|text| ClientId::parse(text)).collect::<Option<_>>()?;
-    Some(Target { user: target.user, client: client(target.client)?, except })
 }
 
 /// `None` for what is no JSON: whoever asks has seen that it is.
@@ -497,7 +476,9 @@ mod tests {
 
     fn every_question() -> Vec<Question> {
         let id = ClientId::from_random;
-        let target = Target { user: Some("ann".into()), client: Some(id(1)), except: vec![id(2)] };
+        let session = crate::node::SessionId::parse("AAAAAAAAAAAAAAAAAAAAAQ");
+        assert!(session.is_some());
+        let target = Target { user: Some("ann".into()), client: Some(id(1)), session, except: vec![id(2)] };
         let channel = Channel::parse("prices:AAPL", 255).unwrap();
         let refreshing = Refreshing { expired: true, expires_at: Some(7), info: Some("[1]".into()) };
         vec![

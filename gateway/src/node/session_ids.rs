@@ -14,7 +14,7 @@ const PLACE: u64 = (1 << PLACE_BITS) - 1;
 
 /// 40 bits of a place, hidden, and 88 random ones.
 #[derive(Clone, Copy)]
-pub(crate) struct SessionId(u128);
+pub struct SessionId(u128);
 
 impl SessionId {
     /// As its client is told it.
@@ -33,6 +33,14 @@ impl SessionId {
         self.0.to_ne_bytes().ct_eq(&other.0.to_ne_bytes()).into()
     }
 }
+
+impl PartialEq for SessionId {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(*other)
+    }
+}
+
+impl Eq for SessionId {}
 
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -349,6 +349,9 @@ impl Worker {
 
     /// Where clients that are meant can be.
     fn candidates(&self, target: &Target) -> Vec<usize> {
+        if let Some(session) = target.session {
+            return vec![self.local.node.session_ids.place(session).1 as usize];
+        }
         match (target.client, target.user.as_deref()) {
             (Some(client), _) => vec![self.local.node.client_ids.place(client).1 as usize],
             (None, Some(user)) if !user.is_empty() => {
@@ -365,6 +368,7 @@ impl Worker {
             && !client.is_closing()
             && target.user.as_deref().is_none_or(|user| user == session.user().as_str())
             && target.client.is_none_or(|client| client == session.client())
+            && target.session.is_none_or(|name| client.is_session(name))
             && !target.except.contains(&session.client())
     }
 

@@ -7,11 +7,11 @@ import requests
 from cent import (
     AsyncClient,
     BatchRequest,
+    BlockUserRequest,
     BroadcastRequest,
     CentApiResponseError,
     CentTransportError,
     CentUnauthorizedError,
-    ChannelsRequest,
     Client,
     Disconnect,
     DisconnectRequest,
@@ -149,7 +149,7 @@ class Synchronous(unittest.TestCase):
 
     def test_a_method_that_is_not_served_is_not_found(self):
         with self.assertRaises(CentTransportError) as raised:
-            self.client.channels(ChannelsRequest())
+            self.client.block_user(BlockUserRequest(user="ann"))
         self.assertEqual(raised.exception.status_code, 404)
 
     def test_bodies_that_are_wrong_or_too_long_are_told(self):

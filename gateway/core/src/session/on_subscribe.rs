@@ -204,7 +204,10 @@ impl Session {
             expires,
             recoverable,
             positioned,
-            position: top.map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top }),
+            // Only whoever can come back to it has a use for a position.
+            position: top
+                .filter(|_| positioned || recoverable)
+                .map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top }),
             delta: given.delta,
             patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
             publications,

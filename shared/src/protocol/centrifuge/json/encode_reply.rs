@@ -2,7 +2,7 @@
 //!
 //! As in Protobuf's JSON mapping, fields that are zero, empty or false are left out. Not left out, although they
 //! may be empty, are those that the official libraries hand to the application without a default: the counts of
-//! `presence_stats` and the map of `presence`.
+//! `presence_stats`, the map of `presence`, the list of `history` and the offset of its top.
 
 use bytes::{BufMut, BytesMut};
 
@@ -142,11 +142,9 @@ fn put_keyed(keyed: &KeyedAnswer, object: &mut Object<'_>) {
 
 fn encode_history(publications: &[Publication], top: StreamPosition, out: &mut BytesMut) {
     let mut object = body("history", out);
-    if !publications.is_empty() {
-        write::publications(publications, object.field("publications"));
-    }
+    write::publications(publications, object.field("publications"));
     object.string("epoch", top.epoch.as_str());
-    object.number("offset", top.offset);
+    object.count("offset", top.offset);
     object.end();
 }
 

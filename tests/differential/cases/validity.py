@@ -1,0 +1,180 @@
+"""Frames and commands that no library sends, ids, order, limits and pings."""
+
+from cases import command, connect, publish, subscribe, table, user_token
+from play import Leave, Open, Send, Wait
+
+BAD_FRAMES = {
+    "empty": "",
+    "a space": " ",
+    "a line break": "\n",
+    "no JSON": "hello",
+    "half a JSON": '{"id":2,"subscribe":{"channel":"plain:@"',
+    "a number": "5",
+    "a list": "[]",
+    "null": "null",
+    "a text": '"x"',
+    "an unasked pong": "{}",
+    "an id alone": '{"id":2}',
+    "an unknown command": '{"id":2,"surprise":{}}',
+    "a ping command": '{"id":2,"ping":{}}',
+    "two commands in one object": '{"id":2,"presence":{"channel":"plain:@"},"rpc":{"method":"x"}}',
+    "an id that is a text": '{"id":"2","rpc":{"method":"x"}}',
+    "an id that is negative": '{"id":-1,"rpc":{"method":"x"}}',
+    "an id that is a fraction": '{"id":1.5,"rpc":{"method":"x"}}',
+    "an id that is too large": '{"id":4294967296,"rpc":{"method":"x"}}',
+    "an id that is null": '{"id":null,"rpc":{"method":"x"}}',
+    "an id that is true": '{"id":true,"rpc":{"method":"x"}}',
+    "id 0": '{"id":0,"rpc":{"method":"x"}}',
+    "no id": '{"rpc":{"method":"x"}}',
+    "an old command with method and params": '{"id":2,"method":1,"params":{}}',
+    "an id that comes twice in one object": '{"id":2,"id":3,"rpc":{"method":"x"}}',
+    "a field of a wrong kind": '{"id":2,"subscribe":{"channel":5}}',
+    "a body that is a text": '{"id":2,"subscribe":"x"}',
+    "a body that is null": '{"id":2,"subscribe":null}',
+    "an empty line between two commands": '{"id":2,"rpc":{"method":"x"}}\n\n{"id":3,"rpc":{"method":"x"}}',
+    "a line that is no JSON behind a command": '{"id":2,"rpc":{"method":"x"}}\nhello',
+    "two commands in a line": '{"id":2,"rpc":{"method":"x"}}{"id":3,"rpc":{"method":"x"}}',
+    "two commands with a space between": '{"id":2,"rpc":{"method":"x"}} {"id":3,"rpc":{"method":"x"}}',
+    "two commands in a list": '[{"id":2,"rpc":{"method":"x"}},{"id":3,"rpc":{"method":"x"}}]',
+}
+
+GOOD_FRAMES = {
+    "with a line break at the end": '{"id":2,"rpc":{"method":"x"}}\n',
+    "with spaces around": '  {"id":2,"rpc":{"method":"x"}}  ',
+    "with spaces within": '{ "id" : 2 , "rpc" : { "method" : "x" } }',
+    "of two lines, each a command": '{"id":2,"rpc":{"method":"x"}}\n{"id":3,"rpc":{"method":"x"}}',
+    "with carriage returns": '{"id":2,"rpc":{"method":"x"}}\r\n{"id":3,"rpc":{"method":"x"}}',
+    "with unknown fields": '{"id":2,"surprise":1,"rpc":{"method":"x","more":[1]}}',
+    "with an id used before": '{"id":1,"rpc":{"method":"x"}}',
+    "with ids that go down": '{"id":9,"rpc":{"method":"x"}}\n{"id":8,"rpc":{"method":"x"}}',
+    "in binary": b'{"id":2,"rpc":{"method":"x"}}',
+    "with an escaped name": '{"id":2,"\\u0072pc":{"method":"x"}}',
+    "with names in capitals": '{"ID":2,"RPC":{"method":"x"}}',
+}
+
+CASES = [
+    *table("frame", {name: [connect(), frame] for name, frame in BAD_FRAMES.items()}),
+    *table("frame", {name: [connect(), frame] for name, frame in GOOD_FRAMES.items()}),
+    *table(
+        "before connect",
+        {
+            "subscribe": [subscribe("plain:@")],
+            "publish": [command("publish", channel="pub:@", data=1)],
+            "history": [command("history", channel="hist:@")],
+            "presence": [command("presence", channel="presence:@")],
+            "presence_stats": [command("presence_stats", channel="presence:@")],
+            "unsubscribe": [command("unsubscribe", channel="plain:@")],
+            "rpc": [command("rpc", method="x")],
+            "send": [{"send": {"data": 1}}],
+            "pong": ["{}"],
+            "an empty frame": [""],
+            "no JSON": ["hello"],
+            "subscribe, and connect behind it": [[subscribe("plain:@"), connect(id=3)]],
+            "connect with id 0": [connect(id=0)],
+            "connect without an id": ['{"connect":{}}'],
+            "after a refused connect": [{"id": 1, "connect": {"token": user_token(exp=-10)}}, subscribe("plain:@")],
+            "connect again after a refused one": [
+                {"id": 1, "connect": {"token": user_token(exp=-10)}},
+                connect(id=2),
+            ],
+        },
+    ),
+    *table(
+        "rpc and send",
+        {
+            "rpc": [connect(), command("rpc", method="sum", data={"a": 1})],
+            "rpc without a method": [connect(), command("rpc", data={"a": 1})],
+            "rpc without data": [connect(), command("rpc", method="sum")],
+            "rpc in a namespace": [connect(), command("rpc", method="ns:sum", data=1)],
+            "several rpcs are answered in order": [
+                connect(),
+                [command("rpc", number, method="sum", data=number) for number in range(2, 8)],
+            ],
+            "send": [connect(), {"send": {"data": {"a": 1}}}],
+            "send with an id": [connect(), {"id": 2, "send": {"data": {"a": 1}}}],
+            "send without data": [connect(), {"send": {}}],
+        },
+    ),
+    *table(
+        "limits",
+        {
+            "more channels than allowed": [
+                connect(),
+                [subscribe(f"plain:@{number}", number) for number in range(2, 7)],
+            ],
+            "a channel that was left gives its place back": [
+                connect(),
+                [subscribe(f"plain:@{number}", number) for number in range(2, 5)],
+                command("unsubscribe", 6, channel="plain:@2"),
+                subscribe("plain:@5", 7),
+                subscribe("plain:@6", 8),
+            ],
+            "more channels than allowed in a token": [
+                {"id": 1, "connect": {"token": user_token(channels=[f"plain:@{number}" for number in range(5)])}},
+            ],
+            "more connections of a user than allowed": [connect(), Send("b", connect()), Send("c", connect())],
+            "a connection that was closed gives its place back": [
+                connect(),
+                Send("b", connect()),
+                Leave("a"),
+                Wait(0.2),
+                Send("c", connect()),
+            ],
+            "a client that never connects": [Open("a"), Wait(2.5)],
+            "a client that never connects but speaks": [Open("a"), Send("a", "x"), Wait(2.5)],
+            "history of more than allowed": [
+                connect(),
+                [subscribe("hist:@")],
+                *[publish("hist:@", number) for number in range(5)],
+                command("history", channel="hist:@", limit=-1),
+                command("history", 4, channel="hist:@", limit=5),
+                command("history", 5, channel="hist:@", limit=2),
+            ],
+            "recovery of more than allowed": [
+                connect(),
+                *[publish("rec:@", number) for number in range(5)],
+                subscribe("rec:@", recover=True, offset=1, epoch=""),
+            ],
+            "recovery of as many as allowed": [
+                connect(),
+                *[publish("rec:@", number) for number in range(5)],
+                subscribe("rec:@", recover=True, offset=2, epoch=""),
+            ],
+        },
+        "limits",
+    ),
+    *table(
+        "ping",
+        {
+            "is answered": [Open("a", shows_pings=False), connect(), Wait(5), command("rpc", 2, method="x")],
+            "is not answered": [Open("a", shows_pings=False, answers_pings=False), connect(), Wait(4.5)],
+            "is answered by another command": [
+                Open("a", shows_pings=False, answers_pings=False),
+                connect(),
+                Wait(1),
+                command("rpc", 2, method="x"),
+                Wait(1.5),
+                command("rpc", 3, method="x"),
+            ],
+        },
+        "limits",
+    ),
+    *table(
+        "message",
+        {
+            "of nearly as many bytes as allowed": [connect(), command("rpc", method="x", data="y" * 65000)],
+            "of more bytes than allowed": [connect(), command("rpc", method="x", data="y" * 66000)],
+            "with many commands": [connect(), [command("rpc", number, method="x") for number in range(2, 102)]],
+            "with a payload nested deeply": [
+                connect(),
+                subscribe("pub:@"),
+                f'{{"id":3,"publish":{{"channel":"pub:@","data":{"[" * 100}{"]" * 100}}}}}',
+            ],
+            "with a payload nested too deeply": [
+                connect(),
+                subscribe("pub:@"),
+                f'{{"id":3,"publish":{{"channel":"pub:@","data":{"[" * 300}{"]" * 300}}}}}',
+            ],
+        },
+    ),
+]

@@ -9,6 +9,7 @@ use tidegate::clock::Clock;
 use tidegate::http::config::Config as HttpConfig;
 use tidegate::http::origin::OriginPolicy;
 use tidegate::node::control::{CONTROL_BYTES_MAX, ControlCommand, NodeInfo};
+use tidegate::node::question::{TOLD_BYTES_MAX, Told};
 use tidegate::readers;
 use tidegate::secret::Secret;
 
@@ -115,6 +116,19 @@ pub fn control(data: &[u8]) {
     if let Ok(info) = NodeInfo::decode(data) {
         let again = info.encode().expect("what was read can be written");
         assert_eq!(NodeInfo::decode(&again).ok(), Some(info));
+    }
+}
+
+/// What one node says to another is refused, or reads back when it is written again. A question that is not understood is
+/// answered, and never asked again.
+pub fn told(data: &[u8]) {
+    let Ok(told) = Told::decode(&Bytes::copy_from_slice(data)) else { return };
+    if let Told::Question { question: None, .. } = told {
+        return;
+    }
+    match told.encode() {
+        Ok(again) => assert_eq!(Told::decode(&again).ok(), Some(told)),
+        Err(error) => assert!(data.len() > TOLD_BYTES_MAX / 2, "{error}"),
     }
 }
 

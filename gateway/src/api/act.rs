@@ -13,7 +13,7 @@ use shared::publication::is_json;
 use super::refused::Refused;
 use super::request::{self, Text};
 use super::run::Call;
-use crate::node::control::{CONTROL_BYTES_MAX, ControlCommand, EXCEPT_MAX, Target};
+use crate::node::control::{CONTROL_BYTES_MAX, ControlCommand, EXCEPT_MAX, NodeInfo, Target};
 use crate::node::question::{Act, Answer, Question, Refreshing, Subscribing};
 use crate::node::{AskError, SessionId};
 
@@ -99,6 +99,8 @@ impl Call<'_> {
         self.in_time()?;
         // A client is in one place.
         let is_one = target.client.is_some() || target.session.is_some();
+        // Where there are no questions there are no sessions either.
+        let is_of_session = target.session.is_some();
         let command = for_earlier_releases(&target, &act);
         let answers = self.node.ask_all(Question::Act(target, act)).await?;
         let is_found =
@@ -106,27 +108,30 @@ impl Call<'_> {
         if is_one && answers.iter().any(|(_, answer)| is_found(answer)) {
             return Ok(());
         }
-        let has_word = command.is_some();
+        let is_met = command.is_some() || is_of_session;
         let is_earlier =
-            |answer: &Result<Answer, AskError>| has_word && matches!(answer, Err(AskError::NotUnderstood));
+            |answer: &Result<Answer, AskError>| is_met && matches!(answer, Err(AskError::NotUnderstood));
         if let Some(command) = command
             && answers.iter().any(|(_, answer)| is_earlier(answer))
         {
             self.node.control(command).await?;
         }
-        let failed: Vec<&str> = answers
-            .iter()
-            .filter(|(_, answer)| answer.is_err() && !is_earlier(answer))
-            .map(|(node, _)| &*node.name)
-            .collect();
-        if failed.is_empty() { Ok(()) } else { Err(Refused::not_acknowledged(&failed)) }
+        let failed = answers.iter().filter(|(_, answer)| answer.is_err() && !is_earlier(answer));
+        let (unable, silent): (Vec<_>, Vec<_>) =
+            failed.partition(|(_, answer)| matches!(answer, Err(AskError::NotUnderstood)));
+        if silent.is_empty() && unable.is_empty() {
+            return Ok(());
+        }
+        let names = |nodes: Vec<&(NodeInfo, _)>| -> Vec<Box<str>> {
+            nodes.into_iter().map(|(node, _)| node.name.clone()).collect()
+        };
+        Err(Refused::not_acknowledged(&names(silent), &names(unable)))
     }
 }
 
 /// What nodes that cannot be asked are told, where there is a word for it.
 fn for_earlier_releases(target: &Target, act: &Act) -> Option<ControlCommand> {
     if target.session.is_some() {
-        // They would do it to all of the user's connections.
         return None;
     }
     let target = target.clone();
@@ -138,12 +143,24 @@ fn for_earlier_releases(target: &Target, act: &Act) -> Option<ControlCommand> {
 }
 
 impl Refused {
-    fn not_acknowledged(nodes: &[&str]) -> Self {
-        let named = nodes[..nodes.len().min(NAMED_MAX)].join(", ");
-        let others = if nodes.len() > NAMED_MAX { " and others" } else { "" };
-        Self::internal(format!(
-            "of node {named}{others} nobody knows whether it was done there; asking again does no harm"
-        ))
+    /// By nodes that do not answer, and by those that have no word for it.
+    fn not_acknowledged(silent: &[Box<str>], unable: &[Box<str>]) -> Self {
+        let named = |nodes: &[Box<str>]| {
+            let named = nodes[..nodes.len().min(NAMED_MAX)].join(", ");
+            let others = if nodes.len() > NAMED_MAX { " and others" } else { "" };
+            format!("node {named}{others}")
+        };
+        let mut told = Vec::new();
+        if !unable.is_empty() {
+            told.push(format!("{} cannot do it, being of an earlier release", named(unable)));
+        }
+        if !silent.is_empty() {
+            let silent = named(silent);
+            told.push(format!(
+                "of {silent} nobody knows whether it was done there; asking again does no harm"
+            ));
+        }
+        Self::internal(told.join("; "))
     }
 }
 
@@ -166,10 +183,10 @@ fn json(field: &str, written: Option<&RawValue>, base64: &str) -> Result<Option<
     Ok(Some(bytes))
 }
 
-/// Whom a command is about. `None`: a client that cannot exist, because its id or its session is none of ours.
+/// Whom a command is about. `None`: a client that cannot exist, because its id or session is none of ours.
 fn target(user: &Text<'_>, client: &Text<'_>, session: &Text<'_>) -> Result<Option<Target>, Refused> {
     if user.is_empty() && client.is_empty() && session.is_empty() {
-        return Err(Refused::bad_request("neither a user nor a client nor a session is given"));
+        return Err(Refused::bad_request("neither a user, a client nor a session is given"));
     }
     if user.len() > CONTROL_BYTES_MAX / 2 {
         return Err(Refused::bad_request("the user's name is longer than any"));

@@ -8,8 +8,10 @@ use gateway_core::effect::PresenceStats;
 use gateway_core::history::HistoryPage;
 use shared::id::ClientId;
 use shared::position::StreamPosition;
-use shared::protocol::centrifuge::json::{write_client_info, write_publications, write_string};
-use shared::publication::ClientInfo;
+use shared::protocol::centrifuge::json::{
+    write_client_info, write_payload, write_publications, write_string,
+};
+use shared::publication::{ClientInfo, Payload};
 
 use super::list::{ChannelList, ConnectionList, Rest};
 use super::refused::Refused;
@@ -28,6 +30,8 @@ pub(super) enum Answer {
     Info(Vec<NodeInfo>),
     Channels(ChannelList),
     Connections(ConnectionList),
+    /// What a method said.
+    Called(Option<Payload>),
     /// Nothing to tell but that it was done.
     Done,
 }
@@ -129,7 +133,12 @@ impl Answer {
                 out.put_u8(b'}');
                 write_rest(&list.rest, out);
             }
-            Self::Done => out.put_slice(b"{}"),
+            Self::Called(Some(data)) if !data.bytes.is_empty() => {
+                out.put_slice(b"{\"data\":");
+                write_payload(data, out);
+                out.put_u8(b'}');
+            }
+            Self::Called(_) | Self::Done => out.put_slice(b"{}"),
         }
     }
 }

@@ -14,17 +14,22 @@ use serde_json::value::RawValue;
 use shared::channel::CHANNEL_BYTES_MAX;
 use shared::error::ErrorCode;
 use shared::id::ClientId;
+use shared::protocol::ProtocolId;
 use shared::protocol::centrifuge::json::write_string;
 use shared::publication::{ClientInfo, Payload, Publication, is_too_deep};
 use tokio::sync::Semaphore;
 
 use crate::auth::Authenticator;
+use crate::backend::{Asker, Origin};
 use crate::broker::PublishRequest;
 use crate::node::Node;
 use crate::telemetry::labels::Source;
 
 /// Requests of clients that are served at once, apart from those of the server API. Others are told to come back.
 const AT_ONCE_MAX: usize = 1_024;
+
+/// What hooks are told of how such a client is reached.
+const TRANSPORT: &str = "http";
 
 /// The scheme of `Authorization: Bearer TOKEN`.
 const SCHEME: &[u8] = b"bearer ";
@@ -65,13 +70,28 @@ impl From<ErrorCode> for No {
     }
 }
 
-impl From<Denial> for No {
-    fn from(denial: Denial) -> Self {
+impl No {
+    /// The token does not say who it is.
+    fn unknown(denial: Denial) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, ..Self::denied(denial) }
+    }
+
+    /// The hook says no, or nothing: then with the status of that error.
+    fn by_hook(denial: Denial) -> Self {
+        let known = match &denial {
+            Denial::Error(refusal) => refusal.known(),
+            Denial::Disconnect(_) => None,
+        };
+        let status = known.map_or(StatusCode::FORBIDDEN, |code| Self::from(code).status);
+        Self { status, ..Self::denied(denial) }
+    }
+
+    fn denied(denial: Denial) -> Self {
         let (code, message) = match denial {
             Denial::Error(refusal) => (refusal.code, refusal.message.into_owned()),
             Denial::Disconnect(disconnect) => (u32::from(disconnect.code), disconnect.reason.into_owned()),
         };
-        Self { status: StatusCode::UNAUTHORIZED, code, message }
+        Self { status: StatusCode::FORBIDDEN, code, message }
     }
 }
 
@@ -81,9 +101,9 @@ impl ByClient {
     }
 
     /// Publishes what the body says, if whoever shows the token could do so over a connection, without being subscribed.
-    pub async fn publish(&self, headers: &HeaderMap, body: &Bytes) -> Response<Full<Bytes>> {
+    pub async fn publish(&self, headers: &HeaderMap, origin: &Origin, body: &Bytes) -> Response<Full<Bytes>> {
         let mut out = BytesMut::with_capacity(64);
-        let status = match self.try_publish(headers, body).await {
+        let status = match self.try_publish(headers, origin, body).await {
             Ok(()) => {
                 out.put_slice(b"{\"result\":{}}");
                 StatusCode::OK
@@ -101,46 +121,67 @@ impl ByClient {
         response
     }
 
-    async fn try_publish(&self, headers: &HeaderMap, body: &Bytes) -> Result<(), No> {
+    async fn try_publish(&self, headers: &HeaderMap, origin: &Origin, body: &Bytes) -> Result<(), No> {
         let _room = self.room.try_acquire().map_err(|_| ErrorCode::TooManyRequests)?;
         let token = token(headers)
             .ok_or_else(|| No { status: StatusCode::UNAUTHORIZED, ..ErrorCode::Unauthorized.into() })?;
-        let identity = self.authenticator.authenticate(self.node.clock.unix_seconds(), token).wait().await?;
+        let identity = self
+            .authenticator
+            .authenticate(self.node.clock.unix_seconds(), token)
+            .wait()
+            .await
+            .map_err(No::unknown)?;
         let wanted: Wanted<'_> = serde_json::from_slice(body).map_err(|_| ErrorCode::BadRequest)?;
         let data = wanted.data.ok_or(ErrorCode::BadRequest)?;
         let data = body.slice_ref(data.get().as_bytes());
         if is_too_deep(&data) {
             return Err(ErrorCode::BadRequest.into());
         }
-        let request = self.request(identity, &wanted.channel, data)?;
+        let request = self.request(identity, origin, &wanted.channel, data).await?;
         self.node.publish(request).await.map_err(|_| ErrorCode::Internal)?;
         self.node.metrics.publication_in(Source::Client);
         Ok(())
     }
 
-    fn request(&self, identity: Identity, channel: &str, data: Bytes) -> Result<PublishRequest, ErrorCode> {
+    async fn request(
+        &self,
+        identity: Identity,
+        origin: &Origin,
+        channel: &str,
+        data: Bytes,
+    ) -> Result<PublishRequest, No> {
         let rules = self.node.rules();
         let channel = rules.channel(channel, CHANNEL_BYTES_MAX).map_err(|_| ErrorCode::BadRequest)?;
         if !rules.admits_name(&channel) {
-            return Err(ErrorCode::BadRequest);
+            return Err(ErrorCode::BadRequest.into());
         }
         let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
-        // The hook that would have to say so is asked about connections only.
-        if options.publish_hook {
-            return Err(ErrorCode::PermissionDenied);
-        }
-        let is_allowed = self.authenticator.is_insecure()
+        // Whoever is not refused by the hook may.
+        let is_allowed = options.publish_hook
+            || self.authenticator.is_insecure()
             || rights(&identity.caps, &rules.names, &channel).publish
             || may_publish(&rules, options, &channel, &identity.user, false);
         if !is_allowed {
-            return Err(ErrorCode::PermissionDenied);
+            return Err(ErrorCode::PermissionDenied.into());
+        }
+        let data = Payload::json(data);
+        if !options.publication_data_format.admits(&data) {
+            return Err(ErrorCode::BadRequest.into());
         }
         // Of no connection, and so of nobody else's id.
         let client = ClientId::from_random(rand::random());
-        let info = ClientInfo { client, user: identity.user, conn_info: identity.info, chan_info: None };
-        let publication = Publication { info: Some(info), ..Publication::new(Payload::json(data)) };
+        let Identity { user, info, meta, .. } = identity;
+        let info = ClientInfo { client, user: user.clone(), conn_info: info, chan_info: None };
+        let publication =
+            Publication { info: Some(info), delta: options.delta_publish, ..Publication::new(data) };
         let retention = options.retention();
-        Ok(PublishRequest { channel, publication, retention, idempotency: None, version: None })
+        let request = PublishRequest { channel, publication, retention, idempotency: None, version: None };
+        if !options.publish_hook {
+            return Ok(request);
+        }
+        let protocol = ProtocolId::CENTRIFUGE_JSON.format();
+        let asker = Asker { client, transport: TRANSPORT, protocol, user: &user, meta: meta.as_ref() };
+        self.node.ask_publish_hook(origin, &asker, request).await.map_err(No::by_hook)
     }
 }
 

@@ -15,6 +15,7 @@ mod publish;
 mod query;
 mod refused;
 mod request;
+mod rpc;
 mod run;
 mod serve;
 

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
+use gateway_core::effect::Denial;
 use http::StatusCode;
+use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::centrifuge::json::write_string;
+use shared::refusal::Refusal;
 
 use crate::broker::BrokerError;
 
@@ -15,17 +18,17 @@ const OUTCOME_UNKNOWN: &str = "the outcome is unknown, it may have been done or 
 const OUTCOME_UNKNOWN_OF_PUBLISHING: &str = "the outcome is unknown, it may have been published or may yet be; asking \
     again with the idempotency_key that it had makes no second copy, without one it may";
 
-/// A protocol error: a code that programs know and a message for people.
+/// An error of the protocol or of the application: a code that programs know and a message for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Refused {
-    pub(super) code: ErrorCode,
+    refusal: Refusal,
     /// What in the request was wrong, beyond what the code says.
     detail: Option<Cow<'static, str>>,
 }
 
 impl Refused {
     pub(super) fn with_detail(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: Some(detail.into()) }
+        Self { refusal: Refusal::of(code), detail: Some(detail.into()) }
     }
 
     pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -57,21 +60,26 @@ impl Refused {
     /// `{"code":107,"message":"bad request: no channel is given"}`
     pub(super) fn write(&self, out: &mut BytesMut) {
         out.put_slice(b"{\"code\":");
-        out.put_slice(self.code.code().to_string().as_bytes());
+        out.put_slice(self.refusal.code.to_string().as_bytes());
         out.put_slice(b",\"message\":");
         match &self.detail {
-            Some(detail) => write_string(&format!("{}: {detail}", self.code.message()), out),
-            None => write_string(self.code.message(), out),
+            Some(detail) => write_string(&format!("{}: {detail}", self.refusal.message), out),
+            None => write_string(&self.refusal.message, out),
         }
         out.put_u8(b'}');
     }
 
+    /// Which of the gateway's own it is.
+    pub(super) fn known(&self) -> Option<ErrorCode> {
+        self.refusal.known()
+    }
+
     /// The HTTP status for callers that ask for one in place of 200.
     pub(super) fn status(&self) -> StatusCode {
-        match self.code {
-            ErrorCode::UnknownChannel | ErrorCode::MethodNotFound => StatusCode::NOT_FOUND,
-            ErrorCode::BadRequest | ErrorCode::NotAvailable => StatusCode::BAD_REQUEST,
-            ErrorCode::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
+        match self.known() {
+            Some(ErrorCode::UnknownChannel | ErrorCode::MethodNotFound) => StatusCode::NOT_FOUND,
+            Some(ErrorCode::BadRequest | ErrorCode::NotAvailable) => StatusCode::BAD_REQUEST,
+            Some(ErrorCode::UnrecoverablePosition) => StatusCode::RANGE_NOT_SATISFIABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -79,7 +87,20 @@ impl Refused {
 
 impl From<ErrorCode> for Refused {
     fn from(code: ErrorCode) -> Self {
-        Self { code, detail: None }
+        Self { refusal: Refusal::of(code), detail: None }
+    }
+}
+
+/// The words of the application's own servers. There is no client here that could be closed.
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        let refusal = match denial {
+            Denial::Error(refusal) => refusal,
+            Denial::Disconnect(Disconnect { code, reason }) => {
+                Refusal { code: code.into(), message: reason, temporary: false }
+            }
+        };
+        Self { refusal, detail: None }
     }
 }
 

@@ -351,6 +351,8 @@ pub(super) struct Refresh<'a> {
 pub(super) struct Rpc<'a> {
     #[serde(borrow)]
     pub(super) method: Text<'a>,
+    #[serde(borrow)]
+    pub(super) params: Option<&'a RawValue>,
 }
 
 /// `{"publish":{…}}`: the one field that names a method counts.

@@ -45,11 +45,8 @@ impl<'a> Call<'a> {
             Command::Unsubscribe(request) => self.unsubscribe(request).await.map(|()| Answer::Done)?,
             Command::Subscribe(request) => self.subscribe(request).await.map(|()| Answer::Done)?,
             Command::Refresh(request) => self.refresh(request).await.map(|()| Answer::Done)?,
-            // Nobody answers calls here.
-            Command::Rpc(request) if request.method.is_empty() => {
-                return Err(Refused::bad_request("no method is given"));
-            }
-            Command::Rpc(_) | Command::Unknown => return Err(ErrorCode::MethodNotFound.into()),
+            Command::Rpc(request) => Answer::Called(self.rpc(request).await?),
+            Command::Unknown => return Err(ErrorCode::MethodNotFound.into()),
         })
     }
 

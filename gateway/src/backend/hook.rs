@@ -62,8 +62,6 @@ impl HookKind {
 /// Where a client comes from, as far as hooks are told.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
-    /// How it is reached, such as `websocket`.
-    pub transport: &'static str,
     pub address: Option<IpAddr>,
     /// Headers of its handshake.
     pub headers: HeaderMap,

@@ -1,33 +1,28 @@
 //! What the application's own servers are asked about a client. None of it is waited for on a worker.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::effect::{Denial, Grant, OutcomeResult, Ticket};
-use gateway_core::history::Retention;
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
-use shared::protocol::ProtocolId;
 use shared::publication::Payload;
 
 use crate::auth::Verdict;
-use crate::backend::{Asker, Backend, BareMessage, ConnectQuestion, Origin, PublishAnswer};
-use crate::broker::{Idempotency, PublishRequest, Version};
+use crate::backend::{Asker, Backend, BareMessage, ConnectQuestion, Origin};
+use crate::broker::PublishRequest;
 use crate::client::Client;
 use crate::client::perform::refused;
 use crate::node::Node;
 use crate::worker::Local;
 
-/// How long the keys of a publish hook are remembered.
-const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
-
 /// A client as it is told to a backend, for a question that outlives the turn.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     client: ClientId,
+    transport: &'static str,
     protocol: &'static str,
     user: UserId,
     meta: Option<Bytes>,
@@ -38,7 +33,7 @@ impl Caller {
     fn asker(&self) -> Asker<'_> {
         Asker {
             client: self.client,
-            transport: self.origin.transport,
+            transport: self.transport,
             protocol: self.protocol,
             user: &self.user,
             meta: self.meta.as_ref(),
@@ -46,17 +41,12 @@ impl Caller {
     }
 }
 
-/// What Centrifuge calls a protocol: the one word by which its backends tell JSON from Protobuf.
-fn word_of(protocol: ProtocolId) -> &'static str {
-    let name = protocol.name();
-    name.strip_prefix("centrifuge_").unwrap_or(name)
-}
-
 impl Client {
     pub(super) fn caller(&self) -> Caller {
         Caller {
             client: self.session.client(),
-            protocol: word_of(self.protocol),
+            transport: self.transport(),
+            protocol: self.protocol.format(),
             user: self.session.user().clone(),
             meta: self.session.meta().cloned(),
             origin: self.origin.clone().unwrap_or_default(),
@@ -179,16 +169,11 @@ impl Client {
 
     /// Publishes what a client wants published, in a channel whose hook says whether, and as what.
     pub(super) fn publish_as_allowed(&mut self, local: &Local, ticket: Ticket, request: PublishRequest) {
-        let Some(backend) = local.node.backend.clone() else {
-            return self.answer(local, ticket, OutcomeResult::Published(not_available()));
-        };
         let caller = self.caller();
         self.ask(local, ticket, |node| async move {
-            let data = &request.publication.data.bytes;
-            let channel = request.channel.as_str();
-            let answer = backend.publish(&caller.origin, &caller.asker(), channel, data).await;
-            OutcomeResult::Published(match answer {
-                Ok(answer) => publish(&node, answered(request, answer)).await,
+            let allowed = node.ask_publish_hook(&caller.origin, &caller.asker(), request).await;
+            OutcomeResult::Published(match allowed {
+                Ok(request) => publish(&node, request).await,
                 Err(denial) => Err(denial),
             })
         });
@@ -201,22 +186,4 @@ fn not_available<T>() -> Result<T, Denial> {
 
 async fn publish(node: &Node, request: PublishRequest) -> Result<(), Denial> {
     node.publish(request).await.map(|_| ()).map_err(|error| refused(error).into())
-}
-
-/// A client's publication as its hook has it.
-fn answered(request: PublishRequest, answer: PublishAnswer) -> PublishRequest {
-    let PublishRequest { channel, mut publication, mut retention, .. } = request;
-    if let Some(data) = answer.data {
-        publication.data = data;
-    }
-    publication.tags = answer.tags;
-    publication.delta |= answer.delta;
-    if answer.skip_history {
-        retention = Retention::default();
-    }
-    let key = answer.idempotency_key;
-    let idempotency = (!key.is_empty()).then_some(Idempotency { key, ttl: IDEMPOTENCY_TTL });
-    let epoch = answer.version_epoch;
-    let version = (answer.version > 0).then_some(Version { number: answer.version, epoch });
-    PublishRequest { channel, publication, retention, idempotency, version }
 }

@@ -78,11 +78,14 @@ impl Framing {
         matches!(self, Self::WebSocket(_))
     }
 
-    fn transport(&self) -> &'static str {
-        match self {
-            Self::WebSocket(_) => "websocket",
-            Self::Response(StreamFrames { layout: Layout::EventStream, .. }) => "sse",
-            Self::Response(_) => "http_stream",
+    fn transport(&self, only_tells: bool) -> &'static str {
+        match (self, only_tells) {
+            (Self::WebSocket(_), false) => "websocket",
+            (Self::WebSocket(_), true) => "uni_websocket",
+            (Self::Response(StreamFrames { layout: Layout::EventStream, .. }), false) => "sse",
+            (Self::Response(StreamFrames { layout: Layout::EventStream, .. }), true) => "uni_sse",
+            (Self::Response(_), false) => "http_stream",
+            (Self::Response(_), true) => "uni_http_stream",
         }
     }
 
@@ -111,9 +114,9 @@ impl Framing {
 }
 
 impl Client {
-    /// How the client is reached, for people.
+    /// How the client is reached, in the words that Centrifuge has for it.
     pub(crate) fn transport(&self) -> &'static str {
-        self.link.framing.transport()
+        self.link.framing.transport(self.protocol.only_tells())
     }
 
     /// Handles bytes of the client's.

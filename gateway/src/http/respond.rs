@@ -83,16 +83,6 @@ impl Streamed {
             Self::HttpStream | Self::UniHttp => Layout::Lines,
         }
     }
-
-    /// As Centrifuge calls it.
-    fn transport(self) -> &'static str {
-        match self {
-            Self::EventStream => "sse",
-            Self::HttpStream => "http_stream",
-            Self::UniEvents => "uni_sse",
-            Self::UniHttp => "uni_http_stream",
-        }
-    }
 }
 
 /// A client that is let in, and how its response begins.
@@ -160,7 +150,7 @@ impl Router {
             let head = Head::of(&request);
             self.check_request(&head, streamed.methods())?;
             let (admitted, in_query) = (self.admit(peer, &head)?, head.form_query(COMMANDS_PARAMETER));
-            let origin = self.origin(&head, self.address_of(peer, &head), streamed.transport());
+            let origin = self.origin(&head, self.address_of(peer, &head));
             (cors::headers(&head), admitted, in_query, streamed.layout(is_protobuf(&head)), origin)
         };
         let version = request.version();

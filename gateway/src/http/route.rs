@@ -58,8 +58,7 @@ impl Router {
                 Some(endpoint) => {
                     let admitted = self.let_in(peer, &head)?;
                     let opening = self.read_opening(&endpoint, &head)?;
-                    let origin = self.origin(&head, self.address_of(peer, &head), endpoint.transport());
-                    Some((opening.from(origin), admitted))
+                    Some((opening.from(self.origin(&head, self.address_of(peer, &head))), admitted))
                 }
                 None => None,
             }
@@ -117,17 +116,19 @@ impl Router {
 
     /// Publishes for a client. It counts as one that is connected while it is served.
     async fn publish(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
-        let (cors, _admitted) = {
+        let (cors, _admitted, origin) = {
             let head = Head::of(&request);
             self.check_request(&head, Apart::Publish.methods())?;
-            (cors::headers(&head), self.admit(peer, &head)?)
+            let admitted = self.admit(peer, &head)?;
+            let origin = self.origin(&head, self.address_of(peer, &head));
+            (cors::headers(&head), admitted, origin.unwrap_or_default())
         };
         let (head, body) = request.into_parts();
         let body = match self.read_body(body).await {
             Ok(body) => body,
             Err(refused) => return Err(refused.with(cors::lines(cors))),
         };
-        let mut response = self.by_client.publish(&head.headers, &body).await;
+        let mut response = self.by_client.publish(&head.headers, &origin, &body).await;
         response.headers_mut().extend(cors);
         Ok(response.map(Either::Left))
     }
@@ -143,7 +144,7 @@ impl Router {
         let endpoint = self.endpoint_of(head.path)?;
         let opening = self.read_opening(&endpoint, &head).ok()?;
         let admitted = self.let_in(peer, &head).ok()?;
-        let opening = opening.from(self.origin(&head, self.address_of(peer, &head), endpoint.transport()));
+        let opening = opening.from(self.origin(&head, self.address_of(peer, &head)));
         Some(OpenedAtOnce { head_bytes: length, opening, admitted })
     }
 
@@ -242,14 +243,6 @@ impl<'a> Endpoint<'a> {
             return Some(Self::CentrifugeUni);
         }
         path.strip_prefix(RAW_PREFIX).map(Self::Raw)
-    }
-
-    /// As Centrifuge calls it.
-    fn transport(&self) -> &'static str {
-        match self {
-            Self::Centrifuge | Self::Raw(_) | Self::Bound(_) => "websocket",
-            Self::CentrifugeUni => "uni_websocket",
-        }
     }
 }
 

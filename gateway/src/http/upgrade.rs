@@ -164,14 +164,9 @@ impl Router {
     }
 
     /// What the application's servers may be told of a client, if they are asked anything.
-    pub(super) fn origin(
-        &self,
-        head: &Head<'_>,
-        address: IpAddr,
-        transport: &'static str,
-    ) -> Option<Arc<Origin>> {
+    pub(super) fn origin(&self, head: &Head<'_>, address: IpAddr) -> Option<Arc<Origin>> {
         let backend = self.backend.as_ref().filter(|backend| backend.asks())?;
-        Some(Arc::new(Origin { transport, ..backend.origin(address, head.headers()) }))
+        Some(Arc::new(backend.origin(address, head.headers())))
     }
 
     /// Answers a request that hyper has read. Waits, beside the answer, until the socket is ours, and gives it to a

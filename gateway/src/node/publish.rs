@@ -1,14 +1,36 @@
 //! Publishing: the way in for every publication, whoever made it.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use gateway_core::effect::Denial;
+use gateway_core::history::Retention;
 use shared::channel::Channel;
+use shared::error::ErrorCode;
 use tracing::Instrument;
 
-use crate::broker::{BrokerError, PublishRequest, Published};
+use crate::backend::{Asker, Origin, PublishAnswer};
+use crate::broker::{BrokerError, Idempotency, PublishRequest, Published, Version};
 use crate::node::{Node, ROOM_DEADLINE};
 use crate::telemetry::traces::SPANS;
 
+/// How long the keys of a publish hook are remembered.
+const HOOK_IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
+
 impl Node {
+    /// What a client wants published, as the hook of its channel has it.
+    pub(crate) async fn ask_publish_hook(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        request: PublishRequest,
+    ) -> Result<PublishRequest, Denial> {
+        let backend = self.backend.as_ref().ok_or(Denial::of(ErrorCode::NotAvailable))?;
+        let data = &request.publication.data.bytes;
+        let answer = backend.publish(origin, asker, request.channel.as_str(), data).await?;
+        Ok(answered(request, answer))
+    }
+
     /// Answered when the broker has the publication: it will then reach every subscriber that stays, or the
     /// subscriber will be told of a gap.
     pub async fn publish(&self, request: PublishRequest) -> Result<Published, BrokerError> {
@@ -50,9 +72,13 @@ impl Node {
         &self,
         mut request: PublishRequest,
     ) -> impl Future<Output = Result<Published, BrokerError>> + Send + '_ {
-        if self.rules().options(&request.channel).is_some_and(|options| options.publication_time) {
+        let rules = self.rules();
+        let options = rules.options(&request.channel);
+        if options.is_some_and(|options| options.publication_time) {
             request.publication.time_ms = self.clock.unix_millis();
         }
+        // Nodes of earlier releases read publications that say nothing of patches: where there are none, none says it.
+        request.publication.delta &= options.is_some_and(|options| !options.allowed_delta_types.is_empty());
         let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
         // A broker begins before it is first polled.
         let publishing = span.in_scope(|| self.broker.publish(request));
@@ -64,6 +90,24 @@ impl Node {
             published
         }
     }
+}
+
+/// A client's publication as its hook has it.
+fn answered(request: PublishRequest, answer: PublishAnswer) -> PublishRequest {
+    let PublishRequest { channel, mut publication, mut retention, .. } = request;
+    if let Some(data) = answer.data {
+        publication.data = data;
+    }
+    publication.tags = answer.tags;
+    publication.delta |= answer.delta;
+    if answer.skip_history {
+        retention = Retention::default();
+    }
+    let key = answer.idempotency_key;
+    let idempotency = (!key.is_empty()).then_some(Idempotency { key, ttl: HOOK_IDEMPOTENCY_TTL });
+    let epoch = answer.version_epoch;
+    let version = (answer.version > 0).then_some(Version { number: answer.version, epoch });
+    PublishRequest { channel, publication, retention, idempotency, version }
 }
 
 #[cfg(test)]

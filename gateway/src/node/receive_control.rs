@@ -61,9 +61,11 @@ impl Node {
 
     /// Bit N: worker N can have one of these clients.
     pub(super) fn workers_of(&self, target: &Target) -> u64 {
-        match (target.client, target.user.as_deref()) {
-            (Some(client), _) => 1_u64.checked_shl(self.client_ids.place(client).0 as u32).unwrap_or(0),
-            (None, Some(user)) if !user.is_empty() => self.users.workers(user),
+        let only = |worker: usize| 1_u64.checked_shl(worker as u32).unwrap_or(0);
+        match (target.client, target.session, target.user.as_deref()) {
+            (Some(client), ..) => only(self.client_ids.place(client).0),
+            (None, Some(session), _) => only(self.session_ids.place(session).0),
+            (None, None, Some(user)) if !user.is_empty() => self.users.workers(user),
             _ => u64::MAX,
         }
     }

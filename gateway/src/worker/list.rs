@@ -67,7 +67,7 @@ impl Worker {
             client: session.client().to_string().into(),
             user: session.user().as_str().into(),
             transport: client.transport().into(),
-            protocol: client.protocol.name().into(),
+            protocol: client.protocol.format().into(),
             uptime: self.local.now.since(client.opened).as_secs(),
             channels: channels.take(CHANNELS_MAX).collect(),
             num_channels: session.subscriptions().count() as u32,

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::application::Application;
 use crate::client::Client;
 use crate::gateway::gateway;
+use crate::http;
 use crate::response::{ask, emulate};
 
 fn ok(result: serde_json::Value) -> Option<(u16, String)> {
@@ -388,4 +389,81 @@ async fn backends_are_asked_about_clients_without_a_websocket_too() {
             assert_eq!((&asked["transport"], &asked["protocol"]), (&json!(transport), &json!("json")));
         }
     }
+}
+
+#[tokio::test]
+async fn who_publishes_by_a_request_alone_meets_the_same_hook() {
+    let application = Application::start(|asked| match &asked.json()["data"] {
+        data if data == "bad" => {
+            Some((200, r#"{"error":{"code":1001,"message":"mind your words"}}"#.to_owned()))
+        }
+        data if data == "worst" => Some((200, r#"{"disconnect":{"code":4501,"reason":"out"}}"#.to_owned())),
+        data if data == "late" => Some((500, String::new())),
+        _ => ok(json!({ "data": { "quiet": true } })),
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.publish.url", format!("{}/publish", application.url))
+        .with("backend.http_headers", "cookie")
+        .with("namespaces.asked.publish_hook", true)
+        .with("namespaces.asked.allow_subscribe", true)
+        .with("namespaces.objects.allow_publish_for_client", true)
+        .with("namespaces.objects.publication_data_format", "json_object")
+        .start()
+        .await;
+    let mut bob = gateway.connect_as("bob").await;
+    bob.subscribe("asked:news").await;
+    let headers = format!("Authorization: Bearer {}\r\nCookie: session=1\r\n", gateway.token("ann"));
+    let send = async |channel: &str, data: &str| {
+        let body = json!({ "channel": channel, "data": data }).to_string();
+        let answer = http::request(gateway.address, "POST", "/connection/publish", &headers, &body).await;
+        let body: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+        (answer.status, body["error"]["code"].as_u64().unwrap_or(0))
+    };
+    assert_eq!(send("asked:news", "loud").await, (200, 0));
+    let push = bob.push().await["push"]["pub"].clone();
+    assert_eq!((&push["data"], &push["info"]["user"]), (&json!({ "quiet": true }), &json!("ann")));
+    assert_eq!(send("asked:news", "bad").await, (403, 1001));
+    assert_eq!(send("asked:news", "worst").await, (403, 4501));
+    assert_eq!(send("asked:news", "late").await, (500, 100));
+    assert_eq!(send("objects:a", "a string").await, (400, 107));
+
+    let asked = &application.asked("/publish")[0];
+    assert_eq!(asked.headers["cookie"], "session=1");
+    let asked = asked.json();
+    for (key, value) in [
+        ("user", json!("ann")),
+        ("channel", json!("asked:news")),
+        ("client", push["info"]["client"].clone()),
+        ("transport", json!("http")),
+        ("protocol", json!("json")),
+    ] {
+        assert_eq!(asked[key], value, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn the_application_calls_methods_as_its_clients_do() {
+    let application = Application::start(|asked| match asked.json()["method"].as_str() {
+        Some("sum") => ok(json!({ "data": { "sum": asked.json()["data"] } })),
+        Some("quiet") => ok(json!({})),
+        Some("out") => Some((200, r#"{"disconnect":{"code":4501,"reason":"out"}}"#.to_owned())),
+        _ => Some((200, r#"{"error":{"code":1002,"message":"no such sum"}}"#.to_owned())),
+    })
+    .await;
+    let gateway = gateway().with("backend.rpc.url", format!("{}/rpc", application.url)).start().await;
+    let call = json!({ "method": "sum", "params": [1, 2] });
+    assert_eq!(gateway.api("rpc", call.clone()).await, json!({ "data": { "sum": [1, 2] } }));
+    assert_eq!(gateway.api("rpc", json!({ "method": "quiet" })).await, json!({}));
+    let replies = json!({ "commands": [{ "rpc": call }, { "rpc": { "method": "else" } }, { "rpc": { "method": "out" } }] });
+    let replies = gateway.try_api("batch", &replies).await;
+    let replies: serde_json::Value = serde_json::from_slice(&replies.body).expect("JSON");
+    let expected = json!({ "replies": [
+        { "rpc": { "data": { "sum": [1, 2] } } },
+        { "error": { "code": 1002, "message": "no such sum" } },
+        { "error": { "code": 4501, "message": "out" } },
+    ] });
+    assert_eq!(replies, expected);
+    let asked = application.asked("/rpc")[0].json();
+    assert_eq!((&asked["user"], &asked["transport"]), (&json!(""), &json!("server_api")));
 }

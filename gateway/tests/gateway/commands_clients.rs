@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::gateway::{eventually, gateway};
 use crate::http;
 use crate::redis_server::RedisServer;
+use crate::response::ask;
 use crate::spans_nodes::nodes;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,6 +50,88 @@ async fn the_server_says_how_long_connections_are_good_for() {
     assert!(push["refresh"]["ttl"].as_u64().is_some_and(|ttl| ttl > 1_000_000), "{push}");
     here.api("refresh", json!({"user": "bob", "expired": true})).await;
     assert_eq!(bob.closed().await.0, 3005);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_session_is_commanded_and_no_other_of_its_user() {
+    let redis = RedisServer::start();
+    let [here, there] = nodes::<2>(&redis).await;
+    eventually("both listen", async || here.is_ready().await && there.is_ready().await).await;
+    let node = here.node();
+    eventually("both are announced", async || node.nodes().await.is_ok_and(|nodes| nodes.len() == 2)).await;
+    let connect = json!({"id": 1, "connect": {"token": there.token("ann")}}).to_string();
+    let mut meant = ask(&there, "POST", "/connection/http_stream", "", &connect).await;
+    let session = meant.line().await.expect("connected")["connect"]["session"].clone();
+    let mut other = ask(&there, "POST", "/connection/sse", "", &connect).await;
+    other.event().await.expect("connected");
+    let subscription = json!({"session": session, "channel": "stream:news"});
+
+    here.api("subscribe", subscription.clone()).await;
+    assert!(meant.line().await.expect("a push")["push"]["subscribe"].is_object());
+    let list = here.api("connections", json!({"channel": "stream:news"})).await;
+    let listed: Vec<_> = list["connections"].as_object().expect("connections").values().collect();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((&listed[0]["transport"], &listed[0]["protocol"]), (&json!("http_stream"), &json!("json")));
+
+    // All that is given has to fit.
+    for nobody in [json!({"session": session, "user": "bob"}), json!({"session": "A".repeat(22)})] {
+        here.api("disconnect", nobody).await;
+    }
+    here.api("refresh", json!({"session": session, "expire_at": 4_000_000_000_i64})).await;
+    assert!(meant.line().await.expect("a push")["push"]["refresh"].is_object());
+    here.api("unsubscribe", subscription).await;
+    assert_eq!(meant.line().await.expect("a push")["push"]["unsubscribe"]["code"], 2000);
+    here.api("disconnect", json!({"session": session})).await;
+    assert_eq!(meant.line().await.expect("a push")["push"]["disconnect"]["code"], 3503);
+    assert!(meant.is_over().await);
+    here.api("disconnect", json!({"user": "ann", "disconnect": {"code": 4000, "reason": "all"}})).await;
+    assert_eq!(other.event().await.expect("a push")["push"]["disconnect"]["code"], 4000);
+}
+
+#[tokio::test]
+async fn it_is_listed_how_clients_are_reached_and_what_they_speak() {
+    let gateway = gateway().start().await;
+    let _socket = gateway.connect_as("ann").await;
+    let _bare = gateway.open("/raw/news", &[]).await;
+    let connect = json!({"id": 1, "connect": {}}).to_string();
+    let mut kept = Vec::new();
+    for (path, connect) in [
+        ("/connection/sse", &*connect),
+        ("/connection/http_stream", &connect),
+        ("/connection/uni_sse", "{}"),
+        ("/connection/uni_http_stream", "{}"),
+    ] {
+        kept.push(ask(&gateway, "POST", path, "", connect).await);
+    }
+    let told = kept[3].line().await.expect("connected")["connect"].clone();
+    gateway.metric_becomes("tidegate_connections", 6.0).await;
+    eventually("all are in", async || {
+        let list = gateway.api("connections", json!({})).await;
+        list["connections"].as_object().is_some_and(|all| all.len() == 6)
+    })
+    .await;
+    let list = gateway.api("connections", json!({})).await;
+    let mut listed: Vec<_> = list["connections"]
+        .as_object()
+        .expect("connections")
+        .values()
+        .map(|one| format!("{} {}", one["transport"], one["protocol"]).replace('"', ""))
+        .collect();
+    listed.sort_unstable();
+    assert_eq!(
+        listed,
+        [
+            "http_stream json",
+            "sse json",
+            "uni_http_stream json",
+            "uni_sse json",
+            "websocket json",
+            "websocket raw"
+        ]
+    );
+    gateway.api("disconnect", json!({"session": told["session"]})).await;
+    let end = kept[3].line().await.expect("a push");
+    assert_eq!(end["disconnect"]["code"], 3503, "{end}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

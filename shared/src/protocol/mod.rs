@@ -40,6 +40,15 @@ impl ProtocolId {
     pub fn name(self) -> &'static str {
         Self::NAMES[usize::from(self.0)]
     }
+
+    /// What it is written in, in one direction or both: the word that Centrifuge has for it.
+    pub fn format(self) -> &'static str {
+        match self {
+            Self::CENTRIFUGE_JSON | Self::CENTRIFUGE_UNI_JSON => "json",
+            Self::CENTRIFUGE_PROTOBUF | Self::CENTRIFUGE_UNI_PROTOBUF => "protobuf",
+            other => other.name(),
+        }
+    }
 }
 
 pub trait Protocol: Send + Sync + std::fmt::Debug {

@@ -20,7 +20,9 @@ pub(super) fn summary(method: Method) -> &'static str {
         Method::Unsubscribe => "Ends the subscriptions of a user or a client to a channel.",
         Method::Subscribe => "Makes subscribers of the clients of a user, or of one client.",
         Method::Refresh => "Says how long connections are good for.",
-        Method::Rpc => "Calls a method of an extension. There is none: always error 104.",
+        Method::Rpc => {
+            "Calls a method of the application's own server, as clients do. Without a hook for calls: error 104."
+        }
     }
 }
 
@@ -79,7 +81,7 @@ pub(super) fn request(method: Method) -> Value {
             [
                 ("user", text("The clients of this user. With `client`: this client of this user.", USERS)),
                 ("client", text("This client.", CLIENTS)),
-                ("session", text("Not served: error 108.", &["", "s"])),
+                ("session", text("The client of this session.", SESSIONS)),
                 (
                     "whitelist",
                     json!({
@@ -95,7 +97,7 @@ pub(super) fn request(method: Method) -> Value {
                 ("channel", channel()),
                 ("user", text("The clients of this user.", USERS)),
                 ("client", text("This client.", CLIENTS)),
-                ("session", text("Not served: error 108.", &["", "s"])),
+                ("session", text("The client of this session.", SESSIONS)),
             ],
         ),
         Method::Subscribe => fields(
@@ -104,7 +106,7 @@ pub(super) fn request(method: Method) -> Value {
                 ("channel", channel()),
                 ("user", text("The clients of this user.", USERS)),
                 ("client", text("This client.", CLIENTS)),
-                ("session", text("Not served: error 108.", &["", "s"])),
+                ("session", text("The client of this session.", SESSIONS)),
                 ("expire_at", time("When the subscription ends. 0: with the connection.")),
                 ("info", json!({ "description": "Any JSON: shown to others in the channel." })),
                 ("b64info", text("In place of `info`: JSON in base64.", &["", "e30=", "?"])),
@@ -119,7 +121,7 @@ pub(super) fn request(method: Method) -> Value {
             [
                 ("user", text("The clients of this user.", USERS)),
                 ("client", text("This client.", CLIENTS)),
-                ("session", text("Not served: error 108.", &["", "s"])),
+                ("session", text("The client of this session.", SESSIONS)),
                 ("expired", flag("They end now, with 3005.")),
                 ("expire_at", time("When they end unless they are refreshed. 0: never.")),
                 ("info", json!({ "description": "Any JSON: shown to others from now on." })),
@@ -262,6 +264,7 @@ pub(super) fn shared() -> Value {
 
 const USERS: &[&str] = &["", "ann"];
 const CLIENTS: &[&str] = &["", "x", "2f9a8f1e-64b5-4c8e-9d3a-6f3f3c1a7b11"];
+const SESSIONS: &[&str] = &["", "s", "AAAAAAAAAAAAAAAAAAAAAA"];
 
 fn content(to: (&str, Value), required: &str) -> Value {
     fields(

@@ -21,7 +21,8 @@ pub(super) use encode_reply::write_connected;
 
 /// For the server API, whose JSON has the same parts.
 pub use write::{
-    client_info as write_client_info, publications as write_publications, string as write_string,
+    client_info as write_client_info, payload as write_payload, publications as write_publications,
+    string as write_string,
 };
 
 /// The Centrifuge protocol, version 2, in JSON.

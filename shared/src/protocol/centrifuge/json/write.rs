@@ -68,7 +68,8 @@ pub(super) fn raw(json: &[u8], out: &mut BytesMut) {
     }
 }
 
-pub(super) fn payload(payload: &Payload, out: &mut BytesMut) {
+/// A payload as clients get it: what is no JSON as a string.
+pub fn payload(payload: &Payload, out: &mut BytesMut) {
     match payload.kind {
         PayloadKind::Json => raw(&payload.bytes, out),
         PayloadKind::Text => match simdutf8::basic::from_utf8(&payload.bytes) {

@@ -156,6 +156,9 @@ fn a_client_reads_what_the_server_writes() {
             Received::Publication { channel, publication } => {
                 format!("{channel} {} {}", publication.offset, publication.data)
             }
+            Received::Subscribed { channel, result } => format!("{channel} begun at {}", result.offset),
+            Received::Joined { channel, client } => format!("{channel} joined by {client}"),
+            Received::Left { channel, client } => format!("{channel} left by {client}"),
             Received::Unsubscribed { channel, code } => format!("{channel} ended {code}"),
             Received::Reply { id, outcome: Err(refusal) } => {
                 format!("{id} {} {} {}", refusal.code, refusal.message, refusal.temporary)
@@ -221,9 +224,9 @@ fn a_client_reads_what_the_server_writes() {
             r#"prices:"A" 6 "{\"a\": 6}""#,
             r#"prices:"A" 6 "8\n8@0,3ZqQX4;""#,
             r#"prices:"A" ended 2500"#,
-            "other",
-            "other",
-            "other",
+            r#"prices:"A" joined by c0ffee00-0000-4000-8000-000000000001"#,
+            r#"prices:"A" left by c0ffee00-0000-4000-8000-000000000001"#,
+            r#"prices:"A" begun at 7"#,
             "other",
             "other",
             "other",

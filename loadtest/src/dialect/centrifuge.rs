@@ -76,7 +76,12 @@ pub(super) fn hear(kind: MessageKind, message: &[u8], mut hear: impl FnMut(Event
                 hear(Event::Refused { id: id & !PUBLISH_BIT, reason });
             }
             Ok(Received::Unsubscribed { channel, .. }) => hear(Event::Unsubscribed { channel: &channel }),
-            Ok(Received::Other) => {}
+            Ok(
+                Received::Subscribed { .. }
+                | Received::Joined { .. }
+                | Received::Left { .. }
+                | Received::Other,
+            ) => {}
             Err(_) => malformed += 1,
         }
     }

@@ -13,6 +13,7 @@ use shared::command::Since;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
+use shared::push::OwnedEvent;
 
 use crate::checkers::Checkers;
 use crate::network::{Ask, Event, Lane, Net, NodeEvent, Question, trace};
@@ -20,10 +21,13 @@ use crate::network::{Ask, Event, Lane, Net, NodeEvent, Question, trace};
 /// Larger than any stream here.
 const STREAM_BYTES_MAX: usize = 1 << 20;
 
-/// The way from the broker to one node.
 /// What a third of the application's publications are tagged with.
 pub(crate) const TAG: (&str, &str) = ("third", "yes");
 
+/// Publications of this channel are long enough for patches.
+const PADDED: &str = "stream:b";
+
+/// The way from the broker to one node.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     pub(crate) up: bool,
@@ -58,8 +62,11 @@ impl Broker {
     }
 
     /// A payload that no other publication has.
-    pub(crate) fn payload(number: u64) -> Payload {
-        Payload::json(format!("{{\"n\":{number}}}"))
+    pub(crate) fn payload(channel: &Channel, number: u64) -> Payload {
+        Payload::json(match channel.as_str() {
+            PADDED => format!("{{\"n\":{number},\"pad\":\"{:>60}\"}}", number % 5),
+            _ => format!("{{\"n\":{number}}}"),
+        })
     }
 
     pub(crate) fn number(&mut self) -> u64 {
@@ -69,7 +76,7 @@ impl Broker {
 
     pub(crate) fn publish(&mut self, channel: &Channel, net: &mut Net, checkers: &mut Checkers) {
         let number = self.number();
-        let mut publication = Publication::new(Self::payload(number));
+        let mut publication = Publication { delta: true, ..Publication::new(Self::payload(channel, number)) };
         if number.is_multiple_of(3) {
             publication.tags.insert(TAG.0.into(), TAG.1.into());
         }
@@ -114,6 +121,7 @@ impl Broker {
                 self.append(&channel, publication, net, checkers);
                 net.send_to_node(node, life, 1..30, NodeEvent::Published { wire, ticket });
             }
+            Question::Announce(channel, event) => self.announce(&channel, &event, net, checkers),
         }
     }
 
@@ -210,6 +218,20 @@ impl Broker {
             let (channel, publication) = (channel.clone(), publication.clone());
             let what = NodeEvent::Publication { link: link.number, channel, publication };
             net.at(time, Event::Node { node, life: link.node_life, what });
+        }
+    }
+
+    /// Joins and leaves have no stream: nobody would be told that one was lost.
+    fn announce(&mut self, channel: &Channel, event: &OwnedEvent, net: &mut Net, checkers: &mut Checkers) {
+        checkers.announced(channel, event, net.now);
+        for (node, link) in self.links.iter_mut().enumerate() {
+            if link.subscribed.contains(channel) {
+                let latency = net.dice.within(1..60);
+                let time = link.lane.arrival(net.now, latency);
+                let (channel, event) = (channel.clone(), event.clone());
+                let what = NodeEvent::Told { link: link.number, channel, event };
+                net.at(time, Event::Node { node, life: link.node_life, what });
+            }
         }
     }
 

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use shared::channel::Channel;
+use shared::moment::Moment;
 use shared::position::StreamPosition;
 use shared::protocol::centrifuge::json::client::{ReceivedPublication, SubscribeResult};
 use shared::publication::Publication;
+use shared::push::OwnedEvent;
 
 /// What a subscriber asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +19,10 @@ pub(crate) enum Kind {
     Positioned,
     /// What is tagged, and to be brought to now after gaps.
     Filtered,
+    /// To be sent patches, and to be brought to now after gaps.
+    Patched,
+    /// Nothing: the server subscribes it, and brings it to now when it comes back.
+    Served,
     /// Whatever comes.
     Plain,
 }
@@ -39,6 +45,10 @@ pub(crate) struct Checkers {
     tagged: BTreeMap<Channel, Vec<bool>>,
     /// The tagged ones by where they stand.
     tagged_at: BTreeSet<(Channel, String, u64)>,
+    /// Who is in each channel by what was announced, and since when.
+    members: BTreeMap<Channel, BTreeMap<String, Moment>>,
+    /// Joins and leaves reach everybody in this run.
+    pub(crate) all_are_announced: bool,
     /// Nothing goes wrong in this run, so that nobody may miss anything.
     pub(crate) nothing_is_lost: bool,
 }
@@ -55,6 +65,21 @@ impl Checkers {
             self.tagged_at.insert((channel.clone(), position.epoch.as_str().to_owned(), position.offset));
         }
         assert!(self.records.insert(number(text), record).is_none(), "{text} was published twice");
+    }
+
+    pub(crate) fn announced(&mut self, channel: &Channel, event: &OwnedEvent, now: Moment) {
+        let members = self.members.entry(channel.clone()).or_default();
+        match event {
+            OwnedEvent::Joined(info) => {
+                let before = members.insert(info.client.to_string(), now);
+                assert_eq!(before, None, "{} came to {channel} twice", info.client);
+            }
+            OwnedEvent::Left(info) => {
+                let before = members.remove(&info.client.to_string());
+                assert!(before.is_some(), "{} left {channel} and had not come", info.client);
+            }
+            OwnedEvent::Publication(_) => panic!("publications are not announced"),
+        }
     }
 
     /// Whether nothing that a filter lets through stands there.
@@ -95,12 +120,7 @@ impl Reader {
 
     /// The reply to a subscribe command that asked to recover from `asked`. Answers whether the reader was told that
     /// it may have missed something.
-    pub(crate) fn begin(
-        &mut self,
-        asked: Option<&(String, u64)>,
-        result: &SubscribeResult<'_>,
-        checkers: &Checkers,
-    ) -> bool {
+    pub(crate) fn begin(&mut self, asked: Option<&(String, u64)>, result: &SubscribeResult<'_>) -> bool {
         self.last = None;
         assert_eq!(result.was_recovering, asked.is_some());
         let streamed = !result.epoch.is_empty();
@@ -112,7 +132,6 @@ impl Reader {
             self.kind
         );
         if !result.recovered {
-            assert!(result.publications.is_empty(), "publications without a recovery");
             self.position = result.positioned.then(|| (result.epoch.to_string(), result.offset));
             return asked.is_some();
         }
@@ -123,9 +142,6 @@ impl Reader {
             "recovered from elsewhere"
         );
         assert_eq!(self.position.as_ref(), asked, "the reader went on while it was away");
-        for publication in &result.publications {
-            self.get(publication, checkers);
-        }
         false
     }
 
@@ -187,7 +203,46 @@ impl Reader {
     }
 }
 
+/// Whom one subscriber knows to be in a channel, since it subscribed.
+#[derive(Debug, Default)]
+pub(crate) struct MemberList {
+    since: Moment,
+    present: BTreeSet<String>,
+}
+
+impl MemberList {
+    pub(crate) fn begin(&mut self, now: Moment) {
+        *self = Self { since: now, present: BTreeSet::new() };
+    }
+
+    pub(crate) fn joined(&mut self, channel: &Channel, client: &str, checkers: &Checkers) {
+        let is_new = self.present.insert(client.to_owned());
+        assert!(is_new || !checkers.all_are_announced, "{client} came to {channel} a second time");
+    }
+
+    pub(crate) fn left(&mut self, client: &str) {
+        self.present.remove(client);
+    }
+
+    /// It is quiet: the list has nobody who is gone, and everybody who has come since.
+    pub(crate) fn check_end(&self, channel: &Channel, live_since: Moment, checkers: &Checkers) {
+        let since = self.since.max(live_since);
+        let nobody = BTreeMap::new();
+        let truth = checkers.members.get(channel).unwrap_or(&nobody);
+        for client in &self.present {
+            assert!(truth.contains_key(client), "{client} has left {channel} and a subscriber was not told");
+        }
+        for (client, came) in truth.iter().filter(|(_, came)| **came > since) {
+            assert!(
+                self.present.contains(client),
+                "{client} came to {channel} at {came:?} and it was not told"
+            );
+        }
+    }
+}
+
 fn number(payload: &str) -> u64 {
-    let digits = payload.strip_prefix("{\"n\":").and_then(|rest| rest.strip_suffix('}'));
+    let rest = payload.strip_prefix("{\"n\":");
+    let digits = rest.and_then(|rest| rest.split([',', '}']).next());
     digits.and_then(|digits| digits.parse().ok()).expect("every payload here is a number")
 }

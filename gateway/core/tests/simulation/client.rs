@@ -9,30 +9,24 @@ use shared::command::{Command, Connect, FilterNode, Request, Subscribe};
 use shared::protocol::centrifuge::json::client::{Answer, Received, decode_frame, encode_command};
 
 use crate::broker::{Broker, TAG};
-use crate::checkers::{Checkers, Kind, Reader};
+use crate::checkers::{Checkers, Kind};
 use crate::network::{ClientEvent, Event, Net, NodeEvent, trace};
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    Off,
-    Asked,
-    On,
-}
-
-#[derive(Debug)]
-struct Subscription {
-    kind: Kind,
-    state: State,
-    wanted: bool,
-    reader: Reader,
-}
+use crate::subscription::{State, Subscription};
 
 /// What a reply will be to.
 #[derive(Debug)]
 enum Asked {
-    Connect,
-    Subscribe { channel: Channel, from: Option<(String, u64)> },
-    Unsubscribe { channel: Channel },
+    /// With where it stopped reading what the server subscribes it to.
+    Connect {
+        from: BTreeMap<Channel, (String, u64)>,
+    },
+    Subscribe {
+        channel: Channel,
+        from: Option<(String, u64)>,
+    },
+    Unsubscribe {
+        channel: Channel,
+    },
     Publish,
 }
 
@@ -50,9 +44,13 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(index: usize, wants: impl IntoIterator<Item = (Channel, Kind)>, net: &mut Net) -> Self {
         let subscription = |(channel, kind): (Channel, Kind)| {
-            let reader = Reader::new(channel.clone(), kind);
-            (channel, Subscription { kind, state: State::Off, wanted: true, reader })
+            if kind == Kind::Served {
+                net.served.entry(index).or_default().push(channel.clone());
+            }
+            let is_told_who_comes = index.is_multiple_of(2) || kind == Kind::Served;
+            (channel.clone(), Subscription::new(channel, kind, is_told_who_comes))
         };
+        let subscriptions = wants.into_iter().map(subscription).collect();
         let client = Self {
             index,
             wire: None,
@@ -60,7 +58,7 @@ impl Client {
             leaving: false,
             next_id: 0,
             asked: BTreeMap::new(),
-            subscriptions: wants.into_iter().map(subscription).collect(),
+            subscriptions,
         };
         client.later(0..1000, ClientEvent::Connect, net);
         client.later(500..3000, ClientEvent::Churn, net);
@@ -71,7 +69,25 @@ impl Client {
     pub(crate) fn open(&mut self, wire: u64, net: &mut Net) {
         self.wire = Some(wire);
         let mut frame = BytesMut::new();
-        self.command(Request::Connect(Connect::default()), Asked::Connect, &mut frame);
+        let mut from = BTreeMap::new();
+        let mut connect = Connect::default();
+        for (channel, subscription) in &mut self.subscriptions {
+            if subscription.kind != Kind::Served {
+                continue;
+            }
+            subscription.state = State::Asked;
+            let position = subscription.reader.position.clone();
+            let (epoch, offset) = position.clone().unwrap_or_default();
+            let subscribe = Subscribe {
+                recover: position.is_some(),
+                epoch: epoch.into(),
+                offset,
+                ..Subscribe::default()
+            };
+            connect.subs.insert(channel.as_str().into(), subscribe);
+            from.extend(position.map(|position| (channel.clone(), position)));
+        }
+        self.command(Request::Connect(connect), Asked::Connect { from }, &mut frame);
         let channels: Vec<_> = self.subscriptions.keys().cloned().collect();
         for channel in channels {
             self.ask_to_subscribe(&channel, &mut frame);
@@ -99,7 +115,11 @@ impl Client {
             ClientEvent::Closed { wire, code } => {
                 if self.wire == Some(wire) {
                     trace(net.now, || format!("client {} is closed: {code}", self.index));
-                    assert!([1006, 3008, 3012].contains(&code), "closed with {code}");
+                    if code == 3010 {
+                        self.check_need(wire, broker, net);
+                    } else {
+                        assert!([1006, 3008, 3012].contains(&code), "closed with {code}");
+                    }
                     self.disconnected();
                     self.later(100..2000, ClientEvent::Connect, net);
                 }
@@ -141,7 +161,17 @@ impl Client {
         assert!(self.connected, "client {} did not come back", self.index);
         for (channel, subscription) in &self.subscriptions {
             let state = subscription.state;
+            let wire = self.wire.expect("it is connected");
+            if subscription.kind == Kind::Served && net.ended.contains(&(wire, channel.clone())) {
+                assert_eq!(state, State::Off, "client {} was not told of the end of {channel}", self.index);
+                continue;
+            }
             assert_eq!(state, State::On, "client {} did not come back to {channel}", self.index);
+            if let Some(members) = subscription.members.as_ref().filter(|_| checkers.all_are_announced) {
+                let since = net.live_since[&(wire, channel.clone())];
+                members.check_end(channel, since, checkers);
+                net.stats.count("member lists compared");
+            }
             subscription.reader.check_end(broker.top(channel, net), checkers);
         }
     }
@@ -163,16 +193,42 @@ impl Client {
                         State::On,
                         "a publication in {channel} without a subscription"
                     );
-                    subscription.reader.get(&publication, checkers);
-                    net.stats.count("publications checked");
-                    if subscription.kind == Kind::Filtered {
-                        net.stats.count("publications through a filter");
-                    }
+                    subscription.get(&publication, net, checkers);
+                }
+                Received::Joined { channel, client } => {
+                    net.stats.count("joins told");
+                    let (channel, subscription) = self.subscription(&channel);
+                    let members = subscription.members.as_mut().expect("it asked who comes");
+                    assert_eq!(subscription.state, State::On, "a join in {channel} without a subscription");
+                    members.joined(&channel, &client, checkers);
+                }
+                Received::Left { channel, client } => {
+                    net.stats.count("leaves told");
+                    let (channel, subscription) = self.subscription(&channel);
+                    let members = subscription.members.as_mut().expect("it asked who goes");
+                    assert_eq!(subscription.state, State::On, "a leave in {channel} without a subscription");
+                    members.left(&client);
+                }
+                Received::Subscribed { channel, result } => {
+                    net.stats.count("subscriptions made by the server");
+                    let (channel, subscription) = self.subscription(&channel);
+                    assert_eq!(subscription.kind, Kind::Served, "{channel} was to be its own");
+                    assert_eq!(subscription.state, State::Off, "{channel} begins anew");
+                    // Without a word about the past.
+                    subscription.begin(None, result, net, checkers);
+                }
+                Received::Unsubscribed { channel, code: 2000 } => {
+                    net.stats.count("subscriptions ended by the server");
+                    let (channel, subscription) = self.subscription(&channel);
+                    assert_eq!(subscription.kind, Kind::Served, "{channel} was its own");
+                    assert_eq!(subscription.state, State::On, "the end of {channel} before its beginning");
+                    subscription.state = State::Off;
                 }
                 Received::Unsubscribed { channel, code } => {
                     assert_eq!(code, 2500, "nothing else ends a subscription here");
                     let wire = self.wire.expect("it reads");
                     let (channel, subscription) = self.subscription(&channel);
+                    assert_ne!(subscription.kind, Kind::Served, "it cannot come back to {channel} alone");
                     assert_eq!(subscription.state, State::On, "the end of {channel} before its beginning");
                     subscription.state = State::Off;
                     let excused =
@@ -189,6 +245,13 @@ impl Client {
                         Ok(answer) => self.on_answer(asked, answer, broker, net, checkers),
                         Err(refusal) => {
                             assert_eq!(refusal.code, 100, "{asked:?}: {refusal:?}");
+                            if matches!(asked, Asked::Connect { .. }) {
+                                net.stats.count("connects refused");
+                                let wire = self.wire.expect("it reads");
+                                net.up(wire, |wire| NodeEvent::Closed { wire });
+                                self.disconnected();
+                                return self.later(100..2000, ClientEvent::Connect, net);
+                            }
                             let Asked::Subscribe { channel, .. } = asked else { panic!("{asked:?} failed") };
                             let (_, subscription) = self.subscription(channel.as_str());
                             subscription.state = State::Off;
@@ -211,12 +274,34 @@ impl Client {
         checkers: &Checkers,
     ) {
         match (asked, answer) {
-            (Asked::Connect, Answer::Connect(_)) => self.connected = true,
+            (Asked::Connect { from }, Answer::Connect(mut result)) => {
+                self.connected = true;
+                let wire = self.wire.expect("it reads");
+                for (channel, subscription) in &mut self.subscriptions {
+                    if subscription.kind != Kind::Served {
+                        continue;
+                    }
+                    subscription.state = State::Off;
+                    let Some(result) = result.subs.remove(channel.as_str()) else {
+                        assert!(net.ended.contains(&(wire, channel.clone())), "{channel} was forgotten");
+                        continue;
+                    };
+                    let from = from.get(channel);
+                    if subscription.begin(from, result, net, checkers) {
+                        net.stats.count("told at the connect that recovery failed");
+                        let (epoch, offset) = from.expect("only who asks is told");
+                        let served = broker.could_serve(channel, epoch, *offset, net);
+                        assert!(!served, "{channel} could have been recovered from {offset}");
+                    } else if from.is_some() {
+                        net.stats.count("recoveries at the connect");
+                    }
+                }
+                assert!(result.subs.is_empty(), "only what the server was to subscribe it to");
+            }
             (Asked::Subscribe { channel, from }, Answer::Subscribe(result)) => {
                 let (_, subscription) = self.subscription(channel.as_str());
                 assert_eq!(subscription.state, State::Asked);
-                subscription.state = State::On;
-                if subscription.reader.begin(from.as_ref(), &result, checkers) {
+                if subscription.begin(from.as_ref(), result, net, checkers) {
                     net.stats.count("told that recovery failed");
                     // History holds less with time: what it could serve now it could serve then.
                     let (epoch, offset) = from.as_ref().expect("only who asks is told");
@@ -256,10 +341,11 @@ impl Client {
         }
         let mut frame = BytesMut::new();
         if net.dice.chance(300) {
-            let data = Broker::payload(broker.number());
+            let data = Broker::payload(&channel, broker.number());
             let request = Request::Publish { channel: channel.as_str().into(), data };
             self.command(request, Asked::Publish, &mut frame);
-        } else if subscription.state == State::On && subscription.wanted {
+        } else if subscription.state == State::On && subscription.wanted && subscription.kind != Kind::Served
+        {
             subscription.wanted = false;
             let request = Request::Unsubscribe { channel: channel.as_str().into() };
             self.command(request, Asked::Unsubscribe { channel }, &mut frame);
@@ -269,12 +355,14 @@ impl Client {
 
     fn ask_to_subscribe(&mut self, channel: &Channel, frame: &mut BytesMut) {
         let Some(subscription) = self.subscriptions.get_mut(channel) else { return };
-        if !subscription.wanted || subscription.state != State::Off || self.wire.is_none() {
+        let is_servers = subscription.kind == Kind::Served;
+        if is_servers || !subscription.wanted || subscription.state != State::Off || self.wire.is_none() {
             return;
         }
         subscription.state = State::Asked;
         let filtered = subscription.kind == Kind::Filtered;
-        let recoverable = filtered || subscription.kind == Kind::Recoverable;
+        let patched = subscription.kind == Kind::Patched;
+        let recoverable = filtered || patched || subscription.kind == Kind::Recoverable;
         let (key, val) = TAG;
         let filter =
             FilterNode { key: key.into(), cmp: "eq".into(), val: val.into(), ..FilterNode::default() };
@@ -288,10 +376,35 @@ impl Client {
             recoverable,
             positioned: subscription.kind == Kind::Positioned,
             filter: filtered.then(|| Box::new(filter)),
+            delta: if patched { "fossil".into() } else { Box::default() },
+            join_leave: subscription.members.is_some(),
             ..Subscribe::default()
         };
         let asked = Asked::Subscribe { channel: channel.clone(), from };
         self.command(Request::Subscribe(subscribe), asked, frame);
+    }
+
+    /// The application ends what it has subscribed the client to, or begins anew.
+    pub(crate) fn server_acts(&self, net: &mut Net) {
+        let Some(wire) = self.wire.filter(|_| self.connected) else { return };
+        let served = net.served.get(&self.index).cloned().unwrap_or_default();
+        for channel in served {
+            let subscribes = net.ended.contains(&(wire, channel.clone()));
+            let (node, life) = (net.wires[&wire].node, net.wires[&wire].life);
+            net.send_to_node(node, life, 0..100, NodeEvent::ServerActs { wire, channel, subscribes });
+        }
+    }
+
+    /// A connection was closed for a hole in what the server had subscribed it to: there must be one.
+    fn check_need(&self, wire: u64, broker: &mut Broker, net: &mut Net) {
+        net.stats.count("closed for a hole in a subscription of the server's");
+        let served = self.subscriptions.iter().filter(|(_, one)| one.kind == Kind::Served);
+        let needed = served.into_iter().any(|(channel, subscription)| {
+            let position = subscription.reader.position.clone();
+            net.excused.contains(&(wire, channel.clone()))
+                || position.is_some_and(|(epoch, offset)| !broker.could_serve(channel, &epoch, offset, net))
+        });
+        assert!(needed || broker.epochs_overlap(net.now), "wire {wire} was closed without need");
     }
 
     fn command(&mut self, request: Request, asked: Asked, frame: &mut BytesMut) {

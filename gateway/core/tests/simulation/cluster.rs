@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
+use gateway_core::channel_rules::{ChannelOptions, ChannelRules, DeltaType};
 use gateway_core::hub::{Encoding, Variants};
 use gateway_core::session::{Application, Context, Settings, Unobserved};
 use shared::channel::Channel;
@@ -66,7 +66,8 @@ pub(crate) fn run(seed: u64) -> Stats {
     let nodes = (0..NODES).map(|node| Some(Node::new(node, 0, &common, &mut net))).collect();
     let channels: Vec<_> = CHANNELS.iter().map(|name| Channel::parse(name, 255).expect("valid")).collect();
     let clients = (0..CLIENTS).map(|index| {
-        let kinds = [Kind::Recoverable, Kind::Positioned, Kind::Filtered, Kind::Plain];
+        let kinds =
+            [Kind::Recoverable, Kind::Positioned, Kind::Filtered, Kind::Patched, Kind::Served, Kind::Plain];
         let offset = net.dice.index(kinds.len());
         let wants = channels.iter().enumerate().map(|(at, channel)| {
             let kind = kinds[(at + offset) % kinds.len()];
@@ -79,8 +80,10 @@ pub(crate) fn run(seed: u64) -> Stats {
     let clients = clients.collect();
     let mut checkers = Checkers::default();
     checkers.nothing_is_lost = plan.holes == Holes::None;
+    checkers.all_are_announced = plan.holes != Holes::Anywhere;
     net.at(0, Event::Publish);
     net.at(1000, Event::Fault);
+    net.at(1000, Event::ServerActs);
     let broker = Broker::new(rules, NODES);
     let mut cluster = Cluster { net, broker, nodes, clients, checkers, common, channels };
 
@@ -131,6 +134,10 @@ fn rules() -> ChannelRules {
         history_size,
         history_ttl_s: 3600,
         allow_tags_filter: true,
+        allowed_delta_types: vec![DeltaType::Fossil],
+        delta_publish: true,
+        join_leave: true,
+        allow_join_leave: true,
         ..ChannelOptions::default()
     };
     ChannelRules {
@@ -138,7 +145,12 @@ fn rules() -> ChannelRules {
             ("stream".into(), Arc::new(stream(100))),
             ("short".into(), Arc::new(stream(3))),
         ]),
-        default: Arc::new(ChannelOptions { allow_tags_filter: true, ..ChannelOptions::default() }),
+        default: Arc::new(ChannelOptions {
+            allow_tags_filter: true,
+            join_leave: true,
+            allow_join_leave: true,
+            ..ChannelOptions::default()
+        }),
         ..ChannelRules::default()
     }
 }
@@ -184,7 +196,14 @@ impl Cluster {
                 }
                 self.net.after(200..2500, Event::Fault);
             }
-            Event::Publish | Event::Fault => {}
+            Event::ServerActs if self.net.now.0 < BUSY => {
+                if self.net.plan.churn {
+                    let client = self.net.dice.index(CLIENTS);
+                    self.clients[client].server_acts(&mut self.net);
+                }
+                self.net.after(100..600, Event::ServerActs);
+            }
+            Event::Publish | Event::Fault | Event::ServerActs => {}
             Event::LinkUp { node } => {
                 if !self.broker.links[node].up {
                     trace(self.net.now, || format!("the link of node {node} is back"));

@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod network;
 mod node;
+mod subscription;
 mod worker;
 
 use std::panic::catch_unwind;
@@ -82,7 +83,16 @@ fn the_same_seed_happens_in_the_same_way() {
 }
 
 /// What every run over many seeds must contain.
-const STRIKES: [&str; 26] = [
+const STRIKES: [&str; 35] = [
+    "closed for a hole in a subscription of the server's",
+    "connects refused",
+    "joins told",
+    "leaves told",
+    "member lists compared",
+    "patches applied",
+    "recoveries at the connect",
+    "subscriptions ended by the server",
+    "subscriptions made by the server",
     "connections cut",
     "gaps dealt with",
     "gaps found by a look",

@@ -14,6 +14,7 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
+use shared::push::OwnedEvent;
 
 /// Bytes on their way to one client, beyond which it counts as slow.
 pub(crate) const OUTBOX_BYTES_MAX: usize = 1500;
@@ -34,6 +35,8 @@ pub(crate) enum Event {
     /// The application publishes in some channel.
     Publish,
     Fault,
+    /// The application ends a subscription of some client, or makes one.
+    ServerActs,
     LinkUp {
         node: usize,
     },
@@ -59,6 +62,7 @@ pub(crate) enum Question {
     Positions(Vec<(Channel, Option<StreamPosition>)>, Look),
     LeaveEpoch(Channel, Epoch),
     Publish(Channel, Publication, u64, Ticket),
+    Announce(Channel, OwnedEvent),
 }
 
 /// What a read of history is for.
@@ -81,6 +85,12 @@ pub(crate) enum NodeEvent {
         link: u32,
         channel: Channel,
         publication: Publication,
+    },
+    /// A join or a leave, over such a link.
+    Told {
+        link: u32,
+        channel: Channel,
+        event: OwnedEvent,
     },
     Subscribed {
         link: u32,
@@ -131,6 +141,12 @@ pub(crate) enum NodeEvent {
     },
     Closed {
         wire: u64,
+    },
+    /// The application ends a subscription, or makes one.
+    ServerActs {
+        wire: u64,
+        channel: Channel,
+        subscribes: bool,
     },
     /// The client has taken what it was sent.
     Room {
@@ -252,6 +268,12 @@ pub(crate) struct Net {
     next_event: u64,
     /// Who may be told of a hole that history could fill: there was no room for what came, or history could not be read.
     pub(crate) excused: BTreeSet<(u64, Channel)>,
+    /// What the application subscribes each client to.
+    pub(crate) served: BTreeMap<usize, Vec<Channel>>,
+    /// Of these, what it has ended, or could not begin: for the connection, not for the next.
+    pub(crate) ended: BTreeSet<(u64, Channel)>,
+    /// When each subscription went live: joins and leaves while its client took its recovery are not told of.
+    pub(crate) live_since: BTreeMap<(u64, Channel), Moment>,
     /// Pieces in a row that could not be read for a client.
     failures: BTreeMap<u64, u8>,
 }
@@ -269,6 +291,9 @@ impl Net {
             agenda: BTreeMap::new(),
             next_event: 0,
             excused: BTreeSet::new(),
+            served: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            live_since: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
     }
@@ -302,7 +327,7 @@ impl Net {
     pub(crate) fn ask_broker(&mut self, node: usize, life: u32, what: Question) {
         let latency = self.dice.within(1..30);
         let time = match what {
-            Question::Subscribe(_) | Question::Unsubscribe(_) => {
+            Question::Subscribe(_) | Question::Unsubscribe(_) | Question::Announce(..) => {
                 self.asks.entry(node).or_default().arrival(self.now, latency)
             }
             _ => self.now.0 + latency,

@@ -8,11 +8,12 @@ use gateway_core::catch_up::{Asked, CatchUp, Reading, Shared, Stopped, Want};
 use gateway_core::effect::{Join, Outcome, OutcomeResult, Ticket};
 use gateway_core::feed::{Admission, Check, Delivery, Feed, Look, Mended};
 use gateway_core::history::{HistoryFilter, HistoryPage};
-use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, Variants};
+use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, Previous, Variants};
 use gateway_core::session::Context;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::protocol::Protocol;
+use shared::push::OwnedEvent;
 
 use crate::network::{Net, NodeEvent, Purpose, Question, trace};
 use crate::worker::{Wish, Worker};
@@ -29,6 +30,8 @@ struct Local {
     feed: Feed,
     interest: [bool; WORKERS],
     subscribed: bool,
+    /// The last publication that was handed out, for patches.
+    previous: Option<Previous>,
     /// Names the last change of interest, so that an unsubscription that is no longer wanted is not made.
     generation: u32,
     /// Joins that wait for the broker to deliver the channel.
@@ -107,7 +110,15 @@ impl Node {
             NodeEvent::Subscribed { link: over, channel } if over == link => {
                 self.on_subscribed(&channel, net)
             }
-            NodeEvent::Publication { .. } | NodeEvent::Subscribed { .. } => {
+            NodeEvent::Told { link: over, channel, event } if over == link => {
+                let Some(local) = self.channels.get(&channel) else { return };
+                let micros = net.now.0 * 1_000;
+                let prepared = Prepared::of(channel, event, None, micros, &self.variants);
+                for worker in (0..WORKERS).filter(|&worker| local.interest[worker]) {
+                    self.workers[worker].push(&prepared, net);
+                }
+            }
+            NodeEvent::Publication { .. } | NodeEvent::Subscribed { .. } | NodeEvent::Told { .. } => {
                 net.stats.count("lost with a link");
             }
             NodeEvent::Resumed => {
@@ -191,6 +202,11 @@ impl Node {
                 self.workers[worker].read(key, &message, net);
                 self.carry_out(worker, net);
             }
+            NodeEvent::ServerActs { wire, channel, subscribes } => {
+                let Some(&(worker, key)) = self.places.get(&wire) else { return };
+                self.workers[worker].server_acts(key, &channel, subscribes, net);
+                self.carry_out(worker, net);
+            }
             NodeEvent::Closed { wire } => {
                 let Some(&(worker, key)) = self.places.get(&wire) else { return };
                 self.workers[worker].remove(key);
@@ -247,6 +263,9 @@ impl Node {
                 Wish::Publish(wire, ticket, channel, publication) => {
                     let question = Question::Publish(channel, publication, wire, ticket);
                     net.ask_broker(self.index, self.life, question);
+                }
+                Wish::Announce(channel, event) => {
+                    net.ask_broker(self.index, self.life, Question::Announce(channel, event));
                 }
                 Wish::Outcome(wire, outcome) => {
                     let Some(&(worker, key)) = self.places.get(&wire) else { continue };
@@ -329,6 +348,8 @@ impl Node {
                     self.ask_for_past(channel.clone(), asker, net);
                 }
                 Err(()) => {
+                    // What the server wanted comes to nothing, and its client has not heard of it.
+                    net.ended.insert((asker.wire, channel.clone()));
                     let failed = OutcomeResult::Joined(Err(ErrorCode::Internal));
                     self.answer(asker.wire, asker.ticket, failed, net);
                 }
@@ -381,10 +402,18 @@ impl Node {
                 Delivery::Publication(publication) => local.catch_up.handed_out(net.now, publication),
                 Delivery::Lost(_) => local.catch_up.forget(),
             }
+            let kept = match &delivery {
+                Delivery::Publication(publication) => {
+                    publication.position.map(|position| Previous { position, data: publication.data.clone() })
+                }
+                Delivery::Lost(_) => None,
+            };
+            let previous = std::mem::replace(&mut local.previous, kept);
             trace(net.now, || format!("node {} delivers {channel} {delivery:?}", self.index));
             let prepared = match delivery {
                 Delivery::Publication(publication) => {
-                    Ok(Prepared::new(channel.clone(), publication, net.now.0 * 1_000, &self.variants))
+                    let (event, micros) = (OwnedEvent::Publication(publication), net.now.0 * 1_000);
+                    Ok(Prepared::of(channel.clone(), event, previous, micros, &self.variants))
                 }
                 Delivery::Lost(position) => Err(position),
             };

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use gateway_core::effect::{Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Ticket};
+use gateway_core::effect::{
+    Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Overrides, ServerSubscription, Terms, Ticket,
+};
 use gateway_core::hub::{
-    Bundles, EncodingId, HoldLimits, Hub, Interest, Prepared, PushFraming, Sink, Subscriber, Variant,
+    Bundles, EncodingId, HoldLimits, Hub, Interest, Knows, Prepared, PushFraming, Sink, Subscriber, Variant,
 };
 use gateway_core::session::{Opening, Session, Way};
 use gateway_core::timer_wheel::TimerWheel;
@@ -16,7 +18,7 @@ use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
 use shared::position::StreamPosition;
 use shared::publication::Publication;
-use shared::push::UnsubscribeCode;
+use shared::push::{OwnedEvent, UnsubscribeCode};
 use slab::Slab;
 
 use crate::network::{Net, NodeEvent, trace};
@@ -29,6 +31,7 @@ pub(crate) enum Wish {
     Forget(Channel),
     Join(u64, Join),
     Publish(u64, Ticket, Channel, Publication),
+    Announce(Channel, OwnedEvent),
     /// What can be answered at once.
     Outcome(u64, Outcome),
     /// The connection is no more.
@@ -138,15 +141,35 @@ impl Worker {
         self.follow_up(key, net);
     }
 
+    /// The application ends a subscription of the client's, or makes one.
+    pub(crate) fn server_acts(&mut self, key: u32, channel: &Channel, subscribes: bool, net: &mut Net) {
+        let Some(connection) = self.connections.get_mut(key as usize) else { return };
+        let place = (connection.wire, channel.clone());
+        if subscribes {
+            let subscription = server_subscription(channel);
+            if connection.session.handle_subscribe(net.now, subscription, None).is_ok() {
+                net.ended.remove(&place);
+            }
+        } else {
+            connection.session.handle_unsubscribe(channel, UnsubscribeCode::Server);
+            net.ended.insert(place);
+        }
+        self.follow_up(key, net);
+    }
+
     /// Forgets a connection and all it listened to.
     pub(crate) fn remove(&mut self, key: u32) {
-        let Some(connection) = self.connections.try_remove(key as usize) else { return };
+        let Some(mut connection) = self.connections.try_remove(key as usize) else { return };
+        let announced = connection.session.take_announced();
         let wishes = &mut self.wishes;
         self.hub.remove_all(key, |channel, left| {
             if left.last {
                 wishes.push_back(Wish::Forget(channel.clone()));
             }
         });
+        let left = |(channel, info)| Wish::Announce(channel, OwnedEvent::Left(info));
+        self.wishes.extend(announced.into_iter().map(left));
+        let wishes = &mut self.wishes;
         self.wheel.remove(key);
         wishes.push_back(Wish::Gone(connection.wire));
     }
@@ -280,12 +303,13 @@ impl Worker {
                     self.remove(key);
                 }
                 Effect::Authenticate { ticket, .. } => {
-                    let identity = Identity::default();
+                    let served = net.served.get(&net.wires[&wire].client).cloned().unwrap_or_default();
+                    let subs = served.iter().map(server_subscription).collect();
+                    let identity = Identity { subs, ..Identity::default() };
                     self.wishes.push_back(answer(ticket, OutcomeResult::Authenticated(Ok(identity))));
                 }
                 Effect::Join(join) => {
-                    let variant = Variant::plain(EncodingId::default());
-                    let subscriber = Subscriber::new(key, variant).positioned(join.terms.positioned);
+                    let subscriber = subscriber(key, &join.terms);
                     if self.hub.join(&join.channel, subscriber, join.terms.filter.clone()).first {
                         self.wishes.push_back(Wish::Listen(join.channel.clone()));
                     }
@@ -305,6 +329,12 @@ impl Worker {
                 Effect::Publish { ticket, channel, publication, .. } => {
                     self.wishes.push_back(Wish::Publish(wire, ticket, channel, publication));
                 }
+                Effect::AnnounceJoined { channel, info } => {
+                    self.wishes.push_back(Wish::Announce(channel, OwnedEvent::Joined(*info)));
+                }
+                Effect::AnnounceLeft { channel, info } => {
+                    self.wishes.push_back(Wish::Announce(channel, OwnedEvent::Left(*info)));
+                }
                 other => panic!("no client here asks for {other:?}"),
             }
         }
@@ -312,8 +342,11 @@ impl Worker {
 
     /// What was held back and does not join on is read from history.
     fn go_live(&mut self, key: u32, go_live: &GoLive, net: &mut Net) {
+        let wire = self.connections[key as usize].wire;
+        net.live_since.insert((wire, go_live.channel.clone()), net.now);
         let mut writer = Writer { connections: &self.connections, net, told: Vec::new(), slow: Vec::new() };
-        self.hub.go_live(go_live.channel.as_str(), key, go_live.position, &mut writer);
+        let knows = Knows { position: go_live.position, has_last: go_live.has_last };
+        self.hub.go_live(go_live.channel.as_str(), key, knows, &mut writer);
         let Writer { told, slow, .. } = writer;
         for (key, channel) in told {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
@@ -338,6 +371,19 @@ impl Worker {
             net.send_to_node(self.node, self.life, delay..delay + 1, what);
         }
     }
+}
+
+/// What the application subscribes clients to.
+fn server_subscription(channel: &Channel) -> ServerSubscription {
+    let overrides =
+        Overrides { force_recovery: Some(true), force_push_join_leave: Some(true), ..Overrides::default() };
+    ServerSubscription { channel: channel.as_str().into(), overrides, ..ServerSubscription::default() }
+}
+
+fn subscriber(key: u32, terms: &Terms) -> Subscriber {
+    let variant = Variant::plain(EncodingId::default());
+    let variant = if terms.patches { variant.with_patches() } else { variant };
+    Subscriber::new(key, variant).positioned(terms.positioned).joins_and_leaves(terms.joins_and_leaves)
 }
 
 /// Writes what the hub decides.

@@ -2,6 +2,7 @@
 //! the gateway speaks. Writing commands and reading what comes back, borrowing from the frame.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Deserializer};
@@ -134,9 +135,23 @@ pub enum Received<'a> {
         channel: Cow<'a, str>,
         publication: ReceivedPublication<'a>,
     },
+    /// The server has made the client a subscriber.
+    Subscribed {
+        channel: Cow<'a, str>,
+        result: SubscribeResult<'a>,
+    },
     Unsubscribed {
         channel: Cow<'a, str>,
         code: u32,
+    },
+    /// A client has come to the channel, by its id.
+    Joined {
+        channel: Cow<'a, str>,
+        client: Cow<'a, str>,
+    },
+    Left {
+        channel: Cow<'a, str>,
+        client: Cow<'a, str>,
     },
     Reply {
         id: u32,
@@ -180,6 +195,9 @@ pub struct ConnectResult<'a> {
     pub ttl: u32,
     #[serde(borrow, default)]
     pub node: Cow<'a, str>,
+    /// What the server has subscribed the client to.
+    #[serde(borrow, default)]
+    pub subs: BTreeMap<String, SubscribeResult<'a>>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -198,6 +216,9 @@ pub struct SubscribeResult<'a> {
     pub recovered: bool,
     #[serde(default)]
     pub was_recovering: bool,
+    /// Payloads come in strings, whole or as patches.
+    #[serde(default)]
+    pub delta: bool,
 }
 
 #[derive(Deserialize, Debug)]
@@ -218,6 +239,9 @@ pub struct ReceivedPublication<'a> {
     /// 0 in a channel without a stream.
     #[serde(default)]
     pub offset: u64,
+    /// The payload is what makes it of the one before.
+    #[serde(default)]
+    pub delta: bool,
 }
 
 fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::Error> {
@@ -244,6 +268,13 @@ fn decode_line(line: &str) -> Result<Received<'_>, DecodeError> {
             }
             PushBody { channel, unsubscribe: Some(body), .. } => {
                 Received::Unsubscribed { channel, code: body.code }
+            }
+            PushBody { channel, subscribe: Some(result), .. } => Received::Subscribed { channel, result },
+            PushBody { channel, join: Some(body), .. } => {
+                Received::Joined { channel, client: body.info.client }
+            }
+            PushBody { channel, leave: Some(body), .. } => {
+                Received::Left { channel, client: body.info.client }
             }
             PushBody { .. } => Received::Other,
         },
@@ -280,7 +311,7 @@ fn decode_publication(line: &str) -> Option<Received<'_>> {
     };
     Some(Received::Publication {
         channel: Cow::Borrowed(channel),
-        publication: ReceivedPublication { data, offset },
+        publication: ReceivedPublication { data, offset, delta: false },
     })
 }
 
@@ -335,6 +366,24 @@ struct PushBody<'a> {
     #[serde(borrow)]
     r#pub: Option<ReceivedPublication<'a>>,
     unsubscribe: Option<UnsubscribeBody>,
+    #[serde(borrow)]
+    subscribe: Option<SubscribeResult<'a>>,
+    #[serde(borrow)]
+    join: Option<PresentBody<'a>>,
+    #[serde(borrow)]
+    leave: Option<PresentBody<'a>>,
+}
+
+#[derive(Deserialize)]
+struct PresentBody<'a> {
+    #[serde(borrow)]
+    info: PresentInfo<'a>,
+}
+
+#[derive(Deserialize)]
+struct PresentInfo<'a> {
+    #[serde(borrow)]
+    client: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]

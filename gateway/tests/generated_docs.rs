@@ -32,6 +32,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("backend", "src/backend/config.rs", "Config"),
     ("backend.connect", "src/backend/config.rs", "HookConfig"),
     ("backend.events", "src/backend/config.rs", "EventsConfig"),
+    ("channels.map", "core/src/map/options.rs", "MapOptions"),
     ("broker", "src/broker/config.rs", "Config"),
     ("broker.memory", "src/broker/memory/config.rs", "Config"),
     ("redis", "src/broker/redis/config.rs", "Config"),

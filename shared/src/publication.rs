@@ -122,6 +122,8 @@ pub struct Keyed {
     pub score: i64,
     /// Of the key's content, as its source counts. 0: it does not.
     pub version: u64,
+    /// What the key held before, where its broker knows that and patches are wanted. It is in no record and on no wire.
+    pub before: Option<Payload>,
 }
 
 impl Publication {

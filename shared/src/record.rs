@@ -18,7 +18,8 @@
 //!
 //! A record does not hold the publication's position, which only the broker assigns. On its way to the nodes the
 //! position stands before it: `<offset>:<epoch>:`, and a bare `:` in a channel without a stream. A message is that
-//! prefix and the record.
+//! prefix and the record. Of a key that may be sent as a patch of what it held before, that stands between the two: a
+//! byte 3, the length of its record in digits, a `:`, and the record.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -30,6 +31,9 @@ use crate::push::OwnedEvent;
 const VERSION: u8 = 1;
 /// Only where version 1 has no word for it.
 const VERSION_2: u8 = 2;
+
+/// In place of a version, in messages alone: what the key held before stands in front.
+const PAIR: u8 = 3;
 
 const PUBLICATION: u8 = 0;
 const JOINED: u8 = 1;
@@ -279,10 +283,23 @@ pub fn decode_message(message: Bytes) -> Result<Publication, RecordError> {
 
 /// Reads a whole message of any kind. A position is a publication's: before anything else it says nothing.
 pub fn decode_event_message(message: Bytes) -> Result<OwnedEvent, RecordError> {
-    let (position, record) = split_position(message)?;
+    let (position, mut record) = split_position(message)?;
+    let before = match record.first() {
+        Some(&PAIR) => {
+            record.advance(1);
+            let length = take_until_colon(&mut record, OFFSET_DIGITS_MAX)?;
+            let length = parse_offset(&length).and_then(|length| usize::try_from(length).ok());
+            let length = length.filter(|length| *length <= record.len()).ok_or(RecordError::Length)?;
+            Some(decode_record(record.split_to(length))?.data)
+        }
+        _ => None,
+    };
     let mut event = decode_event(record)?;
     if let OwnedEvent::Publication(publication) = &mut event {
         publication.position = position;
+        if let Some(keyed) = &mut publication.keyed {
+            keyed.before = before;
+        }
     }
     Ok(event)
 }
@@ -447,7 +464,7 @@ mod tests {
         assert_eq!(record_of(&timed), &b"\x02\x00\x00\x01\xac\x021"[..]);
         let patched = Publication { delta: true, ..Publication::new(data.clone()) };
         assert_eq!(record_of(&patched), &b"\x02\x00\x00\x021"[..]);
-        let keyed = Keyed { key: "k".into(), removed: true, score: -1, version: 5 };
+        let keyed = Keyed { key: "k".into(), removed: true, score: -1, version: 5, before: None };
         let keyed = Publication { keyed: Some(Box::new(keyed)), ..Publication::new(data) };
         assert_eq!(record_of(&keyed), &b"\x02\x00\x00\x3c\x01k\x01\x051"[..]);
         for publication in [timed, patched, keyed] {
@@ -523,5 +540,30 @@ mod tests {
         assert_eq!(read(b"\x01\x20\x02\x01a\x00\x01a\x00{}"), RecordError::Tags);
         assert_eq!(read(b"\x01\x20\xff\xff\xff\xff\x0f\x01a\x00"), RecordError::Truncated);
         assert_eq!(read(b"\x01\x20\xff\xff\xff\xff\xff\xff"), RecordError::Length);
+    }
+
+    #[test]
+    fn what_a_key_held_before_stands_in_front_of_what_it_holds() {
+        let keyed = || Some(Box::new(Keyed { key: "k".into(), ..Keyed::default() }));
+        let publication =
+            |data: &'static str| Publication { keyed: keyed(), ..Publication::new(Payload::json(data)) };
+        let (mut before, mut now) = (BytesMut::new(), BytesMut::new());
+        encode_record(&publication("1"), &mut before);
+        encode_record(&publication("2"), &mut now);
+        let message = |length: usize| {
+            let mut message = BytesMut::from(&b"7:life:\x03"[..]);
+            message.put_slice(format!("{length}:").as_bytes());
+            message.put_slice(&before);
+            message.put_slice(&now);
+            message.freeze()
+        };
+        let Ok(OwnedEvent::Publication(read)) = decode_event_message(message(before.len())) else {
+            panic!("it is a publication")
+        };
+        assert_eq!((read.offset(), &read.data), (7, &Payload::json("2")));
+        assert_eq!(read.keyed.unwrap().before, Some(Payload::json("1")));
+        for length in [0, before.len() - 1, before.len() + now.len() + 1, usize::MAX] {
+            assert!(decode_event_message(message(length)).is_err(), "{length}");
+        }
     }
 }

@@ -188,8 +188,10 @@ fn position() -> impl Strategy<Value = Option<StreamPosition>> {
 
 fn publication() -> impl Strategy<Value = Publication> {
     let tags = btree_map(text(), text(), 0..4).prop_map(Tags::from_iter);
-    let keyed = (text(), any::<bool>(), any::<i64>(), any::<u64>())
-        .prop_map(|(key, removed, score, version)| Box::new(Keyed { key, removed, score, version }));
+    let keyed =
+        (text(), any::<bool>(), any::<i64>(), any::<u64>()).prop_map(|(key, removed, score, version)| {
+            Box::new(Keyed { key, removed, score, version, before: None })
+        });
     let newer = (prop_oneof![Just(0), any::<u64>()], any::<bool>(), option::of(keyed));
     (payload(), position(), proptest::option::of(client_info()), tags, newer).prop_map(
         |(data, position, info, tags, (time_ms, delta, keyed))| Publication {

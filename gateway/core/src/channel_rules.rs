@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::channel::{Channel, InvalidChannel};
+use shared::command::SubscriptionKind;
 use shared::publication::{Payload, PayloadKind};
 
 use crate::channel_names::ChannelNames;
 use crate::channel_pattern::{ChannelPattern, SEPARATOR};
 use crate::history::Retention;
+use crate::map::MapOptions;
 use crate::name_rule::NameRule;
 
 /// The options of one namespace, or of channels without one.
@@ -101,11 +103,59 @@ pub struct ChannelOptions {
     pub allow_history_for_anonymous: bool,
     /// Subscribers may read presence.
     pub allow_presence: bool,
+    /// What subscriptions follow: a stream of publications (`stream`), values by key (`map`), or who is subscribed to
+    /// another channel, by client or by user (`map_clients`, `map_users`). Others are refused with 103.
+    pub subscription_type: SubscriptionType,
+    /// What channels of the types `map`, `map_clients` and `map_users` keep, and who may change it.
+    pub map: MapOptions,
+    /// Each subscriber is a key, its client id, of the channel whose name is this and then the name of its own channel.
+    /// That channel's namespace must be of the type `map_clients`.
+    pub map_clients_presence_channel_prefix: Box<str>,
+    /// The same by users, for as long as a user has a client there and until the key expires. That channel's namespace
+    /// must be of the type `map_users`.
+    pub map_users_presence_channel_prefix: Box<str>,
+    /// Milliseconds that clients are asked to leave between two publications of the same key: libraries then send the
+    /// newest alone. 0: none. Only for the type `map`.
+    pub client_publish_debounce_interval_ms: u32,
     /// Clients with a user may read presence without being subscribed. Not that of channels that are private or name
     /// their users.
     pub allow_presence_for_client: bool,
     /// The same for anonymous clients.
     pub allow_presence_for_anonymous: bool,
+}
+
+/// What the subscriptions to a channel follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionType {
+    /// A stream of publications.
+    #[default]
+    Stream,
+    /// Values by key.
+    Map,
+    /// Clients, by their ids.
+    MapClients,
+    /// Users.
+    MapUsers,
+}
+
+impl SubscriptionType {
+    pub fn keeps_keys(self) -> bool {
+        match self {
+            Self::Stream => false,
+            Self::Map | Self::MapClients | Self::MapUsers => true,
+        }
+    }
+
+    /// How a client asks for it.
+    pub fn kind(self) -> SubscriptionKind {
+        match self {
+            Self::Stream => SubscriptionKind::Stream,
+            Self::Map => SubscriptionKind::Map,
+            Self::MapClients => SubscriptionKind::MapClients,
+            Self::MapUsers => SubscriptionKind::MapUsers,
+        }
+    }
 }
 
 /// What a subscriber that recovers is given.
@@ -152,8 +202,17 @@ impl DataFormat {
 }
 
 impl ChannelOptions {
+    /// What a channel keeps of its past, also beside its keys.
     pub fn retention(&self) -> Retention {
+        if self.subscription_type.keeps_keys() {
+            return self.map.keeping().stream;
+        }
         Retention { size: self.history_size, ttl: Duration::from_secs(self.history_ttl_s) }
+    }
+
+    /// Whether publications of keys, and nothing else, go to its channels.
+    pub fn keeps_keys(&self) -> bool {
+        self.subscription_type.keeps_keys()
     }
 }
 

@@ -11,6 +11,7 @@
 //! is text, so is the delta: protocols of text carry it in a string, which must not begin or end within a character.
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use shared::publication::{Payload, PayloadKind, Publication};
 
 /// A number's digits.
@@ -74,8 +75,11 @@ pub fn between(before: &Payload, payload: &Payload) -> Option<Bytes> {
 }
 
 /// The patches of publications that follow each other, as a subscriber gets them in a reply: the first comes whole. An
-/// empty one stands for a publication that comes whole.
+/// empty one stands for a publication that comes whole. Where a channel keeps state by key, each key has its own chain.
 pub fn chain(publications: &[Publication]) -> Vec<Bytes> {
+    if publications.iter().any(|publication| publication.keyed.is_some()) {
+        return chain_by_key(publications);
+    }
     let first = publications.iter().take(1).map(|_| Bytes::new());
     let pairs = publications.windows(2).map(|pair| match pair {
         [before, publication] if publication.delta => {
@@ -84,6 +88,21 @@ pub fn chain(publications: &[Publication]) -> Vec<Bytes> {
         _ => Bytes::new(),
     });
     first.chain(pairs).collect()
+}
+
+fn chain_by_key(publications: &[Publication]) -> Vec<Bytes> {
+    let mut last: FxHashMap<&str, &Payload> = FxHashMap::default();
+    let patches = publications.iter().map(|publication| {
+        let key = publication.keyed.as_ref().map_or("", |keyed| &keyed.key);
+        // What is made anew after it was removed comes whole.
+        let before = match publication.keyed.as_ref().is_some_and(|keyed| keyed.removed) {
+            true => last.remove(key).filter(|_| false),
+            false => last.insert(key, &publication.data),
+        };
+        let patch = before.filter(|_| publication.delta);
+        patch.and_then(|before| between(before, &publication.data)).unwrap_or_default()
+    });
+    patches.collect()
 }
 
 /// Makes the new payload of the one before. It is no longer than `bytes_max`.

@@ -20,6 +20,7 @@ use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
+use crate::map::{Change, Keeping, StateFilter, StatePage};
 use crate::tag_filter::TagFilter;
 
 /// Names an effect whose outcome is awaited. Unique within one session.
@@ -115,6 +116,25 @@ pub enum Effect {
         publication: Publication,
         retention: Retention,
     },
+    /// Change a key of a channel that keeps state by key.
+    ChangeKey {
+        ticket: Ticket,
+        channel: Channel,
+        change: Box<Change>,
+        keeping: Keeping,
+    },
+    /// Read a part of such a state.
+    ReadState {
+        ticket: Ticket,
+        channel: Channel,
+        filter: Box<StateFilter>,
+        keeping: Keeping,
+    },
+    /// Show this subscriber as keys of other channels, from now until it is hidden.
+    ShowSubscriber(Box<Shown>),
+    /// Take them back. Whoever leaves by closing is told of by
+    /// [`Session::take_shown`](crate::session::Session::take_shown).
+    HideSubscriber(Box<Shown>),
     History {
         ticket: Ticket,
         channel: Channel,
@@ -162,6 +182,18 @@ impl Ended {
     }
 }
 
+/// A subscriber as others see it among the keys of channels that are made for that.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    pub info: ClientInfo,
+    /// Where its client id is a key.
+    pub clients: Option<Channel>,
+    /// Where its user is a key. It is not taken back: it expires some time after the user's last client has left.
+    pub users: Option<Channel>,
+    /// Where its client id may be a key that it has set itself, to be removed as it leaves.
+    pub own: Option<Channel>,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Join {
     pub ticket: Ticket,
@@ -185,6 +217,8 @@ pub struct Terms {
     pub patches: bool,
     /// Only publications that this lets through.
     pub filter: Option<Arc<TagFilter>>,
+    /// It is told if anything was lost that was to be held back for it, also in a channel without a stream.
+    pub needs_all: bool,
 }
 
 impl Terms {
@@ -237,10 +271,13 @@ pub enum OutcomeResult {
     /// For `Message`: what goes back to the client, if anything does.
     Messaged(Result<Option<Payload>, Denial>),
     Rpc(Result<Payload, Denial>),
+    /// For `Publish` and `ChangeKey`.
     Published(Result<(), Denial>),
     History(Result<HistoryPage, ErrorCode>),
     Presence(Result<Vec<ClientInfo>, ErrorCode>),
     PresenceStats(Result<PresenceStats, ErrorCode>),
+    /// For `ReadState`.
+    State(Result<StatePage, ErrorCode>),
     /// For `AwaitRoom`.
     Room,
 }

@@ -6,6 +6,7 @@ use shared::id::{ClientId, UserId};
 use crate::channel_names::ChannelNames;
 use crate::channel_rules::{ChannelOptions, ChannelRules};
 use crate::effect::{Capability, Matching, Rights};
+use crate::map::MapOptions;
 use crate::wildcard;
 
 /// Whether a client may subscribe without a subscription token. A private channel always needs one, and a channel
@@ -40,11 +41,50 @@ pub fn may_publish(
     user: &UserId,
     subscribed: bool,
 ) -> bool {
+    let ChannelOptions { allow_publish, allow_publish_anonymous, allow_publish_for_client, .. } = *options;
+    let allowed = (allow_publish, allow_publish_anonymous, allow_publish_for_client);
+    may_write(rules, allowed, channel, user, subscribed)
+}
+
+/// The same of a key. The rest of what it says of publishing holds for keys too.
+pub fn may_publish_key(
+    rules: &ChannelRules,
+    options: &ChannelOptions,
+    channel: &Channel,
+    user: &UserId,
+    subscribed: bool,
+) -> bool {
+    let MapOptions { allow_publish, allow_publish_anonymous, allow_publish_for_client, .. } = options.map;
+    let allowed = (allow_publish, allow_publish_anonymous, allow_publish_for_client);
+    may_write(rules, allowed, channel, user, subscribed)
+}
+
+pub fn may_remove_key(
+    rules: &ChannelRules,
+    options: &ChannelOptions,
+    channel: &Channel,
+    user: &UserId,
+    subscribed: bool,
+) -> bool {
+    let MapOptions { allow_remove, allow_remove_anonymous, allow_remove_for_client, .. } = options.map;
+    let allowed = (allow_remove, allow_remove_anonymous, allow_remove_for_client);
+    may_write(rules, allowed, channel, user, subscribed)
+}
+
+/// `allowed`: to subscribers with a user; to anonymous clients, as far as the two others say; to clients that are not
+/// subscribed.
+fn may_write(
+    rules: &ChannelRules,
+    (subscribers, anonymous, for_client): (bool, bool, bool),
+    channel: &Channel,
+    user: &UserId,
+    subscribed: bool,
+) -> bool {
     let allowed = match (user.is_anonymous(), subscribed) {
-        (true, true) => options.allow_publish_anonymous,
-        (false, true) => options.allow_publish || options.allow_publish_for_client,
-        (true, false) => options.allow_publish_anonymous && options.allow_publish_for_client,
-        (false, false) => options.allow_publish_for_client,
+        (true, true) => anonymous,
+        (false, true) => subscribers || for_client,
+        (true, false) => anonymous && for_client,
+        (false, false) => for_client,
     };
     allowed && (subscribed || is_for_everyone(rules, channel))
 }

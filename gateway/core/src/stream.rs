@@ -101,7 +101,7 @@ impl Stream {
 }
 
 /// What keeping a publication costs: its texts and a place in the queue.
-fn footprint(publication: &Publication) -> usize {
+pub(crate) fn footprint(publication: &Publication) -> usize {
     let info = publication.info.as_ref().map_or(0, |info| {
         info.user.as_str().len()
             + info.conn_info.as_ref().map_or(0, |json| json.len())

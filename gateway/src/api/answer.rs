@@ -6,12 +6,13 @@ use std::fmt::Write;
 use bytes::{BufMut, Bytes, BytesMut};
 use gateway_core::effect::PresenceStats;
 use gateway_core::history::HistoryPage;
+use gateway_core::map::{Changed, StatePage};
 use shared::id::ClientId;
 use shared::position::StreamPosition;
 use shared::protocol::centrifuge::json::{
     write_client_info, write_payload, write_publications, write_string,
 };
-use shared::publication::{ClientInfo, Payload};
+use shared::publication::{ClientInfo, Payload, Publication};
 
 use super::list::{ChannelList, ConnectionList, Rest};
 use super::refused::Refused;
@@ -32,6 +33,12 @@ pub(super) enum Answer {
     Connections(ConnectionList),
     /// What a method said.
     Called(Option<Payload>),
+    Changed(Changed),
+    State(StatePage),
+    /// Of a channel that keeps state by key.
+    Stream(HistoryPage),
+    /// How many keys there are.
+    MapStats(u64),
     /// Nothing to tell but that it was done.
     Done,
 }
@@ -133,6 +140,10 @@ impl Answer {
                 out.put_u8(b'}');
                 write_rest(&list.rest, out);
             }
+            Self::Changed(changed) => write_changed(changed, out),
+            Self::State(page) => write_entries(&page.entries, page.top, &page.cursor, out),
+            Self::Stream(page) => write_entries(&page.publications, Some(page.top), "", out),
+            Self::MapStats(keys) => out.put_slice(format!("{{\"num_keys\":{keys}}}").as_bytes()),
             Self::Called(Some(data)) if !data.bytes.is_empty() => {
                 out.put_slice(b"{\"data\":");
                 write_payload(data, out);
@@ -141,6 +152,33 @@ impl Answer {
             Self::Called(_) | Self::Done => out.put_slice(b"{}"),
         }
     }
+}
+
+fn write_changed(changed: &Changed, out: &mut BytesMut) {
+    out.put_u8(b'{');
+    if let Some(position) = changed.position {
+        write_position(position, out);
+    }
+    if let Some(why) = changed.suppressed {
+        let comma = if changed.position.is_some() { "," } else { "" };
+        // Writing to a buffer that grows cannot fail.
+        let _ = write!(out, "{comma}\"suppressed\":true,\"suppress_reason\":\"{}\"", why.as_str());
+    }
+    out.put_u8(b'}');
+}
+
+fn write_entries(entries: &[Publication], top: Option<StreamPosition>, cursor: &str, out: &mut BytesMut) {
+    out.put_slice(b"{\"entries\":");
+    write_publications(entries, out);
+    if let Some(top) = top {
+        out.put_u8(b',');
+        write_position(top, out);
+    }
+    if !cursor.is_empty() {
+        out.put_slice(b",\"cursor\":");
+        write_string(cursor, out);
+    }
+    out.put_u8(b'}');
 }
 
 /// The end of an object that lists something.

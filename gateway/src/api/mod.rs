@@ -10,6 +10,7 @@ mod by_client;
 mod config;
 mod keys;
 mod list;
+mod map;
 mod openapi;
 mod publish;
 mod query;

@@ -5,10 +5,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::history::Retention;
+use serde_json::value::RawValue;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::{JSON_DEPTH_MAX, Payload, Publication, is_too_deep};
 
+use super::config::Config;
 use super::refused::Refused;
 use super::request::{Broadcast, Content, Publish};
 use super::run::{CONCURRENT, Call};
@@ -31,6 +33,9 @@ struct Message {
 
 impl Message {
     fn to(&self, channel: Channel, options: &ChannelOptions) -> Result<PublishRequest, Refused> {
+        if options.keeps_keys() {
+            return Err(Refused::bad_request("the channel keeps state by key: use map_publish"));
+        }
         if !options.publication_data_format.admits(&self.publication.data) {
             return Err(Refused::bad_request("the data is not of the format that the channel is set to"));
         }
@@ -123,28 +128,17 @@ impl Call<'_> {
     }
 
     fn message(&self, content: Content<'_>) -> Result<Message, Refused> {
-        if content.version_epoch.len() > VERSION_EPOCH_BYTES_MAX {
-            let detail = format!("the version epoch is longer than {VERSION_EPOCH_BYTES_MAX} bytes");
-            return Err(Refused::bad_request(detail));
-        }
-        let version = Version { number: content.version, epoch: content.version_epoch.into() };
-        let key = content.idempotency_key;
-        if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
-            let detail = format!("the idempotency key is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
-            return Err(Refused::bad_request(detail));
-        }
-        let mut publication = Publication::new(self.payload(&content)?);
+        let version = version(content.version, content.version_epoch)?;
+        let idempotency = idempotency(content.idempotency_key, self.config)?;
+        let mut publication = Publication::new(self.payload(content.data, content.b64data)?);
         publication.tags = content.tags.clone();
         publication.delta = content.delta;
-        let idempotency =
-            (!key.is_empty()).then(|| Idempotency { key: key.into(), ttl: self.config.idempotency_ttl() });
-        let version = Some(version).filter(|version| version.number != 0);
         Ok(Message { publication, skip_history: content.skip_history, idempotency, version })
     }
 
-    fn payload(&self, content: &Content<'_>) -> Result<Payload, Refused> {
-        let payload = match content.data {
-            _ if !content.b64data.is_empty() => decode(content.b64data)?,
+    pub(super) fn payload(&self, data: Option<&RawValue>, b64data: &str) -> Result<Payload, Refused> {
+        let payload = match data {
+            _ if !b64data.is_empty() => decode(b64data)?,
             // Borrowed from the body, which it therefore shares: a payload is not copied on its way to the broker.
             Some(data) => Payload::json(self.body.slice_ref(data.get().as_bytes())),
             None => return Err(Refused::bad_request("no data is given")),
@@ -160,6 +154,24 @@ impl Call<'_> {
         }
         Ok(payload)
     }
+}
+
+/// `None` if there is no version.
+pub(super) fn version(number: u64, epoch: &str) -> Result<Option<Version>, Refused> {
+    if epoch.len() > VERSION_EPOCH_BYTES_MAX {
+        let detail = format!("the version epoch is longer than {VERSION_EPOCH_BYTES_MAX} bytes");
+        return Err(Refused::bad_request(detail));
+    }
+    Ok((number != 0).then(|| Version { number, epoch: epoch.into() }))
+}
+
+/// `None` if there is no key.
+pub(super) fn idempotency(key: &str, config: &Config) -> Result<Option<Idempotency>, Refused> {
+    if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        let detail = format!("the idempotency key is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
+        return Err(Refused::bad_request(detail));
+    }
+    Ok((!key.is_empty()).then(|| Idempotency { key: key.into(), ttl: config.idempotency_ttl() }))
 }
 
 /// Bytes of any content: clients get JSON or text as such, and anything else as binary.

@@ -16,7 +16,7 @@ use crate::node::control::NodeInfo;
 impl Call<'_> {
     pub(super) async fn history(&self, request: &request::History<'_>) -> Result<HistoryPage, Refused> {
         let (channel, options) = self.channel(&request.channel)?;
-        if !options.retention().keeps_history() {
+        if !options.retention().keeps_history() || options.keeps_keys() {
             return Err(ErrorCode::NotAvailable.into());
         }
         self.in_time()?;
@@ -39,7 +39,7 @@ impl Call<'_> {
 
     pub(super) async fn history_remove(&self, request: &request::OneChannel<'_>) -> Result<(), Refused> {
         let (channel, options) = self.channel(&request.channel)?;
-        if !options.retention().keeps_history() {
+        if !options.retention().keeps_history() || options.keeps_keys() {
             return Err(ErrorCode::NotAvailable.into());
         }
         self.in_time()?;

@@ -78,6 +78,12 @@ methods! {
     Subscribe "subscribe" Subscribe<'a>;
     Refresh "refresh" Refresh<'a>;
     Rpc "rpc" Rpc<'a>;
+    MapPublish "map_publish" MapPublish<'a>;
+    MapRemove "map_remove" MapRemove<'a>;
+    MapReadState "map_read_state" MapReadState<'a>;
+    MapReadStream "map_read_stream" MapReadStream<'a>;
+    MapStats "map_stats" OneChannel<'a>;
+    MapClear "map_clear" OneChannel<'a>;
 }
 
 impl Method {
@@ -353,6 +359,89 @@ pub(super) struct Rpc<'a> {
     pub(super) method: Text<'a>,
     #[serde(borrow)]
     pub(super) params: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct MapPublish<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    #[serde(borrow)]
+    pub(super) key: Text<'a>,
+    #[serde(borrow)]
+    pub(super) data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) b64data: Text<'a>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) tags: BTreeMap<Box<str>, Box<str>>,
+    #[serde(borrow)]
+    pub(super) idempotency_key: Text<'a>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) delta: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) version: u64,
+    #[serde(borrow)]
+    pub(super) version_epoch: Text<'a>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) score: i64,
+    #[serde(borrow)]
+    pub(super) key_mode: Text<'a>,
+    /// Where the key must have been written last.
+    #[serde(borrow)]
+    pub(super) expected: Option<Since<'a>>,
+}
+
+impl MapPublish<'_> {
+    pub(super) fn has_data(&self) -> bool {
+        self.data.is_some() || !self.b64data.is_empty()
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct MapRemove<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    #[serde(borrow)]
+    pub(super) key: Text<'a>,
+    #[serde(borrow)]
+    pub(super) idempotency_key: Text<'a>,
+    #[serde(borrow)]
+    pub(super) expected: Option<Since<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct MapReadState<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    #[serde(borrow)]
+    pub(super) cursor: Text<'a>,
+    /// 0: the position only. Negative: as many as allowed.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limit: i64,
+    /// Not empty: this key alone.
+    #[serde(borrow)]
+    pub(super) key: Text<'a>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) asc: bool,
+    #[serde(borrow)]
+    pub(super) revision_epoch: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct MapReadStream<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) since_offset: u64,
+    #[serde(borrow)]
+    pub(super) since_epoch: Text<'a>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limit: i64,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) reverse: bool,
 }
 
 /// `{"publish":{…}}`: the one field that names a method counts.

@@ -45,6 +45,12 @@ impl<'a> Call<'a> {
             Command::Unsubscribe(request) => self.unsubscribe(request).await.map(|()| Answer::Done)?,
             Command::Subscribe(request) => self.subscribe(request).await.map(|()| Answer::Done)?,
             Command::Refresh(request) => self.refresh(request).await.map(|()| Answer::Done)?,
+            Command::MapPublish(request) => Answer::Changed(self.map_publish(request).await?),
+            Command::MapRemove(request) => Answer::Changed(self.map_remove(request).await?),
+            Command::MapReadState(request) => Answer::State(self.map_read_state(request).await?),
+            Command::MapReadStream(request) => Answer::Stream(self.map_read_stream(request).await?),
+            Command::MapStats(request) => Answer::MapStats(self.map_stats(request).await?),
+            Command::MapClear(request) => self.map_clear(request).await.map(|()| Answer::Done)?,
             Command::Rpc(request) => Answer::Called(self.rpc(request).await?),
             Command::Unknown => return Err(ErrorCode::MethodNotFound.into()),
         })

@@ -121,7 +121,10 @@ impl BrokerMetrics {
             BrokerError::Unanswered(_) => self.unanswered.increment(),
             BrokerError::Unexpected(_) => self.unexpected.increment(),
             // No call was made.
-            BrokerError::Behind(_) | BrokerError::Abandoned => {}
+            BrokerError::Behind(_)
+            | BrokerError::Abandoned
+            | BrokerError::NotAvailable
+            | BrokerError::Full => {}
             BrokerError::Refused { kind, .. } => {
                 self.refused(*kind).increment();
                 if self.refusals_told.lock().is_due(kind.label(), Instant::now()) {

@@ -14,8 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::map::{Change, Changed, Keeping, StateFilter, StatePage};
+pub use gateway_core::version::Version;
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
@@ -92,6 +95,38 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// Forgets the publications of a channel. Offsets go on, so that subscribers see no gap.
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>>;
 
+    /// Changes a key of a channel that keeps state by key: its state, its stream if it has one, and what every interested
+    /// node is told, atomically. What was called first is done first, also if nobody waits for its answer yet.
+    fn change_key(&self, _request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    /// Reads a part of such a state. Keys whose time is over are told as removed, by somebody, soon after that.
+    fn read_state(
+        &self,
+        _channel: Channel,
+        _filter: StateFilter,
+        _keeping: Keeping,
+    ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    /// Whether keys whose time is over are told as removed although nobody asks for the state.
+    fn takes_out_expired(&self) -> bool {
+        true
+    }
+
+    /// How many keys it has.
+    fn count_keys(&self, _channel: Channel) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
+    /// Forgets such a channel's state and stream. Nobody is told: whoever has a position in it has one of an epoch that is
+    /// over.
+    fn clear_state(&self, _channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
+        ready(Err(BrokerError::NotAvailable)).boxed()
+    }
+
     /// Sends a message to every node, this one included. Answers how many nodes it was handed to.
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>>;
 
@@ -151,20 +186,12 @@ pub struct PublishRequest {
     pub version: Option<Version>,
 }
 
-/// Of the content, as its source counts.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Version {
-    /// At least 1.
-    pub number: u64,
-    /// In which the source counts: numbers of another one say nothing. Empty: that of whatever came before.
-    pub epoch: Box<str>,
-}
-
-impl Version {
-    /// Whether there is nothing new in it after this one.
-    pub fn is_stale(&self, last: &Self) -> bool {
-        (self.epoch.is_empty() || self.epoch == last.epoch) && self.number <= last.number
-    }
+#[derive(Clone, Debug)]
+pub struct ChangeRequest {
+    pub channel: Channel,
+    pub change: Change,
+    pub keeping: Keeping,
+    pub idempotency: Option<Idempotency>,
 }
 
 #[derive(Clone, Debug)]
@@ -199,6 +226,12 @@ pub enum BrokerError {
     Behind(Duration),
     #[error("the broker answered something unexpected: {0}")]
     Unexpected(Arc<str>),
+    /// This broker keeps no state by key.
+    #[error("the broker keeps no state by key")]
+    NotAvailable,
+    /// It was not done: there is no room for one key more.
+    #[error("the channel, or the broker, has as many keys as it may")]
+    Full,
     /// Everybody who wanted it has gone meanwhile.
     #[error("nobody wants it any more")]
     Abandoned,
@@ -230,6 +263,8 @@ impl BrokerError {
             Self::Refused { kind, .. } => kind.label(),
             Self::Behind(_) => "behind",
             Self::Unexpected(_) => "unexpected",
+            Self::NotAvailable => "not_available",
+            Self::Full => "full",
             Self::Abandoned => "abandoned",
         }
     }

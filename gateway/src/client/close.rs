@@ -111,10 +111,14 @@ impl Client {
             local.directory.leave(permit.user(), self.key.index);
         }
         let announced = self.session.take_announced();
+        let shown = self.session.take_shown();
         local.leave_all(self.key.index, client);
         for (channel, info) in announced {
             let subscribers = local.hub.subscribers(channel.as_str());
             local.node.announce_left(channel, info, subscribers);
+        }
+        for shown in shown {
+            local.node.hide(shown);
         }
     }
 

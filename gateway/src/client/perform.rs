@@ -18,7 +18,7 @@ use shared::error::ErrorCode;
 
 use crate::auth::Verdict;
 use crate::backend::HookKind;
-use crate::broker::{BrokerError, Effective, PublishRequest};
+use crate::broker::{BrokerError, ChangeRequest, Effective, PublishRequest};
 use crate::client::Client;
 use crate::node::Node;
 use crate::node::control::{ControlCommand, Target};
@@ -106,6 +106,26 @@ impl Client {
                         )
                     });
                 }
+                Effect::ChangeKey { ticket, channel, change, keeping } => {
+                    local.metrics.publication_in(Source::Client);
+                    let request = ChangeRequest { channel, change: *change, keeping, idempotency: None };
+                    self.ask(local, ticket, |node| async move {
+                        OutcomeResult::Published(
+                            node.change_key(request).await.map(|_| ()).map_err(|error| refused(error).into()),
+                        )
+                    });
+                }
+                Effect::ReadState { ticket, channel, filter, keeping } => {
+                    self.ask(local, ticket, move |node| async move {
+                        OutcomeResult::State(
+                            node.read_state(channel, *filter, keeping).await.map_err(refused),
+                        )
+                    });
+                }
+                // The same as of those who were never announced.
+                Effect::ShowSubscriber(_) if self.is_finishing() => drop(self.session.take_shown()),
+                Effect::ShowSubscriber(shown) => local.node.show(*shown),
+                Effect::HideSubscriber(shown) => local.node.hide(*shown),
                 Effect::History { ticket, channel, filter, retention } => {
                     self.ask(local, ticket, move |node| async move {
                         OutcomeResult::History(
@@ -274,6 +294,7 @@ impl Client {
         Subscriber::new(self.key.index, variant)
             .positioned(terms.positioned)
             .joins_and_leaves(terms.joins_and_leaves)
+            .needs_all(terms.needs_all)
     }
 
     fn go_live(&mut self, local: &mut Local, go_live: &GoLive) {
@@ -337,5 +358,9 @@ impl Sink for HeldBack {
 pub(super) fn refused(error: BrokerError) -> ErrorCode {
     // Told in the broker's own log, once a minute for each kind.
     tracing::debug!(%error, "the broker could not do what a client asked");
-    ErrorCode::Internal
+    match error {
+        BrokerError::Full => ErrorCode::LimitExceeded,
+        BrokerError::NotAvailable => ErrorCode::NotAvailable,
+        _ => ErrorCode::Internal,
+    }
 }

@@ -2,7 +2,8 @@
 
 use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_pattern::ChannelPattern;
-use gateway_core::channel_rules::{ChannelOptions, RecoveryMode};
+use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
+use gateway_core::map::{MapMode, MapOptions};
 use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
@@ -49,6 +50,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("channels", &|faults| {
         channel_options(&config.channels, &config.channel_names, faults);
         hooks(config, &config.channels, faults);
+        shown_in(config, &config.channels, faults);
         if !config.channels.pattern.is_none() {
             faults.add("pattern", "is for namespaces: these are the channels that have none");
         }
@@ -57,6 +59,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         section(&format!("namespaces.{name}"), &|faults| {
             channel_options(options, &config.channel_names, faults);
             hooks(config, options, faults);
+            shown_in(config, options, faults);
         });
     }
     section("namespaces", &|faults| namespaces(config, faults));
@@ -112,13 +115,86 @@ fn personal_channels(config: &Config, faults: &mut Faults) {
     }
 }
 
+/// What only channels that keep state by key can have, and what they cannot.
+fn map_options(options: &ChannelOptions, faults: &mut Faults) {
+    let map = &options.map;
+    let debounce = options.client_publish_debounce_interval_ms;
+    faults.outside("client_publish_debounce_interval_ms", debounce, 0..=60_000);
+    if !options.keeps_keys() {
+        if *map != MapOptions::default() {
+            faults.add("map", "is for the subscription types map, map_clients and map_users");
+        }
+        if debounce > 0 {
+            faults.add("client_publish_debounce_interval_ms", "needs subscription_type = \"map\"");
+        }
+        return;
+    }
+    if options.history_size > 0 || options.history_ttl_s > 0 {
+        faults.add("history_size", "is for streams: set map.stream_size and map.stream_ttl_s");
+    }
+    let is_shown = options.subscription_type != SubscriptionType::Map;
+    if options.publish_hook {
+        faults.add(
+            "publish_hook",
+            "is not asked about keys: who may publish them is for map.allow_publish to say",
+        );
+    }
+    if map.mode == MapMode::Persistent && is_shown {
+        faults.add("map.mode", "cannot be persistent where clients or users are the keys: they expire");
+    }
+    if map.mode != MapMode::Persistent {
+        faults.outside("map.key_ttl_s", map.key_ttl_s, 1..=31_536_000);
+        // They are kept alive by their node, three times before they would expire.
+        if is_shown && map.key_ttl_s < 10 {
+            faults.add("map.key_ttl_s", "must be at least 10 where clients or users are the keys");
+        }
+    }
+    if map.mode != MapMode::Ephemeral {
+        faults.outside("map.stream_size", map.stream_size, 1..=1_000_000);
+        faults.outside("map.stream_ttl_s", map.stream_ttl_s, 1..=31_536_000);
+    }
+    faults.outside("map.keys_max", map.keys_max, 1..=1_000_000);
+    faults.outside("map.page_size_max", map.page_size_max, 1..=100_000);
+    faults.outside("map.page_size", map.page_size, 1..=map.page_size_max.max(1));
+    faults.outside("map.catch_up_timeout_ms", map.catch_up_timeout_ms, 100..=600_000);
+}
+
+/// The channels in which subscribers are shown must be made for that.
+fn shown_in(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
+    for (key, prefix, kind, word) in [
+        (
+            "map_clients_presence_channel_prefix",
+            &options.map_clients_presence_channel_prefix,
+            SubscriptionType::MapClients,
+            "map_clients",
+        ),
+        (
+            "map_users_presence_channel_prefix",
+            &options.map_users_presence_channel_prefix,
+            SubscriptionType::MapUsers,
+            "map_users",
+        ),
+    ] {
+        if prefix.is_empty() {
+            continue;
+        }
+        let rules = config.channel_rules();
+        let example = rules.channel(&format!("{prefix}x"), CHANNEL_BYTES_MAX).ok();
+        let options = example.as_ref().and_then(|channel| rules.options(channel));
+        if options.is_none_or(|options| options.subscription_type != kind) {
+            let problem = format!("must begin channels of a namespace with subscription_type = \"{word}\"");
+            faults.add(key, problem);
+        }
+    }
+}
+
 fn channel_options(options: &ChannelOptions, names: &ChannelNames, faults: &mut Faults) {
     match (options.history_size, options.history_ttl_s) {
         (0, 1..) => faults.add("history_size", "must be set when history_ttl_s is"),
         (1.., 0) => faults.add("history_ttl_s", "must be set when history_size is"),
         _ => {}
     }
-    let kept = options.history_size > 0 && options.history_ttl_s > 0;
+    let kept = options.history_size > 0 && options.history_ttl_s > 0 || options.retention().keeps_history();
     for (key, set) in [
         ("force_positioning", options.force_positioning),
         ("force_recovery", options.force_recovery),
@@ -163,6 +239,7 @@ fn channel_options(options: &ChannelOptions, names: &ChannelNames, faults: &mut 
             faults.add(key, format!("needs channel_names.{boundary}, which is empty"));
         }
     }
+    map_options(options, faults);
     faults.outside("history_size", options.history_size, 0..=1_000_000);
     faults.outside("history_ttl_s", options.history_ttl_s, 0..=31_536_000);
     faults.outside("flush_interval_ms", options.flush_interval_ms, 0..=10_000);

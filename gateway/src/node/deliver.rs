@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use gateway_core::feed::{Admission, Delivery};
-use gateway_core::hub::Prepared;
+use gateway_core::hub::{Prepared, Previous};
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
@@ -119,9 +119,16 @@ impl Node {
     /// that what comes later cannot overtake it.
     pub(super) fn hand_out(&self, local: &mut LocalChannel, delivery: Delivery) {
         match delivery {
-            Delivery::Publication(publication) => {
+            Delivery::Publication(mut publication) => {
+                // Nobody but the patch is to hold it.
+                let before = publication.keyed.as_mut().and_then(|keyed| keyed.before.take());
                 local.catch_up.handed_out(local.checked, &publication);
-                let previous = local.go_on_to(&publication);
+                let previous = match publication.keyed {
+                    Some(_) => {
+                        publication.position.zip(before).map(|(position, data)| Previous { position, data })
+                    }
+                    None => local.go_on_to(&publication),
+                };
                 self.interest.weigh(local);
                 let event = OwnedEvent::Publication(publication);
                 let prepared =

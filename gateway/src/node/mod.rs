@@ -33,14 +33,17 @@ pub mod config;
 pub mod control;
 mod deliver;
 mod describe;
+mod expire;
 pub mod glob;
 mod interest;
+mod keys;
 mod publish;
 mod query;
 pub mod question;
 mod receive_control;
 mod repair;
 mod session_ids;
+mod show;
 mod subscribe;
 mod users;
 mod wire_target;
@@ -55,6 +58,7 @@ use ask::Asking;
 use client_ids::ClientIds;
 use interest::Interest;
 use session_ids::SessionIds;
+use show::Showing;
 use subscribe::SubscribeQueue;
 use users::Users;
 
@@ -88,6 +92,7 @@ pub struct Node {
     pub(crate) client_ids: ClientIds,
     pub(crate) session_ids: SessionIds,
     announcements: Announcements,
+    showing: Showing,
     memory: Arc<Memory>,
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
@@ -155,6 +160,7 @@ impl Node {
             client_ids: ClientIds::default(),
             session_ids: SessionIds::default(),
             announcements: Announcements::default(),
+            showing: Showing::default(),
             memory: parts.memory,
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
@@ -170,6 +176,8 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), repair::check_positions));
         node.tasks.spawn(keep_running(node.clone(), describe::keep_announced));
         node.tasks.spawn(keep_running(node.clone(), announce::keep_announcing));
+        node.tasks.spawn(keep_running(node.clone(), show::keep_showing));
+        node.tasks.spawn(keep_running(node.clone(), expire::keep_expiring));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());

@@ -52,7 +52,7 @@ impl Node {
 
     /// A worker that is behind slows this node's publishers down, before anything has to be dropped.
     /// Only those with subscribers of the channel count.
-    async fn wait_for_room(&self, channels: &[&Channel]) -> Result<(), BrokerError> {
+    pub(super) async fn wait_for_room(&self, channels: &[&Channel]) -> Result<(), BrokerError> {
         if !self.inboxes.iter().any(|inbox| inbox.is_high()) {
             return Ok(());
         }

@@ -98,6 +98,8 @@ pub enum Drop {
     HeldBackFull,
     /// Too many joins and leaves waited for the broker.
     AnnouncementsFull,
+    /// Too many changes of who subscribes waited for the broker, to be shown as keys of another channel.
+    ShownFull,
     /// Encoding it panicked. Who follows the stream is told.
     Quarantined,
 }
@@ -129,8 +131,14 @@ impl Panic {
 }
 
 impl Drop {
-    pub const ALL: [Self; 5] =
-        [Self::InboxFull, Self::OutboxFull, Self::HeldBackFull, Self::AnnouncementsFull, Self::Quarantined];
+    pub const ALL: [Self; 6] = [
+        Self::InboxFull,
+        Self::OutboxFull,
+        Self::HeldBackFull,
+        Self::AnnouncementsFull,
+        Self::ShownFull,
+        Self::Quarantined,
+    ];
 
     pub fn label(self) -> &'static str {
         match self {
@@ -138,6 +146,7 @@ impl Drop {
             Self::OutboxFull => "outbox_full",
             Self::HeldBackFull => "held_back_full",
             Self::AnnouncementsFull => "announcements_full",
+            Self::ShownFull => "shown_full",
             Self::Quarantined => "quarantined",
         }
     }

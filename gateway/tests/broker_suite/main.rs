@@ -16,6 +16,7 @@ mod relay;
 mod delivery;
 mod faults;
 mod harness;
+mod keys;
 mod lives;
 mod presence;
 mod presence_faults;
@@ -59,6 +60,15 @@ suite! {
         a_key_may_be_used_again_after_its_time,
         a_version_that_is_not_newer_is_not_published,
         of_versions_that_come_at_once_the_newest_is_last,
+    }
+    keys::{
+        a_key_holds_what_was_set_last_and_everybody_hears_of_it,
+        keys_are_read_in_pages_by_name_or_by_score,
+        a_change_is_made_only_on_its_conditions,
+        keys_expire_and_that_is_told,
+        a_channel_has_only_so_many_keys,
+        a_cleared_channel_begins_anew,
+        a_patch_can_be_made_of_what_the_key_held,
     }
     delivery::{
         subscribers_hear_publications_in_order_with_their_positions,

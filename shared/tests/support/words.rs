@@ -238,6 +238,6 @@ fn to_keys() -> Subscribed {
 }
 
 fn of_a_key() -> Publication {
-    let keyed = Keyed { key: "k".into(), removed: true, score: -3, version: 12 };
+    let keyed = Keyed { key: "k".into(), removed: true, score: -3, version: 12, before: None };
     Publication { keyed: Some(Box::new(keyed)), ..sixth() }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use shared::position::StreamPosition;
 
 use super::prepared::Prepared;
+use super::subscriber::Subscriber;
 
 /// Publications held back in one channel.
 pub const HELD_PUBLICATIONS_MAX: usize = 1024;
@@ -89,8 +90,12 @@ impl Held {
         &mut self,
         from: u64,
         position: Option<StreamPosition>,
-        positioned: bool,
+        subscriber: Subscriber,
     ) -> CaughtUp<'_> {
+        let positioned = subscriber.is_positioned();
+        if from < self.first && subscriber.does_need_all() {
+            return CaughtUp::Hole;
+        }
         let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let held: &[Arc<Prepared>] = self.publications.make_contiguous();
         let held = held.get(skipped..).unwrap_or_default();

@@ -85,7 +85,7 @@ impl Hub {
         let is_outdated = joining.lost.zip(position).is_some_and(|(lost, knows)| {
             subscriber.is_positioned() && (knows.epoch != lost.epoch || knows.offset < lost.offset)
         });
-        let next = match aside.held.catch_up(joining.from, position, subscriber.is_positioned()) {
+        let next = match aside.held.catch_up(joining.from, position, subscriber) {
             _ if is_outdated => Next::Told,
             CaughtUp::Hole => Next::Told,
             CaughtUp::Deliver { publications, now_at } => {

@@ -72,9 +72,10 @@ impl Prepared {
         variants: &Arc<Variants>,
     ) -> Arc<Self> {
         let is_patched = matches!(&event, OwnedEvent::Publication(publication) if publication.delta);
+        let of_key = matches!(&event, OwnedEvent::Publication(publication) if publication.keyed.is_some());
         let previous = previous
             .filter(|_| is_patched)
-            .map(|previous| Box::new(Patch { previous, made: OnceLock::new() }));
+            .map(|previous| Box::new(Patch { previous, of_key, made: OnceLock::new() }));
         let variants = variants.clone();
         Arc::new(Self { channel, event, previous, received_micros, variants, first: OnceLock::new() })
     }
@@ -156,7 +157,7 @@ impl Prepared {
         match &self.previous {
             Some(patch)
                 if variant.takes_patches()
-                    && given == Some(patch.previous.position)
+                    && (patch.of_key || given == Some(patch.previous.position))
                     && self.patch().is_some() =>
             {
                 variant.patched()
@@ -268,6 +269,8 @@ impl Prepared {
 #[derive(Debug)]
 struct Patch {
     previous: Previous,
+    /// It is what the key held before: everyone who takes patches has that, for they have the whole state.
+    of_key: bool,
     /// `None` inside: it would not be shorter than the payload.
     made: OnceLock<Option<Bytes>>,
 }

@@ -271,6 +271,11 @@ pub(super) fn fitting(publications: &[Publication], room: usize) -> (usize, usiz
     (count, bytes)
 }
 
+/// What all of these take in a reply, at most.
+pub(super) fn publications_bytes(publications: &[Publication]) -> usize {
+    publications.iter().map(publication_bytes).sum()
+}
+
 /// What a publication takes in a reply, at most.
 fn publication_bytes(publication: &Publication) -> usize {
     let data = &publication.data;

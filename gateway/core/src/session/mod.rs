@@ -37,6 +37,7 @@ use backlog::Backlog;
 use batch::Batch;
 use behind::Behind;
 use limits::Limits;
+use loading::Loadings;
 use on_renewal::Renewals;
 use state::{Pending, Phase, Subscription};
 
@@ -47,6 +48,7 @@ mod backlog;
 mod batch;
 mod behind;
 mod limits;
+mod loading;
 mod rights;
 mod state;
 mod terms;
@@ -55,9 +57,11 @@ mod way;
 mod on_application;
 mod on_arrival;
 mod on_connect;
+mod on_map_subscribe;
 mod on_message;
 mod on_outcome;
 mod on_publish;
+mod on_publish_key;
 mod on_query;
 mod on_refresh;
 mod on_renewal;
@@ -105,6 +109,8 @@ pub struct Session {
     batch: Option<Box<Batch>>,
     pending: Option<Box<Pending>>,
     backlog: Option<Box<Backlog>>,
+    /// Subscriptions to channels that keep state by key, whose clients read that page by page.
+    loading: Option<Box<Loadings>>,
     /// What is still to be read for the client, as it takes what it was sent.
     behind: Option<Box<Behind>>,
     /// What the application is asked about, now and again.
@@ -152,6 +158,7 @@ impl Session {
             batch: None,
             pending: None,
             backlog: None,
+            loading: None,
             behind: None,
             renewals: None,
             one_way: matches!(way, Way::OneWay { .. }),
@@ -314,6 +321,7 @@ impl Session {
         self.phase = Phase::Closed;
         self.pending = None;
         self.backlog = None;
+        self.loading = None;
         self.behind = None;
         self.renewals = None;
     }

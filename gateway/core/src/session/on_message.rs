@@ -122,7 +122,10 @@ impl Session {
             Request::Rpc { method, data } => self.on_rpc(now, id, method, data),
             Request::Send { data } => self.on_send(0, "".into(), data),
             Request::Ask { channel, data } => self.on_send(id, channel, data),
-            Request::PublishKey { .. } | Request::Track { .. } | Request::Untrack { .. } => {
+            Request::PublishKey { channel, key, data, removed } => {
+                self.on_publish_key(now, id, &channel, &key, (!removed).then_some(data));
+            }
+            Request::Track { .. } | Request::Untrack { .. } => {
                 self.refuse(now, id, ErrorCode::NotAvailable);
             }
             Request::Refused(error) => self.refuse(now, id, error),

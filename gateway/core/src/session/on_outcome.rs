@@ -19,6 +19,8 @@ impl Session {
         }
         if let Some(pending) = self.pending.take_if(|pending| pending.ticket == ticket) {
             self.finish(now, *pending, result);
+        } else if let Some(at) = self.loading.as_ref().and_then(|loading| loading.find_awaiting(ticket)) {
+            self.on_loaded(now, at, result);
         } else if let Some(at) = self.joining_with(ticket) {
             match (&self.subscriptions[at].stage, result) {
                 (Stage::Authorizing(_), OutcomeResult::Authorized(result)) => {

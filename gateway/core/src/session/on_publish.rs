@@ -23,7 +23,8 @@ impl Session {
         if !options.publish_hook && !self.may_publish(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
-        if !options.publication_data_format.admits(&data) {
+        // There, every publication is of a key.
+        if options.keeps_keys() || !options.publication_data_format.admits(&data) {
             return self.refuse(now, id, ErrorCode::BadRequest);
         }
         let subscription = self.find_live(channel.as_str());

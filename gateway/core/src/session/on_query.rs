@@ -21,7 +21,7 @@ impl Session {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
         let retention = options.retention();
-        if !retention.keeps_history() {
+        if !retention.keeps_history() || options.keeps_keys() {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
         if !self.may_read_history(options, &channel) {

@@ -1,6 +1,7 @@
 //! The subscribe command: allowed? joined, caught up, answered, live.
 
-use shared::command::Subscribe;
+use shared::channel::Channel;
+use shared::command::{Subscribe, SubscriptionKind};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
@@ -8,7 +9,7 @@ use shared::position::{Epoch, StreamPosition};
 use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
-use shared::reply::{Answer, Subscribed};
+use shared::reply::{Answer, KeyedAnswer, Subscribed};
 
 use super::Session;
 use super::behind::Reader;
@@ -49,12 +50,18 @@ impl Session {
             return self.refuse(now, id, ErrorCode::AlreadySubscribed);
         };
         let context = self.context.clone();
-        if self.subscriptions.len() >= context.settings.channels_max as usize {
+        let loading = self.loading.as_ref();
+        let goes_on = loading.is_some_and(|loading| loading.find(channel.as_str()).is_some());
+        let channels = self.subscriptions.len() + loading.map_or(0, |loading| loading.0.len());
+        if !goes_on && channels >= context.settings.channels_max as usize {
             return self.refuse(now, id, ErrorCode::LimitExceeded);
         }
         let Some(options) = context.rules.options(&channel) else {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
+        if options.keeps_keys() {
+            return self.on_map_subscribe(now, id, channel, request);
+        }
         let token = std::mem::take(&mut request.token);
         let data = request.data.take();
         let asked = match Asked::of(request, options) {
@@ -121,6 +128,11 @@ impl Session {
         if self.phase == Phase::Connecting {
             return self.on_arrived(now, at, result);
         }
+        if let Ok(page) = &result
+            && self.reads_stream_first(at, page.as_ref())
+        {
+            return;
+        }
         match result.map_err(Refusal::from).and_then(|page| self.take_up(now, at, page, 0)) {
             Ok(mut taken) => {
                 let subscribed = std::mem::take(&mut taken.subscribed);
@@ -153,20 +165,30 @@ impl Session {
             Past::Missed => is_up_to_date(page),
             Past::Newest => is_newest(since, page),
         });
+        // Whoever comes in by reading the state has missed nothing.
+        let was_recovering =
+            was_recovering && joining.keyed.as_ref().is_none_or(|arrived| arrived.wanted.recovers);
         if was_recovering {
             self.context.observer.recovery(recovered);
         }
-        if was_recovering && !recovered && joining.asked.reject_unrecovered {
+        let is_keyed = joining.keyed.is_some();
+        // Keys with a hole before them are worth nothing.
+        let is_useless = is_keyed
+            && page.as_ref().is_some_and(|page| {
+                !recovered || since.is_some_and(|since| *since.epoch != *page.top.epoch.as_str())
+            });
+        if is_useless || was_recovering && !recovered && joining.asked.reject_unrecovered {
             return Err(ErrorCode::UnrecoverablePosition.into());
         }
 
         let stage = std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()));
         let Stage::Joining(joining) = stage else { return Err(ErrorCode::Internal.into()) };
         self.joining -= 1;
-        let Joining { id, server_side, asked, given, granted, data, ended, .. } = *joining;
+        let Joining { id, server_side, asked, given, granted, data, keyed, ended, .. } = *joining;
         let expiring = granted.as_ref().filter(|granted| !granted.refreshed_by_server && !server_side);
         let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
-        subscription.stage = Stage::Live(Live { granted, server_side, known: false, announced: false });
+        subscription.stage =
+            Stage::Live(Live { granted, server_side, known: false, announced: false, shown: false });
         let channel = subscription.channel.clone();
 
         let top = page.as_ref().map(|page| page.top);
@@ -185,7 +207,8 @@ impl Session {
             (_, since, _) => since.as_ref().map(|since| since.offset),
         };
         let filter = asked.filter;
-        let (bytes, rest) = self.leave_for_later(&mut publications, used);
+        let state_bytes = keyed.as_ref().map_or(0, |arrived| arrived.state_bytes);
+        let (bytes, rest) = self.leave_for_later(&mut publications, used + state_bytes);
         let has_last = publications
             .last()
             .is_some_and(|last| filter.as_ref().is_none_or(|filter| filter.matches(&last.tags)));
@@ -193,6 +216,23 @@ impl Session {
             publications.retain(|publication| filter.matches(&publication.tags));
         }
         let terms = given.terms(filter);
+        let counts_from = match &rest {
+            _ if !is_keyed => counts_from,
+            // A client of keys does not count: it takes what it is told.
+            Some(rest) => Some(rest.before),
+            None => top.map(|top| top.offset),
+        };
+        let keyed = keyed.map(|arrived| {
+            let state = arrived.state;
+            let publish_debounce_ms = self.debounce(&channel);
+            Box::new(KeyedAnswer {
+                kind: SubscriptionKind::Map,
+                phase: shared::command::Phase::Live,
+                cursor: "".into(),
+                state,
+                publish_debounce_ms,
+            })
+        });
         let next = match rest.zip(top) {
             Some((rest, top)) => {
                 let position = StreamPosition { offset: rest.before, ..top };
@@ -203,7 +243,7 @@ impl Session {
         let subscribed = Subscribed {
             expires,
             recoverable,
-            positioned,
+            positioned: positioned && !is_keyed,
             // Only whoever can come back to it has a use for a position.
             position: top
                 .filter(|_| positioned || recoverable)
@@ -211,12 +251,12 @@ impl Session {
             delta: given.delta,
             patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
             publications,
-            recovered,
+            recovered: recovered && (was_recovering || !is_keyed),
             was_recovering,
             data,
-            ..Subscribed::default()
+            keyed,
         };
-        Ok(Taken { id, subscribed, given, next, ended, bytes })
+        Ok(Taken { id, subscribed, given, next, ended, bytes: bytes + state_bytes })
     }
 
     /// The client has been told.
@@ -243,6 +283,13 @@ impl Session {
             let info = Box::new(self.info_in(at));
             self.after_replies(Effect::AnnounceJoined { channel, info });
         }
+        let shown = self.shown(&self.subscriptions[at]);
+        if let Some(shown) = shown {
+            if let Some(live) = self.subscriptions[at].live_mut() {
+                live.shown = true;
+            }
+            self.after_replies(Effect::ShowSubscriber(Box::new(shown)));
+        }
         self.sent(bytes);
         if expires {
             self.reckon_expiry();
@@ -267,13 +314,26 @@ impl Session {
         }
     }
 
-    pub(super) fn join(&mut self, at: usize, options: &ChannelOptions) {
+    /// Works out what a subscriber gets of what it asks for.
+    pub(super) fn give(&mut self, at: usize, options: &ChannelOptions) {
         let rights = self.rights(&self.subscriptions[at].channel);
         let insecure = self.context.insecure;
+        if let Some(joining) = self.subscriptions[at].joining_mut() {
+            joining.given = Given::new(options, &joining.asked, joining.overrides, rights, insecure);
+        }
+    }
+
+    /// For how long clients are to leave a key alone that they have just published.
+    fn debounce(&self, channel: &Channel) -> u32 {
+        let options = self.context.rules.options(channel);
+        options.map_or(0, |options| options.client_publish_debounce_interval_ms)
+    }
+
+    pub(super) fn join(&mut self, at: usize, options: &ChannelOptions) {
+        self.give(at, options);
         let subscription = &mut self.subscriptions[at];
         let Some(joining) = subscription.joining_mut() else { return };
-        let given = Given::new(options, &joining.asked, joining.overrides, rights, insecure);
-        joining.given = given;
+        let given = joining.given;
         let (ticket, asked) = (joining.ticket, &joining.asked);
         let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), part: false };
         let retention = options.retention();

@@ -15,7 +15,8 @@ use crate::effect::Effect;
 impl Session {
     /// When to call [`Session::handle_timeout`], at the latest. Changes with everything that is handled.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        (self.phase != Phase::Closed).then(|| self.deadline.min(self.expiry))
+        let loading = self.loading.as_ref().and_then(|loading| loading.next_end()).unwrap_or(NEVER);
+        (self.phase != Phase::Closed).then(|| self.deadline.min(self.expiry).min(loading))
     }
 
     /// Calling it too early does nothing.
@@ -28,6 +29,9 @@ impl Session {
         }
         if self.phase != Phase::Closed && now >= self.expiry {
             self.on_expiry(now);
+        }
+        if self.loading.is_some() {
+            self.end_late_loadings(now);
         }
     }
 

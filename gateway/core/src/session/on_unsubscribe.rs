@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::Session;
 use super::state::{Phase, Subscription};
-use crate::effect::{Effect, Ended};
+use crate::effect::{Effect, Ended, Shown};
 
 impl Session {
     /// Not being subscribed is what the client wants, so it is no error not to have been.
@@ -21,6 +21,8 @@ impl Session {
             let subscription = self.remove(at);
             self.part(subscription, Ended::ByClient);
             self.reckon_expiry();
+        } else {
+            self.forget_loading(channel);
         }
         self.answer(id, Answer::Unsubscribe);
     }
@@ -31,7 +33,10 @@ impl Session {
         if self.phase == Phase::Closed {
             return;
         }
-        let Ok(at) = self.find(channel.as_str()) else { return };
+        let Ok(at) = self.find(channel.as_str()) else {
+            self.end_loading(channel, code);
+            return;
+        };
         if let Some(joining) = self.subscriptions[at].joining_mut() {
             // The reason that lets no client come back outweighs those that do.
             if joining.ended != Some(UnsubscribeCode::Server) {
@@ -87,6 +92,37 @@ impl Session {
         all
     }
 
+    /// How this client is shown elsewhere, now that its connection is gone. Each once.
+    pub fn take_shown(&mut self) -> Vec<Shown> {
+        let shown: SmallVec<[usize; 4]> = (0..self.subscriptions.len())
+            .filter_map(|at| {
+                let live = self.subscriptions[at].live_mut()?;
+                std::mem::take(&mut live.shown).then_some(at)
+            })
+            .collect();
+        shown.iter().filter_map(|&at| self.shown(&self.subscriptions[at])).collect()
+    }
+
+    /// How a subscriber is shown elsewhere, if its channel's namespace says that it is.
+    pub(super) fn shown(&self, subscription: &Subscription) -> Option<Shown> {
+        let channel = &subscription.channel;
+        let options = self.context.rules.options(channel)?;
+        let bytes_max = self.context.settings.channel_bytes_max as usize;
+        let elsewhere = |prefix: &str| {
+            let name = (!prefix.is_empty()).then(|| format!("{prefix}{channel}"))?;
+            self.context.rules.channel(&name, bytes_max).ok()
+        };
+        let users = elsewhere(&options.map_users_presence_channel_prefix);
+        let shown = Shown {
+            info: self.info(subscription.granted().and_then(|granted| granted.info.clone())),
+            clients: elsewhere(&options.map_clients_presence_channel_prefix),
+            users: users.filter(|_| !self.user().is_anonymous()),
+            own: (options.keeps_keys() && options.map.remove_client_on_unsubscribe).then(|| channel.clone()),
+        };
+        let is_shown = shown.clients.is_some() || shown.users.is_some() || shown.own.is_some();
+        is_shown.then_some(shown)
+    }
+
     /// The client is a subscriber no more, wherever it stood.
     pub(super) fn part(&mut self, mut subscription: Subscription, why: Ended) {
         let (known, announced) =
@@ -96,8 +132,13 @@ impl Session {
             let channel_info = subscription.granted().and_then(|granted| granted.info.clone());
             Box::new(self.info(channel_info))
         });
+        let was_shown = subscription.live_mut().is_some_and(|live| live.shown);
+        let shown = if was_shown { self.shown(&subscription) } else { None };
         let channel = subscription.channel;
         self.leave(channel.clone(), ended);
+        if let Some(shown) = shown {
+            self.effects.push_back(Effect::HideSubscriber(Box::new(shown)));
+        }
         if let Some(info) = info {
             self.effects.push_back(Effect::AnnounceLeft { channel, info });
         }

@@ -6,7 +6,9 @@ use shared::channel::Channel;
 use super::Session;
 use crate::channel_rules::ChannelOptions;
 use crate::effect::Rights;
-use crate::permission::{self, may_publish, may_read_history, may_read_presence, may_subscribe};
+use crate::permission::{
+    self, may_publish, may_publish_key, may_read_history, may_read_presence, may_remove_key, may_subscribe,
+};
 
 impl Session {
     pub(super) fn may_subscribe(&self, options: &ChannelOptions, channel: &Channel) -> bool {
@@ -18,6 +20,18 @@ impl Session {
     pub(super) fn may_publish(&self, options: &ChannelOptions, channel: &Channel) -> bool {
         self.context.insecure
             || may_publish(&self.context.rules, options, channel, self.user(), self.is_live(channel))
+            || self.rights(channel).publish
+    }
+
+    pub(super) fn may_publish_key(&self, options: &ChannelOptions, channel: &Channel) -> bool {
+        self.context.insecure
+            || may_publish_key(&self.context.rules, options, channel, self.user(), self.is_live(channel))
+            || self.rights(channel).publish
+    }
+
+    pub(super) fn may_remove_key(&self, options: &ChannelOptions, channel: &Channel) -> bool {
+        self.context.insecure
+            || may_remove_key(&self.context.rules, options, channel, self.user(), self.is_live(channel))
             || self.rights(channel).publish
     }
 

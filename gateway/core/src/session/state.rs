@@ -83,6 +83,8 @@ pub(super) struct Live {
     pub(super) known: bool,
     /// The others were told that this client has come.
     pub(super) announced: bool,
+    /// It is a key of other channels, or has one of this that goes with it.
+    pub(super) shown: bool,
 }
 
 /// A subscription on its way.
@@ -99,6 +101,8 @@ pub(super) struct Joining {
     pub(super) granted: Option<Box<Granted>>,
     /// For the client, when it is told.
     pub(super) data: Option<Payload>,
+    /// In a channel that keeps state by key: how far its client is.
+    pub(super) keyed: Option<Box<super::loading::Arrived>>,
     /// The server has ended it meanwhile. The client is told once it knows that it is subscribed.
     pub(super) ended: Option<UnsubscribeCode>,
 }

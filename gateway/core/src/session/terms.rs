@@ -32,8 +32,11 @@ impl Asked {
         if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
             return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because("the delta is of no known kind")));
         }
-        if request.kind != SubscriptionKind::Stream {
+        if request.kind == SubscriptionKind::SharedPoll {
             return Err(ErrorCode::NotAvailable.into());
+        }
+        if request.kind != options.subscription_type.kind() {
+            return Err(ErrorCode::PermissionDenied.into());
         }
         // Without its filter the client would get what it asked not to get.
         let filter = match &request.filter {
@@ -73,6 +76,8 @@ pub(super) struct Given {
     pub(super) positioned: bool,
     pub(super) joins: bool,
     pub(super) delta: bool,
+    /// It has all that is kept in the channel, and that without a stream.
+    pub(super) needs_all: bool,
     /// The others are told when it comes and goes.
     pub(super) announced: bool,
     pub(super) presence: bool,
@@ -81,7 +86,13 @@ pub(super) struct Given {
 impl Given {
     /// How it follows the channel.
     pub(super) fn terms(self, filter: Option<Arc<TagFilter>>) -> Terms {
-        Terms { positioned: self.positioned, joins_and_leaves: self.joins, patches: self.delta, filter }
+        Terms {
+            positioned: self.positioned,
+            joins_and_leaves: self.joins,
+            patches: self.delta,
+            filter,
+            needs_all: self.needs_all,
+        }
     }
 
     /// `rights`: what the client may do in the channel beside what its options allow. `insecure`: everything that these
@@ -94,13 +105,17 @@ impl Given {
         insecure: bool,
     ) -> Self {
         let streamed = options.retention().keeps_history();
+        // Keys are worth nothing to whoever misses a change of one.
+        let keyed = options.keeps_keys();
         let force_recovery = overrides.force_recovery.unwrap_or(options.force_recovery);
         let force_positioning = overrides.force_positioning.unwrap_or(options.force_positioning);
-        let may_recover = streamed && (insecure || force_recovery || may_recover(options) || rights.history);
-        let recoverable = may_recover && (force_recovery || asked.recoverable || asked.since.is_some());
+        let may_recover =
+            streamed && (insecure || keyed || force_recovery || may_recover(options) || rights.history);
+        let recoverable =
+            may_recover && (keyed || force_recovery || asked.recoverable || asked.since.is_some());
         let may_position = may_recover || options.allow_positioning;
         let positioned = recoverable || streamed && (force_positioning || asked.positioned && may_position);
-        let cached = options.force_recovery_mode == RecoveryMode::Cache;
+        let cached = options.force_recovery_mode == RecoveryMode::Cache && !keyed;
         let was_recovering = asked.since.is_some() || recoverable && cached && options.auto_cache_recover;
         Self {
             past: match (was_recovering && may_recover, cached) {
@@ -118,6 +133,7 @@ impl Given {
                 && asked.delta
                 && asked.filter.is_none()
                 && options.allowed_delta_types.contains(&DeltaType::Fossil),
+            needs_all: keyed && !streamed,
             announced: overrides.join_leave.unwrap_or(options.join_leave),
             presence: overrides.presence.unwrap_or(options.presence),
         }

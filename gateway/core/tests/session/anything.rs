@@ -8,6 +8,7 @@ use gateway_core::effect::{
     ServerSubscription, Ticket,
 };
 use gateway_core::history::HistoryPage;
+use gateway_core::map::StatePage;
 use gateway_core::session::{Application, Context, JOINS_MAX, Opening, Session, Settings, Way};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -370,6 +371,8 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::Authorize { ticket, .. }
         | Effect::Reauthenticate { ticket, .. }
         | Effect::Publish { ticket, .. }
+        | Effect::ChangeKey { ticket, .. }
+        | Effect::ReadState { ticket, .. }
         | Effect::History { ticket, .. }
         | Effect::Presence { ticket, .. }
         | Effect::PresenceStats { ticket, .. }
@@ -386,7 +389,9 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::GoLive(_)
         | Effect::Leave { .. }
         | Effect::AnnounceJoined { .. }
-        | Effect::AnnounceLeft { .. } => None,
+        | Effect::AnnounceLeft { .. }
+        | Effect::ShowSubscriber(_)
+        | Effect::HideSubscriber(_) => None,
     }
 }
 
@@ -428,6 +433,11 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
             Some(HistoryPage { publications: publications.collect(), ..read })
         })),
         Effect::AwaitRoom { .. } => OutcomeResult::Room,
+        Effect::ReadState { filter, .. } => OutcomeResult::State(failed(error).map(|()| StatePage {
+            entries: read.publications.clone(),
+            top: Some(read.top),
+            cursor: if filter.cursor.is_empty() { "k".into() } else { "".into() },
+        })),
         Effect::History { .. } => OutcomeResult::History(failed(error).map(|()| read)),
         Effect::Presence { .. } => OutcomeResult::Presence(failed(error).map(|()| Vec::new())),
         Effect::PresenceStats { .. } => {

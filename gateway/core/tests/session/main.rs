@@ -13,6 +13,7 @@ mod connecting;
 mod errors;
 mod heartbeat;
 mod limits;
+mod loading;
 mod only_telling;
 mod order;
 mod publishing;

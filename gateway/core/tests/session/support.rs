@@ -4,9 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
-use gateway_core::effect::{Denial, Effect, Ended, GoLive, Grant, Identity, Outcome, OutcomeResult, Ticket};
+use gateway_core::channel_rules::{ChannelOptions, ChannelRules, SubscriptionType};
+use gateway_core::effect::{
+    Denial, Effect, Ended, GoLive, Grant, Identity, Outcome, OutcomeResult, Shown, Ticket,
+};
 use gateway_core::history::HistoryPage;
+use gateway_core::map::{Action, MapMode, MapOptions, StatePage};
 use gateway_core::session::{Application, Context, Opening, Session, Settings, Unobserved, Way};
 use shared::channel::Channel;
 use shared::error::ErrorCode;
@@ -16,7 +19,7 @@ use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::protocol::Protocol;
 use shared::protocol::centrifuge::json::CentrifugeJson;
-use shared::publication::{Payload, Publication};
+use shared::publication::{Keyed, Payload, Publication};
 
 pub(crate) const CLIENT: &str = "00000000-0000-4000-8000-000000000007";
 
@@ -195,6 +198,21 @@ impl Client {
                 let kept = if retention.keeps_history() { " kept" } else { "" };
                 format!("publish {channel} {data}{kept}")
             }
+            Effect::ChangeKey { ticket, channel, change, .. } => {
+                self.ask(ticket, channel.as_str());
+                let action = match change.action {
+                    Action::Set(set) => String::from_utf8_lossy(&set.publication.data.bytes).into_owned(),
+                    Action::Remove { .. } => "removed".to_owned(),
+                };
+                format!("key {channel} {} {action}", change.key)
+            }
+            Effect::ReadState { ticket, channel, filter, .. } => {
+                self.ask(ticket, channel.as_str());
+                let cursor = if filter.cursor.is_empty() { "" } else { " from " };
+                format!("state {channel}{cursor}{} limit {}", filter.cursor, filter.limit)
+            }
+            Effect::ShowSubscriber(shown) => format!("show {}", names(&shown)),
+            Effect::HideSubscriber(shown) => format!("hide {}", names(&shown)),
             Effect::History { ticket, channel, filter, .. } => {
                 self.ask(ticket, channel.as_str());
                 let since = filter.since.map_or(String::new(), |since| format!(" since {since}"));
@@ -244,6 +262,15 @@ pub(crate) fn context() -> Context {
         ("recover", ChannelOptions { force_recovery: true, ..streamed.clone() }),
         ("secret", ChannelOptions { allow_history: false, allow_positioning: true, ..streamed.clone() }),
         ("members", ChannelOptions { allow_publish_for_client: false, ..streamed.clone() }),
+        ("state", with_keys(MapMode::Persistent)),
+        ("brief", with_keys(MapMode::Ephemeral)),
+        (
+            "seen",
+            ChannelOptions {
+                subscription_type: SubscriptionType::MapClients,
+                ..with_keys(MapMode::Ephemeral)
+            },
+        ),
         ("position", ChannelOptions { force_positioning: true, ..streamed }),
     ];
     let namespaces = namespaces.map(|(name, options)| (name.into(), Arc::new(options)));
@@ -260,6 +287,36 @@ pub(crate) fn context() -> Context {
         version: "1.2.3",
         observer: Arc::new(Unobserved),
     }
+}
+
+/// Channels that keep state by key, whose subscribers are seen in those of `seen`.
+fn with_keys(mode: MapMode) -> ChannelOptions {
+    let map = MapOptions {
+        mode,
+        allow_publish: true,
+        allow_publish_anonymous: true,
+        catch_up_timeout_ms: 5_000,
+        ..MapOptions::default()
+    };
+    ChannelOptions {
+        subscription_type: SubscriptionType::Map,
+        map,
+        map_clients_presence_channel_prefix: "seen:".into(),
+        allow_subscribe: true,
+        allow_subscribe_anonymous: true,
+        ..ChannelOptions::default()
+    }
+}
+
+/// A page of a state of these keys, each with the offset at which it was written.
+pub(crate) fn keys(keys: &[(&str, u64)], top: Option<u64>, cursor: &str) -> OutcomeResult {
+    let entries = keys.iter().map(|(key, offset)| {
+        let keyed = Keyed { key: (*key).into(), ..Keyed::default() };
+        let place = top.map(|_| position(*offset));
+        Publication { position: place, keyed: Some(Box::new(keyed)), ..Publication::new(Payload::json("1")) }
+    });
+    let page = StatePage { entries: entries.collect(), top: top.map(position), cursor: cursor.into() };
+    OutcomeResult::State(Ok(page))
 }
 
 pub(crate) fn with_settings(settings: Settings) -> Context {
@@ -299,4 +356,10 @@ pub(crate) fn error(id: u32, code: ErrorCode) -> String {
     let temporary = if code.is_temporary() { r#","temporary":true"# } else { "" };
     let (code, message) = (code.code(), code.message());
     format!(r#"< {{"id":{id},"error":{{"code":{code},"message":"{message}"{temporary}}}}}"#)
+}
+
+/// Where a subscriber is shown.
+fn names(shown: &Shown) -> String {
+    let names = [&shown.clients, &shown.users, &shown.own].into_iter().flatten();
+    names.map(|channel| channel.as_str()).collect::<Vec<_>>().join(" ")
 }

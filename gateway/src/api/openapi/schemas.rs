@@ -20,6 +20,12 @@ pub(super) fn summary(method: Method) -> &'static str {
         Method::Unsubscribe => "Ends the subscriptions of a user or a client to a channel.",
         Method::Subscribe => "Makes subscribers of the clients of a user, or of one client.",
         Method::Refresh => "Says how long connections are good for.",
+        Method::MapPublish => "Sets a key of a channel that keeps state by key.",
+        Method::MapRemove => "Removes such a key.",
+        Method::MapReadState => "Reads the keys of a channel, page by page.",
+        Method::MapReadStream => "Reads the changes that such a channel keeps.",
+        Method::MapStats => "Tells how many keys there are.",
+        Method::MapClear => "Forgets all keys and changes of a channel.",
         Method::Rpc => {
             "Calls a method of the application's own server, as clients do. Without a hook for calls: error 104."
         }
@@ -48,9 +54,70 @@ pub(super) fn request(method: Method) -> Value {
                 ("reverse", flag("The newest first.")),
             ],
         ),
-        Method::HistoryRemove | Method::Presence | Method::PresenceStats => {
-            fields(&["channel"], [("channel", channel())])
-        }
+        Method::MapPublish => fields(
+            &["channel", "key"],
+            [
+                ("channel", channel()),
+                ("key", key()),
+                ("data", json!({ "description": "Any JSON. Without it the key stands for itself." })),
+                ("b64data", text("In place of `data`: bytes in base64.", &["", "AP8=", "e30=", "?"])),
+                ("tags", json!({ "type": ["object", "null"], "additionalProperties": { "type": "string" } })),
+                ("idempotency_key", text("A second change with it is not made for some time.", &["", "k"])),
+                ("delta", flag("Subscribers that have agreed to it may be sent what has changed.")),
+                (
+                    "version",
+                    count64("Not made unless this is newer than the key's. 0: none. Needs a stream."),
+                ),
+                ("version_epoch", text("In which versions are counted. Empty: as before.", &["", "e"])),
+                (
+                    "score",
+                    json!({
+                        "type": ["integer", "null"], "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX,
+                        "description": "Where keys are ordered by score.", "examples": [-1, 0, 2],
+                    }),
+                ),
+                ("key_mode", text("`if_new` or `if_exists`.", &["", "if_new", "if_exists"])),
+                ("expected", expected()),
+            ],
+        ),
+        Method::MapRemove => fields(
+            &["channel", "key"],
+            [
+                ("channel", channel()),
+                ("key", key()),
+                ("idempotency_key", text("A second change with it is not made for some time.", &["", "k"])),
+                ("expected", expected()),
+            ],
+        ),
+        Method::MapReadState => fields(
+            &["channel"],
+            [
+                ("channel", channel()),
+                ("cursor", text("The cursor of an answer, to go on behind it.", &["", "k"])),
+                ("limit", limit()),
+                ("key", text("This key alone.", &["", "k"])),
+                ("asc", flag("Where keys are ordered by score: the lowest first.")),
+                (
+                    "revision_epoch",
+                    text("The epoch of an earlier answer: error 112 if it is over.", &["", "x"]),
+                ),
+            ],
+        ),
+        Method::MapReadStream => fields(
+            &["channel"],
+            [
+                ("channel", channel()),
+                ("since_offset", count64("Of the last change that is known.")),
+                ("since_epoch", text("In which this is. Empty: in any.", &["", "x"])),
+                ("limit", limit()),
+                ("reverse", flag("The newest first.")),
+            ],
+        ),
+        Method::HistoryRemove
+        | Method::Presence
+        | Method::PresenceStats
+        | Method::MapStats
+        | Method::MapClear => fields(&["channel"], [("channel", channel())]),
         Method::Channels => fields(
             &[],
             [
@@ -154,11 +221,31 @@ pub(super) fn result(method: Method) -> Value {
         Method::Channels => list("channels", fields(&["num_clients"], [("num_clients", number())])),
         Method::Connections => list("connections", reference("Connection")),
         Method::Info => object("nodes", json!({ "type": "array", "items": reference("Node") })),
+        Method::MapPublish | Method::MapRemove => fields(
+            &[],
+            [
+                ("offset", number()),
+                ("epoch", plain()),
+                ("suppressed", described(json!({ "type": "boolean" }), "It was not made.")),
+                ("suppress_reason", json!({ "type": "string", "enum": SUPPRESSED })),
+            ],
+        ),
+        Method::MapReadState | Method::MapReadStream => fields(
+            &["entries"],
+            [
+                ("entries", json!({ "type": "array", "items": reference("MapEntry") })),
+                ("offset", number()),
+                ("epoch", plain()),
+                ("cursor", described(plain(), "There is more: ask with this.")),
+            ],
+        ),
+        Method::MapStats => fields(&["num_keys"], [("num_keys", number())]),
         Method::HistoryRemove
         | Method::Disconnect
         | Method::Unsubscribe
         | Method::Subscribe
-        | Method::Refresh => fields(&[], []),
+        | Method::Refresh
+        | Method::MapClear => fields(&[], []),
         Method::Rpc => fields(&[], [("data", json!({ "description": "Any JSON." }))]),
     }
 }
@@ -209,7 +296,7 @@ pub(super) fn shared() -> Value {
     let json = || json!({ "description": "Any JSON." });
     json!({
         "Error": fields(&["code", "message"], [
-            ("code", json!({ "type": "integer", "enum": [100, 101, 102, 104, 107, 108, 111, 112] })),
+            ("code", json!({ "type": "integer", "enum": [100, 101, 102, 104, 106, 107, 108, 111, 112] })),
             ("message", plain()),
         ]),
         "ErrorAnswer": object("error", reference("Error")),
@@ -236,6 +323,11 @@ pub(super) fn shared() -> Value {
             ("data", json()), ("offset", number()), ("info", reference("ClientInfo")),
             ("tags", map_of(&plain())),
         ]),
+        "MapEntry": fields(&["key"], [
+            ("key", plain()), ("data", json()), ("offset", number()), ("info", reference("ClientInfo")),
+            ("tags", map_of(&plain())), ("removed", json!({ "type": "boolean" })),
+            ("score", json!({ "type": "integer" })), ("version", number()), ("time", number()),
+        ]),
         "ClientInfo": fields(&["client", "user"], [
             ("client", plain()), ("user", plain()), ("conn_info", json()), ("chan_info", json()),
         ]),
@@ -261,6 +353,9 @@ pub(super) fn shared() -> Value {
         ),
     })
 }
+
+/// Why a change of a key is not made.
+const SUPPRESSED: [&str; 5] = ["idempotency", "version", "key_exists", "key_not_found", "position_mismatch"];
 
 const USERS: &[&str] = &["", "ann"];
 const CLIENTS: &[&str] = &["", "x", "2f9a8f1e-64b5-4c8e-9d3a-6f3f3c1a7b11"];
@@ -312,8 +407,23 @@ fn map_of(schema: &Value) -> Value {
     json!({ "type": "object", "additionalProperties": schema })
 }
 
+fn key() -> Value {
+    text_of("1 to 255 bytes.", &["k", "other", ""])
+}
+
+fn expected() -> Value {
+    json!({ "oneOf": [reference("Since"), { "type": "null" }] })
+}
+
+fn limit() -> Value {
+    json!({
+        "type": ["integer", "null"], "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX,
+        "description": "0: the position only. Negative: as many as allowed.", "examples": [-1, 0, 2],
+    })
+}
+
 fn channel() -> Value {
-    text_of("1 to 255 characters.", &["a", "kept:a", "unknown:a", ""])
+    text_of("1 to 255 characters.", &["a", "kept:a", "map:a", "unknown:a", ""])
 }
 
 fn text(description: &str, examples: &[&str]) -> Value {

@@ -19,6 +19,11 @@ pub struct Config {
     pub channels_max: usize,
     /// Most bytes of history kept, over all channels. Past it, the history that would expire first is dropped.
     pub history_bytes_max: usize,
+    /// Most keys kept in channels that keep state by key, over all of them. Past it, a publication of a new key is refused
+    /// with 106: unlike history, such a state cannot be dropped.
+    pub keys_max: usize,
+    /// Most bytes that these keys may take. Past it, a publication of a new key is refused with 106.
+    pub state_bytes_max: usize,
     /// Seconds for which an unused channel's offset and epoch are remembered.
     pub position_ttl_s: u64,
     /// Most idempotency keys remembered. Past it, the one that would expire first is forgotten.
@@ -30,6 +35,8 @@ impl Default for Config {
         Self {
             channels_max: 200_000,
             history_bytes_max: 256 << 20,
+            keys_max: 1_000_000,
+            state_bytes_max: 256 << 20,
             position_ttl_s: 86_400,
             idempotency_keys_max: 200_000,
         }
@@ -40,6 +47,8 @@ impl Config {
     pub(in crate::broker) fn check(&self, faults: &mut Faults) {
         faults.outside("memory.channels_max", self.channels_max, SHARDS..=100_000_000);
         faults.outside("memory.history_bytes_max", self.history_bytes_max, 0..=usize::MAX / 2);
+        faults.outside("memory.keys_max", self.keys_max, 1..=100_000_000);
+        faults.outside("memory.state_bytes_max", self.state_bytes_max, 0..=usize::MAX / 2);
         faults.outside("memory.position_ttl_s", self.position_ttl_s, 1..=TTL_S_MAX);
         faults.outside("memory.idempotency_keys_max", self.idempotency_keys_max, SHARDS..=100_000_000);
     }

@@ -32,6 +32,10 @@ impl<T: Ord> Deadlines<T> {
         self.pop_first().map(|(_, name)| name)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Takes the earliest one out, due or not.
     pub(super) fn pop_first(&mut self) -> Option<(Moment, T)> {
         self.0.pop_first()

@@ -15,17 +15,19 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::map::{Changed, Keeping, StateFilter, StatePage};
 use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
+use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
 pub use config::Config;
 
 use self::shard::{Limits, Shard};
 use super::measure::BrokerMetrics;
-use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
+use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published};
 
 /// Locks the channels are spread over.
 const SHARDS: usize = 32;
@@ -56,6 +58,10 @@ impl MemoryBroker {
             position_ttl: config.position_ttl(),
             bytes_max: config.history_bytes_max,
             bytes: Arc::new(AtomicUsize::new(0)),
+            map_keys_max: config.keys_max,
+            keys: Arc::new(AtomicUsize::new(0)),
+            state_bytes_max: config.state_bytes_max,
+            state_bytes: Arc::new(AtomicUsize::new(0)),
         };
         let broker = Arc::new(Self {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(limits.clone()))).collect(),
@@ -76,6 +82,13 @@ impl MemoryBroker {
     fn now(&self) -> Moment {
         Moment::ZERO + self.origin.elapsed()
     }
+
+    /// To be called under the lock of the channel's shard.
+    fn deliver(&self, channel: &Channel, publication: Publication) {
+        self.metrics.received.increment();
+        self.metrics.received_bytes.add(publication.data.bytes.len() as u64);
+        self.events.publication(channel.as_str(), publication);
+    }
 }
 
 impl Broker for MemoryBroker {
@@ -84,9 +97,7 @@ impl Broker for MemoryBroker {
         let mut shard = self.shard(&channel).lock();
         let (published, wanted) = shard.publish(self.now(), request, new_epoch, &self.metrics);
         if let Some(publication) = wanted {
-            self.metrics.received.increment();
-            self.metrics.received_bytes.add(publication.data.bytes.len() as u64);
-            self.events.publication(channel.as_str(), publication);
+            self.deliver(&channel, publication);
         }
         ready(Ok(published)).boxed()
     }
@@ -158,6 +169,36 @@ impl Broker for MemoryBroker {
         ready(Ok(())).boxed()
     }
 
+    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
+        let channel = request.channel.clone();
+        let mut shard = self.shard(&channel).lock();
+        let (changed, told) = shard.change_key(self.now(), request, new_epoch, &self.metrics);
+        told.into_iter().for_each(|publication| self.deliver(&channel, publication));
+        ready(changed).boxed()
+    }
+
+    fn read_state(
+        &self,
+        channel: Channel,
+        filter: StateFilter,
+        keeping: Keeping,
+    ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
+        let mut shard = self.shard(&channel).lock();
+        let (page, told) =
+            shard.read_state(self.now(), &channel, &filter, &keeping, new_epoch, &self.metrics);
+        told.into_iter().for_each(|publication| self.deliver(&channel, publication));
+        ready(Ok(page)).boxed()
+    }
+
+    fn count_keys(&self, channel: Channel) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        ready(Ok(self.shard(&channel).lock().count_keys(&channel))).boxed()
+    }
+
+    fn clear_state(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.shard(&channel).lock().clear_state(&channel);
+        ready(Ok(())).boxed()
+    }
+
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
         self.events.control(message);
         ready(Ok(1)).boxed()
@@ -222,7 +263,12 @@ async fn sweep(broker: Weak<MemoryBroker>) {
         for shard in 0..SHARDS {
             loop {
                 let Some(broker) = broker.upgrade() else { return };
-                let more = broker.shards[shard].lock().sweep(broker.now(), SWEEP_BATCH);
+                let more = {
+                    let (mut shard, now) = (broker.shards[shard].lock(), broker.now());
+                    let tell = |channel: &Channel, publication| broker.deliver(channel, publication);
+                    let more_keys = shard.sweep_keys(now, SWEEP_BATCH, tell);
+                    shard.sweep(now, SWEEP_BATCH) || more_keys
+                };
                 if !more {
                     break;
                 }

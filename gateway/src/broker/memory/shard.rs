@@ -1,5 +1,7 @@
 //! A part of the channels: their streams, who wants them, and what may be forgotten. Told the time.
 
+mod keys;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +30,11 @@ pub(super) struct Limits {
     pub(super) position_ttl: Duration,
     pub(super) bytes_max: usize,
     pub(super) bytes: Arc<AtomicUsize>,
+    /// The same of channels that keep state by key.
+    pub(super) map_keys_max: usize,
+    pub(super) keys: Arc<AtomicUsize>,
+    pub(super) state_bytes_max: usize,
+    pub(super) state_bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -39,6 +46,8 @@ pub(super) struct Shard {
     emptying: Deadlines<Channel>,
     /// Streams by when they are forgotten, position and all.
     forgetting: Deadlines<Channel>,
+    /// Channels by when the first of their keys has had its time.
+    expiring: Deadlines<Channel>,
     limits: Limits,
 }
 
@@ -49,9 +58,17 @@ struct Kept {
     stream: Stream,
     /// Of the last publication that had one.
     version: Option<Box<Version>>,
+    /// In a channel that keeps state by key. While there are any, it is not forgotten.
+    keys: Option<Box<keys::Keys>>,
     forget: Moment,
     queued_to_forget: Moment,
     queued_to_empty: Option<Moment>,
+}
+
+impl Kept {
+    fn has_keys(&self) -> bool {
+        self.keys.as_ref().is_some_and(|keys| !keys.state.is_empty())
+    }
 }
 
 impl Shard {
@@ -62,6 +79,7 @@ impl Shard {
             answers: Answers::new(limits.keys_max),
             emptying: Deadlines::default(),
             forgetting: Deadlines::default(),
+            expiring: Deadlines::default(),
             limits,
         }
     }
@@ -197,7 +215,7 @@ impl Shard {
     ) -> &mut Kept {
         let position_ttl = self.limits.position_ttl;
         let unpublished = now + position_ttl.min(UNPUBLISHED_TTL_MAX);
-        if self.streams.get(channel).is_some_and(|kept| kept.forget <= now) {
+        if self.streams.get(channel).is_some_and(|kept| kept.forget <= now && !kept.has_keys()) {
             self.forget(channel);
         }
         if !self.streams.contains_key(channel) {
@@ -209,6 +227,7 @@ impl Shard {
         let kept = self.streams.entry(channel.clone()).or_insert_with(|| Kept {
             stream: Stream::new(epoch()),
             version: None,
+            keys: None,
             forget: unpublished,
             queued_to_forget: unpublished,
             queued_to_empty: None,
@@ -253,8 +272,13 @@ impl Shard {
 
     /// Forgets the stream that was left alone longest. Answers whether there was one.
     fn forget_one(&mut self) -> bool {
-        while let Some((at, channel)) = self.forgetting.pop_first() {
+        // Those with keys stay: each goes to the end of the queue at most once.
+        for _ in 0..self.forgetting.len() {
+            let Some((at, channel)) = self.forgetting.pop_first() else { return false };
             let Some(kept) = self.streams.get_mut(&channel) else { continue };
+            if kept.has_keys() {
+                kept.forget = kept.forget.max(at) + self.limits.position_ttl;
+            }
             if kept.forget > at {
                 kept.queued_to_forget = kept.forget;
                 self.forgetting.insert(kept.forget, channel);
@@ -280,6 +304,9 @@ impl Shard {
 
     fn forget_if_due(&mut self, now: Moment, channel: Channel) {
         let Some(kept) = self.streams.get_mut(&channel) else { return };
+        if kept.has_keys() {
+            kept.forget = now + self.limits.position_ttl;
+        }
         if kept.forget > now {
             kept.queued_to_forget = kept.forget;
             self.forgetting.insert(kept.forget, channel);
@@ -295,6 +322,12 @@ impl Shard {
             self.emptying.remove(at, channel.clone());
         }
         self.recount(kept.stream.bytes(), 0);
+        if let Some(keys) = kept.keys {
+            self.recount_keys((keys.state.len(), keys.state.bytes()), (0, 0));
+            if let Some(at) = keys.queued() {
+                self.expiring.remove(at, channel.clone());
+            }
+        }
     }
 }
 

@@ -14,6 +14,10 @@ fn limits(channels_max: usize, bytes_max: usize) -> Limits {
         position_ttl: Duration::from_secs(100),
         bytes_max,
         bytes: Arc::default(),
+        map_keys_max: 100,
+        keys: Arc::default(),
+        state_bytes_max: 1 << 20,
+        state_bytes: Arc::default(),
     }
 }
 

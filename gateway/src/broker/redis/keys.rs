@@ -54,6 +54,21 @@ impl Keys {
         self.of_channel("position", channel)
     }
 
+    /// What each key of a channel holds (hash).
+    pub(crate) fn state(&self, channel: &Channel) -> String {
+        self.of_channel("state", channel)
+    }
+
+    /// A channel's keys by score, and those of one score by name (sorted set).
+    pub(crate) fn order(&self, channel: &Channel) -> String {
+        self.of_channel("order", channel)
+    }
+
+    /// When a channel's keys expire (sorted set).
+    pub(crate) fn expiry(&self, channel: &Channel) -> String {
+        self.of_channel("expiry", channel)
+    }
+
     /// What was answered under an idempotency key (string).
     pub(crate) fn once(&self, channel: &Channel, key: &str) -> String {
         format!("{}:{key}", self.of_channel("once", channel))
@@ -160,6 +175,9 @@ mod tests {
                 keys.position(&channel),
                 keys.once(&channel, "{k}"),
                 keys.present(&channel),
+                keys.state(&channel),
+                keys.order(&channel),
+                keys.expiry(&channel),
             ] {
                 assert_eq!(hash_tag(&key), tag, "{key}");
             }

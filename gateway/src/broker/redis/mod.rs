@@ -12,6 +12,7 @@ mod dial;
 mod history;
 pub(crate) mod hold;
 pub(crate) mod keys;
+mod keys_of_maps;
 pub(crate) mod link;
 mod listen;
 mod nodes;
@@ -33,6 +34,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::map::{Changed, Keeping, StateFilter, StatePage};
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
 use shared::push::OwnedEvent;
@@ -50,7 +52,7 @@ use self::listen::Listener;
 use self::publications::Publications;
 use self::route::Router;
 use super::measure::BrokerMetrics;
-use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published};
+use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published};
 
 /// Pages of history that are read at once. Whoever reads another waits for its turn, under its deadline.
 const READING_MAX: usize = 16;
@@ -196,6 +198,31 @@ impl Broker for RedisBroker {
 
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
         self.forget_history(channel).boxed()
+    }
+
+    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
+        self.change_one_key(request).boxed()
+    }
+
+    fn read_state(
+        &self,
+        channel: Channel,
+        filter: StateFilter,
+        keeping: Keeping,
+    ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
+        self.read_keys(channel, filter, keeping).boxed()
+    }
+
+    fn count_keys(&self, channel: Channel) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        self.count_all_keys(channel).boxed()
+    }
+
+    fn clear_state(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.clear_keys(channel).boxed()
+    }
+
+    fn takes_out_expired(&self) -> bool {
+        false
     }
 
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {

@@ -234,9 +234,14 @@ impl Sender {
         let deadline = oldest + self.timeout;
         let sent = Instant::now();
         let answers = tokio::time::timeout_at(deadline.into(), async {
-            let mut pipeline = Pipeline::with_capacity(1 + batch.len());
-            if load {
-                pipeline.add_command(script::PUBLISH.load());
+            let changes_keys = batch.iter().any(|one| matches!(one.outgoing, Outgoing::Key(_)));
+            let scripts = [(&script::PUBLISH, true), (&script::CHANGE_KEY, changes_keys)];
+            let loaded = scripts.into_iter().filter(|(_, is_needed)| load && *is_needed);
+            let loaded: Vec<_> = loaded.map(|(script, _)| script.load()).collect();
+            let mut pipeline = Pipeline::with_capacity(loaded.len() + batch.len());
+            let loads = loaded.len();
+            for load in loaded {
+                pipeline.add_command(load);
             }
             for one in &batch {
                 pipeline.add_command(one.outgoing.command(&up));
@@ -244,10 +249,12 @@ impl Sender {
             let answers = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
             let mut answers = answers.map_err(explain)?.into_iter();
             // If it was refused, so is what follows, for want of the script.
-            let not_loaded = match load.then(|| answers.next()).flatten() {
-                Some(Value::ServerError(error)) => Some(explain(error.into())),
-                _ => None,
-            };
+            let mut not_loaded = None;
+            for answer in answers.by_ref().take(loads) {
+                if let Value::ServerError(error) = answer {
+                    not_loaded = Some(explain(error.into()));
+                }
+            }
             Ok((answers, not_loaded))
         });
         match answers.await.unwrap_or_else(|_| Err(BrokerError::unanswered(self.timeout))) {
@@ -334,7 +341,7 @@ mod tests {
         let waiting = publications.queue.waiting.lock();
         let name = |one: &One| match &one.outgoing {
             Outgoing::Plain { name, .. } => name.clone(),
-            Outgoing::Kept(_) => unreachable!("none is kept here"),
+            Outgoing::Kept(_) | Outgoing::Key(_) => unreachable!("none is kept here"),
         };
         waiting.list.iter().map(name).collect()
     }

@@ -11,6 +11,7 @@ use shared::record::{encode_event, encode_position, encode_record};
 
 use super::RedisBroker;
 use super::keys::Keys;
+use super::keys_of_maps::KeyChange;
 use super::link::Up;
 use super::script;
 use crate::broker::{BrokerError, PublishRequest, Published, Version};
@@ -27,6 +28,8 @@ pub(super) enum Outgoing {
         message: BytesMut,
     },
     Kept(Box<Kept>),
+    /// The change of a key.
+    Key(Box<KeyChange>),
 }
 
 /// What the script is given.
@@ -124,6 +127,7 @@ impl Outgoing {
                 command
             }
             Self::Kept(kept) => kept.fill(script::PUBLISH.by_hash(), up),
+            Self::Key(change) => change.fill(script::CHANGE_KEY.by_hash(), up),
         }
     }
 
@@ -132,6 +136,7 @@ impl Outgoing {
         match self {
             Self::Plain { message, .. } => message.len(),
             Self::Kept(kept) => kept.record.len(),
+            Self::Key(change) => change.bytes(),
         }
     }
 }
@@ -171,7 +176,7 @@ impl Times {
 }
 
 /// Redis refuses a time of zero.
-fn ttl_millis(ttl: std::time::Duration) -> u64 {
+pub(super) fn ttl_millis(ttl: std::time::Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 2)
 }
 

@@ -13,9 +13,22 @@ macro_rules! in_a_life {
     };
 }
 
+/// The same of a channel that keeps state by key.
+macro_rules! of_keys {
+    ($file:literal) => {
+        Script::new(concat!(
+            include_str!("scripts/life.lua"),
+            include_str!("scripts/keys.lua"),
+            include_str!($file)
+        ))
+    };
+}
+
 pub(crate) static PUBLISH: Script = in_a_life!("scripts/publish.lua");
 pub(crate) static HISTORY: Script = in_a_life!("scripts/history.lua");
 pub(crate) static POSITIONS: Script = in_a_life!("scripts/positions.lua");
+pub(super) static CHANGE_KEY: Script = of_keys!("scripts/change_key.lua");
+pub(super) static READ_STATE: Script = of_keys!("scripts/read_state.lua");
 pub(crate) static LEAVE_EPOCH: Script = Script::new(include_str!("scripts/leave_epoch.lua"));
 pub(crate) static ANNOUNCE: Script = Script::new(include_str!("scripts/announce.lua"));
 pub(super) static RIGHTS: Script = Script::new(include_str!("scripts/rights.lua"));
@@ -63,8 +76,19 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Words in capitals that scripts quote and that are no commands.
-    const NO_COMMANDS: [&str; 9] =
-        ["COUNT", "MAXLEN", "MISCONF", "NOMKSTREAM", "NOPERM", "NOREPLICAS", "OOM", "PX", "WRONGTYPE"];
+    const NO_COMMANDS: [&str; 11] = [
+        "COUNT",
+        "LIMIT",
+        "WITHSCORES",
+        "MAXLEN",
+        "MISCONF",
+        "NOMKSTREAM",
+        "NOPERM",
+        "NOREPLICAS",
+        "OOM",
+        "PX",
+        "WRONGTYPE",
+    ];
 
     /// The commands in a script.
     fn commands(text: &str) -> BTreeSet<String> {

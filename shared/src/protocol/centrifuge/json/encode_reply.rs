@@ -125,17 +125,21 @@ fn write_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
     object.flag("was_recovering", subscribed.was_recovering);
     object.flag("delta", subscribed.delta);
     if let Some(keyed) = &subscribed.keyed {
-        put_keyed(keyed, &mut object);
+        put_keyed(keyed, subscribed.delta, &mut object);
     }
     object.end();
 }
 
-fn put_keyed(keyed: &KeyedAnswer, object: &mut Object<'_>) {
+fn put_keyed(keyed: &KeyedAnswer, delta: bool, object: &mut Object<'_>) {
     object.number("type", u64::from(keyed.kind.number()));
     object.number("phase", u64::from(keyed.phase.number()));
     object.string("cursor", &keyed.cursor);
     if !keyed.state.is_empty() {
-        write::publications(&keyed.state, object.field("state"));
+        let field = object.field("state");
+        match delta {
+            true => write::patched_publications(&keyed.state, &[], field),
+            false => write::publications(&keyed.state, field),
+        }
     }
     object.number("publish_debounce", u64::from(keyed.publish_debounce_ms));
 }

@@ -105,7 +105,12 @@ pub(super) fn publication(publication: &Publication, form: Form<'_>, with_epoch:
         Form::Patch(patch) => simdutf8::basic::from_utf8(patch).ok(),
         Form::Plain | Form::Whole => None,
     };
+    let data = &publication.data;
+    let is_missing = data.kind == PayloadKind::Json && data.bytes.is_empty();
     match (form, patch) {
+        // A key that is there no more has no content, and no JSON value is empty.
+        (Form::Plain, _) if is_missing => {}
+        (_, None) if is_missing => string("null", object.field("data")),
         (Form::Plain, _) => payload(&publication.data, object.field("data")),
         (_, Some(patch)) => string(patch, object.field("data")),
         (_, None) => text_of(&publication.data, object.field("data")),

@@ -1,0 +1,490 @@
+//! The subscribe command for a channel that keeps state by key: its state page by page, then what has changed since, then
+//! live.
+//!
+//! In a channel with a stream the first page says where the stream stood, and the transition to live is that of anyone who
+//! recovers from there. In a channel without one, publications are held back from before the first page is read, so that
+//! nothing is missed between. Who may come in is asked once, with the first request.
+
+use shared::channel::Channel;
+use shared::command::{Phase, Since, Subscribe, SubscriptionKind};
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::position::StreamPosition;
+use shared::publication::{Payload, Publication};
+use shared::push::{Event, Push, UnsubscribeCode};
+use shared::refusal::Refusal;
+use shared::reply::{Answer, KeyedAnswer, Subscribed};
+
+use super::Session;
+use super::behind::{fitting, publications_bytes};
+use super::loading::{Arrived, Awaited, Busy, Entry, Loading, Step, Wanted};
+use super::on_connect::expiry;
+use super::on_subscribe::granted;
+use super::state::{Joining, Stage, Subscription};
+use super::terms::{Asked, Given};
+use crate::channel_rules::ChannelOptions;
+use crate::effect::{Denial, Effect, Grant, Join, OutcomeResult};
+use crate::history::{HistoryFilter, HistoryPage};
+use crate::map::{StateFilter, StatePage};
+
+impl Session {
+    /// The channel exists, and there is no subscription to it.
+    pub(super) fn on_map_subscribe(
+        &mut self,
+        now: Moment,
+        id: u32,
+        channel: Channel,
+        mut request: Subscribe,
+    ) {
+        let context = self.context.clone();
+        let Some(options) = context.rules.options(&channel) else {
+            return self.refuse(now, id, ErrorCode::UnknownChannel);
+        };
+        if request.kind != options.subscription_type.kind() {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        }
+        let page = request.page.take().map(|page| *page).unwrap_or_default();
+        let since = Since { offset: request.offset, epoch: request.epoch.clone() };
+        let wanted = Wanted { page, since, recovers: request.recover };
+        let has_stream = options.retention().keeps_history();
+        let loading = self.loading.as_ref().and_then(|loading| loading.find(channel.as_str()));
+        if let Some(at) = loading {
+            match self.loading_mut(at).map(|loading| &loading.step) {
+                Some(Step::Busy(_)) => return self.refuse(now, id, ErrorCode::ConcurrentPagination),
+                Some(Step::Late) if !wanted.begins() => return self.close(Disconnect::SLOW),
+                _ => {}
+            }
+            if !wanted.begins() {
+                if wanted.page.phase == Phase::Stream && !has_stream {
+                    self.stop_loading(at);
+                    return self.refuse(now, id, ErrorCode::BadRequest);
+                }
+                return self.serve_page(now, at, id, wanted, options);
+            }
+            self.stop_loading(at);
+        }
+        let refused = match wanted.page.phase {
+            _ if !wanted.page.cursor.is_empty() => Some(ErrorCode::PermissionDenied),
+            Phase::Stream if !has_stream => Some(ErrorCode::BadRequest),
+            Phase::Stream if !wanted.recovers => Some(ErrorCode::PermissionDenied),
+            // There is nothing to recover from.
+            Phase::Live if !has_stream && wanted.recovers => Some(ErrorCode::UnrecoverablePosition),
+            Phase::State | Phase::Stream | Phase::Live => None,
+        };
+        if let Some(refused) = refused {
+            return self.refuse(now, id, refused);
+        }
+        self.begin_loading(now, id, channel, request, wanted, options);
+    }
+
+    fn begin_loading(
+        &mut self,
+        now: Moment,
+        id: u32,
+        channel: Channel,
+        mut request: Subscribe,
+        wanted: Wanted,
+        options: &ChannelOptions,
+    ) {
+        let token = std::mem::take(&mut request.token);
+        let data = request.data.take();
+        let asked = match Asked::of(request, options) {
+            Ok(asked) => Asked { since: None, ..asked },
+            Err(denial) => return self.deny(now, id, denial),
+        };
+        // As for a stream: the application is asked where its channels say so.
+        let asks = token.is_empty()
+            && options.subscribe_hook
+            && self.context.rules.names.audience(channel.as_str()).is_everyone();
+        if token.is_empty() && !asks && !self.may_subscribe(options, &channel) {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        }
+        let ticket = self.ticket();
+        let is_asked = asks || !token.is_empty();
+        if is_asked {
+            let channel = channel.clone();
+            self.effects.push_back(Effect::Authorize { ticket, channel, token, data });
+        }
+        let loadings = &mut self.loading.get_or_insert_default().0;
+        loadings.push(Loading {
+            channel,
+            entry: Entry { asked, ..Entry::default() },
+            began_at: None,
+            held_back: false,
+            until: now + options.map.catch_up_timeout(),
+            step: Step::Idle,
+            ended: false,
+        });
+        let at = loadings.len() - 1;
+        if is_asked {
+            return self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Token });
+        }
+        self.serve_page(now, at, id, wanted, options);
+    }
+
+    /// Something that this one asked for has come.
+    pub(super) fn on_loaded(&mut self, now: Moment, at: usize, result: OutcomeResult) {
+        let Some(loading) = self.loading_mut(at) else { return };
+        let ended = loading.ended;
+        let Step::Busy(busy) = std::mem::replace(&mut loading.step, Step::Idle) else { return };
+        self.joining -= 1;
+        let Busy { id, wanted, awaited, .. } = busy;
+        let context = self.context.clone();
+        let options = self.loading_mut(at).and_then(|loading| context.rules.options(&loading.channel));
+        let Some(options) = options.filter(|_| !ended) else {
+            self.stop_loading(at);
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        };
+        let failed = match (awaited, result) {
+            (Awaited::Token, OutcomeResult::Authorized(result)) => match self.let_in(now, at, result) {
+                Ok(()) => return self.serve_page(now, at, id, wanted, options),
+                Err(Denial::Error(refusal)) => refusal,
+                Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
+            },
+            (Awaited::Join, OutcomeResult::Joined(Ok(_))) => {
+                if let Some(loading) = self.loading_mut(at) {
+                    loading.held_back = true;
+                }
+                return self.serve_page(now, at, id, wanted, options);
+            }
+            (Awaited::State, OutcomeResult::State(Ok(page))) => {
+                return self.on_state_read(now, at, id, wanted, page, options);
+            }
+            (Awaited::Stream, OutcomeResult::History(Ok(page))) => {
+                return self.on_stream_read(now, at, id, wanted, page);
+            }
+            (Awaited::Join, OutcomeResult::Joined(Err(error)))
+            | (Awaited::State, OutcomeResult::State(Err(error)))
+            | (Awaited::Stream, OutcomeResult::History(Err(error))) => error.into(),
+            _ => ErrorCode::Internal.into(),
+        };
+        self.fail_loading(now, at, id, awaited, failed);
+    }
+
+    /// Begins what the client wants next.
+    fn serve_page(&mut self, now: Moment, at: usize, id: u32, wanted: Wanted, options: &ChannelOptions) {
+        let has_stream = options.retention().keeps_history();
+        let Some(loading) = self.loading_mut(at) else { return };
+        match wanted.page.phase {
+            Phase::State | Phase::Live if !has_stream && !loading.held_back => {
+                self.hold_back(at, id, wanted, options);
+            }
+            Phase::State => self.read_state(at, id, wanted, options),
+            Phase::Live if !has_stream => self.enter(now, at, id, (wanted, Vec::new()), None, options),
+            Phase::Stream | Phase::Live => {
+                let began_in = loading.began_at.map(|position| position.epoch);
+                if began_in.is_some_and(|epoch| *epoch.as_str() != *wanted.since.epoch) {
+                    self.stop_loading(at);
+                    return self.refuse(now, id, ErrorCode::UnrecoverablePosition);
+                }
+                let since = wanted.since.clone();
+                self.enter(now, at, id, (wanted, Vec::new()), Some(since), options);
+            }
+        }
+    }
+
+    fn hold_back(&mut self, at: usize, id: u32, wanted: Wanted, options: &ChannelOptions) {
+        let ticket = self.ticket();
+        let Some(loading) = self.loading_mut(at) else { return };
+        let channel = loading.channel.clone();
+        let (asked, overrides) = (loading.entry.asked.clone(), loading.entry.overrides);
+        let channel_info = loading.entry.granted.as_ref().and_then(|granted| granted.info.clone());
+        let given = Given::new(options, &asked, overrides, self.rights(&channel), self.context.insecure);
+        let presence = given.presence.then(|| self.info(channel_info));
+        let (terms, retention) = (given.terms(asked.filter), options.retention());
+        self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Join });
+        self.effects.push_back(Effect::Join(Join {
+            ticket,
+            channel,
+            terms,
+            retention,
+            past: None,
+            presence,
+        }));
+    }
+
+    fn read_state(&mut self, at: usize, id: u32, wanted: Wanted, options: &ChannelOptions) {
+        let ticket = self.ticket();
+        let enough_bytes = self.context.settings.reply_bytes_max;
+        let Some(loading) = self.loading_mut(at) else { return };
+        let channel = loading.channel.clone();
+        let filter = Box::new(StateFilter {
+            cursor: wanted.page.cursor.clone(),
+            limit: options.map.page_limit(wanted.page.limit),
+            ascending: wanted.page.ascending,
+            key: None,
+            enough_bytes,
+        });
+        self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::State });
+        let keeping = options.map.keeping();
+        self.effects.push_back(Effect::ReadState { ticket, channel, filter, keeping });
+    }
+
+    fn on_state_read(
+        &mut self,
+        now: Moment,
+        at: usize,
+        id: u32,
+        wanted: Wanted,
+        page: StatePage,
+        options: &ChannelOptions,
+    ) {
+        let Some(loading) = self.loading_mut(at) else { return };
+        let StatePage { mut entries, top, cursor } = page;
+        let began_at = loading.began_at.or(top);
+        loading.began_at = began_at;
+        let is_of_another_life = top.is_some_and(|top| {
+            let told = &wanted.since.epoch;
+            began_at.is_some_and(|began| began.epoch != top.epoch)
+                || !told.is_empty() && **told != *top.epoch.as_str()
+        });
+        if is_of_another_life {
+            self.stop_loading(at);
+            return self.refuse(now, id, ErrorCode::UnrecoverablePosition);
+        }
+        // What has changed since the first page comes by the stream, in its order.
+        entries.retain(|entry| began_at.is_none_or(|began| entry.offset() <= began.offset));
+        let asked = &loading.entry.asked;
+        if let Some(filter) = &asked.filter {
+            entries.retain(|entry| filter.matches(&entry.tags));
+        }
+        let limit = u64::from(options.map.page_limit(wanted.page.limit));
+        let is_near = match (began_at, top) {
+            (Some(began), Some(top)) => began.offset.saturating_add(limit) >= top.offset,
+            _ => true,
+        };
+        if cursor.is_empty() && is_near {
+            let since =
+                began_at.map(|began| Since { offset: began.offset, epoch: began.epoch.as_str().into() });
+            return self.enter(now, at, id, (wanted, entries), since, options);
+        }
+        let (channel, asked) = (loading.channel.clone(), asked.clone());
+        let bytes = publications_bytes(&entries);
+        let delta = self.gives_patches(&channel, &asked, options);
+        let keyed = KeyedAnswer {
+            kind: SubscriptionKind::Map,
+            phase: Phase::State,
+            cursor,
+            state: entries,
+            publish_debounce_ms: 0,
+        };
+        let position = began_at;
+        let answer = Subscribed { position, delta, keyed: Some(Box::new(keyed)), ..Subscribed::default() };
+        self.answer(id, Answer::Subscribe(answer));
+        self.sent(bytes);
+    }
+
+    /// The client goes live from where it stands, if what has changed since can be had at once. It is sent this page of the
+    /// state then.
+    fn enter(
+        &mut self,
+        now: Moment,
+        at: usize,
+        id: u32,
+        (wanted, state): (Wanted, Vec<Publication>),
+        since: Option<Since>,
+        options: &ChannelOptions,
+    ) {
+        let Some(Loading { channel, entry, until, .. }) = self.take_loading(at) else { return };
+        let Err(place) = self.find(channel.as_str()) else { return };
+        let has_stream = since.is_some();
+        let Entry { asked, overrides, granted, data } = entry;
+        let ticket = self.ticket();
+        let state_bytes = publications_bytes(&state);
+        let joining = Joining {
+            ticket,
+            id,
+            asked: Asked { since, ..asked },
+            overrides,
+            granted,
+            data,
+            keyed: Some(Box::new(Arrived { wanted, state, state_bytes, until })),
+            ..Joining::default()
+        };
+        self.joining += 1;
+        self.insert(place, Subscription { channel, stage: Stage::Joining(Box::new(joining)) });
+        if has_stream {
+            return self.join(place, options);
+        }
+        // It is held back from already.
+        self.give(place, options);
+        self.on_joined(now, place, Ok(None));
+    }
+
+    /// Whether a client that goes live is so far behind that it must read the stream page by page first. It does then.
+    pub(super) fn reads_stream_first(&mut self, at: usize, page: Option<&HistoryPage>) -> bool {
+        let Some(page) = page else { return false };
+        let Some(joining) = self.subscriptions[at].joining() else { return false };
+        let (Some(arrived), Some(since)) = (&joining.keyed, &joining.asked.since) else { return false };
+        let is_of_this_life = *since.epoch == *page.top.epoch.as_str();
+        let is_ahead = since.offset > page.top.offset;
+        if arrived.wanted.page.phase != Phase::Stream
+            || !is_of_this_life
+            || is_ahead
+            || crate::recovery::is_recovered(since, page)
+        {
+            return false;
+        }
+        let options = self.context.rules.options(&self.subscriptions[at].channel).cloned();
+        let Some(options) = options else { return false };
+        let Subscription { channel, stage } = self.remove(at);
+        let Stage::Joining(joining) = stage else { return false };
+        let Joining { id, asked, overrides, granted, data, keyed, ended, .. } = *joining;
+        let Some(arrived) = keyed else { return false };
+        self.leave(channel.clone(), None);
+        let ticket = self.ticket();
+        let Arrived { wanted, until, .. } = *arrived;
+        let filter = HistoryFilter {
+            since: Some(wanted.since.offset),
+            limit: options.map.page_limit(wanted.page.limit),
+            reverse: false,
+            enough_bytes: Some(self.context.settings.reply_bytes_max),
+        };
+        let read =
+            Effect::History { ticket, channel: channel.clone(), filter, retention: options.retention() };
+        let entry = Entry { asked: Asked { since: None, ..asked }, overrides, granted, data };
+        let loadings = &mut self.loading.get_or_insert_default().0;
+        loadings.push(Loading {
+            channel,
+            entry,
+            began_at: Some(page.top),
+            held_back: false,
+            until,
+            step: Step::Idle,
+            ended: ended.is_some(),
+        });
+        let at = loadings.len() - 1;
+        self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Stream });
+        self.effects.push_back(read);
+        true
+    }
+
+    fn on_stream_read(&mut self, now: Moment, at: usize, id: u32, wanted: Wanted, page: HistoryPage) {
+        let HistoryPage { mut publications, top } = page;
+        let goes_on = publications.first().map(Publication::offset) == wanted.since.offset.checked_add(1);
+        if !goes_on || *top.epoch.as_str() != *wanted.since.epoch {
+            self.stop_loading(at);
+            return self.refuse(now, id, ErrorCode::UnrecoverablePosition);
+        }
+        let context = self.context.clone();
+        let (count, bytes) = fitting(&publications, context.settings.reply_bytes_max as usize);
+        publications.truncate(count);
+        let last = publications.last().map_or(wanted.since.offset, Publication::offset);
+        let Some(loading) = self.loading_mut(at) else { return };
+        if let Some(filter) = &loading.entry.asked.filter {
+            publications.retain(|publication| filter.matches(&publication.tags));
+        }
+        let (channel, asked) = (loading.channel.clone(), loading.entry.asked.clone());
+        let options = context.rules.options(&channel);
+        let delta = options.is_some_and(|options| self.gives_patches(&channel, &asked, options));
+        let keyed =
+            KeyedAnswer { kind: SubscriptionKind::Map, phase: Phase::Stream, ..KeyedAnswer::default() };
+        let position = Some(StreamPosition { offset: last, ..top });
+        let keyed = Some(Box::new(keyed));
+        let answer = Subscribed { position, publications, delta, keyed, ..Subscribed::default() };
+        self.answer(id, Answer::Subscribe(answer));
+        self.sent(bytes);
+    }
+
+    /// What a token says of the one who waits for it.
+    fn let_in(&mut self, now: Moment, at: usize, result: Result<Grant, Denial>) -> Result<(), Denial> {
+        let grant = result?;
+        if grant.user != *self.user() {
+            return Err(Denial::Disconnect(Disconnect::INVALID_TOKEN));
+        }
+        let expires = expiry(now, grant.expires).map_err(|_| ErrorCode::Expired)?;
+        if let Some(loading) = self.loading_mut(at) {
+            loading.entry.overrides = grant.overrides;
+            loading.entry.data = grant.data.clone().map(Payload::of_unknown);
+            loading.entry.granted = granted(grant, expires).boxed();
+        }
+        Ok(())
+    }
+
+    /// Whether the subscriber will be sent patches, so that the form of what it has before is theirs.
+    fn gives_patches(&self, channel: &Channel, asked: &Asked, options: &ChannelOptions) -> bool {
+        let rights = self.rights(channel);
+        Given::new(options, asked, crate::effect::Overrides::default(), rights, self.context.insecure).delta
+    }
+
+    /// The client's request is under way.
+    fn await_page(&mut self, at: usize, busy: Busy) {
+        if let Some(loading) = self.loading_mut(at) {
+            loading.step = Step::Busy(busy);
+            self.joining += 1;
+        }
+    }
+
+    fn fail_loading(&mut self, now: Moment, at: usize, id: u32, awaited: Awaited, refusal: Refusal) {
+        if awaited == Awaited::Join
+            && let Some(loading) = self.loading_mut(at)
+        {
+            // The hub has begun to.
+            loading.held_back = true;
+        }
+        self.stop_loading(at);
+        self.refuse(now, id, refusal);
+    }
+
+    /// Those whose client does not come back in time hold nothing back any more.
+    pub(super) fn end_late_loadings(&mut self, now: Moment) {
+        let Some(loadings) = &mut self.loading else { return };
+        let late = loadings.0.iter_mut().filter(|one| matches!(one.step, Step::Idle) && one.until <= now);
+        let mut left = Vec::new();
+        for loading in late {
+            loading.step = Step::Late;
+            if std::mem::take(&mut loading.held_back) {
+                left.push(loading.channel.clone());
+            }
+        }
+        for channel in left {
+            self.leave(channel, None);
+        }
+    }
+
+    /// The client does not want it any more.
+    pub(super) fn forget_loading(&mut self, channel: &str) {
+        if let Some(at) = self.loading.as_ref().and_then(|loading| loading.find(channel)) {
+            self.stop_loading(at);
+        }
+    }
+
+    /// The server does not. Answers whether there was one.
+    pub(super) fn end_loading(&mut self, channel: &Channel, code: UnsubscribeCode) -> bool {
+        let Some(at) = self.loading.as_ref().and_then(|loading| loading.find(channel.as_str())) else {
+            return false;
+        };
+        match self.loading_mut(at) {
+            Some(loading) if loading.is_busy() => loading.ended = true,
+            _ => {
+                self.stop_loading(at);
+                self.push(Push::to(channel, Event::Unsubscribed(code)));
+            }
+        }
+        true
+    }
+
+    fn stop_loading(&mut self, at: usize) {
+        if let Some(loading) = self.take_loading(at).filter(|loading| loading.held_back) {
+            self.leave(loading.channel, None);
+        }
+    }
+
+    /// One that nothing is awaited for.
+    fn take_loading(&mut self, at: usize) -> Option<Loading> {
+        let loadings = self.loading.as_mut()?;
+        let loading = (at < loadings.0.len()).then(|| loadings.0.swap_remove(at));
+        if loadings.0.is_empty() {
+            self.loading = None;
+        }
+        if loading.as_ref().is_some_and(Loading::is_busy) {
+            self.joining -= 1;
+        }
+        loading
+    }
+
+    fn loading_mut(&mut self, at: usize) -> Option<&mut Loading> {
+        self.loading.as_mut()?.0.get_mut(at)
+    }
+}

@@ -1,0 +1,74 @@
+//! The publish command for a key: it is set, or taken away.
+
+use shared::channel::Channel;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::publication::{Payload, Publication};
+
+use super::Session;
+use super::state::Awaited;
+use crate::channel_rules::{ChannelOptions, SubscriptionType};
+use crate::effect::Effect;
+use crate::map::{Action, Change, ClientKey, KEY_BYTES_MAX, Set, SetMode};
+
+impl Session {
+    /// `data`: `None` takes the key away.
+    pub(super) fn on_publish_key(
+        &mut self,
+        now: Moment,
+        id: u32,
+        channel: &str,
+        key: &str,
+        data: Option<Payload>,
+    ) {
+        let Some(channel) = self.channel(now, id, channel) else { return };
+        let context = self.context.clone();
+        let Some(options) = context.rules.options(&channel) else {
+            return self.refuse(now, id, ErrorCode::UnknownChannel);
+        };
+        let is_allowed = match &data {
+            Some(_) => self.may_publish_key(options, &channel),
+            None => self.may_remove_key(options, &channel),
+        };
+        // Who is where is not for clients to say.
+        let is_of_others =
+            matches!(options.subscription_type, SubscriptionType::MapClients | SubscriptionType::MapUsers);
+        let Some(key) = self.key_of(options, key).filter(|_| is_allowed && !is_of_others) else {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        };
+        let is_of_format = data
+            .as_ref()
+            .is_none_or(|data| data.bytes.is_empty() || options.publication_data_format.admits(data));
+        if !options.keeps_keys() || key.is_empty() || key.len() > KEY_BYTES_MAX || !is_of_format {
+            return self.refuse(now, id, ErrorCode::BadRequest);
+        }
+        let action = match data {
+            Some(data) => self.setting(&channel, options, data),
+            None => Action::Remove { tags: None },
+        };
+        let change = Box::new(Change { key, action, expected: None });
+        let ticket = self.ticket();
+        self.wait(ticket, id, Awaited::Publish);
+        self.effects.push_back(Effect::ChangeKey { ticket, channel, change, keeping: options.map.keeping() });
+    }
+
+    fn setting(&self, channel: &Channel, options: &ChannelOptions, data: Payload) -> Action {
+        let subscription = self.find_live(channel.as_str());
+        let channel_info =
+            subscription.and_then(|one| one.granted()).and_then(|granted| granted.info.clone());
+        let info = Some(self.info(channel_info));
+        let publication = Publication { info, delta: options.delta_publish, ..Publication::new(data) };
+        let mode = SetMode::Any;
+        Action::Set(Box::new(Set { publication, score: 0, mode, refreshes: false, version: None }))
+    }
+
+    /// The key that the client writes when it names this one. `None` if it has none.
+    fn key_of(&self, options: &ChannelOptions, named: &str) -> Option<Box<str>> {
+        match options.map.client_key {
+            ClientKey::Any => Some(named.into()),
+            ClientKey::ClientId => Some(self.client.to_string().into()),
+            ClientKey::UserId if self.user().is_anonymous() => None,
+            ClientKey::UserId => Some(self.user().as_str().into()),
+        }
+    }
+}

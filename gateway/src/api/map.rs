@@ -1,0 +1,170 @@
+//! Channels that keep state by key: keys set and removed, state and stream read.
+
+use gateway_core::history::{HistoryFilter, HistoryPage};
+use gateway_core::map::{
+    Action, Change, Changed, KEY_BYTES_MAX, Keeping, Set, SetMode, StateFilter, StatePage,
+};
+use shared::channel::Channel;
+use shared::error::ErrorCode;
+use shared::position::{Epoch, StreamPosition};
+use shared::publication::{Payload, Publication};
+
+use super::publish::{idempotency, version};
+use super::refused::Refused;
+use super::request;
+use super::run::Call;
+use crate::broker::{BrokerError, ChangeRequest};
+use crate::telemetry::labels::Source;
+
+/// A page of state ends behind the key with which it holds so many bytes.
+const PAGE_BYTES_MAX: u32 = 4 << 20;
+
+impl Call<'_> {
+    pub(super) async fn map_publish(&self, request: &request::MapPublish<'_>) -> Result<Changed, Refused> {
+        let (channel, keeping) = self.map(&request.channel)?;
+        let mode = match &*request.key_mode {
+            "" => SetMode::Any,
+            "if_new" => SetMode::IfNew,
+            "if_exists" => SetMode::IfExists,
+            _ => return Err(Refused::bad_request("key_mode is neither if_new nor if_exists")),
+        };
+        let data = match request.has_data() {
+            true => self.payload(request.data, &request.b64data)?,
+            // A key may stand for itself.
+            false => Payload::json(bytes::Bytes::new()),
+        };
+        let rules = self.node.rules();
+        let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        if !data.bytes.is_empty() && !options.publication_data_format.admits(&data) {
+            return Err(Refused::bad_request("the data is not of the format that the channel is set to"));
+        }
+        let version = version(request.version, &request.version_epoch)?;
+        if version.is_some() && !keeping.stream.keeps_history() {
+            return Err(Refused::bad_request("a version needs a channel with a stream"));
+        }
+        let mut publication = Publication::new(data);
+        publication.tags = request.tags.clone();
+        publication.delta = request.delta || options.delta_publish;
+        let set = Set { publication, score: request.score, mode, refreshes: false, version };
+        let action = Action::Set(Box::new(set));
+        let expected = expected(request.expected.as_ref(), &keeping)?;
+        let change = Change { key: key(&request.key)?, action, expected };
+        self.change(channel, change, keeping, &request.idempotency_key).await
+    }
+
+    pub(super) async fn map_remove(&self, request: &request::MapRemove<'_>) -> Result<Changed, Refused> {
+        let (channel, keeping) = self.map(&request.channel)?;
+        let expected = expected(request.expected.as_ref(), &keeping)?;
+        let change = Change { key: key(&request.key)?, action: Action::Remove { tags: None }, expected };
+        self.change(channel, change, keeping, &request.idempotency_key).await
+    }
+
+    async fn change(
+        &self,
+        channel: Channel,
+        change: Change,
+        keeping: Keeping,
+        idempotency_key: &str,
+    ) -> Result<Changed, Refused> {
+        let idempotency = idempotency(idempotency_key, self.config)?;
+        self.in_time()?;
+        let request = ChangeRequest { channel, change, keeping, idempotency };
+        let changed = self.node.change_key(request).await.map_err(|error| match error {
+            BrokerError::Full => {
+                Refused::with_detail(ErrorCode::LimitExceeded, "there is no room for one key more")
+            }
+            error => Refused::not_published(error),
+        })?;
+        self.node.metrics.publication_in(Source::Api);
+        Ok(changed)
+    }
+
+    pub(super) async fn map_read_state(
+        &self,
+        request: &request::MapReadState<'_>,
+    ) -> Result<StatePage, Refused> {
+        let (channel, keeping) = self.map(&request.channel)?;
+        self.in_time()?;
+        let max = self.config.history_limit_max;
+        let filter = StateFilter {
+            cursor: (*request.cursor).into(),
+            limit: u32::try_from(request.limit).map_or(max, |limit| limit.min(max)),
+            ascending: request.asc,
+            key: (!request.key.is_empty()).then(|| (*request.key).into()),
+            enough_bytes: PAGE_BYTES_MAX,
+        };
+        let page = self.node.read_state(channel, filter, keeping).await.map_err(Refused::not_read)?;
+        let told = &*request.revision_epoch;
+        if !told.is_empty() && page.top.is_none_or(|top| *told != *top.epoch.as_str()) {
+            return Err(ErrorCode::UnrecoverablePosition.into());
+        }
+        Ok(page)
+    }
+
+    pub(super) async fn map_read_stream(
+        &self,
+        request: &request::MapReadStream<'_>,
+    ) -> Result<HistoryPage, Refused> {
+        let (channel, keeping) = self.map(&request.channel)?;
+        if !keeping.stream.keeps_history() {
+            return Err(Refused::not_available("the channel has no stream"));
+        }
+        self.in_time()?;
+        let max = self.config.history_limit_max;
+        let begins = request.since_offset == 0 && request.since_epoch.is_empty();
+        let filter = HistoryFilter {
+            since: (!begins).then_some(request.since_offset),
+            limit: u32::try_from(request.limit).map_or(max, |limit| limit.min(max)),
+            reverse: request.reverse,
+            enough_bytes: None,
+        };
+        let page = self.node.history(channel, filter, keeping.stream).await.map_err(Refused::not_read)?;
+        match &*request.since_epoch {
+            told if !told.is_empty() && *told != *page.top.epoch.as_str() => {
+                Err(ErrorCode::UnrecoverablePosition.into())
+            }
+            _ => Ok(page),
+        }
+    }
+
+    pub(super) async fn map_stats(&self, request: &request::OneChannel<'_>) -> Result<u64, Refused> {
+        let (channel, _) = self.map(&request.channel)?;
+        self.in_time()?;
+        self.node.count_keys(channel).await.map_err(Refused::not_read)
+    }
+
+    pub(super) async fn map_clear(&self, request: &request::OneChannel<'_>) -> Result<(), Refused> {
+        let (channel, _) = self.map(&request.channel)?;
+        self.in_time()?;
+        Ok(self.node.clear_state(channel).await?)
+    }
+
+    /// A channel that keeps state by key.
+    fn map(&self, name: &str) -> Result<(Channel, Keeping), Refused> {
+        let (channel, options) = self.channel(name)?;
+        if !options.keeps_keys() {
+            return Err(Refused::bad_request("the channel keeps no state by key"));
+        }
+        Ok((channel, options.map.keeping()))
+    }
+}
+
+fn key(key: &str) -> Result<Box<str>, Refused> {
+    match key.len() {
+        0 => Err(Refused::bad_request("no key is given")),
+        1..=KEY_BYTES_MAX => Ok(key.into()),
+        _ => Err(Refused::bad_request(format!("the key is longer than {KEY_BYTES_MAX} bytes"))),
+    }
+}
+
+fn expected(
+    since: Option<&request::Since<'_>>,
+    keeping: &Keeping,
+) -> Result<Option<StreamPosition>, Refused> {
+    let Some(since) = since else { return Ok(None) };
+    if !keeping.stream.keeps_history() {
+        return Err(Refused::bad_request("an expected position needs a channel with a stream"));
+    }
+    let epoch = Epoch::parse(&since.epoch).ok_or_else(|| Refused::bad_request("there is no such epoch"))?;
+    Ok(Some(StreamPosition { offset: since.offset, epoch }))
+}

@@ -1,0 +1,89 @@
+
+-- What scripts of channels that keep state by key have in common, behind life.lua.
+--
+-- A key's value in the state is `offset:score:version:n:m:`, the n bytes of the version's epoch, the m bytes of the record
+-- that tells of its removal, and its record. The order has every key with its score (0 where keys are not ordered), the
+-- expiry those that expire. The field without a name in the state is the newest offset, should the position be lost.
+--
+-- KEYS  lease, life, position, stream, state, order, expiry
+-- ARGV  as life.lua has it, pub/sub name, stream size (0: no stream), stream ttl ms, position ttl ms (0: it stays)
+local position, stream, state, order, expiry = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local name, size = ARGV[3], ARGV[4]
+local streamed = size ~= '0'
+local epoch, last, known, failed = '', 0, nil, nil
+if streamed then
+  known = call('HMGET', position, 'epoch', 'life', 'offset')
+  epoch = known[1]
+  last = tonumber(known[3]) or tonumber(call('HGET', state, '') or 0)
+  if known[2] ~= life then
+    epoch = new_epoch
+  end
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- What a value holds: offset, score, version, its epoch, the record of its removal, its record.
+local function parts(value)
+  local offset, score, version, n, m, from = string.match(value, '^(%d+):(-?%d+):(%d+):(%d+):(%d+):()')
+  n, m = tonumber(n), tonumber(m)
+  return offset, score, version, string.sub(value, from, from + n - 1),
+    string.sub(value, from + n, from + n + m - 1), string.sub(value, from + n + m)
+end
+
+-- Keeps the position, made if there is none in this life.
+local function keep_position()
+  call('HSET', position, 'epoch', epoch, 'life', life, 'offset', whole(last))
+  if not known[1] then
+    -- It belongs to a life that is over.
+    call('UNLINK', stream)
+    known[1] = epoch
+  end
+  if ARGV[6] ~= '0' then
+    call('PEXPIRE', position, ARGV[6])
+  end
+end
+
+-- A publication: the stream's next, if there is one, and on its way to the nodes. `before` is what its key held, where that
+-- may be of use to them.
+local function tell(record, before)
+  if not streamed then
+    call('PUBLISH', name, ':' .. record)
+    return
+  end
+  last = last + 1
+  keep_position()
+  local added = redis.pcall('XADD', stream, 'MAXLEN', size, whole(last) .. '-0', 'r', record)
+  if type(added) == 'table' then
+    -- It is ahead of its position: one of the two was put back alone. What follows begins anew.
+    call('UNLINK', position, stream)
+    failed = added
+    return
+  end
+  call('PEXPIRE', stream, ARGV[5])
+  local pair = before and '\3' .. #before .. ':' .. before or ''
+  call('PUBLISH', name, whole(last) .. ':' .. epoch .. ':' .. pair .. record)
+end
+
+-- Takes out keys whose time is over, and tells of it. More than a few come next time.
+local function expire()
+  local due = call('ZRANGEBYSCORE', expiry, '-inf', whole(now), 'LIMIT', '0', '64')
+  for _, key in ipairs(due) do
+    local had = call('HGET', state, key)
+    call('HDEL', state, key)
+    call('ZREM', order, key)
+    call('ZREM', expiry, key)
+    if had then
+      local _, _, _, _, removal = parts(had)
+      tell(removal)
+      if failed then
+        return
+      end
+    end
+  end
+  if streamed and #due > 0 and call('ZCARD', order) > 0 then
+    call('HSET', state, '', whole(last))
+  end
+end
+

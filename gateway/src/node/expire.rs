@@ -1,0 +1,59 @@
+//! Keys whose time is over, where the broker takes them out only as somebody asks for their channel: this node asks, for
+//! the channels that it has subscribers of, so that these are told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gateway_core::map::{Keeping, StateFilter};
+use shared::channel::Channel;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::node::Node;
+use crate::node::interest::{Link, SHARDS};
+
+/// How often each channel is asked for, as long as there are not too many.
+const ROUND: Duration = Duration::from_secs(1);
+/// Channels asked for at once.
+const TOGETHER: usize = 64;
+
+pub(super) async fn keep_expiring(node: Arc<Node>) {
+    if node.broker.takes_out_expired() {
+        return;
+    }
+    let mut round = interval(ROUND);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        round.tick().await;
+        for shard in 0..SHARDS {
+            let channels = node.with_keys_that_expire(shard);
+            for batch in channels.chunks(TOGETHER) {
+                let asked = batch.iter().map(|(channel, keeping)| {
+                    // The position alone: nothing is carried here.
+                    node.broker.read_state(channel.clone(), StateFilter::default(), *keeping)
+                });
+                for error in join_all(asked).await.into_iter().filter_map(Result::err) {
+                    // The next round comes.
+                    tracing::debug!(%error, "keys whose time is over could not be taken out");
+                }
+            }
+        }
+    }
+}
+
+impl Node {
+    /// The channels of a shard that have subscribers here and keys that expire.
+    fn with_keys_that_expire(&self, shard: usize) -> Vec<(Channel, Keeping)> {
+        let rules = self.rules();
+        let mut found = Vec::new();
+        self.interest.for_each_of(shard, |channel, local| {
+            let options = rules.options(channel).filter(|options| options.keeps_keys());
+            let keeping = options.map(|options| options.map.keeping());
+            let expires = keeping.filter(|keeping| keeping.key_ttl.is_some());
+            if let Some(keeping) = expires.filter(|_| local.workers != 0 && local.link == Link::Up) {
+                found.push((channel.clone(), keeping));
+            }
+        });
+        found
+    }
+}

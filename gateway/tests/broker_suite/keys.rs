@@ -1,0 +1,216 @@
+//! Channels that keep state by key.
+
+use std::time::Duration;
+
+use gateway_core::history::Retention;
+use gateway_core::map::{Action, Change, Changed, Keeping, Set, SetMode, StateFilter, StatePage, Suppressed};
+use gateway_core::version::Version;
+use shared::channel::Channel;
+use shared::publication::{Payload, Publication};
+use tidegate::broker::{BrokerError, ChangeRequest, Idempotency};
+
+use crate::harness::{ALL, Backend, KEPT, Node, channel, eventually, texts};
+
+const STAYING: Keeping = Keeping { stream: KEPT, key_ttl: None, ordered: false, keys_max: 100 };
+const BRIEF: Keeping = Keeping {
+    stream: Retention { size: 0, ttl: Duration::ZERO },
+    key_ttl: Some(Duration::from_millis(300)),
+    ordered: false,
+    keys_max: 100,
+};
+
+fn set(key: &str, data: &str) -> Change {
+    let publication = Publication::new(Payload::json(data.to_owned()));
+    let set = Set { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
+    Change { key: key.into(), action: Action::Set(Box::new(set)), expected: None }
+}
+
+/// The same, with something else about it.
+fn set_with(key: &str, with: impl FnOnce(&mut Set)) -> Change {
+    let mut change = set(key, "9");
+    if let Action::Set(set) = &mut change.action {
+        with(set);
+    }
+    change
+}
+
+fn remove(key: &str) -> Change {
+    Change { key: key.into(), action: Action::Remove { tags: None }, expected: None }
+}
+
+async fn change(node: &Node, channel: &Channel, change: Change, keeping: Keeping) -> Changed {
+    let request = ChangeRequest { channel: channel.clone(), change, keeping, idempotency: None };
+    node.broker.change_key(request).await.expect("changed")
+}
+
+async fn read(node: &Node, channel: &Channel, filter: StateFilter, keeping: Keeping) -> StatePage {
+    node.broker.read_state(channel.clone(), filter, keeping).await.expect("read")
+}
+
+fn all(limit: u32) -> StateFilter {
+    StateFilter { limit, enough_bytes: u32::MAX, ..StateFilter::default() }
+}
+
+/// What a key is told to hold, or `-` if it is gone.
+fn told(publication: &Publication) -> String {
+    let keyed = publication.keyed.as_ref().expect("a key");
+    let value = if keyed.removed { "-".into() } else { String::from_utf8_lossy(&publication.data.bytes) };
+    format!("{}={value}@{}", keyed.key, publication.offset())
+}
+
+pub async fn a_key_holds_what_was_set_last_and_everybody_hears_of_it<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    node.listens().await;
+    node.subscribe(&a).await;
+    let empty = read(&node, &a, all(10), STAYING).await;
+    let epoch = empty.top.expect("a position").epoch;
+    for (key, data) in [("k", "1"), ("l", "2"), ("k", "3")] {
+        let changed = change(&node, &a, set(key, data), STAYING).await;
+        assert_eq!(changed.position.expect("a position").epoch, epoch);
+    }
+    change(&node, &a, remove("l"), STAYING).await;
+    eventually("all is heard", async || node.heard.in_channel(&a).len() == 4).await;
+    let heard: Vec<_> = node.heard.in_channel(&a).iter().map(told).collect();
+    assert_eq!(heard, ["k=1@1", "l=2@2", "k=3@3", "l=-@4"]);
+    let page = read(&node, &a, all(10), STAYING).await;
+    assert_eq!(page.entries.iter().map(told).collect::<Vec<_>>(), ["k=3@3"]);
+    assert_eq!((page.top.expect("a position").offset, &*page.cursor), (4, ""));
+    let stream = node.broker.history(a.clone(), ALL, KEPT).await.expect("history");
+    assert_eq!(stream.publications.iter().map(told).collect::<Vec<_>>(), heard);
+    assert_eq!(node.broker.count_keys(a.clone()).await.expect("counted"), 1);
+}
+
+pub async fn keys_are_read_in_pages_by_name_or_by_score<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    for (name, ordered, ascending, expected) in [
+        ("named", false, false, ["a", "b", "c", "d", "e"]),
+        ("scored", true, false, ["b", "e", "d", "c", "a"]),
+        ("rising", true, true, ["a", "c", "d", "e", "b"]),
+    ] {
+        let channel = channel(name);
+        let keeping = Keeping { ordered, ..STAYING };
+        for (key, score) in [("a", -1), ("b", 9), ("c", 3), ("d", 3), ("e", 3)] {
+            change(&node, &channel, set_with(key, |set| set.score = score), keeping).await;
+        }
+        for limit in 1..=6 {
+            let mut filter = StateFilter { ascending, ..all(limit) };
+            let mut found = Vec::new();
+            loop {
+                let page = read(&node, &channel, filter.clone(), keeping).await;
+                assert!(page.entries.len() <= limit as usize);
+                found.extend(page.entries.into_iter().map(|entry| entry.keyed.expect("a key").key));
+                if page.cursor.is_empty() {
+                    break;
+                }
+                filter.cursor = page.cursor;
+            }
+            assert_eq!(found.iter().map(|key| &**key).collect::<Vec<_>>(), expected, "{name} {limit}");
+        }
+        let one = StateFilter { key: Some("c".into()), ..StateFilter::default() };
+        assert_eq!(read(&node, &channel, one, keeping).await.entries.len(), 1);
+    }
+}
+
+pub async fn a_change_is_made_only_on_its_conditions<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let suppressed = async |made: Change| change(&node, &a, made, STAYING).await.suppressed;
+    let with_mode = |key: &str, mode| set_with(key, |set| set.mode = mode);
+    let version = |number| set_with("v", |set| set.version = Some(Version { number, epoch: "".into() }));
+    assert_eq!(suppressed(with_mode("k", SetMode::IfExists)).await, Some(Suppressed::KeyNotFound));
+    assert_eq!(suppressed(remove("k")).await, Some(Suppressed::KeyNotFound));
+    assert_eq!(suppressed(with_mode("k", SetMode::IfNew)).await, None);
+    assert_eq!(suppressed(with_mode("k", SetMode::IfNew)).await, Some(Suppressed::KeyExists));
+    assert_eq!(suppressed(with_mode("k", SetMode::IfExists)).await, None);
+    for (number, expected) in [
+        (9, None),
+        (9, Some(Suppressed::Version)),
+        (10, None),
+        (u64::MAX, None),
+        (7, Some(Suppressed::Version)),
+    ] {
+        assert_eq!(suppressed(version(number)).await, expected, "{number}");
+    }
+    let page = read(&node, &a, all(10), STAYING).await;
+    let stands =
+        page.entries.iter().find(|entry| told(entry).starts_with('k')).and_then(|entry| entry.position);
+    let mut first = set("k", "5");
+    first.expected = stands;
+    assert_eq!(suppressed(first.clone()).await, None);
+    assert_eq!(suppressed(first).await, Some(Suppressed::PositionMismatch));
+    let idempotency = Some(Idempotency { key: "once".into(), ttl: Duration::from_secs(60) });
+    let request = ChangeRequest { channel: a.clone(), change: set("k", "6"), keeping: STAYING, idempotency };
+    let made = node.broker.change_key(request.clone()).await.expect("changed");
+    let again = node.broker.change_key(request).await.expect("changed");
+    assert_eq!(again, Changed { suppressed: Some(Suppressed::Idempotency), ..made });
+}
+
+pub async fn keys_expire_and_that_is_told<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    node.listens().await;
+    node.subscribe(&a).await;
+    change(&node, &a, set("k", "1"), BRIEF).await;
+    assert_eq!(read(&node, &a, all(10), BRIEF).await.entries.len(), 1);
+    eventually("it is told as removed", async || {
+        // A broker that does not look by itself is asked.
+        read(&node, &a, StateFilter::default(), BRIEF).await;
+        node.heard.in_channel(&a).len() == 2
+    })
+    .await;
+    let heard: Vec<_> = node.heard.in_channel(&a).iter().map(told).collect();
+    assert_eq!(heard, ["k=1@0", "k=-@0"]);
+    assert_eq!(read(&node, &a, all(10), BRIEF).await, StatePage::default());
+}
+
+pub async fn a_channel_has_only_so_many_keys<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let two = Keeping { keys_max: 2, ..STAYING };
+    change(&node, &a, set("k", "1"), two).await;
+    change(&node, &a, set("l", "1"), two).await;
+    let request =
+        ChangeRequest { channel: a.clone(), change: set("m", "1"), keeping: two, idempotency: None };
+    assert!(matches!(node.broker.change_key(request.clone()).await, Err(BrokerError::Full)));
+    assert_eq!(change(&node, &a, set("k", "2"), two).await.suppressed, None);
+    change(&node, &a, remove("l"), two).await;
+    assert!(node.broker.change_key(request).await.is_ok());
+}
+
+pub async fn a_cleared_channel_begins_anew<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    let before = change(&node, &a, set("k", "1"), STAYING).await.position.expect("a position");
+    node.broker.clear_state(a.clone()).await.expect("cleared");
+    let page = read(&node, &a, all(10), STAYING).await;
+    let top = page.top.expect("a position");
+    assert_eq!((page.entries.len(), top.offset), (0, 0));
+    assert_ne!(top.epoch, before.epoch);
+}
+
+pub async fn a_patch_can_be_made_of_what_the_key_held<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    node.listens().await;
+    node.subscribe(&a).await;
+    for number in ["1", "2"] {
+        let changed = set_with("k", |set| {
+            set.publication = Publication { delta: true, ..Publication::new(Payload::json(number)) };
+        });
+        change(&node, &a, changed, STAYING).await;
+    }
+    eventually("both are heard", async || node.heard.in_channel(&a).len() == 2).await;
+    let heard = node.heard.in_channel(&a);
+    let before: Vec<_> =
+        heard.iter().map(|one| one.keyed.as_ref().and_then(|keyed| keyed.before.clone())).collect();
+    assert_eq!(before, [None, Some(Payload::json("1"))]);
+    assert_eq!(texts(&heard), ["1", "2"]);
+}

@@ -15,13 +15,14 @@ export const API_KEY = 'test-key';
 const running = new Set();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
-// A gateway is gone when the test `t` is over. `config` is TOML; `demo` starts it as `--demo`; `env` are more variables.
-export async function startGateway(t, { config = '', demo = false, env = {} } = {}) {
+// A gateway is gone when the test `t` is over. `config` is TOML; `demo` starts it as `--demo`; `env` are more variables;
+// `binary` is another program.
+export async function startGateway(t, { config = '', demo = false, env = {}, binary = program('tidegate') } = {}) {
   const directory = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
   const file = join(directory, 'gateway.toml');
   writeFileSync(file, config);
   const args = ['serve', '--config', file, '--listen', '127.0.0.1:0', '--internal-listen', '127.0.0.1:0'];
-  const child = spawn(program('tidegate'), demo ? [...args, '--demo'] : args, {
+  const child = spawn(binary, demo ? [...args, '--demo'] : args, {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { PATH: process.env.PATH, TIDEGATE_TELEMETRY__LOG_FORMAT: 'json', TIDEGATE_API__KEYS: API_KEY, ...env },
   });
@@ -68,13 +69,17 @@ class Gateway {
     return `ws://127.0.0.1:${this.port}/connection/websocket`;
   }
 
+  http(path) {
+    return `http://127.0.0.1:${this.port}${path}`;
+  }
+
   raw(channel, query = '') {
     return `ws://127.0.0.1:${this.port}/raw/${channel}${query}`;
   }
 
   // Calls the server API. An error answer is an exception with its code.
   async api(method, params = {}) {
-    const response = await fetch(`http://127.0.0.1:${this.port}/api/${method}`, {
+    const response = await fetch(this.http(`/api/${method}`), {
       method: 'POST',
       headers: { 'X-API-Key': API_KEY, 'Content-Type': 'application/json' },
       body: JSON.stringify(params),
@@ -87,6 +92,10 @@ class Gateway {
 
   publish(channel, data) {
     return this.api('publish', { channel, data });
+  }
+
+  async ready() {
+    return (await fetch(`http://127.0.0.1:${this.internalPort}/readyz`)).status === 200;
   }
 
   async metrics() {

@@ -3,9 +3,12 @@
 import { Centrifuge } from 'centrifuge';
 import WebSocket from 'ws';
 
-import { next } from '../../support/wait.mjs';
+import { startGateway } from '../../support/gateway.mjs';
+import { startRedis } from '../../support/redis.mjs';
+import { next, until } from '../../support/wait.mjs';
 
 export { startGateway, API_KEY } from '../../support/gateway.mjs';
+export { startBalancer } from '../../support/balancer.mjs';
 export { startRelay } from '../../support/relay.mjs';
 export { startRedis } from '../../support/redis.mjs';
 export { SECRET, inSeconds, token } from '../../support/token.mjs';
@@ -44,6 +47,21 @@ allow_publish_anonymous = true
 allow_publish_for_client = true
 [namespaces.shut]
 `;
+
+// So many nodes over a Redis of their own that know each other. `more` is TOML for all of them.
+export async function startNodes(t, count, more = '') {
+  const redis = await startRedis(t);
+  const config = `${CONFIG}\n[broker]\nkind = "redis"\n[redis]\nurl = "${redis.url}"\n${more}`;
+  const starting = Array.from({ length: count }, (_, index) =>
+    startGateway(t, { config: config.replace('test-node', `node-${index + 1}`) }),
+  );
+  const nodes = await Promise.all(starting);
+  for (const node of nodes) {
+    await until('all nodes are known', async () => (await node.api('info')).nodes.length === count);
+    await until('the node is ready', () => node.ready());
+  }
+  return nodes;
+}
 
 // A client of the official library that is gone when the test is over.
 export function client(t, url, options = {}) {

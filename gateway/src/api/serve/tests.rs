@@ -340,7 +340,7 @@ async fn clients_are_disconnected_by_user_or_id_on_every_node() {
         gateway.result("disconnect", json!({"user": "bob", "session": "none of ours"})).await,
         json!({})
     );
-    let session = "AAAAAAAAAAAAAAAAAAAAAQ";
+    let session = &*gateway.node.session_ids.make(1, 0, 0).reveal();
     assert_eq!(gateway.result("disconnect", json!({"user": "bob", "session": session})).await, json!({}));
     let bob = Target { user: Some("bob".into()), ..Target::default() };
     let expected = [

@@ -245,6 +245,7 @@ impl App {
                 admission: router.admission.clone(),
                 tls: tls.clone(),
                 tls_timeout: config.tls.handshake_timeout(),
+                http2_streams_max: config.tls.http2_streams_max,
                 proxy_protocol: config.proxy_protocol.clone(),
                 http: config.http.clone(),
                 router: Arc::new(router),

@@ -128,6 +128,15 @@ impl Doors {
         Ok(())
     }
 
+    /// A client needs a place and brings none. Counted until [`Doors::leave`].
+    pub(super) fn sit_beside(&mut self) -> Result<(), Refusal> {
+        if self.connections >= self.connections_max {
+            return Err(Refusal::NodeFull);
+        }
+        self.connections += 1;
+        Ok(())
+    }
+
     fn taken(&mut self, seat: Seat) -> &mut u32 {
         match seat {
             Seat::Client => &mut self.connections,

@@ -132,7 +132,21 @@ impl Admission {
         }
         place.0.spare.store(false, Ordering::Relaxed);
         drop(doors);
-        Ok(Admitted { place: place.0.clone(), address })
+        Ok(Admitted { place: place.0.clone(), address, _shared: None })
+    }
+
+    /// The same for one of several clients over a connection that has this place: it takes another.
+    pub fn admit_beside(self: &Arc<Self>, client: IpAddr, shared: &HeldPlace) -> Result<Admitted, Refusal> {
+        let address = AddressKey::of(client);
+        let mut doors = self.doors.lock();
+        doors.admit(address, self.clock.now())?;
+        if let Err(refusal) = doors.sit_beside() {
+            doors.leave_address(address, self.clock.now());
+            return Err(refusal);
+        }
+        drop(doors);
+        let place = Arc::new(Place { admission: self.clone(), spare: AtomicBool::new(false) });
+        Ok(Admitted { place, address, _shared: Some(shared.clone()) })
     }
 }
 
@@ -184,6 +198,11 @@ impl Drop for HandshakePermit {
 pub struct HeldPlace(Arc<Place>);
 
 impl HeldPlace {
+    /// Whether nobody else holds it.
+    pub(crate) fn is_held_once(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Whether it is one that no client gets.
     pub fn is_spare(&self) -> bool {
         self.0.seat() == Seat::Spare
@@ -196,6 +215,8 @@ pub(crate) struct Peer {
     /// As the socket or a PROXY header says.
     pub(crate) address: IpAddr,
     pub(crate) place: HeldPlace,
+    /// Whether there may be several clients there: then each takes a place of its own.
+    pub(crate) is_shared: bool,
 }
 
 /// Held for a client's life: its place on the node and among those of its address.
@@ -203,6 +224,8 @@ pub(crate) struct Peer {
 pub struct Admitted {
     place: Arc<Place>,
     address: AddressKey,
+    /// The place of the connection that it shares with others.
+    _shared: Option<HeldPlace>,
 }
 
 impl Drop for Admitted {

@@ -4,7 +4,9 @@
 //! buffers, header map, body and timers cost more than all that the gateway does itself (decision 7). So the first
 //! bytes are looked at here; whatever is not plainly such a request is hyper's to read from the start.
 
-use hyper::{Request, Version};
+use hyper::ext::Protocol;
+use hyper::{Method, Request, Version};
+use shared::framing::websocket::{self, HandshakeError, Upgrade};
 use smallvec::SmallVec;
 
 /// The most headers of a head that is read here.
@@ -18,6 +20,8 @@ pub(crate) struct Head<'a> {
     pub(super) query: Option<&'a str>,
     /// HTTP/1.1, and neither older nor newer.
     is_1_1: bool,
+    /// Asks for a WebSocket as HTTP/2 does (RFC 8441 §4).
+    asks_in_http2: bool,
     headers: SmallVec<[(&'a str, &'a [u8]); HEADERS_MAX]>,
 }
 
@@ -29,6 +33,8 @@ impl<'a> Head<'a> {
             path: request.uri().path(),
             query: request.uri().query(),
             is_1_1: request.version() == Version::HTTP_11,
+            asks_in_http2: request.method() == Method::CONNECT
+                && request.extensions().get::<Protocol>().is_some_and(|name| name.as_str() == "websocket"),
             headers: headers.map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
         }
     }
@@ -53,7 +59,7 @@ impl<'a> Head<'a> {
             None => (target, None),
         };
         let headers = request.headers.iter().map(|header| (header.name, header.value)).collect();
-        Some((Self { method, path, query, is_1_1: true, headers }, length))
+        Some((Self { method, path, query, is_1_1: true, asks_in_http2: false, headers }, length))
     }
 
     pub(super) fn headers(&self) -> impl DoubleEndedIterator<Item = (&'a str, &'a [u8])> {
@@ -84,7 +90,16 @@ impl<'a> Head<'a> {
 
     /// What no WebSocket can be opened with.
     pub(super) fn version_fault(&self) -> Option<&'static str> {
-        (!self.is_1_1).then_some("a WebSocket is opened with HTTP/1.1")
+        let is_sound = self.is_1_1 || self.asks_in_http2;
+        (!is_sound).then_some("a WebSocket is opened with HTTP/1.1, or by CONNECT in HTTP/2")
+    }
+
+    /// What this request says of the WebSocket that it asks for.
+    pub(super) fn upgrade(&self) -> Result<Upgrade<'a>, HandshakeError> {
+        match self.asks_in_http2 {
+            true => websocket::read_connect(self.headers()),
+            false => websocket::read_upgrade(self.method, self.headers()),
+        }
     }
 
     /// The same, as forms write it: a plus stands for a space.

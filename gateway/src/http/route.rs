@@ -173,7 +173,12 @@ impl Router {
 
     /// A place for the client among those of its address.
     pub(super) fn admit(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
-        self.admission.admit_client(self.address_of(peer, head), &peer.place).map_err(|refusal| {
+        let address = self.address_of(peer, head);
+        let admitted = match peer.is_shared {
+            true => self.admission.admit_beside(address, &peer.place),
+            false => self.admission.admit_client(address, &peer.place),
+        };
+        admitted.map_err(|refusal| {
             let status = match refusal {
                 Refusal::NodeFull => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::TOO_MANY_REQUESTS,

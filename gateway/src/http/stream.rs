@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::http::take_over::TakeOver;
+use crate::transport::ALPN_HTTP2;
 use crate::transport::Socket;
 
 #[derive(Debug)]
@@ -34,6 +35,11 @@ impl Stream {
 
     pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
         Self { io: Io::Tls(Box::new(stream)), take_over: TakeOver::default() }
+    }
+
+    /// Whether both sides have agreed to HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(&self.io, Io::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2))
     }
 
     /// By which it can be had while HTTP is spoken on it.

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use shared::command::Since;
-use shared::framing::websocket::{self, DeflateParams, Upgrade};
+use shared::framing::websocket::{DeflateParams, Upgrade};
 use shared::protocol::Protocol;
 use shared::protocol::raw::{Messages, Raw};
 
@@ -24,6 +24,7 @@ use crate::http::{Refused, Router, Stream};
 use crate::telemetry::labels::Handshake;
 use crate::transport::Socket;
 use crate::transport::encodings::Wire;
+use crate::transport::handed::{carry, handed};
 
 /// Centrifuge clients may name the protocol or say nothing.
 const CENTRIFUGE_JSON: &str = "centrifuge-json";
@@ -56,24 +57,31 @@ impl Opening {
         Self { origin, ..self }
     }
 
-    fn response(&self) -> Response<Full<Bytes>> {
+    fn response(&self, version: Version) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let is_stream = version == Version::HTTP_2;
         let headers = response.headers_mut();
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        if !is_stream {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        }
         let mut insert = |name, value: &str| {
             // Each is base64 or our own words.
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(name, value);
             }
         };
-        insert(header::SEC_WEBSOCKET_ACCEPT, &self.accept);
+        if !is_stream {
+            insert(header::SEC_WEBSOCKET_ACCEPT, &self.accept);
+        }
         if let Some(subprotocol) = self.subprotocol {
             insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
         }
         if let Some(deflate) = &self.deflate {
             insert(header::SEC_WEBSOCKET_EXTENSIONS, &deflate.response());
+        }
+        if !is_stream {
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         }
         response
     }
@@ -177,17 +185,24 @@ impl Router {
         opening: Opening,
         admitted: Admitted,
     ) -> Response<Full<Bytes>> {
-        let response = opening.response();
+        let version = request.version();
+        let response = opening.response(version);
         let router = self.clone();
         tokio::spawn(async move {
-            let opened = async {
-                let upgraded = hyper::upgrade::on(request).await.map_err(io::Error::other)?;
-                let parts = upgraded
-                    .downcast::<TokioIo<Stream>>()
-                    .map_err(|_| io::Error::other("the connection is none of this listener's"))?;
-                Ok::<_, io::Error>((parts.io.into_inner().into_socket()?, parts.read_buf))
+            let upgraded = match hyper::upgrade::on(request).await {
+                Ok(upgraded) => upgraded,
+                Err(error) => return router.lost(&io::Error::other(error)),
             };
-            match opened.await {
+            if version == Version::HTTP_2 {
+                let (near, far) = handed();
+                router.hand_over(Socket::Handed(near), Bytes::new(), opening, admitted);
+                return carry(TokioIo::new(upgraded), far).await;
+            }
+            let opened = upgraded
+                .downcast::<TokioIo<Stream>>()
+                .map_err(|_| io::Error::other("the connection is none of this listener's"))
+                .and_then(|parts| Ok((parts.io.into_inner().into_socket()?, parts.read_buf)));
+            match opened {
                 Ok((socket, unread)) => router.hand_over(socket, unread, opening, admitted),
                 Err(error) => router.lost(&error),
             }
@@ -227,7 +242,7 @@ fn known(in_protobuf: bool) -> &'static str {
 }
 
 fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {
-    websocket::read_upgrade(head.method, head.headers()).map_err(|error| {
+    head.upgrade().map_err(|error| {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
         let header = error.header();
         let header =

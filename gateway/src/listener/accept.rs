@@ -45,6 +45,8 @@ pub(crate) struct Listener {
     pub(crate) tls_timeout: Duration,
     pub(crate) proxy_protocol: proxy_protocol::Config,
     pub(crate) http: crate::http::config::Config,
+    /// The most requests and clients at once of one HTTP/2 connection.
+    pub(crate) http2_streams_max: u32,
     pub(crate) router: Arc<Router>,
     pub(crate) metrics: Arc<Metrics>,
     /// Told when no more is to come: what is asked for is answered, and each answer is the last on its connection.
@@ -101,7 +103,7 @@ impl Listener {
         address: SocketAddr,
         permit: HandshakePermit,
     ) {
-        let peer = Peer { address: address.ip(), place: permit.place() };
+        let peer = Peer { address: address.ip(), place: permit.place(), is_shared: false };
         if self.tls.is_some() || proxy_protocol::is_expected(&self.proxy_protocol, address.ip()) {
             // Boxed: what most connections do not need is no part of what is kept for each.
             return Box::pin(self.take_wrapped(socket, address, permit)).await;
@@ -181,9 +183,12 @@ impl Listener {
         };
         match secured.await {
             Ok((stream, address)) => {
-                let peer = Peer { address: address.ip(), place };
+                let peer = Peer { address: address.ip(), place, is_shared: false };
                 match stream {
                     Secured::Plain(stream) => self.wait_for_request(stream, peer, permit).await,
+                    Secured::Tls(stream) if stream.is_http2() => {
+                        Box::pin(self.clone().serve_http2(stream, peer, permit)).await;
+                    }
                     Secured::Tls(stream) => self.serve(stream, peer, permit).await,
                 }
             }
@@ -279,7 +284,7 @@ impl Listener {
     }
 
     /// How long the first request may take to come. A connection that waits for its next one has longer.
-    fn head_timeout(&self, peer: &Peer) -> Duration {
+    pub(super) fn head_timeout(&self, peer: &Peer) -> Duration {
         let timeout = self.http.head_timeout();
         if peer.place.is_spare() { timeout.min(SPARE_TIMEOUT) } else { timeout }
     }

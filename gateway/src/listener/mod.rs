@@ -7,6 +7,7 @@ pub mod tls;
 
 mod accept;
 mod first_bytes;
+mod http2;
 pub(crate) mod internal;
 
 pub(crate) use accept::Listener;

@@ -6,14 +6,16 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 
 /// The most bytes that wait for the task, as a socket's own buffer would hold them.
@@ -21,6 +23,9 @@ const OUTBOUND_BYTES_MAX: usize = 16 << 10;
 
 /// The most bytes that wait for the worker. One push may go past it.
 const INBOUND_BYTES_MAX: usize = 16 << 10;
+
+/// What is read of a client's stream at once.
+const READ_BYTES: usize = 4 << 10;
 
 /// What a worker is to look at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +63,8 @@ struct Pipe {
     wants_room: bool,
     inbound: VecDeque<Bytes>,
     inbound_bytes: usize,
+    /// Nothing more comes from the task, which may still take what is written.
+    inbound_ended: bool,
     worker_gone: bool,
     /// Nothing more comes from the task, and nobody takes what is written.
     task_gone: bool,
@@ -86,7 +93,11 @@ impl Handed {
     pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut pipe = self.0.pipe.lock();
         let Some(first) = pipe.inbound.front_mut() else {
-            return if pipe.task_gone { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+            return if pipe.task_gone || pipe.inbound_ended {
+                Ok(0)
+            } else {
+                Err(io::ErrorKind::WouldBlock.into())
+            };
         };
         let count = first.len().min(buffer.len());
         first.copy_to_slice(&mut buffer[..count]);
@@ -144,10 +155,6 @@ impl Drop for Handed {
 
 impl HandedBody {
     /// Hands bytes of the client to the worker, once it has read enough of those before. Answers whether it still reads.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "a response takes nothing in; a WebSocket over HTTP/2 will")
-    )]
     pub(crate) async fn push(&self, bytes: Bytes) -> bool {
         loop {
             let read = self.0.read.notified();
@@ -171,6 +178,16 @@ impl HandedBody {
         }
     }
 
+    /// Tells the worker that the client says no more. It may still be told something.
+    pub(crate) fn end_inbound(&self) {
+        let wake = {
+            let mut pipe = self.0.pipe.lock();
+            pipe.inbound_ended = true;
+            pipe.wake.clone()
+        };
+        wake.into_iter().for_each(|wake| wake(Turned::Readable));
+    }
+
     /// What the worker has written, all of it. `None` once that is over.
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut pipe = self.0.pipe.lock();
@@ -186,6 +203,41 @@ impl HandedBody {
         drop(pipe);
         wake.into_iter().for_each(|wake| wake(Turned::Writable));
         Poll::Ready(Some(taken))
+    }
+}
+
+/// Carries a client's bytes both ways until the worker has said its last, or the client is gone.
+pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, handed: HandedBody) {
+    let (mut from_client, mut to_client) = tokio::io::split(stream);
+    let inward = async {
+        let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        loop {
+            buffer.reserve(READ_BYTES);
+            match from_client.read_buf(&mut buffer).await {
+                Ok(0) => return Ok(()),
+                Ok(_) if handed.push(buffer.split().freeze()).await => {}
+                // The worker reads no more; what it has written may still be on its way.
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    let outward = async {
+        while let Some(bytes) = poll_fn(|context| handed.poll_take(context)).await {
+            to_client.write_all(&bytes).await?;
+            to_client.flush().await?;
+        }
+        to_client.shutdown().await
+    };
+    let mut outward = pin!(outward);
+    let said_all = tokio::select! {
+        said = inward => said,
+        _ = &mut outward => return,
+    };
+    if said_all.is_ok() {
+        handed.end_inbound();
+        // Bounded by the worker, which lets go of a client that takes nothing, and by the connection's own pings.
+        let _ = outward.await;
     }
 }
 

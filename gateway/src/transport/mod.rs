@@ -15,6 +15,9 @@ pub(crate) use direct::Direct;
 pub(crate) use handed::{Handed, Wake};
 pub(crate) use tls::TlsStream;
 
+/// What HTTP/2 is called where TLS agrees on a protocol (RFC 9113 §3.2).
+pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
+
 /// A client's socket on its way to a worker, in nobody's poll.
 #[derive(Debug)]
 pub(crate) enum Socket {

@@ -35,15 +35,21 @@ impl Certificate {
     }
 
     pub async fn connect(&self, gateway: &Gateway) -> TlsStream<TcpStream> {
+        self.connect_offering(gateway, &[]).await
+    }
+
+    /// The same, with these protocols to choose from.
+    pub async fn connect_offering(&self, gateway: &Gateway, protocols: &[&str]) -> TlsStream<TcpStream> {
         let certificate = CertificateDer::from_pem_file(self.directory.path().join("certificate.pem"));
         let mut roots = RootCertStore::empty();
         roots.add(certificate.expect("a certificate")).expect("a sound one");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         let stream = TcpStream::connect(gateway.address).await.expect("the node listens");
         stream.set_nodelay(true).expect("an open socket");
         let name = ServerName::try_from("localhost").expect("a name");

@@ -22,6 +22,11 @@ pub struct Config {
     pub reload_interval_s: u64,
     /// How long a client may take for its TLS handshake, in milliseconds.
     pub handshake_timeout_ms: u64,
+    /// Offer HTTP/2, and with it WebSockets over HTTP/2 (RFC 8441).
+    pub http2: bool,
+    /// Most requests and clients at once over one HTTP/2 connection. Each client counts as a connection, and the one they
+    /// share as another.
+    pub http2_streams_max: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
@@ -40,6 +45,8 @@ impl Default for Config {
             version_min: TlsVersion::Tls12,
             reload_interval_s: 30,
             handshake_timeout_ms: 10_000,
+            http2: true,
+            http2_streams_max: 128,
         }
     }
 }
@@ -66,5 +73,6 @@ impl Config {
         }
         faults.outside("reload_interval_s", self.reload_interval_s, 1..=86_400);
         faults.outside("handshake_timeout_ms", self.handshake_timeout_ms, 10..=120_000);
+        faults.outside("http2_streams_max", self.http2_streams_max, 1..=100_000);
     }
 }

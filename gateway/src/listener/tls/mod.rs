@@ -19,6 +19,7 @@ use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
+use crate::transport::ALPN_HTTP2;
 
 pub use config::{Config, TlsVersion};
 
@@ -78,7 +79,9 @@ impl Tls {
             .map_err(TlsError::Setup)?
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
-        server.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        let protocols =
+            [ALPN_HTTP2, ALPN_HTTP1].into_iter().filter(|name| config.http2 || *name != ALPN_HTTP2);
+        server.alpn_protocols = protocols.map(<[u8]>::to_vec).collect();
         // Clients that come back bring their session in a ticket, which saves both sides the signature. Nothing is
         // remembered of them here, so this holds for a million as for one.
         server.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;

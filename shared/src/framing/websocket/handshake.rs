@@ -12,7 +12,7 @@ pub const SUBPROTOCOLS_MAX: usize = 64;
 /// A request to become a WebSocket, found to be in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upgrade<'h> {
-    /// The value of the response's `Sec-WebSocket-Accept`.
+    /// The value of the response's `Sec-WebSocket-Accept`; empty for a request of HTTP/2, which has none.
     pub accept: String,
     /// What the client offers in `Sec-WebSocket-Protocol`, in its order of preference.
     pub subprotocols: Vec<&'h str>,
@@ -82,44 +82,81 @@ pub fn read_upgrade<'h>(
     if method != "GET" {
         return Err(HandshakeError::Method);
     }
-    let (mut upgrade, mut connection, mut versions, mut keys) = (false, false, Vec::new(), Vec::new());
-    let (mut subprotocols, mut extensions) = (Vec::new(), Vec::new());
-    for (name, value) in headers {
-        let Some(name) = KNOWN_HEADERS.into_iter().find(|known| name.eq_ignore_ascii_case(known)) else {
-            continue;
-        };
-        let value = std::str::from_utf8(value).map_err(|_| HandshakeError::NotText(name))?.trim();
-        match name {
-            UPGRADE => upgrade |= tokens(value).any(|token| token.eq_ignore_ascii_case("websocket")),
-            CONNECTION => connection |= tokens(value).any(|token| token.eq_ignore_ascii_case("upgrade")),
-            VERSION => versions.push(value),
-            KEY => keys.push(value),
-            PROTOCOL => subprotocols.extend(tokens(value)),
-            _ => extensions.push(value),
-        }
-    }
-    if !upgrade {
+    let asked = Asked::read(headers)?;
+    if !asked.upgrade {
         return Err(HandshakeError::NoUpgrade);
     }
-    if !connection {
+    if !asked.connection {
         return Err(HandshakeError::NoConnectionUpgrade);
     }
-    if versions != ["13"] {
-        return Err(HandshakeError::Version);
-    }
-    let [key] = keys[..] else { return Err(HandshakeError::Key) };
+    asked.check_version()?;
+    let [key] = asked.keys[..] else { return Err(HandshakeError::Key) };
     if STANDARD.decode(key).map_or(0, |bytes| bytes.len()) != 16 {
         return Err(HandshakeError::Key);
     }
-    if subprotocols.len() > SUBPROTOCOLS_MAX {
-        return Err(HandshakeError::Subprotocol);
+    asked.accepted(accept_key(key))
+}
+
+/// Checks a request of HTTP/2 (RFC 8441 §5): its method and its protocol are known, and there is no key to answer.
+pub fn read_connect<'h>(
+    headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+) -> Result<Upgrade<'h>, HandshakeError> {
+    let asked = Asked::read(headers)?;
+    asked.check_version()?;
+    asked.accepted(String::new())
+}
+
+/// What the headers of a request say.
+#[derive(Default)]
+struct Asked<'h> {
+    upgrade: bool,
+    connection: bool,
+    versions: Vec<&'h str>,
+    keys: Vec<&'h str>,
+    subprotocols: Vec<&'h str>,
+    extensions: Vec<&'h str>,
+}
+
+impl<'h> Asked<'h> {
+    fn read(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Result<Self, HandshakeError> {
+        let mut asked = Self::default();
+        for (name, value) in headers {
+            let Some(name) = KNOWN_HEADERS.into_iter().find(|known| name.eq_ignore_ascii_case(known)) else {
+                continue;
+            };
+            let value = std::str::from_utf8(value).map_err(|_| HandshakeError::NotText(name))?.trim();
+            match name {
+                UPGRADE => {
+                    asked.upgrade |= tokens(value).any(|token| token.eq_ignore_ascii_case("websocket"))
+                }
+                CONNECTION => {
+                    asked.connection |= tokens(value).any(|token| token.eq_ignore_ascii_case("upgrade"));
+                }
+                VERSION => asked.versions.push(value),
+                KEY => asked.keys.push(value),
+                PROTOCOL => asked.subprotocols.extend(tokens(value)),
+                _ => asked.extensions.push(value),
+            }
+        }
+        Ok(asked)
     }
-    for (at, subprotocol) in subprotocols.iter().enumerate() {
-        if !subprotocol.bytes().all(is_token_byte) || subprotocols[..at].contains(subprotocol) {
+
+    fn check_version(&self) -> Result<(), HandshakeError> {
+        if self.versions == ["13"] { Ok(()) } else { Err(HandshakeError::Version) }
+    }
+
+    fn accepted(self, accept: String) -> Result<Upgrade<'h>, HandshakeError> {
+        let Self { subprotocols, extensions, .. } = self;
+        if subprotocols.len() > SUBPROTOCOLS_MAX {
             return Err(HandshakeError::Subprotocol);
         }
+        for (at, subprotocol) in subprotocols.iter().enumerate() {
+            if !subprotocol.bytes().all(is_token_byte) || subprotocols[..at].contains(subprotocol) {
+                return Err(HandshakeError::Subprotocol);
+            }
+        }
+        Ok(Upgrade { accept, subprotocols, extensions })
     }
-    Ok(Upgrade { accept: accept_key(key), subprotocols, extensions })
 }
 
 /// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
@@ -174,6 +211,19 @@ mod tests {
     #[test]
     fn the_rfc_example_is_accepted() {
         assert_eq!(read(&GOOD).unwrap().accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_request_of_http2_needs_the_version_and_no_key() {
+        let connect = |headers: &[(&'static str, &'static str)]| {
+            read_connect(headers.iter().map(|&(name, value)| (name, value.as_bytes())))
+        };
+        let upgrade =
+            connect(&[("sec-websocket-version", "13"), ("sec-websocket-protocol", "a, b")]).unwrap();
+        assert_eq!((&*upgrade.accept, &upgrade.subprotocols[..]), ("", &["a", "b"][..]));
+        assert_eq!(connect(&[]), Err(HandshakeError::Version));
+        let twice = connect(&[("sec-websocket-version", "13"), ("sec-websocket-protocol", "a, a")]);
+        assert_eq!(twice, Err(HandshakeError::Subprotocol));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub use encode::{
     encode_ping, encode_pong,
 };
 pub use frame::{FrameError, FrameHeader, Opcode, Role};
-pub use handshake::{HandshakeError, Upgrade, accept_key, read_upgrade};
+pub use handshake::{HandshakeError, Upgrade, accept_key, read_connect, read_upgrade};
 pub use offer::{DeflateParams, DeflatePolicy};
 
 /// The same generated values in every test run.

@@ -1,0 +1,178 @@
+//! HTTP/2 on a connection under TLS: requests, responses that never end, and WebSockets, many at once (RFC 9113, RFC 8441).
+//!
+//! Each client has a place of its own on the node, beside that of the connection, and is reached through a task.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::header::{HOST, HeaderValue};
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::{HandshakePermit, Peer};
+use crate::http::{Body, Stream, TakeOver};
+use crate::listener::accept::Listener;
+use crate::telemetry::labels::{Handshake, Panic};
+
+/// What one stream may have sent that nobody has read, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// The same of all streams of a connection together.
+const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
+/// What a stream keeps of what its client has no window for, in bytes. The rest stays in the client's outbox.
+const SEND_BYTES_MAX: usize = 32 << 10;
+
+/// Runs a connection's tasks among those that a drain waits for.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tracked {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// What the requests of one connection have in common.
+struct Connection {
+    peer: Peer,
+    /// The handshake is over when the first request's head is here.
+    handshake: Mutex<Option<HandshakePermit>>,
+    /// Requests that are being answered.
+    answering: AtomicUsize,
+    /// Requests there have been.
+    requests: AtomicUsize,
+}
+
+impl Listener {
+    /// Serves all requests of a connection.
+    pub(super) async fn serve_http2(
+        self: Arc<Self>,
+        stream: Stream,
+        mut peer: Peer,
+        permit: HandshakePermit,
+    ) {
+        peer.is_shared = true;
+        let head_timeout = self.head_timeout(&peer);
+        let connection = Arc::new(Connection {
+            peer,
+            handshake: Mutex::new(Some(permit)),
+            answering: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+        });
+        let service = {
+            let (listener, connection) = (self.clone(), connection.clone());
+            service_fn(move |request| {
+                let (listener, connection) = (listener.clone(), connection.clone());
+                async move { Ok::<_, Infallible>(listener.answer(&connection, request).await) }
+            })
+        };
+        let mut serving = pin!(
+            http2::Builder::new(Tracked(self.connections.clone()))
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(self.http2_streams_max)
+                .max_header_list_size(u32::try_from(self.http.head_bytes_max).unwrap_or(u32::MAX))
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_send_buf_size(SEND_BYTES_MAX)
+                // Whoever does not answer these is gone, however many clients it says it has.
+                .keep_alive_interval(self.http.keep_alive())
+                .enable_connect_protocol()
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let mut look = pin!(tokio::time::sleep(head_timeout));
+        let (mut seen, mut stopping) = (0, false);
+        let result = loop {
+            tokio::select! {
+                result = &mut serving => break result,
+                () = &mut look => {
+                    if connection.handshake.lock().is_some() {
+                        return self.metrics.handshake(Handshake::Request);
+                    }
+                    // A connection that nobody has used since it was last looked at is over.
+                    let requests = connection.requests.load(Ordering::Relaxed);
+                    if requests == seen && connection.is_idle() && !stopping {
+                        stopping = true;
+                        serving.as_mut().graceful_shutdown();
+                    }
+                    seen = requests;
+                    look.as_mut().reset(Instant::now() + self.http.keep_alive());
+                }
+                () = async {
+                    tokio::select! {
+                        () = self.stop.cancelled() => {}
+                        () = self.leaving.cancelled() => {}
+                    }
+                }, if !stopping => {
+                    stopping = true;
+                    // What has been asked for is answered, and clients are closed in their turn.
+                    serving.as_mut().graceful_shutdown();
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "a connection ended early");
+            if connection.handshake.lock().is_some() {
+                self.metrics.handshake(Handshake::Request);
+            }
+        }
+    }
+
+    async fn answer(&self, connection: &Connection, mut request: Request<Incoming>) -> Response<Body> {
+        drop(connection.handshake.lock().take());
+        connection.requests.fetch_add(1, Ordering::Relaxed);
+        connection.answering.fetch_add(1, Ordering::Relaxed);
+        let _answered = Answered(&connection.answering);
+        name_host(&mut request);
+        // There is no connection to be taken over: others use it too.
+        let take_over = TakeOver::default();
+        let answering = self.router.handle(&connection.peer, &take_over, request);
+        match AssertUnwindSafe(answering).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => {
+                self.metrics.panicked(Panic::Request);
+                let mut response =
+                    Response::new(Either::Left(Full::from("this request made the gateway fail\n")));
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                response
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Whether nobody is answered, and no client holds on to it.
+    fn is_idle(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) == 0 && self.peer.place.is_held_once()
+    }
+}
+
+struct Answered<'a>(&'a AtomicUsize);
+
+impl Drop for Answered<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The authority of a request is what HTTP/1 has a header for. One that says something else beside it stays, and makes the
+/// request ambiguous (RFC 9113 §8.3.1).
+fn name_host(request: &mut Request<Incoming>) {
+    let authority = request.uri().authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
+    if let Some(authority) = authority
+        && request.headers().get(HOST) != Some(&authority)
+    {
+        request.headers_mut().append(HOST, authority);
+    }
+}

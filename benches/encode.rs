@@ -21,11 +21,11 @@ fn answer(answer: Answer) -> (Reply, BytesMut) {
 fn connected() -> (Reply, BytesMut) {
     let client = info().client;
     let node = "node-1".into();
-    answer(Answer::Connect(Connected {
+    answer(Answer::Connect(Box::new(Connected {
         ping_seconds: 25,
         pong: true,
         ..Connected::new(client, "0.1.0", node)
-    }))
+    })))
 }
 
 fn subscribed(recovered: u64) -> (Reply, BytesMut) {
@@ -50,10 +50,10 @@ fn refused() -> (Reply, BytesMut) {
 
 #[library_benchmark]
 #[bench::connected(args = (), setup = connected, config = counted(1_421))]
-#[bench::subscribed(args = (0), setup = subscribed, config = counted(1_320))]
+#[bench::subscribed(args = (0), setup = subscribed, config = counted(1_172))]
 #[bench::subscribed_and_recovered_10(args = (10), setup = subscribed, config = counted(5_908))]
 #[bench::published(args = (), setup = published, config = counted(457))]
-#[bench::refused(args = (), setup = refused, config = counted(811))]
+#[bench::refused(args = (), setup = refused, config = counted(857))]
 fn reply((reply, mut out): (Reply, BytesMut)) -> (Reply, BytesMut) {
     CentrifugeJson::default().encode_reply(black_box(&reply), &mut out);
     (reply, out)
@@ -69,8 +69,8 @@ fn from_a_client(bytes: usize) -> (Channel, Publication, BytesMut) {
 }
 
 #[library_benchmark]
-#[bench::bytes_128(args = (128), setup = plain, config = counted(991))]
-#[bench::bytes_4096(args = (4096), setup = plain, config = counted(1_854))]
+#[bench::bytes_128(args = (128), setup = plain, config = counted(1_106))]
+#[bench::bytes_4096(args = (4096), setup = plain, config = counted(1_969))]
 #[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(2_112))]
 fn push(
     (channel, publication, mut out): (Channel, Publication, BytesMut),
@@ -81,7 +81,7 @@ fn push(
 }
 
 #[library_benchmark]
-#[bench::unsubscribed(args = (CHANNEL), setup = channel, config = counted(1_602))]
+#[bench::unsubscribed(args = (CHANNEL), setup = channel, config = counted(1_154))]
 fn end(channel: Channel) -> BytesMut {
     let mut out = BytesMut::new();
     let event = Event::Unsubscribed(UnsubscribeCode::Expired);

@@ -38,8 +38,8 @@ fn many_channels() -> Sample {
 }
 
 #[library_benchmark]
-#[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_240))]
-#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_640))]
+#[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_387))]
+#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_739))]
 fn subscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let joined = hub.join(black_box(&channel), subscriber, None);
     black_box(joined);
@@ -59,7 +59,7 @@ fn of_many_channels() -> Sample {
 
 #[library_benchmark]
 #[bench::in_one_channel(args = (), setup = of_one_channel, config = counted(431))]
-#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(1_005))]
+#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(1_069))]
 fn unsubscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let left = hub.leave(black_box(channel.as_str()), subscriber.key);
     assert!(left.is_some());

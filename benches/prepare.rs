@@ -32,9 +32,9 @@ fn deflated(bytes: usize) -> Sample {
 }
 
 #[library_benchmark]
-#[bench::plain_128(args = (128), setup = plain, config = counted(2_372))]
-#[bench::plain_4096(args = (4096), setup = plain, config = counted(3_221))]
-#[bench::raw_128(args = (128), setup = raw, config = counted(1_260))]
+#[bench::plain_128(args = (128), setup = plain, config = counted(2_350))]
+#[bench::plain_4096(args = (4096), setup = plain, config = counted(3_197))]
+#[bench::raw_128(args = (128), setup = raw, config = counted(1_143))]
 #[bench::deflated_1024(args = (1024), setup = deflated, config = counted(372_454))]
 #[bench::deflated_4096(args = (4096), setup = deflated, config = counted(559_831))]
 fn frame((channel, publication, variants, variant): Sample) -> (Arc<Prepared>, usize) {
@@ -81,7 +81,7 @@ fn deflated_backlog(count: u64) -> Backlog {
 
 // Several waiting publications to one frame.
 #[library_benchmark]
-#[bench::plain_8(args = (8), setup = backlog, config = counted(13_517))]
+#[bench::plain_8(args = (8), setup = backlog, config = counted(14_849))]
 #[bench::deflated_8(args = (8), setup = deflated_backlog, config = counted(324_689))]
 fn bundle((publications, variant): Backlog) -> (Vec<Arc<Prepared>>, usize) {
     let mut bundles = gateway_core::hub::Bundles::new(&publications);

@@ -15,7 +15,7 @@ pub struct Command {
 /// Channel names are as the client wrote them: the session decides whether they are valid.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
-    Connect(Connect),
+    Connect(Box<Connect>),
     Subscribe(Subscribe),
     Unsubscribe {
         channel: Box<str>,
@@ -132,7 +132,7 @@ pub struct Subscribe {
     /// The delta format asked for; empty for none.
     pub delta: Box<str>,
     /// For the application.
-    pub data: Option<Payload>,
+    pub data: Option<Box<Payload>>,
     /// Only publications with tags that this is true of.
     pub filter: Option<Box<FilterNode>>,
     pub kind: SubscriptionKind,

@@ -46,6 +46,11 @@ impl Payload {
         Self { kind: PayloadKind::Binary, bytes: bytes.into() }
     }
 
+    /// Whether it is no value at all: no JSON value is empty.
+    pub fn is_missing(&self) -> bool {
+        self.bytes.is_empty() && self.kind == PayloadKind::Json
+    }
+
     /// Bytes of unknown content: JSON if they are exactly one JSON value, or else text if they are UTF-8.
     pub fn of_unknown(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();

@@ -140,26 +140,60 @@ pub fn encode_event(event: &OwnedEvent, out: &mut BytesMut) {
 
 /// Reads a record. The payload and the JSON of the client info share the record's memory. The position is `None`.
 pub fn decode_record(record: Bytes) -> Result<Publication, RecordError> {
-    match decode_event(record)? {
-        OwnedEvent::Publication(publication) => Ok(publication),
-        OwnedEvent::Joined(_) | OwnedEvent::Left(_) => Err(RecordError::NoPublication),
+    decode_publication(record, None)
+}
+
+fn decode_publication(
+    mut record: Bytes,
+    position: Option<StreamPosition>,
+) -> Result<Publication, RecordError> {
+    match take_head(&mut record)? {
+        head @ Head { what: PUBLICATION, .. } => take_publication(head, record, position),
+        Head { what, flags, .. } => {
+            decode_info_event(what, flags, record).and(Err(RecordError::NoPublication))
+        }
     }
 }
 
 /// Reads a record of anything that a channel is told.
-pub fn decode_event(mut record: Bytes) -> Result<OwnedEvent, RecordError> {
-    let mut take = || record.try_get_u8().map_err(|_| RecordError::Truncated);
-    let version = take()?;
-    let what = match version {
-        VERSION => PUBLICATION,
-        VERSION_2 => take()?,
-        _ => return Err(RecordError::Version(version)),
-    };
-    let flags = take()?;
-    if what != PUBLICATION {
-        return decode_info_event(what, flags, record);
+pub fn decode_event(record: Bytes) -> Result<OwnedEvent, RecordError> {
+    decode_event_at(record, None)
+}
+
+fn decode_event_at(mut record: Bytes, position: Option<StreamPosition>) -> Result<OwnedEvent, RecordError> {
+    match take_head(&mut record)? {
+        head @ Head { what: PUBLICATION, .. } => {
+            take_publication(head, record, position).map(OwnedEvent::Publication)
+        }
+        Head { what, flags, .. } => decode_info_event(what, flags, record),
     }
-    let more = if version == VERSION_2 { take()? } else { 0 };
+}
+
+/// What a record begins with.
+struct Head {
+    what: u8,
+    flags: u8,
+    /// `None` in version 1.
+    more: Option<u8>,
+}
+
+fn take_head(record: &mut Bytes) -> Result<Head, RecordError> {
+    let (head, bytes) = match **record {
+        [VERSION, flags, ..] => (Head { what: PUBLICATION, flags, more: None }, 2),
+        [VERSION_2, PUBLICATION, flags, more, ..] => (Head { what: PUBLICATION, flags, more: Some(more) }, 4),
+        [VERSION_2, what, flags, ..] if what != PUBLICATION => (Head { what, flags, more: None }, 3),
+        [] | [VERSION | VERSION_2, ..] => return Err(RecordError::Truncated),
+        [version, ..] => return Err(RecordError::Version(version)),
+    };
+    record.advance(bytes);
+    Ok(head)
+}
+
+fn take_publication(
+    Head { flags, more, .. }: Head,
+    mut record: Bytes,
+    position: Option<StreamPosition>,
+) -> Result<Publication, RecordError> {
     let has = |flag: u8| flags & flag != 0;
     let kind = match flags & KIND {
         0 => PayloadKind::Json,
@@ -171,7 +205,8 @@ pub fn decode_event(mut record: Bytes) -> Result<OwnedEvent, RecordError> {
         return Err(RecordError::Flags);
     }
     let mut publication = Publication::new(Payload { kind, bytes: Bytes::new() });
-    if version == VERSION_2 {
+    publication.position = position;
+    if let Some(more) = more {
         take_more(more, &mut record, &mut publication)?;
     }
     publication.info =
@@ -183,7 +218,7 @@ pub fn decode_event(mut record: Bytes) -> Result<OwnedEvent, RecordError> {
         check_text(&record)?;
     }
     publication.data.bytes = record;
-    Ok(OwnedEvent::Publication(publication))
+    Ok(publication)
 }
 
 /// A join or a leave: a client, and nothing behind it.
@@ -278,7 +313,7 @@ pub fn split_position(mut message: Bytes) -> Result<(Option<StreamPosition>, Byt
 /// Reads a whole message: a position and a record of a publication.
 pub fn decode_message(message: Bytes) -> Result<Publication, RecordError> {
     let (position, record) = split_position(message)?;
-    Ok(Publication { position, ..decode_record(record)? })
+    decode_publication(record, position)
 }
 
 /// Reads a whole message of any kind. A position is a publication's: before anything else it says nothing.
@@ -294,12 +329,11 @@ pub fn decode_event_message(message: Bytes) -> Result<OwnedEvent, RecordError> {
         }
         _ => None,
     };
-    let mut event = decode_event(record)?;
-    if let OwnedEvent::Publication(publication) = &mut event {
-        publication.position = position;
-        if let Some(keyed) = &mut publication.keyed {
-            keyed.before = before;
-        }
+    let mut event = decode_event_at(record, position)?;
+    if before.is_some()
+        && let OwnedEvent::Publication(Publication { keyed: Some(keyed), .. }) = &mut event
+    {
+        keyed.before = before;
     }
     Ok(event)
 }

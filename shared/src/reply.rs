@@ -21,7 +21,7 @@ pub struct Reply {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    Connect(Connected),
+    Connect(Box<Connected>),
     Subscribe(Subscribed),
     Unsubscribe,
     Publish,
@@ -111,7 +111,7 @@ pub struct Subscribed {
     pub recovered: bool,
     pub was_recovering: bool,
     /// Of the application, for this subscriber.
-    pub data: Option<Payload>,
+    pub data: Option<Box<Payload>>,
     /// Payloads come in the forms of [`crate::push::Form`] that are not plain.
     pub delta: bool,
     /// With `delta`, one for each of `publications`: the patch in its place, or nothing if it comes whole.

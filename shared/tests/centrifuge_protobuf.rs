@@ -179,7 +179,7 @@ fn a_filter_that_is_nested_too_deep_ends_the_reading_and_not_the_program() {
 fn server_side_subscriptions_are_known_by_their_keys() {
     let subscribe = |channel: &str| Subscribe { channel: channel.into(), offset: 3, ..Subscribe::default() };
     let subs = ["a", ""].map(|channel| (Box::from(channel), subscribe(channel)));
-    let request = Request::Connect(Connect { subs: subs.into(), ..Connect::default() });
+    let request = Request::Connect(Box::new(Connect { subs: subs.into(), ..Connect::default() }));
     let command = Command { id: 1, request };
     let mut frame = BytesMut::new();
     encode_command(&command, &mut frame);

@@ -37,11 +37,11 @@ fn answered(protocol: &dyn Protocol, reply: &Reply) -> (Encoded, BytesMut) {
 #[test]
 fn the_first_message_is_a_connect_request_alone() {
     let connect = Connect { token: "t".into(), name: "n".into(), ..Connect::default() };
-    let expected = Ok(vec![Command { id: 1, request: Request::Connect(connect.clone()) }]);
+    let expected = Ok(vec![Command { id: 1, request: Request::Connect(Box::new(connect.clone())) }]);
     assert_eq!(decode(&JSON, b"{\"token\":\"t\",\"name\":\"n\",\"other\":1}\n"), expected);
     assert_eq!(decode(&PROTOBUF, &encode_connect(&connect)), expected);
 
-    let nobody = Ok(vec![Command { id: 1, request: Request::Connect(Connect::default()) }]);
+    let nobody = Ok(vec![Command { id: 1, request: Request::Connect(Box::default()) }]);
     assert_eq!(decode(&JSON, b"{}"), nobody);
     assert_eq!(decode(&PROTOBUF, b""), nobody, "a message without fields has no bytes");
 
@@ -54,7 +54,7 @@ fn the_first_message_is_a_connect_request_alone() {
 
 #[test]
 fn that_it_has_connected_is_told_as_a_push() {
-    let reply = Reply { id: 1, outcome: Ok(Answer::Connect(connected_with_all())) };
+    let reply = Reply { id: 1, outcome: Ok(Answer::Connect(Box::new(connected_with_all()))) };
     let (encoded, told) = answered(&JSON, &reply);
     assert_eq!(encoded, Encoded::Message(MessageKind::Text));
     let (_, wrapped) = answered(&CentrifugeJson::default(), &reply);

@@ -83,7 +83,7 @@ fn subscribe() -> impl Strategy<Value = Subscribe> {
             join_leave: flags.3,
             reject_unrecovered: flags.4,
             delta,
-            data,
+            data: data.map(Box::new),
             filter,
             kind,
             page: (page != Page::default()).then(|| Box::new(page)),
@@ -140,7 +140,7 @@ fn request() -> impl Strategy<Value = Request> {
     let since =
         proptest::option::of((any::<u64>(), text()).prop_map(|(offset, epoch)| Since { offset, epoch }));
     prop_oneof![
-        connect().prop_map(Request::Connect),
+        connect().prop_map(|connect| Request::Connect(Box::new(connect))),
         subscribe().prop_map(Request::Subscribe),
         text().prop_map(|channel| Request::Unsubscribe { channel }),
         (text(), json_line())

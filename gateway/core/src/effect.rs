@@ -71,7 +71,7 @@ pub enum Effect {
     /// Become a subscriber: from now on the hub holds publications back for this client until [`Effect::GoLive`].
     /// Answered once the broker delivers the channel to this node, with the history asked for, read after that.
     /// Whoever is held back from already begins anew.
-    Join(Join),
+    Join(Box<Join>),
     /// The reply is on its way: deliver what was held back, without what lies at or before `position`, then live.
     /// What cannot be delivered is told to [`Session::handle_hole`](crate::session::Session::handle_hole).
     GoLive(GoLive),
@@ -113,7 +113,7 @@ pub enum Effect {
     Publish {
         ticket: Ticket,
         channel: Channel,
-        publication: Publication,
+        publication: Box<Publication>,
         retention: Retention,
     },
     /// Change a key of a channel that keeps state by key.

@@ -54,7 +54,7 @@ impl Client {
                         OutcomeResult::Authorized(grant.map(|grant| Grant { refreshed_by_server, ..grant }))
                     });
                 }
-                Effect::Join(join) => self.join(local, join),
+                Effect::Join(join) => self.join(local, *join),
                 Effect::GoLive(go_live) => match self.is_finishing() {
                     // It has been told what it missed, and it has left.
                     true => local.leave(self.key.index, self.session.client(), &go_live.channel),
@@ -92,6 +92,7 @@ impl Client {
                 Effect::Rpc { ticket, method, data } => self.ask_rpc(local, ticket, method, data),
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);
+                    let publication = *publication;
                     let request =
                         PublishRequest { channel, publication, retention, idempotency: None, version: None };
                     // As the session saw it: who asked nobody must not be let through here either.

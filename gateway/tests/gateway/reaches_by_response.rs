@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
-use shared::command::{Command, Connect, Request, Subscribe};
+use shared::command::{Command, Request, Subscribe};
 use shared::protocol::centrifuge::protobuf::client::{Reply, decode_frame, encode_command};
 
 use crate::gateway::{Gateway, eventually, gateway};
@@ -253,7 +253,7 @@ async fn a_stream_in_protobuf_carries_messages_behind_their_lengths() {
         encode_command(&Command { id, request }, &mut bytes);
         String::from_utf8(bytes.to_vec()).expect("small numbers and names")
     };
-    let connect = command(1, Request::Connect(Connect::default()));
+    let connect = command(1, Request::Connect(Box::default()));
     let mut stream = ask(&gateway, "POST", "/connection/http_stream", kind, &connect).await;
     assert_eq!(stream.header("content-type"), Some("application/octet-stream"));
     let connected = reply(&mut stream).await.connect.unwrap();

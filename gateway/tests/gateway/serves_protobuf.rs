@@ -32,7 +32,7 @@ impl Client {
 
     async fn connect(gateway: &Gateway) -> Self {
         let mut client = Self::new(gateway.open(PATH, &[]).await);
-        let reply = client.command(Request::Connect(Connect::default())).await;
+        let reply = client.command(Request::Connect(Box::default())).await;
         assert!(reply.connect.is_some_and(|connect| connect.ping == 25 && connect.pong));
         client
     }
@@ -90,11 +90,11 @@ async fn protobuf_is_chosen_by_the_address_or_as_a_subprotocol() {
     let gateway = gateway().start().await;
     for path in [PATH, "/connection/websocket?format=protobuf"] {
         let mut client = Client::new(gateway.open(path, &[]).await);
-        assert!(client.command(Request::Connect(Connect::default())).await.connect.is_some());
+        assert!(client.command(Request::Connect(Box::default())).await.connect.is_some());
     }
     let offer = [("sec-websocket-protocol", "centrifuge-protobuf")];
     let mut client = Client::new(gateway.open("/connection/websocket", &offer).await);
-    assert!(client.command(Request::Connect(Connect::default())).await.connect.is_some());
+    assert!(client.command(Request::Connect(Box::default())).await.connect.is_some());
     let answer = crate::http::refused_upgrade(
         gateway.address,
         PATH,
@@ -174,7 +174,7 @@ async fn a_ping_is_one_byte_and_so_is_its_pong() {
     let gateway =
         gateway().with("session.ping_interval_ms", 1_000).with("session.pong_timeout_ms", 500).start().await;
     let mut client = Client::new(gateway.open(PATH, &[]).await);
-    client.command(Request::Connect(Connect::default())).await;
+    client.command(Request::Connect(Box::default())).await;
     for _ in 0..2 {
         assert_eq!(client.socket.data().await, Message::binary(PING));
         client.socket.send(Bytes::from_static(PING)).await;
@@ -189,7 +189,7 @@ async fn a_client_may_ask_for_the_pings_of_websocket() {
         gateway().with("session.ping_interval_ms", 1_000).with("session.pong_timeout_ms", 500).start().await;
     // Each is answered by the client's own library.
     let mut client = Client::new(gateway.open(&format!("{PATH}&cf_ws_frame_ping_pong=true"), &[]).await);
-    let connect = client.command(Request::Connect(Connect::default())).await.connect.expect("connected");
+    let connect = client.command(Request::Connect(Box::default())).await.connect.expect("connected");
     assert_eq!((connect.ping, connect.pong), (0, false));
     for _ in 0..3 {
         assert!(matches!(client.socket.next().await, Ok(Message::Ping(_))));
@@ -217,7 +217,7 @@ async fn post(gateway: &Gateway, path: &str, body: &[u8]) -> Response<TcpStream>
 async fn a_stream_of_http_is_protobuf_if_its_request_is_and_so_are_commands_apart() {
     let gateway = gateway().start().await;
     let mut frame = BytesMut::new();
-    encode_command(&Command { id: 1, request: Request::Connect(Connect::default()) }, &mut frame);
+    encode_command(&Command { id: 1, request: Request::Connect(Box::default()) }, &mut frame);
     let mut stream = post(&gateway, "/connection/http_stream", &frame).await;
     assert_eq!((stream.status, stream.header("content-type")), (200, Some("application/octet-stream")));
     let connected = decode_frame(&stream.bytes().await).expect("it reads").remove(0);
@@ -242,7 +242,7 @@ async fn a_bad_token_closes() {
     let mut client = Client::new(gateway.open(PATH, &[]).await);
     let connect = Connect { token: "no token".into(), ..Connect::default() };
     let mut frame = BytesMut::new();
-    encode_command(&Command { id: 1, request: Request::Connect(connect) }, &mut frame);
+    encode_command(&Command { id: 1, request: Request::Connect(Box::new(connect)) }, &mut frame);
     client.socket.send(frame.freeze()).await;
     assert!(matches!(client.socket.next().await, Err(Ending::Said(3500, _))));
 }

@@ -32,7 +32,7 @@ pub(super) fn greet<'a>(
         version: env!("CARGO_PKG_VERSION").into(),
         ..Connect::default()
     };
-    let connect = Command { id: CONNECT_ID, request: Request::Connect(connect) };
+    let connect = Command { id: CONNECT_ID, request: Request::Connect(Box::new(connect)) };
     write(std::iter::once(connect).chain(wanted.map(subscribe_command)), messages);
 }
 

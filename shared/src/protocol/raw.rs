@@ -67,7 +67,7 @@ impl Protocol for Raw {
 
     fn open(&self, commands: &mut Vec<Command>) {
         let connect = Connect { token: self.token.clone(), name: "raw".into(), ..Connect::default() };
-        commands.push(Command { id: CONNECT_ID, request: Request::Connect(connect) });
+        commands.push(Command { id: CONNECT_ID, request: Request::Connect(Box::new(connect)) });
         if !self.subscribes() {
             return;
         }

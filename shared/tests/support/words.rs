@@ -49,12 +49,12 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
     let connected = |expires| {
         ok(
             1,
-            Answer::Connect(Connected {
+            Answer::Connect(Box::new(Connected {
                 expires,
                 ping_seconds: 25,
                 pong: true,
                 ..Connected::new(client_id(1), "0.1.0", "a".into())
-            }),
+            })),
         )
     };
     let subscribed = |subscribed| ok(2, Answer::Subscribe(subscribed));
@@ -129,7 +129,7 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
                 outcome: Err(Refusal::custom(400, "out of stock", true).expect("one of its codes")),
             },
         ),
-        ("connected with all there is", ok(1, Answer::Connect(connected_with_all()))),
+        ("connected with all there is", ok(1, Answer::Connect(Box::new(connected_with_all())))),
         ("recovered in patches", subscribed(in_patches())),
         ("subscribed to keys", subscribed(to_keys())),
         ("keys tracked", ok(9, Answer::SubRefresh { expires: None, items: vec![of_a_key()] })),
@@ -169,7 +169,7 @@ impl Pushed {
                 recoverable: true,
                 positioned: true,
                 position: at(7),
-                data: Some(Payload::json("[2]")),
+                data: Some(Box::new(Payload::json("[2]"))),
                 ..Subscribed::default()
             },
             message: Payload::json("{\"m\":1}"),

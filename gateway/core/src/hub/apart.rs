@@ -55,17 +55,13 @@ impl Others {
 }
 
 impl Wants {
-    pub(super) fn of(subscriber: Subscriber, filter: Option<Arc<TagFilter>>) -> Self {
-        Self {
-            filter,
-            joins_and_leaves: subscriber.wants_joins_and_leaves(),
-            patches: subscriber.variant.takes_patches(),
-        }
-    }
-
-    /// What most want: every publication, whole, and nothing else.
-    fn is_nothing_special(&self) -> bool {
-        self.filter.is_none() && !self.joins_and_leaves && !self.patches
+    /// `None` for what most want: every publication, whole, and nothing else.
+    #[inline]
+    pub(super) fn of(subscriber: Subscriber, filter: Option<Arc<TagFilter>>) -> Option<Self> {
+        let joins_and_leaves = subscriber.wants_joins_and_leaves();
+        let patches = subscriber.variant.takes_patches();
+        let is_special = filter.is_some() || joins_and_leaves || patches;
+        is_special.then_some(Self { filter, joins_and_leaves, patches })
     }
 }
 
@@ -89,8 +85,13 @@ pub(super) fn bundles(
     given: Option<StreamPosition>,
     publications: &[Arc<Prepared>],
 ) -> Option<Bundles> {
-    let wanted = publications.iter().filter(|prepared| wants(apart, prepared)).cloned();
-    let wanted: SmallVec<[Arc<Prepared>; 1]> = wanted.collect();
+    let is_wanted = |prepared: &&Arc<Prepared>| wants(apart, prepared);
+    // Nearly always all of them are.
+    let wanted: SmallVec<[Arc<Prepared>; 1]> = match publications.iter().all(|prepared| is_wanted(&prepared))
+    {
+        true => publications.into(),
+        false => publications.iter().filter(is_wanted).cloned().collect(),
+    };
     (!wanted.is_empty()).then(|| Bundles::after(given, wanted))
 }
 
@@ -168,12 +169,14 @@ impl Members {
 pub(super) fn hand(
     subscribers: &[Subscriber],
     now: &mut Bundles,
-    whole: &mut Option<Bundles>,
+    whole: &mut Option<Box<Bundles>>,
     sink: &mut impl Sink,
 ) {
     for alike in subscribers.chunk_by(|one, other| one.is_fresh() == other.is_fresh()) {
         match alike.first().is_some_and(|first| first.is_fresh()) {
-            true => sink.deliver(alike, whole.get_or_insert_with(|| Bundles::new(now.publications()))),
+            true => {
+                sink.deliver(alike, whole.get_or_insert_with(|| Box::new(Bundles::new(now.publications()))))
+            }
             false => sink.deliver(alike, now),
         }
     }
@@ -181,10 +184,26 @@ pub(super) fn hand(
 
 impl Hub {
     /// Where a connection stands in a channel, whose first list is `first`.
+    #[inline]
     pub(super) fn find_place(&self, first: u32, key: u32) -> Option<(u32, At)> {
-        if let Some(at) = self.places.get(key, first) {
+        match self.places.get(key, first) {
+            Some(at) => Some((first, at)),
+            None => self.find_apart(first, key),
+        }
+    }
+
+    /// The same, and it stands there no more.
+    #[inline]
+    pub(super) fn take_place(&mut self, first: u32, key: u32) -> Option<(u32, At)> {
+        if let Some(at) = self.places.remove(key, first) {
             return Some((first, at));
         }
+        let (id, at) = self.find_apart(first, key)?;
+        self.places.remove(key, id);
+        Some((id, at))
+    }
+
+    fn find_apart(&self, first: u32, key: u32) -> Option<(u32, At)> {
         self.channels.get(first as usize)?.others.as_ref()?;
         let is_of_this_channel = |id: u32| {
             let apart = self.channels.get(id as usize).and_then(|members| members.apart.as_ref());
@@ -196,9 +215,6 @@ impl Hub {
 
     /// The list for those who want this, made if there is none.
     pub(super) fn list_for(&mut self, first: u32, wants: Wants) -> u32 {
-        if wants.is_nothing_special() {
-            return first;
-        }
         let members = &mut self.channels[first as usize];
         if let Some(&id) = members.others.as_ref().and_then(|others| others.by_wants.get(&wants)) {
             return id;
@@ -214,14 +230,10 @@ impl Hub {
         id
     }
 
-    /// Whether nobody would be left in the channel of this list.
+    /// Whether nobody is left in the channel of this list, in which nobody is.
     pub(super) fn is_last(&self, id: u32) -> bool {
-        let members = &self.channels[id as usize];
-        if !members.is_empty() {
-            return false;
-        }
-        match &members.apart {
-            None => members.others.is_none(),
+        match &self.channels[id as usize].apart {
+            None => self.channels[id as usize].others.is_none(),
             Some(apart) => {
                 let first = &self.channels[apart.first as usize];
                 first.is_empty() && first.others.as_ref().is_none_or(|others| others.ids.len() == 1)
@@ -230,11 +242,8 @@ impl Hub {
     }
 
     /// Drops a list that nobody is in any more, and the channel with its last.
-    pub(super) fn drop_if_empty(&mut self, id: u32) {
+    pub(super) fn drop_empty(&mut self, id: u32) {
         let members = &mut self.channels[id as usize];
-        if !members.is_empty() {
-            return;
-        }
         match &members.apart {
             None if members.others.is_none() => self.forget(id),
             None => {

@@ -94,11 +94,12 @@ impl Bundles {
     }
 }
 
-/// One event in the form in which it goes out.
-#[derive(Clone, Copy)]
-struct Item<'a> {
-    prepared: &'a Prepared,
-    variant: Variant,
+/// What those were given last who are given this after what was `given`.
+fn given_after(prepared: &Prepared, given: Option<StreamPosition>) -> Option<StreamPosition> {
+    match prepared.publication() {
+        Some(publication) => publication.position,
+        None => given,
+    }
 }
 
 impl Bundle {
@@ -109,23 +110,19 @@ impl Bundle {
             bundle.add(only.form_after(given, variant), only, &[]);
             return bundle;
         }
-        let items = publications.iter().map(|prepared| {
-            let item = Item { prepared, variant: prepared.form_after(given, variant) };
-            if prepared.publication().is_some() {
-                given = prepared.position();
-            }
-            item
-        });
-        let items: SmallVec<[Item<'_>; BUNDLED_MESSAGES_MAX]> = items.collect();
-        let mut next = 0;
-        while let Some(&Item { prepared, variant }) = items.get(next).filter(|_| bundle.end.is_none()) {
-            if let Some((frame, joined)) = join(&items[next..]) {
+        let mut rest = publications;
+        while let [first, after @ ..] = rest
+            && bundle.end.is_none()
+        {
+            if let Some((frame, joined)) = join(rest, variant, given) {
                 bundle.writes.push(frame);
                 bundle.publications += joined as u32;
-                next += joined;
+                given = rest[..joined].iter().fold(given, |given, prepared| given_after(prepared, given));
+                rest = &rest[joined..];
             } else {
-                next += 1;
-                bundle.add(variant, prepared, &publications[next..]);
+                bundle.add(first.form_after(given, variant), first, after);
+                given = given_after(first, given);
+                rest = after;
             }
         }
         bundle.gather();
@@ -169,21 +166,26 @@ impl Bundle {
 
 /// One frame with as many of the first messages as may travel as one, all of the same kind, deflated where that helps; and
 /// how many they are. `None` if that is only one, or if the protocol has each travel by itself.
-fn join(items: &[Item<'_>]) -> Option<(Bytes, usize)> {
-    let &Item { prepared: first, variant } = items.first()?;
-    let encoding = first.variants().get(variant.encoding())?;
+fn join(
+    publications: &[Arc<Prepared>],
+    variant: Variant,
+    mut given: Option<StreamPosition>,
+) -> Option<(Bytes, usize)> {
+    let encoding = publications.first()?.variants().get(variant.encoding())?;
     let delimiter = encoding.protocol.delimiter()?;
-    let (kind, _) = first.message(variant)?;
+    let mut kind = None;
     let mut messages: SmallVec<[&[u8]; BUNDLED_MESSAGES_MAX]> = SmallVec::new();
     let mut bytes = 0;
-    for &Item { prepared, variant } in items.iter().take(BUNDLED_MESSAGES_MAX) {
-        let Some((_, message)) = prepared.message(variant).filter(|(of, _)| *of == kind) else { break };
+    for prepared in publications.iter().take(BUNDLED_MESSAGES_MAX) {
+        let Some((of, message)) = prepared.message(prepared.form_after(given, variant)) else { break };
         bytes += message.len();
-        if bytes > BUNDLED_BYTES_MAX {
+        if bytes > BUNDLED_BYTES_MAX || *kind.get_or_insert(of) != of {
             break;
         }
+        given = given_after(prepared, given);
         messages.push(message);
     }
+    let kind = kind?;
     if messages.len() < 2 {
         return None;
     }

@@ -6,7 +6,7 @@ use shared::position::StreamPosition;
 
 use super::apart;
 use super::hold_back::follows;
-use super::members::{Members, Waiting};
+use super::members::{Members, Waiting, swap_out};
 use super::places::{At, List, Places};
 use super::prepared::Prepared;
 use super::subscriber::Sink;
@@ -88,11 +88,12 @@ impl Hub {
             }
         }
 
+        let (comes, is_lost) = (what.position(), matches!(what, What::Lost(_)));
         let mut afterwards = Vec::new();
         let mut due = 0;
         let mut index = 0;
         while let Some(waiting) = members.aside.as_ref().and_then(|aside| aside.waiting.get(index).copied()) {
-            let turn = turn(waiting.position, waiting.subscriber.is_positioned(), &what);
+            let turn = turn(waiting.position, waiting.subscriber.is_positioned(), comes, is_lost);
             if matches!(turn, Turn::Stay | Turn::StayWith) {
                 if turn == Turn::StayWith {
                     members.make_due(index);
@@ -122,7 +123,7 @@ impl Hub {
             self.begin_sweep(id, now, due, sink);
         }
         let Some(members) = self.channels.get_mut(id as usize) else { return };
-        members.stream = what.position().or(members.stream);
+        members.stream = comes.or(members.stream);
         for Waiting { subscriber, position } in afterwards {
             members.make_live(subscriber, Some(position), id, &mut self.places);
         }
@@ -172,9 +173,9 @@ enum Turn {
     Told,
 }
 
-fn turn(position: StreamPosition, positioned: bool, what: &What<'_>) -> Turn {
-    let Some(comes) = what.position() else { return Turn::StayWith };
-    let lost = matches!(what, What::Lost(_));
+/// `comes`: where the stream comes to, if anywhere; `lost`: without what stands there.
+fn turn(position: StreamPosition, positioned: bool, comes: Option<StreamPosition>, lost: bool) -> Turn {
+    let Some(comes) = comes else { return Turn::StayWith };
     if comes.epoch == position.epoch && comes.offset < position.offset {
         Turn::Stay
     } else if comes == position {
@@ -228,15 +229,17 @@ impl Members {
 
     /// Those who waited for the stream to come to where it is now wait no more. They know the last publication.
     fn end_waiting(&mut self, id: u32, places: &mut Places) {
-        let mut index = 0;
-        while let Some(waiting) = self.aside.as_ref().and_then(|aside| aside.waiting.get(index).copied()) {
-            if self.stream == Some(waiting.position) {
-                self.take_out(At::new(List::Waiting, index), id, places);
-                self.make_live(waiting.subscriber, Some(waiting.position), id, places);
-            } else {
-                index += 1;
+        // From the last on, so that mostly none has to move into the place of one that goes.
+        for index in (0..self.waiting()).rev() {
+            let Some(aside) = &mut self.aside else { return };
+            if aside.waiting.get(index).is_some_and(|waiting| self.stream == Some(waiting.position))
+                && let Some(Waiting { subscriber, position }) =
+                    swap_out(&mut aside.waiting, index, List::Waiting, id, places)
+            {
+                self.make_live(subscriber, Some(position), id, places);
             }
         }
+        self.drop_unused_aside();
     }
 
     /// Those of these that come after `position`; up to the first hole for one who would be told of it.

@@ -50,16 +50,20 @@ impl Hub {
             self.ids.insert(channel.clone(), id);
             id
         });
-        let before = if known.is_some() { self.find_place(first, subscriber.key) } else { None };
+        let before = known.and_then(|first| self.take_place(first, subscriber.key));
         if let Some((id, at)) = before {
-            self.places.remove(subscriber.key, id);
             self.held_bytes -= self.channels[id as usize].take_out(at, id, &mut self.places);
         }
-        let id = self.list_for(first, Wants::of(subscriber, filter));
+        let id = match Wants::of(subscriber, filter) {
+            None => first,
+            Some(wants) => self.list_for(first, wants),
+        };
         self.channels[id as usize].make_joining(subscriber, id, &mut self.places);
         // Only now: the channel must not go for a moment.
-        if let Some((before, _)) = before.filter(|(before, _)| *before != id) {
-            self.drop_if_empty(before);
+        if let Some((before, _)) = before.filter(|(before, _)| *before != id)
+            && self.channels[before as usize].is_empty()
+        {
+            self.drop_empty(before);
         }
         Joined { first: known.is_none() }
     }
@@ -91,6 +95,7 @@ impl Hub {
             CaughtUp::Deliver { publications, now_at } => {
                 let next = next(now_at, members.stream, subscriber.is_positioned());
                 if next != Next::Told
+                    && !publications.is_empty()
                     && let Some(mut bundles) =
                         apart::bundles(members.apart.as_deref(), position.filter(|_| has_last), &publications)
                 {
@@ -100,7 +105,7 @@ impl Hub {
                         None => has_last && now_at == position,
                     };
                 } else {
-                    has_last &= now_at == position;
+                    has_last = has_last && now_at == position;
                 }
                 next
             }

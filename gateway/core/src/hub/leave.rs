@@ -14,11 +14,14 @@ pub struct Left {
 impl Hub {
     /// Ends a subscription in any state. `None` if there is none.
     pub fn leave(&mut self, channel: &str, key: u32) -> Option<Left> {
-        let (id, at) = self.find_place(*self.ids.get(channel)?, key)?;
-        self.places.remove(key, id);
-        self.held_bytes -= self.channels[id as usize].take_out(at, id, &mut self.places);
+        let (id, at) = self.take_place(*self.ids.get(channel)?, key)?;
+        let members = &mut self.channels[id as usize];
+        self.held_bytes -= members.take_out(at, id, &mut self.places);
+        if !members.is_empty() {
+            return Some(Left { last: false });
+        }
         let last = self.is_last(id);
-        self.drop_if_empty(id);
+        self.drop_empty(id);
         Some(Left { last })
     }
 
@@ -27,9 +30,13 @@ impl Hub {
         for place in self.places.take(key) {
             let members = &mut self.channels[place.channel as usize];
             self.held_bytes -= members.take_out(place.at, place.channel, &mut self.places);
+            if !members.is_empty() {
+                left(&members.channel, Left { last: false });
+                continue;
+            }
             let last = self.is_last(place.channel);
             left(&self.channels[place.channel as usize].channel, Left { last });
-            self.drop_if_empty(place.channel);
+            self.drop_empty(place.channel);
         }
     }
 

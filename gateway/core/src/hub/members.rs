@@ -75,6 +75,7 @@ impl Members {
     }
 
     /// It stands at `position`, if it follows the stream.
+    #[inline]
     pub(super) fn make_live(
         &mut self,
         subscriber: Subscriber,
@@ -240,6 +241,7 @@ impl Keyed for Told {
 }
 
 /// Removes one entry by moving the last one into its place.
+#[inline]
 pub(super) fn swap_out<T: Keyed>(
     entries: &mut Vec<T>,
     index: usize,

@@ -121,8 +121,8 @@ impl Prepared {
     /// What to write to subscribers of this variant. The first call for an encoding makes it, and its deflated
     /// twin is made by the first call that wants it.
     pub fn writable(&self, variant: Variant) -> Writable<'_> {
-        let Some(slot) = self.slot(variant) else { return Writable::Nothing };
-        match slot.plain.get_or_init(|| self.encode_or_break(variant)) {
+        let slot = self.slot(variant);
+        match &slot.plain {
             Plain::Nothing => Writable::Nothing,
             Plain::Broken => Writable::Broken,
             Plain::Close(disconnect) => Writable::Close(disconnect),
@@ -142,8 +142,7 @@ impl Prepared {
 
     /// The message itself, if it is one in this variant's protocol.
     pub(super) fn message(&self, variant: Variant) -> Option<(MessageKind, &[u8])> {
-        let slot = self.slot(variant)?;
-        match slot.plain.get_or_init(|| self.encode_or_break(variant)) {
+        match &self.slot(variant).plain {
             Plain::Frames { frames, message: Some((kind, range)) } => {
                 Some((*kind, frames.get(range.clone())?))
             }
@@ -183,27 +182,20 @@ impl Prepared {
         &self.variants
     }
 
-    /// Where an encoding is kept, beginning with the one that was asked for first. There are few: nearly always all that
-    /// is asked for is the same, or one of two or three.
-    fn slot(&self, variant: Variant) -> Option<&Slot> {
+    /// An encoding, made if it is not there. They stand in a row that begins with the one that was asked for first. There
+    /// are few: nearly always all that is asked for is the same, or one of two or three.
+    fn slot(&self, variant: Variant) -> &Slot {
         let variant = variant.undeflated();
-        let mut slot = match self.first.get() {
-            Some(first) => first,
-            None => {
-                self.variants.get(variant.encoding())?;
-                self.first.get_or_init(|| Slot::of(variant))
-            }
-        };
+        let mut slot = self.first.get_or_init(|| self.make(variant));
         while slot.variant != variant {
-            slot = match slot.next.get() {
-                Some(next) => next,
-                None => {
-                    self.variants.get(variant.encoding())?;
-                    slot.next.get_or_init(|| Box::new(Slot::of(variant)))
-                }
-            };
+            slot = slot.next.get_or_init(|| Box::new(self.make(variant)));
         }
-        Some(slot)
+        slot
+    }
+
+    fn make(&self, variant: Variant) -> Slot {
+        let plain = self.encode_or_break(variant);
+        Slot { variant, plain, deflated: OnceLock::new(), next: OnceLock::new() }
     }
 
     /// A panic while one event is encoded costs that event, and only those who take this encoding.
@@ -280,16 +272,10 @@ struct Patch {
 struct Slot {
     /// Without what deflating depends on.
     variant: Variant,
-    plain: OnceLock<Plain>,
+    plain: Plain,
     /// `None` inside: deflating does not pay.
     deflated: OnceLock<Option<Bytes>>,
     next: OnceLock<Box<Slot>>,
-}
-
-impl Slot {
-    fn of(variant: Variant) -> Self {
-        Self { variant, plain: OnceLock::new(), deflated: OnceLock::new(), next: OnceLock::new() }
-    }
 }
 
 #[derive(Debug)]

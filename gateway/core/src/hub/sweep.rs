@@ -42,7 +42,7 @@ pub(super) struct Sweeps {
     piece: usize,
     /// How many of a piece were served at once in other lists of the channel that something comes to.
     served_before: usize,
-    under_way: FxHashMap<u32, UnderWay>,
+    under_way: FxHashMap<u32, Box<UnderWay>>,
     /// The first goes on next.
     order: VecDeque<u32>,
     /// What one who is in all of them would be sent of payload, in bytes.
@@ -54,7 +54,7 @@ struct UnderWay {
     id: u32,
     now: Bundles,
     /// The same for those who get the first of them whole, once anyone does.
-    whole: Option<Bundles>,
+    whole: Option<Box<Bundles>>,
     /// What each subscriber is sent of payload, in bytes.
     bytes: usize,
     /// Those of the waiting who get it too are among so many of them.
@@ -63,7 +63,7 @@ struct UnderWay {
     next: Vec<Arc<Prepared>>,
     next_bytes: usize,
     /// The same for those who leave before it is their turn, once anyone has: for who is told of a hole, and who is not.
-    next_bundles: [Option<Option<Bundles>>; 2],
+    next_bundles: [Option<Option<Box<Bundles>>>; 2],
 }
 
 impl Default for Sweeps {
@@ -202,7 +202,7 @@ impl Hub {
             return;
         }
         members.unserved = live as u32;
-        self.sweeps.add(UnderWay::new(id, now, due_before));
+        self.sweeps.add(Box::new(UnderWay::new(id, now, due_before)));
     }
 
     /// Has publications wait behind the sweep of their channel. Answers whether they do: there may be none, or none any
@@ -228,7 +228,7 @@ impl Hub {
     }
 
     /// Answers how many were served, of all that there are in one turn.
-    fn serve(&mut self, mut sweep: UnderWay, count: usize, sink: &mut impl Sink) -> usize {
+    fn serve(&mut self, mut sweep: Box<UnderWay>, count: usize, sink: &mut impl Sink) -> usize {
         let id = sweep.id;
         let Some(members) = self.channels.get_mut(id as usize) else { return 0 };
         let unserved = members.unserved as usize;
@@ -339,17 +339,17 @@ impl Sweeps {
         self.served_before = served;
     }
 
-    fn add(&mut self, sweep: UnderWay) {
+    fn add(&mut self, sweep: Box<UnderWay>) {
         self.bytes += sweep.bytes;
         self.order.push_back(sweep.id);
         self.under_way.insert(sweep.id, sweep);
     }
 
     fn find(&mut self, id: u32) -> Option<&mut UnderWay> {
-        if self.under_way.is_empty() { None } else { self.under_way.get_mut(&id) }
+        if self.under_way.is_empty() { None } else { self.under_way.get_mut(&id).map(|sweep| &mut **sweep) }
     }
 
-    fn take(&mut self, id: u32) -> Option<UnderWay> {
+    fn take(&mut self, id: u32) -> Option<Box<UnderWay>> {
         if self.under_way.is_empty() {
             return None;
         }
@@ -396,8 +396,8 @@ impl UnderWay {
             if let Some(mut bundles) = make(None) {
                 sink.deliver(&[subscriber], &mut bundles);
             }
-        } else if let Some(bundles) =
-            self.next_bundles[usize::from(is_positioned)].get_or_insert_with(|| make(members.given()))
+        } else if let Some(bundles) = self.next_bundles[usize::from(is_positioned)]
+            .get_or_insert_with(|| make(members.given()).map(Box::new))
         {
             sink.deliver(&[subscriber], bundles);
         }

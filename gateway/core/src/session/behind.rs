@@ -176,7 +176,7 @@ impl Session {
         let retention =
             self.context.rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
         let join = Join { ticket, channel, terms, retention, past: Some(past), presence: None };
-        self.effects.push_back(Effect::Join(join));
+        self.effects.push_back(Effect::Join(Box::new(join)));
     }
 
     fn on_piece(&mut self, page: Result<HistoryPage, ReadFailed>) {

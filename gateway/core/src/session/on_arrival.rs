@@ -47,6 +47,9 @@ impl Session {
         by_server: Vec<ServerSubscription>,
         mut by_client: BTreeMap<Box<str>, Subscribe>,
     ) -> Result<VecDeque<Wanted>, Denial> {
+        if by_server.is_empty() && by_client.is_empty() && !self.context.settings.personal_channel {
+            return Ok(VecDeque::new());
+        }
         let mut wanted: BTreeMap<Channel, Box<Joining>> = BTreeMap::new();
         for subscription in by_server.into_iter().chain(self.personal()) {
             let asked = by_client.remove(&subscription.channel).unwrap_or_default();
@@ -130,7 +133,7 @@ impl Session {
     ) {
         let used = self.arriving().map_or(0, |arriving| arriving.bytes);
         let taken = result.map_err(Into::into).and_then(|page| self.take_up(now, at, page, used));
-        let mut taken = match taken {
+        let (subscribed, taken) = match taken {
             Ok(taken) => taken,
             Err(error) => return self.turn_away(now, error),
         };
@@ -143,7 +146,6 @@ impl Session {
             }
             Some(code) => return self.end_for_good(code),
             None => {
-                let subscribed = std::mem::take(&mut taken.subscribed);
                 if let Some(arriving) = self.arriving() {
                     arriving.bytes += taken.bytes;
                     arriving.told.insert(channel.clone(), subscribed);

@@ -18,11 +18,11 @@ use super::{EXPIRY_MAX, Session, Way};
 use crate::effect::{Denial, Effect, Identity};
 
 impl Session {
-    pub(super) fn on_connect(&mut self, id: u32, connect: Connect) {
+    pub(super) fn on_connect(&mut self, id: u32, connect: Box<Connect>) {
         self.phase = Phase::Connecting;
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Connect { subs: connect.subs.clone() });
-        self.effects.push_back(Effect::Authenticate { ticket, connect: Box::new(connect) });
+        self.effects.push_back(Effect::Authenticate { ticket, connect });
     }
 
     pub(super) fn on_authenticated(
@@ -32,7 +32,7 @@ impl Session {
         subs: BTreeMap<Box<str>, Subscribe>,
         result: Result<Identity, Denial>,
     ) {
-        let identity = match result {
+        let mut identity = match result {
             Ok(identity) => identity,
             Err(Denial::Error(error)) => return self.refuse_connect(now, id, error),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
@@ -40,7 +40,7 @@ impl Session {
         let Ok(expires) = expiry(now, identity.expires) else {
             return self.refuse_connect(now, id, ErrorCode::Expired.into());
         };
-        let mut identity = Identity { expires, ..identity };
+        identity.expires = expires;
         let by_server = std::mem::take(&mut identity.subs);
         let data = identity.data.take().map(Payload::of_unknown);
         if identity != Identity::default() {
@@ -85,7 +85,7 @@ impl Session {
             subs,
             ..Connected::new(self.client, self.context.version, node)
         };
-        self.answer(id, Answer::Connect(connected));
+        self.answer(id, Answer::Connect(Box::new(connected)));
         if self.context.settings.single_connection && !self.user().is_anonymous() {
             self.effects.push_back(Effect::CloseOthers);
         }

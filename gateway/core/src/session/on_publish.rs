@@ -38,7 +38,7 @@ impl Session {
         self.effects.push_back(Effect::Publish {
             ticket,
             channel,
-            publication,
+            publication: Box::new(publication),
             retention: options.retention(),
         });
     }

@@ -26,13 +26,11 @@ use crate::recovery::{is_newest, is_recovered, stands_at};
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) id: u32,
-    /// What the client is told.
-    pub(super) subscribed: Subscribed,
     pub(super) given: Given,
     pub(super) next: Next,
     /// The server has ended it already.
     pub(super) ended: Option<UnsubscribeCode>,
-    /// Bytes of publications in `subscribed`.
+    /// Bytes of publications in what the client is told.
     pub(super) bytes: usize,
 }
 
@@ -63,7 +61,7 @@ impl Session {
             return self.on_map_subscribe(now, id, channel, request);
         }
         let token = std::mem::take(&mut request.token);
-        let data = request.data.take();
+        let data = request.data.take().map(|data| *data);
         let asked = match Asked::of(request, options) {
             Ok(asked) => asked,
             Err(denial) => return self.deny(now, id, denial),
@@ -134,8 +132,7 @@ impl Session {
             return;
         }
         match result.map_err(Refusal::from).and_then(|page| self.take_up(now, at, page, 0)) {
-            Ok(mut taken) => {
-                let subscribed = std::mem::take(&mut taken.subscribed);
+            Ok((subscribed, taken)) => {
                 match taken.id {
                     0 => self.tell_of_subscription(at, subscribed),
                     id => self.answer(id, Answer::Subscribe(subscribed)),
@@ -154,7 +151,7 @@ impl Session {
         at: usize,
         page: Option<HistoryPage>,
         used: usize,
-    ) -> Result<Taken, Refusal> {
+    ) -> Result<(Subscribed, Taken), Refusal> {
         let subscription = &mut self.subscriptions[at];
         let Some(joining) = subscription.joining() else { return Err(ErrorCode::Internal.into()) };
         let Given { past, was_recovering, recoverable, positioned, .. } = joining.given;
@@ -253,10 +250,10 @@ impl Session {
             publications,
             recovered: recovered && (was_recovering || !is_keyed),
             was_recovering,
-            data,
+            data: data.map(Box::new),
             keyed,
         };
-        Ok(Taken { id, subscribed, given, next, ended, bytes: bytes + state_bytes })
+        Ok((subscribed, Taken { id, given, next, ended, bytes: bytes + state_bytes }))
     }
 
     /// The client has been told.
@@ -355,7 +352,8 @@ impl Session {
         let terms = given.terms(asked.filter.clone());
         let channel = subscription.channel.clone();
         let presence = given.presence.then(|| self.info_in(at));
-        self.effects.push_back(Effect::Join(Join { ticket, channel, terms, retention, past, presence }));
+        let join = Join { ticket, channel, terms, retention, past, presence };
+        self.effects.push_back(Effect::Join(Box::new(join)));
     }
 
     pub(super) fn insert(&mut self, at: usize, subscription: Subscription) {

@@ -203,7 +203,7 @@ impl Observed {
                     &Effect::Publish {
                         ticket,
                         channel: channel("a"),
-                        publication: page(&[1], 1).publications.remove(0),
+                        publication: Box::new(page(&[1], 1).publications.remove(0)),
                         retention: Default::default(),
                     },
                     self.now,

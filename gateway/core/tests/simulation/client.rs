@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use shared::channel::Channel;
-use shared::command::{Command, Connect, FilterNode, Request, Subscribe};
+use shared::command::{Command, FilterNode, Request, Subscribe};
 use shared::protocol::centrifuge::json::client::{Answer, Received, decode_frame, encode_command};
 
 use crate::broker::{Broker, TAG};
@@ -87,7 +87,7 @@ impl Client {
             connect.subs.insert(channel.as_str().into(), subscribe);
             from.extend(position.map(|position| (channel.clone(), position)));
         }
-        self.command(Request::Connect(connect), Asked::Connect { from }, &mut frame);
+        self.command(Request::Connect(Box::new(connect)), Asked::Connect { from }, &mut frame);
         let channels: Vec<_> = self.subscriptions.keys().cloned().collect();
         for channel in channels {
             self.ask_to_subscribe(&channel, &mut frame);

@@ -313,7 +313,7 @@ impl Worker {
                     if self.hub.join(&join.channel, subscriber, join.terms.filter.clone()).first {
                         self.wishes.push_back(Wish::Listen(join.channel.clone()));
                     }
-                    self.wishes.push_back(Wish::Join(wire, join));
+                    self.wishes.push_back(Wish::Join(wire, *join));
                 }
                 Effect::GoLive(go_live) => self.go_live(key, &go_live, net),
                 Effect::AwaitRoom { ticket } => {
@@ -327,7 +327,7 @@ impl Worker {
                     }
                 }
                 Effect::Publish { ticket, channel, publication, .. } => {
-                    self.wishes.push_back(Wish::Publish(wire, ticket, channel, publication));
+                    self.wishes.push_back(Wish::Publish(wire, ticket, channel, *publication));
                 }
                 Effect::AnnounceJoined { channel, info } => {
                     self.wishes.push_back(Wish::Announce(channel, OwnedEvent::Joined(*info)));

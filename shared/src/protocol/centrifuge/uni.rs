@@ -97,7 +97,7 @@ impl Protocol for CentrifugeUniProtobuf {
 }
 
 fn command(connect: Connect) -> Command {
-    Command { id: CONNECT_ID, request: Request::Connect(connect) }
+    Command { id: CONNECT_ID, request: Request::Connect(Box::new(connect)) }
 }
 
 fn encode_reply(reply: &Reply, kind: MessageKind, connected: impl FnOnce(&Connected)) -> Encoded {

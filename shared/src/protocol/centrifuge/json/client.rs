@@ -410,7 +410,7 @@ fn put_subscribe(subscribe: &Subscribe, mut body: Object<'_>) {
     body.flag("join_leave", subscribe.join_leave);
     body.string("delta", &subscribe.delta);
     body.number("flag", if subscribe.reject_unrecovered { FLAG_REJECT_UNRECOVERED } else { 0 });
-    body.payload("data", subscribe.data.as_ref());
+    body.payload("data", subscribe.data.as_deref());
     if let Some(filter) = &subscribe.filter {
         put_filter(filter, body.field("tf"));
     }

@@ -49,57 +49,26 @@ pub(in crate::protocol::centrifuge) fn decode_connect(message: &[u8]) -> Result<
 }
 
 /// One line. Read by hand, because which fields are there at all decides what it is.
-struct CommandLine<'a> {
+struct CommandLine {
     id: u32,
     bodies: u32,
     has_other_fields: bool,
-    body: Option<Body<'a>>,
+    /// The last body.
+    request: Option<Request>,
 }
 
-enum Body<'a> {
-    Connect(ConnectBody<'a>),
-    Subscribe(SubscribeBody<'a>),
-    Unsubscribe(ChannelBody),
-    Publish(PublishBody<'a>),
-    Presence(ChannelBody),
-    PresenceStats(ChannelBody),
-    History(HistoryBody),
-    Send(SendBody<'a>),
-    Rpc(RpcBody<'a>),
-    Refresh(RefreshBody),
-    SubRefresh(SubRefreshBody),
-    /// In the protocol's schema, and in no server.
-    Ping(IgnoredAny),
-}
-
-impl From<CommandLine<'_>> for Command {
-    fn from(line: CommandLine<'_>) -> Self {
-        let request = match line.body {
+impl From<CommandLine> for Command {
+    fn from(line: CommandLine) -> Self {
+        let request = match line.request {
             None if line.id == 0 && line.bodies == 0 && !line.has_other_fields => Request::Pong,
-            Some(Body::Send(body)) if line.bodies == 1 => body.into(),
-            Some(body) if line.bodies == 1 && line.id != 0 => body.into(),
+            Some(request)
+                if line.bodies == 1 && (line.id != 0 || matches!(request, Request::Send { .. })) =>
+            {
+                request
+            }
             _ => Request::Unknown,
         };
         Self { id: line.id, request }
-    }
-}
-
-impl From<Body<'_>> for Request {
-    fn from(body: Body<'_>) -> Self {
-        match body {
-            Body::Connect(body) => Self::Connect(body.into()),
-            Body::Subscribe(body) => body.into(),
-            Body::Unsubscribe(body) => Self::Unsubscribe { channel: or_empty(body.channel) },
-            Body::Publish(body) => body.into(),
-            Body::Presence(body) => Self::Presence { channel: or_empty(body.channel) },
-            Body::PresenceStats(body) => Self::PresenceStats { channel: or_empty(body.channel) },
-            Body::History(body) => body.into(),
-            Body::Send(body) => body.into(),
-            Body::Rpc(body) => Self::Rpc { method: or_empty(body.method), data: json(body.data) },
-            Body::Refresh(body) => Self::Refresh { token: or_empty(body.token) },
-            Body::SubRefresh(body) => body.into(),
-            Body::Ping(_) => Self::Unknown,
-        }
     }
 }
 
@@ -117,24 +86,27 @@ struct ConnectBody<'a> {
     version: Option<Box<str>>,
 }
 
+impl From<ConnectBody<'_>> for Request {
+    fn from(body: ConnectBody<'_>) -> Self {
+        Self::Connect(Box::new(body.into()))
+    }
+}
+
 impl From<ConnectBody<'_>> for Connect {
     fn from(body: ConnectBody<'_>) -> Self {
-        let subs = body.subs.unwrap_or_default().into_iter();
+        let headers = body
+            .headers
+            .map(|headers| headers.into_iter().map(|(name, value)| (name, or_empty(value))).collect());
+        let sub = |(channel, body): (Box<str>, Option<SubscribeBody<'_>>)| {
+            let subscribe = body.unwrap_or_default().subscribe().unwrap_or_default();
+            (channel.clone(), Subscribe { channel, ..subscribe })
+        };
+        let subs = body.subs.map(|subs| subs.into_iter().map(sub).collect());
         Self {
             token: or_empty(body.token),
             data: body.data.map(|data| json(Some(data))),
-            headers: body
-                .headers
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(name, value)| (name, or_empty(value)))
-                .collect(),
-            subs: subs
-                .map(|(channel, body)| {
-                    let subscribe = body.unwrap_or_default().subscribe().unwrap_or_default();
-                    (channel.clone(), Subscribe { channel, ..subscribe })
-                })
-                .collect(),
+            headers: headers.unwrap_or_default(),
+            subs: subs.unwrap_or_default(),
             name: or_empty(body.name),
             version: or_empty(body.version),
         }
@@ -154,7 +126,7 @@ struct SubscribeBody<'a> {
     delta: Option<Box<str>>,
     flag: Option<u64>,
     /// A filter on tags.
-    tf: Option<FilterBody>,
+    tf: Option<Box<FilterBody>>,
     /// 0 for a stream of publications; others keep state by key.
     r#type: Option<i32>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -186,8 +158,8 @@ impl SubscribeBody<'_> {
             join_leave: self.join_leave.unwrap_or_default(),
             reject_unrecovered: self.flag.unwrap_or_default() & FLAG_REJECT_UNRECOVERED != 0,
             delta: or_empty(self.delta),
-            data: self.data.map(|data| json(Some(data))),
-            filter: self.tf.map(|filter| Box::new(filter.into())),
+            data: self.data.map(|data| Box::new(json(Some(data)))),
+            filter: self.tf.map(|filter| Box::new((*filter).into())),
             kind,
             page: (page != Page::default()).then(|| Box::new(page)),
         })
@@ -322,9 +294,21 @@ struct RpcBody<'a> {
     method: Option<Box<str>>,
 }
 
+impl From<RpcBody<'_>> for Request {
+    fn from(body: RpcBody<'_>) -> Self {
+        Self::Rpc { method: or_empty(body.method), data: json(body.data) }
+    }
+}
+
 #[derive(serde::Deserialize)]
 struct RefreshBody {
     token: Option<Box<str>>,
+}
+
+impl From<RefreshBody> for Request {
+    fn from(body: RefreshBody) -> Self {
+        Self::Refresh { token: or_empty(body.token) }
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -374,25 +358,31 @@ impl From<SubRefreshBody> for Request {
     }
 }
 
-impl<'de> Deserialize<'de> for CommandLine<'de> {
+impl<'de> Deserialize<'de> for CommandLine {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(CommandVisitor)
     }
 }
 
+/// The name in a body that has nothing else.
+fn channel<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Box<str>>, A::Error> {
+    Ok(map.next_value::<Option<ChannelBody>>()?.map(|body| or_empty(body.channel)))
+}
+
 struct CommandVisitor;
 
 impl<'de> Visitor<'de> for CommandVisitor {
-    type Value = CommandLine<'de>;
+    type Value = CommandLine;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a command")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut line = CommandLine { id: 0, bodies: 0, has_other_fields: false, body: None };
+        let mut line = CommandLine { id: 0, bodies: 0, has_other_fields: false, request: None };
         while let Some(key) = map.next_key::<Key>()? {
-            let body = match key {
+            // Made a request at once: the bodies are large, and would be carried about.
+            let request = match key {
                 Key::Id => {
                     line.id = map.next_value::<Option<u32>>()?.unwrap_or_default();
                     continue;
@@ -402,22 +392,23 @@ impl<'de> Visitor<'de> for CommandVisitor {
                     line.has_other_fields = true;
                     continue;
                 }
-                Key::Connect => map.next_value::<Option<_>>()?.map(Body::Connect),
-                Key::Subscribe => map.next_value::<Option<_>>()?.map(Body::Subscribe),
-                Key::Unsubscribe => map.next_value::<Option<_>>()?.map(Body::Unsubscribe),
-                Key::Publish => map.next_value::<Option<_>>()?.map(Body::Publish),
-                Key::Presence => map.next_value::<Option<_>>()?.map(Body::Presence),
-                Key::PresenceStats => map.next_value::<Option<_>>()?.map(Body::PresenceStats),
-                Key::History => map.next_value::<Option<_>>()?.map(Body::History),
-                Key::Ping => map.next_value::<Option<_>>()?.map(Body::Ping),
-                Key::Send => map.next_value::<Option<_>>()?.map(Body::Send),
-                Key::Rpc => map.next_value::<Option<_>>()?.map(Body::Rpc),
-                Key::Refresh => map.next_value::<Option<_>>()?.map(Body::Refresh),
-                Key::SubRefresh => map.next_value::<Option<_>>()?.map(Body::SubRefresh),
+                Key::Connect => map.next_value::<Option<ConnectBody<'_>>>()?.map(Request::from),
+                Key::Subscribe => map.next_value::<Option<SubscribeBody<'_>>>()?.map(Request::from),
+                Key::Unsubscribe => channel(&mut map)?.map(|channel| Request::Unsubscribe { channel }),
+                Key::Publish => map.next_value::<Option<PublishBody<'_>>>()?.map(Request::from),
+                Key::Presence => channel(&mut map)?.map(|channel| Request::Presence { channel }),
+                Key::PresenceStats => channel(&mut map)?.map(|channel| Request::PresenceStats { channel }),
+                Key::History => map.next_value::<Option<HistoryBody>>()?.map(Request::from),
+                // In the protocol's schema, and in no server.
+                Key::Ping => map.next_value::<Option<IgnoredAny>>()?.map(|_| Request::Unknown),
+                Key::Send => map.next_value::<Option<SendBody<'_>>>()?.map(Request::from),
+                Key::Rpc => map.next_value::<Option<RpcBody<'_>>>()?.map(Request::from),
+                Key::Refresh => map.next_value::<Option<RefreshBody>>()?.map(Request::from),
+                Key::SubRefresh => map.next_value::<Option<SubRefreshBody>>()?.map(Request::from),
             };
-            if body.is_some() {
+            if request.is_some() {
                 line.bodies += 1;
-                line.body = body;
+                line.request = request;
             }
         }
         Ok(line)

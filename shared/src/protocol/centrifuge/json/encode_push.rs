@@ -4,28 +4,49 @@ use bytes::{BufMut, BytesMut};
 
 use super::encode_reply::expiry;
 use super::write::{self, Object};
-use crate::push::{Event, Push};
+use crate::publication::Publication;
+use crate::push::{Event, Form, Push};
 use crate::reply::Subscribed;
 
+/// Room for a push that is no publication. For those, whoever knows how long they are makes room.
+const PUSH_BYTES_GUESS: usize = 128;
+
 pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {
+    if !matches!(push.event, Event::Publication(..)) {
+        out.reserve(PUSH_BYTES_GUESS);
+    }
     out.put_slice(b"{\"push\":");
     write_push(push, out);
     out.put_u8(b'}');
 }
 
 /// The push itself, as transports that only tell write it.
+#[inline(always)]
 pub(in crate::protocol::centrifuge) fn write_push(push: Push<'_>, out: &mut BytesMut) {
     let mut object = Object::begin(out);
     if let Some(channel) = push.channel {
         write::string(channel.as_str(), object.field("channel"));
     }
     match push.event {
-        // With the first publication of a new stream, a subscriber that had no epoch yet learns it.
-        Event::Publication(publication, form) => {
-            write::publication(publication, form, publication.offset() == 1, object.field("pub"));
-        }
+        Event::Publication(publication, form) => put_publication(publication, form, &mut object),
+        event => put_rarer(event, &mut object),
+    }
+    object.end();
+}
+
+#[inline]
+fn put_publication(publication: &Publication, form: Form<'_>, object: &mut Object<'_>) {
+    // With the first publication of a new stream, a subscriber that had no epoch yet learns it.
+    write::publication(publication, form, publication.offset() == 1, object.field("pub"));
+}
+
+/// What there is little of beside publications: not in the way of these.
+#[inline(never)]
+fn put_rarer(event: Event<'_>, object: &mut Object<'_>) {
+    match event {
+        Event::Publication(publication, form) => put_publication(publication, form, object),
         Event::Joined(info) | Event::Left(info) => {
-            let name = if matches!(push.event, Event::Joined(_)) { "join" } else { "leave" };
+            let name = if matches!(event, Event::Joined(_)) { "join" } else { "leave" };
             let mut event = Object::begin(object.field(name));
             write::client_info(info, event.field("info"));
             event.end();
@@ -54,7 +75,6 @@ pub(in crate::protocol::centrifuge) fn write_push(push: Push<'_>, out: &mut Byte
             event.end();
         }
     }
-    object.end();
 }
 
 /// Fewer fields than a subscribe reply has: whoever did not ask has nothing to recover.
@@ -66,6 +86,6 @@ fn put_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
         event.number("offset", position.offset);
     }
     event.flag("positioned", subscribed.positioned);
-    event.payload("data", subscribed.data.as_ref());
+    event.payload("data", subscribed.data.as_deref());
     event.end();
 }

@@ -121,7 +121,7 @@ fn write_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
     }
     object.flag("recovered", subscribed.recovered);
     object.flag("positioned", subscribed.positioned);
-    object.payload("data", subscribed.data.as_ref());
+    object.payload("data", subscribed.data.as_deref());
     object.flag("was_recovering", subscribed.was_recovering);
     object.flag("delta", subscribed.delta);
     if let Some(keyed) = &subscribed.keyed {

@@ -69,52 +69,67 @@ pub(super) fn raw(json: &[u8], out: &mut BytesMut) {
 }
 
 /// A payload as clients get it: what is no JSON as a string.
+#[inline]
 pub fn payload(payload: &Payload, out: &mut BytesMut) {
     match payload.kind {
         PayloadKind::Json => raw(&payload.bytes, out),
-        PayloadKind::Text => match simdutf8::basic::from_utf8(&payload.bytes) {
-            Ok(text) => string(text, out),
-            // Nobody makes such a payload. One bad character is still better than a message that every client
-            // must close its connection for.
-            Err(_) => string(&String::from_utf8_lossy(&payload.bytes), out),
-        },
-        PayloadKind::Binary => {
-            out.put_u8(b'"');
-            let start = out.len();
-            // Four characters for each three bytes begun.
-            out.resize(start + payload.bytes.len().div_ceil(3) * 4, 0);
-            let length = STANDARD.encode_slice(&payload.bytes, &mut out[start..]).unwrap_or(0);
-            out.truncate(start + length);
-            out.put_u8(b'"');
-        }
+        PayloadKind::Text | PayloadKind::Binary => embedded(payload, out),
+    }
+}
+
+/// What is no JSON, as a string.
+#[inline(never)]
+fn embedded(payload: &Payload, out: &mut BytesMut) {
+    if payload.kind == PayloadKind::Binary {
+        out.put_u8(b'"');
+        let start = out.len();
+        // Four characters for each three bytes begun.
+        out.resize(start + payload.bytes.len().div_ceil(3) * 4, 0);
+        let length = STANDARD.encode_slice(&payload.bytes, &mut out[start..]).unwrap_or(0);
+        out.truncate(start + length);
+        return out.put_u8(b'"');
+    }
+    match simdutf8::basic::from_utf8(&payload.bytes) {
+        Ok(text) => string(text, out),
+        // Nobody makes such a payload. One bad character is still better than a message that every client must close
+        // its connection for.
+        Err(_) => string(&String::from_utf8_lossy(&payload.bytes), out),
     }
 }
 
 /// What a subscriber that has agreed to patches gets is always a string: a payload's own text, or a patch. Text is what
-/// the string stands for, so a patch that is none cannot be one.
-fn text_of(payload: &Payload, out: &mut BytesMut) {
-    match (payload.kind, simdutf8::basic::from_utf8(&payload.bytes)) {
-        (PayloadKind::Json | PayloadKind::Text, Ok(text)) => string(text, out),
-        _ => self::payload(payload, out),
+/// the string stands for, so a patch that is none cannot be one. Answers whether it is a patch.
+#[inline(never)]
+fn text_of(payload: &Payload, out: &mut BytesMut, patch: Option<&str>) -> bool {
+    match (patch, payload.kind) {
+        (Some(patch), _) => string(patch, out),
+        (None, PayloadKind::Binary) => embedded(payload, out),
+        (None, PayloadKind::Json | PayloadKind::Text) => match simdutf8::basic::from_utf8(&payload.bytes) {
+            Ok(text) => string(text, out),
+            Err(_) => self::payload(payload, out),
+        },
     }
+    patch.is_some()
 }
 
 pub(super) fn publication(publication: &Publication, form: Form<'_>, with_epoch: bool, out: &mut BytesMut) {
     let mut object = Object::begin(out);
-    let patch = match form {
-        Form::Patch(patch) => simdutf8::basic::from_utf8(patch).ok(),
-        Form::Plain | Form::Whole => None,
-    };
-    let data = &publication.data;
-    let is_missing = data.kind == PayloadKind::Json && data.bytes.is_empty();
-    match (form, patch) {
+    let is_patch = match form {
         // A key that is there no more has no content, and no JSON value is empty.
-        (Form::Plain, _) if is_missing => {}
-        (_, None) if is_missing => string("null", object.field("data")),
-        (Form::Plain, _) => payload(&publication.data, object.field("data")),
-        (_, Some(patch)) => string(patch, object.field("data")),
-        (_, None) => text_of(&publication.data, object.field("data")),
-    }
+        Form::Plain if publication.data.is_missing() => false,
+        Form::Plain => {
+            payload(&publication.data, object.field("data"));
+            false
+        }
+        Form::Whole if publication.data.is_missing() => {
+            string("null", object.field("data"));
+            false
+        }
+        Form::Whole => text_of(&publication.data, object.field("data"), None),
+        Form::Patch(patch) => {
+            text_of(&publication.data, object.field("data"), simdutf8::basic::from_utf8(patch).ok())
+        }
+    };
     if let Some(info) = &publication.info {
         client_info(info, object.field("info"));
     }
@@ -131,7 +146,7 @@ pub(super) fn publication(publication: &Publication, form: Form<'_>, with_epoch:
         }
         tags.end();
     }
-    object.flag("delta", patch.is_some());
+    object.flag("delta", is_patch);
     object.number("time", publication.time_ms);
     if let Some(keyed) = &publication.keyed {
         object.string("key", &keyed.key);

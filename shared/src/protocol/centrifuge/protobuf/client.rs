@@ -137,7 +137,7 @@ fn subscribe_request(subscribe: &command::Subscribe) -> requests::Subscribe {
         recover: subscribe.recover,
         epoch: subscribe.epoch.to_string(),
         offset: subscribe.offset,
-        data: bytes(subscribe.data.as_ref()),
+        data: bytes(subscribe.data.as_deref()),
         positioned: subscribe.positioned,
         recoverable: subscribe.recoverable,
         join_leave: subscribe.join_leave,

@@ -54,7 +54,7 @@ fn decode_command(bytes: &[u8]) -> Result<Command, DecodeError> {
     let id = command.id;
     let is_sent = command.send.is_some();
     let mut bodies = [
-        command.connect.map(|body| Request::Connect(body.into())),
+        command.connect.map(|body| Request::Connect(Box::new(body.into()))),
         command.subscribe.map(|body| subscribe(*body)),
         command.unsubscribe.map(|body| Request::Unsubscribe { channel: body.channel.into() }),
         command.publish.map(publish),
@@ -117,7 +117,7 @@ fn subscription(body: requests::Subscribe) -> Option<Subscribe> {
         join_leave: body.join_leave,
         reject_unrecovered: body.flag as u64 & FLAG_REJECT_UNRECOVERED != 0,
         delta: body.delta.into(),
-        data: optional(body.data),
+        data: optional(body.data).map(Box::new),
         filter: body.filter.map(|filter| Box::new(filter.into())),
         kind: SubscriptionKind::of(body.kind)?,
         page: (page != Page::default()).then(|| Box::new(page)),

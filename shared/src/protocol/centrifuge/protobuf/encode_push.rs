@@ -80,7 +80,7 @@ impl Fields for Unrequested<'_> {
         out.flag(1, self.0.recoverable);
         out.position([4, 5], self.0.position);
         out.flag(6, self.0.positioned);
-        out.payload(7, self.0.data.as_ref());
+        out.payload(7, self.0.data.as_deref());
     }
 }
 

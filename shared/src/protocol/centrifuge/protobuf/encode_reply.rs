@@ -24,7 +24,7 @@ impl Fields for Reply {
         out.number(1, u64::from(self.id));
         match &self.outcome {
             Err(refusal) => out.message(2, refusal),
-            Ok(Answer::Connect(connected)) => out.message(5, connected),
+            Ok(Answer::Connect(connected)) => out.message(5, &**connected),
             Ok(Answer::Subscribe(subscribed)) => out.message(6, subscribed),
             Ok(Answer::Unsubscribe) => out.message(7, &Empty),
             Ok(Answer::Publish) => out.message(8, &Empty),
@@ -112,7 +112,7 @@ impl Fields for Subscribed {
             out.number(9, position.offset);
         }
         out.flag(10, self.positioned);
-        out.payload(11, self.data.as_ref());
+        out.payload(11, self.data.as_deref());
         out.flag(12, self.was_recovering);
         out.flag(13, self.delta);
         if let Some(keyed) = &self.keyed {

@@ -35,6 +35,8 @@ pub struct Want {
     pub since: Option<Stopped>,
     /// The most publications they take.
     pub limit: u32,
+    /// Not what they missed, but the newest publication, which they may have.
+    pub newest: bool,
     /// How many reads had been begun when they first asked.
     after: u64,
 }
@@ -76,6 +78,8 @@ pub struct CatchUp {
     reading: Option<Box<UnderWay>>,
     /// The earliest offset that anyone who waits for the present read asked for, and the most they take.
     earliest: Option<(u64, u32)>,
+    /// Someone who waits for it wants the newest publication.
+    newest: bool,
     /// The last read from an offset met its limit: the next one takes what is newest, which serves all it can serve.
     take_newest: bool,
 }
@@ -135,7 +139,12 @@ impl CatchUp {
 
     /// Someone asks for the first time. From before this call on, what comes in the channel is held back for them.
     pub fn want(&self, since: Option<Stopped>, limit: u32) -> Want {
-        Want { since, limit, after: self.begun }
+        Want { since, limit, newest: false, after: self.begun }
+    }
+
+    /// The same for someone who wants the newest publication and nothing before it.
+    pub fn want_newest(&self) -> Want {
+        Want { newest: true, ..self.want(None, 1) }
     }
 
     /// What is kept already, if it is an answer.
@@ -148,6 +157,7 @@ impl CatchUp {
         if let Some(page) = self.known(now, want) {
             return Asked::Answered(page);
         }
+        self.newest |= want.newest;
         if let Some(since) = want.since {
             let (earliest, limit) = self.earliest.unwrap_or((u64::MAX, 0));
             self.earliest = Some((earliest.min(since.offset), limit.max(want.limit)));
@@ -159,7 +169,9 @@ impl CatchUp {
         let number = self.begun;
         self.reading =
             Some(Box::new(UnderWay { number, handed_out: VecDeque::new(), bytes: 0, broken: false }));
+        let newest = std::mem::take(&mut self.newest);
         let filter = match self.earliest.take() {
+            None if newest => HistoryFilter { since: None, limit: 1, reverse: true, enough_bytes: None },
             Some((_, limit)) if self.take_newest => {
                 HistoryFilter { since: None, limit, reverse: true, enough_bytes: None }
             }
@@ -187,12 +199,17 @@ impl CatchUp {
             return Shared::Unshared;
         }
         let past = Arc::new(past);
-        if reading.filter.limit > 0 {
+        let is_newest_alone = reading.filter.reverse && reading.filter.limit == 1;
+        if reading.filter.limit > 0 && !is_newest_alone {
             self.take_newest = past.is_cut_off;
         }
-        // A position alone is no reason to give up more than that of the same stream.
-        let is_less =
-            reading.filter.limit == 0 && self.kept.as_ref().is_some_and(|kept| kept.is_of(past.top.epoch));
+        // A position alone is no reason to give up more than that of the same stream, nor is its newest publication.
+        let is_less = match &self.kept {
+            Some(kept) if kept.is_of(past.top.epoch) => {
+                reading.filter.limit == 0 || is_newest_alone && !kept.publications.is_empty()
+            }
+            _ => false,
+        };
         if !is_less {
             let kept = self.kept.insert(past.clone());
             if kept.is_too_large(self.retention) {
@@ -205,7 +222,7 @@ impl CatchUp {
     /// A read failed. Everyone who waits for it fails with it.
     pub fn read_failed(&mut self, reading: Reading) {
         if self.reading.take_if(|under_way| under_way.number == reading.number).is_some() {
-            self.earliest = None;
+            (self.earliest, self.newest) = (None, false);
         }
     }
 
@@ -299,6 +316,9 @@ impl Kept {
     fn answer(&self, want: &Want) -> Option<HistoryPage> {
         // Whoever was here before the read was begun takes it as it is.
         let is_newer = self.number > want.after;
+        if want.newest {
+            return self.newest(is_newer);
+        }
         let Some(since) = want.since else {
             return is_newer.then(|| HistoryPage { publications: Vec::new(), top: self.top });
         };
@@ -318,6 +338,20 @@ impl Kept {
         let skipped = self.publications.partition_point(|stands| stands.offset() <= since.offset);
         let publications = self.publications.range(skipped..).cloned().collect();
         Some(HistoryPage { publications, top: self.top })
+    }
+
+    fn newest(&self, is_newer: bool) -> Option<HistoryPage> {
+        let page = |newest: Option<&Publication>| HistoryPage {
+            publications: newest.cloned().into_iter().collect(),
+            top: self.top,
+        };
+        // Nothing at all was published, or nothing of it is left.
+        let is_nothing = self.top.offset == 0 || self.gone_before == self.top.offset;
+        match self.publications.back() {
+            None if is_nothing => is_newer.then(|| page(None)),
+            None => None,
+            newest => Some(page(newest)),
+        }
     }
 
     /// Answers whether this joins on.

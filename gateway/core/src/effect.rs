@@ -244,7 +244,7 @@ pub struct GoLive {
 /// What someone who joins is to be told of the channel's past.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PastWanted {
-    /// A limit of 0 asks for the position only.
+    /// A limit of 0 asks for the position only. The newest publication is one in reverse, from no offset on.
     pub filter: HistoryFilter,
     /// The epoch of `filter.since`: empty if any will do, `None` if it cannot be of any stream here.
     pub epoch: Option<Epoch>,

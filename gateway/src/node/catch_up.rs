@@ -48,7 +48,7 @@ impl Node {
             return known;
         }
         // Whoever begins here needs no more than that.
-        let begins = want.since.is_none();
+        let begins = want.since.is_none() && !want.newest;
         let top = begins.then(|| self.broker.position_now(channel)).flatten()?;
         self.with_channel(channel, |local| local.feed.anchor(top));
         self.metrics.past_told(PastFrom::Read);
@@ -190,7 +190,10 @@ impl Drop for UnderWay<'_> {
 }
 
 fn want(catch_up: &mut CatchUp, wanted: &PastWanted) -> Want {
-    let HistoryFilter { since, limit, .. } = wanted.filter;
+    let HistoryFilter { since, limit, reverse, .. } = wanted.filter;
+    if reverse && since.is_none() && limit == 1 {
+        return catch_up.want_newest();
+    }
     let stopped = since.map(|offset| Stopped { offset, epoch: wanted.epoch });
     catch_up.want(stopped, limit)
 }

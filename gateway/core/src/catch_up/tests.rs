@@ -91,6 +91,56 @@ fn a_storm_of_recoveries_is_one_read() {
 }
 
 #[test]
+fn all_who_want_the_newest_share_a_read_of_it() {
+    let (mut catch_up, mut stream) = (fresh(), stream(3, 100));
+    let wants = [catch_up.want_newest(), catch_up.want_newest()];
+    let reading = begin(&mut catch_up, &wants[0]);
+    assert_eq!(reading.filter, HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() });
+    assert_eq!(catch_up.ask(NOW, &wants[1]), Asked::Wait);
+    let page = stream.page(reading.filter);
+    // Handed out meanwhile: it is newer than what was read.
+    catch_up.handed_out(NOW, &append(&mut stream, 100));
+    let Shared::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    for want in &wants {
+        assert_eq!(offsets(&past.answer(want).unwrap()), [4]);
+    }
+    catch_up.handed_out(NOW, &append(&mut stream, 100));
+    let late = catch_up.want_newest();
+    assert_eq!(answered(&mut catch_up, &late), [5]);
+}
+
+#[test]
+fn the_newest_is_told_from_what_others_asked_for() {
+    let (mut catch_up, stream) = (fresh(), stream(3, 100));
+    let want = catch_up.want(stopped(1), LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![2, 3], 1));
+    let newest = catch_up.want_newest();
+    assert_eq!(answered(&mut catch_up, &newest), [3]);
+    // What was read from the end on alone does not push out the rest.
+    let want = catch_up.want(stopped(2), LIMIT);
+    assert_eq!(answered(&mut catch_up, &want), [3]);
+}
+
+#[test]
+fn a_position_alone_does_not_say_what_is_newest() {
+    let (mut catch_up, stream) = (fresh(), stream(3, 100));
+    let begins = catch_up.want(None, 0);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &begins), (vec![], 1));
+    let newest = catch_up.want_newest();
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &newest), (vec![3], 1));
+}
+
+#[test]
+fn of_a_stream_in_which_nothing_is_left_nothing_is_the_newest() {
+    for count in [0, 3] {
+        let (mut catch_up, mut stream) = (fresh(), stream(count, 100));
+        stream.clear();
+        let newest = catch_up.want_newest();
+        assert_eq!(read_until_answered(&mut catch_up, &stream, &newest), (vec![], 1));
+    }
+}
+
+#[test]
 fn a_read_serves_for_so_long() {
     let (mut catch_up, stream) = (fresh(), stream(3, 100));
     let want = catch_up.want(stopped(1), LIMIT);

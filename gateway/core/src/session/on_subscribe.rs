@@ -343,10 +343,7 @@ impl Session {
                     ..HistoryFilter::default()
                 })
             },
-            (Past::Newest, _) => PastWanted {
-                part: true,
-                ..past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() })
-            },
+            (Past::Newest, _) => past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() }),
             _ => past(HistoryFilter::default()),
         });
         let terms = given.terms(asked.filter.clone());

@@ -21,6 +21,8 @@ enum Step {
         other_epoch: bool,
     },
     Begin,
+    /// Someone comes who wants the newest publication.
+    Newest,
     /// The read that is under way has reached the broker.
     Reach,
     /// It comes back, or fails.
@@ -40,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
             Step::Recover { behind, limit, any_epoch, other_epoch }
         }),
         1 => Just(Step::Begin),
+        2 => Just(Step::Newest),
         6 => Just(Step::Reach),
         6 => prop::bool::weighted(0.05).prop_map(|fails| Step::Return { fails }),
         1 => Just(Step::RemoveHistory),
@@ -122,6 +125,11 @@ impl Model {
                 let want = self.catch_up.want(None, 0);
                 self.asks(Asker { want, since: None, top });
             }
+            Step::Newest => {
+                let top = self.stream.position().offset;
+                let want = self.catch_up.want_newest();
+                self.asks(Asker { want, since: None, top });
+            }
             Step::Reach => {
                 self.stream.expire(self.now);
                 if let Some((reading, page @ None)) = &mut self.reading {
@@ -176,6 +184,18 @@ impl Model {
     fn check(&mut self, asker: &Asker, page: &HistoryPage) {
         self.served += 1;
         assert!(page.top.offset >= self.handed_out, "what was handed out before is a gap");
+        if asker.want.newest {
+            match page.publications.first() {
+                Some(newest) => assert_eq!(newest.position, Some(page.top)),
+                None => {
+                    self.stream.expire(self.now);
+                    let newest = HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() };
+                    let is_there = |one: &Publication| one.offset() <= page.top.offset;
+                    assert!(!self.stream.page(newest).publications.iter().any(is_there), "it could be had");
+                }
+            }
+            return;
+        }
         let Some(since) = &asker.since else {
             assert!(page.top.offset >= asker.top, "what was published before they came is new to them");
             return;

@@ -88,7 +88,7 @@ impl Session {
         options: &ChannelOptions,
     ) {
         let token = std::mem::take(&mut request.token);
-        let data = request.data.take();
+        let data = request.data.take().map(|data| *data);
         let asked = match Asked::of(request, options) {
             Ok(asked) => Asked { since: None, ..asked },
             Err(denial) => return self.deny(now, id, denial),
@@ -194,14 +194,8 @@ impl Session {
         let presence = given.presence.then(|| self.info(channel_info));
         let (terms, retention) = (given.terms(asked.filter), options.retention());
         self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Join });
-        self.effects.push_back(Effect::Join(Join {
-            ticket,
-            channel,
-            terms,
-            retention,
-            past: None,
-            presence,
-        }));
+        let join = Join { ticket, channel, terms, retention, past: None, presence };
+        self.effects.push_back(Effect::Join(Box::new(join)));
     }
 
     fn read_state(&mut self, at: usize, id: u32, wanted: Wanted, options: &ChannelOptions) {

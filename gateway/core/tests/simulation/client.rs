@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use shared::channel::Channel;
-use shared::command::{Command, FilterNode, Request, Subscribe};
+use shared::command::{Command, Connect, FilterNode, Request, Subscribe};
 use shared::protocol::centrifuge::json::client::{Answer, Received, decode_frame, encode_command};
 
 use crate::broker::{Broker, TAG};

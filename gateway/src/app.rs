@@ -154,6 +154,7 @@ impl App {
                 user_connections_max: config.limits.connections_per_user_max,
                 backend: backend.clone(),
                 memory: memory.clone(),
+                shared_poll: config.shared_poll.clone(),
             }))
         })?;
 

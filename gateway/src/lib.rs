@@ -30,6 +30,7 @@ pub mod demo;
 pub mod health;
 pub mod inspect;
 pub mod node;
+pub mod poll;
 pub mod presence;
 pub mod prices;
 pub mod publisher;

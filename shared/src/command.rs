@@ -51,6 +51,8 @@ pub enum Request {
     Track {
         channel: Box<str>,
         batches: Vec<TrackBatch>,
+        /// Keys that the signatures cover and that the client follows no more.
+        untrack: Vec<Box<str>>,
     },
     /// Follows these keys no more.
     Untrack {

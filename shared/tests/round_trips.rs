@@ -155,7 +155,8 @@ fn request() -> impl Strategy<Value = Request> {
         (text(), text(), json_payload(), any::<bool>()).prop_map(|(channel, key, data, removed)| {
             Request::PublishKey { channel, key, data, removed }
         }),
-        (text(), vec(track_batch(), 0..3)).prop_map(|(channel, batches)| Request::Track { channel, batches }),
+        (text(), vec(track_batch(), 0..3), vec(text(), 0..3))
+            .prop_map(|(channel, batches, untrack)| Request::Track { channel, batches, untrack }),
         (text(), vec(text(), 0..3)).prop_map(|(channel, keys)| Request::Untrack { channel, keys }),
         json_payload().prop_map(|data| Request::Send { data }),
         (text(), json_payload()).prop_map(|(method, data)| Request::Rpc { method, data }),

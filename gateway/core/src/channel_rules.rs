@@ -14,6 +14,7 @@ use crate::channel_pattern::{ChannelPattern, SEPARATOR};
 use crate::history::Retention;
 use crate::map::MapOptions;
 use crate::name_rule::NameRule;
+use crate::poll::PollOptions;
 
 /// The options of one namespace, or of channels without one.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
@@ -103,8 +104,9 @@ pub struct ChannelOptions {
     pub allow_history_for_anonymous: bool,
     /// Subscribers may read presence.
     pub allow_presence: bool,
-    /// What subscriptions follow: a stream of publications (`stream`), values by key (`map`), or who is subscribed to
-    /// another channel, by client or by user (`map_clients`, `map_users`). Others are refused with 103.
+    /// What subscriptions follow: a stream of publications (`stream`), values by key (`map`), who is subscribed to another
+    /// channel, by client or by user (`map_clients`, `map_users`), or values by key that a backend is asked for, once for
+    /// all who follow them (`shared_poll`). Others are refused with 103.
     pub subscription_type: SubscriptionType,
     /// What channels of the types `map`, `map_clients` and `map_users` keep, and who may change it.
     pub map: MapOptions,
@@ -117,6 +119,8 @@ pub struct ChannelOptions {
     /// Milliseconds that clients are asked to leave between two publications of the same key: libraries then send the
     /// newest alone. 0: none. Only for the type `map`.
     pub client_publish_debounce_interval_ms: u32,
+    /// How channels of the type `shared_poll` are asked for.
+    pub shared_poll: PollOptions,
     /// Clients with a user may read presence without being subscribed. Not that of channels that are private or name
     /// their users.
     pub allow_presence_for_client: bool,
@@ -137,12 +141,14 @@ pub enum SubscriptionType {
     MapClients,
     /// Users.
     MapUsers,
+    /// Values by key that a backend is asked for.
+    SharedPoll,
 }
 
 impl SubscriptionType {
     pub fn keeps_keys(self) -> bool {
         match self {
-            Self::Stream => false,
+            Self::Stream | Self::SharedPoll => false,
             Self::Map | Self::MapClients | Self::MapUsers => true,
         }
     }
@@ -154,6 +160,7 @@ impl SubscriptionType {
             Self::Map => SubscriptionKind::Map,
             Self::MapClients => SubscriptionKind::MapClients,
             Self::MapUsers => SubscriptionKind::MapUsers,
+            Self::SharedPoll => SubscriptionKind::SharedPoll,
         }
     }
 }
@@ -202,6 +209,11 @@ impl DataFormat {
 }
 
 impl ChannelOptions {
+    /// Whether its content comes from a backend that is asked for it, and from nowhere else.
+    pub fn is_polled(&self) -> bool {
+        self.subscription_type == SubscriptionType::SharedPoll
+    }
+
     /// What a channel keeps of its past, also beside its keys.
     pub fn retention(&self) -> Retention {
         if self.subscription_type.keeps_keys() {

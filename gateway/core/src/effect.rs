@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shared::channel::Channel;
-use shared::command::Connect;
+use shared::command::{Connect, TrackBatch};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::OwnedMessage;
@@ -149,6 +149,24 @@ pub enum Effect {
         ticket: Ticket,
         channel: Channel,
     },
+
+    /// Find out whether these keys are signed for this client, and whether there is room for them.
+    Verify {
+        ticket: Ticket,
+        channel: Channel,
+        batches: Vec<TrackBatch>,
+    },
+    /// The reply is on its way: tell the client what is newer than the version it has of each key, now and as it comes.
+    /// Ends with the subscription.
+    Follow {
+        channel: Channel,
+        keys: Vec<(Box<str>, u64)>,
+    },
+    /// Not of these keys any more.
+    Unfollow {
+        channel: Channel,
+        keys: Vec<Box<str>>,
+    },
 }
 
 /// Why a subscription that its client knew of has ended.
@@ -278,8 +296,17 @@ pub enum OutcomeResult {
     PresenceStats(Result<PresenceStats, ErrorCode>),
     /// For `ReadState`.
     State(Result<StatePage, ErrorCode>),
+    /// For `Verify`.
+    Verified(Result<Vec<Verified>, ErrorCode>),
     /// For `AwaitRoom`.
     Room,
+}
+
+/// Keys that are signed, and until when.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verified {
+    pub items: Vec<(Box<str>, u64)>,
+    pub expires: Option<Moment>,
 }
 
 /// What the application says of a connection or a subscription that was to end.

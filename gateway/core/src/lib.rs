@@ -18,6 +18,7 @@ pub mod hub;
 pub mod map;
 pub mod name_rule;
 pub mod permission;
+pub mod poll;
 pub mod recovery;
 pub mod session;
 pub mod stream;

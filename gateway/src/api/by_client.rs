@@ -156,6 +156,9 @@ impl ByClient {
             return Err(ErrorCode::BadRequest.into());
         }
         let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        if options.is_polled() {
+            return Err(ErrorCode::NotAvailable.into());
+        }
         // Whoever is not refused by the hook may.
         let is_allowed = options.publish_hook
             || self.authenticator.is_insecure()

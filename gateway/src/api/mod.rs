@@ -12,6 +12,7 @@ mod keys;
 mod list;
 mod map;
 mod openapi;
+mod poll;
 mod publish;
 mod query;
 mod refused;

@@ -36,6 +36,9 @@ impl Message {
         if options.keeps_keys() {
             return Err(Refused::bad_request("the channel keeps state by key: use map_publish"));
         }
+        if options.is_polled() {
+            return Err(Refused::not_available("the channel is polled: see shared_poll_publish"));
+        }
         if !options.publication_data_format.admits(&self.publication.data) {
             return Err(Refused::bad_request("the data is not of the format that the channel is set to"));
         }

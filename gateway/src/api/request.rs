@@ -77,6 +77,7 @@ methods! {
     Unsubscribe "unsubscribe" Unsubscribe<'a>;
     Subscribe "subscribe" Subscribe<'a>;
     Refresh "refresh" Refresh<'a>;
+    SharedPollPublish "shared_poll_publish" SharedPollPublish<'a>;
     Rpc "rpc" Rpc<'a>;
     MapPublish "map_publish" MapPublish<'a>;
     MapRemove "map_remove" MapRemove<'a>;
@@ -350,6 +351,23 @@ pub(super) struct Refresh<'a> {
     pub(super) expire_at: i64,
     #[serde(borrow)]
     pub(super) info: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct SharedPollPublish<'a> {
+    #[serde(borrow)]
+    pub(super) channel: Text<'a>,
+    #[serde(borrow)]
+    pub(super) key: Text<'a>,
+    #[serde(borrow)]
+    pub(super) data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub(super) b64data: Text<'a>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) version: u64,
+    #[serde(borrow)]
+    pub(super) epoch: Text<'a>,
 }
 
 #[derive(Debug, Default, Deserialize)]

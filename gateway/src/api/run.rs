@@ -51,6 +51,9 @@ impl<'a> Call<'a> {
             Command::MapReadStream(request) => Answer::Stream(self.map_read_stream(request).await?),
             Command::MapStats(request) => Answer::MapStats(self.map_stats(request).await?),
             Command::MapClear(request) => self.map_clear(request).await.map(|()| Answer::Done)?,
+            Command::SharedPollPublish(request) => {
+                self.shared_poll_publish(request).await.map(|()| Answer::Done)?
+            }
             Command::Rpc(request) => Answer::Called(self.rpc(request).await?),
             Command::Unknown => return Err(ErrorCode::MethodNotFound.into()),
         })

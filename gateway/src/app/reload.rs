@@ -113,6 +113,7 @@ impl Reload {
         let rules = Arc::new(merged.channel_rules());
         let context = context(&merged, &self.node, &self.authenticator, self.metrics.clone());
         self.node.set_rules(rules);
+        self.node.set_poll_secrets(&merged.shared_poll);
         self.node.set_user_connections_max(merged.limits.connections_per_user_max);
         for inbox in &self.inboxes {
             inbox.push(Event::Renew(context.clone()));

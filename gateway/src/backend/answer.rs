@@ -22,6 +22,7 @@ use shared::publication::{Payload, is_json};
 use shared::refusal::{CUSTOM_CODES, MESSAGE_BYTES_MAX, Refusal};
 
 use super::failure::Failure;
+use super::poll::PollResult;
 use crate::clock::Clock;
 
 /// Longest name of a user, in bytes: it stands in every publication of theirs.
@@ -334,7 +335,10 @@ fn payload(json: Option<Box<RawValue>>, in_base64: Option<String>) -> Result<Opt
 }
 
 /// The same, and whether it is JSON.
-fn of_its_kind(json: Option<Box<RawValue>>, in_base64: Option<String>) -> Result<Option<Payload>, Fault> {
+pub(super) fn of_its_kind(
+    json: Option<Box<RawValue>>,
+    in_base64: Option<String>,
+) -> Result<Option<Payload>, Fault> {
     let payload = payload(json, in_base64)?;
     Ok(payload.map(|bytes| if is_json(&bytes) { Payload::json(bytes) } else { Payload::binary(bytes) }))
 }
@@ -348,6 +352,7 @@ pub(crate) fn answers_in_words(body: &[u8]) -> Vec<String> {
         in_words(body, |result: RefreshResult| result.into_renewal(clock)),
         in_words(body, PublishResult::into_answer),
         in_words(body, RpcResult::into_data),
+        in_words(body, PollResult::into_polled),
     ]
 }
 

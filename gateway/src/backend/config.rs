@@ -16,6 +16,8 @@ use crate::setting::Faults;
 
 /// Shorter secrets can be guessed from one signed request.
 const SECRET_BYTES_MIN: usize = 32;
+/// What the sections of polled channels begin with.
+pub(super) const POLLS: &str = "polls.";
 /// Longest message of the failure that is configured, in bytes.
 const FAILURE_MESSAGE_BYTES_MAX: usize = 256;
 
@@ -96,13 +98,15 @@ pub struct Config {
     pub rpc_namespaces: BTreeMap<String, HookConfig>,
     /// Messages of clients of bare endpoints.
     pub message: HookConfig,
+    /// Where the keys of polled channels are asked for, by the name that `shared_poll.backend` of their namespace says.
+    pub polls: BTreeMap<String, HookConfig>,
     /// What is told to the backend after it has happened.
     pub events: EventsConfig,
 }
 
 /// One question. What is not set is as `[backend]` says. `[backend.refresh]`, `[backend.subscribe]`,
-/// `[backend.sub_refresh]`, `[backend.publish]`, `[backend.rpc]`, `[backend.rpc_namespaces.NAME]` and
-/// `[backend.message]` have the same keys.
+/// `[backend.sub_refresh]`, `[backend.publish]`, `[backend.rpc]`, `[backend.rpc_namespaces.NAME]`, `[backend.message]`
+/// and `[backend.polls.NAME]` have the same keys.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HookConfig {
@@ -191,6 +195,7 @@ impl Default for Config {
             rpc: HookConfig::default(),
             rpc_namespaces: BTreeMap::new(),
             message: HookConfig::default(),
+            polls: BTreeMap::new(),
             events: EventsConfig::default(),
         }
     }
@@ -233,7 +238,8 @@ impl Config {
         let fixed = fixed.into_iter().map(|(kind, hook)| (kind, kind.name().to_owned(), hook));
         let named = self.rpc_namespaces.iter();
         let named = named.map(|(name, hook)| (HookKind::Rpc, format!("rpc_namespaces.{name}"), hook));
-        fixed.chain(named).collect()
+        let polls = self.polls.iter().map(|(name, hook)| (HookKind::Poll, format!("{POLLS}{name}"), hook));
+        fixed.chain(named).chain(polls).collect()
     }
 
     pub fn check(&self, faults: &mut Faults) {
@@ -268,7 +274,7 @@ impl Config {
             {
                 faults.add(key("url"), problem);
             }
-            if section.starts_with("rpc_namespaces") && !hook.is_on() {
+            if (section.starts_with("rpc_namespaces") || section.starts_with(POLLS)) && !hook.is_on() {
                 faults.add(key("url"), "must be set");
             }
             faults.outside(&key("timeout_ms"), hook.timeout_ms.unwrap_or(1_000), 10..=60_000);

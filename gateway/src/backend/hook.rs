@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gateway_core::effect::Denial;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::error::ErrorCode;
 use shared::refusal::Refusal;
@@ -35,6 +36,7 @@ pub enum HookKind {
     Publish,
     Rpc,
     Message,
+    Poll,
     Events,
 }
 
@@ -49,13 +51,14 @@ impl HookKind {
             Self::Publish => "publish",
             Self::Rpc => "rpc",
             Self::Message => "message",
+            Self::Poll => "poll",
             Self::Events => "events",
         }
     }
 
     /// Whether it only asks: then asking twice does no harm.
     fn only_asks(self) -> bool {
-        matches!(self, Self::Connect | Self::Refresh | Self::Subscribe | Self::SubRefresh)
+        matches!(self, Self::Connect | Self::Refresh | Self::Subscribe | Self::SubRefresh | Self::Poll)
     }
 }
 
@@ -190,7 +193,7 @@ impl Hook {
     pub(super) async fn question<T: DeserializeOwned, U>(
         &self,
         origin: &Origin,
-        question: &Request<'_>,
+        question: &impl Serialize,
         mean: impl Fn(Option<T>) -> Result<U, Fault>,
     ) -> Result<Result<U, Denial>, Failure> {
         let body = serde_json::to_vec(question).expect("questions are made of texts, numbers and JSON");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway_core::effect::{Denial, Grant, Identity, Renewal};
+use gateway_core::poll::Asked;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use shared::error::ErrorCode;
 use shared::publication::Payload;
@@ -29,6 +30,7 @@ mod event;
 mod failure;
 mod hook;
 mod message;
+mod poll;
 mod request;
 mod sign;
 mod tell;
@@ -41,6 +43,7 @@ pub use config::{Config, EventsConfig, HookConfig};
 pub use event::{Event, EventType};
 pub use hook::{HookKind, Origin};
 pub use message::BareMessage;
+pub use poll::Polled;
 pub use request::{Asker, ConnectQuestion};
 
 use answer::{ConnectResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
@@ -74,6 +77,7 @@ pub struct Backend {
     rpc: Option<Hook>,
     rpc_namespaces: BTreeMap<Box<str>, Hook>,
     message: Option<Hook>,
+    polls: BTreeMap<Box<str>, Hook>,
     events: Option<Events>,
     /// What some hook passes on of a handshake, and of a connect command.
     http_headers: Vec<HeaderName>,
@@ -140,6 +144,7 @@ impl Backend {
             rpc: None,
             rpc_namespaces: BTreeMap::new(),
             message: None,
+            polls: BTreeMap::new(),
             events: None,
             http_headers: Vec::new(),
             emulated_headers: Vec::new(),
@@ -158,6 +163,10 @@ impl Backend {
                 backend.rpc_namespaces.insert(namespace.into(), hook);
                 continue;
             }
+            if let Some(name) = section.strip_prefix(config::POLLS) {
+                backend.polls.insert(name.into(), hook);
+                continue;
+            }
             let place = match kind {
                 HookKind::Connect => &mut backend.connect,
                 HookKind::Refresh => &mut backend.refresh,
@@ -166,7 +175,7 @@ impl Backend {
                 HookKind::Publish => &mut backend.publish,
                 HookKind::Rpc => &mut backend.rpc,
                 HookKind::Message => &mut backend.message,
-                HookKind::Events => continue,
+                HookKind::Poll | HookKind::Events => continue,
             };
             *place = Some(hook);
         }
@@ -190,6 +199,7 @@ impl Backend {
             HookKind::Publish => self.publish.is_some(),
             HookKind::Rpc => self.rpc.is_some() || !self.rpc_namespaces.is_empty(),
             HookKind::Message => self.message.is_some(),
+            HookKind::Poll => !self.polls.is_empty(),
             HookKind::Events => self.events.is_some(),
         }
     }
@@ -331,6 +341,11 @@ impl Backend {
     pub async fn message(&self, origin: &Origin, sent: BareMessage<'_>) -> Result<Option<Payload>, Denial> {
         let hook = self.message.as_ref().ok_or_else(not_available)?;
         message::send(hook, origin, sent).await
+    }
+
+    /// What there is of these keys of a polled channel, according to the backend of this name. `None`: there is no answer.
+    pub async fn poll(&self, name: &str, channel: &str, asked: &[Asked]) -> Option<Polled> {
+        poll::ask(self.polls.get(name)?, channel, asked).await
     }
 
     /// Whether events of this kind are told, so that nobody need put one together for nothing.

@@ -24,6 +24,7 @@ mod ask_backend;
 mod close;
 pub mod config;
 mod finish;
+mod follow;
 mod framing;
 pub(crate) mod open;
 mod outbox;
@@ -173,7 +174,8 @@ mod tests {
 
     #[test]
     fn a_client_is_small() {
-        // Beside it an idle one holds a place in five tables, and with a subscription one in the hub's.
-        assert!(size_of::<Client>() <= 496, "{} bytes", size_of::<Client>());
+        // As much as the allocator gives for anything over 448 bytes. Beside it an idle one holds a place in five tables,
+        // and with a subscription one in the hub's.
+        assert!(size_of::<Client>() <= 512, "{} bytes", size_of::<Client>());
     }
 }

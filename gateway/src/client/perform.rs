@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use gateway_core::effect::{
     Denial, Effect, GoLive, Grant, Identity, Join, Outcome, OutcomeResult, Terms, Ticket,
 };
+use gateway_core::history::HistoryPage;
 use gateway_core::hub::{Bundles, End, Knows, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::command::Connect;
@@ -134,6 +135,9 @@ impl Client {
                         )
                     });
                 }
+                Effect::Verify { ticket, channel, batches } => self.verify(local, ticket, &channel, batches),
+                Effect::Follow { channel, keys } => self.follow(local, &channel, &keys),
+                Effect::Unfollow { channel, keys } => self.unfollow(local, &channel, &keys),
                 Effect::Presence { ticket, channel } => {
                     self.ask(local, ticket, |node| async move {
                         let clients = node.presence(channel).await.map_err(refused);
@@ -262,7 +266,7 @@ impl Client {
         if delivered.is_now() && present.is_now() {
             let known = match &past {
                 Some(wanted) => local.node.known_past(&channel, wanted).map(Some),
-                None => Some(None),
+                None => Some(polled_past(&local.node, &channel)),
             };
             if let Some(known) = known {
                 return self.answer(local, ticket, OutcomeResult::Joined(Ok(known)));
@@ -283,14 +287,14 @@ impl Client {
                 }
                 match past {
                     Some(wanted) => node.past(&channel, &wanted, retention).await.map(Some),
-                    None => Ok(None),
+                    None => Ok(polled_past(&node, &channel)),
                 }
             };
             OutcomeResult::Joined(joining.await.map_err(refused))
         });
     }
 
-    fn subscriber(&self, terms: &Terms) -> Subscriber {
+    pub(super) fn subscriber(&self, terms: &Terms) -> Subscriber {
         let variant = if terms.patches { self.variant.with_patches() } else { self.variant };
         Subscriber::new(self.key.index, variant)
             .positioned(terms.positioned)
@@ -354,6 +358,13 @@ impl Sink for HeldBack {
     fn insufficient(&mut self, _key: u32, _channel: &Channel) {
         self.insufficient = true;
     }
+}
+
+/// What a subscriber is told of the past of a channel without a stream: in a polled one, by what its versions count.
+fn polled_past(node: &Node, channel: &Channel) -> Option<HistoryPage> {
+    let options = node.rules().options(channel).filter(|options| options.is_polled()).cloned()?;
+    let top = node.poll_position(channel, &options.shared_poll)?;
+    Some(HistoryPage { publications: Vec::new(), top })
 }
 
 pub(super) fn refused(error: BrokerError) -> ErrorCode {

@@ -4,6 +4,7 @@ use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_pattern::ChannelPattern;
 use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
 use gateway_core::map::{MapMode, MapOptions};
+use gateway_core::poll::PollMode;
 use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
@@ -51,6 +52,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         channel_options(&config.channels, &config.channel_names, faults);
         hooks(config, &config.channels, faults);
         shown_in(config, &config.channels, faults);
+        polled(config, &config.channels, faults);
         if !config.channels.pattern.is_none() {
             faults.add("pattern", "is for namespaces: these are the channels that have none");
         }
@@ -60,6 +62,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             channel_options(options, &config.channel_names, faults);
             hooks(config, options, faults);
             shown_in(config, options, faults);
+            polled(config, options, faults);
         });
     }
     section("namespaces", &|faults| namespaces(config, faults));
@@ -69,6 +72,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             faults.add("listen", "must not be the address of server.listen");
         }
     });
+    section("shared_poll", &|faults| config.shared_poll.check(faults));
     section("backend", &|faults| config.backend.check(faults));
     section("broker", &|faults| config.broker.check(faults));
     section("redis", &|faults| config.redis.check(faults));
@@ -255,6 +259,47 @@ fn hooks(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     ] {
         if set && !hook.is_on() {
             faults.add(key, format!("needs backend.{name}.url"));
+        }
+    }
+}
+
+/// What a polled channel needs, and what it cannot have.
+fn polled(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
+    let poll = &options.shared_poll;
+    let key = |key: &str| format!("shared_poll.{key}");
+    faults.outside(&key("refresh_interval_ms"), poll.refresh_interval_ms, 10..=3_600_000);
+    faults.outside(&key("refresh_batch_size"), poll.refresh_batch_size, 1..=100_000);
+    faults.outside(&key("keys_per_connection_max"), poll.keys_per_connection_max, 1..=1_000_000);
+    faults.outside(&key("keys_per_channel_max"), poll.keys_per_channel_max, 1..=100_000_000);
+    faults.outside(&key("linger_ms"), poll.linger_ms, 0..=3_600_000);
+    if poll.publish_enabled && poll.mode == PollMode::Versionless {
+        faults.add(key("publish_enabled"), "needs shared_poll.mode = \"versioned\"");
+    }
+    if !options.is_polled() {
+        if !poll.backend.is_empty() {
+            faults.add(key("backend"), "needs subscription_type = \"shared_poll\"");
+        }
+        return;
+    }
+    if poll.backend.is_empty() {
+        faults.add(key("backend"), "must be set: a section of backend.polls says where to ask");
+    } else if !config.backend.polls.contains_key(&*poll.backend) {
+        faults.add(key("backend"), "is no section of backend.polls");
+    }
+    if config.shared_poll.hmac_secret.is_empty() {
+        faults.add("subscription_type", "needs shared_poll.hmac_secret: clients follow only what is signed");
+    }
+    for (key, set) in [
+        ("history_size", options.history_size > 0),
+        ("delta_publish", options.delta_publish),
+        ("allow_publish", options.allow_publish),
+        ("allow_publish_anonymous", options.allow_publish_anonymous),
+        ("allow_publish_for_client", options.allow_publish_for_client),
+        ("publish_hook", options.publish_hook),
+        ("allow_tags_filter", options.allow_tags_filter),
+    ] {
+        if set {
+            faults.add(key, "is not for subscription_type = \"shared_poll\": the content is the backend's");
         }
     }
 }

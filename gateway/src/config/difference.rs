@@ -25,7 +25,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let shown = |config: &Config| {
         let leaves = origins::leaves(config).into_iter();
         let is_compared = |(path, _): &(Vec<String>, Value)| match &path[..] {
-            [section, name, _] if section == "namespaces" => is_in_both(name),
+            [section, name, ..] if section == "namespaces" => is_in_both(name),
             _ => true,
         };
         leaves.filter(is_compared).collect::<BTreeMap<_, _>>()
@@ -67,6 +67,8 @@ pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
     merged.channels = new.channels.clone();
     merged.namespaces = new.namespaces.clone();
     merged.auth = new.auth.clone();
+    merged.shared_poll = new.shared_poll.clone();
+    merged.shared_poll.concurrency_max = present.shared_poll.concurrency_max;
     merged.drain = new.drain.clone();
     // How much a decoder may take is part of the protocols, which all clients share.
     merged.session = new.session.clone();

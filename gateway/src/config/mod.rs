@@ -13,7 +13,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::client_ip::TrustedProxies;
-use crate::{admission, api, auth, backend, broker, client, demo, http, listener, node, telemetry, worker};
+use crate::{
+    admission, api, auth, backend, broker, client, demo, http, listener, node, poll, telemetry, worker,
+};
 
 pub use difference::Change;
 pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
@@ -55,6 +57,8 @@ pub struct Config {
     /// Options of channels with one.
     pub namespaces: BTreeMap<String, ChannelOptions>,
     pub backend: backend::Config,
+    /// For channels of the type `shared_poll`.
+    pub shared_poll: poll::Config,
     pub broker: broker::Config,
     /// Used by `broker.kind = "redis"`.
     pub redis: broker::redis::Config,
@@ -292,7 +296,7 @@ mod tests {
             mistakes(toml, &environment),
             [
                 "colour: unknown key, known are node, server, internal, tls, proxy_protocol, limits, http, raw, websocket, \
-                 session, auth, api, workers, channel_names, channels, namespaces, backend, broker, redis, demo, drain, telemetry (from gateway.toml:2)",
+                 session, auth, api, workers, channel_names, channels, namespaces, backend, shared_poll, broker, redis, demo, drain, telemetry (from gateway.toml:2)",
                 "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
                 "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml:16)",
                 "namespaces.prices.history_ttl_s: must be set when history_size is",

@@ -80,6 +80,11 @@ impl BrokerEvents for FromBroker {
 impl Node {
     fn receive(self: &Arc<Self>, channel: &str, publication: Publication) {
         self.metrics.publication_in(Source::Node);
+        if let Some(keyed) = &publication.keyed
+            && self.take_published(channel, keyed, &publication)
+        {
+            return;
+        }
         let _span = tracing::info_span!(target: SPANS, "deliver", channel).entered();
         let mut shard = self.interest.shard(channel);
         // Nobody here wants it any more, and the broker has not been told yet.

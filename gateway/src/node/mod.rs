@@ -36,7 +36,9 @@ mod describe;
 mod expire;
 pub mod glob;
 mod interest;
+mod keep_polling;
 mod keys;
+mod poll;
 mod publish;
 mod query;
 pub mod question;
@@ -57,6 +59,7 @@ use announce::Announcements;
 use ask::Asking;
 use client_ids::ClientIds;
 use interest::Interest;
+use poll::Polls;
 use session_ids::SessionIds;
 use show::Showing;
 use subscribe::SubscribeQueue;
@@ -88,6 +91,8 @@ pub struct Node {
     users: Users,
     /// The application's own servers, if any are asked or told anything.
     pub(crate) backend: Option<Arc<Backend>>,
+    /// Channels whose keys are asked for.
+    polls: Polls,
     asking: Asking,
     pub(crate) client_ids: ClientIds,
     pub(crate) session_ids: SessionIds,
@@ -125,6 +130,7 @@ pub(crate) struct Parts {
     pub(crate) user_connections_max: u32,
     pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) shared_poll: crate::poll::Config,
 }
 
 /// How long a task that has panicked is left alone.
@@ -156,6 +162,7 @@ impl Node {
             subscribe_queue: SubscribeQueue::default(),
             users: Users::new(parts.user_connections_max),
             backend: parts.backend,
+            polls: Polls::new(&parts.shared_poll),
             asking: Asking::default(),
             client_ids: ClientIds::default(),
             session_ids: SessionIds::default(),
@@ -184,6 +191,9 @@ impl Node {
             metrics.channels.set(channels as i64);
             let kept = shown.upgrade().map_or(0, |node| node.memory.kept());
             metrics.kept_bytes.set(kept as i64);
+            let (channels, keys) = shown.upgrade().map_or((0, 0), |node| node.polls.count());
+            metrics.poll_channels.set(channels as i64);
+            metrics.poll_keys.set(keys as i64);
         });
         node
     }

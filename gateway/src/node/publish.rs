@@ -153,6 +153,7 @@ mod tests {
             user_connections_max: 0,
             backend: None,
             memory: crate::memory::Memory::new(0, 1),
+            shared_poll: crate::poll::Config::default(),
         })
     }
 

@@ -104,6 +104,24 @@ pub enum Drop {
     Quarantined,
 }
 
+/// Who has said something of a key that is followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Polled {
+    /// A backend that was asked.
+    Round,
+    /// The server API.
+    Published,
+}
+
+impl Polled {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Round => "round",
+            Self::Published => "published",
+        }
+    }
+}
+
 /// What panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Panic {

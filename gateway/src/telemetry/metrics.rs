@@ -13,7 +13,7 @@ use shared::protocol::ProtocolId;
 use shared::refusal::Refusal;
 
 use super::backend::{BackendMetrics, EventsMetrics, HookMetrics};
-use super::labels::{Drop, Handshake, Panic, PastFrom, Reloaded, Source};
+use super::labels::{Drop, Handshake, Panic, PastFrom, Polled, Reloaded, Source};
 use super::names;
 use super::register::{
     by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
@@ -103,6 +103,11 @@ pub struct Metrics {
     config_applied_seconds: IntGauge,
     config_hash: IntGauge,
     backend: BackendMetrics,
+    pub poll_channels: IntGauge,
+    pub poll_keys: IntGauge,
+    pub poll_client_keys: IntGauge,
+    poll_results: IntCounterVec,
+    pub poll_resets_total: IntCounter,
     pub(super) ready: IntGauge,
     pub(super) process: ProcessMetrics,
 }
@@ -235,6 +240,11 @@ impl Metrics {
             config_applied_seconds: gauge(r, names::CONFIG_APPLIED_SECONDS),
             config_hash: gauge(r, names::CONFIG_HASH),
             backend: BackendMetrics::new(r),
+            poll_channels: gauge(r, names::POLL_CHANNELS),
+            poll_keys: gauge(r, names::POLL_KEYS),
+            poll_client_keys: gauge(r, names::POLL_CLIENT_KEYS),
+            poll_results: poll_results(r),
+            poll_resets_total: counter(r, names::POLL_RESETS_TOTAL),
             ready: gauge(r, names::READY),
             process: ProcessMetrics {
                 start_time_seconds: register(r, Gauge::with_opts(options(names::START_TIME_SECONDS))),
@@ -349,6 +359,13 @@ impl Metrics {
         self.config_hash.set(hash as i64);
     }
 
+    /// What was said of keys that are followed.
+    pub fn polled(&self, source: Polled, changed: usize, unchanged: usize, removed: usize) {
+        for (result, count) in [("changed", changed), ("unchanged", unchanged), ("removed", removed)] {
+            self.poll_results.with_label_values(&[source.label(), result]).inc_by(count as u64);
+        }
+    }
+
     /// Of one hook, whose failures are counted as these.
     pub fn hook(&self, hook: &'static str, failures: &[&'static str]) -> HookMetrics {
         self.backend.hook(hook, failures)
@@ -409,6 +426,17 @@ fn status_label(status: u16) -> &'static str {
 }
 
 /// What sessions say they do.
+/// Shown as 0 from the start, so that a rate is right from there on.
+fn poll_results(registry: &Registry) -> IntCounterVec {
+    let family = counters(registry, names::POLL_RESULTS_TOTAL);
+    for source in [Polled::Round, Polled::Published] {
+        for result in ["changed", "unchanged", "removed"] {
+            family.with_label_values(&[source.label(), result]);
+        }
+    }
+    family
+}
+
 impl Observe for Metrics {
     fn command(&self, name: &'static str) {
         self.commands_total.with_label_values(&[name]).inc();

@@ -176,7 +176,7 @@ metrics! {
         "A number made of the configuration in use, secrets left out: nodes with the same one have the same settings.";
 
     "The application's servers":
-    BACKEND_SECONDS Histogram "backend_seconds" ["hook": "`connect`, `refresh`, `subscribe`, `sub_refresh`, `publish`, `rpc`, `message`"]
+    BACKEND_SECONDS Histogram "backend_seconds" ["hook": "`connect`, `refresh`, `subscribe`, `sub_refresh`, `publish`, `rpc`, `message`, `poll`"]
         "How long questions to a backend took, retries included.";
     BACKEND_RESULTS_TOTAL Counter "backend_results_total" ["hook": "as for `tidegate_backend_seconds`", "result": "`answered`; `denied`: by the backend; or why there was no answer: `too_many`, `open`, `timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`, `malformed`"]
         "Questions to a backend, by what came of them.";
@@ -185,7 +185,7 @@ metrics! {
     BACKEND_IN_FLIGHT Gauge "backend_in_flight" ["hook": "as for `tidegate_backend_seconds`"]
         "Questions that wait for a backend.";
     BACKEND_BREAKERS_OPEN Gauge "backend_breakers_open" ["hook": "as for `tidegate_backend_seconds`"]
-        "Hooks that are left alone because they failed too often: 1 for one, more where `rpc` has namespaces.";
+        "Hooks that are left alone because they failed too often: 1 for one, more where `rpc` has namespaces or `poll` has several sections.";
     BACKEND_EVENTS_TOTAL Counter "backend_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`"]
         "Events for the backend, by what came of them.";
     BACKEND_EVENT_FAILURES_TOTAL Counter "backend_event_failures_total" ["reason": "`timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`"]
@@ -194,6 +194,18 @@ metrics! {
         "Events that wait to be sent.";
     BACKEND_EVENTS_QUEUED_BYTES Gauge "backend_events_queued_bytes" []
         "Their bytes.";
+
+    "Polled channels":
+    POLL_CHANNELS Gauge "poll_channels" []
+        "Polled channels that clients of this node follow keys of, or did until a moment ago.";
+    POLL_KEYS Gauge "poll_keys" []
+        "Their keys, each once.";
+    POLL_CLIENT_KEYS Gauge "poll_client_keys" []
+        "The same, each once for every client that follows it.";
+    POLL_RESULTS_TOTAL Counter "poll_results_total" ["source": "`round`: a backend was asked; `published`: the server API was called", "result": "`changed`, `unchanged`, `removed`"]
+        "What was said of keys that are followed here. There is news only of what has changed or was removed.";
+    POLL_RESETS_TOTAL Counter "poll_resets_total" []
+        "Times the versions of a channel counted anew, so that its subscribers were sent to come back.";
 
     "Traces":
     TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []

@@ -32,6 +32,10 @@ pub(crate) enum Event {
     /// A client that has been let in: its socket is this worker's from now on.
     Open(Box<NewClient>),
     Publication(Arc<Prepared>),
+    /// News of a key of a polled channel.
+    News(Arc<News>),
+    /// Versions of this polled channel count anew: its subscribers are to come back.
+    Anew(Channel),
     /// What did not come of this channel up to here will not come.
     Lost(Channel, StreamPosition),
     Outcome(ClientKey, Outcome),
@@ -60,6 +64,17 @@ pub(crate) enum Event {
         until: Moment,
     },
     Stop,
+}
+
+/// What is new of a key, for those who follow it.
+#[derive(Debug)]
+pub(crate) struct News {
+    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) key: Arc<str>,
+    /// Whoever has this version or a newer one knows it.
+    pub(crate) version: u64,
+    /// The key is there no more.
+    pub(crate) removed: bool,
 }
 
 /// Counts the clients that workers have done something to. Tells when the last of them has, or never will: when all
@@ -163,13 +178,8 @@ impl Inbox {
     pub(crate) fn push_publication(&self, prepared: Arc<Prepared>) -> bool {
         let fits = {
             let mut queue = self.queue.lock();
-            let bytes = prepared.bytes();
-            let fits = !queue.closed
-                && self.waiting.load(Ordering::Relaxed) < self.publications_max
-                && self.waiting_bytes.load(Ordering::Relaxed) + bytes <= self.bytes_max;
+            let fits = self.take_room(&queue, prepared.bytes());
             if fits {
-                self.waiting.fetch_add(1, Ordering::Relaxed);
-                self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
                 queue.events.push_back(Event::Publication(prepared));
             } else {
                 queue.lost.insert(prepared.channel().clone(), prepared.position());
@@ -177,6 +187,31 @@ impl Inbox {
             fits
         };
         self.wake();
+        fits
+    }
+
+    /// Queues news, if there is room. Answers whether there was.
+    pub(crate) fn push_news(&self, news: Arc<News>) -> bool {
+        {
+            let mut queue = self.queue.lock();
+            if !self.take_room(&queue, news.prepared.bytes()) {
+                return false;
+            }
+            queue.events.push_back(Event::News(news));
+        }
+        self.wake();
+        true
+    }
+
+    /// Counts one more in, if there is room for it.
+    fn take_room(&self, queue: &Queue, bytes: usize) -> bool {
+        let fits = !queue.closed
+            && self.waiting.load(Ordering::Relaxed) < self.publications_max
+            && self.waiting_bytes.load(Ordering::Relaxed) + bytes <= self.bytes_max;
+        if fits {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         fits
     }
 
@@ -210,6 +245,7 @@ impl Inbox {
         };
         let waiting = left.iter().filter_map(|event| match event {
             Event::Publication(prepared) => Some(prepared.bytes()),
+            Event::News(news) => Some(news.prepared.bytes()),
             _ => None,
         });
         let (publications, bytes) = waiting.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));

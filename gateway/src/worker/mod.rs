@@ -4,6 +4,7 @@
 //! reads, handles, delivers and writes, in that order, so that what one turn produces for a client leaves in one
 //! write. [`sweep`] is the fan-out.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -11,6 +12,7 @@ use std::thread;
 use bytes::BytesMut;
 use gateway_core::flush_windows::FlushWindows;
 use gateway_core::hub::{HoldLimits, Hub, Prepared};
+use gateway_core::poll::Trackers;
 use gateway_core::session::Context;
 use gateway_core::timer_wheel::TimerWheel;
 use rustc_hash::FxHashSet;
@@ -45,6 +47,7 @@ mod shrink;
 mod sweep;
 mod take;
 mod tally;
+mod tell_followers;
 mod turn;
 
 pub(crate) use tally::Tally;
@@ -85,6 +88,8 @@ pub(crate) struct Local {
     /// Clients that are in the presence of a channel which keeps none for others.
     pub(crate) shown: FxHashSet<(ClientId, Channel)>,
     pub(crate) refusals_told: Sparingly,
+    /// Who follows which keys of polled channels.
+    pub(crate) trackers: Trackers,
     pub(crate) memory: Arc<Memory>,
     shared_frames: SharedFrames,
     /// For each place in the table: whether a delivery may go straight to the socket.
@@ -161,6 +166,8 @@ pub(crate) struct Worker {
     /// These are kept between turns for their room.
     taken: Queue,
     gathered: gather::Gathered,
+    /// News of keys that not everyone has been told yet.
+    telling: VecDeque<tell_followers::Telling>,
     share: take::Share,
     aftermath: Vec<sweep::Aftermath>,
     due: Vec<u32>,
@@ -231,6 +238,7 @@ impl Worker {
                 given_up_told: Sparingly::default(),
                 shown: FxHashSet::default(),
                 refusals_told: Sparingly::default(),
+                trackers: Trackers::default(),
                 shared_frames: SharedFrames::new(parts.memory.clone()),
                 memory: parts.memory,
                 flags: Vec::new(),
@@ -245,6 +253,7 @@ impl Worker {
             turn: 0,
             taken: Queue::default(),
             gathered: gather::Gathered::default(),
+            telling: VecDeque::new(),
             share: take::Share::default(),
             aftermath: Vec::new(),
             due: Vec::new(),
@@ -281,6 +290,8 @@ impl Local {
 
     /// Takes a client out of one channel, and the channel from the broker if nobody here is left in it.
     pub(crate) fn leave(&mut self, index: u32, client: ClientId, channel: &Channel) {
+        let unfollowed = self.trackers.leave(channel.as_str(), index);
+        self.node.unfollow(self.index, channel, &unfollowed);
         if let Some(left) = self.hub.leave(channel.as_str(), index) {
             self.left(client, channel, left.last);
         }
@@ -288,6 +299,9 @@ impl Local {
 
     /// Takes a client out of all its channels.
     pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) {
+        for (channel, unfollowed) in self.trackers.remove_all(index) {
+            self.node.unfollow(self.index, &channel, &unfollowed);
+        }
         let mut channels = Vec::new();
         self.hub.remove_all(index, |channel, left| channels.push((channel.clone(), left.last)));
         for (channel, last) in channels {

@@ -72,6 +72,7 @@ impl Worker {
             self.local.node.release(self.local.index, &channel);
         }
         self.local.hub = Hub::new(self.hold_limits);
+        self.forget_followers();
         self.local.inflater = Inflater::new();
         self.local.wheel = TimerWheel::new(self.local.now);
         self.local.directory = super::Directory::default();

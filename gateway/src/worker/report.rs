@@ -17,6 +17,7 @@ const GIVEN_UP_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Reported {
     subscriptions: usize,
+    client_keys: usize,
     duplicates: u64,
     held_overflow: u64,
     outbox_bytes: i64,
@@ -31,10 +32,13 @@ impl Worker {
         let interest = self.local.hub.interest();
         let counts = self.local.hub.counts();
         self.metrics.subscriptions.add(interest.subscriptions as i64 - self.reported.subscriptions as i64);
+        let client_keys = self.local.trackers.count();
+        self.metrics.poll_client_keys.add(client_keys as i64 - self.reported.client_keys as i64);
         self.metrics.duplicates_total.inc_by(counts.duplicates - self.reported.duplicates);
         self.metrics.dropped(Drop::HeldBackFull, counts.held_overflow - self.reported.held_overflow);
         self.reported = Reported {
             subscriptions: interest.subscriptions,
+            client_keys,
             duplicates: counts.duplicates,
             held_overflow: counts.held_overflow,
             ..self.reported

@@ -4,6 +4,7 @@ use gateway_core::hub::Prepared;
 use shared::error::ErrorCode;
 use shared::push::UnsubscribeCode;
 
+use crate::node::control::Target;
 use crate::worker::Worker;
 use crate::worker::inbox::Event;
 
@@ -39,7 +40,10 @@ impl Share {
 impl Worker {
     /// Whether something that was taken from the inbox waits for the next turn.
     pub(super) fn is_behind(&self) -> bool {
-        !self.gathered.is_empty() || !self.taken.events.is_empty() || !self.taken.lost.is_empty()
+        !self.gathered.is_empty()
+            || !self.telling.is_empty()
+            || !self.taken.events.is_empty()
+            || !self.taken.lost.is_empty()
     }
 
     pub(super) fn take_inbox(&mut self, buffer: &mut [u8]) {
@@ -49,7 +53,8 @@ impl Worker {
         }
         loop {
             self.deliver_gathered();
-            if !self.gathered.is_empty() {
+            self.tell_followers();
+            if !self.gathered.is_empty() || !self.telling.is_empty() {
                 return;
             }
             match self.taken.events.pop_front() {
@@ -88,13 +93,15 @@ impl Worker {
         loop {
             self.share.renew();
             self.deliver_gathered();
-            if self.gathered.is_empty() {
+            self.tell_followers();
+            if self.gathered.is_empty() && self.telling.is_empty() {
                 match self.taken.events.pop_front() {
                     Some(Event::Publication(prepared)) => {
                         self.gathered.add(prepared);
                         self.gather_on();
                         self.close_gathered();
                     }
+                    Some(Event::News(news)) => self.begin_telling(news),
                     // Whoever is meant is about to be closed.
                     Some(_) => {}
                     None => return,
@@ -110,6 +117,13 @@ impl Worker {
                 self.serve(index, |worker| worker.open(*new, buffer));
             }
             Event::Publication(prepared) => self.deliver(prepared.channel(), std::slice::from_ref(&prepared)),
+            Event::News(news) => self.begin_telling(news),
+            Event::Anew(channel) => {
+                let everyone = Target::default();
+                self.for_each_target(&everyone, Some(&channel), |client| {
+                    client.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
+                });
+            }
             Event::Lost(channel, position) => {
                 self.deliver_waiting(&channel);
                 self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep))

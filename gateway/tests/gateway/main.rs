@@ -39,6 +39,7 @@ mod keeps_order;
 mod keeps_to_its_memory;
 mod leaves_nothing_behind;
 mod notices_lost_data;
+mod polls_backends;
 mod reaches_by_response;
 mod recovers_slowly;
 mod sends_what_is_wanted;

@@ -70,10 +70,11 @@ fn weight(command: &Command) -> usize {
         }
         Request::Publish { channel, data } => channel.len() + data.bytes.len(),
         Request::PublishKey { channel, key, data, .. } => channel.len() + key.len() + data.bytes.len(),
-        Request::Track { channel, batches } => {
+        Request::Track { channel, batches, untrack } => {
             let items = batches.iter().flat_map(|batch| &batch.items);
             let keys: usize = items.map(|item| item.0.len() + size_of_val(item)).sum();
-            channel.len() + keys + batches.iter().map(|batch| batch.signature.len()).sum::<usize>()
+            let untrack: usize = untrack.iter().map(|key| key.len() + size_of_val(key)).sum();
+            channel.len() + keys + untrack + batches.iter().map(|batch| batch.signature.len()).sum::<usize>()
         }
         Request::Untrack { channel, keys } => {
             channel.len() + keys.iter().map(|key| key.len() + size_of_val(key)).sum::<usize>()

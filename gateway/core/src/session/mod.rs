@@ -39,6 +39,7 @@ use behind::Behind;
 use limits::Limits;
 use loading::Loadings;
 use on_renewal::Renewals;
+use on_track::Tracking;
 use state::{Pending, Phase, Subscription};
 
 mod context;
@@ -68,6 +69,7 @@ mod on_renewal;
 mod on_server_subscribe;
 mod on_subscribe;
 mod on_timeout;
+mod on_track;
 mod on_unsubscribe;
 
 /// Most subscribe commands of one connection that are under way at once.
@@ -115,6 +117,8 @@ pub struct Session {
     behind: Option<Box<Behind>>,
     /// What the application is asked about, now and again.
     renewals: Option<Box<Renewals>>,
+    /// Which keys of polled channels the client follows.
+    tracking: Option<Box<Tracking>>,
     /// Until connected: what the client is to be told of the way.
     told_of_way: Option<Box<Way>>,
     limits: Limits,
@@ -161,6 +165,7 @@ impl Session {
             loading: None,
             behind: None,
             renewals: None,
+            tracking: None,
             one_way: matches!(way, Way::OneWay { .. }),
             told_of_way: (!matches!(way, Way::Both)).then(|| Box::new(way)),
             limits: Limits::default(),
@@ -324,6 +329,7 @@ impl Session {
         self.loading = None;
         self.behind = None;
         self.renewals = None;
+        self.tracking = None;
     }
 }
 

@@ -125,9 +125,10 @@ impl Session {
             Request::PublishKey { channel, key, data, removed } => {
                 self.on_publish_key(now, id, &channel, &key, (!removed).then_some(data));
             }
-            Request::Track { .. } | Request::Untrack { .. } => {
-                self.refuse(now, id, ErrorCode::NotAvailable);
+            Request::Track { channel, batches, untrack } => {
+                self.on_track(now, id, &channel, batches, untrack)
             }
+            Request::Untrack { channel, keys } => self.on_untrack(now, id, &channel, keys),
             Request::Refused(error) => self.refuse(now, id, error),
             Request::Connect(_) => self.close(Disconnect::BAD_REQUEST.because("a client connects once")),
             Request::Pong | Request::Unknown => {

@@ -75,6 +75,9 @@ impl Session {
                     result.map(|stats| Answer::PresenceStats { clients: stats.clients, users: stats.users });
                 self.conclude(now, id, answer);
             }
+            (Awaited::Track { channel, untrack }, OutcomeResult::Verified(result)) => {
+                self.on_verified(now, id, &channel, untrack, result);
+            }
             // The outcome of another kind of effect.
             (_, _) => self.refuse(now, id, ErrorCode::Internal),
         }

@@ -19,6 +19,9 @@ impl Session {
         let Some(options) = context.rules.options(&channel) else {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
+        if options.is_polled() {
+            return self.refuse(now, id, ErrorCode::NotAvailable);
+        }
         // Whoever is not refused by the hook may.
         if !options.publish_hook && !self.may_publish(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);

@@ -189,6 +189,7 @@ impl Session {
         let channel = subscription.channel.clone();
 
         let top = page.as_ref().map(|page| page.top);
+        let is_polled = self.context.rules.options(&channel).is_some_and(|options| options.is_polled());
         let mut publications = page.filter(|_| recovered).map(|page| page.publications).unwrap_or_default();
         // A client that is given what it missed counts on from where it stood.
         let counts_from = match (past, &asked.since, publications.first()) {
@@ -235,15 +236,19 @@ impl Session {
                 let position = StreamPosition { offset: rest.before, ..top };
                 Next::ReadOn(Reader::new(channel, position, terms, rest.limit))
             }
-            None => Next::GoLive(GoLive { channel, position: top, terms, may_read_on: true, has_last }),
+            None => {
+                // Without a stream there is nothing to wait for.
+                let position = top.filter(|_| !is_polled);
+                Next::GoLive(GoLive { channel, position, terms, may_read_on: true, has_last })
+            }
         };
         let subscribed = Subscribed {
             expires,
             recoverable,
             positioned: positioned && !is_keyed,
-            // Only whoever can come back to it has a use for a position.
+            // Only whoever can come back to it has a use for a position; of a polled channel, for its epoch.
             position: top
-                .filter(|_| positioned || recoverable)
+                .filter(|_| positioned || recoverable || is_polled)
                 .map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top }),
             delta: given.delta,
             patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
@@ -251,7 +256,7 @@ impl Session {
             recovered: recovered && (was_recovering || !is_keyed),
             was_recovering,
             data: data.map(Box::new),
-            keyed,
+            keyed: keyed.or_else(|| is_polled.then(polled)),
         };
         Ok((subscribed, Taken { id, given, next, ended, bytes: bytes + state_bytes }))
     }
@@ -358,6 +363,11 @@ impl Session {
         self.subscriptions.reserve_exact(1);
         self.subscriptions.insert(at, subscription);
     }
+}
+
+/// What is said of a subscription whose client is told of the keys that it asks for.
+fn polled() -> Box<KeyedAnswer> {
+    Box::new(KeyedAnswer { kind: SubscriptionKind::SharedPoll, ..KeyedAnswer::default() })
 }
 
 /// What is remembered of what a token gave.

@@ -126,6 +126,7 @@ impl Session {
         let is_due = |one: &&Subscription| {
             one.expiring().is_some_and(|(granted, expires)| granted.refreshed_by_server && now >= expires)
         };
+        self.end_expired_tracking(now);
         let due: Vec<Channel> =
             self.subscriptions.iter().filter(is_due).map(|one| one.channel.clone()).collect();
         for channel in due {
@@ -143,6 +144,6 @@ impl Session {
             let (granted, expires) = one.expiring()?;
             Some(self.due(Some(&one.channel), expires, granted.refreshed_by_server))
         });
-        self.expiry = subscriptions.chain(connection).min().unwrap_or(NEVER);
+        self.expiry = subscriptions.chain(connection).chain(self.tracking_end()).min().unwrap_or(NEVER);
     }
 }

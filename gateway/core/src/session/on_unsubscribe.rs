@@ -155,6 +155,9 @@ impl Session {
         if self.renewals.is_some() {
             self.forget_renewal(Some(&subscription.channel));
         }
+        if self.tracking.is_some() {
+            self.forget_tracking(&subscription.channel);
+        }
         if self.subscriptions.is_empty() {
             self.subscriptions.shrink_to_fit();
         }

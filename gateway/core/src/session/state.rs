@@ -55,6 +55,11 @@ pub(super) enum Awaited {
     },
     Presence,
     PresenceStats,
+    /// With keys that the signatures cover and that are followed no more.
+    Track {
+        channel: Channel,
+        untrack: Vec<Box<str>>,
+    },
 }
 
 /// What is rare stands in a box: most subscriptions have no token.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::command::{Since, Subscribe, SubscriptionKind};
+use shared::command::{Since, Subscribe};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 
@@ -31,9 +31,6 @@ impl Asked {
     pub(super) fn of(request: Subscribe, options: &ChannelOptions) -> Result<Self, Denial> {
         if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
             return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because("the delta is of no known kind")));
-        }
-        if request.kind == SubscriptionKind::SharedPoll {
-            return Err(ErrorCode::NotAvailable.into());
         }
         if request.kind != options.subscription_type.kind() {
             return Err(ErrorCode::PermissionDenied.into());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_core::effect::{
     Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Renewal,
-    ServerSubscription, Ticket,
+    ServerSubscription, Ticket, Verified,
 };
 use gateway_core::history::HistoryPage;
 use gateway_core::map::StatePage;
@@ -28,7 +28,7 @@ use shared::push::UnsubscribeCode;
 
 use crate::support::{channel, context, page};
 
-const CHANNELS: [&str; 5] = ["a", "$b", "log:c", "recover:d", "shut:e"];
+const CHANNELS: [&str; 6] = ["a", "$b", "log:c", "recover:d", "shut:e", "poll:f"];
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -56,7 +56,7 @@ enum Kind {
 }
 
 /// `ID` stands for a number that is used once.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 27] = [
     r#"{"id":ID,"connect":{}}"#,
     r#"{"id":ID,"subscribe":{"channel":"a"}}"#,
     r#"{"id":ID,"subscribe":{"channel":"$b","token":"t"}}"#,
@@ -74,6 +74,10 @@ const COMMANDS: [&str; 23] = [
     r#"{"id":ID,"presence_stats":{"channel":"log:c"}}"#,
     r#"{"id":ID,"refresh":{"token":"t"}}"#,
     r#"{"id":ID,"sub_refresh":{"channel":"$b","token":"t"}}"#,
+    r#"{"id":ID,"subscribe":{"channel":"poll:f","type":4}}"#,
+    r#"{"id":ID,"sub_refresh":{"channel":"poll:f","type":1,"track":[{"items":[{"key":"k"},{"key":"l"}]}],"untrack":["l"]}}"#,
+    r#"{"id":ID,"sub_refresh":{"channel":"poll:f","type":2,"untrack":["k"]}}"#,
+    r#"{"id":ID,"unsubscribe":{"channel":"poll:f"}}"#,
     r#"{"id":ID,"rpc":{"method":"m"}}"#,
     r#"{"send":{"data":1}}"#,
     r#"{"id":ID,"ping":{}}"#,
@@ -86,7 +90,7 @@ const COMMANDS: [&str; 23] = [
 const HARMLESS: std::ops::Range<usize> = 1..7;
 
 fn commands() -> impl Strategy<Value = Vec<&'static str>> {
-    let harmless = select([&COMMANDS[HARMLESS], &COMMANDS[8..18]].concat());
+    let harmless = select([&COMMANDS[HARMLESS], &COMMANDS[8..22]].concat());
     vec(prop_oneof![40 => harmless, 1 => select(COMMANDS.to_vec())], 1..8)
 }
 
@@ -293,6 +297,9 @@ impl Observed {
                     assert!(!self.places.contains_key(channel), "{channel} is still joined");
                     assert!(self.announced.remove(channel), "{channel} was not announced");
                 }
+                Effect::Follow { channel, .. } | Effect::Unfollow { channel, .. } => {
+                    assert_eq!(self.places.get(channel), Some(&Place::Live), "{channel} is not live");
+                }
                 _ => {}
             }
             if let Some(ticket) = ticket(&effect) {
@@ -376,6 +383,7 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::History { ticket, .. }
         | Effect::Presence { ticket, .. }
         | Effect::PresenceStats { ticket, .. }
+        | Effect::Verify { ticket, .. }
         | Effect::Refresh { ticket }
         | Effect::SubRefresh { ticket, .. }
         | Effect::Message { ticket, .. }
@@ -388,6 +396,8 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::CloseOthers
         | Effect::GoLive(_)
         | Effect::Leave { .. }
+        | Effect::Follow { .. }
+        | Effect::Unfollow { .. }
         | Effect::AnnounceJoined { .. }
         | Effect::AnnounceLeft { .. }
         | Effect::ShowSubscriber(_)
@@ -440,6 +450,10 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
         })),
         Effect::History { .. } => OutcomeResult::History(failed(error).map(|()| read)),
         Effect::Presence { .. } => OutcomeResult::Presence(failed(error).map(|()| Vec::new())),
+        Effect::Verify { batches, .. } => OutcomeResult::Verified(failed(error).map(|()| {
+            let items = batches.iter().map(|batch| batch.items.clone());
+            items.map(|items| Verified { items, expires: Some(now) }).collect()
+        })),
         Effect::PresenceStats { .. } => {
             OutcomeResult::PresenceStats(failed(error).map(|()| PresenceStats::default()))
         }
@@ -524,12 +538,12 @@ fn a_long_conversation_stays_open_and_is_answered() {
     observed.look();
     for round in 0..8 {
         observed.says(&COMMANDS[HARMLESS]);
-        observed.says(&COMMANDS[8..18]);
+        observed.says(&COMMANDS[8..22]);
         observed.look();
         observed.settle();
         assert!(observed.session.is_connected(), "round {round}");
         assert!(observed.replied.values().all(|replied| *replied), "round {round}");
         observed.happens(Event::WaitsUntilWoken);
     }
-    assert_eq!(observed.replied.len(), 1 + 8 * (HARMLESS.len() + 10));
+    assert_eq!(observed.replied.len(), 1 + 8 * (HARMLESS.len() + 14));
 }

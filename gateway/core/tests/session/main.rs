@@ -25,4 +25,5 @@ mod refreshing;
 mod renewing;
 mod subscribing;
 mod telling_less;
+mod tracking;
 mod unsubscribing;

@@ -10,6 +10,7 @@ use gateway_core::effect::{
 };
 use gateway_core::history::HistoryPage;
 use gateway_core::map::{Action, MapMode, MapOptions, StatePage};
+use gateway_core::poll::PollOptions;
 use gateway_core::session::{Application, Context, Opening, Session, Settings, Unobserved, Way};
 use shared::channel::Channel;
 use shared::error::ErrorCode;
@@ -227,6 +228,16 @@ impl Client {
                 self.ask(ticket, channel.as_str());
                 format!("presence_stats {channel}")
             }
+            Effect::Verify { ticket, channel, batches } => {
+                self.ask(ticket, channel.as_str());
+                let signatures: Vec<&str> = batches.iter().map(|batch| &*batch.signature).collect();
+                format!("verify {channel} {}", signatures.join(" "))
+            }
+            Effect::Follow { channel, keys } => {
+                let keys = keys.iter().map(|(key, version)| format!(" {key}@{version}"));
+                format!("follow {channel}{}", keys.collect::<String>())
+            }
+            Effect::Unfollow { channel, keys } => format!("unfollow {channel} {}", keys.join(" ")),
         }
     }
 
@@ -238,7 +249,8 @@ impl Client {
 
 /// Channels without a namespace are open to all and keep nothing. Those of `log` keep history and presence. `shut`
 /// allows nothing, `named` lets the named users in, `recover` and `position` force what they are called. `secret` keeps
-/// history that nobody may read, and into `members` only subscribers publish.
+/// history that nobody may read, and into `members` only subscribers publish. `poll` has keys that are asked for, three
+/// for each client.
 pub(crate) fn context() -> Context {
     let open = ChannelOptions {
         allow_subscribe: true,
@@ -272,6 +284,16 @@ pub(crate) fn context() -> Context {
             },
         ),
         ("position", ChannelOptions { force_positioning: true, ..streamed }),
+        (
+            "poll",
+            ChannelOptions {
+                subscription_type: SubscriptionType::SharedPoll,
+                shared_poll: PollOptions { keys_per_connection_max: 3, ..PollOptions::default() },
+                allow_subscribe: true,
+                allow_subscribe_anonymous: true,
+                ..ChannelOptions::default()
+            },
+        ),
     ];
     let namespaces = namespaces.map(|(name, options)| (name.into(), Arc::new(options)));
     Context {

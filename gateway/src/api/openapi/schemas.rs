@@ -26,6 +26,7 @@ pub(super) fn summary(method: Method) -> &'static str {
         Method::MapReadStream => "Reads the changes that such a channel keeps.",
         Method::MapStats => "Tells how many keys there are.",
         Method::MapClear => "Forgets all keys and changes of a channel.",
+        Method::SharedPollPublish => "Publishes newer content of a key of a polled channel.",
         Method::Rpc => {
             "Calls a method of the application's own server, as clients do. Without a hook for calls: error 104."
         }
@@ -194,6 +195,26 @@ pub(super) fn request(method: Method) -> Value {
                 ("info", json!({ "description": "Any JSON: shown to others from now on." })),
             ],
         ),
+        Method::SharedPollPublish => fields(
+            &["channel", "key", "version"],
+            [
+                ("channel", text_of("A channel of the type `shared_poll`.", &["poll:a", "poll:b", "a", ""])),
+                ("key", text_of("1 to 1024 bytes.", &["k", "", "another key"])),
+                ("data", json!({ "description": "Any JSON but null: the content." })),
+                ("b64data", text("In place of `data`: bytes in base64.", &["", "AP8=", "e30=", "?"])),
+                (
+                    "version",
+                    json!({
+                        "type": "integer", "minimum": 0, "maximum": u64::MAX,
+                        "description": "At least 1. Not told to anybody unless it is newer than the last version.",
+                    }),
+                ),
+                (
+                    "epoch",
+                    text("In which versions are counted, as the backend says: at most 15 bytes.", &["", "e"]),
+                ),
+            ],
+        ),
         Method::Rpc => fields(
             &["method"],
             [
@@ -245,7 +266,8 @@ pub(super) fn result(method: Method) -> Value {
         | Method::Unsubscribe
         | Method::Subscribe
         | Method::Refresh
-        | Method::MapClear => fields(&[], []),
+        | Method::MapClear
+        | Method::SharedPollPublish => fields(&[], []),
         Method::Rpc => fields(&[], [("data", json!({ "description": "Any JSON." }))]),
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
+use gateway_core::channel_rules::{ChannelOptions, ChannelRules, SubscriptionType};
+use gateway_core::poll::{PollMode, PollOptions};
 use serde_json::{Value, json};
 use shared::channel::Channel;
 use shared::id::{ClientId, UserId};
@@ -24,7 +25,16 @@ const KEY: &str = "key of the tests";
 fn rules() -> ChannelRules {
     let kept =
         ChannelOptions { history_size: 10, history_ttl_s: 60, presence: true, ..ChannelOptions::default() };
-    let namespaces = BTreeMap::from([("kept".into(), Arc::new(kept))]);
+    let polled = ChannelOptions {
+        subscription_type: SubscriptionType::SharedPoll,
+        shared_poll: PollOptions {
+            mode: PollMode::Versioned,
+            publish_enabled: true,
+            ..PollOptions::default()
+        },
+        ..ChannelOptions::default()
+    };
+    let namespaces = BTreeMap::from([("kept".into(), Arc::new(kept)), ("poll".into(), Arc::new(polled))]);
     ChannelRules { namespaces, ..ChannelRules::default() }
 }
 
@@ -96,6 +106,29 @@ async fn a_publication_answers_its_position_and_reads_back_as_it_was_written() {
         r#"{{"result":{{"publications":[{{"data":{{"price": 1.50, "n" : [1, 2]}},"offset":1,"tags":{{"k":"v"}}}}],"offset":1,"epoch":"{epoch}"}}}}"#
     );
     assert_eq!(std::str::from_utf8(&text).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn newer_content_of_a_key_goes_out_as_a_publication_of_its_channel() {
+    let gateway = fixture().await;
+    let params = json!({"channel": "poll:a", "key": "k", "version": 7, "epoch": "e", "data": {"n": 1}});
+    assert_eq!(gateway.result("shared_poll_publish", params.clone()).await, json!({}));
+    let published = gateway.received.publications();
+    assert_eq!(published, [("poll:a".to_owned(), Bytes::from_static(b"{\"n\":1}"))]);
+    for (key, value, code) in [
+        ("version", json!(0), 107),
+        ("key", json!(""), 107),
+        ("key", json!("k".repeat(1_025)), 107),
+        ("epoch", json!("longer than fifteen"), 107),
+        ("data", Value::Null, 107),
+        ("channel", json!("a"), 107),
+        ("channel", json!("unknown:a"), 102),
+    ] {
+        let mut params = params.clone();
+        params[key] = value;
+        assert_eq!(gateway.code("shared_poll_publish", params).await, code, "{key}");
+    }
+    assert_eq!(gateway.code("publish", json!({"channel": "poll:a", "data": 1})).await, 108);
 }
 
 #[tokio::test]

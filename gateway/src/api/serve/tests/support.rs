@@ -21,8 +21,8 @@ use crate::presence::memory::MemoryPresence;
 use crate::worker::inbox::{Event, Inbox, Queue};
 
 /// The broker delivers these to the node.
-const DELIVERED: [&str; 10] =
-    ["a", "c", "kept:a", "kept:b", "kept:0", "kept:1", "kept:2", "kept:3", "kept:4", "kept:5"];
+const DELIVERED: [&str; 11] =
+    ["poll:a", "a", "c", "kept:a", "kept:b", "kept:0", "kept:1", "kept:2", "kept:3", "kept:4", "kept:5"];
 
 pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told) {
     let told = Told::start();
@@ -44,6 +44,7 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
         user_connections_max: 0,
         backend: None,
         memory: crate::memory::Memory::new(0, 1),
+        shared_poll: crate::poll::Config::default(),
     });
     (node, received, told)
 }

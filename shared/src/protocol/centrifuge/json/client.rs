@@ -64,7 +64,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             body.flag("removed", *removed);
             body.end();
         }
-        Request::Track { channel, batches } => {
+        Request::Track { channel, batches, untrack } => {
             let mut body = Object::begin(line.field("sub_refresh"));
             body.string("channel", channel);
             body.number("type", TYPE_TRACK);
@@ -79,6 +79,9 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
                 });
                 body.end();
             });
+            if !untrack.is_empty() {
+                write::list(untrack, body.field("untrack"), |key, out| write::string(key, out));
+            }
             body.end();
         }
         Request::Untrack { channel, keys } => {

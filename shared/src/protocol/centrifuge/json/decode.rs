@@ -350,7 +350,7 @@ impl From<SubRefreshBody> for Request {
             0 => Self::SubRefresh { channel, token: or_empty(body.token) },
             TYPE_TRACK => {
                 let batches = body.track.unwrap_or_default().into_iter().map(TrackBatch::from).collect();
-                Self::Track { channel, batches }
+                Self::Track { channel, batches, untrack: body.untrack.unwrap_or_default() }
             }
             TYPE_UNTRACK => Self::Untrack { channel, keys: body.untrack.unwrap_or_default() },
             _ => Self::Refused(ErrorCode::BadRequest),

@@ -60,11 +60,12 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
                 ..Default::default()
             });
         }
-        Request::Track { channel, batches } => {
+        Request::Track { channel, batches, untrack } => {
             wire.sub_refresh = Some(requests::SubRefresh {
                 channel: channel.to_string(),
                 kind: TYPE_TRACK as i32,
                 track: batches.iter().map(track).collect(),
+                untrack: untrack.iter().map(ToString::to_string).collect(),
                 ..Default::default()
             });
         }

@@ -166,9 +166,11 @@ fn sub_refresh(body: requests::SubRefresh) -> Request {
     let channel = body.channel.into();
     match number(body.kind) {
         Some(0) => Request::SubRefresh { channel, token: body.token.into() },
-        Some(TYPE_TRACK) => {
-            Request::Track { channel, batches: body.track.into_iter().map(TrackBatch::from).collect() }
-        }
+        Some(TYPE_TRACK) => Request::Track {
+            channel,
+            batches: body.track.into_iter().map(TrackBatch::from).collect(),
+            untrack: body.untrack.into_iter().map(Box::from).collect(),
+        },
         Some(TYPE_UNTRACK) => {
             Request::Untrack { channel, keys: body.untrack.into_iter().map(Box::from).collect() }
         }

@@ -1,0 +1,432 @@
+//! One polled channel on one node: when to ask for which keys, and whom to tell what came of it.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use shared::moment::Moment;
+use shared::position::Epoch;
+use shared::publication::{Payload, PayloadKind};
+
+/// How long keys that somebody has just begun to follow wait for others to be asked for with them.
+pub const COALESCE: Duration = Duration::from_millis(5);
+/// The longest a failing backend is left alone.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long it is left alone after its first failure, at least.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// How long an epoch is remembered, at least: those who are told of another one leave all at once, and come back to it.
+pub const EPOCH_LINGER: Duration = Duration::from_secs(60);
+/// Rounds begin up to this part of the interval early or late, so that nodes do not ask in step.
+const JITTER: u64 = 10;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The backend numbers what it answers.
+    pub versioned: bool,
+    /// From one round to the next.
+    pub interval: Duration,
+    /// The most keys that are asked for at once.
+    pub batch: usize,
+    /// The most keys.
+    pub keys_max: usize,
+    /// How long the channel is remembered without a key.
+    pub linger: Duration,
+}
+
+/// A key that is asked for, and the version that is known of it. 0: content is wanted whatever its version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    pub key: Arc<str>,
+    pub version: u64,
+}
+
+/// What is to be done next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Ask for these. The answer is told to [`Poller::answered`], and if there is none, to [`Poller::failed`].
+    Ask(Vec<Asked>),
+    /// Nothing before this, unless a key comes.
+    Wait(Moment),
+    /// Nobody has followed anything for long enough: the channel can be forgotten.
+    End,
+}
+
+/// What the backend says of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    pub key: Box<str>,
+    pub data: Payload,
+    pub version: u64,
+    /// The key is there no more.
+    pub removed: bool,
+}
+
+/// What those who follow a key are to be told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct News {
+    pub key: Arc<str>,
+    /// Whoever has this version or a newer one knows it.
+    pub version: u64,
+    /// `None`: the key is there no more.
+    pub data: Option<Payload>,
+    /// Bit N: it is followed on worker N.
+    pub workers: u64,
+}
+
+/// What came of an answer or a publication.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Taken {
+    /// Versions count anew: what any client has cannot be compared any more. Told first.
+    pub reset: bool,
+    pub news: Vec<News>,
+    pub changed: usize,
+    pub unchanged: usize,
+    pub removed: usize,
+}
+
+/// A key that somebody follows.
+#[derive(Debug)]
+struct Entry {
+    /// Of the newest content that is known. 0: none is.
+    version: u64,
+    /// Of that content, where nothing else tells it from others.
+    hash: u64,
+    workers: u64,
+    /// It was published since the last round, which therefore passes it over.
+    fresh: bool,
+    /// Somebody needs the content though it is no news.
+    again: bool,
+    /// It is being asked for.
+    asked: bool,
+}
+
+#[derive(Debug)]
+pub struct Poller {
+    settings: Settings,
+    /// Of versions. Only where the backend counts them; otherwise they are of the node.
+    epoch: Epoch,
+    keys: FxHashMap<Arc<str>, Entry>,
+    /// To be asked for before the next round.
+    urgent: BTreeSet<Arc<str>>,
+    urgent_at: Moment,
+    /// Of the present round, those that have not been asked for.
+    round: BTreeSet<Arc<str>>,
+    next_round: Moment,
+    /// Between two requests of a round.
+    spacing: Duration,
+    next_batch: Moment,
+    failures: u32,
+    paused_until: Moment,
+    empty_since: Option<Moment>,
+    random: u64,
+}
+
+impl Poller {
+    /// `seed`: random bits, for when rounds begin.
+    pub fn new(now: Moment, settings: Settings, seed: u64) -> Self {
+        let mut poller = Self {
+            settings,
+            epoch: Epoch::EMPTY,
+            keys: FxHashMap::default(),
+            urgent: BTreeSet::new(),
+            urgent_at: now,
+            round: BTreeSet::new(),
+            next_round: now,
+            spacing: Duration::ZERO,
+            next_batch: now,
+            failures: 0,
+            paused_until: now,
+            empty_since: Some(now),
+            random: seed | 1,
+        };
+        poller.next_round = now + poller.about(settings.interval);
+        poller
+    }
+
+    /// Of the versions that it tells.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether so many keys more may be followed.
+    pub fn has_room(&self, keys: usize) -> bool {
+        self.keys.len() + keys <= self.settings.keys_max
+    }
+
+    /// Somebody on this worker follows a key, and has this version of its content; 0: none. Whoever has called it may
+    /// have to look at [`Poller::next`] anew.
+    pub fn track(&mut self, now: Moment, worker: usize, key: &str, version: u64) {
+        self.empty_since = None;
+        let entry = match self.keys.get_mut(key) {
+            Some(entry) => entry,
+            None => {
+                let key: Arc<str> = key.into();
+                self.make_urgent(now, key.clone());
+                self.keys.entry(key).or_insert(Entry {
+                    version: 0,
+                    hash: 0,
+                    workers: 0,
+                    fresh: false,
+                    again: false,
+                    asked: false,
+                })
+            }
+        };
+        entry.workers |= 1 << worker;
+        // Where nothing is known yet, what is asked for goes to everyone.
+        if entry.version > version && !entry.again {
+            entry.again = true;
+            if !entry.asked
+                && let Some((key, _)) = self.keys.get_key_value(key)
+            {
+                let key = key.clone();
+                self.make_urgent(now, key);
+            }
+        }
+    }
+
+    /// Nobody on this worker follows it any more.
+    pub fn untrack(&mut self, now: Moment, worker: usize, key: &str) {
+        let Some(entry) = self.keys.get_mut(key) else { return };
+        entry.workers &= !(1 << worker);
+        if entry.workers == 0 {
+            self.forget(now, key);
+        }
+    }
+
+    /// What is to be done now. To be called again after everything that happens, and when what it says is done.
+    pub fn next(&mut self, now: Moment) -> Step {
+        if let Some(since) = self.empty_since {
+            let linger = self.settings.linger;
+            let end = since + if self.epoch.is_empty() { linger } else { linger.max(EPOCH_LINGER) };
+            return if now >= end { Step::End } else { Step::Wait(end) };
+        }
+        if now < self.paused_until {
+            return Step::Wait(self.paused_until);
+        }
+        if now >= self.urgent_at
+            && let Some(step) = self.ask_for_urgent()
+        {
+            return step;
+        }
+        if self.round.is_empty() && now >= self.next_round {
+            self.begin_round(now);
+        }
+        if now >= self.next_batch
+            && let Some(step) = self.ask_for_round(now)
+        {
+            return step;
+        }
+        let batch = if self.round.is_empty() { self.next_round } else { self.next_batch };
+        Step::Wait(if self.urgent.is_empty() { batch } else { batch.min(self.urgent_at) })
+    }
+
+    /// The backend has answered. `next_version` numbers contents where the backend does not: ever higher.
+    pub fn answered(
+        &mut self,
+        now: Moment,
+        asked: &[Asked],
+        epoch: Epoch,
+        items: Vec<Item>,
+        mut next_version: impl FnMut() -> u64,
+    ) -> Taken {
+        self.failures = 0;
+        self.put_back(asked);
+        let mut taken = self.go_on_in(epoch);
+        for Item { key, data, version, removed } in items {
+            // Nobody follows it, any more or ever.
+            let Some((name, entry)) = self.keys.get_key_value(&*key) else { continue };
+            let (name, workers) = (name.clone(), entry.workers);
+            if removed {
+                taken.removed += 1;
+                taken.news.push(News { key: name, version, data: None, workers });
+                self.forget(now, &key);
+                continue;
+            }
+            let Some(entry) = self.keys.get_mut(&*key) else { continue };
+            let version = match self.settings.versioned {
+                true => version,
+                false => {
+                    let hash = hash(&data);
+                    let is_new = entry.version == 0 || entry.hash != hash;
+                    entry.hash = hash;
+                    if is_new { next_version() } else { entry.version }
+                }
+            };
+            let is_new = version > entry.version;
+            taken.changed += usize::from(is_new);
+            taken.unchanged += usize::from(!is_new);
+            // What is older than what was published meanwhile is of no use to anybody.
+            if is_new || entry.again && version == entry.version && version > 0 {
+                (entry.version, entry.again) = (version, false);
+                taken.news.push(News { key: name, version, data: Some(data), workers });
+            }
+        }
+        taken
+    }
+
+    /// There is no answer: the backend is left alone for a while, longer each time.
+    pub fn failed(&mut self, now: Moment, asked: &[Asked]) {
+        self.put_back(asked);
+        let doubled = self.settings.interval.min(Duration::from_secs(1)).max(BACKOFF_MIN);
+        let pause = doubled.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        let pause = self.about(pause);
+        self.paused_until = self.paused_until.max(now + pause);
+        // Those of whom somebody waits for the first content do not wait for the next round.
+        for Asked { key, .. } in asked {
+            if self.keys.get(key).is_some_and(|entry| entry.version == 0 || entry.again) {
+                self.urgent.insert(key.clone());
+            }
+        }
+    }
+
+    /// What was asked for will not be answered, and nobody is to blame.
+    pub fn forget_asked(&mut self) {
+        self.keys.values_mut().for_each(|entry| entry.asked = false);
+    }
+
+    /// The application has published newer content.
+    pub fn published(&mut self, key: &str, version: u64, epoch: Epoch, data: Payload) -> Taken {
+        if !self.settings.versioned {
+            return Taken::default();
+        }
+        let mut taken = self.go_on_in(epoch);
+        let Some((name, _)) = self.keys.get_key_value(key) else { return taken };
+        let name = name.clone();
+        let Some(entry) = self.keys.get_mut(key) else { return taken };
+        if version <= entry.version {
+            taken.unchanged = 1;
+            return taken;
+        }
+        (entry.version, entry.fresh, entry.again) = (version, true, false);
+        taken.changed = 1;
+        taken.news.push(News { key: name, version, data: Some(data), workers: entry.workers });
+        taken
+    }
+
+    /// Some of those who were to be told had no room for it: they are told after the next round.
+    pub fn undelivered(&mut self, key: &str) {
+        if let Some(entry) = self.keys.get_mut(key) {
+            (entry.again, entry.fresh) = (true, false);
+        }
+    }
+
+    fn forget(&mut self, now: Moment, key: &str) {
+        self.keys.remove(key);
+        self.urgent.remove(key);
+        self.round.remove(key);
+        if self.keys.is_empty() {
+            self.empty_since = Some(now);
+        }
+    }
+
+    fn make_urgent(&mut self, now: Moment, key: Arc<str>) {
+        if self.urgent.is_empty() {
+            self.urgent_at = now + COALESCE;
+        }
+        self.round.remove(&key);
+        self.urgent.insert(key);
+    }
+
+    fn ask_for_urgent(&mut self) -> Option<Step> {
+        let keys = take(&mut self.urgent, self.settings.batch);
+        self.ask_for(keys)
+    }
+
+    fn begin_round(&mut self, now: Moment) {
+        let mut round = BTreeSet::new();
+        for (key, entry) in &mut self.keys {
+            let is_fresh = std::mem::take(&mut entry.fresh);
+            if !is_fresh && !entry.asked && !self.urgent.contains(key) {
+                round.insert(key.clone());
+            }
+        }
+        let interval = self.about(self.settings.interval);
+        let batches = round.len().div_ceil(self.settings.batch.max(1)).max(1);
+        self.spacing = interval / u32::try_from(batches).unwrap_or(u32::MAX);
+        (self.round, self.next_round, self.next_batch) = (round, now + interval, now);
+    }
+
+    fn ask_for_round(&mut self, now: Moment) -> Option<Step> {
+        let keys = take(&mut self.round, self.settings.batch);
+        let step = self.ask_for(keys)?;
+        self.next_batch = now + self.spacing;
+        Some(step)
+    }
+
+    fn ask_for(&mut self, keys: Vec<Arc<str>>) -> Option<Step> {
+        let versioned = self.settings.versioned;
+        let asked = keys.into_iter().filter_map(|key| {
+            let entry = self.keys.get_mut(&key)?;
+            entry.asked = true;
+            let version = if versioned && !entry.again { entry.version } else { 0 };
+            Some(Asked { key, version })
+        });
+        let asked: Vec<Asked> = asked.collect();
+        (!asked.is_empty()).then_some(Step::Ask(asked))
+    }
+
+    fn put_back(&mut self, asked: &[Asked]) {
+        for Asked { key, .. } in asked {
+            if let Some(entry) = self.keys.get_mut(key) {
+                entry.asked = false;
+            }
+        }
+    }
+
+    /// Versions of another epoch say nothing about those of this one. Also at first: clients have been told of no epoch,
+    /// and need to know it when they come back.
+    fn go_on_in(&mut self, epoch: Epoch) -> Taken {
+        let reset = self.settings.versioned && epoch != self.epoch;
+        if reset {
+            self.epoch = epoch;
+            for entry in self.keys.values_mut() {
+                (entry.version, entry.fresh, entry.again) = (0, false, false);
+            }
+        }
+        Taken { reset, ..Taken::default() }
+    }
+
+    /// A tenth more or less.
+    fn about(&mut self, duration: Duration) -> Duration {
+        // Xorshift: enough to be out of step.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let part = micros / JITTER;
+        Duration::from_micros(micros - part + self.random % (2 * part + 1))
+    }
+}
+
+fn take(from: &mut BTreeSet<Arc<str>>, most: usize) -> Vec<Arc<str>> {
+    let mut taken = Vec::new();
+    while taken.len() < most
+        && let Some(key) = from.pop_first()
+    {
+        taken.push(key);
+    }
+    taken
+}
+
+/// Two contents that share it are taken for the same: one in 2^64.
+fn hash(data: &Payload) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let kind = match data.kind {
+        PayloadKind::Json => 0_u8,
+        PayloadKind::Text => 1,
+        PayloadKind::Binary => 2,
+    };
+    (kind, &data.bytes[..]).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;

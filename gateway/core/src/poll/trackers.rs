@@ -1,0 +1,292 @@
+//! Who follows which keys of which channels on one worker.
+//!
+//! A key is a dense list of those who follow it, each with the version that it has. News of a key goes through that list
+//! from its end, a piece at a time: those who come meanwhile stand behind, and get what they lack by being asked for.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use shared::channel::Channel;
+use slab::Slab;
+
+use crate::hub::Subscriber;
+
+/// A channel and a key of it, by their places.
+type Place = (u32, u32);
+
+#[derive(Debug, Default)]
+pub struct Trackers {
+    ids: FxHashMap<Channel, u32>,
+    channels: Slab<Followed>,
+    /// What each client follows, and where it stands in the key's list.
+    rows: FxHashMap<u32, FxHashMap<Place, u32>>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Followed {
+    channel: Channel,
+    ids: FxHashMap<Arc<str>, u32>,
+    keys: Slab<Key>,
+}
+
+#[derive(Debug)]
+struct Key {
+    name: Arc<str>,
+    trackers: Vec<Tracker>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tracker {
+    subscriber: Subscriber,
+    /// What it has.
+    version: u64,
+}
+
+const _: () = assert!(size_of::<Tracker>() == 16, "there is one for each key of each client");
+
+impl Trackers {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// A client follows a key from now on, and has this version of it. One that does so already has that version.
+    pub fn track(&mut self, channel: &Channel, key: &str, subscriber: Subscriber, version: u64) {
+        let id = match self.ids.get(channel.as_str()) {
+            Some(&id) => id,
+            None => {
+                let (ids, keys) = (FxHashMap::default(), Slab::new());
+                let id = self.channels.insert(Followed { channel: channel.clone(), ids, keys }) as u32;
+                self.ids.insert(channel.clone(), id);
+                id
+            }
+        };
+        let followed = &mut self.channels[id as usize];
+        let key_id = match followed.ids.get(key) {
+            Some(&key) => key,
+            None => {
+                let name: Arc<str> = key.into();
+                let key_id = followed.keys.insert(Key { name: name.clone(), trackers: Vec::new() }) as u32;
+                followed.ids.insert(name, key_id);
+                key_id
+            }
+        };
+        let trackers = &mut followed.keys[key_id as usize].trackers;
+        let row = self.rows.entry(subscriber.key).or_default();
+        let tracker = Tracker { subscriber, version };
+        match row.get(&(id, key_id)) {
+            Some(&at) => trackers[at as usize] = tracker,
+            None => {
+                row.insert((id, key_id), trackers.len() as u32);
+                trackers.push(tracker);
+                self.count += 1;
+            }
+        }
+    }
+
+    /// A client follows a key no more. Whether nobody here does.
+    pub fn untrack(&mut self, channel: &str, key: &str, client: u32) -> bool {
+        let Some(place) = self.place(channel, key) else { return false };
+        self.take_out(place, client).is_some()
+    }
+
+    /// A client follows nothing of a channel any more: the keys that nobody here follows now.
+    pub fn leave(&mut self, channel: &str, client: u32) -> Vec<Arc<str>> {
+        let Some(&id) = self.ids.get(channel) else { return Vec::new() };
+        let Some(row) = self.rows.get(&client) else { return Vec::new() };
+        let places: Vec<Place> = row.keys().filter(|place| place.0 == id).copied().collect();
+        places.into_iter().filter_map(|place| self.take_out(place, client)).collect()
+    }
+
+    /// A client follows nothing any more: channel by channel, the keys that nobody here follows now.
+    pub fn remove_all(&mut self, client: u32) -> Vec<(Channel, Vec<Arc<str>>)> {
+        let Some(row) = self.rows.get(&client) else { return Vec::new() };
+        let mut channels: Vec<u32> = row.keys().map(|place| place.0).collect();
+        channels.sort_unstable();
+        channels.dedup();
+        let named =
+            channels.into_iter().filter_map(|id| Some(self.channels.get(id as usize)?.channel.clone()));
+        let named: Vec<Channel> = named.collect();
+        named.into_iter().map(|channel| (channel.clone(), self.leave(channel.as_str(), client))).collect()
+    }
+
+    /// Everything that is followed here.
+    pub fn keys(&self) -> impl Iterator<Item = (&Channel, impl Iterator<Item = &Arc<str>>)> {
+        self.channels.iter().map(|(_, followed)| (&followed.channel, followed.ids.keys()))
+    }
+
+    /// How long the list of a key is: where its news begins.
+    pub fn followers(&self, channel: &str, key: &str) -> usize {
+        self.place(channel, key).and_then(|place| self.key(place)).map_or(0, |key| key.trackers.len())
+    }
+
+    /// Of the `most` who stand before `from`, those who have no such version: from now on they have. Goes on before
+    /// where it says.
+    pub fn outdated(
+        &mut self,
+        channel: &str,
+        key: &str,
+        version: u64,
+        from: usize,
+        most: usize,
+    ) -> (Vec<Subscriber>, usize) {
+        let Some((id, key_id)) = self.place(channel, key) else { return (Vec::new(), 0) };
+        let Some(key) = self.channels[id as usize].keys.get_mut(key_id as usize) else {
+            return (Vec::new(), 0);
+        };
+        let from = from.min(key.trackers.len());
+        let until = from.saturating_sub(most);
+        let mut outdated = Vec::new();
+        for tracker in &mut key.trackers[until..from] {
+            if tracker.version < version {
+                tracker.version = version;
+                outdated.push(tracker.subscriber);
+            }
+        }
+        (outdated, until)
+    }
+
+    /// At most so many of those who follow a key, who do so no more. Whether anybody is left.
+    pub fn dismiss(&mut self, channel: &str, key: &str, most: usize) -> (Vec<Subscriber>, bool) {
+        let Some(place) = self.place(channel, key) else { return (Vec::new(), false) };
+        let Some(key) = self.key(place) else { return (Vec::new(), false) };
+        let dismissed: Vec<Subscriber> =
+            key.trackers.iter().rev().take(most).map(|tracker| tracker.subscriber).collect();
+        let any_left = key.trackers.len() > dismissed.len();
+        for subscriber in &dismissed {
+            self.take_out(place, subscriber.key);
+        }
+        (dismissed, any_left)
+    }
+
+    fn place(&self, channel: &str, key: &str) -> Option<Place> {
+        let id = *self.ids.get(channel)?;
+        Some((id, *self.channels.get(id as usize)?.ids.get(key)?))
+    }
+
+    fn key(&self, (id, key): Place) -> Option<&Key> {
+        self.channels.get(id as usize)?.keys.get(key as usize)
+    }
+
+    /// Takes a client out of a key's list. The key, if nobody is left in it.
+    fn take_out(&mut self, place: Place, client: u32) -> Option<Arc<str>> {
+        let row = self.rows.get_mut(&client)?;
+        let at = row.remove(&place)?;
+        if row.is_empty() {
+            self.rows.remove(&client);
+        }
+        self.count -= 1;
+        let (id, key_id) = place;
+        let followed = self.channels.get_mut(id as usize)?;
+        let key = followed.keys.get_mut(key_id as usize)?;
+        key.trackers.swap_remove(at as usize);
+        if let Some(moved) = key.trackers.get(at as usize)
+            && let Some(row) = self.rows.get_mut(&moved.subscriber.key)
+        {
+            row.insert(place, at);
+        }
+        if !key.trackers.is_empty() {
+            return None;
+        }
+        let name = followed.keys.remove(key_id as usize).name;
+        followed.ids.remove(&name);
+        if followed.ids.is_empty() {
+            let channel = self.channels.remove(id as usize).channel;
+            self.ids.remove(channel.as_str());
+        }
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{EncodingId, Variant};
+
+    fn subscriber(key: u32) -> Subscriber {
+        Subscriber::new(key, Variant::plain(EncodingId::default()))
+    }
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name, 255).unwrap()
+    }
+
+    fn told(trackers: &mut Trackers, name: &str, key: &str, version: u64) -> Vec<u32> {
+        let from = trackers.followers(name, key);
+        let (outdated, rest) = trackers.outdated(name, key, version, from, usize::MAX);
+        assert_eq!(rest, 0);
+        let mut told: Vec<u32> = outdated.iter().map(|subscriber| subscriber.key).collect();
+        told.sort_unstable();
+        told
+    }
+
+    #[test]
+    fn news_go_to_those_who_follow_the_key_and_have_an_older_version() {
+        let (mut trackers, a, b) = (Trackers::default(), channel("a"), channel("b"));
+        for (of, key, client, version) in
+            [(&a, "x", 1, 0), (&a, "x", 2, 5), (&a, "y", 3, 0), (&b, "x", 4, 0), (&a, "x", 5, 6)]
+        {
+            trackers.track(of, key, subscriber(client), version);
+        }
+        assert_eq!(told(&mut trackers, "a", "x", 6), [1, 2]);
+        assert_eq!(told(&mut trackers, "a", "x", 6), Vec::<u32>::new(), "they have it now");
+        assert_eq!(told(&mut trackers, "b", "x", 1), [4]);
+        trackers.track(&a, "x", subscriber(1), 0);
+        assert_eq!(told(&mut trackers, "a", "x", 6), [1], "it has lost what it had");
+        assert_eq!(trackers.count(), 5);
+    }
+
+    #[test]
+    fn a_key_without_followers_is_told_once_and_forgotten() {
+        let (mut trackers, a) = (Trackers::default(), channel("a"));
+        for client in 1..=3 {
+            trackers.track(&a, "x", subscriber(client), 0);
+            trackers.track(&a, "y", subscriber(client), 0);
+        }
+        assert!(!trackers.untrack("a", "x", 1) && !trackers.untrack("a", "x", 1));
+        assert_eq!(trackers.leave("a", 2), Vec::<Arc<str>>::new());
+        assert_eq!(told(&mut trackers, "a", "y", 1), [1, 3], "the last took the place of the one before it");
+        assert!(trackers.untrack("a", "x", 3));
+        trackers.remove_all(1);
+        assert_eq!(trackers.remove_all(3), [(a, vec![Arc::from("y")])]);
+        assert_eq!((trackers.count(), trackers.channels.len(), trackers.rows.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn news_in_pieces_reach_everyone_once_whoever_leaves_meanwhile() {
+        let (mut trackers, a) = (Trackers::default(), channel("a"));
+        for client in 0..10 {
+            trackers.track(&a, "x", subscriber(client), 0);
+        }
+        let (mut told, mut from) = (Vec::new(), trackers.followers("a", "x"));
+        for leaves in [9, 0, 5, 1] {
+            let (piece, rest) = trackers.outdated("a", "x", 1, from, 3);
+            told.extend(piece.iter().map(|subscriber| subscriber.key));
+            from = rest;
+            trackers.untrack("a", "x", leaves);
+        }
+        while from > 0 {
+            let (piece, rest) = trackers.outdated("a", "x", 1, from, 3);
+            told.extend(piece.iter().map(|subscriber| subscriber.key));
+            from = rest;
+        }
+        told.sort_unstable();
+        let before = told.len();
+        told.dedup();
+        assert_eq!(told.len(), before, "nobody is told twice");
+        assert!([2, 3, 4, 6, 7, 8].iter().all(|client| told.contains(client)), "{told:?}");
+    }
+
+    #[test]
+    fn when_a_key_is_removed_its_followers_are_dismissed_a_piece_at_a_time() {
+        let (mut trackers, a) = (Trackers::default(), channel("a"));
+        for client in 0..5 {
+            trackers.track(&a, "x", subscriber(client), 9);
+        }
+        let (first, more) = trackers.dismiss("a", "x", 3);
+        let (second, end) = trackers.dismiss("a", "x", 3);
+        assert_eq!((first.len(), more, second.len(), end), (3, true, 2, false));
+        assert_eq!((trackers.count(), trackers.dismiss("a", "x", 3)), (0, (Vec::new(), false)));
+    }
+}

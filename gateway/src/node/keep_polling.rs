@@ -1,0 +1,77 @@
+//! The task of one polled channel: asks its backend for what is due, and spreads what is new.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use gateway_core::poll::{Asked, Step};
+use shared::moment::Moment;
+
+use super::poll::PolledChannel;
+use super::{Node, RESTART_DELAY};
+use crate::telemetry::labels::{Panic, Polled};
+
+/// Requests of one channel that are under way at once.
+const IN_FLIGHT_MAX: usize = 4;
+/// The longest that the task looks at nothing.
+const IDLE_MAX: Duration = Duration::from_secs(3600);
+
+/// Ends when nobody has followed a key of the channel for a while.
+pub(super) async fn keep_polling(node: Arc<Node>, polled: Arc<PolledChannel>) {
+    while AssertUnwindSafe(poll(&node, &polled)).catch_unwind().await.is_err() {
+        node.metrics.panicked(Panic::Delivery);
+        tracing::error!(channel = %polled.channel, "polling a channel panicked; it begins anew");
+        polled.poller.lock().forget_asked();
+        tokio::time::sleep(RESTART_DELAY).await;
+    }
+}
+
+async fn poll(node: &Arc<Node>, polled: &Arc<PolledChannel>) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        let now = node.clock.now();
+        let step = match under_way.len() < IN_FLIGHT_MAX {
+            true => polled.poller.lock().next(now),
+            false => Step::Wait(now + IDLE_MAX),
+        };
+        let until: Moment = match step {
+            Step::Ask(asked) => {
+                under_way.push(ask(node, polled, asked));
+                continue;
+            }
+            Step::End if under_way.is_empty() => match node.polls.forget(polled) {
+                true => return,
+                false => continue,
+            },
+            // Nobody waits for what is still under way, and it is bounded by its deadline.
+            Step::End => now + IDLE_MAX,
+            Step::Wait(until) => until,
+        };
+        // A millisecond is as exact as the clock is.
+        let idle = until.since(now).clamp(Duration::from_millis(1), IDLE_MAX);
+        tokio::select! {
+            () = polled.changed.notified() => {}
+            Some(()) = under_way.next() => {}
+            () = tokio::time::sleep(idle) => {}
+        }
+    }
+}
+
+async fn ask(node: &Arc<Node>, polled: &Arc<PolledChannel>, asked: Vec<Asked>) {
+    // Nothing closes it.
+    let Ok(permit) = node.polls.permits.acquire().await else { return };
+    let answer = match &node.backend {
+        Some(backend) => backend.poll(&polled.backend, polled.channel.as_str(), &asked).await,
+        None => None,
+    };
+    drop(permit);
+    let Some(answer) = answer else { return polled.poller.lock().failed(node.clock.now(), &asked) };
+    // A worker that is behind slows this down, too. What finds no room after all is told later.
+    let _ = node.wait_for_room(&[&polled.channel]).await;
+    let mut poller = polled.poller.lock();
+    let (now, next_version) = (node.clock.now(), || node.polls.next_version());
+    let taken = poller.answered(now, &asked, answer.epoch, answer.items, next_version);
+    node.spread(polled, &mut poller, Polled::Round, taken);
+}

@@ -1,0 +1,246 @@
+//! Polled channels: which keys are followed on this node, and who may follow them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gateway_core::effect::Verified;
+use gateway_core::hub::Prepared;
+use gateway_core::poll::{News, PollMode, PollOptions, Poller, Taken};
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
+use shared::channel::Channel;
+use shared::command::TrackBatch;
+use shared::error::ErrorCode;
+use shared::id::UserId;
+use shared::moment::Moment;
+use shared::position::{Epoch, StreamPosition};
+use shared::publication::{Keyed, Payload, Publication};
+use tokio::sync::{Notify, Semaphore};
+
+use super::Node;
+use super::keep_polling::keep_polling;
+use crate::broker::{BrokerError, PublishRequest};
+use crate::poll::{Config, Problem, Signatures};
+use crate::telemetry::labels::{Drop, Polled};
+use crate::worker::inbox::{self, Event};
+
+/// Under which tag the epoch of a published key travels between nodes: no client sees it.
+const EPOCH_TAG: &str = "epoch";
+
+#[derive(Debug)]
+pub(super) struct Polls {
+    /// Of the versions that this node gives to content that its backend does not number.
+    epoch: Epoch,
+    /// The last of those.
+    versions: AtomicU64,
+    channels: RwLock<FxHashMap<Channel, Arc<PolledChannel>>>,
+    /// Requests that are under way.
+    pub(super) permits: Semaphore,
+    signatures: RwLock<Signatures>,
+}
+
+/// A channel with keys that are followed here, or were until a moment ago.
+#[derive(Debug)]
+pub(super) struct PolledChannel {
+    pub(super) channel: Channel,
+    /// The section of the configuration that says whom to ask.
+    pub(super) backend: Box<str>,
+    pub(super) poller: Mutex<Poller>,
+    /// There is something to do sooner than was thought.
+    pub(super) changed: Notify,
+}
+
+impl Polls {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            epoch: Epoch::from_random(rand::random()),
+            versions: AtomicU64::new(0),
+            channels: RwLock::default(),
+            permits: Semaphore::new(config.concurrency_max),
+            signatures: RwLock::new(Signatures::new(config)),
+        }
+    }
+
+    /// How many channels there are, and how many keys.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let channels = self.channels.read();
+        (channels.len(), channels.values().map(|polled| polled.poller.lock().keys()).sum())
+    }
+
+    fn find(&self, channel: &str) -> Option<Arc<PolledChannel>> {
+        self.channels.read().get(channel).cloned()
+    }
+
+    /// Forgets a channel of which nobody follows a key. Whether it is forgotten: somebody may have come meanwhile.
+    pub(super) fn forget(&self, polled: &PolledChannel) -> bool {
+        let mut channels = self.channels.write();
+        let is_over = polled.poller.lock().keys() == 0;
+        if is_over {
+            channels.remove(polled.channel.as_str());
+        }
+        is_over
+    }
+
+    pub(super) fn next_version(&self) -> u64 {
+        self.versions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+impl Node {
+    pub(crate) fn set_poll_secrets(&self, config: &Config) {
+        *self.polls.signatures.write() = Signatures::new(config);
+    }
+
+    /// What a subscriber of a polled channel is told of the epoch of versions: `None` if there is none.
+    pub(crate) fn poll_position(&self, channel: &Channel, options: &PollOptions) -> Option<StreamPosition> {
+        let epoch = match options.mode {
+            PollMode::Versionless => self.polls.epoch,
+            PollMode::Versioned => self.polls.find(channel.as_str())?.poller.lock().epoch(),
+        };
+        (!epoch.is_empty()).then_some(StreamPosition { offset: 0, epoch })
+    }
+
+    /// Whether every batch is signed for this user.
+    pub(crate) fn verify_tracked(
+        &self,
+        user: &UserId,
+        channel: &Channel,
+        batches: Vec<TrackBatch>,
+    ) -> Result<Vec<Verified>, ErrorCode> {
+        let (now, unix_now) = (self.clock.now(), self.clock.unix_seconds());
+        let signatures = self.polls.signatures.read();
+        let verified = batches.into_iter().map(|TrackBatch { signature, items }| {
+            let keys = items.iter().map(|(key, _)| &**key);
+            let verified = signatures.verify(unix_now, &signature, user.as_str(), channel.as_str(), keys);
+            let expires = verified.map_err(|problem| match problem {
+                Problem::Wrong => ErrorCode::PermissionDenied,
+                Problem::Expired => ErrorCode::TokenExpired,
+            })?;
+            Ok(Verified { items, expires: expires.map(|at| moment_of(now, at.saturating_sub(unix_now))) })
+        });
+        verified.collect()
+    }
+
+    /// Whether so many keys more may be followed in this channel. Commands that are under way together may go over what
+    /// is left by what they bring.
+    pub(crate) fn room_for(&self, channel: &Channel, keys: usize) -> Result<(), ErrorCode> {
+        let has_room = match self.polls.find(channel.as_str()) {
+            Some(polled) => polled.poller.lock().has_room(keys),
+            None => {
+                let options = self.rules().options(channel).cloned();
+                options.is_some_and(|options| keys <= options.shared_poll.keys_per_channel_max as usize)
+            }
+        };
+        if has_room { Ok(()) } else { Err(ErrorCode::LimitExceeded) }
+    }
+
+    /// A client of this worker follows these keys, and has these versions of them.
+    pub(crate) fn follow(self: &Arc<Self>, worker: usize, channel: &Channel, keys: &[(Box<str>, u64)]) {
+        let now = self.clock.now();
+        let track = |polled: &PolledChannel| {
+            let mut poller = polled.poller.lock();
+            for (key, version) in keys {
+                poller.track(now, worker, key, *version);
+            }
+            drop(poller);
+            polled.changed.notify_one();
+        };
+        // Held while it is done: a channel is forgotten only by whoever holds it alone.
+        if let Some(polled) = self.polls.channels.read().get(channel.as_str()) {
+            return track(polled);
+        }
+        let Some(options) = self.rules().options(channel).cloned() else { return };
+        let mut channels = self.polls.channels.write();
+        let polled = channels.entry(channel.clone()).or_insert_with(|| {
+            let polled = Arc::new(PolledChannel {
+                channel: channel.clone(),
+                backend: options.shared_poll.backend.clone(),
+                poller: Mutex::new(Poller::new(now, options.shared_poll.settings(), rand::random())),
+                changed: Notify::new(),
+            });
+            self.runtime.spawn(keep_polling(self.clone(), polled.clone()));
+            polled
+        });
+        track(polled);
+    }
+
+    /// Nobody on this worker follows these keys any more.
+    pub(crate) fn unfollow(&self, worker: usize, channel: &Channel, keys: &[impl AsRef<str>]) {
+        if keys.is_empty() {
+            return;
+        }
+        let Some(polled) = self.polls.find(channel.as_str()) else { return };
+        let now = self.clock.now();
+        let mut poller = polled.poller.lock();
+        for key in keys {
+            poller.untrack(now, worker, key.as_ref());
+        }
+        if poller.keys() == 0 {
+            polled.changed.notify_one();
+        }
+    }
+
+    /// Gives newer content of a key to all nodes.
+    pub(crate) async fn publish_polled(
+        &self,
+        channel: Channel,
+        key: &str,
+        version: u64,
+        epoch: Epoch,
+        data: Payload,
+    ) -> Result<(), BrokerError> {
+        let mut publication = Publication::new(data);
+        publication.keyed = Some(Box::new(Keyed { key: key.into(), version, ..Keyed::default() }));
+        if !epoch.is_empty() {
+            publication.tags.insert(EPOCH_TAG.into(), epoch.as_str().into());
+        }
+        let retention = gateway_core::history::Retention::default();
+        let request = PublishRequest { channel, publication, retention, idempotency: None, version: None };
+        self.publish(request).await.map(drop)
+    }
+
+    /// Takes what some node has published of a key. Whether the channel is polled here.
+    pub(super) fn take_published(&self, channel: &str, keyed: &Keyed, publication: &Publication) -> bool {
+        let Some(polled) = self.polls.find(channel) else { return false };
+        let epoch = publication.tags.get(EPOCH_TAG).and_then(|epoch| Epoch::parse(epoch)).unwrap_or_default();
+        let mut poller = polled.poller.lock();
+        let taken = poller.published(&keyed.key, keyed.version, epoch, publication.data.clone());
+        self.spread(&polled, &mut poller, Polled::Published, taken);
+        true
+    }
+
+    /// Gives news to the workers, under the lock of their channel: so they are in order.
+    pub(super) fn spread(&self, polled: &PolledChannel, poller: &mut Poller, source: Polled, taken: Taken) {
+        let Taken { reset, news, changed, unchanged, removed } = taken;
+        self.metrics.polled(source, changed, unchanged, removed);
+        if reset {
+            self.metrics.poll_resets_total.inc();
+            self.inboxes.iter().for_each(|inbox| inbox.push(Event::Anew(polled.channel.clone())));
+        }
+        let received = self.clock.micros();
+        for News { key, version, data, workers } in news {
+            let removed = data.is_none();
+            // No JSON is empty: it stands for nothing at all.
+            let mut publication = Publication::new(data.unwrap_or_else(|| Payload::json("")));
+            publication.keyed =
+                Some(Box::new(Keyed { key: (&*key).into(), removed, version, ..Keyed::default() }));
+            let prepared = Prepared::new(polled.channel.clone(), publication, received, &self.variants);
+            let news = Arc::new(inbox::News { prepared, key: key.clone(), version, removed });
+            let full = self
+                .inboxes
+                .iter()
+                .enumerate()
+                .filter(|(worker, inbox)| workers & (1 << worker) != 0 && !inbox.push_news(news.clone()));
+            let full = full.count();
+            if full > 0 {
+                self.metrics.dropped(Drop::InboxFull, full as u64);
+                poller.undelivered(&key);
+            }
+        }
+    }
+}
+
+/// So many seconds from now, or now.
+fn moment_of(now: Moment, seconds: i64) -> Moment {
+    now + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}

@@ -1,0 +1,88 @@
+//! News of keys, to those who follow them: a piece of a long list at a time, so that others get their turns in between.
+
+use std::sync::Arc;
+
+use gateway_core::hub::{Bundles, Prepared, SWEEP_PIECE, Sink};
+use gateway_core::poll::Trackers;
+
+use crate::worker::Worker;
+use crate::worker::inbox::News;
+
+/// News on its way.
+#[derive(Debug)]
+pub(super) struct Telling {
+    news: Arc<News>,
+    /// Those who stand before this in the key's list have not been told.
+    rest: usize,
+}
+
+impl Worker {
+    pub(super) fn begin_telling(&mut self, news: Arc<News>) {
+        let channel = news.prepared.channel().as_str();
+        let rest = self.local.trackers.followers(channel, &news.key);
+        self.telling.push_back(Telling { news, rest });
+    }
+
+    /// Tells what is new, in the order in which it came, as far as this turn's share goes.
+    pub(super) fn tell_followers(&mut self) {
+        while !self.share.is_used_up()
+            && let Some(Telling { news, rest }) = self.telling.pop_front()
+        {
+            let left = match news.removed {
+                true => self.tell_of_removal(&news),
+                false => self.tell_piece(&news, rest),
+            };
+            match left {
+                0 => {
+                    self.sweep(|_, sweep| sweep.delivered(std::slice::from_ref(&news.prepared)));
+                    self.local.inbox.served(1, news.prepared.bytes());
+                }
+                rest => self.telling.push_front(Telling { news, rest }),
+            }
+        }
+    }
+
+    /// How many are still to be told.
+    fn tell_piece(&mut self, news: &News, rest: usize) -> usize {
+        let channel = news.prepared.channel().as_str();
+        let (outdated, rest) =
+            self.local.trackers.outdated(channel, &news.key, news.version, rest, SWEEP_PIECE);
+        self.hand(&outdated, &news.prepared);
+        rest
+    }
+
+    /// Whoever is told that a key is there no more does not follow it any more. How many are still to be told.
+    fn tell_of_removal(&mut self, news: &News) -> usize {
+        let channel = news.prepared.channel();
+        let (dismissed, any_left) = self.local.trackers.dismiss(channel.as_str(), &news.key, SWEEP_PIECE);
+        for subscriber in &dismissed {
+            if let Some(client) = self.clients.get_mut(subscriber.key as usize) {
+                client.session.handle_key_removed(channel, &news.key);
+            }
+        }
+        self.hand(&dismissed, &news.prepared);
+        if !any_left {
+            self.local.node.unfollow(self.local.index, channel, std::slice::from_ref(&news.key));
+        }
+        usize::from(any_left)
+    }
+
+    fn hand(&mut self, subscribers: &[gateway_core::hub::Subscriber], prepared: &Arc<Prepared>) {
+        if !subscribers.is_empty() {
+            let mut bundles = Bundles::new(std::slice::from_ref(prepared));
+            self.sweep(|_, sweep| sweep.deliver(subscribers, &mut bundles));
+        }
+    }
+
+    /// Nobody follows anything here any more.
+    pub(super) fn forget_followers(&mut self) {
+        let trackers = std::mem::take(&mut self.local.trackers);
+        for (channel, keys) in Trackers::keys(&trackers) {
+            let keys: Vec<Arc<str>> = keys.cloned().collect();
+            self.local.node.unfollow(self.local.index, channel, &keys);
+        }
+        for Telling { news, .. } in self.telling.drain(..) {
+            self.local.inbox.served(1, news.prepared.bytes());
+        }
+    }
+}

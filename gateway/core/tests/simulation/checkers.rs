@@ -82,6 +82,17 @@ impl Checkers {
         }
     }
 
+    /// It is quiet: these are subscribers, and no others are announced to be.
+    pub(crate) fn check_members(&self, subscribers: impl Iterator<Item = (Channel, String)>) {
+        let announced = self
+            .members
+            .iter()
+            .flat_map(|(channel, members)| members.keys().map(|client| (channel.clone(), client.clone())));
+        let (announced, subscribers): (BTreeSet<_>, BTreeSet<_>) =
+            (announced.collect(), subscribers.collect());
+        assert_eq!(announced, subscribers, "who is announced, and who is there");
+    }
+
     /// Whether nothing that a filter lets through stands there.
     fn is_nothing_between(&self, channel: &Channel, epoch: &str, offsets: Range<u64>) -> bool {
         let at = |offset| (channel.clone(), epoch.to_owned(), offset);
@@ -206,13 +217,12 @@ impl Reader {
 /// Whom one subscriber knows to be in a channel, since it subscribed.
 #[derive(Debug, Default)]
 pub(crate) struct MemberList {
-    since: Moment,
     present: BTreeSet<String>,
 }
 
 impl MemberList {
-    pub(crate) fn begin(&mut self, now: Moment) {
-        *self = Self { since: now, present: BTreeSet::new() };
+    pub(crate) fn begin(&mut self) {
+        self.present.clear();
     }
 
     pub(crate) fn joined(&mut self, channel: &Channel, client: &str, checkers: &Checkers) {
@@ -225,8 +235,7 @@ impl MemberList {
     }
 
     /// It is quiet: the list has nobody who is gone, and everybody who has come since.
-    pub(crate) fn check_end(&self, channel: &Channel, live_since: Moment, checkers: &Checkers) {
-        let since = self.since.max(live_since);
+    pub(crate) fn check_end(&self, channel: &Channel, since: Moment, checkers: &Checkers) {
         let nobody = BTreeMap::new();
         let truth = checkers.members.get(channel).unwrap_or(&nobody);
         for client in &self.present {

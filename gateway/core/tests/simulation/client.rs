@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use shared::channel::Channel;
 use shared::command::{Command, Connect, FilterNode, Request, Subscribe};
+use shared::id::ClientId;
 use shared::protocol::centrifuge::json::client::{Answer, Received, decode_frame, encode_command};
 
 use crate::broker::{Broker, TAG};
@@ -157,6 +158,13 @@ impl Client {
         self.wire.is_none() && !self.leaving
     }
 
+    /// The channels it is in, with its name there.
+    pub(crate) fn memberships(&self) -> impl Iterator<Item = (Channel, String)> {
+        let name = self.wire.map(|wire| ClientId::from_random(u128::from(wire)).to_string());
+        let on = self.subscriptions.iter().filter(|(_, one)| one.state == State::On);
+        on.filter_map(move |(channel, _)| Some((channel.clone(), name.clone()?)))
+    }
+
     pub(crate) fn check_end(&self, broker: &mut Broker, net: &mut Net, checkers: &Checkers) {
         assert!(self.connected, "client {} did not come back", self.index);
         for (channel, subscription) in &self.subscriptions {
@@ -168,7 +176,7 @@ impl Client {
             }
             assert_eq!(state, State::On, "client {} did not come back to {channel}", self.index);
             if let Some(members) = subscription.members.as_ref().filter(|_| checkers.all_are_announced) {
-                let since = net.live_since[&(wire, channel.clone())];
+                let since = net.told_since[&(wire, channel.clone())];
                 members.check_end(channel, since, checkers);
                 net.stats.count("member lists compared");
             }
@@ -339,6 +347,13 @@ impl Client {
         if !self.connected {
             return;
         }
+        if net.dice.chance(60) {
+            net.stats.count("clients gone for a while");
+            let wire = self.wire.expect("it is connected");
+            net.up(wire, |wire| NodeEvent::Closed { wire });
+            self.disconnected();
+            return self.later(0..1500, ClientEvent::Connect, net);
+        }
         let mut frame = BytesMut::new();
         if net.dice.chance(300) {
             let data = Broker::payload(&channel, broker.number());
@@ -386,7 +401,7 @@ impl Client {
 
     /// The application ends what it has subscribed the client to, or begins anew.
     pub(crate) fn server_acts(&self, net: &mut Net) {
-        let Some(wire) = self.wire.filter(|_| self.connected) else { return };
+        let Some(wire) = self.wire else { return };
         let served = net.served.get(&self.index).cloned().unwrap_or_default();
         for channel in served {
             let subscribes = net.ended.contains(&(wire, channel.clone()));

@@ -93,6 +93,9 @@ pub(crate) fn run(seed: u64) -> Stats {
     for client in &cluster.clients {
         client.check_end(&mut cluster.broker, &mut cluster.net, &cluster.checkers);
     }
+    if cluster.checkers.all_are_announced {
+        cluster.checkers.check_members(cluster.clients.iter().flat_map(Client::memberships));
+    }
     for client in &mut cluster.clients {
         client.leave(&mut cluster.net);
     }

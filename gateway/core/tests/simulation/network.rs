@@ -272,8 +272,11 @@ pub(crate) struct Net {
     pub(crate) served: BTreeMap<usize, Vec<Channel>>,
     /// Of these, what it has ended, or could not begin: for the connection, not for the next.
     pub(crate) ended: BTreeSet<(u64, Channel)>,
-    /// When each subscription went live: joins and leaves while its client took its recovery are not told of.
-    pub(crate) live_since: BTreeMap<(u64, Channel), Moment>,
+    /// From when on each subscription is told of all who come and go: from when the node is brought the channel. Where
+    /// its client takes its recovery in pieces, from when it has the last.
+    pub(crate) told_since: BTreeMap<(u64, Channel), Moment>,
+    /// Those that are taking their recovery in pieces.
+    pub(crate) in_pieces: BTreeSet<(u64, Channel)>,
     /// Pieces in a row that could not be read for a client.
     failures: BTreeMap<u64, u8>,
 }
@@ -293,7 +296,8 @@ impl Net {
             excused: BTreeSet::new(),
             served: BTreeMap::new(),
             ended: BTreeSet::new(),
-            live_since: BTreeMap::new(),
+            told_since: BTreeMap::new(),
+            in_pieces: BTreeSet::new(),
             failures: BTreeMap::new(),
         }
     }

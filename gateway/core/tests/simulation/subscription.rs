@@ -86,7 +86,7 @@ impl Subscription {
         (self.patched, self.base) = (result.delta, None);
         assert!(!result.delta || self.kind == Kind::Patched);
         if let Some(members) = &mut self.members {
-            members.begin(net.now);
+            members.begin();
         }
         let publications = std::mem::take(&mut result.publications);
         let missed = self.reader.begin(from, &result);

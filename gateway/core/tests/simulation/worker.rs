@@ -151,8 +151,10 @@ impl Worker {
                 net.ended.remove(&place);
             }
         } else {
+            if connection.session.subscriptions().any(|known| known == channel) {
+                net.ended.insert(place);
+            }
             connection.session.handle_unsubscribe(channel, UnsubscribeCode::Server);
-            net.ended.insert(place);
         }
         self.follow_up(key, net);
     }
@@ -343,7 +345,10 @@ impl Worker {
     /// What was held back and does not join on is read from history.
     fn go_live(&mut self, key: u32, go_live: &GoLive, net: &mut Net) {
         let wire = self.connections[key as usize].wire;
-        net.live_since.insert((wire, go_live.channel.clone()), net.now);
+        let place = (wire, go_live.channel.clone());
+        if net.in_pieces.remove(&place) {
+            net.told_since.insert(place, net.now);
+        }
         let mut writer = Writer { connections: &self.connections, net, told: Vec::new(), slow: Vec::new() };
         let knows = Knows { position: go_live.position, has_last: go_live.has_last };
         self.hub.go_live(go_live.channel.as_str(), key, knows, &mut writer);

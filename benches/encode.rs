@@ -51,7 +51,7 @@ fn refused() -> (Reply, BytesMut) {
 #[library_benchmark]
 #[bench::connected(args = (), setup = connected, config = counted(1_421))]
 #[bench::subscribed(args = (0), setup = subscribed, config = counted(1_172))]
-#[bench::subscribed_and_recovered_10(args = (10), setup = subscribed, config = counted(5_908))]
+#[bench::subscribed_and_recovered_10(args = (10), setup = subscribed, config = counted(6_247))]
 #[bench::published(args = (), setup = published, config = counted(457))]
 #[bench::refused(args = (), setup = refused, config = counted(857))]
 fn reply((reply, mut out): (Reply, BytesMut)) -> (Reply, BytesMut) {
@@ -71,7 +71,7 @@ fn from_a_client(bytes: usize) -> (Channel, Publication, BytesMut) {
 #[library_benchmark]
 #[bench::bytes_128(args = (128), setup = plain, config = counted(1_106))]
 #[bench::bytes_4096(args = (4096), setup = plain, config = counted(1_969))]
-#[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(2_112))]
+#[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(2_249))]
 fn push(
     (channel, publication, mut out): (Channel, Publication, BytesMut),
 ) -> (Channel, Publication, BytesMut) {

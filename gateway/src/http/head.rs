@@ -176,7 +176,10 @@ mod tests {
         let twice = HEAD.replace("X-Two", "Origin").replace("x-two", "oRIGIN");
         assert_eq!(ambiguity(&twice), Some("there is more than one Origin header"));
         let old = Request::get("/raw/news").version(Version::HTTP_10).header("Host", "x").body(()).unwrap();
-        assert_eq!(Head::of(&old).version_fault(), Some("a WebSocket is opened with HTTP/1.1"));
+        assert_eq!(
+            Head::of(&old).version_fault(),
+            Some("a WebSocket is opened with HTTP/1.1, or by CONNECT in HTTP/2")
+        );
     }
 
     #[test]

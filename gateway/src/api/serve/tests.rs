@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules, SubscriptionType};
+use gateway_core::map::{MapMode, MapOptions};
 use gateway_core::poll::{PollMode, PollOptions};
 use serde_json::{Value, json};
 use shared::channel::Channel;
@@ -34,7 +35,14 @@ fn rules() -> ChannelRules {
         },
         ..ChannelOptions::default()
     };
-    let namespaces = BTreeMap::from([("kept".into(), Arc::new(kept)), ("poll".into(), Arc::new(polled))]);
+    let keyed = ChannelOptions {
+        subscription_type: SubscriptionType::Map,
+        map: MapOptions { mode: MapMode::Persistent, ..MapOptions::default() },
+        ..ChannelOptions::default()
+    };
+    let namespaces = [("kept", kept), ("map", keyed), ("poll", polled)]
+        .map(|(name, options)| (name.into(), Arc::new(options)));
+    let namespaces = BTreeMap::from(namespaces);
     ChannelRules { namespaces, ..ChannelRules::default() }
 }
 

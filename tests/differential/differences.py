@@ -233,11 +233,6 @@ LISTED = [
         ["subscribe: with an unknown type"],
     ),
     Listed(
-        "a `type` that the channel does not have is error 108 for a publication, as for a subscription; there 103",
-        "one mistake has one code",
-        ["publish: with a type that needs a map"],
-    ),
-    Listed(
         "a subscription token for the channel of no name is one for another channel (3500; there 103)",
         "one mistake has one code",
         ["subscription token: with an empty channel"],

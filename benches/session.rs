@@ -66,7 +66,7 @@ fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
 }
 
 #[library_benchmark]
-#[bench::connect_and_subscribe(args = (), setup = context, config = counted(17_482))]
+#[bench::connect_and_subscribe(args = (), setup = context, config = counted(18_495))]
 fn opened(context: Arc<Context>) -> (Session, u32) {
     let protocol = Arc::new(CentrifugeJson::default());
     let opening = Opening { client: info().client, protocol, context, way: Way::Both, seed: 7 };

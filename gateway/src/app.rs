@@ -1,8 +1,8 @@
 //! The whole node: builds every part in order, owns it, and lets go of it in reverse.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,7 +32,6 @@ use crate::http::{Handed, Reception, Router};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::memory::Memory;
-
 use crate::node::question::Question;
 use crate::node::{AskError, FromBroker, Node, Parts};
 use crate::telemetry::metrics::catch_up;
@@ -89,8 +89,9 @@ pub enum StartError {
 }
 
 impl App {
-    /// Starts every part. When this returns, clients are served.
-    pub fn start(config: Config, runtime: Handle) -> Result<Self, StartError> {
+    /// Starts every part. When this returns, clients are served. With `load` the configuration is read again on SIGHUP
+    /// and when the API is asked to.
+    pub fn start(config: Config, load: Option<Load>, runtime: Handle) -> Result<Self, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new());
         metrics.refresh_with(|metrics| {
@@ -113,6 +114,8 @@ impl App {
             tracing::warn!("{advice}");
         }
         let entered = runtime.enter();
+        // Heeded before anybody knows that this node serves: until then it would end the process.
+        let hangups = signal(SignalKind::hangup()).map_err(setup)?;
         let (client_socket, client_address) = open_door(config.server.listen, config.server.backlog)?;
         let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
         let api_socket = config.api.listen.map(|address| open_door(address, API_BACKLOG)).transpose()?;
@@ -220,7 +223,7 @@ impl App {
             ..router.clone()
         };
         let reload = Arc::new(Reload {
-            load: OnceLock::new(),
+            load,
             metrics: metrics.clone(),
             node: node.clone(),
             inboxes: inboxes.clone(),
@@ -235,7 +238,7 @@ impl App {
         });
         api.reload_with(reload.clone());
         metrics.config_applied(&config.to_toml());
-        runtime.spawn(reload.clone().watch(stop.clone()));
+        runtime.spawn(reload.clone().watch(hangups, stop.clone()));
         if let Some(tls) = &tls {
             let interval = config.tls.reload_interval();
             runtime.spawn(tls.clone().watch(interval, metrics.clone(), stop.clone()));
@@ -312,11 +315,6 @@ impl App {
 
     pub fn internal_address(&self) -> SocketAddr {
         self.internal_address
-    }
-
-    /// Where the configuration is to be read from again, on SIGHUP and when the API is asked to. Once.
-    pub fn reload_from(&self, load: Load) {
-        let _ = self.reload.load.set(load);
     }
 
     pub fn node(&self) -> &Arc<Node> {

@@ -99,8 +99,8 @@ fn serve_until_signalled(
 
     // Watched for from the beginning: no signal falls between two steps.
     let mut signals = runtime.block_on(async { Signals::new() })?;
-    let app = App::start(config, runtime.handle().clone())?;
-    app.reload_from(Box::new(move || Config::load_to_serve(&settings.sources())));
+    let load = Box::new(move || Config::load_to_serve(&settings.sources()));
+    let app = App::start(config, Some(load), runtime.handle().clone())?;
     runtime.block_on(signals.next());
     let second = runtime.spawn(async move { signals.next().await });
     let drained = std::thread::spawn(move || app.drain());

@@ -1,12 +1,12 @@
 //! Reading the configuration again while the node runs: everything that can change is swapped, or nothing is.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use gateway_core::session::{Application, Context};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
@@ -48,7 +48,8 @@ pub enum ReloadError {
 
 /// The parts of a node that can be told of another configuration.
 pub(super) struct Reload {
-    pub(super) load: OnceLock<Load>,
+    /// None where the node was given its configuration as it is.
+    pub(super) load: Option<Load>,
     /// What the node goes by. Held for as long as a reload takes: there is one at a time.
     pub(super) running: Mutex<Config>,
     pub(super) metrics: Arc<Metrics>,
@@ -93,7 +94,7 @@ impl Reload {
     }
 
     fn try_reload(&self, running: &mut Config) -> Result<Reloaded, ReloadError> {
-        let read = self.load.get().ok_or(ReloadError::NoSource)?()?;
+        let read = self.load.as_ref().ok_or(ReloadError::NoSource)?()?;
         let merged = running.with_live_of(&read);
         let (changed, needs_restart) = (running.changes(&merged), merged.changes(&read));
 
@@ -101,15 +102,24 @@ impl Reload {
         let unusable = |error: &dyn fmt::Display| ReloadError::Unusable(error.to_string());
         let origins = OriginPolicy::new(&merged.http).map_err(|faults| unusable(&faults[0].1))?;
         let keys = self.api.read_keys(&merged.api).map_err(|error| unusable(&error))?;
-        if let Some(tls) = self.tls.as_ref().filter(|_| read.tls == running.tls) {
-            tls.reload_and_tell(&self.metrics).map_err(|error| unusable(&error))?;
-        }
-        self.authenticator.reload(&merged.auth).map_err(|error| unusable(&error))?;
+        let tokens = self.authenticator.read(&merged.auth).map_err(|error| unusable(&error))?;
+        let certificate = match self.tls.as_ref().filter(|_| read.tls == running.tls) {
+            Some(tls) => {
+                let fresh = tls.read().inspect_err(|error| tls.tell(Err(error), &self.metrics));
+                Some((tls, fresh.map_err(|error| unusable(&error))?))
+            }
+            None => None,
+        };
         // Its text was checked as one of the settings.
         if merged.telemetry.log_level != running.telemetry.log_level {
             logs::set_level(&merged.telemetry).map_err(|error| unusable(&error))?;
         }
 
+        self.authenticator.go_by(tokens);
+        if let Some((tls, fresh)) = certificate {
+            tls.serve(fresh);
+            tls.tell(Ok(()), &self.metrics);
+        }
         let rules = Arc::new(merged.channel_rules());
         let context = context(&merged, &self.node, &self.authenticator, self.metrics.clone());
         self.node.set_rules(rules);
@@ -132,15 +142,8 @@ impl Reload {
         Ok(Reloaded { changed, needs_restart })
     }
 
-    /// Reloads on SIGHUP, until told to stop.
-    pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut hangups = match signal(SignalKind::hangup()) {
-            Ok(hangups) => hangups,
-            Err(error) => {
-                tracing::warn!(%error, "SIGHUP will not have the configuration read again");
-                return;
-            }
-        };
+    /// Reloads whenever SIGHUP comes, until told to stop.
+    pub(super) async fn watch(self: Arc<Self>, mut hangups: Signal, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -13,7 +13,8 @@ use super::refused::Refused;
 use super::verify::{Purpose, is_too_long};
 use crate::telemetry::Metrics;
 
-pub(super) struct Rules {
+/// What one configuration says of tokens, its keys read.
+pub(crate) struct Rules {
     connections: Option<KeySet>,
     /// `None`: those of connections.
     subscriptions: Option<KeySet>,

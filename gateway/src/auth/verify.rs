@@ -68,14 +68,15 @@ impl Authenticator {
         Ok(Self { rules: RwLock::new(Arc::new(rules)), teller: Arc::new(teller) })
     }
 
-    /// Goes by this configuration from now on, its files read anew. Tokens that are being looked at are finished by the
-    /// rules before. Keys that were fetched stay where their address does. After an error nothing has changed. Reads
-    /// files, so not for a thread that must not wait.
-    pub fn reload(&self, config: &Config) -> Result<(), KeyError> {
-        let before = self.rules();
-        let rules = Rules::new(config, Some(&before), self.teller.metrics.as_ref())?;
+    /// What this configuration says, its files read anew, for [`Self::go_by`]. Keys that were fetched stay where their
+    /// address does. Reads files, so not for a thread that must not wait.
+    pub(crate) fn read(&self, config: &Config) -> Result<Rules, KeyError> {
+        Rules::new(config, Some(&self.rules()), self.teller.metrics.as_ref())
+    }
+
+    /// Goes by these rules from now on. Tokens that are being looked at are finished by the rules before.
+    pub(crate) fn go_by(&self, rules: Rules) {
         *self.rules.write() = Arc::new(rules);
-        Ok(())
     }
 
     /// Whether every client may do everything: for development only.

@@ -111,7 +111,7 @@ impl Description {
                 .enable_all()
                 .build()
                 .expect("a runtime");
-            let app = App::start(config, runtime.handle().clone()).expect("the node starts");
+            let app = App::start(config, None, runtime.handle().clone()).expect("the node starts");
             (app, runtime)
         });
         let (app, runtime) = started.await.expect("the node starts");

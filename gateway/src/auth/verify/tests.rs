@@ -422,11 +422,11 @@ fn keys_are_exchanged_while_it_runs_and_a_faulty_configuration_changes_nothing()
         (token(json!({"sub": "bob"})), sign("another", Algorithm::HS256, &json!({"sub": "bob"})));
     assert!(now(auth.authenticate(NOW, &old)).is_ok() && now(auth.authenticate(NOW, &new)).is_err());
     let config = Config { hmac_secret: Secret::new("another"), allow_anonymous: true, ..Config::default() };
-    auth.reload(&config).unwrap();
+    auth.go_by(auth.read(&config).unwrap());
     assert!(now(auth.authenticate(NOW, &old)).is_err() && now(auth.authenticate(NOW, &new)).is_ok());
     assert!(now(auth.authenticate(NOW, "")).is_ok());
     let faulty = Config { rsa_public_key: "no PEM".into(), ..Config::default() };
-    assert!(matches!(auth.reload(&faulty), Err(KeyError::PublicKey { setting: "rsa_public_key", .. })));
+    assert!(matches!(auth.read(&faulty), Err(KeyError::PublicKey { setting: "rsa_public_key", .. })));
     assert!(now(auth.authenticate(NOW, &new)).is_ok());
 }
 

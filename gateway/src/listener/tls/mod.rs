@@ -99,31 +99,27 @@ impl Tls {
     /// Reads the files again if they changed since they were last read. Answers whether a new certificate serves.
     pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
         let found = self.files.fingerprints();
-        let mut seen = self.seen.lock();
-        if *seen == found {
+        if std::mem::replace(&mut *self.seen.lock(), found) == found {
             return Ok(false);
         }
-        *seen = found;
-        drop(seen);
-        let fresh = self.files.read(self.server.crypto_provider())?;
-        *self.current.0.write() = fresh;
-        Ok(true)
+        self.read().map(|fresh| self.serve(fresh)).map(|()| true)
     }
 
-    /// Reads the files again now, changed or not.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        *self.seen.lock() = [None; 2];
-        self.reload_if_changed().map(|_| ())
+    /// Reads the files, changed or not, and leaves the certificate that serves as it is.
+    pub fn read(&self) -> Result<Fresh, TlsError> {
+        // Before reading: a change in between is then seen as one.
+        let seen = self.files.fingerprints();
+        Ok(Fresh { certified: self.files.read(self.server.crypto_provider())?, seen })
     }
 
-    /// Reads the files again now, and tells the log and the metrics what came of it.
-    pub fn reload_and_tell(&self, metrics: &Metrics) -> Result<(), TlsError> {
-        let reloaded = self.reload();
-        self.tell(&reloaded, metrics);
-        reloaded
+    /// Has new handshakes get what was read.
+    pub fn serve(&self, fresh: Fresh) {
+        *self.seen.lock() = fresh.seen;
+        *self.current.0.write() = fresh.certified;
     }
 
-    fn tell(&self, reloaded: &Result<(), TlsError>, metrics: &Metrics) {
+    /// Tells the log and the metrics what came of reading the files again.
+    pub fn tell(&self, reloaded: Result<(), &TlsError>, metrics: &Metrics) {
         match reloaded {
             Ok(()) => {
                 tracing::info!(file = %self.files.certificate.display(), "a new certificate serves");
@@ -149,11 +145,18 @@ impl Tls {
             // Files are read on a thread that may wait for a disk.
             match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
                 Ok(Ok(false)) => {}
-                Ok(reloaded) => self.tell(&reloaded.map(|_| ()), &metrics),
+                Ok(reloaded) => self.tell(reloaded.as_ref().map(|_| ()), &metrics),
                 Err(error) => tracing::error!(%error, "reading the certificate failed"),
             }
         }
     }
+}
+
+/// A certificate and its key as they were read, not yet serving.
+#[derive(Debug)]
+pub struct Fresh {
+    certified: Arc<CertifiedKey>,
+    seen: [Option<Fingerprint>; 2],
 }
 
 /// The certificate that new handshakes get.

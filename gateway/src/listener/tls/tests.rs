@@ -117,8 +117,22 @@ async fn files_that_cannot_be_used_leave_the_old_certificate_in_place() {
     handshake(&tls, &client).await.unwrap();
 
     std::fs::remove_file(certificates.file("key.pem")).unwrap();
-    assert!(matches!(tls.reload(), Err(TlsError::Unreadable { .. })));
+    assert!(matches!(tls.read(), Err(TlsError::Unreadable { .. })));
     handshake(&tls, &client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_read_serves_from_when_it_is_told_to() {
+    let certificates = Certificates::new();
+    let tls = Tls::load(&certificates.config()).unwrap().unwrap();
+    let old = certificates.client(rustls::ALL_VERSIONS);
+    certificates.renew();
+    let fresh = tls.read().unwrap();
+    handshake(&tls, &old).await.unwrap();
+    tls.serve(fresh);
+    assert!(handshake(&tls, &old).await.is_err());
+    handshake(&tls, &certificates.client(rustls::ALL_VERSIONS)).await.unwrap();
+    assert!(!tls.reload_if_changed().unwrap(), "what serves has been seen");
 }
 
 #[tokio::test]

@@ -29,6 +29,14 @@ need_python() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing "venv" "apt-get install python3-venv brings it."
 }
 
+# Whether programs in Java can be built; what is missing is in no_java. Sets maven: the command, which keeps what it fetches
+# in the target folder.
+java_is_there() {
+  maven=(mvn --batch-mode --no-transfer-progress -Dmaven.repo.local="$target/maven")
+  no_java="A JDK of version 17 or newer, or Maven"
+  command -v javac > /dev/null && command -v mvn > /dev/null && javac --release 17 -version > /dev/null 2>&1
+}
+
 # The packages of the folder $1, in the versions of its lock file, unless they are there.
 install_node_packages() {
   local stamp="$1/node_modules/.installed"

@@ -1,0 +1,111 @@
+package live;
+
+import com.google.gson.Gson;
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+
+/** A gateway of the built program on free ports, with a configuration of its own. */
+final class Gateway implements AutoCloseable {
+    static final int SECONDS_MAX = 20;
+    private static final String KEY = "test-key";
+    private static final Gson GSON = new Gson();
+
+    private final HttpClient http = HttpClient.newHttpClient();
+    private final Process process;
+    private final Path file;
+    private final String address;
+
+    /** Starts one, and waits until it says where it listens. */
+    Gateway(String config) throws Exception {
+        file = Files.createTempFile("tidegate-test-", ".toml");
+        Files.writeString(file, config);
+        var binary = Path.of(System.getenv("TIDEGATE_BIN_DIR"), "tidegate").toString();
+        var command = List.of(binary, "serve", "--config", file.toString(), "--listen", "127.0.0.1:0",
+                "--internal-listen", "127.0.0.1:0");
+        var builder = new ProcessBuilder(command).redirectOutput(ProcessBuilder.Redirect.DISCARD);
+        builder.environment().putAll(Map.of("TIDEGATE_TELEMETRY__LOG_FORMAT", "json", "TIDEGATE_API__KEYS", KEY));
+        process = builder.start();
+        var listening = new CompletableFuture<String>();
+        var reading = new Thread(() -> read(listening), "the gateway's log");
+        reading.setDaemon(true);
+        reading.start();
+        try {
+            address = listening.get(SECONDS_MAX, TimeUnit.SECONDS);
+        } catch (Exception error) {
+            close();
+            throw error;
+        }
+    }
+
+    /** Reads to the end, so that the gateway never waits with a line. */
+    private void read(CompletableFuture<String> listening) {
+        var log = new StringBuilder();
+        try (var lines = new BufferedReader(new InputStreamReader(process.getErrorStream(), StandardCharsets.UTF_8))) {
+            for (String line; (line = lines.readLine()) != null; ) {
+                log.append(line).append('\n');
+                var fields = JsonParser.parseString(line).getAsJsonObject();
+                if (fields.has("client_address")) {
+                    listening.complete(fields.get("client_address").getAsString());
+                }
+            }
+        } catch (IOException | RuntimeException error) {
+            log.append(error);
+        }
+        listening.completeExceptionally(new IOException("the gateway did not start:\n" + log));
+    }
+
+    String url() {
+        return "ws://" + address + "/connection/websocket";
+    }
+
+    /** Calls the server API. An error answer is an exception. */
+    JsonObject api(String method, Map<String, ?> params) throws Exception {
+        var request = HttpRequest.newBuilder(URI.create("http://" + address + "/api/" + method))
+                .header("X-API-Key", KEY)
+                .POST(HttpRequest.BodyPublishers.ofString(GSON.toJson(params)))
+                .build();
+        var response = http.send(request, HttpResponse.BodyHandlers.ofString());
+        var answer = JsonParser.parseString(response.body()).getAsJsonObject();
+        if (!answer.has("result")) {
+            throw new IOException(method + ": " + response.statusCode() + " " + response.body());
+        }
+        return answer.getAsJsonObject("result");
+    }
+
+    /** Publishes all numbers from {@code first} to {@code last}. */
+    void publish(String channel, int first, int last) throws Exception {
+        for (int number = first; number <= last; number++) {
+            api("publish", Map.of("channel", channel, "data", number));
+        }
+    }
+
+    @Override
+    public void close() throws IOException, TimeoutException {
+        process.destroy();
+        try {
+            if (!process.waitFor(SECONDS_MAX, TimeUnit.SECONDS)) {
+                process.destroyForcibly();
+                throw new TimeoutException("the gateway did not stop");
+            }
+        } catch (InterruptedException stopped) {
+            Thread.currentThread().interrupt();
+        } finally {
+            Files.deleteIfExists(file);
+        }
+    }
+}

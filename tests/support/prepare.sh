@@ -18,6 +18,14 @@ need_redis() {
   command -v redis-server >/dev/null || missing "redis-server" "apt-get install redis-server brings it."
 }
 
+need_haproxy() {
+  command -v haproxy >/dev/null || missing "haproxy" "apt-get install haproxy brings it."
+}
+
+need_openssl() {
+  command -v openssl >/dev/null || missing "openssl" "apt-get install openssl brings it."
+}
+
 need_chromium() {
   find_chromium || missing "Chromium" "apt-get install chromium brings it; CHROMIUM=/path/to/it names one that is elsewhere."
 }

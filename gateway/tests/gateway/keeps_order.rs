@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -165,22 +165,25 @@ async fn within_a_flush_interval_publications_leave_as_one_message() {
         let pushes = message.lines().map(|line| serde_json::from_str(line).expect("JSON"));
         pushes.map(|push: Value| push["push"]["pub"]["offset"].as_u64().expect("an offset")).collect()
     };
-    // Only where all were published within the interval is anything promised: a machine can be too busy for that.
+    // A machine can be too busy to publish all within the interval, and a worker too busy to look for them in time.
     for attempt in 0..20 {
         let channel = format!("stream:paced-{attempt}");
         let mut client = gateway.connect().await;
         client.subscribe(&channel).await;
-        let began = Instant::now();
         for number in 1..=5 {
             gateway.publish(&channel, json!(number)).await;
         }
-        if began.elapsed() < INTERVAL {
-            assert_eq!(offsets(&client.socket.text().await), [1], "the first after a pause does not wait");
-            assert_eq!(offsets(&client.socket.text().await), [2, 3, 4, 5]);
+        let mut messages: Vec<Vec<u64>> = Vec::new();
+        while messages.concat().len() < 5 {
+            messages.push(offsets(&client.socket.text().await));
+        }
+        assert_eq!(messages.concat(), [1, 2, 3, 4, 5]);
+        // The first after a pause does not wait.
+        if messages == [vec![1], vec![2, 3, 4, 5]] {
             return;
         }
     }
-    panic!("five publications take {INTERVAL:?} each time");
+    panic!("five publications never shared a message within {INTERVAL:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -70,9 +70,10 @@ async fn storm(gateway: &Arc<Gateway>, channel: &str, publish_during: u64) {
     publisher.await.expect("all is published");
 }
 
-/// How many reads a storm may take that took so long: one, and another whenever what was read is too old.
+/// How many reads a storm may take that took so long: one, and another whenever what was read is too old. And one that the node
+/// makes by itself, when what is published comes so late on a busy machine that it takes it for lost.
 fn reads_allowed(took: Duration) -> f64 {
-    1.0 + (took.as_secs_f64() / FRESH.as_secs_f64()).floor()
+    2.0 + (took.as_secs_f64() / FRESH.as_secs_f64()).floor()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -338,6 +338,8 @@ pub struct Identity {
     pub caps: Box<[Capability]>,
     /// For the reply to its connect command. No token has it.
     pub data: Option<Bytes>,
+    /// What the wall clock says, in milliseconds since 1970, for that reply.
+    pub time_ms: Option<u64>,
 }
 
 /// A subscription that the server makes, not the client.

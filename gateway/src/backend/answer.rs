@@ -214,11 +214,11 @@ impl ConnectResult {
             user: UserId::new(&self.user),
             info: info(self.info, self.b64info)?,
             expires,
-            refreshed_by_server: false,
             subs,
             meta: meta(self.meta)?,
             caps: caps.collect::<Result<_, _>>()?,
             data: payload(self.data, self.b64data)?,
+            ..Identity::default()
         }))
     }
 }

@@ -186,7 +186,7 @@ impl Client {
         self.user_permit = Some(permit.ok_or(Denial::Disconnect(Disconnect::CONNECTION_LIMIT))?);
         local.directory.enter(&identity.user, self.key.index);
         let refreshed_by_server = local.node.asks(HookKind::Refresh);
-        Ok(Identity { refreshed_by_server, ..identity })
+        Ok(Identity { refreshed_by_server, time_ms: Some(local.clock.unix_millis()), ..identity })
     }
 
     /// Most tokens are judged at once; some wait for a key.

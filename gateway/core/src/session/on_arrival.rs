@@ -12,7 +12,7 @@ use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 use shared::reply::Subscribed;
 
-use super::on_connect::expiry;
+use super::on_connect::{Greeting, expiry};
 use super::on_subscribe::Taken;
 use super::state::{Awaited, Granted, Joining, Pending, Stage, Subscription};
 use super::terms::Asked;
@@ -23,8 +23,7 @@ use crate::history::HistoryPage;
 /// Those that are still to be joined, and those that are.
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
-    /// For the reply.
-    pub(super) data: Option<Payload>,
+    greeting: Greeting,
     waiting: VecDeque<Wanted>,
     told: BTreeMap<Channel, Subscribed>,
     taken: Vec<(Channel, Taken)>,
@@ -114,12 +113,12 @@ impl Session {
     }
 
     /// Joins all of these, and answers the connect command after that.
-    pub(super) fn arrive(&mut self, now: Moment, id: u32, waiting: VecDeque<Wanted>, data: Option<Payload>) {
+    pub(super) fn arrive(&mut self, now: Moment, id: u32, waiting: VecDeque<Wanted>, greeting: Greeting) {
         if waiting.is_empty() {
-            return self.welcome(now, id, data, BTreeMap::new());
+            return self.welcome(now, id, greeting, BTreeMap::new());
         }
         let ticket = self.ticket();
-        let arriving = Arriving { data, waiting, ..Arriving::default() };
+        let arriving = Arriving { greeting, waiting, ..Arriving::default() };
         self.wait(ticket, id, Awaited::Arrival(Box::new(arriving)));
         self.join_further(now);
     }
@@ -170,7 +169,7 @@ impl Session {
         else {
             return;
         };
-        self.welcome(now, id, arriving.data, arriving.told);
+        self.welcome(now, id, arriving.greeting, arriving.told);
         for (channel, taken) in arriving.taken {
             if let Ok(at) = self.find(channel.as_str()) {
                 self.begin_following(at, taken);

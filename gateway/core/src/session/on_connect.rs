@@ -17,6 +17,13 @@ use super::state::{Awaited, Phase};
 use super::{EXPIRY_MAX, Session, Way};
 use crate::effect::{Denial, Effect, Identity};
 
+/// What the reply holds that the session does not know by itself.
+#[derive(Debug, Default)]
+pub(super) struct Greeting {
+    data: Option<Payload>,
+    time_ms: Option<u64>,
+}
+
 impl Session {
     pub(super) fn on_connect(&mut self, id: u32, connect: Box<Connect>) {
         self.phase = Phase::Connecting;
@@ -42,12 +49,15 @@ impl Session {
         };
         identity.expires = expires;
         let by_server = std::mem::take(&mut identity.subs);
-        let data = identity.data.take().map(Payload::of_unknown);
+        let greeting = Greeting {
+            data: identity.data.take().map(Payload::of_unknown),
+            time_ms: identity.time_ms.take().filter(|_| self.context.settings.tell_time),
+        };
         if identity != Identity::default() {
             self.identity = Some(Box::new(identity));
         }
         match self.wanted(now, by_server, subs) {
-            Ok(wanted) => self.arrive(now, id, wanted, data),
+            Ok(wanted) => self.arrive(now, id, wanted, greeting),
             Err(Denial::Error(error)) => self.refuse_connect(now, id, error),
             Err(Denial::Disconnect(disconnect)) => self.close(disconnect),
         }
@@ -58,7 +68,7 @@ impl Session {
         &mut self,
         now: Moment,
         id: u32,
-        data: Option<Payload>,
+        Greeting { data, time_ms }: Greeting,
         subs: BTreeMap<Channel, Subscribed>,
     ) {
         self.phase = Phase::Connected;
@@ -83,6 +93,7 @@ impl Session {
             session,
             data,
             subs,
+            time_ms,
             ..Connected::new(self.client, self.context.version, node)
         };
         self.answer(id, Answer::Connect(Box::new(connected)));

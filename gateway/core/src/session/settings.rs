@@ -30,6 +30,8 @@ pub struct Settings {
     pub personal_channel: bool,
     /// The namespace of these channels; empty for none.
     pub personal_channel_namespace: Box<str>,
+    /// Connect results tell the server's clock: `time`, in milliseconds since 1970.
+    pub tell_time: bool,
     /// A user has one connection: whoever connects anew has the user's other connections closed, on all nodes, with
     /// 3504. Anonymous clients are not counted.
     pub single_connection: bool,
@@ -79,6 +81,7 @@ impl Default for Settings {
             channel_unicode: false,
             personal_channel: false,
             personal_channel_namespace: "".into(),
+            tell_time: false,
             single_connection: false,
             queued_commands_max: 2_048,
             queued_bytes_max: 1 << 20,

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::effect::{Denial, Identity, OutcomeResult};
+use gateway_core::session::Settings;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
 
-use crate::support::{CLIENT, Client, authenticated, context, error, refused};
+use crate::support::{CLIENT, Client, authenticated, context, error, refused, with_settings};
 
 #[test]
 fn a_client_is_authenticated_and_told_who_it_is_and_how_to_stay() {
@@ -43,6 +44,20 @@ fn no_expiry_is_further_away_than_a_year() {
     let expires = Some(client.now + Duration::from_secs(u64::from(u32::MAX)));
     client.answer(OutcomeResult::Authenticated(Ok(Identity { expires, ..Identity::default() })));
     assert!(client.did()[0].contains(r#""expires":true,"ttl":31536000,"#));
+}
+
+#[test]
+fn the_clock_is_told_to_those_who_connect_where_that_is_wanted() {
+    for (tell_time, time) in [(true, r#","time":1700000000123}"#), (false, "}")] {
+        let settings = Settings { tell_time, ..Settings::default() };
+        let mut client = Client::open(with_settings(settings));
+        client.says(r#"{"id":1,"connect":{}}"#);
+        client.did();
+        let time_ms = Some(1_700_000_000_123);
+        client.answer(OutcomeResult::Authenticated(Ok(Identity { time_ms, ..Identity::default() })));
+        let reply = client.did().remove(0);
+        assert!(reply.ends_with(&format!(r#""node":"node-1"{time}}}"#)), "{reply}");
+    }
 }
 
 #[test]

@@ -28,6 +28,9 @@ pub struct ConnectionArguments {
     /// What to speak.
     #[arg(long, value_enum, default_value_t = ProtocolName::Centrifuge)]
     pub protocol: ProtocolName,
+    /// How the native protocol travels.
+    #[arg(long, value_enum, default_value_t = Transport::Websocket)]
+    pub transport: Transport,
     /// In place of a protocol: a file that describes a server, with what to say to subscribe and how to publish.
     #[arg(long, value_name = "FILE", conflicts_with = "protocol")]
     pub template: Option<PathBuf>,
@@ -442,6 +445,28 @@ pub enum ProtocolName {
     Centrifuge,
     /// The bare endpoint /raw/{channel}.
     Raw,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[value(rename_all = "snake_case")]
+pub enum Transport {
+    /// As WebSocket messages.
+    Websocket,
+    /// As server-sent events (/connection/sse); what a client says goes to /emulation.
+    Sse,
+    /// As lines of a response without an end (/connection/http_stream); what a client says goes to /emulation.
+    HttpStream,
+}
+
+impl Transport {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Websocket => "websocket",
+            Self::Sse => "sse",
+            Self::HttpStream => "http_stream",
+        }
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,4 +1,4 @@
-//! Opens one connection: a socket from a chosen source address, and the WebSocket handshake on it.
+//! Opens one connection: a socket from a chosen source address, and what the transport does on it first.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
+use crate::arguments::{ConnectionArguments, Transport};
 use crate::bind_address_no_port::bind_address_no_port;
 use crate::plan::{Plan, Target};
 use crate::stream::Stream;
-use crate::wire::{DeflatingWire, PlainWire, Wire};
+use crate::wire::{DeflatingWire, PlainWire, StreamingWire, Wire};
 
 /// What the kernel keeps for a slow reader; it doubles it, for its own book-keeping.
 const SLOW_RECEIVE_BYTES: usize = 4_096;
@@ -38,41 +39,75 @@ pub struct Entry<'a> {
     pub bearer: Option<&'a str>,
 }
 
-/// Connects and upgrades. `number` chooses the source address.
+/// How a client gets its connections.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    target: Target,
+    source: Option<Ipv4Addr>,
+    /// What its kernel keeps for what has come, where that is to be little.
+    receive_bytes: Option<usize>,
+}
+
+/// Connects, and upgrades to a WebSocket if it is to be one. `number` chooses the source address.
 pub async fn connect(
     plan: &Plan,
     target: &Target,
     number: u32,
     entry: Entry<'_>,
 ) -> Result<Wire, ConnectError> {
-    let socket = open_socket(target.address, number, plan).await.map_err(ConnectError::Io)?;
-    let stream = Stream::new(socket, target).await.map_err(ConnectError::Io)?;
+    let dialer = Dialer::new(plan, target, number);
+    let stream = dialer.dial().await.map_err(ConnectError::Io)?;
+    let ConnectionArguments { compression, read_buffer, transport, .. } = plan.arguments.connections;
+    if transport != Transport::Websocket {
+        let wire = StreamingWire::open(dialer, stream, transport, entry).await;
+        return Ok(Wire::Streaming(Box::new(
+            wire.map_err(|error| ConnectError::Handshake(error.to_string()))?,
+        )));
+    }
     let request = upgrade_request(target, entry)?;
-    let read_buffer = plan.arguments.connections.read_buffer;
-    if plan.arguments.connections.compression {
+    if compression {
         return DeflatingWire::open(request, stream).await;
     }
     Ok(Wire::Plain(PlainWire::open(request, stream, read_buffer).await?))
 }
 
-async fn open_socket(target: SocketAddr, number: u32, plan: &Plan) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    if plan.is_slow(number) {
-        // Little room at this end, so that the server feels it soon.
-        socket.set_recv_buffer_size(SLOW_RECEIVE_BYTES)?;
+impl Dialer {
+    fn new(plan: &Plan, target: &Target, number: u32) -> Self {
+        let Target { address, .. } = target;
+        let sources = plan.sources;
+        let last = 1 + (number % u32::from(sources.max(1))) as u8;
+        Self {
+            source: (sources > 1 && address.is_ipv4() && address.ip().is_loopback())
+                .then(|| Ipv4Addr::new(127, 0, 0, last)),
+            // Little room at this end, so that the server feels it soon.
+            receive_bytes: plan.is_slow(number).then_some(SLOW_RECEIVE_BYTES),
+            target: target.clone(),
+        }
     }
-    let sources = plan.sources;
-    if sources > 1 && target.is_ipv4() && target.ip().is_loopback() {
-        // Without this the kernel picks a port at bind, before it knows the target, and each source address has only
-        // one set of ports for all targets.
-        bind_address_no_port(&socket)?;
-        let last = 1 + (number % u32::from(sources)) as u8;
-        let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+
+    /// For the Host header.
+    pub fn authority(&self) -> &str {
+        &self.target.authority
     }
-    TcpSocket::from_std_stream(socket.into()).connect(target).await
+
+    /// Opens one more connection, with TLS where the target wants it.
+    pub async fn dial(&self) -> io::Result<Stream> {
+        let address = self.target.address;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(bytes) = self.receive_bytes {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(source) = self.source {
+            // Without this the kernel picks a port at bind, before it knows the target, and each source address has only
+            // one set of ports for all targets.
+            bind_address_no_port(&socket)?;
+            socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
+        }
+        let socket = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
+        Stream::new(socket, &self.target).await
+    }
 }
 
 fn upgrade_request(target: &Target, entry: Entry<'_>) -> Result<Request<()>, ConnectError> {

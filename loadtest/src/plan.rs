@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 
-use crate::arguments::{Arguments, ConnectionArguments, Entrance, ProtocolName, StormArguments};
+use crate::arguments::{Arguments, ConnectionArguments, Entrance, ProtocolName, StormArguments, Transport};
 use crate::dialect::{Dialect, Template, TemplateError};
 use crate::mark::{CHANNELS_MAX, PAYLOAD_BYTES_MIN};
 use crate::metrics::Metrics;
@@ -232,6 +232,22 @@ fn check_numbers(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanErr
         u64::from(connections.connections) * u64::from(connections.per_connection) <= SUBSCRIPTIONS_MAX,
         "such that there are at most 20,000,000 subscriptions",
     )?;
+    let streams = connections.transport != Transport::Websocket;
+    check(
+        "transport",
+        !streams || *dialect == Dialect::Centrifuge,
+        "websocket with a bare protocol or a template",
+    )?;
+    check(
+        "compression",
+        !streams || !connections.compression,
+        "left out where the transport is no WebSocket",
+    )?;
+    check(
+        "publish-via",
+        !streams || publications.publish_via == Entrance::Api,
+        "api where the transport is no WebSocket",
+    )?;
     check("read-buffer", (128..=1 << 20).contains(&connections.read_buffer), "between 128 and 1,048,576")?;
     check("threads", connections.threads <= 256, "at most 256")?;
     check(
@@ -379,6 +395,9 @@ mod tests {
             ("--channels 2 --per-connection 3", "--per-connection"),
             ("--protocol raw --channels 2 --per-connection 2", "--per-connection"),
             ("--payload 10", "--payload"),
+            ("--transport sse --protocol raw", "--transport"),
+            ("--transport http_stream --compression", "--compression"),
+            ("--transport sse --publish-via client", "--publish-via"),
             ("--rate 1e9 --duration 1000", "--duration"),
             ("--rate NaN", "--rate"),
             ("--duration inf", "--duration"),

@@ -125,7 +125,11 @@ async fn become_ready(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) 
     let number = lane.number_of(index);
     let target = shared.plan.target_of(number, attempt);
     let first_channel = shared.plan.channels_of(number).next().unwrap_or(0);
-    let path = shared.dialect.path(&target.path, shared.ledger.name(first_channel));
+    let path = shared.dialect.path(
+        shared.plan.arguments.connections.transport,
+        &target.path,
+        shared.ledger.name(first_channel),
+    );
     let token = shared.tokens.of(&format!("load-{number}"));
     let token = token.as_deref();
     let bearer = token.filter(|_| shared.dialect.shows_token_in_header());

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use shared::framing::MessageKind;
 use shared::position::StreamPosition;
 
+use crate::arguments::Transport;
+
 pub use template::{Template, TemplateError};
 
 /// What a connection has heard.
@@ -82,10 +84,10 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Path of the endpoint; `given` is what the user wrote, if anything.
-    pub fn path(&self, given: &str, first_channel: &str) -> String {
+    /// Path of the endpoint by `transport`; `given` is what the user wrote, if anything.
+    pub fn path(&self, transport: Transport, given: &str, first_channel: &str) -> String {
         let path = match (given, self) {
-            ("", Self::Centrifuge) => "/connection/websocket",
+            ("", Self::Centrifuge) => return format!("/connection/{}", transport.name()),
             ("", Self::Raw) => "/raw/{channel}",
             ("", Self::Template(template)) => &template.subscribe.path,
             (given, _) => given,

@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use crate::arguments::HolderArguments;
+use crate::arguments::Transport;
 use crate::bind_address_no_port::bind_address_no_port;
 use crate::clock::{NANOS_PER_SECOND, now_ns};
 use crate::dialect::{Dialect, Event, Wanted};
@@ -233,7 +234,7 @@ impl Holder {
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n",
-            Dialect::Centrifuge.path("", &self.channel),
+            Dialect::Centrifuge.path(Transport::Websocket, "", &self.channel),
             self.address,
             self.key
         );

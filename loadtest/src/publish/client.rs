@@ -66,7 +66,7 @@ async fn open(publisher: &Publisher, number: u32) -> Result<(Wire, bool), String
     let shared = &publisher.shared;
     let target = shared.plan.target_of(number, 0);
     let channel = shared.ledger.name(number % shared.ledger.channels());
-    let path = shared.dialect.path(&target.path, channel);
+    let path = shared.dialect.path(shared.plan.arguments.connections.transport, &target.path, channel);
     let token = shared.tokens.of(&format!("load-publisher-{number}"));
     let bearer = token.as_deref().filter(|_| shared.dialect.shows_token_in_header());
     let mut wire = connect(&shared.plan, target, number, Entry { path: &path, bearer })

@@ -50,9 +50,13 @@ pub fn render(report: &Report) -> String {
 fn summary(report: &Report) -> String {
     let settings = &report.settings;
     let mut text = format!(
-        "{} connections over {} to {}, {} channel{}",
+        "{} connections over {}{} to {}, {} channel{}",
         number(f64::from(settings.connections)),
         settings.protocol,
+        match settings.transport.as_str() {
+            "" | "websocket" => String::new(),
+            transport => format!(" ({transport})"),
+        },
         settings.urls.join(", "),
         number(f64::from(settings.channels)),
         if settings.channels == 1 { "" } else { "s" },

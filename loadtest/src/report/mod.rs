@@ -55,6 +55,8 @@ pub struct Report {
 pub struct Settings {
     pub urls: Vec<String>,
     pub protocol: String,
+    #[serde(default)]
+    pub transport: String,
     pub compression: bool,
     pub connections: u32,
     pub ramp_per_second: f64,

@@ -103,7 +103,7 @@ async fn shake(plan: Rc<Plan>, books: Rc<RefCell<Books>>, number: u32, step: u32
 /// Opens a connection, waits until the server has welcomed it, and says goodbye.
 async fn one(plan: &Plan, number: u32) -> Result<(), String> {
     let target = plan.target_of(number, 0);
-    let path = plan.dialect.path(&target.path, "");
+    let path = plan.dialect.path(plan.arguments.connections.transport, &target.path, "");
     let mut wire = connect(plan, target, number, Entry { path: &path, bearer: None })
         .await
         .map_err(|error| error.to_string())?;

@@ -1,7 +1,8 @@
-//! An open WebSocket as a client sees it: whole messages in both directions.
+//! An open connection as a client sees it: whole messages in both directions.
 
 mod deflating;
 mod plain;
+mod streaming;
 
 use bytes::Bytes;
 use shared::framing::MessageKind;
@@ -9,12 +10,13 @@ use shared::framing::MessageKind;
 pub use deflating::DeflatingWire;
 pub(crate) use deflating::read_response;
 pub use plain::PlainWire;
+pub use streaming::StreamingWire;
 
 /// Largest message that a server may send.
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
-/// Two ways to hold a WebSocket. tungstenite, which shares nothing with the gateway, is the rule; it knows no
-/// compression, so connections that negotiated it are held by our own framing.
+/// Two ways to hold a WebSocket, and one to hold a response. tungstenite, which shares nothing with the gateway, is the rule;
+/// it knows no compression, so connections that negotiated it are held by our own framing.
 #[expect(
     clippy::large_enum_variant,
     reason = "the rule is the large one, and a box would cost it a cache miss"
@@ -23,6 +25,7 @@ pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 pub enum Wire {
     Plain(PlainWire),
     Deflating(Box<DeflatingWire>),
+    Streaming(Box<StreamingWire>),
 }
 
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub enum WireError {
     Broken,
     #[error("{0}")]
     Io(std::io::Error),
-    #[error("the server broke the WebSocket protocol: {0}")]
+    #[error("the server broke the protocol: {0}")]
     Protocol(String),
 }
 
@@ -51,6 +54,7 @@ impl Wire {
         match self {
             Self::Plain(wire) => wire.next().await,
             Self::Deflating(wire) => wire.next().await,
+            Self::Streaming(wire) => wire.next().await,
         }
     }
 
@@ -59,13 +63,14 @@ impl Wire {
         match self {
             Self::Plain(wire) => wire.send(messages).await,
             Self::Deflating(wire) => wire.send(messages).await,
+            Self::Streaming(wire) => wire.send(messages).await,
         }
     }
 
     /// Whether what comes in is compressed.
     pub fn is_compressed(&self) -> bool {
         match self {
-            Self::Plain(_) => false,
+            Self::Plain(_) | Self::Streaming(_) => false,
             Self::Deflating(wire) => wire.is_negotiated(),
         }
     }
@@ -75,6 +80,10 @@ impl Wire {
         match self {
             Self::Plain(wire) => wire.close().await,
             Self::Deflating(wire) => wire.close().await,
+            Self::Streaming(wire) => {
+                wire.close();
+                Ok(())
+            }
         }
     }
 }

@@ -23,6 +23,12 @@ async fn nothing_is_lost_in_any_way_of_publishing_and_listening() {
             "--protocol raw --publish-via client --publishers 4 --channel-prefix chat:g",
             2_000,
         ),
+        ("event streams", "--api-key demo --channel-prefix prices:k --transport sse", 2_000),
+        (
+            "HTTP streams",
+            "--api-key demo --channel-prefix prices:l --transport http_stream --reconnect",
+            2_000,
+        ),
         ("compressed", "--api-key demo --channel-prefix prices:h --compression --payload 1000", 2_000),
         (
             "bare, compressed",
@@ -46,6 +52,36 @@ async fn nothing_is_lost_in_any_way_of_publishing_and_listening() {
             "{name}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_are_answered_beside_a_stream() {
+    let settings =
+        [("TIDEGATE_SESSION__PING_INTERVAL_MS", "1000"), ("TIDEGATE_SESSION__PONG_TIMEOUT_MS", "900")];
+    let gateway = Gateway::start(&settings).await;
+    for transport in ["sse", "http_stream"] {
+        let line = format!(
+            "--connections 10 --ramp 1000 --rate 0 --duration 3 --channel-prefix prices:x --transport {transport} \
+             {FLAWLESS} --rest 0"
+        );
+        let (status, report) = gateway.load::<tidegate_loadtest::report::Report>(&line).await;
+        assert_eq!((status, report.settings.transport.as_str()), (0, transport), "{:#?}", report.thresholds);
+        // Whoever does not answer a ping is closed.
+        assert_eq!((report.connections.ready, report.connections.disconnects), (10, 0), "{transport}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_stream_ends_is_told_by_the_close_code() {
+    let gateway =
+        Gateway::start(&[("TIDEGATE_AUTH__HMAC_SECRET", "a secret of at least thirty-two bytes")]).await;
+    let line = "--connections 3 --rate 0 --duration 1 --channel-prefix prices:x --transport sse --token wrong --quiet";
+    let (_, report) = gateway.load::<tidegate_loadtest::report::Report>(line).await;
+    let failures = &report.connections.failures;
+    let told = failures
+        .iter()
+        .find(|(reason, _)| reason.starts_with("closed by the server with 3500 invalid token"));
+    assert_eq!(told.map(|(_, count)| *count), Some(3), "{failures:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,17 +41,27 @@ async fn idle_connections_are_weighed_with_and_without_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_storm_everyone_is_back_and_has_everything() {
     let gateway = Gateway::start(&[]).await;
-    let line = "storm -n 60 --ramp 1000 --calm 0.3 --away 0.2 --rate 50 --duration 1.5 --api-key demo --settle 0 \
-                --rest 0 --quiet --channel-prefix prices:storm --channels 3";
-    let line = format!("{line} --pid {} --metrics {}", gateway.pid(), gateway.internal());
-    let (status, report): (_, Report) = gateway.load(&line).await;
-    assert_eq!(status, 0, "{:#?}", report.thresholds);
-    let storm = report.storm.unwrap();
-    assert_eq!((storm.cut_off, storm.reconnected, storm.not_back), (60, 60, 0));
-    assert_eq!((storm.recovered, storm.unrecovered, storm.to_recovered.count), (60, 0, 60));
-    assert!(storm.recovered_publications > 0 && storm.per_second > 0.0);
-    assert_eq!(storm.refused_handshakes, Some(0.0));
-    assert_eq!((report.deliveries.received, report.deliveries.lost), (75 * 20, 0));
+    for transport in ["websocket", "sse"] {
+        let line = "storm -n 60 --ramp 1000 --calm 0.3 --away 0.2 --rate 50 --duration 1.5 --api-key demo --settle 0 \
+                    --rest 0 --quiet --channels 3";
+        let line = format!(
+            "{line} --transport {transport} --channel-prefix prices:{transport} --pid {} --metrics {}",
+            gateway.pid(),
+            gateway.internal()
+        );
+        let (status, report): (_, Report) = gateway.load(&line).await;
+        assert_eq!(status, 0, "{transport}: {:#?}", report.thresholds);
+        let storm = report.storm.unwrap();
+        assert_eq!((storm.cut_off, storm.reconnected, storm.not_back), (60, 60, 0), "{transport}");
+        assert_eq!(
+            (storm.recovered, storm.unrecovered, storm.to_recovered.count),
+            (60, 0, 60),
+            "{transport}"
+        );
+        assert!(storm.recovered_publications > 0 && storm.per_second > 0.0);
+        assert_eq!(storm.refused_handshakes, Some(0.0), "{transport}");
+        assert_eq!((report.deliveries.received, report.deliveries.lost), (75 * 20, 0), "{transport}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

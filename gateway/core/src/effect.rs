@@ -259,6 +259,13 @@ pub struct GoLive {
     pub has_last: bool,
 }
 
+impl GoLive {
+    /// Whether history may have what was held back and cannot be delivered.
+    pub fn can_read_on(&self) -> bool {
+        self.may_read_on && self.position.is_some()
+    }
+}
+
 /// What someone who joins is to be told of the channel's past.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PastWanted {

@@ -26,6 +26,7 @@ pub mod config;
 mod finish;
 mod follow;
 mod framing;
+mod go_live;
 pub(crate) mod open;
 mod outbox;
 mod perform;

@@ -7,11 +7,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use gateway_core::effect::{
-    Denial, Effect, GoLive, Grant, Identity, Join, Outcome, OutcomeResult, Terms, Ticket,
-};
+use gateway_core::effect::{Denial, Effect, Grant, Identity, Join, Outcome, OutcomeResult, Terms, Ticket};
 use gateway_core::history::HistoryPage;
-use gateway_core::hub::{Bundles, End, Knows, Sink, Subscriber};
+use gateway_core::hub::Subscriber;
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
@@ -300,63 +298,6 @@ impl Client {
             .positioned(terms.positioned)
             .joins_and_leaves(terms.joins_and_leaves)
             .needs_all(terms.needs_all)
-    }
-
-    fn go_live(&mut self, local: &mut Local, go_live: &GoLive) {
-        let channel = &go_live.channel;
-        let mut held_back = HeldBack::default();
-        let knows = Knows { position: go_live.position, has_last: go_live.has_last };
-        local.hub.go_live(channel.as_str(), self.key.index, knows, &mut held_back);
-        let bytes: usize = held_back.frames.iter().map(bytes::Bytes::len).sum();
-        let is_hole = held_back.insufficient || !self.has_room(bytes, local.websocket.outbox_bytes_max);
-        if is_hole && !self.is_closing() && self.session.handle_hole(go_live) {
-            // What comes from now on is held back until the client has read on.
-            let terms = &go_live.terms;
-            local.hub.join(channel, self.subscriber(terms), terms.filter.clone());
-            return;
-        }
-        local.tally.deliveries += held_back.publications;
-        for frame in held_back.frames {
-            self.send_frame(local, frame);
-        }
-        if let Some(disconnect) = held_back.close {
-            self.session.handle_disconnect(disconnect);
-        }
-        if held_back.insufficient && !self.is_closing() {
-            local.tally.insufficient += 1;
-            self.session.handle_unsubscribe(channel, shared::push::UnsubscribeCode::InsufficientState);
-        }
-    }
-}
-
-/// Takes what the hub held back for one subscriber while it joined.
-#[derive(Debug, Default)]
-struct HeldBack {
-    frames: Vec<bytes::Bytes>,
-    publications: u64,
-    insufficient: bool,
-    close: Option<Disconnect>,
-}
-
-impl Sink for HeldBack {
-    fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
-        for subscriber in subscribers {
-            let mut bundle = Some(bundles.get(subscriber.variant));
-            while let Some(part) = bundle.take() {
-                self.frames.extend_from_slice(&part.writes);
-                self.publications += u64::from(part.publications);
-                match &part.end {
-                    None => {}
-                    Some(End::Close(disconnect)) => self.close = Some(disconnect.clone()),
-                    Some(End::Broken(_)) if subscriber.is_positioned() => self.insufficient = true,
-                    Some(End::Broken(rest)) => bundle = Some(rest),
-                }
-            }
-        }
-    }
-
-    fn insufficient(&mut self, _key: u32, _channel: &Channel) {
-        self.insufficient = true;
     }
 }
 

@@ -80,18 +80,13 @@ pub(super) fn wants_joins_and_leaves(apart: Option<&Apart>) -> bool {
 }
 
 /// Those of these that are for a list, for who was given the one at `given` last. `None` if there is none.
-pub(super) fn bundles(
+pub(super) fn bundles<'a>(
     apart: Option<&Apart>,
     given: Option<StreamPosition>,
-    publications: &[Arc<Prepared>],
+    publications: impl IntoIterator<Item = &'a Arc<Prepared>>,
 ) -> Option<Bundles> {
-    let is_wanted = |prepared: &&Arc<Prepared>| wants(apart, prepared);
-    // Nearly always all of them are.
-    let wanted: SmallVec<[Arc<Prepared>; 1]> = match publications.iter().all(|prepared| is_wanted(&prepared))
-    {
-        true => publications.into(),
-        false => publications.iter().filter(is_wanted).cloned().collect(),
-    };
+    let wanted = publications.into_iter().filter(|prepared| wants(apart, prepared));
+    let wanted: SmallVec<[Arc<Prepared>; 1]> = wanted.cloned().collect();
     (!wanted.is_empty()).then(|| Bundles::after(given, wanted))
 }
 

@@ -1,17 +1,16 @@
 //! What a channel published while some of its subscribers were still joining: kept once for all of them.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use shared::position::StreamPosition;
 
+use super::members::Joining;
 use super::prepared::Prepared;
-use super::subscriber::Subscriber;
 
 /// Publications held back in one channel.
 pub const HELD_PUBLICATIONS_MAX: usize = 1024;
-/// Bytes held back in one channel.
+/// Bytes held back in one channel, of joins and leaves too.
 pub const HELD_BYTES_MAX: usize = 1 << 20;
 /// Bytes held back in all channels of one hub.
 pub const HELD_BYTES_TOTAL_MAX: usize = 64 << 20;
@@ -19,7 +18,8 @@ pub const HELD_BYTES_TOTAL_MAX: usize = 64 << 20;
 /// What a held publication costs beside its payload, roughly.
 const HELD_OVERHEAD_BYTES: usize = 256;
 
-/// How much is held back for joining subscribers before the oldest is given up.
+/// How much is held back for joining subscribers before some is given up: the oldest publications, and joins and leaves
+/// only if nothing else is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HoldLimits {
     pub publications: usize,
@@ -33,32 +33,42 @@ impl Default for HoldLimits {
     }
 }
 
-/// The publications since the oldest joining subscriber came, numbered by arrival.
+/// What came since the oldest joining subscriber did, numbered by arrival.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    publications: VecDeque<Arc<Prepared>>,
-    /// The number of the first publication in `publications`.
-    first: u64,
+    entries: VecDeque<Entry>,
+    /// How many of them are publications.
+    publications: usize,
+    /// The number that the next will get.
+    next: u64,
+    /// The number after that of the last publication that was given up.
+    given_up: u64,
     bytes: usize,
 }
 
-/// What became of the part of a channel that a subscriber could not see while it joined.
 #[derive(Debug)]
-pub(super) enum CaughtUp<'a> {
-    /// These are its, and then it stands at this position; `None` if it follows no stream.
-    Deliver { publications: Cow<'a, [Arc<Prepared>]>, now_at: Option<StreamPosition> },
-    /// Something between its position and now is not there.
-    Hole,
+struct Entry {
+    number: u64,
+    is_publication: bool,
+    prepared: Arc<Prepared>,
+}
+
+/// The part of a channel that a subscriber could not see while it joined.
+#[derive(Debug)]
+pub(super) struct CaughtUp<'a> {
+    pub(super) publications: Vec<&'a Arc<Prepared>>,
+    /// Where it stands then. `None` if it follows no stream.
+    pub(super) now_at: Option<StreamPosition>,
 }
 
 impl Held {
-    /// The number that the next publication will get.
+    /// The number that the next will get.
     pub(super) fn next(&self) -> u64 {
-        self.first + self.publications.len() as u64
+        self.next
     }
 
     /// Holds these back, as long as there is room. `total` counts the bytes of all channels.
-    /// Answers how many publications were given up.
+    /// Answers how many were given up.
     pub(super) fn hold<'a>(
         &mut self,
         publications: impl Iterator<Item = &'a Arc<Prepared>>,
@@ -68,77 +78,91 @@ impl Held {
         let mut given_up = 0;
         for prepared in publications {
             let bytes = cost(prepared);
+            let is_publication = prepared.publication().is_some();
             self.bytes += bytes;
             *total += bytes;
-            self.publications.push_back(prepared.clone());
-            while self.publications.len() > limits.publications
+            self.publications += usize::from(is_publication);
+            self.entries.push_back(Entry { number: self.next, is_publication, prepared: prepared.clone() });
+            self.next += 1;
+            while self.publications > limits.publications
                 || self.bytes > limits.bytes
                 || *total > limits.bytes_total
             {
-                let Some(oldest) = self.publications.pop_front() else { break };
-                self.first += 1;
-                self.bytes -= cost(&oldest);
-                *total -= cost(&oldest);
+                let Some(freed) = self.give_up() else { break };
+                *total -= freed;
                 given_up += 1;
             }
         }
         given_up
     }
 
-    /// What a subscriber is to get that joined when the next number was `from` and knows all up to `position`.
-    pub(super) fn catch_up(
-        &mut self,
-        from: u64,
-        position: Option<StreamPosition>,
-        subscriber: Subscriber,
-    ) -> CaughtUp<'_> {
-        let positioned = subscriber.is_positioned();
-        if from < self.first && subscriber.does_need_all() {
-            return CaughtUp::Hole;
+    /// Gives up the oldest publication, which history may have, or what is the oldest without any.
+    /// Answers how many bytes that frees.
+    fn give_up(&mut self) -> Option<usize> {
+        let oldest = self.entries.iter().position(|entry| entry.is_publication).unwrap_or(0);
+        let Entry { number, is_publication, prepared } = self.entries.remove(oldest)?;
+        if is_publication {
+            self.publications -= 1;
+            self.given_up = number + 1;
         }
-        let skipped = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        let held: &[Arc<Prepared>] = self.publications.make_contiguous();
-        let held = held.get(skipped..).unwrap_or_default();
-        let Some(position) = position else {
-            return CaughtUp::Deliver { publications: held.into(), now_at: None };
-        };
+        self.bytes -= cost(&prepared);
+        Some(cost(&prepared))
+    }
 
-        let known = held.iter().take_while(|prepared| knows(Some(position), prepared.position())).count();
-        let rest = &held[known..];
-        let (mut now_at, mut is_mixed) = (position, false);
-        for stands in rest.iter().filter_map(|prepared| prepared.position()) {
-            if knows(Some(now_at), Some(stands)) {
-                is_mixed = true;
-                continue;
-            }
-            if positioned && !follows(now_at, stands) {
-                return CaughtUp::Hole;
-            }
-            now_at = stands;
+    /// What a subscriber is to get that knows the stream up to `position`. `None` if something between that and now is
+    /// not here.
+    pub(super) fn catch_up(
+        &self,
+        joining: &Joining,
+        position: Option<StreamPosition>,
+    ) -> Option<CaughtUp<'_>> {
+        let Joining { subscriber, from, since, .. } = *joining;
+        if from < self.given_up && subscriber.does_need_all() {
+            return None;
         }
-        let publications = if is_mixed { new_to(position, rest).into() } else { rest.into() };
-        CaughtUp::Deliver { publications, now_at: Some(now_at) }
+        let (mut publications, mut now_at) = (Vec::new(), position);
+        let skipped = self.entries.partition_point(|entry| entry.number < since);
+        for Entry { number, prepared, .. } in self.entries.range(skipped..) {
+            match (prepared.position(), now_at) {
+                // It has no place in the stream, and can stand before something that is known.
+                (None, _) => {}
+                // History was read anew since.
+                (Some(_), _) if *number < from => continue,
+                (Some(_), None) => {}
+                (Some(stands), Some(at)) if knows(at, stands) => continue,
+                (Some(stands), Some(at)) => {
+                    if subscriber.is_positioned() && !follows(at, stands) {
+                        return None;
+                    }
+                    now_at = Some(stands);
+                }
+            }
+            publications.push(prepared);
+        }
+        Some(CaughtUp { publications, now_at })
+    }
+
+    /// Lets go of what has a place in the stream, which all who are joining will read from history. Answers how many
+    /// bytes that frees.
+    pub(super) fn let_go_of_stream(&mut self) -> usize {
+        let before = self.bytes;
+        self.entries.retain(|entry| {
+            let is_to_go = entry.prepared.position().is_some();
+            if is_to_go {
+                self.bytes -= cost(&entry.prepared);
+                self.publications -= usize::from(entry.is_publication);
+            }
+            !is_to_go
+        });
+        before - self.bytes
     }
 
     /// Lets go of everything: nobody is joining any more. Answers how many bytes that frees.
     pub(super) fn clear(&mut self) -> usize {
-        self.first = self.next();
-        self.publications = VecDeque::new();
+        self.entries = VecDeque::new();
+        self.publications = 0;
         std::mem::take(&mut self.bytes)
     }
-}
-
-/// Those of these that come after `position` and each other. What has no place in the stream, such as a join, can stand
-/// before something that is known.
-fn new_to(mut position: StreamPosition, held: &[Arc<Prepared>]) -> Vec<Arc<Prepared>> {
-    let is_new = |prepared: &&Arc<Prepared>| {
-        let is_known = knows(Some(position), prepared.position());
-        if !is_known {
-            position = prepared.position().unwrap_or(position);
-        }
-        !is_known
-    };
-    held.iter().filter(is_new).cloned().collect()
 }
 
 /// Whether nothing lies between the two.
@@ -147,11 +171,8 @@ pub(super) fn follows(position: StreamPosition, next: StreamPosition) -> bool {
 }
 
 /// Whether someone at `position` has seen what stands at `other`.
-fn knows(position: Option<StreamPosition>, other: Option<StreamPosition>) -> bool {
-    match (position, other) {
-        (Some(position), Some(other)) => position.epoch == other.epoch && other.offset <= position.offset,
-        _ => false,
-    }
+fn knows(position: StreamPosition, other: StreamPosition) -> bool {
+    position.epoch == other.epoch && other.offset <= position.offset
 }
 
 fn cost(prepared: &Prepared) -> usize {

@@ -7,8 +7,8 @@ use shared::position::StreamPosition;
 
 use super::Hub;
 use super::apart::{self, Wants};
-use super::hold_back::CaughtUp;
-use super::members::{Members, swap_out};
+use super::hold_back::{CaughtUp, Held};
+use super::members::{Joining, Members, swap_out};
 use super::places::List;
 use super::subscriber::{Sink, Subscriber};
 use crate::tag_filter::TagFilter;
@@ -37,7 +37,8 @@ impl From<Option<StreamPosition>> for Knows {
 
 impl Hub {
     /// From now on, publications of the channel are held back for this subscriber until [`Hub::go_live`]. With a filter,
-    /// it gets only those that this lets through. One that is there already starts anew.
+    /// it gets only those that this lets through. One that is there already starts anew; if it was still joining and
+    /// wants the same, what no history has is held back for it since it joined first.
     pub fn join(
         &mut self,
         channel: &Channel,
@@ -50,14 +51,19 @@ impl Hub {
             self.ids.insert(channel.clone(), id);
             id
         });
-        let before = known.and_then(|first| self.take_place(first, subscriber.key));
-        if let Some((id, at)) = before {
-            self.held_bytes -= self.channels[id as usize].take_out(at, id, &mut self.places);
-        }
         let id = match Wants::of(subscriber, filter) {
             None => first,
             Some(wants) => self.list_for(first, wants),
         };
+        let before = known.and_then(|first| self.find_place(first, subscriber.key));
+        if let Some((_, at)) = before.filter(|(before, at)| *before == id && at.list() == List::Joining) {
+            self.held_bytes -= self.channels[id as usize].join_again(subscriber, at.index());
+            return Joined { first: false };
+        }
+        if let Some((before, at)) = before {
+            self.places.remove(subscriber.key, before);
+            self.held_bytes -= self.channels[before as usize].take_out(at, before, &mut self.places);
+        }
         self.channels[id as usize].make_joining(subscriber, id, &mut self.places);
         // Only now: the channel must not go for a moment.
         if let Some((before, _)) = before.filter(|(before, _)| *before != id)
@@ -69,61 +75,68 @@ impl Hub {
     }
 
     /// What the subscriber knows has been told to its client. It gets what was held back and is not known to it, then
-    /// everything that comes; or it is told that something in between is not there. Does nothing for one that is not
-    /// joining.
+    /// everything that comes; or it is told that something in between is not there, and joins on, until it leaves or joins
+    /// again. Does nothing for one that is not joining.
     pub fn go_live(&mut self, channel: &str, key: u32, knows: impl Into<Knows>, sink: &mut impl Sink) {
-        let Knows { position, mut has_last } = knows.into();
         let Some(&first) = self.ids.get(channel) else { return };
         let Some((id, at)) = self.find_place(first, key).filter(|(_, at)| at.list() == List::Joining) else {
             return;
         };
         let Some(members) = self.channels.get_mut(id as usize) else { return };
-        let Some(aside) = members.aside.as_mut() else { return };
-        let Some(joining) = swap_out(&mut aside.joining, at.index(), List::Joining, id, &mut self.places)
-        else {
-            return;
-        };
+        let Some(aside) = members.aside.as_ref() else { return };
+        let Some(joining) = aside.joining.get(at.index()) else { return };
         let subscriber = joining.subscriber;
-
-        // History was read for it before that was lost, or of a stream that is gone.
-        let is_outdated = joining.lost.zip(position).is_some_and(|(lost, knows)| {
-            subscriber.is_positioned() && (knows.epoch != lost.epoch || knows.offset < lost.offset)
-        });
-        let next = match aside.held.catch_up(joining.from, position, subscriber) {
-            _ if is_outdated => Next::Told,
-            CaughtUp::Hole => Next::Told,
-            CaughtUp::Deliver { publications, now_at } => {
-                let next = next(now_at, members.stream, subscriber.is_positioned());
-                if next != Next::Told
-                    && !publications.is_empty()
-                    && let Some(mut bundles) =
-                        apart::bundles(members.apart.as_deref(), position.filter(|_| has_last), &publications)
-                {
-                    sink.deliver(&[subscriber], &mut bundles);
-                    has_last = match bundles.last_publication() {
-                        Some(last) => now_at.is_some() && last.position == now_at && !bundles.is_broken(),
-                        None => has_last && now_at == position,
-                    };
-                } else {
-                    has_last = has_last && now_at == position;
-                }
-                next
-            }
+        let Some((next, has_last)) = members.catch_up(joining, &aside.held, knows.into(), sink) else {
+            self.counts.insufficient += 1;
+            return sink.insufficient(key, &members.channel);
         };
         let subscriber = subscriber.given_last(has_last);
         if let Some(aside) = members.aside.as_mut() {
+            swap_out(&mut aside.joining, at.index(), List::Joining, id, &mut self.places);
             self.held_bytes -= aside.let_go();
         }
         match next {
             Next::Live(position) => members.make_live(subscriber, position, id, &mut self.places),
             Next::Waiting(position) => members.make_waiting(subscriber, position, id, &mut self.places),
-            Next::Told => {
-                members.make_told(key, id, &mut self.places);
-                self.counts.insufficient += 1;
-                sink.insufficient(key, &members.channel);
-            }
         }
         members.drop_unused_aside();
+    }
+}
+
+impl Members {
+    /// Has what was held back written to one who is joining. Answers where it goes then, and whether it was given the last
+    /// publication; `None` if it misses something.
+    fn catch_up(
+        &self,
+        joining: &Joining,
+        held: &Held,
+        knows: Knows,
+        sink: &mut impl Sink,
+    ) -> Option<(Next, bool)> {
+        let Knows { position, has_last } = knows;
+        let subscriber = joining.subscriber;
+        // History was read for it before that was lost, or of a stream that is gone.
+        let is_outdated = joining.lost.zip(position).is_some_and(|(lost, knows)| {
+            subscriber.is_positioned() && (knows.epoch != lost.epoch || knows.offset < lost.offset)
+        });
+        if is_outdated {
+            return None;
+        }
+        let CaughtUp { publications, now_at } = held.catch_up(joining, position)?;
+        let next = next(now_at, self.stream, subscriber.is_positioned())?;
+        let stays = has_last && now_at == position;
+        let given = position.filter(|_| has_last);
+        let Some(mut bundles) = apart::bundles(self.apart.as_deref(), given, publications) else {
+            return Some((next, stays));
+        };
+        if !sink.catch_up(subscriber, &mut bundles) {
+            return None;
+        }
+        let has_last = match bundles.last_publication() {
+            Some(last) => now_at.is_some() && last.position == now_at && !bundles.is_broken(),
+            None => stays,
+        };
+        Some((next, has_last))
     }
 }
 
@@ -131,24 +144,20 @@ impl Hub {
 enum Next {
     Live(Option<StreamPosition>),
     Waiting(StreamPosition),
-    Told,
 }
 
-/// Where a subscriber goes that has got everything up to `now_at`, on a worker that has seen `stream`.
-fn next(now_at: Option<StreamPosition>, stream: Option<StreamPosition>, positioned: bool) -> Next {
-    let Some(now_at) = now_at else { return Next::Live(None) };
+/// Where a subscriber goes that has got everything up to `now_at`, on a worker that has seen `stream`. `None`: it misses
+/// something.
+fn next(now_at: Option<StreamPosition>, stream: Option<StreamPosition>, positioned: bool) -> Option<Next> {
+    let Some(now_at) = now_at else { return Some(Next::Live(None)) };
     match stream {
-        Some(stream) if stream == now_at => Next::Live(Some(now_at)),
+        Some(stream) if stream == now_at => Some(Next::Live(Some(now_at))),
         // Everything since the join was held back, so what is missing was lost before it came here.
         Some(stream) if stream.epoch == now_at.epoch && stream.offset > now_at.offset => {
-            if positioned {
-                Next::Told
-            } else {
-                Next::Live(Some(now_at))
-            }
+            (!positioned).then_some(Next::Live(Some(now_at)))
         }
         // The worker is behind, or in another epoch, or has seen nothing yet: what the subscriber knows already
         // may still be on its way, and must not be given to it a second time.
-        _ => Next::Waiting(now_at),
+        _ => Some(Next::Waiting(now_at)),
     }
 }

@@ -42,9 +42,11 @@ pub(super) struct Aside {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Joining {
     pub(super) subscriber: Subscriber,
-    /// The number in `held` of the first publication after the join.
+    /// The number in `held` of what came first after the join, of the stream.
     pub(super) from: u64,
-    /// What was known to be lost since.
+    /// The same of what no history has, joins and leaves above all: after its first join, if this is one of several.
+    pub(super) since: u64,
+    /// What was known to be lost of the stream since.
     pub(super) lost: Option<StreamPosition>,
 }
 
@@ -92,7 +94,18 @@ impl Members {
         let aside = self.aside();
         places.set(subscriber.key, id, At::new(List::Joining, aside.joining.len()));
         let from = aside.held.next();
-        aside.joining.push(Joining { subscriber, from, lost: None });
+        aside.joining.push(Joining { subscriber, from, since: from, lost: None });
+    }
+
+    /// One that is joining reads on in history, up to what comes from now on. Answers how many held bytes nobody waits for
+    /// any more.
+    pub(super) fn join_again(&mut self, subscriber: Subscriber, index: usize) -> usize {
+        let Some(Aside { joining, held, .. }) = self.aside.as_deref_mut() else { return 0 };
+        let is_alone = joining.len() == 1;
+        if let Some(joining) = joining.get_mut(index) {
+            *joining = Joining { subscriber, from: held.next(), since: joining.since, lost: None };
+        }
+        if is_alone { held.let_go_of_stream() } else { 0 }
     }
 
     pub(super) fn make_waiting(

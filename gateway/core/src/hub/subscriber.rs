@@ -111,6 +111,13 @@ pub trait Sink {
     /// Write these publications, in their order, to each of these subscribers. They are of one channel.
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles);
 
+    /// Write to a subscriber that goes live what was held back for it. `false` if it cannot take that: then it misses
+    /// something.
+    fn catch_up(&mut self, subscriber: Subscriber, bundles: &mut Bundles) -> bool {
+        self.deliver(&[subscriber], bundles);
+        true
+    }
+
     /// This connection is about to be delivered to in several channels, which can be one write.
     fn gather(&mut self, _key: u32) {}
 
@@ -118,6 +125,6 @@ pub trait Sink {
     fn delivered(&mut self, _publications: &[Arc<Prepared>]) {}
 
     /// This subscriber missed something of its stream that the hub cannot give it. It gets nothing more from the
-    /// channel until it has left and joined again.
+    /// channel until it has left and joined again, or has joined again if it was about to go live.
     fn insufficient(&mut self, key: u32, channel: &Channel);
 }

@@ -272,11 +272,8 @@ pub(crate) struct Net {
     pub(crate) served: BTreeMap<usize, Vec<Channel>>,
     /// Of these, what it has ended, or could not begin: for the connection, not for the next.
     pub(crate) ended: BTreeSet<(u64, Channel)>,
-    /// From when on each subscription is told of all who come and go: from when the node is brought the channel. Where
-    /// its client takes its recovery in pieces, from when it has the last.
+    /// From when on each subscription is told of all who come and go: from when the node is brought the channel.
     pub(crate) told_since: BTreeMap<(u64, Channel), Moment>,
-    /// Those that are taking their recovery in pieces.
-    pub(crate) in_pieces: BTreeSet<(u64, Channel)>,
     /// Pieces in a row that could not be read for a client.
     failures: BTreeMap<u64, u8>,
 }
@@ -297,7 +294,6 @@ impl Net {
             served: BTreeMap::new(),
             ended: BTreeSet::new(),
             told_since: BTreeMap::new(),
-            in_pieces: BTreeSet::new(),
             failures: BTreeMap::new(),
         }
     }

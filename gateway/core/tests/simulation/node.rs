@@ -287,12 +287,8 @@ impl Node {
     }
 
     fn read_for_join(&mut self, wire: u64, join: Join, net: &mut Net) {
-        let place = (wire, join.channel.clone());
-        if join.past.as_ref().is_some_and(|wanted| wanted.part) {
-            net.in_pieces.insert(place);
-        } else {
-            net.in_pieces.remove(&place);
-            net.told_since.insert(place, net.now);
+        if join.past.is_none_or(|wanted| !wanted.part) {
+            net.told_since.insert((wire, join.channel.clone()), net.now);
         }
         let Some(wanted) = join.past else {
             return self.answer(wire, join.ticket, OutcomeResult::Joined(Ok(None)), net);

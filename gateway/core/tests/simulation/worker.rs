@@ -255,7 +255,7 @@ impl Worker {
 
     /// Has the hub do something, and then does what follows for those it told of a hole or could not write to.
     fn with_hub(&mut self, net: &mut Net, act: impl FnOnce(&mut Hub, &mut Writer<'_>)) {
-        let mut writer = Writer { connections: &self.connections, net, told: Vec::new(), slow: Vec::new() };
+        let mut writer = Writer::new(&self.connections, net);
         act(&mut self.hub, &mut writer);
         let Writer { told, slow, .. } = writer;
         for (key, channel) in told {
@@ -342,14 +342,10 @@ impl Worker {
         }
     }
 
-    /// What was held back and does not join on is read from history.
+    /// What was held back and does not join on, or finds no room, is read from history.
     fn go_live(&mut self, key: u32, go_live: &GoLive, net: &mut Net) {
-        let wire = self.connections[key as usize].wire;
-        let place = (wire, go_live.channel.clone());
-        if net.in_pieces.remove(&place) {
-            net.told_since.insert(place, net.now);
-        }
-        let mut writer = Writer { connections: &self.connections, net, told: Vec::new(), slow: Vec::new() };
+        let is_full = go_live.can_read_on() && net.dice.chance(50);
+        let mut writer = Writer { is_full, ..Writer::new(&self.connections, net) };
         let knows = Knows { position: go_live.position, has_last: go_live.has_last };
         self.hub.go_live(go_live.channel.as_str(), key, knows, &mut writer);
         let Writer { told, slow, .. } = writer;
@@ -397,9 +393,26 @@ struct Writer<'a> {
     net: &'a mut Net,
     told: Vec<(u32, Channel)>,
     slow: Vec<u32>,
+    /// The client has no room for what was held back for it.
+    is_full: bool,
+}
+
+impl<'a> Writer<'a> {
+    fn new(connections: &'a Slab<Connection>, net: &'a mut Net) -> Self {
+        Self { connections, net, told: Vec::new(), slow: Vec::new(), is_full: false }
+    }
 }
 
 impl Sink for Writer<'_> {
+    fn catch_up(&mut self, subscriber: Subscriber, bundles: &mut Bundles) -> bool {
+        if self.is_full {
+            self.net.stats.count("held back without room");
+        } else {
+            self.deliver(&[subscriber], bundles);
+        }
+        !self.is_full
+    }
+
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         for subscriber in subscribers {
             let wire = self.connections[subscriber.key as usize].wire;

@@ -67,8 +67,13 @@ impl Model {
         if self.kind_of(key).is_some_and(|before| before != kind) {
             self.leave(key);
         }
-        let state = State::Joining { held: Vec::new(), lost: None };
-        self.lists.entry(kind).or_default().members.insert(key, Member { positioned, state });
+        let members = &mut self.lists.entry(kind).or_default().members;
+        let held = match members.remove(&key).map(|member| member.state) {
+            // It reads on in history, which has publications and nothing else.
+            Some(State::Joining { held, .. }) => held.into_iter().filter(Option::is_none).collect(),
+            _ => Vec::new(),
+        };
+        members.insert(key, Member { positioned, state: State::Joining { held, lost: None } });
         first
     }
 
@@ -76,10 +81,9 @@ impl Model {
         let Some(kind) = self.kind_of(key) else { return };
         let list = self.lists.entry(kind).or_default();
         let Some(member) = list.members.get_mut(&key) else { return };
-        let State::Joining { held, lost } = &mut member.state else { return };
-        let lost = lost.take();
+        let State::Joining { held, lost } = &member.state else { return };
         let (mut at, mut got, mut hole) = (position, Vec::new(), false);
-        for comes in std::mem::take(held) {
+        for &comes in held {
             if let Some(stands) = comes {
                 if relation(Some(at), stands).is_lt() {
                     continue;
@@ -92,7 +96,7 @@ impl Model {
         hole |= lost.is_some_and(|lost| lost.epoch != position.epoch || lost.offset > position.offset);
         hole |= list.stream.is_some_and(|seen| seen.epoch == at.epoch && seen.offset > at.offset);
         if hole && member.positioned {
-            member.state = State::Told;
+            // It may join again.
             self.told.push(key);
         } else {
             member.state = State::Live { position: Some(at) };

@@ -74,6 +74,85 @@ fn a_filter_keeps_publications_back_and_none_of_them_is_missed() {
 }
 
 #[test]
+fn whoever_reads_on_in_history_is_told_who_came_and_went_meanwhile() {
+    let mut room = Room::default();
+    room.join(1, JOINS);
+    room.deliver(&[joined(), published(at(1))]);
+    let bytes = room.hub.interest().held_bytes;
+    room.join(1, JOINS);
+    assert!(room.hub.interest().held_bytes < bytes, "it reads the publication from history");
+    room.deliver(&[published(at(2)), left()]);
+    room.hub.go_live("news", 1, Some(at(1)), &mut room.clients);
+    room.publish([3]);
+    assert_eq!(room.letters(1), "jnln");
+    assert_eq!(room.offsets(1), [0, 2, 0, 3]);
+    room.hub.leave("news", 1);
+    assert_eq!(room.hub.interest(), Interest::default());
+}
+
+#[test]
+fn whoever_was_told_of_a_hole_and_reads_on_is_told_who_came_and_went_meanwhile() {
+    let mut room = Room::default();
+    room.join(1, JOINS);
+    room.join(2, JOINS);
+    room.deliver(&[joined(), published(at(5))]);
+    room.hub.go_live("news", 1, Some(at(1)), &mut room.clients);
+    assert_eq!(room.clients.told, [1]);
+    room.deliver(&[left(), published(at(6))]);
+    room.join(1, JOINS);
+    room.deliver(&[joined()]);
+    for key in [1, 2] {
+        room.hub.go_live("news", key, Some(at(6)), &mut room.clients);
+    }
+    assert_eq!((room.letters(1), room.letters(2)), ("jlj", "jlj"));
+}
+
+#[test]
+fn publications_are_given_up_before_joins_and_leaves() {
+    let limits = HoldLimits { publications: 1, ..HoldLimits::default() };
+    let mut room = Room { hub: Hub::new(limits), ..Room::default() };
+    room.join(1, JOINS);
+    room.deliver(&[joined(), published(at(1)), left(), joined(), published(at(2)), published(at(3))]);
+    assert_eq!(room.hub.counts().held_overflow, 2);
+    room.hub.go_live("news", 1, Some(at(2)), &mut room.clients);
+    assert_eq!(room.letters(1), "jljn");
+    let limits = HoldLimits { bytes: 1_000, ..HoldLimits::default() };
+    let mut room = Room { hub: Hub::new(limits), ..Room::default() };
+    room.join(1, JOINS);
+    for _ in 0..10 {
+        room.deliver(&[joined()]);
+    }
+    assert!(room.hub.interest().held_bytes <= 1_000, "there is an end to it");
+    assert_eq!(room.hub.counts().held_overflow, 10 - 3);
+}
+
+/// A client that can take nothing now.
+struct Full;
+
+impl Sink for Full {
+    fn deliver(&mut self, _: &[Subscriber], _: &mut Bundles) {}
+
+    fn catch_up(&mut self, _: Subscriber, _: &mut Bundles) -> bool {
+        false
+    }
+
+    fn insufficient(&mut self, _: u32, _: &Channel) {}
+}
+
+#[test]
+fn what_was_held_back_and_not_taken_is_a_hole_of_which_joins_and_leaves_are_kept() {
+    let mut room = Room::default();
+    room.join(1, JOINS);
+    room.deliver(&[joined(), published(at(1))]);
+    room.hub.go_live("news", 1, Some(at(0)), &mut Full);
+    assert_eq!(room.hub.counts().insufficient, 1);
+    room.deliver(&[published(at(2)), left()]);
+    room.join(1, JOINS);
+    room.hub.go_live("news", 1, Some(at(2)), &mut room.clients);
+    assert_eq!(room.letters(1), "jl");
+}
+
+#[test]
 fn what_was_held_back_goes_through_the_filter_too() {
     let mut room = Room::default();
     room.join(1, ODD);

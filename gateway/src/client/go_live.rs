@@ -1,0 +1,87 @@
+//! A subscription goes live: its client gets what the hub held back for it, or reads that from history when it has room.
+
+use bytes::Bytes;
+use gateway_core::effect::GoLive;
+use gateway_core::hub::{Bundles, End, Knows, Sink, Subscriber};
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::push::UnsubscribeCode;
+
+use crate::client::Client;
+use crate::worker::Local;
+
+impl Client {
+    pub(super) fn go_live(&mut self, local: &mut Local, go_live: &GoLive) {
+        let channel = &go_live.channel;
+        let knows = Knows { position: go_live.position, has_last: go_live.has_last };
+        let mut held_back = HeldBack {
+            can_wait: go_live.can_read_on() && !self.is_closing(),
+            bytes_max: local.websocket.outbox_bytes_max,
+            frames: Vec::new(),
+            publications: 0,
+            close: None,
+            is_insufficient: false,
+            client: self,
+        };
+        let key = held_back.client.key.index;
+        local.hub.go_live(channel.as_str(), key, knows, &mut held_back);
+        let HeldBack { frames, publications, close, is_insufficient, .. } = held_back;
+        if is_insufficient {
+            // What comes from now on is held back until the client has read on.
+            if !self.is_closing() && !self.session.handle_hole(go_live) {
+                local.tally.insufficient += 1;
+                self.session.handle_unsubscribe(channel, UnsubscribeCode::InsufficientState);
+            }
+            return;
+        }
+        local.tally.deliveries += publications;
+        for frame in frames {
+            self.send_frame(local, frame);
+        }
+        if let Some(disconnect) = close {
+            self.session.handle_disconnect(disconnect);
+        }
+    }
+}
+
+/// Takes what the hub held back for one subscriber while it joined.
+#[derive(Debug)]
+struct HeldBack<'a> {
+    client: &'a mut Client,
+    bytes_max: usize,
+    /// What the client has no room for can be read from history later.
+    can_wait: bool,
+    frames: Vec<Bytes>,
+    publications: u64,
+    close: Option<Disconnect>,
+    is_insufficient: bool,
+}
+
+impl Sink for HeldBack<'_> {
+    fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
+        for subscriber in subscribers {
+            self.catch_up(*subscriber, bundles);
+        }
+    }
+
+    fn catch_up(&mut self, subscriber: Subscriber, bundles: &mut Bundles) -> bool {
+        let mut bundle = Some(bundles.get(subscriber.variant));
+        let mut is_broken = false;
+        while let Some(part) = bundle.take() {
+            self.frames.extend_from_slice(&part.writes);
+            self.publications += u64::from(part.publications);
+            match &part.end {
+                None => {}
+                Some(End::Close(disconnect)) => self.close = Some(disconnect.clone()),
+                Some(End::Broken(_)) if subscriber.is_positioned() => is_broken = true,
+                Some(End::Broken(rest)) => bundle = Some(rest),
+            }
+        }
+        let bytes = self.frames.iter().map(Bytes::len).sum();
+        !is_broken && (!self.can_wait || self.client.has_room(bytes, self.bytes_max))
+    }
+
+    fn insufficient(&mut self, _key: u32, _channel: &Channel) {
+        self.is_insufficient = true;
+    }
+}

@@ -104,7 +104,15 @@ impl Call<'_> {
         let command = for_earlier_releases(&target, &act);
         let answers = self.node.ask_all(Question::Act(target, act)).await?;
         let is_found =
-            |answer: &Result<Answer, AskError>| matches!(answer, Ok(Answer::Done { clients: 1.. }));
+            |answer: &Result<Answer, AskError>| matches!(answer, Ok(Answer::Done { clients: 1.., .. }));
+        let failed = |answer: &Result<Answer, AskError>| match answer {
+            Ok(Answer::Done { failed, .. }) => *failed,
+            _ => 0,
+        };
+        let failed: u32 = answers.iter().map(|(_, answer)| failed(answer)).sum();
+        if failed > 0 {
+            return Err(Refused::internal(format!("{failed} clients could not be subscribed")));
+        }
         if is_one && answers.iter().any(|(_, answer)| is_found(answer)) {
             return Ok(());
         }

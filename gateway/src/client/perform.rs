@@ -20,7 +20,6 @@ use crate::backend::HookKind;
 use crate::broker::{BrokerError, ChangeRequest, Effective, PublishRequest};
 use crate::client::Client;
 use crate::node::Node;
-use crate::node::control::{ControlCommand, Target};
 use crate::telemetry::labels::{Panic, Source};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
@@ -204,19 +203,11 @@ impl Client {
     }
 
     /// The user's other connections go, wherever they are.
-    fn close_others(&self, local: &Local) {
-        let target = Target {
-            user: Some(self.session.user().as_str().into()),
-            except: vec![self.session.client()],
-            ..Target::default()
-        };
-        let command = ControlCommand::Disconnect { target, disconnect: Disconnect::CONNECTION_LIMIT };
+    fn close_others(&self, local: &mut Local) {
+        let (user, client) = (self.session.user().as_str().into(), self.session.client());
+        let came_back = local.contenders.enter(self.key.index);
         let node = local.node.clone();
-        local.node.spawn(async move {
-            if let Err(error) = node.control(command).await {
-                tracing::warn!(%error, "other connections of a user could not be closed");
-            }
-        });
+        local.node.spawn(async move { node.keep_only(user, client, came_back).await });
     }
 
     /// An answer that needed no waiting. What the session makes of it is performed by the loop in progress.

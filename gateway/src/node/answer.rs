@@ -18,7 +18,7 @@ use crate::node::question::{
     Refreshing, Subscribing, Unanswered,
 };
 use crate::node::{Node, SessionId};
-use crate::worker::inbox::{Acted, Event, Inbox};
+use crate::worker::inbox::{Acted, Done, Event, Inbox};
 
 /// A page of connections holds no more after it holds this many bytes.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
@@ -29,7 +29,10 @@ impl Node {
             Question::Message { session, data } => self.hand_to_session(&session, data).await,
             Question::Channels(wanted) => Answer::Channels(self.list_channels(wanted).await?),
             Question::Connections(wanted) => Answer::Connections(self.list_connections(wanted).await?),
-            Question::Act(target, act) => Answer::Done { clients: self.act(target, act).await },
+            Question::Act(target, act) => {
+                let Done { clients, failed } = self.act(target, act).await;
+                Answer::Done { clients, failed }
+            }
         })
     }
 
@@ -45,7 +48,7 @@ impl Node {
     }
 
     /// Has the workers do it, and counts the clients once all have.
-    async fn act(&self, target: Target, act: Act) -> u32 {
+    async fn act(&self, target: Target, act: Act) -> Done {
         let target = Arc::new(target);
         let (acted, done) = Acted::new();
         match act {
@@ -73,7 +76,7 @@ impl Node {
             }
         }
         drop(acted);
-        done.await.unwrap_or(0)
+        done.await.unwrap_or_default()
     }
 
     /// What is over is now.

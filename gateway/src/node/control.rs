@@ -24,6 +24,9 @@ pub enum ControlCommand {
     Disconnect { target: Target, disconnect: Disconnect },
     /// End their subscription to a channel.
     Unsubscribe { target: Target, channel: Channel },
+    /// Close the user's connections but this client's, and those that have commanded the same for themselves and whose
+    /// command comes later.
+    KeepOnly { user: Box<str>, client: ClientId },
 }
 
 /// Which clients a command is about: those for which everything given here holds.
@@ -57,18 +60,27 @@ pub enum ControlError {
     Code(u16),
     #[error("a control message excepts more than {EXCEPT_MAX} clients")]
     TooManyExcepted,
+    #[error("a control message is to keep one connection of a user, and does not say whose or which")]
+    KeepsNobody,
 }
 
 impl ControlCommand {
     /// The message for all nodes.
     pub fn encode(&self) -> Result<Bytes, ControlError> {
+        let close = |disconnect: &Disconnect, keeps_only| WireAction::Disconnect {
+            code: disconnect.code,
+            reason: disconnect.reason.as_ref().into(),
+            keeps_only,
+        };
+        let kept;
         let (target, action) = match self {
-            Self::Disconnect { target, disconnect } => (
-                target,
-                WireAction::Disconnect { code: disconnect.code, reason: disconnect.reason.as_ref().into() },
-            ),
+            Self::Disconnect { target, disconnect } => (target, close(disconnect, false)),
             Self::Unsubscribe { target, channel } => {
                 (target, WireAction::Unsubscribe { channel: channel.as_str().into() })
+            }
+            Self::KeepOnly { user, client } => {
+                kept = Target { user: Some(user.clone()), except: vec![*client], ..Target::default() };
+                (&kept, close(&Disconnect::CONNECTION_LIMIT, true))
             }
         };
         if target.except.len() > EXCEPT_MAX {
@@ -109,7 +121,11 @@ impl ControlCommand {
             session: None,
         };
         Ok(match wire.action {
-            WireAction::Disconnect { code, reason } => {
+            WireAction::Disconnect { keeps_only: true, .. } => match (target.user, &target.except[..]) {
+                (Some(user), [client]) => Self::KeepOnly { user, client: *client },
+                _ => return Err(ControlError::KeepsNobody),
+            },
+            WireAction::Disconnect { code, reason, .. } => {
                 let disconnect = Disconnect::custom(code, &reason).ok_or(ControlError::Code(code))?;
                 Self::Disconnect { target, disconnect }
             }
@@ -170,8 +186,16 @@ struct WireCommand {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum WireAction {
-    Disconnect { code: u16, reason: Box<str> },
-    Unsubscribe { channel: Box<str> },
+    Disconnect {
+        code: u16,
+        reason: Box<str>,
+        /// Nodes of an earlier release pass this over, and close those whose command comes later, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keeps_only: bool,
+    },
+    Unsubscribe {
+        channel: Box<str>,
+    },
 }
 
 #[cfg(test)]
@@ -198,6 +222,7 @@ mod tests {
                 disconnect: Disconnect::custom(4500, "banned \"for good\"").unwrap(),
             },
             ControlCommand::Unsubscribe { target, channel },
+            ControlCommand::KeepOnly { user: "alice".into(), client: client(1) },
         ] {
             assert_eq!(ControlCommand::decode(&command.encode().unwrap()).unwrap(), command);
         }
@@ -211,6 +236,13 @@ mod tests {
         };
         let wire = br#"[1,{"user":"bob","action":{"unsubscribe":{"channel":"news"}}}]"#;
         assert_eq!(&command.encode().unwrap()[..], wire);
+        let command = ControlCommand::KeepOnly { user: "bob".into(), client: client(1) };
+        let wire = format!(
+            r#"[1,{{"user":"bob","except":["{}"],"action":{{"disconnect":{{"code":3504,{},"keeps_only":true}}}}}}]"#,
+            client(1),
+            r#""reason":"connection limit""#
+        );
+        assert_eq!(command.encode().unwrap(), wire);
     }
 
     #[test]
@@ -229,6 +261,7 @@ mod tests {
             r#"[1,{"client":"x","action":{"disconnect":{"code":3503,"reason":""}}}]"#,
             r#"[1,{"user":"x","action":{"disconnect":{"code":1000,"reason":""}}}]"#,
             r#"[1,{"user":"x","action":{"unsubscribe":{"channel":"a\nb"}}}]"#,
+            r#"[1,{"user":"x","action":{"disconnect":{"code":3504,"reason":"","keeps_only":true}}}]"#,
         ];
         for case in cases {
             assert!(ControlCommand::decode(case.as_bytes()).is_err(), "{case}");

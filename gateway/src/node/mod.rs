@@ -36,6 +36,7 @@ mod describe;
 mod expire;
 pub mod glob;
 mod interest;
+mod keep_only;
 mod keep_polling;
 mod keys;
 mod poll;
@@ -108,6 +109,9 @@ pub struct Node {
     unmended_told: Sparingly,
     went_back_told: Sparingly,
     unsubscribed_told: Sparingly,
+    not_alone_told: Sparingly,
+    /// Commands to keep one connection are handed to the workers one by one.
+    keeping_only: parking_lot::Mutex<()>,
     pub(crate) absent_told: Sparingly,
     tasks: TaskTracker,
 }
@@ -175,6 +179,8 @@ impl Node {
             unmended_told: Sparingly::default(),
             went_back_told: Sparingly::default(),
             unsubscribed_told: Sparingly::default(),
+            not_alone_told: Sparingly::default(),
+            keeping_only: parking_lot::Mutex::default(),
             absent_told: Sparingly::default(),
             tasks: TaskTracker::new(),
         });

@@ -113,9 +113,10 @@ pub enum Answer {
     NoSuchSession,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
-    /// So many clients were selected.
+    /// So many clients were selected, and for so many of them it failed.
     Done {
         clients: u32,
+        failed: u32,
     },
 }
 
@@ -265,7 +266,12 @@ enum WireAnswer {
     NoSuchSession,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
-    Done { clients: u32 },
+    Done {
+        clients: u32,
+        /// An earlier release says nothing of this, and passes it over.
+        #[serde(default, skip_serializing_if = "is_none")]
+        failed: u32,
+    },
     Unanswered(Unanswered),
 }
 
@@ -286,7 +292,7 @@ impl Told {
                     Ok(Answer::NoSuchSession) => WireAnswer::NoSuchSession,
                     Ok(Answer::Channels(page)) => WireAnswer::Channels(page),
                     Ok(Answer::Connections(page)) => WireAnswer::Connections(page),
-                    Ok(Answer::Done { clients }) => WireAnswer::Done { clients },
+                    Ok(Answer::Done { clients, failed }) => WireAnswer::Done { clients, failed },
                     Err(unanswered) => WireAnswer::Unanswered(unanswered),
                 };
                 let answer = serde_json::value::to_raw_value(&wire)?;
@@ -320,6 +326,11 @@ impl Told {
             _ => Err(ToldError::Neither),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 fn with_payload(line: &Line<'_>, payload: &[u8]) -> Result<Bytes, ToldError> {
@@ -428,7 +439,7 @@ fn read_answer(answer: &RawValue) -> Option<Result<Answer, Unanswered>> {
         WireAnswer::NoSuchSession => Answer::NoSuchSession,
         WireAnswer::Channels(page) => Answer::Channels(page),
         WireAnswer::Connections(page) => Answer::Connections(page),
-        WireAnswer::Done { clients } => Answer::Done { clients },
+        WireAnswer::Done { clients, failed } => Answer::Done { clients, failed },
         WireAnswer::Unanswered(unanswered) => return Some(Err(unanswered)),
     }))
 }
@@ -518,7 +529,7 @@ mod tests {
                 connections: vec![connection],
                 next: Some(Place { worker: 1, index: 2 }),
             })),
-            Ok(Answer::Done { clients: 5 }),
+            Ok(Answer::Done { clients: 5, failed: 2 }),
             Err(Unanswered::NotUnderstood),
             Err(Unanswered::Busy),
             Err(Unanswered::Late),
@@ -534,7 +545,7 @@ mod tests {
         let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
         let wire = b"{\"v\":1,\"id\":1,\"from\":\"n\",\"ask\":{\"message\":{\"session\":\"s\"}}}\n{}";
         assert_eq!(&told.encode().unwrap()[..], wire);
-        let told = Told::Answer { id: 1, answer: Ok(Answer::Done { clients: 2 }) };
+        let told = Told::Answer { id: 1, answer: Ok(Answer::Done { clients: 2, failed: 0 }) };
         assert_eq!(&told.encode().unwrap()[..], b"{\"v\":1,\"id\":1,\"answer\":{\"done\":{\"clients\":2}}}");
     }
 

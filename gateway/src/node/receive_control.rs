@@ -40,6 +40,7 @@ impl Node {
                     Event::Unsubscribe(target.clone(), channel.clone(), Acted::untold())
                 });
             }
+            ControlCommand::KeepOnly { user, client } => self.receive_keep_only(user, client),
         }
     }
 

@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use shared::channel::Channel;
 use shared::command::Since;
 use shared::disconnect::Disconnect;
+use shared::id::ClientId;
 use shared::moment::Moment;
 use shared::position::StreamPosition;
 use tokio::sync::{Notify, oneshot};
@@ -47,7 +48,9 @@ pub(crate) enum Event {
     Disconnect(Arc<Target>, Disconnect, Acted),
     /// End the subscription of those of these clients that are here.
     Unsubscribe(Arc<Target>, Channel, Acted),
-    /// Make subscribers of those of these clients that are here.
+    /// Close the user's clients that are here, but this one and those whose command comes later.
+    KeepOnly(Arc<str>, ClientId),
+    /// Make subscribers of those of these clients that are here. It is done once they are live.
     Subscribe(Arc<Target>, Arc<(ServerSubscription, Option<Since>)>, Acted),
     /// Say how long the connections of those of these clients that are here are good for.
     Refresh(Arc<Target>, Renewal, Acted),
@@ -85,13 +88,24 @@ pub(crate) struct Acted(Option<Arc<Count>>);
 #[derive(Debug)]
 struct Count {
     clients: AtomicU32,
-    done: Option<oneshot::Sender<u32>>,
+    failed: AtomicU32,
+    done: Option<oneshot::Sender<Done>>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Done {
+    /// The clients that were meant.
+    pub(crate) clients: u32,
+    /// Those of them for whom it failed.
+    pub(crate) failed: u32,
 }
 
 impl Acted {
-    pub(crate) fn new() -> (Self, oneshot::Receiver<u32>) {
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Done>) {
         let (done, told) = oneshot::channel();
-        (Self(Some(Arc::new(Count { clients: AtomicU32::new(0), done: Some(done) }))), told)
+        let count = Count { clients: AtomicU32::new(0), failed: AtomicU32::new(0), done: Some(done) };
+        (Self(Some(Arc::new(count))), told)
     }
 
     /// One for which nobody waits.
@@ -104,13 +118,24 @@ impl Acted {
             count.clients.fetch_add(clients, Ordering::Relaxed);
         }
     }
+
+    /// For one of those that are counted it has failed.
+    pub(crate) fn fail(&self) {
+        if let Some(count) = &self.0 {
+            count.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Count {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
+            let (clients, failed) = (&self.clients, &self.failed);
             // Whoever asked may have given up.
-            let _ = done.send(self.clients.load(Ordering::Relaxed));
+            let _ = done.send(Done {
+                clients: clients.load(Ordering::Relaxed),
+                failed: failed.load(Ordering::Relaxed),
+            });
         }
     }
 }

@@ -38,12 +38,14 @@ mod directory;
 mod drain;
 mod gather;
 pub(crate) mod inbox;
+mod keep_only;
 mod list;
 mod quarantine;
 mod renew;
 mod report;
 mod shed;
 mod shrink;
+mod subscribe;
 mod sweep;
 mod take;
 mod tally;
@@ -87,6 +89,10 @@ pub(crate) struct Local {
     pub(crate) given_up_told: Sparingly,
     /// Clients that are in the presence of a channel which keeps none for others.
     pub(crate) shown: FxHashSet<(ClientId, Channel)>,
+    /// Which clients are about to be their user's only one.
+    pub(crate) contenders: keep_only::Contenders,
+    /// Who waits for subscriptions that the server makes.
+    awaited: subscribe::Awaited,
     pub(crate) refusals_told: Sparingly,
     /// Who follows which keys of polled channels.
     pub(crate) trackers: Trackers,
@@ -237,6 +243,8 @@ impl Worker {
                 directory: Directory::default(),
                 given_up_told: Sparingly::default(),
                 shown: FxHashSet::default(),
+                contenders: keep_only::Contenders::default(),
+                awaited: subscribe::Awaited::default(),
                 refusals_told: Sparingly::default(),
                 trackers: Trackers::default(),
                 shared_frames: SharedFrames::new(parts.memory.clone()),
@@ -299,6 +307,8 @@ impl Local {
 
     /// Takes a client out of all its channels.
     pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) {
+        self.awaited.forget(index);
+        self.contenders.forget(index);
         for (channel, unfollowed) in self.trackers.remove_all(index) {
             self.node.unfollow(self.index, &channel, &unfollowed);
         }

@@ -72,6 +72,8 @@ impl Worker {
             self.local.node.release(self.local.index, &channel);
         }
         self.local.hub = Hub::new(self.hold_limits);
+        self.local.contenders = super::keep_only::Contenders::default();
+        self.local.awaited = super::subscribe::Awaited::default();
         self.forget_followers();
         self.local.inflater = Inflater::new();
         self.local.wheel = TimerWheel::new(self.local.now);

@@ -1,7 +1,6 @@
 //! What others tell a worker, in the order it came, and no more of it in one turn than leaves sockets and timers theirs.
 
 use gateway_core::hub::Prepared;
-use shared::error::ErrorCode;
 use shared::push::UnsubscribeCode;
 
 use crate::node::control::Target;
@@ -153,20 +152,11 @@ impl Worker {
                 });
                 acted.add(count);
             }
-            Event::Subscribe(target, wanted, acted) => {
-                let (subscription, since) = &*wanted;
-                acted.add(self.for_each_of(&target, |client, now| {
-                    let made = client.session.handle_subscribe(now, subscription.clone(), since.clone());
-                    if let Err(error) = made {
-                        tracing::debug!(client = %client.session.client(), ?error, "not subscribed by the server");
-                    }
-                    matches!(made, Ok(()) | Err(ErrorCode::AlreadySubscribed))
-                }));
-            }
+            Event::KeepOnly(user, client) => self.keep_only(&user, client),
+            Event::Subscribe(target, wanted, acted) => self.subscribe(&target, &wanted, &acted),
             Event::Refresh(target, renewal, acted) => {
-                acted.add(self.for_each_of(&target, |client, now| {
-                    client.session.handle_refresh(now, renewal.clone());
-                    true
+                acted.add(self.for_each_of(&target, |client, local| {
+                    client.session.handle_refresh(local.now, renewal.clone());
                 }));
             }
             // Whoever asked may have given up.

@@ -8,7 +8,6 @@ use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
-use shared::moment::Moment;
 use shared::push::UnsubscribeCode;
 
 use crate::client::open::NewClient;
@@ -21,7 +20,7 @@ use crate::transport::handed::Turned;
 use crate::worker::drain::DRAIN_STEP;
 use crate::worker::inbox::Event;
 use crate::worker::sweep::{Aftermath, Sweep};
-use crate::worker::{Flags, INBOX, READ_BYTES, Worker};
+use crate::worker::{Flags, INBOX, Local, READ_BYTES, Worker};
 
 /// The most sockets looked at in one turn.
 const EVENTS: usize = 1_024;
@@ -208,6 +207,7 @@ impl Worker {
         let outcome = client.taken_in(&mut self.local, outcome);
         client.session.handle_outcome(self.local.now, outcome);
         client.perform(&mut self.local);
+        self.local.awaited.look_at(client);
         if client.is_closing() {
             // What one that has left asked for behind what failed.
             self.local.tally.commands_given_up += unfinished.saturating_sub(1);
@@ -335,13 +335,14 @@ impl Worker {
         clients
     }
 
-    /// Does something to each of the clients that are meant. Answers for how many it was done.
-    pub(super) fn for_each_of(&mut self, target: &Target, act: impl Fn(&mut Client, Moment) -> bool) -> u32 {
+    /// Does something to each of the clients that are meant. Answers how many there were.
+    pub(super) fn for_each_of(&mut self, target: &Target, act: impl Fn(&mut Client, &mut Local)) -> u32 {
         let mut clients = 0;
         for index in self.candidates(target) {
             if self.is_meant(target, index) {
-                clients += u32::from(act(&mut self.clients[index], self.local.now));
+                act(&mut self.clients[index], &mut self.local);
                 self.settle_client(index);
+                clients += 1;
             }
         }
         clients
@@ -385,8 +386,10 @@ impl Worker {
 
     /// Does what a client's session has decided.
     fn settle_client(&mut self, index: usize) {
-        self.clients[index].perform(&mut self.local);
-        self.local.schedule(&self.clients[index]);
+        let client = &mut self.clients[index];
+        client.perform(&mut self.local);
+        self.local.awaited.look_at(client);
+        self.local.schedule(client);
     }
 
     fn handle_timers(&mut self) {

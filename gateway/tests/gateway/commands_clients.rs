@@ -1,10 +1,13 @@
 //! What the server API does to clients, wherever they are connected.
 
+use std::net::Ipv4Addr;
+
 use serde_json::json;
 
 use crate::gateway::{eventually, gateway};
 use crate::http;
 use crate::redis_server::RedisServer;
+use crate::relay::Relay;
 use crate::response::ask;
 use crate::spans_nodes::nodes;
 
@@ -34,6 +37,41 @@ async fn clients_of_any_node_are_subscribed_by_the_server_and_hear_what_follows(
     assert_eq!(list["connections"].as_object().map(|all| all.len()), Some(1));
     here.api("unsubscribe", json!({"user": "ann", "channel": "stream:news"})).await;
     assert_eq!(ann.unsubscribed().await, ("stream:news".to_owned(), 2000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_after_a_subscription_was_acknowledged_reaches_the_client() {
+    let redis = RedisServer::start();
+    let relay = Relay::start((Ipv4Addr::LOCALHOST, redis.port()).into(), b"SUBSCRIBE").await;
+    let node = gateway().over(&format!("redis://127.0.0.1:{}", relay.port())).with("redis.ping_ms", 200);
+    let node = node.start().await;
+    eventually("it listens", async || node.is_ready().await).await;
+    let mut ann = node.connect_as("ann").await;
+    let subscription = json!({"user": "ann", "channel": "chat"});
+    // Until the node has noticed, Redis is asked to send it the channel and says nothing to that.
+    relay.silence();
+    eventually("it is acknowledged", async || {
+        node.try_api("subscribe", &subscription).await.body == br#"{"result":{}}"#
+    })
+    .await;
+    node.publish("chat", json!("after")).await;
+    assert_eq!(ann.push().await["push"]["channel"], "chat");
+    assert_eq!(ann.publication().await.data, "after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_for_a_subscription_is_told_if_it_comes_to_nothing() {
+    let gateway = gateway().with("session.channels_max", 1).start().await;
+    let mut ann = gateway.connect_as("ann").await;
+    ann.subscribe("chat").await;
+    let subscribed = async |user: &str| {
+        let answer = gateway.try_api("subscribe", &json!({"user": user, "channel": "stream:news"})).await;
+        String::from_utf8(answer.body).expect("text")
+    };
+    let failed = subscribed("ann").await;
+    assert!(failed.starts_with(r#"{"error":{"code":100,"#), "{failed}");
+    assert_eq!(ann.closed().await.0, 3505);
+    assert_eq!(subscribed("bob").await, r#"{"result":{}}"#, "who is not there misses nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

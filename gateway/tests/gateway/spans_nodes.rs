@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::gateway::{Gateway, eventually, gateway};
 use crate::redis_server::RedisServer;
+use crate::relay::Relay;
 
 /// So many nodes that share a Redis.
 pub async fn nodes<const N: usize>(redis: &RedisServer) -> [Gateway; N] {
@@ -191,4 +192,37 @@ async fn clients_of_a_node_that_died_are_present_only_until_their_lease_ends() {
     let mut returned = here.connect_as("bob").await;
     returned.subscribe("stream:room").await;
     assert_eq!(present().await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_connections_that_a_user_opens_at_the_same_time_one_stays() {
+    let redis = RedisServer::start();
+    let relay = Relay::to(redis.port()).await;
+    let url = format!("redis://127.0.0.1:{}", relay.port());
+    let single = || gateway().over(&url).with("session.single_connection", true);
+    let [here, there] = [single().start().await, single().start().await];
+    eventually("both listen", async || here.is_ready().await && there.is_ready().await).await;
+    for _ in 0..3 {
+        // Both are in before any node hears of the other.
+        relay.hold();
+        let clients = [here.connect_as("ann").await, there.connect_as("ann").await];
+        relay.release();
+        let [mut one, mut other] = clients;
+        let mut stays = tokio::select! {
+            closed = one.closed() => {
+                assert_eq!(closed.0, 3504);
+                other
+            }
+            closed = other.closed() => {
+                assert_eq!(closed.0, 3504);
+                one
+            }
+        };
+        stays.subscribe("chat").await;
+        here.publish("chat", json!("to whoever stays")).await;
+        assert_eq!(stays.publication().await.data, "to whoever stays");
+        let newest = there.connect_as("ann").await;
+        assert_eq!(stays.closed().await, (3504, "connection limit".to_owned()));
+        newest.socket.close().await;
+    }
 }

@@ -42,6 +42,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the subscription to a channel is live, and its client told. `None`: there is none.
+    pub fn is_settled(&self, channel: &str) -> Option<bool> {
+        self.find(channel).ok().map(|at| self.subscriptions[at].is_known())
+    }
+
     /// The push has no room for publications: they follow it.
     pub(super) fn tell_of_subscription(&mut self, at: usize, subscribed: Subscribed) {
         let channel = self.subscriptions[at].channel.clone();

@@ -1,0 +1,71 @@
+//! Users that have one connection: of those that came at the same time the one whose command comes last stays.
+
+use rustc_hash::FxHashMap;
+use shared::disconnect::Disconnect;
+use shared::id::ClientId;
+use tokio::sync::oneshot;
+
+use crate::worker::Worker;
+
+/// Clients that have commanded their user's other connections to be closed, and whose command has not come back: by their
+/// place in the table. Whoever waits for that has a deadline, and is not there any more after it.
+#[derive(Debug, Default)]
+pub(crate) struct Contenders(FxHashMap<u32, oneshot::Sender<()>>);
+
+impl Contenders {
+    pub(crate) fn enter(&mut self, index: u32) -> oneshot::Receiver<()> {
+        let (decided, came_back) = oneshot::channel();
+        self.0.insert(index, decided);
+        came_back
+    }
+
+    pub(super) fn forget(&mut self, index: u32) {
+        self.0.remove(&index);
+    }
+
+    fn is_undecided(&self, index: u32) -> bool {
+        self.0.get(&index).is_some_and(|decided| !decided.is_closed())
+    }
+
+    fn decide(&mut self, index: u32) {
+        if let Some(decided) = self.0.remove(&index) {
+            // Whoever waited may have given up.
+            let _ = decided.send(());
+        }
+    }
+}
+
+impl Worker {
+    /// Closes the user's clients here but this one, and those whose command comes later.
+    pub(super) fn keep_only(&mut self, user: &str, kept: ClientId) {
+        let indices: Vec<u32> = self.local.directory.of(user).collect();
+        for index in indices {
+            let Some(client) = self.clients.get(index as usize) else { continue };
+            if client.session.client() == kept {
+                self.local.contenders.decide(index);
+            } else if client.session.is_connected() && !self.local.contenders.is_undecided(index) {
+                self.end(index as usize, None, |client| {
+                    client.session.handle_disconnect(Disconnect::CONNECTION_LIMIT);
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_undecided_until_the_command_comes_the_client_goes_or_nobody_waits_any_more() {
+        let mut contenders = Contenders::default();
+        let mut waiting: Vec<_> = (0..3).map(|index| contenders.enter(index)).collect();
+        assert!((0..3).all(|index| contenders.is_undecided(index)));
+        contenders.decide(0);
+        contenders.forget(1);
+        assert_eq!(waiting[0].try_recv(), Ok(()));
+        assert_eq!(waiting[1].try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        drop(waiting);
+        assert!((0..4).all(|index| !contenders.is_undecided(index)));
+    }
+}

@@ -274,7 +274,8 @@ impl Config {
             {
                 faults.add(key("url"), problem);
             }
-            if (section.starts_with("rpc_namespaces") || section.starts_with(POLLS)) && !hook.is_on() {
+            let is_named = section.starts_with("rpc_namespaces") || section.starts_with(POLLS);
+            if !hook.is_on() && (is_named || *hook != HookConfig::default()) {
                 faults.add(key("url"), "must be set");
             }
             faults.outside(&key("timeout_ms"), hook.timeout_ms.unwrap_or(1_000), 10..=60_000);
@@ -291,16 +292,19 @@ impl Config {
             check_lines(faults, &key("static_headers"), hook.static_headers.as_deref().unwrap_or_default());
             check_failure(faults, &format!("{section}."), hook.failure_code, hook.failure_message.as_deref());
         }
+        if self.connect_always && !self.connect.is_on() {
+            faults.add("connect_always", "needs backend.connect.url");
+        }
         self.events.check(faults);
     }
 }
 
 impl EventsConfig {
     fn check(&self, faults: &mut Faults) {
-        if !self.url.is_empty()
-            && let Err(problem) = parse_url(&self.url)
-        {
-            faults.add("events.url", problem);
+        match (self.url.is_empty(), parse_url(&self.url)) {
+            (false, Err(problem)) => faults.add("events.url", problem),
+            (true, _) if *self != Self::default() => faults.add("events.url", "must be set"),
+            _ => {}
         }
         if self.types.is_empty() {
             faults.add("events.types", "must name at least one type; without a url nothing is sent");
@@ -431,13 +435,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_a_hook_that_is_nowhere_is_a_mistake() {
+        let hook = HookConfig { retries: Some(1), ..HookConfig::default() };
+        let events = EventsConfig { deadline_s: 5, ..EventsConfig::default() };
+        let config = Config { publish: hook, events, connect_always: true, ..Config::default() };
+        assert_eq!(faulty(&config), ["publish.url", "connect_always", "events.url"]);
+    }
+
+    #[test]
     fn headers_that_the_gateway_sets_itself_can_be_neither_passed_on_nor_set() {
         for bad in ["Host", "Content-Length", "Tidegate-Signature", "a b", ""] {
             let config = Config { http_headers: vec!["Cookie".into(), bad.into()], ..Config::default() };
             assert_eq!(faulty(&config), ["http_headers"], "{bad:?}");
         }
         for bad in ["X-Key", "Host: me", ": x", "X-Key: a\nb"] {
-            let hook = HookConfig { static_headers: Some(vec![Secret::new(bad)]), ..HookConfig::default() };
+            let url = "http://app.example/".to_owned();
+            let static_headers = Some(vec![Secret::new(bad)]);
+            let hook = HookConfig { url, static_headers, ..HookConfig::default() };
             let config = Config { rpc: hook, ..Config::default() };
             assert_eq!(faulty(&config), ["rpc.static_headers"], "{bad:?}");
         }

@@ -1,0 +1,355 @@
+//! Options of channels that cannot work together, or not without something elsewhere.
+
+use gateway_core::channel_names::ChannelNames;
+use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
+use gateway_core::map::{MapMode, MapOptions};
+use gateway_core::poll::{PollMode, PollOptions};
+use shared::channel::CHANNEL_BYTES_MAX;
+
+use super::Config;
+use crate::setting::Faults;
+
+/// Everything that does not fit in the options of a namespace, or of the channels without one.
+pub(super) fn check(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
+    history(options, faults);
+    subscribers(options, faults);
+    audiences(options, &config.channel_names, faults);
+    keys(options, faults);
+    shown_in(config, options, faults);
+    hooks(config, options, faults);
+    polled(config, options, faults);
+    faults.outside("flush_interval_ms", options.flush_interval_ms, 0..=10_000);
+}
+
+/// What needs publications that are kept.
+fn history(options: &ChannelOptions, faults: &mut Faults) {
+    match (options.history_size, options.history_ttl_s) {
+        (0, 1..) => faults.add("history_size", "must be set when history_ttl_s is"),
+        (1.., 0) => faults.add("history_ttl_s", "must be set when history_size is"),
+        _ => {}
+    }
+    faults.outside("history_size", options.history_size, 0..=1_000_000);
+    faults.outside("history_ttl_s", options.history_ttl_s, 0..=31_536_000);
+    let needs = match options.subscription_type {
+        SubscriptionType::Stream => "needs history: set history_size and history_ttl_s",
+        SubscriptionType::Map | SubscriptionType::MapClients | SubscriptionType::MapUsers => {
+            "needs a stream: set map.mode = \"recoverable\" or \"persistent\""
+        }
+        SubscriptionType::SharedPoll => {
+            "is not for subscription_type = \"shared_poll\", which has no history"
+        }
+    };
+    let is_kept =
+        options.history_size > 0 && options.history_ttl_s > 0 || options.retention().keeps_history();
+    for (key, set) in [
+        ("force_positioning", options.force_positioning),
+        ("force_recovery", options.force_recovery),
+        ("allow_recovery", options.allow_recovery),
+        ("allow_positioning", options.allow_positioning),
+        ("auto_cache_recover", options.auto_cache_recover),
+        ("force_recovery_mode", options.force_recovery_mode == RecoveryMode::Cache),
+        ("allowed_delta_types", !options.allowed_delta_types.is_empty()),
+        ("allow_history", options.allow_history),
+        ("allow_history_for_client", options.allow_history_for_client),
+        ("allow_history_for_anonymous", options.allow_history_for_anonymous),
+    ] {
+        if set && !is_kept {
+            faults.add(key, needs);
+        }
+    }
+    if options.auto_cache_recover && options.force_recovery_mode != RecoveryMode::Cache {
+        faults.add("auto_cache_recover", "needs force_recovery_mode = \"cache\"");
+    }
+    if options.delta_publish && options.allowed_delta_types.is_empty() && !options.is_polled() {
+        faults.add(
+            "delta_publish",
+            "needs allowed_delta_types = [\"fossil\"]: nobody could ask for what has changed",
+        );
+    }
+}
+
+/// What needs to be known of who is subscribed.
+fn subscribers(options: &ChannelOptions, faults: &mut Faults) {
+    for (key, set) in [
+        ("allow_presence", options.allow_presence),
+        ("allow_presence_for_client", options.allow_presence_for_client),
+        ("allow_presence_for_anonymous", options.allow_presence_for_anonymous),
+    ] {
+        if set && !options.presence {
+            faults.add(key, "needs presence = true");
+        }
+    }
+    for (key, set) in [
+        ("allow_join_leave", options.allow_join_leave),
+        ("force_push_join_leave", options.force_push_join_leave),
+    ] {
+        if set && !options.join_leave {
+            faults.add(key, "needs join_leave = true");
+        }
+    }
+}
+
+/// Whom names can say that a channel is for.
+fn audiences(options: &ChannelOptions, names: &ChannelNames, faults: &mut Faults) {
+    for (key, set, boundary, mark) in [
+        ("allow_user_limited", options.allow_user_limited, "user_boundary", &names.user_boundary),
+        ("allow_client_channels", options.allow_client_channels, "client_boundary", &names.client_boundary),
+    ] {
+        if set && mark.is_empty() {
+            faults.add(key, format!("needs channel_names.{boundary}, which is empty"));
+        }
+    }
+}
+
+/// What only channels that keep state by key can have, and what they cannot.
+fn keys(options: &ChannelOptions, faults: &mut Faults) {
+    let (map, defaults) = (&options.map, MapOptions::default());
+    let debounce = options.client_publish_debounce_interval_ms;
+    faults.outside("client_publish_debounce_interval_ms", debounce, 0..=60_000);
+    if debounce > 0 && options.subscription_type != SubscriptionType::Map {
+        faults.add("client_publish_debounce_interval_ms", "needs subscription_type = \"map\"");
+    }
+    if !options.keeps_keys() {
+        if *map != defaults {
+            faults.add("map", "is for the subscription types map, map_clients and map_users");
+        }
+        return;
+    }
+    if options.history_size > 0 || options.history_ttl_s > 0 {
+        faults.add("history_size", "is for streams: set map.stream_size and map.stream_ttl_s");
+    }
+    if options.force_recovery_mode == RecoveryMode::Cache {
+        faults.add("force_recovery_mode", "is for streams: who comes to a map is given all of its keys");
+    }
+    for (key, set) in [
+        ("allow_publish", options.allow_publish),
+        ("allow_publish_anonymous", options.allow_publish_anonymous),
+        ("allow_publish_for_client", options.allow_publish_for_client),
+    ] {
+        if set {
+            faults.add(key, format!("is for streams: set map.{key}"));
+        }
+    }
+    if options.publish_hook {
+        faults.add(
+            "publish_hook",
+            "is not asked about keys: who may publish them is for map.allow_publish to say",
+        );
+    }
+    let is_shown = options.subscription_type != SubscriptionType::Map;
+    for (key, set) in [
+        ("client_key", map.client_key != defaults.client_key),
+        ("allow_publish", map.allow_publish),
+        ("allow_publish_anonymous", map.allow_publish_anonymous),
+        ("allow_publish_for_client", map.allow_publish_for_client),
+        ("allow_remove", map.allow_remove),
+        ("allow_remove_anonymous", map.allow_remove_anonymous),
+        ("allow_remove_for_client", map.allow_remove_for_client),
+    ] {
+        if set && is_shown {
+            let problem = "needs subscription_type = \"map\": who is where is not for clients to say";
+            faults.add(format!("map.{key}"), problem);
+        }
+    }
+    if map.mode == MapMode::Persistent {
+        if is_shown {
+            faults.add("map.mode", "cannot be persistent where clients or users are the keys: they expire");
+        }
+        if map.key_ttl_s != defaults.key_ttl_s {
+            faults.add("map.key_ttl_s", "is not for map.mode = \"persistent\", whose keys stay");
+        }
+    } else {
+        faults.outside("map.key_ttl_s", map.key_ttl_s, 1..=31_536_000);
+        // They are kept alive by their node, three times before they would expire.
+        if is_shown && map.key_ttl_s < 10 {
+            faults.add("map.key_ttl_s", "must be at least 10 where clients or users are the keys");
+        }
+    }
+    if map.mode == MapMode::Ephemeral {
+        for (key, set) in [
+            ("map.stream_size", map.stream_size != defaults.stream_size),
+            ("map.stream_ttl_s", map.stream_ttl_s != defaults.stream_ttl_s),
+        ] {
+            if set {
+                faults.add(key, "needs map.mode = \"recoverable\" or \"persistent\"");
+            }
+        }
+    } else {
+        faults.outside("map.stream_size", map.stream_size, 1..=1_000_000);
+        faults.outside("map.stream_ttl_s", map.stream_ttl_s, 1..=31_536_000);
+    }
+    faults.outside("map.keys_max", map.keys_max, 1..=1_000_000);
+    faults.outside("map.page_size_max", map.page_size_max, 1..=100_000);
+    faults.outside("map.page_size", map.page_size, 1..=map.page_size_max.max(1));
+    faults.outside("map.catch_up_timeout_ms", map.catch_up_timeout_ms, 100..=600_000);
+}
+
+/// The channels in which subscribers are shown must be made for that.
+fn shown_in(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
+    for (key, prefix, kind, word) in [
+        (
+            "map_clients_presence_channel_prefix",
+            &options.map_clients_presence_channel_prefix,
+            SubscriptionType::MapClients,
+            "map_clients",
+        ),
+        (
+            "map_users_presence_channel_prefix",
+            &options.map_users_presence_channel_prefix,
+            SubscriptionType::MapUsers,
+            "map_users",
+        ),
+    ] {
+        if prefix.is_empty() {
+            continue;
+        }
+        let rules = config.channel_rules();
+        let example = rules.channel(&format!("{prefix}x"), CHANNEL_BYTES_MAX).ok();
+        let options = example.as_ref().and_then(|channel| rules.options(channel));
+        if options.is_none_or(|options| options.subscription_type != kind) {
+            let problem = format!("must begin channels of a namespace with subscription_type = \"{word}\"");
+            faults.add(key, problem);
+        }
+    }
+}
+
+/// A channel cannot ask what is asked nowhere.
+fn hooks(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
+    let backend = &config.backend;
+    for (key, set, hook, name) in [
+        ("subscribe_hook", options.subscribe_hook, &backend.subscribe, "subscribe"),
+        ("sub_refresh_hook", options.sub_refresh_hook, &backend.sub_refresh, "sub_refresh"),
+        ("publish_hook", options.publish_hook, &backend.publish, "publish"),
+    ] {
+        if set && !hook.is_on() {
+            faults.add(key, format!("needs backend.{name}.url"));
+        }
+    }
+}
+
+/// What a polled channel needs, and what it cannot have.
+fn polled(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
+    let poll = &options.shared_poll;
+    let key = |key: &str| format!("shared_poll.{key}");
+    faults.outside(&key("refresh_interval_ms"), poll.refresh_interval_ms, 10..=3_600_000);
+    faults.outside(&key("refresh_batch_size"), poll.refresh_batch_size, 1..=100_000);
+    faults.outside(&key("keys_per_connection_max"), poll.keys_per_connection_max, 1..=1_000_000);
+    faults.outside(&key("keys_per_channel_max"), poll.keys_per_channel_max, 1..=100_000_000);
+    faults.outside(&key("linger_ms"), poll.linger_ms, 0..=3_600_000);
+    if poll.publish_enabled && poll.mode == PollMode::Versionless {
+        faults.add(key("publish_enabled"), "needs shared_poll.mode = \"versioned\"");
+    }
+    if !options.is_polled() {
+        if *poll != PollOptions::default() {
+            faults.add("shared_poll", "is for the subscription type shared_poll");
+        }
+        return;
+    }
+    if poll.backend.is_empty() {
+        faults.add(key("backend"), "must be set: a section of backend.polls says where to ask");
+    } else if !config.backend.polls.contains_key(&*poll.backend) {
+        faults.add(key("backend"), "is no section of backend.polls");
+    }
+    if config.shared_poll.hmac_secret.is_empty() {
+        faults.add("subscription_type", "needs shared_poll.hmac_secret: clients follow only what is signed");
+    }
+    for (key, set) in [
+        ("history_size", options.history_size > 0),
+        ("delta_publish", options.delta_publish),
+        ("allow_publish", options.allow_publish),
+        ("allow_publish_anonymous", options.allow_publish_anonymous),
+        ("allow_publish_for_client", options.allow_publish_for_client),
+        ("publish_hook", options.publish_hook),
+        ("allow_tags_filter", options.allow_tags_filter),
+    ] {
+        if set {
+            faults.add(key, "is not for subscription_type = \"shared_poll\": the content is the backend's");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Sources;
+    use super::*;
+
+    /// The keys of what is wrong with a namespace of these options, without the namespace.
+    fn wrong(options: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        std::fs::write(
+            &file,
+            format!("[shared_poll]\nhmac_secret = \"{}\"\n[namespaces.some]\n{options}", "k".repeat(32)),
+        )
+        .unwrap();
+        let Err(mistakes) = Config::load(&Sources { file: Some(&file), ..Sources::default() }) else {
+            return Vec::new();
+        };
+        let told = mistakes.to_string();
+        let keys = told.lines().filter_map(|line| line.trim().strip_prefix("namespaces.some."));
+        keys.filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect()
+    }
+
+    #[test]
+    fn what_needs_history_is_a_mistake_without_it() {
+        for option in [
+            "force_positioning = true",
+            "force_recovery = true",
+            "allow_recovery = true",
+            "allow_positioning = true",
+            "force_recovery_mode = \"cache\"",
+            "allowed_delta_types = [\"fossil\"]",
+            "allow_history = true",
+            "allow_history_for_client = true",
+            "allow_history_for_anonymous = true",
+        ] {
+            let key = option.split_once(' ').unwrap().0;
+            assert_eq!(wrong(option), [key]);
+            assert_eq!(wrong(&format!("{option}\nhistory_size = 1\nhistory_ttl_s = 1")), [""; 0], "{option}");
+            let mut both = ["history_ttl_s", key];
+            both.sort_unstable();
+            assert_eq!(wrong(&format!("{option}\nhistory_size = 1")), both);
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_alone_is_a_mistake() {
+        for (options, key) in [
+            ("delta_publish = true", "delta_publish"),
+            ("allow_presence = true", "allow_presence"),
+            ("force_push_join_leave = true", "force_push_join_leave"),
+            ("subscribe_hook = true", "subscribe_hook"),
+            ("client_publish_debounce_interval_ms = 5", "client_publish_debounce_interval_ms"),
+            ("map.mode = \"persistent\"", "map"),
+            ("shared_poll.linger_ms = 7", "shared_poll"),
+            ("auto_cache_recover = true\nhistory_size = 1\nhistory_ttl_s = 1", "auto_cache_recover"),
+        ] {
+            assert_eq!(wrong(options), [key], "{options}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_another_subscription_type_is_a_mistake() {
+        for (kind, options, key) in [
+            ("map", "history_size = 5\nhistory_ttl_s = 5", "history_size"),
+            ("map", "allow_publish = true", "allow_publish"),
+            ("map", "map.stream_size = 7", "map.stream_size"),
+            ("map", "map.stream_ttl_s = 7", "map.stream_ttl_s"),
+            ("map", "map.mode = \"persistent\"\nmap.key_ttl_s = 7", "map.key_ttl_s"),
+            ("map", "force_recovery = true", "force_recovery"),
+            ("map", "map.mode = \"recoverable\"\nforce_recovery_mode = \"cache\"", "force_recovery_mode"),
+            ("map_clients", "map.allow_remove = true", "map.allow_remove"),
+            ("map_users", "map.client_key = \"user_id\"", "map.client_key"),
+            ("map_users", "client_publish_debounce_interval_ms = 5", "client_publish_debounce_interval_ms"),
+            ("map_users", "map.mode = \"persistent\"", "map.mode"),
+        ] {
+            let options = format!("subscription_type = \"{kind}\"\n{options}");
+            assert_eq!(wrong(&options), [key], "{options}");
+        }
+        let polled = "subscription_type = \"shared_poll\"\nallow_history = true";
+        assert_eq!(wrong(polled), ["allow_history", "shared_poll.backend"]);
+        let map = "subscription_type = \"map\"\nmap.mode = \"persistent\"\nmap.allow_publish = true\n\
+                   allow_history = true\nallowed_delta_types = [\"fossil\"]\ndelta_publish = true";
+        assert_eq!(wrong(map), [""; 0]);
+    }
+}

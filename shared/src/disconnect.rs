@@ -45,6 +45,8 @@ disconnects! {
     NO_PONG = 3012 "no pong";
     TOO_MANY_REQUESTS = 3013 "too many requests";
     STATE_INVALIDATED = 3014 "state invalidated";
+    /// The application refused what the client asked for, and may not do so next time.
+    REFUSED_FOR_NOW = 3015 "refused for now";
     INVALID_TOKEN = 3500 "invalid token";
     BAD_REQUEST = 3501 "bad request";
     STALE = 3502 "stale";
@@ -55,6 +57,8 @@ disconnects! {
     PERMISSION_DENIED = 3507 "permission denied";
     NOT_AVAILABLE = 3508 "not available";
     TOO_MANY_ERRORS = 3509 "too many errors";
+    /// The application refused what the client asked for.
+    REFUSED = 3510 "refused";
 }
 
 impl Disconnect {
@@ -64,13 +68,18 @@ impl Disconnect {
             .then(|| Self { code, reason: Cow::Owned(reason.to_owned()) })
     }
 
+    /// The same, in the application's words, as far as a close frame has room for them. None are none.
+    pub fn in_words(&self, words: &str) -> Self {
+        match cut(words) {
+            "" => self.clone(),
+            words => Self { code: self.code, reason: words.to_owned().into() },
+        }
+    }
+
     /// The same, with what brought it about. That is for whoever sets things up: see [`Self::plain`].
     pub fn because(&self, why: &str) -> Self {
-        let mut reason = format!("{}{BECAUSE}{why}", self.reason);
-        while reason.len() > REASON_BYTES_MAX {
-            reason.pop();
-        }
-        Self { code: self.code, reason: reason.into() }
+        let reason = format!("{}{BECAUSE}{why}", self.reason);
+        Self { code: self.code, reason: cut(&reason).to_owned().into() }
     }
 
     /// What brought it about, if that was said.
@@ -101,6 +110,15 @@ impl Disconnect {
     }
 }
 
+/// As much of a reason as a close frame has room for.
+fn cut(reason: &str) -> &str {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +133,15 @@ mod tests {
         let own = Disconnect::custom(3501, "no more of this").expect("a code of an application");
         assert_eq!((own.why(), own.plain()), (None, own.clone()));
         assert_eq!(Disconnect::BAD_REQUEST.because(&"é".repeat(200)).reason.len(), 123);
+    }
+
+    #[test]
+    fn an_application_closes_in_its_own_words_and_everyone_is_told_them() {
+        let refused = Disconnect::REFUSED.in_words("out of stock");
+        assert_eq!((refused.code, &*refused.reason), (3510, "out of stock"));
+        assert_eq!((refused.plain(), refused.label()), (refused.clone(), "refused"));
+        assert_eq!(Disconnect::REFUSED.in_words(""), Disconnect::REFUSED);
+        assert_eq!(Disconnect::REFUSED.in_words(&"é".repeat(100)).reason.len(), 122);
+        assert!(Disconnect::REFUSED_FOR_NOW.invites_reconnect() && !refused.invites_reconnect());
     }
 }

@@ -48,7 +48,8 @@ impl Refusal {
     /// the client back.
     pub fn disconnect(&self) -> Disconnect {
         let Some(error) = self.known() else {
-            return Disconnect::BAD_REQUEST.because(&self.message);
+            let refused = if self.temporary { Disconnect::REFUSED_FOR_NOW } else { Disconnect::REFUSED };
+            return refused.in_words(&self.message);
         };
         match error {
             ErrorCode::Internal => Disconnect::INTERNAL,
@@ -93,6 +94,14 @@ mod tests {
             assert_eq!(Refusal::custom(code, "", false), None, "{code}");
         }
         assert_eq!(Refusal::custom(400, &"x".repeat(MESSAGE_BYTES_MAX + 1), false), None);
+    }
+
+    #[test]
+    fn what_an_application_refuses_does_not_read_as_a_mistake_of_the_client() {
+        let close = |temporary| Refusal::custom(1001, "out of stock", temporary).unwrap().disconnect();
+        assert_eq!((close(false).code, &*close(false).reason), (3510, "out of stock"));
+        assert_eq!((close(true).code, &*close(true).reason), (3015, "out of stock"));
+        assert_eq!(Refusal::custom(400, "", false).unwrap().disconnect(), Disconnect::REFUSED);
     }
 
     #[test]

@@ -43,6 +43,9 @@ async fn a_publication_is_published_as_its_hook_says_or_not_at_all() {
     assert_eq!(ann.publication().await.data, "fine");
     ann.ask("publish", json!({ "channel": "news", "data": "worst" })).await;
     assert_eq!(ann.closed().await, (4501, "out".to_owned()));
+    let mut bare = gateway.raw("news").await;
+    bare.send(json!("bad").to_string()).await;
+    assert_eq!(bare.closed().await, (3510, "mind your words".to_owned()));
 
     let asked = &application.asked("/publish")[0];
     assert_eq!(

@@ -120,6 +120,7 @@ impl Session {
 /// The close that says what the error would.
 fn disconnect(refusal: &Refusal) -> Disconnect {
     match refusal.known() {
+        None => refusal.disconnect(),
         Some(ErrorCode::TokenExpired | ErrorCode::Expired) => Disconnect::EXPIRED,
         Some(ErrorCode::TooManyRequests) => Disconnect::TOO_MANY_REQUESTS,
         Some(ErrorCode::PermissionDenied) => Disconnect::PERMISSION_DENIED,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -12,6 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::exchange::exchange;
 use crate::secret::Secret;
 
 /// How long one request may take.
@@ -97,13 +98,7 @@ impl Caller {
         let request = request
             .body(Full::new(parameters.to_string().into()))
             .map_err(|_| CallError::Url(self.url.clone()))?;
-        let exchange = async {
-            let response = self.client.request(request).await.map_err(|error| explain(&error))?;
-            let status = response.status();
-            let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let answer = answer.map_err(|error| format!("the answer broke off: {error}"))?;
-            Ok::<_, String>((status, answer.to_bytes()))
-        };
+        let exchange = exchange(&self.client, request, ANSWER_BYTES_MAX);
         let (status, answer) = tokio::time::timeout(REQUEST_TIMEOUT, exchange)
             .await
             .map_err(|_| CallError::Late { url: url.clone() })?
@@ -121,18 +116,6 @@ impl Caller {
             Err(error) => Err(CallError::Answer(url, error.to_string())),
         }
     }
-}
-
-/// The error and its causes: the outermost says little.
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

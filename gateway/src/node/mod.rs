@@ -35,6 +35,7 @@ mod deliver;
 mod describe;
 mod expire;
 pub mod glob;
+mod hidden_places;
 mod interest;
 mod keep_only;
 mod keep_polling;

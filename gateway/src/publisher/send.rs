@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use shared::protocol::centrifuge::json::write_string;
 
 use super::read::Item;
+use crate::exchange::exchange;
 use crate::secret::Secret;
 
 /// How long one request may take.
@@ -164,13 +165,7 @@ impl Sender {
             .header("Content-Type", "application/json")
             .body(Full::new(body))
             .map_err(|_| Trouble::Lasting(SendError::Url(self.url.to_string())))?;
-        let exchange = async {
-            let response = self.client.request(request).await.map_err(|error| explain(&error))?;
-            let status = response.status();
-            let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let answer = answer.map_err(|error| format!("the answer broke off: {error}"))?;
-            Ok::<_, String>((status, answer.to_bytes()))
-        };
+        let exchange = exchange(&self.client, request, ANSWER_BYTES_MAX);
         let (status, answer) = match tokio::time::timeout(REQUEST_TIMEOUT, exchange).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(problem)) => return Err(Trouble::Passing(problem)),
@@ -251,18 +246,6 @@ fn said(answer: &[u8]) -> String {
         Ok(Whole { error }) => error.message,
         Err(_) => String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned(),
     }
-}
-
-/// The error and its causes: the outermost says little.
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

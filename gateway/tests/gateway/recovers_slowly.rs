@@ -98,6 +98,35 @@ async fn a_client_that_is_slow_to_recover_is_sent_pieces_and_then_live() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_slow_to_recover_is_told_who_came_meanwhile() {
+    let gateway = patient()
+        .with("namespaces.stream.join_leave", true)
+        .with("namespaces.stream.allow_join_leave", true)
+        .start()
+        .await;
+    let epoch = publish(&gateway, "stream:s", 1..=MISSED).await;
+    let mut client = Client::new(small(&gateway, "/connection/websocket").await);
+    client.command("connect", json!({ "token": gateway.token("ann") })).await;
+    let since =
+        json!({ "channel": "stream:s", "recover": true, "epoch": epoch, "offset": 0, "join_leave": true });
+    client.ask("subscribe", since).await;
+    blocked(&gateway, 1.0).await;
+    let mut bob = gateway.connect_as("bob").await;
+    bob.subscribe("stream:s").await;
+    gateway.publish("stream:s", json!("last")).await;
+    let (mut came, mut last) = (Vec::new(), Value::Null);
+    while came.len() < 2 || last != "last" {
+        let push = client.push().await["push"].take();
+        came.extend(push["join"]["info"]["user"].as_str().map(str::to_owned));
+        if push["pub"].is_object() {
+            last = push["pub"]["data"].clone();
+        }
+    }
+    came.sort_unstable();
+    assert_eq!(came, ["ann", "bob"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_recover_much_and_read_nothing_hold_little() {
     let gateway = patient().with("session.reply_bytes_max", 200_000).start().await;
     let epoch = publish(&gateway, "stream:s", 1..=MISSED).await;

@@ -69,7 +69,8 @@ fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
 #[bench::connect_and_subscribe(args = (), setup = context, config = counted(18_495))]
 fn opened(context: Arc<Context>) -> (Session, u32) {
     let protocol = Arc::new(CentrifugeJson::default());
-    let opening = Opening { client: info().client, protocol, context, way: Way::Both, seed: 7 };
+    let opening =
+        Opening { client: info().client, protocol, context, way: Way::Both, connect: None, seed: 7 };
     let mut session = Session::open(Moment(1), opening);
     let effects = hear(&mut session, Moment(2), black_box(CONNECT));
     let effects = effects + hear(&mut session, Moment(3), black_box(SUBSCRIBE));
@@ -103,6 +104,7 @@ fn an_open_one() -> (Session, u32) {
         protocol: Arc::new(CentrifugeJson::default()),
         context: context(),
         way: Way::Both,
+        connect: None,
         seed: 7,
     };
     let mut session = Session::open(Moment(1), opening);

@@ -11,6 +11,7 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::json::client::{decode_frame, encode_command};
 use shared::protocol::centrifuge::protobuf::{self, CentrifugeProtobuf};
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
+use shared::protocol::event_source::{Asked, Positions};
 use shared::protocol::raw::Raw;
 use shared::record::{decode_message, decode_record, encode_record, split_position};
 
@@ -116,6 +117,31 @@ pub fn raw(data: &[u8]) {
         let Request::Publish { data: payload, .. } = &commands[0].request else { panic!("{commands:?}") };
         assert_eq!(payload.bytes, data);
     }
+}
+
+/// Any address is refused or asks for channels that can be asked for again, and whatever goes out keeps all but its ids. The
+/// first line is the query, the second the last id, the rest what goes out.
+pub fn event_source(data: &[u8]) {
+    let mut parts = data.splitn(3, |byte| *byte == b'\n');
+    let (query, last_id) = (parts.next().unwrap_or_default(), parts.next());
+    let events = parts.next().unwrap_or_default();
+    if let Ok(query) = std::str::from_utf8(query)
+        && let Ok(asked) = Asked::read(query, last_id)
+    {
+        let is_of_one = asked.is_of_one();
+        let connect = asked.connect();
+        assert!(!is_of_one || connect.exact && connect.subs.len() == 1);
+        assert!(
+            connect.subs.iter().all(|(name, sub)| !name.is_empty() && sub.channel == *name || !connect.exact)
+        );
+    }
+    let mut positions = Positions::default();
+    let amended = positions.amend(events);
+    let without_ids = |events: &[u8]| -> Vec<Vec<u8>> {
+        let lines = events.split(|byte| *byte == b'\n');
+        lines.filter(|line| !line.starts_with(b"id: ")).map(<[u8]>::to_vec).collect()
+    };
+    assert_eq!(without_ids(&amended), without_ids(events));
 }
 
 /// What a broker carries is refused, or reads back when it is written again.

@@ -197,6 +197,7 @@ impl App {
                 metrics.clone(),
             ),
             clients: true,
+            sse: config.sse.enabled,
             api: api_socket.is_none().then(|| api.clone()),
             by_client: Arc::new(ByClient::new(authenticator.clone(), node.clone())),
             encodings,
@@ -400,6 +401,7 @@ fn encodings(config: &Config) -> Encodings {
         deflate,
         config.session.queued_commands_max,
         websocket.uni_join_pushes,
+        config.sse.retry_ms,
     )
 }
 

@@ -22,6 +22,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("http", "src/http/config.rs", "Config"),
     ("raw", "src/http/raw_paths.rs", "Config"),
     (RAW_PATH, "src/http/raw_paths.rs", "RawPath"),
+    ("sse", "src/http/event_stream.rs", "Config"),
     ("websocket", "src/client/config.rs", "WebSocketConfig"),
     ("session", "core/src/session/settings.rs", "Settings"),
     ("auth", "src/auth/config.rs", "Config"),

@@ -113,6 +113,8 @@ pub struct Connect {
     pub headers: BTreeMap<Box<str>, Box<str>>,
     /// Recovery of server-side subscriptions, by channel.
     pub subs: BTreeMap<Box<str>, Subscribe>,
+    /// `subs` are what the client follows, each of them and nothing beside: it is refused if it may not have one.
+    pub exact: bool,
     /// The client library's name and version, for metrics and logs.
     pub name: Box<str>,
     pub version: Box<str>,

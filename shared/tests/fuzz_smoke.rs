@@ -75,5 +75,6 @@ smoke! {
     any_bytes_can_come_as_commands_in_protobuf: centrifuge_protobuf;
     any_bytes_can_come_from_a_client_that_speaks_once: centrifuge_uni;
     any_bytes_can_come_as_a_bare_message: raw;
+    any_bytes_can_come_as_the_address_of_an_event_stream: event_source;
     any_bytes_can_come_from_a_broker: record;
 }

@@ -132,7 +132,15 @@ fn connect() -> impl Strategy<Value = Connect> {
     });
     let headers = btree_map(text(), text(), 0..3);
     (text(), option::of(json_payload()), subs, text(), text(), headers).prop_map(
-        |(token, data, subs, name, version, headers)| Connect { token, data, subs, name, version, headers },
+        |(token, data, subs, name, version, headers)| Connect {
+            token,
+            data,
+            subs,
+            exact: false,
+            name,
+            version,
+            headers,
+        },
     )
 }
 

@@ -15,6 +15,7 @@ use shared::framing::OwnedMessage;
 use shared::id::UserId;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
+use shared::protocol::Header;
 use shared::publication::{ClientInfo, Payload, Publication};
 use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
@@ -29,6 +30,9 @@ pub struct Ticket(pub u32);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
+    /// Begin the answer to the request that the client came with, with this header among others. What is written to the
+    /// client follows in it. Only for protocols whose answers wait for that.
+    Begin(Option<Header>),
     /// Write this message to the client.
     Send(OwnedMessage),
     /// Send a ping of the transport's own.

@@ -4,20 +4,29 @@ use bytes::{Bytes, BytesMut};
 use gateway_core::hub::{Layout, StreamFrames, Variant};
 use shared::disconnect::Disconnect;
 use shared::framing::MessageKind;
+use shared::protocol::Header;
 
 use crate::client::{Client, Incoming};
+use crate::telemetry::labels::Handshake;
 use crate::transport::encodings::{Encodings, Wire};
 use crate::worker::Local;
 
+mod unanswered;
 mod websocket;
 
+pub(crate) use unanswered::{Begins, Unanswered};
+
+use unanswered::Answered;
 use websocket::WebSocket;
 
 #[derive(Debug)]
 pub(super) enum Framing {
     WebSocket(WebSocket),
     /// A response that never ends: what the client says comes another way.
-    Response(StreamFrames),
+    Response {
+        frames: StreamFrames,
+        unanswered: Option<Box<Unanswered>>,
+    },
 }
 
 /// The last that a client is told.
@@ -30,10 +39,10 @@ pub(super) enum Goodbye<'a> {
 }
 
 impl Framing {
-    pub(super) fn new(wire: Wire, deflates: bool) -> Self {
+    pub(super) fn new(wire: Wire, deflates: bool, unanswered: Option<Box<Unanswered>>) -> Self {
         match wire {
             Wire::WebSocket => Self::WebSocket(WebSocket::new(deflates)),
-            Wire::Response(frames) => Self::Response(frames),
+            Wire::Response(frames) => Self::Response { frames, unanswered },
         }
     }
 
@@ -41,13 +50,13 @@ impl Framing {
     pub(super) fn ping(&self, scratch: &mut BytesMut) -> Option<Bytes> {
         match self {
             Self::WebSocket(_) => Some(websocket::ping(scratch)),
-            Self::Response(frames) => frames.keep_alive(),
+            Self::Response { frames, .. } => frames.keep_alive(),
         }
     }
 
     /// The last bytes that are written.
     pub(super) fn goodbye(
-        &self,
+        &mut self,
         goodbye: Goodbye<'_>,
         variant: Variant,
         encodings: &Encodings,
@@ -63,8 +72,15 @@ impl Framing {
                 }
                 websocket::goodbye(goodbye, scratch)
             }
-            Self::Response(frames) => {
+            Self::Response { frames, unanswered } => {
                 if let Goodbye::Closed(disconnect) = goodbye {
+                    if let Some(unanswered) = unanswered.take() {
+                        match unanswered.refuse_or_begin(disconnect) {
+                            Answered::Begun(head) => scratch.extend_from_slice(&head),
+                            Answered::Refused(whole) => return whole,
+                        }
+                    }
+                    let variant = encodings.on_wire(variant, Wire::Response(*frames));
                     scratch.extend_from_slice(&encodings.disconnect_push(variant, disconnect));
                 }
                 scratch.extend_from_slice(frames.end());
@@ -82,17 +98,29 @@ impl Framing {
         match (self, only_tells) {
             (Self::WebSocket(_), false) => "websocket",
             (Self::WebSocket(_), true) => "uni_websocket",
-            (Self::Response(StreamFrames { layout: Layout::EventStream, .. }), false) => "sse",
-            (Self::Response(StreamFrames { layout: Layout::EventStream, .. }), true) => "uni_sse",
-            (Self::Response(_), false) => "http_stream",
-            (Self::Response(_), true) => "uni_http_stream",
+            (Self::Response { frames, .. }, only_tells) => match (frames.layout, only_tells) {
+                (Layout::EventStream | Layout::Events, false) => "sse",
+                (Layout::EventStream | Layout::Events, true) => "uni_sse",
+                (_, false) => "http_stream",
+                (_, true) => "uni_http_stream",
+            },
+        }
+    }
+
+    /// What was laid out without this wire's own marks, as it goes out here.
+    pub(super) fn enclose(&self, bytes: Bytes) -> Bytes {
+        match self {
+            Self::Response { frames, .. } if frames.chunked => frames.piece(&bytes),
+            Self::Response { .. } | Self::WebSocket(_) => bytes,
         }
     }
 
     /// Of what kind messages are that come another way.
     pub(super) fn kind(&self) -> MessageKind {
         match self {
-            Self::Response(StreamFrames { layout: Layout::Delimited, .. }) => MessageKind::Binary,
+            Self::Response { frames: StreamFrames { layout: Layout::Delimited, .. }, .. } => {
+                MessageKind::Binary
+            }
             _ => MessageKind::Text,
         }
     }
@@ -101,7 +129,7 @@ impl Framing {
     pub(super) fn held_bytes(&self) -> usize {
         match self {
             Self::WebSocket(websocket) => websocket.held_bytes(),
-            Self::Response(_) => 0,
+            Self::Response { .. } => 0,
         }
     }
 
@@ -114,6 +142,22 @@ impl Framing {
 }
 
 impl Client {
+    /// Begins the answer to the client's request, where that has waited for its session to say so.
+    pub(super) fn begin_answer(&mut self, local: &mut Local, header: Option<Header>) {
+        if let Framing::Response { unanswered, .. } = &mut self.link.framing
+            && let Some(unanswered) = unanswered.take()
+        {
+            if unanswered.is_here() {
+                local.metrics.handshake(Handshake::Accepted);
+            }
+            let head = unanswered.begin(header);
+            if !head.is_empty() {
+                self.outbox.push_last(head);
+                local.mark_unwritten(self.key.index);
+            }
+        }
+    }
+
     /// How the client is reached, in the words that Centrifuge has for it.
     pub(crate) fn transport(&self) -> &'static str {
         self.link.framing.transport(self.protocol.only_tells())
@@ -124,7 +168,7 @@ impl Client {
         match &self.link.framing {
             Framing::WebSocket(_) => self.handle_frames(local, bytes),
             // Only the end of the stream says something: behind a request in HTTP/1.1 nothing else is heard.
-            Framing::Response(_) => {}
+            Framing::Response { .. } => {}
         }
     }
 
@@ -137,7 +181,15 @@ impl Client {
     }
 
     /// The last bytes for this client.
-    pub(super) fn goodbye(&self, local: &mut Local, goodbye: Goodbye<'_>) -> Bytes {
-        self.link.framing.goodbye(goodbye, self.variant, &local.encodings, &mut local.scratch)
+    pub(super) fn goodbye(&mut self, local: &mut Local, goodbye: Goodbye<'_>) -> Bytes {
+        let framing = &mut self.link.framing;
+        if let (Framing::Response { unanswered: Some(unanswered), .. }, Goodbye::Closed(disconnect)) =
+            (&*framing, goodbye)
+            && unanswered.is_here()
+        {
+            let is_refused = unanswered::status_of(disconnect).is_some();
+            local.metrics.handshake(if is_refused { Handshake::Request } else { Handshake::Accepted });
+        }
+        framing.goodbye(goodbye, self.variant, &local.encodings, &mut local.scratch)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use shared::moment::Moment;
 use shared::protocol::ProtocolId;
+use shared::protocol::event_source::Positions;
 
 use gateway_core::effect::Ticket;
 use gateway_core::hub::Variant;
@@ -17,7 +18,7 @@ use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::node::{SessionId, UserPermit};
 use crate::telemetry::metrics::CLOSE_LOST;
-use crate::transport::Stream;
+use crate::transport::{Direct, Stream};
 use crate::worker::Local;
 
 mod ask_backend;
@@ -34,6 +35,8 @@ pub(crate) mod read;
 mod write;
 
 pub(crate) use outbox::{Outbox, Queued};
+
+pub(crate) use framing::{Begins, Unanswered};
 
 use framing::Framing;
 
@@ -66,6 +69,8 @@ pub(crate) struct Client {
     stalled_since: Option<Moment>,
     /// By which its commands find it, where they come apart from its stream.
     name: Option<Box<SessionId>>,
+    /// Where it stands in each of its channels, if every event is to say so.
+    positions: Option<Box<Positions>>,
     /// Held for the connection's life: its place among those allowed.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
@@ -147,6 +152,11 @@ impl Client {
 
     pub(crate) fn forget_account(&mut self, local: &Local) {
         local.memory.recount(std::mem::take(&mut self.accounted), 0);
+    }
+
+    /// The way past this client for deliveries, if there is one and nothing of them is to be made for it alone.
+    pub(crate) fn direct(&self) -> Option<Direct> {
+        if self.positions.is_some() { None } else { self.link.stream.direct() }
     }
 
     /// Whether bytes wait for the socket to take more.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::session::{Opening, Session, Way};
+use shared::command::Connect;
 use shared::framing::websocket::DeflateParams;
-use shared::protocol::Protocol;
+use shared::protocol::event_source::Positions;
+use shared::protocol::{Protocol, ProtocolId};
 
 use crate::admission::Admitted;
 use crate::backend::Origin;
-use crate::client::framing::Framing;
+use crate::client::framing::{Framing, Unanswered};
 use crate::client::{Client, ClientKey, Incoming, Link, Outbox};
 use crate::transport::encodings::Wire;
 use crate::transport::{Socket, Stream};
@@ -24,8 +26,12 @@ pub(crate) struct NewClient {
     pub(crate) wire: Wire,
     /// Written before everything else: the head of a response that the worker gives in place of HTTP's own machinery.
     pub(crate) head: Bytes,
+    /// Where the answer waits for the session: whose it is to begin.
+    pub(crate) unanswered: Option<Box<Unanswered>>,
     /// Commands that came with the request.
     pub(crate) first: Option<Bytes>,
+    /// The request as the connect command that it comes to, where it says it all.
+    pub(crate) connect: Option<Box<Connect>>,
     pub(crate) protocol: Arc<dyn Protocol>,
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) admitted: Admitted,
@@ -37,8 +43,11 @@ impl Client {
     /// Gives a new client its session. What the session wants at once is performed by the caller's next step.
     pub(crate) fn open(new: NewClient, key: ClientKey, local: &Local) -> Self {
         let stream = Stream::from(new.socket);
-        let variant = local.encodings.variant(new.protocol.id(), new.wire, new.deflate.as_ref());
         let protocol_id = new.protocol.id();
+        let positions = (protocol_id == ProtocolId::SSE_CHANNELS).then(Box::<Positions>::default);
+        // What is made for it alone out of what all share is cut into pieces after that.
+        let wire = if positions.is_some() { new.wire.whole() } else { new.wire };
+        let variant = local.encodings.variant(protocol_id, wire, new.deflate.as_ref());
         let only_tells = protocol_id.only_tells();
         // Who is reached through a response says its commands in other requests; who says none has a name all the same, for
         // its application.
@@ -54,6 +63,7 @@ impl Client {
             protocol: new.protocol,
             context: local.context.clone(),
             way,
+            connect: new.connect,
             seed: rand::random(),
         };
         let mut outbox = Outbox::default();
@@ -61,7 +71,7 @@ impl Client {
             outbox.push_last(new.head);
         }
         Self {
-            link: Link { stream, framing: Framing::new(new.wire, new.deflate.is_some()) },
+            link: Link { stream, framing: Framing::new(new.wire, new.deflate.is_some(), new.unanswered) },
             session: Session::open(local.now, opening),
             outbox,
             key,
@@ -75,6 +85,7 @@ impl Client {
             awaits_room: None,
             stalled_since: None,
             name: name.map(Box::new),
+            positions,
             _admitted: new.admitted,
             user_permit: None,
             origin: new.origin,

@@ -32,7 +32,7 @@ pub(crate) enum Queued {
 }
 
 impl Queued {
-    fn bytes(&self) -> &Bytes {
+    pub(super) fn bytes(&self) -> &Bytes {
         let (Self::Own(bytes) | Self::Shared { bytes }) = self;
         bytes
     }

@@ -29,6 +29,7 @@ impl Client {
     pub(crate) fn perform(&mut self, local: &mut Local) {
         while let Some(effect) = self.session.poll_effect() {
             match effect {
+                Effect::Begin(header) => self.begin_answer(local, header),
                 Effect::Send(message) => self.send_message(local, &message),
                 Effect::Ping => {
                     if let Some(frame) = self.link.framing.ping(&mut local.scratch) {

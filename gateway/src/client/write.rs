@@ -34,6 +34,10 @@ impl Client {
     /// Puts a frame into the outbox. One that is full is written first: what waits may only be waiting for the end of
     /// the turn, and who is slow is for the socket to say.
     pub(crate) fn queue(&mut self, frame: Queued, bytes_max: usize) -> Result<(), outbox::Full> {
+        let frame = match &mut self.positions {
+            Some(positions) => Queued::Own(self.link.framing.enclose(positions.amend(frame.bytes()))),
+            None => frame,
+        };
         let Err(outbox::Full) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };
         let stream = &mut self.link.stream;
         // A socket that fails here fails again at the end of the turn, where that ends the connection.

@@ -6,8 +6,8 @@ use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
 use super::{Config, check_channels};
-use crate::http::pages;
 use crate::http::raw_paths::Messages;
+use crate::http::{event_stream, pages};
 use crate::setting::Faults;
 
 /// What a subscribe command takes with a short name of a channel and without a token.
@@ -40,6 +40,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("proxy_protocol", &|faults| config.proxy_protocol.check(faults));
     section("limits", &|faults| config.limits.check(faults));
     section("http", &|faults| config.http.check(faults));
+    section("sse", &|faults| config.sse.check(faults));
     section("websocket", &|faults| config.websocket.check(faults));
     section("auth", &|faults| config.auth.check(faults));
     section("api", &|faults| {
@@ -180,6 +181,9 @@ fn raw_paths(config: &Config, faults: &mut Faults) {
     for (path, bound) in &config.raw.paths {
         if config.demo.page && pages::find(path).is_some() {
             faults.add(format!("paths.{path}"), "is one of the demo's pages: set demo.page = false");
+        }
+        if config.sse.enabled && path == event_stream::PATH {
+            faults.add(format!("paths.{path}"), "is where event streams are: set sse.enabled = false");
         }
         if bound.messages == Messages::Hook && !config.backend.message.is_on() {
             faults.add(format!("paths.{path}.messages"), "needs backend.message.url");

@@ -47,6 +47,7 @@ pub struct Config {
     pub limits: admission::Config,
     pub http: http::config::Config,
     pub raw: http::raw_paths::Config,
+    pub sse: http::event_stream::Config,
     pub websocket: client::config::WebSocketConfig,
     pub session: Settings,
     pub auth: auth::Config,

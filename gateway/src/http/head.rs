@@ -76,6 +76,16 @@ impl<'a> Head<'a> {
         self.headers().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
+    /// The token in the header `Authorization`, if there is that header. Otherwise what is wrong with it.
+    pub(super) fn bearer(&self) -> Result<Option<&'a str>, &'static str> {
+        let Some(value) = self.header("authorization") else { return Ok(None) };
+        let value = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
+        match value.ok_or("the Authorization header is not text")?.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+            _ => Err("the Authorization header must be: Bearer, a space, the token"),
+        }
+    }
+
     /// What makes it unclear who asks whom: a proxy in front may have gone by another header than this node would.
     pub(super) fn ambiguity(&self) -> Option<&'static str> {
         if self.all("origin").nth(1).is_some() {

@@ -21,6 +21,7 @@ use crate::transport::encodings::Encodings;
 use crate::transport::handed::HandedBody;
 
 pub mod config;
+pub mod event_stream;
 pub mod origin;
 pub mod pages;
 pub mod raw_paths;
@@ -73,6 +74,8 @@ pub(crate) struct Router {
     pub(crate) admission: Arc<Admission>,
     /// Whether clients connect here.
     pub(crate) clients: bool,
+    /// Whether `/sse` is served.
+    pub(crate) sse: bool,
     /// `None` where the API has an address of its own.
     pub(crate) api: Option<Arc<Api>>,
     pub(crate) by_client: Arc<ByClient>,

@@ -15,11 +15,14 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use parking_lot::Mutex;
-use shared::protocol::Protocol;
+use shared::command::Connect;
+use shared::protocol::{Header, Protocol};
+use tokio::sync::oneshot;
 
 use crate::admission::{Admitted, Peer};
 use crate::backend::Origin;
 use crate::client::open::NewClient;
+use crate::client::{Begins, Unanswered};
 use crate::http::emulate::is_protobuf;
 use crate::http::head::Head;
 use crate::http::{Body, Refused, Router, TakeOver, cors};
@@ -47,7 +50,7 @@ const UNKEPT: [(HeaderName, &str); 4] = [
 
 fn content_type(layout: Layout) -> &'static str {
     match layout {
-        Layout::EventStream => "text/event-stream; charset=utf-8",
+        Layout::EventStream | Layout::Events => "text/event-stream; charset=utf-8",
         Layout::Lines => "text/plain; charset=utf-8",
         Layout::Delimited => "application/octet-stream",
     }
@@ -87,13 +90,31 @@ impl Streamed {
 
 /// A client that is let in, and how its response begins.
 #[derive(Debug)]
-struct Opening {
-    layout: Layout,
-    headers: HeaderMap,
-    first: Bytes,
-    protocol: Arc<dyn Protocol>,
-    admitted: Admitted,
-    origin: Option<Arc<Origin>>,
+pub(super) struct Opening {
+    pub(super) layout: Layout,
+    /// Those of a stream.
+    pub(super) headers: HeaderMap,
+    /// Whether there is to be one is for the client's session to say. Otherwise there is one in any case.
+    pub(super) waits: Option<Waits>,
+    pub(super) first: Option<Bytes>,
+    pub(super) connect: Option<Box<Connect>>,
+    pub(super) protocol: Arc<dyn Protocol>,
+    pub(super) admitted: Admitted,
+    pub(super) origin: Option<Arc<Origin>>,
+}
+
+/// What a refusal needs of a response that is one or a stream.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    pub(super) headers: HeaderMap,
+    /// Where somebody else than the worker writes the head.
+    tell: Option<oneshot::Sender<Begins>>,
+}
+
+impl Waits {
+    pub(super) fn with(headers: HeaderMap) -> Self {
+        Self { headers, tell: None }
+    }
 }
 
 impl Opening {
@@ -101,17 +122,33 @@ impl Opening {
     fn into_client(self, socket: Socket, unread: Bytes, version: Version) -> NewClient {
         let is_handed = matches!(socket, Socket::Handed(_));
         // What HTTP/1.0 does not know: its responses end with their connection.
-        let frames = StreamFrames { layout: self.layout, chunked: version == Version::HTTP_11 && !is_handed };
-        let mut head = if is_handed { Vec::new() } else { write_head(&self.headers, frames.chunked) };
-        if self.layout == Layout::EventStream {
-            head.extend_from_slice(&frames.piece(EVENT_STREAM_BEGINS));
-        }
+        let chunked = version == Version::HTTP_11 && !is_handed;
+        let frames = StreamFrames { layout: self.layout, chunked };
+        let mut head = if is_handed { Vec::new() } else { lines_of_head(&self.headers, chunked) };
+        let unanswered = match self.waits {
+            None => {
+                if !is_handed {
+                    head.extend_from_slice(b"\r\n");
+                }
+                if self.layout == Layout::EventStream {
+                    head.extend_from_slice(&frames.piece(EVENT_STREAM_BEGINS));
+                }
+                None
+            }
+            Some(Waits { tell: Some(tell), .. }) => Some(Unanswered::Elsewhere(tell)),
+            Some(Waits { headers, tell: None }) => {
+                let stream = std::mem::take(&mut head).into();
+                Some(Unanswered::Here { stream, refusal: lines_of_refusal(&headers).into() })
+            }
+        };
         NewClient {
             socket,
             unread,
             wire: Wire::Response(frames),
             head: head.into(),
-            first: Some(self.first),
+            unanswered: unanswered.map(Box::new),
+            first: self.first,
+            connect: self.connect,
             protocol: self.protocol,
             deflate: None,
             admitted: self.admitted,
@@ -120,21 +157,42 @@ impl Opening {
     }
 }
 
-/// The head of a response, as bytes.
-fn write_head(headers: &HeaderMap, chunked: bool) -> Vec<u8> {
+/// The head of a response without its end, as bytes.
+fn lines_of_head(headers: &HeaderMap, chunked: bool) -> Vec<u8> {
     let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+    put_lines(headers, &mut head);
+    if chunked {
+        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    // The socket is the client's own from here on: no other request is read from it.
+    head.extend_from_slice(b"connection: close\r\n");
+    head
+}
+
+/// What every refusal has beside its status.
+fn lines_of_refusal(headers: &HeaderMap) -> Vec<u8> {
+    let mut lines = b"content-type: text/plain; charset=utf-8\r\n".to_vec();
+    put_lines(headers, &mut lines);
+    lines.extend_from_slice(b"connection: close\r\n");
+    lines
+}
+
+fn put_lines(headers: &HeaderMap, head: &mut Vec<u8>) {
     for (name, value) in headers {
         head.extend_from_slice(name.as_str().as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());
         head.extend_from_slice(b"\r\n");
     }
-    if chunked {
-        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
-    }
-    // The socket is the client's own from here on: no other request is read from it.
-    head.extend_from_slice(b"connection: close\r\n\r\n");
-    head
+}
+
+/// The headers of a stream.
+pub(super) fn headers_of_stream(layout: Layout, cors: HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(layout)));
+    headers.extend(UNKEPT.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    headers.extend(cors);
+    headers
 }
 
 impl Router {
@@ -169,10 +227,7 @@ impl Router {
                 Err(refused) => return Err(refused.with(cors::lines(cors))),
             },
         };
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(layout)));
-        headers.extend(UNKEPT.map(|(name, value)| (name, HeaderValue::from_static(value))));
-        headers.extend(cors);
+        let headers = headers_of_stream(layout, cors);
         let in_protobuf = layout == Layout::Delimited;
         let protocol = match streamed.only_tells() {
             // In chunks or not, it is told the same.
@@ -182,18 +237,47 @@ impl Router {
             }
             false => self.encodings.centrifuge(in_protobuf, false),
         };
-        let opening = Opening { layout, headers, first, protocol, admitted, origin };
+        let first = Some(first);
+        let (waits, connect) = (None, None);
+        let opening = Opening { layout, headers, waits, first, connect, protocol, admitted, origin };
+        self.open_stream(take_over, opening, version).await
+    }
+
+    /// Has a worker write the response, or a task for it where the connection cannot be had.
+    pub(super) async fn open_stream(
+        self: &Arc<Self>,
+        take_over: &TakeOver,
+        opening: Opening,
+        version: Version,
+    ) -> Result<Response<Body>, Refused> {
         let left = match version {
             Version::HTTP_10 | Version::HTTP_11 => self.take_connection(take_over, opening, version).await,
             _ => Some(opening),
         };
         // Whoever had it taken over does not come here.
-        let Some(opening) = left else { return Err(gone()) };
+        let Some(mut opening) = left else { return Err(gone()) };
         let (near, far) = handed();
         let mut response = Response::new(Either::Right(far));
         response.headers_mut().extend(opening.headers.clone());
-        self.metrics.handshake(Handshake::Accepted);
+        let told = opening.waits.as_mut().map(|waits| {
+            let (tell, told) = oneshot::channel();
+            waits.tell = Some(tell);
+            (told, waits.headers.clone())
+        });
         self.reception.receive(opening.into_client(Socket::Handed(near), Bytes::new(), version));
+        if let Some((told, cors)) = told {
+            // The session has a deadline, and what it comes to is told in any case.
+            match told.await.map_err(|_| gone())? {
+                Begins::Refusal { status, why } => return Err(refused(status, why).with(cors::lines(cors))),
+                Begins::Stream(found) => {
+                    let line = found.and_then(|Header { name, value }| {
+                        Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+                    });
+                    response.headers_mut().extend(line);
+                }
+            }
+        }
+        self.metrics.handshake(Handshake::Accepted);
         Ok(response)
     }
 
@@ -211,7 +295,10 @@ impl Router {
                 let Some(opening) = taken.lock().take() else { return };
                 match connection {
                     Ok((socket, unread)) => {
-                        router.metrics.handshake(Handshake::Accepted);
+                        // Where its session is waited for, that says what came of it.
+                        if opening.waits.is_none() {
+                            router.metrics.handshake(Handshake::Accepted);
+                        }
                         router.reception.receive(opening.into_client(socket, unread, version));
                     }
                     Err(error) => router.lost(&error),
@@ -234,6 +321,14 @@ impl Router {
             Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()),
         }
     }
+}
+
+/// What a session says in place of a stream.
+fn refused(status: u16, why: String) -> Refused {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+    let challenge = (status == StatusCode::UNAUTHORIZED)
+        .then(|| (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+    Refused::new(Handshake::Request, status, why).with(challenge)
 }
 
 fn gone() -> Refused {

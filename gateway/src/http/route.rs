@@ -15,7 +15,7 @@ use crate::http::head::Head;
 use crate::http::raw_paths::RawPath;
 use crate::http::respond::Streamed;
 use crate::http::upgrade::Opening;
-use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, pages, whole};
+use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, event_stream, pages, whole};
 use crate::telemetry::labels::Handshake;
 
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -66,7 +66,7 @@ impl Router {
         if let Some((opening, admitted)) = granted {
             return Ok(self.open(request, opening, admitted).map(Either::Left));
         }
-        if let Some(apart) = self.clients.then(|| Apart::of(request.uri().path())).flatten() {
+        if let Some(apart) = self.apart_of(request.uri().path()) {
             return self.serve_apart(peer, take_over, request, apart).await;
         }
         let path = request.uri().path();
@@ -100,6 +100,7 @@ impl Router {
         }
         match apart {
             Apart::Streamed(streamed) => self.respond(peer, take_over, request, streamed).await,
+            Apart::Channels => self.follow_channels(peer, take_over, request).await,
             Apart::Emulation => self.emulate(request).await,
             Apart::Publish => self.publish(peer, request).await,
             Apart::Init => {
@@ -210,6 +211,11 @@ impl Router {
         self.clients.then(|| Endpoint::of(path).or_else(bound)).flatten()
     }
 
+    fn apart_of(&self, path: &str) -> Option<Apart> {
+        let named = || (self.sse && path == event_stream::PATH).then_some(Apart::Channels);
+        self.clients.then(|| Apart::of(path).or_else(named)).flatten()
+    }
+
     fn check_origin(&self, head: &Head<'_>) -> Result<(), Refused> {
         let text = |name| head.header(name).map(|value| std::str::from_utf8(value).unwrap_or("null"));
         if self.origins.read().allows(text("origin"), text("host")) {
@@ -255,6 +261,8 @@ impl<'a> Endpoint<'a> {
 #[derive(Clone, Copy, Debug)]
 enum Apart {
     Streamed(Streamed),
+    /// Channels as events, named in the address.
+    Channels,
     /// Commands of a client that is reached through a response.
     Emulation,
     /// A publication of a client that shows its token and holds no connection.
@@ -280,6 +288,7 @@ impl Apart {
     fn methods(self) -> &'static str {
         match self {
             Self::Streamed(streamed) => streamed.methods(),
+            Self::Channels => event_stream::METHODS,
             Self::Emulation | Self::Publish => emulate::METHODS,
             Self::Init => "GET, OPTIONS",
         }

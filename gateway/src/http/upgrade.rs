@@ -215,7 +215,20 @@ impl Router {
         self.metrics.handshake(Handshake::Accepted);
         let Opening { protocol, deflate, origin, first, .. } = opening;
         let (wire, head) = (Wire::WebSocket, Bytes::new());
-        let new = NewClient { socket, unread, wire, head, first, protocol, deflate, admitted, origin };
+        let (unanswered, connect) = (None, None);
+        let new = NewClient {
+            socket,
+            unread,
+            wire,
+            head,
+            unanswered,
+            first,
+            connect,
+            protocol,
+            deflate,
+            admitted,
+            origin,
+        };
         self.reception.receive(new);
     }
 
@@ -253,13 +266,8 @@ fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {
 
 /// The token of a bare client: from its `Authorization` header, or offered as a subprotocol. Empty if there is none.
 fn token(head: &Head<'_>, upgrade: &Upgrade<'_>) -> Result<String, Refused> {
-    if let Some(value) = head.header("authorization") {
-        let value = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
-        let value = value.ok_or_else(|| malformed("the Authorization header is not text"))?;
-        return match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim().to_owned()),
-            _ => Err(malformed("the Authorization header must be: Bearer, a space, the token")),
-        };
+    if let Some(token) = head.bearer().map_err(malformed)? {
+        return Ok(token.to_owned());
     }
     let offered = upgrade.subprotocols.iter().find_map(|offered| offered.strip_prefix(TOKEN_PREFIX));
     Ok(offered.unwrap_or_default().to_owned())

@@ -14,6 +14,7 @@ use shared::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::protobuf::CentrifugeProtobuf;
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
+use shared::protocol::event_source::EventSource;
 use shared::protocol::raw::Raw;
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
@@ -27,6 +28,8 @@ pub(crate) struct Encodings {
     /// With the protocol's own pings, and with the transport's.
     centrifuge_json: [Arc<dyn Protocol>; 2],
     centrifuge_protobuf: [Arc<dyn Protocol>; 2],
+    /// For those who follow one channel, and several.
+    event_source: [Arc<dyn Protocol>; 2],
     /// By protocol and wire.
     ids: [[EncodingId; Wire::COUNT]; ProtocolId::COUNT],
     /// By their ids.
@@ -47,6 +50,14 @@ pub(crate) enum Wire {
 impl Wire {
     const COUNT: usize = 1 + StreamFrames::COUNT;
 
+    /// The same without what cuts it into pieces.
+    pub(crate) fn whole(self) -> Self {
+        match self {
+            Self::WebSocket => self,
+            Self::Response(frames) => Self::Response(StreamFrames { chunked: false, ..frames }),
+        }
+    }
+
     /// In the order of their indices.
     fn all() -> impl Iterator<Item = Self> {
         std::iter::once(Self::WebSocket).chain(StreamFrames::ALL.map(Self::Response))
@@ -63,8 +74,14 @@ impl Wire {
 impl Encodings {
     /// `commands_max` may wait for each other, so that many come in one message: a library subscribes to all it has at
     /// once, and to more than it may have it is to be told channel by channel. `joins` is whether pushes to clients that
-    /// are only told share WebSocket messages.
-    pub(crate) fn new(deflates: bool, options: DeflateOptions, commands_max: u32, joins: bool) -> Self {
+    /// are only told share WebSocket messages. `sse_retry_ms` is what clients of `/sse` are told of when to come back.
+    pub(crate) fn new(
+        deflates: bool,
+        options: DeflateOptions,
+        commands_max: u32,
+        joins: bool,
+        sse_retry_ms: u32,
+    ) -> Self {
         let websocket: Arc<dyn PushFraming> = Arc::new(WebSocketFrames::new(options));
         // Beside the connect command.
         let commands_max = COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1);
@@ -76,6 +93,8 @@ impl Encodings {
         let centrifuge_protobuf = both(|commands_max, transport_pings| {
             Arc::new(CentrifugeProtobuf { commands_max, transport_pings })
         });
+        let event_source = [false, true]
+            .map(|several| with_faults(Arc::new(EventSource { several, retry_ms: sse_retry_ms })));
         // What a protocol says to all does not depend on which channel the bare one's value is for, nor on who pings.
         let on = |protocol: ProtocolId, wire| -> Arc<dyn Protocol> {
             let joins = may_join(wire, joins);
@@ -88,6 +107,8 @@ impl Encodings {
                     Arc::new(CentrifugeUniProtobuf { joins, transport_pings: false })
                 }
                 ProtocolId::RAW => Arc::new(Raw::new("".into(), "".into(), None)),
+                ProtocolId::SSE => event_source[0].clone(),
+                ProtocolId::SSE_CHANNELS => event_source[1].clone(),
                 _ => centrifuge_json[0].clone(),
             }
         };
@@ -110,6 +131,7 @@ impl Encodings {
             variants: Arc::new(variants),
             centrifuge_json,
             centrifuge_protobuf,
+            event_source,
             ids,
             rows,
             joins,
@@ -131,6 +153,11 @@ impl Encodings {
         }
     }
 
+    /// Channels as events, for those who follow several or one.
+    pub(crate) fn event_source(&self, several: bool) -> Arc<dyn Protocol> {
+        self.event_source[usize::from(several)].clone()
+    }
+
     /// The Centrifuge protocol as a client has asked for it.
     pub(crate) fn centrifuge(&self, in_protobuf: bool, with_transport_pings: bool) -> Arc<dyn Protocol> {
         let both = if in_protobuf { &self.centrifuge_protobuf } else { &self.centrifuge_json };
@@ -149,6 +176,11 @@ impl Encodings {
             Some(deflate) => Variant::deflated(id, deflate.server_max_window_bits),
             None => Variant::plain(id),
         }
+    }
+
+    /// The same protocol's on this wire, not deflated.
+    pub(crate) fn on_wire(&self, variant: Variant, wire: Wire) -> Variant {
+        self.variant(self.rows[variant.encoding()].protocol.id(), wire, None)
     }
 
     /// What compression to agree to.
@@ -193,7 +225,7 @@ impl Encodings {
 fn may_join(wire: Wire, in_websocket: bool) -> bool {
     match wire {
         Wire::WebSocket => in_websocket,
-        Wire::Response(frames) => frames.layout != Layout::EventStream,
+        Wire::Response(frames) => !matches!(frames.layout, Layout::EventStream | Layout::Events),
     }
 }
 

@@ -159,7 +159,7 @@ impl Worker {
         };
         let (unread, first) = (new.unread.clone(), new.first.clone());
         let client = entry.insert(Box::new(Client::open(new, key, &self.local)));
-        self.local.flags[index].direct = client.link.stream.direct();
+        self.local.flags[index].direct = client.direct();
         self.metrics.connected(client.protocol);
         let inbox = &self.local.inbox;
         let wake = || {

@@ -13,6 +13,7 @@ use crate::push::Push;
 use crate::reply::Reply;
 
 pub mod centrifuge;
+pub mod event_source;
 pub mod raw;
 
 /// The same id means the same bytes for the same push, so it names a place in tables of shared bytes.
@@ -25,15 +26,28 @@ impl ProtocolId {
     pub const CENTRIFUGE_PROTOBUF: Self = Self(2);
     pub const CENTRIFUGE_UNI_JSON: Self = Self(3);
     pub const CENTRIFUGE_UNI_PROTOBUF: Self = Self(4);
+    pub const SSE: Self = Self(5);
+    /// For those who follow several channels.
+    pub const SSE_CHANNELS: Self = Self(6);
     /// How many protocols there are: the length of tables indexed by id.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 7;
 
-    const NAMES: [&str; Self::COUNT] =
-        ["centrifuge_json", "raw", "centrifuge_protobuf", "centrifuge_uni_json", "centrifuge_uni_protobuf"];
+    const NAMES: [&str; Self::COUNT] = [
+        "centrifuge_json",
+        "raw",
+        "centrifuge_protobuf",
+        "centrifuge_uni_json",
+        "centrifuge_uni_protobuf",
+        "sse",
+        "sse_channels",
+    ];
 
     /// Whether a client says who it is and no more, and is told everything from then on.
     pub fn only_tells(self) -> bool {
-        matches!(self, Self::CENTRIFUGE_UNI_JSON | Self::CENTRIFUGE_UNI_PROTOBUF)
+        matches!(
+            self,
+            Self::CENTRIFUGE_UNI_JSON | Self::CENTRIFUGE_UNI_PROTOBUF | Self::SSE | Self::SSE_CHANNELS
+        )
     }
 
     /// For metrics and logs.
@@ -83,10 +97,20 @@ pub enum Encoded {
     /// The bytes appended are several messages, one after the other, each of this kind and length in bytes. Only
     /// replies are: a protocol without replies hands out recovered publications so.
     Messages(Vec<(MessageKind, usize)>),
+    /// The same as a message, which may be empty, and the first of all: with it begins the answer to the request that
+    /// the client came with, and this is one of that answer's headers. Only the reply to connect is.
+    Begin(Option<Header>),
     /// This protocol has no word for it: nothing is sent.
     Nothing,
     /// This protocol can only say it by closing.
     Close(Disconnect),
+}
+
+/// A header of an HTTP answer. Its name is in lower case, its value printable ASCII.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    pub name: &'static str,
+    pub value: Box<str>,
 }
 
 /// How a protocol keeps a connection alive.
@@ -97,6 +121,8 @@ pub enum Heartbeat {
     Message(MessageKind, &'static [u8]),
     /// The transport's own pings and pongs.
     Transport,
+    /// The transport shows that it lives, and nobody can answer.
+    Unanswered,
 }
 
 /// Why a message could not be understood. Whoever sent it is at fault.

@@ -228,7 +228,7 @@ impl Prepared {
         buffer.resize(headroom, 0);
         let push = Push::to(&self.channel, event);
         match encoding.protocol.encode_push(push, &mut buffer) {
-            Encoded::Nothing => Plain::Nothing,
+            Encoded::Nothing | Encoded::Begin(_) => Plain::Nothing,
             Encoded::Close(disconnect) => Plain::Close(disconnect),
             Encoded::Message(kind) => {
                 let end = buffer.len();

@@ -18,6 +18,8 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub enum Layout {
     /// As the data of an event each, for `EventSource`.
     EventStream,
+    /// Events that the protocol has made itself, as they are.
+    Events,
     /// One a line.
     Lines,
     /// As they are: each begins with its length.
@@ -33,7 +35,7 @@ pub struct StreamFrames {
 }
 
 impl StreamFrames {
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 8;
 
     pub const ALL: [Self; Self::COUNT] = [
         Self { layout: Layout::EventStream, chunked: false },
@@ -42,6 +44,8 @@ impl StreamFrames {
         Self { layout: Layout::Lines, chunked: true },
         Self { layout: Layout::Delimited, chunked: false },
         Self { layout: Layout::Delimited, chunked: true },
+        Self { layout: Layout::Events, chunked: false },
+        Self { layout: Layout::Events, chunked: true },
     ];
 
     /// Its place in [`StreamFrames::ALL`].
@@ -50,6 +54,7 @@ impl StreamFrames {
             Layout::EventStream => 0,
             Layout::Lines => 2,
             Layout::Delimited => 4,
+            Layout::Events => 6,
         };
         layout + usize::from(self.chunked)
     }
@@ -62,7 +67,7 @@ impl StreamFrames {
     /// What shows a silent reader that the stream lives, and is no message. No line may be empty behind a comment of an
     /// event stream: some readers make an event of it.
     pub fn keep_alive(self) -> Option<Bytes> {
-        (self.layout == Layout::EventStream).then(|| self.piece(b":\n"))
+        matches!(self.layout, Layout::EventStream | Layout::Events).then(|| self.piece(b":\n"))
     }
 
     /// A piece that holds these bytes and is no message.
@@ -79,7 +84,7 @@ impl StreamFrames {
         match self.layout {
             Layout::EventStream => (b"data: ", b"\n\n"),
             Layout::Lines => (b"", b"\n"),
-            Layout::Delimited => (b"", b""),
+            Layout::Delimited | Layout::Events => (b"", b""),
         }
     }
 

@@ -8,7 +8,7 @@ use shared::framing::MessageKind;
 use shared::protocol::Protocol;
 
 /// How many encodings can be told apart by a [`Variant`].
-pub const ENCODINGS_MAX: usize = 64;
+pub const ENCODINGS_MAX: usize = 256;
 
 /// Smallest and largest deflate window, as powers of two (RFC 7692 §7.1.2).
 pub const WINDOW_BITS: std::ops::RangeInclusive<u8> = 8..=15;

@@ -134,6 +134,16 @@ impl Session {
                     self.effects.push_back(Effect::Send(OwnedMessage { kind, data }));
                 }
             }
+            Encoded::Begin(header) => {
+                let message = batch.bytes.split_off(start);
+                batch.bytes.truncate(before);
+                self.flush();
+                self.effects.push_back(Effect::Begin(header));
+                if !message.is_empty() {
+                    let data = message.freeze();
+                    self.effects.push_back(Effect::Send(OwnedMessage { kind: MessageKind::Text, data }));
+                }
+            }
             Encoded::Nothing => {
                 batch.bytes.truncate(before);
                 if batch.replies == 0 {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shared::channel::Channel;
-use shared::command::Command;
+use shared::command::{Command, Connect, Request};
 use shared::disconnect::Disconnect;
 use shared::id::{ClientId, UserId};
 use shared::moment::Moment;
@@ -75,6 +75,8 @@ mod on_unsubscribe;
 /// Most subscribe commands of one connection that are under way at once.
 pub const JOINS_MAX: usize = 16;
 
+/// Of a connect command that came with the request.
+const CONNECT_ID: u32 = 1;
 /// The least that a command takes on the wire: a masked frame of the bare endpoint without a payload.
 const COMMAND_BYTES_MIN: usize = 6;
 /// No token outlives this: a longer expiry is cut to it, and asked to be refreshed then. 365 days.
@@ -91,6 +93,8 @@ pub struct Opening {
     pub protocol: Arc<dyn Protocol>,
     pub context: Arc<Context>,
     pub way: Way,
+    /// The connect command, where the request that opened the connection says it all.
+    pub connect: Option<Box<Connect>>,
     /// Random bits, for the moment of the first ping.
     pub seed: u64,
 }
@@ -135,6 +139,8 @@ pub struct Session {
     awaits_pong: bool,
     /// Nothing comes from the client after its connect command.
     one_way: bool,
+    /// It follows what it asked for as it connected, and nothing else, ever.
+    fixed: bool,
     /// Something has come from the client since the last ping.
     heard: bool,
     /// Pings that no pong has answered.
@@ -146,12 +152,14 @@ pub struct Session {
 impl Session {
     /// Begins with what the protocol says by being opened.
     pub fn open(now: Moment, opening: Opening) -> Self {
-        let Opening { client, protocol, context, way, seed } = opening;
+        let Opening { client, protocol, context, way, connect, seed } = opening;
         let half = context.settings.ping_interval_ms / 2;
         let first_ping_ms = u32::try_from(half + seed % (half + 1)).unwrap_or(u32::MAX);
         let deadline = now + context.settings.connect_timeout();
         let mut commands = Vec::new();
         protocol.open(&mut commands);
+        commands
+            .extend(connect.map(|connect| Command { id: CONNECT_ID, request: Request::Connect(connect) }));
         let mut session = Self {
             client,
             context,
@@ -167,6 +175,7 @@ impl Session {
             renewals: None,
             tracking: None,
             one_way: matches!(way, Way::OneWay { .. }),
+            fixed: false,
             told_of_way: (!matches!(way, Way::Both)).then(|| Box::new(way)),
             limits: Limits::default(),
             deadline,

@@ -17,7 +17,7 @@ use super::on_subscribe::Taken;
 use super::state::{Awaited, Granted, Joining, Pending, Stage, Subscription};
 use super::terms::Asked;
 use super::{JOINS_MAX, Session};
-use crate::effect::{Denial, ServerSubscription};
+use crate::effect::{Denial, Effect, ServerSubscription};
 use crate::history::HistoryPage;
 
 /// Those that are still to be joined, and those that are.
@@ -36,6 +36,8 @@ pub(super) struct Arriving {
 pub(super) struct Wanted {
     channel: Channel,
     joining: Box<Joining>,
+    /// The application says whether the client may.
+    asks: bool,
 }
 
 impl Session {
@@ -43,37 +45,48 @@ impl Session {
     pub(super) fn wanted(
         &self,
         now: Moment,
-        by_server: Vec<ServerSubscription>,
+        mut by_server: Vec<ServerSubscription>,
         mut by_client: BTreeMap<Box<str>, Subscribe>,
     ) -> Result<VecDeque<Wanted>, Denial> {
+        if self.fixed {
+            by_server.retain(|subscription| by_client.contains_key(&subscription.channel));
+        }
         if by_server.is_empty() && by_client.is_empty() && !self.context.settings.personal_channel {
             return Ok(VecDeque::new());
         }
-        let mut wanted: BTreeMap<Channel, Box<Joining>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Channel, Wanted> = BTreeMap::new();
         for subscription in by_server.into_iter().chain(self.personal()) {
             let asked = by_client.remove(&subscription.channel).unwrap_or_default();
-            let Wanted { channel, joining } = self.server_side(now, subscription, asked)?;
-            wanted.entry(channel).or_insert(joining);
+            let one = self.server_side(now, subscription, asked)?;
+            wanted.entry(one.channel.clone()).or_insert(one);
         }
         for (name, asked) in by_client {
             let name = ServerSubscription { channel: name, ..ServerSubscription::default() };
-            let Wanted { channel, joining } = match self.server_side(now, name, asked) {
-                Err(Denial::Error(refusal)) if refusal.known() == Some(ErrorCode::UnknownChannel) => {
+            let mut one = match self.server_side(now, name, asked) {
+                Err(Denial::Error(refusal))
+                    if !self.fixed && refusal.known() == Some(ErrorCode::UnknownChannel) =>
+                {
                     let problem = "it asks for a channel of no known namespace";
                     return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because(problem)));
                 }
                 wanted => wanted?,
             };
-            let options = self.context.rules.options(&channel);
-            // What it may not have is left out of the answer.
-            if options.is_some_and(|options| self.may_subscribe(options, &channel)) {
-                wanted.entry(channel).or_insert(joining);
+            let rules = &self.context.rules;
+            let Some(options) = rules.options(&one.channel) else { continue };
+            one.asks = self.fixed
+                && options.subscribe_hook
+                && rules.names.audience(one.channel.as_str()).is_everyone();
+            if one.asks || self.may_subscribe(options, &one.channel) {
+                wanted.entry(one.channel.clone()).or_insert(one);
+            } else if self.fixed {
+                return Err(ErrorCode::PermissionDenied.into());
             }
+            // Otherwise what it may not have is left out of the answer.
         }
         if wanted.len() > self.context.settings.channels_max as usize {
             return Err(Denial::Disconnect(Disconnect::CHANNEL_LIMIT));
         }
-        Ok(wanted.into_iter().map(|(channel, joining)| Wanted { channel, joining }).collect())
+        Ok(wanted.into_values().collect())
     }
 
     /// A subscription that the server makes. What the client asks of it counts as in a command.
@@ -96,14 +109,14 @@ impl Session {
             data: data.map(Payload::of_unknown),
             ..Joining::default()
         };
-        Ok(Wanted { channel, joining: Box::new(joining) })
+        Ok(Wanted { channel, joining: Box::new(joining), asks: false })
     }
 
     /// The channel of the client's user alone.
     fn personal(&self) -> Option<ServerSubscription> {
         let settings = &self.context.settings;
         let user = self.user();
-        (settings.personal_channel && !user.is_anonymous()).then(|| {
+        (settings.personal_channel && !self.fixed && !user.is_anonymous()).then(|| {
             let names = &self.context.rules.names;
             let namespace = &settings.personal_channel_namespace;
             let boundary = if namespace.is_empty() { "" } else { &*names.namespace_boundary };
@@ -178,18 +191,24 @@ impl Session {
     }
 
     pub(super) fn begin_joining(&mut self, wanted: Wanted, context: &super::Context) {
-        let Wanted { channel, mut joining } = wanted;
+        let Wanted { channel, mut joining, asks } = wanted;
         let (Err(at), Some(options)) = (self.find(channel.as_str()), context.rules.options(&channel)) else {
             return;
         };
-        joining.ticket = self.ticket();
+        let ticket = self.ticket();
+        joining.ticket = ticket;
         self.joining += 1;
+        if asks {
+            let token = Box::default();
+            self.effects.push_back(Effect::Authorize { ticket, channel: channel.clone(), token, data: None });
+            return self.insert(at, Subscription { channel, stage: Stage::Authorizing(joining) });
+        }
         self.insert(at, Subscription { channel, stage: Stage::Joining(joining) });
         self.join(at, options);
     }
 
     /// The client is not let in: what was joined for it is left.
-    fn turn_away(&mut self, now: Moment, error: shared::refusal::Refusal) {
+    pub(super) fn turn_away(&mut self, now: Moment, error: shared::refusal::Refusal) {
         let Some(pending) = self.pending.take() else { return };
         while let Some(last) = self.subscriptions.len().checked_sub(1) {
             let subscription = self.remove(last);

@@ -27,6 +27,7 @@ pub(super) struct Greeting {
 impl Session {
     pub(super) fn on_connect(&mut self, id: u32, connect: Box<Connect>) {
         self.phase = Phase::Connecting;
+        self.fixed = connect.exact;
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Connect { subs: connect.subs.clone() });
         self.effects.push_back(Effect::Authenticate { ticket, connect });
@@ -42,6 +43,10 @@ impl Session {
         let mut identity = match result {
             Ok(identity) => identity,
             Err(Denial::Error(error)) => return self.refuse_connect(now, id, error),
+            // Where the answer has a status, who brings no token is told that it takes one.
+            Err(Denial::Disconnect(disconnect)) if self.fixed && disconnect == Disconnect::BAD_REQUEST => {
+                return self.close(Disconnect::INVALID_TOKEN);
+            }
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
         let Ok(expires) = expiry(now, identity.expires) else {
@@ -77,7 +82,7 @@ impl Session {
         let settings = &self.context.settings;
         let (ping_seconds, pong) = match self.protocol.heartbeat() {
             Heartbeat::Message(..) => (settings.ping_interval_ms.div_ceil(1_000), !self.one_way),
-            Heartbeat::Transport => (0, false),
+            Heartbeat::Transport | Heartbeat::Unanswered => (0, false),
         };
         let by_client = self.identity.as_ref().filter(|identity| !identity.refreshed_by_server);
         let expires = by_client.and_then(|identity| identity.expires);

@@ -73,6 +73,11 @@ impl Session {
     pub(super) fn end_of(&self, channel: Option<&Channel>, expires: Moment) -> Moment {
         let renewing = self.renewals.as_ref().and_then(|renewals| renewals.of(channel));
         let grace = renewing.map_or(Duration::ZERO, |renewing| renewing.grace);
+        let by_server = self.identity.as_ref().is_some_and(|identity| identity.refreshed_by_server);
+        if channel.is_none() && self.fixed && !by_server {
+            // Nobody can renew it.
+            return expires;
+        }
         expires + grace.max(self.context.settings.expired_close_delay())
     }
 

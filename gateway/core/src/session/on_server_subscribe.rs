@@ -20,7 +20,7 @@ impl Session {
         subscription: ServerSubscription,
         since: Option<Since>,
     ) -> Result<(), ErrorCode> {
-        if self.phase != Phase::Connected {
+        if self.phase != Phase::Connected || self.fixed {
             return Err(ErrorCode::NotAvailable);
         }
         let Since { offset, epoch } = since.clone().unwrap_or_default();

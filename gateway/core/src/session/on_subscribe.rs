@@ -300,6 +300,9 @@ impl Session {
 
     /// The subscription does not come about.
     pub(super) fn fail_joining(&mut self, now: Moment, at: usize, error: impl Into<Refusal>) {
+        if self.phase == Phase::Connecting {
+            return self.turn_away(now, error.into());
+        }
         let Subscription { channel, stage } = self.remove(at);
         let id = match stage {
             Stage::Authorizing(joining) => joining.id,

@@ -89,7 +89,7 @@ impl Session {
             Heartbeat::Message(kind, bytes) => {
                 Effect::Send(OwnedMessage { kind, data: Bytes::from_static(bytes) })
             }
-            Heartbeat::Transport => Effect::Ping,
+            Heartbeat::Transport | Heartbeat::Unanswered => Effect::Ping,
         });
         if self.one_way && self.protocol.heartbeat() != Heartbeat::Transport {
             self.deadline = now + self.context.settings.ping_interval();

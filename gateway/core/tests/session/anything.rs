@@ -164,6 +164,7 @@ impl Observed {
             protocol,
             context: Arc::new(context),
             way: Way::Both,
+            connect: None,
             seed: 3,
         };
         let now = Moment(5_000);
@@ -391,6 +392,7 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::AwaitRoom { ticket } => Some(*ticket),
         Effect::Join(join) => Some(join.ticket),
         Effect::Send(_)
+        | Effect::Begin(_)
         | Effect::Ping
         | Effect::Close(_)
         | Effect::CloseOthers

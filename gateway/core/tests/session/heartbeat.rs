@@ -149,6 +149,7 @@ fn first_pings_are_spread_over_half_an_interval() {
             protocol: Arc::new(CentrifugeJson::default()),
             context: context.clone(),
             way: Way::Both,
+            connect: None,
             seed,
         };
         let mut session = Session::open(Moment::ZERO, opening);

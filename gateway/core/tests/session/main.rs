@@ -11,6 +11,7 @@ mod asking;
 mod batches;
 mod connecting;
 mod errors;
+mod following;
 mod heartbeat;
 mod limits;
 mod loading;

@@ -13,6 +13,7 @@ use gateway_core::map::{Action, MapMode, MapOptions, StatePage};
 use gateway_core::poll::PollOptions;
 use gateway_core::session::{Application, Context, Opening, Session, Settings, Unobserved, Way};
 use shared::channel::Channel;
+use shared::command::Connect;
 use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
 use shared::id::{ClientId, UserId};
@@ -43,9 +44,19 @@ impl Client {
     }
 
     pub(crate) fn coming(way: Way, protocol: Arc<dyn Protocol>, context: Context) -> Self {
+        Self::that_asks(way, protocol, context, None)
+    }
+
+    /// With a request that says it all.
+    pub(crate) fn that_asks(
+        way: Way,
+        protocol: Arc<dyn Protocol>,
+        context: Context,
+        connect: Option<Box<Connect>>,
+    ) -> Self {
         let now = Moment(1_000_000);
-        let opening =
-            Opening { client: ClientId::from_random(7), protocol, context: Arc::new(context), way, seed: 0 };
+        let client = ClientId::from_random(7);
+        let opening = Opening { client, protocol, context: Arc::new(context), way, connect, seed: 0 };
         Self { session: Session::open(now, opening), now, asked: VecDeque::new(), ended: Vec::new() }
     }
 
@@ -128,6 +139,10 @@ impl Client {
     fn tell(&mut self, effect: Effect) -> String {
         match effect {
             Effect::Send(message) => format!("< {}", String::from_utf8_lossy(&message.data)),
+            Effect::Begin(header) => match header {
+                None => "begin".to_owned(),
+                Some(header) => format!("begin with {}: {}", header.name, header.value),
+            },
             Effect::Ping => "ping".to_owned(),
             Effect::Close(disconnect) => format!("close {}", disconnect.code),
             Effect::Authenticate { ticket, connect } => {

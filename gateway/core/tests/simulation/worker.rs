@@ -121,6 +121,7 @@ impl Worker {
             protocol: self.common.protocol.clone(),
             context: self.common.context.clone(),
             way: Way::Both,
+            connect: None,
             seed: net.dice.roll(),
         };
         let session = Session::open(net.now, opening);

@@ -107,6 +107,7 @@ impl From<ConnectBody<'_>> for Connect {
             data: body.data.map(|data| json(Some(data))),
             headers: headers.unwrap_or_default(),
             subs: subs.unwrap_or_default(),
+            exact: false,
             name: or_empty(body.name),
             version: or_empty(body.version),
         }

@@ -88,6 +88,7 @@ impl From<requests::Connect> for Connect {
             data: optional(body.data),
             headers: headers.collect(),
             subs: subs.collect(),
+            exact: false,
             name: body.name.into(),
             version: body.version.into(),
         }

@@ -1,0 +1,80 @@
+//! `/sse`: channels as an event stream, named in the address.
+
+use std::sync::Arc;
+
+use gateway_core::hub::Layout;
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use shared::protocol::event_source::Asked;
+
+use crate::admission::Peer;
+use crate::http::head::Head;
+use crate::http::respond::{Opening, Waits, headers_of_stream};
+use crate::http::{Body, Refused, Router, TakeOver, cors};
+use crate::setting::Faults;
+use crate::telemetry::labels::Handshake;
+
+pub(crate) const PATH: &str = "/sse";
+
+pub(super) const METHODS: &str = "GET, OPTIONS";
+
+/// Channels as event streams, for `EventSource`: `GET /sse?channel=news`.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Serve `/sse`.
+    pub enabled: bool,
+    /// About how long clients wait before they come back after a connection has ended, in milliseconds: each is told a time
+    /// of its own between a half of it and one and a half. 0: as long as they like, which is 3 to 5 seconds in browsers.
+    pub retry_ms: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { enabled: false, retry_ms: 2_000 }
+    }
+}
+
+impl Config {
+    pub fn check(&self, faults: &mut Faults) {
+        faults.outside("retry_ms", u64::from(self.retry_ms), 0..=600_000);
+    }
+}
+
+impl Router {
+    /// Opens a client that follows what its address says. Whoever may not is told so by a status, after which
+    /// `EventSource` does not come back.
+    pub(super) async fn follow_channels(
+        self: &Arc<Self>,
+        peer: &Peer,
+        take_over: &TakeOver,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let opening = {
+            let head = Head::of(&request);
+            self.check_request(&head, METHODS)?;
+            let cors = cors::headers(&head);
+            let malformed = |why: String| {
+                let refused = Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
+                refused.with(cors::lines(cors.clone()))
+            };
+            let asked = Asked::read(head.query.unwrap_or_default(), head.header("last-event-id"))
+                .map_err(|unreadable| malformed(unreadable.to_string()))?;
+            let asked = asked.with_token(head.bearer().map_err(|why| malformed(why.to_owned()))?);
+            let admitted = self.admit(peer, &head)?;
+            let several = !asked.is_of_one();
+            Opening {
+                layout: Layout::Events,
+                headers: headers_of_stream(Layout::Events, cors.clone()),
+                waits: Some(Waits::with(cors)),
+                first: None,
+                connect: Some(Box::new(asked.connect())),
+                protocol: self.encodings.event_source(several),
+                admitted,
+                origin: self.origin(&head, self.address_of(peer, &head)),
+            }
+        };
+        self.open_stream(take_over, opening, request.version()).await
+    }
+}

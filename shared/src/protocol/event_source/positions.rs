@@ -1,0 +1,174 @@
+//! Where a client stands in each of its channels, as the id of an event.
+//!
+//! It is written as forms are: `news=abcdefgh:12&sport=abcdefgh:7`, each channel with the epoch and the offset of the last
+//! publication that the client was given. An event that all subscribers of its channel share can name that channel alone.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use memchr::{memmem, memrchr};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::command::Since;
+use crate::position::StreamPosition;
+
+/// What begins the line with the id, which is the last of an event that has one.
+const ID: &[u8] = b"id: ";
+const EVENT_END: &[u8] = b"\n\n";
+
+/// What may not stand in a name as it is: an id goes into headers and addresses, and these have a meaning in it.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b':')
+    .remove(b'/')
+    .remove(b'@')
+    .remove(b'$')
+    .remove(b'!')
+    .remove(b'*');
+
+/// Writes the line with the id, if there is anything to stand in it.
+pub(super) fn put_id<'a>(positions: impl IntoIterator<Item = (&'a str, StreamPosition)>, out: &mut BytesMut) {
+    let mut before = ID;
+    for (channel, position) in positions {
+        out.put_slice(before);
+        utf8_percent_encode(channel, ESCAPED).for_each(|part| out.put_slice(part.as_bytes()));
+        out.put_u8(b'=');
+        out.put_slice(position.epoch.as_str().as_bytes());
+        out.put_u8(b':');
+        out.put_slice(itoa::Buffer::new().format(position.offset).as_bytes());
+        before = b"&";
+    }
+    if before != ID {
+        out.put_u8(b'\n');
+    }
+}
+
+/// Reads an id. `None` if it is not one of ours.
+pub(super) fn read(id: &str) -> Option<BTreeMap<Box<str>, Since>> {
+    let read = |pair: &str| {
+        let (name, position) = pair.split_once('=')?;
+        let (epoch, offset) = position.rsplit_once(':')?;
+        let name = percent_decode_str(name).decode_utf8().ok()?;
+        Some((name.into(), Since { offset: offset.parse().ok()?, epoch: epoch.into() }))
+    };
+    id.split('&').map(read).collect()
+}
+
+/// Where a client of several channels stands in each, by what goes out to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Positions {
+    /// By channel, both as they are written.
+    of: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    bytes: usize,
+}
+
+impl Positions {
+    /// These events with ids that say where the client stands in all of its channels once it has them, for those that say
+    /// where it stands in one. What begins the stream names all of its channels.
+    pub fn amend(&mut self, events: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(events.len() + self.bytes);
+        let mut rest = events;
+        while let Some(end) = memmem::find(rest, EVENT_END) {
+            let (event, after) = (&rest[..end], &rest[end + EVENT_END.len()..]);
+            let (lines, last) = event.split_at(memrchr(b'\n', event).map_or(0, |end| end + 1));
+            out.put_slice(lines);
+            match last.strip_prefix(ID) {
+                Some(id) => {
+                    self.take(id);
+                    self.put(&mut out);
+                }
+                None => out.put_slice(last),
+            }
+            out.put_slice(EVENT_END);
+            rest = after;
+        }
+        out.put_slice(rest);
+        out.freeze()
+    }
+
+    fn take(&mut self, id: &[u8]) {
+        for pair in id.split(|byte| *byte == b'&') {
+            let (name, position) = pair.split_at(memchr::memchr(b'=', pair).unwrap_or(pair.len()));
+            match self.of.get_mut(name) {
+                Some(known) => {
+                    self.bytes = self.bytes + position.len() - known.len();
+                    *known = position.into();
+                }
+                None => {
+                    self.bytes += pair.len() + 1;
+                    self.of.insert(name.into(), position.into());
+                }
+            }
+        }
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        let mut before = ID;
+        for (name, position) in &self.of {
+            out.put_slice(before);
+            out.put_slice(name);
+            out.put_slice(position);
+            before = b"&";
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Epoch;
+
+    fn line(positions: &[(&str, u64)]) -> String {
+        let epoch = Epoch::parse("life").unwrap();
+        let mut out = BytesMut::new();
+        put_id(
+            positions.iter().map(|(name, offset)| (*name, StreamPosition { offset: *offset, epoch })),
+            &mut out,
+        );
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn an_id_names_each_channel_and_is_read_as_it_was_written() {
+        assert_eq!(line(&[]), "");
+        assert_eq!(line(&[("prices:AAPL", 12)]), "id: prices:AAPL=life:12\n");
+        let names = ["a&b=c", "100%", "новости", "x y", "$news#ann"];
+        let written = line(&names.map(|name| (name, 7)));
+        assert!(written.is_ascii(), "{written}");
+        let read = read(written.strip_prefix("id: ").unwrap().trim_end()).unwrap();
+        assert_eq!(read.len(), names.len());
+        assert!(names.iter().all(|name| read[*name] == Since { offset: 7, epoch: "life".into() }));
+    }
+
+    #[test]
+    fn what_is_no_id_of_ours_is_not_read() {
+        for other in ["", "7", "a", "a=7", "a=life:", "a=life:-1", "a=life:7&", "%ff=life:7", "urn:uuid:1"] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn events_of_one_channel_are_told_apart_and_name_all_that_came_before() {
+        let mut positions = Positions::default();
+        let begins = b"event: subscribed\ndata: {}\nid: a=life:1&b=life:2\n\n";
+        assert_eq!(positions.amend(begins), &begins[..]);
+        let two =
+            b"event: b\ndata: id: x\ndata: \nid: b=life:3\n\ndata: 1\n\nevent: a\ndata: 2\nid: a=life:10\n\n";
+        assert_eq!(
+            positions.amend(two),
+            "event: b\ndata: id: x\ndata: \nid: a=life:1&b=life:3\n\ndata: 1\n\n\
+             event: a\ndata: 2\nid: a=life:10&b=life:3\n\n"
+        );
+    }
+
+    #[test]
+    fn what_has_no_id_stays_as_it_is() {
+        let mut positions = Positions::default();
+        for events in [&b""[..], b":\n", b"data: 1\n\n", b"event: a\ndata: 1\n\nhalf"] {
+            assert_eq!(positions.amend(events), events);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What the address of an event stream asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use percent_encoding::percent_decode_str;
+
+use super::RESERVED;
+use super::positions;
+use crate::command::{Connect, Since, Subscribe};
+
+/// No stream has this epoch.
+const NO_EPOCH: &str = "?";
+
+/// What the client is called in metrics and logs.
+const NAME: &str = "sse";
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Asked {
+    /// In their order, each once. Without any, what the token names is followed.
+    channels: BTreeSet<Box<str>>,
+    token: Box<str>,
+    /// Where the client stopped reading, if it says so.
+    since: Option<LastId>,
+}
+
+/// The id of the last event that a client has had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum LastId {
+    Positions(BTreeMap<Box<str>, Since>),
+    /// Not one that any stream here has given it.
+    Unknown,
+}
+
+/// Why an address asks for nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unreadable {
+    #[error("{0} is not UTF-8")]
+    NotUtf8(&'static str),
+    #[error("a channel has no name")]
+    NoName,
+    #[error(
+        "EventSource has an event of its own called {0}: follow a channel of that name by itself, in a stream of its own"
+    )]
+    Reserved(&'static str),
+}
+
+impl Asked {
+    /// Reads the query of an address, and the header `Last-Event-ID`, which goes before what the query says of it.
+    pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, Unreadable> {
+        let mut asked = Self::default();
+        let mut last_id = None;
+        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            match key {
+                "channel" => {
+                    let channel = decode(value, "channel")?;
+                    if channel.is_empty() {
+                        return Err(Unreadable::NoName);
+                    }
+                    asked.channels.insert(channel.into());
+                }
+                "token" => asked.token = decode(value, "token")?.into(),
+                // The first is what EventSource calls it, the second what polyfills may.
+                "lastEventId" | "last_event_id" => last_id = Some(decode(value, "lastEventId")?),
+                _ => {}
+            }
+        }
+        if let Some(header) = last_event_id {
+            let header = std::str::from_utf8(header).map_err(|_| Unreadable::NotUtf8("Last-Event-ID"))?;
+            last_id = Some(header.to_owned());
+        }
+        if asked.channels.len() > 1
+            && let Some(reserved) = RESERVED.into_iter().find(|reserved| asked.channels.contains(*reserved))
+        {
+            return Err(Unreadable::Reserved(reserved));
+        }
+        // Readers that have seen no id send none, or an empty one.
+        asked.since = last_id.filter(|id| !id.is_empty()).map(|id| match positions::read(&id) {
+            Some(positions) => LastId::Positions(positions),
+            None => LastId::Unknown,
+        });
+        Ok(asked)
+    }
+
+    /// Whether the stream is of one channel and no other.
+    pub fn is_of_one(&self) -> bool {
+        self.channels.len() == 1
+    }
+
+    /// The same with the token of a header, which goes before that of the address.
+    #[must_use]
+    pub fn with_token(self, token: Option<&str>) -> Self {
+        match token {
+            Some(token) => Self { token: token.into(), ..self },
+            None => self,
+        }
+    }
+
+    /// The command that this comes to.
+    pub fn connect(self) -> Connect {
+        let Self { channels, token, since } = self;
+        let exact = !channels.is_empty();
+        let stopped = |channel: &str| match &since {
+            None => None,
+            Some(LastId::Positions(positions)) => positions.get(channel).cloned(),
+            Some(LastId::Unknown) => Some(Since { offset: 0, epoch: NO_EPOCH.into() }),
+        };
+        let named: Vec<Box<str>> = match (&since, exact) {
+            (_, true) => channels.into_iter().collect(),
+            (Some(LastId::Positions(positions)), false) => positions.keys().cloned().collect(),
+            _ => Vec::new(),
+        };
+        let subs = named.into_iter().map(|channel| {
+            let since = stopped(&channel);
+            let subscribe = Subscribe {
+                channel: channel.clone(),
+                recover: since.is_some(),
+                recoverable: true,
+                positioned: true,
+                offset: since.as_ref().map_or(0, |since| since.offset),
+                epoch: since.map(|since| since.epoch).unwrap_or_default(),
+                ..Subscribe::default()
+            };
+            (channel, subscribe)
+        });
+        Connect { token, subs: subs.collect(), exact, name: NAME.into(), ..Connect::default() }
+    }
+}
+
+/// As forms write it: a plus stands for a space.
+fn decode(value: &str, of: &'static str) -> Result<String, Unreadable> {
+    let value = value.replace('+', " ");
+    let decoded = percent_decode_str(&value).decode_utf8().map_err(|_| Unreadable::NotUtf8(of))?;
+    Ok(decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(query: &str, header: Option<&str>) -> Connect {
+        Asked::read(query, header.map(str::as_bytes)).unwrap().connect()
+    }
+
+    #[test]
+    fn channels_are_named_one_by_one_and_each_counts_once() {
+        let connect = connect("channel=b&channel=a%3Ax+y&channel=b&token=t.o&_=123", None);
+        assert_eq!(connect.subs.keys().map(|name| &**name).collect::<Vec<_>>(), ["a:x y", "b"]);
+        assert!(connect.exact && connect.subs.values().all(|sub| !sub.recover && sub.recoverable));
+        assert_eq!(&*connect.token, "t.o");
+    }
+
+    #[test]
+    fn each_channel_goes_on_from_where_the_last_id_says() {
+        let id = "a=life:7&c=life:9";
+        for (query, header) in [
+            ("channel=a&channel=b", Some(id)),
+            ("channel=a&channel=b&lastEventId=a%3Dlife%3A7%26c%3Dlife%3A9", None),
+            ("channel=a&channel=b&last_event_id=a%3Dlife%3A1", Some(id)),
+        ] {
+            let connect = connect(query, header);
+            let stopped = |name: &str| (connect.subs[name].recover, connect.subs[name].offset);
+            assert_eq!((stopped("a"), stopped("b")), ((true, 7), (false, 0)), "{query}");
+            assert_eq!(&*connect.subs["a"].epoch, "life");
+            assert_eq!(connect.subs.len(), 2);
+        }
+    }
+
+    #[test]
+    fn an_id_of_another_stream_asks_for_what_cannot_be_had() {
+        let connect = connect("channel=a", Some("42"));
+        assert!(connect.subs["a"].recover);
+        assert_eq!(&*connect.subs["a"].epoch, NO_EPOCH);
+        assert!(!self::connect("channel=a", Some("")).subs["a"].recover);
+    }
+
+    #[test]
+    fn without_channels_those_of_the_token_are_followed_from_where_the_id_says() {
+        let connect = connect("token=t", Some("a=life:7"));
+        assert!(!connect.exact && connect.subs["a"].recover);
+        assert!(self::connect("", None).subs.is_empty());
+    }
+
+    #[test]
+    fn an_address_that_makes_no_sense_says_why() {
+        let read = |query| Asked::read(query, None).map(|asked| asked.is_of_one());
+        assert_eq!(read("channel="), Err(Unreadable::NoName));
+        assert_eq!(read("channel=%ff"), Err(Unreadable::NotUtf8("channel")));
+        assert_eq!(read("channel=a&channel=open"), Err(Unreadable::Reserved("open")));
+        assert_eq!(read("channel=error"), Ok(true), "its events have no type");
+        assert_eq!(read("channel=a&channel=b"), Ok(false));
+        assert_eq!(Asked::read("channel=a", Some(b"\xff")), Err(Unreadable::NotUtf8("Last-Event-ID")));
+    }
+}

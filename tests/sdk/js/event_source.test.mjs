@@ -1,0 +1,137 @@
+// Readers of server-sent events that know nothing of the gateway: what they are given, and where they go on.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { fetchEventSource } from '@microsoft/fetch-event-source';
+import { EventSource as EventSource4 } from 'eventsource-4';
+import { EventSource as EventSource5 } from 'eventsource-5';
+import { createEventSource } from 'eventsource-client';
+
+import { CONFIG, startGateway, startRelay, until } from './support.mjs';
+
+const ON = { TIDEGATE_SSE__ENABLED: 'true', TIDEGATE_SSE__RETRY_MS: '100' };
+const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
+
+// fetch-event-source is made for pages: it asks these two whether the page is seen, and for timers.
+globalThis.document ??= { hidden: false, addEventListener() {}, removeEventListener() {} };
+globalThis.window ??= globalThis;
+
+// Each reader answers what it was told: events as { type, data, id }, how often it has begun, and how it ended.
+const READERS = {
+  'eventsource 4': (t, url, channels) => standard(EventSource4, t, url, channels),
+  'eventsource 5': (t, url, channels) => standard(EventSource5, t, url, channels),
+  'eventsource-client': (t, url) => {
+    const told = { events: [], begun: 0, refused: 0 };
+    const source = createEventSource({
+      url,
+      onConnect: () => (told.begun += 1),
+      onMessage: ({ event = 'message', data, id }) => told.events.push({ type: event, data, id }),
+      fetch: async (...request) => {
+        const response = await fetch(...request);
+        if (response.status !== 200) told.refused = response.status;
+        return response;
+      },
+    });
+    t.after(() => source.close());
+    return told;
+  },
+  'fetch-event-source': (t, url) => {
+    const told = { events: [], begun: 0, refused: 0 };
+    const stop = new AbortController();
+    t.after(() => stop.abort());
+    class Final extends Error {}
+    const reading = fetchEventSource(url, {
+      signal: stop.signal,
+      openWhenHidden: true,
+      async onopen(response) {
+        if (response.status === 200) told.begun += 1;
+        else throw Object.assign(new Final(), { status: (told.refused = response.status) });
+      },
+      onmessage: ({ event, data, id }) => told.events.push({ type: event || 'message', data, id }),
+      // A stream that has ended is over for this library, unless that is an error.
+      onclose() {
+        throw new Error('ended');
+      },
+      onerror(error) {
+        if (error instanceof Final) throw error;
+        return 50;
+      },
+    });
+    reading.catch(() => {});
+    return told;
+  },
+};
+
+function standard(Source, t, url, channels = []) {
+  const told = { events: [], begun: 0, refused: 0 };
+  const source = new Source(url);
+  t.after(() => source.close());
+  const note = ({ type, data, lastEventId }) => told.events.push({ type, data, id: lastEventId });
+  for (const type of ['message', 'subscribed', 'disconnect', ...channels]) source.addEventListener(type, note);
+  source.addEventListener('open', () => (told.begun += 1));
+  source.addEventListener('error', ({ code }) => code && (told.refused = code));
+  return told;
+}
+
+const ofType = (told, ...types) => told.events.filter(({ type }) => types.includes(type));
+const data = (told, ...types) => ofType(told, ...types).map(({ data }) => JSON.parse(data));
+
+for (const [name, read] of Object.entries(READERS)) {
+  test(`${name} is given one channel, and goes on behind its last event when it was cut off`, async (t) => {
+    const gateway = await startGateway(t, { config: CONFIG, env: ON });
+    const relay = await startRelay(t, gateway.port);
+    const told = read(t, `http://127.0.0.1:${relay.port}/sse?channel=news:a`);
+    await until('it has begun', () => ofType(told, 'subscribed').length === 1);
+    for (const number of numbers(1, 3)) await gateway.publish('news:a', number);
+    await until('three events', () => ofType(told, 'message').length === 3);
+    relay.cut();
+    for (const number of numbers(4, 6)) await gateway.publish('news:a', number);
+    relay.restore();
+    await until('six events', () => ofType(told, 'message').length >= 6);
+    await gateway.publish('news:a', 7);
+    await until('the seventh', () => ofType(told, 'message').length >= 7);
+    assert.deepEqual(data(told, 'message'), numbers(1, 7));
+    assert.equal(data(told, 'subscribed')[1].channels['news:a'].recovered, true);
+    assert.ok(told.begun >= 2);
+  });
+
+  test(`${name} goes on behind its last event in each of several channels`, async (t) => {
+    const gateway = await startGateway(t, { config: CONFIG, env: ON });
+    const relay = await startRelay(t, gateway.port);
+    const channels = ['news:a', 'news:b'];
+    const query = channels.map((channel) => `channel=${channel}`).join('&');
+    const told = read(t, `http://127.0.0.1:${relay.port}/sse?${query}`, channels);
+    await until('it has begun', () => ofType(told, 'subscribed').length === 1);
+    for (const [channel, number] of [['news:a', 1], ['news:b', 2], ['news:b', 3]]) await gateway.publish(channel, number);
+    await until('three events', () => ofType(told, ...channels).length === 3);
+    relay.cut();
+    for (const [channel, number] of [['news:b', 4], ['news:a', 5], ['news:b', 6]]) await gateway.publish(channel, number);
+    relay.restore();
+    await until('six events', () => ofType(told, ...channels).length >= 6);
+    assert.deepEqual([data(told, 'news:a'), data(told, 'news:b')], [[1, 5], [2, 3, 4, 6]]);
+    assert.match(told.events.at(-1).id, /^news:a=[a-z]+:2&news:b=[a-z]+:4$/);
+  });
+
+  test(`${name} hears nothing of keep-alive, and why its stream ends`, async (t) => {
+    const env = { ...ON, TIDEGATE_SESSION__PING_INTERVAL_MS: '1000', TIDEGATE_SESSION__PONG_TIMEOUT_MS: '500' };
+    const gateway = await startGateway(t, { config: CONFIG, env });
+    const told = read(t, gateway.http('/sse?channel=news:a'));
+    await until('it has begun', () => ofType(told, 'subscribed').length === 1);
+    const { client } = data(told, 'subscribed')[0];
+    const start = Date.now();
+    await until('two pings have gone out', () => Date.now() - start > 2_500);
+    assert.equal(told.events.length, 1, JSON.stringify(told.events));
+    await gateway.api('disconnect', { user: '', client });
+    await until('the end', () => ofType(told, 'disconnect').length === 1);
+    assert.deepEqual(data(told, 'disconnect'), [{ code: 3503, reason: 'force disconnect' }]);
+    await until('it comes back', () => ofType(told, 'subscribed').length === 2);
+  });
+
+  test(`${name} is told by a status that it may not`, async (t) => {
+    const gateway = await startGateway(t, { config: CONFIG, env: ON });
+    const told = read(t, gateway.http('/sse?channel=shut:a'));
+    await until('the refusal', () => told.refused === 403);
+    assert.equal(told.events.length, 0);
+  });
+}

@@ -15,7 +15,7 @@ use shared::push::{Event, Push, UnsubscribeCode};
 use shared::reply::{Answer, Connected, Reply, Subscribed};
 
 fn answer(answer: Answer) -> (Reply, BytesMut) {
-    (Reply { id: 7, outcome: Ok(answer) }, BytesMut::new())
+    (Reply::new(7, Ok(answer)), BytesMut::new())
 }
 
 fn connected() -> (Reply, BytesMut) {
@@ -45,7 +45,7 @@ fn published() -> (Reply, BytesMut) {
 }
 
 fn refused() -> (Reply, BytesMut) {
-    (Reply { id: 7, outcome: Err(ErrorCode::PermissionDenied.into()) }, BytesMut::new())
+    (Reply::new(7, Err(ErrorCode::PermissionDenied.into())), BytesMut::new())
 }
 
 #[library_benchmark]

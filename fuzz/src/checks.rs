@@ -12,6 +12,7 @@ use shared::protocol::centrifuge::json::client::{decode_frame, encode_command};
 use shared::protocol::centrifuge::protobuf::{self, CentrifugeProtobuf};
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::event_source::{Asked, Positions};
+use shared::protocol::pusher::{Kind, Names, Pusher, parse_socket_id, socket_id};
 use shared::protocol::raw::Raw;
 use shared::record::{decode_message, decode_record, encode_record, split_position};
 
@@ -66,6 +67,33 @@ pub fn centrifuge_json(data: &[u8]) {
                 assert_eq!(rewritten(&command), [command]);
             }
         }
+    }
+}
+
+/// Any bytes of a Pusher client are at most one command, of a channel of its app if of any; an event is no longer than
+/// allowed, and for a channel that takes such.
+pub fn pusher(data: &[u8]) {
+    let names = Names::new("app", ":", "#");
+    let pusher = Pusher { names: names.clone(), activity_timeout_s: 120, event_data_bytes_max: 100 };
+    let mut commands = Vec::new();
+    let _ = pusher.decode(Message { kind: MessageKind::Text, data }, &mut commands);
+    assert!(commands.len() <= 1);
+    for command in commands {
+        let channel = match &command.request {
+            Request::Subscribe(subscribe) => &subscribe.channel,
+            Request::Unsubscribe { channel } => channel,
+            Request::Emit { channel, data, .. } => {
+                assert!(data.bytes.len() <= 100);
+                assert!(Kind::of(&names.name_of(channel).expect("of the app")).takes_client_events());
+                channel
+            }
+            _ => continue,
+        };
+        let name = names.name_of(channel).expect("a channel of the app");
+        assert_eq!(names.channel(&name), **channel);
+    }
+    if let Some(client) = std::str::from_utf8(data).ok().and_then(parse_socket_id) {
+        assert_eq!(parse_socket_id(&socket_id(client)), Some(client));
     }
 }
 

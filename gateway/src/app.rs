@@ -34,6 +34,7 @@ use crate::listener::{Listener, descriptors, internal};
 use crate::memory::Memory;
 use crate::node::question::Question;
 use crate::node::{AskError, FromBroker, Node, Parts};
+use crate::pusher::Apps;
 use crate::telemetry::metrics::catch_up;
 use crate::telemetry::traces::failed_exports;
 use crate::telemetry::{Metrics, Readiness, Reminder};
@@ -139,6 +140,8 @@ impl App {
         let backend = Backend::start(&config.backend, &id.0, clock, &metrics, &runtime).map_err(setup)?;
         let backend = backend.map(Arc::new);
 
+        let apps = Apps::new(&config.pusher, &config.channel_names).map_err(setup)?.map(Arc::new);
+
         let node = runtime.block_on(async {
             let from_broker = Arc::new(FromBroker::default());
             let (broker, presence) =
@@ -208,6 +211,7 @@ impl App {
             pages: config.demo.page,
             backend,
             refusals_told: Arc::default(),
+            apps: apps.clone(),
         };
         let api_router = Router {
             admission: Admission::new(
@@ -402,6 +406,7 @@ fn encodings(config: &Config) -> Encodings {
         config.session.queued_commands_max,
         websocket.uni_join_pushes,
         config.sse.retry_ms,
+        config.pusher.protocol(&config.channel_names),
     )
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use shared::command::Command;
+use shared::disconnect::Disconnect;
 use shared::framing::Message;
 use shared::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use shared::push::{Event, Push};
@@ -66,6 +67,10 @@ impl Protocol for Faulty {
 
     fn heartbeat(&self) -> Heartbeat {
         self.0.heartbeat()
+    }
+
+    fn close(&self, disconnect: &Disconnect) -> Disconnect {
+        self.0.close(disconnect)
     }
 
     fn delimiter(&self) -> Option<&'static [u8]> {

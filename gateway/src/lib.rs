@@ -35,6 +35,7 @@ pub mod poll;
 pub mod presence;
 pub mod prices;
 pub mod publisher;
+pub mod pusher;
 
 pub mod clock;
 #[doc(hidden)]

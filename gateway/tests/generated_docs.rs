@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate::config::Config;
 use tidegate::http::raw_paths::RawPath;
+use tidegate::pusher::config::App;
 use tidegate::telemetry::names::{self, Kind};
 
 /// Where the settings of each section are written down: section, file under `gateway`, type.
@@ -31,6 +32,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("channel_names", "core/src/channel_names.rs", "ChannelNames"),
     ("channels", "core/src/channel_rules.rs", "ChannelOptions"),
     ("channels.shared_poll", "core/src/poll/options.rs", "PollOptions"),
+    ("pusher", "src/pusher/config.rs", "Config"),
+    (PUSHER_APP, "src/pusher/config.rs", "App"),
     ("backend", "src/backend/config.rs", "Config"),
     ("backend.connect", "src/backend/config.rs", "HookConfig"),
     ("backend.events", "src/backend/config.rs", "EventsConfig"),
@@ -44,6 +47,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("telemetry", "src/telemetry/config.rs", "Config"),
 ];
 
+/// Stands for every section that is an app.
+const PUSHER_APP: &str = "pusher.apps.NAME";
 /// Stands for every section that is a bare endpoint's path.
 const RAW_PATH: &str = "raw.paths.\"/PATH\"";
 
@@ -105,8 +110,10 @@ fn configuration() -> String {
             }
         }
         let of_raw_path = toml::Value::try_from(RawPath::default()).unwrap();
+        let of_app = toml::Value::try_from(App::default()).unwrap();
         let set = match *section {
             RAW_PATH => Some(&of_raw_path),
+            PUSHER_APP => Some(&of_app),
             section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),
         };
         let mut head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n";

@@ -24,6 +24,12 @@ pub enum Request {
         channel: Box<str>,
         data: Payload,
     },
+    /// An event for the other subscribers of a channel. Nobody waits for a reply; a refusal is told.
+    Emit {
+        channel: Box<str>,
+        event: Box<str>,
+        data: Payload,
+    },
     /// Sets a key of a channel that keeps state by key, or takes it away.
     PublishKey {
         channel: Box<str>,
@@ -37,6 +43,11 @@ pub enum Request {
     },
     PresenceStats {
         channel: Box<str>,
+    },
+    /// Says who a client is that is connected already.
+    SignIn {
+        token: Box<str>,
+        data: Payload,
     },
     /// A new connection token before the old one expires.
     Refresh {
@@ -74,6 +85,8 @@ pub enum Request {
         method: Box<str>,
         data: Payload,
     },
+    /// Asks whether the server is there.
+    Ping,
     /// The answer to a ping.
     Pong,
     /// A command the protocol has and the gateway does not serve, such as a subscription of a kind it does not
@@ -90,7 +103,9 @@ impl Request {
             Self::Connect(_) => "connect",
             Self::Subscribe(_) => "subscribe",
             Self::Unsubscribe { .. } => "unsubscribe",
-            Self::Publish { .. } | Self::PublishKey { .. } => "publish",
+            Self::Publish { .. } | Self::PublishKey { .. } | Self::Emit { .. } => "publish",
+            Self::SignIn { .. } => "sign_in",
+            Self::Ping => "ping",
             Self::History(_) => "history",
             Self::Presence { .. } => "presence",
             Self::PresenceStats { .. } => "presence_stats",
@@ -142,6 +157,8 @@ pub struct Subscribe {
     pub kind: SubscriptionKind,
     /// Which part of a channel that keeps state by key is asked for.
     pub page: Option<Box<Page>>,
+    /// To be told which users are there, now and as they come and go. For protocols that tell of users and not of clients.
+    pub members: bool,
 }
 
 /// What a subscription follows.

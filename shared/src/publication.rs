@@ -101,6 +101,10 @@ pub fn is_too_deep(json: &[u8]) -> bool {
 /// Key and value pairs that travel beside the payload.
 pub type Tags = BTreeMap<Box<str>, Box<str>>;
 
+/// The tag that names an event. Protocols whose messages are events with a name read it, and write it: what one of them
+/// publishes the others know by the same name, and its payload stays what it is.
+pub const EVENT_TAG: &str = "event";
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Publication {
     pub data: Payload,
@@ -115,6 +119,8 @@ pub struct Publication {
     pub delta: bool,
     /// In a channel that keeps state by key.
     pub keyed: Option<Box<Keyed>>,
+    /// The one subscriber that is not to have it: whoever has caused it, mostly.
+    pub except: Option<ClientId>,
 }
 
 /// What a publication changes in a channel that keeps state by key.
@@ -133,7 +139,21 @@ pub struct Keyed {
 
 impl Publication {
     pub fn new(data: Payload) -> Self {
-        Self { data, position: None, info: None, tags: Tags::new(), time_ms: 0, delta: false, keyed: None }
+        Self {
+            data,
+            position: None,
+            info: None,
+            tags: Tags::new(),
+            time_ms: 0,
+            delta: false,
+            keyed: None,
+            except: None,
+        }
+    }
+
+    /// What the event is called that this tells of, where its publisher has named one ([`EVENT_TAG`]).
+    pub fn event(&self) -> Option<&str> {
+        self.tags.get(EVENT_TAG).map(|name| &**name)
     }
 
     /// 0 in a channel without a stream.

@@ -5,6 +5,7 @@
 
 use crate::channel::Channel;
 use crate::disconnect::Disconnect;
+use crate::id::UserId;
 use crate::publication::{ClientInfo, Payload, Publication};
 use crate::reply::{Expiry, Subscribed};
 
@@ -22,6 +23,12 @@ pub enum Event<'a> {
     Joined(&'a ClientInfo),
     /// A client is no subscriber of the channel any more.
     Left(&'a ClientInfo),
+    /// A user has come to the channel, with the first of its clients.
+    MemberAdded(&'a ClientInfo),
+    /// A user is gone from the channel, with the last of its clients.
+    MemberRemoved(&'a UserId),
+    /// The channel has so many subscribers now.
+    Counted(u32),
     /// The server has made the client a subscriber.
     Subscribed(&'a Subscribed),
     /// The subscription has ended.
@@ -41,6 +48,34 @@ pub enum OwnedEvent {
     /// Only those who asked are told of these.
     Joined(ClientInfo),
     Left(ClientInfo),
+    /// How many subscribers there are on all nodes.
+    Counted {
+        subscribers: u32,
+    },
+    /// What a node makes of joins and leaves for its own subscribers: it stays there. `version` counts the changes that
+    /// the node has seen of who is in the channel.
+    MemberAdded {
+        info: ClientInfo,
+        version: u64,
+    },
+    MemberRemoved {
+        user: UserId,
+        version: u64,
+    },
+}
+
+impl OwnedEvent {
+    /// The event as subscribers are told it, its publication in a form.
+    pub fn as_event<'a>(&'a self, form: Form<'a>) -> Event<'a> {
+        match self {
+            Self::Publication(publication) => Event::Publication(publication, form),
+            Self::Joined(info) => Event::Joined(info),
+            Self::Left(info) => Event::Left(info),
+            Self::Counted { subscribers } => Event::Counted(*subscribers),
+            Self::MemberAdded { info, .. } => Event::MemberAdded(info),
+            Self::MemberRemoved { user, .. } => Event::MemberRemoved(user),
+        }
+    }
 }
 
 /// In what form a subscriber gets a payload.
@@ -67,6 +102,13 @@ impl<'a> Push<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// Whether it is for subscribers that are told of users and numbers in place of clients. Protocols that tell of clients
+    /// have no word for it.
+    #[inline]
+    pub fn is_of_members(&self) -> bool {
+        matches!(self, Self::MemberAdded(_) | Self::MemberRemoved(_) | Self::Counted(_))
+    }
+
     /// A publication as it was made.
     pub fn plain(publication: &'a Publication) -> Self {
         Self::Publication(publication, Form::Plain)

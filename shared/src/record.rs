@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! version  1 byte   1, or 2 if there is anything that is marked so: releases that read only 1 then read all they know
-//! what     1 byte   (2) 0: a publication · 1: a join · 2: a leave, of which there is nothing but flags and info
+//! what     1 byte   (2) 0: a publication · 1: a join · 2: a leave, of which there is nothing but flags and info ·
+//!                   3: how many subscribers there are, as a number behind the flags
 //! flags    1 byte   bits 0-1: kind of payload (0 JSON, 1 text, 2 binary)
 //!                   bit 2: client info follows · 3: it has conn_info · 4: it has chan_info · 5: tags follow
 //! more     1 byte   (2) bit 0: a time follows · 1: patches are wanted · 2: a key follows · 3: it is removed
-//!                   4: a score follows · 5: the key's version follows
-//! numbers           (2) time in milliseconds · key, as length and bytes · score (zigzag) · version
+//!                   4: a score follows · 5: the key's version follows · 6: who is not to have it follows
+//! numbers           (2) time in milliseconds · key, as length and bytes · score (zigzag) · version · client id (16 bytes)
 //! info              client id (16 bytes, big-endian) · user · conn_info · chan_info, each as length and bytes
 //! tags              their number, then key and value of each as length and bytes, keys ascending
 //! payload           all the rest
@@ -38,6 +39,7 @@ const PAIR: u8 = 3;
 const PUBLICATION: u8 = 0;
 const JOINED: u8 = 1;
 const LEFT: u8 = 2;
+const COUNTED: u8 = 3;
 
 const HAS_TIME: u8 = 1;
 const DELTA: u8 = 1 << 1;
@@ -45,7 +47,8 @@ const HAS_KEY: u8 = 1 << 2;
 const REMOVED: u8 = 1 << 3;
 const HAS_SCORE: u8 = 1 << 4;
 const HAS_KEY_VERSION: u8 = 1 << 5;
-const KNOWN_MORE: u8 = HAS_TIME | DELTA | HAS_KEY | REMOVED | HAS_SCORE | HAS_KEY_VERSION;
+const HAS_EXCEPT: u8 = 1 << 6;
+const KNOWN_MORE: u8 = HAS_TIME | DELTA | HAS_KEY | REMOVED | HAS_SCORE | HAS_KEY_VERSION | HAS_EXCEPT;
 
 const KIND: u8 = 0b11;
 const HAS_INFO: u8 = 1 << 2;
@@ -98,7 +101,10 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
         PayloadKind::Binary => 2,
     };
     out.reserve(2 + publication.data.bytes.len());
-    let needs_more = publication.time_ms != 0 || publication.delta || publication.keyed.is_some();
+    let needs_more = publication.time_ms != 0
+        || publication.delta
+        || publication.keyed.is_some()
+        || publication.except.is_some();
     match needs_more {
         true => out.put_slice(&[VERSION_2, PUBLICATION]),
         false => out.put_u8(VERSION),
@@ -125,12 +131,17 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
     out.put_slice(&publication.data.bytes);
 }
 
-/// Appends the record of anything that a channel is told.
+/// Appends the record of anything that a channel is told. What stays on its node has none, and nothing is appended.
 pub fn encode_event(event: &OwnedEvent, out: &mut BytesMut) {
     let (what, info) = match event {
         OwnedEvent::Publication(publication) => return encode_record(publication, out),
         OwnedEvent::Joined(info) => (JOINED, info),
         OwnedEvent::Left(info) => (LEFT, info),
+        OwnedEvent::Counted { subscribers } => {
+            out.put_slice(&[VERSION_2, COUNTED, 0]);
+            return put_number(u64::from(*subscribers), out);
+        }
+        OwnedEvent::MemberAdded { .. } | OwnedEvent::MemberRemoved { .. } => return,
     };
     let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
     let json = flag(info.conn_info.is_some(), HAS_CONN_INFO) | flag(info.chan_info.is_some(), HAS_CHAN_INFO);
@@ -164,6 +175,13 @@ fn decode_event_at(mut record: Bytes, position: Option<StreamPosition>) -> Resul
     match take_head(&mut record)? {
         head @ Head { what: PUBLICATION, .. } => {
             take_publication(head, record, position).map(OwnedEvent::Publication)
+        }
+        Head { what: COUNTED, flags: 0, .. } => {
+            let subscribers = u32::try_from(take_number(&mut record)?).map_err(|_| RecordError::Length)?;
+            match record.is_empty() {
+                true => Ok(OwnedEvent::Counted { subscribers }),
+                false => Err(RecordError::Length),
+            }
         }
         Head { what, flags, .. } => decode_info_event(what, flags, record),
     }
@@ -246,7 +264,8 @@ fn put_more(publication: &Publication, out: &mut BytesMut) {
             | flag(keyed.is_some(), HAS_KEY)
             | flag(has(|keyed| keyed.removed), REMOVED)
             | flag(has(|keyed| keyed.score != 0), HAS_SCORE)
-            | flag(has(|keyed| keyed.version != 0), HAS_KEY_VERSION),
+            | flag(has(|keyed| keyed.version != 0), HAS_KEY_VERSION)
+            | flag(publication.except.is_some(), HAS_EXCEPT),
     );
     if publication.time_ms != 0 {
         put_number(publication.time_ms, out);
@@ -259,6 +278,9 @@ fn put_more(publication: &Publication, out: &mut BytesMut) {
         if keyed.version != 0 {
             put_number(keyed.version, out);
         }
+    }
+    if let Some(except) = publication.except {
+        out.put_u128(except.bits());
     }
 }
 
@@ -282,6 +304,10 @@ fn take_more(more: u8, record: &mut Bytes, publication: &mut Publication) -> Res
             keyed.version = take_number(record)?;
         }
         publication.keyed = Some(Box::new(keyed));
+    }
+    if has(HAS_EXCEPT) {
+        let except = record.try_get_u128().map_err(|_| RecordError::Truncated)?;
+        publication.except = Some(ClientId::from_bits(except));
     }
     Ok(())
 }
@@ -457,122 +483,4 @@ fn text(bytes: &[u8]) -> Result<&str, RecordError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record_of(publication: &Publication) -> Bytes {
-        let mut out = BytesMut::new();
-        encode_record(publication, &mut out);
-        out.freeze()
-    }
-
-    #[test]
-    fn a_plain_record_is_two_bytes_and_the_payload() {
-        assert_eq!(record_of(&Publication::new(Payload::json("{}"))), &b"\x01\x00{}"[..]);
-        assert_eq!(record_of(&Publication::new(Payload::binary(&b"\xff"[..]))), &b"\x01\x02\xff"[..]);
-    }
-
-    fn ann() -> ClientInfo {
-        ClientInfo {
-            client: ClientId::from_bits(7),
-            user: UserId::new("ann"),
-            conn_info: Some("{}".into()),
-            chan_info: None,
-        }
-    }
-
-    #[test]
-    fn what_version_1_can_say_is_said_in_version_1() {
-        let tags = Tags::from([("k".into(), "v".into())]);
-        let publication = Publication { info: Some(ann()), tags, ..Publication::new(Payload::json("[1]")) };
-        let mut expected = b"\x01\x2c".to_vec();
-        expected.extend_from_slice(&7_u128.to_be_bytes());
-        expected.extend_from_slice(b"\x03ann\x02{}\x01\x01k\x01v[1]");
-        assert_eq!(record_of(&publication), expected);
-    }
-
-    #[test]
-    fn what_is_newer_is_said_in_version_2() {
-        let data = Payload::json("1");
-        let timed = Publication { time_ms: 300, ..Publication::new(data.clone()) };
-        assert_eq!(record_of(&timed), &b"\x02\x00\x00\x01\xac\x021"[..]);
-        let patched = Publication { delta: true, ..Publication::new(data.clone()) };
-        assert_eq!(record_of(&patched), &b"\x02\x00\x00\x021"[..]);
-        let keyed = Keyed { key: "k".into(), removed: true, score: -1, version: 5, before: None };
-        let keyed = Publication { keyed: Some(Box::new(keyed)), ..Publication::new(data) };
-        assert_eq!(record_of(&keyed), &b"\x02\x00\x00\x3c\x01k\x01\x051"[..]);
-        for publication in [timed, patched, keyed] {
-            assert_eq!(decode_record(record_of(&publication)), Ok(publication));
-        }
-    }
-
-    #[test]
-    fn joins_and_leaves_are_records_that_hold_no_publication() {
-        for (event, what) in [(OwnedEvent::Joined(ann()), 1), (OwnedEvent::Left(ann()), 2)] {
-            let mut out = BytesMut::from(&b":"[..]);
-            encode_event(&event, &mut out);
-            let message = out.freeze();
-            assert_eq!(message[1..4], [2, what, HAS_INFO | HAS_CONN_INFO]);
-            assert_eq!(decode_event_message(message.clone()), Ok(event));
-            assert_eq!(decode_message(message), Err(RecordError::NoPublication));
-        }
-    }
-
-    #[test]
-    fn the_payload_is_read_without_a_copy() {
-        let record = record_of(&Publication::new(Payload::text("hello")));
-        let publication = decode_record(record.clone()).unwrap();
-        assert_eq!(publication.data.bytes.as_ptr(), record[2..].as_ptr());
-    }
-
-    #[test]
-    fn a_message_is_a_position_and_a_record() {
-        let read =
-            |message: &'static [u8]| decode_message(Bytes::from_static(message)).map(|read| read.position);
-        let epoch = Epoch::parse("abcdefgh").unwrap();
-        assert_eq!(read(b":\x01\x00{}"), Ok(None));
-        assert_eq!(read(b"7:abcdefgh:\x01\x00{}"), Ok(Some(StreamPosition { offset: 7, epoch })));
-        assert_eq!(
-            read(b"18446744073709551615::\x01\x00{}"),
-            Ok(Some(StreamPosition { offset: u64::MAX, epoch: Epoch::EMPTY }))
-        );
-        for bad in [
-            &b""[..],
-            b"7",
-            b"7:abc",
-            b"+7:abc:\x01\x00{}",
-            b"-7:abc:\x01\x00{}",
-            b"18446744073709551616:abc:\x01\x00{}",
-            b"7:sixteen-bytes-ok:\x01\x00{}",
-            b"7:\xff:\x01\x00{}",
-            b"000000000000000000007:abc:\x01\x00{}",
-        ] {
-            assert_eq!(read(bad), Err(RecordError::Position), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_record_is_told_apart() {
-        let read = |record: &'static [u8]| decode_record(Bytes::from_static(record)).unwrap_err();
-        assert_eq!(read(b""), RecordError::Truncated);
-        assert_eq!(read(b"\x01"), RecordError::Truncated);
-        assert_eq!(read(b"\x03\x00{}"), RecordError::Version(3));
-        assert_eq!(read(b"\x02"), RecordError::Truncated);
-        assert_eq!(read(b"\x02\x00\x00"), RecordError::Truncated);
-        assert_eq!(read(b"\x02\x03\x00{}"), RecordError::What);
-        assert_eq!(read(b"\x02\x00\x00\x40{}"), RecordError::Flags);
-        assert_eq!(read(b"\x02\x00\x00\x08{}"), RecordError::Flags);
-        assert_eq!(read(b"\x02\x01\x00{}"), RecordError::Flags);
-        assert_eq!(read(b"\x02\x00\x00\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02{}"), RecordError::Length);
-        assert_eq!(read(b"\x01\x03{}"), RecordError::Flags);
-        assert_eq!(read(b"\x01\x40{}"), RecordError::Flags);
-        assert_eq!(read(b"\x01\x08{}"), RecordError::Flags);
-        assert_eq!(read(b"\x01\x04short"), RecordError::Truncated);
-        assert_eq!(read(b"\x01\x00\xff"), RecordError::Text);
-        assert_eq!(read(b"\x01\x20\x00{}"), RecordError::Tags);
-        assert_eq!(read(b"\x01\x20\x02\x01b\x00\x01a\x00{}"), RecordError::Tags);
-        assert_eq!(read(b"\x01\x20\x02\x01a\x00\x01a\x00{}"), RecordError::Tags);
-        assert_eq!(read(b"\x01\x20\xff\xff\xff\xff\x0f\x01a\x00"), RecordError::Truncated);
-        assert_eq!(read(b"\x01\x20\xff\xff\xff\xff\xff\xff"), RecordError::Length);
-    }
-}
+mod tests;

@@ -16,7 +16,16 @@ use crate::refusal::Refusal;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
     pub id: u32,
+    /// Which channel's subscription it is about, for protocols whose answers are known by that.
+    pub channel: Option<Channel>,
     pub outcome: Result<Answer, Refusal>,
+}
+
+impl Reply {
+    /// About no channel in particular.
+    pub fn new(id: u32, outcome: Result<Answer, Refusal>) -> Self {
+        Self { id, channel: None, outcome }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +34,11 @@ pub enum Answer {
     Subscribe(Subscribed),
     Unsubscribe,
     Publish,
+    Pong,
+    /// What the client has said of itself is right.
+    SignedIn {
+        data: Payload,
+    },
     History {
         publications: Vec<Publication>,
         top: StreamPosition,
@@ -118,6 +132,8 @@ pub struct Subscribed {
     pub patches: Vec<Bytes>,
     /// For subscriptions to keys and not to a stream.
     pub keyed: Option<Box<KeyedAnswer>>,
+    /// Who is there, for a subscriber that is told of that: one client of each user.
+    pub members: Option<Vec<ClientInfo>>,
 }
 
 /// What a subscription to keys is answered beside the rest.

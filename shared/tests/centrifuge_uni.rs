@@ -54,7 +54,7 @@ fn the_first_message_is_a_connect_request_alone() {
 
 #[test]
 fn that_it_has_connected_is_told_as_a_push() {
-    let reply = Reply { id: 1, outcome: Ok(Answer::Connect(Box::new(connected_with_all()))) };
+    let reply = Reply::new(1, Ok(Answer::Connect(Box::new(connected_with_all()))));
     let (encoded, told) = answered(&JSON, &reply);
     assert_eq!(encoded, Encoded::Message(MessageKind::Text));
     let (_, wrapped) = answered(&CentrifugeJson::default(), &reply);
@@ -112,7 +112,7 @@ fn it_is_answered_nothing_else_and_a_no_is_a_close() {
         }
     }
     for error in [ErrorCode::TokenExpired, ErrorCode::Expired] {
-        let reply = Reply { id: 1, outcome: Err(Refusal::of(error)) };
+        let reply = Reply::new(1, Err(Refusal::of(error)));
         assert_eq!(answered(&JSON, &reply).0, Encoded::Close(Disconnect::EXPIRED), "it may come again");
     }
 }

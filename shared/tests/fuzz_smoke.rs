@@ -38,6 +38,9 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
         r#"{"id":4,"history":{"channel":"news","limit":-1,"since":{"offset":5,"epoch":"x"},"reverse":true}}"#,
         r#"{"push":{"channel":"news","pub":{"data":{"a":"\u00e9"},"offset":7}}}"#,
         r#"{"id":5,"error":{"code":100,"message":"internal","temporary":true}}"#,
+        r#"{"event":"pusher:subscribe","data":{"auth":"k:s","channel":"presence-a","channel_data":"{\"user_id\":1}"}}"#,
+        r##"{"event":"pusher:unsubscribe","data":{"channel":"#server-to-user-a,b"}}"##,
+        r#"{"event":"client-a","channel":"private-a","data":{"a":[1]}}"#,
         "Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Version: 13",
         "permessage-deflate; client_max_window_bits; server_max_window_bits=\"12\", permessage-deflate",
     ])
@@ -76,5 +79,6 @@ smoke! {
     any_bytes_can_come_from_a_client_that_speaks_once: centrifuge_uni;
     any_bytes_can_come_as_a_bare_message: raw;
     any_bytes_can_come_as_the_address_of_an_event_stream: event_source;
+    any_bytes_can_come_from_a_pusher_client: pusher;
     any_bytes_can_come_from_a_broker: record;
 }

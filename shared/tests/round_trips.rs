@@ -87,6 +87,7 @@ fn subscribe() -> impl Strategy<Value = Subscribe> {
             filter,
             kind,
             page: (page != Page::default()).then(|| Box::new(page)),
+            members: false,
         },
     )
 }
@@ -201,15 +202,17 @@ fn publication() -> impl Strategy<Value = Publication> {
         (text(), any::<bool>(), any::<i64>(), any::<u64>()).prop_map(|(key, removed, score, version)| {
             Box::new(Keyed { key, removed, score, version, before: None })
         });
-    let newer = (prop_oneof![Just(0), any::<u64>()], any::<bool>(), option::of(keyed));
+    let except = option::of(any::<u128>().prop_map(ClientId::from_bits));
+    let newer = (prop_oneof![Just(0), any::<u64>()], any::<bool>(), option::of(keyed), except);
     (payload(), position(), proptest::option::of(client_info()), tags, newer).prop_map(
-        |(data, position, info, tags, (time_ms, delta, keyed))| Publication {
+        |(data, position, info, tags, (time_ms, delta, keyed, except))| Publication {
             position,
             info,
             tags,
             time_ms,
             delta,
             keyed,
+            except,
             ..Publication::new(data)
         },
     )

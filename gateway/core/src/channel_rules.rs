@@ -228,6 +228,9 @@ impl ChannelOptions {
     }
 }
 
+/// Options by how a name begins.
+pub type Kinds = Vec<(Box<str>, Arc<ChannelOptions>)>;
+
 /// The options of every channel, and which names there are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ChannelRules {
@@ -236,6 +239,8 @@ pub struct ChannelRules {
     pub namespaces: BTreeMap<Box<str>, Arc<ChannelOptions>>,
     /// Namespaces that hold the channels of a pattern, the narrower first.
     pub patterns: Vec<Arc<ChannelOptions>>,
+    /// In some namespaces, options by how a name begins behind the namespace. The first that fits counts.
+    pub kinds: BTreeMap<Box<str>, Kinds>,
     pub names: ChannelNames,
     /// Names may be any text, and not only printable ASCII.
     pub unicode: bool,
@@ -261,6 +266,16 @@ impl ChannelRules {
         rules
     }
 
+    /// The same rules where the channels of a namespace have options by how their names begin. One that does not exist is
+    /// made, with the options that nobody has set.
+    #[must_use]
+    pub fn with_kinds(mut self, namespace: &str, kinds: Vec<(Box<str>, ChannelOptions)>) -> Self {
+        self.namespaces.entry(namespace.into()).or_default();
+        let kinds = kinds.into_iter().map(|(prefix, options)| (prefix, Arc::new(options))).collect();
+        self.kinds.insert(namespace.into(), kinds);
+        self
+    }
+
     /// The channel of this name, if it can be one.
     pub fn channel(&self, name: &str, bytes_max: usize) -> Result<Channel, InvalidChannel> {
         if self.unicode { Channel::parse_unicode(name, bytes_max) } else { Channel::parse(name, bytes_max) }
@@ -284,7 +299,8 @@ impl ChannelRules {
 
     /// Options of every kind.
     pub fn all(&self) -> impl Iterator<Item = &Arc<ChannelOptions>> {
-        [&self.default].into_iter().chain(self.namespaces.values()).chain(&self.patterns)
+        let kinds = self.kinds.values().flatten().map(|(_, options)| options);
+        [&self.default].into_iter().chain(self.namespaces.values()).chain(&self.patterns).chain(kinds)
     }
 
     /// The options of a channel, and what its name is beside the namespace.
@@ -298,7 +314,12 @@ impl ChannelRules {
         }
         match self.names.namespace(name) {
             (None, rest) => (Some(&self.default), rest),
-            (Some(namespace), rest) => (self.namespaces.get(namespace), rest),
+            (Some(namespace), rest) => {
+                let kinds = self.kinds.get(namespace).map_or(&[][..], |kinds| &kinds[..]);
+                let kind = kinds.iter().find(|(prefix, _)| rest.starts_with(&**prefix));
+                let options = kind.map(|(_, options)| options).or_else(|| self.namespaces.get(namespace));
+                (options, rest)
+            }
         }
     }
 }
@@ -327,6 +348,26 @@ mod tests {
 
     fn channel(name: &str) -> Channel {
         Channel::parse(name, 255).unwrap()
+    }
+
+    #[test]
+    fn the_beginning_of_a_name_can_say_more_than_its_namespace() {
+        let presence = ChannelOptions { presence: true, ..ChannelOptions::default() };
+        let both = ChannelOptions { join_leave: true, ..presence.clone() };
+        let kinds = vec![("room-large-".into(), both), ("room-".into(), presence)];
+        let rules = rules().with_kinds("chat", kinds.clone()).with_kinds("shop", kinds);
+        let options = |name: &str| {
+            let options = rules.options(&channel(name)).unwrap();
+            (options.presence, options.join_leave)
+        };
+        for namespace in ["chat", "shop"] {
+            assert_eq!(options(&format!("{namespace}:room-a")), (true, false));
+            assert_eq!(options(&format!("{namespace}:room-large-a")), (true, true));
+            assert_eq!(options(&format!("{namespace}:a-room-")), (false, false));
+            assert_eq!(options(&format!("${namespace}:room-a")), (true, false), "private or not");
+        }
+        assert_eq!(rules.all().count(), 4 + 2 + 4);
+        assert!(!rules.admits_name(&channel("chat:A")), "what the namespace says of names holds");
     }
 
     #[test]

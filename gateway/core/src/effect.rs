@@ -54,6 +54,12 @@ pub enum Effect {
         /// What the client says to the application.
         data: Option<Payload>,
     },
+    /// A client that is connected already says who it is.
+    SignIn {
+        ticket: Ticket,
+        token: Box<str>,
+        data: Payload,
+    },
     /// A new connection token from a client that is connected already.
     Reauthenticate {
         ticket: Ticket,
@@ -226,6 +232,8 @@ pub struct Join {
     pub past: Option<PastWanted>,
     /// Show this in the channel's presence from now until the leave.
     pub presence: Option<ClientInfo>,
+    /// Answer with who is there ([`OutcomeResult::JoinedAmong`]).
+    pub members: bool,
 }
 
 /// How a subscriber is told what comes to the channel.
@@ -241,6 +249,8 @@ pub struct Terms {
     pub filter: Option<Arc<TagFilter>>,
     /// It is told if anything was lost that was to be held back for it, also in a channel without a stream.
     pub needs_all: bool,
+    /// Of the changes of who is there, as the node counts them, those up to this one are known to it.
+    pub members_known: u64,
 }
 
 impl Terms {
@@ -295,6 +305,10 @@ pub enum OutcomeResult {
     Authorized(Result<Grant, Denial>),
     /// The history asked for; `None` if none was.
     Joined(Result<Option<HistoryPage>, ErrorCode>),
+    /// The same for a join that asks who is there.
+    JoinedAmong(Result<(Option<HistoryPage>, Members), ErrorCode>),
+    /// Who the client is, and what it is subscribed to as such.
+    SignedIn(Result<Identity, Denial>),
     /// For `Refresh` and `SubRefresh`.
     Renewed(Result<Renewal, Denial>),
     /// For `Message`: what goes back to the client, if anything does.
@@ -311,6 +325,14 @@ pub enum OutcomeResult {
     Verified(Result<Vec<Verified>, ErrorCode>),
     /// For `AwaitRoom`.
     Room,
+}
+
+/// Who is in a channel: one client of each user.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Members {
+    pub clients: Vec<ClientInfo>,
+    /// How many changes of that the node has seen.
+    pub version: u64,
 }
 
 /// Keys that are signed, and until when.
@@ -365,6 +387,8 @@ pub struct ServerSubscription {
     /// When the subscription ends.
     pub expires: Option<Moment>,
     pub overrides: Overrides,
+    /// The client is told who is there, by users.
+    pub members: bool,
 }
 
 /// What is said of one subscription in place of its channel's options. `None`: as these say.
@@ -410,6 +434,8 @@ pub struct Rights {
 pub struct Grant {
     /// The user the token was made for: the session checks that it is this client's.
     pub user: UserId,
+    /// As whom it is seen in this channel, if not as who it is.
+    pub shown_as: Option<UserId>,
     /// JSON shown to others in this channel.
     pub info: Option<Bytes>,
     pub expires: Option<Moment>,

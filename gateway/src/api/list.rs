@@ -8,10 +8,9 @@ use shared::id::ClientId;
 use super::refused::Refused;
 use super::request;
 use super::run::Call;
+use crate::node::ChannelsEverywhere;
 use crate::node::glob::Glob;
-use crate::node::question::{
-    Answer, ChannelsWanted, ConnectionInfo, ConnectionsWanted, PAGE_MAX, Place, Question,
-};
+use crate::node::question::{Answer, ConnectionInfo, ConnectionsWanted, PAGE_MAX, Place, Question};
 
 /// Channels with their subscribers on all nodes.
 #[derive(Debug, Default)]
@@ -45,7 +44,7 @@ impl Rest {
 }
 
 impl Call<'_> {
-    /// In the order of their names. Nodes are asked for the same part until it holds enough.
+    /// In the order of their names.
     pub(super) async fn channels(&self, request: &request::Channels<'_>) -> Result<ChannelList, Refused> {
         Glob::parse(&request.pattern)
             .map_err(|error| Refused::bad_request(format!("the pattern: {error}")))?;
@@ -53,39 +52,9 @@ impl Call<'_> {
             return Err(Refused::bad_request("the cursor is none that was given out here"));
         }
         let limit = self.limit(request.limit);
-        let mut list = ChannelList::default();
-        let mut after: Box<str> = (*request.cursor).into();
-        loop {
-            self.in_time()?;
-            let left = u32::try_from(limit - list.channels.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
-            let wanted = ChannelsWanted { pattern: (*request.pattern).into(), after, limit: left };
-            let mut pages = Vec::new();
-            for (node, answer) in self.node.ask_all(Question::Channels(wanted)).await? {
-                match answer {
-                    Ok(Answer::Channels(page)) => pages.push(page),
-                    _ => list.rest.misses(&node.name),
-                }
-            }
-            // What lies behind the end of any page is not known of all nodes yet.
-            let known = pages.iter().filter_map(|page| page.until.clone()).min();
-            let is_known = |name: &str| known.as_deref().is_none_or(|known| name <= known);
-            for (name, count) in pages.into_iter().flat_map(|page| page.channels) {
-                if is_known(&name) {
-                    *list.channels.entry(name).or_default() += u64::from(count);
-                }
-            }
-            while list.channels.len() > limit {
-                list.channels.pop_last();
-                let last = list.channels.last_key_value();
-                list.rest.cursor = last.map(|(name, _)| name.to_string());
-            }
-            let Some(known) = known else { return Ok(list) };
-            if list.channels.len() >= limit {
-                list.rest.cursor.get_or_insert_with(|| known.to_string());
-                return Ok(list);
-            }
-            after = known;
-        }
+        let list = self.node.channels_everywhere(&request.pattern, &request.cursor, limit, self.deadline);
+        let ChannelsEverywhere { channels, cursor, missing_nodes } = list.await?;
+        Ok(ChannelList { channels, rest: Rest { cursor, missing_nodes } })
     }
 
     /// Node after node, by their ids, each from its first place to its last.

@@ -291,6 +291,7 @@ mod tests {
             info: Some(Bytes::from_static(br#"{"a":1}"#)),
             data: Some(Bytes::from_static(br#"{"b":2}"#)),
             expires: None,
+            members: false,
             overrides: Overrides {
                 presence: Some(false),
                 force_recovery: Some(true),

@@ -76,6 +76,7 @@ impl SubscriptionClaim {
             data: json_of("data", self.data.as_deref(), self.b64data.as_deref())?,
             expires: None,
             overrides: self.overrides.as_ref().map(OverrideClaim::overrides).unwrap_or_default(),
+            members: false,
         })
     }
 }

@@ -201,6 +201,7 @@ impl ConnectResult {
                 data: payload(options.data, options.b64data).map_err(fault)?,
                 expires,
                 overrides: options.overrides.map(Into::into).unwrap_or_default(),
+                members: false,
                 channel,
             });
         }
@@ -229,6 +230,7 @@ impl SubscribeResult {
         let Some(expires) = end(self.expire_at, clock) else { return Ok(None) };
         Ok(Some(Grant {
             user,
+            shown_as: None,
             info: info(self.info, self.b64info)?,
             expires,
             refreshed_by_server: false,

@@ -64,9 +64,9 @@ impl Framing {
     ) -> Bytes {
         match self {
             Self::WebSocket(_) => {
-                // Who is only told is told this too, as on the wires that have no close.
+                // Some protocols say so in a message too, as on the wires that have no close.
                 if let Goodbye::Closed(disconnect) = goodbye
-                    && encodings.only_tells(variant)
+                    && encodings.tells_of_close(variant)
                 {
                     scratch.extend_from_slice(&encodings.disconnect_push(variant, disconnect));
                 }
@@ -182,6 +182,11 @@ impl Client {
 
     /// The last bytes for this client.
     pub(super) fn goodbye(&mut self, local: &mut Local, goodbye: Goodbye<'_>) -> Bytes {
+        let translated = match goodbye {
+            Goodbye::Closed(disconnect) => Some(local.encodings.close(self.variant, disconnect)),
+            Goodbye::Answered(_) => None,
+        };
+        let goodbye = translated.as_ref().map_or(goodbye, Goodbye::Closed);
         let framing = &mut self.link.framing;
         if let (Framing::Response { unanswered: Some(unanswered), .. }, Goodbye::Closed(disconnect)) =
             (&*framing, goodbye)

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use gateway_core::effect::GoLive;
-use gateway_core::hub::{Bundles, End, Knows, Sink, Subscriber};
+use gateway_core::hub::{Bundles, End, Knows, Prepared, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
+use shared::id::ClientId;
 use shared::push::UnsubscribeCode;
 
 use crate::client::Client;
@@ -21,6 +22,8 @@ impl Client {
             publications: 0,
             close: None,
             is_insufficient: false,
+            id: self.session.client(),
+            members_known: go_live.terms.members_known,
             client: self,
         };
         let key = held_back.client.key.index;
@@ -48,6 +51,9 @@ impl Client {
 #[derive(Debug)]
 struct HeldBack<'a> {
     client: &'a mut Client,
+    id: ClientId,
+    /// Changes of who is there that the client knows of.
+    members_known: u64,
     bytes_max: usize,
     /// What the client has no room for can be read from history later.
     can_wait: bool,
@@ -55,6 +61,14 @@ struct HeldBack<'a> {
     publications: u64,
     close: Option<Disconnect>,
     is_insufficient: bool,
+}
+
+impl HeldBack<'_> {
+    /// What is not for the client, or known to it.
+    fn is_spared(&self, prepared: &Prepared) -> bool {
+        prepared.except() == Some(self.id)
+            || prepared.members_version().is_some_and(|version| version <= self.members_known)
+    }
 }
 
 impl Sink for HeldBack<'_> {
@@ -65,7 +79,13 @@ impl Sink for HeldBack<'_> {
     }
 
     fn catch_up(&mut self, subscriber: Subscriber, bundles: &mut Bundles) -> bool {
-        let mut bundle = Some(bundles.get(subscriber.variant));
+        let spares = !subscriber.variant.takes_patches()
+            && bundles.publications().iter().any(|prepared| self.is_spared(prepared));
+        let rest = spares.then(|| bundles.without(subscriber.variant, |prepared| self.is_spared(prepared)));
+        let mut bundle = Some(match &rest {
+            Some(rest) => rest,
+            None => bundles.get(subscriber.variant),
+        });
         let mut is_broken = false;
         while let Some(part) = bundle.take() {
             self.frames.extend_from_slice(&part.writes);

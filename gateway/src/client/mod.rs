@@ -17,6 +17,7 @@ use gateway_core::session::Session;
 use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::node::{SessionId, UserPermit};
+use crate::pusher::App;
 use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::{Direct, Stream};
 use crate::worker::Local;
@@ -28,6 +29,7 @@ mod finish;
 mod follow;
 mod framing;
 mod go_live;
+mod of_app;
 pub(crate) mod open;
 mod outbox;
 mod perform;
@@ -76,6 +78,8 @@ pub(crate) struct Client {
     user_permit: Option<UserPermit>,
     /// What hooks are told of where it comes from.
     origin: Option<Arc<Origin>>,
+    /// Whose client it is, if it speaks Pusher.
+    app: Option<Arc<App>>,
     /// What the node's memory counts for this client alone, in bytes.
     accounted: usize,
 }

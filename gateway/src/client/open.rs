@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gateway_core::session::{Opening, Session, Way};
 use shared::command::Connect;
+use shared::disconnect::Disconnect;
 use shared::framing::websocket::DeflateParams;
 use shared::protocol::event_source::Positions;
 use shared::protocol::{Protocol, ProtocolId};
@@ -13,6 +14,7 @@ use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::client::framing::{Framing, Unanswered};
 use crate::client::{Client, ClientKey, Incoming, Link, Outbox};
+use crate::pusher::App;
 use crate::transport::encodings::Wire;
 use crate::transport::{Socket, Stream};
 use crate::worker::Local;
@@ -37,6 +39,10 @@ pub(crate) struct NewClient {
     pub(crate) admitted: Admitted,
     /// For the application's own servers, where any is asked.
     pub(crate) origin: Option<Arc<Origin>>,
+    /// Whose client it is, if it speaks Pusher.
+    pub(crate) app: Option<Arc<App>>,
+    /// It is only let in to be told this.
+    pub(crate) turned_away: Option<Disconnect>,
 }
 
 impl Client {
@@ -66,13 +72,20 @@ impl Client {
             connect: new.connect,
             seed: rand::random(),
         };
+        let mut session = Session::open(local.now, opening);
+        if new.app.is_some() {
+            session = session.asking_of_all();
+        }
+        if let Some(disconnect) = new.turned_away {
+            session.handle_disconnect(disconnect);
+        }
         let mut outbox = Outbox::default();
         if !new.head.is_empty() {
             outbox.push_last(new.head);
         }
         Self {
             link: Link { stream, framing: Framing::new(new.wire, new.deflate.is_some(), new.unanswered) },
-            session: Session::open(local.now, opening),
+            session,
             outbox,
             key,
             variant,
@@ -89,6 +102,7 @@ impl Client {
             _admitted: new.admitted,
             user_permit: None,
             origin: new.origin,
+            app: new.app,
             accounted: 0,
         }
     }

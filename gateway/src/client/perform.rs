@@ -37,7 +37,14 @@ impl Client {
                     }
                 }
                 Effect::Close(disconnect) => self.begin_close(local, &disconnect),
+                // It is to be told something else.
+                Effect::Authenticate { .. } if self.session.is_closed() => {}
+                Effect::Authenticate { ticket, .. } if self.app.is_some() => self.let_in(local, ticket),
                 Effect::Authenticate { ticket, connect } => self.authenticate(local, ticket, connect),
+                Effect::SignIn { ticket, token, data } => self.sign_in(local, ticket, &token, &data),
+                Effect::Authorize { ticket, channel, token, data } if self.app.is_some() => {
+                    self.let_into(local, ticket, channel, &token, data.as_ref());
+                }
                 Effect::Reauthenticate { ticket, token } => {
                     let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &token);
                     self.answer_with(local, ticket, verdict, OutcomeResult::Authenticated);
@@ -178,7 +185,11 @@ impl Client {
     }
 
     /// Takes a user in whose token is right, if it may have one connection more.
-    fn admit(&mut self, local: &mut Local, result: Result<Identity, Denial>) -> Result<Identity, Denial> {
+    pub(super) fn admit(
+        &mut self,
+        local: &mut Local,
+        result: Result<Identity, Denial>,
+    ) -> Result<Identity, Denial> {
         let identity = result?;
         let permit = local.node.admit_user(&identity.user, local.index);
         self.user_permit = Some(permit.ok_or(Denial::Disconnect(Disconnect::CONNECTION_LIMIT))?);
@@ -238,7 +249,7 @@ impl Client {
             // It has left before it had taken all.
             return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
         }
-        let Join { ticket, channel, terms, retention, past, presence } = join;
+        let Join { ticket, channel, terms, retention, past, presence, members } = join;
         if presence.is_some()
             && !local.context.rules.options(&channel).is_some_and(|options| options.presence)
         {
@@ -253,7 +264,7 @@ impl Client {
         let present =
             presence.map_or(Effective::Now, |info| local.node.enter_presence(channel.clone(), info));
         // Most who come back after a fault need not wait: one of them has read for all.
-        if delivered.is_now() && present.is_now() {
+        if delivered.is_now() && present.is_now() && !members {
             let known = match &past {
                 Some(wanted) => local.node.known_past(&channel, wanted).map(Some),
                 None => Some(polled_past(&local.node, &channel)),
@@ -263,6 +274,7 @@ impl Client {
             }
         }
         self.ask(local, ticket, move |node| async move {
+            let joined = channel.clone();
             let joining = async {
                 match delivered.wait().await {
                     // Nobody is left in the channel, nor is this client: what it asked for before is still to be done.
@@ -280,7 +292,15 @@ impl Client {
                     None => Ok(polled_past(&node, &channel)),
                 }
             };
-            OutcomeResult::Joined(joining.await.map_err(refused))
+            let joined = match (joining.await, members) {
+                (Ok(past), true) => node.members(&joined).await.map(|members| (past, Some(members))),
+                (past, _) => past.map(|past| (past, None)),
+            };
+            match joined.map_err(refused) {
+                Ok((past, Some(members))) => OutcomeResult::JoinedAmong(Ok((past, members))),
+                Ok((past, None)) => OutcomeResult::Joined(Ok(past)),
+                Err(error) => OutcomeResult::Joined(Err(error)),
+            }
         });
     }
 

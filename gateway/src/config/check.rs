@@ -68,6 +68,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         section(&format!("namespaces.{name}"), &|faults| check_channels::check(config, options, faults));
     }
     section("namespaces", &|faults| namespaces(config, faults));
+    section("pusher", &|faults| apps(config, faults));
     section("raw", &|faults| raw_paths(config, faults));
     section("internal", &|faults| {
         if config.internal.listen == config.server.listen && config.server.listen.port() != 0 {
@@ -170,6 +171,21 @@ fn namespaces(config: &Config, faults: &mut Faults) {
                 name,
                 "holds no channel: channel_names.namespace_boundary is empty and it has no pattern",
             );
+        }
+    }
+}
+
+/// Apps of Pusher, and what they need of their namespaces.
+fn apps(config: &Config, faults: &mut Faults) {
+    config.pusher.check(&config.channel_names, config.session.channels_max, faults);
+    for (name, app) in config.pusher.apps.iter().filter(|_| config.pusher.enabled) {
+        let options = config.namespaces.get(app.namespace_or(name));
+        if options.is_some_and(|options| !options.pattern.is_none()) {
+            faults.add(format!("apps.{name}.namespace"), "is one with a pattern");
+        }
+        if options.is_some_and(|options| options.subscription_type != SubscriptionType::Stream) {
+            let problem = "is one whose channels are no streams (subscription_type)";
+            faults.add(format!("apps.{name}.namespace"), problem);
         }
     }
 }

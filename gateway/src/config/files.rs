@@ -27,6 +27,11 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     if let Some(Err(error)) = config.api.keys_file.as_deref().map(Secret::from_file) {
         found.push(("api.keys_file".to_owned(), error.to_string()));
     }
+    for (name, app) in config.pusher.apps.iter().filter(|_| config.pusher.enabled) {
+        if let Some(Err(error)) = app.secret_file.as_deref().map(Secret::from_file) {
+            found.push((format!("pusher.apps.{name}.secret_file"), error.to_string()));
+        }
+    }
     let backend = &config.backend;
     if let Some(file) = &backend.signing_secret_file {
         let problem = match Secret::from_file(file) {

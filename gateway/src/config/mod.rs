@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::client_ip::TrustedProxies;
 use crate::{
-    admission, api, auth, backend, broker, client, demo, http, listener, node, poll, telemetry, worker,
+    admission, api, auth, backend, broker, client, demo, http, listener, node, poll, pusher, telemetry,
+    worker,
 };
 
 pub use difference::Change;
@@ -58,6 +59,7 @@ pub struct Config {
     pub channels: ChannelOptions,
     /// Options of channels with one.
     pub namespaces: BTreeMap<String, ChannelOptions>,
+    pub pusher: pusher::Config,
     pub backend: backend::Config,
     /// For channels of the type `shared_poll`.
     pub shared_poll: poll::Config,
@@ -203,7 +205,13 @@ impl Config {
         let namespaces =
             self.namespaces.iter().map(|(name, options)| (name.as_str().into(), options.clone()));
         let (names, unicode) = (self.channel_names.clone(), self.session.channel_unicode);
-        ChannelRules::new(self.channels.clone(), namespaces, names, unicode)
+        let rules = ChannelRules::new(self.channels.clone(), namespaces, names, unicode);
+        let apps = self.pusher.apps.iter().filter(|_| self.pusher.enabled);
+        apps.fold(rules, |rules, (name, app)| {
+            let namespace = app.namespace_or(name);
+            let base = self.namespaces.get(namespace).cloned().unwrap_or_default();
+            rules.with_kinds(namespace, pusher::kinds(app, &base, &self.channel_names))
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::admission::client_ip::TrustedProxies;
 use crate::api::{Api, ByClient};
 use crate::backend::Backend;
 use crate::client::open::NewClient;
+use crate::pusher::Apps;
 use crate::telemetry::labels::Handshake;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::encodings::Encodings;
@@ -90,6 +91,8 @@ pub(crate) struct Router {
     /// Told, with a client, what its handshake says that hooks pass on.
     pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) refusals_told: Arc<Sparingly>,
+    /// Where Pusher is served: whose clients connect.
+    pub(crate) apps: Option<Arc<Apps>>,
 }
 
 /// What a request is answered with: all of it, or what a worker writes as it goes.

@@ -14,7 +14,7 @@ const PATHS_MAX: usize = 64;
 /// Longest path, in bytes.
 const PATH_BYTES_MAX: usize = 255;
 /// What the first part of a path cannot be: these are the gateway's own, or may be one day.
-const TAKEN: [&str; 4] = ["api", "connection", "emulation", "raw"];
+const TAKEN: [&str; 6] = ["api", "app", "apps", "connection", "emulation", "raw"];
 
 /// Bare endpoints beside `/raw/{channel}`, at most 64. Each path has a section of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
@@ -158,6 +158,8 @@ mod tests {
             "/raw",
             "/raw/x",
             "/api",
+            "/app/x",
+            "/apps",
             "/connection/x",
             "/emulation",
             &long,

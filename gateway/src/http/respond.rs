@@ -153,6 +153,8 @@ impl Opening {
             deflate: None,
             admitted: self.admitted,
             origin: self.origin,
+            app: None,
+            turned_away: None,
         }
     }
 }

@@ -16,11 +16,14 @@ use crate::http::raw_paths::RawPath;
 use crate::http::respond::Streamed;
 use crate::http::upgrade::Opening;
 use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, event_stream, pages, whole};
+use crate::pusher::Apps;
 use crate::telemetry::labels::Handshake;
 
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
 const UNI_PATH: &str = "/connection/uni_websocket";
 const RAW_PREFIX: &str = "/raw/";
+/// Behind it stands the key of an app.
+const PUSHER_PREFIX: &str = "/app/";
 const API_PREFIX: &str = "/api/";
 const API_PATH: &str = "/api";
 
@@ -206,9 +209,13 @@ impl Router {
         }
     }
 
-    fn endpoint_of<'a>(&self, path: &'a str) -> Option<Endpoint<'a>> {
+    fn endpoint_of<'a>(&'a self, path: &'a str) -> Option<Endpoint<'a>> {
+        let pusher = || {
+            let apps = self.apps.as_ref()?;
+            Some(Endpoint::Pusher(apps, path.strip_prefix(PUSHER_PREFIX)?))
+        };
         let bound = || self.raw_paths.find(path).map(Endpoint::Bound);
-        self.clients.then(|| Endpoint::of(path).or_else(bound)).flatten()
+        self.clients.then(|| Endpoint::of(path).or_else(pusher).or_else(bound)).flatten()
     }
 
     fn apart_of(&self, path: &str) -> Option<Apart> {
@@ -241,6 +248,8 @@ pub(super) enum Endpoint<'a> {
     CentrifugeUni,
     /// The channel, as it is written in the path.
     Raw(&'a str),
+    /// The key of an app, as it is written in the path.
+    Pusher(&'a Apps, &'a str),
     /// A path that the configuration names.
     Bound(Arc<RawPath>),
 }

@@ -11,8 +11,10 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use shared::command::Since;
+use shared::disconnect::Disconnect;
 use shared::framing::websocket::{DeflateParams, Upgrade};
 use shared::protocol::Protocol;
+use shared::protocol::pusher;
 use shared::protocol::raw::{Messages, Raw};
 
 use crate::admission::Admitted;
@@ -21,6 +23,7 @@ use crate::client::open::NewClient;
 use crate::http::head::Head;
 use crate::http::route::Endpoint;
 use crate::http::{Refused, Router, Stream};
+use crate::pusher::{App, Apps};
 use crate::telemetry::labels::Handshake;
 use crate::transport::Socket;
 use crate::transport::encodings::Wire;
@@ -49,6 +52,9 @@ pub(crate) struct Opening {
     origin: Option<Arc<Origin>>,
     /// What the client says in the address.
     first: Option<Bytes>,
+    /// Whose client it is, if it speaks Pusher.
+    app: Option<Arc<App>>,
+    turned_away: Option<Disconnect>,
 }
 
 impl Opening {
@@ -117,6 +123,7 @@ impl Router {
                     .map_err(|_| malformed("the channel in the path is not UTF-8"))?;
                 self.read_raw(&channel, Messages::Publish, head)
             }
+            Endpoint::Pusher(apps, key) => self.read_pusher(apps, key, head),
             Endpoint::Bound(bound) => self.read_raw(&bound.channel, bound.messages.into(), head),
         }
     }
@@ -160,6 +167,26 @@ impl Router {
         Ok(self.opening(upgrade, RAW, Arc::new(raw)))
     }
 
+    /// `/app/{key}`: Pusher. Its clients go by close codes: a request that is wrong is let in to be told so.
+    fn read_pusher(&self, apps: &Apps, key: &str, head: &Head<'_>) -> Result<Opening, Refused> {
+        let upgrade = read(head)?;
+        let found = pusher_protocol(head).and_then(|()| {
+            let unknown = || turned_away(4001, "there is no app with this key");
+            apps.with_key(key).ok_or_else(unknown)
+        });
+        // No subprotocol: there is none that all of its clients offer.
+        Ok(match found {
+            Ok(app) => {
+                let opening = self.opening(upgrade, "", app.protocol.clone());
+                Opening { app: Some(app.clone()), ..opening }
+            }
+            Err(turned_away) => {
+                let opening = self.opening(upgrade, "", apps.nobodys.clone());
+                Opening { turned_away: Some(turned_away), ..opening }
+            }
+        })
+    }
+
     fn opening(&self, upgrade: Upgrade<'_>, known: &'static str, protocol: Arc<dyn Protocol>) -> Opening {
         Opening {
             subprotocol: upgrade.select_subprotocol(&[known]).map(|_| known),
@@ -168,6 +195,8 @@ impl Router {
             protocol,
             origin: None,
             first: None,
+            app: None,
+            turned_away: None,
         }
     }
 
@@ -213,7 +242,7 @@ impl Router {
     /// Gives a connection that has been answered 101 to a worker.
     pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
         self.metrics.handshake(Handshake::Accepted);
-        let Opening { protocol, deflate, origin, first, .. } = opening;
+        let Opening { protocol, deflate, origin, first, app, turned_away, .. } = opening;
         let (wire, head) = (Wire::WebSocket, Bytes::new());
         let (unanswered, connect) = (None, None);
         let new = NewClient {
@@ -228,6 +257,8 @@ impl Router {
             deflate,
             admitted,
             origin,
+            app,
+            turned_away,
         };
         self.reception.receive(new);
     }
@@ -237,6 +268,22 @@ impl Router {
         self.metrics.handshake(Handshake::Request);
         tracing::debug!(%error, "a client was gone before it was connected");
     }
+}
+
+/// Whether the version of the protocol that a client asks for is spoken here.
+fn pusher_protocol(head: &Head<'_>) -> Result<(), Disconnect> {
+    let Some(version) = head.query("protocol") else {
+        return Err(turned_away(4008, "no protocol version is given"));
+    };
+    match version.parse::<u32>() {
+        Ok(pusher::PROTOCOL_MIN..=pusher::PROTOCOL) => Ok(()),
+        Ok(_) => Err(turned_away(4007, "protocol versions 5 to 7 are spoken here")),
+        Err(_) => Err(turned_away(4006, "the protocol version is no number")),
+    }
+}
+
+fn turned_away(code: u16, why: &'static str) -> Disconnect {
+    Disconnect { code, reason: why.into() }
 }
 
 fn wants_protobuf(head: &Head<'_>, upgrade: &Upgrade<'_>) -> bool {

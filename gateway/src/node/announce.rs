@@ -171,7 +171,7 @@ mod tests {
         let mut told: Vec<_> = waiting.prompt.iter().map(|(_, event)| event.clone()).collect();
         told.sort_by_key(|event| match event {
             OwnedEvent::Joined(info) | OwnedEvent::Left(info) => info.client.bits(),
-            OwnedEvent::Publication(_) => 0,
+            _ => panic!("nothing else is announced"),
         });
         assert_eq!(told, [event(1, true).1, event(3, true).1, event(4, false).1]);
         assert_eq!((waiting.held_count, waiting.held.len()), (0, 0));

@@ -61,7 +61,8 @@ impl Node {
                 let Subscribing { channel, expires_at, info, data, since, overrides } = *wanted;
                 let expires = expires_at.map(|at| self.moment_of(at));
                 let channel = channel.as_str().into();
-                let subscription = ServerSubscription { channel, info, data, expires, overrides };
+                let subscription =
+                    ServerSubscription { channel, info, data, expires, overrides, members: false };
                 let wanted = Arc::new((subscription, since));
                 self.tell_workers(&target, || {
                     Event::Subscribe(target.clone(), wanted.clone(), acted.clone())
@@ -90,7 +91,13 @@ impl Node {
         let limit = wanted.limit.clamp(1, PAGE_MAX) as usize;
         // The first of all, in order: one more than asked for shows that there are others.
         let mut first: BTreeSet<Channel> = BTreeSet::new();
-        for shard in 0..SHARDS {
+        let only = glob.literal();
+        if let Some(name) = &only {
+            let shard = self.interest.shard(name);
+            let local = shard.get(name.as_str()).filter(|local| local.workers != 0 && **name > *wanted.after);
+            first.extend(local.map(|local| local.channel.clone()));
+        }
+        for shard in (0..SHARDS).filter(|_| only.is_none()) {
             self.interest.for_each_of(shard, |channel, local| {
                 let name = channel.as_str();
                 let is_beyond = first.len() > limit && first.last().is_some_and(|last| name > last.as_str());

@@ -73,6 +73,7 @@ impl BrokerEvents for FromBroker {
         if let Some(node) = self.node() {
             node.forget_pasts();
             node.compare_all.notify_one();
+            node.members_missed.note();
         }
     }
 }
@@ -106,10 +107,20 @@ impl Node {
         }
     }
 
-    /// A join or a leave goes to those who asked for it, behind what was handed out before.
+    /// A join or a leave goes to those who asked for it, behind what was handed out before, and what it means for users
+    /// behind it.
     fn receive_event(&self, channel: &str, event: OwnedEvent) {
-        let shard = self.interest.shard(channel);
-        let Some(local) = shard.get(channel) else { return };
+        let mut shard = self.interest.shard(channel);
+        let Some(local) = shard.get_mut(channel) else { return };
+        let change = self.note_members(local, &event);
+        self.hand_event(local, event);
+        if let Some(change) = change {
+            self.hand_event(local, change);
+        }
+    }
+
+    /// The caller holds the channel's shard, so that what comes later cannot overtake it.
+    pub(super) fn hand_event(&self, local: &LocalChannel, event: OwnedEvent) {
         let prepared = Prepared::of(local.channel.clone(), event, None, self.clock.micros(), &self.variants);
         self.hand_to_workers(local, &prepared);
     }

@@ -48,6 +48,13 @@ impl Glob {
         Ok(Self(patterns))
     }
 
+    /// The one name that it is for, if it is for one.
+    pub fn literal(&self) -> Option<String> {
+        let [parts] = &self.0[..] else { return None };
+        let exactly = |part: &Part| if let Part::Exactly(char) = part { Some(*char) } else { None };
+        parts.iter().map(exactly).collect()
+    }
+
     pub fn matches(&self, name: &str) -> bool {
         let name: Vec<char> = name.chars().collect();
         self.0.iter().any(|parts| fits(parts, &name))
@@ -175,6 +182,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_pattern_of_plain_characters_is_for_one_name() {
+        let literal = |pattern| Glob::parse(pattern).unwrap().literal();
+        assert_eq!(literal("shop:news").as_deref(), Some("shop:news"));
+        assert_eq!(literal(r"a\*").as_deref(), Some("a*"));
+        for pattern in ["", "a*", "a?", "[a]", "{a,b}"] {
+            assert_eq!(literal(pattern), None, "{pattern}");
+        }
+    }
 
     #[test]
     fn a_pattern_fits_what_it_says() {

@@ -12,6 +12,7 @@ use gateway_core::catch_up::CatchUp;
 use gateway_core::feed::Feed;
 use gateway_core::history::Retention;
 use gateway_core::hub::Previous;
+use gateway_core::roster::Roster;
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use shared::channel::Channel;
@@ -41,6 +42,8 @@ pub(crate) struct LocalChannel {
     pub(crate) past_waiting: Vec<oneshot::Sender<Told>>,
     /// In a channel with patches: the last publication that was handed out.
     pub(crate) previous: Option<Previous>,
+    /// Who is there, where subscribers are told of users.
+    pub(crate) roster: Option<Box<Roster>>,
     /// What `catch_up` and `previous` keep, as it was last counted.
     weight: Weight,
     pub(crate) retention: Retention,
@@ -119,6 +122,7 @@ impl Interest {
             catch_up: self.new_catch_up(retention),
             past_waiting: Vec::new(),
             previous: None,
+            roster: None,
             weight: Weight { bytes: 0, total: self.kept_bytes.clone() },
             retention,
             checked: now,

@@ -40,6 +40,8 @@ mod interest;
 mod keep_only;
 mod keep_polling;
 mod keys;
+mod list_channels;
+mod members;
 mod poll;
 mod publish;
 mod query;
@@ -53,14 +55,16 @@ mod users;
 mod wire_target;
 
 pub use ask::{ASK_TIMEOUT, AskError};
+pub(crate) use client_ids::ClientIds;
 pub(crate) use deliver::FromBroker;
+pub(crate) use list_channels::ChannelsEverywhere;
 pub use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
 use announce::Announcements;
 use ask::Asking;
-use client_ids::ClientIds;
 use interest::Interest;
+use members::MembersMissed;
 use poll::Polls;
 use session_ids::SessionIds;
 use show::Showing;
@@ -99,6 +103,7 @@ pub struct Node {
     pub(crate) client_ids: ClientIds,
     pub(crate) session_ids: SessionIds,
     announcements: Announcements,
+    members_missed: MembersMissed,
     showing: Showing,
     memory: Arc<Memory>,
     runtime: Handle,
@@ -172,6 +177,7 @@ impl Node {
             client_ids: ClientIds::default(),
             session_ids: SessionIds::default(),
             announcements: Announcements::default(),
+            members_missed: MembersMissed::default(),
             showing: Showing::default(),
             memory: parts.memory,
             runtime: Handle::current(),
@@ -192,6 +198,7 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), announce::keep_announcing));
         node.tasks.spawn(keep_running(node.clone(), show::keep_showing));
         node.tasks.spawn(keep_running(node.clone(), expire::keep_expiring));
+        node.tasks.spawn(keep_running(node.clone(), members::keep_members));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -78,6 +79,10 @@ impl Presence for MemoryPresence {
             users: room.connections.len() as u32,
         });
         ready(Ok(stats.unwrap_or_default())).boxed()
+    }
+
+    fn lease(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {

@@ -4,6 +4,7 @@ pub mod memory;
 pub mod redis;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use gateway_core::effect::PresenceStats;
@@ -29,6 +30,9 @@ pub trait Presence: Send + Sync + std::fmt::Debug {
 
     /// Counted where the entries are, without carrying them here.
     fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>>;
+
+    /// How long what a node added can outlive the node.
+    fn lease(&self) -> Duration;
 
     /// Writes and reads something of no meaning: whether presence can be kept.
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>>;

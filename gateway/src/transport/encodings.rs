@@ -75,12 +75,14 @@ impl Encodings {
     /// `commands_max` may wait for each other, so that many come in one message: a library subscribes to all it has at
     /// once, and to more than it may have it is to be told channel by channel. `joins` is whether pushes to clients that
     /// are only told share WebSocket messages. `sse_retry_ms` is what clients of `/sse` are told of when to come back.
+    /// `pusher` says what clients of any app are told.
     pub(crate) fn new(
         deflates: bool,
         options: DeflateOptions,
         commands_max: u32,
         joins: bool,
         sse_retry_ms: u32,
+        pusher: Arc<dyn Protocol>,
     ) -> Self {
         let websocket: Arc<dyn PushFraming> = Arc::new(WebSocketFrames::new(options));
         // Beside the connect command.
@@ -106,6 +108,7 @@ impl Encodings {
                 ProtocolId::CENTRIFUGE_UNI_PROTOBUF => {
                     Arc::new(CentrifugeUniProtobuf { joins, transport_pings: false })
                 }
+                ProtocolId::PUSHER => pusher.clone(),
                 ProtocolId::RAW => Arc::new(Raw::new("".into(), "".into(), None)),
                 ProtocolId::SSE => event_source[0].clone(),
                 ProtocolId::SSE_CHANNELS => event_source[1].clone(),
@@ -204,9 +207,14 @@ impl Encodings {
         frame.freeze().slice(start..)
     }
 
-    /// Whether the client is only told.
-    pub(crate) fn only_tells(&self, variant: Variant) -> bool {
-        self.rows[variant.encoding()].protocol.id().only_tells()
+    /// Whether the client is told in a message that it is closed.
+    pub(crate) fn tells_of_close(&self, variant: Variant) -> bool {
+        self.rows[variant.encoding()].protocol.id().tells_of_close()
+    }
+
+    /// The close that says to this client what `disconnect` means.
+    pub(crate) fn close(&self, variant: Variant, disconnect: &Disconnect) -> Disconnect {
+        self.rows[variant.encoding()].protocol.close(disconnect)
     }
 
     /// That the client is closed and why, as a frame of its own; empty if its protocol has no word for that.

@@ -10,13 +10,16 @@ use bytes::Bytes;
 use gateway_core::hub::{Bundle, Bundles, End, Prepared, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
+use shared::id::ClientId;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::client::{Client, Queued};
 use crate::clock::Clock;
 #[cfg(debug_assertions)]
 use crate::faults;
 use crate::memory::SharedFrames;
+use crate::node::ClientIds;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Drop;
 use crate::transport::direct;
@@ -32,6 +35,9 @@ pub(super) struct Sweep<'w> {
     pub(super) tally: &'w mut Tally,
     pub(super) metrics: &'w Metrics,
     pub(super) clock: Clock,
+    /// Finds whom something is not for.
+    pub(super) client_ids: &'w ClientIds,
+    pub(super) worker: usize,
     pub(super) outbox_bytes_max: usize,
     pub(super) share: &'w mut Share,
     pub(super) shared_frames: &'w mut SharedFrames,
@@ -70,8 +76,13 @@ impl Sink for Sweep<'_> {
         for publication in bundles.publications().iter().filter_map(|prepared| prepared.publication()) {
             faults::trip(faults::DELIVERING_PANICS, &publication.data.bytes);
         }
-        for subscriber in subscribers {
-            self.hand(subscriber, bundles.get(subscriber.variant));
+        match bundles.spares_anyone() {
+            false => {
+                for subscriber in subscribers {
+                    self.hand(subscriber, bundles.get(subscriber.variant));
+                }
+            }
+            true => self.hand_to_the_others(subscribers, bundles),
         }
         self.tell_who_miss(bundles);
     }
@@ -104,6 +115,31 @@ impl Sweep<'_> {
                     self.doom(Aftermath::Close(subscriber.key, disconnect.clone()), subscriber.key);
                 }
                 Some(End::Broken(rest)) => self.pass_over(subscriber, rest),
+            }
+        }
+    }
+
+    /// The same where some of this is not for all of them.
+    #[cold]
+    fn hand_to_the_others(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
+        let spared = bundles.publications().iter().filter_map(|prepared| prepared.except());
+        let here: SmallVec<[(u32, ClientId); 1]> = spared
+            .filter_map(|client| {
+                let (worker, index) = self.client_ids.place(client);
+                let found = self.clients.get(index as usize).filter(|_| worker == self.worker)?;
+                (found.session.client() == client).then_some((index, client))
+            })
+            .collect();
+        for subscriber in subscribers {
+            // Whoever takes patches needs every payload to make the next one of.
+            let spared = here.iter().find(|(key, _)| *key == subscriber.key);
+            match spared.filter(|_| !subscriber.variant.takes_patches()) {
+                None => self.hand(subscriber, bundles.get(subscriber.variant)),
+                Some((_, client)) => {
+                    let is_spared = |prepared: &Prepared| prepared.except() == Some(*client);
+                    let rest = bundles.without(subscriber.variant, is_spared);
+                    self.hand(subscriber, &rest);
+                }
             }
         }
     }

@@ -278,6 +278,8 @@ impl Worker {
             tally: &mut local.tally,
             metrics: &self.metrics,
             clock: self.clock,
+            client_ids: &local.node.client_ids,
+            worker: local.index,
             outbox_bytes_max: local.websocket.outbox_bytes_max,
             share: &mut self.share,
             shared_frames: &mut local.shared_frames,

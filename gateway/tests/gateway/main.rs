@@ -15,6 +15,8 @@ mod client;
 mod gateway;
 #[path = "../support/http.rs"]
 mod http;
+#[path = "../support/pusher.rs"]
+mod pusher;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod redis_server;
@@ -48,6 +50,7 @@ mod serves_event_streams;
 mod serves_http2;
 mod serves_many;
 mod serves_protobuf;
+mod serves_pusher;
 mod serves_raw;
 mod serves_raw_paths;
 mod serves_tls;

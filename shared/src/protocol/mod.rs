@@ -14,7 +14,10 @@ use crate::reply::Reply;
 
 pub mod centrifuge;
 pub mod event_source;
+pub mod pusher;
 pub mod raw;
+
+mod json;
 
 /// The same id means the same bytes for the same push, so it names a place in tables of shared bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,8 +32,9 @@ impl ProtocolId {
     pub const SSE: Self = Self(5);
     /// For those who follow several channels.
     pub const SSE_CHANNELS: Self = Self(6);
+    pub const PUSHER: Self = Self(7);
     /// How many protocols there are: the length of tables indexed by id.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 
     const NAMES: [&str; Self::COUNT] = [
         "centrifuge_json",
@@ -40,6 +44,7 @@ impl ProtocolId {
         "centrifuge_uni_protobuf",
         "sse",
         "sse_channels",
+        "pusher",
     ];
 
     /// Whether a client says who it is and no more, and is told everything from then on.
@@ -48,6 +53,11 @@ impl ProtocolId {
             self,
             Self::CENTRIFUGE_UNI_JSON | Self::CENTRIFUGE_UNI_PROTOBUF | Self::SSE | Self::SSE_CHANNELS
         )
+    }
+
+    /// Whether a client that is closed is told so in a message, also where its transport has a close of its own.
+    pub fn tells_of_close(self) -> bool {
+        self.only_tells() || self == Self::PUSHER
     }
 
     /// For metrics and logs.
@@ -84,6 +94,11 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
 
     /// How this protocol keeps a connection alive.
     fn heartbeat(&self) -> Heartbeat;
+
+    /// The close that says to this protocol's clients what `disconnect` means, where they go by codes of their own.
+    fn close(&self, disconnect: &Disconnect) -> Disconnect {
+        disconnect.clone()
+    }
 
     /// What stands between several encoded messages of one transport message; `None` if each needs its own.
     fn delimiter(&self) -> Option<&'static [u8]>;

@@ -123,9 +123,13 @@ impl Protocol for Raw {
             }),
             Event::Message(data) => Encoded::Message(put(data, out)),
             Event::Disconnected(disconnect) => Encoded::Close(disconnect.clone()),
-            Event::Joined(_) | Event::Left(_) | Event::Subscribed(_) | Event::Refreshed(_) => {
-                Encoded::Nothing
-            }
+            Event::Joined(_)
+            | Event::Left(_)
+            | Event::MemberAdded(_)
+            | Event::MemberRemoved(_)
+            | Event::Counted(_)
+            | Event::Subscribed(_)
+            | Event::Refreshed(_) => Encoded::Nothing,
         }
     }
 
@@ -240,7 +244,7 @@ mod tests {
         let answer = Answer::Subscribe(Subscribed { publications, ..Subscribed::default() });
         let mut out = BytesMut::new();
         assert_eq!(
-            raw(None).encode_reply(&Reply { id: SUBSCRIBE_ID, outcome: Ok(answer) }, &mut out),
+            raw(None).encode_reply(&Reply::new(SUBSCRIBE_ID, Ok(answer)), &mut out),
             Encoded::Messages(vec![(MessageKind::Text, 3), (MessageKind::Binary, 2)])
         );
         assert_eq!(&out[..], b"one\x00\xff");
@@ -249,11 +253,10 @@ mod tests {
     #[test]
     fn success_is_silent_and_every_refusal_closes() {
         let mut out = BytesMut::new();
-        let publish = Reply { id: MESSAGE_ID, outcome: Ok(Answer::Publish) };
+        let publish = Reply::new(MESSAGE_ID, Ok(Answer::Publish));
         assert_eq!(raw(None).encode_reply(&publish, &mut out), Encoded::Nothing);
         for error in ErrorCode::ALL {
-            let encoded =
-                raw(None).encode_reply(&Reply { id: MESSAGE_ID, outcome: Err(error.into()) }, &mut out);
+            let encoded = raw(None).encode_reply(&Reply::new(MESSAGE_ID, Err(error.into())), &mut out);
             let Encoded::Close(disconnect) = encoded else { panic!("{error:?} does not close") };
             let may_go_well_next_time = error.is_temporary() || error == ErrorCode::UnrecoverablePosition;
             assert_eq!(disconnect.invites_reconnect(), may_go_well_next_time, "{error:?}");

@@ -45,7 +45,7 @@ fn seventh() -> Publication {
 }
 
 pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
-    let ok = |id, answer| Reply { id, outcome: Ok(answer) };
+    let ok = |id, answer| Reply::new(id, Ok(answer));
     let connected = |expires| {
         ok(
             1,
@@ -120,14 +120,11 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
             ok(8, Answer::Refresh { client: client_id(1), version: "0.1.0", expires: in_a_minute }),
         ),
         ("subscription refreshed", ok(9, Answer::SubRefresh { expires: in_a_minute, items: Vec::new() })),
-        ("an error", Reply { id: 10, outcome: Err(ErrorCode::PermissionDenied.into()) }),
-        ("a temporary error", Reply { id: 10, outcome: Err(ErrorCode::Internal.into()) }),
+        ("an error", Reply::new(10, Err(ErrorCode::PermissionDenied.into()))),
+        ("a temporary error", Reply::new(10, Err(ErrorCode::Internal.into()))),
         (
             "an application's error",
-            Reply {
-                id: 10,
-                outcome: Err(Refusal::custom(400, "out of stock", true).expect("one of its codes")),
-            },
+            Reply::new(10, Err(Refusal::custom(400, "out of stock", true).expect("one of its codes"))),
         ),
         ("connected with all there is", ok(1, Answer::Connect(Box::new(connected_with_all())))),
         ("recovered in patches", subscribed(in_patches())),

@@ -71,7 +71,11 @@ fn wants(apart: Option<&Apart>, prepared: &Prepared) -> bool {
         OwnedEvent::Publication(publication) => apart
             .and_then(|apart| apart.wants.filter.as_deref())
             .is_none_or(|filter| filter.matches(&publication.tags)),
-        OwnedEvent::Joined(_) | OwnedEvent::Left(_) => wants_joins_and_leaves(apart),
+        OwnedEvent::Counted { .. } => true,
+        OwnedEvent::Joined(_)
+        | OwnedEvent::Left(_)
+        | OwnedEvent::MemberAdded { .. }
+        | OwnedEvent::MemberRemoved { .. } => wants_joins_and_leaves(apart),
     }
 }
 

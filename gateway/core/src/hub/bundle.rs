@@ -75,6 +75,19 @@ impl Bundles {
         &self.made[self.last].1
     }
 
+    /// Whether any of these is for all but one.
+    #[inline]
+    pub fn spares_anyone(&self) -> bool {
+        self.publications.iter().any(|prepared| prepared.except().is_some())
+    }
+
+    /// What is left for one subscriber of those that are not for it: made for this one alone.
+    pub fn without(&self, variant: Variant, is_spared: impl Fn(&Prepared) -> bool) -> Bundle {
+        let left: SmallVec<[Arc<Prepared>; 1]> =
+            self.publications.iter().filter(|prepared| !is_spared(prepared)).cloned().collect();
+        Bundle::of(&left, variant, self.given)
+    }
+
     /// The last publication among these, if any of them is one.
     pub(super) fn last_publication(&self) -> Option<&Publication> {
         self.publications.iter().rev().find_map(|prepared| prepared.publication())

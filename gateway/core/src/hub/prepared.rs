@@ -9,10 +9,11 @@ use bytes::{Bytes, BytesMut};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::framing::MessageKind;
+use shared::id::ClientId;
 use shared::position::StreamPosition;
 use shared::protocol::Encoded;
 use shared::publication::{Payload, Publication};
-use shared::push::{Event, Form, OwnedEvent, Push};
+use shared::push::{Form, OwnedEvent, Push};
 
 use super::variants::{Variant, Variants};
 use crate::delta;
@@ -92,7 +93,28 @@ impl Prepared {
     pub fn publication(&self) -> Option<&Publication> {
         match &self.event {
             OwnedEvent::Publication(publication) => Some(publication),
-            OwnedEvent::Joined(_) | OwnedEvent::Left(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The one client that is not to have it, wherever it is.
+    #[inline]
+    pub fn except(&self) -> Option<ClientId> {
+        match &self.event {
+            OwnedEvent::Publication(publication) => publication.except,
+            // It is told with its subscription who is there.
+            OwnedEvent::MemberAdded { info, .. } => Some(info.client),
+            _ => None,
+        }
+    }
+
+    /// How many changes of who is in the channel the node had seen with this one, if it is one.
+    pub fn members_version(&self) -> Option<u64> {
+        match &self.event {
+            OwnedEvent::MemberAdded { version, .. } | OwnedEvent::MemberRemoved { version, .. } => {
+                Some(*version)
+            }
+            _ => None,
         }
     }
 
@@ -106,11 +128,13 @@ impl Prepared {
     pub fn bytes(&self) -> usize {
         match &self.event {
             OwnedEvent::Publication(publication) => publication.data.bytes.len(),
-            OwnedEvent::Joined(info) | OwnedEvent::Left(info) => {
+            OwnedEvent::Joined(info) | OwnedEvent::Left(info) | OwnedEvent::MemberAdded { info, .. } => {
                 let json = [&info.conn_info, &info.chan_info];
                 let json: usize = json.into_iter().flatten().map(Bytes::len).sum();
                 json + info.user.as_str().len()
             }
+            OwnedEvent::MemberRemoved { user, .. } => user.as_str().len(),
+            OwnedEvent::Counted { .. } => 0,
         }
     }
 
@@ -206,27 +230,16 @@ impl Prepared {
     fn encode(&self, variant: Variant) -> Plain {
         let Some(encoding) = self.variants.get(variant.encoding()) else { return Plain::Nothing };
         let headroom = encoding.framing.headroom();
-        let event = match &self.event {
-            OwnedEvent::Publication(publication) => {
-                let patch = if variant.is_patched() { self.patch() } else { None };
-                let form = match patch {
-                    Some(patch) => Form::Patch(patch),
-                    None if variant.takes_patches() => Form::Whole,
-                    None => Form::Plain,
-                };
-                Event::Publication(publication, form)
-            }
-            OwnedEvent::Joined(info) => Event::Joined(info),
-            OwnedEvent::Left(info) => Event::Left(info),
-        };
-        let payload = match event {
-            Event::Publication(_, Form::Patch(patch)) => patch.len(),
-            _ => self.bytes(),
+        let patch = if variant.is_patched() { self.patch() } else { None };
+        let (form, payload) = match patch {
+            Some(patch) => (Form::Patch(patch), patch.len()),
+            None if variant.takes_patches() => (Form::Whole, self.bytes()),
+            None => (Form::Plain, self.bytes()),
         };
         let guess = headroom + ENVELOPE_BYTES_GUESS + self.channel.as_str().len() + payload;
         let mut buffer = BytesMut::with_capacity(guess);
         buffer.resize(headroom, 0);
-        let push = Push::to(&self.channel, event);
+        let push = Push::to(&self.channel, self.event.as_event(form));
         match encoding.protocol.encode_push(push, &mut buffer) {
             Encoded::Nothing | Encoded::Begin(_) => Plain::Nothing,
             Encoded::Close(disconnect) => Plain::Close(disconnect),

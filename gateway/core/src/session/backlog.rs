@@ -90,7 +90,9 @@ fn weight(command: &Command) -> usize {
         Request::Send { data } => data.bytes.len(),
         Request::Ask { channel, data } => channel.len() + data.bytes.len(),
         Request::Rpc { method, data } => method.len() + data.bytes.len(),
-        Request::Pong | Request::Refused(_) | Request::Unknown => 0,
+        Request::Emit { channel, event, data } => channel.len() + event.len() + data.bytes.len(),
+        Request::SignIn { token, data } => token.len() + data.bytes.len(),
+        Request::Ping | Request::Pong | Request::Refused(_) | Request::Unknown => 0,
     };
     held + size_of::<Command>()
 }

@@ -1,6 +1,7 @@
 //! What is said to the client, as few messages as possible.
 
 use bytes::{BufMut, BytesMut};
+use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::framing::{MessageKind, OwnedMessage};
 use shared::moment::Moment;
@@ -31,20 +32,35 @@ pub(super) struct Batch {
 
 impl Session {
     pub(super) fn answer(&mut self, id: u32, answer: Answer) {
+        self.answer_in(None, id, answer);
+    }
+
+    /// The same about the subscription to a channel.
+    pub(super) fn answer_in(&mut self, channel: Option<Channel>, id: u32, answer: Answer) {
         // A reply may overtake what makes another channel live, but only a subscribe reply does: then a client
         // that subscribes to many channels at once is answered in one message.
         if !matches!(answer, Answer::Subscribe(_)) {
             self.end_batch_before_live();
         }
-        let reply = Reply { id, outcome: Ok(answer) };
+        let reply = Reply { id, channel, outcome: Ok(answer) };
         self.write(|protocol, out| protocol.encode_reply(&reply, out));
     }
 
     /// Answers with an error. A client that has got too many of them is closed.
     pub(super) fn refuse(&mut self, now: Moment, id: u32, refusal: impl Into<Refusal>) {
-        let refusal = refusal.into();
+        self.refuse_in(now, None, id, refusal);
+    }
+
+    /// The same about the subscription to a channel.
+    pub(super) fn refuse_in(
+        &mut self,
+        now: Moment,
+        channel: Option<&Channel>,
+        id: u32,
+        refusal: impl Into<Refusal>,
+    ) {
         self.end_batch_before_live();
-        let reply = Reply { id, outcome: Err(refusal) };
+        let reply = Reply { id, channel: channel.cloned(), outcome: Err(refusal.into()) };
         self.write(|protocol, out| protocol.encode_reply(&reply, out));
         if let Err(refusal) = &reply.outcome {
             self.note_refusal(now, refusal);

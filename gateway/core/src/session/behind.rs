@@ -175,7 +175,8 @@ impl Session {
         // Its namespace was there when it was subscribed to.
         let retention =
             self.context.rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
-        let join = Join { ticket, channel, terms, retention, past: Some(past), presence: None };
+        let join =
+            Join { ticket, channel, terms, retention, past: Some(past), presence: None, members: false };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 

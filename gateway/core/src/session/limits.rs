@@ -40,6 +40,17 @@ pub(super) struct Limits {
     errors: Bucket,
 }
 
+/// How many events for other subscribers a client may send: few clients send any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct EventLimit(Bucket);
+
+impl EventLimit {
+    pub(super) fn allow(&mut self, now: Moment, settings: &Settings) -> bool {
+        let rate = settings.client_events_per_second;
+        self.0.take(now, 1, rate, rate, SECOND_MS)
+    }
+}
+
 impl Limits {
     /// Whether the client may send one more message of this many bytes. Asked before the message is decoded, so
     /// that decoding is limited too.

@@ -36,7 +36,7 @@ pub use way::Way;
 use backlog::Backlog;
 use batch::Batch;
 use behind::Behind;
-use limits::Limits;
+use limits::{EventLimit, Limits};
 use loading::Loadings;
 use on_renewal::Renewals;
 use on_track::Tracking;
@@ -58,6 +58,7 @@ mod way;
 mod on_application;
 mod on_arrival;
 mod on_connect;
+mod on_emit;
 mod on_map_subscribe;
 mod on_message;
 mod on_outcome;
@@ -67,6 +68,7 @@ mod on_query;
 mod on_refresh;
 mod on_renewal;
 mod on_server_subscribe;
+mod on_sign_in;
 mod on_subscribe;
 mod on_timeout;
 mod on_track;
@@ -123,8 +125,8 @@ pub struct Session {
     renewals: Option<Box<Renewals>>,
     /// Which keys of polled channels the client follows.
     tracking: Option<Box<Tracking>>,
-    /// Until connected: what the client is to be told of the way.
-    told_of_way: Option<Box<Way>>,
+    /// What few sessions have, or none for long.
+    rare: Option<Box<Rare>>,
     limits: Limits,
     /// Until connected: when it is too late for that. Then: when the next ping is due, or the pong to the last one.
     deadline: Moment,
@@ -141,12 +143,22 @@ pub struct Session {
     one_way: bool,
     /// It follows what it asked for as it connected, and nothing else, ever.
     fixed: bool,
+    /// Every subscription is asked about.
+    asks_of_all: bool,
     /// Something has come from the client since the last ping.
     heard: bool,
     /// Pings that no pong has answered.
     pongs_owed: u8,
     /// Bytes of long answers since the client was last known to have taken all.
     sent_bytes: u32,
+}
+
+/// What a session holds in a box of its own, and only if it has any of it.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Until connected: what the client is to be told of the way.
+    told_of_way: Way,
+    events: EventLimit,
 }
 
 impl Session {
@@ -176,7 +188,8 @@ impl Session {
             tracking: None,
             one_way: matches!(way, Way::OneWay { .. }),
             fixed: false,
-            told_of_way: (!matches!(way, Way::Both)).then(|| Box::new(way)),
+            asks_of_all: false,
+            rare: (!matches!(way, Way::Both)).then(|| Box::new(Rare { told_of_way: way, ..Rare::default() })),
             limits: Limits::default(),
             deadline,
             expiry: NEVER,
@@ -191,6 +204,13 @@ impl Session {
         };
         session.accept(now, commands);
         session
+    }
+
+    /// For wires that have a way of their own to say what a client may: every subscription is asked about
+    /// ([`Effect::Authorize`]), whatever its channel's options allow.
+    #[must_use]
+    pub fn asking_of_all(self) -> Self {
+        Self { asks_of_all: true, ..self }
     }
 
     /// What should be done next, in this order. `None` until something happens again.
@@ -280,20 +300,21 @@ impl Session {
         joined.map(|one| &one.channel)
     }
 
-    /// What others see of this client in a channel.
-    fn info(&self, channel_info: Option<bytes::Bytes>) -> ClientInfo {
+    /// What others see of this client in a channel that has given it this.
+    fn info(&self, granted: Option<&state::Granted>) -> ClientInfo {
         let identity = self.identity.as_deref();
+        let user = granted.and_then(|granted| granted.user.as_ref());
         ClientInfo {
             client: self.client,
-            user: self.user().clone(),
+            user: user.unwrap_or(self.user()).clone(),
             conn_info: identity.and_then(|identity| identity.info.clone()),
-            chan_info: channel_info,
+            chan_info: granted.and_then(|granted| granted.info.clone()),
         }
     }
 
     /// What others see of this client in one of its channels.
     fn info_in(&self, at: usize) -> ClientInfo {
-        self.info(self.subscriptions[at].granted().and_then(|granted| granted.info.clone()))
+        self.info(self.subscriptions[at].granted())
     }
 
     /// Where the subscription to a channel is, or where it would be.

@@ -96,7 +96,8 @@ impl Session {
         subscription: ServerSubscription,
         asked: Subscribe,
     ) -> Result<Wanted, Denial> {
-        let ServerSubscription { channel, info, data, expires, overrides } = subscription;
+        let ServerSubscription { channel, info, data, expires, overrides, members } = subscription;
+        let asked = Subscribe { members, ..asked };
         let bytes_max = self.context.settings.channel_bytes_max as usize;
         let channel = self.context.rules.channel(&channel, bytes_max).map_err(|_| ErrorCode::BadRequest)?;
         let options = self.context.rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;

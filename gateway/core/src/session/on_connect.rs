@@ -86,7 +86,7 @@ impl Session {
         };
         let by_client = self.identity.as_ref().filter(|identity| !identity.refreshed_by_server);
         let expires = by_client.and_then(|identity| identity.expires);
-        let (session, node) = match self.told_of_way.take().map(|way| *way) {
+        let (session, node) = match self.rare.take().map(|rare| rare.told_of_way) {
             Some(Way::Apart { session, node }) => (Some(session), node),
             Some(Way::OneWay { session }) => (Some(session), self.context.node.clone()),
             Some(Way::Both) | None => (None, self.context.node.clone()),

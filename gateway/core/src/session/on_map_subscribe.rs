@@ -189,12 +189,12 @@ impl Session {
         let Some(loading) = self.loading_mut(at) else { return };
         let channel = loading.channel.clone();
         let (asked, overrides) = (loading.entry.asked.clone(), loading.entry.overrides);
-        let channel_info = loading.entry.granted.as_ref().and_then(|granted| granted.info.clone());
+        let granted = loading.entry.granted.clone();
         let given = Given::new(options, &asked, overrides, self.rights(&channel), self.context.insecure);
-        let presence = given.presence.then(|| self.info(channel_info));
+        let presence = given.presence.then(|| self.info(granted.as_deref()));
         let (terms, retention) = (given.terms(asked.filter), options.retention());
         self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Join });
-        let join = Join { ticket, channel, terms, retention, past: None, presence };
+        let join = Join { ticket, channel, terms, retention, past: None, presence, members: false };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 

@@ -6,6 +6,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::Message;
 use shared::moment::Moment;
+use shared::reply::Answer;
 
 use super::state::Phase;
 use super::{JOINS_MAX, Session};
@@ -129,6 +130,9 @@ impl Session {
                 self.on_track(now, id, &channel, batches, untrack)
             }
             Request::Untrack { channel, keys } => self.on_untrack(now, id, &channel, keys),
+            Request::Emit { channel, event, data } => self.on_emit(now, id, &channel, event, data),
+            Request::SignIn { token, data } => self.on_sign_in(id, token, data),
+            Request::Ping => self.answer(id, Answer::Pong),
             Request::Refused(error) => self.refuse(now, id, error),
             Request::Connect(_) => self.close(Disconnect::BAD_REQUEST.because("a client connects once")),
             Request::Pong | Request::Unknown => {

@@ -27,6 +27,15 @@ impl Session {
                     self.on_authorized(now, at, result);
                 }
                 (Stage::Joining(_), OutcomeResult::Joined(result)) => self.on_joined(now, at, result),
+                (Stage::Joining(_), OutcomeResult::JoinedAmong(result)) => {
+                    let result = result.map(|(past, members)| {
+                        if let Some(joining) = self.subscriptions[at].joining_mut() {
+                            joining.members = Some(members);
+                        }
+                        past
+                    });
+                    self.on_joined(now, at, result);
+                }
                 _ => self.fail_joining(now, at, ErrorCode::Internal),
             }
         } else if self.behind.as_ref().is_some_and(|behind| behind.awaits(ticket)) {
@@ -62,6 +71,9 @@ impl Session {
             }
             (Awaited::SubRefresh { channel }, OutcomeResult::Authorized(result)) => {
                 self.on_reauthorized(now, id, &channel, result);
+            }
+            (Awaited::SignIn { data }, OutcomeResult::SignedIn(result)) => {
+                self.on_signed_in(now, id, data, result);
             }
             (Awaited::Publish, OutcomeResult::Published(result)) => {
                 self.conclude_or_close(now, id, result.map(|()| Answer::Publish));

@@ -30,10 +30,7 @@ impl Session {
         if options.keeps_keys() || !options.publication_data_format.admits(&data) {
             return self.refuse(now, id, ErrorCode::BadRequest);
         }
-        let subscription = self.find_live(channel.as_str());
-        let channel_info =
-            subscription.and_then(|one| one.granted()).and_then(|granted| granted.info.clone());
-        let info = self.info(channel_info);
+        let info = self.info(self.find_live(channel.as_str()).and_then(|one| one.granted()));
         let publication =
             Publication { info: Some(info), delta: options.delta_publish, ..Publication::new(data) };
         let ticket = self.ticket();

@@ -53,10 +53,7 @@ impl Session {
     }
 
     fn setting(&self, channel: &Channel, options: &ChannelOptions, data: Payload) -> Action {
-        let subscription = self.find_live(channel.as_str());
-        let channel_info =
-            subscription.and_then(|one| one.granted()).and_then(|granted| granted.info.clone());
-        let info = Some(self.info(channel_info));
+        let info = Some(self.info(self.find_live(channel.as_str()).and_then(|one| one.granted())));
         let publication = Publication { info, delta: options.delta_publish, ..Publication::new(data) };
         let mode = SetMode::Any;
         Action::Set(Box::new(Set { publication, score: 0, mode, refreshes: false, version: None }))

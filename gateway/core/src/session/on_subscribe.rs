@@ -6,7 +6,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
-use shared::publication::Payload;
+use shared::publication::{ClientInfo, Payload};
 use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
 use shared::reply::{Answer, KeyedAnswer, Subscribed};
@@ -45,27 +45,34 @@ impl Session {
     pub(super) fn on_subscribe(&mut self, now: Moment, id: u32, mut request: Subscribe) {
         let Some(channel) = self.channel(now, id, &request.channel) else { return };
         let Err(at) = self.find(channel.as_str()) else {
-            return self.refuse(now, id, ErrorCode::AlreadySubscribed);
+            return self.refuse_in(now, Some(&channel), id, ErrorCode::AlreadySubscribed);
         };
         let context = self.context.clone();
         let loading = self.loading.as_ref();
         let goes_on = loading.is_some_and(|loading| loading.find(channel.as_str()).is_some());
         let channels = self.subscriptions.len() + loading.map_or(0, |loading| loading.0.len());
         if !goes_on && channels >= context.settings.channels_max as usize {
-            return self.refuse(now, id, ErrorCode::LimitExceeded);
+            return self.refuse_in(now, Some(&channel), id, ErrorCode::LimitExceeded);
         }
         let Some(options) = context.rules.options(&channel) else {
-            return self.refuse(now, id, ErrorCode::UnknownChannel);
+            return self.refuse_in(now, Some(&channel), id, ErrorCode::UnknownChannel);
         };
         if options.keeps_keys() {
+            if self.asks_of_all {
+                return self.refuse_in(now, Some(&channel), id, ErrorCode::NotAvailable);
+            }
             return self.on_map_subscribe(now, id, channel, request);
         }
         let token = std::mem::take(&mut request.token);
         let data = request.data.take().map(|data| *data);
         let asked = match Asked::of(request, options) {
             Ok(asked) => asked,
-            Err(denial) => return self.deny(now, id, denial),
+            Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
+            Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
+        if self.asks_of_all {
+            return self.ask_about(at, channel, id, asked, token, data);
+        }
         // The application is asked where its channels say so. What their names keep from others is no question.
         let asks = token.is_empty()
             && options.subscribe_hook
@@ -73,17 +80,31 @@ impl Session {
         if token.is_empty() && !asks && !self.may_subscribe(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
+        if !token.is_empty() || asks {
+            return self.ask_about(at, channel, id, asked, token, data);
+        }
         let ticket = self.ticket();
         let joining = Box::new(Joining { ticket, id, asked, ..Joining::default() });
         self.joining += 1;
-        if token.is_empty() && !asks {
-            self.insert(at, Subscription { channel, stage: Stage::Joining(joining) });
-            self.join(at, options);
-        } else {
-            let stage = Stage::Authorizing(joining);
-            self.effects.push_back(Effect::Authorize { ticket, channel: channel.clone(), token, data });
-            self.insert(at, Subscription { channel, stage });
-        }
+        self.insert(at, Subscription { channel, stage: Stage::Joining(joining) });
+        self.join(at, options);
+    }
+
+    /// Whether the client may subscribe is for somebody else to say.
+    fn ask_about(
+        &mut self,
+        at: usize,
+        channel: Channel,
+        id: u32,
+        asked: Asked,
+        token: Box<str>,
+        data: Option<Payload>,
+    ) {
+        let ticket = self.ticket();
+        let joining = Box::new(Joining { ticket, id, asked, ..Joining::default() });
+        self.joining += 1;
+        self.effects.push_back(Effect::Authorize { ticket, channel: channel.clone(), token, data });
+        self.insert(at, Subscription { channel, stage: Stage::Authorizing(joining) });
     }
 
     pub(super) fn on_authorized(&mut self, now: Moment, at: usize, result: Result<Grant, Denial>) {
@@ -135,7 +156,10 @@ impl Session {
             Ok((subscribed, taken)) => {
                 match taken.id {
                     0 => self.tell_of_subscription(at, subscribed),
-                    id => self.answer(id, Answer::Subscribe(subscribed)),
+                    id => {
+                        let channel = self.subscriptions[at].channel.clone();
+                        self.answer_in(Some(channel), id, Answer::Subscribe(subscribed));
+                    }
                 }
                 self.begin_following(at, taken);
             }
@@ -181,7 +205,7 @@ impl Session {
         let stage = std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()));
         let Stage::Joining(joining) = stage else { return Err(ErrorCode::Internal.into()) };
         self.joining -= 1;
-        let Joining { id, server_side, asked, given, granted, data, keyed, ended, .. } = *joining;
+        let Joining { id, server_side, asked, given, granted, data, keyed, members, ended, .. } = *joining;
         let expiring = granted.as_ref().filter(|granted| !granted.refreshed_by_server && !server_side);
         let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
         subscription.stage =
@@ -213,7 +237,11 @@ impl Session {
         if let Some(filter) = &filter {
             publications.retain(|publication| filter.matches(&publication.tags));
         }
-        let terms = given.terms(filter);
+        let mut terms = given.terms(filter);
+        let members = members.map(|members| {
+            terms.members_known = members.version;
+            self.among(at, members.clients)
+        });
         let counts_from = match &rest {
             _ if !is_keyed => counts_from,
             // A client of keys does not count: it takes what it is told.
@@ -257,6 +285,7 @@ impl Session {
             was_recovering,
             data: data.map(Box::new),
             keyed: keyed.or_else(|| is_polled.then(polled)),
+            members,
         };
         Ok((subscribed, Taken { id, given, next, ended, bytes: bytes + state_bytes }))
     }
@@ -298,6 +327,16 @@ impl Session {
         }
     }
 
+    /// Who is there, this client among them whether or not the others know of it yet.
+    fn among(&self, at: usize, mut members: Vec<ClientInfo>) -> Vec<ClientInfo> {
+        let own = self.info_in(at);
+        let is_shown = self.subscriptions[at].granted().is_some_and(|granted| granted.user.is_some());
+        if is_shown && members.iter().all(|member| member.user != own.user) {
+            members.push(own);
+        }
+        members
+    }
+
     /// The subscription does not come about.
     pub(super) fn fail_joining(&mut self, now: Moment, at: usize, error: impl Into<Refusal>) {
         if self.phase == Phase::Connecting {
@@ -307,7 +346,7 @@ impl Session {
         let id = match stage {
             Stage::Authorizing(joining) => joining.id,
             Stage::Joining(joining) => {
-                self.leave(channel, None);
+                self.leave(channel.clone(), None);
                 joining.id
             }
             Stage::Live(_) => return,
@@ -315,7 +354,7 @@ impl Session {
         match id {
             // The server wanted it, and its client has not heard of it.
             0 => self.note_refusal(now, &error.into()),
-            id => self.refuse(now, id, error),
+            id => self.refuse_in(now, Some(&channel), id, error),
         }
     }
 
@@ -339,7 +378,7 @@ impl Session {
         let subscription = &mut self.subscriptions[at];
         let Some(joining) = subscription.joining_mut() else { return };
         let given = joining.given;
-        let (ticket, asked) = (joining.ticket, &joining.asked);
+        let (ticket, asked, joining_members) = (joining.ticket, &joining.asked, joining.asked.members);
         let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), part: false };
         let retention = options.retention();
         let past = retention.keeps_history().then(|| match (given.past, &asked.since) {
@@ -357,7 +396,8 @@ impl Session {
         let terms = given.terms(asked.filter.clone());
         let channel = subscription.channel.clone();
         let presence = given.presence.then(|| self.info_in(at));
-        let join = Join { ticket, channel, terms, retention, past, presence };
+        let members = joining_members;
+        let join = Join { ticket, channel, terms, retention, past, presence, members };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 
@@ -375,6 +415,6 @@ fn polled() -> Box<KeyedAnswer> {
 
 /// What is remembered of what a token gave.
 pub(super) fn granted(grant: Grant, expires: Option<Moment>) -> Granted {
-    let Grant { info, refreshed_by_server, allow, .. } = grant;
-    Granted { info, expires, refreshed_by_server, allow }
+    let Grant { shown_as, info, refreshed_by_server, allow, .. } = grant;
+    Granted { user: shown_as, info, expires, refreshed_by_server, allow }
 }

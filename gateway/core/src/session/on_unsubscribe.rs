@@ -114,7 +114,7 @@ impl Session {
         };
         let users = elsewhere(&options.map_users_presence_channel_prefix);
         let shown = Shown {
-            info: self.info(subscription.granted().and_then(|granted| granted.info.clone())),
+            info: self.info(subscription.granted()),
             clients: elsewhere(&options.map_clients_presence_channel_prefix),
             users: users.filter(|_| !self.user().is_anonymous()),
             own: (options.keeps_keys() && options.map.remove_client_on_unsubscribe).then(|| channel.clone()),
@@ -128,10 +128,7 @@ impl Session {
         let (known, announced) =
             subscription.live_mut().map_or((false, false), |live| (live.known, live.announced));
         let ended = known.then_some(why);
-        let info = announced.then(|| {
-            let channel_info = subscription.granted().and_then(|granted| granted.info.clone());
-            Box::new(self.info(channel_info))
-        });
+        let info = announced.then(|| Box::new(self.info(subscription.granted())));
         let was_shown = subscription.live_mut().is_some_and(|live| live.shown);
         let shown = if was_shown { self.shown(&subscription) } else { None };
         let channel = subscription.channel;

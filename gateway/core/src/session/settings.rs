@@ -50,6 +50,10 @@ pub struct Settings {
     /// Bytes a connection can send at once. More than the largest message, or that can never be sent.
     pub bytes_burst: u32,
 
+    /// Events a client can send to the other subscribers of channels, each second, in protocols that have such (Pusher's
+    /// client events). Those beyond it are refused.
+    pub client_events_per_second: u32,
+
     /// Commands that can be refused in a window before the connection is closed. 0 is no limit. Refusals that the
     /// client could not foresee (tokens that have ended, positions that cannot be recovered from, failures inside) are
     /// not counted.
@@ -89,6 +93,7 @@ impl Default for Settings {
             messages_burst: 10_000,
             bytes_per_second: 4 << 20,
             bytes_burst: 16 << 20,
+            client_events_per_second: 10,
             errors_max: 300,
             errors_window_ms: 60_000,
             history_limit_max: 1_000,

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use shared::channel::Channel;
 use shared::command::{Since, Subscribe};
+use shared::id::UserId;
 use shared::moment::Moment;
 use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
 use super::on_arrival::Arriving;
 use super::terms::{Asked, Given};
-use crate::effect::{Overrides, Rights, Ticket};
+use crate::effect::{Members, Overrides, Rights, Ticket};
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +50,10 @@ pub(super) enum Awaited {
     },
     Message,
     Rpc,
+    /// With what the client says of itself.
+    SignIn {
+        data: Payload,
+    },
     Publish,
     History {
         since: Option<Since>,
@@ -108,6 +113,8 @@ pub(super) struct Joining {
     pub(super) data: Option<Payload>,
     /// In a channel that keeps state by key: how far its client is.
     pub(super) keyed: Option<Box<super::loading::Arrived>>,
+    /// Who was there when it was joined, for a client that is told of that.
+    pub(super) members: Option<Members>,
     /// The server has ended it meanwhile. The client is told once it knows that it is subscribed.
     pub(super) ended: Option<UnsubscribeCode>,
 }
@@ -115,6 +122,8 @@ pub(super) struct Joining {
 /// What a subscription was given by its token, the server or the application.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Granted {
+    /// As whom it is seen in the channel, if not as who it is.
+    pub(super) user: Option<UserId>,
     pub(super) info: Option<Bytes>,
     pub(super) expires: Option<Moment>,
     /// The application is asked when it expires, and not the client.

@@ -24,6 +24,8 @@ pub(super) struct Asked {
     pub(super) joins: bool,
     pub(super) delta: bool,
     pub(super) filter: Option<Arc<TagFilter>>,
+    /// To be told which users are there.
+    pub(super) members: bool,
 }
 
 impl Asked {
@@ -49,6 +51,7 @@ impl Asked {
             joins: request.join_leave,
             delta: !request.delta.is_empty(),
             filter,
+            members: request.members,
         })
     }
 }
@@ -89,6 +92,7 @@ impl Given {
             patches: self.delta,
             filter,
             needs_all: self.needs_all,
+            members_known: 0,
         }
     }
 

@@ -378,6 +378,7 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         Effect::Authenticate { ticket, .. }
         | Effect::Authorize { ticket, .. }
         | Effect::Reauthenticate { ticket, .. }
+        | Effect::SignIn { ticket, .. }
         | Effect::Publish { ticket, .. }
         | Effect::ChangeKey { ticket, .. }
         | Effect::ReadState { ticket, .. }
@@ -423,7 +424,7 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
     let failed = |error: Option<ErrorCode>| error.map_or(Ok(()), Err);
     let read: HistoryPage = page(&[3, 4], 4);
     let result = match effect {
-        Effect::Authenticate { .. } | Effect::Reauthenticate { .. } => {
+        Effect::Authenticate { .. } | Effect::Reauthenticate { .. } | Effect::SignIn { .. } => {
             // Whom the server renews it subscribes too.
             let refreshed_by_server = expires.is_some();
             let to = |name: &&str| ServerSubscription { channel: (*name).into(), ..Default::default() };

@@ -18,6 +18,7 @@ mod loading;
 mod only_telling;
 mod order;
 mod publishing;
+mod pusher;
 mod querying;
 mod raw;
 mod reading_on;

@@ -153,6 +153,10 @@ impl Client {
                 self.ask(ticket, "");
                 format!("reauthenticate {token}")
             }
+            Effect::SignIn { ticket, token, .. } => {
+                self.ask(ticket, "");
+                format!("sign in {token}")
+            }
             Effect::Authorize { ticket, channel, token, .. } => {
                 self.ask(ticket, channel.as_str());
                 format!("authorize {channel} {token}")
@@ -170,6 +174,7 @@ impl Client {
                 line += if join.terms.patches { " delta" } else { "" };
                 line += if join.terms.filter.is_some() { " filtered" } else { "" };
                 line += if join.presence.is_some() { " present" } else { "" };
+                line += if join.members { " among" } else { "" };
                 line
             }
             Effect::GoLive(GoLive { channel, position, has_last, terms, .. }) => {

@@ -78,7 +78,7 @@ impl Checkers {
                 let before = members.remove(&info.client.to_string());
                 assert!(before.is_some(), "{} left {channel} and had not come", info.client);
             }
-            OwnedEvent::Publication(_) => panic!("publications are not announced"),
+            _ => panic!("only joins and leaves are announced"),
         }
     }
 

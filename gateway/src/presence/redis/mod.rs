@@ -37,6 +37,7 @@ pub struct RedisPresence {
     shared: Arc<Shared>,
     live: LiveNodes,
     timeout: Duration,
+    lease: Duration,
     _flusher: AbortOnDropHandle<()>,
 }
 
@@ -60,6 +61,7 @@ impl RedisPresence {
             shared,
             live: LiveNodes::new(config.presence_ttl()),
             timeout: config.timeout(),
+            lease: config.presence_ttl(),
             _flusher: AbortOnDropHandle::new(tokio::spawn(flusher.run())),
         })
     }
@@ -101,6 +103,10 @@ impl Presence for RedisPresence {
 
     fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>> {
         self.live.read_stats(&self.broker, channel).boxed()
+    }
+
+    fn lease(&self) -> Duration {
+        self.lease
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {

@@ -55,6 +55,9 @@ impl Protocol for CentrifugeUniJson {
     }
 
     fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
+        if push.event.is_of_members() {
+            return Encoded::Nothing;
+        }
         json::write_push(push, out);
         Encoded::Message(MessageKind::Text)
     }
@@ -83,6 +86,9 @@ impl Protocol for CentrifugeUniProtobuf {
     }
 
     fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
+        if push.event.is_of_members() {
+            return Encoded::Nothing;
+        }
         protobuf::encode_bare_push(push, out);
         Encoded::Message(MessageKind::Binary)
     }

@@ -83,6 +83,9 @@ impl Protocol for EventSource {
             // A client that is told of publications alone.
             Event::Joined(_)
             | Event::Left(_)
+            | Event::MemberAdded(_)
+            | Event::MemberRemoved(_)
+            | Event::Counted(_)
             | Event::Subscribed(_)
             | Event::Message(_)
             | Event::Refreshed(_) => Encoded::Nothing,

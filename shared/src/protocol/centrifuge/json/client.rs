@@ -16,7 +16,7 @@ use crate::protocol::centrifuge::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRAC
 /// Appends one command. Between several of one message stands a line break, which the caller puts there.
 ///
 /// [`Request::Refused`] and [`Request::Unknown`] have no bytes of their own: they name what a server makes of bytes
-/// it will not serve. They are written as a `ping` command, which is one of those.
+/// it will not serve, and some requests are other protocols'. They are written as a `ping` command, which is one of those.
 pub fn encode_command(command: &Command, out: &mut BytesMut) {
     let mut line = Object::begin(out);
     line.number("id", u64::from(command.id));
@@ -124,7 +124,11 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             body.string("method", method);
             body.end();
         }
-        Request::Refused(_) | Request::Unknown => strings("ping", &[], &mut line),
+        Request::Refused(_)
+        | Request::Unknown
+        | Request::Ping
+        | Request::Emit { .. }
+        | Request::SignIn { .. } => strings("ping", &[], &mut line),
     }
     line.end();
 }

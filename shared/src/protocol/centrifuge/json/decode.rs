@@ -163,6 +163,7 @@ impl SubscribeBody<'_> {
             filter: self.tf.map(|filter| Box::new((*filter).into())),
             kind,
             page: (page != Page::default()).then(|| Box::new(page)),
+            members: false,
         })
     }
 }

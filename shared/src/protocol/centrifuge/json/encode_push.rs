@@ -51,6 +51,8 @@ fn put_rarer(event: Event<'_>, object: &mut Object<'_>) {
             write::client_info(info, event.field("info"));
             event.end();
         }
+        // Not written: see `Event::is_of_members`.
+        Event::MemberAdded(_) | Event::MemberRemoved(_) | Event::Counted(_) => {}
         Event::Subscribed(subscribed) => put_subscribed(subscribed, object.field("subscribe")),
         Event::Unsubscribed(code) => {
             let mut event = Object::begin(object.field("unsubscribe"));

@@ -39,6 +39,8 @@ fn encode_answer(answer: &Answer, out: &mut BytesMut) {
         Answer::Connect(connected) => encode_connected(connected, out),
         Answer::Subscribe(subscribed) => encode_subscribed(subscribed, out),
         Answer::Unsubscribe => out.put_slice(b",\"unsubscribe\":{}"),
+        // No command of this protocol is answered so.
+        Answer::Pong | Answer::SignedIn { .. } => {}
         Answer::Publish => out.put_slice(b",\"publish\":{}"),
         Answer::History { publications, top } => encode_history(publications, *top, out),
         Answer::Presence { clients } => encode_presence(clients, out),

@@ -15,7 +15,7 @@ use crate::{command, publication};
 /// Appends one command behind its length.
 ///
 /// [`Request::Refused`] and [`Request::Unknown`] have no bytes of their own: they name what a server makes of bytes
-/// it will not serve. They are written as a `ping` command, which is one of those.
+/// it will not serve, and some requests are other protocols'. They are written as a `ping` command, which is one of those.
 pub fn encode_command(command: &Command, out: &mut BytesMut) {
     let mut wire = requests::Command { id: command.id, ..Default::default() };
     let of = |channel: &str| Some(requests::OfChannel { channel: channel.to_owned() });
@@ -83,7 +83,11 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Request::Rpc { method, data } => {
             wire.rpc = Some(requests::Rpc { data: data.bytes.clone(), method: method.to_string() });
         }
-        Request::Refused(_) | Request::Unknown => wire.ping = Some(requests::Ping {}),
+        Request::Refused(_)
+        | Request::Unknown
+        | Request::Ping
+        | Request::Emit { .. }
+        | Request::SignIn { .. } => wire.ping = Some(requests::Ping {}),
     }
     let bytes = wire.encode_length_delimited_to_vec();
     out.extend_from_slice(&bytes);

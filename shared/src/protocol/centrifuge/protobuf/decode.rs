@@ -122,6 +122,7 @@ fn subscription(body: requests::Subscribe) -> Option<Subscribe> {
         filter: body.filter.map(|filter| Box::new(filter.into())),
         kind: SubscriptionKind::of(body.kind)?,
         page: (page != Page::default()).then(|| Box::new(page)),
+        members: false,
     })
 }
 

@@ -38,6 +38,8 @@ impl Fields for Push<'_> {
             }
             Event::Joined(info) => out.message(5, &About(info)),
             Event::Left(info) => out.message(6, &About(info)),
+            // Not written: see `Event::is_of_members`.
+            Event::MemberAdded(_) | Event::MemberRemoved(_) | Event::Counted(_) => {}
             Event::Unsubscribed(code) => out.message(7, &Ended(code)),
             Event::Message(data) => out.message(8, &Told(data)),
             Event::Subscribed(subscribed) => out.message(9, &Unrequested(subscribed)),

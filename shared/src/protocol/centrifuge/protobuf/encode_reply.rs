@@ -27,6 +27,8 @@ impl Fields for Reply {
             Ok(Answer::Connect(connected)) => out.message(5, &**connected),
             Ok(Answer::Subscribe(subscribed)) => out.message(6, subscribed),
             Ok(Answer::Unsubscribe) => out.message(7, &Empty),
+            // No command of this protocol is answered so.
+            Ok(Answer::Pong | Answer::SignedIn { .. }) => {}
             Ok(Answer::Publish) => out.message(8, &Empty),
             Ok(Answer::Presence { clients }) => out.message(9, &Presence(clients)),
             Ok(Answer::PresenceStats { clients, users }) => {

@@ -7,7 +7,7 @@ use crate::framing::{Message, MessageKind};
 use crate::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use crate::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::push::Push;
-use crate::reply::Reply;
+use crate::reply::{Answer, Reply};
 
 pub mod client;
 mod decode;
@@ -51,11 +51,17 @@ impl Protocol for CentrifugeProtobuf {
     }
 
     fn encode_reply(&self, reply: &Reply, out: &mut BytesMut) -> Encoded {
+        if matches!(reply.outcome, Ok(Answer::Pong | Answer::SignedIn { .. })) {
+            return Encoded::Nothing;
+        }
         encode_reply::encode(reply, out);
         Encoded::Message(MessageKind::Binary)
     }
 
     fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
+        if push.event.is_of_members() {
+            return Encoded::Nothing;
+        }
         encode_push::encode(push, out);
         Encoded::Message(MessageKind::Binary)
     }

@@ -1,0 +1,251 @@
+//! Who is in a channel, by users: what a node makes of the joins and leaves of clients for subscribers that are told of
+//! users, and of what presence says when joins and leaves may have been missed.
+//!
+//! A user is there from the first of its clients to the last. Joins and leaves come in any order across clients, and in
+//! theirs for one: so what is kept is clients, and users are counted.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use shared::id::{ClientId, UserId};
+use shared::moment::Moment;
+use shared::publication::ClientInfo;
+use shared::push::OwnedEvent;
+
+use crate::effect::Members;
+
+/// For so long what was said of a client counts more than what is read about it: a read can have begun before that.
+pub const TRUSTED: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+pub struct Roster {
+    clients: FxHashMap<ClientId, Client>,
+    users: FxHashMap<UserId, User>,
+    /// Clients that have left, and when: a read may still show them.
+    left: FxHashMap<ClientId, Moment>,
+    /// Presence was read at least once.
+    complete: bool,
+    version: u64,
+}
+
+#[derive(Debug)]
+struct Client {
+    user: UserId,
+    /// When it was said to have joined. `None`: it was read.
+    said: Option<Moment>,
+}
+
+#[derive(Debug)]
+struct User {
+    clients: u32,
+    /// The client that stands for it.
+    info: ClientInfo,
+}
+
+impl Roster {
+    /// Whether it holds those, too, who came before it was made.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// How many changes there were so far.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Who is there, in the order of their users.
+    pub fn members(&self) -> Members {
+        let mut clients: Vec<ClientInfo> = self.users.values().map(|user| user.info.clone()).collect();
+        clients.sort_by(|one, other| one.user.cmp(&other.user));
+        Members { clients, version: self.version }
+    }
+
+    pub fn has_user(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
+    }
+
+    /// A client is said to have joined: answers the user that comes with it. Nobody in particular is no member.
+    pub fn joined(&mut self, now: Moment, info: ClientInfo) -> Option<OwnedEvent> {
+        self.left.remove(&info.client);
+        if let Some(client) = self.clients.get_mut(&info.client) {
+            client.said = Some(now);
+            return None;
+        }
+        self.add(info, Some(now))
+    }
+
+    /// A client is said to have left: answers the user that goes with it.
+    pub fn left(&mut self, now: Moment, client: ClientId) -> Option<OwnedEvent> {
+        self.left.retain(|_, at| now.since(*at) < TRUSTED);
+        self.left.insert(client, now);
+        self.remove(client)
+    }
+
+    /// Presence was read, by a read that began within [`TRUSTED`].
+    pub fn read(
+        &mut self,
+        now: Moment,
+        present: impl IntoIterator<Item = (ClientId, ClientInfo)>,
+    ) -> Vec<OwnedEvent> {
+        self.complete = true;
+        let is_recent = |at: &Moment| now.since(*at) < TRUSTED;
+        let mut present: FxHashMap<ClientId, ClientInfo> = present.into_iter().collect();
+        self.left.retain(|client, at| is_recent(at) && present.remove(client).is_some());
+        let gone = self.clients.iter().filter(|(client, kept)| {
+            !present.contains_key(*client) && !kept.said.as_ref().is_some_and(is_recent)
+        });
+        let gone: Vec<ClientId> = gone.map(|(client, _)| *client).collect();
+        let come = present.into_values().filter(|info| !self.clients.contains_key(&info.client));
+        let come: Vec<ClientInfo> = come.collect();
+        // First who comes: a user that only has another client by now has not been away.
+        let mut changes: Vec<OwnedEvent> = come.into_iter().filter_map(|info| self.add(info, None)).collect();
+        changes.extend(gone.into_iter().filter_map(|client| self.remove(client)));
+        changes
+    }
+
+    fn add(&mut self, info: ClientInfo, said: Option<Moment>) -> Option<OwnedEvent> {
+        if info.user.is_anonymous() {
+            return None;
+        }
+        self.clients.insert(info.client, Client { user: info.user.clone(), said });
+        if let Some(user) = self.users.get_mut(&info.user) {
+            user.clients += 1;
+            return None;
+        }
+        self.users.insert(info.user.clone(), User { clients: 1, info: info.clone() });
+        self.version += 1;
+        Some(OwnedEvent::MemberAdded { info, version: self.version })
+    }
+
+    fn remove(&mut self, client: ClientId) -> Option<OwnedEvent> {
+        let user = self.clients.remove(&client)?.user;
+        let kept = self.users.get_mut(&user)?;
+        kept.clients -= 1;
+        if kept.clients > 0 {
+            return None;
+        }
+        self.users.remove(&user);
+        self.version += 1;
+        Some(OwnedEvent::MemberRemoved { user, version: self.version })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn info(client: u8, user: &str) -> ClientInfo {
+        let client = ClientId::from_bits(client.into());
+        ClientInfo { client, user: UserId::new(user), conn_info: None, chan_info: None }
+    }
+
+    fn present(clients: &[(u8, &str)]) -> Vec<(ClientId, ClientInfo)> {
+        clients.iter().map(|(client, user)| info(*client, user)).map(|info| (info.client, info)).collect()
+    }
+
+    fn ids(number: u8) -> ClientId {
+        ClientId::from_bits(number.into())
+    }
+
+    fn added(client: u8, user: &str, version: u64) -> OwnedEvent {
+        OwnedEvent::MemberAdded { info: info(client, user), version }
+    }
+
+    fn removed(user: &str, version: u64) -> OwnedEvent {
+        OwnedEvent::MemberRemoved { user: UserId::new(user), version }
+    }
+
+    const NOW: Moment = Moment(100_000);
+    const LATER: Moment = Moment(200_000);
+
+    #[test]
+    fn a_user_comes_with_its_first_client_and_goes_with_its_last() {
+        let mut roster = Roster::default();
+        assert_eq!(roster.joined(NOW, info(1, "ann")), Some(added(1, "ann", 1)));
+        assert_eq!(roster.joined(NOW, info(2, "ann")), None);
+        assert_eq!(roster.joined(NOW, info(2, "ann")), None, "said twice");
+        assert_eq!(roster.left(NOW, ids(1)), None);
+        assert_eq!(roster.left(NOW, ids(1)), None);
+        assert_eq!(roster.left(NOW, ids(2)), Some(removed("ann", 2)));
+        assert_eq!(roster.version(), 2);
+        assert!(roster.members().clients.is_empty() && roster.clients.is_empty());
+    }
+
+    #[test]
+    fn nobody_in_particular_is_no_member() {
+        let mut roster = Roster::default();
+        assert_eq!(roster.joined(NOW, info(1, "")), None);
+        assert_eq!(roster.read(NOW, present(&[(1, "")])), []);
+        assert_eq!(roster.left(NOW, ids(1)), None);
+        assert_eq!(roster.members().clients, []);
+    }
+
+    #[test]
+    fn clients_of_a_node_that_died_go_when_presence_forgets_them() {
+        let mut roster = Roster::default();
+        roster.joined(NOW, info(1, "ann"));
+        roster.joined(NOW, info(2, "bob"));
+        let gone = roster.read(LATER, present(&[(1, "ann")]));
+        assert_eq!(gone, [removed("bob", 3)]);
+        assert!(roster.is_complete());
+    }
+
+    #[test]
+    fn a_user_that_has_another_client_by_now_has_not_been_away() {
+        let mut roster = Roster::default();
+        roster.joined(NOW, info(1, "ann"));
+        assert_eq!(roster.read(LATER, present(&[(2, "ann")])), []);
+        assert_eq!(roster.members().clients.len(), 1);
+    }
+
+    #[test]
+    fn what_was_just_said_counts_more_than_what_a_read_shows() {
+        let mut roster = Roster::default();
+        roster.joined(NOW, info(1, "ann"));
+        assert_eq!(roster.read(NOW, present(&[])), [], "it is not written yet");
+        roster.left(NOW, ids(1));
+        assert_eq!(roster.read(NOW, present(&[(1, "ann")])), [], "it is not removed yet");
+        assert_eq!(roster.read(LATER, present(&[(1, "ann")])), [added(1, "ann", 3)]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_a_read_long_after_makes_it_what_presence_says(
+            steps in prop::collection::vec((0_u8..3, 0_u8..6, 0_u8..3), 0..40),
+            last in prop::collection::btree_map(0_u8..6, 0_u8..3, 0..6),
+        ) {
+            let user = |number: u8| ["ann", "bob", ""][usize::from(number)];
+            // A client is always the same user's.
+            let mut of: BTreeMap<u8, u8> = last.clone();
+            let mut roster = Roster::default();
+            let mut there = BTreeSet::new();
+            let mut follow = |change: Option<OwnedEvent>| match change {
+                Some(OwnedEvent::MemberAdded { info, .. }) => assert!(there.insert(info.user)),
+                Some(OwnedEvent::MemberRemoved { user, .. }) => assert!(there.remove(&user)),
+                _ => {}
+            };
+            for (what, client, number) in steps {
+                let number = *of.entry(client).or_insert(number);
+                match what {
+                    0 => follow(roster.joined(NOW, info(client, user(number)))),
+                    1 => follow(roster.left(NOW, ids(client))),
+                    _ => roster.read(NOW, present(&[(client, user(number))])).into_iter()
+                        .for_each(|change| follow(Some(change))),
+                }
+            }
+            let clients: Vec<(u8, &str)> =
+                last.iter().map(|(client, number)| (*client, user(*number))).collect();
+            roster.read(LATER, present(&clients)).into_iter().for_each(|change| follow(Some(change)));
+            let expected: BTreeSet<UserId> =
+                clients.iter().map(|(_, user)| UserId::new(user)).filter(|user| !user.is_anonymous()).collect();
+            let told: BTreeSet<UserId> =
+                roster.members().clients.into_iter().map(|member| member.user).collect();
+            prop_assert_eq!(&told, &expected);
+            prop_assert_eq!(&there, &expected, "subscribers were told all of it");
+        }
+    }
+}

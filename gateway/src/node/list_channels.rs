@@ -1,0 +1,68 @@
+//! Channels that have subscribers on any node, gathered a page at a time.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::broker::BrokerError;
+use crate::node::Node;
+use crate::node::ask::ASK_TIMEOUT;
+use crate::node::question::{Answer, ChannelsWanted, PAGE_MAX, Question};
+
+/// Channels with their subscribers on all nodes.
+#[derive(Debug, Default)]
+pub(crate) struct ChannelsEverywhere {
+    pub(crate) channels: BTreeMap<Box<str>, u64>,
+    /// Where the list goes on, if it does.
+    pub(crate) cursor: Option<String>,
+    /// Names of nodes that have not told theirs.
+    pub(crate) missing_nodes: Vec<Box<str>>,
+}
+
+impl Node {
+    /// In the order of their names, from `after` on. Nodes are asked for the same part until it holds `limit`; nobody is
+    /// asked after `deadline`.
+    pub(crate) async fn channels_everywhere(
+        &self,
+        pattern: &str,
+        after: &str,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<ChannelsEverywhere, BrokerError> {
+        let mut list = ChannelsEverywhere::default();
+        let mut after: Box<str> = after.into();
+        loop {
+            if Instant::now() >= deadline {
+                return Err(BrokerError::Timeout(ASK_TIMEOUT));
+            }
+            let left = u32::try_from(limit - list.channels.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
+            let wanted = ChannelsWanted { pattern: pattern.into(), after, limit: left };
+            let mut pages = Vec::new();
+            for (node, answer) in self.ask_all(Question::Channels(wanted)).await? {
+                match answer {
+                    Ok(Answer::Channels(page)) => pages.push(page),
+                    _ if !list.missing_nodes.contains(&node.name) => list.missing_nodes.push(node.name),
+                    _ => {}
+                }
+            }
+            // What lies behind the end of any page is not known of all nodes yet.
+            let known = pages.iter().filter_map(|page| page.until.clone()).min();
+            let is_known = |name: &str| known.as_deref().is_none_or(|known| name <= known);
+            for (name, count) in pages.into_iter().flat_map(|page| page.channels) {
+                if is_known(&name) {
+                    *list.channels.entry(name).or_default() += u64::from(count);
+                }
+            }
+            while list.channels.len() > limit {
+                list.channels.pop_last();
+                let last = list.channels.last_key_value();
+                list.cursor = last.map(|(name, _)| name.to_string());
+            }
+            let Some(known) = known else { return Ok(list) };
+            if list.channels.len() >= limit {
+                list.cursor.get_or_insert_with(|| known.to_string());
+                return Ok(list);
+            }
+            after = known;
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Who is in a channel, by users: kept on each node that has subscribers who are told of that.
+//!
+//! Joins and leaves say what changes. Those of a node that died are never said, and some are lost with a link: so presence
+//! is read again after nodes have come or gone, after the broker was out of reach, and now and then in any case.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gateway_core::effect::Members;
+use shared::channel::Channel;
+use shared::id::ClientId;
+use shared::moment::Moment;
+use shared::publication::ClientInfo;
+use shared::push::OwnedEvent;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::broker::BrokerError;
+use crate::node::Node;
+use crate::node::interest::{Link, LocalChannel, SHARDS};
+
+/// How often is looked whether something may have been missed.
+const ROUND: Duration = Duration::from_secs(1);
+/// How often nodes are asked for.
+const NODES_INTERVAL: Duration = Duration::from_secs(2);
+/// How often presence is read while the clients of a node that is gone may still be in it.
+const SETTLING_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is read in any case.
+const QUIET: Duration = Duration::from_secs(60);
+/// Channels whose presence is read at once.
+const TOGETHER: usize = 64;
+
+/// Tells the task that reads presence anew.
+#[derive(Debug, Default)]
+pub(super) struct MembersMissed {
+    missed: Notify,
+    /// Whether anybody has ever asked who is there.
+    wanted: AtomicBool,
+}
+
+impl MembersMissed {
+    pub(super) fn note(&self) {
+        if self.wanted.load(Ordering::Relaxed) {
+            self.missed.notify_one();
+        }
+    }
+
+    fn want(&self) {
+        if !self.wanted.swap(true, Ordering::Relaxed) {
+            self.missed.notify_one();
+        }
+    }
+}
+
+impl Node {
+    /// Who is there. From now on this node keeps it, for as long as it has subscribers of the channel.
+    pub(crate) async fn members(&self, channel: &Channel) -> Result<Members, BrokerError> {
+        self.members_missed.want();
+        let known = {
+            let mut shard = self.interest.shard(channel.as_str());
+            let Some(local) = shard.get_mut(channel.as_str()) else { return Ok(Members::default()) };
+            let roster = local.roster.get_or_insert_default();
+            roster.is_complete().then(|| roster.members())
+        };
+        match known {
+            Some(members) => Ok(members),
+            None => {
+                let present = self.presence(channel.clone()).await?;
+                Ok(self.take_presence(channel, present))
+            }
+        }
+    }
+
+    /// What a join or a leave means for users, where that is kept.
+    pub(super) fn note_members(&self, local: &mut LocalChannel, event: &OwnedEvent) -> Option<OwnedEvent> {
+        let roster = local.roster.as_mut()?;
+        match event {
+            OwnedEvent::Joined(info) => roster.joined(self.clock.now(), info.clone()),
+            OwnedEvent::Left(info) => roster.left(self.clock.now(), info.client),
+            _ => None,
+        }
+    }
+
+    fn take_presence(&self, channel: &Channel, present: BTreeMap<ClientId, ClientInfo>) -> Members {
+        let mut shard = self.interest.shard(channel.as_str());
+        let Some(local) = shard.get_mut(channel.as_str()) else { return Members::default() };
+        let Some(roster) = local.roster.as_mut() else { return Members::default() };
+        let changes = roster.read(self.clock.now(), present);
+        let members = roster.members();
+        for change in changes {
+            self.hand_event(local, change);
+        }
+        members
+    }
+
+    async fn read_members_of(&self, shard: usize) {
+        let mut channels = Vec::new();
+        self.interest.for_each_of(shard, |channel, local| {
+            if local.workers != 0 && local.link == Link::Up && local.roster.is_some() {
+                channels.push(channel.clone());
+            }
+        });
+        for batch in channels.chunks(TOGETHER) {
+            let reads = batch.iter().map(|channel| async move {
+                match self.presence(channel.clone()).await {
+                    Ok(present) => drop(self.take_presence(channel, present)),
+                    // The next round comes.
+                    Err(error) => tracing::debug!(%error, %channel, "who is there could not be read"),
+                }
+            });
+            join_all(reads).await;
+        }
+    }
+}
+
+/// Reads presence anew where something may have been missed.
+pub(super) async fn keep_members(node: Arc<Node>) {
+    // Most nodes have nobody who is told of users.
+    node.members_missed.missed.notified().await;
+    let mut round = interval(ROUND);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut nodes: Option<BTreeSet<Box<str>>> = None;
+    let (mut asked, mut read) = (Moment::ZERO, node.clock.now());
+    let mut settled = Moment::ZERO;
+    loop {
+        let missed = tokio::select! {
+            () = node.members_missed.missed.notified() => true,
+            _ = round.tick() => false,
+        };
+        let now = node.clock.now();
+        if now.since(asked) >= NODES_INTERVAL {
+            asked = now;
+            if let Ok(present) = node.nodes().await {
+                let present: BTreeSet<Box<str>> = present.into_iter().map(|node| node.uid).collect();
+                if nodes.as_ref().is_some_and(|before| *before != present) {
+                    // Its clients are in presence for as long as its lease lasts.
+                    settled = now + node.presence.lease() + SETTLING_INTERVAL;
+                }
+                nodes = Some(present);
+            }
+        }
+        let is_settling = now < settled && now.since(read) >= SETTLING_INTERVAL;
+        if missed || is_settling || now.since(read) >= QUIET {
+            read = now;
+            for shard in 0..SHARDS {
+                node.read_members_of(shard).await;
+            }
+        }
+    }
+}

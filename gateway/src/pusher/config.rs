@@ -1,0 +1,222 @@
+//! The section `pusher`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use gateway_core::channel_names::ChannelNames;
+use serde::{Deserialize, Serialize};
+use shared::protocol::pusher::CHANNEL_BYTES_MAX;
+
+use crate::secret::{Secret, SecretFileError};
+use crate::setting::Faults;
+
+/// A namespace is part of patterns.
+const PATTERN_CHARACTERS: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
+/// Longest id and key of an app, in bytes.
+const ID_BYTES_MAX: usize = 64;
+
+/// Clients that speak Pusher's protocol, version 7, and servers that use its HTTP API.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Serve `/app/{key}` to clients and `/apps/{id}/` to servers.
+    pub enabled: bool,
+    /// Seconds of silence after which clients ask whether the server is there. The server speaks more often than that:
+    /// every `session.ping_interval_ms`.
+    pub activity_timeout_s: u32,
+    /// Longest data of an event, in bytes, of clients and of servers.
+    pub event_data_bytes_max: usize,
+    /// Most channels of one event.
+    pub event_channels_max: usize,
+    /// Most events of one batch.
+    pub batch_events_max: usize,
+    /// Seconds by which the clock of a server that signs requests may differ.
+    pub timestamp_tolerance_s: u32,
+    /// Each app with its section, such as `[pusher.apps.shop]`.
+    pub apps: BTreeMap<String, App>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            activity_timeout_s: 120,
+            event_data_bytes_max: 10 << 10,
+            event_channels_max: 100,
+            batch_events_max: 10,
+            timestamp_tolerance_s: 600,
+            apps: BTreeMap::new(),
+        }
+    }
+}
+
+/// One app: whoever knows its key may connect, and whoever knows its secret may do everything in its namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct App {
+    /// What stands in the paths of its HTTP API: letters, digits, `_` and `-`.
+    pub id: String,
+    /// What its clients connect with, which is no secret: letters, digits, `_` and `-`.
+    pub key: String,
+    /// With what its servers sign.
+    pub secret: Secret,
+    /// A file that holds the secret, in place of it.
+    pub secret_file: Option<PathBuf>,
+    /// The namespace that its channels are in. It need not have a section of its own: one gives its channels history or
+    /// lets other clients in. Empty: the name of the app's section.
+    pub namespace: String,
+    /// Clients may send events to the other subscribers of private and presence channels, ten a second
+    /// (`session.client_events_per_second`).
+    pub client_events: bool,
+    /// Most users in a presence channel. 0: any number.
+    pub presence_members_max: u32,
+    /// Longest `user_info` of a member, in bytes.
+    pub user_info_bytes_max: usize,
+    /// Most users that one client may watch. Each takes one of its `session.channels_max` channels.
+    pub watchlist_max: usize,
+    /// Seconds that a cache channel keeps its last event.
+    pub cache_ttl_s: u64,
+}
+
+impl Default for App {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            key: String::new(),
+            secret: Secret::default(),
+            secret_file: None,
+            namespace: String::new(),
+            client_events: false,
+            presence_members_max: 100,
+            user_info_bytes_max: 1 << 10,
+            watchlist_max: 100,
+            cache_ttl_s: 1_800,
+        }
+    }
+}
+
+impl App {
+    /// The namespace of its channels. `name`: of its section.
+    pub fn namespace_or<'a>(&'a self, name: &'a str) -> &'a str {
+        if self.namespace.is_empty() { name } else { &self.namespace }
+    }
+
+    pub(super) fn read_secret(&self) -> Result<Secret, SecretFileError> {
+        match &self.secret_file {
+            Some(file) => Secret::from_file(file),
+            None => Ok(self.secret.clone()),
+        }
+    }
+}
+
+impl Config {
+    pub fn check(&self, names: &ChannelNames, channels_max: u32, faults: &mut Faults) {
+        faults.outside("activity_timeout_s", self.activity_timeout_s, 1..=3_600);
+        faults.outside("event_data_bytes_max", self.event_data_bytes_max, 64..=16 << 20);
+        faults.outside("event_channels_max", self.event_channels_max, 1..=10_000);
+        faults.outside("batch_events_max", self.batch_events_max, 1..=1_000);
+        faults.outside("timestamp_tolerance_s", self.timestamp_tolerance_s, 1..=86_400);
+        if !self.enabled {
+            return;
+        }
+        if self.apps.is_empty() {
+            faults.add("apps", "must have a section for an app: [pusher.apps.NAME] with id, key and secret");
+        }
+        if names.namespace_boundary.is_empty() || names.user_boundary.is_empty() {
+            faults.add("enabled", "needs channel_names.namespace_boundary and user_boundary");
+        }
+        for (name, app) in &self.apps {
+            app.check(name, names, channels_max, faults);
+        }
+        self.only_once("id", |_, app| app.id.clone(), faults);
+        self.only_once("key", |_, app| app.key.clone(), faults);
+        self.only_once("namespace", |name, app| app.namespace_or(name).to_owned(), faults);
+    }
+
+    fn only_once(&self, key: &str, of: impl Fn(&String, &App) -> String, faults: &mut Faults) {
+        let mut seen = BTreeMap::new();
+        for (name, app) in &self.apps {
+            if let Some(other) = seen.insert(of(name, app), name) {
+                faults.add(format!("apps.{name}.{key}"), format!("is that of the app {other}"));
+            }
+        }
+    }
+}
+
+impl App {
+    fn check(&self, name: &str, names: &ChannelNames, channels_max: u32, faults: &mut Faults) {
+        let key = |key: &str| format!("apps.{name}.{key}");
+        for (field, value) in [("id", &self.id), ("key", &self.key)] {
+            let is_plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+            if value.is_empty() {
+                faults.add(key(field), "must be set");
+            } else if !is_plain || value.len() > ID_BYTES_MAX {
+                let problem = format!("must be letters, digits, _ and -, at most {ID_BYTES_MAX}");
+                faults.add(key(field), problem);
+            }
+        }
+        if self.secret.is_empty() == self.secret_file.is_none() {
+            faults.add(key("secret"), "must be set, or secret_file, and not both");
+        }
+        let namespace = self.namespace_or(name);
+        let is_name = |text: &str| {
+            text.bytes().all(|byte| byte.is_ascii_graphic())
+                && !text.contains(&*names.namespace_boundary)
+                && !text.contains(&*names.user_boundary)
+                && !text.contains(PATTERN_CHARACTERS)
+        };
+        let room = shared::channel::CHANNEL_BYTES_MAX - CHANNEL_BYTES_MAX - names.namespace_boundary.len();
+        if !is_name(namespace) || namespace.is_empty() || namespace.len() > room {
+            faults.add(key("namespace"), format!("must be a namespace's name of at most {room} bytes"));
+        }
+        faults.outside(&key("user_info_bytes_max"), self.user_info_bytes_max, 0..=64 << 10);
+        faults.outside(&key("watchlist_max"), self.watchlist_max, 0..=10_000);
+        if self.watchlist_max >= channels_max as usize {
+            faults.add(key("watchlist_max"), "must be less than session.channels_max");
+        }
+        faults.outside(&key("cache_ttl_s"), self.cache_ttl_s, 1..=31_536_000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(id: &str) -> App {
+        App { id: id.to_owned(), key: format!("key{id}"), secret: Secret::new("s"), ..App::default() }
+    }
+
+    fn faulty(apps: &[(&str, App)]) -> Vec<String> {
+        let apps = apps.iter().map(|(name, app)| ((*name).to_owned(), app.clone())).collect();
+        let config = Config { enabled: true, apps, ..Config::default() };
+        let mut faults = Faults::default();
+        config.check(&ChannelNames::default(), 128, &mut faults);
+        faults.into_inner().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn what_is_off_needs_nothing_and_what_is_on_needs_an_app() {
+        let mut faults = Faults::default();
+        Config::default().check(&ChannelNames::default(), 128, &mut faults);
+        assert_eq!(faults.into_inner(), []);
+        assert_eq!(faulty(&[]), ["apps"]);
+        assert_eq!(faulty(&[("shop", app("1"))]), [""; 0]);
+    }
+
+    #[test]
+    fn an_app_has_an_id_a_key_and_one_secret() {
+        assert_eq!(faulty(&[("a", App::default())]), ["apps.a.id", "apps.a.key", "apps.a.secret"]);
+        let both = App { secret_file: Some("x".into()), ..app("1") };
+        assert_eq!(faulty(&[("a", both)]), ["apps.a.secret"]);
+        assert_eq!(faulty(&[("a", App { id: "a/b".to_owned(), ..app("1") })]), ["apps.a.id"]);
+        assert_eq!(faulty(&[("a", App { watchlist_max: 128, ..app("1") })]), ["apps.a.watchlist_max"]);
+        assert_eq!(faulty(&[("a", App { namespace: "x:y".to_owned(), ..app("1") })]), ["apps.a.namespace"]);
+    }
+
+    #[test]
+    fn no_two_apps_are_the_same_or_share_their_channels() {
+        assert_eq!(faulty(&[("a", app("1")), ("b", app("1"))]), ["apps.b.id", "apps.b.key"]);
+        let other = App { namespace: "a".to_owned(), ..app("2") };
+        assert_eq!(faulty(&[("a", app("1")), ("b", other)]), ["apps.b.namespace"]);
+    }
+}

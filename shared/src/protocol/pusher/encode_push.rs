@@ -1,0 +1,149 @@
+//! Writing what clients are told without asking.
+
+use bytes::{BufMut, BytesMut};
+
+use super::encode_reply::{cached, subscribed};
+use super::names::{Access, Kind, Seen};
+use super::{Pusher, UNNAMED_EVENT};
+use crate::disconnect::Disconnect;
+use crate::framing::MessageKind;
+use crate::protocol::Encoded;
+use crate::protocol::json::{self, Object};
+use crate::publication::Publication;
+use crate::push::{Event, Push, UnsubscribeCode};
+
+/// Room for what stands around the data of an event.
+const ENVELOPE_BYTES_GUESS: usize = 128;
+
+const TEXT: Encoded = Encoded::Message(MessageKind::Text);
+
+pub(super) fn encode(pusher: &Pusher, push: Push<'_>, out: &mut BytesMut) -> Encoded {
+    let seen = push.channel.and_then(|channel| pusher.names.of(channel));
+    match (push.event, seen) {
+        (Event::Publication(publication, _), Some(seen)) => event(publication, &seen, out),
+        (Event::Subscribed(answer), Some(Seen::Channel(name))) => {
+            let start = out.len();
+            subscribed(name, answer, out);
+            cached(pusher, name, answer, start, out)
+        }
+        (Event::Subscribed(answer), Some(Seen::Online(user))) => match answer.members.as_deref() {
+            Some([_, ..]) => watchlist("online", &user, out),
+            _ => Encoded::Nothing,
+        },
+        (Event::MemberAdded(_), Some(Seen::Online(user))) => watchlist("online", &user, out),
+        (Event::MemberRemoved(_), Some(Seen::Online(user))) => watchlist("offline", &user, out),
+        (Event::MemberAdded(info), Some(Seen::Channel(name))) => {
+            inner("pusher_internal:member_added", Some(name), out, |data| {
+                json::string(info.user.as_str(), data.field("user_id"));
+                data.raw("user_info", info.chan_info.as_deref());
+            })
+        }
+        (Event::MemberRemoved(user), Some(Seen::Channel(name))) => {
+            inner("pusher_internal:member_removed", Some(name), out, |data| {
+                json::string(user.as_str(), data.field("user_id"));
+            })
+        }
+        (Event::Counted(subscribers), Some(Seen::Channel(name))) => {
+            inner("pusher_internal:subscription_count", Some(name), out, |data| {
+                data.count("subscription_count", u64::from(subscribers));
+            })
+        }
+        (Event::Unsubscribed(UnsubscribeCode::Server), Some(seen)) => {
+            subscription_error(&name(&seen), "Unsubscribed", UnsubscribeCode::Server.reason(), 410, out)
+        }
+        // The client can be told only by coming back.
+        (Event::Unsubscribed(UnsubscribeCode::Expired), Some(_)) => {
+            Encoded::Close(Disconnect::SUBSCRIPTION_EXPIRED)
+        }
+        (Event::Unsubscribed(_), Some(_)) => Encoded::Close(Disconnect::INSUFFICIENT_STATE),
+        (Event::Disconnected(disconnect), _) => error(Some(disconnect.code), &disconnect.reason, out),
+        // Who comes and goes is told by users; the rest is not said in this protocol.
+        _ => Encoded::Nothing,
+    }
+}
+
+/// A publication as an event.
+pub(super) fn event(publication: &Publication, seen: &Seen<'_>, out: &mut BytesMut) -> Encoded {
+    let name = name(seen);
+    out.reserve(ENVELOPE_BYTES_GUESS + name.len() + publication.data.bytes.len());
+    let mut object = Object::begin(out);
+    json::string(publication.event().unwrap_or(UNNAMED_EVENT), object.field("event"));
+    json::string(&name, object.field("channel"));
+    json::text(&publication.data, object.field("data"));
+    // Who has sent it, where everyone is told who is there.
+    let by = publication.info.as_ref().map(|info| info.user.as_str()).filter(|user| !user.is_empty());
+    if let Some(user) = by.filter(|_| Kind::of(&name).access == Access::Presence) {
+        json::string(user, object.field("user_id"));
+    }
+    object.end();
+    TEXT
+}
+
+fn name<'a>(seen: &'a Seen<'_>) -> std::borrow::Cow<'a, str> {
+    match seen {
+        Seen::Channel(name) => (*name).into(),
+        Seen::User(user) | Seen::Online(user) => format!("#server-to-user-{user}").into(),
+    }
+}
+
+/// A message of the protocol's own, with an object as its data, which is a string that holds it.
+pub(super) fn inner(
+    event: &str,
+    channel: Option<&str>,
+    out: &mut BytesMut,
+    fill: impl FnOnce(&mut Object<'_>),
+) -> Encoded {
+    let mut data = BytesMut::with_capacity(ENVELOPE_BYTES_GUESS);
+    let mut object = Object::begin(&mut data);
+    fill(&mut object);
+    object.end();
+    let mut object = Object::begin(out);
+    json::string(event, object.field("event"));
+    if let Some(channel) = channel {
+        json::string(channel, object.field("channel"));
+    }
+    json::string(&String::from_utf8_lossy(&data), object.field("data"));
+    object.end();
+    TEXT
+}
+
+/// That a user has come or gone whom the client watches.
+fn watchlist(what: &str, user: &str, out: &mut BytesMut) -> Encoded {
+    inner("pusher_internal:watchlist_events", None, out, |data| {
+        json::list([()], data.field("events"), |(), out| {
+            let mut event = Object::begin(out);
+            event.string("name", what);
+            json::list([user], event.field("user_ids"), json::string);
+            event.end();
+        });
+    })
+}
+
+/// That something went wrong, as an object and not as a string that holds one.
+pub(super) fn error(code: Option<u16>, message: &str, out: &mut BytesMut) -> Encoded {
+    out.put_slice(br#"{"event":"pusher:error","data":"#);
+    let mut data = Object::begin(out);
+    match code {
+        Some(code) => data.count("code", u64::from(code)),
+        None => data.field("code").put_slice(b"null"),
+    }
+    json::string(message, data.field("message"));
+    data.end();
+    out.put_u8(b'}');
+    TEXT
+}
+
+/// That a subscription has not come about, or has ended.
+pub(super) fn subscription_error(
+    channel: &str,
+    kind: &str,
+    message: &str,
+    status: u16,
+    out: &mut BytesMut,
+) -> Encoded {
+    inner("pusher:subscription_error", Some(channel), out, |data| {
+        data.string("type", kind);
+        data.string("error", message);
+        data.count("status", u64::from(status));
+    })
+}

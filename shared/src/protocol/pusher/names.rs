@@ -1,0 +1,277 @@
+//! What channels are called, in this protocol and in the gateway, and what a channel's name says about it.
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use crate::channel::Channel;
+
+/// Longest name of a channel, in bytes.
+pub const CHANNEL_BYTES_MAX: usize = 164;
+/// Longest name of an event, in bytes.
+pub const EVENT_BYTES_MAX: usize = 200;
+/// Longest id of a user, in bytes.
+pub const USER_BYTES_MAX: usize = 128;
+
+/// A user's own channel, in this protocol.
+const SERVER_TO_USER: &str = "#server-to-user-";
+/// Before the sign that a user's name follows: the channel that tells whether the user is online.
+const ONLINE: &str = "online";
+/// What stands for itself in a user's name that is part of a channel's: what other names are told apart by does not.
+const IN_CHANNEL: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'%')
+    .add(b'#')
+    .add(b'&')
+    .add(b',')
+    .add(b':')
+    .add(b'$')
+    .add(b'/')
+    // What patterns of names are made of.
+    .add(b'*')
+    .add(b'?')
+    .add(b'[')
+    .add(b']')
+    .add(b'{')
+    .add(b'}')
+    .add(b'\\');
+
+/// Who may be in a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    Public,
+    /// Those whom the application has signed for.
+    Private,
+    /// The same, and everyone is told who is there.
+    Presence,
+    /// The user who is named, once signed in.
+    User,
+}
+
+/// What a channel's name says about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kind {
+    pub access: Access,
+    /// It keeps its last event.
+    pub cache: bool,
+    /// Only those who are in it can read what comes to it: not even the server can.
+    pub encrypted: bool,
+}
+
+impl Kind {
+    /// By the name in this protocol.
+    pub fn of(name: &str) -> Self {
+        let kind = |access, cache, encrypted| Self { access, cache, encrypted };
+        if name.starts_with(SERVER_TO_USER) {
+            return kind(Access::User, false, false);
+        }
+        if let Some(rest) = name.strip_prefix("private-") {
+            if let Some(rest) = rest.strip_prefix("encrypted-") {
+                return kind(Access::Private, rest.starts_with("cache-"), true);
+            }
+            return kind(Access::Private, rest.starts_with("cache-"), false);
+        }
+        if let Some(rest) = name.strip_prefix("presence-") {
+            return kind(Access::Presence, rest.starts_with("cache-"), false);
+        }
+        kind(Access::Public, name.starts_with("cache-"), false)
+    }
+
+    /// Whether clients may send events to it.
+    pub fn takes_client_events(self) -> bool {
+        matches!(self.access, Access::Private | Access::Presence) && !self.encrypted
+    }
+}
+
+/// Why a text is no name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidName {
+    #[error("is empty")]
+    Empty,
+    #[error("is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("holds other characters than letters, digits and _-=@,.;")]
+    Characters,
+}
+
+/// Whether this can be the name of a channel that is no user's own.
+pub fn check_channel(name: &str) -> Result<(), InvalidName> {
+    if name.is_empty() {
+        return Err(InvalidName::Empty);
+    }
+    if name.len() > CHANNEL_BYTES_MAX {
+        return Err(InvalidName::TooLong(CHANNEL_BYTES_MAX));
+    }
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-=@,.;".contains(&byte);
+    if name.bytes().all(is_plain) { Ok(()) } else { Err(InvalidName::Characters) }
+}
+
+/// Whether an event can be called so.
+pub fn check_event(name: &str) -> Result<(), InvalidName> {
+    match name.len() {
+        0 => Err(InvalidName::Empty),
+        1..=EVENT_BYTES_MAX => Ok(()),
+        _ => Err(InvalidName::TooLong(EVENT_BYTES_MAX)),
+    }
+}
+
+/// How the channels of an app are named in the gateway: in the app's namespace, and a user's own as everywhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Names {
+    namespace: Box<str>,
+    namespace_boundary: Box<str>,
+    user_boundary: Box<str>,
+}
+
+/// A channel of the gateway, as this protocol sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Seen<'a> {
+    Channel(&'a str),
+    /// A user's own.
+    User(String),
+    /// It tells whether a user is online.
+    Online(String),
+}
+
+impl Names {
+    /// `namespace` is the app's. The boundaries are those of the gateway's channel names.
+    pub fn new(namespace: &str, namespace_boundary: &str, user_boundary: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            namespace_boundary: namespace_boundary.into(),
+            user_boundary: user_boundary.into(),
+        }
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The gateway's name for a channel of this protocol. Any text is named so: what is no channel's name gives none.
+    pub fn channel(&self, name: &str) -> String {
+        match name.strip_prefix(SERVER_TO_USER) {
+            Some(user) => self.of_user(user),
+            None => self.prefixed(name),
+        }
+    }
+
+    /// The channel of a user alone.
+    pub fn of_user(&self, user: &str) -> String {
+        self.prefixed(&format!("{}{}", self.user_boundary, in_channel(user)))
+    }
+
+    /// The channel that tells whether a user is online.
+    pub fn online(&self, user: &str) -> String {
+        self.prefixed(&format!("{ONLINE}{}{}", self.user_boundary, in_channel(user)))
+    }
+
+    /// What a user of the app is to the rest of the gateway: the same id in two apps is two users.
+    pub fn user(&self, user: &str) -> String {
+        self.prefixed(user)
+    }
+
+    fn prefixed(&self, name: &str) -> String {
+        format!("{}{}{name}", self.namespace, self.namespace_boundary)
+    }
+
+    /// The name in this protocol of a channel of any app. `None` for what is none of them.
+    pub fn name_of(&self, channel: &str) -> Option<String> {
+        match self.seen(channel)? {
+            Seen::Channel(name) => Some(name.to_owned()),
+            Seen::User(user) => Some(format!("{SERVER_TO_USER}{user}")),
+            Seen::Online(_) => None,
+        }
+    }
+
+    /// The user of the app whose user of the gateway this is.
+    pub fn user_of<'a>(&self, user: &'a str) -> Option<&'a str> {
+        user.strip_prefix(&*self.namespace)?.strip_prefix(&*self.namespace_boundary)
+    }
+
+    pub(super) fn seen<'a>(&self, channel: &'a str) -> Option<Seen<'a>> {
+        let (_, name) = channel.split_once(&*self.namespace_boundary)?;
+        if let Some(user) = name.strip_prefix(&*self.user_boundary) {
+            return Some(Seen::User(decoded(user)));
+        }
+        let online = name.strip_prefix(ONLINE).and_then(|rest| rest.strip_prefix(&*self.user_boundary));
+        Some(online.map_or(Seen::Channel(name), |user| Seen::Online(decoded(user))))
+    }
+
+    pub(super) fn of<'a>(&self, channel: &'a Channel) -> Option<Seen<'a>> {
+        self.seen(channel.as_str())
+    }
+}
+
+fn in_channel(user: &str) -> String {
+    utf8_percent_encode(user, IN_CHANNEL).to_string()
+}
+
+fn decoded(user: &str) -> String {
+    percent_decode_str(user).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        Names::new("shop", ":", "#")
+    }
+
+    #[test]
+    fn a_name_says_who_may_be_there_and_what_is_kept() {
+        let kind = |name| {
+            let Kind { access, cache, encrypted } = Kind::of(name);
+            (access, cache, encrypted, Kind::of(name).takes_client_events())
+        };
+        for (name, expected) in [
+            ("news", (Access::Public, false, false, false)),
+            ("cache-news", (Access::Public, true, false, false)),
+            ("cached", (Access::Public, false, false, false)),
+            ("private-news", (Access::Private, false, false, true)),
+            ("private-cache-news", (Access::Private, true, false, true)),
+            ("private-encrypted-news", (Access::Private, false, true, false)),
+            ("private-encrypted-cache-news", (Access::Private, true, true, false)),
+            ("presence-room", (Access::Presence, false, false, true)),
+            ("presence-cache-room", (Access::Presence, true, false, true)),
+            ("#server-to-user-42", (Access::User, false, false, false)),
+        ] {
+            assert_eq!(kind(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_channels_are_of_few_characters_and_not_long() {
+        for good in ["news", "private-a_b-c=d@e,f.g;h", &"x".repeat(164)] {
+            assert_eq!(check_channel(good), Ok(()), "{good}");
+        }
+        assert_eq!(check_channel(""), Err(InvalidName::Empty));
+        assert_eq!(check_channel(&"x".repeat(165)), Err(InvalidName::TooLong(164)));
+        for bad in ["a b", "a:b", "#server-to-user-42", "a#b", "é", "a/b", "a$b", "a&b", "a\n"] {
+            assert_eq!(check_channel(bad), Err(InvalidName::Characters), "{bad:?}");
+        }
+        assert_eq!(check_event(&"é".repeat(101)), Err(InvalidName::TooLong(200)));
+    }
+
+    #[test]
+    fn channels_lie_in_their_apps_namespace_and_read_back() {
+        for (name, channel) in [
+            ("news", "shop:news"),
+            ("presence-room", "shop:presence-room"),
+            ("#server-to-user-42", "shop:#42"),
+            ("#server-to-user-a b,c#d", "shop:#a%20b%2Cc%23d"),
+        ] {
+            assert_eq!(names().channel(name), channel);
+            assert_eq!(names().name_of(channel).as_deref(), Some(name));
+        }
+        assert_eq!(names().name_of("news"), None, "a channel without a namespace is no app's");
+        assert_eq!(names().name_of(&names().online("42")), None);
+        assert_eq!(names().seen("shop:online#4%2C2"), Some(Seen::Online("4,2".to_owned())));
+    }
+
+    #[test]
+    fn the_same_user_of_two_apps_is_two_users() {
+        assert_eq!(names().user("42"), "shop:42");
+        assert_eq!(names().user_of("shop:42"), Some("42"));
+        assert_eq!(names().user_of("shop:4:2"), Some("4:2"));
+        assert_eq!(names().user_of("shopping:42"), None);
+    }
+}

@@ -247,8 +247,6 @@ pub struct Terms {
     pub patches: bool,
     /// Only publications that this lets through.
     pub filter: Option<Arc<TagFilter>>,
-    /// It is told if anything was lost that was to be held back for it, also in a channel without a stream.
-    pub needs_all: bool,
     /// Of the changes of who is there, as the node counts them, those up to this one are known to it.
     pub members_known: u64,
 }
@@ -262,7 +260,7 @@ impl Terms {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GoLive {
     pub channel: Channel,
-    /// `None` in channels without a stream.
+    /// `None` where publications are not numbered.
     pub position: Option<StreamPosition>,
     /// As the join said.
     pub terms: Terms,
@@ -287,7 +285,7 @@ pub struct PastWanted {
     pub filter: HistoryFilter,
     /// The epoch of `filter.since`: empty if any will do, `None` if it cannot be of any stream here.
     pub epoch: Option<Epoch>,
-    /// Any part that begins there is welcome: more is asked for later.
+    /// It is to be read for this one: any part that begins there is welcome, up to what there is now.
     pub part: bool,
 }
 

@@ -68,6 +68,15 @@ impl Stream {
         position
     }
 
+    /// Gives the publication the next offset, and keeps nothing from now on.
+    pub fn pass(&mut self, publication: &mut Publication) -> StreamPosition {
+        self.clear();
+        self.top += 1;
+        let position = self.position();
+        publication.position = Some(position);
+        position
+    }
+
     /// Drops everything if its time is over.
     pub fn expire(&mut self, now: Moment) {
         if !self.kept.is_empty() && self.expires <= now {
@@ -198,6 +207,16 @@ mod tests {
         let mut late = Publication::new(Payload::json("4"));
         stream.append(Moment(60_000), &mut late, retention(10, 60), PLENTY);
         assert_eq!(offsets(&stream, None, 100, false), [4]);
+    }
+
+    #[test]
+    fn what_passes_is_numbered_and_not_kept() {
+        let mut stream = stream_of(3, 10);
+        let mut passing = Publication::new(Payload::json("4"));
+        assert_eq!(stream.pass(&mut passing), stream.position());
+        assert_eq!((passing.offset(), stream.position().offset), (4, 4));
+        // What came before it does not join on any more.
+        assert_eq!((offsets(&stream, None, 100, false), stream.bytes()), (NONE.to_vec(), 0));
     }
 
     #[test]

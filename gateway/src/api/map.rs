@@ -69,13 +69,15 @@ impl Call<'_> {
         let idempotency = idempotency(idempotency_key, self.config)?;
         self.in_time()?;
         let request = ChangeRequest { channel, change, keeping, idempotency };
-        let changed = self.node.change_key(request).await.map_err(|error| match error {
+        let mut changed = self.node.change_key(request).await.map_err(|error| match error {
             BrokerError::Full => {
                 Refused::with_detail(ErrorCode::LimitExceeded, "there is no room for one key more")
             }
             error => Refused::not_published(error),
         })?;
         self.node.metrics.publication_in(Source::Api);
+        // Without a stream, where changes stand is for nodes to know.
+        changed.position = changed.position.filter(|_| keeping.stream.keeps_history());
         Ok(changed)
     }
 
@@ -93,7 +95,11 @@ impl Call<'_> {
             key: (!request.key.is_empty()).then(|| (*request.key).into()),
             enough_bytes: PAGE_BYTES_MAX,
         };
-        let page = self.node.read_state(channel, filter, keeping).await.map_err(Refused::not_read)?;
+        let mut page = self.node.read_state(channel, filter, keeping).await.map_err(Refused::not_read)?;
+        if !keeping.stream.keeps_history() {
+            page.top = None;
+            page.entries.iter_mut().for_each(|entry| entry.position = None);
+        }
         let told = &*request.revision_epoch;
         if !told.is_empty() && page.top.is_none_or(|top| *told != *top.epoch.as_str()) {
             return Err(ErrorCode::UnrecoverablePosition.into());

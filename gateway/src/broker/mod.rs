@@ -96,7 +96,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     /// Changes a key of a channel that keeps state by key: its state, its stream if it has one, and what every interested
-    /// node is told, atomically. What was called first is done first, also if nobody waits for its answer yet.
+    /// node is told, atomically. Changes have offsets as publications of streams do, also where no stream is kept. What was called first is done first, also if nobody waits for its answer yet.
     fn change_key(&self, _request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
@@ -121,8 +121,8 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    /// Forgets such a channel's state and stream. Nobody is told: whoever has a position in it has one of an epoch that is
-    /// over.
+    /// Forgets such a channel's state and stream. Nobody is told: whoever knows where it stood, knows that in an epoch that
+    /// is over.
     fn clear_state(&self, _channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }

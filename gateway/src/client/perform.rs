@@ -309,7 +309,6 @@ impl Client {
         Subscriber::new(self.key.index, variant)
             .positioned(terms.positioned)
             .joins_and_leaves(terms.joins_and_leaves)
-            .needs_all(terms.needs_all)
     }
 }
 

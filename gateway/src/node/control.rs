@@ -27,6 +27,8 @@ pub enum ControlCommand {
     /// Close the user's connections but this client's, and those that have commanded the same for themselves and whose
     /// command comes later.
     KeepOnly { user: Box<str>, client: ClientId },
+    /// Compare where a channel stands with what was handed out here: it was cleared.
+    Compare { channel: Channel },
 }
 
 /// Which clients a command is about: those for which everything given here holds.
@@ -73,6 +75,7 @@ impl ControlCommand {
             keeps_only,
         };
         let kept;
+        let everyone = Target::default();
         let (target, action) = match self {
             Self::Disconnect { target, disconnect } => (target, close(disconnect, false)),
             Self::Unsubscribe { target, channel } => {
@@ -81,6 +84,9 @@ impl ControlCommand {
             Self::KeepOnly { user, client } => {
                 kept = Target { user: Some(user.clone()), except: vec![*client], ..Target::default() };
                 (&kept, close(&Disconnect::CONNECTION_LIMIT, true))
+            }
+            Self::Compare { channel } => {
+                (&everyone, WireAction::Compare { channel: channel.as_str().into() })
             }
         };
         if target.except.len() > EXCEPT_MAX {
@@ -131,6 +137,9 @@ impl ControlCommand {
             }
             WireAction::Unsubscribe { channel } => {
                 Self::Unsubscribe { target, channel: Channel::parse_unicode(&channel, CHANNEL_BYTES_MAX)? }
+            }
+            WireAction::Compare { channel } => {
+                Self::Compare { channel: Channel::parse_unicode(&channel, CHANNEL_BYTES_MAX)? }
             }
         })
     }
@@ -196,6 +205,9 @@ enum WireAction {
     Unsubscribe {
         channel: Box<str>,
     },
+    Compare {
+        channel: Box<str>,
+    },
 }
 
 #[cfg(test)]
@@ -221,8 +233,9 @@ mod tests {
                 target: Target { user: Some("".into()), ..Target::default() },
                 disconnect: Disconnect::custom(4500, "banned \"for good\"").unwrap(),
             },
-            ControlCommand::Unsubscribe { target, channel },
+            ControlCommand::Unsubscribe { target, channel: channel.clone() },
             ControlCommand::KeepOnly { user: "alice".into(), client: client(1) },
+            ControlCommand::Compare { channel },
         ] {
             assert_eq!(ControlCommand::decode(&command.encode().unwrap()).unwrap(), command);
         }

@@ -74,6 +74,7 @@ impl BrokerEvents for FromBroker {
             node.forget_pasts();
             node.compare_all.notify_one();
             node.members_missed.note();
+            node.show_again();
         }
     }
 }
@@ -146,9 +147,13 @@ impl Node {
                     None => local.go_on_to(&publication),
                 };
                 self.interest.weigh(local);
-                let event = OwnedEvent::Publication(publication);
-                let prepared =
-                    Prepared::of(local.channel.clone(), event, previous, self.clock.micros(), &self.variants);
+                let (channel, micros) = (local.channel.clone(), self.clock.micros());
+                let prepared = if local.retention.keeps_history() {
+                    let event = OwnedEvent::Publication(publication);
+                    Prepared::of(channel, event, previous, micros, &self.variants)
+                } else {
+                    Prepared::unnumbered(channel, publication, previous, micros, &self.variants)
+                };
                 self.hand_to_workers(local, &prepared);
             }
             Delivery::Lost(position) => {

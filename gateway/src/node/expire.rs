@@ -1,5 +1,5 @@
 //! Keys whose time is over, where the broker takes them out only as somebody asks for their channel: this node asks, for
-//! the channels that it has subscribers of, so that these are told.
+//! the channels that it has subscribers of, so that these are told. It finds out by that if a channel was cleared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use gateway_core::map::{Keeping, StateFilter};
 use shared::channel::Channel;
+use shared::position::StreamPosition;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::node::Node;
@@ -32,9 +33,14 @@ pub(super) async fn keep_expiring(node: Arc<Node>) {
                     // The position alone: nothing is carried here.
                     node.broker.read_state(channel.clone(), StateFilter::default(), *keeping)
                 });
-                for error in join_all(asked).await.into_iter().filter_map(Result::err) {
-                    // The next round comes.
-                    tracing::debug!(%error, "keys whose time is over could not be taken out");
+                for ((channel, _), page) in batch.iter().zip(join_all(asked).await) {
+                    match page {
+                        Ok(page) => node.find_cleared(channel, page.top),
+                        // The next round comes.
+                        Err(error) => {
+                            tracing::debug!(%error, "keys whose time is over could not be taken out")
+                        }
+                    }
                 }
             }
         }
@@ -42,6 +48,16 @@ pub(super) async fn keep_expiring(node: Arc<Node>) {
 }
 
 impl Node {
+    /// Who asks learns where the channel stands. In another epoch, what subscribers have is gone.
+    fn find_cleared(self: &Arc<Self>, channel: &Channel, top: Option<StreamPosition>) {
+        let shard = self.interest.shard(channel.as_str());
+        let known = shard.get(channel.as_str()).and_then(|local| local.feed.position());
+        drop(shard);
+        if known.zip(top).is_some_and(|(known, top)| known.epoch != top.epoch) {
+            self.compare(channel);
+        }
+    }
+
     /// The channels of a shard that have subscribers here and keys that expire.
     fn with_keys_that_expire(&self, shard: usize) -> Vec<(Channel, Keeping)> {
         let rules = self.rules();

@@ -64,6 +64,13 @@ pub(crate) enum Link {
 }
 
 impl LocalChannel {
+    /// Whether somebody here would miss what does not come. Where no stream is kept, the feed knows of numbers if there
+    /// are any.
+    pub(super) fn is_followed(&self) -> bool {
+        let is_numbered = self.retention.keeps_history() || self.feed.position().is_some();
+        self.workers != 0 && self.link == Link::Up && is_numbered
+    }
+
     /// Answers what a patch of this publication can be made from, and keeps this one for the next. A channel begins to
     /// keep with the first publication that may be sent as a patch, or a whole one would always be missing before it.
     pub(super) fn go_on_to(&mut self, publication: &Publication) -> Option<Previous> {

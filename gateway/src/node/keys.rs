@@ -1,11 +1,15 @@
 //! Channels that keep state by key: changes of it, and questions about it.
 
+use gateway_core::feed::Delivery;
 use gateway_core::map::{Action, Changed, Keeping, StateFilter, StatePage};
 use shared::channel::Channel;
+use shared::position::StreamPosition;
 use tracing::Instrument;
 
 use crate::broker::{BrokerError, ChangeRequest};
 use crate::node::Node;
+use crate::node::control::ControlCommand;
+use crate::node::interest::Link;
 use crate::telemetry::traces::SPANS;
 
 impl Node {
@@ -45,16 +49,40 @@ impl Node {
         filter: StateFilter,
         keeping: Keeping,
     ) -> Result<StatePage, BrokerError> {
-        self.broker.read_state(channel, filter, keeping).await
+        let page = self.broker.read_state(channel.clone(), filter, keeping).await;
+        if let Ok(StatePage { top: Some(top), .. }) = &page {
+            self.begin_from(&channel, *top);
+        }
+        page
+    }
+
+    /// Somebody here may go on from what was read: whatever comes after that and does not arrive is missing.
+    fn begin_from(&self, channel: &Channel, top: StreamPosition) {
+        let mut shard = self.interest.shard(channel.as_str());
+        if let Some(local) = shard.get_mut(channel.as_str()).filter(|local| local.link == Link::Up) {
+            local.feed.anchor(top);
+            if let Some(at) = local.feed.position().filter(|at| at.epoch != top.epoch) {
+                // Somebody else may have read the life that follows, and gone on from there: whoever goes on from this
+                // one must hear of it.
+                self.hand_out(local, Delivery::Lost(at));
+            }
+        }
     }
 
     pub async fn count_keys(&self, channel: Channel) -> Result<u64, BrokerError> {
         self.broker.count_keys(channel).await
     }
 
+    /// Subscribers on all nodes are told to read anew, at once if every node hears of it, and else when positions are next
+    /// compared.
     pub async fn clear_state(&self, channel: Channel) -> Result<(), BrokerError> {
         let cleared = self.broker.clear_state(channel.clone()).await;
         self.forget_past(&channel);
+        if cleared.is_ok()
+            && let Err(error) = self.control(ControlCommand::Compare { channel: channel.clone() }).await
+        {
+            tracing::warn!(%error, %channel, "nodes could not be told that a channel was cleared; each finds out by itself");
+        }
         cleared
     }
 }

@@ -19,7 +19,7 @@ impl Node {
     }
 
     /// Carries out what some node, this one included, asks of all.
-    pub(super) fn receive_control(&self, message: &Bytes) {
+    pub(super) fn receive_control(self: &Arc<Self>, message: &Bytes) {
         let command = match ControlCommand::decode(message) {
             Ok(command) => command,
             Err(error) => {
@@ -41,6 +41,7 @@ impl Node {
                 });
             }
             ControlCommand::KeepOnly { user, client } => self.receive_keep_only(user, client),
+            ControlCommand::Compare { channel } => self.compare(&channel),
         }
     }
 

@@ -15,7 +15,7 @@ use shared::position::{Epoch, StreamPosition};
 use tokio::time::MissedTickBehavior;
 
 use crate::node::Node;
-use crate::node::interest::{Link, LocalChannel, SHARDS};
+use crate::node::interest::{LocalChannel, SHARDS};
 use crate::telemetry::Reminder;
 
 /// How often a quiet channel is looked at, as long as there are not too many of them.
@@ -149,6 +149,12 @@ pub(super) async fn check_positions(node: Arc<Node>) {
     }
 }
 
+impl Looked {
+    fn new(channel: &Channel, local: &LocalChannel) -> Self {
+        Self { channel: channel.clone(), retention: local.retention, before: local.feed.position() }
+    }
+}
+
 impl Node {
     /// The channels of a shard that have been quiet for long enough, those looked at longest ago.
     fn quiet(&self, shard: usize) -> Vec<Looked> {
@@ -166,17 +172,25 @@ impl Node {
         quiet.into_iter().map(|(_, looked)| looked).collect()
     }
 
-    /// The channels of a shard whose stream is followed, and when each was looked at.
+    /// The channels of a shard whose publications are numbered and followed, and when each was looked at.
     fn followed(&self, shard: usize, wanted: impl Fn(&LocalChannel) -> bool) -> Vec<(Moment, Looked)> {
         let mut followed = Vec::new();
         self.interest.for_each_of(shard, |channel, local| {
-            let follows = local.workers != 0 && local.retention.keeps_history() && local.link == Link::Up;
-            if follows && wanted(local) {
-                let (channel, retention) = (channel.clone(), local.retention);
-                followed.push((local.checked, Looked { channel, retention, before: local.feed.position() }));
+            if local.is_followed() && wanted(local) {
+                followed.push((local.checked, Looked::new(channel, local)));
             }
         });
         followed
+    }
+
+    /// Looks at one channel at once.
+    pub(super) fn compare(self: &Arc<Self>, channel: &Channel) {
+        let shard = self.interest.shard(channel.as_str());
+        let looked = shard.get(channel.as_str()).filter(|local| local.is_followed());
+        if let Some(looked) = looked.map(|local| Looked::new(channel, local)) {
+            let node = self.clone();
+            self.runtime.spawn(async move { drop(node.look_at(vec![looked], Look::AfterLoss).await) });
+        }
     }
 
     fn looked_at_again(&self, looked: Looked) -> Looked {

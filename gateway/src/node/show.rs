@@ -49,7 +49,7 @@ struct Lease {
     keeping: Keeping,
     /// Clients for which it is kept.
     holders: u32,
-    /// When it is kept alive again. `None`: it does not expire.
+    /// When it is set again, or kept alive. `None`: it does not expire, and is there.
     due: Option<Moment>,
 }
 
@@ -142,16 +142,24 @@ impl Node {
         self.showing.wake.notify_one();
     }
 
-    /// Takes those out whose turn it is, and puts off their next.
+    /// The broker may have lost its data: the keys are set again, if they are not there.
+    pub(super) fn show_again(&self) {
+        let now = self.clock.now();
+        self.showing.leases.lock().values_mut().for_each(|lease| lease.due = Some(now));
+    }
+
+    /// Takes those out whose turn it is, as many as there is room for, and puts off their next.
     fn due_leases(&self) -> Vec<ChangeRequest> {
         let now = self.clock.now();
+        let room = WAITING_MAX - self.showing.waiting.lock().len();
         let mut leases = self.showing.leases.lock();
         let due = leases.iter_mut().filter(|(_, lease)| lease.due.is_some_and(|due| due <= now));
-        due.map(|((channel, key), lease)| {
-            lease.due = lease.keeping.key_ttl.map(|ttl| now + ttl / RENEWALS_PER_TTL);
-            lease.request(channel, key)
-        })
-        .collect()
+        due.take(room)
+            .map(|((channel, key), lease)| {
+                lease.due = lease.keeping.key_ttl.map(|ttl| now + ttl / RENEWALS_PER_TTL);
+                lease.request(channel, key)
+            })
+            .collect()
     }
 }
 

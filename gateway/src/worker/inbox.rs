@@ -207,7 +207,9 @@ impl Inbox {
             if fits {
                 queue.events.push_back(Event::Publication(prepared));
             } else {
-                queue.lost.insert(prepared.channel().clone(), prepared.position());
+                // A join that finds no room after a publication says nothing of where that stood.
+                let lost = queue.lost.entry(prepared.channel().clone()).or_default();
+                *lost = prepared.position().or(*lost);
             }
             fits
         };
@@ -354,6 +356,24 @@ mod tests {
         inbox.served(2, 2);
         assert_eq!(inbox.depth(), 0);
         assert!(inbox.push_publication(publication("a", 4)));
+    }
+
+    #[test]
+    fn what_has_no_place_in_a_stream_hides_no_publication_that_was_lost_before_it() {
+        let poll = mio::Poll::new().unwrap();
+        let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 0, BYTES_MAX);
+        let join = Prepared::new(
+            Channel::parse("a", 255).unwrap(),
+            Publication::new(Payload::text("x")),
+            0,
+            &Arc::new(Variants::default()),
+        );
+        inbox.push_publication(join.clone());
+        inbox.push_publication(publication("a", 3));
+        inbox.push_publication(join);
+        let mut queue = Queue::default();
+        inbox.take(&mut queue);
+        assert_eq!(queue.lost["a"].map(|position| position.offset), Some(3));
     }
 
     #[test]

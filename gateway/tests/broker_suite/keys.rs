@@ -164,8 +164,8 @@ pub async fn keys_expire_and_that_is_told<B: Backend>() {
     })
     .await;
     let heard: Vec<_> = node.heard.in_channel(&a).iter().map(told).collect();
-    assert_eq!(heard, ["k=1@0", "k=-@0"]);
-    assert_eq!(read(&node, &a, all(10), BRIEF).await, StatePage::default());
+    assert_eq!(heard, ["k=1@1", "k=-@2"]);
+    assert_eq!(read(&node, &a, all(10), BRIEF).await.entries, []);
 }
 
 pub async fn a_channel_has_only_so_many_keys<B: Backend>() {
@@ -213,4 +213,28 @@ pub async fn a_patch_can_be_made_of_what_the_key_held<B: Backend>() {
         heard.iter().map(|one| one.keyed.as_ref().and_then(|keyed| keyed.before.clone())).collect();
     assert_eq!(before, [None, Some(Payload::json("1"))]);
     assert_eq!(texts(&heard), ["1", "2"]);
+}
+
+pub async fn a_key_that_gets_other_tags_is_told_as_gone_first<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    node.listens().await;
+    node.subscribe(&a).await;
+    for (data, team) in [("1", "x"), ("2", "x"), ("3", "y")] {
+        let changed = set_with("k", |set| {
+            let tags = [("team".into(), team.into())].into();
+            set.publication = Publication { tags, delta: true, ..Publication::new(Payload::json(data)) };
+        });
+        change(&node, &a, changed, STAYING).await;
+    }
+    eventually("all is heard", async || node.heard.in_channel(&a).len() == 4).await;
+    let heard = node.heard.in_channel(&a);
+    assert_eq!(heard.iter().map(told).collect::<Vec<_>>(), ["k=1@1", "k=2@2", "k=-@3", "k=3@4"]);
+    let teams: Vec<_> = heard.iter().filter_map(|one| Some(&**one.tags.get("team")?)).collect();
+    assert_eq!(teams, ["x", "x", "x", "y"]);
+    let has_base = |one: &Publication| one.keyed.as_ref().is_some_and(|keyed| keyed.before.is_some());
+    assert_eq!(heard.iter().map(has_base).collect::<Vec<_>>(), [false, true, false, false]);
+    let page = read(&node, &a, all(10), STAYING).await;
+    assert_eq!(page.entries.iter().map(told).collect::<Vec<_>>(), ["k=3@4"]);
 }

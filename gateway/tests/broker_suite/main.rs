@@ -69,6 +69,7 @@ suite! {
         a_channel_has_only_so_many_keys,
         a_cleared_channel_begins_anew,
         a_patch_can_be_made_of_what_the_key_held,
+        a_key_that_gets_other_tags_is_told_as_gone_first,
     }
     delivery::{
         subscribers_hear_publications_in_order_with_their_positions,

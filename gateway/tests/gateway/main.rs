@@ -37,6 +37,7 @@ mod fetches_keys;
 mod finishes_what_came;
 mod guards_connections;
 mod guards_the_door;
+mod keeps_maps_true;
 mod keeps_order;
 mod keeps_to_its_memory;
 mod leaves_nothing_behind;

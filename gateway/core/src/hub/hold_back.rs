@@ -41,8 +41,6 @@ pub(super) struct Held {
     publications: usize,
     /// The number that the next will get.
     next: u64,
-    /// The number after that of the last publication that was given up.
-    given_up: u64,
     bytes: usize,
 }
 
@@ -100,11 +98,8 @@ impl Held {
     /// Answers how many bytes that frees.
     fn give_up(&mut self) -> Option<usize> {
         let oldest = self.entries.iter().position(|entry| entry.is_publication).unwrap_or(0);
-        let Entry { number, is_publication, prepared } = self.entries.remove(oldest)?;
-        if is_publication {
-            self.publications -= 1;
-            self.given_up = number + 1;
-        }
+        let Entry { is_publication, prepared, .. } = self.entries.remove(oldest)?;
+        self.publications -= usize::from(is_publication);
         self.bytes -= cost(&prepared);
         Some(cost(&prepared))
     }
@@ -117,9 +112,6 @@ impl Held {
         position: Option<StreamPosition>,
     ) -> Option<CaughtUp<'_>> {
         let Joining { subscriber, from, since, .. } = *joining;
-        if from < self.given_up && subscriber.does_need_all() {
-            return None;
-        }
         let (mut publications, mut now_at) = (Vec::new(), position);
         let skipped = self.entries.partition_point(|entry| entry.number < since);
         for Entry { number, prepared, .. } in self.entries.range(skipped..) {

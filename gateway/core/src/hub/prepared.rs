@@ -46,6 +46,8 @@ pub enum Writable<'a> {
 pub struct Prepared {
     channel: Channel,
     event: OwnedEvent,
+    /// Where it stands in its channel, whether or not subscribers are told.
+    position: Option<StreamPosition>,
     previous: Option<Box<Patch>>,
     received_micros: u64,
     variants: Arc<Variants>,
@@ -77,8 +79,31 @@ impl Prepared {
         let previous = previous
             .filter(|_| is_patched)
             .map(|previous| Box::new(Patch { previous, of_key, made: OnceLock::new() }));
+        let position = match &event {
+            OwnedEvent::Publication(publication) => publication.position,
+            _ => None,
+        };
         let variants = variants.clone();
-        Arc::new(Self { channel, event, previous, received_micros, variants, first: OnceLock::new() })
+        let first = OnceLock::new();
+        Arc::new(Self { channel, event, position, previous, received_micros, variants, first })
+    }
+
+    /// A change of a key that has a number for nodes alone: subscribers are not shown it.
+    pub fn unnumbered(
+        channel: Channel,
+        mut publication: Publication,
+        previous: Option<Previous>,
+        received_micros: u64,
+        variants: &Arc<Variants>,
+    ) -> Arc<Self> {
+        let position = publication.position.take();
+        let event = OwnedEvent::Publication(publication);
+        let mut prepared = Self::of(channel, event, previous, received_micros, variants);
+        // Nobody else has it yet.
+        if let Some(prepared) = Arc::get_mut(&mut prepared) {
+            prepared.position = position;
+        }
+        prepared
     }
 
     pub fn channel(&self) -> &Channel {
@@ -121,7 +146,7 @@ impl Prepared {
     /// Where it stands in its channel's stream, if it stands there.
     #[inline]
     pub fn position(&self) -> Option<StreamPosition> {
-        self.publication().and_then(|publication| publication.position)
+        self.position
     }
 
     /// How many bytes it holds, beside what every event does.

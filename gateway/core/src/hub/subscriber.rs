@@ -32,8 +32,6 @@ const FRESH: u8 = 1 << 2;
 const HAS_LAST: u8 = 1 << 3;
 /// It waits for the stream, and for its turn to be served with what says nothing about the stream.
 const DUE: u8 = 1 << 4;
-/// It is told if anything was lost that was held back for it, also without a stream.
-const NEEDS_ALL: u8 = 1 << 5;
 
 impl Subscriber {
     pub fn new(key: u32, variant: Variant) -> Self {
@@ -50,16 +48,6 @@ impl Subscriber {
     #[must_use]
     pub fn joins_and_leaves(self, wanted: bool) -> Self {
         self.with(JOINS_AND_LEAVES, wanted)
-    }
-
-    /// It has the state of the channel, and is worth nothing with a change of that missing.
-    #[must_use]
-    pub fn needs_all(self, needs_all: bool) -> Self {
-        self.with(NEEDS_ALL, needs_all)
-    }
-
-    pub(super) fn does_need_all(self) -> bool {
-        self.has(NEEDS_ALL)
     }
 
     #[inline]

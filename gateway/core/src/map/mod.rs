@@ -2,8 +2,9 @@
 //!
 //! A channel's state holds one publication for each key. A change is checked against it ([`Change`]), written, and told
 //! to subscribers as a publication of its key; where the channel has a stream beside its state, that publication is also
-//! the stream's next. [`State`] is all of it for one channel, without a clock; brokers that keep state elsewhere use the
-//! same words.
+//! the stream's next. Where it has none, changes are numbered all the same, so that nodes know when one is missing and
+//! subscribers are told to read anew; clients do not see these numbers. [`State`] is all of it for one channel, without a
+//! clock; brokers that keep state elsewhere use the same words.
 
 mod cursor;
 mod options;
@@ -21,7 +22,7 @@ use crate::version::Version;
 
 pub use cursor::Cursor;
 pub use options::{ClientKey, MapMode, MapOptions};
-pub use state::State;
+pub use state::{State, Told};
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
@@ -117,7 +118,7 @@ impl Suppressed {
 /// What came of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Changed {
-    /// Where the stream stands after it; `None` in a channel without one.
+    /// How many changes there were after it. In a channel without a stream that is for nodes to know.
     pub position: Option<StreamPosition>,
     pub suppressed: Option<Suppressed>,
 }
@@ -149,7 +150,7 @@ pub struct StateFilter {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StatePage {
     pub entries: Vec<Publication>,
-    /// Where the stream stood when it was read; `None` in a channel without one.
+    /// How many changes there were when it was read. In a channel without a stream that is for nodes to know.
     pub top: Option<StreamPosition>,
     /// Asks for what comes next; empty at the end.
     pub cursor: Box<str>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shared::moment::Moment;
 use shared::publication::{Keyed, Publication};
+use smallvec::{SmallVec, smallvec};
 
 use super::{
     Action, Change, Cursor, Keeping, NotMade, Set, SetMode, StateFilter, StatePage, Suppressed, removal,
@@ -15,6 +16,9 @@ use crate::version::Version;
 
 /// What a key costs beside its publication, roughly, in bytes: its places in the orders.
 const KEY_OVERHEAD_BYTES: usize = 128;
+
+/// What subscribers are told of one change, in this order.
+pub type Told = SmallVec<[Publication; 1]>;
 
 /// Keys with what they hold, in the order of their names and, where the channel has one, of their scores.
 #[derive(Debug, Default)]
@@ -52,8 +56,9 @@ impl State {
         self.expiring.first().map(|(at, _)| *at)
     }
 
-    /// Makes the change if it is to be made: in the state and, where the channel has a stream, as its next publication.
-    /// Answers what subscribers are to be told. Keys whose time is over must be gone: call [`State::expire`] first.
+    /// Makes the change if it is to be made: in the state, and as the next publication of the stream, which counts changes
+    /// also where it keeps none. Answers what subscribers are to be told: of a key that had other tags, first that it is gone,
+    /// for those whose filters do not let the new ones through. Keys whose time is over must be gone: call [`State::expire`] first.
     pub fn change(
         &mut self,
         now: Moment,
@@ -61,7 +66,7 @@ impl State {
         keeping: &Keeping,
         stream: &mut Stream,
         stream_bytes_max: usize,
-    ) -> Result<Publication, NotMade> {
+    ) -> Result<Told, NotMade> {
         let Change { key, action, expected } = change;
         let has_stream = keeping.stream.keeps_history();
         let entry = self.entries.get(&*key);
@@ -77,10 +82,8 @@ impl State {
                     return Err(NotMade::Suppressed(Suppressed::KeyNotFound));
                 };
                 let mut told = removal(&key, tags.unwrap_or(entry.publication.tags));
-                if has_stream {
-                    stream.append(now, &mut told, keeping.stream, stream_bytes_max);
-                }
-                Ok(told)
+                append(now, &mut told, keeping, stream, stream_bytes_max);
+                Ok(smallvec![told])
             }
             Action::Set(set) => {
                 self.admit(now, &key, &set, keeping)?;
@@ -100,9 +103,7 @@ impl State {
         let (_, key) = self.expiring.first().filter(|(at, _)| *at <= now)?.clone();
         let entry = self.take(&key)?;
         let mut told = removal(&key, entry.publication.tags);
-        if keeping.stream.keeps_history() {
-            stream.append(now, &mut told, keeping.stream, stream_bytes_max);
-        }
+        append(now, &mut told, keeping, stream, stream_bytes_max);
         Some(told)
     }
 
@@ -186,15 +187,19 @@ impl State {
         keeping: &Keeping,
         stream: &mut Stream,
         stream_bytes_max: usize,
-    ) -> Publication {
+    ) -> Told {
         let Set { mut publication, score, version, .. } = set;
         let before = self.take(&key);
+        let mut told = Told::new();
+        if let Some(before) = before.as_ref().filter(|before| before.publication.tags != publication.tags) {
+            let mut gone = removal(&key, before.publication.tags.clone());
+            append(now, &mut gone, keeping, stream, stream_bytes_max);
+            told.push(gone);
+        }
         let number = version.as_ref().map_or(0, |version| version.number);
         publication.keyed =
             Some(Box::new(Keyed { key: key.clone(), score, version: number, ..Keyed::default() }));
-        if keeping.stream.keeps_history() {
-            stream.append(now, &mut publication, keeping.stream, stream_bytes_max);
-        }
+        append(now, &mut publication, keeping, stream, stream_bytes_max);
         let key: Arc<str> = key.into();
         let expires = keeping.key_ttl.map(|ttl| now + ttl);
         // A version that was given once still counts after a change that has none.
@@ -206,11 +211,13 @@ impl State {
         }
         self.entries.insert(key, Entry { publication: publication.clone(), score, expires, version });
         if publication.delta
+            && told.is_empty()
             && let (Some(keyed), Some(before)) = (&mut publication.keyed, before)
         {
             keyed.before = Some(before.publication.data);
         }
-        publication
+        told.push(publication);
+        told
     }
 
     fn refresh(&mut self, now: Moment, key: &str, keeping: &Keeping) {
@@ -234,6 +241,21 @@ impl State {
         }
         self.by_score.remove(&(entry.score, key));
         Some(entry)
+    }
+}
+
+/// Gives a change its number, and keeps it where changes are kept.
+fn append(
+    now: Moment,
+    publication: &mut Publication,
+    keeping: &Keeping,
+    stream: &mut Stream,
+    stream_bytes_max: usize,
+) {
+    if keeping.stream.keeps_history() {
+        stream.append(now, publication, keeping.stream, stream_bytes_max);
+    } else {
+        stream.pass(publication);
     }
 }
 

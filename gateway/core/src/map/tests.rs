@@ -65,8 +65,7 @@ impl Tried {
     /// One more publication was told: it stands where the stream now ends.
     fn check_told(&mut self, told: &Publication) {
         self.told += 1;
-        let offset = if self.has_stream() { self.told } else { 0 };
-        assert_eq!(told.offset(), offset);
+        assert_eq!(told.offset(), self.told);
     }
 
     fn expire(&mut self) {
@@ -122,8 +121,8 @@ impl Tried {
                 assert_eq!(told.as_ref().map(|_| ()).map_err(|error| *error), expectation);
                 if let Ok(told) = told {
                     self.model.remove(&key);
-                    assert!(told.keyed.as_ref().unwrap().removed);
-                    self.check_told(&told);
+                    assert!(only(&told).keyed.as_ref().unwrap().removed);
+                    self.check_told(only(&told));
                 }
             }
             Step::Set { key, score, mode, refreshes, version, expected } => {
@@ -142,7 +141,8 @@ impl Tried {
                 assert_eq!(told.as_ref().map(|_| ()).map_err(|error| *error), expectation);
                 match told {
                     Ok(told) => {
-                        self.check_told(&told);
+                        let told = only(&told);
+                        self.check_told(told);
                         let before = self.model.get(&key).map(|known| known.value.to_string());
                         let keyed = told.keyed.as_ref().unwrap();
                         let said = keyed
@@ -164,7 +164,7 @@ impl Tried {
         }
     }
 
-    fn change(&mut self, change: Change) -> Result<Publication, NotMade> {
+    fn change(&mut self, change: Change) -> Result<Told, NotMade> {
         self.state.change(Moment(self.now), change, &self.keeping, &mut self.stream, PLENTY)
     }
 
@@ -204,6 +204,11 @@ impl Tried {
             self.model.values().filter_map(|k| k.expires).min()
         );
     }
+}
+
+fn only(told: &Told) -> &Publication {
+    assert_eq!(told.len(), 1);
+    &told[0]
 }
 
 fn keeping() -> impl Strategy<Value = Keeping> {
@@ -271,7 +276,34 @@ fn a_removal_is_told_with_the_tags_of_what_was_there() {
     assert_eq!(tried.change(set("b", "1")), Err(NotMade::Full));
     let remove = Change { key: "a".into(), action: Action::Remove { tags: None }, expected: None };
     let told = tried.change(remove.clone()).unwrap();
-    assert_eq!(told.tags.get("team").map(|value| &**value), Some("x"));
+    assert_eq!(only(&told).tags.get("team").map(|value| &**value), Some("x"));
     assert_eq!(tried.change(remove), Err(NotMade::Suppressed(Suppressed::KeyNotFound)));
     tried.change(set("b", "1")).unwrap();
+}
+
+#[test]
+fn whoever_a_filter_shows_a_key_to_is_told_when_it_gets_other_tags() {
+    let mut tried = Tried::new(Keeping { keys_max: 1, ..Keeping::default() });
+    let tagged = |team: Option<&str>| {
+        let mut change = set("a", "1");
+        if let Action::Set(set) = &mut change.action {
+            set.publication.delta = true;
+            set.publication.tags.extend(team.map(|team| ("team".into(), team.into())));
+        }
+        change
+    };
+    let mut told = |team: Option<&str>| {
+        let told = tried.change(tagged(team)).unwrap();
+        let said = told.iter().map(|told| {
+            let keyed = told.keyed.as_ref().unwrap();
+            let team = told.tags.get("team").map_or("none", |team| team);
+            let before = if keyed.before.is_some() { " after another" } else { "" };
+            format!("{} {}{team}{before}", told.offset(), if keyed.removed { "gone from " } else { "in " })
+        });
+        said.collect::<Vec<_>>()
+    };
+    assert_eq!(told(Some("x")), ["1 in x"]);
+    assert_eq!(told(Some("x")), ["2 in x after another"]);
+    assert_eq!(told(Some("y")), ["3 gone from x", "4 in y"]);
+    assert_eq!(told(None), ["5 gone from y", "6 in none"]);
 }

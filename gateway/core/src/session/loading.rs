@@ -19,8 +19,10 @@ pub(super) struct Loading {
     pub(super) channel: Channel,
     /// What the client asked for first, and was given leave to: asked again with no page.
     pub(super) entry: Entry,
-    /// In a channel with a stream: where that stood when the first page was read. What came later comes by the stream.
+    /// Where the channel stood when the first page was read. What came later comes by the stream, or is held back.
     pub(super) began_at: Option<StreamPosition>,
+    /// It has changed since: what pages leave out the client must be given whole, before any patch of it.
+    pub(super) has_changed: bool,
     /// In a channel without one: the hub holds publications back from before the first page was read.
     pub(super) held_back: bool,
     /// The client must be live by then.
@@ -83,6 +85,10 @@ pub(super) struct Arrived {
     /// The last page of the state, as long as it has not been sent.
     pub(super) state: Vec<Publication>,
     pub(super) state_bytes: usize,
+    /// As the loading has it.
+    pub(super) has_changed: bool,
+    /// In a channel without a stream: where that state was read.
+    pub(super) stands_at: Option<StreamPosition>,
     pub(super) until: Moment,
 }
 

@@ -102,6 +102,9 @@ impl Session {
         let channel = self.context.rules.channel(&channel, bytes_max).map_err(|_| ErrorCode::BadRequest)?;
         let options = self.context.rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
         let expires = expiry(now, expires).map_err(|_| ErrorCode::Expired)?;
+        // Whatever a client calls it: only its own command can read the state of keys.
+        let kind = if options.keeps_keys() { options.subscription_type.kind() } else { asked.kind };
+        let asked = Subscribe { kind, ..asked };
         let joining = Joining {
             server_side: true,
             asked: Asked::of(asked, options)?,

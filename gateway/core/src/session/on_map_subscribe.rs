@@ -2,8 +2,9 @@
 //! live.
 //!
 //! In a channel with a stream the first page says where the stream stood, and the transition to live is that of anyone who
-//! recovers from there. In a channel without one, publications are held back from before the first page is read, so that
-//! nothing is missed between. Who may come in is asked once, with the first request.
+//! recovers from there. In a channel without one, publications are held back from before the first page is read, and those
+//! go out that come after where it was read; clients do not see the numbers by which that is known. Who may come in is
+//! asked once, with the first request.
 
 use shared::channel::Channel;
 use shared::command::{Phase, Since, Subscribe, SubscriptionKind};
@@ -111,6 +112,7 @@ impl Session {
             channel,
             entry: Entry { asked, ..Entry::default() },
             began_at: None,
+            has_changed: false,
             held_back: false,
             until: now + options.map.catch_up_timeout(),
             step: Step::Idle,
@@ -170,7 +172,14 @@ impl Session {
             Phase::State | Phase::Live if !has_stream && !loading.held_back => {
                 self.hold_back(at, id, wanted, options);
             }
-            Phase::State => self.read_state(at, id, wanted, options),
+            Phase::State => {
+                let limit = options.map.page_limit(wanted.page.limit);
+                self.read_state(at, id, wanted, limit, options);
+            }
+            // Where the channel stands, at least.
+            Phase::Live if !has_stream && loading.began_at.is_none() => {
+                self.read_state(at, id, wanted, 0, options);
+            }
             Phase::Live if !has_stream => self.enter(now, at, id, (wanted, Vec::new()), None, options),
             Phase::Stream | Phase::Live => {
                 let began_in = loading.began_at.map(|position| position.epoch);
@@ -198,14 +207,14 @@ impl Session {
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 
-    fn read_state(&mut self, at: usize, id: u32, wanted: Wanted, options: &ChannelOptions) {
+    fn read_state(&mut self, at: usize, id: u32, wanted: Wanted, limit: u32, options: &ChannelOptions) {
         let ticket = self.ticket();
         let enough_bytes = self.context.settings.reply_bytes_max;
         let Some(loading) = self.loading_mut(at) else { return };
         let channel = loading.channel.clone();
         let filter = Box::new(StateFilter {
             cursor: wanted.page.cursor.clone(),
-            limit: options.map.page_limit(wanted.page.limit),
+            limit,
             ascending: wanted.page.ascending,
             key: None,
             enough_bytes,
@@ -224,33 +233,41 @@ impl Session {
         page: StatePage,
         options: &ChannelOptions,
     ) {
+        let has_stream = options.retention().keeps_history();
         let Some(loading) = self.loading_mut(at) else { return };
         let StatePage { mut entries, top, cursor } = page;
         let began_at = loading.began_at.or(top);
         loading.began_at = began_at;
+        loading.has_changed |= began_at != top;
         let is_of_another_life = top.is_some_and(|top| {
             let told = &wanted.since.epoch;
             began_at.is_some_and(|began| began.epoch != top.epoch)
-                || !told.is_empty() && **told != *top.epoch.as_str()
+                || has_stream && !told.is_empty() && **told != *top.epoch.as_str()
         });
         if is_of_another_life {
             self.stop_loading(at);
             return self.refuse(now, id, ErrorCode::UnrecoverablePosition);
         }
-        // What has changed since the first page comes by the stream, in its order.
+        if wanted.page.phase == Phase::Live {
+            return self.enter(now, at, id, (wanted, Vec::new()), None, options);
+        }
+        // What has changed since the first page comes by the stream, or is held back: in its order.
         entries.retain(|entry| began_at.is_none_or(|began| entry.offset() <= began.offset));
         let asked = &loading.entry.asked;
         if let Some(filter) = &asked.filter {
             entries.retain(|entry| filter.matches(&entry.tags));
         }
+        if !has_stream {
+            entries.iter_mut().for_each(|entry| entry.position = None);
+        }
         let limit = u64::from(options.map.page_limit(wanted.page.limit));
         let is_near = match (began_at, top) {
-            (Some(began), Some(top)) => began.offset.saturating_add(limit) >= top.offset,
+            (Some(began), Some(top)) if has_stream => began.offset.saturating_add(limit) >= top.offset,
             _ => true,
         };
         if cursor.is_empty() && is_near {
-            let since =
-                began_at.map(|began| Since { offset: began.offset, epoch: began.epoch.as_str().into() });
+            let since = began_at.filter(|_| has_stream);
+            let since = since.map(|began| Since { offset: began.offset, epoch: began.epoch.as_str().into() });
             return self.enter(now, at, id, (wanted, entries), since, options);
         }
         let (channel, asked) = (loading.channel.clone(), asked.clone());
@@ -263,7 +280,7 @@ impl Session {
             state: entries,
             publish_debounce_ms: 0,
         };
-        let position = began_at;
+        let position = began_at.filter(|_| has_stream);
         let answer = Subscribed { position, delta, keyed: Some(Box::new(keyed)), ..Subscribed::default() };
         self.answer(id, Answer::Subscribe(answer));
         self.sent(bytes);
@@ -280,9 +297,11 @@ impl Session {
         since: Option<Since>,
         options: &ChannelOptions,
     ) {
-        let Some(Loading { channel, entry, until, .. }) = self.take_loading(at) else { return };
+        let Some(loading) = self.take_loading(at) else { return };
+        let Loading { channel, entry, began_at, has_changed, until, .. } = loading;
         let Err(place) = self.find(channel.as_str()) else { return };
         let has_stream = since.is_some();
+        let stands_at = began_at.filter(|_| !has_stream);
         let Entry { asked, overrides, granted, data } = entry;
         let ticket = self.ticket();
         let state_bytes = publications_bytes(&state);
@@ -293,7 +312,7 @@ impl Session {
             overrides,
             granted,
             data,
-            keyed: Some(Box::new(Arrived { wanted, state, state_bytes, until })),
+            keyed: Some(Box::new(Arrived { wanted, state, state_bytes, has_changed, stands_at, until })),
             ..Joining::default()
         };
         self.joining += 1;
@@ -343,6 +362,7 @@ impl Session {
             channel,
             entry,
             began_at: Some(page.top),
+            has_changed: arrived.has_changed,
             held_back: false,
             until,
             step: Step::Idle,

@@ -230,6 +230,7 @@ impl Session {
         };
         let filter = asked.filter;
         let state_bytes = keyed.as_ref().map_or(0, |arrived| arrived.state_bytes);
+        let stands_at = keyed.as_ref().and_then(|arrived| arrived.stands_at);
         let (bytes, rest) = self.leave_for_later(&mut publications, used + state_bytes);
         let has_last = publications
             .last()
@@ -265,9 +266,9 @@ impl Session {
                 Next::ReadOn(Reader::new(channel, position, terms, rest.limit))
             }
             None => {
-                // Without a stream there is nothing to wait for.
-                let position = top.filter(|_| !is_polled);
-                Next::GoLive(GoLive { channel, position, terms, may_read_on: true, has_last })
+                // Without a stream there is nothing to wait for, and nothing to read on from.
+                let position = top.filter(|_| !is_polled).or(stands_at);
+                Next::GoLive(GoLive { channel, position, terms, may_read_on: top.is_some(), has_last })
             }
         };
         let subscribed = Subscribed {
@@ -363,7 +364,9 @@ impl Session {
         let rights = self.rights(&self.subscriptions[at].channel);
         let insecure = self.context.insecure;
         if let Some(joining) = self.subscriptions[at].joining_mut() {
-            joining.given = Given::new(options, &joining.asked, joining.overrides, rights, insecure);
+            let given = Given::new(options, &joining.asked, joining.overrides, rights, insecure);
+            let is_without_state = joining.server_side && options.keeps_keys();
+            joining.given = if is_without_state { given.changes_alone() } else { given };
         }
     }
 
@@ -379,7 +382,9 @@ impl Session {
         let Some(joining) = subscription.joining_mut() else { return };
         let given = joining.given;
         let (ticket, asked, joining_members) = (joining.ticket, &joining.asked, joining.asked.members);
-        let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), part: false };
+        // What others were told may end before what this one has read of the state.
+        let part = given.delta && joining.keyed.as_ref().is_some_and(|arrived| arrived.has_changed);
+        let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), part };
         let retention = options.retention();
         let past = retention.keeps_history().then(|| match (given.past, &asked.since) {
             (Past::Missed, Some(since)) => PastWanted {

@@ -76,14 +76,19 @@ pub(super) struct Given {
     pub(super) positioned: bool,
     pub(super) joins: bool,
     pub(super) delta: bool,
-    /// It has all that is kept in the channel, and that without a stream.
-    pub(super) needs_all: bool,
     /// The others are told when it comes and goes.
     pub(super) announced: bool,
     pub(super) presence: bool,
 }
 
 impl Given {
+    /// For one that the server subscribes to a channel of keys, and that is not given its state: it is told of changes as
+    /// they come, and follows nothing.
+    pub(super) fn changes_alone(self) -> Self {
+        let past = Past::Nothing;
+        Self { past, was_recovering: false, recoverable: false, positioned: false, delta: false, ..self }
+    }
+
     /// How it follows the channel.
     pub(super) fn terms(self, filter: Option<Arc<TagFilter>>) -> Terms {
         Terms {
@@ -91,7 +96,6 @@ impl Given {
             joins_and_leaves: self.joins,
             patches: self.delta,
             filter,
-            needs_all: self.needs_all,
             members_known: 0,
         }
     }
@@ -115,7 +119,8 @@ impl Given {
         let recoverable =
             may_recover && (keyed || force_recovery || asked.recoverable || asked.since.is_some());
         let may_position = may_recover || options.allow_positioning;
-        let positioned = recoverable || streamed && (force_positioning || asked.positioned && may_position);
+        let positioned =
+            recoverable || keyed || streamed && (force_positioning || asked.positioned && may_position);
         let cached = options.force_recovery_mode == RecoveryMode::Cache && !keyed;
         let was_recovering = asked.since.is_some() || recoverable && cached && options.auto_cache_recover;
         Self {
@@ -129,12 +134,13 @@ impl Given {
             positioned,
             joins: overrides.force_push_join_leave.unwrap_or(options.force_push_join_leave)
                 || asked.joins && (insecure || options.allow_join_leave || rights.presence),
-            // Whoever has some left out, or may miss some, has not the payload that a patch is of.
+            // Whoever has some left out, or may miss some, has not the payload that a patch is of; nor has who reads a
+            // state whose changes are not kept: what has changed since the first page is left out of the others.
             delta: positioned
+                && (recoverable || !keyed)
                 && asked.delta
                 && asked.filter.is_none()
                 && options.allowed_delta_types.contains(&DeltaType::Fossil),
-            needs_all: keyed && !streamed,
             announced: overrides.join_leave.unwrap_or(options.join_leave),
             presence: overrides.presence.unwrap_or(options.presence),
         }

@@ -1,7 +1,8 @@
 //! Channels that keep state by key: the state page by page, the stream, live.
 
-use gateway_core::effect::OutcomeResult;
+use gateway_core::effect::{OutcomeResult, ServerSubscription};
 use shared::channel::Channel;
+use shared::position::{Epoch, StreamPosition};
 use shared::push::UnsubscribeCode;
 
 use crate::support::{Client, channel, joined, keys, page};
@@ -9,6 +10,13 @@ use crate::support::{Client, channel, joined, keys, page};
 fn asks(client: &mut Client, id: u32, channel: &str, rest: &str) -> Vec<String> {
     client.says(&format!(r#"{{"id":{id},"subscribe":{{"channel":"{channel}","type":1{rest}}}}}"#));
     client.did()
+}
+
+/// The same as the channel has it after it was cleared.
+fn in_another_life(result: OutcomeResult) -> OutcomeResult {
+    let OutcomeResult::State(Ok(mut page)) = result else { panic!("{result:?} is no state") };
+    page.top = page.top.map(|top| StreamPosition { epoch: Epoch::from_random(2), ..top });
+    OutcomeResult::State(Ok(page))
 }
 
 #[test]
@@ -51,17 +59,49 @@ fn later_pages_leave_out_what_comes_by_the_stream() {
 }
 
 #[test]
-fn without_a_stream_publications_are_held_back_from_before_the_first_page() {
+fn without_a_stream_publications_are_held_back_from_before_the_first_page_and_nobody_sees_numbers() {
     let mut client = Client::anonymous();
-    assert_eq!(asks(&mut client, 2, "brief:a", r#","phase":2,"limit":1"#), ["join brief:a"]);
+    let begins = ["join brief:a positioned"];
+    assert_eq!(asks(&mut client, 2, "brief:a", r#","phase":2,"limit":1"#), begins);
     client.answer(joined(None));
     assert_eq!(client.did(), ["state brief:a limit 1"]);
-    client.answer(keys(&[("a", 0)], None, "a"));
-    assert_eq!(client.did().len(), 1);
-    asks(&mut client, 3, "brief:a", r#","phase":2,"limit":1,"cursor":"a""#);
-    client.answer(keys(&[("b", 0)], None, ""));
+    client.answer(keys(&[("a", 3)], Some(4), "a"));
+    let reply = concat!(
+        r#"< {"id":2,"subscribe":{"type":1,"phase":2,"cursor":"a","#,
+        r#""state":[{"data":1,"key":"a"}]}}"#
+    );
+    assert_eq!(client.did(), [reply]);
+    asks(&mut client, 3, "brief:a", r#","phase":2,"limit":2,"cursor":"a""#);
+    // What was set since the first page is among what is held back.
+    client.answer(keys(&[("b", 2), ("c", 5)], Some(900), ""));
     let reply = r#"< {"id":3,"subscribe":{"type":1,"state":[{"data":1,"key":"b"}]}}"#;
-    assert_eq!(client.did(), [reply, "live brief:a", "show seen:brief:a"]);
+    assert_eq!(client.did(), [reply, "live brief:a @4", "show seen:brief:a"]);
+}
+
+#[test]
+fn whoever_wants_no_state_is_told_of_all_that_comes_after_where_the_channel_stands() {
+    let mut client = Client::anonymous();
+    assert_eq!(asks(&mut client, 2, "brief:a", r#","phase":0"#), ["join brief:a positioned"]);
+    client.answer(joined(None));
+    assert_eq!(client.did(), ["state brief:a limit 0"]);
+    client.answer(keys(&[], Some(7), ""));
+    let reply = r#"< {"id":2,"subscribe":{"type":1}}"#;
+    assert_eq!(client.did(), [reply, "live brief:a @7", "show seen:brief:a"]);
+}
+
+#[test]
+fn a_channel_that_was_cleared_between_two_pages_is_read_from_the_beginning() {
+    let mut client = Client::anonymous();
+    asks(&mut client, 2, "brief:a", r#","phase":2,"limit":1"#);
+    client.answer(joined(None));
+    client.did();
+    client.answer(keys(&[("a", 3)], Some(4), "a"));
+    client.did();
+    asks(&mut client, 3, "brief:a", r#","phase":2,"limit":1,"cursor":"a""#);
+    client.answer(in_another_life(keys(&[], Some(0), "")));
+    let did = client.did();
+    assert!(did.iter().any(|line| line.contains(r#""code":112"#)), "{did:?}");
+    assert!(did.contains(&"leave brief:a".to_owned()), "{did:?}");
 }
 
 #[test]
@@ -140,7 +180,7 @@ fn who_takes_too_long_holds_nothing_back_and_is_closed_when_it_goes_on() {
     asks(&mut client, 2, "brief:a", r#","phase":2,"limit":1"#);
     client.answer(joined(None));
     client.did();
-    client.answer(keys(&[("a", 0)], None, "a"));
+    client.answer(keys(&[("a", 1)], Some(1), "a"));
     client.did();
     client.waits_ms(4_999);
     assert!(!client.did().contains(&"leave brief:a".to_owned()));
@@ -157,7 +197,7 @@ fn the_server_can_end_what_is_on_its_way() {
     asks(&mut client, 2, "brief:a", r#","phase":2,"limit":1"#);
     client.answer(joined(None));
     client.did();
-    client.answer(keys(&[("a", 0)], None, "a"));
+    client.answer(keys(&[("a", 1)], Some(1), "a"));
     client.did();
     client.session.handle_unsubscribe(&ended, UnsubscribeCode::Server);
     let did = client.did();
@@ -184,4 +224,20 @@ fn keys_are_published_by_those_who_may_and_nothing_else_is_published_there() {
     assert!(publish(&mut client, r#""type":1,"key":"","data":1"#).contains(r#""code":107"#));
     assert!(publish(&mut client, r#""type":1,"key":"k","removed":true"#).contains(r#""code":103"#));
     assert!(publish(&mut client, r#""data":1"#).contains(r#""code":103"#));
+}
+
+#[test]
+fn one_that_the_server_subscribes_is_told_of_changes_and_nothing_else() {
+    let mut client = Client::anonymous();
+    for (name, given) in [("state:a", Some(page(&[], 4))), ("brief:a", None)] {
+        let wanted = ServerSubscription { channel: name.into(), ..ServerSubscription::default() };
+        assert_eq!(client.session.handle_subscribe(client.now, wanted, None), Ok(()));
+        let position = if given.is_some() { " limit 0" } else { "" };
+        assert_eq!(client.did(), [format!("join {name}{position}")]);
+        client.answer(joined(given));
+        let push = format!(r#"< {{"push":{{"channel":"{name}","subscribe":{{}}}}}}"#);
+        let did = client.did();
+        assert_eq!(did[0], push);
+        assert!(did[1].starts_with("live ") && did[2].starts_with("show "), "{did:?}");
+    }
 }

@@ -246,7 +246,7 @@ fn read_changed(value: Value) -> Result<Changed, BrokerError> {
     let Ok([Value::BulkString(reason), offset, epoch]) = <[Value; 3]>::try_from(parts) else {
         return Err(unexpected("change_key"));
     };
-    let position = read_place(offset, epoch)?;
+    let position = Some(read_position(offset, epoch)?);
     match std::str::from_utf8(&reason) {
         Ok("") => Ok(Changed { position, suppressed: None }),
         Ok("full") => Err(BrokerError::Full),
@@ -258,20 +258,12 @@ fn read_changed(value: Value) -> Result<Changed, BrokerError> {
     }
 }
 
-/// `None` in a channel without a stream: it has no epoch.
-fn read_place(offset: Value, epoch: Value) -> Result<Option<StreamPosition>, BrokerError> {
-    if matches!(&epoch, Value::BulkString(epoch) if epoch.is_empty()) {
-        return Ok(None);
-    }
-    read_position(offset, epoch).map(Some)
-}
-
 fn read_page(value: Value, keeping: &Keeping) -> Result<StatePage, BrokerError> {
     let Value::Array(parts) = value else { return Err(unexpected("read_state")) };
     let Ok([offset, epoch, score, key, Value::Array(listed)]) = <[Value; 5]>::try_from(parts) else {
         return Err(unexpected("read_state"));
     };
-    let top = read_place(offset, epoch)?;
+    let top = read_position(offset, epoch)?;
     let (score, key): (i64, String) = (
         i64::from_redis_value(score).map_err(|_| unexpected("read_state"))?,
         String::from_redis_value(key).map_err(|_| unexpected("read_state"))?,
@@ -282,9 +274,9 @@ fn read_page(value: Value, keeping: &Keeping) -> Result<StatePage, BrokerError> 
         let offset = u64::from_redis_value(offset).map_err(|_| unexpected("read_state"))?;
         let publication = decode_record(Bytes::from(record))
             .map_err(|error| BrokerError::Unexpected(format!("a key cannot be read: {error}").into()))?;
-        let position = top.map(|top| StreamPosition { offset, ..top });
+        let position = Some(StreamPosition { offset, ..top });
         entries.push(Publication { position, ..publication });
     }
     let cursor = if key.is_empty() { "".into() } else { Cursor::write(score, &key, keeping.ordered) };
-    Ok(StatePage { entries, top, cursor })
+    Ok(StatePage { entries, top: Some(top), cursor })
 }

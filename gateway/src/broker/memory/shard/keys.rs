@@ -43,7 +43,6 @@ impl Shard {
         if let Action::Set(set) = &mut change.action {
             own_bytes(&mut set.publication.data);
         }
-        let has_stream = keeping.stream.keeps_history();
         let mut told = self.expire_keys(now, &channel, usize::MAX);
         let has_no_room = self.limits.keys.load(Ordering::Relaxed) >= self.limits.map_keys_max
             || self.limits.state_bytes.load(Ordering::Relaxed) >= self.limits.state_bytes_max;
@@ -59,19 +58,17 @@ impl Shard {
         let keeping = Keeping { keys_max: if has_no_room { 0 } else { keeping.keys_max }, ..keeping };
         let made = keys.state.change(now, change, &keeping, &mut kept.stream, stream_bytes_max);
         let after = (keys.state.len(), keys.state.bytes(), kept.stream.bytes());
-        if has_stream {
-            kept.forget = (now + position_ttl).max(kept.stream.expires());
-        }
-        let position = has_stream.then(|| kept.stream.position());
+        kept.forget = (now + position_ttl).max(kept.stream.expires());
+        let position = Some(kept.stream.position());
         self.recount_keys((before.0, before.1), (after.0, after.1));
         self.recount(before.2, after.2);
         self.queue_to_empty(&channel);
         self.queue_to_expire(&channel);
         self.shed_bytes(metrics);
         let changed = match made {
-            Ok(publication) => {
+            Ok(changed) => {
                 metrics.published.increment();
-                told.push(publication);
+                told.extend(changed);
                 Ok(Changed { position, suppressed: None })
             }
             Err(NotMade::Suppressed(why)) => Ok(Changed { position, suppressed: Some(why) }),
@@ -107,10 +104,7 @@ impl Shard {
         if !self.is_subscribed(channel) {
             told.clear();
         }
-        let top = keeping
-            .stream
-            .keeps_history()
-            .then(|| self.touch(now, channel, epoch, metrics).stream.position());
+        let top = Some(self.touch(now, channel, epoch, metrics).stream.position());
         let keys = self.streams.get(channel).and_then(|kept| kept.keys.as_deref());
         let page = keys.map(|keys| keys.state.page(filter, keeping.ordered)).unwrap_or_default();
         (StatePage { top, ..page }, told)

@@ -55,7 +55,7 @@ if action == 'remove' then
   end
   if call('ZCARD', order) == 0 then
     call('UNLINK', state)
-  elseif streamed then
+  else
     call('HSET', state, '', whole(last))
   end
   return answer('')
@@ -93,14 +93,20 @@ if version == '0' and had then
   -- A version that was given once still counts after a change that has none.
   version, version_epoch = had_version, had_epoch
 end
+-- Of a key that had other tags, first that it is gone: for those whose filters do not let the new ones through.
+local retagged = had and had_removal ~= removal
+local at = last + (retagged and 2 or 1)
 -- The first write needs memory: whatever refuses writes refuses this one, and none after it.
-call('HSET', state, key, whole(last + (streamed and 1 or 0)) .. ':' .. score .. ':' .. version .. ':' .. #version_epoch .. ':'
-  .. #removal .. ':' .. version_epoch .. removal .. record)
+call('HSET', state, key, whole(at) .. ':' .. score .. ':' .. version .. ':' .. #version_epoch .. ':'
+  .. #removal .. ':' .. version_epoch .. removal .. record, '', whole(at))
 call('ZADD', order, score, key)
-if streamed then
-  call('HSET', state, '', whole(last + 1))
+if retagged then
+  tell(had_removal)
+  if failed then
+    return failed
+  end
 end
-tell(record, ARGV[22] == '1' and had_record)
+tell(record, not retagged and ARGV[22] == '1' and had_record)
 if failed then
   return failed
 end

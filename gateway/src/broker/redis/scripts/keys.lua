@@ -10,14 +10,11 @@
 local position, stream, state, order, expiry = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local name, size = ARGV[3], ARGV[4]
 local streamed = size ~= '0'
-local epoch, last, known, failed = '', 0, nil, nil
-if streamed then
-  known = call('HMGET', position, 'epoch', 'life', 'offset')
-  epoch = known[1]
-  last = tonumber(known[3]) or tonumber(call('HGET', state, '') or 0)
-  if known[2] ~= life then
-    epoch = new_epoch
-  end
+local known, failed = call('HMGET', position, 'epoch', 'life', 'offset'), nil
+local epoch = known[1]
+local last = tonumber(known[3]) or tonumber(call('HGET', state, '') or 0)
+if known[2] ~= life then
+  epoch = new_epoch
 end
 
 local function whole(number)
@@ -45,23 +42,21 @@ local function keep_position()
   end
 end
 
--- A publication: the stream's next, if there is one, and on its way to the nodes. `before` is what its key held, where that
--- may be of use to them.
+-- A change: it has the next offset, in the stream too if there is one, and is on its way to the nodes. `before` is what its
+-- key held, where that may be of use to them.
 local function tell(record, before)
-  if not streamed then
-    call('PUBLISH', name, ':' .. record)
-    return
-  end
   last = last + 1
   keep_position()
-  local added = redis.pcall('XADD', stream, 'MAXLEN', size, whole(last) .. '-0', 'r', record)
-  if type(added) == 'table' then
-    -- It is ahead of its position: one of the two was put back alone. What follows begins anew.
-    call('UNLINK', position, stream)
-    failed = added
-    return
+  if streamed then
+    local added = redis.pcall('XADD', stream, 'MAXLEN', size, whole(last) .. '-0', 'r', record)
+    if type(added) == 'table' then
+      -- It is ahead of its position: one of the two was put back alone. What follows begins anew.
+      call('UNLINK', position, stream)
+      failed = added
+      return
+    end
+    call('PEXPIRE', stream, ARGV[5])
   end
-  call('PEXPIRE', stream, ARGV[5])
   local pair = before and '\3' .. #before .. ':' .. before or ''
   call('PUBLISH', name, whole(last) .. ':' .. epoch .. ':' .. pair .. record)
 end
@@ -82,7 +77,7 @@ local function expire()
       end
     end
   end
-  if streamed and #due > 0 and call('ZCARD', order) > 0 then
+  if #due > 0 and call('ZCARD', order) > 0 then
     call('HSET', state, '', whole(last))
   end
 end

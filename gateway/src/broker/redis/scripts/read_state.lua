@@ -1,4 +1,4 @@
--- Reads a page of a channel's keys, and where its stream ends.
+-- Reads a page of a channel's keys, and where the channel stands.
 --
 -- KEYS  as keys.lua has it
 -- ARGV  as keys.lua has it, limit (0: the position only), 'name', 'score', 'ascending' or 'key', score and key of the
@@ -12,7 +12,7 @@ if not refused then
   if failed then
     return failed
   end
-  if streamed and known[2] ~= life then
+  if known[2] ~= life then
     keep_position()
   end
 end

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_core::channel_rules::ChannelRules;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::map::State;
 use gateway_core::recovery::is_recovered;
-use gateway_core::session::Settings;
 use gateway_core::stream::Stream;
 use shared::channel::Channel;
 use shared::command::Since;
@@ -16,10 +16,11 @@ use shared::publication::{Payload, Publication};
 use shared::push::OwnedEvent;
 
 use crate::checkers::Checkers;
+use crate::cluster::RECOVERY_LIMIT;
 use crate::network::{Ask, Event, Lane, Net, NodeEvent, Question, trace};
 
 /// Larger than any stream here.
-const STREAM_BYTES_MAX: usize = 1 << 20;
+pub(crate) const STREAM_BYTES_MAX: usize = 1 << 20;
 
 /// What a third of the application's publications are tagged with.
 pub(crate) const TAG: (&str, &str) = ("third", "yes");
@@ -43,12 +44,16 @@ pub(crate) struct Link {
 
 #[derive(Debug)]
 pub(crate) struct Broker {
-    rules: ChannelRules,
-    streams: BTreeMap<Channel, Stream>,
+    pub(crate) rules: ChannelRules,
+    pub(crate) streams: BTreeMap<Channel, Stream>,
+    /// Of channels that keep state by key.
+    pub(crate) states: BTreeMap<Channel, State>,
     pub(crate) links: Vec<Link>,
     next_number: u64,
     /// When all streams began anew.
     flushed_at: Option<Moment>,
+    /// When each channel was cleared last.
+    pub(crate) cleared_at: BTreeMap<Channel, Moment>,
 }
 
 /// Milliseconds in which nodes find out that streams have begun anew, each by itself: until then some of them hand out
@@ -58,7 +63,15 @@ const EPOCHS_OVERLAP: u64 = 5_000;
 impl Broker {
     pub(crate) fn new(rules: ChannelRules, nodes: usize) -> Self {
         let links = (0..nodes).map(|_| Link { up: true, ..Link::default() }).collect();
-        Self { rules, streams: BTreeMap::new(), links, next_number: 0, flushed_at: None }
+        Self {
+            rules,
+            streams: BTreeMap::new(),
+            states: BTreeMap::new(),
+            links,
+            next_number: 0,
+            flushed_at: None,
+            cleared_at: BTreeMap::new(),
+        }
     }
 
     /// A payload that no other publication has.
@@ -112,7 +125,7 @@ impl Broker {
             }
             Question::LeaveEpoch(channel, epoch) => {
                 if self.stream(&channel, net).position().epoch == epoch {
-                    self.streams.remove(&channel);
+                    self.clear_state(&channel, net.now);
                 }
                 let top = self.stream(&channel, net).position();
                 net.send_to_node(node, life, 1..30, NodeEvent::LeftEpoch { channel, top });
@@ -120,6 +133,15 @@ impl Broker {
             Question::Publish(channel, publication, wire, ticket) => {
                 self.append(&channel, publication, net, checkers);
                 net.send_to_node(node, life, 1..30, NodeEvent::Published { wire, ticket });
+            }
+            Question::ChangeKey(channel, change, wire, ticket) => {
+                self.change_key(&channel, change, net);
+                net.send_to_node(node, life, 1..30, NodeEvent::Published { wire, ticket });
+            }
+            Question::State(channel, filter, wire, ticket) => {
+                let failed = net.dice.chance(net.plan.failed_reads);
+                let page = (!failed).then(|| self.read_state(&channel, &filter, net));
+                net.send_to_node(node, life, 1..30, NodeEvent::State { channel, page, wire, ticket });
             }
             Question::Announce(channel, event) => self.announce(&channel, &event, net, checkers),
         }
@@ -153,12 +175,29 @@ impl Broker {
     /// The broker starts again and remembers nothing.
     pub(crate) fn flush(&mut self, now: Moment) {
         self.streams.clear();
+        self.states.clear();
         self.flushed_at = Some(now);
     }
 
     /// Whether there may still be two streams of one name, of which nobody can tell which came first.
     pub(crate) fn epochs_overlap(&self, now: Moment) -> bool {
         self.flushed_at.is_some_and(|at| now.0 < at.0 + EPOCHS_OVERLAP)
+    }
+
+    /// Nodes are told to compare where a channel stands, as far as they can be told.
+    pub(crate) fn have_compared(&mut self, channel: &Channel, net: &mut Net) {
+        for (node, link) in self.links.iter_mut().enumerate().filter(|(_, link)| link.up) {
+            let latency = net.dice.within(1..60);
+            let time = link.lane.arrival(net.now, latency);
+            let what = NodeEvent::Compare { link: link.number, channel: channel.clone() };
+            net.at(time, Event::Node { node, life: link.node_life, what });
+        }
+    }
+
+    /// The same of one channel.
+    pub(crate) fn epochs_of_overlap(&self, channel: &Channel, now: Moment) -> bool {
+        let cleared = self.cleared_at.get(channel).is_some_and(|at| now.0 < at.0 + EPOCHS_OVERLAP);
+        cleared || self.epochs_overlap(now)
     }
 
     /// The history of every channel is removed. Offsets go on.
@@ -176,8 +215,8 @@ impl Broker {
         if !self.retention(channel).keeps_history() {
             return false;
         }
-        let limit = Settings::default().recovery_limit_max;
-        let filter = HistoryFilter { since: Some(offset), limit, reverse: false, enough_bytes: None };
+        let filter =
+            HistoryFilter { since: Some(offset), limit: RECOVERY_LIMIT, reverse: false, enough_bytes: None };
         is_recovered(&Since { offset, epoch: epoch.into() }, &self.page(channel, filter, net))
     }
 
@@ -203,6 +242,11 @@ impl Broker {
             self.stream(channel, net).append(now, &mut publication, retention, STREAM_BYTES_MAX);
         }
         checkers.published(channel, &publication);
+        self.send_on(channel, &publication, net);
+    }
+
+    /// To all nodes that are to have it, as far as it gets there.
+    pub(crate) fn send_on(&mut self, channel: &Channel, publication: &Publication, net: &mut Net) {
         trace(net.now, || format!("published {channel} {:?}", publication.position));
         for (node, link) in self.links.iter_mut().enumerate() {
             if !link.subscribed.contains(channel) {
@@ -239,7 +283,12 @@ impl Broker {
         self.stream(channel, net).page(filter)
     }
 
-    fn stream(&mut self, channel: &Channel, net: &mut Net) -> &mut Stream {
+    pub(crate) fn state_and_stream(&mut self, channel: &Channel) -> (&mut State, &mut Stream) {
+        let stream = self.streams.get_mut(channel).expect("it was looked at");
+        (self.states.entry(channel.clone()).or_default(), stream)
+    }
+
+    pub(crate) fn stream(&mut self, channel: &Channel, net: &mut Net) -> &mut Stream {
         let epoch = || Stream::new(Epoch::from_random(net.dice.roll()));
         self.streams.entry(channel.clone()).or_insert_with(epoch)
     }

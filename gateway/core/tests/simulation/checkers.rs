@@ -250,7 +250,7 @@ impl MemberList {
     }
 }
 
-fn number(payload: &str) -> u64 {
+pub(crate) fn number(payload: &str) -> u64 {
     let rest = payload.strip_prefix("{\"n\":");
     let digits = rest.and_then(|rest| rest.split([',', '}']).next());
     digits.and_then(|digits| digits.parse().ok()).expect("every payload here is a number")

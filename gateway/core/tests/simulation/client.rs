@@ -11,12 +11,13 @@ use shared::protocol::centrifuge::json::client::{Answer, Received, decode_frame,
 
 use crate::broker::{Broker, TAG};
 use crate::checkers::{Checkers, Kind};
+use crate::map::{Map, MapKind};
 use crate::network::{ClientEvent, Event, Net, NodeEvent, trace};
 use crate::subscription::{State, Subscription};
 
 /// What a reply will be to.
 #[derive(Debug)]
-enum Asked {
+pub(crate) enum Asked {
     /// With where it stopped reading what the server subscribes it to.
     Connect {
         from: BTreeMap<Channel, (String, u64)>,
@@ -26,6 +27,13 @@ enum Asked {
         from: Option<(String, u64)>,
     },
     Unsubscribe {
+        channel: Channel,
+    },
+    /// A page of a channel's keys, or to be live.
+    Map {
+        channel: Channel,
+    },
+    UnsubscribeMap {
         channel: Channel,
     },
     Publish,
@@ -40,10 +48,16 @@ pub(crate) struct Client {
     next_id: u32,
     asked: BTreeMap<u32, Asked>,
     subscriptions: BTreeMap<Channel, Subscription>,
+    pub(crate) maps: BTreeMap<Channel, Map>,
 }
 
 impl Client {
-    pub(crate) fn new(index: usize, wants: impl IntoIterator<Item = (Channel, Kind)>, net: &mut Net) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        wants: impl IntoIterator<Item = (Channel, Kind)>,
+        maps: impl IntoIterator<Item = (Channel, MapKind)>,
+        net: &mut Net,
+    ) -> Self {
         let subscription = |(channel, kind): (Channel, Kind)| {
             if kind == Kind::Served {
                 net.served.entry(index).or_default().push(channel.clone());
@@ -60,6 +74,10 @@ impl Client {
             next_id: 0,
             asked: BTreeMap::new(),
             subscriptions,
+            maps: maps
+                .into_iter()
+                .map(|(channel, kind)| (channel.clone(), Map::new(channel, kind)))
+                .collect(),
         };
         client.later(0..1000, ClientEvent::Connect, net);
         client.later(500..3000, ClientEvent::Churn, net);
@@ -92,6 +110,10 @@ impl Client {
         let channels: Vec<_> = self.subscriptions.keys().cloned().collect();
         for channel in channels {
             self.ask_to_subscribe(&channel, &mut frame);
+        }
+        let maps: Vec<_> = self.maps.keys().cloned().collect();
+        for channel in maps {
+            self.ask_for_map(&channel, &mut frame);
         }
         self.send(frame, net);
     }
@@ -130,7 +152,11 @@ impl Client {
                 if let Some(subscription) = self.subscriptions.get_mut(&channel) {
                     subscription.wanted = true;
                 }
+                if let Some(map) = self.maps.get_mut(&channel) {
+                    map.wanted = true;
+                }
                 self.ask_to_subscribe(&channel, &mut frame);
+                self.ask_for_map(&channel, &mut frame);
                 self.send(frame, net);
             }
             ClientEvent::Churn => self.churn(broker, net),
@@ -139,10 +165,10 @@ impl Client {
 
     /// From now on it only wants what it subscribed to at first.
     pub(crate) fn settle(&mut self, net: &mut Net) {
-        for (channel, subscription) in &self.subscriptions {
-            if !subscription.wanted {
-                self.later(0..100, ClientEvent::Subscribe(channel.clone()), net);
-            }
+        let subscriptions = self.subscriptions.iter().map(|(channel, one)| (channel, one.wanted));
+        let maps = self.maps.iter().map(|(channel, map)| (channel, map.wanted));
+        for (channel, _) in subscriptions.chain(maps).filter(|(_, wanted)| !wanted) {
+            self.later(0..100, ClientEvent::Subscribe(channel.clone()), net);
         }
     }
 
@@ -182,6 +208,9 @@ impl Client {
             }
             subscription.reader.check_end(broker.top(channel, net), checkers);
         }
+        for (channel, map) in &self.maps {
+            map.check_end(&broker.truth(channel), net);
+        }
     }
 
     fn read(&mut self, message: &[u8], broker: &mut Broker, net: &mut Net, checkers: &Checkers) {
@@ -193,6 +222,9 @@ impl Client {
                     wire,
                     message: Bytes::from_static(b"{}"),
                 }),
+                Received::Publication { channel, publication } if !publication.key.is_empty() => {
+                    self.map(&channel).get(&publication, net);
+                }
                 Received::Publication { channel, publication } => {
                     let subscription =
                         self.subscriptions.get_mut(&*channel).expect("only what was asked for");
@@ -232,6 +264,10 @@ impl Client {
                     assert_eq!(subscription.state, State::On, "the end of {channel} before its beginning");
                     subscription.state = State::Off;
                 }
+                Received::Unsubscribed { channel, code } if self.has_map(&channel) => {
+                    assert_eq!(code, 2500, "nothing else ends a subscription here");
+                    self.on_map_ended(&channel, broker, net);
+                }
                 Received::Unsubscribed { channel, code } => {
                     assert_eq!(code, 2500, "nothing else ends a subscription here");
                     let wire = self.wire.expect("it reads");
@@ -251,6 +287,9 @@ impl Client {
                     let asked = self.asked.remove(&id).expect("a reply answers a command, once");
                     match outcome {
                         Ok(answer) => self.on_answer(asked, answer, broker, net, checkers),
+                        Err(refusal) if matches!(asked, Asked::Map { .. }) => {
+                            self.on_map_refused(asked, refusal.code, net);
+                        }
                         Err(refusal) => {
                             assert_eq!(refusal.code, 100, "{asked:?}: {refusal:?}");
                             if matches!(asked, Asked::Connect { .. }) {
@@ -291,7 +330,10 @@ impl Client {
                     }
                     subscription.state = State::Off;
                     let Some(result) = result.subs.remove(channel.as_str()) else {
-                        assert!(net.ended.contains(&(wire, channel.clone())), "{channel} was forgotten");
+                        // It was ended before the connect was answered, and may have been begun anew by now.
+                        let place = (wire, channel.clone());
+                        let is_told_apart = net.ended.contains(&place) || net.begun_anew.contains(&place);
+                        assert!(is_told_apart, "{channel} was forgotten");
                         continue;
                     };
                     let from = from.get(channel);
@@ -330,6 +372,19 @@ impl Client {
                 }
                 self.later(300..3000, ClientEvent::Subscribe(channel), net);
             }
+            (Asked::Map { channel }, Answer::Subscribe(result)) => {
+                let next = self.map(channel.as_str()).on_answer(result, net);
+                if let Some(next) = next {
+                    self.ask_at_once(Request::Subscribe(next), Asked::Map { channel }, net);
+                }
+            }
+            (Asked::UnsubscribeMap { channel }, Answer::Other) => {
+                let map = self.map(channel.as_str());
+                if map.state == State::On {
+                    map.state = State::Off;
+                }
+                self.later(300..3000, ClientEvent::Subscribe(channel), net);
+            }
             (Asked::Publish, Answer::Other) => net.stats.count("publications by clients"),
             (asked, answer) => panic!("{answer:?} does not answer {asked:?}"),
         }
@@ -341,6 +396,9 @@ impl Client {
             return;
         }
         self.later(500..3000, ClientEvent::Churn, net);
+        if net.dice.chance(400) && self.connected {
+            return self.churn_maps(net);
+        }
         let at = net.dice.index(self.subscriptions.len());
         let (channel, subscription) = self.subscriptions.iter_mut().nth(at).expect("an index within");
         let channel = channel.clone();
@@ -422,7 +480,7 @@ impl Client {
         assert!(needed || broker.epochs_overlap(net.now), "wire {wire} was closed without need");
     }
 
-    fn command(&mut self, request: Request, asked: Asked, frame: &mut BytesMut) {
+    pub(crate) fn command(&mut self, request: Request, asked: Asked, frame: &mut BytesMut) {
         self.next_id += 1;
         self.asked.insert(self.next_id, asked);
         if !frame.is_empty() {
@@ -431,7 +489,7 @@ impl Client {
         encode_command(&Command { id: self.next_id, request }, frame);
     }
 
-    fn send(&mut self, frame: BytesMut, net: &mut Net) {
+    pub(crate) fn send(&mut self, frame: BytesMut, net: &mut Net) {
         let Some(wire) = self.wire.filter(|_| !frame.is_empty()) else { return };
         trace(net.now, || format!("client {} writes {frame:?}", self.index));
         net.up(wire, |wire| NodeEvent::Reads { wire, message: frame.freeze() });
@@ -444,6 +502,9 @@ impl Client {
         for subscription in self.subscriptions.values_mut() {
             subscription.state = State::Off;
         }
+        for map in self.maps.values_mut() {
+            map.state = State::Off;
+        }
     }
 
     fn subscription(&mut self, channel: &str) -> (Channel, &mut Subscription) {
@@ -452,7 +513,7 @@ impl Client {
         (channel, subscription)
     }
 
-    fn later(&self, delay: std::ops::Range<u64>, what: ClientEvent, net: &mut Net) {
+    pub(crate) fn later(&self, delay: std::ops::Range<u64>, what: ClientEvent, net: &mut Net) {
         net.after(delay, Event::Client { client: self.index, what });
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gateway_core::channel_rules::{ChannelOptions, ChannelRules, DeltaType};
+use gateway_core::channel_rules::{ChannelOptions, ChannelRules, DeltaType, SubscriptionType};
 use gateway_core::hub::{Encoding, Variants};
+use gateway_core::map::{MapMode, MapOptions};
 use gateway_core::session::{Application, Context, Settings, Unobserved};
 use shared::channel::Channel;
 use shared::protocol::centrifuge::json::CentrifugeJson;
@@ -12,6 +13,7 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use crate::broker::Broker;
 use crate::checkers::{Checkers, Kind};
 use crate::client::Client;
+use crate::map::MapKind;
 use crate::network::{ClientEvent, Event, Holes, Net, NodeEvent, Plan, Stats, trace};
 use crate::node::{Common, Node};
 use crate::worker::Lines;
@@ -19,6 +21,11 @@ use crate::worker::Lines;
 const NODES: usize = 3;
 const CLIENTS: usize = 9;
 const CHANNELS: [&str; 4] = ["plain", "stream:a", "stream:b", "short:c"];
+/// Those that keep state by key: without a stream, for long and for so short that all is gone in the end, and with one.
+const MAPS: [&str; 4] = ["brief:a", "fading:b", "map:c", "tiny:d"];
+
+/// Publications that one read brings a client that comes back. Fewer than streams keep, so that some are too far behind.
+pub(crate) const RECOVERY_LIMIT: u32 = 30;
 
 /// Milliseconds in which everything happens.
 const BUSY: u64 = 15_000;
@@ -36,6 +43,7 @@ struct Cluster {
     checkers: Checkers,
     common: Common,
     channels: Vec<Channel>,
+    maps: Vec<Channel>,
 }
 
 /// Panics if a promise is broken.
@@ -51,6 +59,7 @@ pub(crate) fn run(seed: u64) -> Stats {
         pong_timeout_ms: 1_500,
         // A few publications are a piece.
         reply_bytes_max: 600,
+        recovery_limit_max: RECOVERY_LIMIT,
         ..Settings::default()
     };
     let context = Context {
@@ -65,6 +74,7 @@ pub(crate) fn run(seed: u64) -> Stats {
     let common = Common { context: Arc::new(context), protocol, variants: Arc::new(variants) };
     let nodes = (0..NODES).map(|node| Some(Node::new(node, 0, &common, &mut net))).collect();
     let channels: Vec<_> = CHANNELS.iter().map(|name| Channel::parse(name, 255).expect("valid")).collect();
+    let maps: Vec<_> = MAPS.iter().map(|name| Channel::parse(name, 255).expect("valid")).collect();
     let clients = (0..CLIENTS).map(|index| {
         let kinds =
             [Kind::Recoverable, Kind::Positioned, Kind::Filtered, Kind::Patched, Kind::Served, Kind::Plain];
@@ -75,17 +85,23 @@ pub(crate) fn run(seed: u64) -> Stats {
         });
         let wants: Vec<_> = wants.filter(|_| net.dice.chance(800)).collect();
         let wants = if wants.is_empty() { vec![(channels[1].clone(), kinds[offset])] } else { wants };
-        Client::new(index, wants, &mut net)
+        let map_kinds = [MapKind::Plain, MapKind::Filtered, MapKind::Patched];
+        let wanted_maps = maps.iter().enumerate().filter(|_| net.dice.chance(400));
+        let wanted_maps = wanted_maps.map(|(at, channel)| (channel.clone(), map_kinds[(at + index) % 3]));
+        let wanted_maps: Vec<_> = wanted_maps.collect();
+        Client::new(index, wants, wanted_maps, &mut net)
     });
     let clients = clients.collect();
     let mut checkers = Checkers::default();
     checkers.nothing_is_lost = plan.holes == Holes::None;
     checkers.all_are_announced = plan.holes != Holes::Anywhere;
     net.at(0, Event::Publish);
+    net.at(0, Event::ChangeKey);
+    net.at(500, Event::ExpireKeys);
     net.at(1000, Event::Fault);
     net.at(1000, Event::ServerActs);
     let broker = Broker::new(rules, NODES);
-    let mut cluster = Cluster { net, broker, nodes, clients, checkers, common, channels };
+    let mut cluster = Cluster { net, broker, nodes, clients, checkers, common, channels, maps };
 
     cluster.until(BUSY);
     cluster.calm_down();
@@ -143,10 +159,22 @@ fn rules() -> ChannelRules {
         allow_join_leave: true,
         ..ChannelOptions::default()
     };
+    let keys = |mode, key_ttl_s, stream_size| ChannelOptions {
+        subscription_type: SubscriptionType::Map,
+        map: MapOptions { mode, key_ttl_s, stream_size, stream_ttl_s: 3600, ..MapOptions::default() },
+        allow_tags_filter: true,
+        allowed_delta_types: vec![DeltaType::Fossil],
+        delta_publish: true,
+        ..ChannelOptions::default()
+    };
     ChannelRules {
         namespaces: BTreeMap::from([
             ("stream".into(), Arc::new(stream(100))),
             ("short".into(), Arc::new(stream(3))),
+            ("brief".into(), Arc::new(keys(MapMode::Ephemeral, 3600, 0))),
+            ("fading".into(), Arc::new(keys(MapMode::Ephemeral, 4, 0))),
+            ("map".into(), Arc::new(keys(MapMode::Recoverable, 3600, 100))),
+            ("tiny".into(), Arc::new(keys(MapMode::Persistent, 0, 3))),
         ]),
         default: Arc::new(ChannelOptions {
             allow_tags_filter: true,
@@ -193,6 +221,22 @@ impl Cluster {
                 }
                 self.net.after(0..160, Event::Publish);
             }
+            Event::ChangeKey if self.net.now.0 < BUSY => {
+                let channel = self.maps[self.net.dice.index(self.maps.len())].clone();
+                let burst = if self.net.dice.chance(100) { 8 } else { 1 };
+                for _ in 0..burst {
+                    self.broker.change_any_key(&channel, &mut self.net);
+                }
+                self.net.after(0..200, Event::ChangeKey);
+            }
+            Event::ExpireKeys => {
+                for channel in &self.maps {
+                    self.broker.expire_keys(channel, &mut self.net);
+                }
+                if self.net.now.0 < BUSY + CALM / 2 {
+                    self.net.after(500..501, Event::ExpireKeys);
+                }
+            }
             Event::Fault if self.net.now.0 < BUSY => {
                 if self.net.plan.faults {
                     self.strike();
@@ -206,7 +250,7 @@ impl Cluster {
                 }
                 self.net.after(100..600, Event::ServerActs);
             }
-            Event::Publish | Event::Fault | Event::ServerActs => {}
+            Event::Publish | Event::ChangeKey | Event::Fault | Event::ServerActs => {}
             Event::LinkUp { node } => {
                 if !self.broker.links[node].up {
                     trace(self.net.now, || format!("the link of node {node} is back"));
@@ -240,7 +284,7 @@ impl Cluster {
     fn strike(&mut self) {
         let net = &mut self.net;
         let node = net.dice.index(NODES);
-        match net.dice.within(0..10) {
+        match net.dice.within(0..11) {
             0..4 => {
                 let client = net.dice.index(CLIENTS);
                 let Some(wire) = self.clients[client].wire else { return };
@@ -280,6 +324,13 @@ impl Cluster {
                 net.stats.count("streams reset");
                 trace(net.now, || "the broker forgets everything".to_owned());
                 self.broker.flush(net.now);
+            }
+            9 => {
+                net.stats.count("maps cleared");
+                let channel = self.maps[net.dice.index(self.maps.len())].clone();
+                trace(net.now, || format!("{channel} is cleared"));
+                self.broker.clear_state(&channel, net.now);
+                self.broker.have_compared(&channel, net);
             }
             _ => {
                 net.stats.count("histories removed");

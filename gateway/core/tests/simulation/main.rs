@@ -8,8 +8,11 @@ mod broker;
 mod checkers;
 mod client;
 mod cluster;
+mod map;
+mod map_client;
 mod network;
 mod node;
+mod states;
 mod subscription;
 mod worker;
 
@@ -83,7 +86,7 @@ fn the_same_seed_happens_in_the_same_way() {
 }
 
 /// What every run over many seeds must contain.
-const STRIKES: [&str; 37] = [
+const STRIKES: [&str; 48] = [
     "clients gone for a while",
     "closed for a hole in a subscription of the server's",
     "connects refused",
@@ -107,6 +110,17 @@ const STRIKES: [&str; 37] = [
     "pasts that nobody could share",
     "pasts told by a read",
     "pasts told without a read",
+    "changes checked",
+    "keys changed",
+    "keys expired",
+    "maps cleared",
+    "maps compared",
+    "maps read",
+    "maps recovered",
+    "maps that could not be gone on with",
+    "maps told to be read anew",
+    "pages of changes",
+    "patches of keys applied",
     "publications by clients",
     "publications checked",
     "publications dropped",

@@ -12,7 +12,9 @@ use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, Previous, V
 use gateway_core::session::Context;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
+use shared::position::StreamPosition;
 use shared::protocol::Protocol;
+use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
 use crate::network::{Net, NodeEvent, Purpose, Question, trace};
@@ -118,7 +120,13 @@ impl Node {
                     self.workers[worker].push(&prepared, net);
                 }
             }
-            NodeEvent::Publication { .. } | NodeEvent::Subscribed { .. } | NodeEvent::Told { .. } => {
+            NodeEvent::Compare { link: over, channel } if over == link => {
+                self.look(Some(channel), Look::AfterLoss, net);
+            }
+            NodeEvent::Publication { .. }
+            | NodeEvent::Subscribed { .. }
+            | NodeEvent::Told { .. }
+            | NodeEvent::Compare { .. } => {
                 net.stats.count("lost with a link");
             }
             NodeEvent::Resumed => {
@@ -172,6 +180,16 @@ impl Node {
                 net.piece_read(wire, &channel, page.is_some());
                 let read = page.map(Some).ok_or(ErrorCode::Internal);
                 self.answer(wire, ticket, OutcomeResult::Joined(read), net);
+            }
+            NodeEvent::History { page, purpose: Purpose::Page { wire, ticket }, .. } => {
+                let result = OutcomeResult::History(page.ok_or(ErrorCode::Internal));
+                self.answer(wire, ticket, result, net);
+            }
+            NodeEvent::State { channel, page, wire, ticket } => {
+                if let Some(top) = page.as_ref().and_then(|page| page.top) {
+                    self.begin_from(&channel, top, net);
+                }
+                self.answer(wire, ticket, OutcomeResult::State(page.ok_or(ErrorCode::Internal)), net);
             }
             NodeEvent::Room { wire, ticket } => self.answer(wire, ticket, OutcomeResult::Room, net),
             NodeEvent::Published { wire, ticket } => {
@@ -262,6 +280,18 @@ impl Node {
                 }
                 Wish::Publish(wire, ticket, channel, publication) => {
                     let question = Question::Publish(channel, publication, wire, ticket);
+                    net.ask_broker(self.index, self.life, question);
+                }
+                Wish::ChangeKey(wire, ticket, channel, change) => {
+                    let question = Question::ChangeKey(channel, change, wire, ticket);
+                    net.ask_broker(self.index, self.life, question);
+                }
+                Wish::State(wire, ticket, channel, filter) => {
+                    let question = Question::State(channel, filter, wire, ticket);
+                    net.ask_broker(self.index, self.life, question);
+                }
+                Wish::History(wire, ticket, channel, filter) => {
+                    let question = Question::History(channel, filter, Purpose::Page { wire, ticket });
                     net.ask_broker(self.index, self.life, question);
                 }
                 Wish::Announce(channel, event) => {
@@ -360,6 +390,15 @@ impl Node {
         }
     }
 
+    /// Somebody here may go on from a page of keys that was read.
+    fn begin_from(&mut self, channel: &Channel, top: StreamPosition, net: &mut Net) {
+        let Some(local) = self.channels.get_mut(channel).filter(|local| local.subscribed) else { return };
+        local.feed.anchor(top);
+        if let Some(at) = local.feed.position().filter(|at| at.epoch != top.epoch) {
+            self.deliver(channel, vec![Delivery::Lost(at)], net);
+        }
+    }
+
     fn on_mended(&mut self, channel: Channel, mended: Mended, failed: bool, net: &mut Net) {
         let Mended { deliveries, again, leave } = mended;
         self.deliver(&channel, deliveries, net);
@@ -406,6 +445,7 @@ impl Node {
                 Delivery::Lost(_) => local.catch_up.forget(),
             }
             let kept = match &delivery {
+                Delivery::Publication(Publication { keyed: Some(_), .. }) => None,
                 Delivery::Publication(publication) => {
                     publication.position.map(|position| Previous { position, data: publication.data.clone() })
                 }
@@ -414,9 +454,24 @@ impl Node {
             let previous = std::mem::replace(&mut local.previous, kept);
             trace(net.now, || format!("node {} delivers {channel} {delivery:?}", self.index));
             let prepared = match delivery {
-                Delivery::Publication(publication) => {
-                    let (event, micros) = (OwnedEvent::Publication(publication), net.now.0 * 1_000);
-                    Ok(Prepared::of(channel.clone(), event, previous, micros, &self.variants))
+                Delivery::Publication(mut publication) => {
+                    let micros = net.now.0 * 1_000;
+                    let before = publication.keyed.as_mut().and_then(|keyed| keyed.before.take());
+                    let before = publication.position.zip(before);
+                    let previous = before.map(|(position, data)| Previous { position, data }).or(previous);
+                    let options = self.context.rules.options(channel).expect("only these are used");
+                    if options.retention().keeps_history() {
+                        let event = OwnedEvent::Publication(publication);
+                        Ok(Prepared::of(channel.clone(), event, previous, micros, &self.variants))
+                    } else {
+                        Ok(Prepared::unnumbered(
+                            channel.clone(),
+                            publication,
+                            previous,
+                            micros,
+                            &self.variants,
+                        ))
+                    }
                 }
                 Delivery::Lost(position) => Err(position),
             };

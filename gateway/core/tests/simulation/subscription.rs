@@ -8,7 +8,7 @@ use crate::checkers::{Checkers, Kind, MemberList, Reader};
 use crate::network::Net;
 
 /// Longer than any payload here.
-const PAYLOAD_BYTES_MAX: usize = 1000;
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 1000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
@@ -48,7 +48,7 @@ impl Subscription {
     pub(crate) fn get(&mut self, publication: &ReceivedPublication<'_>, net: &mut Net, checkers: &Checkers) {
         let text = self.whole(publication, net);
         let data = text.as_deref().unwrap_or(publication.data);
-        self.reader.get(&ReceivedPublication { data, ..*publication }, checkers);
+        self.reader.get(&ReceivedPublication { data, ..publication.clone() }, checkers);
         net.stats.count("publications checked");
         if self.kind == Kind::Filtered {
             net.stats.count("publications through a filter");

@@ -7,9 +7,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use gateway_core::effect::{
     Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Overrides, ServerSubscription, Terms, Ticket,
 };
+use gateway_core::history::HistoryFilter;
 use gateway_core::hub::{
     Bundles, EncodingId, HoldLimits, Hub, Interest, Knows, Prepared, PushFraming, Sink, Subscriber, Variant,
 };
+use gateway_core::map::{Change, StateFilter};
 use gateway_core::session::{Opening, Session, Way};
 use gateway_core::timer_wheel::TimerWheel;
 use shared::channel::Channel;
@@ -31,6 +33,9 @@ pub(crate) enum Wish {
     Forget(Channel),
     Join(u64, Join),
     Publish(u64, Ticket, Channel, Publication),
+    ChangeKey(u64, Ticket, Channel, Change),
+    State(u64, Ticket, Channel, Box<StateFilter>),
+    History(u64, Ticket, Channel, HistoryFilter),
     Announce(Channel, OwnedEvent),
     /// What can be answered at once.
     Outcome(u64, Outcome),
@@ -150,6 +155,7 @@ impl Worker {
             let subscription = server_subscription(channel);
             if connection.session.handle_subscribe(net.now, subscription, None).is_ok() {
                 net.ended.remove(&place);
+                net.begun_anew.insert(place);
             }
         } else {
             if connection.session.subscriptions().any(|known| known == channel) {
@@ -331,6 +337,15 @@ impl Worker {
                 }
                 Effect::Publish { ticket, channel, publication, .. } => {
                     self.wishes.push_back(Wish::Publish(wire, ticket, channel, *publication));
+                }
+                Effect::ChangeKey { ticket, channel, change, .. } => {
+                    self.wishes.push_back(Wish::ChangeKey(wire, ticket, channel, *change));
+                }
+                Effect::ReadState { ticket, channel, filter, .. } => {
+                    self.wishes.push_back(Wish::State(wire, ticket, channel, filter));
+                }
+                Effect::History { ticket, channel, filter, .. } => {
+                    self.wishes.push_back(Wish::History(wire, ticket, channel, filter));
                 }
                 Effect::AnnounceJoined { channel, info } => {
                     self.wishes.push_back(Wish::Announce(channel, OwnedEvent::Joined(*info)));

@@ -226,6 +226,15 @@ pub struct SubscribeResult<'a> {
     /// Payloads come in strings, whole or as patches.
     #[serde(default)]
     pub delta: bool,
+    /// Of a channel that keeps state by key: what this is a page of, by the number of its [`crate::command::Phase`].
+    #[serde(default)]
+    pub phase: u32,
+    /// Asks for the next page of the state.
+    #[serde(borrow, default)]
+    pub cursor: Cow<'a, str>,
+    /// What keys hold.
+    #[serde(borrow, default)]
+    pub state: Vec<ReceivedPublication<'a>>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -238,10 +247,10 @@ pub struct HistoryResult<'a> {
     pub offset: u64,
 }
 
-#[derive(Deserialize, Debug, Clone, Copy)]
+#[derive(Deserialize, Debug, Clone, Default)]
 pub struct ReceivedPublication<'a> {
-    /// The JSON of the payload.
-    #[serde(borrow, deserialize_with = "json")]
+    /// The JSON of the payload. Empty if there is none.
+    #[serde(borrow, default, deserialize_with = "json")]
     pub data: &'a str,
     /// 0 in a channel without a stream.
     #[serde(default)]
@@ -249,6 +258,15 @@ pub struct ReceivedPublication<'a> {
     /// The payload is what makes it of the one before.
     #[serde(default)]
     pub delta: bool,
+    /// What it is of, in a channel of keys.
+    #[serde(borrow, default)]
+    pub key: Cow<'a, str>,
+    /// The key is there no more.
+    #[serde(default)]
+    pub removed: bool,
+    /// Of what the key holds; 0 where that has none.
+    #[serde(default)]
+    pub version: u64,
 }
 
 fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::Error> {
@@ -318,7 +336,7 @@ fn decode_publication(line: &str) -> Option<Received<'_>> {
     };
     Some(Received::Publication {
         channel: Cow::Borrowed(channel),
-        publication: ReceivedPublication { data, offset, delta: false },
+        publication: ReceivedPublication { data, offset, ..ReceivedPublication::default() },
     })
 }
 

@@ -1,0 +1,226 @@
+//! What a client knows of a channel that keeps state by key: it reads the state page by page, applies every change, and
+//! recovers where it can.
+
+use std::collections::BTreeMap;
+
+use gateway_core::delta;
+use shared::channel::Channel;
+use shared::command::{FilterNode, Page, Phase, Subscribe, SubscriptionKind};
+use shared::protocol::centrifuge::json::client::{ReceivedPublication, SubscribeResult};
+
+use crate::broker::TAG;
+use crate::checkers::number;
+use crate::network::Net;
+use crate::states::Truth;
+use crate::subscription::{PAYLOAD_BYTES_MAX, State};
+
+/// Keys of one page: fewer than there are.
+const PAGE: u32 = 2;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MapKind {
+    Plain,
+    /// Only what is tagged.
+    Filtered,
+    Patched,
+}
+
+/// What the client holds of a key.
+#[derive(Debug)]
+struct Held {
+    number: u64,
+    text: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Map {
+    channel: Channel,
+    pub(crate) kind: MapKind,
+    pub(crate) state: State,
+    pub(crate) wanted: bool,
+    /// Up to where everything was seen, where changes can be recovered.
+    pub(crate) position: Option<(String, u64)>,
+    /// It has had the whole state.
+    is_whole: bool,
+    keys: BTreeMap<String, Held>,
+    /// Payloads come in strings.
+    patched: bool,
+    phase: Phase,
+    cursor: String,
+    recovers: bool,
+}
+
+impl Map {
+    pub(crate) fn new(channel: Channel, kind: MapKind) -> Self {
+        Self {
+            channel,
+            kind,
+            state: State::Off,
+            wanted: true,
+            position: None,
+            is_whole: false,
+            keys: BTreeMap::new(),
+            patched: false,
+            phase: Phase::Live,
+            cursor: String::new(),
+            recovers: false,
+        }
+    }
+
+    /// From where it stands, if it stands anywhere, or else from the first page of the state.
+    pub(crate) fn begin(&mut self) -> Subscribe {
+        self.state = State::Asked;
+        self.recovers = self.is_whole && self.position.is_some();
+        if self.recovers {
+            self.phase = Phase::Stream;
+            self.cursor.clear();
+        } else {
+            self.begin_anew();
+        }
+        self.request()
+    }
+
+    fn begin_anew(&mut self) {
+        self.position = None;
+        self.keys.clear();
+        self.cursor.clear();
+        (self.phase, self.recovers, self.is_whole) = (Phase::State, false, false);
+    }
+
+    fn request(&self) -> Subscribe {
+        let (epoch, offset) = self.position.clone().unwrap_or_default();
+        let (key, val) = TAG;
+        let filter =
+            FilterNode { key: key.into(), cmp: "eq".into(), val: val.into(), ..FilterNode::default() };
+        let page =
+            Page { phase: self.phase, cursor: self.cursor.as_str().into(), limit: PAGE, ..Page::default() };
+        Subscribe {
+            channel: self.channel.as_str().into(),
+            kind: SubscriptionKind::Map,
+            recover: self.recovers,
+            epoch: epoch.into(),
+            offset,
+            filter: (self.kind == MapKind::Filtered).then(|| Box::new(filter)),
+            delta: if self.kind == MapKind::Patched { "fossil".into() } else { Box::default() },
+            page: Some(Box::new(page)),
+            ..Subscribe::default()
+        }
+    }
+
+    /// The answer to what it asked for. Answers what it asks for next, if it is not live yet.
+    pub(crate) fn on_answer(&mut self, result: SubscribeResult<'_>, net: &mut Net) -> Option<Subscribe> {
+        assert_eq!(self.state, State::Asked);
+        assert_eq!(
+            result.epoch.is_empty(),
+            !self.has_stream(),
+            "only a stream has positions that clients know"
+        );
+        self.patched = self.kind == MapKind::Patched && self.has_stream();
+        assert_eq!(result.delta, self.patched);
+        assert!(!result.positioned && (result.recoverable == self.has_stream() || result.phase != 0));
+        for entry in &result.state {
+            self.set(entry, net);
+        }
+        for publication in &result.publications {
+            self.apply(publication, net);
+        }
+        let stands_at = || (result.epoch.to_string(), result.offset);
+        match result.phase {
+            0 => {
+                net.stats.count(if self.recovers { "maps recovered" } else { "maps read" });
+                assert_eq!(result.recovered, self.recovers, "whoever recovers is told so");
+                (self.state, self.is_whole) = (State::On, true);
+                self.position = self.has_stream().then(stands_at);
+                return None;
+            }
+            1 => {
+                net.stats.count("pages of changes");
+                self.position = Some(stands_at());
+            }
+            _ => {
+                net.stats.count("pages of maps");
+                if self.has_stream() && self.position.is_none() {
+                    self.position = Some(stands_at());
+                }
+                self.cursor = result.cursor.into_owned();
+                if self.cursor.is_empty() {
+                    self.phase = Phase::Stream;
+                }
+            }
+        }
+        Some(self.request())
+    }
+
+    /// Where it stood cannot be gone on from: it reads all anew.
+    pub(crate) fn on_unrecoverable(&mut self, net: &mut Net) -> Subscribe {
+        net.stats.count("maps that could not be gone on with");
+        self.begin_anew();
+        self.request()
+    }
+
+    /// A change that comes when it is live.
+    pub(crate) fn get(&mut self, publication: &ReceivedPublication<'_>, net: &mut Net) {
+        assert_eq!(self.state, State::On, "a change of {} without a subscription", self.channel);
+        match &mut self.position {
+            Some((_, offset)) => {
+                let joins_on = match self.kind {
+                    MapKind::Filtered => publication.offset > *offset,
+                    MapKind::Plain | MapKind::Patched => publication.offset == *offset + 1,
+                };
+                assert!(joins_on, "{} comes after {offset} in {}", publication.offset, self.channel);
+                *offset = publication.offset;
+            }
+            None => assert_eq!(publication.offset, 0, "the numbers of {} are for nodes", self.channel),
+        }
+        net.stats.count("changes checked");
+        self.apply(publication, net);
+    }
+
+    fn apply(&mut self, publication: &ReceivedPublication<'_>, net: &mut Net) {
+        if publication.removed {
+            self.keys.remove(&*publication.key);
+        } else {
+            self.set(publication, net);
+        }
+    }
+
+    fn set(&mut self, publication: &ReceivedPublication<'_>, net: &mut Net) {
+        let before = self.keys.remove(&*publication.key);
+        let text = match self.patched {
+            false => publication.data.to_owned(),
+            true => {
+                let text: String = serde_json::from_str(publication.data).expect("a text");
+                if publication.delta {
+                    net.stats.count("patches of keys applied");
+                    let base = before.as_ref().expect("a patch is of what the key held").text.as_bytes();
+                    let made = delta::apply(base, text.as_bytes(), PAYLOAD_BYTES_MAX);
+                    String::from_utf8(made.expect("a patch is of what the key held")).expect("text")
+                } else {
+                    text
+                }
+            }
+        };
+        let held = Held { number: number(&text), text };
+        let is_newer = before.is_none_or(|before| held.number > before.number);
+        assert!(is_newer, "{} goes back to {} in {}", publication.key, held.text, self.channel);
+        self.keys.insert(publication.key.to_string(), held);
+    }
+
+    /// It is quiet for long enough: the client has the truth.
+    pub(crate) fn check_end(&self, truth: &Truth, net: &mut Net) {
+        assert_eq!(self.state, State::On, "a client did not come back to {}", self.channel);
+        let wanted = |tagged: bool| tagged || self.kind != MapKind::Filtered;
+        let truth: BTreeMap<_, _> = truth
+            .iter()
+            .filter(|(_, (_, tagged))| wanted(*tagged))
+            .map(|(key, (number, _))| (key.as_str(), *number))
+            .collect();
+        let held: BTreeMap<_, _> = self.keys.iter().map(|(key, held)| (key.as_str(), held.number)).collect();
+        assert_eq!(held, truth, "what a {:?} subscriber of {} has, and what is", self.kind, self.channel);
+        net.stats.count("maps compared");
+    }
+
+    fn has_stream(&self) -> bool {
+        self.channel.as_str().starts_with("map:") || self.channel.as_str().starts_with("tiny:")
+    }
+}

@@ -32,7 +32,7 @@ export async function startRedis(t) {
     if (!ended) {
       t.after(stop);
       process.on('exit', () => child.kill('SIGKILL'));
-      return { port, url: `redis://127.0.0.1:${port}` };
+      return { port, url: `redis://127.0.0.1:${port}`, ask: (...words) => ask(port, words) };
     }
     await stop();
     // Another process can take a free port before Redis does.
@@ -49,13 +49,16 @@ export function freePort() {
   });
 }
 
-function answers(port) {
-  return new Promise((resolve) => {
-    const socket = net.connect(port, '127.0.0.1', () => socket.write('PING\r\n'));
+const answers = (port) => ask(port, ['PING']).then((answer) => answer === '+PONG', () => false);
+
+// What Redis says to a command of a few words, if that is short.
+function ask(port, words) {
+  return new Promise((resolve, reject) => {
+    const socket = net.connect(port, '127.0.0.1', () => socket.write(`${words.join(' ')}\r\n`));
     socket.once('data', (data) => {
       socket.destroy();
-      resolve(String(data).startsWith('+PONG'));
+      resolve(String(data).trimEnd());
     });
-    socket.once('error', () => resolve(false));
+    socket.once('error', reject);
   });
 }

@@ -48,7 +48,7 @@ allow_publish_for_client = true
 [namespaces.shut]
 `;
 
-// So many nodes over a Redis of their own that know each other. `more` is TOML for all of them.
+// So many nodes over a Redis of their own, `redis`, that know each other. `more` is TOML for all of them.
 export async function startNodes(t, count, more = '') {
   const redis = await startRedis(t);
   const config = `${CONFIG}\n[broker]\nkind = "redis"\n[redis]\nurl = "${redis.url}"\n${more}`;
@@ -60,7 +60,7 @@ export async function startNodes(t, count, more = '') {
     await until('all nodes are known', async () => (await node.api('info')).nodes.length === count);
     await until('the node is ready', () => node.ready());
   }
-  return nodes;
+  return Object.assign(nodes, { redis });
 }
 
 // A client of the official library that is gone when the test is over.

@@ -157,7 +157,7 @@ impl Answer {
 fn write_changed(changed: &Changed, out: &mut BytesMut) {
     out.put_u8(b'{');
     if let Some(position) = changed.position {
-        write_position(position, out);
+        write_place(position, out);
     }
     if let Some(why) = changed.suppressed {
         let comma = if changed.position.is_some() { "," } else { "" };
@@ -172,7 +172,7 @@ fn write_entries(entries: &[Publication], top: Option<StreamPosition>, cursor: &
     write_publications(entries, out);
     if let Some(top) = top {
         out.put_u8(b',');
-        write_position(top, out);
+        write_place(top, out);
     }
     if !cursor.is_empty() {
         out.put_slice(b",\"cursor\":");
@@ -239,6 +239,15 @@ fn write_published(published: &Published, out: &mut BytesMut) {
         write_position(position, out);
     }
     out.put_u8(b'}');
+}
+
+/// The same of a channel of keys, of which nothing but its epoch may be known.
+fn write_place(position: StreamPosition, out: &mut BytesMut) {
+    if position.offset > 0 {
+        return write_position(position, out);
+    }
+    out.put_slice(b"\"epoch\":");
+    write_string(position.epoch.as_str(), out);
 }
 
 fn write_position(position: StreamPosition, out: &mut BytesMut) {

@@ -76,8 +76,9 @@ impl Call<'_> {
             error => Refused::not_published(error),
         })?;
         self.node.metrics.publication_in(Source::Api);
-        // Without a stream, where changes stand is for nodes to know.
-        changed.position = changed.position.filter(|_| keeping.stream.keeps_history());
+        if !keeping.stream.keeps_history() {
+            changed.position = changed.position.map(unnumbered);
+        }
         Ok(changed)
     }
 
@@ -97,7 +98,7 @@ impl Call<'_> {
         };
         let mut page = self.node.read_state(channel, filter, keeping).await.map_err(Refused::not_read)?;
         if !keeping.stream.keeps_history() {
-            page.top = None;
+            page.top = page.top.map(unnumbered);
             page.entries.iter_mut().for_each(|entry| entry.position = None);
         }
         let told = &*request.revision_epoch;
@@ -153,6 +154,11 @@ impl Call<'_> {
         }
         Ok((channel, options.map.keeping()))
     }
+}
+
+/// Without a stream, where changes stand is for nodes to know. Callers see whose life they are of.
+fn unnumbered(position: StreamPosition) -> StreamPosition {
+    StreamPosition { offset: 0, ..position }
 }
 
 fn key(key: &str) -> Result<Box<str>, Refused> {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use gateway_core::effect::{
     Capability, Denial, Grant, Identity, Matching, Overrides, Renewal, Rights, ServerSubscription,
 };
+use gateway_core::map::{KEY_BYTES_MAX, SetMode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -35,6 +36,21 @@ pub struct PublishAnswer {
     pub data: Option<Payload>,
     pub skip_history: bool,
     pub tags: BTreeMap<Box<str>, Box<str>>,
+    pub idempotency_key: Box<str>,
+    pub delta: bool,
+    pub version: u64,
+    pub version_epoch: Box<str>,
+}
+
+/// What a hook says of a change of a key that it lets pass. Of a removal, the key, the tags and the idempotency key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KeyAnswer {
+    /// Changed in place of the one that the client named.
+    pub key: Option<Box<str>>,
+    /// What it is set to in place of what the client sent.
+    pub data: Option<Payload>,
+    pub tags: Option<BTreeMap<Box<str>, Box<str>>>,
+    pub mode: SetMode,
     pub idempotency_key: Box<str>,
     pub delta: bool,
     pub version: u64,
@@ -178,6 +194,20 @@ pub(super) struct PublishResult {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+pub(super) struct KeyResult {
+    key: Option<Box<str>>,
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+    tags: Option<BTreeMap<Box<str>, Box<str>>>,
+    key_mode: Option<Box<str>>,
+    idempotency_key: Option<Box<str>>,
+    delta: bool,
+    version: u64,
+    version_epoch: Option<Box<str>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct RpcResult {
     data: Option<Box<RawValue>>,
     b64data: Option<String>,
@@ -258,6 +288,31 @@ impl PublishResult {
             data: of_its_kind(self.data, self.b64data)?,
             skip_history: self.skip_history,
             tags: self.tags.unwrap_or_default(),
+            idempotency_key: self.idempotency_key.unwrap_or_default(),
+            delta: self.delta,
+            version: self.version,
+            version_epoch: self.version_epoch.unwrap_or_default(),
+        })
+    }
+}
+
+impl KeyResult {
+    pub(super) fn into_answer(self) -> Result<KeyAnswer, Fault> {
+        let key = self.key.filter(|key| !key.is_empty());
+        if key.as_ref().is_some_and(|key| key.len() > KEY_BYTES_MAX) {
+            return Err(format!("key is longer than {KEY_BYTES_MAX} bytes"));
+        }
+        let mode = match self.key_mode.as_deref().unwrap_or_default() {
+            "" => SetMode::Any,
+            "if_new" => SetMode::IfNew,
+            "if_exists" => SetMode::IfExists,
+            _ => return Err("key_mode is neither if_new nor if_exists".to_owned()),
+        };
+        Ok(KeyAnswer {
+            key,
+            data: of_its_kind(self.data, self.b64data)?,
+            tags: self.tags,
+            mode,
             idempotency_key: self.idempotency_key.unwrap_or_default(),
             delta: self.delta,
             version: self.version,
@@ -353,6 +408,7 @@ pub(crate) fn answers_in_words(body: &[u8]) -> Vec<String> {
         in_words(body, |result: SubscribeResult| result.into_grant(UserId::ANONYMOUS, clock)),
         in_words(body, |result: RefreshResult| result.into_renewal(clock)),
         in_words(body, PublishResult::into_answer),
+        in_words(body, KeyResult::into_answer),
         in_words(body, RpcResult::into_data),
         in_words(body, PollResult::into_polled),
     ]

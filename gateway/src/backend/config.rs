@@ -92,6 +92,10 @@ pub struct Config {
     pub sub_refresh: HookConfig,
     /// Whether, and as what, a client's publication is published: in channels with `publish_hook`.
     pub publish: HookConfig,
+    /// Whether, which and to what a client sets a key: in channels with `map.publish_hook`.
+    pub map_publish: HookConfig,
+    /// Whether and which a client removes: in channels with `map.remove_hook`.
+    pub map_remove: HookConfig,
     /// Calls of clients.
     pub rpc: HookConfig,
     /// Calls of the methods `NAME:…`, for each NAME. They go to no other hook.
@@ -105,8 +109,8 @@ pub struct Config {
 }
 
 /// One question. What is not set is as `[backend]` says. `[backend.refresh]`, `[backend.subscribe]`,
-/// `[backend.sub_refresh]`, `[backend.publish]`, `[backend.rpc]`, `[backend.rpc_namespaces.NAME]`, `[backend.message]`
-/// and `[backend.polls.NAME]` have the same keys.
+/// `[backend.sub_refresh]`, `[backend.publish]`, `[backend.map_publish]`, `[backend.map_remove]`, `[backend.rpc]`,
+/// `[backend.rpc_namespaces.NAME]`, `[backend.message]` and `[backend.polls.NAME]` have the same keys.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HookConfig {
@@ -192,6 +196,8 @@ impl Default for Config {
             subscribe: HookConfig::default(),
             sub_refresh: HookConfig::default(),
             publish: HookConfig::default(),
+            map_publish: HookConfig::default(),
+            map_remove: HookConfig::default(),
             rpc: HookConfig::default(),
             rpc_namespaces: BTreeMap::new(),
             message: HookConfig::default(),
@@ -232,6 +238,8 @@ impl Config {
             (HookKind::Subscribe, &self.subscribe),
             (HookKind::SubRefresh, &self.sub_refresh),
             (HookKind::Publish, &self.publish),
+            (HookKind::MapPublish, &self.map_publish),
+            (HookKind::MapRemove, &self.map_remove),
             (HookKind::Rpc, &self.rpc),
             (HookKind::Message, &self.message),
         ];

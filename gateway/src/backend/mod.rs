@@ -35,8 +35,8 @@ mod request;
 mod sign;
 mod tell;
 
-pub use answer::PublishAnswer;
 pub(crate) use answer::answers_in_words;
+pub use answer::{KeyAnswer, PublishAnswer};
 pub use client::ClientError;
 pub(crate) use config::secret_fault;
 pub use config::{Config, EventsConfig, HookConfig};
@@ -46,7 +46,7 @@ pub use message::BareMessage;
 pub use poll::Polled;
 pub use request::{Asker, ConnectQuestion};
 
-use answer::{ConnectResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
+use answer::{ConnectResult, KeyResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
 use client::{HttpClient, Lookup};
 use hook::{Common, Hook};
 use request::{Request, Style};
@@ -74,6 +74,8 @@ pub struct Backend {
     subscribe: Option<Hook>,
     sub_refresh: Option<Hook>,
     publish: Option<Hook>,
+    map_publish: Option<Hook>,
+    map_remove: Option<Hook>,
     rpc: Option<Hook>,
     rpc_namespaces: BTreeMap<Box<str>, Hook>,
     message: Option<Hook>,
@@ -141,6 +143,8 @@ impl Backend {
             subscribe: None,
             sub_refresh: None,
             publish: None,
+            map_publish: None,
+            map_remove: None,
             rpc: None,
             rpc_namespaces: BTreeMap::new(),
             message: None,
@@ -173,6 +177,8 @@ impl Backend {
                 HookKind::Subscribe => &mut backend.subscribe,
                 HookKind::SubRefresh => &mut backend.sub_refresh,
                 HookKind::Publish => &mut backend.publish,
+                HookKind::MapPublish => &mut backend.map_publish,
+                HookKind::MapRemove => &mut backend.map_remove,
                 HookKind::Rpc => &mut backend.rpc,
                 HookKind::Message => &mut backend.message,
                 HookKind::Poll | HookKind::Events => continue,
@@ -197,6 +203,8 @@ impl Backend {
             HookKind::Subscribe => self.subscribe.is_some(),
             HookKind::SubRefresh => self.sub_refresh.is_some(),
             HookKind::Publish => self.publish.is_some(),
+            HookKind::MapPublish => self.map_publish.is_some(),
+            HookKind::MapRemove => self.map_remove.is_some(),
             HookKind::Rpc => self.rpc.is_some() || !self.rpc_namespaces.is_empty(),
             HookKind::Message => self.message.is_some(),
             HookKind::Poll => !self.polls.is_empty(),
@@ -315,6 +323,22 @@ impl Backend {
         let hook = self.publish.as_ref().ok_or_else(not_available)?;
         let request = Request { channel, ..Request::new(asker, Some(data), self.style) };
         let mean = |result: Option<PublishResult>| result.unwrap_or_default().into_answer();
+        hook.ask(origin, &request, mean).await
+    }
+
+    /// Whether a client sets a key, which, and to what; without `data`, whether and which it removes.
+    pub async fn change_key(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        channel: &str,
+        key: &str,
+        data: Option<&[u8]>,
+    ) -> Result<KeyAnswer, Denial> {
+        let hook = if data.is_some() { &self.map_publish } else { &self.map_remove };
+        let hook = hook.as_ref().ok_or_else(not_available)?;
+        let request = Request { channel, key, ..Request::new(asker, data, self.style) };
+        let mean = |result: Option<KeyResult>| result.unwrap_or_default().into_answer();
         hook.ask(origin, &request, mean).await
     }
 

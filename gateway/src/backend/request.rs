@@ -42,6 +42,8 @@ pub(super) struct Request<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) channel: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) key: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) method: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) token: &'a str,

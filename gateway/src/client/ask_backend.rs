@@ -12,7 +12,7 @@ use shared::publication::Payload;
 
 use crate::auth::Verdict;
 use crate::backend::{Asker, Backend, BareMessage, ConnectQuestion, Origin};
-use crate::broker::PublishRequest;
+use crate::broker::{ChangeRequest, PublishRequest};
 use crate::client::Client;
 use crate::client::perform::refused;
 use crate::node::Node;
@@ -174,6 +174,20 @@ impl Client {
             let allowed = node.ask_publish_hook(&caller.origin, &caller.asker(), request).await;
             OutcomeResult::Published(match allowed {
                 Ok(request) => publish(&node, request).await,
+                Err(denial) => Err(denial),
+            })
+        });
+    }
+
+    /// Changes a key as a client wants it, in a channel whose hook says whether, and how.
+    pub(super) fn change_key_as_allowed(&mut self, local: &Local, ticket: Ticket, request: ChangeRequest) {
+        let caller = self.caller();
+        self.ask(local, ticket, |node| async move {
+            let allowed = node.ask_key_hook(&caller.origin, &caller.asker(), request).await;
+            OutcomeResult::Published(match allowed {
+                Ok(request) => {
+                    node.change_key(request).await.map(|_| ()).map_err(|error| refused(error).into())
+                }
                 Err(denial) => Err(denial),
             })
         });

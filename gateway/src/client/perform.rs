@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use gateway_core::effect::{Denial, Effect, Grant, Identity, Join, Outcome, OutcomeResult, Terms, Ticket};
 use gateway_core::history::HistoryPage;
 use gateway_core::hub::Subscriber;
+use gateway_core::map::Action;
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
@@ -115,7 +116,16 @@ impl Client {
                 }
                 Effect::ChangeKey { ticket, channel, change, keeping } => {
                     local.metrics.publication_in(Source::Client);
+                    let options = local.context.rules.options(&channel);
+                    let is_asked_for = options.is_some_and(|options| match &change.action {
+                        Action::Set(_) => options.map.publish_hook,
+                        Action::Remove { .. } => options.map.remove_hook,
+                    });
                     let request = ChangeRequest { channel, change: *change, keeping, idempotency: None };
+                    if is_asked_for {
+                        self.change_key_as_allowed(local, ticket, request);
+                        continue;
+                    }
                     self.ask(local, ticket, |node| async move {
                         OutcomeResult::Published(
                             node.change_key(request).await.map(|_| ()).map_err(|error| refused(error).into()),

@@ -131,10 +131,7 @@ fn keys(options: &ChannelOptions, faults: &mut Faults) {
         }
     }
     if options.publish_hook {
-        faults.add(
-            "publish_hook",
-            "is not asked about keys: who may publish them is for map.allow_publish to say",
-        );
+        faults.add("publish_hook", "is not asked about keys: set map.publish_hook and map.remove_hook");
     }
     let is_shown = options.subscription_type != SubscriptionType::Map;
     for (key, set) in [
@@ -220,6 +217,8 @@ fn hooks(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
         ("subscribe_hook", options.subscribe_hook, &backend.subscribe, "subscribe"),
         ("sub_refresh_hook", options.sub_refresh_hook, &backend.sub_refresh, "sub_refresh"),
         ("publish_hook", options.publish_hook, &backend.publish, "publish"),
+        ("map.publish_hook", options.map.publish_hook, &backend.map_publish, "map_publish"),
+        ("map.remove_hook", options.map.remove_hook, &backend.map_remove, "map_remove"),
     ] {
         if set && !hook.is_on() {
             faults.add(key, format!("needs backend.{name}.url"));

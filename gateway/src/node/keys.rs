@@ -1,18 +1,43 @@
 //! Channels that keep state by key: changes of it, and questions about it.
 
+use gateway_core::effect::Denial;
 use gateway_core::feed::Delivery;
 use gateway_core::map::{Action, Changed, Keeping, StateFilter, StatePage};
 use shared::channel::Channel;
+use shared::error::ErrorCode;
 use shared::position::StreamPosition;
 use tracing::Instrument;
 
-use crate::broker::{BrokerError, ChangeRequest};
+use crate::backend::{Asker, KeyAnswer, Origin};
+use crate::broker::{BrokerError, ChangeRequest, Idempotency, Version};
 use crate::node::Node;
 use crate::node::control::ControlCommand;
 use crate::node::interest::Link;
+use crate::node::publish::HOOK_IDEMPOTENCY_TTL;
 use crate::telemetry::traces::SPANS;
 
 impl Node {
+    /// A change that a client wants, as the hook of its channel has it.
+    pub(crate) async fn ask_key_hook(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        request: ChangeRequest,
+    ) -> Result<ChangeRequest, Denial> {
+        let backend = self.backend.as_ref().ok_or(Denial::of(ErrorCode::NotAvailable))?;
+        let data = match &request.change.action {
+            Action::Set(set) => Some(&set.publication.data.bytes[..]),
+            Action::Remove { .. } => None,
+        };
+        let (channel, key) = (request.channel.as_str(), &request.change.key);
+        let answer = backend.change_key(origin, asker, channel, key, data).await?;
+        if answer.version > 0 && !request.keeping.stream.keeps_history() {
+            tracing::warn!(channel, "a backend gives a version to a key of a channel without a stream");
+            return Err(Denial::of(ErrorCode::Internal));
+        }
+        Ok(answered(request, answer))
+    }
+
     /// Answered when the broker has made the change, or says why it is not to be made.
     pub async fn change_key(&self, request: ChangeRequest) -> Result<Changed, BrokerError> {
         self.wait_for_room(&[&request.channel]).await?;
@@ -85,4 +110,27 @@ impl Node {
         }
         cleared
     }
+}
+
+/// A client's change as its hook has it.
+fn answered(mut request: ChangeRequest, answer: KeyAnswer) -> ChangeRequest {
+    let KeyAnswer { key, data, tags, mode, idempotency_key, delta, version, version_epoch } = answer;
+    if let Some(key) = key {
+        request.change.key = key;
+    }
+    match &mut request.change.action {
+        Action::Set(set) => {
+            if let Some(data) = data {
+                set.publication.data = data;
+            }
+            set.publication.tags = tags.unwrap_or_default();
+            set.publication.delta |= delta;
+            set.mode = mode;
+            set.version = (version > 0).then_some(Version { number: version, epoch: version_epoch });
+        }
+        Action::Remove { tags: told } => *told = tags,
+    }
+    let key = idempotency_key;
+    request.idempotency = (!key.is_empty()).then_some(Idempotency { key, ttl: HOOK_IDEMPOTENCY_TTL });
+    request
 }

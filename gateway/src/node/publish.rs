@@ -14,8 +14,8 @@ use crate::broker::{BrokerError, Idempotency, PublishRequest, Published, Version
 use crate::node::{Node, ROOM_DEADLINE};
 use crate::telemetry::traces::SPANS;
 
-/// How long the keys of a publish hook are remembered.
-const HOOK_IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
+/// How long idempotency keys that hooks give are remembered.
+pub(super) const HOOK_IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
 
 impl Node {
     /// What a client wants published, as the hook of its channel has it.

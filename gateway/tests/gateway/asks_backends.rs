@@ -470,3 +470,58 @@ async fn the_application_calls_methods_as_its_clients_do() {
     let asked = application.asked("/rpc")[0].json();
     assert_eq!((&asked["user"], &asked["transport"]), (&json!(""), &json!("server_api")));
 }
+
+#[tokio::test]
+async fn a_key_is_set_and_removed_as_its_hooks_say_or_not_at_all() {
+    let application = Application::start(|asked| {
+        let body = asked.json();
+        match body["key"].as_str() {
+            Some("shut") => Some((200, r#"{"error":{"code":1001,"message":"hands off"}}"#.to_owned())),
+            Some("worst") => Some((200, r#"{"disconnect":{"code":4501,"reason":"out"}}"#.to_owned())),
+            Some("long") => ok(json!({ "key": "k".repeat(256) })),
+            Some("renamed") if body.get("data").is_some() => {
+                ok(json!({ "key": "name", "data": { "checked": body["data"] }, "tags": { "by": "hook" } }))
+            }
+            Some("renamed") => ok(json!({ "key": "name" })),
+            _ => ok(json!({ "key_mode": "if_new" })),
+        }
+    })
+    .await;
+    let gateway = gateway()
+        .with("backend.map_publish.url", format!("{}/set", application.url))
+        .with("backend.map_remove.url", format!("{}/remove", application.url))
+        .and(
+            "[namespaces.board]\nsubscription_type = \"map\"\nallow_subscribe = true\n\
+             map = { mode = \"persistent\", publish_hook = true, remove_hook = true }\n",
+        )
+        .start()
+        .await;
+    let mut ann = gateway.connect_as("ann").await;
+    ann.command("subscribe", json!({ "channel": "board:a", "type": 1, "phase": 2 })).await;
+    let set = |key: &str, data: u64| json!({ "channel": "board:a", "type": 1, "key": key, "data": data });
+    let remove = |key: &str| json!({ "channel": "board:a", "type": 1, "key": key, "removed": true });
+
+    ann.command("publish", set("renamed", 1)).await;
+    let told = ann.push().await["push"]["pub"].take();
+    assert_eq!((&told["key"], &told["data"]), (&json!("name"), &json!({ "checked": 1 })));
+    assert_eq!((&told["tags"]["by"], &told["info"]["user"]), (&json!("hook"), &json!("ann")));
+    ann.command("publish", set("once", 2)).await;
+    ann.command("publish", set("once", 3)).await;
+    assert_eq!(ann.push().await["push"]["pub"]["data"], 2, "it was there the second time");
+    for change in [set("shut", 4), remove("shut")] {
+        assert_eq!(ann.refused("publish", change).await, 1001);
+    }
+    assert_eq!(ann.refused("publish", set("long", 5)).await, 100, "no key is so long");
+    ann.command("publish", remove("renamed")).await;
+    let told = ann.push().await["push"]["pub"].take();
+    assert_eq!((&told["key"], &told["removed"]), (&json!("name"), &json!(true)));
+    ann.ask("publish", set("worst", 6)).await;
+    assert_eq!(ann.closed().await, (4501, "out".to_owned()));
+
+    let (set, removed) = (application.asked("/set")[0].json(), application.asked("/remove")[0].json());
+    for asked in [&set, &removed] {
+        assert_eq!((&asked["user"], &asked["channel"]), (&json!("ann"), &json!("board:a")));
+    }
+    assert_eq!((&set["key"], &set["data"]), (&json!("renamed"), &json!(1)));
+    assert_eq!((&removed["key"], removed.get("data")), (&json!("shut"), None));
+}

@@ -41,6 +41,11 @@ pub struct MapOptions {
     pub allow_remove_anonymous: bool,
     /// Clients with a user may remove keys without being subscribed.
     pub allow_remove_for_client: bool,
+    /// The `map_publish` hook says whether clients may set keys, which, and to what: whoever is not refused by it may,
+    /// whatever the other options say. Needs `backend.map_publish.url`.
+    pub publish_hook: bool,
+    /// The same of removing them, and `backend.map_remove.url`.
+    pub remove_hook: bool,
     /// Keys of a page where a client does not say how many it wants.
     pub page_size: u32,
     /// Keys of a page at most.
@@ -66,6 +71,8 @@ impl Default for MapOptions {
             allow_remove: false,
             allow_remove_anonymous: false,
             allow_remove_for_client: false,
+            publish_hook: false,
+            remove_hook: false,
             page_size: 100,
             page_size_max: 1_000,
             catch_up_timeout_ms: 5_000,

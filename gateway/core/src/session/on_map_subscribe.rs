@@ -29,6 +29,11 @@ use crate::effect::{Denial, Effect, Grant, Join, OutcomeResult};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::map::{StateFilter, StatePage};
 
+/// What clients are told of a place in a channel without a stream: whose life it is of.
+pub(super) fn unnumbered(position: StreamPosition) -> StreamPosition {
+    StreamPosition { offset: 0, ..position }
+}
+
 impl Session {
     /// The channel exists, and there is no subscription to it.
     pub(super) fn on_map_subscribe(
@@ -242,7 +247,7 @@ impl Session {
         let is_of_another_life = top.is_some_and(|top| {
             let told = &wanted.since.epoch;
             began_at.is_some_and(|began| began.epoch != top.epoch)
-                || has_stream && !told.is_empty() && **told != *top.epoch.as_str()
+                || !told.is_empty() && **told != *top.epoch.as_str()
         });
         if is_of_another_life {
             self.stop_loading(at);
@@ -280,7 +285,7 @@ impl Session {
             state: entries,
             publish_debounce_ms: 0,
         };
-        let position = began_at.filter(|_| has_stream);
+        let position = if has_stream { began_at } else { began_at.map(unnumbered) };
         let answer = Subscribed { position, delta, keyed: Some(Box::new(keyed)), ..Subscribed::default() };
         self.answer(id, Answer::Subscribe(answer));
         self.sent(bytes);

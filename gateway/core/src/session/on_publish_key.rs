@@ -27,8 +27,8 @@ impl Session {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
         let is_allowed = match &data {
-            Some(_) => self.may_publish_key(options, &channel),
-            None => self.may_remove_key(options, &channel),
+            Some(_) => options.map.publish_hook || self.may_publish_key(options, &channel),
+            None => options.map.remove_hook || self.may_remove_key(options, &channel),
         };
         // Who is where is not for clients to say.
         let is_of_others =

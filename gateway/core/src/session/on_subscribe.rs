@@ -14,6 +14,7 @@ use shared::reply::{Answer, KeyedAnswer, Subscribed};
 use super::Session;
 use super::behind::Reader;
 use super::on_connect::{expiry, remaining};
+use super::on_map_subscribe::unnumbered;
 use super::state::{Granted, Joining, Live, Phase, Stage, Subscription};
 use super::terms::{Asked, Given, Past};
 use crate::channel_rules::ChannelOptions;
@@ -278,7 +279,8 @@ impl Session {
             // Only whoever can come back to it has a use for a position; of a polled channel, for its epoch.
             position: top
                 .filter(|_| positioned || recoverable || is_polled)
-                .map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top }),
+                .map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top })
+                .or(stands_at.map(unnumbered)),
             delta: given.delta,
             patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
             publications,

@@ -67,14 +67,14 @@ fn without_a_stream_publications_are_held_back_from_before_the_first_page_and_no
     assert_eq!(client.did(), ["state brief:a limit 1"]);
     client.answer(keys(&[("a", 3)], Some(4), "a"));
     let reply = concat!(
-        r#"< {"id":2,"subscribe":{"type":1,"phase":2,"cursor":"a","#,
+        r#"< {"id":2,"subscribe":{"epoch":"life","type":1,"phase":2,"cursor":"a","#,
         r#""state":[{"data":1,"key":"a"}]}}"#
     );
     assert_eq!(client.did(), [reply]);
     asks(&mut client, 3, "brief:a", r#","phase":2,"limit":2,"cursor":"a""#);
     // What was set since the first page is among what is held back.
     client.answer(keys(&[("b", 2), ("c", 5)], Some(900), ""));
-    let reply = r#"< {"id":3,"subscribe":{"type":1,"state":[{"data":1,"key":"b"}]}}"#;
+    let reply = r#"< {"id":3,"subscribe":{"epoch":"life","type":1,"state":[{"data":1,"key":"b"}]}}"#;
     assert_eq!(client.did(), [reply, "live brief:a @4", "show seen:brief:a"]);
 }
 
@@ -85,7 +85,7 @@ fn whoever_wants_no_state_is_told_of_all_that_comes_after_where_the_channel_stan
     client.answer(joined(None));
     assert_eq!(client.did(), ["state brief:a limit 0"]);
     client.answer(keys(&[], Some(7), ""));
-    let reply = r#"< {"id":2,"subscribe":{"type":1}}"#;
+    let reply = r#"< {"id":2,"subscribe":{"epoch":"life","type":1}}"#;
     assert_eq!(client.did(), [reply, "live brief:a @7", "show seen:brief:a"]);
 }
 

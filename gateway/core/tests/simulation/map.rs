@@ -40,6 +40,8 @@ pub(crate) struct Map {
     pub(crate) wanted: bool,
     /// Up to where everything was seen, where changes can be recovered.
     pub(crate) position: Option<(String, u64)>,
+    /// What the pages of the state are of, where nothing can be recovered.
+    epoch: String,
     /// It has had the whole state.
     is_whole: bool,
     keys: BTreeMap<String, Held>,
@@ -58,6 +60,7 @@ impl Map {
             state: State::Off,
             wanted: true,
             position: None,
+            epoch: String::new(),
             is_whole: false,
             keys: BTreeMap::new(),
             patched: false,
@@ -84,11 +87,12 @@ impl Map {
         self.position = None;
         self.keys.clear();
         self.cursor.clear();
+        self.epoch.clear();
         (self.phase, self.recovers, self.is_whole) = (Phase::State, false, false);
     }
 
     fn request(&self) -> Subscribe {
-        let (epoch, offset) = self.position.clone().unwrap_or_default();
+        let (epoch, offset) = self.position.clone().unwrap_or((self.epoch.clone(), 0));
         let (key, val) = TAG;
         let filter =
             FilterNode { key: key.into(), cmp: "eq".into(), val: val.into(), ..FilterNode::default() };
@@ -110,11 +114,8 @@ impl Map {
     /// The answer to what it asked for. Answers what it asks for next, if it is not live yet.
     pub(crate) fn on_answer(&mut self, result: SubscribeResult<'_>, net: &mut Net) -> Option<Subscribe> {
         assert_eq!(self.state, State::Asked);
-        assert_eq!(
-            result.epoch.is_empty(),
-            !self.has_stream(),
-            "only a stream has positions that clients know"
-        );
+        assert!(!result.epoch.is_empty());
+        assert!(self.has_stream() || result.offset == 0, "only a stream has positions that clients know");
         self.patched = self.kind == MapKind::Patched && self.has_stream();
         assert_eq!(result.delta, self.patched);
         assert!(!result.positioned && (result.recoverable == self.has_stream() || result.phase != 0));
@@ -139,7 +140,9 @@ impl Map {
             }
             _ => {
                 net.stats.count("pages of maps");
-                if self.has_stream() && self.position.is_none() {
+                if !self.has_stream() {
+                    self.epoch = result.epoch.to_string();
+                } else if self.position.is_none() {
                     self.position = Some(stands_at());
                 }
                 self.cursor = result.cursor.into_owned();

@@ -20,24 +20,12 @@ pub(super) fn read<T: DeserializeOwned + Default>(mut tree: Node, mistakes: &mut
             Err(fault) => fault,
         };
         let path: Vec<String> = fault.path.into_iter().rev().collect();
-        let source = tree.find(&path).and_then(|node| match node.kind {
-            Kind::Table(_) => None,
-            _ => Some(node.origin.describe(&path)),
-        });
-        let source = source.or_else(|| tree.find(&path).and_then(|node| first_leaf(node, &path)));
+        let source = tree.find(&path).and_then(|node| node.said_by(&path));
         mistakes.push(Mistake { path: path.join("."), problem: fault.problem, source });
         if !tree.prune(&path) {
             return T::default();
         }
     }
-}
-
-/// Where a table came from: where its first value did.
-fn first_leaf(node: &Node, path: &[String]) -> Option<String> {
-    let Kind::Table(entries) = &node.kind else { return Some(node.origin.describe(path)) };
-    let (key, entry) = entries.first_key_value()?;
-    let path: Vec<String> = path.iter().chain([key]).cloned().collect();
-    first_leaf(entry, &path)
 }
 
 /// Why a value does not fit, and the way to it, innermost step first.

@@ -191,6 +191,25 @@ fn names_and_shapes_of_channels_that_cannot_be_told_apart_are_mistakes() {
 }
 
 #[test]
+fn a_mistake_of_a_whole_section_names_who_said_its_first_value_if_anybody_did() {
+    let toml =
+        "[namespaces.a]\npresence = true\n[namespaces.chat.map]\nmode = \"persistent\"\n[raw.paths.ws]\n";
+    assert_eq!(
+        mistakes(toml, &[("TIDEGATE_NAMESPACES__B__PRESENCE", "true")]),
+        [
+            "namespaces.a: is no name for a namespace: at least 2 of letters, digits, - and _, and less than 255 \
+             (from gateway.toml:2)",
+            "namespaces.b: is no name for a namespace: at least 2 of letters, digits, - and _, and less than 255 \
+             (from TIDEGATE_NAMESPACES__B__PRESENCE)",
+            "namespaces.chat.map: is for the subscription types map, map_clients and map_users \
+             (from gateway.toml:4)",
+            "raw.paths.ws: must begin with /",
+            "raw.paths.ws.channel: must be set, or messages = \"hook\": there is nowhere to publish",
+        ]
+    );
+}
+
+#[test]
 fn paths_of_bare_endpoints_are_keys_and_what_is_wrong_with_one_is_told_by_its_name() {
     let toml = r#"
         [raw.paths."/"]

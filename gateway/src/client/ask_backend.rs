@@ -10,7 +10,6 @@ use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
 use shared::publication::Payload;
 
-use crate::auth::Verdict;
 use crate::backend::{Asker, Backend, BareMessage, ConnectQuestion, Origin};
 use crate::broker::{ChangeRequest, PublishRequest};
 use crate::client::Client;
@@ -62,7 +61,10 @@ impl Client {
         backend: Arc<Backend>,
         connect: Box<Connect>,
     ) {
-        let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &connect.token);
+        let (authenticator, now) = (local.authenticator.clone(), local.clock.unix_seconds());
+        // Whether somebody without a token may come in is for the backend to say first: judged now, who is let in by it
+        // would be told in the log and counted as refused.
+        let verdict = (!connect.token.is_empty()).then(|| authenticator.authenticate(now, &connect.token));
         if !connect.headers.is_empty() {
             let given = connect.headers.iter().map(|(name, value)| (&**name, &**value));
             let mut origin = self.origin.as_deref().cloned().unwrap_or_default();
@@ -72,14 +74,15 @@ impl Client {
         let mut caller = self.caller();
         self.ask(local, ticket, |_| async move {
             let known = match verdict {
-                Verdict::Now(judged) => judged,
-                Verdict::Later(judged) => judged.await,
+                Some(verdict) => match verdict.wait().await {
+                    Ok(identity) => Some(identity),
+                    // Nobody is asked about a token that is wrong.
+                    Err(denial) => return OutcomeResult::Authenticated(Err(denial)),
+                },
+                None => None,
             };
-            match &known {
-                Ok(identity) => (caller.user, caller.meta) = (identity.user.clone(), identity.meta.clone()),
-                // Nobody is asked about a token that is wrong.
-                Err(_) if !connect.token.is_empty() => return OutcomeResult::Authenticated(known),
-                Err(_) => {}
+            if let Some(identity) = &known {
+                (caller.user, caller.meta) = (identity.user.clone(), identity.meta.clone());
             }
             let question = ConnectQuestion {
                 data: connect.data.as_ref().map(|data| &data.bytes[..]),
@@ -88,7 +91,11 @@ impl Client {
                 channels: connect.subs.keys().map(|channel| &**channel).collect(),
             };
             let answer = backend.connect(&caller.origin, &caller.asker(), question).await;
-            OutcomeResult::Authenticated(answer.and_then(|identity| identity.map_or(known, Ok)))
+            OutcomeResult::Authenticated(match answer.map(|identity| identity.or(known)) {
+                Ok(Some(identity)) => Ok(identity),
+                Ok(None) => authenticator.authenticate(now, "").wait().await,
+                Err(denial) => Err(denial),
+            })
         });
     }
 

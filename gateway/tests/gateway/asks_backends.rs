@@ -329,6 +329,27 @@ async fn all_clients_are_asked_about_where_that_is_set_and_wrong_tokens_are_not(
 }
 
 #[tokio::test]
+async fn only_who_is_unknown_to_the_backend_too_counts_as_refused_without_a_token() {
+    let application = Application::start(|asked| match asked.json()["data"].as_str() {
+        Some(user) => ok(json!({ "user": user })),
+        None => Some((200, "{}".to_owned())),
+    })
+    .await;
+    let gateway = gateway()
+        .with("auth.allow_anonymous", false)
+        .with("backend.connect.url", format!("{}/connect", application.url))
+        .start()
+        .await;
+    let refused = "tidegate_tokens_total{kind=\"connection\",result=\"missing\"}";
+    let mut ann = gateway.stranger().await;
+    ann.command("connect", json!({ "data": "ann" })).await;
+    let mut nobody = gateway.stranger().await;
+    nobody.ask("connect", json!({})).await;
+    assert_eq!(nobody.closed().await.0, 3501);
+    assert_eq!(gateway.metric(refused).await, 1.0);
+}
+
+#[tokio::test]
 async fn headers_come_from_the_handshake_or_from_the_connect_command_as_set() {
     let application = Application::start(|asked| match asked.path.as_str() {
         "/connect" => ok(json!({ "user": "ann" })),

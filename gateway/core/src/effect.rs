@@ -96,6 +96,11 @@ pub enum Effect {
         ended: Option<Ended>,
     },
 
+    /// Show this in the channel's presence in place of what the join said.
+    UpdatePresence {
+        channel: Channel,
+        info: Box<ClientInfo>,
+    },
     /// Tell the channel's subscribers that this client has come. What it was told before is on its way.
     AnnounceJoined {
         channel: Channel,

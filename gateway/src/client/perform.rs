@@ -80,6 +80,12 @@ impl Client {
                     self.tell_ended(local, &channel, ended);
                     local.leave(self.key.index, self.session.client(), &channel);
                 }
+                // It has left all presence already.
+                Effect::UpdatePresence { .. } if self.is_finishing() => {}
+                Effect::UpdatePresence { channel, info } => {
+                    // Nothing waits for it: where it cannot be written yet, the node keeps trying.
+                    drop(local.node.enter_presence(channel, *info));
+                }
                 // It has left before it was there: nobody hears of it.
                 Effect::AnnounceJoined { .. } if self.is_finishing() => drop(self.session.take_announced()),
                 Effect::AnnounceJoined { channel, info } => {

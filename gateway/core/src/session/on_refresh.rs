@@ -43,13 +43,17 @@ impl Session {
         };
         let known = self.identity.get_or_insert_default();
         known.expires = expires;
-        if identity.info.is_some() {
+        let is_seen_anew = identity.info.is_some() && identity.info != known.info;
+        if is_seen_anew {
             known.info = identity.info;
         }
         if identity.meta.is_some() {
             known.meta = identity.meta;
         }
         known.caps = identity.caps;
+        if is_seen_anew {
+            self.update_presence();
+        }
         self.reckon_expiry();
         let expires = expires.map(|expires| remaining(now, expires));
         self.answer(id, Answer::Refresh { client: self.client, version: self.context.version, expires });
@@ -98,11 +102,28 @@ impl Session {
         let Some(live) = at.and_then(|at| self.subscriptions[at].live_mut()) else {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         };
+        let is_seen_anew =
+            live.granted.as_ref().and_then(|granted| granted.info.as_ref()) != grant.info.as_ref();
         live.granted = granted(grant, expires).boxed();
+        if let Some(at) = at.filter(|_| is_seen_anew) {
+            self.update_presence_in(at);
+        }
         self.reckon_expiry();
         self.answer(
             id,
             Answer::SubRefresh { expires: expires.map(|expires| remaining(now, expires)), items: Vec::new() },
         );
+    }
+
+    /// What others see of the client has changed: it is shown anew wherever it is present.
+    pub(super) fn update_presence(&mut self) {
+        (0..self.subscriptions.len()).for_each(|at| self.update_presence_in(at));
+    }
+
+    pub(super) fn update_presence_in(&mut self, at: usize) {
+        if self.subscriptions[at].is_present() {
+            let (channel, info) = (self.subscriptions[at].channel.clone(), Box::new(self.info_in(at)));
+            self.effects.push_back(Effect::UpdatePresence { channel, info });
+        }
     }
 }

@@ -141,8 +141,12 @@ impl Session {
                 let Ok(expires) = expiry(now, expires) else { return self.close(Disconnect::EXPIRED) };
                 let identity = self.identity.get_or_insert_default();
                 identity.expires = expires;
+                let is_seen_anew = info.is_some() && info != identity.info;
                 identity.info = info.or(identity.info.take());
                 identity.meta = meta.or(identity.meta.take());
+                if is_seen_anew {
+                    self.update_presence();
+                }
                 self.reckon_expiry();
             }
         }
@@ -162,7 +166,11 @@ impl Session {
         if let Some(granted) = self.subscriptions[at].live_mut().and_then(|live| live.granted.as_deref_mut())
         {
             granted.expires = expires;
+            let is_seen_anew = info.is_some() && info != granted.info;
             granted.info = info.or(granted.info.take());
+            if is_seen_anew {
+                self.update_presence_in(at);
+            }
         }
         self.reckon_expiry();
     }

@@ -209,8 +209,8 @@ impl Session {
         let Joining { id, server_side, asked, given, granted, data, keyed, members, ended, .. } = *joining;
         let expiring = granted.as_ref().filter(|granted| !granted.refreshed_by_server && !server_side);
         let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
-        subscription.stage =
-            Stage::Live(Live { granted, server_side, known: false, announced: false, shown: false });
+        let present = given.presence;
+        subscription.stage = Stage::Live(Live { granted, server_side, present, ..Live::default() });
         let channel = subscription.channel.clone();
 
         let top = page.as_ref().map(|page| page.top);

@@ -93,6 +93,8 @@ pub(super) struct Live {
     pub(super) known: bool,
     /// The others were told that this client has come.
     pub(super) announced: bool,
+    /// It is in the channel's presence.
+    pub(super) present: bool,
     /// It is a key of other channels, or has one of this that goes with it.
     pub(super) shown: bool,
 }
@@ -175,6 +177,15 @@ impl Subscription {
 
     pub(super) fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Live(_))
+    }
+
+    /// Whether the client is in the channel's presence by it.
+    pub(super) fn is_present(&self) -> bool {
+        match &self.stage {
+            Stage::Authorizing(_) => false,
+            Stage::Joining(joining) => joining.given.presence,
+            Stage::Live(live) => live.present,
+        }
     }
 
     /// Whether the client has been told of it.

@@ -290,6 +290,9 @@ impl Observed {
                     // A client may know of its subscription before it goes live, or of none.
                     Some(Place::Joining) => {}
                 },
+                Effect::UpdatePresence { channel, .. } => {
+                    assert!(self.places.contains_key(channel), "{channel} is not joined");
+                }
                 Effect::AnnounceJoined { channel, .. } => {
                     assert!(self.places.contains_key(channel), "{channel} is not joined");
                     assert!(self.announced.insert(channel.clone()), "{channel} is announced twice");
@@ -401,6 +404,7 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::Leave { .. }
         | Effect::Follow { .. }
         | Effect::Unfollow { .. }
+        | Effect::UpdatePresence { .. }
         | Effect::AnnounceJoined { .. }
         | Effect::AnnounceLeft { .. }
         | Effect::ShowSubscriber(_)

@@ -10,7 +10,7 @@ use shared::error::ErrorCode;
 use shared::id::UserId;
 use shared::moment::Moment;
 
-use crate::support::{CLIENT, Client, context, error, refused};
+use crate::support::{CLIENT, Client, context, error, joined, page, refused};
 
 /// Heartbeats would only be in the way.
 fn quiet() -> Context {
@@ -220,4 +220,33 @@ fn of_several_subscriptions_each_ends_in_its_time() {
     client.waits_ms(30_000);
     assert_eq!(client.did()[0], "leave news");
     assert_eq!(client.session.subscriptions().count(), 1);
+}
+
+#[test]
+fn what_new_tokens_say_of_a_client_is_shown_where_it_is_present() {
+    let shown_as = |info: &'static str| Some(Bytes::from_static(info.as_bytes()));
+    let ann = |info| Identity { user: UserId::new("ann"), info: shown_as(info), ..Identity::default() };
+    let grant = |info| Grant { user: UserId::new("ann"), info: shown_as(info), ..Grant::default() };
+    let mut client = Client::connected(quiet(), ann("1"));
+    client.subscribe("news");
+    client.says(r#"{"id":3,"subscribe":{"channel":"log:a","token":"t"}}"#);
+    client.did();
+    client.answer(OutcomeResult::Authorized(Ok(grant("2"))));
+    assert_eq!(client.did(), ["join log:a limit 0 present"]);
+    client.answer(joined(Some(page(&[], 0))));
+    client.did();
+
+    client.says(r#"{"id":4,"refresh":{"token":"t"}}"#);
+    client.did();
+    client.answer(OutcomeResult::Authenticated(Ok(ann("3"))));
+    assert_eq!(client.did()[0], "present log:a 3 2", "and not in news, which keeps no presence");
+    client.says(r#"{"id":5,"sub_refresh":{"channel":"log:a","token":"t"}}"#);
+    client.did();
+    client.answer(OutcomeResult::Authorized(Ok(grant("4"))));
+    assert_eq!(client.did()[0], "present log:a 3 4");
+
+    client.says(r#"{"id":6,"refresh":{"token":"t"}}"#);
+    client.did();
+    client.answer(OutcomeResult::Authenticated(Ok(ann("3"))));
+    assert_eq!(client.did().len(), 1, "nothing is written where nothing has changed");
 }

@@ -9,7 +9,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 
-use crate::support::{Client, context, error, refused};
+use crate::support::{Client, context, error, joined, page, refused};
 
 const END: Moment = Moment(1_000_000 + 5_000);
 
@@ -162,4 +162,18 @@ fn the_server_says_how_long_a_connection_is_good_for() {
     assert_eq!(client.did(), [""; 0]);
     client.session.handle_refresh(client.now, Renewal::Expired);
     assert_eq!(client.did(), ["close 3005"]);
+}
+
+#[test]
+fn what_the_application_says_of_a_client_is_shown_where_it_is_present() {
+    let mut client = client();
+    client.says(r#"{"id":2,"subscribe":{"channel":"log:a"}}"#);
+    client.did();
+    client.answer(joined(Some(page(&[], 0))));
+    client.did();
+    let seen_as = |info: &'static [u8]| Some(Bytes::from_static(info));
+    client
+        .session
+        .handle_refresh(client.now, Renewal::Stays { expires: None, info: seen_as(b"1"), meta: None });
+    assert_eq!(client.did()[0], "present log:a 1 -");
 }

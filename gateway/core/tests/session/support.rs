@@ -182,6 +182,12 @@ impl Client {
                 let patched = if has_last && terms.patches { " patched" } else { "" };
                 format!("live {channel}{at}{patched}")
             }
+            Effect::UpdatePresence { channel, info } => {
+                let told = |info: Option<bytes::Bytes>| {
+                    info.map_or("-".to_owned(), |info| String::from_utf8_lossy(&info).into_owned())
+                };
+                format!("present {channel} {} {}", told(info.conn_info), told(info.chan_info))
+            }
             Effect::AnnounceJoined { channel, info } => {
                 format!("announce {channel} {} joined", info.user.as_str())
             }

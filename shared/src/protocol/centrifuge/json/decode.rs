@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::command::{
@@ -382,10 +382,14 @@ impl<'de> Visitor<'de> for CommandVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut line = CommandLine { id: 0, bodies: 0, has_other_fields: false, request: None };
+        let mut has_id = false;
         while let Some(key) = map.next_key::<Key>()? {
             // Made a request at once: the bodies are large, and would be carried about.
             let request = match key {
+                // Which of two is meant, nobody can tell.
+                Key::Id if has_id => return Err(A::Error::duplicate_field("id")),
                 Key::Id => {
+                    has_id = true;
                     line.id = map.next_value::<Option<u32>>()?.unwrap_or_default();
                     continue;
                 }

@@ -44,7 +44,7 @@ const EVENT_STREAM_BEGINS: &[u8] = b"\r\n";
 const UNKEPT: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "private, no-cache, no-store, must-revalidate, max-age=0"),
     (header::PRAGMA, "no-cache"),
-    (HeaderName::from_static("expire"), "0"),
+    (header::EXPIRES, "0"),
     (HeaderName::from_static("x-accel-buffering"), "no"),
 ];
 

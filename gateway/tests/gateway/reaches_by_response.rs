@@ -33,7 +33,7 @@ async fn an_event_source_is_told_everything_and_speaks_by_other_requests() {
         ("content-type", "text/event-stream; charset=utf-8"),
         ("cache-control", "private, no-cache, no-store, must-revalidate, max-age=0"),
         ("pragma", "no-cache"),
-        ("expire", "0"),
+        ("expires", "0"),
         ("x-accel-buffering", "no"),
         ("transfer-encoding", "chunked"),
     ] {

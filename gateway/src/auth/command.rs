@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 
 use super::algorithm::Algorithm;
 use super::config::Config;
-use super::examine::{ExamineArgs, examine};
+use super::examine::{ExamineArgs, examine, refusal};
 use super::issue::{TokenRequest, issue};
 use crate::clock::Clock;
 
@@ -145,9 +145,18 @@ pub fn command(args: &TokenArgs, config: &Config) -> ExitCode {
     }
     let printed = issue(config, Clock::start().unix_seconds(), &request(&args.make))
         .map_err(|error| error.to_string())
-        .and_then(|token| writeln!(std::io::stdout(), "{token}").map_err(|error| error.to_string()));
+        .and_then(|token| match writeln!(std::io::stdout(), "{token}") {
+            Ok(()) => Ok(token),
+            Err(error) => Err(error.to_string()),
+        });
     match printed {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(token) => {
+            // It may be for a gateway of another configuration, so it is printed all the same.
+            if let Some(reason) = refusal(config, &token, args.make.channel.as_deref()) {
+                eprintln!("tidegate token: a gateway of this configuration refuses it: {reason}");
+            }
+            ExitCode::SUCCESS
+        }
         Err(problem) => {
             eprintln!("tidegate token: {problem}");
             ExitCode::FAILURE

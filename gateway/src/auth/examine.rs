@@ -44,7 +44,7 @@ pub struct ExamineArgs {
 pub(super) fn examine(args: &ExamineArgs, config: &Config) -> ExitCode {
     let now = Clock::start().unix_seconds();
     let told = token(args).and_then(|token| {
-        let purpose = purpose(args)?;
+        let purpose = purpose(args.channel.as_deref())?;
         let rules = Rules::new(config, None, None).map_err(|error| error.to_string())?;
         let opened = waited_for(&rules, now, &token, &purpose)?;
         Ok(opened.and_then(|(opened, end)| describe(&opened, end, now, &purpose)))
@@ -81,8 +81,25 @@ fn token(args: &ExamineArgs) -> Result<String, String> {
     Ok(read.trim().to_owned())
 }
 
-fn purpose(args: &ExamineArgs) -> Result<Purpose, String> {
-    let Some(channel) = &args.channel else { return Ok(Purpose::Connection) };
+/// Why a gateway of this configuration refuses a token that was made just now. `None` too where that cannot be told
+/// without asking an issuer for its keys.
+pub(super) fn refusal(config: &Config, token: &str, channel: Option<&str>) -> Option<String> {
+    let now = Clock::start().unix_seconds();
+    let purpose = match purpose(channel) {
+        Ok(purpose) => purpose,
+        Err(problem) => return Some(problem),
+    };
+    let rules = Rules::new(config, None, None).ok()?;
+    let refused = match rules.examine(now, token, &purpose) {
+        Ok((opened, end)) => describe(&opened, end, now, &purpose).err()?,
+        Err(Unopened::Refused(refused)) => refused,
+        Err(Unopened::Wait(_)) => return None,
+    };
+    Some(reason(&refused, now))
+}
+
+fn purpose(channel: Option<&str>) -> Result<Purpose, String> {
+    let Some(channel) = channel else { return Ok(Purpose::Connection) };
     let channel = Channel::parse_unicode(channel, CHANNEL_BYTES_MAX).map_err(|error| error.to_string())?;
     Ok(Purpose::Subscription { client: None, channel })
 }

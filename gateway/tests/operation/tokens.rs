@@ -103,6 +103,26 @@ async fn a_token_that_is_not_in_order_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
+async fn who_makes_a_token_that_is_refused_is_told_why() {
+    let strict = || gateway().env("TIDEGATE_AUTH__AUDIENCE_PATTERN", "app-*");
+    for (program, arguments, reason) in [
+        (gateway(), &["--ttl", "0s"][..], Some("it has expired (exp)")),
+        (gateway(), &["--channel", "$news", "--allow", "pub,dance"], Some("it allows \"dance\"")),
+        (gateway(), &["--channel", "no news"], None),
+        (strict(), &["--user", "alice"], Some("it is not for the audience")),
+        (strict(), &["--user", "alice", "--audience", "app-1"], None),
+    ] {
+        let ended = program.run(&[&["token"], arguments].concat()).await;
+        let told = said(&ended.stderr);
+        assert!(ended.status.success() && !ended.stdout.is_empty(), "{arguments:?}: {told}");
+        match reason {
+            Some(reason) => assert!(told.contains("refuses it: ") && told.contains(reason), "{told}"),
+            None => assert_eq!(told, "", "{arguments:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_token_may_be_signed_with_a_private_key() {
     let directory = tempfile::tempdir().unwrap();
     let (private, public) = (directory.path().join("private.pem"), directory.path().join("public.pem"));

@@ -230,7 +230,8 @@ flags over both. Nothing has to be set.
   name can hold: they are set in the file alone.
 - Variables, flags and files are read alike: white space, line breaks and a byte order mark around a value are no part of
   it, and numbers and truths (`true`, `yes`, `on`, `1` in any case) may be texts. A variable that begins with `TIDEGATE_`
-  and names no key sets nothing, and is told in the log and by `tidegate check`.
+  and has no two underscores further on sets nothing, and is told in the log and by `tidegate check`; one that has them and
+  names no key is a mistake.
 - Units are in the names: `_ms` milliseconds, `_s` seconds, `_bytes` bytes, `_max` the most there may be. A limit of 0
   is no limit where the key says so.
 - `tidegate check` (or `tidegate config`) prints every mistake, with the line, variable or flag it comes from, and ends with

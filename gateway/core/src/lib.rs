@@ -20,6 +20,7 @@ pub mod name_rule;
 pub mod permission;
 pub mod poll;
 pub mod recovery;
+pub mod reply_bytes;
 pub mod roster;
 pub mod session;
 pub mod stream;

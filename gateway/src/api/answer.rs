@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use gateway_core::effect::PresenceStats;
 use gateway_core::history::HistoryPage;
 use gateway_core::map::{Changed, StatePage};
+use gateway_core::reply_bytes::{client_bytes, publications_bytes};
 use shared::id::ClientId;
 use shared::position::StreamPosition;
 use shared::protocol::centrifuge::json::{
@@ -20,6 +21,11 @@ use super::request::Command;
 use crate::broker::Published;
 use crate::node::control::NodeInfo;
 use crate::node::question::ConnectionInfo;
+
+/// What a channel of a list takes beside its name, roughly, in bytes.
+const CHANNEL_BYTES: usize = 24;
+/// What a connection of a list takes beside its user and its channels, roughly, in bytes.
+const CONNECTION_BYTES: usize = 256;
 
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -80,6 +86,25 @@ pub(super) fn error(refused: &Refused) -> Bytes {
 }
 
 impl Answer {
+    /// What it takes, roughly, where that can be much.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::History(page) | Self::Stream(page) => publications_bytes(&page.publications),
+            Self::State(page) => publications_bytes(&page.entries),
+            Self::Presence(clients) => clients.values().map(client_bytes).sum(),
+            Self::Channels(list) => list.channels.keys().map(|name| name.len() + CHANNEL_BYTES).sum(),
+            Self::Connections(list) => list.connections.iter().map(|(_, one)| connection_bytes(one)).sum(),
+            Self::Called(data) => data.as_ref().map_or(0, |data| data.bytes.len()),
+            Self::Published(_)
+            | Self::Broadcast(_)
+            | Self::PresenceStats(_)
+            | Self::Info(_)
+            | Self::Changed(_)
+            | Self::MapStats(_)
+            | Self::Done => 0,
+        }
+    }
+
     fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Published(published) => write_published(published, out),
@@ -192,6 +217,11 @@ fn write_rest(rest: &Rest, out: &mut BytesMut) {
         list(&rest.missing_nodes, out, |name, out| write_string(name, out));
     }
     out.put_u8(b'}');
+}
+
+fn connection_bytes(connection: &ConnectionInfo) -> usize {
+    let channels: usize = connection.channels.iter().map(|name| name.len() + CHANNEL_BYTES).sum();
+    connection.user.len() + channels + CONNECTION_BYTES
 }
 
 fn write_connection(node: &str, connection: &ConnectionInfo, out: &mut BytesMut) {

@@ -38,6 +38,9 @@ pub struct Config {
     pub batch_commands_max: usize,
     /// The most publications of one answer to `history`, asked for or not.
     pub history_limit_max: u32,
+    /// Bytes that one answer tells of history, presence, lists and calls, roughly. A longer history comes in part, and
+    /// questions of a batch that come after so much are refused with error 106.
+    pub answer_bytes_max: u32,
     /// The most channels or connections of one answer that lists them, asked for or not.
     pub list_limit_max: u32,
     /// How errors are told where a request does not say it itself: `body`, with status 200 and an `error` in the body, or
@@ -72,6 +75,7 @@ impl Default for Config {
             broadcast_channels_max: 10_000,
             batch_commands_max: 10_000,
             history_limit_max: 1_000,
+            answer_bytes_max: 64 * 1024 * 1024,
             list_limit_max: 10_000,
             error_mode: ErrorMode::Body,
             idempotency_ttl_s: 300,
@@ -98,6 +102,7 @@ impl Config {
         faults.outside("broadcast_channels_max", self.broadcast_channels_max, 1..=1_000_000);
         faults.outside("batch_commands_max", self.batch_commands_max, 1..=1_000_000);
         faults.outside("history_limit_max", self.history_limit_max, 1..=1_000_000);
+        faults.outside("answer_bytes_max", self.answer_bytes_max, 1_024..=u32::MAX);
         faults.outside("list_limit_max", self.list_limit_max, 1..=1_000_000);
         faults.outside("idempotency_ttl_s", self.idempotency_ttl_s, 1..=86_400);
         faults.outside("deadline_ms", self.deadline_ms, 100..=300_000);

@@ -94,7 +94,7 @@ impl Call<'_> {
             limit: u32::try_from(request.limit).map_or(max, |limit| limit.min(max)),
             ascending: request.asc,
             key: (!request.key.is_empty()).then(|| (*request.key).into()),
-            enough_bytes: PAGE_BYTES_MAX,
+            enough_bytes: PAGE_BYTES_MAX.min(self.share()),
         };
         let mut page = self.node.read_state(channel, filter, keeping).await.map_err(Refused::not_read)?;
         if !keeping.stream.keeps_history() {
@@ -125,7 +125,7 @@ impl Call<'_> {
             reverse: request.reverse,
             enough_bytes: None,
         };
-        let page = self.node.history(channel, filter, keeping.stream).await.map_err(Refused::not_read)?;
+        let page = self.read_history(channel, filter, keeping.stream).await?;
         match &*request.since_epoch {
             told if !told.is_empty() && *told != *page.top.epoch.as_str() => {
                 Err(ErrorCode::UnrecoverablePosition.into())

@@ -17,6 +17,7 @@ mod publish;
 mod query;
 mod refused;
 mod request;
+mod room;
 mod rpc;
 mod run;
 mod serve;

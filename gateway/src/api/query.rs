@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use gateway_core::effect::PresenceStats;
-use gateway_core::history::{HistoryFilter, HistoryPage};
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::reply_bytes::fitting;
+use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::id::ClientId;
 use shared::publication::ClientInfo;
@@ -27,14 +29,28 @@ impl Call<'_> {
             reverse: request.reverse,
             enough_bytes: None,
         };
-        let page =
-            self.node.history(channel, filter, options.retention()).await.map_err(Refused::not_read)?;
+        let page = self.read_history(channel, filter, options.retention()).await?;
         match &request.since {
             Some(since) if !since.epoch.is_empty() && *since.epoch != *page.top.epoch.as_str() => {
                 Err(ErrorCode::UnrecoverablePosition.into())
             }
             _ => Ok(page),
         }
+    }
+
+    /// As much of it as there is room for.
+    pub(super) async fn read_history(
+        &self,
+        channel: Channel,
+        filter: HistoryFilter,
+        retention: Retention,
+    ) -> Result<HistoryPage, Refused> {
+        let share = self.share();
+        let filter = HistoryFilter { enough_bytes: Some(share), ..filter };
+        let mut page = self.node.history(channel, filter, retention).await.map_err(Refused::not_read)?;
+        let (count, _) = fitting(&page.publications, share as usize);
+        page.publications.truncate(count);
+        Ok(page)
     }
 
     pub(super) async fn history_remove(&self, request: &request::OneChannel<'_>) -> Result<(), Refused> {

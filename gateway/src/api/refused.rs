@@ -78,7 +78,9 @@ impl Refused {
     pub(super) fn status(&self) -> StatusCode {
         match self.known() {
             Some(ErrorCode::UnknownChannel | ErrorCode::MethodNotFound) => StatusCode::NOT_FOUND,
-            Some(ErrorCode::BadRequest | ErrorCode::NotAvailable) => StatusCode::BAD_REQUEST,
+            Some(ErrorCode::BadRequest | ErrorCode::NotAvailable | ErrorCode::LimitExceeded) => {
+                StatusCode::BAD_REQUEST
+            }
             Some(ErrorCode::UnrecoverablePosition) => StatusCode::RANGE_NOT_SATISFIABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }

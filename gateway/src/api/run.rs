@@ -14,6 +14,7 @@ use super::answer::Answer;
 use super::config::Config;
 use super::refused::Refused;
 use super::request::{Batch, Command};
+use super::room::Room;
 use crate::node::Node;
 
 /// Commands of one request that are under way at once.
@@ -27,10 +28,30 @@ pub(super) struct Call<'a> {
     pub(super) body: &'a Bytes,
     /// Nothing is begun after this.
     pub(super) deadline: Instant,
+    pub(super) room: &'a Room,
+    /// Questions that may be under way side by side, and so share the room.
+    pub(super) side_by_side: usize,
 }
 
 impl<'a> Call<'a> {
     pub(super) async fn run(&self, command: &Command<'_>) -> Result<Answer, Refused> {
+        if command.may_tell_much() && self.room.left() == 0 {
+            let max = self.config.answer_bytes_max;
+            let detail = format!("what was asked before takes {max} bytes: ask in another request");
+            return Err(Refused::with_detail(ErrorCode::LimitExceeded, detail));
+        }
+        let answer = self.answer(command).await?;
+        self.room.take(answer.bytes());
+        Ok(answer)
+    }
+
+    /// How many bytes of a history one question may be told.
+    pub(super) fn share(&self) -> u32 {
+        let side_by_side = u32::try_from(self.side_by_side).unwrap_or(u32::MAX).max(1);
+        self.room.left().min(self.config.answer_bytes_max / side_by_side)
+    }
+
+    async fn answer(&self, command: &Command<'_>) -> Result<Answer, Refused> {
         Ok(match command {
             Command::Publish(request) => Answer::Published(self.publish(request).await?),
             Command::Broadcast(request) => Answer::Broadcast(self.broadcast(request).await?),
@@ -67,9 +88,11 @@ impl<'a> Call<'a> {
         if batch.commands.len() > max {
             return Err(Refused::bad_request(format!("the batch holds more than {max} commands")));
         }
+        let side_by_side = if batch.parallel { batch.commands.len().clamp(1, CONCURRENT) } else { 1 };
+        let call = Self { side_by_side, ..*self };
         let mut answers: Vec<Option<Result<Answer, Refused>>> = batch.commands.iter().map(|_| None).collect();
         for stage in stages(batch) {
-            let chains = stage.into_iter().map(|chain| self.run_chain(batch, chain));
+            let chains = stage.into_iter().map(|chain| call.run_chain(batch, chain));
             let mut running = futures_util::stream::iter(chains).buffer_unordered(CONCURRENT);
             while let Some(done) = running.next().await {
                 for (at, answer) in done {

@@ -22,6 +22,7 @@ use super::keys::Keys;
 use super::openapi;
 use super::refused::Refused;
 use super::request::{Batch, Method, Older};
+use super::room::Room;
 use super::run::Call;
 use crate::node::Node;
 use crate::secret::SecretFileError;
@@ -207,7 +208,15 @@ impl Api {
             () = self.closed.cancelled() => return Err(going_away()),
             body = self.read(&head.headers, body) => body?,
         };
-        let call = Call { config: &self.config, node: &self.node, body: &body, deadline };
+        let room = Room::of(self.config.answer_bytes_max);
+        let call = Call {
+            config: &self.config,
+            node: &self.node,
+            body: &body,
+            deadline,
+            room: &room,
+            side_by_side: 1,
+        };
         let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
         // serde would also take a list of fields in their order, which is nobody's API.
         if json.trim_ascii_start().first() != Some(&b'{') {

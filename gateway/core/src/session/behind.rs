@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use shared::channel::Channel;
 use shared::position::StreamPosition;
-use shared::publication::{ClientInfo, PayloadKind, Publication};
+use shared::publication::Publication;
 use shared::push::{Event, Form, Push, UnsubscribeCode};
 
 use super::Session;
@@ -20,11 +20,7 @@ use crate::delta;
 use crate::effect::{Effect, GoLive, Join, OutcomeResult, PastWanted, Terms, Ticket};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::reads_on;
-
-/// What a publication takes in a reply beside its texts, in bytes: the names of its fields, numbers and brackets.
-const PUBLICATION_BYTES: usize = 128;
-/// The same for a client in a presence reply.
-const CLIENT_BYTES: usize = 128;
+use crate::reply_bytes::{fitting, publication_bytes, publications_bytes};
 
 /// Reads in a row that may fail before a subscription ends.
 pub const READS_FAILED_MAX: u8 = 3;
@@ -252,60 +248,9 @@ impl Session {
     /// About how many publications like these a piece has room for.
     fn piece_limit(&self, publications: &[Publication]) -> u32 {
         let settings = &self.context.settings;
-        let bytes: usize = publications.iter().map(publication_bytes).sum();
+        let bytes = publications_bytes(publications);
         let each = (bytes / publications.len().max(1)).max(1);
         let limit = (settings.reply_bytes_max as usize / each).saturating_add(1);
         u32::try_from(limit).unwrap_or(u32::MAX).min(settings.recovery_limit_max)
     }
-}
-
-/// How many of these fit into so many bytes of a reply, at least one if there is any; and their bytes.
-pub(super) fn fitting(publications: &[Publication], room: usize) -> (usize, usize) {
-    let (mut count, mut bytes) = (0, 0);
-    for publication in publications {
-        let more = bytes + publication_bytes(publication);
-        if more > room && count > 0 {
-            break;
-        }
-        (count, bytes) = (count + 1, more);
-    }
-    (count, bytes)
-}
-
-/// What all of these take in a reply, at most.
-pub(super) fn publications_bytes(publications: &[Publication]) -> usize {
-    publications.iter().map(publication_bytes).sum()
-}
-
-/// What a publication takes in a reply, at most.
-fn publication_bytes(publication: &Publication) -> usize {
-    let data = &publication.data;
-    let data_bytes = match data.kind {
-        PayloadKind::Json => data.bytes.len(),
-        PayloadKind::Text => text_bytes(&data.bytes),
-        // Base64.
-        PayloadKind::Binary => data.bytes.len().div_ceil(3) * 4,
-    };
-    let tags: usize = publication
-        .tags
-        .iter()
-        .map(|(key, value)| text_bytes(key.as_bytes()) + text_bytes(value.as_bytes()) + 6)
-        .sum();
-    data_bytes + tags + publication.info.as_ref().map_or(0, client_bytes) + PUBLICATION_BYTES
-}
-
-/// What a client takes in a reply, at most.
-pub(super) fn client_bytes(info: &ClientInfo) -> usize {
-    let json = |json: &Option<bytes::Bytes>| json.as_ref().map_or(0, bytes::Bytes::len);
-    text_bytes(info.user.as_str().as_bytes()) + json(&info.conn_info) + json(&info.chan_info) + CLIENT_BYTES
-}
-
-/// The bytes of a text in a JSON string: control characters take six, what is escaped otherwise two.
-fn text_bytes(text: &[u8]) -> usize {
-    let escaped = |byte: &u8| match byte {
-        0..=0x1f | 0x7f => 5,
-        b'"' | b'\\' => 1,
-        _ => 0,
-    };
-    text.len() + text.iter().map(escaped).sum::<usize>()
 }

@@ -18,7 +18,6 @@ use shared::refusal::Refusal;
 use shared::reply::{Answer, KeyedAnswer, Subscribed};
 
 use super::Session;
-use super::behind::{fitting, publications_bytes};
 use super::loading::{Arrived, Awaited, Busy, Entry, Loading, Step, Wanted};
 use super::on_connect::expiry;
 use super::on_subscribe::granted;
@@ -28,6 +27,7 @@ use crate::channel_rules::ChannelOptions;
 use crate::effect::{Denial, Effect, Grant, Join, OutcomeResult};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::map::{StateFilter, StatePage};
+use crate::reply_bytes::{fitting, publications_bytes};
 
 /// What clients are told of a place in a channel without a stream: whose life it is of.
 pub(super) fn unnumbered(position: StreamPosition) -> StreamPosition {

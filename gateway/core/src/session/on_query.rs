@@ -8,10 +8,10 @@ use shared::publication::ClientInfo;
 use shared::reply::Answer;
 
 use super::Session;
-use super::behind::{client_bytes, fitting};
 use super::state::Awaited;
 use crate::effect::Effect;
 use crate::history::{HistoryFilter, HistoryPage};
+use crate::reply_bytes::{client_bytes, fitting};
 
 impl Session {
     pub(super) fn on_history(&mut self, now: Moment, id: u32, request: History) {

@@ -334,6 +334,33 @@ async fn removed_history_is_gone_and_offsets_go_on() {
 }
 
 #[tokio::test]
+async fn an_answer_holds_no_more_than_it_may() {
+    let gateway = with(|config| config.answer_bytes_max = 2_100).await;
+    let data = "x".repeat(900);
+    for _ in 0..4 {
+        gateway.result("publish", json!({"channel": "kept:a", "data": data})).await;
+    }
+    let history = json!({"history": {"channel": "kept:a", "limit": -1}});
+    let told = gateway.result("history", history["history"].clone()).await;
+    assert_eq!(told["publications"].as_array().map(Vec::len), Some(2), "as many as there is room for");
+    assert_eq!(told["offset"], 4);
+
+    let publish = json!({"publish": {"channel": "kept:a", "data": 5}});
+    let commands = [&history, &publish, &history, &history, &publish];
+    let replies = gateway.ask("batch", json!({ "commands": commands })).await;
+    assert_eq!(replies["replies"][0]["history"]["publications"].as_array().map(Vec::len), Some(2));
+    assert_eq!(replies["replies"][2]["history"]["publications"].as_array().map(Vec::len), Some(1));
+    assert_eq!(replies["replies"][3]["error"]["code"], 106, "{replies}");
+    assert_eq!(replies["replies"][4]["publish"]["offset"], 6, "what tells little is done all the same");
+
+    let side_by_side = json!({ "commands": [&history, &history], "parallel": true });
+    let replies = gateway.ask("batch", side_by_side).await;
+    for reply in replies["replies"].as_array().expect("replies") {
+        assert_eq!(reply["history"]["publications"].as_array().map(Vec::len), Some(1), "each has its share");
+    }
+}
+
+#[tokio::test]
 async fn what_a_channel_does_not_keep_is_not_available() {
     let gateway = fixture().await;
     for method in ["history", "history_remove", "presence", "presence_stats"] {
@@ -489,7 +516,9 @@ async fn nothing_is_begun_after_the_deadline() {
     );
     let batch: Batch<'_> = serde_json::from_slice(&body).unwrap();
     let config = Config::default();
-    let call = Call { config: &config, node: &gateway.node, body: &body, deadline: Instant::now() };
+    let room = Room::of(config.answer_bytes_max);
+    let (node, deadline) = (&gateway.node, Instant::now());
+    let call = Call { config: &config, node, body: &body, deadline, room: &room, side_by_side: 1 };
     for (command, answer) in batch.commands.iter().zip(call.run_batch(&batch).await.unwrap()) {
         let refused = match answer {
             Ok(answer::Answer::Broadcast(responses)) => responses[0].clone().unwrap_err(),

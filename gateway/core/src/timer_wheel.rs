@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use shared::moment::Moment;
 
-/// How coarse the wheel is: a deadline is noticed at most this much too late, and never too early.
-pub const TICK: Duration = Duration::from_millis(TICK_MS);
 /// How far the wheel reaches. A later deadline is looked at this early, and again.
 pub const REACH: Duration = Duration::from_millis(TICK_MS * (SLOTS as u64 - 1));
 
+/// How coarse the wheel is: a deadline is noticed at most this much too late, and never too early.
 const TICK_MS: u64 = 64;
 const SLOTS: usize = 1024;
 const NOWHERE: u16 = u16::MAX;

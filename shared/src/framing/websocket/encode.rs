@@ -1,47 +1,11 @@
 //! The outgoing side: whole messages and control frames to bytes.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use super::frame::{CONTROL_BYTES_MAX, FrameHeader, Opcode};
 use super::mask::apply_mask;
 use crate::disconnect::Disconnect;
 use crate::framing::MessageKind;
-
-/// A frame written in place: room for the header, then the payload, then the header in front of it. No copy.
-///
-/// For bytes that are encoded once and sent to many connections.
-#[derive(Debug)]
-pub struct FrameBuilder {
-    buffer: BytesMut,
-}
-
-impl FrameBuilder {
-    /// `payload_bytes` is a guess at the payload's length; the buffer grows when it is too small.
-    pub fn with_capacity(payload_bytes: usize) -> Self {
-        let mut buffer = BytesMut::with_capacity(ROOM_BYTES + payload_bytes);
-        buffer.put_bytes(0, ROOM_BYTES);
-        Self { buffer }
-    }
-
-    /// Where to append the payload. What is already in there is room for the header and earlier payload: do not
-    /// take it away.
-    pub fn payload_mut(&mut self) -> &mut BytesMut {
-        &mut self.buffer
-    }
-
-    /// What has been written so far.
-    pub fn payload(&self) -> &[u8] {
-        self.buffer.get(ROOM_BYTES..).unwrap_or_default()
-    }
-
-    /// The whole frame. `compressed` says that the payload came from a [`super::Deflater`].
-    pub fn finish(mut self, kind: MessageKind, compressed: bool) -> Bytes {
-        let (header, length) = message_header(kind, self.payload().len(), compressed).to_bytes();
-        self.buffer.advance(ROOM_BYTES - length);
-        self.buffer[..length].copy_from_slice(&header[..length]);
-        self.buffer.freeze()
-    }
-}
 
 /// Appends a message as one unmasked frame.
 pub fn encode_message(kind: MessageKind, payload: &[u8], compressed: bool, out: &mut BytesMut) {
@@ -169,11 +133,6 @@ mod tests {
                 Some(MessageKind::Binary)
             }));
             assert_eq!(appended, written);
-
-            let mut builder = FrameBuilder::with_capacity(10);
-            builder.payload_mut().put_slice(&payload);
-            assert_eq!(builder.payload(), payload);
-            assert_eq!(builder.finish(MessageKind::Binary, false), appended[6..]);
         }
     }
 

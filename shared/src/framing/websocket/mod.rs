@@ -27,8 +27,8 @@
 //! # Ok::<(), shared::framing::websocket::FrameError>(())
 //! ```
 //!
-//! 3. Outgoing messages are whole frames: [`FrameBuilder`] for bytes that many connections share (a [`Deflater`]
-//!    makes the compressed twin), [`encode_message`] and [`encode_message_with`] to append to a buffer.
+//! 3. Outgoing messages are whole frames, appended to a buffer by [`encode_message`] and [`encode_message_with`]. A
+//!    [`Deflater`] makes the compressed twin.
 //!
 //! Compression keeps no context on either side, ever. A message deflated with a fresh context refers to nothing
 //! before itself, so it suits every peer whose window it fits: see [`DeflateParams::admits`].
@@ -44,8 +44,8 @@ pub mod offer;
 pub use assemble::{Assembler, CloseFrame, Event, Limits};
 pub use deflate::{Deflater, Inflater};
 pub use encode::{
-    FrameBuilder, encode_close, encode_disconnect, encode_masked, encode_message, encode_message_with,
-    encode_ping, encode_pong,
+    encode_close, encode_disconnect, encode_masked, encode_message, encode_message_with, encode_ping,
+    encode_pong,
 };
 pub use frame::{FrameError, FrameHeader, Opcode, Role};
 pub use handshake::{HandshakeError, Upgrade, accept_key, read_connect, read_upgrade};

@@ -204,12 +204,13 @@ fn declaration(lines: &[&str], file: &str, name: &str) -> usize {
 }
 
 fn kind_in_words(kind: &str) -> &'static str {
-    match kind {
+    // What need not be set is no other kind of value for that.
+    match kind.strip_prefix("Option<").and_then(|kind| kind.strip_suffix('>')).unwrap_or(kind) {
         "bool" => "true, false",
         "u16" | "u32" | "u64" | "usize" | "i64" => "number",
         "f64" => "fraction",
         "SocketAddr" => "address:port",
-        "PathBuf" | "Option<PathBuf>" => "file",
+        "PathBuf" => "file",
         kind if kind.starts_with("Vec<") => "list",
         _ => "text",
     }

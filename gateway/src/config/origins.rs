@@ -35,8 +35,8 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
     let set = |(path, value): (Vec<String>, Value)| {
         // A namespace begins with the options that channels without one begin with.
         let of_default = match &path[..] {
-            [namespaces, _, key] if namespaces == "namespaces" => {
-                defaults.get(&["channels".to_owned(), key.clone()][..]).copied()
+            [namespaces, _, option @ ..] if namespaces == "namespaces" => {
+                defaults.get(&[&["channels".to_owned()], option].concat()[..]).copied()
             }
             [raw, paths, _, key] if raw == "raw" && paths == "paths" => of_raw_path.get(key),
             path => defaults.get(path).copied(),

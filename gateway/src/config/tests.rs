@@ -272,6 +272,7 @@ fn every_value_is_shown_with_who_said_it() {
         ("namespaces.chat.presence", "true", format!("{file}:5"), false),
         ("namespaces.chat.allow_publish", "true", "the flag --demo".to_owned(), false),
         ("namespaces.chat.allow_user_limited", "false", "default".to_owned(), true),
+        ("namespaces.chat.map.page_size", "100", "default".to_owned(), true),
         ("api.keys", "[\"[redacted]\"]", format!("{file}:7"), false),
         ("workers.count", "2", "TIDEGATE_WORKERS__COUNT".to_owned(), false),
         ("server.listen", "\"127.0.0.1:3\"", "the flag --listen".to_owned(), false),

@@ -10,6 +10,9 @@ import { until } from './wait.mjs';
 
 const ATTEMPTS = 5;
 
+const running = new Set();
+process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
+
 export async function startRedis(t) {
   for (let attempt = 1; ; attempt += 1) {
     const port = await freePort();
@@ -17,6 +20,7 @@ export async function startRedis(t) {
     const options = { port, bind: '127.0.0.1', save: '', appendonly: 'no', dir: directory, daemonize: 'no' };
     const args = Object.entries(options).flatMap(([key, value]) => [`--${key}`, String(value)]);
     const child = spawn('redis-server', args, { stdio: 'ignore' });
+    running.add(child);
     let ended = '';
     const gone = new Promise((resolve) => {
       const end = (why) => resolve((ended = why));
@@ -26,12 +30,12 @@ export async function startRedis(t) {
     const stop = async () => {
       child.kill('SIGKILL');
       await gone;
+      running.delete(child);
       rmSync(directory, { recursive: true, force: true });
     };
     await until('redis-server answers', async () => ended || (await answers(port)));
     if (!ended) {
       t.after(stop);
-      process.on('exit', () => child.kill('SIGKILL'));
       return { port, url: `redis://127.0.0.1:${port}`, ask: (...words) => ask(port, words) };
     }
     await stop();

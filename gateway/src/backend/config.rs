@@ -18,6 +18,8 @@ use crate::setting::Faults;
 const SECRET_BYTES_MIN: usize = 32;
 /// What the sections of polled channels begin with.
 pub(super) const POLLS: &str = "polls.";
+/// What is wrong with a section that says how to ask, and not where.
+const NEEDS_URL: &str = "needs a url: without one nobody is asked or told anything";
 /// Longest message of the failure that is configured, in bytes.
 const FAILURE_MESSAGE_BYTES_MAX: usize = 256;
 
@@ -284,7 +286,7 @@ impl Config {
             }
             let is_named = section.starts_with("rpc_namespaces") || section.starts_with(POLLS);
             if !hook.is_on() && (is_named || *hook != HookConfig::default()) {
-                faults.add(key("url"), "must be set");
+                faults.add(&*section, NEEDS_URL);
             }
             faults.outside(&key("timeout_ms"), hook.timeout_ms.unwrap_or(1_000), 10..=60_000);
             faults.outside(&key("retries"), hook.retries.unwrap_or(0), 0..=10);
@@ -311,7 +313,7 @@ impl EventsConfig {
     fn check(&self, faults: &mut Faults) {
         match (self.url.is_empty(), parse_url(&self.url)) {
             (false, Err(problem)) => faults.add("events.url", problem),
-            (true, _) if *self != Self::default() => faults.add("events.url", "must be set"),
+            (true, _) if *self != Self::default() => faults.add("events", NEEDS_URL),
             _ => {}
         }
         if self.types.is_empty() {
@@ -447,7 +449,7 @@ mod tests {
         let hook = HookConfig { retries: Some(1), ..HookConfig::default() };
         let events = EventsConfig { deadline_s: 5, ..EventsConfig::default() };
         let config = Config { publish: hook, events, connect_always: true, ..Config::default() };
-        assert_eq!(faulty(&config), ["publish.url", "connect_always", "events.url"]);
+        assert_eq!(faulty(&config), ["publish", "connect_always", "events"]);
     }
 
     #[test]

@@ -146,6 +146,16 @@ fn sections_that_cannot_work_together_are_mistakes_of_the_one_that_asks_for_it()
     ];
     assert_eq!(told.len(), keys.len(), "{told:#?}");
     assert!(told.iter().zip(keys).all(|(told, key)| told.starts_with(key)), "{told:#?}");
+    let hook = "[backend.publish]\ntimeout_ms = 50\nretries = 1\n[namespaces.nn.map]\nordered = true";
+    assert_eq!(
+        mistakes(hook, &[("TIDEGATE_BACKEND__EVENTS__DEADLINE_S", "9")]),
+        [
+            "backend.events: needs a url: without one nobody is asked or told anything \
+             (from TIDEGATE_BACKEND__EVENTS__DEADLINE_S)",
+            "backend.publish: needs a url: without one nobody is asked or told anything (from gateway.toml:3)",
+            "namespaces.nn.map: is for the subscription types map, map_clients and map_users (from gateway.toml:5)",
+        ]
+    );
     let state = "[session]\npersonal_channel = true\n[channels]\nsubscription_type = \"map\"";
     let told = mistakes(state, &[]);
     assert!(told[0].starts_with("session.personal_channel: needs channels of"), "{told:#?}");

@@ -4,6 +4,7 @@ use toml::{Table, Value};
 
 use super::Config;
 use crate::http::raw_paths::RawPath;
+use crate::pusher::config::App;
 
 /// The keys that differ from their defaults as TOML, and how many there are.
 pub(super) fn changed(config: &Config) -> (String, usize) {
@@ -19,10 +20,13 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
             }
         }
     }
-    if let Some(Value::Table(paths)) = set.get_mut("raw").and_then(|raw| raw.get_mut("paths")) {
-        let of_path = Table::try_from(RawPath::default()).unwrap_or_default();
-        for path in paths.iter_mut().filter_map(|(_, path)| path.as_table_mut()) {
-            keep_changed(path, &of_path);
+    let of_path = Table::try_from(RawPath::default()).unwrap_or_default();
+    let of_app = Table::try_from(App::default()).unwrap_or_default();
+    for (section, named, defaults) in [("raw", "paths", of_path), ("pusher", "apps", of_app)] {
+        if let Some(Value::Table(each)) = set.get_mut(section).and_then(|section| section.get_mut(named)) {
+            for one in each.iter_mut().filter_map(|(_, one)| one.as_table_mut()) {
+                keep_changed(one, &defaults);
+            }
         }
     }
     let namespaces = set.remove("namespaces").filter(|namespaces| namespaces != &Value::Table(Table::new()));

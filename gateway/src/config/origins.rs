@@ -9,6 +9,7 @@ use super::Config;
 use super::lines::Lines;
 use super::tree::Node;
 use crate::http::raw_paths::RawPath;
+use crate::pusher::config::App;
 
 /// One key.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -32,6 +33,7 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
     let defaults: HashMap<&[String], &Value> =
         defaults.iter().map(|(path, value)| (path.as_slice(), value)).collect();
     let of_raw_path = serde_json::to_value(RawPath::default()).unwrap_or_default();
+    let of_app = serde_json::to_value(App::default()).unwrap_or_default();
     let set = |(path, value): (Vec<String>, Value)| {
         // A namespace begins with the options that channels without one begin with.
         let of_default = match &path[..] {
@@ -39,6 +41,7 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
                 defaults.get(&[&["channels".to_owned()], option].concat()[..]).copied()
             }
             [raw, paths, _, key] if raw == "raw" && paths == "paths" => of_raw_path.get(key),
+            [pusher, apps, _, key] if pusher == "pusher" && apps == "apps" => of_app.get(key),
             path => defaults.get(path).copied(),
         };
         let is_default = of_default == Some(&value);

@@ -3,7 +3,6 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use gateway_core::channel_rules::SubscriptionType;
 use gateway_core::effect::Overrides;
 use serde_json::value::RawValue;
 use shared::command::Since;
@@ -61,10 +60,8 @@ impl Call<'_> {
 
     pub(super) async fn subscribe(&self, request: &request::Subscribe<'_>) -> Result<(), Refused> {
         let (channel, options) = self.channel(&request.channel)?;
-        if options.subscription_type != SubscriptionType::Stream {
-            return Err(Refused::bad_request(
-                "clients alone subscribe to channels of this subscription_type",
-            ));
+        if options.is_polled() {
+            return Err(Refused::bad_request("clients alone subscribe to polled channels"));
         }
         let info = json("info", request.info, &request.b64info)?;
         let data = json("data", request.data, &request.b64data)?;

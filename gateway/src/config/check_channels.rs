@@ -142,6 +142,8 @@ fn keys(options: &ChannelOptions, faults: &mut Faults) {
         ("allow_remove", map.allow_remove),
         ("allow_remove_anonymous", map.allow_remove_anonymous),
         ("allow_remove_for_client", map.allow_remove_for_client),
+        ("publish_hook", map.publish_hook),
+        ("remove_hook", map.remove_hook),
     ] {
         if set && is_shown {
             let problem = "needs subscription_type = \"map\": who is where is not for clients to say";

@@ -13,12 +13,12 @@ use crate::relay::Relay;
 /// Namespaces of each mode. Keys of the first two live long enough for any of these tests.
 fn with_maps(description: Description) -> Description {
     let mut toml = String::new();
-    for mode in ["ephemeral", "recoverable", "persistent"] {
-        let ttl = if mode == "persistent" { 0 } else { 300 };
+    for (mode, ttl) in
+        [("ephemeral", ", key_ttl_s = 300"), ("recoverable", ", key_ttl_s = 300"), ("persistent", "")]
+    {
         toml += &format!(
             "[namespaces.{mode}]\nsubscription_type = \"map\"\nallow_subscribe = true\n\
-             allow_subscribe_anonymous = true\n\
-             map = {{ mode = \"{mode}\", key_ttl_s = {ttl} }}\n"
+             allow_subscribe_anonymous = true\nmap = {{ mode = \"{mode}\"{ttl} }}\n"
         );
     }
     description.and(&toml)
@@ -190,4 +190,18 @@ async fn who_is_subscribed_is_shown_again_soon_after_redis_has_lost_its_data() {
     redis.ask::<()>(&["FLUSHALL"]);
     redis.ask::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     eventually("the player is shown again", async || players().await == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_the_server_subscribes_is_told_of_changes_as_they_come() {
+    let node = with_maps(gateway()).start().await;
+    let mut client = node.connect_as("ann").await;
+    for channel in ["ephemeral:a", "recoverable:a"] {
+        set(&node, channel, "before", 1).await;
+        node.api("subscribe", json!({ "channel": channel, "user": "ann" })).await;
+        assert_eq!(client.push().await["push"], json!({ "channel": channel, "subscribe": {} }));
+        set(&node, channel, "a", 2).await;
+        let told = client.push().await["push"]["pub"].take();
+        assert_eq!((&told["key"], &told["data"]), (&json!("a"), &json!(2)));
+    }
 }

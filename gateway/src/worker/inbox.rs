@@ -217,11 +217,14 @@ impl Inbox {
         fits
     }
 
-    /// Queues news, if there is room. Answers whether there was.
+    /// Queues news, if there is room. Answers whether there was. A removal finds room always: it has no payload, there is
+    /// one for each key, and nobody would ask for the key again to tell of it.
     pub(crate) fn push_news(&self, news: Arc<News>) -> bool {
         {
             let mut queue = self.queue.lock();
-            if !self.take_room(&queue, news.prepared.bytes()) {
+            if news.removed && !queue.closed {
+                self.count_in(news.prepared.bytes());
+            } else if !self.take_room(&queue, news.prepared.bytes()) {
                 return false;
             }
             queue.events.push_back(Event::News(news));
@@ -236,10 +239,14 @@ impl Inbox {
             && self.waiting.load(Ordering::Relaxed) < self.publications_max
             && self.waiting_bytes.load(Ordering::Relaxed) + bytes <= self.bytes_max;
         if fits {
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-            self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.count_in(bytes);
         }
         fits
+    }
+
+    fn count_in(&self, bytes: usize) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Takes all that waits. `into` must be empty; its room is reused. What was taken counts as waiting until it has been
@@ -374,6 +381,20 @@ mod tests {
         let mut queue = Queue::default();
         inbox.take(&mut queue);
         assert_eq!(queue.lost["a"].map(|position| position.offset), Some(3));
+    }
+
+    #[test]
+    fn a_removal_of_a_followed_key_finds_room_where_its_content_does_not() {
+        let poll = mio::Poll::new().unwrap();
+        let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 0, BYTES_MAX);
+        let news =
+            |removed| Arc::new(News { prepared: publication("a", 1), key: "k".into(), version: 1, removed });
+        assert!(!inbox.push_news(news(false)));
+        assert!(inbox.push_news(news(true)));
+        assert_eq!(inbox.depth(), 1);
+        inbox.close();
+        assert!(!inbox.push_news(news(true)));
+        assert_eq!(inbox.depth(), 0);
     }
 
     #[test]

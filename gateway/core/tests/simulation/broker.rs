@@ -18,6 +18,7 @@ use shared::push::OwnedEvent;
 use crate::checkers::Checkers;
 use crate::cluster::RECOVERY_LIMIT;
 use crate::network::{Ask, Event, Lane, Net, NodeEvent, Question, trace};
+use crate::polls::Application;
 
 /// Larger than any stream here.
 pub(crate) const STREAM_BYTES_MAX: usize = 1 << 20;
@@ -54,6 +55,8 @@ pub(crate) struct Broker {
     flushed_at: Option<Moment>,
     /// When each channel was cleared last.
     pub(crate) cleared_at: BTreeMap<Channel, Moment>,
+    /// What is asked for keys of the polled channel.
+    pub(crate) application: Application,
 }
 
 /// Milliseconds in which nodes find out that streams have begun anew, each by itself: until then some of them hand out
@@ -61,7 +64,7 @@ pub(crate) struct Broker {
 const EPOCHS_OVERLAP: u64 = 5_000;
 
 impl Broker {
-    pub(crate) fn new(rules: ChannelRules, nodes: usize) -> Self {
+    pub(crate) fn new(rules: ChannelRules, nodes: usize, net: &mut Net) -> Self {
         let links = (0..nodes).map(|_| Link { up: true, ..Link::default() }).collect();
         Self {
             rules,
@@ -71,6 +74,7 @@ impl Broker {
             next_number: 0,
             flushed_at: None,
             cleared_at: BTreeMap::new(),
+            application: Application::new(net),
         }
     }
 
@@ -143,6 +147,11 @@ impl Broker {
                 let page = (!failed).then(|| self.read_state(&channel, &filter, net));
                 net.send_to_node(node, life, 1..30, NodeEvent::State { channel, page, wire, ticket });
             }
+            Question::Poll(channel, asked) => {
+                let failed = net.dice.chance(net.plan.failed_reads);
+                let answer = (!failed).then(|| self.application.answer(&asked));
+                net.send_to_node(node, life, 1..120, NodeEvent::Polled { channel, asked, answer });
+            }
             Question::Announce(channel, event) => self.announce(&channel, &event, net, checkers),
         }
     }
@@ -182,6 +191,21 @@ impl Broker {
     /// Whether there may still be two streams of one name, of which nobody can tell which came first.
     pub(crate) fn epochs_overlap(&self, now: Moment) -> bool {
         self.flushed_at.is_some_and(|at| now.0 < at.0 + EPOCHS_OVERLAP)
+    }
+
+    /// Something of a polled key changes, and is published, or found when the key is next asked for.
+    pub(crate) fn change_polled(&mut self, channel: &Channel, net: &mut Net) {
+        let Some((key, version, epoch)) = self.application.change(net) else { return };
+        for (node, link) in self.links.iter_mut().enumerate() {
+            if !link.subscribed.contains(channel) || net.dice.chance(net.plan.dropped_publications) {
+                continue;
+            }
+            let latency = net.dice.within(1..60);
+            let time = link.lane.arrival(net.now, latency);
+            let (channel, key) = (channel.clone(), key.clone());
+            let what = NodeEvent::PolledPublished { link: link.number, channel, key, version, epoch };
+            net.at(time, Event::Node { node, life: link.node_life, what });
+        }
     }
 
     /// Nodes are told to compare where a channel stands, as far as they can be told.

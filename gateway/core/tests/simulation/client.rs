@@ -13,6 +13,7 @@ use crate::broker::{Broker, TAG};
 use crate::checkers::{Checkers, Kind};
 use crate::map::{Map, MapKind};
 use crate::network::{ClientEvent, Event, Net, NodeEvent, trace};
+use crate::polls::{Follower, POLLED};
 use crate::subscription::{State, Subscription};
 
 /// What a reply will be to.
@@ -36,6 +37,8 @@ pub(crate) enum Asked {
     UnsubscribeMap {
         channel: Channel,
     },
+    SubscribePolled,
+    Track,
     Publish,
 }
 
@@ -49,6 +52,7 @@ pub(crate) struct Client {
     asked: BTreeMap<u32, Asked>,
     subscriptions: BTreeMap<Channel, Subscription>,
     pub(crate) maps: BTreeMap<Channel, Map>,
+    pub(crate) follower: Option<Follower>,
 }
 
 impl Client {
@@ -56,6 +60,7 @@ impl Client {
         index: usize,
         wants: impl IntoIterator<Item = (Channel, Kind)>,
         maps: impl IntoIterator<Item = (Channel, MapKind)>,
+        follower: Option<Follower>,
         net: &mut Net,
     ) -> Self {
         let subscription = |(channel, kind): (Channel, Kind)| {
@@ -78,6 +83,7 @@ impl Client {
                 .into_iter()
                 .map(|(channel, kind)| (channel.clone(), Map::new(channel, kind)))
                 .collect(),
+            follower,
         };
         client.later(0..1000, ClientEvent::Connect, net);
         client.later(500..3000, ClientEvent::Churn, net);
@@ -115,6 +121,7 @@ impl Client {
         for channel in maps {
             self.ask_for_map(&channel, &mut frame);
         }
+        self.ask_for_polled(&mut frame);
         self.send(frame, net);
     }
 
@@ -157,8 +164,12 @@ impl Client {
                 }
                 self.ask_to_subscribe(&channel, &mut frame);
                 self.ask_for_map(&channel, &mut frame);
+                if channel.as_str() == POLLED {
+                    self.ask_for_polled(&mut frame);
+                }
                 self.send(frame, net);
             }
+            ClientEvent::Follow(key) => self.follow_again(key, net),
             ClientEvent::Churn => self.churn(broker, net),
         }
     }
@@ -211,6 +222,9 @@ impl Client {
         for (channel, map) in &self.maps {
             map.check_end(&broker.truth(channel), net);
         }
+        if let Some(follower) = &self.follower {
+            follower.check_end(&broker.application, net);
+        }
     }
 
     fn read(&mut self, message: &[u8], broker: &mut Broker, net: &mut Net, checkers: &Checkers) {
@@ -222,6 +236,12 @@ impl Client {
                     wire,
                     message: Bytes::from_static(b"{}"),
                 }),
+                Received::Publication { channel, publication } if *channel == *POLLED => {
+                    self.on_polled_news(&publication, net);
+                }
+                Received::Unsubscribed { channel, code } if *channel == *POLLED => {
+                    self.on_polled_ended(code, net)
+                }
                 Received::Publication { channel, publication } if !publication.key.is_empty() => {
                     self.map(&channel).get(&publication, net);
                 }
@@ -287,6 +307,8 @@ impl Client {
                     let asked = self.asked.remove(&id).expect("a reply answers a command, once");
                     match outcome {
                         Ok(answer) => self.on_answer(asked, answer, broker, net, checkers),
+                        // It has ended meanwhile, and the client was told.
+                        Err(refusal) if matches!(asked, Asked::Track) => assert_eq!(refusal.code, 103),
                         Err(refusal) if matches!(asked, Asked::Map { .. }) => {
                             self.on_map_refused(asked, refusal.code, net);
                         }
@@ -385,6 +407,8 @@ impl Client {
                 }
                 self.later(300..3000, ClientEvent::Subscribe(channel), net);
             }
+            (Asked::SubscribePolled, Answer::Subscribe(result)) => self.on_polled_begun(&result.epoch, net),
+            (Asked::Track, Answer::Other) => net.stats.count("keys followed"),
             (Asked::Publish, Answer::Other) => net.stats.count("publications by clients"),
             (asked, answer) => panic!("{answer:?} does not answer {asked:?}"),
         }
@@ -504,6 +528,9 @@ impl Client {
         }
         for map in self.maps.values_mut() {
             map.state = State::Off;
+        }
+        if let Some(follower) = &mut self.follower {
+            follower.state = State::Off;
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules, DeltaType, SubscriptionType};
 use gateway_core::hub::{Encoding, Variants};
 use gateway_core::map::{MapMode, MapOptions};
+use gateway_core::poll::{PollMode, PollOptions};
 use gateway_core::session::{Application, Context, Settings, Unobserved};
 use shared::channel::Channel;
 use shared::protocol::centrifuge::json::CentrifugeJson;
@@ -16,6 +17,7 @@ use crate::client::Client;
 use crate::map::MapKind;
 use crate::network::{ClientEvent, Event, Holes, Net, NodeEvent, Plan, Stats, trace};
 use crate::node::{Common, Node};
+use crate::polls::{Follower, POLLED};
 use crate::worker::Lines;
 
 const NODES: usize = 3;
@@ -75,6 +77,7 @@ pub(crate) fn run(seed: u64) -> Stats {
     let nodes = (0..NODES).map(|node| Some(Node::new(node, 0, &common, &mut net))).collect();
     let channels: Vec<_> = CHANNELS.iter().map(|name| Channel::parse(name, 255).expect("valid")).collect();
     let maps: Vec<_> = MAPS.iter().map(|name| Channel::parse(name, 255).expect("valid")).collect();
+    let polled = Channel::parse(POLLED, 255).expect("valid");
     let clients = (0..CLIENTS).map(|index| {
         let kinds =
             [Kind::Recoverable, Kind::Positioned, Kind::Filtered, Kind::Patched, Kind::Served, Kind::Plain];
@@ -89,7 +92,8 @@ pub(crate) fn run(seed: u64) -> Stats {
         let wanted_maps = maps.iter().enumerate().filter(|_| net.dice.chance(400));
         let wanted_maps = wanted_maps.map(|(at, channel)| (channel.clone(), map_kinds[(at + index) % 3]));
         let wanted_maps: Vec<_> = wanted_maps.collect();
-        Client::new(index, wants, wanted_maps, &mut net)
+        let follower = net.dice.chance(700).then(|| Follower::new(polled.clone(), &mut net));
+        Client::new(index, wants, wanted_maps, follower, &mut net)
     });
     let clients = clients.collect();
     let mut checkers = Checkers::default();
@@ -98,9 +102,10 @@ pub(crate) fn run(seed: u64) -> Stats {
     net.at(0, Event::Publish);
     net.at(0, Event::ChangeKey);
     net.at(500, Event::ExpireKeys);
+    net.at(0, Event::ChangePolled);
     net.at(1000, Event::Fault);
     net.at(1000, Event::ServerActs);
-    let broker = Broker::new(rules, NODES);
+    let broker = Broker::new(rules, NODES, &mut net);
     let mut cluster = Cluster { net, broker, nodes, clients, checkers, common, channels, maps };
 
     cluster.until(BUSY);
@@ -167,6 +172,20 @@ fn rules() -> ChannelRules {
         delta_publish: true,
         ..ChannelOptions::default()
     };
+    let shared_poll = PollOptions {
+        backend: "simulated".into(),
+        mode: PollMode::Versioned,
+        refresh_interval_ms: 500,
+        refresh_batch_size: 3,
+        linger_ms: 500,
+        publish_enabled: true,
+        ..PollOptions::default()
+    };
+    let polled = ChannelOptions {
+        subscription_type: SubscriptionType::SharedPoll,
+        shared_poll,
+        ..ChannelOptions::default()
+    };
     ChannelRules {
         namespaces: BTreeMap::from([
             ("stream".into(), Arc::new(stream(100))),
@@ -175,6 +194,7 @@ fn rules() -> ChannelRules {
             ("fading".into(), Arc::new(keys(MapMode::Ephemeral, 4, 0))),
             ("map".into(), Arc::new(keys(MapMode::Recoverable, 3600, 100))),
             ("tiny".into(), Arc::new(keys(MapMode::Persistent, 0, 3))),
+            ("poll".into(), Arc::new(polled)),
         ]),
         default: Arc::new(ChannelOptions {
             allow_tags_filter: true,
@@ -229,6 +249,11 @@ impl Cluster {
                 }
                 self.net.after(0..200, Event::ChangeKey);
             }
+            Event::ChangePolled if self.net.now.0 < BUSY => {
+                let channel = Channel::parse(POLLED, 255).expect("valid");
+                self.broker.change_polled(&channel, &mut self.net);
+                self.net.after(0..300, Event::ChangePolled);
+            }
             Event::ExpireKeys => {
                 for channel in &self.maps {
                     self.broker.expire_keys(channel, &mut self.net);
@@ -250,7 +275,7 @@ impl Cluster {
                 }
                 self.net.after(100..600, Event::ServerActs);
             }
-            Event::Publish | Event::ChangeKey | Event::Fault | Event::ServerActs => {}
+            Event::Publish | Event::ChangeKey | Event::ChangePolled | Event::Fault | Event::ServerActs => {}
             Event::LinkUp { node } => {
                 if !self.broker.links[node].up {
                     trace(self.net.now, || format!("the link of node {node} is back"));
@@ -284,7 +309,7 @@ impl Cluster {
     fn strike(&mut self) {
         let net = &mut self.net;
         let node = net.dice.index(NODES);
-        match net.dice.within(0..11) {
+        match net.dice.within(0..12) {
             0..4 => {
                 let client = net.dice.index(CLIENTS);
                 let Some(wire) = self.clients[client].wire else { return };
@@ -325,6 +350,7 @@ impl Cluster {
                 trace(net.now, || "the broker forgets everything".to_owned());
                 self.broker.flush(net.now);
             }
+            10 => self.broker.application.restart(net),
             9 => {
                 net.stats.count("maps cleared");
                 let channel = self.maps[net.dice.index(self.maps.len())].clone();

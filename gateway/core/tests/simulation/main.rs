@@ -12,6 +12,9 @@ mod map;
 mod map_client;
 mod network;
 mod node;
+mod poll_client;
+mod polling;
+mod polls;
 mod states;
 mod subscription;
 mod worker;
@@ -86,7 +89,7 @@ fn the_same_seed_happens_in_the_same_way() {
 }
 
 /// What every run over many seeds must contain.
-const STRIKES: [&str; 48] = [
+const STRIKES: [&str; 59] = [
     "clients gone for a while",
     "closed for a hole in a subscription of the server's",
     "connects refused",
@@ -121,6 +124,16 @@ const STRIKES: [&str; 48] = [
     "maps told to be read anew",
     "pages of changes",
     "patches of keys applied",
+    "epochs of polled keys told",
+    "followers told to come back",
+    "keys followed",
+    "news of polled keys",
+    "news that found no room",
+    "polled keys compared",
+    "polled keys removed",
+    "polls",
+    "polls without an answer",
+    "versions counted anew",
     "publications by clients",
     "publications checked",
     "publications dropped",
@@ -133,6 +146,7 @@ const STRIKES: [&str; 48] = [
     "streams reset",
     "told of a hole",
     "told of a hole after an overflow",
+    "told of a hole before they were live",
     "told that recovery failed",
     "writes",
 ];

@@ -10,6 +10,7 @@ use gateway_core::effect::Ticket;
 use gateway_core::feed::Look;
 use gateway_core::history::{HistoryFilter, HistoryPage};
 use gateway_core::map::{Change, StateFilter, StatePage};
+use gateway_core::poll;
 use gateway_core::session::READS_FAILED_MAX;
 use shared::channel::Channel;
 use shared::moment::Moment;
@@ -39,6 +40,8 @@ pub(crate) enum Event {
     ChangeKey,
     /// The broker takes out keys whose time is over.
     ExpireKeys,
+    /// Something of a polled key changes.
+    ChangePolled,
     Fault,
     /// The application ends a subscription of some client, or makes one.
     ServerActs,
@@ -69,6 +72,8 @@ pub(crate) enum Question {
     Publish(Channel, Publication, u64, Ticket),
     ChangeKey(Channel, Change, u64, Ticket),
     State(Channel, Box<StateFilter>, u64, Ticket),
+    /// The application is asked for keys.
+    Poll(Channel, Vec<poll::Asked>),
     Announce(Channel, OwnedEvent),
 }
 
@@ -133,6 +138,24 @@ pub(crate) enum NodeEvent {
         wire: u64,
         ticket: Ticket,
     },
+    /// The application's answer, if there is one.
+    Polled {
+        channel: Channel,
+        asked: Vec<poll::Asked>,
+        answer: Option<(Epoch, Vec<poll::Item>)>,
+    },
+    /// It is looked at what to ask for.
+    PollDue {
+        channel: Channel,
+    },
+    /// The application has published a key: over such a link.
+    PolledPublished {
+        link: u32,
+        channel: Channel,
+        key: Box<str>,
+        version: u64,
+        epoch: Epoch,
+    },
     /// A channel was cleared: over such a link, too.
     Compare {
         link: u32,
@@ -183,9 +206,17 @@ pub(crate) enum NodeEvent {
 #[derive(Debug)]
 pub(crate) enum ClientEvent {
     Connect,
-    Reads { wire: u64, message: Bytes },
-    Closed { wire: u64, code: u16 },
+    Reads {
+        wire: u64,
+        message: Bytes,
+    },
+    Closed {
+        wire: u64,
+        code: u16,
+    },
     Subscribe(Channel),
+    /// Follow a key again that was removed.
+    Follow(Box<str>),
     Churn,
 }
 
@@ -402,6 +433,16 @@ impl Net {
         let client = wire.client;
         self.at(time, Event::Client { client, what: ClientEvent::Reads { wire: id, message } });
         true
+    }
+
+    /// A subscriber that was to go live was told of a hole: more may have come than was held back for it, and not
+    /// everything is in history.
+    pub(crate) fn told_at_once(&mut self, channel: &Channel, wire: u64) {
+        let is_kept = !["brief:", "fading:"].iter().any(|unkept| channel.as_str().starts_with(unkept));
+        if is_kept {
+            return self.told(channel, wire, false);
+        }
+        self.stats.count("told of a hole before they were live");
     }
 
     /// A subscriber was told of a hole. What `overflowed` on the way to it may still be in history.

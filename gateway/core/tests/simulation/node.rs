@@ -9,6 +9,7 @@ use gateway_core::effect::{Join, Outcome, OutcomeResult, Ticket};
 use gateway_core::feed::{Admission, Check, Delivery, Feed, Look, Mended};
 use gateway_core::history::{HistoryFilter, HistoryPage};
 use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, Previous, Variants};
+use gateway_core::poll::Poller;
 use gateway_core::session::Context;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
@@ -57,10 +58,11 @@ pub(crate) struct Node {
     pub(crate) life: u32,
     pub(crate) workers: Vec<Worker>,
     channels: BTreeMap<Channel, Local>,
+    pub(crate) pollers: BTreeMap<Channel, Poller>,
     /// The worker of each connection, and its place there.
     places: BTreeMap<u64, (usize, u32)>,
-    variants: Arc<Variants>,
-    context: Arc<Context>,
+    pub(crate) variants: Arc<Variants>,
+    pub(crate) context: Arc<Context>,
     /// Counts changes of interest over all channels: one that is forgotten and comes back does not count anew.
     generations: u32,
 }
@@ -86,6 +88,7 @@ impl Node {
             life,
             workers: workers.collect(),
             channels: BTreeMap::new(),
+            pollers: BTreeMap::new(),
             places: BTreeMap::new(),
             variants: common.variants.clone(),
             context: common.context.clone(),
@@ -123,7 +126,13 @@ impl Node {
             NodeEvent::Compare { link: over, channel } if over == link => {
                 self.look(Some(channel), Look::AfterLoss, net);
             }
-            NodeEvent::Publication { .. }
+            NodeEvent::PollDue { channel } => self.poll(&channel, net),
+            NodeEvent::Polled { channel, asked, answer } => self.on_polled(&channel, &asked, answer, net),
+            NodeEvent::PolledPublished { link: over, channel, key, version, epoch } if over == link => {
+                self.on_published(&channel, &key, version, epoch, net);
+            }
+            NodeEvent::PolledPublished { .. }
+            | NodeEvent::Publication { .. }
             | NodeEvent::Subscribed { .. }
             | NodeEvent::Told { .. }
             | NodeEvent::Compare { .. } => {
@@ -178,6 +187,9 @@ impl Node {
             }
             NodeEvent::History { page, channel, purpose: Purpose::Piece { wire, ticket } } => {
                 net.piece_read(wire, &channel, page.is_some());
+                if let Some((local, page)) = self.channels.get_mut(&channel).zip(page.as_ref()) {
+                    local.feed.anchor(page.top);
+                }
                 let read = page.map(Some).ok_or(ErrorCode::Internal);
                 self.answer(wire, ticket, OutcomeResult::Joined(read), net);
             }
@@ -240,10 +252,15 @@ impl Node {
         }
         assert!(self.channels.is_empty(), "node {} keeps {:?}", self.index, self.channels.keys());
         assert!(self.places.is_empty(), "node {} keeps connections", self.index);
+        assert!(
+            self.pollers.values().all(|poller| poller.keys() == 0),
+            "node {} asks for nobody",
+            self.index
+        );
     }
 
     /// Does what a worker wished while it ran.
-    fn carry_out(&mut self, worker: usize, net: &mut Net) {
+    pub(crate) fn carry_out(&mut self, worker: usize, net: &mut Net) {
         while let Some(wish) = self.workers[worker].wishes.pop_front() {
             match wish {
                 Wish::Listen(channel) => {
@@ -294,6 +311,12 @@ impl Node {
                     let question = Question::History(channel, filter, Purpose::Page { wire, ticket });
                     net.ask_broker(self.index, self.life, question);
                 }
+                Wish::Follow(channel, keys) => self.follow(worker, &channel, &keys, net),
+                Wish::Unfollow(channel, keys) => {
+                    if let Some(poller) = self.pollers.get_mut(&channel) {
+                        keys.iter().for_each(|key| poller.untrack(net.now, worker, key));
+                    }
+                }
                 Wish::Announce(channel, event) => {
                     net.ask_broker(self.index, self.life, Question::Announce(channel, event));
                 }
@@ -321,7 +344,8 @@ impl Node {
             net.told_since.insert((wire, join.channel.clone()), net.now);
         }
         let Some(wanted) = join.past else {
-            return self.answer(wire, join.ticket, OutcomeResult::Joined(Ok(None)), net);
+            let past = self.poll_position(&join.channel);
+            return self.answer(wire, join.ticket, OutcomeResult::Joined(Ok(past)), net);
         };
         if wanted.part {
             let purpose = Purpose::Piece { wire, ticket: join.ticket };

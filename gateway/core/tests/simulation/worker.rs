@@ -6,15 +6,18 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use gateway_core::effect::{
     Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Overrides, ServerSubscription, Terms, Ticket,
+    Verified,
 };
 use gateway_core::history::HistoryFilter;
 use gateway_core::hub::{
     Bundles, EncodingId, HoldLimits, Hub, Interest, Knows, Prepared, PushFraming, Sink, Subscriber, Variant,
 };
 use gateway_core::map::{Change, StateFilter};
+use gateway_core::poll::Trackers;
 use gateway_core::session::{Opening, Session, Way};
 use gateway_core::timer_wheel::TimerWheel;
 use shared::channel::Channel;
+use shared::command::TrackBatch;
 use shared::disconnect::Disconnect;
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
@@ -25,6 +28,7 @@ use slab::Slab;
 
 use crate::network::{Net, NodeEvent, trace};
 use crate::node::Common;
+use crate::polling::{News, named};
 
 /// What a worker wants of its node.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub(crate) enum Wish {
     ChangeKey(u64, Ticket, Channel, Change),
     State(u64, Ticket, Channel, Box<StateFilter>),
     History(u64, Ticket, Channel, HistoryFilter),
+    Follow(Channel, Vec<(Box<str>, u64)>),
+    Unfollow(Channel, Vec<Box<str>>),
     Announce(Channel, OwnedEvent),
     /// What can be answered at once.
     Outcome(u64, Outcome),
@@ -63,15 +69,18 @@ impl PushFraming for Lines {
 }
 
 #[derive(Debug)]
-struct Connection {
-    wire: u64,
-    session: Session,
+pub(crate) struct Connection {
+    pub(crate) wire: u64,
+    pub(crate) session: Session,
 }
 
 #[derive(Debug)]
-enum Item {
+pub(crate) enum Item {
     Publication(Arc<Prepared>),
     Lost(Channel, StreamPosition),
+    News(News),
+    /// Versions of this polled channel count anew.
+    Anew(Channel),
 }
 
 #[derive(Debug)]
@@ -82,8 +91,9 @@ pub(crate) struct Worker {
     common: Common,
     hub: Hub,
     wheel: TimerWheel,
-    connections: Slab<Connection>,
-    inbox: Vec<Item>,
+    pub(crate) connections: Slab<Connection>,
+    pub(crate) trackers: Trackers,
+    pub(crate) inbox: Vec<Item>,
     /// What did not fit into the inbox, up to the last.
     overflow: BTreeMap<Channel, StreamPosition>,
     /// The same of the present run, of which subscribers are being told.
@@ -111,6 +121,7 @@ impl Worker {
             hub: Hub::new(limits).with_sweep_piece(1),
             wheel: TimerWheel::new(now),
             connections: Slab::new(),
+            trackers: Trackers::default(),
             inbox: Vec::new(),
             overflow: BTreeMap::new(),
             overflowing: false,
@@ -176,6 +187,8 @@ impl Worker {
                 wishes.push_back(Wish::Forget(channel.clone()));
             }
         });
+        let unfollowed = self.trackers.remove_all(key).into_iter();
+        wishes.extend(unfollowed.map(|(channel, keys)| Wish::Unfollow(channel, named(keys))));
         let left = |(channel, info)| Wish::Announce(channel, OwnedEvent::Left(info));
         self.wishes.extend(announced.into_iter().map(left));
         let wishes = &mut self.wishes;
@@ -216,6 +229,8 @@ impl Worker {
                         hub.lost(channel.as_str(), position, writer);
                     });
                 }
+                Item::News(news) => self.tell_news(&news, net),
+                Item::Anew(channel) => self.tell_anew(&channel, net),
             }
         }
         for (channel, publications) in by_channel {
@@ -250,9 +265,10 @@ impl Worker {
         assert_eq!(self.hub.interest(), Interest::default(), "a hub of node {} is not empty", self.node);
         assert!(self.connections.is_empty(), "node {} keeps connections", self.node);
         assert!(self.inbox.is_empty() && self.overflow.is_empty());
+        assert_eq!(self.trackers.count(), 0, "node {} keeps followers", self.node);
     }
 
-    fn wake(&mut self, net: &mut Net) {
+    pub(crate) fn wake(&mut self, net: &mut Net) {
         if !self.is_to_run {
             self.is_to_run = true;
             let what = NodeEvent::WorkerRuns { worker: self.index };
@@ -277,7 +293,7 @@ impl Worker {
         }
     }
 
-    fn disconnect(&mut self, key: u32, disconnect: Disconnect, net: &mut Net) {
+    pub(crate) fn disconnect(&mut self, key: u32, disconnect: Disconnect, net: &mut Net) {
         if let Some(connection) = self.connections.get_mut(key as usize) {
             connection.session.handle_disconnect(disconnect);
             self.follow_up(key, net);
@@ -285,7 +301,7 @@ impl Worker {
     }
 
     /// Carries out what a session wants, until it wants nothing.
-    fn follow_up(&mut self, key: u32, net: &mut Net) {
+    pub(crate) fn follow_up(&mut self, key: u32, net: &mut Net) {
         while let Some(connection) = self.connections.get_mut(key as usize) {
             let Some(effect) = connection.session.poll_effect() else {
                 if let Some(at) = connection.session.poll_timeout() {
@@ -330,7 +346,27 @@ impl Worker {
                     let what = NodeEvent::Room { wire, ticket };
                     net.send_to_node(self.node, self.life, delay, what);
                 }
+                Effect::Verify { ticket, batches, .. } => {
+                    let verified = |batch: TrackBatch| Verified { items: batch.items, expires: None };
+                    let verified = Ok(batches.into_iter().map(verified).collect());
+                    self.wishes.push_back(answer(ticket, OutcomeResult::Verified(verified)));
+                }
+                Effect::Follow { channel, keys } => {
+                    let subscriber = Subscriber::new(key, Variant::plain(EncodingId::default()));
+                    for (name, version) in &keys {
+                        self.trackers.track(&channel, name, subscriber, *version);
+                    }
+                    self.wishes.push_back(Wish::Follow(channel, keys));
+                }
+                Effect::Unfollow { channel, keys } => {
+                    let last =
+                        keys.into_iter().filter(|name| self.trackers.untrack(channel.as_str(), name, key));
+                    let last = last.collect();
+                    self.wishes.push_back(Wish::Unfollow(channel, last));
+                }
                 Effect::Leave { channel, .. } => {
+                    let unfollowed = named(self.trackers.leave(channel.as_str(), key));
+                    self.wishes.push_back(Wish::Unfollow(channel.clone(), unfollowed));
                     if self.hub.leave(channel.as_str(), key).is_some_and(|left| left.last) {
                         self.wishes.push_back(Wish::Forget(channel));
                     }
@@ -370,7 +406,7 @@ impl Worker {
             if connection.session.handle_hole(go_live) {
                 net.stats.count("holes read from history");
             } else {
-                net.told(&channel, connection.wire, false);
+                net.told_at_once(&channel, connection.wire);
                 connection.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
             }
         }
@@ -404,17 +440,17 @@ fn subscriber(key: u32, terms: &Terms) -> Subscriber {
 }
 
 /// Writes what the hub decides.
-struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     connections: &'a Slab<Connection>,
     net: &'a mut Net,
     told: Vec<(u32, Channel)>,
-    slow: Vec<u32>,
+    pub(crate) slow: Vec<u32>,
     /// The client has no room for what was held back for it.
     is_full: bool,
 }
 
 impl<'a> Writer<'a> {
-    fn new(connections: &'a Slab<Connection>, net: &'a mut Net) -> Self {
+    pub(crate) fn new(connections: &'a Slab<Connection>, net: &'a mut Net) -> Self {
         Self { connections, net, told: Vec::new(), slow: Vec::new(), is_full: false }
     }
 }

@@ -81,11 +81,17 @@ def without_metrics(value):
 
 def without_epoch_within(value):
     """The epoch of a publication in a reply, or of the first one where patches are sent."""
-    for publication in value.get("publications") or []:
+    for publication in [*(value.get("publications") or []), *(value.get("state") or [])]:
         publication.pop("epoch", None)
     publication = value.get("pub")
     if isinstance(publication, dict) and isinstance(publication.get("data"), str):
         publication.pop("epoch", None)
+    return value
+
+
+def without_time_of_entries(value):
+    for entry in value.get("entries") or []:
+        entry.pop("time", None)
     return value
 
 
@@ -116,6 +122,11 @@ EVERYWHERE = [
         "the first publication of a stream names its epoch in pushes alone, but in all of them, patched or not",
         "a reply names the epoch itself; who takes patches needs it as much as others",
         walked(without_epoch_within),
+    ),
+    Everywhere(
+        "entries of `map_read_state` and `map_read_stream` have a `time` only where `publication_time` is set",
+        "it is kept where somebody has asked for it, as that of other publications",
+        walked(without_time_of_entries),
     ),
     Everywhere(
         "a refresh reply names the client and the version",
@@ -152,6 +163,31 @@ NOBODY = "a field that was forgotten: there it means all anonymous clients"
 
 LISTED = [
     Listed(
+        "a map subscription by a token says when it expires",
+        "its client renews the token in time, as that of any other subscription",
+        ["map: with a token"],
+    ),
+    Listed(
+        "`map_stats` of nothing says 0; there nothing",
+        "whoever asks for a number is given one",
+        ["map API: clearing"],
+    ),
+    Listed(
+        "a removal of a key in a channel that has nothing names the channel's epoch",
+        "every answer to a change does",
+        ["map API: removing what is not there"],
+    ),
+    Listed(
+        "`map_read_stream` of a channel without a stream is refused (108); there it is empty",
+        "nothing was lost there: nothing is kept",
+        ["map API: the stream where there is none"],
+    ),
+    Listed(
+        "subscribers of a map that is cleared are told to read anew; there they are not told",
+        "what they have is gone",
+        ["map API: clearing under subscribers"],
+    ),
+    Listed(
         "a user in a token may be a number: its digits",
         "many issuers number their users",
         ["token: with a sub that is a number"],
@@ -173,10 +209,12 @@ LISTED = [
         ["insecure: connect with a good token", "insecure: subscribe to a private channel"],
     ),
     Listed(
-        "several commands in one object or line, and names of fields in capitals, close with 3501; there one counts",
+        "several commands in one object or line, an `id` that comes twice, and names of fields in capitals, close with 3501;"
+        " there one counts",
         STRICT,
         [
             "frame: two commands in one object",
+            "frame: an id that comes twice in one object",
             "frame: two commands in a line",
             "frame: two commands with a space between",
             "frame: with names in capitals",

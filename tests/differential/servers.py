@@ -22,6 +22,9 @@ OLD_SECRET = "the secret before this one, long enough as well"
 KEY = "a-key-of-the-tests"
 
 STREAM = {"history_size": 10, "history_ttl": "300s"}
+# Keys that subscribers set and remove, which live for longer than any case.
+WRITTEN = {"key_ttl": "300s", "allow_publish_for_subscriber": True, "allow_remove_for_subscriber": True}
+CHANGES = {"stream_size": 10, "stream_ttl": "300s"}
 OPEN = {"allow_subscribe_for_client": True}
 
 # Namespaces in the words of the reference. `TIDEGATE` says what they are called here.
@@ -68,6 +71,20 @@ NAMESPACES = {
     "regex": {**OPEN, "channel_regex": "^[a-z]+[0-9]*$"},
     "json": {**OPEN, "allow_publish_for_subscriber": True, "publication_data_format": "json"},
     "object": {**OPEN, "allow_publish_for_subscriber": True, "publication_data_format": "json_object"},
+    "brief": {**OPEN, "subscription_type": "map", "map": {"mode": "ephemeral", **WRITTEN}},
+    "map": {**OPEN, "subscription_type": "map", "map": {"mode": "recoverable", **WRITTEN, **CHANGES}},
+    "lasting": {**OPEN, "subscription_type": "map", "map": {"mode": "persistent", **CHANGES}},
+    "maptags": {
+        **OPEN,
+        "subscription_type": "map",
+        "allow_tags_filter": True,
+        "map": {"mode": "recoverable", "key_ttl": "300s", **CHANGES},
+    },
+    "mapown": {
+        **OPEN,
+        "subscription_type": "map",
+        "map": {"mode": "ephemeral", **WRITTEN, "client_key": "user_id"},
+    },
     "all": {
         **OPEN,
         **STREAM,
@@ -94,6 +111,9 @@ TIDEGATE = {
     "allow_presence_for_subscriber": "allow_presence",
     "allow_user_limited_channels": "allow_user_limited",
     "history_ttl": "history_ttl_s",
+    "allow_remove_for_subscriber": "allow_remove",
+    "key_ttl": "key_ttl_s",
+    "stream_ttl": "stream_ttl_s",
 }
 
 # Several servers of each kind, for what a server is told as a whole: client options of the reference, sections of
@@ -184,19 +204,28 @@ def tidegate_config(profile):
     for name, options in NAMESPACES.items():
         sections[f"namespaces.{name}"] = options_here(options)
     return "\n".join(
-        f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+        f"[{section}]\n" + "".join(f"{key} = {in_toml(value)}\n" for key, value in keys.items())
         for section, keys in sections.items()
     )
 
 
 def options_here(options):
     here = {TIDEGATE.get(key, key): value for key, value in options.items()}
-    if "history_ttl_s" in here:
-        here["history_ttl_s"] = int(here["history_ttl_s"].removesuffix("s"))
+    for name, value in here.items():
+        if isinstance(value, dict):
+            here[name] = options_here(value)
+        elif name.endswith("_ttl_s"):
+            here[name] = int(value.removesuffix("s"))
     # There, whoever asks is told where there is something to tell; here that is an option of its own.
     if here.get("join_leave") and not here.get("force_push_join_leave"):
         here["allow_join_leave"] = True
     return here
+
+
+def in_toml(value):
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {in_toml(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)
 
 
 class Server:

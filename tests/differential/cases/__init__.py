@@ -37,9 +37,9 @@ def table(prefix, rows, profile="main"):
 
 
 def all_cases():
-    from cases import access, channels, connecting, reading, recovering, requests, serving, transports, validity
+    from cases import access, channels, connecting, maps, reading, recovering, requests, serving, transports, validity
 
-    parts = [connecting, validity, channels, access, reading, recovering, serving, transports, requests]
+    parts = [connecting, validity, channels, access, reading, recovering, maps, serving, transports, requests]
     cases = [case for part in parts for case in part.CASES]
     names = [case.name for case in cases]
     doubles = {name for name in names if names.count(name) > 1}

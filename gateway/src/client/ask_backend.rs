@@ -48,7 +48,7 @@ impl Client {
             protocol: self.protocol.format(),
             user: self.session.user().clone(),
             meta: self.session.meta().cloned(),
-            origin: self.origin.clone().unwrap_or_default(),
+            origin: self.origin().cloned().unwrap_or_default(),
         }
     }
 
@@ -67,9 +67,9 @@ impl Client {
         let verdict = (!connect.token.is_empty()).then(|| authenticator.authenticate(now, &connect.token));
         if !connect.headers.is_empty() {
             let given = connect.headers.iter().map(|(name, value)| (&**name, &**value));
-            let mut origin = self.origin.as_deref().cloned().unwrap_or_default();
+            let mut origin = self.origin().map(|origin| Origin::clone(origin)).unwrap_or_default();
             origin.emulated = backend.emulated(given);
-            self.origin = Some(Arc::new(origin));
+            self.rare.get_or_insert_default().origin = Some(Arc::new(origin));
         }
         let mut caller = self.caller();
         self.ask(local, ticket, |_| async move {

@@ -69,19 +69,34 @@ pub(crate) struct Client {
     awaits_room: Option<Ticket>,
     /// Set while bytes wait for the socket: since when none has been taken.
     stalled_since: Option<Moment>,
-    /// By which its commands find it, where they come apart from its stream.
-    name: Option<Box<SessionId>>,
-    /// Where it stands in each of its channels, if every event is to say so.
-    positions: Option<Box<Positions>>,
+    rare: Option<Box<Rare>>,
     /// Held for the connection's life: its place among those allowed.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
+    /// What the node's memory counts for this client alone, in bytes.
+    accounted: usize,
+}
+
+/// What few clients have, in a box of its own for those.
+#[derive(Debug, Default)]
+struct Rare {
+    /// By which its commands find it, where they come apart from its stream.
+    name: Option<SessionId>,
+    /// Where it stands in each of its channels, if every event is to say so.
+    positions: Option<Positions>,
     /// What hooks are told of where it comes from.
     origin: Option<Arc<Origin>>,
     /// Whose client it is, if it speaks Pusher.
     app: Option<Arc<App>>,
-    /// What the node's memory counts for this client alone, in bytes.
-    accounted: usize,
+}
+
+impl Rare {
+    /// `None` if there is nothing of it.
+    fn boxed(self) -> Option<Box<Self>> {
+        let Self { name, positions, origin, app } = &self;
+        let is_any = name.is_some() || positions.is_some() || origin.is_some() || app.is_some();
+        is_any.then(|| Box::new(self))
+    }
 }
 
 /// How a client is reached.
@@ -160,7 +175,18 @@ impl Client {
 
     /// The way past this client for deliveries, if there is one and nothing of them is to be made for it alone.
     pub(crate) fn direct(&self) -> Option<Direct> {
-        if self.positions.is_some() { None } else { self.link.stream.direct() }
+        let alone = self.rare.as_ref().is_some_and(|rare| rare.positions.is_some());
+        if alone { None } else { self.link.stream.direct() }
+    }
+
+    /// What hooks are told of where it comes from.
+    fn origin(&self) -> Option<&Arc<Origin>> {
+        self.rare.as_ref()?.origin.as_ref()
+    }
+
+    /// Whose client it is, if it speaks Pusher.
+    fn app(&self) -> Option<&Arc<App>> {
+        self.rare.as_ref()?.app.as_ref()
     }
 
     /// Whether bytes wait for the socket to take more.
@@ -175,7 +201,7 @@ impl Client {
 
     /// Whether this is the client's name.
     pub(crate) fn is_session(&self, name: SessionId) -> bool {
-        self.name.as_deref().is_some_and(|own| own.is(name))
+        self.rare.as_ref().and_then(|rare| rare.name.as_ref()).is_some_and(|own| own.is(name))
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -191,6 +217,11 @@ mod tests {
     fn a_client_is_small() {
         // As much as the allocator gives for anything over 448 bytes. Beside it an idle one holds a place in five tables,
         // and with a subscription one in the hub's.
-        assert!(size_of::<Client>() <= 512, "{} bytes", size_of::<Client>());
+        assert!(
+            size_of::<Client>() <= 512,
+            "{} bytes, {} of them the session",
+            size_of::<Client>(),
+            size_of::<Session>()
+        );
     }
 }

@@ -31,7 +31,7 @@ impl Client {
         auth: &str,
         data: Option<&Payload>,
     ) {
-        let Some(app) = self.app.clone() else { return };
+        let Some(app) = self.app().cloned() else { return };
         let (client, user) = (self.session.client(), self.session.user());
         let admitted = app.admit(client, user, channel.as_str(), auth, data.map(text));
         let max = app.settings.presence_members_max;
@@ -52,7 +52,7 @@ impl Client {
     /// It says who it is.
     pub(super) fn sign_in(&mut self, local: &mut Local, ticket: Ticket, auth: &str, data: &Payload) {
         let refused = || Err(Denial::of(ErrorCode::NotAvailable));
-        let signed_in = self.app.as_ref().map_or_else(refused, |app| {
+        let signed_in = self.app().map_or_else(refused, |app| {
             app.sign_in(self.session.client(), auth, text(data)).map_err(Denial::Error)
         });
         let admitted = match signed_in {

@@ -13,7 +13,7 @@ use shared::protocol::{Protocol, ProtocolId};
 use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::client::framing::{Framing, Unanswered};
-use crate::client::{Client, ClientKey, Incoming, Link, Outbox};
+use crate::client::{Client, ClientKey, Incoming, Link, Outbox, Rare};
 use crate::pusher::App;
 use crate::transport::encodings::Wire;
 use crate::transport::{Socket, Stream};
@@ -50,7 +50,7 @@ impl Client {
     pub(crate) fn open(new: NewClient, key: ClientKey, local: &Local) -> Self {
         let stream = Stream::from(new.socket);
         let protocol_id = new.protocol.id();
-        let positions = (protocol_id == ProtocolId::SSE_CHANNELS).then(Box::<Positions>::default);
+        let positions = (protocol_id == ProtocolId::SSE_CHANNELS).then(Positions::default);
         // What is made for it alone out of what all share is cut into pieces after that.
         let wire = if positions.is_some() { new.wire.whole() } else { new.wire };
         let variant = local.encodings.variant(protocol_id, wire, new.deflate.as_ref());
@@ -73,7 +73,8 @@ impl Client {
             seed: rand::random(),
         };
         let mut session = Session::open(local.now, opening);
-        if new.app.is_some() {
+        let rare = Rare { name, positions, origin: new.origin, app: new.app };
+        if rare.app.is_some() {
             session = session.asking_of_all();
         }
         if let Some(disconnect) = new.turned_away {
@@ -97,12 +98,9 @@ impl Client {
             closing: None,
             awaits_room: None,
             stalled_since: None,
-            name: name.map(Box::new),
-            positions,
+            rare: rare.boxed(),
             _admitted: new.admitted,
             user_permit: None,
-            origin: new.origin,
-            app: new.app,
             accounted: 0,
         }
     }

@@ -40,10 +40,10 @@ impl Client {
                 Effect::Close(disconnect) => self.begin_close(local, &disconnect),
                 // It is to be told something else.
                 Effect::Authenticate { .. } if self.session.is_closed() => {}
-                Effect::Authenticate { ticket, .. } if self.app.is_some() => self.let_in(local, ticket),
+                Effect::Authenticate { ticket, .. } if self.app().is_some() => self.let_in(local, ticket),
                 Effect::Authenticate { ticket, connect } => self.authenticate(local, ticket, connect),
                 Effect::SignIn { ticket, token, data } => self.sign_in(local, ticket, &token, &data),
-                Effect::Authorize { ticket, channel, token, data } if self.app.is_some() => {
+                Effect::Authorize { ticket, channel, token, data } if self.app().is_some() => {
                     self.let_into(local, ticket, channel, &token, data.as_ref());
                 }
                 Effect::Reauthenticate { ticket, token } => {

@@ -34,7 +34,7 @@ impl Client {
     /// Puts a frame into the outbox. One that is full is written first: what waits may only be waiting for the end of
     /// the turn, and who is slow is for the socket to say.
     pub(crate) fn queue(&mut self, frame: Queued, bytes_max: usize) -> Result<(), outbox::Full> {
-        let frame = match &mut self.positions {
+        let frame = match self.rare.as_mut().and_then(|rare| rare.positions.as_mut()) {
             Some(positions) => Queued::Own(self.link.framing.enclose(positions.amend(frame.bytes()))),
             None => frame,
         };

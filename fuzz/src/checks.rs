@@ -1,6 +1,7 @@
 //! What must hold for any bytes whatsoever. Each function takes what a peer may send and panics if it does not hold.
 
 use bytes::{Bytes, BytesMut};
+use shared::channel::Channel;
 use shared::command::{Command, Request};
 use shared::framing::websocket::{
     Assembler, DeflatePolicy, Deflater, Event, FrameError, Inflater, Limits, Role, offer, read_upgrade,
@@ -12,9 +13,12 @@ use shared::protocol::centrifuge::json::client::{decode_frame, encode_command};
 use shared::protocol::centrifuge::protobuf::{self, CentrifugeProtobuf};
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::event_source::{Asked, Positions};
+use shared::protocol::mercure;
 use shared::protocol::pusher::{Kind, Names, Pusher, parse_socket_id, socket_id};
 use shared::protocol::raw::Raw;
+use shared::push::{Event as PushEvent, Push};
 use shared::record::{decode_message, decode_record, encode_record, split_position};
+use shared::topic_selector::Selector;
 
 /// The framing hears the same however bytes are chopped, holds no more than its limits, and hands out text only if it
 /// is UTF-8. The first byte chooses the role, compression, and the size of the pieces.
@@ -170,6 +174,35 @@ pub fn event_source(data: &[u8]) {
         lines.filter(|line| !line.starts_with(b"id: ")).map(<[u8]>::to_vec).collect()
     };
     assert_eq!(without_ids(&amended), without_ids(events));
+}
+
+/// Any address and any form are refused or make sense, and no update can be more than one event. The first line is the address,
+/// the rest the form; what remains is also tried as a template and a topic.
+pub fn mercure(data: &[u8]) {
+    let split = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let (query, form) = (&data[..split], data.get(split + 1..).unwrap_or_default());
+    if let Ok(query) = std::str::from_utf8(query)
+        && let Ok(asked) = mercure::Asked::read(query, Some(form))
+    {
+        let connect = asked.connect("", |topic| format!("m:{}", topic.unwrap_or("*")));
+        assert!(connect.exact && connect.subs.len() == 1);
+    }
+    if let Ok(update) = mercure::Update::read(form) {
+        let channel = Channel::parse("m:*", 255).expect("a name");
+        let mut out = BytesMut::new();
+        let publication = update.publication("urn:uuid:1");
+        mercure::Mercure.encode_push(Push::to(&channel, PushEvent::plain(&publication)), &mut out);
+        assert!(out.ends_with(b"\n\n") && memchr_of(&out) == Some(out.len() - 2), "one event");
+    }
+    let (Ok(template), Ok(topic)) = (std::str::from_utf8(query), std::str::from_utf8(form)) else { return };
+    let selector = Selector::new(template);
+    assert!(selector.matches(template));
+    let _ = selector.matches(topic);
+}
+
+/// Where a line is empty for the first time.
+fn memchr_of(events: &[u8]) -> Option<usize> {
+    events.windows(2).position(|pair| pair == b"\n\n")
 }
 
 /// What a broker carries is refused, or reads back when it is written again.

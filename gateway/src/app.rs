@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::client_ip::TrustedProxies;
 use crate::admission::{Admission, Config as AdmissionConfig};
+use crate::api::update::Hub;
 use crate::api::{Api, ByClient};
 use crate::auth::Authenticator;
 use crate::backend::Backend;
@@ -201,6 +202,10 @@ impl App {
             ),
             clients: true,
             sse: config.sse.enabled,
+            hub: config
+                .mercure
+                .enabled
+                .then(|| Arc::new(Hub::new(config.mercure.clone(), authenticator.clone(), node.clone()))),
             api: api_socket.is_none().then(|| api.clone()),
             by_client: Arc::new(ByClient::new(authenticator.clone(), node.clone())),
             encodings,

@@ -24,6 +24,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("raw", "src/http/raw_paths.rs", "Config"),
     (RAW_PATH, "src/http/raw_paths.rs", "RawPath"),
     ("sse", "src/http/event_stream.rs", "Config"),
+    ("mercure", "src/api/update.rs", "Config"),
     ("websocket", "src/client/config.rs", "WebSocketConfig"),
     ("session", "core/src/session/settings.rs", "Settings"),
     ("auth", "src/auth/config.rs", "Config"),
@@ -183,9 +184,14 @@ fn fields(file: &str, name: &str) -> Vec<Field> {
     let lines: Vec<&str> = source.lines().collect();
     let at = declaration(&lines, file, name);
     let (mut fields, mut comment) = (Vec::new(), Vec::new());
+    let mut is_set_elsewhere = false;
     for line in lines[at + 1..].iter().map(|line| line.trim()).take_while(|line| *line != "}") {
         if let Some(text) = line.strip_prefix("///") {
             comment.push(text.trim());
+        } else if line == "#[serde(skip)]" {
+            is_set_elsewhere = true;
+        } else if std::mem::take(&mut is_set_elsewhere) {
+            comment.clear();
         } else if let Some((name, kind)) = line.strip_prefix("pub ").and_then(|line| line.split_once(": ")) {
             let meaning = comment.join(" ");
             assert!(!meaning.is_empty(), "{file}: {name} does not say what it means");

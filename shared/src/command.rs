@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::ErrorCode;
 use crate::publication::Payload;
+use crate::topic_selector::Selector;
 
 /// One request. `id` names the reply; 0 where none is expected.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -159,6 +160,19 @@ pub struct Subscribe {
     pub page: Option<Box<Page>>,
     /// To be told which users are there, now and as they come and go. For protocols that tell of users and not of clients.
     pub members: bool,
+    /// Ask to be given what came after an update, in place of (`epoch`, `offset`).
+    pub after: Option<After>,
+    /// In a channel of updates of many topics: those that are followed. Empty: all that come.
+    pub topics: Box<[Selector]>,
+}
+
+/// Where a client of updates stopped reading.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum After {
+    /// Nowhere: all that there is.
+    Everything,
+    /// At the update of this id.
+    Id(Box<str>),
 }
 
 /// What a subscription follows.

@@ -16,6 +16,7 @@ pub mod publication;
 pub mod push;
 pub mod record;
 pub mod reply;
+pub mod topic_selector;
 
 pub mod disconnect;
 pub mod error;

@@ -124,6 +124,8 @@ pub struct Subscribed {
     pub publications: Vec<Publication>,
     pub recovered: bool,
     pub was_recovering: bool,
+    /// The id of the update before the first of `publications`, where they were asked for by that.
+    pub after: Option<Box<str>>,
     /// Of the application, for this subscriber.
     pub data: Option<Box<Payload>>,
     /// Payloads come in the forms of [`crate::push::Form`] that are not plain.

@@ -80,5 +80,6 @@ smoke! {
     any_bytes_can_come_as_a_bare_message: raw;
     any_bytes_can_come_as_the_address_of_an_event_stream: event_source;
     any_bytes_can_come_from_a_pusher_client: pusher;
+    any_bytes_can_come_to_a_hub: mercure;
     any_bytes_can_come_from_a_broker: record;
 }

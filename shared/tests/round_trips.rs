@@ -88,6 +88,8 @@ fn subscribe() -> impl Strategy<Value = Subscribe> {
             kind,
             page: (page != Page::default()).then(|| Box::new(page)),
             members: false,
+            after: None,
+            topics: Box::default(),
         },
     )
 }

@@ -126,6 +126,9 @@ pub struct ChannelOptions {
     pub allow_presence_for_client: bool,
     /// The same for anonymous clients.
     pub allow_presence_for_anonymous: bool,
+    /// Publications can be private: for those whose token names one of their topics. That is where the hub's updates are.
+    #[serde(skip)]
+    pub has_private_publications: bool,
 }
 
 /// What the subscriptions to a channel follow.
@@ -289,6 +292,11 @@ impl ChannelRules {
     /// `None` if the channel names a namespace that does not exist.
     pub fn options(&self, channel: &Channel) -> Option<&Arc<ChannelOptions>> {
         self.find(channel).0
+    }
+
+    /// The part of a channel's name that is its own: behind its namespace.
+    pub fn own_name<'a>(&self, channel: &'a Channel) -> &'a str {
+        self.find(channel).1
     }
 
     /// Whether the rule of the channel's namespace admits its name. That of a namespace that does not exist has no say.

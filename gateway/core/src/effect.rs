@@ -19,6 +19,7 @@ use shared::protocol::Header;
 use shared::publication::{ClientInfo, Payload, Publication};
 use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
+use shared::topic_selector::Selector;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
 use crate::map::{Change, Keeping, StateFilter, StatePage};
@@ -376,6 +377,19 @@ pub struct Identity {
     pub data: Option<Bytes>,
     /// What the wall clock says, in milliseconds since 1970, for that reply.
     pub time_ms: Option<u64>,
+    /// What its token says of updates.
+    pub updates: Option<Box<Updates>>,
+}
+
+/// What may be done with updates, by their topics.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Updates {
+    /// Topics whose private updates may be read.
+    pub subscribe: Box<[Selector]>,
+    /// Topics that may be published to.
+    pub publish: Box<[Selector]>,
+    /// JSON that is shown beside its subscriptions.
+    pub payload: Option<Bytes>,
 }
 
 /// A subscription that the server makes, not the client.

@@ -4,6 +4,7 @@
 //! channel's publications in order on one node, [`stream`] remembers them. Everything here is told the time and
 //! the answers it asked for, and says what should be done; it does nothing itself.
 
+pub mod audience;
 pub mod catch_up;
 pub mod channel_names;
 pub mod channel_pattern;

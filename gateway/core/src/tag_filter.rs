@@ -7,6 +7,8 @@ use rustc_hash::FxHasher;
 use shared::command::FilterNode;
 use shared::publication::Tags;
 
+use crate::audience::Audience;
+
 /// Most nodes of one filter.
 pub const FILTER_NODES_MAX: usize = 64;
 /// Deepest nesting of nodes.
@@ -32,6 +34,7 @@ enum Node {
     Any(Box<[Node]>),
     Not(Box<Node>),
     Leaf { key: Box<str>, test: Test },
+    Audience(Audience),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -71,9 +74,22 @@ impl TagFilter {
     /// Checks a filter as a client sent it.
     pub fn new(root: &FilterNode) -> Result<Self, FilterError> {
         let root = Room { nodes: FILTER_NODES_MAX, bytes: FILTER_BYTES_MAX }.check(root, FILTER_DEPTH_MAX)?;
+        Ok(Self::of(root))
+    }
+
+    /// Lets through what is for this audience, and of that what the client's own filter does.
+    pub fn of_audience(audience: Audience, own: Option<&Self>) -> Self {
+        let audience = Node::Audience(audience);
+        Self::of(match own {
+            Some(own) => Node::All([audience, own.root.clone()].into()),
+            None => audience,
+        })
+    }
+
+    fn of(root: Node) -> Self {
         let mut hasher = FxHasher::default();
         root.hash(&mut hasher);
-        Ok(Self { root, hash: hasher.finish() })
+        Self { root, hash: hasher.finish() }
     }
 
     /// Whether a publication with these tags is for whoever has this filter.
@@ -166,6 +182,7 @@ impl Node {
             Self::Any(nodes) => nodes.iter().any(|node| node.matches(tags)),
             Self::Not(node) => !node.matches(tags),
             Self::Leaf { key, test } => test.holds(tags.get(key).map(|value| &**value)),
+            Self::Audience(audience) => audience.includes(tags),
         }
     }
 }

@@ -21,6 +21,7 @@ mod room;
 mod rpc;
 mod run;
 mod serve;
+pub mod update;
 
 pub use by_client::ByClient;
 pub use config::{Config, ErrorMode};

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use gateway_core::effect::{Capability, Overrides, Rights, ServerSubscription};
+use gateway_core::effect::{Capability, Overrides, Rights, ServerSubscription, Updates};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::granted::{CapabilityClaim, Ill, SubscriptionClaim, json_of, rights_of};
+use super::granted::{CapabilityClaim, Ill, SubscriptionClaim, UpdatesClaim, json_of, rights_of};
 
 /// The claims that mean something here. Others are passed over, as RFC 7519 §4 asks. `null` is the same as nothing.
 #[derive(Debug, Default, Deserialize)]
@@ -38,6 +38,8 @@ pub(super) struct Claims {
     #[serde(rename = "override")]
     overrides: Option<super::granted::OverrideClaim>,
     allow: Option<Vec<Box<str>>>,
+    /// What may be done with updates.
+    mercure: Option<UpdatesClaim>,
 }
 
 /// What is wrong with a token's times, though its signature is right. In seconds since 1970.
@@ -132,6 +134,10 @@ impl Claims {
         channels.sort_unstable();
         channels.dedup();
         Ok(channels.into_iter().map(plain).collect())
+    }
+
+    pub(super) fn updates(&self) -> Result<Option<Box<Updates>>, Ill> {
+        self.mercure.as_ref().map(UpdatesClaim::updates).transpose()
     }
 
     pub(super) fn capabilities(&self) -> Result<Box<[Capability]>, Ill> {

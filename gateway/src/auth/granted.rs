@@ -3,15 +3,19 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use gateway_core::effect::{Capability, Matching, Overrides, Rights, ServerSubscription};
+use gateway_core::effect::{Capability, Matching, Overrides, Rights, ServerSubscription, Updates};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::publication::is_json;
+use shared::topic_selector::Selector;
 
 /// The most capabilities of a client.
 const CAPABILITIES_MAX: usize = 64;
 /// The most channels and patterns in all of them together. Each may be looked at for a command.
 const CAPABILITY_CHANNELS_MAX: usize = 512;
+
+/// The most topics to publish to, and to subscribe to. Each may be looked at for an update.
+const TOPICS_MAX: usize = 256;
 
 /// What of the claims makes no sense.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -26,6 +30,8 @@ pub(super) enum Ill {
     CapabilityChannels,
     #[error("its caps match by {0:?}: exact and wildcard are served")]
     Matching(Box<str>),
+    #[error("its mercure names more than {TOPICS_MAX} topics")]
+    Topics,
     #[error("it allows {0:?}, which is none of sub, pub, prs, hst")]
     Right(Box<str>),
 }
@@ -66,6 +72,32 @@ pub(super) struct CapabilityClaim {
     #[serde(rename = "match")]
     matching: Option<Box<str>>,
     allow: Vec<Box<str>>,
+}
+
+/// The claim `mercure`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct UpdatesClaim {
+    publish: Option<Vec<Box<str>>>,
+    subscribe: Option<Vec<Box<str>>>,
+    payload: Option<Box<RawValue>>,
+}
+
+impl UpdatesClaim {
+    pub(super) fn updates(&self) -> Result<Box<Updates>, Ill> {
+        let selectors = |texts: &Option<Vec<Box<str>>>| {
+            let texts = texts.as_deref().unwrap_or_default();
+            if texts.len() > TOPICS_MAX {
+                return Err(Ill::Topics);
+            }
+            Ok(texts.iter().map(|text| Selector::new(text)).collect())
+        };
+        Ok(Box::new(Updates {
+            subscribe: selectors(&self.subscribe)?,
+            publish: selectors(&self.publish)?,
+            payload: json_of("mercure.payload", self.payload.as_deref(), None)?,
+        }))
+    }
 }
 
 impl SubscriptionClaim {

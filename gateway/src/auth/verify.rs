@@ -231,6 +231,7 @@ fn identity(teller: &Teller, opened: &Opened, end: Option<i64>, now: i64) -> Res
         subs: claims.server_subscriptions()?,
         meta: claims.meta()?,
         caps: claims.capabilities()?,
+        updates: claims.updates()?,
         ..Identity::default()
     })
 }

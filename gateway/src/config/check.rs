@@ -41,6 +41,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("limits", &|faults| config.limits.check(faults));
     section("http", &|faults| config.http.check(faults));
     section("sse", &|faults| config.sse.check(faults));
+    section("mercure", &|faults| mercure(config, faults));
     section("websocket", &|faults| config.websocket.check(faults));
     section("auth", &|faults| config.auth.check(faults));
     section("api", &|faults| {
@@ -222,6 +223,21 @@ fn raw_paths(config: &Config, faults: &mut Faults) {
             },
         };
         faults.add(format!("paths.{path}.channel"), problem);
+    }
+}
+
+/// Where updates are has to be a namespace that can hold any topic.
+fn mercure(config: &Config, faults: &mut Faults) {
+    config.mercure.check(faults);
+    if !config.mercure.enabled {
+        return;
+    }
+    if config.channel_names.namespace_boundary.is_empty() {
+        faults.add("enabled", "needs channel_names.namespace_boundary, which is empty");
+    }
+    let Some(options) = config.namespaces.get(&*config.mercure.namespace) else { return };
+    if !options.pattern.is_none() || options.subscription_type != SubscriptionType::Stream {
+        faults.add("namespace", "must have no pattern, and be of the type stream");
     }
 }
 

@@ -49,6 +49,7 @@ pub struct Config {
     pub http: http::config::Config,
     pub raw: http::raw_paths::Config,
     pub sse: http::event_stream::Config,
+    pub mercure: api::update::Config,
     pub websocket: client::config::WebSocketConfig,
     pub session: Settings,
     pub auth: auth::Config,
@@ -202,8 +203,12 @@ impl Config {
 
     /// The options of every channel.
     pub fn channel_rules(&self) -> ChannelRules {
-        let namespaces =
-            self.namespaces.iter().map(|(name, options)| (name.as_str().into(), options.clone()));
+        let mut namespaces = self.namespaces.clone();
+        if self.mercure.enabled {
+            let of_updates = namespaces.entry(self.mercure.namespace.to_string());
+            of_updates.or_insert_with(api::update::default_options).has_private_publications = true;
+        }
+        let namespaces = namespaces.into_iter().map(|(name, options)| (name.into(), options));
         let (names, unicode) = (self.channel_names.clone(), self.session.channel_unicode);
         let rules = ChannelRules::new(self.channels.clone(), namespaces, names, unicode);
         let apps = self.pusher.apps.iter().filter(|_| self.pusher.enabled);

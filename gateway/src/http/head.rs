@@ -86,6 +86,13 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// The cookie of this name, if it is text.
+    pub(super) fn cookie(&self, name: &str) -> Option<&'a str> {
+        let pairs = self.all("cookie").filter_map(|cookies| std::str::from_utf8(cookies).ok());
+        let mut pairs = pairs.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.split_once('='));
+        pairs.find(|(found, _)| found.trim() == name).map(|(_, value)| value.trim().trim_matches('"'))
+    }
+
     /// What makes it unclear who asks whom: a proxy in front may have gone by another header than this node would.
     pub(super) fn ambiguity(&self) -> Option<&'static str> {
         if self.all("origin").nth(1).is_some() {

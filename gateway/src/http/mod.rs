@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 
 use crate::admission::Admission;
 use crate::admission::client_ip::TrustedProxies;
+use crate::api::update::Hub;
 use crate::api::{Api, ByClient};
 use crate::backend::Backend;
 use crate::client::open::NewClient;
@@ -30,6 +31,7 @@ pub mod raw_paths;
 mod cors;
 mod emulate;
 mod head;
+mod mercure;
 mod respond;
 mod route;
 mod stream;
@@ -77,6 +79,8 @@ pub(crate) struct Router {
     pub(crate) clients: bool,
     /// Whether `/sse` is served.
     pub(crate) sse: bool,
+    /// The Mercure hub, where it is switched on.
+    pub(crate) hub: Option<Arc<Hub>>,
     /// `None` where the API has an address of its own.
     pub(crate) api: Option<Arc<Api>>,
     pub(crate) by_client: Arc<ByClient>,

@@ -15,7 +15,7 @@ use crate::http::head::Head;
 use crate::http::raw_paths::RawPath;
 use crate::http::respond::Streamed;
 use crate::http::upgrade::Opening;
-use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, event_stream, pages, whole};
+use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, event_stream, mercure, pages, whole};
 use crate::pusher::Apps;
 use crate::telemetry::labels::Handshake;
 
@@ -104,6 +104,7 @@ impl Router {
         match apart {
             Apart::Streamed(streamed) => self.respond(peer, take_over, request, streamed).await,
             Apart::Channels => self.follow_channels(peer, take_over, request).await,
+            Apart::Updates => self.serve_updates(peer, take_over, request).await,
             Apart::Emulation => self.emulate(request).await,
             Apart::Publish => self.publish(peer, request).await,
             Apart::Init => {
@@ -219,7 +220,11 @@ impl Router {
     }
 
     fn apart_of(&self, path: &str) -> Option<Apart> {
-        let named = || (self.sse && path == event_stream::PATH).then_some(Apart::Channels);
+        let named = || match path {
+            event_stream::PATH => self.sse.then_some(Apart::Channels),
+            mercure::PATH => self.hub.is_some().then_some(Apart::Updates),
+            _ => None,
+        };
         self.clients.then(|| Apart::of(path).or_else(named)).flatten()
     }
 
@@ -272,6 +277,8 @@ enum Apart {
     Streamed(Streamed),
     /// Channels as events, named in the address.
     Channels,
+    /// Updates of topics, followed or published.
+    Updates,
     /// Commands of a client that is reached through a response.
     Emulation,
     /// A publication of a client that shows its token and holds no connection.
@@ -298,6 +305,7 @@ impl Apart {
         match self {
             Self::Streamed(streamed) => streamed.methods(),
             Self::Channels => event_stream::METHODS,
+            Self::Updates => mercure::METHODS,
             Self::Emulation | Self::Publish => emulate::METHODS,
             Self::Init => "GET, OPTIONS",
         }

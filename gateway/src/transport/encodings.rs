@@ -15,6 +15,7 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::protobuf::CentrifugeProtobuf;
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::event_source::EventSource;
+use shared::protocol::mercure::Mercure;
 use shared::protocol::raw::Raw;
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
@@ -30,6 +31,7 @@ pub(crate) struct Encodings {
     centrifuge_protobuf: [Arc<dyn Protocol>; 2],
     /// For those who follow one channel, and several.
     event_source: [Arc<dyn Protocol>; 2],
+    mercure: Arc<dyn Protocol>,
     /// By protocol and wire.
     ids: [[EncodingId; Wire::COUNT]; ProtocolId::COUNT],
     /// By their ids.
@@ -97,6 +99,7 @@ impl Encodings {
         });
         let event_source = [false, true]
             .map(|several| with_faults(Arc::new(EventSource { several, retry_ms: sse_retry_ms })));
+        let mercure = with_faults(Arc::new(Mercure));
         // What a protocol says to all does not depend on which channel the bare one's value is for, nor on who pings.
         let on = |protocol: ProtocolId, wire| -> Arc<dyn Protocol> {
             let joins = may_join(wire, joins);
@@ -112,6 +115,7 @@ impl Encodings {
                 ProtocolId::RAW => Arc::new(Raw::new("".into(), "".into(), None)),
                 ProtocolId::SSE => event_source[0].clone(),
                 ProtocolId::SSE_CHANNELS => event_source[1].clone(),
+                ProtocolId::MERCURE => mercure.clone(),
                 _ => centrifuge_json[0].clone(),
             }
         };
@@ -135,6 +139,7 @@ impl Encodings {
             centrifuge_json,
             centrifuge_protobuf,
             event_source,
+            mercure,
             ids,
             rows,
             joins,
@@ -159,6 +164,11 @@ impl Encodings {
     /// Channels as events, for those who follow several or one.
     pub(crate) fn event_source(&self, several: bool) -> Arc<dyn Protocol> {
         self.event_source[usize::from(several)].clone()
+    }
+
+    /// Updates of topics.
+    pub(crate) fn mercure(&self) -> Arc<dyn Protocol> {
+        self.mercure.clone()
     }
 
     /// The Centrifuge protocol as a client has asked for it.

@@ -55,6 +55,7 @@ mod serves_pusher;
 mod serves_raw;
 mod serves_raw_paths;
 mod serves_tls;
+mod serves_updates;
 pub mod spans_nodes;
 mod survives_a_storm;
 #[cfg(debug_assertions)]

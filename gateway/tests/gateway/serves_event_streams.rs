@@ -235,7 +235,7 @@ async fn the_application_says_who_may_follow_where_its_channels_have_it_asked() 
         .start()
         .await;
     assert_eq!(follow(&gateway, "channel=good", "").await.status, 200);
-    assert_eq!(follow(&gateway, "channel=bad", "").await.status, 400);
+    assert_eq!(follow(&gateway, "channel=bad", "").await.status, 403);
     let asked = application.asked("/subscribe")[0].json();
     assert_eq!((&asked["protocol"], &asked["transport"]), (&json!("sse"), &json!("uni_sse")));
 }

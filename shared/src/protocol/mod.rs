@@ -14,6 +14,7 @@ use crate::reply::Reply;
 
 pub mod centrifuge;
 pub mod event_source;
+pub mod mercure;
 pub mod pusher;
 pub mod raw;
 
@@ -33,8 +34,9 @@ impl ProtocolId {
     /// For those who follow several channels.
     pub const SSE_CHANNELS: Self = Self(6);
     pub const PUSHER: Self = Self(7);
+    pub const MERCURE: Self = Self(8);
     /// How many protocols there are: the length of tables indexed by id.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
 
     const NAMES: [&str; Self::COUNT] = [
         "centrifuge_json",
@@ -45,13 +47,18 @@ impl ProtocolId {
         "sse",
         "sse_channels",
         "pusher",
+        "mercure",
     ];
 
     /// Whether a client says who it is and no more, and is told everything from then on.
     pub fn only_tells(self) -> bool {
         matches!(
             self,
-            Self::CENTRIFUGE_UNI_JSON | Self::CENTRIFUGE_UNI_PROTOBUF | Self::SSE | Self::SSE_CHANNELS
+            Self::CENTRIFUGE_UNI_JSON
+                | Self::CENTRIFUGE_UNI_PROTOBUF
+                | Self::SSE
+                | Self::SSE_CHANNELS
+                | Self::MERCURE
         )
     }
 

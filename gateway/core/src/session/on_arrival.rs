@@ -76,7 +76,9 @@ impl Session {
             one.asks = self.fixed
                 && options.subscribe_hook
                 && rules.names.audience(one.channel.as_str()).is_everyone();
-            if one.asks || self.may_subscribe(options, &one.channel) {
+            let may =
+                self.may_subscribe(options, &one.channel) || self.may_follow_topics(options, &one.channel);
+            if one.asks || may {
                 wanted.entry(one.channel.clone()).or_insert(one);
             } else if self.fixed {
                 return Err(ErrorCode::PermissionDenied.into());
@@ -105,9 +107,12 @@ impl Session {
         // Whatever a client calls it: only its own command can read the state of keys.
         let kind = if options.keeps_keys() { options.subscription_type.kind() } else { asked.kind };
         let asked = Subscribe { kind, ..asked };
+        let mut asked = Asked::of(asked, options)?;
+        asked.filter =
+            self.narrowed(options, &channel, std::mem::take(&mut asked.topics), asked.filter.take());
         let joining = Joining {
             server_side: true,
-            asked: Asked::of(asked, options)?,
+            asked,
             overrides,
             granted: Granted { info, expires, ..Granted::default() }.boxed(),
             data: data.map(Payload::of_unknown),

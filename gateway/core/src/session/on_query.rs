@@ -24,7 +24,9 @@ impl Session {
         if !retention.keeps_history() || options.keeps_keys() {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
-        if !self.may_read_history(options, &channel) {
+        // Nor is it for those from whom some of it is kept.
+        let is_narrowed = self.narrowed(options, &channel, Box::default(), None).is_some();
+        if is_narrowed || !self.may_read_history(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         let since = request.since.as_ref().map(|since| since.offset);

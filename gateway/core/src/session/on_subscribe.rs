@@ -1,11 +1,12 @@
 //! The subscribe command: allowed? joined, caught up, answered, live.
 
 use shared::channel::Channel;
-use shared::command::{Subscribe, SubscriptionKind};
+use shared::command::{After, Subscribe, SubscriptionKind};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
+use shared::protocol::mercure;
 use shared::publication::{ClientInfo, Payload};
 use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
@@ -66,11 +67,13 @@ impl Session {
         }
         let token = std::mem::take(&mut request.token);
         let data = request.data.take().map(|data| *data);
-        let asked = match Asked::of(request, options) {
+        let mut asked = match Asked::of(request, options) {
             Ok(asked) => asked,
             Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
+        asked.filter =
+            self.narrowed(options, &channel, std::mem::take(&mut asked.topics), asked.filter.take());
         if self.asks_of_all {
             return self.ask_about(at, channel, id, asked, token, data);
         }
@@ -78,7 +81,8 @@ impl Session {
         let asks = token.is_empty()
             && options.subscribe_hook
             && context.rules.names.audience(channel.as_str()).is_everyone();
-        if token.is_empty() && !asks && !self.may_subscribe(options, &channel) {
+        let may = || self.may_subscribe(options, &channel) || self.may_follow_topics(options, &channel);
+        if token.is_empty() && !asks && !may() {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         if !token.is_empty() || asks {
@@ -174,7 +178,7 @@ impl Session {
         &mut self,
         now: Moment,
         at: usize,
-        page: Option<HistoryPage>,
+        mut page: Option<HistoryPage>,
         used: usize,
     ) -> Result<(Subscribed, Taken), Refusal> {
         let subscription = &mut self.subscriptions[at];
@@ -182,8 +186,16 @@ impl Session {
         let Given { past, was_recovering, recoverable, positioned, .. } = joining.given;
         let since = joining.asked.since.as_ref();
         let is_up_to_date = |page: &HistoryPage| since.is_some_and(|since| is_recovered(since, page));
+        let mut after = None;
+        if past == Past::After
+            && let Some(page) = &mut page
+        {
+            page.publications.reverse();
+            after = joining.asked.after.as_ref().and_then(|wanted| begin_after(wanted, page));
+        }
         let recovered = page.as_ref().is_some_and(|page| match past {
             Past::Nothing => false,
+            Past::After => after.is_some(),
             Past::Missed => is_up_to_date(page),
             Past::Newest => is_newest(since, page),
         });
@@ -226,7 +238,7 @@ impl Session {
                 publications.clear();
                 None
             }
-            (Past::Newest, _, newest) => newest.map(|newest| newest.offset().saturating_sub(1)),
+            (Past::Newest | Past::After, _, first) => first.map(|first| first.offset().saturating_sub(1)),
             (_, since, _) => since.as_ref().map(|since| since.offset),
         };
         let filter = asked.filter;
@@ -286,6 +298,7 @@ impl Session {
             publications,
             recovered: recovered && (was_recovering || !is_keyed),
             was_recovering,
+            after: after.flatten(),
             data: data.map(Box::new),
             keyed: keyed.or_else(|| is_polled.then(polled)),
             members,
@@ -397,6 +410,15 @@ impl Session {
                     ..HistoryFilter::default()
                 })
             },
+            (Past::After, _) => PastWanted {
+                // What this client looks for helps nobody else.
+                part: true,
+                ..past(HistoryFilter {
+                    limit: self.context.settings.recovery_limit_max,
+                    reverse: true,
+                    ..HistoryFilter::default()
+                })
+            },
             (Past::Newest, _) => past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() }),
             _ => past(HistoryFilter::default()),
         });
@@ -413,6 +435,15 @@ impl Session {
         self.subscriptions.reserve_exact(1);
         self.subscriptions.insert(at, subscription);
     }
+}
+
+/// Leaves out of a page, oldest first, what came up to where a client stopped. Answers the id of the last of these, if it
+/// has one; `None` if the client stopped at something that is not there.
+fn begin_after(wanted: &After, page: &mut HistoryPage) -> Option<Option<Box<str>>> {
+    let After::Id(id) = wanted else { return Some(None) };
+    let at = page.publications.iter().rposition(|publication| mercure::has_id(publication, id))?;
+    page.publications.drain(..=at);
+    Some(Some(id.clone()))
 }
 
 /// What is said of a subscription whose client is told of the keys that it asks for.

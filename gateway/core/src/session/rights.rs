@@ -1,14 +1,22 @@
 //! What this client may do in a channel: by the channel's options, by what its tokens or the application gave it, or
 //! because nothing is kept from anyone here.
 
+use std::sync::Arc;
+
 use shared::channel::Channel;
+use shared::topic_selector::Selector;
 
 use super::Session;
+use crate::audience::Audience;
 use crate::channel_rules::ChannelOptions;
 use crate::effect::Rights;
 use crate::permission::{
     self, may_publish, may_publish_key, may_read_history, may_read_presence, may_remove_key, may_subscribe,
 };
+use crate::tag_filter::TagFilter;
+
+/// The topic whose channel has the updates of all.
+const ALL_TOPICS: &str = "*";
 
 impl Session {
     pub(super) fn may_subscribe(&self, options: &ChannelOptions, channel: &Channel) -> bool {
@@ -45,6 +53,46 @@ impl Session {
         self.context.insecure
             || may_read_presence(&self.context.rules, options, channel, self.user(), self.is_live(channel))
             || self.rights(channel).presence
+    }
+
+    /// Whether its token names the channel's topic, or any, where the channel is that of all topics.
+    pub(super) fn may_follow_topics(&self, options: &ChannelOptions, channel: &Channel) -> bool {
+        let name = self.context.rules.own_name(channel);
+        let is_of_all = name == ALL_TOPICS;
+        let selectors = self.authorized();
+        options.has_private_publications
+            && (is_of_all && !selectors.is_empty() || selectors.iter().any(|selector| selector.matches(name)))
+    }
+
+    /// Which of the channel's publications are for this client, if not all are; its own filter is a part of that.
+    pub(super) fn narrowed(
+        &self,
+        options: &ChannelOptions,
+        channel: &Channel,
+        topics: Box<[Selector]>,
+        filter: Option<Arc<TagFilter>>,
+    ) -> Option<Arc<TagFilter>> {
+        if !options.has_private_publications || self.context.insecure && topics.is_empty() {
+            return filter;
+        }
+        let name = self.context.rules.own_name(channel);
+        let all = || Selector::new(ALL_TOPICS);
+        let audience = Audience {
+            own: if name == ALL_TOPICS { "".into() } else { name.into() },
+            follows: (!topics.is_empty() && !topics.iter().any(Selector::is_all)).then_some(topics),
+            authorized: if self.context.insecure { [all()].into() } else { self.authorized().into() },
+            open: self.may_subscribe(options, channel),
+        };
+        if audience.is_everything() {
+            return filter;
+        }
+        Some(Arc::new(TagFilter::of_audience(audience, filter.as_deref())))
+    }
+
+    /// The topics that its token names.
+    fn authorized(&self) -> &[Selector] {
+        let updates = self.identity.as_ref().and_then(|identity| identity.updates.as_deref());
+        updates.map_or(&[], |updates| &updates.subscribe)
     }
 
     /// What it was given leave to do.

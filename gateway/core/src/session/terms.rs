@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::command::{Since, Subscribe};
+use shared::command::{After, Since, Subscribe};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 
@@ -10,6 +10,7 @@ use crate::channel_rules::{ChannelOptions, DeltaType, RecoveryMode};
 use crate::effect::{Denial, Overrides, Rights, Terms};
 use crate::permission::may_recover;
 use crate::tag_filter::TagFilter;
+use shared::topic_selector::Selector;
 
 /// The one format of deltas that clients may ask for.
 const DELTA_FOSSIL: &str = "fossil";
@@ -18,6 +19,10 @@ const DELTA_FOSSIL: &str = "fossil";
 pub(super) struct Asked {
     /// Where the client stopped reading, if it asks to recover.
     pub(super) since: Option<Since>,
+    /// The same as the id of an update.
+    pub(super) after: Option<After>,
+    /// Of which topics updates are asked for, in a channel of many.
+    pub(super) topics: Box<[Selector]>,
     pub(super) reject_unrecovered: bool,
     pub(super) recoverable: bool,
     pub(super) positioned: bool,
@@ -45,6 +50,8 @@ impl Asked {
         };
         Ok(Self {
             since: request.recover.then_some(Since { offset: request.offset, epoch: request.epoch }),
+            after: request.after,
+            topics: request.topics,
             reject_unrecovered: request.reject_unrecovered,
             recoverable: request.recoverable,
             positioned: request.positioned,
@@ -65,6 +72,8 @@ pub(super) enum Past {
     Missed,
     /// The newest publication.
     Newest,
+    /// All since an update, which has to be looked for.
+    After,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -118,14 +127,17 @@ impl Given {
             streamed && (insecure || keyed || force_recovery || may_recover(options) || rights.history);
         let recoverable =
             may_recover && (keyed || force_recovery || asked.recoverable || asked.since.is_some());
+        let seeks = asked.after.is_some();
         let may_position = may_recover || options.allow_positioning;
         let positioned =
             recoverable || keyed || streamed && (force_positioning || asked.positioned && may_position);
         let cached = options.force_recovery_mode == RecoveryMode::Cache && !keyed;
-        let was_recovering = asked.since.is_some() || recoverable && cached && options.auto_cache_recover;
+        let was_recovering =
+            asked.since.is_some() || seeks || recoverable && cached && options.auto_cache_recover;
         Self {
             past: match (was_recovering && may_recover, cached) {
                 (false, _) => Past::Nothing,
+                (true, _) if seeks => Past::After,
                 (true, false) => Past::Missed,
                 (true, true) => Past::Newest,
             },

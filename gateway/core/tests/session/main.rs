@@ -12,6 +12,7 @@ mod batches;
 mod connecting;
 mod errors;
 mod following;
+mod following_topics;
 mod heartbeat;
 mod limits;
 mod loading;

@@ -164,6 +164,8 @@ impl SubscribeBody<'_> {
             kind,
             page: (page != Page::default()).then(|| Box::new(page)),
             members: false,
+            after: None,
+            topics: Box::default(),
         })
     }
 }

@@ -123,6 +123,8 @@ fn subscription(body: requests::Subscribe) -> Option<Subscribe> {
         kind: SubscriptionKind::of(body.kind)?,
         page: (page != Page::default()).then(|| Box::new(page)),
         members: false,
+        after: None,
+        topics: Box::default(),
     })
 }
 

@@ -1,0 +1,236 @@
+//! The Mercure hub: which channels hold the updates of which topics, and publishing them.
+
+use std::sync::Arc;
+
+use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
+use gateway_core::effect::{Denial, Identity};
+use serde::{Deserialize, Serialize};
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::protocol::mercure::{Invalid, Update};
+use shared::topic_selector::Selector;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::auth::Authenticator;
+use crate::broker::PublishRequest;
+use crate::node::Node;
+use crate::setting::Faults;
+use crate::telemetry::labels::Source;
+
+/// Updates that are published at once. Others are told to come back.
+const AT_ONCE_MAX: usize = 1_024;
+
+/// The channel in which the updates of all topics are.
+const ALL_TOPICS: &str = "*";
+
+/// Longest name of the cookie, in bytes.
+const COOKIE_BYTES_MAX: usize = 64;
+
+/// A Mercure hub at `/.well-known/mercure`.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Serve the hub.
+    pub enabled: bool,
+    /// The namespace of the channels that updates are published in: those of a topic are in the channel of its name, and
+    /// those of all topics in `*`. Where `namespaces` has no such section, each channel keeps 300 publications for an
+    /// hour, and everyone who is let in may read what is not private.
+    pub namespace: Box<str>,
+    /// The cookie in which browsers send their token.
+    pub cookie: Box<str>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { enabled: false, namespace: "mercure".into(), cookie: "mercureAuthorization".into() }
+    }
+}
+
+impl Config {
+    pub fn check(&self, faults: &mut Faults) {
+        let is_name = |text: &str| {
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        if !is_name(&self.namespace) {
+            faults.add("namespace", "must be letters, digits, - and _");
+        }
+        if !is_name(&self.cookie) || self.cookie.len() > COOKIE_BYTES_MAX {
+            faults.add("cookie", format!("must be 1 to {COOKIE_BYTES_MAX} letters, digits, - and _"));
+        }
+    }
+}
+
+/// The options of the hub's namespace where the configuration has none.
+pub fn default_options() -> ChannelOptions {
+    ChannelOptions {
+        history_size: 300,
+        history_ttl_s: 3_600,
+        force_recovery: true,
+        allow_subscribe: true,
+        allow_subscribe_anonymous: true,
+        ..ChannelOptions::default()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Hub {
+    config: Config,
+    authenticator: Arc<Authenticator>,
+    node: Arc<Node>,
+    room: Semaphore,
+}
+
+/// Why an update is not published.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error("the topic {0:?} cannot be a channel's name: {1}")]
+    Topic(String, String),
+    #[error("its data is not what publications of {0} may hold")]
+    Data(Box<str>),
+    #[error("publishing takes a token")]
+    NoToken,
+    #[error("the token is refused: {0}")]
+    Token(String),
+    #[error("the claim mercure.publish does not name the topic {0:?}")]
+    Forbidden(String),
+    #[error("too much is published at once")]
+    Busy,
+    #[error("the broker failed")]
+    Failed,
+}
+
+impl Hub {
+    pub(crate) fn new(config: Config, authenticator: Arc<Authenticator>, node: Arc<Node>) -> Self {
+        Self { config, authenticator, node, room: Semaphore::new(AT_ONCE_MAX) }
+    }
+
+    /// The cookie in which browsers send their token.
+    pub(crate) fn cookie(&self) -> &str {
+        &self.config.cookie
+    }
+
+    /// The name of the channel of a topic, or of all.
+    pub(crate) fn channel_of(&self, topic: Option<&str>) -> String {
+        name(&self.config.namespace, &self.node.rules(), topic)
+    }
+
+    /// Publishes what a form says, if whoever shows the token may publish to all its topics. Answers the update's id.
+    pub(crate) async fn publish(&self, token: Option<&str>, form: &[u8]) -> Result<String, Refused> {
+        let _room = self.room.try_acquire().map_err(|_| Refused::Busy)?;
+        let update = Update::read(form)?;
+        let is_insecure = self.authenticator.is_insecure();
+        let Some(token) = token.filter(|token| !token.is_empty()).or(is_insecure.then_some("")) else {
+            return Err(Refused::NoToken);
+        };
+        let now = self.node.clock.unix_seconds();
+        let identity = self.authenticator.authenticate(now, token).wait().await.map_err(|denial| {
+            Refused::Token(match denial {
+                Denial::Error(refusal) => refusal.message.into_owned(),
+                Denial::Disconnect(disconnect) => disconnect.plain().reason.into_owned(),
+            })
+        })?;
+        if !is_insecure {
+            check_rights(&identity, update.topics())?;
+        }
+        let id = update.id().map_or_else(|| format!("urn:uuid:{}", Uuid::new_v4()), str::to_owned);
+        let requests = self.requests(&update, &id)?;
+        for published in self.node.publish_in_order(requests).await {
+            published.map_err(|_| Refused::Failed)?;
+        }
+        self.node.metrics.publication_in(Source::Client);
+        Ok(id)
+    }
+
+    /// One for the channel of each topic, and one for that of all.
+    fn requests(&self, update: &Update, id: &str) -> Result<Vec<PublishRequest>, Refused> {
+        let rules = self.node.rules();
+        let topics = update.topics().iter().map(|topic| Some(&**topic));
+        let request = |topic: Option<&str>| {
+            let channel = channel(&self.config.namespace, &rules, topic)?;
+            let options = rules.options(&channel).cloned().unwrap_or_default();
+            let mut publication = update.publication(id);
+            publication.delta = options.delta_publish;
+            if !options.publication_data_format.admits(&publication.data) {
+                return Err(Refused::Data(self.config.namespace.clone()));
+            }
+            let retention = options.retention();
+            Ok(PublishRequest { channel, publication, retention, idempotency: None, version: None })
+        };
+        topics.chain([None]).map(request).collect()
+    }
+}
+
+fn name(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> String {
+    format!("{namespace}{}{}", rules.names.namespace_boundary, topic.unwrap_or(ALL_TOPICS))
+}
+
+fn channel(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> Result<Channel, Refused> {
+    let unfit = |why: String| Refused::Topic(topic.unwrap_or_default().to_owned(), why);
+    let name = name(namespace, rules, topic);
+    let channel = rules.channel(&name, CHANNEL_BYTES_MAX).map_err(|invalid| unfit(invalid.to_string()))?;
+    if !rules.names.audience(channel.as_str()).is_everyone() {
+        return Err(unfit("it would name those that it is for".to_owned()));
+    }
+    if topic.is_some() && !rules.admits_name(&channel) {
+        return Err(unfit("its namespace's channel_regex does not match it".to_owned()));
+    }
+    Ok(channel)
+}
+
+/// All of the topics have to be allowed, or nothing is published.
+fn check_rights(identity: &Identity, topics: &[String]) -> Result<(), Refused> {
+    let allowed = identity.updates.as_deref().map_or(&[][..], |updates| &updates.publish);
+    let is_allowed = |topic: &&String| allowed.iter().any(|selector: &Selector| selector.matches(topic));
+    match topics.iter().find(|topic| !is_allowed(topic)) {
+        None => Ok(()),
+        Some(topic) => Err(Refused::Forbidden(topic.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> ChannelRules {
+        let namespaces = [("mercure".into(), default_options())];
+        ChannelRules::new(ChannelOptions::default(), namespaces, Default::default(), false)
+    }
+
+    #[test]
+    fn a_topic_is_a_channel_of_the_hubs_namespace() {
+        let named = |topic| channel("mercure", &rules(), topic).map(|channel| channel.as_str().to_owned());
+        assert_eq!(named(Some("https://a.example/1?b=c")).unwrap(), "mercure:https://a.example/1?b=c");
+        assert_eq!(named(None).unwrap(), "mercure:*");
+        for bad in ["https://a.example/#ann", "a b", "é", &"x".repeat(CHANNEL_BYTES_MAX)] {
+            assert!(matches!(named(Some(bad)), Err(Refused::Topic(..))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_topic_has_to_be_allowed() {
+        let may = |publish: &[&str], topics: &[&str]| {
+            let publish = publish.iter().map(|text| Selector::new(text)).collect();
+            let updates = gateway_core::effect::Updates { publish, ..Default::default() };
+            let identity = Identity { updates: Some(Box::new(updates)), ..Identity::default() };
+            let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+            check_rights(&identity, &topics).is_ok()
+        };
+        assert!(may(&["*"], &["a", "b"]) && may(&["a", "/b/{id}"], &["a", "/b/1"]));
+        assert!(!may(&["a"], &["a", "b"]) && !may(&[], &["a"]));
+        assert!(check_rights(&Identity::default(), &["a".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn names_in_the_configuration_are_checked() {
+        let faulty = |config: Config| {
+            let mut faults = Faults::default();
+            config.check(&mut faults);
+            faults.into_inner().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(faulty(Config::default()), [""; 0]);
+        let bad = Config { namespace: "a:b".into(), cookie: "".into(), enabled: true };
+        assert_eq!(faulty(bad), ["namespace", "cookie"]);
+    }
+}

@@ -1,0 +1,144 @@
+//! `/.well-known/mercure`: updates of topics, followed as an event stream and published by a form.
+
+use std::sync::Arc;
+
+use gateway_core::hub::Layout;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use shared::protocol::mercure::Asked;
+
+use crate::admission::Peer;
+use crate::api::update::{Hub, Refused as NotPublished};
+use crate::http::head::Head;
+use crate::http::respond::{Opening, Waits, headers_of_stream};
+use crate::http::{Body, Refused, Router, TakeOver, cors, whole};
+use crate::telemetry::labels::Handshake;
+
+pub(crate) const PATH: &str = "/.well-known/mercure";
+
+pub(super) const METHODS: &str = "GET, POST, OPTIONS";
+
+/// How publishers are told of the hub; it says so of itself.
+const LINK: &str = "</.well-known/mercure>; rel=\"mercure\"";
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+impl Router {
+    pub(super) async fn serve_updates(
+        self: &Arc<Self>,
+        peer: &Peer,
+        take_over: &TakeOver,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let Some(hub) = self.hub.clone() else {
+            return Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"));
+        };
+        match *request.method() {
+            Method::POST => self.publish_update(peer, request, &hub).await,
+            _ => self.follow_topics(peer, take_over, request, &hub).await,
+        }
+    }
+
+    /// Opens a client that follows the topics of its address.
+    async fn follow_topics(
+        self: &Arc<Self>,
+        peer: &Peer,
+        take_over: &TakeOver,
+        request: Request<Incoming>,
+        hub: &Hub,
+    ) -> Result<Response<Body>, Refused> {
+        let opening = {
+            let head = Head::of(&request);
+            self.check_request(&head, METHODS)?;
+            let cors = cors::headers(&head);
+            let malformed = |why: String| {
+                let refused = Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
+                refused.with(cors::lines(cors.clone()))
+            };
+            let asked = Asked::read(head.query.unwrap_or_default(), head.header("last-event-id"))
+                .map_err(|unreadable| malformed(unreadable.to_string()))?;
+            let bearer = head.bearer().map_err(|why| malformed(why.to_owned()))?;
+            let token = bearer.or(asked.token()).or_else(|| head.cookie(hub.cookie())).unwrap_or_default();
+            let token = token.to_owned();
+            let admitted = self.admit(peer, &head)?;
+            let mut headers = headers_of_stream(Layout::Events, cors.clone());
+            headers.insert(header::LINK, HeaderValue::from_static(LINK));
+            Opening {
+                layout: Layout::Events,
+                headers,
+                waits: Some(Waits::with(cors)),
+                first: None,
+                connect: Some(Box::new(asked.connect(&token, |topic| hub.channel_of(topic)))),
+                protocol: self.encodings.mercure(),
+                admitted,
+                origin: self.origin(&head, self.address_of(peer, &head)),
+            }
+        };
+        self.open_stream(take_over, opening, request.version()).await
+    }
+
+    /// Publishes an update. Its publisher counts as a client while it is served.
+    async fn publish_update(
+        &self,
+        peer: &Peer,
+        request: Request<Incoming>,
+        hub: &Hub,
+    ) -> Result<Response<Body>, Refused> {
+        let (cors, _admitted, token) = {
+            let head = Head::of(&request);
+            self.check_request(&head, METHODS)?;
+            let cors = cors::headers(&head);
+            let refused = |status, why: &str| {
+                let refused = Refused::new(Handshake::Request, status, why);
+                Err(refused.with(cors::lines(cors.clone())))
+            };
+            let bearer = match head.bearer() {
+                Ok(bearer) => bearer,
+                Err(why) => return refused(StatusCode::BAD_REQUEST, why),
+            };
+            let of_cookie = if bearer.is_none() { head.cookie(hub.cookie()) } else { None };
+            if of_cookie.is_some() && head.header("origin").is_none() {
+                // Browsers send cookies for whoever asks them to, and say who it was.
+                return refused(StatusCode::FORBIDDEN, "who publishes by a cookie must send an Origin");
+            }
+            if !head.header("content-type").is_some_and(is_form) {
+                let why = "an update is published as application/x-www-form-urlencoded";
+                return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
+            }
+            let token = bearer.or(of_cookie).map(str::to_owned);
+            let admitted = self.admit(peer, &head)?;
+            (cors, admitted, token)
+        };
+        let form = match self.read_body(request.into_body()).await {
+            Ok(form) => form,
+            Err(refused) => return Err(refused.with(cors::lines(cors))),
+        };
+        let id = match hub.publish(token.as_deref(), &form).await {
+            Ok(id) => id,
+            Err(why) => return Err(refused(&why).with(cors::lines(cors))),
+        };
+        let mut response = Response::new(whole(id));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.extend(cors);
+        Ok(response)
+    }
+}
+
+fn is_form(content_type: &[u8]) -> bool {
+    let kind = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(FORM.as_bytes())
+}
+
+fn refused(why: &NotPublished) -> Refused {
+    let status = match why {
+        NotPublished::Invalid(_) | NotPublished::Topic(..) | NotPublished::Data(_) => StatusCode::BAD_REQUEST,
+        NotPublished::NoToken | NotPublished::Token(_) => StatusCode::UNAUTHORIZED,
+        NotPublished::Forbidden(_) => StatusCode::FORBIDDEN,
+        NotPublished::Busy | NotPublished::Failed => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let challenge = (status == StatusCode::UNAUTHORIZED)
+        .then(|| (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+    Refused::new(Handshake::Request, status, why.to_string()).with(challenge)
+}

@@ -1,0 +1,270 @@
+//! `/.well-known/mercure`: updates of topics, followed and published.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::hmac;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::client::Client;
+use crate::gateway::{Description, Gateway, gateway};
+use crate::http::{self, Answer};
+use crate::response::{Response, ask};
+
+const PATH: &str = "/.well-known/mercure";
+/// As the node is configured.
+const SECRET: &str = "a secret of the tests, thirty-two bytes or more";
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+
+fn hub() -> Description {
+    gateway().with("mercure.enabled", true)
+}
+
+/// A token with these claims.
+fn token(claims: &Value) -> String {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let signed =
+        format!("{}.{}", encode(br#"{"alg":"HS256","typ":"JWT"}"#), encode(claims.to_string().as_bytes()));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    format!("{signed}.{}", encode(hmac::sign(&key, signed.as_bytes()).as_ref()))
+}
+
+fn bearer(mercure: &Value) -> String {
+    format!("Authorization: Bearer {}\r\n", token(&json!({ "mercure": mercure })))
+}
+
+fn form(pairs: &[(&str, &str)]) -> String {
+    let pair =
+        |(name, value): &(&str, &str)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+    pairs.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+async fn follow(gateway: &Gateway, pairs: &[(&str, &str)], headers: &str) -> Response<TcpStream> {
+    ask(gateway, "GET", &format!("{PATH}?{}", form(pairs)), headers, "").await
+}
+
+async fn try_publish(gateway: &Gateway, headers: &str, pairs: &[(&str, &str)]) -> Answer {
+    http::request(gateway.address, "POST", PATH, &format!("{FORM}{headers}"), &form(pairs)).await
+}
+
+/// Publishes as one who may publish anything. Answers the update's id.
+async fn publish(gateway: &Gateway, pairs: &[(&str, &str)]) -> String {
+    let answer = try_publish(gateway, &bearer(&json!({ "publish": ["*"] })), pairs).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    String::from_utf8(answer.body).expect("text")
+}
+
+/// The fields of the next event, without comments.
+async fn event(stream: &mut Response<TcpStream>) -> Vec<(String, String)> {
+    let event = stream.until("\n\n").await.expect("an event");
+    let fields = event.lines().filter(|line| !line.starts_with(':')).filter_map(|line| line.split_once(": "));
+    fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+async fn data(stream: &mut Response<TcpStream>) -> String {
+    let event = event(stream).await;
+    let lines = event.iter().filter(|(name, _)| name == "data").map(|(_, value)| &**value);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn an_update_comes_to_those_who_follow_one_of_its_topics_each_once() {
+    let gateway = hub().start().await;
+    let book = "https://example.com/books/1";
+    let mut by_name = follow(&gateway, &[("topic", book)], "").await;
+    assert_eq!(by_name.status, 200);
+    assert_eq!(by_name.header("content-type"), Some("text/event-stream; charset=utf-8"));
+    assert_eq!(by_name.header("link"), Some("</.well-known/mercure>; rel=\"mercure\""));
+    let mut by_template = follow(&gateway, &[("topic", "https://example.com/books/{id}")], "").await;
+    let mut by_several =
+        follow(&gateway, &[("topic", "other"), ("topic", book), ("topic", "alternate")], "").await;
+    let mut by_star = follow(&gateway, &[("topic", "*")], "").await;
+    let mut others = follow(&gateway, &[("topic", "https://example.com/authors/{id}")], "").await;
+
+    let pairs = [
+        ("topic", book),
+        ("topic", "alternate"),
+        ("data", "one\n\ntwo"),
+        ("id", "id-1"),
+        ("type", "t"),
+        ("retry", "5"),
+    ];
+    assert_eq!(publish(&gateway, &pairs).await, "id-1");
+    let second = publish(&gateway, &[("topic", book), ("data", "{}")]).await;
+    assert!(second.starts_with("urn:uuid:"), "{second}");
+    for stream in [&mut by_name, &mut by_template, &mut by_several, &mut by_star] {
+        let first = event(stream).await;
+        let fields =
+            [("event", "t"), ("retry", "5"), ("id", "id-1"), ("data", "one"), ("data", ""), ("data", "two")];
+        assert_eq!(first, fields.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(event(stream).await[0], ("id".to_owned(), second.clone()));
+    }
+    publish(&gateway, &[("topic", "https://example.com/authors/1"), ("data", "x")]).await;
+    assert_eq!(data(&mut others).await, "x", "and nothing before it");
+}
+
+#[tokio::test]
+async fn private_updates_are_for_those_whose_token_names_a_topic_of_them() {
+    let gateway = hub().start().await;
+    let selectors = json!({ "subscribe": ["https://example.com/users/ann/{?topic}"] });
+    let ann = token(&json!({ "mercure": selectors }));
+    let cookie = format!("Cookie: a=b; mercureAuthorization={ann}\r\n");
+    let in_header = bearer(&selectors);
+    let (one, all) = ([("topic", "/books/1")], [("topic", "/books/{id}")]);
+    let mut allowed = vec![
+        follow(&gateway, &one, &in_header).await,
+        follow(&gateway, &all, &in_header).await,
+        follow(&gateway, &one, &cookie).await,
+        follow(&gateway, &[("topic", "/books/1"), ("authorization", &ann)], "").await,
+    ];
+    let mut strangers = vec![
+        follow(&gateway, &one, "").await,
+        follow(&gateway, &all, "").await,
+        follow(&gateway, &one, &bearer(&json!({ "subscribe": ["/books/2"] }))).await,
+    ];
+    // Whatever a client speaks, it is kept from it.
+    let mut native = Client::new(gateway.open("/connection/websocket", &[]).await);
+    native.command("connect", json!({})).await;
+    native.subscribe("mercure:/books/1").await;
+    let user_topic = "https://example.com/users/ann/?topic=%2Fbooks%2F1";
+    publish(&gateway, &[("topic", "/books/1"), ("topic", user_topic), ("data", "secret"), ("private", "on")])
+        .await;
+    publish(&gateway, &[("topic", "/books/1"), ("data", "public")]).await;
+    for stream in &mut allowed {
+        assert_eq!((data(stream).await, data(stream).await), ("secret".to_owned(), "public".to_owned()));
+    }
+    for stream in &mut strangers {
+        assert_eq!(data(stream).await, "public");
+    }
+    assert_eq!(native.publication().await.data, "public");
+    assert_eq!(native.refused("history", json!({ "channel": "mercure:/books/1", "limit": 10 })).await, 103);
+    // Nor is it found in the past.
+    for (headers, expected) in [(&*in_header, "secret"), ("", "public")] {
+        let mut stream =
+            follow(&gateway, &[("topic", "/books/1"), ("lastEventID", "earliest")], headers).await;
+        assert_eq!(data(&mut stream).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_is_given_what_came_after_the_last_update() {
+    let gateway = hub().start().await;
+    for number in 1..=4 {
+        publish(&gateway, &[("topic", "a"), ("id", &format!("id-{number}")), ("data", &number.to_string())])
+            .await;
+    }
+    for topics in [&[("topic", "a")][..], &[("topic", "a"), ("topic", "b")], &[("topic", "{name}")]] {
+        let mut stream = follow(&gateway, topics, "Last-Event-ID: id-2\r\n").await;
+        assert_eq!(stream.header("last-event-id"), Some("id-2"));
+        assert_eq!((data(&mut stream).await, data(&mut stream).await), ("3".to_owned(), "4".to_owned()));
+        let in_query = [topics, &[("lastEventID", "id-3")]].concat();
+        let mut stream = follow(&gateway, &in_query, "").await;
+        assert_eq!(stream.header("last-event-id"), Some("id-3"));
+        assert_eq!(data(&mut stream).await, "4");
+        let mut stream = follow(&gateway, topics, "Last-Event-ID: earliest\r\n").await;
+        assert_eq!(stream.header("last-event-id"), Some("earliest"));
+        assert_eq!(data(&mut stream).await, "1");
+        let mut stream = follow(&gateway, topics, "Last-Event-ID: never-there\r\n").await;
+        assert_eq!(stream.header("last-event-id"), Some("earliest"));
+        let id = publish(&gateway, &[("topic", "a"), ("data", "new")]).await;
+        assert_eq!(event(&mut stream).await, [("id".to_owned(), id), ("data".to_owned(), "new".to_owned())]);
+        // For the next turn there are four again.
+        let end = follow(&gateway, topics, "").await;
+        assert_eq!(end.header("last-event-id"), None);
+        break_history(&gateway).await;
+    }
+}
+
+/// Begins the channels of the test anew, with the same four.
+async fn break_history(gateway: &Gateway) {
+    for channel in ["mercure:a", "mercure:*"] {
+        gateway.api("history_remove", json!({ "channel": channel })).await;
+    }
+    for number in 1..=4 {
+        publish(gateway, &[("topic", "a"), ("id", &format!("id-{number}")), ("data", &number.to_string())])
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn publishing_takes_a_token_that_names_every_topic() {
+    let gateway = hub().with("http.allowed_origins", "https://good.example").start().await;
+    let may = |publish: &[&str]| bearer(&json!({ "publish": publish }));
+    let own = token(&json!({ "mercure": { "publish": ["a"] } }));
+    let cookie = format!("Cookie: mercureAuthorization={own}\r\n");
+    let good = "Origin: https://good.example\r\n";
+    for (headers, pairs, status) in [
+        (String::new(), &[("topic", "a")][..], 401),
+        ("Authorization: Bearer x.y.z\r\n".to_owned(), &[("topic", "a")], 401),
+        ("Authorization: Basic x\r\n".to_owned(), &[("topic", "a")], 400),
+        (bearer(&json!({ "subscribe": ["*"] })), &[("topic", "a")], 403),
+        (may(&[]), &[("topic", "a")], 403),
+        (may(&["a"]), &[("topic", "a"), ("topic", "b")], 403),
+        (may(&["a"]), &[("topic", "a")], 200),
+        (may(&["*"]), &[("topic", "a"), ("topic", "b")], 200),
+        (may(&["*"]), &[("data", "x")], 400),
+        (may(&["*"]), &[("topic", "a"), ("id", "#x")], 400),
+        (may(&["*"]), &[("topic", "with a space")], 400),
+        (may(&["*"]), &[("topic", "names#ann")], 400),
+        (cookie.clone(), &[("topic", "a")], 403),
+        (format!("{cookie}{good}"), &[("topic", "a")], 200),
+        (format!("{cookie}Origin: https://bad.example\r\n"), &[("topic", "a")], 403),
+    ] {
+        let answer = try_publish(&gateway, &headers, pairs).await;
+        assert_eq!(answer.status, status, "{headers} {pairs:?} {answer:?}");
+    }
+    let json = format!("Content-Type: application/json\r\n{}", may(&["*"]));
+    assert_eq!(http::request(gateway.address, "POST", PATH, &json, "{}").await.status, 415);
+    let preflight = http::request(gateway.address, "OPTIONS", PATH, good, "").await;
+    assert_eq!(preflight.status, 204);
+    assert_eq!(follow(&gateway, &[("topic", "")], "").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_not_open_is_read_only_by_tokens() {
+    let gateway =
+        hub().and("[namespaces.mercure]\nhistory_size = 10\nhistory_ttl_s = 60\nforce_recovery = true\n");
+    let gateway = gateway.start().await;
+    for pairs in [[("topic", "a")], [("topic", "*")]] {
+        assert_eq!(follow(&gateway, &pairs, "").await.status, 403);
+    }
+    let own = bearer(&json!({ "subscribe": ["a"] }));
+    assert_eq!(follow(&gateway, &[("topic", "b")], &own).await.status, 403);
+    let mut by_name = follow(&gateway, &[("topic", "a")], &own).await;
+    let mut by_star = follow(&gateway, &[("topic", "*")], &own).await;
+    publish(&gateway, &[("topic", "b"), ("data", "not for it")]).await;
+    publish(&gateway, &[("topic", "a"), ("data", "for it")]).await;
+    for stream in [&mut by_name, &mut by_star] {
+        assert_eq!(data(stream).await, "for it");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token() {
+    let gateway = hub().start().await;
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let headers = format!("Authorization: Bearer {}\r\n", token(&json!({ "exp": now + 2, "mercure": {} })));
+    let mut stream = follow(&gateway, &[("topic", "a")], &headers).await;
+    assert_eq!(stream.status, 200);
+    assert_eq!(stream.until("\n").await.as_deref(), Some(":"));
+    assert!(stream.is_over().await);
+    assert_eq!(follow(&gateway, &[("topic", "a")], &headers).await.status, 401);
+}
+
+#[tokio::test]
+async fn updates_and_other_publications_share_their_channels() {
+    let gateway = hub().start().await;
+    let mut stream = follow(&gateway, &[("topic", "a")], "").await;
+    assert_eq!(stream.status, 200);
+    gateway.publish("mercure:a", json!({ "by": "the API" })).await;
+    assert_eq!(data(&mut stream).await, r#"{"by":"the API"}"#);
+    gateway.metric_becomes("tidegate_connections{protocol=\"mercure\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn it_is_there_only_where_it_is_switched_on() {
+    let gateway = gateway().start().await;
+    assert_eq!(http::request(gateway.address, "GET", &format!("{PATH}?topic=a"), "", "").await.status, 404);
+}

@@ -1,0 +1,149 @@
+//! What the address of a subscription asks for.
+
+use percent_encoding::percent_decode_str;
+
+use super::EARLIEST;
+use crate::command::{After, Connect, Subscribe};
+use crate::topic_selector::Selector;
+
+/// Most topics of one request.
+pub(super) const TOPICS_MAX: usize = 100;
+
+/// The hub's own topics begin with this.
+pub(super) const OWN_TOPICS: &str = "/.well-known/mercure/";
+
+/// What the client is called in metrics and logs.
+const NAME: &str = "mercure";
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Asked {
+    topics: Vec<String>,
+    last_id: Option<String>,
+    token: Option<String>,
+}
+
+/// Why an address asks for nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unreadable {
+    #[error("there is no parameter \"topic\"")]
+    NoTopic,
+    #[error("there are more than {TOPICS_MAX} topics")]
+    TooMany,
+    #[error("{0} is not UTF-8")]
+    NotUtf8(&'static str),
+}
+
+impl Asked {
+    /// Reads the query of an address, and the header `Last-Event-ID`, which goes before what the query says of it.
+    pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, Unreadable> {
+        let mut asked = Self::default();
+        for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            match key {
+                "topic" | "topic%5B%5D" | "topic[]" => {
+                    if asked.topics.len() == TOPICS_MAX {
+                        return Err(Unreadable::TooMany);
+                    }
+                    asked.topics.push(decode(value, "topic")?);
+                }
+                "lastEventID" => asked.last_id = Some(decode(value, "lastEventID")?),
+                "authorization" => asked.token = Some(decode(value, "authorization")?),
+                _ => {}
+            }
+        }
+        if let Some(header) = last_event_id.filter(|header| !header.is_empty()) {
+            let header = std::str::from_utf8(header).map_err(|_| Unreadable::NotUtf8("Last-Event-ID"))?;
+            asked.last_id = Some(header.to_owned());
+        }
+        asked.last_id = asked.last_id.filter(|id| !id.is_empty());
+        if asked.topics.iter().all(String::is_empty) { Err(Unreadable::NoTopic) } else { Ok(asked) }
+    }
+
+    /// The token in the address, if there is one.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// The command that this comes to. `channel_of` is where a topic's updates are, and where those of all topics are: one
+    /// topic that is called by its name is followed there, everything else is picked out of all.
+    pub fn connect(self, token: &str, channel_of: impl Fn(Option<&str>) -> String) -> Connect {
+        let topics: Vec<Selector> = self.topics.iter().map(|topic| Selector::new(topic)).collect();
+        let only = match &topics[..] {
+            [only] => only.name().filter(|name| !name.starts_with(OWN_TOPICS)),
+            _ => None,
+        };
+        let channel: Box<str> = channel_of(only).into();
+        let is_only = only.is_some();
+        let after = self.last_id.map(|id| match &*id {
+            EARLIEST => After::Everything,
+            _ => After::Id(id.into()),
+        });
+        let subscribe = Subscribe {
+            channel: channel.clone(),
+            positioned: true,
+            recoverable: true,
+            after,
+            topics: if is_only { Box::default() } else { topics.into() },
+            ..Subscribe::default()
+        };
+        Connect {
+            token: token.into(),
+            subs: [(channel, subscribe)].into(),
+            exact: true,
+            name: NAME.into(),
+            ..Connect::default()
+        }
+    }
+}
+
+/// As forms write it: a plus stands for a space.
+pub(super) fn decode(value: &str, of: &'static str) -> Result<String, Unreadable> {
+    let value = value.replace('+', " ");
+    let decoded = percent_decode_str(&value).decode_utf8().map_err(|_| Unreadable::NotUtf8(of))?;
+    Ok(decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(query: &str, header: Option<&str>) -> Connect {
+        let asked = Asked::read(query, header.map(str::as_bytes)).unwrap();
+        asked.connect("t", |topic| format!("m:{}", topic.unwrap_or("*")))
+    }
+
+    #[test]
+    fn one_topic_is_followed_by_itself_and_everything_else_among_all() {
+        let of_one = connect("topic=https%3A%2F%2Fa.example%2F1", None);
+        assert!(of_one.exact && of_one.subs["m:https://a.example/1"].topics.is_empty());
+        for query in [
+            "topic=a&topic=b",
+            "topic=*",
+            "topic=https://a.example/{id}",
+            "topic[]=a&topic%5B%5D=b",
+            "topic=/.well-known/mercure/subscriptions/a/b",
+        ] {
+            let connect = connect(query, None);
+            assert!(!connect.subs["m:*"].topics.is_empty(), "{query}");
+        }
+    }
+
+    #[test]
+    fn the_header_goes_before_the_address() {
+        let after = |query: &str, header| connect(query, header).subs["m:a"].after.clone();
+        assert_eq!(after("topic=a", None), None);
+        assert_eq!(after("topic=a&lastEventID=x%20y", None), Some(After::Id("x y".into())));
+        assert_eq!(after("topic=a&lastEventID=x", Some("z")), Some(After::Id("z".into())));
+        assert_eq!(after("topic=a&lastEventID=x", Some("")), Some(After::Id("x".into())));
+        assert_eq!(after("topic=a&lastEventID=earliest", None), Some(After::Everything));
+    }
+
+    #[test]
+    fn an_address_that_makes_no_sense_says_why() {
+        let read = |query: &str| Asked::read(query, None).map(|_| ());
+        assert_eq!(read(""), Err(Unreadable::NoTopic));
+        assert_eq!(read("topic="), Err(Unreadable::NoTopic));
+        assert_eq!(read("topic=%ff"), Err(Unreadable::NotUtf8("topic")));
+        assert_eq!(read(&vec!["topic=a"; TOPICS_MAX + 1].join("&")), Err(Unreadable::TooMany));
+        assert_eq!(read("topic=a&authorization=x.y"), Ok(()));
+    }
+}

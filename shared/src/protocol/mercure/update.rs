@@ -1,0 +1,160 @@
+//! What a publisher's form says.
+
+use super::request::{OWN_TOPICS, TOPICS_MAX, decode};
+use super::{ID, PRIVATE, RETRY, TOPICS, TYPE};
+use crate::publication::{Payload, Publication};
+
+/// Longest id and type, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Update {
+    topics: Vec<String>,
+    data: String,
+    private: bool,
+    id: Option<String>,
+    kind: Option<String>,
+    retry: Option<u64>,
+}
+
+/// Why a form is no update.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Invalid {
+    #[error("the form is not UTF-8")]
+    NotUtf8,
+    #[error("there is no \"topic\", or one is empty")]
+    NoTopic,
+    #[error("there are more than {TOPICS_MAX} topics")]
+    TooManyTopics,
+    #[error("* stands for all topics and is none itself")]
+    All,
+    #[error("topics that begin with {OWN_TOPICS} are the hub's own")]
+    Own,
+    #[error("a topic has a line break or a control character in it")]
+    Topic,
+    #[error("\"id\" begins with #, is longer than {NAME_BYTES_MAX} bytes, or has a control character in it")]
+    Id,
+    #[error("\"type\" is longer than {NAME_BYTES_MAX} bytes or has a control character in it")]
+    Type,
+    #[error("\"retry\" is no number of milliseconds")]
+    Retry,
+}
+
+impl Update {
+    /// Reads a form (`application/x-www-form-urlencoded`).
+    pub fn read(form: &[u8]) -> Result<Self, Invalid> {
+        let form = std::str::from_utf8(form).map_err(|_| Invalid::NotUtf8)?;
+        let mut update = Self::default();
+        for pair in form.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = || decode(value, "").map_err(|_| Invalid::NotUtf8);
+            match key {
+                "topic" => update.add_topic(value()?)?,
+                "data" => update.data = value()?,
+                "private" => update.private = true,
+                "id" => update.id = Some(value()?).filter(|id| !id.is_empty()),
+                "type" => update.kind = Some(value()?).filter(|kind| !kind.is_empty()),
+                "retry" => {
+                    let retry = value()?;
+                    if !retry.is_empty() {
+                        update.retry = Some(retry.parse().map_err(|_| Invalid::Retry)?);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if update.topics.is_empty() {
+            return Err(Invalid::NoTopic);
+        }
+        let is_sound = |text: &str| text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
+        if update.id.as_deref().is_some_and(|id| id.starts_with('#') || !is_sound(id)) {
+            return Err(Invalid::Id);
+        }
+        if update.kind.as_deref().is_some_and(|kind| !is_sound(kind)) {
+            return Err(Invalid::Type);
+        }
+        Ok(update)
+    }
+
+    fn add_topic(&mut self, topic: String) -> Result<(), Invalid> {
+        match &*topic {
+            "" => Err(Invalid::NoTopic),
+            "*" => Err(Invalid::All),
+            _ if topic.starts_with(OWN_TOPICS) => Err(Invalid::Own),
+            _ if topic.chars().any(char::is_control) => Err(Invalid::Topic),
+            _ if self.topics.len() == TOPICS_MAX => Err(Invalid::TooManyTopics),
+            _ => {
+                if !self.topics.contains(&topic) {
+                    self.topics.push(topic);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The canonical one first.
+    pub fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
+    /// What its publisher calls it.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// As it is published in each of its channels, under this id if its publisher gave it none.
+    pub fn publication(&self, id: &str) -> Publication {
+        let mut publication = Publication::new(Payload::json_or_text(self.data.clone()));
+        let mut tag = |name: &str, value: &str| publication.tags.insert(name.into(), value.into());
+        tag(ID, self.id.as_deref().unwrap_or(id));
+        tag(TOPICS, &self.topics.join("\n"));
+        if let Some(kind) = &self.kind {
+            tag(TYPE, kind);
+        }
+        if let Some(retry) = self.retry {
+            tag(RETRY, &retry.to_string());
+        }
+        if self.private {
+            tag(PRIVATE, "on");
+        }
+        publication
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_read_as_browsers_write_it() {
+        let update =
+            Update::read(b"topic=https%3A%2F%2Fa.example%2F1&topic=b&topic=b&data=a+b%26c&private").unwrap();
+        assert_eq!(update.topics(), ["https://a.example/1", "b"]);
+        assert_eq!((update.data.as_str(), update.private, update.id()), ("a b&c", true, None));
+    }
+
+    #[test]
+    fn what_could_break_a_stream_or_mean_something_else_is_refused() {
+        let long = format!("topic=a&id={}", "x".repeat(NAME_BYTES_MAX + 1));
+        let many = (0..=TOPICS_MAX).map(|number| format!("topic={number}")).collect::<Vec<_>>().join("&");
+        for (form, invalid) in [
+            ("", Invalid::NoTopic),
+            ("topic=", Invalid::NoTopic),
+            ("data=x", Invalid::NoTopic),
+            ("topic=*", Invalid::All),
+            ("topic=/.well-known/mercure/subscriptions/a/b", Invalid::Own),
+            ("topic=a%0Ab", Invalid::Topic),
+            ("topic=a&id=%23x", Invalid::Id),
+            ("topic=a&id=x%0Adata%3A+y", Invalid::Id),
+            (&long, Invalid::Id),
+            ("topic=a&type=x%0D", Invalid::Type),
+            ("topic=a&retry=soon", Invalid::Retry),
+            ("topic=a&retry=-1", Invalid::Retry),
+            ("topic=%ff", Invalid::NotUtf8),
+            (&many, Invalid::TooManyTopics),
+        ] {
+            assert_eq!(Update::read(form.as_bytes()), Err(invalid), "{form}");
+        }
+        assert_eq!(Update::read(b"topic=\xff"), Err(Invalid::NotUtf8));
+    }
+}

@@ -21,6 +21,7 @@ mod room;
 mod rpc;
 mod run;
 mod serve;
+mod subscriptions;
 pub mod update;
 
 pub use by_client::ByClient;

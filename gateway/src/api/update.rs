@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::effect::{Denial, Identity};
+use gateway_core::history::Retention;
 use serde::{Deserialize, Serialize};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::protocol::mercure::{Invalid, Update};
@@ -11,8 +12,10 @@ use shared::topic_selector::Selector;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::subscriptions::{self, Subscriber};
 use crate::auth::Authenticator;
 use crate::broker::PublishRequest;
+use crate::client::Watcher;
 use crate::node::Node;
 use crate::setting::Faults;
 use crate::telemetry::labels::Source;
@@ -38,11 +41,15 @@ pub struct Config {
     pub namespace: Box<str>,
     /// The cookie in which browsers send their token.
     pub cookie: Box<str>,
+    /// Tell of every subscription as it begins and ends, by private updates, and list those there are at
+    /// `/.well-known/mercure/subscriptions`.
+    pub subscriptions: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { enabled: false, namespace: "mercure".into(), cookie: "mercureAuthorization".into() }
+        let (namespace, cookie) = ("mercure".into(), "mercureAuthorization".into());
+        Self { enabled: false, namespace, cookie, subscriptions: false }
     }
 }
 
@@ -95,6 +102,8 @@ pub(crate) enum Refused {
     Token(String),
     #[error("the claim mercure.publish does not name the topic {0:?}")]
     Forbidden(String),
+    #[error("the claim mercure.subscribe does not name this list")]
+    Unlisted,
     #[error("too much is published at once")]
     Busy,
     #[error("the broker failed")]
@@ -116,25 +125,70 @@ impl Hub {
         name(&self.config.namespace, &self.node.rules(), topic)
     }
 
-    /// Publishes what a form says, if whoever shows the token may publish to all its topics. Answers the update's id.
-    pub(crate) async fn publish(&self, token: Option<&str>, form: &[u8]) -> Result<String, Refused> {
-        let _room = self.room.try_acquire().map_err(|_| Refused::Busy)?;
-        let update = Update::read(form)?;
-        let is_insecure = self.authenticator.is_insecure();
-        let Some(token) = token.filter(|token| !token.is_empty()).or(is_insecure.then_some("")) else {
-            return Err(Refused::NoToken);
-        };
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    pub(super) fn is_insecure(&self) -> bool {
+        self.authenticator.is_insecure()
+    }
+
+    /// Whether subscriptions are listed at this path.
+    pub(crate) fn lists(&self, path: &str) -> bool {
+        let below = path.strip_prefix(subscriptions::PATH);
+        self.config.subscriptions && below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    }
+
+    /// Who is to be told that a client follows these topics, if anyone is.
+    pub(crate) fn watch(self: &Arc<Self>, topics: &[String]) -> Option<Arc<dyn Watcher>> {
+        self.config
+            .subscriptions
+            .then(|| -> Arc<dyn Watcher> { Arc::new(Subscriber::new(self.clone(), topics.to_vec())) })
+    }
+
+    /// In the presence of which channel subscribers are. None of them follows it.
+    pub(super) fn presence_channel(&self) -> Result<Channel, Refused> {
+        channel(&self.config.namespace, &self.node.rules(), Some(subscriptions::PATH))
+    }
+
+    /// The channel of all topics, and what it keeps.
+    pub(super) fn all_topics(&self) -> Result<(Channel, Retention), Refused> {
+        let rules = self.node.rules();
+        let channel = channel(&self.config.namespace, &rules, None)?;
+        let retention = rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
+        Ok((channel, retention))
+    }
+
+    /// Publishes an update of the hub's own. It is not in a channel of its topic, which few could name beforehand.
+    pub(super) async fn publish_own(&self, update: &Update) -> Result<(), Refused> {
+        let (channel, retention) = self.all_topics()?;
+        let publication = update.publication(&new_id());
+        let request = PublishRequest { channel, publication, retention, idempotency: None, version: None };
+        self.node.publish(request).await.map(|_| ()).map_err(|_| Refused::Failed)
+    }
+
+    /// Who shows this token.
+    pub(super) async fn identify(&self, token: Option<&str>) -> Result<Identity, Refused> {
+        let is_shown = token.filter(|token| !token.is_empty());
+        let Some(token) = is_shown.or(self.is_insecure().then_some("")) else { return Err(Refused::NoToken) };
         let now = self.node.clock.unix_seconds();
-        let identity = self.authenticator.authenticate(now, token).wait().await.map_err(|denial| {
+        self.authenticator.authenticate(now, token).wait().await.map_err(|denial| {
             Refused::Token(match denial {
                 Denial::Error(refusal) => refusal.message.into_owned(),
                 Denial::Disconnect(disconnect) => disconnect.plain().reason.into_owned(),
             })
-        })?;
-        if !is_insecure {
+        })
+    }
+
+    /// Publishes what a form says, if whoever shows the token may publish to all its topics. Answers the update's id.
+    pub(crate) async fn publish(&self, token: Option<&str>, form: &[u8]) -> Result<String, Refused> {
+        let _room = self.room.try_acquire().map_err(|_| Refused::Busy)?;
+        let update = Update::read(form)?;
+        let identity = self.identify(token).await?;
+        if !self.is_insecure() {
             check_rights(&identity, update.topics())?;
         }
-        let id = update.id().map_or_else(|| format!("urn:uuid:{}", Uuid::new_v4()), str::to_owned);
+        let id = update.id().map_or_else(new_id, str::to_owned);
         let requests = self.requests(&update, &id)?;
         for published in self.node.publish_in_order(requests).await {
             published.map_err(|_| Refused::Failed)?;
@@ -160,6 +214,10 @@ impl Hub {
         };
         topics.chain([None]).map(request).collect()
     }
+}
+
+fn new_id() -> String {
+    format!("urn:uuid:{}", Uuid::new_v4())
 }
 
 fn name(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> String {
@@ -230,7 +288,7 @@ mod tests {
             faults.into_inner().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         };
         assert_eq!(faulty(Config::default()), [""; 0]);
-        let bad = Config { namespace: "a:b".into(), cookie: "".into(), enabled: true };
+        let bad = Config { namespace: "a:b".into(), cookie: "".into(), enabled: true, subscriptions: true };
         assert_eq!(faulty(bad), ["namespace", "cookie"]);
     }
 }

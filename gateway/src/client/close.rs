@@ -96,6 +96,7 @@ impl Client {
 
     /// Stops being a subscriber of anything. Safe to call again.
     pub(crate) fn leave_all(&mut self, local: &mut Local, why: &Disconnect) {
+        self.tell_gone();
         let client = self.session.client();
         if let Some(permit) = self.user_permit.take() {
             let (user, plain) = (permit.user(), why.plain());

@@ -155,6 +155,7 @@ impl Client {
                 self.outbox.push_last(head);
                 local.mark_unwritten(self.key.index);
             }
+            self.tell_begun();
         }
     }
 

@@ -34,9 +34,11 @@ pub(crate) mod open;
 mod outbox;
 mod perform;
 pub(crate) mod read;
+mod watch;
 mod write;
 
 pub(crate) use outbox::{Outbox, Queued};
+pub(crate) use watch::Watcher;
 
 pub(crate) use framing::{Begins, Unanswered};
 
@@ -84,6 +86,8 @@ struct Rare {
     name: Option<SessionId>,
     /// Where it stands in each of its channels, if every event is to say so.
     positions: Option<Positions>,
+    /// Who is told that it comes and goes.
+    watcher: Option<Arc<dyn Watcher>>,
     /// What hooks are told of where it comes from.
     origin: Option<Arc<Origin>>,
     /// Whose client it is, if it speaks Pusher.
@@ -93,8 +97,9 @@ struct Rare {
 impl Rare {
     /// `None` if there is nothing of it.
     fn boxed(self) -> Option<Box<Self>> {
-        let Self { name, positions, origin, app } = &self;
-        let is_any = name.is_some() || positions.is_some() || origin.is_some() || app.is_some();
+        let Self { name, positions, watcher, origin, app } = &self;
+        let of_streams = positions.is_some() || watcher.is_some();
+        let is_any = name.is_some() || of_streams || origin.is_some() || app.is_some();
         is_any.then(|| Box::new(self))
     }
 }

@@ -13,7 +13,7 @@ use shared::protocol::{Protocol, ProtocolId};
 use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::client::framing::{Framing, Unanswered};
-use crate::client::{Client, ClientKey, Incoming, Link, Outbox, Rare};
+use crate::client::{Client, ClientKey, Incoming, Link, Outbox, Rare, Watcher};
 use crate::pusher::App;
 use crate::transport::encodings::Wire;
 use crate::transport::{Socket, Stream};
@@ -30,6 +30,8 @@ pub(crate) struct NewClient {
     pub(crate) head: Bytes,
     /// Where the answer waits for the session: whose it is to begin.
     pub(crate) unanswered: Option<Box<Unanswered>>,
+    /// Who is told that it comes and goes.
+    pub(crate) watcher: Option<Arc<dyn Watcher>>,
     /// Commands that came with the request.
     pub(crate) first: Option<Bytes>,
     /// The request as the connect command that it comes to, where it says it all.
@@ -73,7 +75,7 @@ impl Client {
             seed: rand::random(),
         };
         let mut session = Session::open(local.now, opening);
-        let rare = Rare { name, positions, origin: new.origin, app: new.app };
+        let rare = Rare { name, positions, watcher: new.watcher, origin: new.origin, app: new.app };
         if rare.app.is_some() {
             session = session.asking_of_all();
         }

@@ -68,6 +68,7 @@ impl Router {
                 layout: Layout::Events,
                 headers: headers_of_stream(Layout::Events, cors.clone()),
                 waits: Some(Waits::with(cors)),
+                watcher: None,
                 first: None,
                 connect: Some(Box::new(asked.connect())),
                 protocol: self.encodings.event_source(several),

@@ -19,6 +19,8 @@ pub(crate) const PATH: &str = "/.well-known/mercure";
 
 pub(super) const METHODS: &str = "GET, POST, OPTIONS";
 
+const LIST_METHODS: &str = "GET, OPTIONS";
+
 /// How publishers are told of the hub; it says so of itself.
 const LINK: &str = "</.well-known/mercure>; rel=\"mercure\"";
 
@@ -34,6 +36,9 @@ impl Router {
         let Some(hub) = self.hub.clone() else {
             return Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"));
         };
+        if request.uri().path() != PATH {
+            return self.list_subscriptions(peer, request, &hub).await;
+        }
         match *request.method() {
             Method::POST => self.publish_update(peer, request, &hub).await,
             _ => self.follow_topics(peer, take_over, request, &hub).await,
@@ -46,7 +51,7 @@ impl Router {
         peer: &Peer,
         take_over: &TakeOver,
         request: Request<Incoming>,
-        hub: &Hub,
+        hub: &Arc<Hub>,
     ) -> Result<Response<Body>, Refused> {
         let opening = {
             let head = Head::of(&request);
@@ -68,6 +73,7 @@ impl Router {
                 layout: Layout::Events,
                 headers,
                 waits: Some(Waits::with(cors)),
+                watcher: hub.watch(asked.topics()),
                 first: None,
                 connect: Some(Box::new(asked.connect(&token, |topic| hub.channel_of(topic)))),
                 protocol: self.encodings.mercure(),
@@ -76,6 +82,46 @@ impl Router {
             }
         };
         self.open_stream(take_over, opening, request.version()).await
+    }
+
+    /// Tells who follows what. Who asks counts as a client while it is answered.
+    async fn list_subscriptions(
+        &self,
+        peer: &Peer,
+        request: Request<Incoming>,
+        hub: &Hub,
+    ) -> Result<Response<Body>, Refused> {
+        let head = Head::of(&request);
+        self.check_request(&head, LIST_METHODS)?;
+        let cors = cors::headers(&head);
+        let malformed = |why: &str| {
+            let refused = Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
+            refused.with(cors::lines(cors.clone()))
+        };
+        let bearer = head.bearer().map_err(malformed)?.map(str::to_owned);
+        let token = bearer
+            .or_else(|| head.form_query("authorization"))
+            .or_else(|| head.cookie(hub.cookie()).map(str::to_owned));
+        let _admitted = self.admit(peer, &head)?;
+        let path = head.path.to_owned();
+        drop(head);
+        match hub.subscriptions(token.as_deref(), &path).await {
+            Err(why) => Err(refused(&why).with(cors::lines(cors))),
+            Ok(None) => {
+                let refused =
+                    Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "there is no such subscription");
+                Err(refused.with(cors::lines(cors)))
+            }
+            Ok(Some(document)) => {
+                let mut response = Response::new(whole(document));
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/ld+json"));
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+                headers.insert(header::LINK, HeaderValue::from_static(LINK));
+                headers.extend(cors);
+                Ok(response)
+            }
+        }
     }
 
     /// Publishes an update. Its publisher counts as a client while it is served.
@@ -135,7 +181,7 @@ fn refused(why: &NotPublished) -> Refused {
     let status = match why {
         NotPublished::Invalid(_) | NotPublished::Topic(..) | NotPublished::Data(_) => StatusCode::BAD_REQUEST,
         NotPublished::NoToken | NotPublished::Token(_) => StatusCode::UNAUTHORIZED,
-        NotPublished::Forbidden(_) => StatusCode::FORBIDDEN,
+        NotPublished::Forbidden(_) | NotPublished::Unlisted => StatusCode::FORBIDDEN,
         NotPublished::Busy | NotPublished::Failed => StatusCode::SERVICE_UNAVAILABLE,
     };
     let challenge = (status == StatusCode::UNAUTHORIZED)

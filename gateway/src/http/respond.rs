@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::admission::{Admitted, Peer};
 use crate::backend::Origin;
 use crate::client::open::NewClient;
-use crate::client::{Begins, Unanswered};
+use crate::client::{Begins, Unanswered, Watcher};
 use crate::http::emulate::is_protobuf;
 use crate::http::head::Head;
 use crate::http::{Body, Refused, Router, TakeOver, cors};
@@ -96,6 +96,7 @@ pub(super) struct Opening {
     pub(super) headers: HeaderMap,
     /// Whether there is to be one is for the client's session to say. Otherwise there is one in any case.
     pub(super) waits: Option<Waits>,
+    pub(super) watcher: Option<Arc<dyn Watcher>>,
     pub(super) first: Option<Bytes>,
     pub(super) connect: Option<Box<Connect>>,
     pub(super) protocol: Arc<dyn Protocol>,
@@ -147,6 +148,7 @@ impl Opening {
             wire: Wire::Response(frames),
             head: head.into(),
             unanswered: unanswered.map(Box::new),
+            watcher: self.watcher,
             first: self.first,
             connect: self.connect,
             protocol: self.protocol,
@@ -240,8 +242,8 @@ impl Router {
             false => self.encodings.centrifuge(in_protobuf, false),
         };
         let first = Some(first);
-        let (waits, connect) = (None, None);
-        let opening = Opening { layout, headers, waits, first, connect, protocol, admitted, origin };
+        let (waits, watcher, connect) = (None, None, None);
+        let opening = Opening { layout, headers, waits, watcher, first, connect, protocol, admitted, origin };
         self.open_stream(take_over, opening, version).await
     }
 

@@ -223,6 +223,7 @@ impl Router {
         let named = || match path {
             event_stream::PATH => self.sse.then_some(Apart::Channels),
             mercure::PATH => self.hub.is_some().then_some(Apart::Updates),
+            _ if self.hub.as_ref().is_some_and(|hub| hub.lists(path)) => Some(Apart::Updates),
             _ => None,
         };
         self.clients.then(|| Apart::of(path).or_else(named)).flatten()

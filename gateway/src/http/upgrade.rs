@@ -244,13 +244,14 @@ impl Router {
         self.metrics.handshake(Handshake::Accepted);
         let Opening { protocol, deflate, origin, first, app, turned_away, .. } = opening;
         let (wire, head) = (Wire::WebSocket, Bytes::new());
-        let (unanswered, connect) = (None, None);
+        let (unanswered, connect, watcher) = (None, None, None);
         let new = NewClient {
             socket,
             unread,
             wire,
             head,
             unanswered,
+            watcher,
             first,
             connect,
             protocol,

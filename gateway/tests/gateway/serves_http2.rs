@@ -143,6 +143,46 @@ async fn the_closing_handshake_goes_both_ways() {
     gateway.metric_becomes("tidegate_connections", 0.0).await;
 }
 
+/// What comes of a response, up to here and with it.
+async fn until(response: &mut Response<Incoming>, end: &str) -> String {
+    let mut text = String::new();
+    while !text.contains(end) {
+        let frame = tokio::time::timeout(PATIENCE, response.frame()).await.expect("in time");
+        let bytes = frame.expect("more of it").expect("a sound one").into_data().expect("data");
+        text.push_str(std::str::from_utf8(&bytes).expect("text"));
+    }
+    text
+}
+
+#[tokio::test]
+async fn streams_that_wait_for_their_session_share_a_connection_and_are_refused_by_a_status() {
+    let description =
+        gateway().with("sse.enabled", true).with("mercure.enabled", true).and("[namespaces.shut]\n");
+    let (gateway, certificate) = start(description).await;
+    let mut sender = connect(&gateway, &certificate).await;
+    for (path, status) in [("/sse?channel=shut:a", 403), ("/sse?channel=a&token=x", 401)] {
+        assert_eq!(request(&mut sender, "GET", path, "").await.status().as_u16(), status, "{path}");
+    }
+    let mut one = request(&mut sender, "GET", "/sse?channel=stream:a", "").await;
+    let mut two = request(&mut sender, "GET", "/sse?channel=stream:a&channel=stream:b", "").await;
+    let hub = "/.well-known/mercure?topic=a&lastEventID=never-there";
+    let mut updates = request(&mut sender, "GET", hub, "").await;
+    assert_eq!(updates.headers()["last-event-id"], "earliest");
+    for stream in [&mut one, &mut two] {
+        assert_eq!(stream.status(), StatusCode::OK);
+        assert!(until(stream, "\n\n").await.starts_with("event: subscribed\n"));
+    }
+    publish(&mut sender, "stream:a", json!(1)).await;
+    publish(&mut sender, "mercure:a", json!(2)).await;
+    assert!(until(&mut one, "\n\n").await.starts_with("data: 1\nid: stream:a="));
+    let event = until(&mut two, "\n\n").await;
+    assert!(
+        event.starts_with("event: stream:a\ndata: 1\nid: stream:a=") && event.contains("&stream:b="),
+        "{event}"
+    );
+    assert!(until(&mut updates, "\n\n").await.contains("data: 2\n"));
+}
+
 #[tokio::test]
 async fn an_event_stream_and_its_commands_come_over_one_connection() {
     let (gateway, certificate) = start(gateway()).await;

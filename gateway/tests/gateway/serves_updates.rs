@@ -264,6 +264,61 @@ async fn updates_and_other_publications_share_their_channels() {
 }
 
 #[tokio::test]
+async fn who_follows_what_is_listed_and_told_to_those_who_may_know() {
+    let gateway = hub().with("mercure.subscriptions", true).start().await;
+    let list = "/.well-known/mercure/subscriptions";
+    let any = json!({ "subscribe": [format!("{list}{{/topic}}{{/subscriber}}")] });
+    let mut watching =
+        follow(&gateway, &[("topic", &format!("{list}/a/{{subscriber}}"))], &bearer(&any)).await;
+    assert_eq!(watching.status, 200);
+    let mut stranger = follow(&gateway, &[("topic", "*")], "").await;
+    assert_eq!(stranger.status, 200);
+
+    let ann = bearer(&json!({ "payload": { "name": "Ann" } }));
+    let follower = follow(&gateway, &[("topic", "a"), ("topic", "https://b.example/{id}")], &ann).await;
+    assert_eq!(follower.status, 200);
+    let begun: Value = serde_json::from_str(&data(&mut watching).await).expect("JSON");
+    assert_eq!(
+        (&begun["type"], &begun["topic"], &begun["active"]),
+        (&json!("Subscription"), &json!("a"), &json!(true))
+    );
+    assert_eq!(begun["payload"], json!({ "name": "Ann" }));
+
+    let get =
+        async |path: &str, headers: &str| http::request(gateway.address, "GET", path, headers, "").await;
+    assert_eq!(get(list, "").await.status, 401);
+    assert_eq!(get(list, &ann).await.status, 403);
+    let listed = get(list, &bearer(&any)).await;
+    assert_eq!(listed.status, 200, "{listed:?}");
+    let listed: Value = serde_json::from_slice(&listed.body).expect("JSON");
+    assert_eq!((&listed["@context"], &listed["id"]), (&json!("https://mercure.rocks/"), &json!(list)));
+    assert!(listed["lastEventID"].as_str().is_some_and(|id| id.starts_with("urn:uuid:")), "{listed}");
+    let topics: Vec<&str> = listed["subscriptions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["topic"].as_str())
+        .collect();
+    assert!(
+        topics.contains(&"a") && topics.contains(&"https://b.example/{id}") && topics.contains(&"*"),
+        "{topics:?}"
+    );
+    let of_topic = get(&format!("{list}/https%3A%2F%2Fb.example%2F%7Bid%7D"), &bearer(&any)).await;
+    let of_topic: Value = serde_json::from_slice(&of_topic.body).expect("JSON");
+    assert_eq!(of_topic["subscriptions"].as_array().map(Vec::len), Some(1));
+    let own = begun["id"].as_str().expect("an id");
+    let one: Value = serde_json::from_slice(&get(own, &bearer(&any)).await.body).expect("JSON");
+    assert_eq!((&one["id"], &one["subscriber"]), (&begun["id"], &begun["subscriber"]));
+
+    drop(follower);
+    let ended: Value = serde_json::from_str(&data(&mut watching).await).expect("JSON");
+    assert_eq!((&ended["id"], &ended["active"]), (&begun["id"], &json!(false)));
+    assert_eq!(get(own, &bearer(&any)).await.status, 404);
+    publish(&gateway, &[("topic", "a"), ("data", "public")]).await;
+    assert_eq!(data(&mut stranger).await, "public", "and nothing of subscriptions before it");
+}
+
+#[tokio::test]
 async fn it_is_there_only_where_it_is_switched_on() {
     let gateway = gateway().start().await;
     assert_eq!(http::request(gateway.address, "GET", &format!("{PATH}?topic=a"), "", "").await.status, 404);

@@ -252,6 +252,11 @@ impl Session {
         self.identity.as_ref()?.meta.as_ref()
     }
 
+    /// What its token says of it for those who are told who follows which topics.
+    pub fn payload(&self) -> Option<&Bytes> {
+        self.identity.as_ref()?.updates.as_ref()?.payload.as_ref()
+    }
+
     /// Whether the connect command has succeeded and the connection is not closed.
     pub fn is_connected(&self) -> bool {
         self.phase == Phase::Connected

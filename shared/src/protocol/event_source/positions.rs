@@ -60,8 +60,8 @@ pub(super) fn read(id: &str) -> Option<BTreeMap<Box<str>, Since>> {
 /// Where a client of several channels stands in each, by what goes out to it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Positions {
-    /// By channel, both as they are written.
-    of: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    /// Sorted by channel, both as they are written. They are few, and each connection has its own.
+    of: Vec<(Box<[u8]>, Box<[u8]>)>,
     bytes: usize,
 }
 
@@ -92,14 +92,16 @@ impl Positions {
     fn take(&mut self, id: &[u8]) {
         for pair in id.split(|byte| *byte == b'&') {
             let (name, position) = pair.split_at(memchr::memchr(b'=', pair).unwrap_or(pair.len()));
-            match self.of.get_mut(name) {
-                Some(known) => {
+            match self.of.binary_search_by(|(known, _)| (**known).cmp(name)) {
+                Ok(at) => {
+                    let (_, known) = &mut self.of[at];
                     self.bytes = self.bytes + position.len() - known.len();
                     *known = position.into();
                 }
-                None => {
+                Err(at) => {
                     self.bytes += pair.len() + 1;
-                    self.of.insert(name.into(), position.into());
+                    self.of.reserve_exact(1);
+                    self.of.insert(at, (name.into(), position.into()));
                 }
             }
         }

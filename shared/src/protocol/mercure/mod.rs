@@ -128,6 +128,11 @@ fn place(publication: &Publication) -> Option<String> {
     publication.position.map(|position| format!("#{}:{}", position.epoch.as_str(), position.offset))
 }
 
+/// The id by which an update is told.
+pub fn id_of(publication: &Publication) -> Option<String> {
+    publication.tags.get(ID).map(|id| id.to_string()).or_else(|| place(publication))
+}
+
 /// Whether this is the update's id.
 pub fn has_id(publication: &Publication, id: &str) -> bool {
     match publication.tags.get(ID) {

@@ -58,6 +58,11 @@ impl Asked {
         if asked.topics.iter().all(String::is_empty) { Err(Unreadable::NoTopic) } else { Ok(asked) }
     }
 
+    /// As they are written, one or more.
+    pub fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
     /// The token in the address, if there is one.
     pub fn token(&self) -> Option<&str> {
         self.token.as_deref()

@@ -92,6 +92,11 @@ impl Update {
         }
     }
 
+    /// One of the hub's own, for those who may read its topic.
+    pub fn own(topic: String, data: String) -> Self {
+        Self { topics: vec![topic], data, private: true, ..Self::default() }
+    }
+
     /// The canonical one first.
     pub fn topics(&self) -> &[String] {
         &self.topics

@@ -57,7 +57,8 @@ impl Session {
         let mut wanted: BTreeMap<Channel, Wanted> = BTreeMap::new();
         for subscription in by_server.into_iter().chain(self.personal()) {
             let asked = by_client.remove(&subscription.channel).unwrap_or_default();
-            let one = self.server_side(now, subscription, asked)?;
+            let mut one = self.server_side(now, subscription, asked)?;
+            self.narrow(&mut one, true);
             wanted.entry(one.channel.clone()).or_insert(one);
         }
         for (name, asked) in by_client {
@@ -78,6 +79,8 @@ impl Session {
                 && rules.names.audience(one.channel.as_str()).is_everyone();
             let may =
                 self.may_subscribe(options, &one.channel) || self.may_follow_topics(options, &one.channel);
+            let asks = one.asks;
+            self.narrow(&mut one, asks);
             if one.asks || may {
                 wanted.entry(one.channel.clone()).or_insert(one);
             } else if self.fixed {
@@ -107,18 +110,21 @@ impl Session {
         // Whatever a client calls it: only its own command can read the state of keys.
         let kind = if options.keeps_keys() { options.subscription_type.kind() } else { asked.kind };
         let asked = Subscribe { kind, ..asked };
-        let mut asked = Asked::of(asked, options)?;
-        asked.filter =
-            self.narrowed(options, &channel, std::mem::take(&mut asked.topics), asked.filter.take());
         let joining = Joining {
             server_side: true,
-            asked,
+            asked: Asked::of(asked, options)?,
             overrides,
             granted: Granted { info, expires, ..Granted::default() }.boxed(),
             data: data.map(Payload::of_unknown),
             ..Joining::default()
         };
         Ok(Wanted { channel, joining: Box::new(joining), asks: false })
+    }
+
+    /// Leaves to it what is for this client. `granted`: somebody has said, or is to say, that it may subscribe.
+    pub(super) fn narrow(&self, wanted: &mut Wanted, granted: bool) {
+        let Some(options) = self.context.rules.options(&wanted.channel) else { return };
+        self.narrow_to_audience(options, &wanted.channel, &mut wanted.joining.asked, granted);
     }
 
     /// The channel of the client's user alone.

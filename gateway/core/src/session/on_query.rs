@@ -25,7 +25,7 @@ impl Session {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
         // Nor is it for those from whom some of it is kept.
-        let is_narrowed = self.narrowed(options, &channel, Box::default(), None).is_some();
+        let is_narrowed = self.audience(options, &channel, Box::default(), true).is_some();
         if is_narrowed || !self.may_read_history(options, &channel) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }

@@ -25,11 +25,12 @@ impl Session {
         }
         let Since { offset, epoch } = since.clone().unwrap_or_default();
         let asked = Subscribe { recover: since.is_some(), offset, epoch, ..Subscribe::default() };
-        let wanted = match self.server_side(now, subscription, asked) {
+        let mut wanted = match self.server_side(now, subscription, asked) {
             Ok(wanted) => wanted,
             Err(Denial::Error(refusal)) => return Err(refusal.known().unwrap_or(ErrorCode::Internal)),
             Err(Denial::Disconnect(_)) => return Err(ErrorCode::BadRequest),
         };
+        self.narrow(&mut wanted, true);
         if self.find(wanted.channel().as_str()).is_ok() {
             return Err(ErrorCode::AlreadySubscribed);
         }

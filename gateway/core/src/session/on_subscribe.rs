@@ -72,8 +72,9 @@ impl Session {
             Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
-        asked.filter =
-            self.narrowed(options, &channel, std::mem::take(&mut asked.topics), asked.filter.take());
+        // Whoever brings a token, or is asked about, may have what is not private.
+        let granted = self.asks_of_all || !token.is_empty() || options.subscribe_hook;
+        self.narrow_to_audience(options, &channel, &mut asked, granted);
         if self.asks_of_all {
             return self.ask_about(at, channel, id, asked, token, data);
         }

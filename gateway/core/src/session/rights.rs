@@ -7,6 +7,7 @@ use shared::channel::Channel;
 use shared::topic_selector::Selector;
 
 use super::Session;
+use super::terms::Asked;
 use crate::audience::Audience;
 use crate::channel_rules::ChannelOptions;
 use crate::effect::Rights;
@@ -64,29 +65,43 @@ impl Session {
             && (is_of_all && !selectors.is_empty() || selectors.iter().any(|selector| selector.matches(name)))
     }
 
-    /// Which of the channel's publications are for this client, if not all are; its own filter is a part of that.
-    pub(super) fn narrowed(
+    /// Leaves to a subscription what is for this client of channels with private publications. `granted`: whatever the
+    /// options say, somebody lets it subscribe.
+    pub(super) fn narrow_to_audience(
+        &self,
+        options: &ChannelOptions,
+        channel: &Channel,
+        asked: &mut Asked,
+        granted: bool,
+    ) {
+        let topics = std::mem::take(&mut asked.topics);
+        let open = granted || self.may_subscribe(options, channel);
+        if let Some(audience) = self.audience(options, channel, topics, open) {
+            let own = asked.filter.take();
+            asked.filter = Some(Arc::new(TagFilter::of_audience(audience, own.as_deref())));
+        }
+    }
+
+    /// Which of the channel's publications are for this client, if not all are.
+    pub(super) fn audience(
         &self,
         options: &ChannelOptions,
         channel: &Channel,
         topics: Box<[Selector]>,
-        filter: Option<Arc<TagFilter>>,
-    ) -> Option<Arc<TagFilter>> {
-        if !options.has_private_publications || self.context.insecure && topics.is_empty() {
-            return filter;
+        open: bool,
+    ) -> Option<Audience> {
+        let insecure = self.context.insecure;
+        if !options.has_private_publications || insecure && topics.is_empty() {
+            return None;
         }
         let name = self.context.rules.own_name(channel);
-        let all = || Selector::new(ALL_TOPICS);
         let audience = Audience {
             own: if name == ALL_TOPICS { "".into() } else { name.into() },
             follows: (!topics.is_empty() && !topics.iter().any(Selector::is_all)).then_some(topics),
-            authorized: if self.context.insecure { [all()].into() } else { self.authorized().into() },
-            open: self.may_subscribe(options, channel),
+            authorized: if insecure { [Selector::new(ALL_TOPICS)].into() } else { self.authorized().into() },
+            open,
         };
-        if audience.is_everything() {
-            return filter;
-        }
-        Some(Arc::new(TagFilter::of_audience(audience, filter.as_deref())))
+        (!audience.is_everything()).then_some(audience)
     }
 
     /// The topics that its token names.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gateway_core::channel_rules::ChannelOptions;
-use gateway_core::effect::{Effect, Identity, OutcomeResult, Updates};
+use gateway_core::effect::{Effect, Grant, Identity, OutcomeResult, Updates};
 use gateway_core::session::{Context, Way};
 use shared::id::UserId;
 use shared::protocol::mercure::{Asked, Mercure, Update};
@@ -121,6 +121,22 @@ fn an_update_that_is_found_is_gone_on_from_and_another_is_not() {
         assert_eq!((&*did[0], &ids[..]), (header, told), "{wanted}");
         assert_eq!(did[2..], ["live m:a @7"]);
     }
+}
+
+#[test]
+fn a_subscription_token_lets_in_to_what_is_public() {
+    let mut client = Client::connected(with_hub(false), Identity::default());
+    client.says(r#"{"id":2,"subscribe":{"channel":"m:a","token":"t"}}"#);
+    client.did();
+    client.answer(OutcomeResult::Authorized(Ok(Grant::default())));
+    let join = std::iter::from_fn(|| client.session.poll_effect()).find_map(|effect| match effect {
+        Effect::Join(join) => Some(join),
+        _ => None,
+    });
+    let terms = join.expect("it joins").terms;
+    let lets_through =
+        |form: &str| terms.lets_through(&Update::read(form.as_bytes()).unwrap().publication("id"));
+    assert!(lets_through("topic=a") && !lets_through("topic=a&private=on"));
 }
 
 #[test]

@@ -60,9 +60,16 @@ pub(super) fn read(id: &str) -> Option<BTreeMap<Box<str>, Since>> {
 /// Where a client of several channels stands in each, by what goes out to it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Positions {
-    /// Sorted by channel, both as they are written. They are few, and each connection has its own.
-    of: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// Sorted by channel. They are few, and each connection has its own.
+    of: Vec<Place>,
     bytes: usize,
+}
+
+/// A channel and where a client stands in it, as they are written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Place {
+    channel: Box<[u8]>,
+    position: Box<[u8]>,
 }
 
 impl Positions {
@@ -92,16 +99,16 @@ impl Positions {
     fn take(&mut self, id: &[u8]) {
         for pair in id.split(|byte| *byte == b'&') {
             let (name, position) = pair.split_at(memchr::memchr(b'=', pair).unwrap_or(pair.len()));
-            match self.of.binary_search_by(|(known, _)| (**known).cmp(name)) {
+            match self.of.binary_search_by(|place| (*place.channel).cmp(name)) {
                 Ok(at) => {
-                    let (_, known) = &mut self.of[at];
+                    let known = &mut self.of[at].position;
                     self.bytes = self.bytes + position.len() - known.len();
                     *known = position.into();
                 }
                 Err(at) => {
                     self.bytes += pair.len() + 1;
                     self.of.reserve_exact(1);
-                    self.of.insert(at, (name.into(), position.into()));
+                    self.of.insert(at, Place { channel: name.into(), position: position.into() });
                 }
             }
         }
@@ -109,9 +116,9 @@ impl Positions {
 
     fn put(&self, out: &mut BytesMut) {
         let mut before = ID;
-        for (name, position) in &self.of {
+        for Place { channel, position } in &self.of {
             out.put_slice(before);
-            out.put_slice(name);
+            out.put_slice(channel);
             out.put_slice(position);
             before = b"&";
         }

@@ -82,6 +82,9 @@ impl Protocol for Mercure {
             Event::Disconnected(_)
             | Event::Joined(_)
             | Event::Left(_)
+            | Event::MemberAdded(_)
+            | Event::MemberRemoved(_)
+            | Event::Counted(_)
             | Event::Subscribed(_)
             | Event::Message(_)
             | Event::Refreshed(_) => Encoded::Nothing,
@@ -182,7 +185,7 @@ mod tests {
         let answered = |subscribed: Subscribed| {
             let mut connected = Connected::new(ClientId::from_bits(1), "1", "node".into());
             connected.subs.insert(Channel::parse("mercure:a", 255).unwrap(), subscribed);
-            let reply = Reply { id: 1, outcome: Ok(Answer::Connect(Box::new(connected))) };
+            let reply = Reply { id: 1, channel: None, outcome: Ok(Answer::Connect(Box::new(connected))) };
             Mercure.encode_reply(&reply, &mut BytesMut::new())
         };
         let header = |value: &str| Encoded::Begin(Some(Header { name: LAST_EVENT_ID, value: value.into() }));

@@ -36,6 +36,7 @@ use crate::memory::Memory;
 use crate::node::question::Question;
 use crate::node::{AskError, FromBroker, Node, Parts};
 use crate::pusher::Apps;
+use crate::pusher_api::{self, PusherApi};
 use crate::telemetry::metrics::catch_up;
 use crate::telemetry::traces::failed_exports;
 use crate::telemetry::{Metrics, Readiness, Reminder};
@@ -73,6 +74,7 @@ pub struct App {
     /// Each ends when its door is shut.
     accepting: Vec<JoinHandle<()>>,
     api: Arc<Api>,
+    pusher_api: Option<Arc<PusherApi>>,
     /// Connections on which HTTP is spoken.
     http: TaskTracker,
     leaving: CancellationToken,
@@ -187,6 +189,13 @@ impl App {
         metrics.connections_max.set(i64::from(connections_max));
         let api = Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?);
         let spare_max = if api_socket.is_some() { 0 } else { config.api.connections_max };
+        let limits = pusher_api::Limits {
+            requests_max: config.api.requests_max,
+            deadline: config.api.deadline(),
+            list_max: config.api.list_limit_max as usize,
+        };
+        let pusher_api = |apps: &Arc<Apps>| Arc::new(PusherApi::new(apps.clone(), node.clone(), limits));
+        let pusher_api = apps.as_ref().map(pusher_api);
         let raw_paths = Arc::new(RawPaths::new(&config.raw));
         let router = Router {
             origins: origins.clone(),
@@ -216,7 +225,8 @@ impl App {
             pages: config.demo.page,
             backend,
             refusals_told: Arc::default(),
-            apps: apps.clone(),
+            pusher_api: pusher_api.clone().filter(|_| api_socket.is_none()),
+            apps,
         };
         let api_router = Router {
             admission: Admission::new(
@@ -229,6 +239,7 @@ impl App {
             ),
             clients: false,
             api: Some(api.clone()),
+            pusher_api: pusher_api.clone(),
             pages: false,
             ..router.clone()
         };
@@ -306,6 +317,7 @@ impl App {
             workers,
             accepting,
             api,
+            pusher_api,
             http,
             leaving,
             stop,
@@ -358,6 +370,9 @@ impl App {
         }
         // A request that has not begun by now is told so. What has begun may take as long as its answer takes.
         self.api.close();
+        if let Some(api) = &self.pusher_api {
+            api.close();
+        }
         let answered = self.clock.now() + ANSWERS_TIMEOUT;
         while !self.http.is_empty() && self.clock.now() < answered {
             thread::sleep(DRAIN_POLL);

@@ -36,6 +36,7 @@ pub mod presence;
 pub mod prices;
 pub mod publisher;
 pub mod pusher;
+mod pusher_api;
 
 pub mod clock;
 #[doc(hidden)]

@@ -111,6 +111,9 @@ impl Client {
             local.node.tell(&Event::Disconnect { client, user, code, reason });
             local.directory.leave(permit.user(), self.key.index);
         }
+        if self.app().is_some() {
+            self.session.subscriptions().for_each(|channel| self.note_count(local, channel));
+        }
         let announced = self.session.take_announced();
         let shown = self.session.take_shown();
         local.leave_all(self.key.index, client);

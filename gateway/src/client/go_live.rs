@@ -37,6 +37,7 @@ impl Client {
             }
             return;
         }
+        self.note_count(local, channel);
         local.tally.deliveries += publications;
         for frame in frames {
             self.send_frame(local, frame);

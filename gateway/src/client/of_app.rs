@@ -49,6 +49,13 @@ impl Client {
         }
     }
 
+    /// It has come to a channel, or is about to leave it.
+    pub(super) fn note_count(&self, local: &Local, channel: &Channel) {
+        if self.app().is_some_and(|app| app.counts(channel.as_str())) {
+            local.node.count_changed(channel);
+        }
+    }
+
     /// It says who it is.
     pub(super) fn sign_in(&mut self, local: &mut Local, ticket: Ticket, auth: &str, data: &Payload) {
         let refused = || Err(Denial::of(ErrorCode::NotAvailable));

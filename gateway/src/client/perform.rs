@@ -78,6 +78,7 @@ impl Client {
                 }
                 Effect::Leave { channel, ended } => {
                     self.tell_ended(local, &channel, ended);
+                    self.note_count(local, &channel);
                     local.leave(self.key.index, self.session.client(), &channel);
                 }
                 // It has left all presence already.

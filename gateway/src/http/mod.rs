@@ -17,6 +17,7 @@ use crate::api::{Api, ByClient};
 use crate::backend::Backend;
 use crate::client::open::NewClient;
 use crate::pusher::Apps;
+use crate::pusher_api::PusherApi;
 use crate::telemetry::labels::Handshake;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::encodings::Encodings;
@@ -97,6 +98,8 @@ pub(crate) struct Router {
     pub(crate) refusals_told: Arc<Sparingly>,
     /// Where Pusher is served: whose clients connect.
     pub(crate) apps: Option<Arc<Apps>>,
+    /// What their servers ask of the gateway. `None` where the API has an address of its own.
+    pub(crate) pusher_api: Option<Arc<PusherApi>>,
 }
 
 /// What a request is answered with: all of it, or what a worker writes as it goes.

@@ -17,6 +17,7 @@ use crate::http::respond::Streamed;
 use crate::http::upgrade::Opening;
 use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, event_stream, mercure, pages, whole};
 use crate::pusher::Apps;
+use crate::pusher_api::PusherApi;
 use crate::telemetry::labels::Handshake;
 
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -78,6 +79,11 @@ impl Router {
                 let why = "the server API is at an address of its own; see api.listen";
                 return Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, why));
             };
+            return Ok(api.serve(request).await.map(Either::Left));
+        }
+        if PusherApi::has(path)
+            && let Some(api) = &self.pusher_api
+        {
             return Ok(api.serve(request).await.map(Either::Left));
         }
         if self.pages

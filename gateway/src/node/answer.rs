@@ -91,13 +91,18 @@ impl Node {
         let limit = wanted.limit.clamp(1, PAGE_MAX) as usize;
         // The first of all, in order: one more than asked for shows that there are others.
         let mut first: BTreeSet<Channel> = BTreeSet::new();
-        let only = glob.literal();
-        if let Some(name) = &only {
+        // Where names are given, nothing else is looked at.
+        let literal = glob.literal();
+        let names = wanted.names.iter().map(|name| &**name).take(PAGE_MAX as usize).chain(literal.as_deref());
+        for name in names.clone() {
             let shard = self.interest.shard(name);
-            let local = shard.get(name.as_str()).filter(|local| local.workers != 0 && **name > *wanted.after);
+            let local = shard.get(name).filter(|local| {
+                local.workers != 0 && *name > *wanted.after && glob.matches(local.channel.as_str())
+            });
             first.extend(local.map(|local| local.channel.clone()));
         }
-        for shard in (0..SHARDS).filter(|_| only.is_none()) {
+        let are_named = names.count() > 0;
+        for shard in (0..SHARDS).filter(|_| !are_named) {
             self.interest.for_each_of(shard, |channel, local| {
                 let name = channel.as_str();
                 let is_beyond = first.len() > limit && first.last().is_some_and(|last| name > last.as_str());

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use shared::channel::Channel;
+
 use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::ask::ASK_TIMEOUT;
@@ -19,6 +21,24 @@ pub(crate) struct ChannelsEverywhere {
 }
 
 impl Node {
+    /// How many subscribers these have on all nodes: at most [`PAGE_MAX`] channels. What a node that does not answer has is
+    /// not counted.
+    pub(crate) async fn count_everywhere(
+        &self,
+        channels: &[Channel],
+    ) -> Result<BTreeMap<Box<str>, u64>, BrokerError> {
+        let names: Vec<Box<str>> = channels.iter().map(|channel| channel.as_str().into()).collect();
+        let wanted = ChannelsWanted { limit: PAGE_MAX, names, ..ChannelsWanted::default() };
+        let mut counted: BTreeMap<Box<str>, u64> = BTreeMap::new();
+        for (_, answer) in self.ask_all(Question::Channels(wanted)).await? {
+            let Ok(Answer::Channels(page)) = answer else { continue };
+            for (name, count) in page.channels {
+                *counted.entry(name).or_default() += u64::from(count);
+            }
+        }
+        Ok(counted)
+    }
+
     /// In the order of their names, from `after` on. Nodes are asked for the same part until it holds `limit`; nobody is
     /// asked after `deadline`.
     pub(crate) async fn channels_everywhere(
@@ -35,7 +55,8 @@ impl Node {
                 return Err(BrokerError::Timeout(ASK_TIMEOUT));
             }
             let left = u32::try_from(limit - list.channels.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
-            let wanted = ChannelsWanted { pattern: pattern.into(), after, limit: left };
+            let wanted =
+                ChannelsWanted { pattern: pattern.into(), after, limit: left, ..ChannelsWanted::default() };
             let mut pages = Vec::new();
             for (node, answer) in self.ask_all(Question::Channels(wanted)).await? {
                 match answer {

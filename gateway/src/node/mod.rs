@@ -31,6 +31,7 @@ mod catch_up;
 mod client_ids;
 pub mod config;
 pub mod control;
+mod counts;
 mod deliver;
 mod describe;
 mod expire;
@@ -63,6 +64,7 @@ pub(crate) use users::UserPermit;
 
 use announce::Announcements;
 use ask::Asking;
+use counts::Counts;
 use interest::Interest;
 use members::MembersMissed;
 use poll::Polls;
@@ -104,6 +106,7 @@ pub struct Node {
     pub(crate) session_ids: SessionIds,
     announcements: Announcements,
     members_missed: MembersMissed,
+    counts: Counts,
     showing: Showing,
     memory: Arc<Memory>,
     runtime: Handle,
@@ -178,6 +181,7 @@ impl Node {
             session_ids: SessionIds::default(),
             announcements: Announcements::default(),
             members_missed: MembersMissed::default(),
+            counts: Counts::default(),
             showing: Showing::default(),
             memory: parts.memory,
             runtime: Handle::current(),
@@ -199,6 +203,7 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), show::keep_showing));
         node.tasks.spawn(keep_running(node.clone(), expire::keep_expiring));
         node.tasks.spawn(keep_running(node.clone(), members::keep_members));
+        node.tasks.spawn(keep_running(node.clone(), counts::keep_counting));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());

@@ -85,6 +85,9 @@ pub struct ChannelsWanted {
     pub after: Box<str>,
     /// At most [`PAGE_MAX`] count.
     pub limit: u32,
+    /// Only these, if any are named; at most [`PAGE_MAX`] count. A node that does not know of this tells others too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<Box<str>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -494,7 +497,12 @@ mod tests {
         let refreshing = Refreshing { expired: true, expires_at: Some(7), info: Some("[1]".into()) };
         vec![
             Question::Message { session: "s".into(), data: Bytes::from_static(b"\n\0 any\nbytes \xff") },
-            Question::Channels(ChannelsWanted { pattern: "a*".into(), after: "b".into(), limit: 7 }),
+            Question::Channels(ChannelsWanted {
+                pattern: "a*".into(),
+                after: "b".into(),
+                limit: 7,
+                names: vec!["c".into()],
+            }),
             Question::Connections(ConnectionsWanted {
                 user: Some("".into()),
                 client: Some(id(3)),

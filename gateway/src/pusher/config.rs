@@ -68,6 +68,8 @@ pub struct App {
     /// Clients may send events to the other subscribers of private and presence channels, ten a second
     /// (`session.client_events_per_second`).
     pub client_events: bool,
+    /// Subscribers of public and private channels are told how many there are, at most once a second.
+    pub subscription_counts: bool,
     /// Most users in a presence channel. 0: any number.
     pub presence_members_max: u32,
     /// Longest `user_info` of a member, in bytes.
@@ -87,6 +89,7 @@ impl Default for App {
             secret_file: None,
             namespace: String::new(),
             client_events: false,
+            subscription_counts: false,
             presence_members_max: 100,
             user_info_bytes_max: 1 << 10,
             watchlist_max: 100,

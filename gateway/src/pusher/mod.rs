@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use gateway_core::channel_names::ChannelNames;
 use shared::protocol::Protocol;
-use shared::protocol::pusher::{Names, Pusher};
+use shared::protocol::pusher::{Access, Kind, Names, Pusher};
 
 use crate::secret::{Secret, SecretFileError};
 
@@ -33,12 +33,22 @@ pub(crate) struct App {
     pub(crate) settings: config::App,
 }
 
+impl App {
+    /// Whether the subscribers of a channel are told how many they are.
+    pub(crate) fn counts(&self, channel: &str) -> bool {
+        let kind = || self.names.name_of(channel).map(|name| Kind::of(&name).access);
+        self.settings.subscription_counts && matches!(kind(), Some(Access::Public | Access::Private))
+    }
+}
+
 /// All apps of a node.
 #[derive(Debug)]
 pub(crate) struct Apps {
     by_key: HashMap<Box<str>, Arc<App>>,
+    by_id: HashMap<Box<str>, Arc<App>>,
     /// For those who name no app: they are told so, and no more.
     pub(crate) nobodys: Arc<dyn Protocol>,
+    pub(crate) config: Config,
 }
 
 impl Apps {
@@ -47,24 +57,30 @@ impl Apps {
         if !config.enabled {
             return Ok(None);
         }
-        let mut apps = Self { by_key: HashMap::new(), nobodys: protocol(config, named("", names)) };
-        for (name, app) in &config.apps {
-            let names = named(app.namespace_or(name), names);
-            let secret: Secret = app.read_secret()?;
+        let (mut by_key, mut by_id) = (HashMap::new(), HashMap::new());
+        for (name, settings) in &config.apps {
+            let names = named(settings.namespace_or(name), names);
+            let secret: Secret = settings.read_secret()?;
             let app = Arc::new(App {
-                key: (*app.key).into(),
-                signer: Signer::new(&app.key, &secret),
+                key: (*settings.key).into(),
+                signer: Signer::new(&settings.key, &secret),
                 protocol: protocol(config, names.clone()),
                 names,
-                settings: app.clone(),
+                settings: settings.clone(),
             });
-            apps.by_key.insert(app.key.clone(), app);
+            by_key.insert(app.key.clone(), app.clone());
+            by_id.insert((*settings.id).into(), app);
         }
-        Ok(Some(apps))
+        let nobodys = protocol(config, named("", names));
+        Ok(Some(Self { by_key, by_id, nobodys, config: config.clone() }))
     }
 
     pub(crate) fn with_key(&self, key: &str) -> Option<&Arc<App>> {
         self.by_key.get(key)
+    }
+
+    pub(crate) fn with_id(&self, id: &str) -> Option<&Arc<App>> {
+        self.by_id.get(id)
     }
 }
 

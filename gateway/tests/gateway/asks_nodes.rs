@@ -63,7 +63,7 @@ async fn all_are_asked_and_those_who_do_not_answer_hold_nobody_up() {
     let node = here.node();
     eventually("both are announced", async || node.nodes().await.is_ok_and(|nodes| nodes.len() == 4)).await;
 
-    let wanted = ChannelsWanted { pattern: "c*".into(), after: "".into(), limit: PAGE_MAX };
+    let wanted = ChannelsWanted { pattern: "c*".into(), limit: PAGE_MAX, ..ChannelsWanted::default() };
     let answers = node.ask_all(Question::Channels(wanted)).await.expect("nodes");
     let by_name = |name: &str| &answers.iter().find(|(node, _)| &*node.name == name).unwrap().1;
     assert!(matches!(by_name("deaf"), Err(AskError::Deaf)));

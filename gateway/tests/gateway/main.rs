@@ -41,6 +41,7 @@ mod keeps_maps_true;
 mod keeps_order;
 mod keeps_to_its_memory;
 mod leaves_nothing_behind;
+mod loses_a_pusher_node;
 mod notices_lost_data;
 mod polls_backends;
 mod reaches_by_response;

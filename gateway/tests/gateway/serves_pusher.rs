@@ -173,6 +173,80 @@ async fn a_drain_brings_clients_back_after_a_second_and_a_disconnect_for_good() 
 }
 
 #[tokio::test]
+async fn what_an_apps_server_triggers_reaches_clients_of_every_protocol_but_the_one_excepted() {
+    let gateway = gateway()
+        .and(APP)
+        .and("[namespaces.shop]\nallow_subscribe = true\nallow_subscribe_anonymous = true\n")
+        .start()
+        .await;
+    let (mut one, mut other) = (gateway.pusher().await, gateway.pusher().await);
+    one.subscribe("news").await;
+    other.subscribe("news").await;
+    let mut native = gateway.connect().await;
+    native.subscribe("shop:news").await;
+    let data = r#"{"a":1}"#;
+    let event = json!({ "name": "price", "channels": ["news"], "data": data, "socket_id": one.id });
+    let answer = gateway.pusher_api("POST", "/events", "", &event.to_string()).await;
+    assert_eq!(answer, (200, "{}".to_owned()));
+    assert_eq!(other.hears("price", "news").await, json!({ "a": 1 }));
+    one.hears_nothing().await;
+    let push = native.push().await["push"].take();
+    assert_eq!(
+        (&push["pub"]["data"], &push["pub"]["tags"]),
+        (&json!({ "a": 1 }), &json!({ "event": "price" }))
+    );
+
+    let event =
+        json!({ "name": "e", "channel": "news", "data": "x", "info": "subscription_count,user_count" });
+    let batch = json!({ "batch": [event, { "name": "e", "channel": "presence-a", "data": "y" }] });
+    let (status, told) = gateway.pusher_api("POST", "/batch_events", "", &batch.to_string()).await;
+    assert_eq!((status, &*told), (200, r#"{"batch":[{"subscription_count":3},{}]}"#));
+    assert_eq!(one.hears("e", "news").await, json!("x"));
+}
+
+#[tokio::test]
+async fn subscribers_are_told_how_many_they_are_where_the_app_wants_that() {
+    let gateway = gateway().and(APP).and("subscription_counts = true\n").start().await;
+    let count = |number: u32| json!({ "subscription_count": number });
+    let event = "pusher_internal:subscription_count";
+    let mut one = gateway.pusher().await;
+    one.subscribe("news").await;
+    assert_eq!(one.hears(event, "news").await, count(1));
+    let mut other = gateway.pusher().await;
+    other.subscribe("news").await;
+    assert_eq!(one.hears(event, "news").await, count(2));
+    other.socket.close().await;
+    assert_eq!(one.hears(event, "news").await, count(1));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_its_status() {
+    let gateway = gateway().and(APP).start().await;
+    let status = async |method, path, more, body: &str| gateway.pusher_api(method, path, more, body).await.0;
+    assert_eq!(status("POST", "/events", "", "{}").await, 400);
+    let large = json!({ "name": "e", "channel": "a", "data": "x".repeat(10 * 1024 + 1) }).to_string();
+    assert_eq!(status("POST", "/events", "", &large).await, 413);
+    assert_eq!(status("POST", "/events", "", &"x".repeat(200 * 1024)).await, 413);
+    assert_eq!(status("GET", "/events", "", "").await, 405);
+    assert_eq!(status("GET", "/nothing", "", "").await, 404);
+    assert_eq!(status("GET", "/channels", "info=user_count", "").await, 400);
+    assert_eq!(status("GET", "/channels/news/users", "", "").await, 400);
+    assert_eq!(status("GET", "/channels", "x=1", "").await, 200);
+    let unsigned = crate::http::request(gateway.api, "GET", "/apps/1/channels", "", "").await;
+    assert_eq!(unsigned.status, 401);
+    let unknown = crate::http::request(gateway.api, "GET", "/apps/2/channels", "", "").await;
+    assert_eq!(unknown.status, 401);
+}
+
+#[tokio::test]
+async fn an_app_with_its_api_elsewhere_is_asked_there_alone() {
+    let gateway = gateway().and(APP).with("api.listen", "127.0.0.1:0").start().await;
+    assert_eq!(gateway.pusher_api("GET", "/channels", "", "").await, (200, r#"{"channels":{}}"#.to_owned()));
+    let elsewhere = crate::http::request(gateway.address, "GET", "/apps/1/channels", "", "").await;
+    assert_eq!(elsewhere.status, 404);
+}
+
+#[tokio::test]
 async fn without_a_word_about_it_there_is_no_pusher() {
     let gateway = gateway().start().await;
     assert!(gateway.try_open("/app/key?protocol=7", &[]).await.is_err());

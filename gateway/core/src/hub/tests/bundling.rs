@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shared::channel::Channel;
 use shared::disconnect::Disconnect;
+use shared::id::ClientId;
+use shared::publication::{Payload, Publication};
 
 use super::encode_once::{Bench, bench_with, prepare};
 use crate::hub::*;
@@ -40,6 +43,25 @@ fn messages_travel_as_one_where_the_protocol_has_a_delimiter_and_as_one_write_ot
     let separate = bench_with(None);
     let bundle = bundled(&publications(&separate, &words), Variant::plain(separate.encoding));
     assert_eq!((texts(&bundle), bundle.publications), (vec!["<a><b><c>"], 3));
+}
+
+#[test]
+fn who_is_spared_something_gets_the_rest() {
+    let bench = bench_with(Some(b"\n"));
+    let variant = Variant::plain(bench.encoding);
+    let (one, other) = (ClientId::from_bits(1), ClientId::from_bits(2));
+    let for_all_but = |text: &'static str, except| {
+        let publication = Publication { except, ..Publication::new(Payload::text(text)) };
+        Prepared::new(Channel::parse("news", 255).unwrap(), publication, 0, &bench.variants)
+    };
+    let batch = [for_all_but("a", None), for_all_but("b", Some(one)), for_all_but("c", Some(other))];
+    let bundles = Bundles::new(&batch);
+    assert!(bundles.spares_anyone() && !Bundles::new(&batch[..1]).spares_anyone());
+    let without = |client| bundles.without(variant, |prepared| prepared.except() == Some(client));
+    assert_eq!((texts(&without(one)), without(one).publications), (vec!["<a\nc>"], 2));
+    assert_eq!(texts(&without(other)), ["<a\nb>"]);
+    let alone = Bundles::new(&batch[1..2]).without(variant, |prepared| prepared.except() == Some(one));
+    assert_eq!(alone, Bundle::default(), "nothing at all");
 }
 
 #[test]

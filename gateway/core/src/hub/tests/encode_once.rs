@@ -88,7 +88,7 @@ impl PushFraming for Brackets {
 pub(super) struct Bench {
     protocol: Arc<Counting>,
     framing: Arc<Brackets>,
-    variants: Arc<Variants>,
+    pub(super) variants: Arc<Variants>,
     pub(super) encoding: EncodingId,
 }
 

@@ -1,0 +1,79 @@
+//! How many subscribers channels have, on all nodes: told to those subscribers whose protocol has a word for it.
+//!
+//! Whoever comes or goes only notes the channel. Once a second the nodes are asked for the numbers of all channels that were
+//! noted since, and each number is told once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+use shared::channel::Channel;
+use shared::push::OwnedEvent;
+use tokio::sync::Notify;
+
+use crate::node::Node;
+use crate::node::question::PAGE_MAX;
+use crate::telemetry::Sparingly;
+use crate::telemetry::labels::Drop;
+
+/// How long a change waits for others.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Channels that wait. More are dropped and counted.
+const CHANGED_MAX: usize = 65_536;
+/// Numbers that go to the broker at once.
+const TOGETHER: usize = 256;
+
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    changed: Mutex<FxHashSet<Channel>>,
+    wake: Notify,
+    failed_told: Sparingly,
+}
+
+impl Node {
+    /// A subscriber of this channel has come or gone.
+    pub(crate) fn count_changed(&self, channel: &Channel) {
+        let mut changed = self.counts.changed.lock();
+        if changed.len() >= CHANGED_MAX && !changed.contains(channel) {
+            return self.metrics.dropped(Drop::AnnouncementsFull, 1);
+        }
+        changed.insert(channel.clone());
+        self.counts.wake.notify_one();
+    }
+
+    async fn tell_counts(&self, channels: Vec<Channel>) {
+        let counted = match self.count_everywhere(&channels).await {
+            Ok(counted) => counted,
+            Err(error) => {
+                if let Some(untold) = self.counts.failed_told.now() {
+                    tracing::warn!(%error, untold, "subscribers could not be counted; they are with the next change");
+                }
+                return;
+            }
+        };
+        for batch in channels.chunks(TOGETHER) {
+            let told = batch.iter().map(|channel| {
+                let count = counted.get(channel.as_str()).copied().unwrap_or(0);
+                let subscribers = u32::try_from(count).unwrap_or(u32::MAX);
+                self.broker.publish_event(channel.clone(), OwnedEvent::Counted { subscribers })
+            });
+            for error in join_all(told).await.into_iter().filter_map(Result::err) {
+                self.metrics.publication_refused(error.label());
+            }
+        }
+    }
+}
+
+/// Counts what has changed, once in a while.
+pub(super) async fn keep_counting(node: Arc<Node>) {
+    loop {
+        node.counts.wake.notified().await;
+        tokio::time::sleep(WINDOW).await;
+        let changed: Vec<Channel> = node.counts.changed.lock().drain().collect();
+        for page in changed.chunks(PAGE_MAX as usize) {
+            node.tell_counts(page.to_vec()).await;
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Which channels are occupied, by how many and by whom.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt;
+use gateway_core::history::HistoryFilter;
+use serde_json::{Map, Value, json};
+use shared::protocol::pusher::{Access, Kind, check_channel};
+use shared::publication::PayloadKind;
+
+use super::refused::Refused;
+use super::request::{Info, check_name};
+use super::serve::Call;
+
+/// Channels that are asked about at once.
+const TOGETHER: usize = 64;
+
+impl Call<'_> {
+    /// Those that have subscribers, by name.
+    pub(super) async fn channels(&self) -> Result<Value, Refused> {
+        let prefix = self.parameters.get("filter_by_prefix").unwrap_or_default();
+        if !prefix.is_empty() && check_channel(prefix).is_err() {
+            return Err(Refused::bad_request("filter_by_prefix is not the beginning of a channel's name"));
+        }
+        let info = Info::read(self.parameters.get("info"))?;
+        if info.user_count && !prefix.starts_with("presence-") {
+            return Err(Refused::bad_request(
+                "user_count is of presence channels: it needs filter_by_prefix=presence-",
+            ));
+        }
+        let pattern = format!("{}*", self.app.names.channel(prefix));
+        let list = self.node.channels_everywhere(&pattern, "", self.limits.list_max, self.deadline).await?;
+        let own = list.channels.iter().filter_map(|(channel, count)| {
+            let name = self.app.names.name_of(channel)?;
+            (Kind::of(&name).access != Access::User).then_some((name, *count))
+        });
+        let told = own.map(|(name, count)| async move {
+            let mut told = Map::new();
+            if info.subscription_count {
+                told.insert("subscription_count".to_owned(), count.into());
+            }
+            let users = Info { user_count: info.user_count, ..Info::default() };
+            self.tell(&name, users, &mut told).await.map(|()| (name, Value::from(told)))
+        });
+        // Made before they are run: a stream of closures would borrow for too long.
+        let told: Vec<_> = told.collect();
+        let told: Vec<_> = futures_util::stream::iter(told).buffered(TOGETHER).collect().await;
+        let channels: BTreeMap<String, Value> = told.into_iter().collect::<Result<_, _>>()?;
+        // A list that is not whole says so.
+        let is_partial = list.cursor.is_some() || !list.missing_nodes.is_empty();
+        Ok(match is_partial {
+            false => json!({ "channels": channels }),
+            true => json!({ "channels": channels, "partial": true }),
+        })
+    }
+
+    pub(super) async fn channel(&self, name: &str) -> Result<Value, Refused> {
+        check_name(name)?;
+        let info = Info::read(self.parameters.get("info"))?;
+        if info.user_count && Kind::of(name).access != Access::Presence {
+            return Err(Refused::bad_request("user_count is of presence channels"));
+        }
+        if info.cache && !Kind::of(name).cache {
+            return Err(Refused::bad_request("cache is of cache channels"));
+        }
+        let mut told = Map::new();
+        let count = self.count(name).await?;
+        told.insert("occupied".to_owned(), (count > 0).into());
+        if info.subscription_count {
+            told.insert("subscription_count".to_owned(), count.into());
+        }
+        self.tell(name, Info { subscription_count: false, ..info }, &mut told).await?;
+        Ok(told.into())
+    }
+
+    /// The users of a presence channel.
+    pub(super) async fn users(&self, name: &str) -> Result<Value, Refused> {
+        check_name(name)?;
+        if Kind::of(name).access != Access::Presence {
+            return Err(Refused::bad_request("only presence channels have users"));
+        }
+        self.in_time()?;
+        let present = self.node.presence(self.named(name)?).await?;
+        let mut users: Vec<&str> = present.values().map(|info| info.user.as_str()).collect();
+        users.retain(|user| !user.is_empty());
+        users.sort_unstable();
+        users.dedup();
+        let users: Vec<Value> = users.into_iter().map(|id| json!({ "id": id })).collect();
+        Ok(json!({ "users": users }))
+    }
+
+    /// Adds what is asked about a channel, as far as it is of its kind.
+    pub(super) async fn tell(
+        &self,
+        name: &str,
+        info: Info,
+        told: &mut Map<String, Value>,
+    ) -> Result<(), Refused> {
+        self.in_time()?;
+        let kind = Kind::of(name);
+        if info.user_count && kind.access == Access::Presence {
+            let stats = self.node.presence_stats(self.named(name)?).await?;
+            told.insert("user_count".to_owned(), stats.users.into());
+        }
+        if info.subscription_count {
+            told.insert("subscription_count".to_owned(), self.count(name).await?.into());
+        }
+        if info.cache && kind.cache {
+            told.insert("cache".to_owned(), self.cached(name).await?);
+        }
+        Ok(())
+    }
+
+    /// How many are subscribed, on all nodes.
+    async fn count(&self, name: &str) -> Result<u64, Refused> {
+        let channel = self.named(name)?;
+        let counted = self.node.count_everywhere(std::slice::from_ref(&channel)).await?;
+        Ok(counted.get(channel.as_str()).copied().unwrap_or(0))
+    }
+
+    /// What a cache channel has kept, and for how many seconds it still does.
+    async fn cached(&self, name: &str) -> Result<Value, Refused> {
+        let channel = self.named(name)?;
+        let rules = self.node.rules();
+        let Some(options) = rules.options(&channel) else { return Ok(Value::Null) };
+        let filter = HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() };
+        let page = self.node.history(channel, filter, options.retention()).await?;
+        let Some(last) = page.publications.first() else { return Ok(Value::Null) };
+        let age_s = self.node.clock.unix_millis().saturating_sub(last.time_ms) / 1_000;
+        let data = match last.data.kind {
+            PayloadKind::Json | PayloadKind::Text => String::from_utf8_lossy(&last.data.bytes).into_owned(),
+            PayloadKind::Binary => return Ok(Value::Null),
+        };
+        Ok(json!({ "data": data, "ttl": options.history_ttl_s.saturating_sub(age_s) }))
+    }
+}

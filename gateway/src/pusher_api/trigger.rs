@@ -1,0 +1,91 @@
+//! Events: publications in an app's channels.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::publication::{EVENT_TAG, Publication, Tags};
+
+use super::refused::Refused;
+use super::request::{Info, Trigger};
+use super::serve::Call;
+use crate::broker::PublishRequest;
+use crate::telemetry::labels::Source;
+
+impl Call<'_> {
+    pub(super) async fn trigger(&self, trigger: Trigger) -> Result<Value, Refused> {
+        let requests = self.requests(&trigger)?;
+        self.publish(requests).await?;
+        if trigger.info.is_empty() {
+            return Ok(json!({}));
+        }
+        let mut channels = BTreeMap::new();
+        for name in &trigger.channels {
+            channels.insert(name, self.told(name, trigger.info).await?);
+        }
+        Ok(json!({ "channels": channels }))
+    }
+
+    /// All of them are read before any is published.
+    pub(super) async fn trigger_batch(&self, batch: Vec<Trigger>) -> Result<Value, Refused> {
+        let mut requests = Vec::with_capacity(batch.len());
+        for trigger in &batch {
+            requests.extend(self.requests(trigger)?);
+        }
+        self.publish(requests).await?;
+        if batch.iter().all(|trigger| trigger.info.is_empty()) {
+            return Ok(json!({}));
+        }
+        let mut told = Vec::with_capacity(batch.len());
+        for trigger in &batch {
+            let name = trigger.channels.first().map_or("", String::as_str);
+            told.push(self.told(name, trigger.info).await?);
+        }
+        Ok(json!({ "batch": told }))
+    }
+
+    fn requests(&self, trigger: &Trigger) -> Result<Vec<PublishRequest>, Refused> {
+        let rules = self.node.rules();
+        let publication = Publication {
+            tags: Tags::from([(EVENT_TAG.into(), trigger.name.clone())]),
+            except: trigger.except,
+            ..Publication::new(trigger.data.clone())
+        };
+        let request = |name: &String| {
+            let channel = self.named(name)?;
+            let options =
+                rules.options(&channel).ok_or_else(|| Refused::bad_request("the app has no namespace"))?;
+            if !options.publication_data_format.admits(&publication.data) {
+                return Err(Refused::bad_request("the data is not of the format that the channel is set to"));
+            }
+            let mut publication = publication.clone();
+            publication.delta |= options.delta_publish;
+            let retention = options.retention();
+            Ok(PublishRequest { channel, publication, retention, idempotency: None, version: None })
+        };
+        trigger.channels.iter().map(request).collect()
+    }
+
+    /// The gateway's channel of this name.
+    pub(super) fn named(&self, name: &str) -> Result<Channel, Refused> {
+        let channel = self.app.names.channel(name);
+        let named = self.node.rules().channel(&channel, CHANNEL_BYTES_MAX);
+        named.map_err(|error| Refused::bad_request(format!("{name}: {error}")))
+    }
+
+    async fn publish(&self, requests: Vec<PublishRequest>) -> Result<(), Refused> {
+        self.in_time()?;
+        for published in self.node.publish_in_order(requests).await {
+            published?;
+            self.node.metrics.publication_in(Source::Api);
+        }
+        Ok(())
+    }
+
+    /// What is asked about a channel that an event was sent to.
+    async fn told(&self, name: &str, info: Info) -> Result<Value, Refused> {
+        let mut told = serde_json::Map::new();
+        self.tell(name, Info { cache: false, ..info }, &mut told).await?;
+        Ok(told.into())
+    }
+}

@@ -61,15 +61,21 @@ async fn what_is_published_after_a_subscription_was_acknowledged_reaches_the_cli
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_asks_for_a_subscription_is_told_if_it_comes_to_nothing() {
-    let state = ("namespaces.state.subscription_type", "map");
-    let gateway = gateway().with("session.channels_max", 1).with(state.0, state.1).start().await;
+    let gateway = gateway()
+        .with("session.channels_max", 1)
+        .with("namespaces.polled.subscription_type", "shared_poll")
+        .with("shared_poll.hmac_secret", "a secret of thirty-two bytes, at least")
+        .with("backend.polls.app.url", "http://127.0.0.1:9/poll")
+        .with("namespaces.polled.shared_poll.backend", "app")
+        .start()
+        .await;
     let mut ann = gateway.connect_as("ann").await;
     ann.subscribe("chat").await;
     let subscribed = async |user: &str, channel: &str| {
         let answer = gateway.try_api("subscribe", &json!({"user": user, "channel": channel})).await;
         String::from_utf8(answer.body).expect("text")
     };
-    let refused = subscribed("ann", "state:all").await;
+    let refused = subscribed("ann", "polled:all").await;
     assert!(refused.starts_with(r#"{"error":{"code":107,"#), "{refused}");
     let failed = subscribed("ann", "stream:news").await;
     assert!(failed.starts_with(r#"{"error":{"code":100,"#), "{failed}");

@@ -119,8 +119,8 @@ pub struct Publication {
     pub delta: bool,
     /// In a channel that keeps state by key.
     pub keyed: Option<Box<Keyed>>,
-    /// The one subscriber that is not to have it: whoever has caused it, mostly.
-    pub except: Option<ClientId>,
+    /// The one subscriber that is not to have it: whoever has caused it, mostly. In a box, for it is rare.
+    pub except: Option<Box<ClientId>>,
 }
 
 /// What a publication changes in a channel that keeps state by key.

@@ -279,7 +279,7 @@ fn put_more(publication: &Publication, out: &mut BytesMut) {
             put_number(keyed.version, out);
         }
     }
-    if let Some(except) = publication.except {
+    if let Some(except) = &publication.except {
         out.put_u128(except.bits());
     }
 }
@@ -307,7 +307,7 @@ fn take_more(more: u8, record: &mut Bytes, publication: &mut Publication) -> Res
     }
     if has(HAS_EXCEPT) {
         let except = record.try_get_u128().map_err(|_| RecordError::Truncated)?;
-        publication.except = Some(ClientId::from_bits(except));
+        publication.except = Some(Box::new(ClientId::from_bits(except)));
     }
     Ok(())
 }

@@ -214,7 +214,7 @@ fn publication() -> impl Strategy<Value = Publication> {
             time_ms,
             delta,
             keyed,
-            except,
+            except: except.map(Box::new),
             ..Publication::new(data)
         },
     )

@@ -48,7 +48,7 @@ impl Call<'_> {
         let rules = self.node.rules();
         let publication = Publication {
             tags: Tags::from([(EVENT_TAG.into(), trigger.name.clone())]),
-            except: trigger.except,
+            except: trigger.except.map(Box::new),
             ..Publication::new(trigger.data.clone())
         };
         let request = |name: &String| {

@@ -43,7 +43,7 @@ fn what_is_newer_is_said_in_version_2() {
     let keyed = Keyed { key: "k".into(), removed: true, score: -1, version: 5, before: None };
     let keyed = Publication { keyed: Some(Box::new(keyed)), ..Publication::new(data) };
     assert_eq!(record_of(&keyed), &b"\x02\x00\x00\x3c\x01k\x01\x051"[..]);
-    let except = Some(ClientId::from_bits(7));
+    let except = Some(Box::new(ClientId::from_bits(7)));
     let not_for_all = Publication { except, ..Publication::new(Payload::json("1")) };
     let mut expected = b"\x02\x00\x00\x40".to_vec();
     expected.extend_from_slice(&7_u128.to_be_bytes());

@@ -126,7 +126,7 @@ impl Prepared {
     #[inline]
     pub fn except(&self) -> Option<ClientId> {
         match &self.event {
-            OwnedEvent::Publication(publication) => publication.except,
+            OwnedEvent::Publication(publication) => publication.except.as_deref().copied(),
             // It is told with its subscription who is there.
             OwnedEvent::MemberAdded { info, .. } => Some(info.client),
             _ => None,

@@ -34,7 +34,7 @@ impl Session {
         let publication = Publication {
             info: Some(self.info(granted)),
             tags: Tags::from([(EVENT_TAG.into(), event)]),
-            except: Some(self.client),
+            except: Some(Box::new(self.client)),
             ..Publication::new(data)
         };
         if !self.rare.get_or_insert_default().events.allow(now, &context.settings) {

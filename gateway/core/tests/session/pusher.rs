@@ -107,7 +107,7 @@ fn client_events_go_to_the_others_and_are_refused_by_their_rules_and_rate() {
         panic!("it is published")
     };
     assert_eq!((channel.as_str(), publication.event()), ("shop:private-map", Some("client-moved")));
-    assert_eq!(publication.except, Some(client.session.client()));
+    assert_eq!(publication.except.as_deref(), Some(&client.session.client()));
     assert!(!retention.keeps_history());
 
     let mut client = speaking("shop");

@@ -50,8 +50,9 @@ fn who_is_spared_something_gets_the_rest() {
     let bench = bench_with(Some(b"\n"));
     let variant = Variant::plain(bench.encoding);
     let (one, other) = (ClientId::from_bits(1), ClientId::from_bits(2));
-    let for_all_but = |text: &'static str, except| {
-        let publication = Publication { except, ..Publication::new(Payload::text(text)) };
+    let for_all_but = |text: &'static str, except: Option<ClientId>| {
+        let publication =
+            Publication { except: except.map(Box::new), ..Publication::new(Payload::text(text)) };
         Prepared::new(Channel::parse("news", 255).unwrap(), publication, 0, &bench.variants)
     };
     let batch = [for_all_but("a", None), for_all_but("b", Some(one)), for_all_but("c", Some(other))];

@@ -130,6 +130,16 @@ impl UnsubscribeCode {
         self as u32
     }
 
+    /// How a connection ends that is nothing without the subscription.
+    pub fn disconnect(self) -> Disconnect {
+        match self {
+            Self::Server => Disconnect::FORCE_DISCONNECT,
+            Self::InsufficientState => Disconnect::INSUFFICIENT_STATE,
+            Self::Expired => Disconnect::SUBSCRIPTION_EXPIRED,
+            Self::StateInvalidated => Disconnect::STATE_INVALIDATED,
+        }
+    }
+
     pub fn reason(self) -> &'static str {
         match self {
             Self::Server => "server unsubscribe",

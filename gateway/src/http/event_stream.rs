@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gateway_core::hub::Layout;
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 use serde::{Deserialize, Serialize};
 use shared::protocol::event_source::Asked;
 
@@ -13,7 +13,6 @@ use crate::http::head::Head;
 use crate::http::respond::{Opening, Waits, headers_of_stream};
 use crate::http::{Body, Refused, Router, TakeOver, cors};
 use crate::setting::Faults;
-use crate::telemetry::labels::Handshake;
 
 pub(crate) const PATH: &str = "/sse";
 
@@ -55,10 +54,7 @@ impl Router {
             let head = Head::of(&request);
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
-            let malformed = |why: String| {
-                let refused = Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
-                refused.with(cors::lines(cors.clone()))
-            };
+            let malformed = |why: String| Refused::malformed(why, &cors);
             let asked = Asked::read(head.query.unwrap_or_default(), head.header("last-event-id"))
                 .map_err(|unreadable| malformed(unreadable.to_string()))?;
             let asked = asked.with_token(head.bearer().map_err(|why| malformed(why.to_owned()))?);

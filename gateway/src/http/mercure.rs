@@ -57,10 +57,7 @@ impl Router {
             let head = Head::of(&request);
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
-            let malformed = |why: String| {
-                let refused = Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
-                refused.with(cors::lines(cors.clone()))
-            };
+            let malformed = |why: String| Refused::malformed(why, &cors);
             let asked = Asked::read(head.query.unwrap_or_default(), head.header("last-event-id"))
                 .map_err(|unreadable| malformed(unreadable.to_string()))?;
             let bearer = head.bearer().map_err(|why| malformed(why.to_owned()))?;
@@ -94,10 +91,7 @@ impl Router {
         let head = Head::of(&request);
         self.check_request(&head, LIST_METHODS)?;
         let cors = cors::headers(&head);
-        let malformed = |why: &str| {
-            let refused = Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
-            refused.with(cors::lines(cors.clone()))
-        };
+        let malformed = |why: &str| Refused::malformed(why, &cors);
         let bearer = head.bearer().map_err(malformed)?.map(str::to_owned);
         let token = bearer
             .or_else(|| head.form_query("authorization"))

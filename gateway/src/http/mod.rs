@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{Either, Full};
-use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
 use parking_lot::RwLock;
 
 use crate::admission::Admission;
@@ -167,6 +167,12 @@ pub(crate) struct Refused {
 impl Refused {
     pub(crate) fn new(result: Handshake, status: StatusCode, why: impl Into<String>) -> Self {
         Self { result, status, why: why.into(), headers: Vec::new() }
+    }
+
+    /// What was asked for makes no sense, which a page of another origin may read too.
+    fn malformed(why: impl Into<String>, cors: &HeaderMap) -> Self {
+        let refused = Self::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
+        refused.with(cors::lines(cors.clone()))
     }
 
     /// The same, with headers.

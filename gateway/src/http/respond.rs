@@ -222,9 +222,7 @@ impl Router {
             (&Method::GET, None) if streamed.only_tells() => Bytes::from_static(b"{}"),
             (&Method::GET, None) => {
                 let why = format!("{COMMANDS_PARAMETER} is to hold the first commands");
-                return Err(
-                    Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why).with(cors::lines(cors))
-                );
+                return Err(Refused::malformed(why, &cors));
             }
             _ => match self.read_body(request.into_body()).await {
                 Ok(body) => body,

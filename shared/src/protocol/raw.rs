@@ -7,11 +7,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::command::{Command, Connect, Request, Since, Subscribe};
-use crate::disconnect::Disconnect;
 use crate::error::ErrorCode;
 use crate::framing::{Message, MessageKind};
 use crate::publication::{Payload, PayloadKind};
-use crate::push::{Event, Push, UnsubscribeCode};
+use crate::push::{Event, Push};
 use crate::reply::{Answer, Reply};
 
 const CONNECT_ID: u32 = 1;
@@ -114,13 +113,7 @@ impl Protocol for Raw {
     fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
         match push.event {
             Event::Publication(publication, _) => Encoded::Message(put(&publication.data, out)),
-            Event::Unsubscribed(code) => Encoded::Close(match code {
-                UnsubscribeCode::Server => Disconnect::FORCE_DISCONNECT,
-                UnsubscribeCode::InsufficientState | UnsubscribeCode::StateInvalidated => {
-                    Disconnect::INSUFFICIENT_STATE
-                }
-                UnsubscribeCode::Expired => Disconnect::SUBSCRIPTION_EXPIRED,
-            }),
+            Event::Unsubscribed(code) => Encoded::Close(code.disconnect()),
             Event::Message(data) => Encoded::Message(put(data, out)),
             Event::Disconnected(disconnect) => Encoded::Close(disconnect.clone()),
             Event::Joined(_)

@@ -397,7 +397,7 @@ impl Session {
         let subscription = &mut self.subscriptions[at];
         let Some(joining) = subscription.joining_mut() else { return };
         let given = joining.given;
-        let (ticket, asked, joining_members) = (joining.ticket, &joining.asked, joining.asked.members);
+        let (ticket, asked) = (joining.ticket, &joining.asked);
         // What others were told may end before what this one has read of the state.
         let part = given.delta && joining.keyed.as_ref().is_some_and(|arrived| arrived.has_changed);
         let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), part };
@@ -423,10 +423,9 @@ impl Session {
             (Past::Newest, _) => past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() }),
             _ => past(HistoryFilter::default()),
         });
-        let terms = given.terms(asked.filter.clone());
+        let (terms, members) = (given.terms(asked.filter.clone()), asked.members);
         let channel = subscription.channel.clone();
         let presence = given.presence.then(|| self.info_in(at));
-        let members = joining_members;
         let join = Join { ticket, channel, terms, retention, past, presence, members };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }

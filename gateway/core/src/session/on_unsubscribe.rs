@@ -63,9 +63,9 @@ impl Session {
     /// A client cannot come back to a subscription of the server's by itself: it comes back as a whole.
     pub(super) fn end_for_good(&mut self, code: UnsubscribeCode) {
         self.close(match code {
-            UnsubscribeCode::Server | UnsubscribeCode::InsufficientState => Disconnect::INSUFFICIENT_STATE,
-            UnsubscribeCode::Expired => Disconnect::SUBSCRIPTION_EXPIRED,
-            UnsubscribeCode::StateInvalidated => Disconnect::STATE_INVALIDATED,
+            // It may come back.
+            UnsubscribeCode::Server => Disconnect::INSUFFICIENT_STATE,
+            code => code.disconnect(),
         });
     }
 

@@ -14,7 +14,7 @@ use crate::framing::{Message, MessageKind};
 use crate::protocol::centrifuge::json::write_string;
 use crate::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::publication::{Payload, PayloadKind, Publication};
-use crate::push::{Event, Push, UnsubscribeCode};
+use crate::push::{Event, Push};
 use crate::reply::{Answer, Connected, Reply};
 
 mod positions;
@@ -70,12 +70,7 @@ impl Protocol for EventSource {
                 self.put_publication(name, publication, out);
                 Encoded::Message(MessageKind::Text)
             }
-            Event::Unsubscribed(code) => Encoded::Close(match code {
-                UnsubscribeCode::Server => Disconnect::FORCE_DISCONNECT,
-                UnsubscribeCode::InsufficientState => Disconnect::INSUFFICIENT_STATE,
-                UnsubscribeCode::StateInvalidated => Disconnect::STATE_INVALIDATED,
-                UnsubscribeCode::Expired => Disconnect::SUBSCRIPTION_EXPIRED,
-            }),
+            Event::Unsubscribed(code) => Encoded::Close(code.disconnect()),
             Event::Disconnected(disconnect) => {
                 put_disconnect(disconnect, out);
                 Encoded::Message(MessageKind::Text)

@@ -6,12 +6,11 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::command::Command;
-use crate::disconnect::Disconnect;
 use crate::framing::{Message, MessageKind};
 use crate::protocol::event_source::put_data;
 use crate::protocol::{DecodeError, Encoded, Header, Heartbeat, Protocol, ProtocolId};
 use crate::publication::Publication;
-use crate::push::{Event, Push, UnsubscribeCode};
+use crate::push::{Event, Push};
 use crate::reply::{Answer, Reply};
 
 mod request;
@@ -72,12 +71,7 @@ impl Protocol for Mercure {
                 put_update(publication, out);
                 Encoded::Message(MessageKind::Text)
             }
-            Event::Unsubscribed(code) => Encoded::Close(match code {
-                UnsubscribeCode::Server => Disconnect::FORCE_DISCONNECT,
-                UnsubscribeCode::InsufficientState => Disconnect::INSUFFICIENT_STATE,
-                UnsubscribeCode::StateInvalidated => Disconnect::STATE_INVALIDATED,
-                UnsubscribeCode::Expired => Disconnect::SUBSCRIPTION_EXPIRED,
-            }),
+            Event::Unsubscribed(code) => Encoded::Close(code.disconnect()),
             // The protocol has no words but updates: the stream ends.
             Event::Disconnected(_)
             | Event::Joined(_)

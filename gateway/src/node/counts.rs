@@ -48,9 +48,9 @@ impl Node {
             Ok(counted) => counted,
             Err(error) => {
                 if let Some(untold) = self.counts.failed_told.now() {
-                    tracing::warn!(%error, untold, "subscribers could not be counted; they are with the next change");
+                    tracing::warn!(%error, untold, "subscribers could not be counted; they are to be again");
                 }
-                return;
+                return channels.iter().for_each(|channel| self.count_changed(channel));
             }
         };
         for batch in channels.chunks(TOGETHER) {

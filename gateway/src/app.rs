@@ -27,6 +27,7 @@ use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::demo;
+use crate::engine_io::EngineIo;
 use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
 use crate::http::{Handed, Reception, Router};
@@ -167,7 +168,7 @@ impl App {
             }))
         })?;
 
-        let context = reload::context(&config, &node, &authenticator, metrics.clone());
+        let contexts = reload::contexts(&config, &node, &authenticator, metrics.clone());
         let websocket = Arc::new(config.websocket.clone());
         let mut workers = Vec::new();
         for (index, seat) in seats.into_iter().enumerate() {
@@ -175,10 +176,11 @@ impl App {
                 index,
                 clock,
                 node: node.clone(),
-                context: context.clone(),
+                contexts: contexts.clone(),
                 authenticator: authenticator.clone(),
                 encodings: encodings.clone(),
                 websocket: websocket.clone(),
+                packet_bytes_max: config.socketio.payload_bytes_max,
                 metrics: metrics.clone(),
                 memory: memory.clone(),
             };
@@ -218,6 +220,7 @@ impl App {
             api: api_socket.is_none().then(|| api.clone()),
             by_client: Arc::new(ByClient::new(authenticator.clone(), node.clone())),
             encodings,
+            engine_io: Arc::new(EngineIo::new(&config.socketio, &node.id.0)),
             reception: reception(&inboxes, &node),
             metrics: metrics.clone(),
             url_bytes_max: config.http.url_bytes_max,

@@ -23,6 +23,7 @@ pub mod backend;
 pub mod http;
 
 pub mod client;
+mod engine_io;
 mod transport;
 pub mod worker;
 
@@ -43,6 +44,7 @@ pub mod clock;
 pub mod readers;
 pub mod secret;
 pub mod setting;
+pub mod socketio;
 pub mod telemetry;
 
 /// The version of this gateway, as clients and other nodes see it.

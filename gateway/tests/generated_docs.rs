@@ -35,6 +35,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("channels.shared_poll", "core/src/poll/options.rs", "PollOptions"),
     ("pusher", "src/pusher/config.rs", "Config"),
     (PUSHER_APP, "src/pusher/config.rs", "App"),
+    ("socketio", "src/socketio/config.rs", "Config"),
     ("backend", "src/backend/config.rs", "Config"),
     ("backend.connect", "src/backend/config.rs", "HookConfig"),
     ("backend.events", "src/backend/config.rs", "EventsConfig"),

@@ -21,6 +21,7 @@ use crate::listener::tls::Tls;
 use crate::node::Node;
 use crate::telemetry::labels::Reloaded as Outcome;
 use crate::telemetry::{Metrics, logs};
+use crate::worker::Contexts;
 use crate::worker::inbox::{Event, Inbox};
 
 /// Reads the configuration once more, from where it was read at the start.
@@ -121,12 +122,12 @@ impl Reload {
             tls.tell(Ok(()), &self.metrics);
         }
         let rules = Arc::new(merged.channel_rules());
-        let context = context(&merged, &self.node, &self.authenticator, self.metrics.clone());
+        let contexts = contexts(&merged, &self.node, &self.authenticator, self.metrics.clone());
         self.node.set_rules(rules);
         self.node.set_poll_secrets(&merged.shared_poll);
         self.node.set_user_connections_max(merged.limits.connections_per_user_max);
         for inbox in &self.inboxes {
-            inbox.push(Event::Renew(context.clone()));
+            inbox.push(Event::Renew(contexts.clone()));
         }
         *self.origins.write() = origins;
         self.raw_paths.set(&merged.raw);
@@ -172,17 +173,18 @@ impl fmt::Debug for Reload {
 }
 
 /// What sessions go by under this configuration.
-pub(super) fn context(
+pub(super) fn contexts(
     config: &Config,
     node: &Node,
     authenticator: &Authenticator,
     metrics: Arc<Metrics>,
-) -> Arc<Context> {
+) -> Contexts {
     let mut settings = config.session.clone();
     // Beside a long answer there is to be room for what is published meanwhile.
     let half = u32::try_from(config.websocket.outbox_bytes_max / 2).unwrap_or(u32::MAX);
     settings.reply_bytes_max = settings.reply_bytes_max.min(half);
-    Arc::new(Context {
+    let of_engine_io = config.socketio.session_settings(&settings);
+    let usual = Context {
         settings,
         rules: config.channel_rules(),
         insecure: authenticator.is_insecure(),
@@ -190,5 +192,7 @@ pub(super) fn context(
         node: node.name().clone(),
         version: crate::VERSION,
         observer: metrics,
-    })
+    };
+    let engine_io = Arc::new(Context { settings: of_engine_io, ..usual.clone() });
+    Contexts { usual: Arc::new(usual), engine_io }
 }

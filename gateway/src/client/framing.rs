@@ -11,17 +11,24 @@ use crate::telemetry::labels::Handshake;
 use crate::transport::encodings::{Encodings, Wire};
 use crate::worker::Local;
 
+mod packets;
+mod polling;
 mod unanswered;
 mod websocket;
 
 pub(crate) use unanswered::{Begins, Unanswered};
 
+use polling::Polling;
 use unanswered::Answered;
 use websocket::WebSocket;
 
 #[derive(Debug)]
 pub(super) enum Framing {
     WebSocket(WebSocket),
+    /// Each message is a packet of Engine.IO.
+    EngineWebSocket(WebSocket),
+    /// Requests bring packets of Engine.IO and fetch them.
+    EnginePolling(Polling),
     /// A response that never ends: what the client says comes another way.
     Response {
         frames: StreamFrames,
@@ -42,6 +49,8 @@ impl Framing {
     pub(super) fn new(wire: Wire, deflates: bool, unanswered: Option<Box<Unanswered>>) -> Self {
         match wire {
             Wire::WebSocket => Self::WebSocket(WebSocket::new(deflates)),
+            Wire::EngineWebSocket => Self::EngineWebSocket(WebSocket::new(deflates)),
+            Wire::EnginePolling => Self::EnginePolling(Polling::default()),
             Wire::Response(frames) => Self::Response { frames, unanswered },
         }
     }
@@ -50,6 +59,8 @@ impl Framing {
     pub(super) fn ping(&self, scratch: &mut BytesMut) -> Option<Bytes> {
         match self {
             Self::WebSocket(_) => Some(websocket::ping(scratch)),
+            Self::EngineWebSocket(_) => Some(packets::PING_IN_WEBSOCKET),
+            Self::EnginePolling(_) => Some(polling::PING),
             Self::Response { frames, .. } => frames.keep_alive(),
         }
     }
@@ -72,6 +83,9 @@ impl Framing {
                 }
                 websocket::goodbye(goodbye, scratch)
             }
+            // Engine.IO has no reasons: its clients know an end of their socket, and no more.
+            Self::EngineWebSocket(_) => websocket::goodbye_without_reason(goodbye, scratch),
+            Self::EnginePolling(_) => polling::goodbye(goodbye),
             Self::Response { frames, unanswered } => {
                 if let Goodbye::Closed(disconnect) = goodbye {
                     if let Some(unanswered) = unanswered.take() {
@@ -91,13 +105,19 @@ impl Framing {
 
     /// Whether the client answers a goodbye with its own. Others end their stream.
     pub(super) fn answers_goodbye(&self) -> bool {
-        matches!(self, Self::WebSocket(_))
+        matches!(self, Self::WebSocket(_) | Self::EngineWebSocket(_))
+    }
+
+    fn is_of_engine_io(&self) -> bool {
+        matches!(self, Self::EngineWebSocket(_) | Self::EnginePolling(_))
     }
 
     fn transport(&self, only_tells: bool) -> &'static str {
         match (self, only_tells) {
             (Self::WebSocket(_), false) => "websocket",
             (Self::WebSocket(_), true) => "uni_websocket",
+            (Self::EngineWebSocket(_), _) => "websocket",
+            (Self::EnginePolling(_), _) => "polling",
             (Self::Response { frames, .. }, only_tells) => match (frames.layout, only_tells) {
                 (Layout::EventStream | Layout::Events, false) => "sse",
                 (Layout::EventStream | Layout::Events, true) => "uni_sse",
@@ -111,7 +131,7 @@ impl Framing {
     pub(super) fn enclose(&self, bytes: Bytes) -> Bytes {
         match self {
             Self::Response { frames, .. } if frames.chunked => frames.piece(&bytes),
-            Self::Response { .. } | Self::WebSocket(_) => bytes,
+            _ => bytes,
         }
     }
 
@@ -128,15 +148,20 @@ impl Framing {
     /// What is kept of a message that is arriving, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         match self {
-            Self::WebSocket(websocket) => websocket.held_bytes(),
+            Self::WebSocket(websocket) | Self::EngineWebSocket(websocket) => websocket.held_bytes(),
+            Self::EnginePolling(polling) => polling.held_bytes(),
             Self::Response { .. } => 0,
         }
     }
 
     /// Lets go of the message that is arriving. Nothing that follows can be understood after that.
     pub(super) fn drop_incoming(&mut self) {
-        if let Self::WebSocket(websocket) = self {
-            *websocket = WebSocket::new(false);
+        match self {
+            Self::WebSocket(websocket) | Self::EngineWebSocket(websocket) => {
+                *websocket = WebSocket::new(false);
+            }
+            Self::EnginePolling(polling) => *polling = Polling::default(),
+            Self::Response { .. } => {}
         }
     }
 }
@@ -164,10 +189,16 @@ impl Client {
         self.link.framing.transport(self.protocol.only_tells())
     }
 
+    /// Whether it is reached over Engine.IO.
+    pub(crate) fn is_over_engine_io(&self) -> bool {
+        self.link.framing.is_of_engine_io()
+    }
+
     /// Handles bytes of the client's.
     pub(crate) fn handle_bytes(&mut self, local: &mut Local, bytes: &mut [u8]) {
         match &self.link.framing {
-            Framing::WebSocket(_) => self.handle_frames(local, bytes),
+            Framing::WebSocket(_) | Framing::EngineWebSocket(_) => self.handle_frames(local, bytes),
+            Framing::EnginePolling(_) => self.handle_payload(local, bytes),
             // Only the end of the stream says something: behind a request in HTTP/1.1 nothing else is heard.
             Framing::Response { .. } => {}
         }

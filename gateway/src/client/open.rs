@@ -69,12 +69,15 @@ impl Client {
         let opening = Opening {
             client: local.node.client_ids.make(rand::random(), local.index, key.index),
             protocol: new.protocol,
-            context: local.context.clone(),
+            context: local.context_of(new.wire.is_of_engine_io()).clone(),
             way,
             connect: new.connect,
             seed: rand::random(),
         };
         let mut session = Session::open(local.now, opening);
+        if new.wire.is_of_engine_io() {
+            session = session.pinging_at_once(local.now);
+        }
         let rare = Rare { name, positions, watcher: new.watcher, origin: new.origin, app: new.app };
         if rare.app.is_some() {
             session = session.asking_of_all();

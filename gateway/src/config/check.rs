@@ -70,6 +70,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     }
     section("namespaces", &|faults| namespaces(config, faults));
     section("pusher", &|faults| apps(config, faults));
+    section("socketio", &|faults| engine_io(config, faults));
     section("raw", &|faults| raw_paths(config, faults));
     section("internal", &|faults| {
         if config.internal.listen == config.server.listen && config.server.listen.port() != 0 {
@@ -188,6 +189,16 @@ fn apps(config: &Config, faults: &mut Faults) {
             let problem = "is one whose channels are no streams (subscription_type)";
             faults.add(format!("apps.{name}.namespace"), problem);
         }
+    }
+}
+
+/// A session over Engine.IO must let the largest message pass, as others must.
+fn engine_io(config: &Config, faults: &mut Faults) {
+    config.socketio.check(faults);
+    let session = &config.session;
+    if session.bytes_per_second > 0 && (session.bytes_burst as usize) < config.socketio.payload_bytes_max {
+        let problem = "is more than session.bytes_burst: such a message could never be sent";
+        faults.add("payload_bytes_max", problem);
     }
 }
 

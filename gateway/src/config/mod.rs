@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::client_ip::TrustedProxies;
 use crate::{
-    admission, api, auth, backend, broker, client, demo, http, listener, node, poll, pusher, telemetry,
-    worker,
+    admission, api, auth, backend, broker, client, demo, http, listener, node, poll, pusher, socketio,
+    telemetry, worker,
 };
 
 pub use difference::Change;
@@ -61,6 +61,7 @@ pub struct Config {
     /// Options of channels with one.
     pub namespaces: BTreeMap<String, ChannelOptions>,
     pub pusher: pusher::Config,
+    pub socketio: socketio::Config,
     pub backend: backend::Config,
     /// For channels of the type `shared_poll`.
     pub shared_poll: poll::Config,

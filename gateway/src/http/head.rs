@@ -111,6 +111,11 @@ impl<'a> Head<'a> {
         (!is_sound).then_some("a WebSocket is opened with HTTP/1.1, or by CONNECT in HTTP/2")
     }
 
+    /// Whether it asks to become something else than HTTP, rightly or not.
+    pub(super) fn asks_to_upgrade(&self) -> bool {
+        self.asks_in_http2 || self.header("upgrade").is_some()
+    }
+
     /// What this request says of the WebSocket that it asks for.
     pub(super) fn upgrade(&self) -> Result<Upgrade<'a>, HandshakeError> {
         match self.asks_in_http2 {

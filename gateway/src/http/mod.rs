@@ -16,6 +16,7 @@ use crate::api::update::Hub;
 use crate::api::{Api, ByClient};
 use crate::backend::Backend;
 use crate::client::open::NewClient;
+use crate::engine_io::EngineIo;
 use crate::pusher::Apps;
 use crate::pusher_api::PusherApi;
 use crate::telemetry::labels::Handshake;
@@ -31,6 +32,7 @@ pub mod raw_paths;
 
 mod cors;
 mod emulate;
+mod engine_io;
 mod head;
 mod mercure;
 mod respond;
@@ -86,6 +88,7 @@ pub(crate) struct Router {
     pub(crate) api: Option<Arc<Api>>,
     pub(crate) by_client: Arc<ByClient>,
     pub(crate) encodings: Arc<Encodings>,
+    pub(crate) engine_io: Arc<EngineIo>,
     pub(crate) reception: Reception,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) url_bytes_max: usize,

@@ -33,6 +33,19 @@ pub struct RawPath {
     /// What becomes of what clients send: `publish` publishes it in the channel, as far as they may, `hook` gives it to
     /// `[backend.message]`, whose answer goes back to the sender, `none` closes whoever sends anything, with 3507.
     pub messages: Messages,
+    /// How clients reach it: `websocket`, or `engine_io` for the libraries of Engine.IO 4 and their pings, of which
+    /// `[socketio]` says how often they come.
+    pub transport: Transport,
+}
+
+/// What messages come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+pub enum Transport {
+    #[default]
+    #[serde(rename = "websocket")]
+    WebSocket,
+    #[serde(rename = "engine_io")]
+    EngineIo,
 }
 
 /// What becomes of messages.
@@ -135,7 +148,7 @@ mod tests {
     }
 
     fn bound(paths: impl IntoIterator<Item = String>, channel: &str, messages: Messages) -> Config {
-        let bound = RawPath { channel: channel.to_owned(), messages };
+        let bound = RawPath { channel: channel.to_owned(), messages, ..RawPath::default() };
         Config { paths: paths.into_iter().map(|path| (path, bound.clone())).collect() }
     }
 

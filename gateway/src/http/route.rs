@@ -11,8 +11,9 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use crate::admission::client_ip::X_FORWARDED_FOR;
 use crate::admission::{Admitted, Peer, Refusal};
+use crate::http::engine_io::EngineIoPath;
 use crate::http::head::Head;
-use crate::http::raw_paths::RawPath;
+use crate::http::raw_paths::{RawPath, Transport};
 use crate::http::respond::Streamed;
 use crate::http::upgrade::Opening;
 use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, event_stream, mercure, pages, whole};
@@ -58,7 +59,7 @@ impl Router {
                 let why = format!("the path and query are longer than {} bytes", self.url_bytes_max);
                 return Err(Refused::new(Handshake::Request, StatusCode::URI_TOO_LONG, why));
             }
-            match self.endpoint_of(head.path) {
+            match self.endpoint_of(&head) {
                 Some(endpoint) => {
                     let admitted = self.let_in(peer, &head)?;
                     let opening = self.read_opening(&endpoint, &head)?;
@@ -152,7 +153,7 @@ impl Router {
         if head.url_bytes() > self.url_bytes_max {
             return None;
         }
-        let endpoint = self.endpoint_of(head.path)?;
+        let endpoint = self.endpoint_of(&head)?;
         let opening = self.read_opening(&endpoint, &head).ok()?;
         let admitted = self.let_in(peer, &head).ok()?;
         let opening = opening.from(self.origin(&head, self.address_of(peer, &head)));
@@ -216,13 +217,19 @@ impl Router {
         }
     }
 
-    fn endpoint_of<'a>(&'a self, path: &'a str) -> Option<Endpoint<'a>> {
+    fn endpoint_of<'a>(&'a self, head: &Head<'a>) -> Option<Endpoint<'a>> {
+        let path = head.path;
         let pusher = || {
             let apps = self.apps.as_ref()?;
             Some(Endpoint::Pusher(apps, path.strip_prefix(PUSHER_PREFIX)?))
         };
-        let bound = || self.raw_paths.find(path).map(Endpoint::Bound);
-        self.clients.then(|| Endpoint::of(path).or_else(pusher).or_else(bound)).flatten()
+        let engine_io = || self.engine_io_at(path).filter(|_| head.asks_to_upgrade()).map(Endpoint::EngineIo);
+        let bound = || {
+            let bound = self.raw_paths.find(path).filter(|bound| bound.transport == Transport::WebSocket);
+            bound.map(Endpoint::Bound)
+        };
+        let named = || pusher().or_else(bound).or_else(engine_io);
+        self.clients.then(|| Endpoint::of(path).or_else(named)).flatten()
     }
 
     fn apart_of(&self, path: &str) -> Option<Apart> {
@@ -264,6 +271,8 @@ pub(super) enum Endpoint<'a> {
     Pusher(&'a Apps, &'a str),
     /// A path that the configuration names.
     Bound(Arc<RawPath>),
+    /// A path at which packets of Engine.IO are exchanged.
+    EngineIo(EngineIoPath),
 }
 
 impl<'a> Endpoint<'a> {
@@ -332,8 +341,9 @@ impl Refused {
         let mut response = Response::new(whole(self.why + "\n"));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.extend(self.headers);
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.entry(header::CONTENT_TYPE).or_insert(text);
         response
     }
 }

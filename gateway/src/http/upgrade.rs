@@ -37,7 +37,7 @@ const CENTRIFUGE_PROTOBUF: &str = "centrifuge-protobuf";
 const CONNECT_PARAMETER: &str = "cf_connect";
 
 /// What a bare client may name, so that it can offer its token beside it.
-const RAW: &str = "tidegate.raw";
+pub(super) const RAW: &str = "tidegate.raw";
 /// Browsers cannot set headers: they offer their token as a protocol that is never chosen.
 const TOKEN_PREFIX: &str = "tidegate.token.";
 
@@ -55,12 +55,20 @@ pub(crate) struct Opening {
     /// Whose client it is, if it speaks Pusher.
     app: Option<Arc<App>>,
     turned_away: Option<Disconnect>,
+    wire: Wire,
+    /// Frames that it begins with, behind the answer.
+    greeting: Bytes,
 }
 
 impl Opening {
     /// With what is known of where the client comes from.
     pub(super) fn from(self, origin: Option<Arc<Origin>>) -> Self {
         Self { origin, ..self }
+    }
+
+    /// The same over another framing, beginning with these frames.
+    pub(super) fn over(self, wire: Wire, greeting: Bytes) -> Self {
+        Self { wire, greeting, ..self }
     }
 
     fn response(&self, version: Version) -> Response<Full<Bytes>> {
@@ -124,6 +132,7 @@ impl Router {
                 self.read_raw(&channel, Messages::Publish, head)
             }
             Endpoint::Pusher(apps, key) => self.read_pusher(apps, key, head),
+            Endpoint::EngineIo(path) => self.read_engine_io(path, head),
             Endpoint::Bound(bound) => self.read_raw(&bound.channel, bound.messages.into(), head),
         }
     }
@@ -187,7 +196,12 @@ impl Router {
         })
     }
 
-    fn opening(&self, upgrade: Upgrade<'_>, known: &'static str, protocol: Arc<dyn Protocol>) -> Opening {
+    pub(super) fn opening(
+        &self,
+        upgrade: Upgrade<'_>,
+        known: &'static str,
+        protocol: Arc<dyn Protocol>,
+    ) -> Opening {
         Opening {
             subprotocol: upgrade.select_subprotocol(&[known]).map(|_| known),
             deflate: upgrade.negotiate_deflate(self.encodings.deflate_policy()),
@@ -197,6 +211,8 @@ impl Router {
             first: None,
             app: None,
             turned_away: None,
+            wire: Wire::WebSocket,
+            greeting: Bytes::new(),
         }
     }
 
@@ -242,8 +258,8 @@ impl Router {
     /// Gives a connection that has been answered 101 to a worker.
     pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
         self.metrics.handshake(Handshake::Accepted);
-        let Opening { protocol, deflate, origin, first, app, turned_away, .. } = opening;
-        let (wire, head) = (Wire::WebSocket, Bytes::new());
+        let Opening { protocol, deflate, origin, first, app, turned_away, wire, greeting: head, .. } =
+            opening;
         let (unanswered, connect, watcher) = (None, None, None);
         let new = NewClient {
             socket,
@@ -302,7 +318,7 @@ fn known(in_protobuf: bool) -> &'static str {
     if in_protobuf { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON }
 }
 
-fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {
+pub(super) fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {
     head.upgrade().map_err(|error| {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
         let header = error.header();
@@ -313,7 +329,7 @@ fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {
 }
 
 /// The token of a bare client: from its `Authorization` header, or offered as a subprotocol. Empty if there is none.
-fn token(head: &Head<'_>, upgrade: &Upgrade<'_>) -> Result<String, Refused> {
+pub(super) fn token(head: &Head<'_>, upgrade: &Upgrade<'_>) -> Result<String, Refused> {
     if let Some(token) = head.bearer().map_err(malformed)? {
         return Ok(token.to_owned());
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::hub::{
-    DeflateOptions, Encoding, EncodingId, Layout, PushFraming, StreamFrames, Variant, Variants,
-    WebSocketFrames,
+    DeflateOptions, Encoding, EncodingId, EnginePollingFrames, EngineWebSocketFrames, Layout, PushFraming,
+    StreamFrames, Variant, Variants, WebSocketFrames,
 };
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
@@ -45,31 +45,43 @@ pub(crate) struct Encodings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wire {
     WebSocket,
+    /// A packet of Engine.IO in each WebSocket message.
+    EngineWebSocket,
+    /// Packets of Engine.IO that requests fetch.
+    EnginePolling,
     /// A response that never ends.
     Response(StreamFrames),
 }
 
 impl Wire {
-    const COUNT: usize = 1 + StreamFrames::COUNT;
+    /// Those that are no responses.
+    const OTHERS: [Self; 3] = [Self::WebSocket, Self::EngineWebSocket, Self::EnginePolling];
+    const COUNT: usize = Self::OTHERS.len() + StreamFrames::COUNT;
 
     /// The same without what cuts it into pieces.
     pub(crate) fn whole(self) -> Self {
         match self {
-            Self::WebSocket => self,
+            Self::WebSocket | Self::EngineWebSocket | Self::EnginePolling => self,
             Self::Response(frames) => Self::Response(StreamFrames { chunked: false, ..frames }),
         }
     }
 
     /// In the order of their indices.
     fn all() -> impl Iterator<Item = Self> {
-        std::iter::once(Self::WebSocket).chain(StreamFrames::ALL.map(Self::Response))
+        Self::OTHERS.into_iter().chain(StreamFrames::ALL.map(Self::Response))
     }
 
     fn index(self) -> usize {
         match self {
             Self::WebSocket => 0,
-            Self::Response(frames) => 1 + frames.index(),
+            Self::EngineWebSocket => 1,
+            Self::EnginePolling => 2,
+            Self::Response(frames) => Self::OTHERS.len() + frames.index(),
         }
+    }
+
+    pub(crate) fn is_of_engine_io(self) -> bool {
+        matches!(self, Self::EngineWebSocket | Self::EnginePolling)
     }
 }
 
@@ -87,6 +99,8 @@ impl Encodings {
         pusher: Arc<dyn Protocol>,
     ) -> Self {
         let websocket: Arc<dyn PushFraming> = Arc::new(WebSocketFrames::new(options));
+        let engine_websocket: Arc<dyn PushFraming> = Arc::new(EngineWebSocketFrames::new(options));
+        let engine_polling: Arc<dyn PushFraming> = Arc::new(EnginePollingFrames);
         // Beside the connect command.
         let commands_max = COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1);
         let both = |of: fn(usize, bool) -> Arc<dyn Protocol>| {
@@ -125,6 +139,8 @@ impl Encodings {
             for (wire, id) in Wire::all().zip(ids) {
                 let framing = match wire {
                     Wire::WebSocket => websocket.clone(),
+                    Wire::EngineWebSocket => engine_websocket.clone(),
+                    Wire::EnginePolling => engine_polling.clone(),
                     Wire::Response(frames) => Arc::new(frames),
                 };
                 let encoding = Encoding { protocol: on(ProtocolId(protocol as u8), wire), framing };
@@ -243,6 +259,7 @@ impl Encodings {
 fn may_join(wire: Wire, in_websocket: bool) -> bool {
     match wire {
         Wire::WebSocket => in_websocket,
+        Wire::EngineWebSocket | Wire::EnginePolling => false,
         Wire::Response(frames) => !matches!(frames.layout, Layout::EventStream | Layout::Events),
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway_core::effect::{Outcome, Renewal, ServerSubscription};
 use gateway_core::hub::Prepared;
-use gateway_core::session::Context;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use shared::channel::Channel;
@@ -25,6 +24,7 @@ use crate::node::SessionId;
 use crate::node::control::Target;
 use crate::node::question::ConnectionsWanted;
 use crate::transport::handed::Turned;
+use crate::worker::Contexts;
 use crate::worker::list::Listed;
 
 /// What a worker can be told.
@@ -61,7 +61,7 @@ pub(crate) enum Event {
     /// Look for debtors to close: the node is short of memory.
     Shed,
     /// Another configuration holds.
-    Renew(Arc<Context>),
+    Renew(Contexts),
     /// Close every client by `until`, evenly spread.
     Drain {
         until: Moment,

@@ -52,6 +52,7 @@ mod tally;
 mod tell_followers;
 mod turn;
 
+pub(crate) use renew::Contexts;
 pub(crate) use tally::Tally;
 
 use directory::Directory;
@@ -74,11 +75,15 @@ pub(crate) struct Local {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) context: Arc<Context>,
+    /// The same for clients that are reached over Engine.IO.
+    engine_io: Arc<Context>,
     /// Options have changed since a client joined, perhaps.
     renewed: bool,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) encodings: Arc<Encodings>,
     pub(crate) limits: Limits,
+    /// The same for packets of Engine.IO.
+    pub(crate) packet_limits: Limits,
     pub(crate) websocket: Arc<WebSocketConfig>,
     pub(crate) inflater: Inflater,
     /// Where control frames are written before they are queued.
@@ -127,10 +132,12 @@ pub(crate) struct Parts {
     pub(crate) index: usize,
     pub(crate) clock: Clock,
     pub(crate) node: Arc<Node>,
-    pub(crate) context: Arc<Context>,
+    pub(crate) contexts: Contexts,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) encodings: Arc<Encodings>,
     pub(crate) websocket: Arc<WebSocketConfig>,
+    /// Longest message over Engine.IO, in bytes.
+    pub(crate) packet_bytes_max: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) memory: Arc<Memory>,
 }
@@ -211,10 +218,15 @@ impl Worker {
             frame_bytes_max: parts.websocket.message_bytes_max,
             fragments_max: parts.websocket.fragments_max as u32,
         };
+        let packet_limits = Limits {
+            message_bytes_max: parts.packet_bytes_max,
+            frame_bytes_max: parts.packet_bytes_max,
+            ..limits
+        };
         let defaults = HoldLimits::default();
         let bytes_total = defaults.bytes_total.min(parts.memory.held_bytes_max());
         let hold_limits = HoldLimits { bytes: defaults.bytes.min(bytes_total), bytes_total, ..defaults };
-        let rules = &parts.context.rules;
+        let rules = &parts.contexts.usual.rules;
         let paced = rules.all().any(|options| options.flush_interval_ms > 0);
         Self {
             poll: seat.poll,
@@ -230,11 +242,13 @@ impl Worker {
                 node: parts.node,
                 metrics: parts.metrics.clone(),
                 inbox: seat.inbox,
-                context: parts.context,
+                context: parts.contexts.usual,
+                engine_io: parts.contexts.engine_io,
                 renewed: false,
                 authenticator: parts.authenticator,
                 encodings: parts.encodings,
                 limits,
+                packet_limits,
                 inflater: Inflater::new(),
                 websocket: parts.websocket,
                 scratch: BytesMut::new(),

@@ -7,20 +7,37 @@ use std::sync::Arc;
 
 use gateway_core::session::Context;
 
-use crate::worker::Worker;
+use crate::worker::{Local, Worker};
+
+/// What sessions go by, which depends on how their clients are reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Contexts {
+    pub(crate) usual: Arc<Context>,
+    /// Of those that are reached over Engine.IO.
+    pub(crate) engine_io: Arc<Context>,
+}
+
+impl Local {
+    /// What a client's session goes by.
+    pub(crate) fn context_of(&self, over_engine_io: bool) -> &Arc<Context> {
+        if over_engine_io { &self.engine_io } else { &self.context }
+    }
+}
 
 impl Worker {
-    pub(super) fn renew(&mut self, context: Arc<Context>) {
+    pub(super) fn renew(&mut self, Contexts { usual, engine_io }: Contexts) {
         self.local.renewed = true;
         // What waits already leaves by its own windows, whatever is paced from now on.
-        self.paced |= context.rules.all().any(|options| options.flush_interval_ms > 0);
-        self.local.context = context;
+        self.paced |= usual.rules.all().any(|options| options.flush_interval_ms > 0);
+        self.local.context = usual;
+        self.local.engine_io = engine_io;
     }
 
     /// Has the client that is about to be served go by what holds now.
     pub(super) fn renew_client(&mut self, index: usize) {
         if let Some(client) = self.clients.get_mut(index) {
-            client.session.set_context(&self.local.context);
+            let context = self.local.context_of(client.is_over_engine_io());
+            client.session.set_context(context);
         }
     }
 }

@@ -162,7 +162,7 @@ impl Worker {
             // Whoever asked may have given up.
             Event::Count(channels, counted) => drop(counted.send(self.count_subscribers(&channels))),
             Event::List(wanted, from, limit, listed) => drop(listed.send(self.list(&wanted, from, limit))),
-            Event::Renew(context) => self.renew(context),
+            Event::Renew(contexts) => self.renew(contexts),
             Event::Shed => self.look_at_debtors(),
             Event::Drain { until } => self.begin_drain(until),
             Event::Stop => self.stopping = true,

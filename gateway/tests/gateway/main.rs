@@ -48,6 +48,7 @@ mod reaches_by_response;
 mod recovers_slowly;
 mod sends_what_is_wanted;
 mod serves_commands;
+mod serves_engine_io;
 mod serves_event_streams;
 mod serves_http2;
 mod serves_many;

@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 }
 
 /// How a connection ended.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub enum Ending {
     Said(u16, String),
     /// The stream ended without a close frame, or with an empty one.

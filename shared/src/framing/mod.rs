@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+pub mod engine_io;
 pub mod websocket;
 
 /// Whether a message is text (UTF-8, checked) or binary.

@@ -10,6 +10,7 @@
 mod apart;
 mod bundle;
 mod deliver;
+mod engine_frames;
 mod hold_back;
 mod join;
 mod leave;
@@ -27,6 +28,7 @@ use shared::channel::Channel;
 use slab::Slab;
 
 pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, Bundles, End};
+pub use engine_frames::{EnginePollingFrames, EngineWebSocketFrames};
 pub use hold_back::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_PUBLICATIONS_MAX, HoldLimits};
 pub use join::{Joined, Knows};
 pub use leave::Left;

@@ -49,13 +49,7 @@ impl PushFraming for WebSocketFrames {
     }
 
     fn seal(&self, kind: MessageKind, buffer: &mut BytesMut) -> usize {
-        let message_bytes = buffer.len().saturating_sub(HEADER_BYTES_MAX);
-        let (header, length) = header(kind, message_bytes, false).to_bytes();
-        let start = HEADER_BYTES_MAX - length;
-        if let Some(room) = buffer.get_mut(start..HEADER_BYTES_MAX) {
-            room.copy_from_slice(&header[..length]);
-        }
-        start
+        put_header(kind, HEADER_BYTES_MAX, buffer)
     }
 
     fn deflate(&self, kind: MessageKind, message: &[u8]) -> Option<Bytes> {
@@ -81,6 +75,16 @@ impl PushFraming for WebSocketFrames {
         // The buffer was as large as the message: give back what deflating saved.
         Some(Bytes::copy_from_slice(&frame[HEADER_BYTES_MAX - length..]))
     }
+}
+
+/// Puts a header before the message that begins at `at`. Answers where the frame begins.
+pub(super) fn put_header(kind: MessageKind, at: usize, buffer: &mut BytesMut) -> usize {
+    let (header, length) = header(kind, buffer.len().saturating_sub(at), false).to_bytes();
+    let start = at - length;
+    if let Some(room) = buffer.get_mut(start..at) {
+        room.copy_from_slice(&header[..length]);
+    }
+    start
 }
 
 fn header(kind: MessageKind, message_bytes: usize, compressed: bool) -> FrameHeader {

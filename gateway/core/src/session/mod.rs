@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use shared::channel::Channel;
@@ -128,7 +129,7 @@ pub struct Session {
     /// What few sessions have, or none for long.
     rare: Option<Box<Rare>>,
     limits: Limits,
-    /// Until connected: when it is too late for that. Then: when the next ping is due, or the pong to the last one.
+    /// Until connected: when it is too late for that, unless pings do not wait for it. Then: when the next ping is due, or the pong to the last one.
     deadline: Moment,
     /// When the first token has been expired for too long, of the connection or of a subscription.
     expiry: Moment,
@@ -158,6 +159,8 @@ pub struct Session {
 struct Rare {
     /// Until connected: what the client is to be told of the way.
     told_of_way: Way,
+    /// Where pings do not wait for it: when it is too late for the connect command's success.
+    connect_by: Option<Moment>,
     events: EventLimit,
 }
 
@@ -211,6 +214,14 @@ impl Session {
     #[must_use]
     pub fn asking_of_all(self) -> Self {
         Self { asks_of_all: true, ..self }
+    }
+
+    /// For wires on which the other side is asked for a sign of life from the beginning, and not only once it is connected.
+    #[must_use]
+    pub fn pinging_at_once(mut self, now: Moment) -> Self {
+        self.rare.get_or_insert_default().connect_by = Some(self.deadline);
+        self.deadline = now + Duration::from_millis(self.first_ping_ms.into());
+        self
     }
 
     /// What should be done next, in this order. `None` until something happens again.
@@ -320,6 +331,11 @@ impl Session {
     /// What others see of this client in one of its channels.
     fn info_in(&self, at: usize) -> ClientInfo {
         self.info(self.subscriptions[at].granted())
+    }
+
+    /// When it is too late to connect, where pings do not wait for that.
+    fn connect_by(&self) -> Option<Moment> {
+        self.rare.as_ref()?.connect_by
     }
 
     /// Where the subscription to a channel is, or where it would be.

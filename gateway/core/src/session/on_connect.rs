@@ -77,7 +77,11 @@ impl Session {
         subs: BTreeMap<Channel, Subscribed>,
     ) {
         self.phase = Phase::Connected;
-        self.deadline = now + Duration::from_millis(self.first_ping_ms.into());
+        let super::Rare { told_of_way, connect_by, .. } =
+            self.rare.take().map(|rare| *rare).unwrap_or_default();
+        if connect_by.is_none() {
+            self.deadline = now + Duration::from_millis(self.first_ping_ms.into());
+        }
         self.reckon_expiry();
         let settings = &self.context.settings;
         let (ping_seconds, pong) = match self.protocol.heartbeat() {
@@ -86,10 +90,10 @@ impl Session {
         };
         let by_client = self.identity.as_ref().filter(|identity| !identity.refreshed_by_server);
         let expires = by_client.and_then(|identity| identity.expires);
-        let (session, node) = match self.rare.take().map(|rare| rare.told_of_way) {
-            Some(Way::Apart { session, node }) => (Some(session), node),
-            Some(Way::OneWay { session }) => (Some(session), self.context.node.clone()),
-            Some(Way::Both) | None => (None, self.context.node.clone()),
+        let (session, node) = match told_of_way {
+            Way::Apart { session, node } => (Some(session), node),
+            Way::OneWay { session } => (Some(session), self.context.node.clone()),
+            Way::Both => (None, self.context.node.clone()),
         };
         let connected = Connected {
             expires: expires.map(|expires| remaining(now, expires)),

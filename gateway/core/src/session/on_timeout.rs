@@ -16,16 +16,20 @@ impl Session {
     /// When to call [`Session::handle_timeout`], at the latest. Changes with everything that is handled.
     pub fn poll_timeout(&self) -> Option<Moment> {
         let loading = self.loading.as_ref().and_then(|loading| loading.next_end()).unwrap_or(NEVER);
-        (self.phase != Phase::Closed).then(|| self.deadline.min(self.expiry).min(loading))
+        let connect_by = self.connect_by().unwrap_or(NEVER);
+        (self.phase != Phase::Closed).then(|| self.deadline.min(self.expiry).min(loading).min(connect_by))
     }
 
     /// Calling it too early does nothing.
     pub fn handle_timeout(&mut self, now: Moment) {
         if self.phase != Phase::Closed && now >= self.deadline {
-            match self.phase {
-                Phase::Connected => self.on_heartbeat(now),
+            match (self.phase, self.connect_by()) {
+                (Phase::Connected, _) | (_, Some(_)) => self.on_heartbeat(now),
                 _ => self.close(Disconnect::STALE),
             }
+        }
+        if self.phase != Phase::Closed && self.connect_by().is_some_and(|by| now >= by) {
+            self.close(Disconnect::STALE);
         }
         if self.phase != Phase::Closed && now >= self.expiry {
             self.on_expiry(now);

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::effect::{Identity, OutcomeResult};
+use gateway_core::effect::{Effect, Identity, Outcome, OutcomeResult};
 use gateway_core::session::{Opening, Session, Settings, Way};
+use shared::disconnect::Disconnect;
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
 use shared::moment::Moment;
@@ -168,4 +169,55 @@ fn first_pings_are_spread_over_half_an_interval() {
     let (first, last) = (moments.iter().min().unwrap(), moments.iter().max().unwrap());
     assert!(*first >= Moment(12_500) && *last <= Moment(25_000));
     assert!(last.since(*first) > Duration::from_secs(12), "{first:?} to {last:?}");
+}
+
+/// A session on a wire that asks for a sign of life before anything is said.
+fn asked_at_once() -> Session {
+    let settings = Settings { connect_timeout_ms: 45_000, ..Settings::default() };
+    let opening = Opening {
+        client: ClientId::from_random(7),
+        protocol: Arc::new(CentrifugeJson { transport_pings: true, ..CentrifugeJson::default() }),
+        context: Arc::new(with_settings(settings)),
+        way: Way::Both,
+        connect: None,
+        seed: 0,
+    };
+    Session::open(Moment::ZERO, opening).pinging_at_once(Moment::ZERO)
+}
+
+#[test]
+fn a_client_that_is_asked_from_the_beginning_has_its_time_to_connect_nonetheless() {
+    let mut session = asked_at_once();
+    for at in [12_500, 37_500] {
+        assert_eq!(session.poll_timeout(), Some(Moment(at)));
+        session.handle_timeout(Moment(at));
+        assert_eq!(session.poll_effect(), Some(Effect::Ping));
+        session.handle_transport_pong();
+    }
+    assert_eq!(session.poll_timeout(), Some(Moment(45_000)));
+    session.handle_timeout(Moment(45_000));
+    assert_eq!(session.poll_effect(), Some(Effect::Close(Disconnect::STALE)));
+}
+
+#[test]
+fn a_client_that_is_asked_from_the_beginning_is_gone_without_an_answer() {
+    let mut session = asked_at_once();
+    session.handle_timeout(Moment(12_500));
+    session.handle_timeout(Moment(20_500));
+    assert_eq!(session.poll_effect(), Some(Effect::Ping));
+    assert_eq!(session.poll_effect(), Some(Effect::Close(Disconnect::NO_PONG)));
+}
+
+#[test]
+fn pings_go_on_as_they_were_when_the_client_connects() {
+    let mut session = asked_at_once();
+    let message = Message { kind: MessageKind::Text, data: br#"{"id":1,"connect":{}}"# };
+    session.handle_message(Moment(5_000), message);
+    let Some(Effect::Authenticate { ticket, .. }) = session.poll_effect() else {
+        panic!("not authenticated")
+    };
+    let result = OutcomeResult::Authenticated(Ok(Identity::default()));
+    session.handle_outcome(Moment(6_000), Outcome { ticket, result });
+    assert!(session.is_connected());
+    assert_eq!(session.poll_timeout(), Some(Moment(12_500)), "and it need not connect any more");
 }

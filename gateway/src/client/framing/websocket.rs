@@ -1,8 +1,10 @@
 //! WebSocket frames: messages both ways, pings, and a goodbye that is answered (RFC 6455).
 
 use bytes::{Bytes, BytesMut};
+use shared::framing::engine_io::Packet;
 use shared::framing::websocket::{self, Assembler, Event, Role};
 
+use super::packets::{self, Heard};
 use super::{Framing, Goodbye};
 use crate::client::{Client, Incoming};
 use crate::worker::Local;
@@ -35,6 +37,17 @@ pub(super) fn goodbye(goodbye: Goodbye<'_>, scratch: &mut BytesMut) -> Bytes {
     scratch.split().freeze()
 }
 
+/// The same for clients that go by no codes. One that has given one is answered with it.
+pub(super) fn goodbye_without_reason(goodbye: Goodbye<'_>, scratch: &mut BytesMut) -> Bytes {
+    self::goodbye(
+        match goodbye {
+            Goodbye::Closed(_) => Goodbye::Answered(None),
+            answered @ Goodbye::Answered(_) => answered,
+        },
+        scratch,
+    )
+}
+
 impl Client {
     /// Handles bytes of the client's: frames, and what is left of one.
     pub(super) fn handle_frames(&mut self, local: &mut Local, bytes: &mut [u8]) {
@@ -43,8 +56,12 @@ impl Client {
         let mut closing = self.is_closing();
         // After a close only the peer's own close frame matters; after an error not even the framing holds.
         while self.incoming == Incoming::Open {
-            let Framing::WebSocket(WebSocket(assembler)) = &mut self.link.framing else { return };
-            let event = match assembler.next(&mut unread, &local.limits, &mut local.inflater) {
+            let (assembler, limits, in_packets) = match &mut self.link.framing {
+                Framing::WebSocket(WebSocket(assembler)) => (assembler, &local.limits, false),
+                Framing::EngineWebSocket(WebSocket(assembler)) => (assembler, &local.packet_limits, true),
+                _ => return,
+            };
+            let event = match assembler.next(&mut unread, limits, &mut local.inflater) {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
                 Err(error) => {
@@ -61,8 +78,14 @@ impl Client {
                 Event::Message(message) => {
                     local.tally.messages_in[usize::from(self.protocol.0)] += 1;
                     if !closing {
-                        self.session.handle_message(local.now, message);
-                        self.perform(local);
+                        let heard = match in_packets {
+                            true => packets::hear(&mut self.session, local.now, Packet::read(message)),
+                            false => {
+                                self.session.handle_message(local.now, message);
+                                Heard::Said
+                            }
+                        };
+                        self.heed(local, heard);
                     }
                 }
                 Event::Ping(data) => {

@@ -1,0 +1,5 @@
+//! Socket.IO, and the transport that it brings along.
+
+pub mod config;
+
+pub use config::Config;

@@ -1,0 +1,65 @@
+//! The first packet of a session: what its client is told of it.
+
+use bytes::{BufMut, BytesMut};
+
+use super::OPEN;
+
+/// The version of the protocol, as clients ask for it.
+pub const PROTOCOL: &str = "4";
+
+/// What a session begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handshake<'a> {
+    /// By which its client's further requests name it: letters, digits and `-._~`.
+    pub sid: &'a str,
+    /// Whether the client may change over to a WebSocket.
+    pub upgrades: bool,
+    /// Milliseconds from one ping to the next.
+    pub ping_interval_ms: u64,
+    /// Milliseconds that an answer to a ping may take.
+    pub ping_timeout_ms: u64,
+    /// Longest body of a request, in bytes.
+    pub payload_bytes_max: usize,
+}
+
+impl Handshake<'_> {
+    /// Appends the packet.
+    pub fn put(&self, out: &mut BytesMut) {
+        let upgrades = if self.upgrades { "\"websocket\"" } else { "" };
+        let Self { sid, ping_interval_ms, ping_timeout_ms, payload_bytes_max, .. } = self;
+        out.put_u8(OPEN);
+        out.put_slice(
+            format!(
+                "{{\"sid\":\"{sid}\",\"upgrades\":[{upgrades}],\"pingInterval\":{ping_interval_ms},\
+                 \"pingTimeout\":{ping_timeout_ms},\"maxPayload\":{payload_bytes_max}}}"
+            )
+            .as_bytes(),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_begins_with_all_that_clients_go_by() {
+        let mut handshake = Handshake {
+            sid: "a-b.c",
+            upgrades: true,
+            ping_interval_ms: 25_000,
+            ping_timeout_ms: 20_000,
+            payload_bytes_max: 1_000_000,
+        };
+        let mut out = BytesMut::new();
+        handshake.put(&mut out);
+        assert_eq!(
+            out,
+            r#"0{"sid":"a-b.c","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#
+        );
+        handshake.upgrades = false;
+        let mut out = BytesMut::new();
+        handshake.put(&mut out);
+        assert!(std::str::from_utf8(&out).unwrap().contains(r#""upgrades":[],"#));
+    }
+}

@@ -1,0 +1,114 @@
+//! Engine.IO, version 4: packets in WebSocket messages, or several of them in the bodies of requests.
+//!
+//! Its packets are to the protocol above what frames are in WebSocket: where a message begins and ends, whether the other side
+//! lives, and that it leaves.
+
+use super::{Message, MessageKind};
+
+mod handshake;
+mod payload;
+
+pub use handshake::{Handshake, PROTOCOL};
+pub use payload::{Payload, SEPARATOR, put_message};
+
+/// The first packet, and only of a server's.
+pub const OPEN: u8 = b'0';
+pub const CLOSE: u8 = b'1';
+/// Only servers ask, by this.
+pub const PING: u8 = b'2';
+/// How clients answer.
+pub const PONG: u8 = b'3';
+/// With a text. Binary data has a mark of its own, or none where the transport tells it from text.
+pub const MESSAGE: u8 = b'4';
+/// The client has changed over to this transport.
+pub const UPGRADE: u8 = b'5';
+/// Nothing but the end of a request that waits.
+pub const NOOP: u8 = b'6';
+
+/// What a client asks a transport whether it works by.
+pub const PROBE: &[u8] = b"probe";
+
+/// One packet of the other side's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packet<'a> {
+    Open(&'a [u8]),
+    Close,
+    Ping(&'a [u8]),
+    Pong(&'a [u8]),
+    Message(Message<'a>),
+    Upgrade,
+    Noop,
+}
+
+/// Why bytes are no packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PacketError {
+    #[error("a packet is empty")]
+    Empty,
+    #[error("a packet has a type that there is not")]
+    UnknownType,
+    #[error("a packet of binary data is not in base64")]
+    NotBase64,
+    #[error("a packet is not UTF-8")]
+    NotUtf8,
+}
+
+impl<'a> Packet<'a> {
+    /// Reads what came as one WebSocket message.
+    pub fn read(message: Message<'a>) -> Result<Self, PacketError> {
+        match message.kind {
+            MessageKind::Binary => Ok(Self::Message(message)),
+            MessageKind::Text => Self::read_text(message.data),
+        }
+    }
+
+    /// Reads a packet that is text: its type as a digit, and what it holds.
+    fn read_text(packet: &'a [u8]) -> Result<Self, PacketError> {
+        let (kind, data) = packet.split_first().ok_or(PacketError::Empty)?;
+        Ok(match *kind {
+            OPEN => Self::Open(data),
+            CLOSE => Self::Close,
+            PING => Self::Ping(data),
+            PONG => Self::Pong(data),
+            MESSAGE => Self::Message(Message { kind: MessageKind::Text, data }),
+            UPGRADE => Self::Upgrade,
+            NOOP => Self::Noop,
+            _ => return Err(PacketError::UnknownType),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(data: &[u8]) -> Result<Packet<'_>, PacketError> {
+        Packet::read(Message { kind: MessageKind::Text, data })
+    }
+
+    #[test]
+    fn a_text_says_by_its_first_digit_what_it_is() {
+        assert_eq!(text(b"0{}"), Ok(Packet::Open(b"{}")));
+        assert_eq!(text(b"1"), Ok(Packet::Close));
+        assert_eq!(text(b"2probe"), Ok(Packet::Ping(PROBE)));
+        assert_eq!(text(b"3"), Ok(Packet::Pong(b"")));
+        assert_eq!(text(b"4hello"), Ok(Packet::Message(Message { kind: MessageKind::Text, data: b"hello" })));
+        assert_eq!(text(b"4"), Ok(Packet::Message(Message { kind: MessageKind::Text, data: b"" })));
+        assert_eq!((text(b"5"), text(b"6")), (Ok(Packet::Upgrade), Ok(Packet::Noop)));
+    }
+
+    #[test]
+    fn what_is_binary_is_a_message_as_it_is() {
+        let message = Message { kind: MessageKind::Binary, data: b"4\x00\xff" };
+        assert_eq!(Packet::read(message), Ok(Packet::Message(message)));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        assert_eq!(text(b""), Err(PacketError::Empty));
+        for unknown in ["abc", "7", " 4", "-1", "\u{1e}4"] {
+            assert_eq!(text(unknown.as_bytes()), Err(PacketError::UnknownType), "{unknown}");
+        }
+        assert_eq!(text(b"bAQ=="), Err(PacketError::UnknownType), "that is for bodies of requests");
+    }
+}

@@ -430,6 +430,7 @@ fn encodings(config: &Config) -> Encodings {
         websocket.uni_join_pushes,
         config.sse.retry_ms,
         config.pusher.protocol(&config.channel_names),
+        Arc::default(),
     )
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::ErrorCode;
-use crate::publication::Payload;
+use crate::publication::{Payload, Tagged};
 use crate::topic_selector::Selector;
 
 /// One request. `id` names the reply; 0 where none is expected.
@@ -31,6 +31,13 @@ pub enum Request {
         event: Box<str>,
         data: Payload,
     },
+    /// The same where the configuration says what becomes of it.
+    Forward(Box<Forward>),
+    /// An event for the application, which may acknowledge it and do more.
+    Event(Box<Event>),
+    /// Comes into one of several parts of the server on one connection: connects, if the client has not yet, and
+    /// subscribes.
+    Enter(Box<Enter>),
     /// Sets a key of a channel that keeps state by key, or takes it away.
     PublishKey {
         channel: Box<str>,
@@ -104,7 +111,11 @@ impl Request {
             Self::Connect(_) => "connect",
             Self::Subscribe(_) => "subscribe",
             Self::Unsubscribe { .. } => "unsubscribe",
-            Self::Publish { .. } | Self::PublishKey { .. } | Self::Emit { .. } => "publish",
+            Self::Publish { .. } | Self::PublishKey { .. } | Self::Emit { .. } | Self::Forward(_) => {
+                "publish"
+            }
+            Self::Event(_) => "event",
+            Self::Enter(_) => "enter",
             Self::SignIn { .. } => "sign_in",
             Self::Ping => "ping",
             Self::History(_) => "history",
@@ -134,6 +145,35 @@ pub struct Connect {
     /// The client library's name and version, for metrics and logs.
     pub name: Box<str>,
     pub version: Box<str>,
+}
+
+/// An event that goes to the subscribers of a channel in which the client is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Forward {
+    pub channel: Box<str>,
+    pub event: Box<str>,
+    /// With tags beside that which names the event.
+    pub said: Tagged,
+    /// The client gets it too.
+    pub to_sender: bool,
+}
+
+/// An event that the application is asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// Of the part of the server that it was sent to.
+    pub channel: Box<str>,
+    pub event: Box<str>,
+    /// Its arguments: a JSON array.
+    pub said: Tagged,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Enter {
+    /// With what the client shows and says, each time.
+    pub connect: Connect,
+    /// The channel of all who are there.
+    pub channel: Box<str>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

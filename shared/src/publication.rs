@@ -105,6 +105,13 @@ pub type Tags = BTreeMap<Box<str>, Box<str>>;
 /// publishes the others know by the same name, and its payload stays what it is.
 pub const EVENT_TAG: &str = "event";
 
+/// A payload, and what stands beside it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tagged {
+    pub data: Payload,
+    pub tags: Tags,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Publication {
     pub data: Payload,

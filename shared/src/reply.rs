@@ -9,7 +9,7 @@ use crate::channel::Channel;
 use crate::command::{Phase, SubscriptionKind};
 use crate::id::ClientId;
 use crate::position::StreamPosition;
-use crate::publication::{ClientInfo, Payload, Publication};
+use crate::publication::{ClientInfo, Payload, Publication, Tagged};
 use crate::refusal::Refusal;
 
 /// The answer to the command with the same `id`.
@@ -63,6 +63,8 @@ pub enum Answer {
     Rpc {
         data: Payload,
     },
+    /// What the application answers to an event, if it says anything.
+    Acknowledged(Option<Box<Tagged>>),
 }
 
 /// In how many seconds something expires.

@@ -16,7 +16,7 @@ use shared::id::UserId;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::protocol::Header;
-use shared::publication::{ClientInfo, Payload, Publication};
+use shared::publication::{ClientInfo, Payload, Publication, Tagged};
 use shared::push::UnsubscribeCode;
 use shared::refusal::Refusal;
 use shared::topic_selector::Selector;
@@ -120,6 +120,11 @@ pub enum Effect {
         channel: Box<str>,
         data: Payload,
     },
+    /// Ask the application about an event.
+    Event {
+        ticket: Ticket,
+        question: Box<EventQuestion>,
+    },
     /// Ask the application something.
     Rpc {
         ticket: Ticket,
@@ -183,6 +188,40 @@ pub enum Effect {
         channel: Channel,
         keys: Vec<Box<str>>,
     },
+}
+
+/// An event of a client that the application is asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventQuestion {
+    /// Of the part of the server that it was sent to.
+    pub channel: Channel,
+    pub event: Box<str>,
+    /// Its arguments: a JSON array.
+    pub said: Tagged,
+    /// The channels that hang on that one and that the client is in.
+    pub rooms: Vec<Channel>,
+}
+
+/// What the application wants done for an event, in this order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Handled {
+    pub leave: Vec<Channel>,
+    /// Channels that the client comes into. Those that it is in are none.
+    pub join: Vec<ServerSubscription>,
+    pub emit: Vec<Emitted>,
+    /// For the client, if it asks for an acknowledgement.
+    pub acknowledge: Option<Box<Tagged>>,
+    /// The client is put out of the part of the server that the event was sent to.
+    pub end: bool,
+}
+
+/// An event that the application sends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Emitted {
+    /// To the client alone, as if it had come to this channel.
+    Own { channel: Channel, publication: Box<Publication> },
+    /// To the subscribers of a channel.
+    Published { channel: Channel, publication: Box<Publication> },
 }
 
 /// Why a subscription that its client knew of has ended.
@@ -315,6 +354,8 @@ pub enum OutcomeResult {
     SignedIn(Result<Identity, Denial>),
     /// For `Refresh` and `SubRefresh`.
     Renewed(Result<Renewal, Denial>),
+    /// For `Event`.
+    Handled(Result<Box<Handled>, Denial>),
     /// For `Message`: what goes back to the client, if anything does.
     Messaged(Result<Option<Payload>, Denial>),
     Rpc(Result<Payload, Denial>),
@@ -463,6 +504,10 @@ pub struct Grant {
     pub overrides: Overrides,
     /// What the subscriber may do in the channel beside what its options allow. Subscribing is allowed by the grant.
     pub allow: Rights,
+    /// Who the client is, where it has shown that only now.
+    pub identity: Option<Box<Identity>>,
+    /// What is done once the client has been told that it is a subscriber.
+    pub then: Option<Box<Handled>>,
 }
 
 /// Why what was asked for is not done.

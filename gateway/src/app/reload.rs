@@ -188,7 +188,11 @@ pub(super) fn contexts(
         settings,
         rules: config.channel_rules(),
         insecure: authenticator.is_insecure(),
-        application: Application { rpc: node.asks(HookKind::Rpc), messages: node.asks(HookKind::Message) },
+        application: Application {
+            rpc: node.asks(HookKind::Rpc),
+            messages: node.asks(HookKind::Message),
+            events: false,
+        },
         node: node.name().clone(),
         version: crate::VERSION,
         observer: metrics,

@@ -267,6 +267,8 @@ impl SubscribeResult {
             data: payload(self.data, self.b64data)?,
             overrides: self.overrides.map(Into::into).unwrap_or_default(),
             allow: rights(self.allow.unwrap_or_default())?,
+            identity: None,
+            then: None,
         }))
     }
 }

@@ -103,6 +103,10 @@ impl Client {
                 Effect::Message { ticket, channel, data } => {
                     self.ask_with_message(local, ticket, channel, data);
                 }
+                Effect::Event { ticket, .. } => {
+                    let refused = Denial::of(ErrorCode::NotAvailable);
+                    self.answer(local, ticket, OutcomeResult::Handled(Err(refused)));
+                }
                 Effect::Rpc { ticket, method, data } => self.ask_rpc(local, ticket, method, data),
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);

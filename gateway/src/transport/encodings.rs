@@ -17,6 +17,7 @@ use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf
 use shared::protocol::event_source::EventSource;
 use shared::protocol::mercure::Mercure;
 use shared::protocol::raw::Raw;
+use shared::protocol::socketio::{Common, SocketIo};
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
 
@@ -89,7 +90,7 @@ impl Encodings {
     /// `commands_max` may wait for each other, so that many come in one message: a library subscribes to all it has at
     /// once, and to more than it may have it is to be told channel by channel. `joins` is whether pushes to clients that
     /// are only told share WebSocket messages. `sse_retry_ms` is what clients of `/sse` are told of when to come back.
-    /// `pusher` says what clients of any app are told.
+    /// `pusher` says what clients of any app are told, and `socketio` what namespaces there are.
     pub(crate) fn new(
         deflates: bool,
         options: DeflateOptions,
@@ -97,6 +98,7 @@ impl Encodings {
         joins: bool,
         sse_retry_ms: u32,
         pusher: Arc<dyn Protocol>,
+        socketio: Arc<Common>,
     ) -> Self {
         let websocket: Arc<dyn PushFraming> = Arc::new(WebSocketFrames::new(options));
         let engine_websocket: Arc<dyn PushFraming> = Arc::new(EngineWebSocketFrames::new(options));
@@ -114,7 +116,7 @@ impl Encodings {
         let event_source = [false, true]
             .map(|several| with_faults(Arc::new(EventSource { several, retry_ms: sse_retry_ms })));
         let mercure = with_faults(Arc::new(Mercure));
-        // What a protocol says to all does not depend on which channel the bare one's value is for, nor on who pings.
+        // What a protocol says to all does not depend on which connection its value is of, nor on who pings.
         let on = |protocol: ProtocolId, wire| -> Arc<dyn Protocol> {
             let joins = may_join(wire, joins);
             match protocol {
@@ -126,6 +128,7 @@ impl Encodings {
                     Arc::new(CentrifugeUniProtobuf { joins, transport_pings: false })
                 }
                 ProtocolId::PUSHER => pusher.clone(),
+                ProtocolId::SOCKET_IO => Arc::new(SocketIo::new(socketio.clone())),
                 ProtocolId::RAW => Arc::new(Raw::new("".into(), "".into(), None)),
                 ProtocolId::SSE => event_source[0].clone(),
                 ProtocolId::SSE_CHANNELS => event_source[1].clone(),

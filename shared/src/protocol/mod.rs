@@ -1,6 +1,7 @@
 //! What a message means: bytes to words and back.
 //!
-//! A protocol keeps no state about a connection, so one value serves all that speak it. It encodes in two ways:
+//! A protocol keeps no state about a connection, so one value serves all that speak it, but where a value says that it is of
+//! one connection. What it encodes for all hangs on no connection. It encodes in two ways:
 //! [`Protocol::encode_reply`] for one client and [`Protocol::encode_push`] for every subscriber. Since the types
 //! differ, what is encoded once for all cannot be mixed up with what is encoded for one.
 
@@ -17,8 +18,10 @@ pub mod event_source;
 pub mod mercure;
 pub mod pusher;
 pub mod raw;
+pub mod socketio;
 
 mod json;
+mod name_part;
 
 /// The same id means the same bytes for the same push, so it names a place in tables of shared bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -35,8 +38,9 @@ impl ProtocolId {
     pub const SSE_CHANNELS: Self = Self(6);
     pub const PUSHER: Self = Self(7);
     pub const MERCURE: Self = Self(8);
+    pub const SOCKET_IO: Self = Self(9);
     /// How many protocols there are: the length of tables indexed by id.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
 
     const NAMES: [&str; Self::COUNT] = [
         "centrifuge_json",
@@ -48,6 +52,7 @@ impl ProtocolId {
         "sse_channels",
         "pusher",
         "mercure",
+        "socketio",
     ];
 
     /// Whether a client says who it is and no more, and is told everything from then on.
@@ -102,6 +107,17 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     /// How this protocol keeps a connection alive.
     fn heartbeat(&self) -> Heartbeat;
 
+    /// Appends what one client is told before its connection ends, beside the close: for protocols whose values know
+    /// more of their connections than others do.
+    fn last_words(&self, _disconnect: &Disconnect, _out: &mut BytesMut) -> Encoded {
+        Encoded::Nothing
+    }
+
+    /// Bytes that are kept of a message that has come in part.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
     /// The close that says to this protocol's clients what `disconnect` means, where they go by codes of their own.
     fn close(&self, disconnect: &Disconnect) -> Disconnect {
         disconnect.clone()
@@ -116,8 +132,8 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
 pub enum Encoded {
     /// The bytes appended are a message of this kind.
     Message(MessageKind),
-    /// The bytes appended are several messages, one after the other, each of this kind and length in bytes. Only
-    /// replies are: a protocol without replies hands out recovered publications so.
+    /// The bytes appended are several messages, one after the other, each of this kind and length in bytes: a protocol
+    /// without replies hands out recovered publications so, and one with attachments sends them so.
     Messages(Vec<(MessageKind, usize)>),
     /// The same as a message, which may be empty, and the first of all: with it begins the answer to the request that
     /// the client came with, and this is one of that answer's headers. Only the reply to connect is.
@@ -156,6 +172,8 @@ pub enum DecodeError {
     Malformed,
     #[error("the message holds too many commands")]
     TooManyCommands,
+    #[error("the message is too large")]
+    TooLarge,
 }
 
 impl DecodeError {
@@ -163,6 +181,7 @@ impl DecodeError {
         match self {
             Self::Empty | Self::Malformed => Disconnect::BAD_REQUEST.because(&self.to_string()),
             Self::TooManyCommands => Disconnect::TOO_MANY_REQUESTS,
+            Self::TooLarge => Disconnect::TOO_BIG,
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::mem::size_of;
 
-use shared::command::{Command, Request};
-use shared::publication::Payload;
+use shared::command::{Command, Connect, Event, Forward, Request};
+use shared::publication::{Payload, Tagged};
 
 use super::settings::Settings;
 
@@ -32,6 +32,12 @@ impl Backlog {
         Ok(())
     }
 
+    /// What is a part of the command that is under way comes before all others.
+    pub(super) fn push_first(&mut self, command: Command) {
+        self.bytes += weight(&command);
+        self.commands.push_front(command);
+    }
+
     pub(super) fn first(&self) -> Option<&Command> {
         self.commands.front()
     }
@@ -57,10 +63,13 @@ impl Backlog {
 /// The bytes a command holds.
 fn weight(command: &Command) -> usize {
     let held = match &command.request {
-        Request::Connect(connect) => {
-            let subs: usize = connect.subs.keys().map(|channel| channel.len() + size_of::<Command>()).sum();
-            let headers: usize = connect.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-            connect.token.len() + payload(connect.data.as_ref()) + subs + headers
+        Request::Connect(connect) => of_connect(connect),
+        Request::Enter(enter) => of_connect(&enter.connect) + enter.channel.len(),
+        Request::Forward(forward) => {
+            forward.channel.len() + forward.event.len() + of_said(&forward.said) + size_of::<Forward>()
+        }
+        Request::Event(event) => {
+            event.channel.len() + event.event.len() + of_said(&event.said) + size_of::<Event>()
         }
         Request::Subscribe(subscribe) => {
             let filter = subscribe.filter.as_ref().map_or(0, |filter| filter.weight());
@@ -95,6 +104,16 @@ fn weight(command: &Command) -> usize {
         Request::Ping | Request::Pong | Request::Refused(_) | Request::Unknown => 0,
     };
     held + size_of::<Command>()
+}
+
+fn of_connect(connect: &Connect) -> usize {
+    let subs: usize = connect.subs.keys().map(|channel| channel.len() + size_of::<Command>()).sum();
+    let headers: usize = connect.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    connect.token.len() + payload(connect.data.as_ref()) + subs + headers
+}
+
+fn of_said(said: &Tagged) -> usize {
+    said.data.bytes.len() + said.tags.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
 }
 
 fn payload(data: Option<&Payload>) -> usize {

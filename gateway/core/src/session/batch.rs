@@ -83,6 +83,10 @@ impl Session {
         }
     }
 
+    pub(super) fn say_last_words(&mut self, disconnect: &Disconnect) {
+        self.write(|protocol, out| protocol.last_words(disconnect, out));
+    }
+
     pub(super) fn push(&mut self, push: Push<'_>) {
         self.end_batch_before_live();
         self.write(|protocol, out| protocol.encode_push(push, out));

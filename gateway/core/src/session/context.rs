@@ -32,6 +32,7 @@ impl Observe for Unobserved {
 pub struct Application {
     pub rpc: bool,
     pub messages: bool,
+    pub events: bool,
 }
 
 #[derive(Clone, Debug)]

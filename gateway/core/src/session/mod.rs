@@ -60,6 +60,8 @@ mod on_application;
 mod on_arrival;
 mod on_connect;
 mod on_emit;
+mod on_enter;
+mod on_event;
 mod on_map_subscribe;
 mod on_message;
 mod on_outcome;
@@ -146,6 +148,8 @@ pub struct Session {
     fixed: bool,
     /// Every subscription is asked about.
     asks_of_all: bool,
+    /// The client comes into parts of the server and goes out of them, on whose channels others hang.
+    has_rooms: bool,
     /// Something has come from the client since the last ping.
     heard: bool,
     /// Pings that no pong has answered.
@@ -192,6 +196,7 @@ impl Session {
             one_way: matches!(way, Way::OneWay { .. }),
             fixed: false,
             asks_of_all: false,
+            has_rooms: false,
             rare: (!matches!(way, Way::Both)).then(|| Box::new(Rare { told_of_way: way, ..Rare::default() })),
             limits: Limits::default(),
             deadline,
@@ -222,6 +227,13 @@ impl Session {
         self.rare.get_or_insert_default().connect_by = Some(self.deadline);
         self.deadline = now + Duration::from_millis(self.first_ping_ms.into());
         self
+    }
+
+    /// For wires on which one connection comes into several parts of the server, each with rooms in it: a refused
+    /// connect command leaves the connection as it was, and who leaves a part leaves its rooms.
+    #[must_use]
+    pub fn with_rooms(self) -> Self {
+        Self { has_rooms: true, ..self.asking_of_all() }
     }
 
     /// What should be done next, in this order. `None` until something happens again.
@@ -287,9 +299,9 @@ impl Session {
         self.pending.is_some() || self.backlog.is_some() || self.joining > 0
     }
 
-    /// How many bytes are kept of commands that wait for their turn.
+    /// How many bytes are kept of commands that wait for their turn, and of one that has come in part.
     pub fn queued_bytes(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.size().1)
+        self.backlog.as_ref().map_or(0, |backlog| backlog.size().1) + self.protocol.held_bytes()
     }
 
     /// How many commands are under way or wait for their turn.
@@ -372,6 +384,7 @@ impl Session {
         if self.phase == Phase::Closed {
             return;
         }
+        self.say_last_words(&disconnect);
         self.flush();
         self.effects.push_back(Effect::Close(disconnect));
         self.phase = Phase::Closed;

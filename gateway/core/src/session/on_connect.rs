@@ -47,6 +47,9 @@ impl Session {
             Err(Denial::Disconnect(disconnect)) if self.fixed && disconnect == Disconnect::BAD_REQUEST => {
                 return self.close(Disconnect::INVALID_TOKEN);
             }
+            Err(Denial::Disconnect(disconnect)) if self.has_rooms => {
+                return self.refuse_connect(now, id, refusal(&disconnect));
+            }
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
         let Ok(expires) = expiry(now, identity.expires) else {
@@ -114,9 +117,15 @@ impl Session {
     /// Nothing can be done with the connection from now on. What waited for it is dropped: the client knows that
     /// none of it was done.
     pub(super) fn refuse_connect(&mut self, now: Moment, id: u32, refusal: Refusal) {
+        self.identity = None;
+        if self.has_rooms {
+            // It may come in elsewhere, or here with another token.
+            self.phase = Phase::Opening;
+            self.forget_enter();
+            return self.refuse(now, id, refusal);
+        }
         self.phase = Phase::Refused;
         self.backlog = None;
-        self.identity = None;
         if self.one_way {
             // There is no reply to put it into.
             self.note_refusal(now, &refusal);
@@ -137,6 +146,15 @@ fn disconnect(refusal: &Refusal) -> Disconnect {
         _ if refusal.temporary => Disconnect::INTERNAL,
         _ => Disconnect::BAD_REQUEST.because(&refusal.message),
     }
+}
+
+/// The error that says what the close would.
+fn refusal(disconnect: &Disconnect) -> Refusal {
+    let code = match disconnect.code {
+        code if code == Disconnect::INVALID_TOKEN.code => ErrorCode::Unauthorized.code(),
+        code => code.into(),
+    };
+    Refusal { code, message: disconnect.reason.clone(), temporary: disconnect.invites_reconnect() }
 }
 
 /// An expiry that lies in the past.

@@ -1,8 +1,9 @@
-//! The emit command: an event for the other subscribers of a channel, without a reply.
+//! Events for the other subscribers of a channel, without a reply or as the configuration has them.
 
+use shared::command::Forward;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
-use shared::publication::{EVENT_TAG, Payload, Publication, Tags};
+use shared::publication::{EVENT_TAG, Payload, Publication, Tagged, Tags};
 
 use super::Session;
 use super::state::Awaited;
@@ -13,7 +14,19 @@ impl Session {
     /// Only for subscribers with the right to publish that their subscription has given them. It leaves nothing in the
     /// channel's history: what clients tell each other is of the moment.
     pub(super) fn on_emit(&mut self, now: Moment, id: u32, channel: &str, event: Box<str>, data: Payload) {
-        let Some(channel) = self.channel(now, id, channel) else { return };
+        let said = Tagged { data, tags: Tags::new() };
+        let forward = Forward { channel: channel.into(), event, said, to_sender: false };
+        self.emit(now, id, forward, true);
+    }
+
+    /// The configuration has allowed it to all who are in the channel, whose history keeps it.
+    pub(super) fn on_forward(&mut self, now: Moment, id: u32, forward: Forward) {
+        self.emit(now, id, forward, false);
+    }
+
+    fn emit(&mut self, now: Moment, id: u32, forward: Forward, is_passing: bool) {
+        let Forward { channel, event, said: Tagged { data, mut tags }, to_sender } = forward;
+        let Some(channel) = self.channel(now, id, &channel) else { return };
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
@@ -22,7 +35,7 @@ impl Session {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         };
         let granted = subscription.granted();
-        if !granted.is_some_and(|granted| granted.allow.publish) {
+        if is_passing && !granted.is_some_and(|granted| granted.allow.publish) {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         if options.keeps_keys() || options.is_polled() {
@@ -31,18 +44,19 @@ impl Session {
         if !options.publication_data_format.admits(&data) {
             return self.refuse(now, id, ErrorCode::BadRequest);
         }
+        tags.insert(EVENT_TAG.into(), event);
         let publication = Publication {
             info: Some(self.info(granted)),
-            tags: Tags::from([(EVENT_TAG.into(), event)]),
-            except: Some(Box::new(self.client)),
+            tags,
+            except: (!to_sender).then(|| Box::new(self.client)),
             ..Publication::new(data)
         };
-        if !self.rare.get_or_insert_default().events.allow(now, &context.settings) {
+        if is_passing && !self.rare.get_or_insert_default().events.allow(now, &context.settings) {
             return self.refuse(now, id, ErrorCode::TooManyRequests);
         }
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Publish);
-        let retention = Retention::default();
+        let retention = if is_passing { Retention::default() } else { options.retention() };
         self.effects.push_back(Effect::Publish {
             ticket,
             channel,

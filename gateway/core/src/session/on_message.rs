@@ -103,6 +103,9 @@ impl Session {
         match (self.phase, request) {
             (Phase::Closed, _) => {}
             (Phase::Opening, Request::Connect(connect)) => self.on_connect(id, connect),
+            (Phase::Opening, Request::Enter(enter)) => self.on_first_enter(id, *enter),
+            // Whoever asks for what is not there may ask for something else.
+            (Phase::Opening, Request::Refused(error)) if self.has_rooms => self.refuse(now, id, error),
             (Phase::Connected, request) => self.perform(now, id, request),
             (Phase::Opening | Phase::Connecting | Phase::Refused, _) => {
                 self.close(Disconnect::BAD_REQUEST.because("nothing may come before the answer to connect"));
@@ -131,6 +134,9 @@ impl Session {
             }
             Request::Untrack { channel, keys } => self.on_untrack(now, id, &channel, keys),
             Request::Emit { channel, event, data } => self.on_emit(now, id, &channel, event, data),
+            Request::Forward(forward) => self.on_forward(now, id, *forward),
+            Request::Event(event) => self.on_event(now, id, *event),
+            Request::Enter(enter) => self.on_enter(now, id, *enter),
             Request::SignIn { token, data } => self.on_sign_in(id, token, data),
             Request::Ping => self.answer(id, Answer::Pong),
             Request::Refused(error) => self.refuse(now, id, error),

@@ -47,6 +47,7 @@ impl Session {
         } else {
             return;
         }
+        self.go_on_handling(now);
         let was_congested = self.is_congested();
         self.resume(now);
         if was_congested && !self.is_congested() {
@@ -74,6 +75,12 @@ impl Session {
             }
             (Awaited::SignIn { data }, OutcomeResult::SignedIn(result)) => {
                 self.on_signed_in(now, id, data, result);
+            }
+            (Awaited::Event { channel }, OutcomeResult::Handled(result)) => {
+                self.on_handled(now, id, channel, result);
+            }
+            (Awaited::Handling(handling), OutcomeResult::Published(result)) => {
+                self.on_emitted(now, id, handling, result);
             }
             (Awaited::Publish, OutcomeResult::Published(result)) => {
                 self.conclude_or_close(now, id, result.map(|()| Answer::Publish));

@@ -20,7 +20,7 @@ use super::state::{Granted, Joining, Live, Phase, Stage, Subscription};
 use super::terms::{Asked, Given, Past};
 use crate::channel_rules::ChannelOptions;
 use crate::delta;
-use crate::effect::{Denial, Effect, GoLive, Grant, Join, PastWanted};
+use crate::effect::{Denial, Effect, GoLive, Grant, Handled, Join, PastWanted};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::{is_newest, is_recovered, stands_at};
 
@@ -34,6 +34,8 @@ pub(super) struct Taken {
     pub(super) ended: Option<UnsubscribeCode>,
     /// Bytes of publications in what the client is told.
     pub(super) bytes: usize,
+    /// What is done once the client has been told.
+    pub(super) then: Option<Box<Handled>>,
 }
 
 /// What comes after the client has been told.
@@ -47,6 +49,10 @@ impl Session {
     pub(super) fn on_subscribe(&mut self, now: Moment, id: u32, mut request: Subscribe) {
         let Some(channel) = self.channel(now, id, &request.channel) else { return };
         let Err(at) = self.find(channel.as_str()) else {
+            if self.has_rooms {
+                // Whoever comes into a room that it is in is there.
+                return self.answer_in(Some(channel), id, Answer::Subscribe(Subscribed::default()));
+            }
             return self.refuse_in(now, Some(&channel), id, ErrorCode::AlreadySubscribed);
         };
         let context = self.context.clone();
@@ -114,11 +120,15 @@ impl Session {
     }
 
     pub(super) fn on_authorized(&mut self, now: Moment, at: usize, result: Result<Grant, Denial>) {
-        let grant = match result {
+        let mut grant = match result {
             Ok(grant) => grant,
             Err(Denial::Error(error)) => return self.fail_joining(now, at, error),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
+        if let Some(identity) = grant.identity.take().filter(|_| self.user().is_anonymous()) {
+            self.identity = Some(identity);
+            self.reckon_expiry();
+        }
         if grant.user != *self.user() {
             return self.close(Disconnect::INVALID_TOKEN);
         }
@@ -139,6 +149,7 @@ impl Session {
         joining.ticket = ticket;
         joining.overrides = grant.overrides;
         joining.data = grant.data.clone().map(Payload::of_unknown);
+        joining.then = grant.then.take();
         joining.granted = granted(grant, expires).boxed();
         subscription.stage = Stage::Joining(joining);
         self.join(at, options);
@@ -159,7 +170,9 @@ impl Session {
             return;
         }
         match result.map_err(Refusal::from).and_then(|page| self.take_up(now, at, page, 0)) {
-            Ok((subscribed, taken)) => {
+            Ok((subscribed, mut taken)) => {
+                let then =
+                    taken.then.take().map(|then| (taken.id, self.subscriptions[at].channel.clone(), then));
                 match taken.id {
                     0 => self.tell_of_subscription(at, subscribed),
                     id => {
@@ -168,6 +181,9 @@ impl Session {
                     }
                 }
                 self.begin_following(at, taken);
+                if let Some((id, channel, then)) = then {
+                    self.on_handled(now, id, channel, Ok(then));
+                }
             }
             Err(error) => self.fail_joining(now, at, error),
         }
@@ -219,7 +235,8 @@ impl Session {
         let stage = std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()));
         let Stage::Joining(joining) = stage else { return Err(ErrorCode::Internal.into()) };
         self.joining -= 1;
-        let Joining { id, server_side, asked, given, granted, data, keyed, members, ended, .. } = *joining;
+        let Joining { id, server_side, asked, given, granted, data, keyed, members, ended, then, .. } =
+            *joining;
         let expiring = granted.as_ref().filter(|granted| !granted.refreshed_by_server && !server_side);
         let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
         let present = given.presence;
@@ -304,7 +321,7 @@ impl Session {
             keyed: keyed.or_else(|| is_polled.then(polled)),
             members,
         };
-        Ok((subscribed, Taken { id, given, next, ended, bytes: bytes + state_bytes }))
+        Ok((subscribed, Taken { id, given, next, ended, bytes: bytes + state_bytes, then }))
     }
 
     /// The client has been told.

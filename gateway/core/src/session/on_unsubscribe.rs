@@ -11,6 +11,9 @@ use super::Session;
 use super::state::{Phase, Subscription};
 use crate::effect::{Effect, Ended, Shown};
 
+/// Behind the name of a part of the server: the channel of all who are there.
+const ALL: char = '*';
+
 impl Session {
     /// Not being subscribed is what the client wants, so it is no error not to have been.
     pub(super) fn on_unsubscribe(&mut self, id: u32, channel: &str) {
@@ -19,7 +22,9 @@ impl Session {
         }
         if let Ok(at) = self.find(channel) {
             let subscription = self.remove(at);
+            let channel = subscription.channel.clone();
             self.part(subscription, Ended::ByClient);
+            self.leave_rooms_of(&channel, Ended::ByClient);
             self.reckon_expiry();
         } else {
             self.forget_loading(channel);
@@ -58,6 +63,25 @@ impl Session {
             return self.end_for_good(code);
         }
         self.push(Push::to(&channel, Event::Unsubscribed(code)));
+        self.leave_rooms_of(&channel, Ended::ByServer(code));
+    }
+
+    /// Who is no more in a part of the server is in none of its rooms.
+    fn leave_rooms_of(&mut self, channel: &Channel, why: Ended) {
+        for room in self.rooms_of(channel) {
+            if let Ok(at) = self.find(room.as_str()) {
+                let subscription = self.remove(at);
+                self.part(subscription, why);
+            }
+        }
+    }
+
+    /// The channels that hang on this one and that the client is in, or is on its way into.
+    pub(super) fn rooms_of(&self, channel: &Channel) -> Vec<Channel> {
+        let prefix = channel.as_str().strip_suffix(ALL).filter(|_| self.has_rooms);
+        let Some(prefix) = prefix.filter(|prefix| !prefix.is_empty()) else { return Vec::new() };
+        let rooms = self.subscriptions.iter().map(|one| &one.channel);
+        rooms.filter(|room| room.as_str().starts_with(prefix) && *room != channel).cloned().collect()
     }
 
     /// A client cannot come back to a subscription of the server's by itself: it comes back as a whole.

@@ -11,8 +11,9 @@ use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
 use super::on_arrival::Arriving;
+use super::on_event::Handling;
 use super::terms::{Asked, Given};
-use crate::effect::{Members, Overrides, Rights, Ticket};
+use crate::effect::{Handled, Members, Overrides, Rights, Ticket};
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +50,12 @@ pub(super) enum Awaited {
         channel: Channel,
     },
     Message,
+    /// With the channel of the part of the server that the event was sent to.
+    Event {
+        channel: Channel,
+    },
+    /// The rest of what the application wants done for an event.
+    Handling(Box<Handling>),
     Rpc,
     /// With what the client says of itself.
     SignIn {
@@ -117,6 +124,8 @@ pub(super) struct Joining {
     pub(super) keyed: Option<Box<super::loading::Arrived>>,
     /// Who was there when it was joined, for a client that is told of that.
     pub(super) members: Option<Members>,
+    /// What is done once the client knows of it.
+    pub(super) then: Option<Box<Handled>>,
     /// The server has ended it meanwhile. The client is told once it knows that it is subscribed.
     pub(super) ended: Option<UnsubscribeCode>,
 }

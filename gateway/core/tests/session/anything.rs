@@ -152,7 +152,7 @@ impl Observed {
         // Every publication is a piece of its own.
         let settings =
             Settings { errors_max: 20, queued_commands_max: 40, reply_bytes_max: 1, ..Settings::default() };
-        let application = Application { rpc: true, messages: true };
+        let application = Application { rpc: true, messages: true, events: true };
         let mut context = Context { settings, application, ..context() };
         for name in ["log", "recover"] {
             if let Some(options) = context.rules.namespaces.get_mut(name) {
@@ -392,6 +392,7 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::Refresh { ticket }
         | Effect::SubRefresh { ticket, .. }
         | Effect::Message { ticket, .. }
+        | Effect::Event { ticket, .. }
         | Effect::Rpc { ticket, .. }
         | Effect::AwaitRoom { ticket } => Some(*ticket),
         Effect::Join(join) => Some(join.ticket),
@@ -442,6 +443,7 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
             OutcomeResult::Authorized(refusal.map_or(Ok(grant), Err))
         }
         Effect::Refresh { .. } | Effect::SubRefresh { .. } => OutcomeResult::Renewed(renewal(now, kind)),
+        Effect::Event { .. } => OutcomeResult::Handled(refusal.map_or(Ok(Box::default()), Err)),
         Effect::Rpc { .. } => OutcomeResult::Rpc(refusal.map_or(Ok(Payload::json("1")), Err)),
         Effect::Message { .. } => OutcomeResult::Messaged(refusal.map_or(Ok(Some(Payload::json("1"))), Err)),
         Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| {

@@ -10,7 +10,7 @@ use shared::refusal::Refusal;
 use crate::support::{Client, context, error, refused};
 
 fn client() -> Client {
-    let application = Application { rpc: true, messages: true };
+    let application = Application { rpc: true, messages: true, events: true };
     Client::connected(Context { application, ..context() }, Identity::default())
 }
 

@@ -26,6 +26,7 @@ mod reading_on;
 mod recovering;
 mod refreshing;
 mod renewing;
+mod socketio;
 mod subscribing;
 mod telling_less;
 mod tracking;

@@ -207,6 +207,12 @@ impl Client {
                 self.ask(ticket, "");
                 format!("message {}", String::from_utf8_lossy(&data.bytes))
             }
+            Effect::Event { ticket, question } => {
+                self.ask(ticket, question.channel.as_str());
+                let rooms: String = question.rooms.iter().map(|room| format!(" in {room}")).collect();
+                let data = String::from_utf8_lossy(&question.said.data.bytes).into_owned();
+                format!("event {} {} {data}{rooms}", question.channel, question.event)
+            }
             Effect::Rpc { ticket, method, data } => {
                 self.ask(ticket, "");
                 format!("rpc {method} {}", String::from_utf8_lossy(&data.bytes))

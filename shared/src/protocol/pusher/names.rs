@@ -1,8 +1,7 @@
 //! What channels are called, in this protocol and in the gateway, and what a channel's name says about it.
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-
 use crate::channel::Channel;
+use crate::protocol::name_part;
 
 /// Longest name of a channel, in bytes.
 pub const CHANNEL_BYTES_MAX: usize = 164;
@@ -15,25 +14,6 @@ pub const USER_BYTES_MAX: usize = 128;
 const SERVER_TO_USER: &str = "#server-to-user-";
 /// Before the sign that a user's name follows: the channel that tells whether the user is online.
 const ONLINE: &str = "online";
-/// What stands for itself in a user's name that is part of a channel's: what other names are told apart by does not.
-const IN_CHANNEL: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'%')
-    .add(b'#')
-    .add(b'&')
-    .add(b',')
-    .add(b':')
-    .add(b'$')
-    .add(b'/')
-    // What patterns of names are made of.
-    .add(b'*')
-    .add(b'?')
-    .add(b'[')
-    .add(b']')
-    .add(b'{')
-    .add(b'}')
-    .add(b'\\');
-
 /// Who may be in a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
@@ -155,12 +135,12 @@ impl Names {
 
     /// The channel of a user alone.
     pub fn of_user(&self, user: &str) -> String {
-        self.prefixed(&format!("{}{}", self.user_boundary, in_channel(user)))
+        self.prefixed(&format!("{}{}", self.user_boundary, name_part::encode(user)))
     }
 
     /// The channel that tells whether a user is online.
     pub fn online(&self, user: &str) -> String {
-        self.prefixed(&format!("{ONLINE}{}{}", self.user_boundary, in_channel(user)))
+        self.prefixed(&format!("{ONLINE}{}{}", self.user_boundary, name_part::encode(user)))
     }
 
     /// What a user of the app is to the rest of the gateway: the same id in two apps is two users.
@@ -189,23 +169,15 @@ impl Names {
     pub(super) fn seen<'a>(&self, channel: &'a str) -> Option<Seen<'a>> {
         let (_, name) = channel.split_once(&*self.namespace_boundary)?;
         if let Some(user) = name.strip_prefix(&*self.user_boundary) {
-            return Some(Seen::User(decoded(user)));
+            return Some(Seen::User(name_part::decode(user)));
         }
         let online = name.strip_prefix(ONLINE).and_then(|rest| rest.strip_prefix(&*self.user_boundary));
-        Some(online.map_or(Seen::Channel(name), |user| Seen::Online(decoded(user))))
+        Some(online.map_or(Seen::Channel(name), |user| Seen::Online(name_part::decode(user))))
     }
 
     pub(super) fn of<'a>(&self, channel: &'a Channel) -> Option<Seen<'a>> {
         self.seen(channel.as_str())
     }
-}
-
-fn in_channel(user: &str) -> String {
-    utf8_percent_encode(user, IN_CHANNEL).to_string()
-}
-
-fn decoded(user: &str) -> String {
-    percent_decode_str(user).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

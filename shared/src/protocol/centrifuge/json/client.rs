@@ -128,6 +128,9 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         | Request::Unknown
         | Request::Ping
         | Request::Emit { .. }
+        | Request::Forward(_)
+        | Request::Event(_)
+        | Request::Enter(_)
         | Request::SignIn { .. } => strings("ping", &[], &mut line),
     }
     line.end();

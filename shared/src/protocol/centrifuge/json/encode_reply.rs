@@ -40,7 +40,7 @@ fn encode_answer(answer: &Answer, out: &mut BytesMut) {
         Answer::Subscribe(subscribed) => encode_subscribed(subscribed, out),
         Answer::Unsubscribe => out.put_slice(b",\"unsubscribe\":{}"),
         // No command of this protocol is answered so.
-        Answer::Pong | Answer::SignedIn { .. } => {}
+        Answer::Pong | Answer::SignedIn { .. } | Answer::Acknowledged(_) => {}
         Answer::Publish => out.put_slice(b",\"publish\":{}"),
         Answer::History { publications, top } => encode_history(publications, *top, out),
         Answer::Presence { clients } => encode_presence(clients, out),

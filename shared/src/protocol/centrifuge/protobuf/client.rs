@@ -87,6 +87,9 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         | Request::Unknown
         | Request::Ping
         | Request::Emit { .. }
+        | Request::Forward(_)
+        | Request::Event(_)
+        | Request::Enter(_)
         | Request::SignIn { .. } => wire.ping = Some(requests::Ping {}),
     }
     let bytes = wire.encode_length_delimited_to_vec();

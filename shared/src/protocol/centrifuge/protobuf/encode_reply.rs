@@ -28,7 +28,7 @@ impl Fields for Reply {
             Ok(Answer::Subscribe(subscribed)) => out.message(6, subscribed),
             Ok(Answer::Unsubscribe) => out.message(7, &Empty),
             // No command of this protocol is answered so.
-            Ok(Answer::Pong | Answer::SignedIn { .. }) => {}
+            Ok(Answer::Pong | Answer::SignedIn { .. } | Answer::Acknowledged(_)) => {}
             Ok(Answer::Publish) => out.message(8, &Empty),
             Ok(Answer::Presence { clients }) => out.message(9, &Presence(clients)),
             Ok(Answer::PresenceStats { clients, users }) => {

@@ -1,0 +1,156 @@
+//! The arguments of an event and the payload of a publication: how one stands for the other.
+//!
+//! One argument is the payload itself, so that other wires and servers read what was meant. None or several are a JSON
+//! array, and a tag says so. An argument that is bytes and nothing else is a binary payload; other bytes stand in base64
+//! in JSON, and a tag says where.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::value::RawValue;
+
+use super::attachments::{embed, extract, whole, write_placeholder};
+use crate::protocol::json;
+use crate::publication::{Payload, PayloadKind, Tagged, Tags};
+
+/// Of a publication whose payload is a JSON array of the event's arguments: how many there are.
+pub const ARGUMENTS_TAG: &str = "args";
+/// Of a publication with bytes in its JSON: a JSON array of pointers (RFC 6901) to the texts that hold them in base64.
+pub const BINARY_TAG: &str = "binary";
+
+/// Why arguments could not be read: they name attachments that are not there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Unreadable;
+
+/// The arguments of an event, for other clients.
+pub(super) fn shared(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, Unreadable> {
+    let [only] = values else { return listed(values, attachments) };
+    if let Some(bytes) = whole(only.get()) {
+        let bytes = attachments.get(bytes).ok_or(Unreadable)?;
+        return Ok(Tagged { data: Payload::binary(bytes.clone()), tags: Tags::new() });
+    }
+    let (mut json, mut pointers) = (BytesMut::with_capacity(only.get().len()), Vec::new());
+    embed(only.get(), attachments, "", &mut json, &mut pointers).map_err(|_| Unreadable)?;
+    Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(None, &pointers) })
+}
+
+/// The same for whoever reads all arguments alike: always a JSON array.
+pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, Unreadable> {
+    let guess = values.iter().map(|value| value.get().len() + 1).sum::<usize>() + 2;
+    let (mut json, mut pointers) = (BytesMut::with_capacity(guess), Vec::new());
+    json.put_u8(b'[');
+    for (index, value) in values.iter().enumerate() {
+        if index > 0 {
+            json.put_u8(b',');
+        }
+        embed(value.get(), attachments, &format!("/{index}"), &mut json, &mut pointers)
+            .map_err(|_| Unreadable)?;
+    }
+    json.put_u8(b']');
+    Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), &pointers) })
+}
+
+fn tags(count: Option<usize>, pointers: &[String]) -> Tags {
+    let mut tags = Tags::new();
+    if let Some(count) = count {
+        tags.insert(ARGUMENTS_TAG.into(), count.to_string().into());
+    }
+    if !pointers.is_empty() {
+        let mut list = BytesMut::new();
+        json::list(pointers, &mut list, |pointer, out| json::string(pointer, out));
+        tags.insert(BINARY_TAG.into(), String::from_utf8_lossy(&list).into());
+    }
+    tags
+}
+
+/// Appends what stands between the brackets of a packet, and to `attachments` what follows it.
+pub(super) fn write(data: &Payload, tags: &Tags, out: &mut BytesMut, attachments: &mut Vec<Bytes>) {
+    if data.kind != PayloadKind::Json {
+        return match data.kind {
+            PayloadKind::Binary => {
+                write_placeholder(attachments.len(), out);
+                attachments.push(data.bytes.clone());
+            }
+            _ => json::payload(data, out),
+        };
+    }
+    let Some(pointers) = tags.get(BINARY_TAG) else { return write_json(&data.bytes, tags, out) };
+    // Whoever has published it may have written anything.
+    let pointers: Vec<String> = serde_json::from_str(pointers).unwrap_or_default();
+    let Ok(json) = std::str::from_utf8(&data.bytes) else { return write_json(&data.bytes, tags, out) };
+    let mut replaced = BytesMut::with_capacity(json.len());
+    extract(json, &pointers, &mut replaced, attachments);
+    write_json(&replaced, tags, out);
+}
+
+/// JSON that is a list of arguments, if the tags say so and it is a list at all, or one of them.
+fn write_json(json: &[u8], tags: &Tags, out: &mut BytesMut) {
+    let json = json.trim_ascii();
+    let listed = || json.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
+    match tags.get(ARGUMENTS_TAG).and_then(|_| listed()) {
+        Some(inner) => json::raw(inner.trim_ascii(), out),
+        None => json::raw(json, out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(json: &str) -> Vec<&RawValue> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn read(json: &str, attachments: &[Bytes]) -> Tagged {
+        shared(&values(json), attachments).unwrap()
+    }
+
+    fn written(arguments: &Tagged) -> (String, Vec<Bytes>) {
+        let (mut out, mut attachments) = (BytesMut::new(), Vec::new());
+        write(&arguments.data, &arguments.tags, &mut out, &mut attachments);
+        (String::from_utf8(out.to_vec()).unwrap(), attachments)
+    }
+
+    #[test]
+    fn one_argument_is_the_payload_and_others_are_a_list() {
+        for (json, data, count) in [
+            ("[{\"a\": 1}]", "{\"a\": 1}", None),
+            ("[[1,2]]", "[1,2]", None),
+            ("[]", "[]", Some("0")),
+            ("[1, \"2\"]", "[1,\"2\"]", Some("2")),
+        ] {
+            let arguments = read(json, &[]);
+            assert_eq!(arguments.data, Payload::json(data.to_owned()));
+            assert_eq!(arguments.tags.get(ARGUMENTS_TAG).map(|count| &**count), count);
+            let (written, attachments) = written(&arguments);
+            let unspaced = |text: &str| text.replace(' ', "");
+            assert_eq!((unspaced(&format!("[{written}]")), attachments.len()), (unspaced(json), 0));
+        }
+    }
+
+    #[test]
+    fn bytes_alone_are_a_binary_payload_and_others_stand_in_json() {
+        let bytes = [Bytes::from_static(b"\x01\x02"), Bytes::from_static(b"\xff")];
+        let alone = read(r#"[{"_placeholder":true,"num":1}]"#, &bytes);
+        assert_eq!(alone, Tagged { data: Payload::binary(&b"\xff"[..]), tags: Tags::new() });
+        assert_eq!(written(&alone), (r#"{"_placeholder":true,"num":0}"#.to_owned(), vec![bytes[1].clone()]));
+        let packet = r#"[{"photo":{"_placeholder":true,"num":0}},{"_placeholder":true,"num":1}]"#;
+        let mixed = read(packet, &bytes);
+        assert_eq!(mixed.data, Payload::json(r#"[{"photo":"AQI="},"/w=="]"#));
+        assert_eq!(mixed.tags.get(BINARY_TAG).map(|tag| &**tag), Some(r#"["/0/photo","/1"]"#));
+        assert_eq!(written(&mixed), (packet[1..packet.len() - 1].to_owned(), bytes.to_vec()));
+        let inside = read(r#"[{"photo":{"_placeholder":true,"num":0}}]"#, &bytes);
+        assert_eq!(inside.tags.get(BINARY_TAG).map(|tag| &**tag), Some(r#"["/photo"]"#));
+        assert_eq!(written(&inside).1, [bytes[0].clone()]);
+        assert!(shared(&values(r#"[{"_placeholder":true,"num":2}]"#), &bytes).is_err());
+        assert!(listed(&values(r#"[{"_placeholder":true,"num":2}]"#), &bytes).is_err());
+    }
+
+    #[test]
+    fn what_other_wires_publish_is_one_argument() {
+        let plain = |data| Tagged { data, tags: Tags::new() };
+        assert_eq!(written(&plain(Payload::json(" [1, 2]\n"))).0, "[1, 2]");
+        assert_eq!(written(&plain(Payload::text("a \"b\""))).0, r#""a \"b\"""#);
+        // Tags that somebody has made up.
+        let odd = Tags::from([(ARGUMENTS_TAG.into(), "2".into()), (BINARY_TAG.into(), "nonsense".into())]);
+        assert_eq!(written(&Tagged { data: Payload::json("{}"), tags: odd }).0, "{}");
+    }
+}

@@ -1,0 +1,316 @@
+//! Reading what clients send.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::arguments::{listed, shared};
+use super::packet::{Kind, Packet};
+use super::routes::{Entry, Forward, Named, Route, To};
+use super::sid::sid;
+use super::state::{Arriving, Awaited, State, bit};
+use super::{Common, Namespace, id};
+use crate::command::{self, Command, Connect, Enter, Request, Subscribe};
+use crate::error::ErrorCode;
+use crate::protocol::{DecodeError, json};
+use crate::publication::{Payload, Tagged, is_too_deep};
+
+/// The most arguments of one event.
+pub const ARGUMENTS_MAX: usize = 256;
+/// Longest name of an event, in bytes.
+pub const EVENT_BYTES_MAX: usize = 200;
+/// Longest name of a namespace that is answered by its name, in bytes.
+const NAMESPACE_BYTES_MAX: usize = 255;
+/// What libraries call what they tell themselves: nobody may send it.
+const RESERVED: [&str; 6] =
+    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+
+#[derive(Deserialize)]
+struct Auth<'a> {
+    #[serde(borrow, default)]
+    token: Option<&'a RawValue>,
+}
+
+type Decoded = Result<(), DecodeError>;
+
+/// A packet, at least the beginning of one.
+pub(super) fn text(common: &Common, state: &mut State, text: &[u8], commands: &mut Vec<Command>) -> Decoded {
+    if text.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    let text = std::str::from_utf8(text).map_err(|_| DecodeError::Malformed)?;
+    if state.arriving().is_some() {
+        return Err(DecodeError::Malformed);
+    }
+    let packet = Packet::parse(text).ok_or(DecodeError::Malformed)?;
+    if is_too_deep(packet.data.as_bytes()) {
+        return Err(DecodeError::Malformed);
+    }
+    match packet.kind {
+        Kind::Connect => connect(common, state, &packet, commands),
+        Kind::Disconnect => disconnect(common, state, &packet, commands),
+        Kind::Event | Kind::Ack => whole(common, state, &packet, &[], commands),
+        Kind::BinaryEvent | Kind::BinaryAck if packet.attachments == 0 => {
+            whole(common, state, &packet, &[], commands)
+        }
+        Kind::BinaryEvent | Kind::BinaryAck => {
+            if packet.attachments > common.attachments_max || text.len() > common.packet_bytes_max {
+                return Err(DecodeError::TooLarge);
+            }
+            let missing = packet.attachments;
+            state.begin(Arriving { text: text.into(), attachments: Vec::new(), missing });
+            Ok(())
+        }
+        // Only the server says so.
+        Kind::ConnectError => Err(DecodeError::Malformed),
+    }
+}
+
+/// The next attachment of the packet that is arriving.
+pub(super) fn attachment(
+    common: &Common,
+    state: &mut State,
+    bytes: &[u8],
+    commands: &mut Vec<Command>,
+) -> Decoded {
+    let arriving = state.arriving().ok_or(DecodeError::Malformed)?;
+    if arriving.bytes() + bytes.len() > common.packet_bytes_max {
+        return Err(DecodeError::TooLarge);
+    }
+    arriving.attachments.push(Bytes::copy_from_slice(bytes));
+    arriving.missing -= 1;
+    if arriving.missing > 0 {
+        return Ok(());
+    }
+    let Some(Arriving { text, attachments, .. }) = state.take_arriving() else { return Ok(()) };
+    let packet = Packet::parse(&text).ok_or(DecodeError::Malformed)?;
+    whole(common, state, &packet, &attachments, commands)
+}
+
+fn connect(common: &Common, state: &mut State, packet: &Packet<'_>, commands: &mut Vec<Command>) -> Decoded {
+    let auth = packet.data.trim();
+    let object: Option<Auth<'_>> = match auth {
+        "" => None,
+        object if object.starts_with('{') => {
+            Some(serde_json::from_str(object).map_err(|_| DecodeError::Malformed)?)
+        }
+        _ => return Err(DecodeError::Malformed),
+    };
+    let Some(index) = common.namespaces.find(packet.namespace) else {
+        let is_name = packet.namespace.len() <= NAMESPACE_BYTES_MAX
+            && !packet.namespace.chars().any(|letter| letter.is_control());
+        if !is_name {
+            return Err(DecodeError::Malformed);
+        }
+        let id = state.awaits(Awaited::Unknown(packet.namespace.into()));
+        commands.push(Command { id, request: Request::Refused(ErrorCode::UnknownChannel) });
+        return Ok(());
+    };
+    let Some(namespace) = common.namespaces.get(index).filter(|_| !state.is_in(index)) else {
+        return Err(DecodeError::Malformed);
+    };
+    let token = object.and_then(|auth| auth.token).and_then(|token| text_of(token, false));
+    state.entering |= bit(index);
+    let connect = Connect {
+        token: token.unwrap_or_default().into(),
+        data: (!auth.is_empty()).then(|| Payload::json(Bytes::copy_from_slice(auth.as_bytes()))),
+        name: "socketio".into(),
+        ..Connect::default()
+    };
+    let enter = Enter { connect, channel: namespace.channel().into() };
+    commands.push(Command { id: id::ENTER | index as u32, request: Request::Enter(Box::new(enter)) });
+    Ok(())
+}
+
+fn disconnect(
+    common: &Common,
+    state: &mut State,
+    packet: &Packet<'_>,
+    commands: &mut Vec<Command>,
+) -> Decoded {
+    let index = common.namespaces.find(packet.namespace).ok_or(DecodeError::Malformed)?;
+    let namespace = common.namespaces.get(index).filter(|_| state.is_in(index));
+    state.joined &= !bit(index);
+    state.entering &= !bit(index);
+    // Both may have ended it at once.
+    if let Some(namespace) = namespace {
+        let channel = namespace.channel().into();
+        commands.push(Command { id: id::LEAVE | index as u32, request: Request::Unsubscribe { channel } });
+    }
+    Ok(())
+}
+
+/// An event or an acknowledgement with all of its attachments.
+fn whole(
+    common: &Common,
+    state: &mut State,
+    packet: &Packet<'_>,
+    attachments: &[Bytes],
+    commands: &mut Vec<Command>,
+) -> Decoded {
+    let index = common.namespaces.find(packet.namespace).ok_or(DecodeError::Malformed)?;
+    let namespace = common.namespaces.get(index).ok_or(DecodeError::Malformed)?;
+    if !state.is_in(index) && state.left & bit(index) == 0 {
+        return Err(DecodeError::Malformed);
+    }
+    let values: Vec<&RawValue> = serde_json::from_str(packet.data).map_err(|_| DecodeError::Malformed)?;
+    if values.len() > ARGUMENTS_MAX + 1 {
+        return Err(DecodeError::TooLarge);
+    }
+    if matches!(packet.kind, Kind::Ack | Kind::BinaryAck) {
+        // Nobody waits for it: the server asks for none.
+        return packet.ack.map(drop).ok_or(DecodeError::Malformed);
+    }
+    let [name, values @ ..] = &values[..] else { return Err(DecodeError::Malformed) };
+    let name = text_of(name, true).ok_or(DecodeError::Malformed)?;
+    if RESERVED.contains(&&*name) {
+        return Err(DecodeError::Malformed);
+    }
+    let id = match packet.ack {
+        Some(ack) => state.awaits(Awaited::Ack { namespace: index, ack }),
+        None => id::EVENT | index as u32,
+    };
+    let event = Event { namespace, index, state, name: &name, values, attachments, id };
+    let refused = |error| Command { id, request: Request::Refused(error) };
+    let before = commands.len();
+    match event.requests(commands) {
+        Ok(()) => Ok(()),
+        Err(Fault::Malformed) => Err(DecodeError::Malformed),
+        Err(Fault::Refused(error)) => {
+            commands.truncate(before);
+            commands.push(refused(error));
+            Ok(())
+        }
+    }
+}
+
+/// Why an event goes nowhere.
+enum Fault {
+    Malformed,
+    Refused(ErrorCode),
+}
+
+/// An event of a client in a namespace.
+struct Event<'a> {
+    namespace: &'a Namespace,
+    index: usize,
+    state: &'a State,
+    name: &'a str,
+    values: &'a [&'a RawValue],
+    attachments: &'a [Bytes],
+    /// Of the command whose answer acknowledges it.
+    id: u32,
+}
+
+impl Event<'_> {
+    fn requests(&self, commands: &mut Vec<Command>) -> Result<(), Fault> {
+        // It was on its way when the server put the client out.
+        let is_in = self.state.is_in(self.index);
+        if self.name.len() > EVENT_BYTES_MAX {
+            return Err(Fault::Refused(ErrorCode::BadRequest));
+        }
+        let route = self.namespace.routes.find(self.name).filter(|_| is_in);
+        match route.ok_or(Fault::Refused(ErrorCode::PermissionDenied))? {
+            Route::Backend => {
+                let said = listed(self.values, self.attachments).map_err(|_| Fault::Malformed)?;
+                let (channel, event) = (self.namespace.channel().into(), self.name.into());
+                self.push(commands, Request::Event(Box::new(command::Event { channel, event, said })));
+            }
+            Route::Publish(Forward { to, event, to_sender }) => {
+                let (channel, values) = match to {
+                    To::Namespace => (self.namespace.channel(), self.values.to_vec()),
+                    To::Room(named) => {
+                        let (room, values) = self.room(named)?;
+                        (self.namespace.room(&room), values)
+                    }
+                };
+                let event = event.as_deref().unwrap_or(self.name);
+                let forward = self.forward(channel, event, &values, *to_sender)?;
+                self.push(commands, forward);
+            }
+            Route::Join(entry) => {
+                let (channel, told) = self.enter(entry)?;
+                let subscribe = Subscribe { channel: channel.into(), ..Subscribe::default() };
+                self.push(commands, Request::Subscribe(subscribe));
+                commands.extend(told.map(|request| self.unanswered(request)));
+            }
+            Route::Leave(entry) => {
+                let (channel, told) = self.enter(entry)?;
+                commands.extend(told.map(|request| self.unanswered(request)));
+                self.push(commands, Request::Unsubscribe { channel: channel.into() });
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&self, commands: &mut Vec<Command>, request: Request) {
+        commands.push(Command { id: self.id, request });
+    }
+
+    fn unanswered(&self, request: Request) -> Command {
+        Command { id: id::EVENT | self.index as u32, request }
+    }
+
+    /// The channel of the room that the client comes into or goes out of, and what those who are there are told.
+    fn enter(&self, entry: &Entry) -> Result<(String, Option<Request>), Fault> {
+        let (room, values) = self.room(&entry.room)?;
+        if !entry.admits(&room) {
+            return Err(Fault::Refused(ErrorCode::PermissionDenied));
+        }
+        let channel = self.namespace.room(&room);
+        let told = entry.tell.as_ref().map(|event| match &values[..] {
+            // Who it is, where it says no more.
+            [] => {
+                let client = self.state.client.ok_or(Fault::Refused(ErrorCode::NotAvailable))?;
+                let mut own = bytes::BytesMut::new();
+                json::string(&sid(client, self.namespace.name()), &mut own);
+                let said = Tagged { data: Payload::json(own.freeze()), tags: Default::default() };
+                Ok(forward(channel.clone(), event, said, false))
+            }
+            values => self.forward(channel.clone(), event, values, false),
+        });
+        let told = told.transpose()?;
+        Ok((channel, told))
+    }
+
+    /// Which room it is about, and the arguments that go further.
+    fn room(&self, named: &Named) -> Result<(String, Vec<&RawValue>), Fault> {
+        let mut values = self.values.to_vec();
+        match named {
+            Named::Always(room) => Ok((room.to_string(), values)),
+            Named::Argument(at) if *at < values.len() => {
+                let room = text_of(values.remove(*at), true).filter(|room| !room.is_empty());
+                Ok((room.ok_or(Fault::Refused(ErrorCode::BadRequest))?.into_owned(), values))
+            }
+            Named::Argument(_) => Err(Fault::Refused(ErrorCode::BadRequest)),
+        }
+    }
+
+    fn forward(
+        &self,
+        channel: String,
+        event: &str,
+        values: &[&RawValue],
+        to_sender: bool,
+    ) -> Result<Request, Fault> {
+        let said = shared(values, self.attachments).map_err(|_| Fault::Malformed)?;
+        Ok(forward(channel, event, said, to_sender))
+    }
+}
+
+fn forward(channel: String, event: &str, said: Tagged, to_sender: bool) -> Request {
+    let channel = channel.into();
+    Request::Forward(Box::new(command::Forward { channel, event: event.into(), said, to_sender }))
+}
+
+/// A JSON string's text; or a number as it is written, where that will do.
+fn text_of(value: &RawValue, or_number: bool) -> Option<Cow<'_, str>> {
+    let json = value.get();
+    match json.as_bytes().first()? {
+        b'"' => serde_json::from_str::<String>(json).ok().map(Into::into),
+        b'-' | b'0'..=b'9' if or_number => Some(json.into()),
+        _ => None,
+    }
+}

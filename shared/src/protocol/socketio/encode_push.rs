@@ -1,0 +1,135 @@
+//! Writing what clients are told without asking.
+
+use std::ops::DerefMut;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::UNNAMED_EVENT;
+use super::arguments;
+use super::names::Namespaces;
+use super::packet::{self, Kind};
+use super::state::{State, bit};
+use crate::disconnect::Disconnect;
+use crate::framing::MessageKind;
+use crate::protocol::{Encoded, json};
+use crate::publication::{Payload, Publication, Tags};
+use crate::push::{Event, Push, UnsubscribeCode};
+
+/// Room for what stands around the arguments of an event.
+const ENVELOPE_BYTES_GUESS: usize = 64;
+
+/// `state` is that of one connection, to which nothing is said that others share.
+pub(super) fn encode<S: DerefMut<Target = State>>(
+    namespaces: &Namespaces,
+    state: impl FnOnce() -> S,
+    push: Push<'_>,
+    out: &mut BytesMut,
+) -> Encoded {
+    let Some(seen) = namespaces.of(push.channel) else { return Encoded::Nothing };
+    match push.event {
+        Event::Publication(publication, _) => event(seen.namespace.name(), publication, out),
+        // It can only come back as a whole.
+        Event::Unsubscribed(
+            code @ (UnsubscribeCode::InsufficientState | UnsubscribeCode::StateInvalidated),
+        ) => Encoded::Close(code.disconnect()),
+        Event::Unsubscribed(UnsubscribeCode::Server | UnsubscribeCode::Expired) if seen.is_of_all() => {
+            let (mut state, bit) = (state(), bit(seen.index));
+            let was_in = state.joined & bit != 0;
+            state.joined &= !bit;
+            state.left |= bit;
+            if !was_in {
+                return Encoded::Nothing;
+            }
+            packet::begin(Kind::Disconnect, 0, seen.namespace.name(), None, out);
+            Encoded::Message(MessageKind::Text)
+        }
+        // Who comes and goes is not said in this protocol, nor which rooms a client is in.
+        _ => Encoded::Nothing,
+    }
+}
+
+/// A publication as an event.
+pub(super) fn event(namespace: &str, publication: &Publication, out: &mut BytesMut) -> Encoded {
+    let Publication { data, tags, .. } = publication;
+    let name = publication.event().unwrap_or(UNNAMED_EVENT);
+    out.reserve(ENVELOPE_BYTES_GUESS + namespace.len() + name.len() + data.bytes.len());
+    with_arguments([Kind::Event, Kind::BinaryEvent], namespace, None, Some(name), (data, tags), out)
+}
+
+/// A packet with arguments, behind the name of an event if there is one: `kinds` are its kind without and with attachments.
+pub(super) fn with_arguments(
+    kinds: [Kind; 2],
+    namespace: &str,
+    ack: Option<u64>,
+    event: Option<&str>,
+    (data, tags): (&Payload, &Tags),
+    out: &mut BytesMut,
+) -> Encoded {
+    let start = out.len();
+    let mut attachments = Vec::new();
+    packet::begin(kinds[0], 0, namespace, ack, out);
+    let head = out.len() - start;
+    out.put_u8(b'[');
+    if let Some(event) = event {
+        json::string(event, out);
+    }
+    let before = out.len();
+    if event.is_some() {
+        out.put_u8(b',');
+    }
+    let empty = out.len();
+    arguments::write(data, tags, out, &mut attachments);
+    if out.len() == empty {
+        out.truncate(before);
+    }
+    out.put_u8(b']');
+    match attachments.is_empty() {
+        true => Encoded::Message(MessageKind::Text),
+        false => attach(kinds[1], namespace, ack, start, head, &attachments, out),
+    }
+}
+
+/// What was written since `start`, a packet's head and so on, becomes one with attachments.
+fn attach(
+    kind: Kind,
+    namespace: &str,
+    ack: Option<u64>,
+    start: usize,
+    head: usize,
+    attachments: &[Bytes],
+    out: &mut BytesMut,
+) -> Encoded {
+    let written = out.split_off(start);
+    packet::begin(kind, attachments.len(), namespace, ack, out);
+    out.put_slice(&written[head..]);
+    let mut messages = vec![(MessageKind::Text, out.len() - start)];
+    for bytes in attachments {
+        out.put_slice(bytes);
+        messages.push((MessageKind::Binary, bytes.len()));
+    }
+    Encoded::Messages(messages)
+}
+
+/// Clients come back by themselves after a connection is lost, and not after they were told to leave their namespaces.
+pub(super) fn last_words(
+    namespaces: &Namespaces,
+    state: &mut State,
+    disconnect: &Disconnect,
+    out: &mut BytesMut,
+) -> Encoded {
+    let joined = std::mem::take(&mut state.joined);
+    if disconnect.invites_reconnect() {
+        return Encoded::Nothing;
+    }
+    let mut messages = Vec::new();
+    for (index, namespace) in namespaces.iter().enumerate().filter(|(index, _)| joined & bit(*index) != 0) {
+        let start = out.len();
+        packet::begin(Kind::Disconnect, 0, namespace.name(), None, out);
+        messages.push((MessageKind::Text, out.len() - start));
+        state.left |= bit(index);
+    }
+    match messages.is_empty() {
+        true => Encoded::Nothing,
+        false => Encoded::Messages(messages),
+    }
+}

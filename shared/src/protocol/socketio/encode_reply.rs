@@ -1,0 +1,161 @@
+//! Writing what one client is answered.
+
+use bytes::{BufMut, BytesMut};
+
+use super::encode_push::{event, with_arguments};
+use super::id;
+use super::names::{Namespace, Namespaces};
+use super::packet::{self, Kind};
+use super::sid::sid;
+use super::state::{Awaited, State, bit};
+use crate::framing::MessageKind;
+use crate::protocol::Encoded;
+use crate::protocol::json::{self, Object};
+use crate::publication::{Payload, Tagged, Tags};
+use crate::refusal::Refusal;
+use crate::reply::{Answer, Reply, Subscribed};
+
+const TEXT: Encoded = Encoded::Message(MessageKind::Text);
+
+/// What a client is told of an event of its own that was refused, where it asks for no acknowledgement.
+const ERROR_EVENT: &str = "error";
+
+pub(super) fn encode(
+    namespaces: &Namespaces,
+    state: &mut State,
+    reply: &Reply,
+    out: &mut BytesMut,
+) -> Encoded {
+    let (kind, rest) = id::parts(reply.id);
+    let index = rest as usize;
+    match (kind, namespaces.get(index)) {
+        (id::ENTER, Some(namespace)) => entered(state, namespace, index, reply, out),
+        (id::EVENT, Some(namespace)) => match &reply.outcome {
+            Err(refusal) if state.joined & bit(index) != 0 => refused(namespace, refusal, out),
+            _ => Encoded::Nothing,
+        },
+        (0, _) => match state.take_awaited(rest) {
+            Some(Awaited::Ack { namespace, ack }) => {
+                let Some(namespace) = namespaces.get(namespace) else { return Encoded::Nothing };
+                acknowledged(namespace, ack, &reply.outcome, out)
+            }
+            Some(Awaited::Unknown(name)) => connect_error(&name, "Invalid namespace", None, out),
+            None => Encoded::Nothing,
+        },
+        _ => Encoded::Nothing,
+    }
+}
+
+/// A client has come into a namespace, or has not.
+fn entered(
+    state: &mut State,
+    namespace: &Namespace,
+    index: usize,
+    reply: &Reply,
+    out: &mut BytesMut,
+) -> Encoded {
+    match &reply.outcome {
+        // The namespace is entered next.
+        Ok(Answer::Connect(connected)) => {
+            state.client = Some(connected.client);
+            Encoded::Nothing
+        }
+        // It may have gone again already.
+        _ if state.entering & bit(index) == 0 => Encoded::Nothing,
+        Ok(Answer::Subscribe(subscribed)) => {
+            let Some(client) = state.client else { return Encoded::Nothing };
+            state.entering &= !bit(index);
+            state.left &= !bit(index);
+            state.joined |= bit(index);
+            welcome(namespace, &sid(client, namespace.name()), subscribed, out)
+        }
+        Ok(_) => Encoded::Nothing,
+        Err(refusal) => {
+            state.entering &= !bit(index);
+            connect_error(namespace.name(), &refusal.message, Some(refusal), out)
+        }
+    }
+}
+
+fn welcome(namespace: &Namespace, sid: &str, subscribed: &Subscribed, out: &mut BytesMut) -> Encoded {
+    let start = out.len();
+    packet::begin(Kind::Connect, 0, namespace.name(), None, out);
+    let mut object = Object::begin(out);
+    object.string("sid", sid);
+    object.end();
+    if subscribed.publications.is_empty() {
+        return TEXT;
+    }
+    let mut messages = vec![(MessageKind::Text, out.len() - start)];
+    for publication in &subscribed.publications {
+        let start = out.len();
+        match event(namespace.name(), publication, out) {
+            Encoded::Messages(parts) => messages.extend(parts),
+            _ => messages.push((MessageKind::Text, out.len() - start)),
+        }
+    }
+    Encoded::Messages(messages)
+}
+
+fn connect_error(namespace: &str, message: &str, refusal: Option<&Refusal>, out: &mut BytesMut) -> Encoded {
+    packet::begin(Kind::ConnectError, 0, namespace, None, out);
+    let mut object = Object::begin(out);
+    object.string("message", message);
+    if let Some(refusal) = refusal {
+        let mut data = Object::begin(object.field("data"));
+        data.count("code", u64::from(refusal.code));
+        data.flag("temporary", refusal.temporary);
+        data.end();
+    }
+    object.end();
+    TEXT
+}
+
+/// An event was refused that asked for no acknowledgement.
+fn refused(namespace: &Namespace, refusal: &Refusal, out: &mut BytesMut) -> Encoded {
+    packet::begin(Kind::Event, 0, namespace.name(), None, out);
+    out.put_u8(b'[');
+    json::string(ERROR_EVENT, out);
+    out.put_u8(b',');
+    write_refusal(Object::begin(out), refusal);
+    out.put_u8(b']');
+    TEXT
+}
+
+fn acknowledged(
+    namespace: &Namespace,
+    ack: u64,
+    outcome: &Result<Answer, Refusal>,
+    out: &mut BytesMut,
+) -> Encoded {
+    let said = match outcome {
+        Ok(Answer::Acknowledged(said)) => said.as_deref(),
+        _ => {
+            packet::begin(Kind::Ack, 0, namespace.name(), Some(ack), out);
+            out.put_u8(b'[');
+            let mut object = Object::begin(out);
+            match outcome {
+                Ok(_) => {
+                    object.string("status", "ok");
+                    object.end();
+                }
+                Err(refusal) => {
+                    object.string("status", "error");
+                    write_refusal(object, refusal);
+                }
+            }
+            out.put_u8(b']');
+            return TEXT;
+        }
+    };
+    let nothing =
+        Tagged { data: Payload::json("[]"), tags: Tags::from([(super::ARGUMENTS_TAG.into(), "0".into())]) };
+    let Tagged { data, tags } = said.unwrap_or(&nothing);
+    with_arguments([Kind::Ack, Kind::BinaryAck], namespace.name(), Some(ack), None, (data, tags), out)
+}
+
+fn write_refusal(mut object: Object<'_>, refusal: &Refusal) {
+    object.count("code", u64::from(refusal.code));
+    json::string(&refusal.message, object.field("message"));
+    object.end();
+}

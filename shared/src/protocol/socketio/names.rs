@@ -1,0 +1,163 @@
+//! Which channels the namespaces and rooms of this protocol are, and what becomes of the events that clients send there.
+
+use std::collections::BTreeMap;
+
+use crate::channel::Channel;
+use crate::protocol::name_part;
+
+use super::routes::Routes;
+
+/// The most namespaces there can be: a connection keeps a bit for each.
+pub const NAMESPACES_MAX: usize = 64;
+
+/// Behind the prefix of a namespace: the channel that all of its clients are in. No room is called so: in a room's name
+/// the sign is encoded.
+const ALL: &str = "*";
+
+/// All namespaces that clients may connect to. What is encoded for all depends on it and on nothing else.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Namespaces {
+    all: Vec<Namespace>,
+    by_name: BTreeMap<Box<str>, usize>,
+    /// By what stands in front of the channels' names.
+    by_prefix: BTreeMap<Box<str>, usize>,
+    /// Between that and the rest.
+    boundary: Box<str>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Namespace {
+    name: Box<str>,
+    prefix: Box<str>,
+    pub routes: Routes,
+}
+
+/// A channel as this protocol sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    pub namespace: &'a Namespace,
+    pub(super) index: usize,
+    /// The room as it is written in the channel's name; `None` for the channel of all who are in the namespace.
+    room: Option<&'a str>,
+}
+
+impl Namespaces {
+    /// `boundary` ends the name of the gateway's namespace in a channel's name.
+    pub fn new(boundary: &str) -> Self {
+        Self { boundary: boundary.into(), ..Self::default() }
+    }
+
+    /// Adds the namespace that clients call `name` and whose channels lie in the gateway's namespace `channels`. Answers
+    /// whether there was room for it; the caller sees to it that no name comes twice.
+    pub fn add(&mut self, name: &str, channels: &str, routes: Routes) -> bool {
+        if self.all.len() >= NAMESPACES_MAX {
+            return false;
+        }
+        let index = self.all.len();
+        let prefix = format!("{channels}{}", self.boundary).into();
+        self.all.push(Namespace { name: name.into(), prefix, routes });
+        self.by_name.insert(name.into(), index);
+        self.by_prefix.insert(channels.into(), index);
+        true
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
+        self.all.iter()
+    }
+
+    /// What a channel is here. `None`: nothing.
+    pub fn seen<'a>(&'a self, channel: &'a str) -> Option<Seen<'a>> {
+        let (prefix, rest) = channel.split_once(&*self.boundary)?;
+        let index = *self.by_prefix.get(prefix)?;
+        let namespace = self.all.get(index)?;
+        Some(Seen { namespace, index, room: (rest != ALL).then_some(rest) })
+    }
+
+    pub(super) fn of<'a>(&'a self, channel: Option<&'a Channel>) -> Option<Seen<'a>> {
+        self.seen(channel?.as_str())
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Namespace> {
+        self.all.get(index)
+    }
+
+    pub fn named(&self, name: &str) -> Option<&Namespace> {
+        self.get(self.find(name)?)
+    }
+}
+
+impl Namespace {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The channel of all who are in the namespace.
+    pub fn channel(&self) -> String {
+        format!("{}{ALL}", self.prefix)
+    }
+
+    /// The channel of a room. Any text names one.
+    pub fn room(&self, room: &str) -> String {
+        format!("{}{}", self.prefix, name_part::encode(room))
+    }
+}
+
+impl Seen<'_> {
+    /// `None` for the channel of all who are in the namespace.
+    pub fn room(&self) -> Option<String> {
+        self.room.map(name_part::decode)
+    }
+
+    pub fn is_of_all(&self) -> bool {
+        self.room.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespaces() -> Namespaces {
+        let mut namespaces = Namespaces::new(":");
+        assert!(namespaces.add("/", "socketio", Routes::default()));
+        assert!(namespaces.add("/admin", "admin", Routes::default()));
+        namespaces
+    }
+
+    #[test]
+    fn rooms_are_channels_of_their_namespace_and_read_back() {
+        let namespaces = namespaces();
+        let main = namespaces.named("/").unwrap();
+        assert_eq!(main.channel(), "socketio:*");
+        for (room, channel) in [
+            ("news", "socketio:news"),
+            ("a b", "socketio:a%20b"),
+            ("*", "socketio:%2A"),
+            ("game:42#ann", "socketio:game%3A42%23ann"),
+            ("é", "socketio:%C3%A9"),
+            ("", "socketio:"),
+        ] {
+            assert_eq!(main.room(room), channel);
+            assert_eq!(namespaces.seen(channel).and_then(|seen| seen.room()).as_deref(), Some(room));
+        }
+        let admin = namespaces.seen("admin:*").unwrap();
+        assert!(admin.is_of_all());
+        assert_eq!(admin.namespace.name(), "/admin");
+        for channel in ["news", "other:news", "socketio", ":news"] {
+            assert!(namespaces.seen(channel).is_none(), "{channel}");
+        }
+    }
+
+    #[test]
+    fn there_are_no_more_namespaces_than_a_connection_can_tell_apart() {
+        let mut namespaces = Namespaces::new(":");
+        for number in 0..NAMESPACES_MAX {
+            assert!(namespaces.add(&format!("/{number}"), &format!("n{number}"), Routes::default()));
+        }
+        assert!(!namespaces.add("/more", "more", Routes::default()));
+    }
+}

@@ -6,6 +6,8 @@
 //! someone whose publications are held back from before asking can start from it without a gap, as if they had been
 //! here all along. The owner asks, and tells of what it hands out, in one order: under the channel's lock.
 //!
+//! Who looks for an update by its id needs the newest publications up to it, which those who have seen it lately share.
+//!
 //! Who asks for a position only begins here. They are told of a read that was begun after they asked, so that nothing
 //! that was published before they came is new to them.
 
@@ -13,8 +15,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::command::After;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
+use shared::protocol::mercure;
 use shared::publication::Publication;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
@@ -30,13 +34,15 @@ const OVERHEAD_BYTES: usize = 256;
 
 /// What someone who joins asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Want {
+pub struct Want<'a> {
     /// Where they stopped reading; `None` asks for the stream's position.
     pub since: Option<Stopped>,
-    /// The most publications they take.
+    /// The most publications they take, or look through.
     pub limit: u32,
-    /// Not what they missed, but the newest publication, which they may have.
+    /// Not what they missed since a place in the stream, but the newest publications, which they may have.
     pub newest: bool,
+    /// What they look for among the newest.
+    pub sought: Option<&'a After>,
     /// How many reads had been begun when they first asked.
     after: u64,
 }
@@ -78,8 +84,8 @@ pub struct CatchUp {
     reading: Option<Box<UnderWay>>,
     /// The earliest offset that anyone who waits for the present read asked for, and the most they take.
     earliest: Option<(u64, u32)>,
-    /// Someone who waits for it wants the newest publication.
-    newest: bool,
+    /// How many of the newest publications someone who waits for it wants, at most.
+    newest: u32,
     /// The last read from an offset met its limit: the next one takes what is newest, which serves all it can serve.
     take_newest: bool,
 }
@@ -125,7 +131,7 @@ pub enum Shared {
 pub struct Past(Arc<Kept>);
 
 impl Past {
-    pub fn answer(&self, want: &Want) -> Option<HistoryPage> {
+    pub fn answer(&self, want: &Want<'_>) -> Option<HistoryPage> {
         self.0.answer(want)
     }
 }
@@ -138,26 +144,34 @@ impl CatchUp {
     }
 
     /// Someone asks for the first time. From before this call on, what comes in the channel is held back for them.
-    pub fn want(&self, since: Option<Stopped>, limit: u32) -> Want {
-        Want { since, limit, newest: false, after: self.begun }
+    pub fn want(&self, since: Option<Stopped>, limit: u32) -> Want<'static> {
+        Want { since, limit, newest: false, sought: None, after: self.begun }
     }
 
     /// The same for someone who wants the newest publication and nothing before it.
-    pub fn want_newest(&self) -> Want {
+    pub fn want_newest(&self) -> Want<'static> {
         Want { newest: true, ..self.want(None, 1) }
     }
 
+    /// The same for someone who looks for an update among so many of the newest publications, to have what came after it.
+    pub fn want_after<'a>(&self, sought: &'a After, limit: u32) -> Want<'a> {
+        // There are no more than the stream keeps.
+        Want { newest: true, sought: Some(sought), ..self.want(None, limit.min(self.retention.size)) }
+    }
+
     /// What is kept already, if it is an answer.
-    pub fn known(&mut self, now: Moment, want: &Want) -> Option<HistoryPage> {
+    pub fn known(&mut self, now: Moment, want: &Want<'_>) -> Option<HistoryPage> {
         self.forget_old(now);
         self.kept.as_ref()?.answer(want)
     }
 
-    pub fn ask(&mut self, now: Moment, want: &Want) -> Asked {
+    pub fn ask(&mut self, now: Moment, want: &Want<'_>) -> Asked {
         if let Some(page) = self.known(now, want) {
             return Asked::Answered(page);
         }
-        self.newest |= want.newest;
+        if want.newest {
+            self.newest = self.newest.max(want.limit);
+        }
         if let Some(since) = want.since {
             let (earliest, limit) = self.earliest.unwrap_or((u64::MAX, 0));
             self.earliest = Some((earliest.min(since.offset), limit.max(want.limit)));
@@ -170,11 +184,11 @@ impl CatchUp {
         self.reading =
             Some(Box::new(UnderWay { number, handed_out: VecDeque::new(), bytes: 0, broken: false }));
         let newest = std::mem::take(&mut self.newest);
+        let backwards = |limit| HistoryFilter { since: None, limit, reverse: true, enough_bytes: None };
         let filter = match self.earliest.take() {
-            None if newest => HistoryFilter { since: None, limit: 1, reverse: true, enough_bytes: None },
-            Some((_, limit)) if self.take_newest => {
-                HistoryFilter { since: None, limit, reverse: true, enough_bytes: None }
-            }
+            None if newest > 0 => backwards(newest),
+            // Many of the newest serve those too who stopped somewhere, as far as they go.
+            Some((_, limit)) if self.take_newest || newest > 1 => backwards(limit.max(newest)),
             Some((since, limit)) => {
                 HistoryFilter { since: Some(since), limit, reverse: false, enough_bytes: None }
             }
@@ -222,7 +236,7 @@ impl CatchUp {
     /// A read failed. Everyone who waits for it fails with it.
     pub fn read_failed(&mut self, reading: Reading) {
         if self.reading.take_if(|under_way| under_way.number == reading.number).is_some() {
-            (self.earliest, self.newest) = (None, false);
+            (self.earliest, self.newest) = (None, 0);
         }
     }
 
@@ -313,9 +327,12 @@ impl Kept {
         Self { number, read_at: now, from, gone_before, is_cut_off, publications, bytes, top }
     }
 
-    fn answer(&self, want: &Want) -> Option<HistoryPage> {
+    fn answer(&self, want: &Want<'_>) -> Option<HistoryPage> {
         // Whoever was here before the read was begun takes it as it is.
         let is_newer = self.number > want.after;
+        if let Some(sought) = want.sought {
+            return self.behind(sought, want.limit as usize, is_newer);
+        }
         if want.newest {
             return self.newest(is_newer);
         }
@@ -352,6 +369,26 @@ impl Kept {
             None => None,
             newest => Some(page(newest)),
         }
+    }
+
+    /// What came after an update, newest first, and that update as the last of it. Nothing if it is not among so many.
+    fn behind(&self, sought: &After, limit: usize, is_newer: bool) -> Option<HistoryPage> {
+        let newest = || self.publications.iter().rev().take(limit);
+        let found = match sought {
+            After::Everything => None,
+            After::Id(id) => newest().position(|publication| mercure::has_id(publication, id)),
+        };
+        // Of what came before the publications that are kept here, nothing is left, or nobody looks that far.
+        let is_enough = self.gone_before >= self.from || self.publications.len() >= limit;
+        let count = match (sought, found) {
+            (_, Some(at)) => at + 1,
+            _ if !is_enough => return None,
+            (After::Everything, None) => limit,
+            // It may be newer than what is kept, and known to another node already.
+            (After::Id(_), None) if !is_newer => return None,
+            (After::Id(_), None) => 0,
+        };
+        Some(HistoryPage { publications: newest().take(count).cloned().collect(), top: self.top })
     }
 
     /// Answers whether this joins on.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shared::channel::Channel;
-use shared::command::{Connect, TrackBatch};
+use shared::command::{After, Connect, TrackBatch};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::OwnedMessage;
@@ -324,12 +324,15 @@ impl GoLive {
 }
 
 /// What someone who joins is to be told of the channel's past.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PastWanted {
     /// A limit of 0 asks for the position only. The newest publication is one in reverse, from no offset on.
     pub filter: HistoryFilter,
     /// The epoch of `filter.since`: empty if any will do, `None` if it cannot be of any stream here.
     pub epoch: Option<Epoch>,
+    /// What is looked for in what `filter` says: of what came before it nothing is wanted. If it is not there, nothing need be
+    /// told but the position.
+    pub sought: Option<After>,
     /// It is to be read for this one: any part that begins there is welcome, up to what there is now.
     pub part: bool,
 }

@@ -266,7 +266,7 @@ impl Client {
     }
 
     fn join(&mut self, local: &mut Local, join: Join) {
-        if self.is_finishing() && join.past.is_some_and(|past| past.part) {
+        if self.is_finishing() && join.past.as_ref().is_some_and(|past| past.part) {
             // It has left before it had taken all.
             return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
         }

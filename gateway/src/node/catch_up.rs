@@ -64,7 +64,7 @@ impl Node {
     ) -> Result<HistoryPage, BrokerError> {
         // Parts are of different clients at different places: sharing them serves nobody.
         let shared =
-            (!wanted.part).then(|| self.with_channel(channel, |local| want(&mut local.catch_up, wanted)));
+            (!wanted.part).then(|| self.with_channel(channel, |local| want(&local.catch_up, wanted)));
         let first_asked = shared.flatten();
         if let Some(want) = first_asked {
             for _ in 0..ROUNDS_MAX {
@@ -114,7 +114,7 @@ impl Node {
         });
     }
 
-    fn take_turn(&self, channel: &Channel, want: &Want) -> Option<Turn> {
+    fn take_turn(&self, channel: &Channel, want: &Want<'_>) -> Option<Turn> {
         let now = self.clock.now();
         self.with_channel(channel, |local| match local.catch_up.ask(now, want) {
             Asked::Answered(page) => Turn::Answered(page),
@@ -189,8 +189,11 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-fn want(catch_up: &mut CatchUp, wanted: &PastWanted) -> Want {
+fn want<'a>(catch_up: &CatchUp, wanted: &'a PastWanted) -> Want<'a> {
     let HistoryFilter { since, limit, reverse, .. } = wanted.filter;
+    if let Some(sought) = &wanted.sought {
+        return catch_up.want_after(sought, limit);
+    }
     if reverse && since.is_none() && limit == 1 {
         return catch_up.want_newest();
     }

@@ -42,14 +42,14 @@ fn offsets(page: &HistoryPage) -> Vec<u64> {
     page.publications.iter().map(Publication::offset).collect()
 }
 
-fn begin(catch_up: &mut CatchUp, want: &Want) -> Reading {
+fn begin(catch_up: &mut CatchUp, want: &Want<'_>) -> Reading {
     match catch_up.ask(NOW, want) {
         Asked::Read(reading) => reading,
         other => panic!("no read: {other:?}"),
     }
 }
 
-fn answered(catch_up: &mut CatchUp, want: &Want) -> Vec<u64> {
+fn answered(catch_up: &mut CatchUp, want: &Want<'_>) -> Vec<u64> {
     match catch_up.ask(NOW, want) {
         Asked::Answered(page) => offsets(&page),
         other => panic!("no answer: {other:?}"),
@@ -57,7 +57,7 @@ fn answered(catch_up: &mut CatchUp, want: &Want) -> Vec<u64> {
 }
 
 /// Reads until this one has an answer, and counts the reads.
-fn read_until_answered(catch_up: &mut CatchUp, stream: &Stream, want: &Want) -> (Vec<u64>, u32) {
+fn read_until_answered(catch_up: &mut CatchUp, stream: &Stream, want: &Want<'_>) -> (Vec<u64>, u32) {
     let mut reads = 0;
     loop {
         match catch_up.ask(NOW, want) {
@@ -128,6 +128,64 @@ fn a_position_alone_does_not_say_what_is_newest() {
     assert_eq!(read_until_answered(&mut catch_up, &stream, &begins), (vec![], 1));
     let newest = catch_up.want_newest();
     assert_eq!(read_until_answered(&mut catch_up, &stream, &newest), (vec![3], 1));
+}
+
+/// The id of what was published without one, at this offset.
+fn update(offset: u64) -> After {
+    After::Id(format!("#{}:{offset}", epoch().as_str()).into())
+}
+
+#[test]
+fn all_who_look_for_an_update_share_a_read_and_are_given_what_came_after_theirs() {
+    let (mut catch_up, mut stream) = (fresh(), stream(8, 100));
+    let sought = [update(6), update(8), After::Everything];
+    let wants = sought.each_ref().map(|sought| catch_up.want_after(sought, LIMIT));
+    let reading = begin(&mut catch_up, &wants[0]);
+    assert_eq!(reading.filter, HistoryFilter { limit: LIMIT, reverse: true, ..HistoryFilter::default() });
+    for want in &wants[1..] {
+        assert_eq!(catch_up.ask(NOW, want), Asked::Wait);
+    }
+    let page = stream.page(reading.filter);
+    catch_up.handed_out(NOW, &append(&mut stream, 100));
+    let Shared::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    let told = |want| offsets(&past.answer(want).unwrap());
+    assert_eq!(told(&wants[0]), [9, 8, 7, 6]);
+    assert_eq!(told(&wants[1]), [9, 8]);
+    assert_eq!(told(&wants[2]), (1..=9).rev().collect::<Vec<_>>());
+    // And so are those who come after them, whatever they stopped at.
+    let late = update(7);
+    let late = catch_up.want_after(&late, LIMIT);
+    assert_eq!(answered(&mut catch_up, &late), [9, 8, 7]);
+    let stopped_at = catch_up.want(stopped(7), LIMIT);
+    assert_eq!(answered(&mut catch_up, &stopped_at), [8, 9]);
+}
+
+#[test]
+fn an_update_that_is_not_known_here_is_looked_for_in_a_new_read() {
+    let (mut catch_up, mut stream) = (fresh(), stream(3, 100));
+    let known = update(2);
+    let want = catch_up.want_after(&known, LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![3, 2], 1));
+    // Another node has handed it out; this one has not.
+    append(&mut stream, 100);
+    let newer = update(4);
+    let want = catch_up.want_after(&newer, LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![4], 1));
+    let nowhere = update(40);
+    let want = catch_up.want_after(&nowhere, LIMIT);
+    assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![], 1));
+}
+
+#[test]
+fn an_update_is_looked_for_among_so_many_of_the_newest_and_no_more() {
+    let (mut catch_up, stream) = (fresh(), stream(20, 100));
+    let (old, new) = (update(10), update(11));
+    for (sought, told) in [(&old, vec![]), (&new, (11..=20).rev().collect::<Vec<u64>>())] {
+        let want = catch_up.want_after(sought, LIMIT);
+        assert_eq!(read_until_answered(&mut catch_up, &stream, &want).0, told);
+    }
+    let all = catch_up.want_after(&After::Everything, LIMIT);
+    assert_eq!(answered(&mut catch_up, &all), (11..=20).rev().collect::<Vec<_>>());
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Session {
             reverse: false,
             enough_bytes: Some(self.context.settings.reply_bytes_max),
         };
-        let past = PastWanted { filter, epoch: Some(reader.position.epoch), part: true };
+        let past = PastWanted { filter, epoch: Some(reader.position.epoch), sought: None, part: true };
         let terms = reader.terms.clone();
         (behind.awaited, behind.reading) = (ticket, true);
         // Its namespace was there when it was subscribed to.

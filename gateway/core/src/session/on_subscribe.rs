@@ -417,7 +417,7 @@ impl Session {
         let (ticket, asked) = (joining.ticket, &joining.asked);
         // What others were told may end before what this one has read of the state.
         let part = given.delta && joining.keyed.as_ref().is_some_and(|arrived| arrived.has_changed);
-        let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), part };
+        let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), sought: None, part };
         let retention = options.retention();
         let past = retention.keeps_history().then(|| match (given.past, &asked.since) {
             (Past::Missed, Some(since)) => PastWanted {
@@ -429,8 +429,7 @@ impl Session {
                 })
             },
             (Past::After, _) => PastWanted {
-                // What this client looks for helps nobody else.
-                part: true,
+                sought: asked.after.clone(),
                 ..past(HistoryFilter {
                     limit: self.context.settings.recovery_limit_max,
                     reverse: true,

@@ -276,7 +276,7 @@ impl Observed {
                 Effect::Close(_) => self.closed = true,
                 Effect::Join(join) => {
                     let before = self.places.insert(join.channel.clone(), Place::Joining);
-                    let reads_on = join.past.is_some_and(|past| past.part);
+                    let reads_on = join.past.as_ref().is_some_and(|past| past.part);
                     let expected = reads_on.then_some(Place::Joining);
                     assert_eq!(before, expected, "{} is joined twice", join.channel);
                 }
@@ -447,7 +447,7 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
         Effect::Rpc { .. } => OutcomeResult::Rpc(refusal.map_or(Ok(Payload::json("1")), Err)),
         Effect::Message { .. } => OutcomeResult::Messaged(refusal.map_or(Ok(Some(Payload::json("1"))), Err)),
         Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| {
-            let since = join.past?.filter.since.unwrap_or(0);
+            let since = join.past.as_ref()?.filter.since.unwrap_or(0);
             let publications = read.publications.into_iter().filter(|one| one.offset() > since);
             Some(HistoryPage { publications: publications.collect(), ..read })
         })),

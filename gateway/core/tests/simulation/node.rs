@@ -49,7 +49,7 @@ struct Local {
 struct Asker {
     wire: u64,
     ticket: Ticket,
-    want: Want,
+    want: Want<'static>,
 }
 
 #[derive(Debug)]
@@ -340,7 +340,7 @@ impl Node {
     }
 
     fn read_for_join(&mut self, wire: u64, join: Join, net: &mut Net) {
-        if join.past.is_none_or(|wanted| !wanted.part) {
+        if join.past.as_ref().is_none_or(|wanted| !wanted.part) {
             net.told_since.insert((wire, join.channel.clone()), net.now);
         }
         let Some(wanted) = join.past else {

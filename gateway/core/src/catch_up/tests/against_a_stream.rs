@@ -23,6 +23,11 @@ enum Step {
     Begin,
     /// Someone comes who wants the newest publication.
     Newest,
+    /// Someone comes who looks for what stood so many before the newest, among so many; with none, for all there is.
+    Seek {
+        behind: Option<i64>,
+        limit: u32,
+    },
     /// The read that is under way has reached the broker.
     Reach,
     /// It comes back, or fails.
@@ -43,6 +48,8 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         1 => Just(Step::Begin),
         2 => Just(Step::Newest),
+        4 => (prop::option::weighted(0.9, -3_i64..30), select_limit())
+            .prop_map(|(behind, limit)| Step::Seek { behind, limit }),
         6 => Just(Step::Reach),
         6 => prop::bool::weighted(0.05).prop_map(|fails| Step::Return { fails }),
         1 => Just(Step::RemoveHistory),
@@ -57,7 +64,7 @@ fn select_limit() -> impl Strategy<Value = u32> {
 /// Someone who waits.
 #[derive(Clone, Debug)]
 struct Asker {
-    want: Want,
+    want: Want<'static>,
     since: Option<Since>,
     /// The stream's end when they came.
     top: u64,
@@ -130,6 +137,15 @@ impl Model {
                 let want = self.catch_up.want_newest();
                 self.asks(Asker { want, since: None, top });
             }
+            Step::Seek { behind, limit } => {
+                let top = self.stream.position().offset;
+                let sought = match behind {
+                    Some(behind) => update(top.saturating_add_signed(-behind)),
+                    None => After::Everything,
+                };
+                let want = self.catch_up.want_after(Box::leak(Box::new(sought)), limit);
+                self.asks(Asker { want, since: None, top });
+            }
             Step::Reach => {
                 self.stream.expire(self.now);
                 if let Some((reading, page @ None)) = &mut self.reading {
@@ -184,6 +200,9 @@ impl Model {
     fn check(&mut self, asker: &Asker, page: &HistoryPage) {
         self.served += 1;
         assert!(page.top.offset >= self.handed_out, "what was handed out before is a gap");
+        if let Some(sought) = asker.want.sought {
+            return self.check_sought(asker, sought, page);
+        }
         if asker.want.newest {
             match page.publications.first() {
                 Some(newest) => assert_eq!(newest.position, Some(page.top)),
@@ -215,6 +234,40 @@ impl Model {
         could.top = page.top;
         could.publications.truncate(asker.want.limit as usize);
         assert!(!is_recovered(since, &could), "{since:?} up to {:?} could be had", page.top);
+    }
+
+    /// What is told is all there was since, and whoever is told of nothing could not have had it.
+    fn check_sought(&mut self, asker: &Asker, sought: &After, page: &HistoryPage) {
+        let told = offsets(page);
+        let limit = asker.want.limit as usize;
+        let from_the_top = || (1..=page.top.offset).rev();
+        assert!(told.len() <= limit && told.iter().copied().eq(from_the_top().take(told.len())), "{told:?}");
+        if let After::Id(_) = sought
+            && let Some(last) = page.publications.last()
+        {
+            assert!(mercure::has_id(last, id(sought)), "it is the last of them");
+            return;
+        }
+        assert!(
+            page.top.offset >= asker.top || sought == &After::Everything,
+            "it may have been published since"
+        );
+        self.stream.expire(self.now);
+        let all = HistoryFilter { limit: u32::MAX, reverse: true, ..HistoryFilter::default() };
+        let mut could = self.stream.page(all).publications;
+        could.retain(|publication| publication.offset() <= page.top.offset);
+        could.truncate(limit);
+        match sought {
+            After::Everything => assert!(could.len() <= told.len(), "more could be had"),
+            After::Id(_) => assert!(!could.iter().any(|one| mercure::has_id(one, id(sought))), "it is there"),
+        }
+    }
+}
+
+fn id(sought: &After) -> &str {
+    match sought {
+        After::Id(id) => id,
+        After::Everything => "",
     }
 }
 

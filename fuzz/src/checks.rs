@@ -12,7 +12,7 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::json::client::{decode_frame, encode_command};
 use shared::protocol::centrifuge::protobuf::{self, CentrifugeProtobuf};
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
-use shared::protocol::event_source::{Asked, Positions};
+use shared::protocol::event_source::{Asked, Positions, Types};
 use shared::protocol::mercure;
 use shared::protocol::pusher::{Kind, Names, Pusher, parse_socket_id, socket_id};
 use shared::protocol::raw::Raw;
@@ -160,15 +160,16 @@ pub fn event_source(data: &[u8]) {
     if let Ok(query) = std::str::from_utf8(query)
         && let Ok(asked) = Asked::read(query, last_id)
     {
-        let is_of_one = asked.is_of_one();
+        let is_of_several = asked.types() == Types::Channel;
         let connect = asked.connect();
-        assert!(!is_of_one || connect.exact && connect.subs.len() == 1);
+        assert!(is_of_several || connect.exact && connect.subs.len() == 1);
         assert!(
             connect.subs.iter().all(|(name, sub)| !name.is_empty() && sub.channel == *name || !connect.exact)
         );
     }
     let mut positions = Positions::default();
-    let amended = positions.amend(events);
+    let mut amended = BytesMut::new();
+    positions.amend(events, &mut amended);
     let without_ids = |events: &[u8]| -> Vec<Vec<u8>> {
         let lines = events.split(|byte| *byte == b'\n');
         lines.filter(|line| !line.starts_with(b"id: ")).map(<[u8]>::to_vec).collect()

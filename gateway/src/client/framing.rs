@@ -127,11 +127,15 @@ impl Framing {
         }
     }
 
-    /// What was laid out without this wire's own marks, as it goes out here.
-    pub(super) fn enclose(&self, bytes: Bytes) -> Bytes {
+    /// What is made for one client alone, about so many bytes, as it goes out here.
+    pub(super) fn enclose(&self, bytes: usize, append: impl FnOnce(&mut BytesMut)) -> Bytes {
         match self {
-            Self::Response { frames, .. } if frames.chunked => frames.piece(&bytes),
-            _ => bytes,
+            Self::Response { frames, .. } => frames.piece_of(bytes, append),
+            _ => {
+                let mut buffer = BytesMut::with_capacity(bytes);
+                append(&mut buffer);
+                buffer.freeze()
+            }
         }
     }
 

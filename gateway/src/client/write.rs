@@ -35,7 +35,10 @@ impl Client {
     /// the turn, and who is slow is for the socket to say.
     pub(crate) fn queue(&mut self, frame: Queued, bytes_max: usize) -> Result<(), outbox::Full> {
         let frame = match self.rare.as_mut().and_then(|rare| rare.positions.as_mut()) {
-            Some(positions) => Queued::Own(self.link.framing.enclose(positions.amend(frame.bytes()))),
+            Some(positions) => {
+                let (events, bytes) = (frame.bytes(), frame.bytes().len() + positions.id_bytes());
+                Queued::Own(self.link.framing.enclose(bytes, |out| positions.amend(events, out)))
+            }
             None => frame,
         };
         let Err(outbox::Full) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };

@@ -59,7 +59,7 @@ impl Router {
                 .map_err(|unreadable| malformed(unreadable.to_string()))?;
             let asked = asked.with_token(head.bearer().map_err(|why| malformed(why.to_owned()))?);
             let admitted = self.admit(peer, &head)?;
-            let several = !asked.is_of_one();
+            let types = asked.types();
             Opening {
                 layout: Layout::Events,
                 headers: headers_of_stream(Layout::Events, cors.clone()),
@@ -67,7 +67,7 @@ impl Router {
                 watcher: None,
                 first: None,
                 connect: Some(Box::new(asked.connect())),
-                protocol: self.encodings.event_source(several),
+                protocol: self.encodings.event_source(types),
                 admitted,
                 origin: self.origin(&head, self.address_of(peer, &head)),
             }

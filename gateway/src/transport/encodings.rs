@@ -14,7 +14,7 @@ use shared::protocol::centrifuge::COMMANDS_PER_MESSAGE_MAX;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::protobuf::CentrifugeProtobuf;
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
-use shared::protocol::event_source::EventSource;
+use shared::protocol::event_source::{EventSource, Types};
 use shared::protocol::mercure::Mercure;
 use shared::protocol::raw::Raw;
 use shared::protocol::socketio::{Common, SocketIo};
@@ -30,8 +30,8 @@ pub(crate) struct Encodings {
     /// With the protocol's own pings, and with the transport's.
     centrifuge_json: [Arc<dyn Protocol>; 2],
     centrifuge_protobuf: [Arc<dyn Protocol>; 2],
-    /// For those who follow one channel, and several.
-    event_source: [Arc<dyn Protocol>; 2],
+    /// By what the types of events say.
+    event_source: [Arc<dyn Protocol>; 3],
     mercure: Arc<dyn Protocol>,
     /// By protocol and wire.
     ids: [[EncodingId; Wire::COUNT]; ProtocolId::COUNT],
@@ -113,8 +113,8 @@ impl Encodings {
         let centrifuge_protobuf = both(|commands_max, transport_pings| {
             Arc::new(CentrifugeProtobuf { commands_max, transport_pings })
         });
-        let event_source = [false, true]
-            .map(|several| with_faults(Arc::new(EventSource { several, retry_ms: sse_retry_ms })));
+        let event_source = [Types::Nothing, Types::Channel, Types::Name]
+            .map(|types| with_faults(Arc::new(EventSource { types, retry_ms: sse_retry_ms })));
         let mercure = with_faults(Arc::new(Mercure));
         // What a protocol says to all does not depend on which connection its value is of, nor on who pings.
         let on = |protocol: ProtocolId, wire| -> Arc<dyn Protocol> {
@@ -132,6 +132,7 @@ impl Encodings {
                 ProtocolId::RAW => Arc::new(Raw::new("".into(), "".into(), None)),
                 ProtocolId::SSE => event_source[0].clone(),
                 ProtocolId::SSE_CHANNELS => event_source[1].clone(),
+                ProtocolId::SSE_NAMES => event_source[2].clone(),
                 ProtocolId::MERCURE => mercure.clone(),
                 _ => centrifuge_json[0].clone(),
             }
@@ -180,9 +181,14 @@ impl Encodings {
         }
     }
 
-    /// Channels as events, for those who follow several or one.
-    pub(crate) fn event_source(&self, several: bool) -> Arc<dyn Protocol> {
-        self.event_source[usize::from(several)].clone()
+    /// Channels as events.
+    pub(crate) fn event_source(&self, types: Types) -> Arc<dyn Protocol> {
+        let of = match types {
+            Types::Nothing => 0,
+            Types::Channel => 1,
+            Types::Name => 2,
+        };
+        self.event_source[of].clone()
     }
 
     /// Updates of topics.

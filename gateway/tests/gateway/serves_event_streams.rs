@@ -114,6 +114,38 @@ async fn each_event_of_several_channels_says_where_all_of_them_stand() {
 }
 
 #[tokio::test]
+async fn events_have_their_names_as_types_for_those_who_ask_for_them() {
+    let gateway = served().start().await;
+    let mut named = follow(&gateway, "channel=stream:a&names=true", "").await;
+    let mut plain = follow(&gateway, "channel=stream:a", "").await;
+    let (_, began) = begun(&mut named).await;
+    begun(&mut plain).await;
+    let publish = async |data: u32, tags: Value| {
+        gateway.api("publish", json!({ "channel": "stream:a", "data": data, "tags": tags })).await;
+    };
+    let told = [Some("price"), None, None, None, Some("café")];
+    publish(0, json!({ "event": "price" })).await;
+    publish(1, json!({ "other": "price" })).await;
+    publish(2, json!({ "event": "x\ndata: forged" })).await;
+    publish(3, json!({ "event": "disconnect" })).await;
+    publish(4, json!({ "event": "café" })).await;
+    for (data, name) in told.iter().enumerate() {
+        let (one, other) = (event(&mut named).await, event(&mut plain).await);
+        assert_eq!(field(&one, "event"), *name, "{one:?}");
+        assert_eq!(field(&one, "data"), Some(&*data.to_string()));
+        assert_eq!(field(&other, "event"), None, "onmessage would not hear it");
+    }
+    // What was missed has its names too.
+    let mut back =
+        follow(&gateway, "channel=stream:a&names=true", &format!("Last-Event-ID: {began}\r\n")).await;
+    begun(&mut back).await;
+    assert_eq!(field(&event(&mut back).await, "event"), Some("price"));
+    for query in ["channel=stream:a&channel=b&names=true", "channel=stream:a&names=yes"] {
+        assert_eq!(follow(&gateway, query, "").await.status, 400, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn lines_and_bytes_come_through() {
     let gateway = served().start().await;
     let mut stream = follow(&gateway, "channel=stream:a", "").await;

@@ -39,8 +39,10 @@ impl ProtocolId {
     pub const PUSHER: Self = Self(7);
     pub const MERCURE: Self = Self(8);
     pub const SOCKET_IO: Self = Self(9);
+    /// For those who are told what events are called.
+    pub const SSE_NAMES: Self = Self(10);
     /// How many protocols there are: the length of tables indexed by id.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     const NAMES: [&str; Self::COUNT] = [
         "centrifuge_json",
@@ -53,6 +55,7 @@ impl ProtocolId {
         "pusher",
         "mercure",
         "socketio",
+        "sse_names",
     ];
 
     /// Whether a client says who it is and no more, and is told everything from then on.
@@ -63,6 +66,7 @@ impl ProtocolId {
                 | Self::CENTRIFUGE_UNI_PROTOBUF
                 | Self::SSE
                 | Self::SSE_CHANNELS
+                | Self::SSE_NAMES
                 | Self::MERCURE
         )
     }

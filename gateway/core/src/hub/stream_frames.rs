@@ -72,9 +72,14 @@ impl StreamFrames {
 
     /// A piece that holds these bytes and is no message.
     pub fn piece(self, bytes: &[u8]) -> Bytes {
-        let mut buffer = BytesMut::with_capacity(CHUNK_HEADER_BYTES_MAX + bytes.len() + CHUNK_END.len());
+        self.piece_of(bytes.len(), |buffer| buffer.extend_from_slice(bytes))
+    }
+
+    /// A piece of what is appended, which is about so many bytes.
+    pub fn piece_of(self, bytes: usize, append: impl FnOnce(&mut BytesMut)) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(CHUNK_HEADER_BYTES_MAX + bytes + CHUNK_END.len());
         buffer.resize(CHUNK_HEADER_BYTES_MAX, 0);
-        buffer.extend_from_slice(bytes);
+        append(&mut buffer);
         let start = self.enclose(CHUNK_HEADER_BYTES_MAX, &mut buffer);
         buffer.freeze().slice(start..)
     }

@@ -14,7 +14,7 @@ use crate::support::{CLIENT, Client, context, joined, page, with_settings};
 
 fn asking(context: Context, query: &str, last_event_id: &str) -> Client {
     let asked = Asked::read(query, Some(last_event_id.as_bytes())).unwrap();
-    let protocol = EventSource { several: !asked.is_of_one(), retry_ms: 1_000 };
+    let protocol = EventSource { types: asked.types(), retry_ms: 1_000 };
     let connect: Connect = asked.connect();
     let way = Way::OneWay { session: "s".into() };
     Client::that_asks(way, Arc::new(protocol), context, Some(Box::new(connect)))

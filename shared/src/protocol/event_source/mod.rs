@@ -3,6 +3,9 @@
 //! What a client follows stands in its address, and nothing comes from it after that. Each publication is an event with its
 //! payload as the data. Its id says where its channel stands; whoever follows several channels is told where all of them
 //! stand, by [`Positions`]. A client that comes back with the last id has what it missed, or is told that it cannot have it.
+//!
+//! `onmessage` of `EventSource` hears events without a type alone. So whoever follows one channel is told no types, unless they
+//! ask for the names that publishers give to events.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -29,14 +32,25 @@ use positions::put_id;
 pub const SUBSCRIBED: &str = "subscribed";
 /// The type of the last event.
 pub const DISCONNECT: &str = "disconnect";
-/// Names of channels that cannot be types of events: `EventSource` has events of its own with these.
+/// What cannot be the type of an event: `EventSource` has events of its own with these.
 pub const RESERVED: [&str; 2] = ["error", "open"];
+
+/// What the type of an event says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Types {
+    /// Events have none.
+    #[default]
+    Nothing,
+    /// In which channel it was published: for those who follow several.
+    Channel,
+    /// What its publisher calls the event, where that can be a type and is none of the stream's own.
+    Name,
+}
 
 /// What is said to all clients of one kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EventSource {
-    /// Clients follow several channels: the type of each event is its channel's name.
-    pub several: bool,
+    pub types: Types,
     /// About how long clients are to wait before they come back, in milliseconds. Each is told a time of its own, between a
     /// half of this and one and a half. 0: as long as they like.
     pub retry_ms: u32,
@@ -44,7 +58,11 @@ pub struct EventSource {
 
 impl Protocol for EventSource {
     fn id(&self) -> ProtocolId {
-        if self.several { ProtocolId::SSE_CHANNELS } else { ProtocolId::SSE }
+        match self.types {
+            Types::Nothing => ProtocolId::SSE,
+            Types::Channel => ProtocolId::SSE_CHANNELS,
+            Types::Name => ProtocolId::SSE_NAMES,
+        }
     }
 
     /// There is no way to send anything.
@@ -100,9 +118,8 @@ impl Protocol for EventSource {
 impl EventSource {
     /// What the client begins with: where it stands in each channel, and what it has missed since.
     fn put_connected(&self, connected: &Connected, out: &mut BytesMut) {
-        out.put_slice(b"event: ");
-        out.put_slice(SUBSCRIBED.as_bytes());
-        out.put_slice(b"\ndata: {\"client\":\"");
+        put_type(SUBSCRIBED, out);
+        out.put_slice(b"data: {\"client\":\"");
         out.put_slice(&connected.client.hyphenated());
         out.put_slice(b"\",\"channels\":{");
         for (at, (channel, subscribed)) in connected.subs.iter().enumerate() {
@@ -147,15 +164,34 @@ impl EventSource {
     }
 
     fn put_publication(&self, channel: &str, publication: &Publication, out: &mut BytesMut) {
-        if self.several {
-            out.put_slice(b"event: ");
-            out.put_slice(channel.as_bytes());
-            out.put_u8(b'\n');
+        let kind = match self.types {
+            Types::Nothing => None,
+            Types::Channel => Some(channel),
+            // Publishers cannot say what the stream says of itself, nor what only the reader's own end may say.
+            Types::Name => publication
+                .event()
+                .filter(|name| can_be_type(name) && ![SUBSCRIBED, DISCONNECT].contains(name))
+                .filter(|name| !RESERVED.contains(name)),
+        };
+        if let Some(kind) = kind {
+            put_type(kind, out);
         }
         put_data(&publication.data, out);
         put_id(publication.position.map(|position| (channel, position)), out);
         out.put_u8(b'\n');
     }
+}
+
+/// Whether an event can have this type: it is one line, and `EventSource` takes an empty one for none.
+pub(crate) fn can_be_type(name: &str) -> bool {
+    !name.is_empty() && !name.chars().any(char::is_control)
+}
+
+/// The caller has seen that it can be one.
+pub(crate) fn put_type(kind: &str, out: &mut BytesMut) {
+    out.put_slice(b"event: ");
+    out.put_slice(kind.as_bytes());
+    out.put_u8(b'\n');
 }
 
 /// A payload as the data of an event. Each line of it is a field, and readers put line feeds between them, whatever ended
@@ -183,11 +219,41 @@ pub(crate) fn put_data(payload: &Payload, out: &mut BytesMut) {
 
 /// Why the stream ends.
 pub(crate) fn put_disconnect(disconnect: &Disconnect, out: &mut BytesMut) {
-    out.put_slice(b"event: ");
-    out.put_slice(DISCONNECT.as_bytes());
-    out.put_slice(b"\ndata: {\"code\":");
+    put_type(DISCONNECT, out);
+    out.put_slice(b"data: {\"code\":");
     out.put_slice(itoa::Buffer::new().format(disconnect.code).as_bytes());
     out.put_slice(b",\"reason\":");
     write_string(&disconnect.reason, out);
     out.put_slice(b"}\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Channel;
+    use crate::publication::{EVENT_TAG, Tags};
+
+    fn told(types: Types, name: Option<&str>) -> String {
+        let mut publication = Publication::new(Payload::json("1"));
+        publication.tags = name.map(|name| (EVENT_TAG.into(), name.into())).into_iter().collect::<Tags>();
+        let (channel, mut out) = (Channel::parse("news", 255).unwrap(), BytesMut::new());
+        let protocol = EventSource { types, ..EventSource::default() };
+        protocol.encode_push(Push::to(&channel, Event::plain(&publication)), &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_name_of_an_event_is_its_type_for_those_who_ask_for_names() {
+        assert_eq!(told(Types::Name, Some("price changed")), "event: price changed\ndata: 1\n\n");
+        assert_eq!(told(Types::Name, None), "data: 1\n\n");
+        assert_eq!(told(Types::Nothing, Some("price")), "data: 1\n\n");
+        assert_eq!(told(Types::Channel, Some("price")), "event: news\ndata: 1\n\n");
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_a_type_or_would_say_what_the_stream_says_is_none() {
+        for name in ["", "a\ndata: 2", "a\rb", "a\0", "error", "open", "subscribed", "disconnect"] {
+            assert_eq!(told(Types::Name, Some(name)), "data: 1\n\n", "{name:?}");
+        }
+    }
 }

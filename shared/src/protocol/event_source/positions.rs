@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use memchr::{memmem, memrchr};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -57,26 +57,19 @@ pub(super) fn read(id: &str) -> Option<BTreeMap<Box<str>, Since>> {
     id.split('&').map(read).collect()
 }
 
-/// Where a client of several channels stands in each, by what goes out to it.
+/// Where a client of several channels stands in each, by what goes out to it: the id of its last event, as it was written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Positions {
-    /// Sorted by channel. They are few, and each connection has its own.
-    of: Vec<Place>,
-    bytes: usize,
-}
-
-/// A channel and where a client stands in it, as they are written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Place {
-    channel: Box<[u8]>,
-    position: Box<[u8]>,
-}
+pub struct Positions(Box<[u8]>);
 
 impl Positions {
-    /// These events with ids that say where the client stands in all of its channels once it has them, for those that say
-    /// where it stands in one. What begins the stream names all of its channels.
-    pub fn amend(&mut self, events: &[u8]) -> Bytes {
-        let mut out = BytesMut::with_capacity(events.len() + self.bytes);
+    /// How long the id is, in bytes.
+    pub fn id_bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Appends these events with ids that say where the client stands in all of its channels once it has them, for those that
+    /// say where it stands in one. What begins the stream names all of its channels.
+    pub fn amend(&mut self, events: &[u8], out: &mut BytesMut) {
         let mut rest = events;
         while let Some(end) = memmem::find(rest, EVENT_END) {
             let (event, after) = (&rest[..end], &rest[end + EVENT_END.len()..]);
@@ -84,8 +77,9 @@ impl Positions {
             out.put_slice(lines);
             match last.strip_prefix(ID) {
                 Some(id) => {
-                    self.take(id);
-                    self.put(&mut out);
+                    id.split(|byte| *byte == b'&').for_each(|place| self.take(place));
+                    out.put_slice(ID);
+                    out.put_slice(&self.0);
                 }
                 None => out.put_slice(last),
             }
@@ -93,34 +87,27 @@ impl Positions {
             rest = after;
         }
         out.put_slice(rest);
-        out.freeze()
     }
 
-    fn take(&mut self, id: &[u8]) {
-        for pair in id.split(|byte| *byte == b'&') {
-            let (name, position) = pair.split_at(memchr::memchr(b'=', pair).unwrap_or(pair.len()));
-            match self.of.binary_search_by(|place| (*place.channel).cmp(name)) {
-                Ok(at) => {
-                    let known = &mut self.of[at].position;
-                    self.bytes = self.bytes + position.len() - known.len();
-                    *known = position.into();
-                }
-                Err(at) => {
-                    self.bytes += pair.len() + 1;
-                    self.of.reserve_exact(1);
-                    self.of.insert(at, Place { channel: name.into(), position: position.into() });
-                }
+    /// Takes the place in a channel for what the client has had of that. Mostly it is as long as the one before.
+    fn take(&mut self, place: &[u8]) {
+        let name = &place[..memchr::memchr(b'=', place).map_or(place.len(), |end| end + 1)];
+        let (mut at, mut known) = (0, None);
+        for one in self.0.split(|byte| *byte == b'&') {
+            if one.starts_with(name) {
+                known = Some(at..at + one.len());
+                break;
             }
+            at += one.len() + 1;
         }
-    }
-
-    fn put(&self, out: &mut BytesMut) {
-        let mut before = ID;
-        for Place { channel, position } in &self.of {
-            out.put_slice(before);
-            out.put_slice(channel);
-            out.put_slice(position);
-            before = b"&";
+        match known {
+            Some(known) if known.len() == place.len() => self.0[known].copy_from_slice(place),
+            Some(known) => {
+                let (before, after) = (&self.0[..known.start], &self.0[known.end..]);
+                self.0 = [before, place, after].concat().into();
+            }
+            None if self.0.is_empty() => self.0 = place.into(),
+            None => self.0 = [&self.0, &b"&"[..], place].concat().into(),
         }
     }
 }
@@ -159,25 +146,45 @@ mod tests {
         }
     }
 
+    fn amended(positions: &mut Positions, events: &[u8]) -> String {
+        let mut out = BytesMut::new();
+        positions.amend(events, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
     #[test]
     fn events_of_one_channel_are_told_apart_and_name_all_that_came_before() {
         let mut positions = Positions::default();
         let begins = b"event: subscribed\ndata: {}\nid: a=life:1&b=life:2\n\n";
-        assert_eq!(positions.amend(begins), &begins[..]);
+        assert_eq!(amended(&mut positions, begins).as_bytes(), begins);
         let two =
             b"event: b\ndata: id: x\ndata: \nid: b=life:3\n\ndata: 1\n\nevent: a\ndata: 2\nid: a=life:10\n\n";
         assert_eq!(
-            positions.amend(two),
+            amended(&mut positions, two),
             "event: b\ndata: id: x\ndata: \nid: a=life:1&b=life:3\n\ndata: 1\n\n\
              event: a\ndata: 2\nid: a=life:10&b=life:3\n\n"
         );
     }
 
     #[test]
+    fn a_channel_is_found_by_its_whole_name_and_its_place_may_grow() {
+        let mut positions = Positions::default();
+        let mut after = |id: &str| {
+            amended(&mut positions, format!("data: 1\nid: {id}\n\n").as_bytes());
+            String::from_utf8(positions.0.to_vec()).unwrap()
+        };
+        assert_eq!(after("aa=life:9"), "aa=life:9");
+        assert_eq!(after("a=life:99"), "aa=life:9&a=life:99");
+        assert_eq!(after("aa=life:10"), "aa=life:10&a=life:99");
+        assert_eq!(after("a=new:1"), "aa=life:10&a=new:1");
+        assert_eq!(after("aaa=life:1"), "aa=life:10&a=new:1&aaa=life:1");
+    }
+
+    #[test]
     fn what_has_no_id_stays_as_it_is() {
         let mut positions = Positions::default();
         for events in [&b""[..], b":\n", b"data: 1\n\n", b"event: a\ndata: 1\n\nhalf"] {
-            assert_eq!(positions.amend(events), events);
+            assert_eq!(amended(&mut positions, events).as_bytes(), events);
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::percent_decode_str;
 
-use super::RESERVED;
 use super::positions;
+use super::{RESERVED, Types};
 use crate::command::{Connect, Since, Subscribe};
 
 /// No stream has this epoch.
@@ -19,6 +19,8 @@ pub struct Asked {
     /// In their order, each once. Without any, what the token names is followed.
     channels: BTreeSet<Box<str>>,
     token: Box<str>,
+    /// The type of an event is to be its name.
+    names: bool,
     /// Where the client stopped reading, if it says so.
     since: Option<LastId>,
 }
@@ -42,6 +44,12 @@ pub enum Unreadable {
         "EventSource has an event of its own called {0}: follow a channel of that name by itself, in a stream of its own"
     )]
     Reserved(&'static str),
+    #[error("names is true or false")]
+    Names,
+    #[error(
+        "with names=true one channel is followed: of several, the type of an event is the name of its channel"
+    )]
+    NamesOfSeveral,
 }
 
 impl Asked {
@@ -58,6 +66,13 @@ impl Asked {
                     }
                     asked.channels.insert(channel.into());
                 }
+                "names" => {
+                    asked.names = match value {
+                        "true" => true,
+                        "false" => false,
+                        _ => return Err(Unreadable::Names),
+                    }
+                }
                 "token" => asked.token = decode(value, "token")?.into(),
                 // The first is what EventSource calls it, the second what polyfills may.
                 "lastEventId" | "last_event_id" => last_id = Some(decode(value, "lastEventId")?),
@@ -73,6 +88,9 @@ impl Asked {
         {
             return Err(Unreadable::Reserved(reserved));
         }
+        if asked.names && asked.channels.len() != 1 {
+            return Err(Unreadable::NamesOfSeveral);
+        }
         // Readers that have seen no id send none, or an empty one.
         asked.since = last_id.filter(|id| !id.is_empty()).map(|id| match positions::read(&id) {
             Some(positions) => LastId::Positions(positions),
@@ -81,9 +99,13 @@ impl Asked {
         Ok(asked)
     }
 
-    /// Whether the stream is of one channel and no other.
-    pub fn is_of_one(&self) -> bool {
-        self.channels.len() == 1
+    /// What the types of its events are to say.
+    pub fn types(&self) -> Types {
+        match self.channels.len() {
+            1 if self.names => Types::Name,
+            1 => Types::Nothing,
+            _ => Types::Channel,
+        }
     }
 
     /// The same with the token of a header, which goes before that of the address.
@@ -97,7 +119,7 @@ impl Asked {
 
     /// The command that this comes to.
     pub fn connect(self) -> Connect {
-        let Self { channels, token, since } = self;
+        let Self { channels, token, since, names: _ } = self;
         let exact = !channels.is_empty();
         let stopped = |channel: &str| match &since {
             None => None,
@@ -182,12 +204,17 @@ mod tests {
 
     #[test]
     fn an_address_that_makes_no_sense_says_why() {
-        let read = |query| Asked::read(query, None).map(|asked| asked.is_of_one());
+        let read = |query| Asked::read(query, None).map(|asked| asked.types());
         assert_eq!(read("channel="), Err(Unreadable::NoName));
         assert_eq!(read("channel=%ff"), Err(Unreadable::NotUtf8("channel")));
         assert_eq!(read("channel=a&channel=open"), Err(Unreadable::Reserved("open")));
-        assert_eq!(read("channel=error"), Ok(true), "its events have no type");
-        assert_eq!(read("channel=a&channel=b"), Ok(false));
+        assert_eq!(read("channel=error"), Ok(Types::Nothing), "its events have no type");
+        assert_eq!(read("channel=a&channel=b&names=false"), Ok(Types::Channel));
+        assert_eq!(read("channel=a&names=true"), Ok(Types::Name));
+        assert_eq!(read("channel=a&names=1"), Err(Unreadable::Names));
+        for query in ["channel=a&channel=b&names=true", "names=true"] {
+            assert_eq!(read(query), Err(Unreadable::NamesOfSeveral), "{query}");
+        }
         assert_eq!(Asked::read("channel=a", Some(b"\xff")), Err(Unreadable::NotUtf8("Last-Event-ID")));
     }
 }

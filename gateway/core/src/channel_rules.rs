@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use shared::channel::{Channel, InvalidChannel};
 use shared::command::SubscriptionKind;
+use shared::protocol::mercure;
 use shared::publication::{Payload, PayloadKind};
 
 use crate::channel_names::ChannelNames;
@@ -247,6 +248,8 @@ pub struct ChannelRules {
     pub names: ChannelNames,
     /// Names may be any text, and not only printable ASCII.
     pub unicode: bool,
+    /// The namespace whose channels are topics of a Mercure hub.
+    pub hub: Option<Box<str>>,
 }
 
 impl ChannelRules {
@@ -277,6 +280,22 @@ impl ChannelRules {
         let kinds = kinds.into_iter().map(|(prefix, options)| (prefix, Arc::new(options))).collect();
         self.kinds.insert(namespace.into(), kinds);
         self
+    }
+
+    /// The same rules where the channels of a namespace are topics of a Mercure hub.
+    #[must_use]
+    pub fn with_hub(self, namespace: &str) -> Self {
+        Self { hub: Some(namespace.into()), ..self }
+    }
+
+    /// The topic whose updates are in this channel, if it is one that is for everyone and that publishers can have.
+    pub fn topic<'a>(&self, channel: &'a Channel) -> Option<&'a str> {
+        let behind_namespace = channel.as_str().strip_prefix(&**self.hub.as_ref()?)?;
+        let topic = behind_namespace.strip_prefix(&*self.names.namespace_boundary)?;
+        let is_one = topic != mercure::ALL_TOPICS
+            && !topic.starts_with(mercure::OWN_TOPICS)
+            && !topic.chars().any(char::is_control);
+        (is_one && self.names.audience(channel.as_str()).is_everyone()).then_some(topic)
     }
 
     /// The channel of this name, if it can be one.
@@ -408,5 +427,23 @@ mod tests {
         ] {
             assert_eq!(rules.admits_name(&channel(name)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn channels_of_a_hub_are_topics_where_all_may_know_them() {
+        let rules = ChannelRules::default().with_hub("mercure");
+        let topic = |name: &str| rules.topic(&Channel::parse(name, 255).unwrap()).map(str::to_owned);
+        assert_eq!(topic("mercure:https://a.example/1").as_deref(), Some("https://a.example/1"));
+        for other in [
+            "news",
+            "mercurey:a",
+            "mercure:*",
+            "$mercure:a",
+            "mercure:a#ann",
+            "mercure:/.well-known/mercure/subscriptions/a/b",
+        ] {
+            assert_eq!(topic(other), None, "{other}");
+        }
+        assert_eq!(ChannelRules::default().topic(&Channel::parse("mercure:a", 255).unwrap()), None);
     }
 }

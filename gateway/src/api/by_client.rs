@@ -29,7 +29,7 @@ use crate::telemetry::labels::Source;
 const AT_ONCE_MAX: usize = 1_024;
 
 /// What hooks are told of how such a client is reached.
-const TRANSPORT: &str = "http";
+pub(super) const TRANSPORT: &str = "http";
 
 /// The scheme of `Authorization: Bearer TOKEN`.
 const SCHEME: &[u8] = b"bearer ";

@@ -6,6 +6,7 @@
 
 mod act;
 mod answer;
+mod ask_about_update;
 mod by_client;
 mod config;
 mod keys;

@@ -7,13 +7,14 @@ use gateway_core::effect::{Denial, Identity};
 use gateway_core::history::Retention;
 use serde::{Deserialize, Serialize};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
-use shared::protocol::mercure::{Invalid, Update};
+use shared::protocol::mercure::{ALL_TOPICS, Invalid, Update};
 use shared::topic_selector::Selector;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::subscriptions::{self, Subscriber};
 use crate::auth::Authenticator;
+use crate::backend::Origin;
 use crate::broker::PublishRequest;
 use crate::client::Watcher;
 use crate::node::Node;
@@ -22,9 +23,6 @@ use crate::telemetry::labels::Source;
 
 /// Updates that are published at once. Others are told to come back.
 const AT_ONCE_MAX: usize = 1_024;
-
-/// The channel in which the updates of all topics are.
-const ALL_TOPICS: &str = "*";
 
 /// Longest name of the cookie, in bytes.
 const COOKIE_BYTES_MAX: usize = 64;
@@ -104,6 +102,8 @@ pub(crate) enum Refused {
     Forbidden(String),
     #[error("the claim mercure.subscribe does not name this list")]
     Unlisted,
+    #[error("the application says no: {0}")]
+    Denied(String),
     #[error("too much is published at once")]
     Busy,
     #[error("the broker failed")]
@@ -181,7 +181,13 @@ impl Hub {
     }
 
     /// Publishes what a form says, if whoever shows the token may publish to all its topics. Answers the update's id.
-    pub(crate) async fn publish(&self, token: Option<&str>, form: &[u8]) -> Result<String, Refused> {
+    /// The application is asked first where the channels of its topics have it asked; `origin` is what it is told of the request.
+    pub(crate) async fn publish(
+        &self,
+        token: Option<&str>,
+        form: &[u8],
+        origin: &Origin,
+    ) -> Result<String, Refused> {
         let _room = self.room.try_acquire().map_err(|_| Refused::Busy)?;
         let update = Update::read(form)?;
         let identity = self.identify(token).await?;
@@ -189,7 +195,8 @@ impl Hub {
             check_rights(&identity, update.topics())?;
         }
         let id = update.id().map_or_else(new_id, str::to_owned);
-        let requests = self.requests(&update, &id)?;
+        let requests =
+            self.ask_about(self.requests(&update, &id)?, update.topics(), &identity, origin).await?;
         for published in self.node.publish_in_order(requests).await {
             published.map_err(|_| Refused::Failed)?;
         }

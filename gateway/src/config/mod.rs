@@ -211,7 +211,10 @@ impl Config {
         }
         let namespaces = namespaces.into_iter().map(|(name, options)| (name.into(), options));
         let (names, unicode) = (self.channel_names.clone(), self.session.channel_unicode);
-        let rules = ChannelRules::new(self.channels.clone(), namespaces, names, unicode);
+        let mut rules = ChannelRules::new(self.channels.clone(), namespaces, names, unicode);
+        if self.mercure.enabled {
+            rules = rules.with_hub(&self.mercure.namespace);
+        }
         let apps = self.pusher.apps.iter().filter(|_| self.pusher.enabled);
         apps.fold(rules, |rules, (name, app)| {
             let namespace = app.namespace_or(name);

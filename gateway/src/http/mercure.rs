@@ -125,7 +125,7 @@ impl Router {
         request: Request<Incoming>,
         hub: &Hub,
     ) -> Result<Response<Body>, Refused> {
-        let (cors, _admitted, token) = {
+        let (cors, _admitted, token, origin) = {
             let head = Head::of(&request);
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
@@ -148,13 +148,14 @@ impl Router {
             }
             let token = bearer.or(of_cookie).map(str::to_owned);
             let admitted = self.admit(peer, &head)?;
-            (cors, admitted, token)
+            let origin = self.origin(&head, self.address_of(peer, &head)).unwrap_or_default();
+            (cors, admitted, token, origin)
         };
         let form = match self.read_body(request.into_body()).await {
             Ok(form) => form,
             Err(refused) => return Err(refused.with(cors::lines(cors))),
         };
-        let id = match hub.publish(token.as_deref(), &form).await {
+        let id = match hub.publish(token.as_deref(), &form, &origin).await {
             Ok(id) => id,
             Err(why) => return Err(refused(&why).with(cors::lines(cors))),
         };
@@ -175,7 +176,9 @@ fn refused(why: &NotPublished) -> Refused {
     let status = match why {
         NotPublished::Invalid(_) | NotPublished::Topic(..) | NotPublished::Data(_) => StatusCode::BAD_REQUEST,
         NotPublished::NoToken | NotPublished::Token(_) => StatusCode::UNAUTHORIZED,
-        NotPublished::Forbidden(_) | NotPublished::Unlisted => StatusCode::FORBIDDEN,
+        NotPublished::Forbidden(_) | NotPublished::Unlisted | NotPublished::Denied(_) => {
+            StatusCode::FORBIDDEN
+        }
         NotPublished::Busy | NotPublished::Failed => StatusCode::SERVICE_UNAVAILABLE,
     };
     let challenge = (status == StatusCode::UNAUTHORIZED)

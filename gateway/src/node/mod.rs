@@ -24,6 +24,7 @@ use crate::telemetry::labels::Panic;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::worker::inbox::Inbox;
 
+mod among_all_topics;
 mod announce;
 mod answer;
 mod ask;
@@ -55,6 +56,7 @@ mod subscribe;
 mod users;
 mod wire_target;
 
+pub(crate) use among_all_topics::of_topic;
 pub use ask::{ASK_TIMEOUT, AskError};
 pub(crate) use client_ids::ClientIds;
 pub(crate) use deliver::FromBroker;

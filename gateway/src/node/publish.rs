@@ -77,13 +77,30 @@ impl Node {
         if options.is_some_and(|options| options.publication_time) {
             request.publication.time_ms = self.clock.unix_millis();
         }
+        let among_all = self.among_all_topics(&rules, &mut request);
         // Nodes of earlier releases read publications that say nothing of patches: where there are none, none says it.
         request.publication.delta &= options.is_some_and(|options| !options.allowed_delta_types.is_empty());
         let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
+        // What may not be newer than what is there has to be seen to be, before others are told of it.
+        let (at_once, afterwards) = match among_all {
+            Some(copy) if request.version.is_some() => (None, Some(copy)),
+            copy => (copy, None),
+        };
         // A broker begins before it is first polled.
         let publishing = span.in_scope(|| self.broker.publish(request));
+        let copying = at_once.map(|copy| span.in_scope(|| self.broker.publish(copy)));
         async move {
-            let published = publishing.instrument(span).await;
+            let mut published = publishing.instrument(span).await;
+            let copying = copying.or_else(|| {
+                let is_new = published.as_ref().is_ok_and(|published| !published.duplicate);
+                afterwards.filter(|_| is_new).map(|copy| self.broker.publish(copy))
+            });
+            if let Some(copying) = copying
+                && let Err(error) = copying.await
+            {
+                // Published in part: whoever publishes it again lets nobody miss it.
+                published = published.and(Err(error));
+            }
             if let Err(error) = &published {
                 self.metrics.publication_refused(error.label());
             }

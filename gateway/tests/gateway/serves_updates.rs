@@ -2,20 +2,27 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gateway_core::catch_up::FRESH;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::hmac;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
+use crate::application::Application;
 use crate::client::Client;
 use crate::gateway::{Description, Gateway, gateway};
 use crate::http::{self, Answer};
+use crate::redis_server::RedisServer;
 use crate::response::{Response, ask};
 
 const PATH: &str = "/.well-known/mercure";
 /// As the node is configured.
 const SECRET: &str = "a secret of the tests, thirty-two bytes or more";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+
+/// A section for the hub's namespace like the one that is there without any.
+const OPEN: &str = "[namespaces.mercure]\nhistory_size = 300\nhistory_ttl_s = 3600\nforce_recovery = true\n\
+                    allow_subscribe = true\nallow_subscribe_anonymous = true\n";
 
 fn hub() -> Description {
     gateway().with("mercure.enabled", true)
@@ -254,13 +261,140 @@ async fn a_stream_ends_with_its_token() {
 }
 
 #[tokio::test]
-async fn updates_and_other_publications_share_their_channels() {
+async fn what_is_published_another_way_is_an_update_of_its_topic() {
+    let gateway = hub().with("namespaces.mercure.allow_publish_anonymous", true).and(OPEN).start().await;
+    let mut by_name = follow(&gateway, &[("topic", "/books/1")], "").await;
+    let mut by_template = follow(&gateway, &[("topic", "/books/{id}")], "").await;
+    let mut by_several = follow(&gateway, &[("topic", "a"), ("topic", "/books/1")], "").await;
+    let mut others = follow(&gateway, &[("topic", "/authors/{id}")], "").await;
+    let channel = "mercure:/books/1";
+    let named = json!({ "channel": channel, "data": { "by": "the API" }, "tags": { "event": "changed" } });
+    gateway.api("publish", named).await;
+    let mut native = Client::new(gateway.open("/connection/websocket", &[]).await);
+    native.command("connect", json!({})).await;
+    native.subscribe(channel).await;
+    native.command("publish", json!({ "channel": channel, "data": "by a client" })).await;
+    let mut ids = Vec::new();
+    for stream in [&mut by_name, &mut by_template, &mut by_several] {
+        let first = event(stream).await;
+        assert_eq!((&*first[0].0, &*first[0].1), ("event", "changed"));
+        assert_eq!((&*first[2].0, &*first[2].1), ("data", r#"{"by":"the API"}"#));
+        ids.push(first[1].1.clone());
+        assert_eq!(data(stream).await, r#""by a client""#);
+    }
+    assert!(ids[0].starts_with("urn:uuid:") && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    // Whoever comes back goes on from it, wherever it was followed.
+    for topic in ["/books/1", "/books/{id}"] {
+        let mut back = follow(&gateway, &[("topic", topic), ("lastEventID", &ids[0])], "").await;
+        assert_eq!(back.header("last-event-id"), Some(&*ids[0]));
+        assert_eq!(data(&mut back).await, r#""by a client""#);
+    }
+    gateway.publish("mercure:/authors/1", json!("x")).await;
+    assert_eq!(data(&mut others).await, r#""x""#, "and nothing before it");
+    gateway.metric_becomes("tidegate_connections{protocol=\"mercure\"}", 4.0).await;
+}
+
+#[tokio::test]
+async fn what_was_published_before_is_no_update_again() {
     let gateway = hub().start().await;
-    let mut stream = follow(&gateway, &[("topic", "a")], "").await;
-    assert_eq!(stream.status, 200);
-    gateway.publish("mercure:a", json!({ "by": "the API" })).await;
-    assert_eq!(data(&mut stream).await, r#"{"by":"the API"}"#);
-    gateway.metric_becomes("tidegate_connections{protocol=\"mercure\"}", 1.0).await;
+    let mut all = follow(&gateway, &[("topic", "*")], "").await;
+    assert_eq!(all.status, 200);
+    let publish = async |channel: &str, more: Value| {
+        let mut body = json!({ "channel": channel, "data": channel });
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        gateway.api("publish", body).await;
+    };
+    // The same key in two channels is not the same publication, and a version counts in its own channel.
+    for channel in ["mercure:a", "mercure:b", "mercure:a", "mercure:b"] {
+        publish(channel, json!({ "idempotency_key": "once" })).await;
+    }
+    for (channel, version) in [("mercure:c", 7), ("mercure:d", 3), ("mercure:c", 7), ("mercure:d", 4)] {
+        publish(channel, json!({ "version": version })).await;
+    }
+    for expected in ["a", "b", "c", "d", "d"] {
+        assert_eq!(data(&mut all).await, format!("\"mercure:{expected}\""));
+    }
+    // What is for some is not told to all.
+    publish("mercure:e#ann", json!({})).await;
+    publish("mercure:f", json!({})).await;
+    assert_eq!(data(&mut all).await, "\"mercure:f\"");
+}
+
+#[tokio::test]
+async fn the_application_is_asked_about_an_update_in_each_of_its_topics() {
+    let application = Application::start(|asked| match asked.json()["channel"].as_str() {
+        Some("mercure:shut") => Some((200, r#"{"error":{"code":403,"message":"not here"}}"#.to_owned())),
+        Some("mercure:mended") => Some((
+            200,
+            r#"{"result":{"data":{"mended":true},"tags":{"event":"seen","mercure.id":"forged"}}}"#.to_owned(),
+        )),
+        Some("mercure:broken") => Some((500, String::new())),
+        _ => Some((200, r#"{"result":{}}"#.to_owned())),
+    })
+    .await;
+    let gateway = hub()
+        .with("backend.publish.url", format!("{}/publish", application.url))
+        .with("namespaces.mercure.publish_hook", true)
+        .and(OPEN)
+        .start()
+        .await;
+    let mut all = follow(&gateway, &[("topic", "*")], "").await;
+    let may = bearer(&json!({ "publish": ["*"] }));
+    for (topics, status) in [
+        (&[("topic", "open"), ("topic", "shut")][..], 403),
+        (&[("topic", "shut"), ("topic", "open")], 403),
+        (&[("topic", "broken")], 503),
+        (&[("topic", "open"), ("topic", "mended"), ("data", "as sent"), ("id", "own")], 200),
+    ] {
+        let answer = try_publish(&gateway, &may, topics).await;
+        assert_eq!(answer.status, status, "{topics:?} {answer:?}");
+    }
+    let told = event(&mut all).await;
+    let fields = [("event", "seen"), ("id", "own"), ("data", r#"{"mended":true}"#)];
+    assert_eq!(
+        told,
+        fields.map(|(name, value)| (name.to_owned(), value.to_owned())),
+        "and nothing before it"
+    );
+    let asked: Vec<Value> = application.asked("/publish").iter().map(|asked| asked.json()).collect();
+    let channels: Vec<&str> = asked.iter().filter_map(|asked| asked["channel"].as_str()).collect();
+    assert_eq!(
+        channels,
+        ["mercure:open", "mercure:shut", "mercure:shut", "mercure:broken", "mercure:open", "mercure:mended"]
+    );
+    assert_eq!((&asked[0]["protocol"], &asked[0]["transport"]), (&json!("mercure"), &json!("http")));
+}
+
+#[tokio::test]
+async fn all_who_come_back_together_are_told_by_one_read() {
+    let redis = RedisServer::start();
+    let gateway = hub().over(&redis.url()).start().await;
+    for number in 1..=20 {
+        publish(&gateway, &[("topic", "a"), ("id", &format!("id-{number}")), ("data", &number.to_string())])
+            .await;
+    }
+    let topics = [[("topic", "a")], [("topic", "{any}")]];
+    let here = [follow(&gateway, &topics[0], "").await, follow(&gateway, &topics[1], "").await];
+    assert!(here.iter().all(|stream| stream.status == 200));
+    let reads = "tidegate_broker_seconds_count{operation=\"history\"}";
+    let (before, start) = (gateway.metric(reads).await, std::time::Instant::now());
+    let back = (0..60).map(|number| {
+        let last = format!("Last-Event-ID: id-{}\r\n", 1 + number % 19);
+        let (gateway, topics) = (&gateway, &topics[number % 2]);
+        async move {
+            let mut stream = follow(gateway, topics, &last).await;
+            let mut next = 2 + number % 19;
+            while next <= 20 {
+                assert_eq!(data(&mut stream).await, next.to_string());
+                next += 1;
+            }
+        }
+    });
+    futures_util::future::join_all(back).await;
+    let read = gateway.metric(reads).await - before;
+    // One for each of the two channels, and again whenever what was read is too old.
+    let allowed = 2.0 * (1.0 + (start.elapsed().as_secs_f64() / FRESH.as_secs_f64()).floor());
+    assert!(read <= allowed, "{read} reads");
 }
 
 #[tokio::test]

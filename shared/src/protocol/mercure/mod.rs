@@ -1,13 +1,13 @@
 //! Mercure (draft-dunglas-mercure-07, as hubs 0.x speak it): updates of topics as an event stream, published by a form.
 //!
 //! A topic is a channel. What an update says beside its data travels as tags of the publication, so that a broker keeps it and
-//! other wires pass over it.
+//! other wires pass over it. Its type is the name of an event, which other wires know too.
 
 use bytes::{BufMut, BytesMut};
 
 use crate::command::Command;
 use crate::framing::{Message, MessageKind};
-use crate::protocol::event_source::put_data;
+use crate::protocol::event_source::{can_be_type, put_data, put_type};
 use crate::protocol::{DecodeError, Encoded, Header, Heartbeat, Protocol, ProtocolId};
 use crate::publication::Publication;
 use crate::push::{Event, Push};
@@ -16,7 +16,7 @@ use crate::reply::{Answer, Reply};
 mod request;
 mod update;
 
-pub use request::{Asked, Unreadable};
+pub use request::{Asked, OWN_TOPICS, Unreadable};
 pub use update::{Invalid, Update};
 
 /// Set to anything: only those who show that they may are given the publication.
@@ -24,8 +24,10 @@ pub const PRIVATE: &str = "mercure.private";
 /// The topics, the canonical one first, a line each.
 pub const TOPICS: &str = "mercure.topics";
 const ID: &str = "mercure.id";
-const TYPE: &str = "mercure.type";
 const RETRY: &str = "mercure.retry";
+
+/// What stands for all topics, and the name of the channel in which the updates of all are.
+pub const ALL_TOPICS: &str = "*";
 
 /// The id that stands before the first update that there is.
 pub const EARLIEST: &str = "earliest";
@@ -96,28 +98,28 @@ impl Protocol for Mercure {
 }
 
 fn put_update(publication: &Publication, out: &mut BytesMut) {
-    let tag = |name: &str| publication.tags.get(name).map(|value| value.as_bytes());
-    let mut put = |name: &[u8], value: &[u8]| {
-        out.put_slice(name);
-        out.put_slice(value);
+    if let Some(kind) = publication.event().filter(|name| can_be_type(name)) {
+        put_type(kind, out);
+    }
+    // Other wires can set tags too, to anything.
+    let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(retry) = publication.tags.get(RETRY).map(|retry| &**retry).filter(is_number) {
+        out.put_slice(b"retry: ");
+        out.put_slice(retry.as_bytes());
         out.put_u8(b'\n');
-    };
-    if let Some(kind) = tag(TYPE) {
-        put(b"event: ", kind);
     }
-    if let Some(retry) = tag(RETRY) {
-        put(b"retry: ", retry);
-    }
-    match tag(ID) {
-        Some(id) => put(b"id: ", id),
-        None => {
-            if let Some(id) = place(publication) {
-                put(b"id: ", id.as_bytes());
-            }
-        }
+    if let Some(id) = id_of(publication) {
+        out.put_slice(b"id: ");
+        out.put_slice(id.as_bytes());
+        out.put_u8(b'\n');
     }
     put_data(&publication.data, out);
     out.put_u8(b'\n');
+}
+
+/// What its publisher calls it, if that is an id.
+fn own_id(publication: &Publication) -> Option<&str> {
+    publication.tags.get(ID).map(|id| &**id).filter(|id| !id.chars().any(char::is_control))
 }
 
 /// The id of what was published without one, as things are that came another way.
@@ -125,15 +127,26 @@ fn place(publication: &Publication) -> Option<String> {
     publication.position.map(|position| format!("#{}:{}", position.epoch.as_str(), position.offset))
 }
 
+/// Makes an update of this topic of what was published another way, under an id that is made for it. Answers whether it has
+/// become one: what has topics already is one.
+pub fn make_update(publication: &mut Publication, topic: &str, id: impl FnOnce() -> String) -> bool {
+    if publication.tags.contains_key(TOPICS) {
+        return false;
+    }
+    publication.tags.insert(TOPICS.into(), topic.into());
+    publication.tags.entry(ID.into()).or_insert_with(|| id().into());
+    true
+}
+
 /// The id by which an update is told.
 pub fn id_of(publication: &Publication) -> Option<String> {
-    publication.tags.get(ID).map(|id| id.to_string()).or_else(|| place(publication))
+    own_id(publication).map(str::to_owned).or_else(|| place(publication))
 }
 
 /// Whether this is the update's id.
 pub fn has_id(publication: &Publication, id: &str) -> bool {
-    match publication.tags.get(ID) {
-        Some(own) => **own == *id,
+    match own_id(publication) {
+        Some(own) => own == id,
         None => place(publication).is_some_and(|place| place == id),
     }
 }
@@ -144,7 +157,7 @@ mod tests {
     use crate::channel::Channel;
     use crate::id::ClientId;
     use crate::position::{Epoch, StreamPosition};
-    use crate::publication::Payload;
+    use crate::publication::{EVENT_TAG, Payload, Tags};
     use crate::reply::{Connected, Subscribed};
 
     fn pushed(publication: &Publication) -> String {
@@ -160,6 +173,7 @@ mod tests {
         let update = Update::read(form).unwrap().publication("made up");
         assert_eq!(pushed(&update), "event: t\nretry: 5\nid: x\ndata: one\ndata: two\n\n");
         assert!(update.tags.contains_key(PRIVATE) && &*update.tags[TOPICS] == "a\nb");
+        assert_eq!(update.event(), Some("t"));
         let bare = Update::read(b"topic=a").unwrap().publication("urn:uuid:1");
         assert_eq!(pushed(&bare), "id: urn:uuid:1\ndata: \n\n");
         assert!(has_id(&bare, "urn:uuid:1") && !has_id(&bare, "x"));
@@ -169,9 +183,26 @@ mod tests {
     fn what_came_another_way_is_named_by_its_place() {
         let mut other = Publication::new(Payload::json("{}"));
         assert_eq!(pushed(&other), "data: {}\n\n");
+        for (name, line) in [("price", "event: price\n"), ("a\nid: x", ""), ("", "")] {
+            other.tags = Tags::from([(EVENT_TAG.into(), name.into())]);
+            assert_eq!(pushed(&other), format!("{line}data: {{}}\n\n"));
+        }
+        other.tags = Tags::from([(ID.into(), "x\ndata: y".into()), (RETRY.into(), "5\nid: z".into())]);
+        assert_eq!(pushed(&other), "data: {}\n\n");
+        other.tags = Tags::new();
         other.position = Some(StreamPosition { offset: 7, epoch: Epoch::parse("life").unwrap() });
         assert_eq!(pushed(&other), "id: #life:7\ndata: {}\n\n");
         assert!(has_id(&other, "#life:7"));
+    }
+
+    #[test]
+    fn what_has_topics_is_an_update_already() {
+        let mut other = Publication::new(Payload::json("{}"));
+        assert!(make_update(&mut other, "a", || "x".into()));
+        assert!(has_id(&other, "x") && &*other.tags[TOPICS] == "a");
+        let mut update = Update::read(b"topic=b").unwrap().publication("y");
+        assert!(!make_update(&mut update, "a", || "x".into()));
+        assert!(has_id(&update, "y") && &*update.tags[TOPICS] == "b");
     }
 
     #[test]

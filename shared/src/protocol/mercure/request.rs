@@ -10,7 +10,7 @@ use crate::topic_selector::Selector;
 pub(super) const TOPICS_MAX: usize = 100;
 
 /// The hub's own topics begin with this.
-pub(super) const OWN_TOPICS: &str = "/.well-known/mercure/";
+pub const OWN_TOPICS: &str = "/.well-known/mercure/";
 
 /// What the client is called in metrics and logs.
 const NAME: &str = "mercure";

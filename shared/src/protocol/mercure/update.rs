@@ -1,8 +1,8 @@
 //! What a publisher's form says.
 
 use super::request::{OWN_TOPICS, TOPICS_MAX, decode};
-use super::{ID, PRIVATE, RETRY, TOPICS, TYPE};
-use crate::publication::{Payload, Publication};
+use super::{ID, PRIVATE, RETRY, TOPICS};
+use crate::publication::{EVENT_TAG, Payload, Publication};
 
 /// Longest id and type, in bytes.
 const NAME_BYTES_MAX: usize = 255;
@@ -114,7 +114,7 @@ impl Update {
         tag(ID, self.id.as_deref().unwrap_or(id));
         tag(TOPICS, &self.topics.join("\n"));
         if let Some(kind) = &self.kind {
-            tag(TYPE, kind);
+            tag(EVENT_TAG, kind);
         }
         if let Some(retry) = self.retry {
             tag(RETRY, &retry.to_string());

@@ -1,0 +1,80 @@
+//! Updates of the hub as the application has them: the publish hook of their topics' channels.
+
+use gateway_core::effect::{Denial, Identity};
+use gateway_core::history::Retention;
+use shared::error::ErrorCode;
+use shared::id::ClientId;
+use shared::protocol::ProtocolId;
+
+use super::by_client::TRANSPORT;
+use super::update::{Hub, Refused};
+use crate::backend::{Asker, Origin};
+use crate::broker::PublishRequest;
+use crate::node::of_topic;
+
+/// Tags of which the hub alone is to say what they hold begin with this.
+const OWN_TAGS: &str = "mercure.";
+
+impl Hub {
+    /// Asks about an update once for each of its topics, in their order, where the channel of that has it asked. Each may refuse
+    /// it, and what one changes holds for what is asked next and for all that is published. `requests` has the channel of each
+    /// topic, and that of all topics behind them.
+    pub(super) async fn ask_about(
+        &self,
+        mut requests: Vec<PublishRequest>,
+        topics: &[String],
+        identity: &Identity,
+        origin: &Origin,
+    ) -> Result<Vec<PublishRequest>, Refused> {
+        let rules = self.node().rules();
+        let asker = Asker {
+            // Of no connection, and so of nobody else's id.
+            client: ClientId::from_random(rand::random()),
+            transport: TRANSPORT,
+            protocol: ProtocolId::MERCURE.format(),
+            user: &identity.user,
+            meta: identity.meta.as_ref(),
+        };
+        for (at, topic) in topics.iter().enumerate() {
+            let request = &requests[at];
+            if !rules.options(&request.channel).is_some_and(|options| options.publish_hook) {
+                continue;
+            }
+            let answer =
+                self.node().ask_publish_hook(origin, &asker, request.clone()).await.map_err(denied)?;
+            let of_all = requests.len() - 1;
+            for (at, request) in requests.iter_mut().enumerate() {
+                take_over(&answer, request);
+                if at == of_all {
+                    request.idempotency = answer.idempotency.as_ref().map(|known| of_topic(topic, known));
+                }
+            }
+        }
+        Ok(requests)
+    }
+}
+
+/// What the hook has changed. Its version is not heard: the update has an id, and is in several channels.
+fn take_over(answer: &PublishRequest, request: &mut PublishRequest) {
+    let PublishRequest { publication, retention, idempotency, .. } = answer;
+    request.publication.data = publication.data.clone();
+    request.publication.delta |= publication.delta;
+    let tags = publication.tags.iter().filter(|(name, _)| !name.starts_with(OWN_TAGS));
+    request.publication.tags.extend(tags.map(|(name, value)| (name.clone(), value.clone())));
+    if !retention.keeps_history() {
+        request.retention = Retention::default();
+    }
+    request.idempotency.clone_from(idempotency);
+}
+
+fn denied(denial: Denial) -> Refused {
+    match denial {
+        Denial::Error(refusal) => match refusal.known() {
+            Some(ErrorCode::Internal | ErrorCode::NotAvailable | ErrorCode::TooManyRequests) => {
+                Refused::Failed
+            }
+            _ => Refused::Denied(refusal.message.into_owned()),
+        },
+        Denial::Disconnect(disconnect) => Refused::Denied(disconnect.plain().reason.into_owned()),
+    }
+}

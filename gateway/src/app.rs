@@ -23,7 +23,7 @@ use crate::admission::{Admission, Config as AdmissionConfig};
 use crate::api::update::Hub;
 use crate::api::{Api, ByClient};
 use crate::auth::Authenticator;
-use crate::backend::Backend;
+use crate::backend::{Backend, Outbound};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::demo;
@@ -42,6 +42,7 @@ use crate::telemetry::metrics::catch_up;
 use crate::telemetry::traces::failed_exports;
 use crate::telemetry::{Metrics, Readiness, Reminder};
 use crate::transport::encodings::Encodings;
+use crate::webhooks::{self, Webhooks};
 use crate::worker::inbox::{Event, Inbox};
 use crate::worker::{self, Seat, Worker};
 
@@ -50,6 +51,7 @@ mod reload;
 
 pub use reload::{Load, ReloadError, Reloaded};
 
+use connect::Connected;
 use reload::Reload;
 
 /// How long after a message to this node itself has come back through the broker the next one is sent.
@@ -148,8 +150,22 @@ impl App {
 
         let node = runtime.block_on(async {
             let from_broker = Arc::new(FromBroker::default());
-            let (broker, presence) =
+            let Connected { broker, presence, ledger } =
                 connect::connect(&config, &id.0, from_broker.clone(), &metrics).map_err(setup)?;
+            let webhooks = apps.clone().map(|apps| {
+                Webhooks::start(webhooks::Parts {
+                    settings: &config.pusher.webhooks,
+                    apps,
+                    ledger,
+                    outbound: Outbound::new(&config.backend).map_err(setup)?,
+                    node: &id.0,
+                    clock,
+                    metrics: &metrics,
+                    runtime: &runtime,
+                })
+                .map_err(setup)
+            });
+            let webhooks = webhooks.transpose()?.flatten().map(Arc::new);
             Ok::<_, StartError>(Node::start(Parts {
                 id,
                 name: name.clone(),
@@ -163,6 +179,8 @@ impl App {
                 from_broker,
                 user_connections_max: config.limits.connections_per_user_max,
                 backend: backend.clone(),
+                apps: apps.clone(),
+                webhooks,
                 memory: memory.clone(),
                 shared_poll: config.shared_poll.clone(),
             }))
@@ -229,7 +247,7 @@ impl App {
             backend,
             refusals_told: Arc::default(),
             pusher_api: pusher_api.clone().filter(|_| api_socket.is_none()),
-            apps,
+            apps: apps.clone(),
         };
         let api_router = Router {
             admission: Admission::new(
@@ -258,6 +276,7 @@ impl App {
             descriptors,
             api: api.clone(),
             tls: tls.clone(),
+            apps: apps.clone(),
             running: Mutex::new(config.clone()),
         });
         api.reload_with(reload.clone());
@@ -392,11 +411,22 @@ impl App {
                 tracing::error!("a worker had failed");
             }
         }
-        if let Some(backend) = &self.node.backend {
-            // That everybody has left is told last.
-            let until = Instant::now() + Duration::from_millis(drain.linger_ms).max(EVENTS_TIMEOUT);
-            self.runtime.block_on(backend.shut_down(until));
-        }
+        // That everybody has left is told last.
+        let until = Instant::now() + Duration::from_millis(drain.linger_ms).max(EVENTS_TIMEOUT);
+        self.runtime.block_on(async {
+            let (backend, webhooks) = (self.node.backend.as_ref(), self.node.webhooks.as_ref());
+            let backend = async {
+                if let Some(backend) = backend {
+                    backend.shut_down(until).await
+                }
+            };
+            let webhooks = async {
+                if let Some(webhooks) = webhooks {
+                    webhooks.shut_down(until).await
+                }
+            };
+            tokio::join!(backend, webhooks);
+        });
         self.runtime.block_on(async {
             if tokio::time::timeout(RETIRE_TIMEOUT, self.node.retire()).await.is_err() {
                 tracing::warn!("this node's announcement could not be taken back; it expires by itself");

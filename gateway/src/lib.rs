@@ -14,6 +14,7 @@ mod exchange;
 #[cfg(debug_assertions)]
 pub mod faults;
 mod fetch;
+pub mod ledger;
 pub mod listener;
 mod memory;
 
@@ -46,6 +47,7 @@ pub mod secret;
 pub mod setting;
 pub mod socketio;
 pub mod telemetry;
+mod webhooks;
 
 /// The version of this gateway, as clients and other nodes see it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tidegate::config::Config;
 use tidegate::http::raw_paths::RawPath;
 use tidegate::pusher::config::App;
+use tidegate::pusher::webhook::Webhook;
 use tidegate::telemetry::names::{self, Kind};
 
 /// Where the settings of each section are written down: section, file under `gateway`, type.
@@ -35,6 +36,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("channels.shared_poll", "core/src/poll/options.rs", "PollOptions"),
     ("pusher", "src/pusher/config.rs", "Config"),
     (PUSHER_APP, "src/pusher/config.rs", "App"),
+    (PUSHER_WEBHOOK, "src/pusher/webhook.rs", "Webhook"),
+    ("pusher.webhooks", "src/pusher/webhook.rs", "Webhooks"),
     ("socketio", "src/socketio/config.rs", "Config"),
     ("backend", "src/backend/config.rs", "Config"),
     ("backend.connect", "src/backend/config.rs", "HookConfig"),
@@ -51,6 +54,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
 
 /// Stands for every section that is an app.
 const PUSHER_APP: &str = "pusher.apps.NAME";
+/// Stands for every section that is a webhook of an app.
+const PUSHER_WEBHOOK: &str = "pusher.apps.NAME.webhooks.NAME";
 /// Stands for every section that is a bare endpoint's path.
 const RAW_PATH: &str = "raw.paths.\"/PATH\"";
 
@@ -113,9 +118,11 @@ fn configuration() -> String {
         }
         let of_raw_path = toml::Value::try_from(RawPath::default()).unwrap();
         let of_app = toml::Value::try_from(App::default()).unwrap();
+        let of_webhook = toml::Value::try_from(Webhook::default()).unwrap();
         let set = match *section {
             RAW_PATH => Some(&of_raw_path),
             PUSHER_APP => Some(&of_app),
+            PUSHER_WEBHOOK => Some(&of_webhook),
             section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),
         };
         let mut head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n";

@@ -16,6 +16,7 @@ pub mod feed;
 pub mod flush_windows;
 pub mod history;
 pub mod hub;
+pub mod ledger;
 pub mod map;
 pub mod name_rule;
 pub mod permission;

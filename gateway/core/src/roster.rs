@@ -60,6 +60,11 @@ impl Roster {
         Members { clients, version: self.version }
     }
 
+    /// Whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
     pub fn has_user(&self, user: &UserId) -> bool {
         self.users.contains_key(user)
     }

@@ -7,15 +7,22 @@ use crate::broker::redis::{DialError, RedisBroker};
 use crate::broker::show::shown_in;
 use crate::broker::{Broker, BrokerEvents, BrokerKind};
 use crate::config::Config;
+use crate::ledger::Ledger;
+use crate::ledger::memory::MemoryLedger;
+use crate::ledger::redis::RedisLedger;
 use crate::presence::Presence;
 use crate::presence::memory::MemoryPresence;
 use crate::presence::redis::RedisPresence;
 use crate::telemetry::Metrics;
 
-/// A broker, and the presence that it keeps or that is kept beside it.
-pub(crate) type Connected = (Arc<dyn Broker>, Arc<dyn Presence>);
+/// A broker, and what is kept beside it.
+pub(crate) struct Connected {
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) presence: Arc<dyn Presence>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+}
 
-/// The broker that the configuration names, and its presence. `node` is unique to this run of the node. Must be
+/// The broker that the configuration names, and what belongs to it. `node` is unique to this run of the node. Must be
 /// called within a tokio runtime.
 pub(crate) fn connect(
     config: &Config,
@@ -26,12 +33,14 @@ pub(crate) fn connect(
     Ok(match config.broker.kind {
         BrokerKind::Memory => {
             let broker = MemoryBroker::start(&config.broker.memory, events, shown_in(metrics, false));
-            (broker, Arc::new(MemoryPresence::new()))
+            let (presence, ledger) = (Arc::new(MemoryPresence::new()), Arc::new(MemoryLedger::default()));
+            Connected { broker, presence, ledger }
         }
         BrokerKind::Redis => {
             let broker = RedisBroker::start(&config.redis, node, events, shown_in(metrics, true))?;
             let presence = RedisPresence::start(&config.redis, node, broker.clone());
-            (broker, presence)
+            let ledger = Arc::new(RedisLedger::new(&config.redis, broker.clone()));
+            Connected { broker, presence, ledger }
         }
     })
 }

@@ -19,6 +19,7 @@ use crate::http::raw_paths::RawPaths;
 use crate::listener::descriptors::Descriptors;
 use crate::listener::tls::Tls;
 use crate::node::Node;
+use crate::pusher::Apps;
 use crate::telemetry::labels::Reloaded as Outcome;
 use crate::telemetry::{Metrics, logs};
 use crate::worker::Contexts;
@@ -63,6 +64,7 @@ pub(super) struct Reload {
     pub(super) descriptors: Descriptors,
     pub(super) api: Arc<Api>,
     pub(super) tls: Option<Arc<Tls>>,
+    pub(super) apps: Option<Arc<Apps>>,
 }
 
 impl Reload {
@@ -104,6 +106,7 @@ impl Reload {
         let origins = OriginPolicy::new(&merged.http).map_err(|faults| unusable(&faults[0].1))?;
         let keys = self.api.read_keys(&merged.api).map_err(|error| unusable(&error))?;
         let tokens = self.authenticator.read(&merged.auth).map_err(|error| unusable(&error))?;
+        let apps = Apps::read(&merged.pusher).map_err(|error| unusable(&error))?;
         let certificate = match self.tls.as_ref().filter(|_| read.tls == running.tls) {
             Some(tls) => {
                 let fresh = tls.read().inspect_err(|error| tls.tell(Err(error), &self.metrics));
@@ -126,6 +129,9 @@ impl Reload {
         self.node.set_rules(rules);
         self.node.set_poll_secrets(&merged.shared_poll);
         self.node.set_user_connections_max(merged.limits.connections_per_user_max);
+        if self.apps.as_ref().is_some_and(|own| own.go_by(apps)) {
+            tracing::info!("apps are gone; their clients are closed one after the other");
+        }
         for inbox in &self.inboxes {
             inbox.push(Event::Renew(contexts.clone()));
         }

@@ -351,6 +351,14 @@ pub(super) fn parse_url(text: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
+/// What is wrong with an address that is posted to, and the headers that go with it. `key` names the one and the other.
+pub(crate) fn check_post(faults: &mut Faults, key: impl Fn(&str) -> String, url: &str, lines: &[Secret]) {
+    if let Err(problem) = parse_url(url) {
+        faults.add(key("url"), problem);
+    }
+    check_lines(faults, &key("static_headers"), lines);
+}
+
 /// A name for this machine, wherever it leads.
 pub(super) const LOCALHOST: &str = "localhost";
 

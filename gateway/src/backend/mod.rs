@@ -26,6 +26,7 @@ mod answer;
 mod breaker;
 mod client;
 mod config;
+mod courier;
 mod event;
 mod failure;
 mod hook;
@@ -38,8 +39,9 @@ mod tell;
 pub(crate) use answer::answers_in_words;
 pub use answer::{KeyAnswer, PublishAnswer};
 pub use client::ClientError;
-pub(crate) use config::secret_fault;
 pub use config::{Config, EventsConfig, HookConfig};
+pub(crate) use config::{check_post, secret_fault};
+pub(crate) use courier::{Courier, Errand, stopping};
 pub use event::{Event, EventType};
 pub use hook::{HookKind, Origin};
 pub use message::BareMessage;
@@ -64,6 +66,31 @@ pub enum SetupError {
     Secret(String),
     #[error("backend.{section}: {problem}")]
     Hook { section: String, problem: String },
+}
+
+/// The way to addresses that other parts post to, bound by the settings of `[backend]`: whom TLS trusts, and which addresses
+/// are not gone to.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbound(HttpClient);
+
+impl Outbound {
+    pub(crate) fn new(config: &Config) -> Result<Self, ClientError> {
+        http_client(config, client::system_lookup()).map(Self)
+    }
+
+    pub(crate) fn courier(&self, errand: Errand<'_>) -> Result<Courier, String> {
+        Courier::new(self.0.clone(), errand)
+    }
+}
+
+fn http_client(config: &Config, lookup: Lookup) -> Result<HttpClient, ClientError> {
+    HttpClient::new(client::Parts {
+        ca_file: config.ca_file.as_deref(),
+        allow_private_addresses: config.allow_private_addresses,
+        idle_connections_max: config.idle_connections_max,
+        idle_timeout: Duration::from_millis(config.idle_timeout_ms),
+        lookup,
+    })
 }
 
 /// The application's own servers, as far as they are asked anything.
@@ -125,13 +152,7 @@ impl Backend {
             None => config.signing_secret.clone(),
         };
         let common = Common {
-            client: HttpClient::new(client::Parts {
-                ca_file: config.ca_file.as_deref(),
-                allow_private_addresses: config.allow_private_addresses,
-                idle_connections_max: config.idle_connections_max,
-                idle_timeout: Duration::from_millis(config.idle_timeout_ms),
-                lookup,
-            })?,
+            client: http_client(config, lookup)?,
             signer: (!secret.is_empty()).then(|| Arc::new(sign::Signer::new(&secret))),
             client_ip_header: HeaderName::from_bytes(config.client_ip_header.as_bytes()).ok(),
             clock,

@@ -5,29 +5,23 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::config::{Config, EventsConfig, parse_line, parse_url};
+use super::config::{Config, EventsConfig};
+use super::courier::{Courier, Errand, stopping};
 use super::event::{Event, EventType};
-use super::failure::Failure;
 use super::hook::{Common, HookKind};
 use super::sign::HOOK;
+use crate::telemetry::Sparingly;
 use crate::telemetry::backend::{EventsMetrics, Lost};
-use crate::telemetry::traces::{SPANS, pass_trace_on};
-use crate::telemetry::{Reminder, Sparingly};
 
 /// What a queued event costs beside its text, in bytes.
 const EVENT_BYTES: usize = 48;
-/// How long to wait before a batch is sent again: doubled each time, up to the longest.
-const PAUSE: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// Longest answer that is read. What it says does not matter.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// What is given to the one that sends to stop by itself, after its deadline.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The number of a batch, `node/number`: whoever has taken it before takes it only once.
@@ -63,10 +57,6 @@ impl Events {
         runtime: &Handle,
     ) -> Result<Self, String> {
         let events = &config.events;
-        let lines = events.static_headers.as_ref().unwrap_or(&config.static_headers);
-        let mut headers: HeaderMap = lines.iter().map(parse_line).collect::<Result<_, _>>()?;
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(HOOK, HeaderValue::from_static(HookKind::Events.name()));
         let (queue, waiting) = mpsc::channel(events.queue_events_max);
         let (stop, stopped) = watch::channel(None);
         let shared = Arc::new(Shared {
@@ -74,16 +64,23 @@ impl Events {
             lost: AtomicU64::new(0),
             metrics: common.metrics.events(),
         });
+        let errand = Errand {
+            to: HookKind::Events.name(),
+            url: &events.url,
+            static_headers: events.static_headers.as_ref().unwrap_or(&config.static_headers),
+            timeout: Duration::from_millis(events.timeout_ms),
+            deadline: Duration::from_secs(events.deadline_s),
+            stop: stopped.clone(),
+            metrics: shared.metrics.clone(),
+        };
         let sender = Sender {
-            url: parse_url(&events.url)?,
-            headers,
+            courier: Courier::new(common.client.clone(), errand)?,
             node: node.to_owned(),
             settings: events.clone(),
             common,
             waiting,
             stop: stopped,
             shared: shared.clone(),
-            reminder: Reminder::new(),
         };
         Ok(Self {
             types: events.types.clone(),
@@ -154,15 +151,13 @@ impl Shared {
 
 /// The one task that sends: one batch after the other, so that they arrive in order.
 struct Sender {
-    url: Uri,
-    headers: HeaderMap,
+    courier: Courier,
     node: String,
     settings: EventsConfig,
     common: Common,
     waiting: mpsc::Receiver<Bytes>,
     stop: watch::Receiver<Option<Instant>>,
     shared: Arc<Shared>,
-    reminder: Reminder,
 }
 
 impl Sender {
@@ -203,76 +198,25 @@ impl Sender {
         Some(events)
     }
 
-    /// When all must be over, once that is known.
-    fn stop_at(&self) -> Option<Instant> {
-        let at = *self.stop.borrow();
-        // Nobody is left to say when.
-        at.or_else(|| self.stop.has_changed().is_err().then(Instant::now))
-    }
-
     /// Sends one batch until it is taken, refused for good, or its time is over.
     async fn send(&mut self, number: u64, events: Vec<Bytes>) {
         let lost = self.shared.lost.swap(0, Ordering::Relaxed);
         let body = self.batch(number, lost, &events);
-        let mut headers = self.headers.clone();
         let batch = HeaderValue::from_str(&format!("{}/{number}", self.node));
-        headers.insert(BATCH, batch.expect("a node's id and a number are a header's value"));
-        let own_deadline = Instant::now() + Duration::from_secs(self.settings.deadline_s);
-        let mut pause = PAUSE;
-        let reason = loop {
-            let deadline = self.stop_at().map_or(own_deadline, |stop| stop.min(own_deadline));
-            let failure = match self.attempt(headers.clone(), body.clone(), deadline).await {
-                Ok(()) => {
-                    self.shared.metrics.sent(events.len() as u64);
-                    if let Some(lasted) = self.reminder.over(std::time::Instant::now()) {
-                        tracing::info!(after_s = lasted.as_secs(), "the backend takes events again");
-                    }
-                    return;
-                }
-                Err(failure) => failure,
-            };
-            self.shared.metrics.failed(failure.label());
-            if self.reminder.is_due(failure.label(), std::time::Instant::now()) {
-                tracing::warn!(reason = failure.label(), %failure, "the backend does not take events");
-            }
-            if is_final(&failure) {
-                break Lost::Refused;
-            }
-            if self.stop_at().is_some_and(|stop| stop <= Instant::now()) {
-                break Lost::Stopping;
-            }
-            if own_deadline <= Instant::now() {
-                break Lost::Deadline;
-            }
-            let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
-            pause = (pause * 2).min(PAUSE_MAX);
-            if self.stop_at().is_some() {
-                tokio::time::sleep(wait.min(PAUSE)).await;
-                continue;
-            }
-            let mut stop = self.stop.clone();
-            // Whoever stops has less time than that.
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = stopping(&mut stop) => {}
+        let batch = batch.expect("a node's id and a number are a header's value");
+        let Common { signer, clock, .. } = &self.common;
+        let sign = |headers: &mut HeaderMap, body: &Bytes| {
+            headers.insert(HOOK, HeaderValue::from_static(HookKind::Events.name()));
+            headers.insert(BATCH, batch.clone());
+            if let Some(signer) = signer {
+                let parts: [&[u8]; 1] = [HookKind::Events.name().as_bytes()];
+                signer.sign(headers, clock.unix_seconds(), &parts, body);
             }
         };
-        self.shared.lost.fetch_add(lost, Ordering::Relaxed);
-        self.shared.lose(reason, events.len() as u64);
-        tracing::warn!(reason = reason.label(), events = events.len(), "events for the backend are given up");
-    }
-
-    async fn attempt(&self, mut headers: HeaderMap, body: Bytes, deadline: Instant) -> Result<(), Failure> {
-        if let Some(signer) = &self.common.signer {
-            let parts: [&[u8]; 1] = [HookKind::Events.name().as_bytes()];
-            signer.sign(&mut headers, self.common.clock.unix_seconds(), &parts, &body);
+        if let Err(reason) = self.courier.deliver(events.len(), body, sign).await {
+            self.shared.lost.fetch_add(lost, Ordering::Relaxed);
+            self.shared.lose(reason, events.len() as u64);
         }
-        let span = tracing::info_span!(target: SPANS, "hook", hook = HookKind::Events.name());
-        pass_trace_on(&span, &mut headers);
-        let until = deadline.min(Instant::now() + Duration::from_millis(self.settings.timeout_ms));
-        let posted = self.common.client.post(&self.url, headers, body, ANSWER_BYTES_MAX);
-        let answer = tokio::time::timeout_at(until, posted).await.unwrap_or(Err(Failure::Timeout))?;
-        if answer.status.is_success() { Ok(()) } else { Err(Failure::Status(answer.status)) }
     }
 
     fn batch(&self, number: u64, lost: u64, events: &[Bytes]) -> Bytes {
@@ -286,16 +230,4 @@ impl Sender {
         body.extend_from_slice(b"]}");
         body.into()
     }
-}
-
-/// Until the node stops.
-async fn stopping(stop: &mut watch::Receiver<Option<Instant>>) {
-    // What it waits for is there, or nobody is left to say it.
-    drop(stop.wait_for(Option::is_some).await);
-}
-
-/// Whether the backend says that it will never take this batch.
-fn is_final(failure: &Failure) -> bool {
-    let never = [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY];
-    matches!(failure, Failure::Status(status) if never.contains(status))
 }

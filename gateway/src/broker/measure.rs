@@ -76,10 +76,12 @@ pub enum Operation {
     Nodes,
     PresenceWrite,
     PresenceRead,
+    LedgerWrite,
+    LedgerRead,
 }
 
 impl Operation {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Publish,
         Self::Subscribe,
         Self::Unsubscribe,
@@ -89,6 +91,8 @@ impl Operation {
         Self::Nodes,
         Self::PresenceWrite,
         Self::PresenceRead,
+        Self::LedgerWrite,
+        Self::LedgerRead,
     ];
 
     /// A word for labels.
@@ -103,6 +107,8 @@ impl Operation {
             Self::Nodes => "nodes",
             Self::PresenceWrite => "presence_write",
             Self::PresenceRead => "presence_read",
+            Self::LedgerWrite => "ledger_write",
+            Self::LedgerRead => "ledger_read",
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::broker::{ChangeRequest, PublishRequest};
 use crate::client::Client;
 use crate::client::perform::refused;
 use crate::node::Node;
+use crate::webhooks::Said;
 use crate::worker::Local;
 
 /// A client as it is told to a backend, for a question that outlives the turn.
@@ -175,12 +176,19 @@ impl Client {
     }
 
     /// Publishes what a client wants published, in a channel whose hook says whether, and as what.
-    pub(super) fn publish_as_allowed(&mut self, local: &Local, ticket: Ticket, request: PublishRequest) {
+    /// `said`: what is told of it besides.
+    pub(super) fn publish_as_allowed(
+        &mut self,
+        local: &Local,
+        ticket: Ticket,
+        request: PublishRequest,
+        said: Option<Said>,
+    ) {
         let caller = self.caller();
         self.ask(local, ticket, |node| async move {
             let allowed = node.ask_publish_hook(&caller.origin, &caller.asker(), request).await;
             OutcomeResult::Published(match allowed {
-                Ok(request) => publish(&node, request).await,
+                Ok(request) => publish(&node, request).await.map(|()| said.into_iter().for_each(Said::say)),
                 Err(denial) => Err(denial),
             })
         });

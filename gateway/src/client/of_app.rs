@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use gateway_core::effect::{Denial, Identity, OutcomeResult, Ticket};
+use gateway_core::history::HistoryPage;
 use shared::channel::Channel;
+use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
 use shared::publication::Payload;
@@ -15,11 +17,22 @@ use crate::node::Node;
 use crate::pusher::Entry;
 use crate::worker::Local;
 
+/// As clients are told that name no app at all: they stay away.
+const APP_GONE: (u16, &str) = (4001, "there is no app with this key any more");
+
 impl Client {
     /// Nobody in particular, until it signs in.
     pub(super) fn let_in(&mut self, local: &mut Local, ticket: Ticket) {
         let admitted = self.admit(local, Ok(Identity::default()));
         self.answer(local, ticket, OutcomeResult::Authenticated(admitted));
+    }
+
+    /// What it is to be told if its app is gone.
+    pub(crate) fn why_its_app_is_gone(&self) -> Option<Disconnect> {
+        let is_gone = self.app().is_some_and(|app| app.is_removed());
+        let (code, reason) = APP_GONE;
+        (is_gone && !self.is_closing() && !self.is_finishing())
+            .then(|| Disconnect { code, reason: reason.into() })
     }
 
     /// Lets it into a channel that its app has signed for, as long as there is room.
@@ -34,7 +47,7 @@ impl Client {
         let Some(app) = self.app().cloned() else { return };
         let (client, user) = (self.session.client(), self.session.user());
         let admitted = app.admit(client, user, channel.as_str(), auth, data.map(text));
-        let max = app.settings.presence_members_max;
+        let max = app.terms().settings.presence_members_max;
         match admitted {
             Ok(Entry { grant, member: Some(member) }) if max > 0 => {
                 self.ask(local, ticket, |node| async move {
@@ -56,6 +69,12 @@ impl Client {
         }
     }
 
+    /// A channel that should have kept its last event for this client, where its app's servers are told if it has none.
+    pub(super) fn awaits_cache(&self, local: &Local, channel: &Channel) -> Option<Channel> {
+        let webhooks = local.node.webhooks.as_ref().filter(|_| self.app().is_some())?;
+        webhooks.tells_cache_misses(channel.as_str()).then(|| channel.clone())
+    }
+
     /// It says who it is.
     pub(super) fn sign_in(&mut self, local: &mut Local, ticket: Ticket, auth: &str, data: &Payload) {
         let refused = || Err(Denial::of(ErrorCode::NotAvailable));
@@ -72,6 +91,19 @@ impl Client {
         };
         self.answer(local, ticket, OutcomeResult::SignedIn(admitted));
     }
+}
+
+/// Tells that a channel has kept nothing, if somebody awaits that.
+pub(super) fn note_cache(
+    node: &Node,
+    awaits: Option<&Channel>,
+    past: Option<HistoryPage>,
+) -> Option<HistoryPage> {
+    let is_empty = past.as_ref().is_some_and(|page| page.publications.is_empty());
+    if let (Some(channel), Some(webhooks), true) = (awaits, &node.webhooks, is_empty) {
+        webhooks.missed_cache(channel.as_str());
+    }
+    past
 }
 
 /// What came as text is text.

@@ -20,8 +20,10 @@ use crate::auth::Verdict;
 use crate::backend::HookKind;
 use crate::broker::{BrokerError, ChangeRequest, Effective, PublishRequest};
 use crate::client::Client;
+use crate::client::of_app::note_cache;
 use crate::node::Node;
 use crate::telemetry::labels::{Panic, Source};
+use crate::webhooks::Said;
 use crate::worker::Local;
 use crate::worker::inbox::Event;
 
@@ -113,16 +115,21 @@ impl Client {
                     let publication = *publication;
                     let request =
                         PublishRequest { channel, publication, retention, idempotency: None, version: None };
+                    let webhooks = local.node.webhooks.as_ref().filter(|_| self.app().is_some());
+                    let said = webhooks
+                        .and_then(|hooks| hooks.client_event(request.channel.as_str(), &request.publication));
                     // As the session saw it: who asked nobody must not be let through here either.
                     let options = local.context.rules.options(&request.channel);
                     if options.is_some_and(|options| options.publish_hook) {
-                        self.publish_as_allowed(local, ticket, request);
+                        self.publish_as_allowed(local, ticket, request, said);
                         continue;
                     }
                     self.ask(local, ticket, |node| async move {
-                        OutcomeResult::Published(
-                            node.publish(request).await.map(|_| ()).map_err(|error| refused(error).into()),
-                        )
+                        let published = node.publish(request).await;
+                        if published.is_ok() {
+                            said.into_iter().for_each(Said::say);
+                        }
+                        OutcomeResult::Published(published.map(|_| ()).map_err(|error| refused(error).into()))
                     });
                 }
                 Effect::ChangeKey { ticket, channel, change, keeping } => {
@@ -277,6 +284,7 @@ impl Client {
             local.shown.insert((self.session.client(), channel.clone()));
         }
         let joined = local.hub.join(&channel, self.subscriber(&terms), terms.filter);
+        let misses = self.awaits_cache(local, &channel);
         let delivered = if joined.first {
             local.node.acquire(local.index, &channel, retention)
         } else {
@@ -291,6 +299,7 @@ impl Client {
                 None => Some(polled_past(&local.node, &channel)),
             };
             if let Some(known) = known {
+                let known = note_cache(&local.node, misses.as_ref(), known);
                 return self.answer(local, ticket, OutcomeResult::Joined(Ok(known)));
             }
         }
@@ -308,10 +317,11 @@ impl Client {
                         tracing::warn!(%error, %channel, untold, "a subscriber is not in the channel's presence yet");
                     }
                 }
-                match past {
-                    Some(wanted) => node.past(&channel, &wanted, retention).await.map(Some),
-                    None => Ok(polled_past(&node, &channel)),
-                }
+                let past = match past {
+                    Some(wanted) => node.past(&channel, &wanted, retention).await.map(Some)?,
+                    None => polled_past(&node, &channel),
+                };
+                Ok(note_cache(&node, misses.as_ref(), past))
             };
             let joined = match (joining.await, members) {
                 (Ok(past), true) => node.members(&joined).await.map(|members| (past, Some(members))),

@@ -5,6 +5,7 @@ use toml::{Table, Value};
 use super::Config;
 use crate::http::raw_paths::RawPath;
 use crate::pusher::config::App;
+use crate::pusher::webhook::Webhook;
 
 /// The keys that differ from their defaults as TOML, and how many there are.
 pub(super) fn changed(config: &Config) -> (String, usize) {
@@ -22,10 +23,17 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
     }
     let of_path = Table::try_from(RawPath::default()).unwrap_or_default();
     let of_app = Table::try_from(App::default()).unwrap_or_default();
+    let of_webhook = Table::try_from(Webhook::default()).unwrap_or_default();
     for (section, named, defaults) in [("raw", "paths", of_path), ("pusher", "apps", of_app)] {
         if let Some(Value::Table(each)) = set.get_mut(section).and_then(|section| section.get_mut(named)) {
             for one in each.iter_mut().filter_map(|(_, one)| one.as_table_mut()) {
                 keep_changed(one, &defaults);
+                let webhooks = one.get_mut("webhooks").and_then(Value::as_table_mut);
+                for webhook in
+                    webhooks.into_iter().flat_map(Table::iter_mut).filter_map(|(_, one)| one.as_table_mut())
+                {
+                    keep_changed(webhook, &of_webhook);
+                }
             }
         }
     }

@@ -77,6 +77,7 @@ pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
     merged.http.allow_missing_origin = new.http.allow_missing_origin;
     // What waits already is counted against the budget that the node began with.
     merged.raw = new.raw.clone();
+    merged.pusher = present.pusher.with_live_of(&new.pusher);
     merged.limits = new.limits.clone();
     merged.limits.memory_bytes_max = present.limits.memory_bytes_max;
     merged.api.keys = new.api.keys.clone();

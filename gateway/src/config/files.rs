@@ -28,8 +28,10 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         found.push(("api.keys_file".to_owned(), error.to_string()));
     }
     for (name, app) in config.pusher.apps.iter().filter(|_| config.pusher.enabled) {
-        if let Some(Err(error)) = app.secret_file.as_deref().map(Secret::from_file) {
-            found.push((format!("pusher.apps.{name}.secret_file"), error.to_string()));
+        for (key, file) in app.secret_files() {
+            if let Err(error) = Secret::from_file(file) {
+                found.push((format!("pusher.apps.{name}.{key}"), error.to_string()));
+            }
         }
     }
     let backend = &config.backend;

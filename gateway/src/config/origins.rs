@@ -10,6 +10,7 @@ use super::lines::Lines;
 use super::tree::Node;
 use crate::http::raw_paths::RawPath;
 use crate::pusher::config::App;
+use crate::pusher::webhook::Webhook;
 
 /// One key.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -34,6 +35,7 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
         defaults.iter().map(|(path, value)| (path.as_slice(), value)).collect();
     let of_raw_path = serde_json::to_value(RawPath::default()).unwrap_or_default();
     let of_app = serde_json::to_value(App::default()).unwrap_or_default();
+    let of_webhook = serde_json::to_value(Webhook::default()).unwrap_or_default();
     let set = |(path, value): (Vec<String>, Value)| {
         // A namespace begins with the options that channels without one begin with.
         let of_default = match &path[..] {
@@ -42,6 +44,9 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
             }
             [raw, paths, _, key] if raw == "raw" && paths == "paths" => of_raw_path.get(key),
             [pusher, apps, _, key] if pusher == "pusher" && apps == "apps" => of_app.get(key),
+            [pusher, _, _, webhooks, _, key] if pusher == "pusher" && webhooks == "webhooks" => {
+                of_webhook.get(key)
+            }
             path => defaults.get(path).copied(),
         };
         let is_default = of_default == Some(&value);

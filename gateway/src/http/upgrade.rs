@@ -187,7 +187,7 @@ impl Router {
         Ok(match found {
             Ok(app) => {
                 let opening = self.opening(upgrade, "", app.protocol.clone());
-                Opening { app: Some(app.clone()), ..opening }
+                Opening { app: Some(app), ..opening }
             }
             Err(turned_away) => {
                 let opening = self.opening(upgrade, "", apps.nobodys.clone());

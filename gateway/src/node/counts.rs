@@ -4,6 +4,7 @@
 //! noted since, and each number is told once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -14,6 +15,7 @@ use shared::push::OwnedEvent;
 use tokio::sync::Notify;
 
 use crate::node::Node;
+use crate::node::interest::SHARDS;
 use crate::node::question::PAGE_MAX;
 use crate::telemetry::Sparingly;
 use crate::telemetry::labels::Drop;
@@ -29,18 +31,30 @@ const TOGETHER: usize = 256;
 pub(crate) struct Counts {
     changed: Mutex<FxHashSet<Channel>>,
     wake: Notify,
+    /// Whether anybody has ever been counted here.
+    counting: AtomicBool,
+    counted_first: Notify,
     failed_told: Sparingly,
 }
 
 impl Node {
     /// A subscriber of this channel has come or gone.
     pub(crate) fn count_changed(&self, channel: &Channel) {
+        if !self.counts.counting.swap(true, Ordering::Relaxed) {
+            self.counts.counted_first.notify_one();
+        }
         let mut changed = self.counts.changed.lock();
         if changed.len() >= CHANGED_MAX && !changed.contains(channel) {
             return self.metrics.dropped(Drop::AnnouncementsFull, 1);
         }
         changed.insert(channel.clone());
         self.counts.wake.notify_one();
+    }
+
+    /// Whether the subscribers of this channel are told how many they are.
+    fn counts_subscribers(&self, channel: &Channel) -> bool {
+        let app = self.apps.as_ref().and_then(|apps| apps.of_channel(channel.as_str()));
+        app.is_some_and(|app| app.counts(channel.as_str()))
     }
 
     async fn tell_counts(&self, channels: Vec<Channel>) {
@@ -57,11 +71,35 @@ impl Node {
             let told = batch.iter().map(|channel| {
                 let count = counted.get(channel.as_str()).copied().unwrap_or(0);
                 let subscribers = u32::try_from(count).unwrap_or(u32::MAX);
+                if let Some(webhooks) = &self.webhooks {
+                    webhooks.counted(channel.as_str(), subscribers);
+                }
                 self.broker.publish_event(channel.clone(), OwnedEvent::Counted { subscribers })
             });
             for error in join_all(told).await.into_iter().filter_map(Result::err) {
                 self.metrics.publication_refused(error.label());
             }
+        }
+    }
+}
+
+/// Counts anew when nodes have come or gone: of one that has died nobody says that its subscribers are gone.
+pub(super) async fn keep_recounting(node: Arc<Node>) {
+    if !node.counts.counting.load(Ordering::Relaxed) {
+        node.counts.counted_first.notified().await;
+    }
+    let mut peers = node.peers.watch();
+    while peers.changed().await.is_ok() {
+        for shard in 0..SHARDS {
+            let mut here = Vec::new();
+            node.interest.for_each_of(shard, |channel, local| {
+                if local.workers != 0 {
+                    here.push(channel.clone());
+                }
+            });
+            here.iter().filter(|channel| node.counts_subscribers(channel)).for_each(|channel| {
+                node.count_changed(channel);
+            });
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Joins and leaves say what changes. Those of a node that died are never said, and some are lost with a link: so presence
 //! is read again after nodes have come or gone, after the broker was out of reach, and now and then in any case.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,8 +24,6 @@ use crate::node::interest::{Link, LocalChannel, SHARDS};
 
 /// How often is looked whether something may have been missed.
 const ROUND: Duration = Duration::from_secs(1);
-/// How often nodes are asked for.
-const NODES_INTERVAL: Duration = Duration::from_secs(2);
 /// How often presence is read while the clients of a node that is gone may still be in it.
 const SETTLING_INTERVAL: Duration = Duration::from_secs(2);
 /// How often it is read in any case.
@@ -122,8 +120,8 @@ pub(super) async fn keep_members(node: Arc<Node>) {
     node.members_missed.missed.notified().await;
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut nodes: Option<BTreeSet<Box<str>>> = None;
-    let (mut asked, mut read) = (Moment::ZERO, node.clock.now());
+    let mut peers = node.peers.watch();
+    let mut read = node.clock.now();
     let mut settled = Moment::ZERO;
     loop {
         let missed = tokio::select! {
@@ -131,16 +129,10 @@ pub(super) async fn keep_members(node: Arc<Node>) {
             _ = round.tick() => false,
         };
         let now = node.clock.now();
-        if now.since(asked) >= NODES_INTERVAL {
-            asked = now;
-            if let Ok(present) = node.nodes().await {
-                let present: BTreeSet<Box<str>> = present.into_iter().map(|node| node.uid).collect();
-                if nodes.as_ref().is_some_and(|before| *before != present) {
-                    // Its clients are in presence for as long as its lease lasts.
-                    settled = now + node.presence.lease() + SETTLING_INTERVAL;
-                }
-                nodes = Some(present);
-            }
+        if peers.has_changed().unwrap_or(false) {
+            peers.mark_unchanged();
+            // The clients of one that is gone are in presence for as long as its lease lasts.
+            settled = now + node.presence.lease() + SETTLING_INTERVAL;
         }
         let is_settling = now < settled && now.since(read) >= SETTLING_INTERVAL;
         if missed || is_settling || now.since(read) >= QUIET {

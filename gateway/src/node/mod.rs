@@ -20,8 +20,10 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::memory::Memory;
 use crate::presence::Presence;
+use crate::pusher::Apps;
 use crate::telemetry::labels::Panic;
 use crate::telemetry::{Metrics, Sparingly};
+use crate::webhooks::Webhooks;
 use crate::worker::inbox::Inbox;
 
 mod among_all_topics;
@@ -44,6 +46,7 @@ mod keep_polling;
 mod keys;
 mod list_channels;
 mod members;
+mod peers;
 mod poll;
 mod publish;
 mod query;
@@ -69,6 +72,7 @@ use ask::Asking;
 use counts::Counts;
 use interest::Interest;
 use members::MembersMissed;
+use peers::Peers;
 use poll::Polls;
 use session_ids::SessionIds;
 use show::Showing;
@@ -101,6 +105,9 @@ pub struct Node {
     users: Users,
     /// The application's own servers, if any are asked or told anything.
     pub(crate) backend: Option<Arc<Backend>>,
+    /// The apps of clients that speak Pusher, and what their servers are told, if there are any.
+    apps: Option<Arc<Apps>>,
+    pub(crate) webhooks: Option<Arc<Webhooks>>,
     /// Channels whose keys are asked for.
     polls: Polls,
     asking: Asking,
@@ -108,6 +115,7 @@ pub struct Node {
     pub(crate) session_ids: SessionIds,
     announcements: Announcements,
     members_missed: MembersMissed,
+    peers: Peers,
     counts: Counts,
     showing: Showing,
     memory: Arc<Memory>,
@@ -144,6 +152,8 @@ pub(crate) struct Parts {
     /// Connections one user may have on this node. 0: any number.
     pub(crate) user_connections_max: u32,
     pub(crate) backend: Option<Arc<Backend>>,
+    pub(crate) apps: Option<Arc<Apps>>,
+    pub(crate) webhooks: Option<Arc<Webhooks>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) shared_poll: crate::poll::Config,
 }
@@ -177,12 +187,15 @@ impl Node {
             subscribe_queue: SubscribeQueue::default(),
             users: Users::new(parts.user_connections_max),
             backend: parts.backend,
+            apps: parts.apps,
+            webhooks: parts.webhooks,
             polls: Polls::new(&parts.shared_poll),
             asking: Asking::default(),
             client_ids: ClientIds::default(),
             session_ids: SessionIds::default(),
             announcements: Announcements::default(),
             members_missed: MembersMissed::default(),
+            peers: Peers::default(),
             counts: Counts::default(),
             showing: Showing::default(),
             memory: parts.memory,
@@ -206,6 +219,8 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), expire::keep_expiring));
         node.tasks.spawn(keep_running(node.clone(), members::keep_members));
         node.tasks.spawn(keep_running(node.clone(), counts::keep_counting));
+        node.tasks.spawn(keep_running(node.clone(), counts::keep_recounting));
+        node.tasks.spawn(keep_running(node.clone(), peers::keep_looking));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());

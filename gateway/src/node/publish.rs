@@ -169,6 +169,8 @@ mod tests {
             from_broker,
             user_connections_max: 0,
             backend: None,
+            apps: None,
+            webhooks: None,
             memory: crate::memory::Memory::new(0, 1),
             shared_poll: crate::poll::Config::default(),
         })

@@ -29,10 +29,16 @@ impl Node {
 
     /// Shows a client in a channel's presence. Begun by the call itself, so that a later leave comes later.
     pub(crate) fn enter_presence(&self, channel: Channel, info: ClientInfo) -> Effective {
+        if let Some(webhooks) = &self.webhooks {
+            webhooks.entered(channel.as_str(), &info);
+        }
         self.presence.add(channel, info)
     }
 
     pub(crate) fn leave_presence(&self, channel: Channel, client: ClientId) {
+        if let Some(webhooks) = &self.webhooks {
+            webhooks.left(channel.as_str(), client);
+        }
         self.presence.remove(channel, client);
     }
 

@@ -45,6 +45,9 @@ impl Node {
         if local.workers == 0 {
             // Under the lock: a channel's events stand in the order in which they happened.
             self.tell(&Event::Occupied { channel: channel.as_str() });
+            if let Some(webhooks) = &self.webhooks {
+                webhooks.occupied(channel.as_str());
+            }
         }
         local.workers |= 1 << worker;
         match local.link {
@@ -73,6 +76,9 @@ impl Node {
         local.workers &= !(1 << worker);
         if was_occupied && local.workers == 0 {
             self.tell(&Event::Vacated { channel: channel.as_str() });
+            if let Some(webhooks) = &self.webhooks {
+                webhooks.vacated(channel.as_str());
+            }
         }
         if local.workers == 0 && local.link == Link::Up {
             let until = self.clock.now() + LINGER;

@@ -64,14 +64,15 @@ impl App {
             signed.push(':');
             signed.push_str(data);
         }
-        if !self.signer.verifies_auth(signed.as_bytes(), auth) {
+        let terms = self.terms();
+        if !terms.signer.verifies_auth(signed.as_bytes(), auth) {
             let what = if data.is_some() { ":<channel data>" } else { "" };
             let signed = format!("{}:{name}{what}", socket_id(client));
             return Err(unauthorized(&format!(
                 "the signature is wrong: it must be <key>:<HMAC-SHA256 in hexadecimal of {signed}>"
             )));
         }
-        grant.allow.publish = self.settings.client_events && kind.takes_client_events();
+        grant.allow.publish = terms.settings.client_events && kind.takes_client_events();
         if kind.access == Access::Private {
             return Ok(Entry { grant, member: None });
         }
@@ -80,8 +81,8 @@ impl App {
             .ok_or_else(|| invalid("a presence channel needs channel data with a user_id"))?;
         let user = UserId::new(&user_id(data.user_id).ok_or_else(|| invalid(USER_ID))?);
         let info = data.user_info.map(|info| Bytes::copy_from_slice(info.get().as_bytes()));
-        if info.as_ref().is_some_and(|info| info.len() > self.settings.user_info_bytes_max) {
-            let max = self.settings.user_info_bytes_max;
+        if info.as_ref().is_some_and(|info| info.len() > terms.settings.user_info_bytes_max) {
+            let max = terms.settings.user_info_bytes_max;
             return Err(invalid(&format!("the user_info is longer than {max} bytes")));
         }
         grant.shown_as = Some(user.clone());
@@ -94,14 +95,15 @@ impl App {
     /// Who a client is that shows this, and whom it wants to know online.
     pub(crate) fn sign_in(&self, client: ClientId, auth: &str, data: &str) -> Result<Identity, Refusal> {
         let signed = format!("{}::user::{data}", socket_id(client));
-        if !self.signer.verifies_auth(signed.as_bytes(), auth) {
+        let terms = self.terms();
+        if !terms.signer.verifies_auth(signed.as_bytes(), auth) {
             return Err(unauthorized("the signature of the user data is wrong"));
         }
         let UserData { id, watchlist } =
             serde_json::from_str(data).map_err(|_| invalid("the user data must be an object with an id"))?;
         let id = user_id(id).ok_or_else(|| invalid(USER_ID))?;
-        if watchlist.len() > self.settings.watchlist_max {
-            let max = self.settings.watchlist_max;
+        if watchlist.len() > terms.settings.watchlist_max {
+            let max = terms.settings.watchlist_max;
             return Err(Refusal {
                 message: format!("the watchlist has more than {max} users").into(),
                 ..ErrorCode::LimitExceeded.into()
@@ -182,7 +184,7 @@ mod tests {
         };
         let config = Config { enabled: true, apps: [("shop".to_owned(), app)].into(), ..Config::default() };
         let apps = Apps::new(&config, &ChannelNames::default()).unwrap().unwrap();
-        apps.with_key("key").unwrap().clone()
+        apps.with_key("key").unwrap()
     }
 
     fn client() -> ClientId {
@@ -190,7 +192,7 @@ mod tests {
     }
 
     fn signed(app: &App, text: &str) -> String {
-        format!("key:{}", app.signer.sign(text.as_bytes()))
+        format!("key:{}", app.terms().signer.sign(text.as_bytes()))
     }
 
     fn admit(app: &App, user: &str, name: &str, auth: &str, data: Option<&str>) -> Result<Entry, Refusal> {

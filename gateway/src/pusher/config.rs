@@ -7,6 +7,8 @@ use gateway_core::channel_names::ChannelNames;
 use serde::{Deserialize, Serialize};
 use shared::protocol::pusher::CHANNEL_BYTES_MAX;
 
+use super::signer::Secrets;
+use super::webhook::{Webhook, Webhooks};
 use crate::secret::{Secret, SecretFileError};
 use crate::setting::Faults;
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub batch_events_max: usize,
     /// Seconds by which the clock of a server that signs requests may differ.
     pub timestamp_tolerance_s: u32,
+    /// What holds for the webhooks of all apps.
+    pub webhooks: Webhooks,
     /// Each app with its section, such as `[pusher.apps.shop]`.
     pub apps: BTreeMap<String, App>,
 }
@@ -45,6 +49,7 @@ impl Default for Config {
             event_channels_max: 100,
             batch_events_max: 10,
             timestamp_tolerance_s: 600,
+            webhooks: Webhooks::default(),
             apps: BTreeMap::new(),
         }
     }
@@ -62,6 +67,11 @@ pub struct App {
     pub secret: Secret,
     /// A file that holds the secret, in place of it.
     pub secret_file: Option<PathBuf>,
+    /// The secret before this one, if its servers have not all changed over yet: what is signed with it holds, too. Webhooks
+    /// are signed with the other.
+    pub previous_secret: Secret,
+    /// A file that holds it, in place of `previous_secret`.
+    pub previous_secret_file: Option<PathBuf>,
     /// The namespace that its channels are in. It need not have a section of its own: one gives its channels history or
     /// lets other clients in. Empty: the name of the app's section.
     pub namespace: String,
@@ -78,6 +88,8 @@ pub struct App {
     pub watchlist_max: usize,
     /// Seconds that a cache channel keeps its last event.
     pub cache_ttl_s: u64,
+    /// Where the app's servers are told what happens, each with its section, such as `[pusher.apps.shop.webhooks.main]`.
+    pub webhooks: BTreeMap<String, Webhook>,
 }
 
 impl Default for App {
@@ -87,6 +99,8 @@ impl Default for App {
             key: String::new(),
             secret: Secret::default(),
             secret_file: None,
+            previous_secret: Secret::default(),
+            previous_secret_file: None,
             namespace: String::new(),
             client_events: false,
             subscription_counts: false,
@@ -94,6 +108,7 @@ impl Default for App {
             user_info_bytes_max: 1 << 10,
             watchlist_max: 100,
             cache_ttl_s: 1_800,
+            webhooks: BTreeMap::new(),
         }
     }
 }
@@ -104,11 +119,21 @@ impl App {
         if self.namespace.is_empty() { name } else { &self.namespace }
     }
 
-    pub(super) fn read_secret(&self) -> Result<Secret, SecretFileError> {
-        match &self.secret_file {
+    pub(super) fn read_secrets(&self) -> Result<Secrets, SecretFileError> {
+        let read = |file: &Option<PathBuf>, secret: &Secret| match file {
             Some(file) => Secret::from_file(file),
-            None => Ok(self.secret.clone()),
-        }
+            None => Ok(secret.clone()),
+        };
+        let secret = read(&self.secret_file, &self.secret)?;
+        let previous = read(&self.previous_secret_file, &self.previous_secret)?;
+        Ok(Secrets { secret, previous })
+    }
+
+    /// Every file that it names, with its key.
+    pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let files =
+            [("secret_file", &self.secret_file), ("previous_secret_file", &self.previous_secret_file)];
+        files.into_iter().filter_map(|(key, file)| Some((key, file.as_ref()?)))
     }
 }
 
@@ -119,6 +144,7 @@ impl Config {
         faults.outside("event_channels_max", self.event_channels_max, 1..=10_000);
         faults.outside("batch_events_max", self.batch_events_max, 1..=1_000);
         faults.outside("timestamp_tolerance_s", self.timestamp_tolerance_s, 1..=86_400);
+        self.webhooks.check(faults);
         if !self.enabled {
             return;
         }
@@ -161,6 +187,9 @@ impl App {
         if self.secret.is_empty() == self.secret_file.is_none() {
             faults.add(key("secret"), "must be set, or secret_file, and not both");
         }
+        if !self.previous_secret.is_empty() && self.previous_secret_file.is_some() {
+            faults.add(key("previous_secret_file"), "must not be set together with previous_secret");
+        }
         let namespace = self.namespace_or(name);
         let is_name = |text: &str| {
             text.bytes().all(|byte| byte.is_ascii_graphic())
@@ -178,6 +207,10 @@ impl App {
             faults.add(key("watchlist_max"), "must be less than session.channels_max");
         }
         faults.outside(&key("cache_ttl_s"), self.cache_ttl_s, 1..=31_536_000);
+        for (webhook, settings) in &self.webhooks {
+            let key = |field: &str| key(&format!("webhooks.{webhook}.{field}"));
+            settings.check(key, self.subscription_counts, faults);
+        }
     }
 }
 

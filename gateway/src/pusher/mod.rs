@@ -5,14 +5,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gateway_core::channel_names::ChannelNames;
+use parking_lot::RwLock;
 use shared::protocol::Protocol;
 use shared::protocol::pusher::{Access, Kind, Names, Pusher};
 
-use crate::secret::{Secret, SecretFileError};
+use crate::secret::SecretFileError;
 
 pub mod config;
+pub mod webhook;
 
 mod admit;
 mod kinds;
@@ -23,33 +26,61 @@ pub use config::Config;
 pub(crate) use kinds::kinds;
 pub(crate) use signer::Signer;
 
-/// An app of a node that runs.
+/// An app of a node that runs. It is the same one for as long as its key and its namespace are: its clients hold it.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) key: Box<str>,
     pub(crate) names: Names,
-    pub(crate) signer: Signer,
     pub(crate) protocol: Arc<dyn Protocol>,
+    terms: RwLock<Arc<Terms>>,
+    is_removed: AtomicBool,
+}
+
+/// What can change of an app while the node runs.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) signer: Signer,
     pub(crate) settings: config::App,
 }
 
 impl App {
+    /// What holds now: whoever does one thing asks once.
+    pub(crate) fn terms(&self) -> Arc<Terms> {
+        self.terms.read().clone()
+    }
+
+    /// Whether it is gone from the configuration, so that its clients have to go.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Relaxed)
+    }
+
     /// Whether the subscribers of a channel are told how many they are.
     pub(crate) fn counts(&self, channel: &str) -> bool {
         let kind = || self.names.name_of(channel).map(|name| Kind::of(&name).access);
-        self.settings.subscription_counts && matches!(kind(), Some(Access::Public | Access::Private))
+        self.terms().settings.subscription_counts && matches!(kind(), Some(Access::Public | Access::Private))
     }
 }
 
 /// All apps of a node.
 #[derive(Debug)]
 pub(crate) struct Apps {
-    by_key: HashMap<Box<str>, Arc<App>>,
-    by_id: HashMap<Box<str>, Arc<App>>,
+    known: RwLock<Known>,
     /// For those who name no app: they are told so, and no more.
     pub(crate) nobodys: Arc<dyn Protocol>,
     pub(crate) config: Config,
+    channel_names: ChannelNames,
 }
+
+#[derive(Debug, Default)]
+struct Known {
+    by_key: HashMap<Box<str>, Arc<App>>,
+    by_id: HashMap<Box<str>, Arc<App>>,
+    by_namespace: HashMap<Box<str>, Arc<App>>,
+}
+
+/// Apps as a configuration has them, whose secrets have been read.
+#[derive(Debug)]
+pub(crate) struct Read(Vec<(Box<str>, Terms)>);
 
 impl Apps {
     /// `None` where Pusher is not served.
@@ -57,30 +88,89 @@ impl Apps {
         if !config.enabled {
             return Ok(None);
         }
-        let (mut by_key, mut by_id) = (HashMap::new(), HashMap::new());
-        for (name, settings) in &config.apps {
-            let names = named(settings.namespace_or(name), names);
-            let secret: Secret = settings.read_secret()?;
-            let app = Arc::new(App {
-                key: (*settings.key).into(),
-                signer: Signer::new(&settings.key, &secret),
-                protocol: protocol(config, names.clone()),
-                names,
-                settings: settings.clone(),
-            });
-            by_key.insert(app.key.clone(), app.clone());
-            by_id.insert((*settings.id).into(), app);
+        let apps = Self {
+            known: RwLock::default(),
+            nobodys: protocol(config, named("", names)),
+            config: config.clone(),
+            channel_names: names.clone(),
+        };
+        apps.go_by(Self::read(config)?);
+        Ok(Some(apps))
+    }
+
+    /// Reads what can fail.
+    pub(crate) fn read(config: &Config) -> Result<Read, SecretFileError> {
+        let read = |(name, settings): (&String, &config::App)| {
+            let signer = Signer::new(&settings.key, &settings.read_secrets()?);
+            let settings = settings.clone();
+            Ok((settings.namespace_or(name).into(), Terms { signer, settings }))
+        };
+        config.apps.iter().map(read).collect::<Result<_, _>>().map(Read)
+    }
+
+    /// These are the apps from now on. One that has kept its key and its namespace goes on under its new terms; the clients
+    /// of one that has not are to go. Answers whether any is gone.
+    pub(crate) fn go_by(&self, read: Read) -> bool {
+        let mut known = self.known.write();
+        let mut fresh = Known::default();
+        for (namespace, terms) in read.0 {
+            let (key, id) = (Box::from(&*terms.settings.key), Box::from(&*terms.settings.id));
+            let app = match known.by_namespace.get(&namespace).filter(|app| app.key == key) {
+                Some(app) => {
+                    *app.terms.write() = Arc::new(terms);
+                    app.clone()
+                }
+                None => self.app(&namespace, terms),
+            };
+            fresh.by_id.insert(id, app.clone());
+            fresh.by_key.insert(key, app.clone());
+            fresh.by_namespace.insert(namespace, app);
         }
-        let nobodys = protocol(config, named("", names));
-        Ok(Some(Self { by_key, by_id, nobodys, config: config.clone() }))
+        let is_kept = |app: &Arc<App>| fresh.by_namespace.values().any(|kept| Arc::ptr_eq(app, kept));
+        let gone: Vec<&Arc<App>> = known.by_namespace.values().filter(|app| !is_kept(app)).collect();
+        gone.iter().for_each(|app| app.is_removed.store(true, Ordering::Relaxed));
+        let is_any_gone = !gone.is_empty();
+        *known = fresh;
+        is_any_gone
     }
 
-    pub(crate) fn with_key(&self, key: &str) -> Option<&Arc<App>> {
-        self.by_key.get(key)
+    fn app(&self, namespace: &str, terms: Terms) -> Arc<App> {
+        let names = named(namespace, &self.channel_names);
+        Arc::new(App {
+            key: (*terms.settings.key).into(),
+            protocol: protocol(&self.config, names.clone()),
+            names,
+            terms: RwLock::new(Arc::new(terms)),
+            is_removed: AtomicBool::new(false),
+        })
     }
 
-    pub(crate) fn with_id(&self, id: &str) -> Option<&Arc<App>> {
-        self.by_id.get(id)
+    pub(crate) fn with_key(&self, key: &str) -> Option<Arc<App>> {
+        self.known.read().by_key.get(key).cloned()
+    }
+
+    pub(crate) fn with_id(&self, id: &str) -> Option<Arc<App>> {
+        self.known.read().by_id.get(id).cloned()
+    }
+
+    /// The app that this channel of the gateway is one of.
+    pub(crate) fn of_channel(&self, channel: &str) -> Option<Arc<App>> {
+        self.in_namespace(self.namespace_of(channel)?)
+    }
+
+    /// The namespace of a channel of the gateway, whether or not it is an app's.
+    pub(crate) fn namespace_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        Some(channel.split_once(&*self.channel_names.namespace_boundary)?.0)
+    }
+
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Option<Arc<App>> {
+        self.known.read().by_namespace.get(namespace).cloned()
+    }
+
+    /// Every app with its namespace.
+    pub(crate) fn all(&self) -> Vec<(Box<str>, Arc<App>)> {
+        let known = self.known.read();
+        known.by_namespace.iter().map(|(namespace, app)| (namespace.clone(), app.clone())).collect()
     }
 }
 
@@ -88,6 +178,19 @@ impl Config {
     /// What apps' clients are told, whatever their app: for the encodings that all share.
     pub(crate) fn protocol(&self, names: &ChannelNames) -> Arc<dyn Protocol> {
         protocol(self, named("", names))
+    }
+
+    /// This configuration with the apps of another one, as far as a running node can take them over. Whether Pusher is served
+    /// at all, its limits and its webhooks are as they were.
+    pub(crate) fn with_live_of(&self, new: &Self) -> Self {
+        if !self.enabled || !new.enabled {
+            return self.clone();
+        }
+        let live = |(name, app): (&String, &config::App)| {
+            let webhooks = self.apps.get(name).map(|own| own.webhooks.clone()).unwrap_or_default();
+            (name.clone(), config::App { webhooks, ..app.clone() })
+        };
+        Self { apps: new.apps.iter().map(live).collect(), ..self.clone() }
     }
 }
 
@@ -98,4 +201,56 @@ fn named(namespace: &str, names: &ChannelNames) -> Names {
 fn protocol(config: &Config, names: Names) -> Arc<dyn Protocol> {
     let Config { activity_timeout_s, event_data_bytes_max, .. } = *config;
     Arc::new(Pusher { names, activity_timeout_s, event_data_bytes_max })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn config(apps: &[(&str, &str, &str)]) -> Config {
+        let app = |(name, key, secret): &(&str, &str, &str)| {
+            let (id, key) = ((*name).to_owned(), (*key).to_owned());
+            (
+                (*name).to_owned(),
+                config::App { id, key, secret: Secret::new(secret), ..config::App::default() },
+            )
+        };
+        Config { enabled: true, apps: apps.iter().map(app).collect(), ..Config::default() }
+    }
+
+    #[test]
+    fn an_app_goes_on_under_another_secret_and_is_gone_with_its_key() {
+        let before = config(&[("shop", "k1", "one"), ("chat", "k2", "x")]);
+        let apps = Apps::new(&before, &ChannelNames::default()).unwrap().unwrap();
+        let (shop, chat) = (apps.with_key("k1").unwrap(), apps.with_key("k2").unwrap());
+        let signed = shop.terms().signer.sign(b"text");
+        let mut after = config(&[("shop", "k1", "two"), ("chat", "k3", "x"), ("news", "k4", "x")]);
+        after.apps.get_mut("shop").unwrap().previous_secret = Secret::new("one");
+        assert!(apps.go_by(Apps::read(&after).unwrap()));
+        assert!(Arc::ptr_eq(&apps.with_id("shop").unwrap(), &shop) && !shop.is_removed());
+        assert_ne!(shop.terms().signer.sign(b"text"), signed);
+        assert!(shop.terms().signer.verifies(b"text", &signed), "both hold while the servers change over");
+        assert!(chat.is_removed() && apps.with_key("k2").is_none());
+        assert!(!Arc::ptr_eq(&apps.with_id("chat").unwrap(), &chat) && apps.with_key("k3").is_some());
+        assert!(apps.of_channel("news:a").is_some() && apps.of_channel("news").is_none());
+        assert!(!apps.go_by(Apps::read(&after).unwrap()), "nothing is another one");
+        assert!(apps.go_by(Apps::read(&config(&[("shop", "k1", "two")])).unwrap()));
+        assert!(apps.of_channel("chat:a").is_none() && apps.with_id("news").is_none());
+        assert!(!shop.terms().signer.verifies(b"text", &signed));
+    }
+
+    #[test]
+    fn webhooks_are_not_taken_over_from_another_configuration() {
+        let mut before = config(&[("shop", "k1", "one")]);
+        let webhook = webhook::Webhook { url: "http://a/".to_owned(), ..webhook::Webhook::default() };
+        before.apps.get_mut("shop").unwrap().webhooks.insert("main".to_owned(), webhook);
+        let after = config(&[("shop", "k1", "two"), ("chat", "k2", "x")]);
+        let merged = before.with_live_of(&after);
+        assert_eq!(merged.apps["shop"].webhooks.len(), 1);
+        assert_eq!(merged.apps["shop"].secret, Secret::new("two"));
+        assert!(merged.apps.contains_key("chat"));
+        let off = Config { enabled: false, ..after };
+        assert_eq!(before.with_live_of(&off), before);
+    }
 }

@@ -9,19 +9,33 @@ use crate::secret::Secret;
 /// How long a signature is, in hexadecimal digits.
 const DIGITS: usize = 64;
 
+/// What an app's servers sign with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Secrets {
+    pub(crate) secret: Secret,
+    /// The one before it. Empty where there is none.
+    pub(crate) previous: Secret,
+}
+
 #[derive(Clone)]
 pub(crate) struct Signer {
     key: Box<str>,
     secret: hmac::Key,
+    /// What is signed with it holds, too.
+    previous: Option<hmac::Key>,
 }
 
 impl Signer {
-    pub(crate) fn new(key: &str, secret: &Secret) -> Self {
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes());
-        Self { key: key.into(), secret }
+    pub(crate) fn new(key: &str, Secrets { secret, previous }: &Secrets) -> Self {
+        let of = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes());
+        let previous = (!previous.is_empty()).then(|| of(previous));
+        Self { key: key.into(), secret: of(secret), previous }
     }
 
-    #[cfg(test)]
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     pub(crate) fn sign(&self, text: &[u8]) -> String {
         let signature = hmac::sign(&self.secret, text);
         signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -30,7 +44,8 @@ impl Signer {
     /// Whether this is the signature of a text. How long it takes tells nothing about where the two differ.
     pub(crate) fn verifies(&self, text: &[u8], signature: &str) -> bool {
         let Some(signature) = decoded(signature) else { return false };
-        hmac::verify(&self.secret, text, &signature).is_ok()
+        let verifies = |key: &hmac::Key| hmac::verify(key, text, &signature).is_ok();
+        verifies(&self.secret) || self.previous.as_ref().is_some_and(verifies)
     }
 
     /// The same for what clients show: the app's key, a colon and the signature.
@@ -63,7 +78,8 @@ mod tests {
     const KEY: &str = "278d425bdf160c739803";
 
     fn signer() -> Signer {
-        Signer::new(KEY, &Secret::new("7ad3773142a6692b25b8"))
+        let secret = Secret::new("7ad3773142a6692b25b8");
+        Signer::new(KEY, &Secrets { secret, previous: Secret::default() })
     }
 
     #[test]

@@ -14,7 +14,21 @@ use super::refused::Refused;
 use crate::pusher::Config;
 
 /// What the paths of this API begin with; an app's id follows.
-pub(super) const PREFIX: &str = "/apps/";
+const PREFIX: &str = "/apps/";
+/// What a path begins with that Python's library asks at: it names no app.
+const OF_NO_APP: &str = "/users/";
+const TERMINATE: &str = "terminate_connections";
+
+/// Whether a path can be one of this API's.
+pub(super) fn is_path(path: &str) -> bool {
+    path.starts_with(PREFIX) || terminated(path).is_some()
+}
+
+/// The user, as it stands in a path that names no app.
+fn terminated(path: &str) -> Option<&str> {
+    let (user, rest) = path.strip_prefix(OF_NO_APP)?.split_once('/')?;
+    (rest == TERMINATE).then_some(user)
+}
 
 /// What a path asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,11 +42,14 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    /// The app's id, and what is asked of it.
-    pub(super) fn of(path: &str) -> Option<(&str, Self)> {
-        let (id, rest) = path.strip_prefix(PREFIX)?.split_once('/')?;
+    /// The app's id, and what is asked of it. Without an id, the key that the request is signed with says which app.
+    pub(super) fn of(path: &str) -> Option<(Option<&str>, Self)> {
         let decoded =
             |text| Some(percent_encoding::percent_decode_str(text).decode_utf8().ok()?.into_owned());
+        if let Some(user) = terminated(path) {
+            return Some((None, Self::TerminateConnections(decoded(user)?)));
+        }
+        let (id, rest) = path.strip_prefix(PREFIX)?.split_once('/')?;
         let mut parts = rest.split('/');
         let asked = match (parts.next()?, parts.next(), parts.next(), parts.next()) {
             ("events", None, ..) => Self::Events,
@@ -40,12 +57,10 @@ impl Asked {
             ("channels", None, ..) => Self::Channels,
             ("channels", Some(name), None, _) => Self::Channel(decoded(name)?),
             ("channels", Some(name), Some("users"), None) => Self::Users(decoded(name)?),
-            ("users", Some(user), Some("terminate_connections"), None) => {
-                Self::TerminateConnections(decoded(user)?)
-            }
+            ("users", Some(user), Some(TERMINATE), None) => Self::TerminateConnections(decoded(user)?),
             _ => return None,
         };
-        Some((id, asked))
+        Some((Some(id), asked))
     }
 
     pub(super) fn method(&self) -> Method {
@@ -279,8 +294,14 @@ mod tests {
             ("/apps/1/events/x", None),
             ("/apps/1/channels/a/users/x", None),
             ("/app/1/events", None),
+            ("/users/a/terminate", None),
+            ("/users/a/terminate_connections/x", None),
         ] {
+            let expected = expected.map(|(id, asked)| (Some(id), asked));
             assert_eq!(Asked::of(path), expected, "{path}");
         }
+        let terminate = Asked::TerminateConnections("a b".to_owned());
+        assert_eq!(Asked::of("/users/a%20b/terminate_connections"), Some((None, terminate)));
+        assert!(is_path("/users/a/terminate_connections") && !is_path("/users/a") && is_path("/apps/x"));
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::refused::Refused;
-use super::request::{Asked, PREFIX, read_batch, read_trigger};
+use super::request::{Asked, is_path, read_batch, read_trigger};
 use super::signature::Parameters;
 use crate::node::Node;
 use crate::pusher::{App, Apps};
@@ -71,7 +71,7 @@ impl PusherApi {
 
     /// Whether a path is one of this API's.
     pub(crate) fn has(path: &str) -> bool {
-        path.starts_with(PREFIX)
+        is_path(path)
     }
 
     /// Nothing is begun after this. What has been begun is answered.
@@ -105,7 +105,11 @@ impl PusherApi {
         response
     }
 
-    async fn answer<B>(&self, asked: Option<(&str, Asked)>, request: Request<B>) -> Result<Value, Refused>
+    async fn answer<B>(
+        &self,
+        asked: Option<(Option<&str>, Asked)>,
+        request: Request<B>,
+    ) -> Result<Value, Refused>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -113,8 +117,6 @@ impl PusherApi {
         let Some((id, asked)) = asked else {
             return Err(Refused::new(StatusCode::NOT_FOUND, "nothing is here"));
         };
-        let app =
-            self.apps.with_id(id).ok_or_else(|| Refused::unauthorized("there is no app with this id"))?;
         let (head, body) = request.into_parts();
         if head.method != asked.method() {
             let why = format!("the method of this path is {}", asked.method());
@@ -124,6 +126,14 @@ impl PusherApi {
             return Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not read"));
         }
         let parameters = Parameters::read(head.uri.query())?;
+        let app = match id {
+            Some(id) => self.apps.with_id(id).ok_or("there is no app with this id"),
+            None => {
+                let key = parameters.get("auth_key").ok_or("auth_key is missing");
+                key.and_then(|key| self.apps.with_key(key).ok_or("there is no app with this key"))
+            }
+        };
+        let app = app.map_err(Refused::unauthorized)?;
         let Ok(_permit) = self.room.try_acquire() else {
             return Err(Refused::unavailable(
                 "too many requests are being served; nothing of this one was done",
@@ -140,8 +150,9 @@ impl PusherApi {
         let now = self.node.clock.unix_seconds();
         let of = (head.method.as_str(), head.uri.path());
         let config = &self.apps.config;
-        parameters.check(app, config.timestamp_tolerance_s, now, of, &body)?;
-        let call = Call { node: &self.node, app, parameters: &parameters, limits: self.limits, deadline };
+        parameters.check(&app, config.timestamp_tolerance_s, now, of, &body)?;
+        let call =
+            Call { node: &self.node, app: &app, parameters: &parameters, limits: self.limits, deadline };
         match asked {
             Asked::Events => call.trigger(read_trigger(&body, config)?).await,
             Asked::BatchEvents => call.trigger_batch(read_batch(&body, config)?).await,

@@ -63,7 +63,7 @@ impl Parameters {
                 "auth_timestamp differs by more than {tolerance_s} seconds from {now}, the time here"
             )));
         }
-        if !app.signer.verifies(self.signed(method, path).as_bytes(), given("auth_signature")?) {
+        if !app.terms().signer.verifies(self.signed(method, path).as_bytes(), given("auth_signature")?) {
             let signed = self.signed(method, path).replace('\n', "\\n");
             return Err(Refused::unauthorized(format!(
                 "auth_signature is wrong: it must be the HMAC-SHA256 in hexadecimal of \"{signed}\""
@@ -117,7 +117,7 @@ mod tests {
             ..config::App::default()
         };
         let config = Config { enabled: true, apps: [("shop".to_owned(), app)].into(), ..Config::default() };
-        Apps::new(&config, &ChannelNames::default()).unwrap().unwrap().with_id("3").unwrap().clone()
+        Apps::new(&config, &ChannelNames::default()).unwrap().unwrap().with_id("3").unwrap()
     }
 
     fn check(query: &str, method: &str, path: &str, body: &[u8], now: i64) -> Result<(), StatusCode> {

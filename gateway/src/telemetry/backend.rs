@@ -4,7 +4,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::metrics::SLOW_BUCKETS;
 use super::names;
-use super::register::{counters, gauge, gauges, histograms};
+use super::register::{counter, counters, gauge, gauges, histograms};
 
 /// What came of a question, beside the failures, which the backend's own type names.
 const ANSWERED: [&str; 2] = ["answered", "denied"];
@@ -21,6 +21,8 @@ pub(super) struct BackendMetrics {
     event_failures: IntCounterVec,
     events_queued: IntGauge,
     events_queued_bytes: IntGauge,
+    webhooks: EventsMetrics,
+    webhook_restarts: IntCounter,
 }
 
 /// The metrics of one hook.
@@ -81,6 +83,13 @@ impl BackendMetrics {
             event_failures: counters(registry, names::BACKEND_EVENT_FAILURES_TOTAL),
             events_queued: gauge(registry, names::BACKEND_EVENTS_QUEUED),
             events_queued_bytes: gauge(registry, names::BACKEND_EVENTS_QUEUED_BYTES),
+            webhooks: EventsMetrics {
+                queued: gauge(registry, names::WEBHOOK_CHANGES_QUEUED),
+                queued_bytes: gauge(registry, names::WEBHOOK_CHANGES_QUEUED_BYTES),
+                events: counters(registry, names::WEBHOOK_EVENTS_TOTAL),
+                failures: counters(registry, names::WEBHOOK_FAILURES_TOTAL),
+            },
+            webhook_restarts: counter(registry, names::WEBHOOK_RESTARTS_TOTAL),
         }
     }
 
@@ -100,15 +109,21 @@ impl BackendMetrics {
     }
 
     pub(super) fn events(&self) -> EventsMetrics {
-        for result in Lost::ALL.iter().map(|lost| lost.label()).chain(["sent"]) {
-            self.events.with_label_values(&[result]);
-        }
-        EventsMetrics {
+        let metrics = EventsMetrics {
             queued: self.events_queued.clone(),
             queued_bytes: self.events_queued_bytes.clone(),
             events: self.events.clone(),
             failures: self.event_failures.clone(),
-        }
+        };
+        metrics.shown()
+    }
+
+    pub(super) fn webhooks(&self) -> EventsMetrics {
+        self.webhooks.clone().shown()
+    }
+
+    pub(super) fn webhook_restarts(&self) -> IntCounter {
+        self.webhook_restarts.clone()
     }
 }
 
@@ -120,6 +135,14 @@ impl HookMetrics {
 }
 
 impl EventsMetrics {
+    /// Shown as 0 from here on.
+    fn shown(self) -> Self {
+        for result in Lost::ALL.iter().map(|lost| lost.label()).chain(["sent"]) {
+            self.events.with_label_values(&[result]);
+        }
+        self
+    }
+
     pub fn sent(&self, count: u64) {
         self.events.with_label_values(&["sent"]).inc_by(count);
     }

@@ -371,6 +371,16 @@ impl Metrics {
         self.backend.hook(hook, failures)
     }
 
+    /// Of the events that are told to webhooks.
+    pub fn webhooks(&self) -> EventsMetrics {
+        self.backend.webhooks()
+    }
+
+    /// Times who is where was written anew for them.
+    pub fn webhook_restarts(&self) -> IntCounter {
+        self.backend.webhook_restarts()
+    }
+
     /// Of the events that are told to the backend.
     pub fn events(&self) -> EventsMetrics {
         self.backend.events()

@@ -133,7 +133,7 @@ metrics! {
         "What this node may keep of all kinds, in bytes: `limits.memory_bytes_max`.";
 
     "Broker":
-    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`"]
+    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`, `ledger_write`, `ledger_read`"]
         "Round trips to Redis.";
     BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "as for `tidegate_publications_refused_total`"]
         "Calls to the broker that failed.";
@@ -194,6 +194,18 @@ metrics! {
         "Events that wait to be sent.";
     BACKEND_EVENTS_QUEUED_BYTES Gauge "backend_events_queued_bytes" []
         "Their bytes.";
+
+    "Webhooks of Pusher's apps":
+    WEBHOOK_EVENTS_TOTAL Counter "webhook_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`"]
+        "Events for webhooks, by what came of them. Counted on the node that sends them, or that found no room for them.";
+    WEBHOOK_FAILURES_TOTAL Counter "webhook_failures_total" ["reason": "`timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`"]
+        "Times a batch was not taken by a webhook. It is sent again.";
+    WEBHOOK_CHANGES_QUEUED Gauge "webhook_changes_queued" []
+        "What has happened on this node and is yet to be written to a ledger.";
+    WEBHOOK_CHANGES_QUEUED_BYTES Gauge "webhook_changes_queued_bytes" []
+        "Its bytes.";
+    WEBHOOK_RESTARTS_TOTAL Counter "webhook_restarts_total" []
+        "Times this node wrote anew who is where, because Redis may have lost it or this node was taken for dead.";
 
     "Polled channels":
     POLL_CHANNELS Gauge "poll_channels" []

@@ -19,7 +19,11 @@ impl Worker {
     /// Does something for one client alone.
     pub(super) fn serve(&mut self, index: usize, step: impl FnOnce(&mut Self)) {
         self.renew_client(index);
-        if catch_unwind(AssertUnwindSafe(|| step(self))).is_err() {
+        let serve = || {
+            self.end_with_app(index);
+            step(self);
+        };
+        if catch_unwind(AssertUnwindSafe(serve)).is_err() {
             self.quarantine(index);
         }
     }

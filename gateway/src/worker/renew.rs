@@ -1,7 +1,8 @@
 //! Taking over a configuration that was read again.
 //!
 //! Sessions share what was read. One that is looked at takes the new one over then: so nobody pays for a reload but by a
-//! comparison of two pointers, and every client has it by its next ping.
+//! comparison of two pointers, and every client has it by its next ping. The clients of an app that is gone go then, too: at
+//! different times, as their pings are.
 
 use std::sync::Arc;
 
@@ -39,5 +40,13 @@ impl Worker {
             let context = self.local.context_of(client.is_over_engine_io());
             client.session.set_context(context);
         }
+    }
+
+    /// Sends a client away whose app is gone.
+    pub(super) fn end_with_app(&mut self, index: usize) {
+        let Some(gone) = self.clients.get(index).and_then(|client| client.why_its_app_is_gone()) else {
+            return;
+        };
+        self.end(index, None, |client| client.session.handle_disconnect(gone));
     }
 }

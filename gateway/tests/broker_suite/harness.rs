@@ -15,6 +15,9 @@ use tidegate::broker::measure::BrokerMetrics;
 use tidegate::broker::memory::{self, MemoryBroker};
 use tidegate::broker::redis::{self, RedisBroker, RedisUrl};
 use tidegate::broker::{Broker, BrokerEvents, PublishRequest, Published};
+use tidegate::ledger::Ledger;
+use tidegate::ledger::memory::MemoryLedger;
+use tidegate::ledger::redis::RedisLedger;
 use tidegate::presence::Presence;
 use tidegate::presence::memory::MemoryPresence;
 use tidegate::presence::redis::RedisPresence;
@@ -38,6 +41,7 @@ pub trait Backend {
 pub struct Node {
     pub broker: Arc<dyn Broker>,
     pub presence: Arc<dyn Presence>,
+    pub ledger: Arc<dyn Ledger>,
     pub heard: Arc<Heard>,
     pub metrics: Arc<BrokerMetrics>,
 }
@@ -131,7 +135,8 @@ impl Backend for Memory {
     fn node(&self) -> Node {
         let (heard, metrics) = (Arc::new(Heard::default()), Arc::new(BrokerMetrics::default()));
         let broker = MemoryBroker::start(&memory::Config::default(), heard.clone(), metrics.clone());
-        Node { broker, presence: Arc::new(MemoryPresence::new()), heard, metrics }
+        let (presence, ledger) = (Arc::new(MemoryPresence::new()), Arc::new(MemoryLedger::default()));
+        Node { broker, presence, ledger, heard, metrics }
     }
 }
 
@@ -162,7 +167,8 @@ impl Backend for Redis {
         let broker =
             RedisBroker::start(&self.config, &name, heard.clone(), metrics.clone()).expect("a valid address");
         let presence = RedisPresence::start(&self.config, &name, broker.clone());
-        Node { broker, presence, heard, metrics }
+        let ledger = Arc::new(RedisLedger::new(&self.config, broker.clone()));
+        Node { broker, presence, ledger, heard, metrics }
     }
 }
 

@@ -17,6 +17,8 @@ mod delivery;
 mod faults;
 mod harness;
 mod keys;
+mod ledger;
+mod ledger_faults;
 mod lives;
 mod presence;
 mod presence_faults;
@@ -91,5 +93,12 @@ suite! {
         users_are_counted_once,
         a_node_that_retires_leaves_nobody_behind,
         infos_arrive_as_they_were,
+    }
+    ledger::{
+        the_first_who_holds_and_the_last_who_lets_go_are_news,
+        a_holder_that_ends_lets_go_of_what_nobody_else_holds,
+        each_reader_goes_on_where_it_stood,
+        a_reader_that_is_far_behind_is_told_how_much_it_missed,
+        it_is_what_the_table_says_whatever_happens,
     }
 }

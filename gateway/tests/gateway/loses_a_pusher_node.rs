@@ -33,6 +33,37 @@ async fn members_of_a_killed_node_are_told_as_gone_and_others_stay() {
 }
 
 #[tokio::test]
+async fn numbers_are_right_again_after_a_node_was_killed_and_told() {
+    let redis = RedisServer::start();
+    let node = || {
+        gateway()
+            .and(APP)
+            .and("subscription_counts = true\n")
+            .with("redis.presence_ttl_s", 1)
+            .over(&redis.url())
+    };
+    let (staying, doomed) = (node().start().await, node().run().await);
+    let (mut ann, mut bob) = (staying.pusher().await, doomed.pusher().await);
+    let event = "pusher_internal:subscription_count";
+    let count = |number: u32| json!({ "subscription_count": number });
+    ann.subscribe("news").await;
+    assert_eq!(ann.hears(event, "news").await, count(1));
+    bob.subscribe("news").await;
+    assert_eq!(ann.hears(event, "news").await, count(2));
+    let (mut here, mut there) = (staying.pusher().await, doomed.pusher().await);
+    here.enter("presence-room", "ann").await;
+    there.enter("presence-room", "bob").await;
+    here.hears("pusher_internal:member_added", "presence-room").await;
+    doomed.signal(rustix::process::Signal::KILL);
+    let removed = here.hears("pusher_internal:member_removed", "presence-room").await;
+    assert_eq!(removed, json!({ "user_id": "bob" }));
+    assert_eq!(ann.hears(event, "news").await, count(1));
+    let info = "info=subscription_count,user_count";
+    let (_, told) = staying.pusher_api("GET", "/channels/presence-room", info, "").await;
+    assert_eq!(told, r#"{"occupied":true,"subscription_count":1,"user_count":1}"#);
+}
+
+#[tokio::test]
 async fn an_event_excepts_a_socket_of_another_node_and_a_user_is_online_on_any() {
     let redis = RedisServer::start();
     let node = || gateway().and(APP).over(&redis.url());

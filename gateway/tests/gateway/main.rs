@@ -65,3 +65,4 @@ mod survives_itself;
 mod survives_redis;
 mod tells_only;
 mod tells_readiness;
+mod tells_webhooks;

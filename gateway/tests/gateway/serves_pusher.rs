@@ -247,6 +247,25 @@ async fn an_app_with_its_api_elsewhere_is_asked_there_alone() {
 }
 
 #[tokio::test]
+async fn users_are_sent_away_also_by_a_library_that_names_no_app() {
+    let gateway = gateway().and(APP).start().await;
+    let (mut ann, mut bob) = (gateway.pusher().await, gateway.pusher().await);
+    ann.sign_in(json!({ "id": "ann" })).await;
+    bob.sign_in(json!({ "id": "b/b" })).await;
+    let terminate = async |path: &str| gateway.pusher_api("POST", path, "", "{}").await;
+    assert_eq!(terminate("/users/ann/terminate_connections").await, (200, "{}".to_owned()));
+    assert_eq!(ann.hear().await.2["code"], 4009);
+    bob.hears_nothing().await;
+    assert_eq!(terminate("/users/b%2Fb/terminate_connections").await, (200, "{}".to_owned()));
+    assert_eq!(bob.hear().await.2["code"], 4009);
+    let unsigned = "/users/ann/terminate_connections?auth_key=key";
+    assert_eq!(crate::http::request(gateway.api, "POST", unsigned, "", "").await.status, 401);
+    let nobodys = "/users/ann/terminate_connections?auth_key=other";
+    assert_eq!(crate::http::request(gateway.api, "POST", nobodys, "", "").await.status, 401);
+    assert_eq!(terminate("/users/ann/other").await.0, 404);
+}
+
+#[tokio::test]
 async fn without_a_word_about_it_there_is_no_pusher() {
     let gateway = gateway().start().await;
     assert!(gateway.try_open("/app/key?protocol=7", &[]).await.is_err());

@@ -208,3 +208,90 @@ async fn a_reload_by_the_api_answers_what_has_changed_and_shows_no_secret() {
     assert_eq!((client.subscribe("news:a").await, client.publish("news:a").await), (0, 103));
     gateway.terminate().await;
 }
+
+/// The apps of Pusher with their keys, secrets and those before.
+fn apps(apps: &[(&str, &str, &str)]) -> String {
+    let head =
+        "[session]\nping_interval_ms = 1000\npong_timeout_ms = 500\n[pusher]\nenabled = true\n".to_owned();
+    apps.iter().fold(head, |text, (key, secret, previous)| {
+        let section =
+            format!("[pusher.apps.{key}]\nid = \"{key}\"\nkey = \"{key}\"\nsecret = \"{secret}\"\n");
+        text + &section + &format!("previous_secret = \"{previous}\"\n")
+    })
+}
+
+/// A client of an app.
+struct Pusher {
+    socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    key: &'static str,
+    id: String,
+}
+
+impl Pusher {
+    async fn connect(gateway: &Serving, key: &'static str) -> Self {
+        let url = format!("ws://{}/app/{key}?protocol=7", gateway.address);
+        let mut client = Self { socket: connect_async(url).await.unwrap().0, key, id: String::new() };
+        let (event, data) = client.hear().await;
+        assert_eq!(event, "pusher:connection_established");
+        client.id = data["socket_id"].as_str().unwrap().to_owned();
+        client
+    }
+
+    /// The next message that is no ping, and what its data is.
+    async fn hear(&mut self) -> (String, Value) {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap();
+            let message: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+            let event = message["event"].as_str().unwrap().to_owned();
+            if event == "pusher:ping" {
+                self.socket.send(Message::text(r#"{"event":"pusher:pong"}"#)).await.unwrap();
+                continue;
+            }
+            let data = message["data"].as_str().map(|data| serde_json::from_str(data).unwrap());
+            return (event, data.unwrap_or_else(|| message["data"].clone()));
+        }
+    }
+
+    /// Whether it is let into a channel that is signed for with this secret.
+    async fn enters(&mut self, channel: &str, secret: &str) -> bool {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+        let signature = ring::hmac::sign(&key, format!("{}:{channel}", self.id).as_bytes());
+        let signature: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let data = json!({ "channel": channel, "auth": format!("{}:{signature}", self.key) });
+        let message = json!({ "event": "pusher:subscribe", "data": data });
+        self.socket.send(Message::text(message.to_string())).await.unwrap();
+        match self.hear().await.0.as_str() {
+            "pusher_internal:subscription_succeeded" => true,
+            "pusher:subscription_error" => false,
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn apps_of_pusher_come_and_go_and_their_secrets_change_over() {
+    let file = File::new(&apps(&[("one", "first", ""), ("other", "x", "")]));
+    let gateway = file.serve().await;
+    let (mut client, mut doomed) =
+        (Pusher::connect(&gateway, "one").await, Pusher::connect(&gateway, "other").await);
+    assert!(client.enters("private-a", "first").await && !client.enters("private-b", "second").await);
+    file.write(&apps(&[("one", "second", "first"), ("other", "x", ""), ("new", "y", "")]));
+    let answer = reload(&gateway, "demo").await;
+    assert_eq!(answer["result"]["needs_restart"], json!([]), "{answer}");
+    assert!(!answer.to_string().contains("second"), "{answer}");
+    assert!(client.enters("private-b", "second").await && client.enters("private-c", "first").await);
+    assert!(Pusher::connect(&gateway, "new").await.enters("private-a", "y").await);
+    assert!(doomed.enters("private-a", "x").await);
+
+    file.write(&apps(&[("one", "second", "")]));
+    reload(&gateway, "demo").await;
+    let (event, data) = doomed.hear().await;
+    assert_eq!((event.as_str(), &data["code"]), ("pusher:error", &json!(4001)));
+    let Some(Ok(Message::Close(Some(frame)))) = doomed.socket.next().await else { panic!("it is closed") };
+    assert_eq!(u16::from(frame.code), 4001);
+    assert!(client.enters("private-d", "second").await && !client.enters("private-e", "first").await);
+    let mut late = connect_async(format!("ws://{}/app/new?protocol=7", gateway.address)).await.unwrap().0;
+    let told: Value = serde_json::from_str(late.next().await.unwrap().unwrap().to_text().unwrap()).unwrap();
+    assert_eq!(told["data"]["code"], 4001);
+    gateway.terminate().await;
+}

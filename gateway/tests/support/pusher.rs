@@ -121,6 +121,7 @@ impl Pusher {
 
 impl Gateway {
     /// Asks the app's HTTP API, signed as the app's servers do. `more`: further parameters, in the order of their names.
+    /// A path of `/users/` is one without the app.
     pub async fn pusher_api(&self, method: &str, path: &str, more: &str, body: &str) -> (u16, String) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         let mut query = format!("auth_key=key&auth_timestamp={}&auth_version=1.0", now.as_secs());
@@ -130,7 +131,7 @@ impl Gateway {
         if !more.is_empty() {
             query += &format!("&{more}");
         }
-        let path = format!("/apps/1{path}");
+        let path = if path.starts_with("/users/") { path.to_owned() } else { format!("/apps/1{path}") };
         let signature = sign(&format!("{method}\n{path}\n{query}"));
         let target = format!("{path}?{query}&auth_signature={signature}");
         let answer =

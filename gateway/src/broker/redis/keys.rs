@@ -79,6 +79,13 @@ impl Keys {
         self.of_channel("present", channel)
     }
 
+    /// All of a ledger: leases (sorted set), how many hold each thing (hash), numbers (hash), news (sorted set), where they
+    /// end and who reads them (hash), and what the names of sorted sets begin with that say what each holder holds.
+    pub(crate) fn ledger(&self, ledger: &str) -> [String; 6] {
+        ["leases", "holders", "counts", "news", "meta", "held"]
+            .map(|part| format!("{}:ledger:{{{ledger}}}:{part}", self.prefix))
+    }
+
     /// Until when each node's clients are taken to be present (sorted set).
     pub(crate) fn presence_leases(&self) -> String {
         format!("{}:presence-leases", self.prefix)

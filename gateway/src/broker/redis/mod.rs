@@ -46,6 +46,7 @@ pub(crate) use dial::is_for_want_of_a_right;
 
 use self::canary::Canaries;
 use self::dial::Dialer;
+use self::hold::State;
 use self::keys::Keys;
 use self::link::{Link, Purpose};
 use self::listen::Listener;
@@ -69,6 +70,15 @@ pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, Str
         }
         said => format!("{said:?}"),
     }))
+}
+
+/// Which process keeps which data set. In another one, what was kept may be lost or old.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Generation {
+    run: Arc<str>,
+    data_set: Arc<str>,
+    /// A Redis that does not tell its run may be another one on each connection.
+    connection: u64,
 }
 
 #[derive(Debug)]
@@ -144,6 +154,18 @@ impl RedisBroker {
     /// Where this node tries out whether it can do its work: its own channel, and keys that are no client's.
     pub(crate) fn trial(&self) -> (&Keys, &Channel) {
         (&self.canaries.keys, &self.canaries.channel)
+    }
+
+    /// What Redis is at this moment, for who keeps things there that others must not lose.
+    pub(crate) fn generation(&self) -> Result<Generation, BrokerError> {
+        let up = match &*self.link.watch().borrow() {
+            State::Up(up) => up.clone(),
+            State::Opening => return Err(BrokerError::Unreachable("not connected yet".into())),
+            State::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
+        };
+        let connection = if up.server.run.is_empty() { up.number } else { 0 };
+        let (run, data_set) = (up.server.run.clone(), up.server.data_set.clone());
+        Ok(Generation { run, data_set, connection })
     }
 
     pub(crate) fn keys(&self) -> &Keys {

@@ -104,7 +104,7 @@ mod tests {
         let line = page.lines().find(|line| line.trim().starts_with("ACL SETUSER tidegate ")).unwrap();
         let tried = commands(include_str!("scripts/rights.lua"));
         let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-        for folder in ["broker/redis/scripts", "presence/redis/scripts"] {
+        for folder in ["broker/redis/scripts", "presence/redis/scripts", "ledger/redis/scripts"] {
             for file in std::fs::read_dir(format!("{scripts}/{folder}")).unwrap() {
                 let file = file.unwrap().path();
                 for command in commands(&std::fs::read_to_string(&file).unwrap()) {

@@ -13,10 +13,10 @@ use super::local::Write;
 use super::read::read_leases;
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
-use crate::broker::redis::RedisBroker;
 use crate::broker::redis::hold::State;
 use crate::broker::redis::link::Up;
 use crate::broker::redis::script::Script;
+use crate::broker::redis::{Generation, RedisBroker};
 
 pub(super) static LEASE: Script = Script::new(include_str!("scripts/lease.lua"));
 pub(super) static WRITE: Script = Script::new(include_str!("scripts/write.lua"));
@@ -46,8 +46,8 @@ pub(super) struct Flusher {
     shared: Arc<Shared>,
     /// How many names have been used.
     names: u64,
-    /// Redis as it was when the lease was last prolonged: its run and the connection.
-    leased_on: Option<(Arc<str>, u64)>,
+    /// Redis as it was when the lease was last prolonged.
+    leased_on: Option<Generation>,
     /// What is yet to be prolonged in this round.
     prolonging: Vec<Channel>,
 }
@@ -176,13 +176,7 @@ impl Flusher {
     }
 
     async fn prolong_lease(&mut self) -> Result<(), BrokerError> {
-        let up = match &*self.broker.link().watch().borrow() {
-            State::Up(up) => up.clone(),
-            State::Opening => return Err(BrokerError::Unreachable("not connected yet".into())),
-            State::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
-        };
-        // A Redis that does not tell its run may be another one on each connection.
-        let redis = (up.server.run.clone(), if up.server.run.is_empty() { up.number } else { 0 });
+        let redis = self.broker.generation()?;
         if self.leased_on.as_ref().is_some_and(|earlier| *earlier != redis) {
             return self.start_anew().await;
         }

@@ -43,6 +43,8 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
         from_broker: Arc::default(),
         user_connections_max: 0,
         backend: None,
+        apps: None,
+        webhooks: None,
         memory: crate::memory::Memory::new(0, 1),
         shared_poll: crate::poll::Config::default(),
     });

@@ -1,0 +1,358 @@
+//! Who holds what, over several holders, and the news of it: told once when the first takes hold of something and once when
+//! the last lets go, in one order, to readers who each go on where they stood.
+//!
+//! This is what a single node keeps, and what the scripts of Redis do for several.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rustc_hash::FxHashMap;
+
+/// What a holder does, in its order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Takes hold of something. It may hold it already.
+    Hold(Box<str>),
+    Release(Box<str>),
+    /// Something has this number: news only if it had another one. 0 is that of what has none.
+    Count(Box<str>, u32),
+    /// News that are not of holding.
+    Say(Box<str>),
+}
+
+impl Change {
+    /// The letter and the text of it, as the scripts take it.
+    pub fn written(&self) -> (&'static str, String) {
+        match self {
+            Self::Hold(subject) => ("+", subject.to_string()),
+            Self::Release(subject) => ("-", subject.to_string()),
+            Self::Count(subject, count) => ("#", format!("{count} {subject}")),
+            Self::Say(text) => ("=", text.to_string()),
+        }
+    }
+
+    /// What it costs to keep, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Hold(text) | Self::Release(text) | Self::Count(text, _) | Self::Say(text) => text.len(),
+        }
+    }
+}
+
+/// What is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// Somebody holds it, and nobody did.
+    Taken(Box<str>),
+    /// Nobody holds it any more.
+    Free(Box<str>),
+    Counted(Box<str>, u32),
+    Said(Box<str>),
+}
+
+impl News {
+    /// Reads what a script has kept: a letter and a text.
+    pub fn read(written: &str) -> Option<Self> {
+        let letter = written.chars().next()?;
+        let text = &written[letter.len_utf8()..];
+        Some(match letter {
+            '+' => Self::Taken(text.into()),
+            '-' => Self::Free(text.into()),
+            '#' => {
+                let (count, subject) = text.split_once(' ')?;
+                Self::Counted(subject.into(), count.parse().ok()?)
+            }
+            '=' => Self::Said(text.into()),
+            _ => return None,
+        })
+    }
+
+    /// What it costs to keep, in bytes: as the scripts count it, but for the number.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Taken(text) | Self::Free(text) | Self::Counted(text, _) | Self::Said(text) => {
+                text.len() + 1
+            }
+        }
+    }
+}
+
+/// How much news are kept for readers that are behind. Past it the oldest are dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    pub news_max: usize,
+    pub bytes_max: usize,
+}
+
+/// What a reader has done with. It counts only where it began: a reader that meets a ledger which was lost or is an older one
+/// has done with nothing of that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// [`Page::from`], of the page that it was on.
+    pub from: u64,
+    pub until: u64,
+}
+
+/// What a reader is given.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Page {
+    /// The number of the last that it has done with.
+    pub from: u64,
+    /// In order, each with its number, which the reader says when it has done with it.
+    pub news: Vec<(u64, News)>,
+    /// So many were dropped before the first of these, and were never read by this reader.
+    pub dropped: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    held: BTreeMap<Box<str>, BTreeSet<Box<str>>>,
+    holders: FxHashMap<Box<str>, u32>,
+    counts: FxHashMap<Box<str>, u32>,
+    log: VecDeque<(u64, News)>,
+    last: u64,
+    bytes: usize,
+    /// Up to where each reader has done with the news.
+    readers: BTreeMap<Box<str>, u64>,
+}
+
+impl Ledger {
+    pub fn change(&mut self, holder: &str, change: Change, room: Room) {
+        match change {
+            Change::Hold(subject) => {
+                if self.held.entry(holder.into()).or_default().insert(subject.clone()) {
+                    let holders = self.holders.entry(subject.clone()).or_default();
+                    *holders += 1;
+                    if *holders == 1 {
+                        self.tell(News::Taken(subject), room);
+                    }
+                }
+            }
+            Change::Release(subject) => self.release(holder, &subject, room),
+            Change::Count(subject, 0) => {
+                if self.counts.remove(&subject).is_some() {
+                    self.tell(News::Counted(subject, 0), room);
+                }
+            }
+            Change::Count(subject, count) => {
+                if self.counts.insert(subject.clone(), count) != Some(count) {
+                    self.tell(News::Counted(subject, count), room);
+                }
+            }
+            Change::Say(text) => self.tell(News::Said(text), room),
+        }
+    }
+
+    /// A holder is gone: it lets go of everything.
+    pub fn end(&mut self, holder: &str, room: Room) {
+        for subject in self.held.get(holder).cloned().unwrap_or_default() {
+            self.release(holder, &subject, room);
+        }
+    }
+
+    /// The next news for a reader, which may have done with some. News that all of `readers` have done with are forgotten.
+    pub fn read(&mut self, reader: &str, done: Option<Done>, limit: usize, readers: &[&str]) -> Page {
+        let known = self.readers.get(reader).copied();
+        let done = done.filter(|done| known == Some(done.from)).map(|done| done.until);
+        let at = done.or(known).unwrap_or(0);
+        self.readers.insert(reader.into(), at);
+        let slowest = readers.iter().map(|reader| self.readers.get(*reader).copied().unwrap_or(0)).min();
+        while self.log.front().is_some_and(|(number, _)| Some(*number) <= slowest) {
+            self.drop_oldest();
+        }
+        let news: Vec<(u64, News)> =
+            self.log.iter().filter(|(number, _)| *number > at).take(limit).cloned().collect();
+        let first = news.first().map_or(at + 1, |(number, _)| *number);
+        Page { from: at, news, dropped: if known.is_some() { first - at - 1 } else { 0 } }
+    }
+
+    fn release(&mut self, holder: &str, subject: &str, room: Room) {
+        let Some(held) = self.held.get_mut(holder) else { return };
+        if !held.remove(subject) {
+            return;
+        }
+        if held.is_empty() {
+            self.held.remove(holder);
+        }
+        let Some(holders) = self.holders.get_mut(subject) else { return };
+        *holders -= 1;
+        if *holders == 0 {
+            self.holders.remove(subject);
+            if self.counts.remove(subject).is_some() {
+                self.tell(News::Counted(subject.into(), 0), room);
+            }
+            self.tell(News::Free(subject.into()), room);
+        }
+    }
+
+    fn tell(&mut self, news: News, room: Room) {
+        self.last += 1;
+        self.bytes += news.bytes();
+        self.log.push_back((self.last, news));
+        while self.log.len() > room.news_max || self.bytes > room.bytes_max {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((_, news)) = self.log.pop_front() {
+            self.bytes -= news.bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROOM: Room = Room { news_max: 1_000, bytes_max: 1 << 20 };
+
+    fn hold(subject: &str) -> Change {
+        Change::Hold(subject.into())
+    }
+
+    fn release(subject: &str) -> Change {
+        Change::Release(subject.into())
+    }
+
+    fn read_after(ledger: &mut Ledger, reader: &str, until: Option<u64>, readers: &[&str]) -> Page {
+        let from = ledger.read(reader, None, 0, readers).from;
+        ledger.read(reader, until.map(|until| Done { from, until }), 100, readers)
+    }
+
+    fn read(ledger: &mut Ledger, reader: &str, until: Option<u64>) -> Vec<News> {
+        read_after(ledger, reader, until, &[reader]).news.into_iter().map(|(_, news)| news).collect()
+    }
+
+    #[test]
+    fn the_first_who_holds_and_the_last_who_lets_go_are_news() {
+        let mut ledger = Ledger::default();
+        for (holder, change) in [
+            ("one", hold("a")),
+            ("one", hold("a")),
+            ("other", hold("a")),
+            ("one", release("a")),
+            ("one", release("a")),
+            ("other", release("a")),
+            ("other", release("a")),
+        ] {
+            ledger.change(holder, change, ROOM);
+        }
+        assert_eq!(read(&mut ledger, "r", None), [News::Taken("a".into()), News::Free("a".into())]);
+        assert!(ledger.held.is_empty() && ledger.holders.is_empty());
+    }
+
+    #[test]
+    fn who_is_gone_lets_go_of_what_nobody_else_holds() {
+        let mut ledger = Ledger::default();
+        for (holder, subject) in [("one", "a"), ("one", "b"), ("other", "b")] {
+            ledger.change(holder, hold(subject), ROOM);
+        }
+        ledger.end("one", ROOM);
+        ledger.end("one", ROOM);
+        assert_eq!(read(&mut ledger, "r", Some(2)), [News::Free("a".into())]);
+    }
+
+    #[test]
+    fn a_number_is_news_when_it_is_another_one() {
+        let mut ledger = Ledger::default();
+        ledger.change("one", hold("a"), ROOM);
+        for count in [0, 2, 2, 3, 0, 0, 1] {
+            ledger.change("one", Change::Count("a".into(), count), ROOM);
+        }
+        let counted = |count| News::Counted("a".into(), count);
+        assert_eq!(read(&mut ledger, "r", Some(1)), [counted(2), counted(3), counted(0), counted(1)]);
+        ledger.end("one", ROOM);
+        assert_eq!(read(&mut ledger, "r", Some(5)), [counted(0), News::Free("a".into())]);
+    }
+
+    #[test]
+    fn each_reader_goes_on_where_it_stood_and_what_all_have_done_with_is_forgotten() {
+        let mut ledger = Ledger::default();
+        for number in 0..4 {
+            ledger.change("one", Change::Say(format!("{number}").into()), ROOM);
+        }
+        let page = ledger.read("fast", None, 2, &["fast", "slow"]);
+        assert_eq!(page.news.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2]);
+        let stale = ledger.read("fast", Some(Done { from: 1, until: 2 }), 9, &["fast", "slow"]);
+        assert_eq!(stale.news.len(), 4, "that was another ledger");
+        assert_eq!(read_after(&mut ledger, "fast", Some(2), &["fast", "slow"]).news.len(), 2);
+        assert_eq!(ledger.read("fast", None, 9, &["fast", "slow"]).news.len(), 2, "it is asked again");
+        read_after(&mut ledger, "fast", Some(4), &["fast", "slow"]);
+        assert_eq!((ledger.log.len(), ledger.read("slow", None, 9, &["fast", "slow"]).news.len()), (4, 4));
+        read_after(&mut ledger, "slow", Some(4), &["fast", "slow"]);
+        assert_eq!((ledger.log.len(), ledger.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_reader_that_is_far_behind_is_told_how_much_it_has_missed() {
+        let mut ledger = Ledger::default();
+        let room = Room { news_max: 3, bytes_max: 10 };
+        ledger.read("r", None, 9, &["r"]);
+        for _ in 0..5 {
+            ledger.change("one", Change::Say("x".into()), room);
+        }
+        let page = ledger.read("r", None, 9, &["r"]);
+        assert_eq!((page.news.len(), page.dropped), (3, 2));
+        ledger.change("one", Change::Say("12345678".into()), room);
+        let page = ledger.read("r", None, 9, &["r"]);
+        assert_eq!((page.news.len(), page.dropped), (1, 5), "bytes are bounded, too");
+        ledger.change("one", Change::Say("1234567890".into()), room);
+        assert_eq!(ledger.log.len(), 0, "what has no room at all is not kept");
+    }
+
+    #[test]
+    fn what_scripts_keep_is_read_as_what_it_was() {
+        for (written, news) in [
+            ("+cnews", Some(News::Taken("cnews".into()))),
+            ("-", Some(News::Free("".into()))),
+            ("#3 cnews", Some(News::Counted("cnews".into(), 3))),
+            ("={}", Some(News::Said("{}".into()))),
+            ("#x y", None),
+            ("#3", None),
+            ("é", None),
+            ("", None),
+        ] {
+            assert_eq!(News::read(written), news, "{written}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn news_of_one_thing_take_turns_and_end_as_it_is(
+            steps in prop::collection::vec((0_u8..3, 0_u8..3, 0_u8..3), 0..60),
+        ) {
+            let mut ledger = Ledger::default();
+            let mut model: BTreeSet<(u8, u8)> = BTreeSet::new();
+            for (what, holder, subject) in steps {
+                let name = holder.to_string();
+                match what {
+                    0 => {
+                        ledger.change(&name, hold(&subject.to_string()), ROOM);
+                        model.insert((holder, subject));
+                    }
+                    1 => {
+                        ledger.change(&name, release(&subject.to_string()), ROOM);
+                        model.remove(&(holder, subject));
+                    }
+                    _ => {
+                        ledger.end(&name, ROOM);
+                        model.retain(|(held_by, _)| *held_by != holder);
+                    }
+                }
+            }
+            let mut told: BTreeSet<Box<str>> = BTreeSet::new();
+            for news in read(&mut ledger, "r", None) {
+                match news {
+                    News::Taken(subject) => prop_assert!(told.insert(subject), "told twice"),
+                    News::Free(subject) => prop_assert!(told.remove(&subject), "told twice"),
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            let held: BTreeSet<Box<str>> =
+                model.iter().map(|(_, subject)| subject.to_string().into()).collect();
+            prop_assert_eq!(told, held);
+        }
+    }
+}

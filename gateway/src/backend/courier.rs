@@ -1,0 +1,146 @@
+//! Posts one batch after the other to one address, each again until it is taken, refused for good, or its time is over.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::client::HttpClient;
+use super::config::{parse_line, parse_url};
+use super::failure::Failure;
+use crate::secret::Secret;
+use crate::telemetry::Reminder;
+use crate::telemetry::backend::{EventsMetrics, Lost};
+use crate::telemetry::traces::{SPANS, pass_trace_on};
+
+/// How long to wait before a batch is sent again: doubled each time, up to the longest.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Longest answer that is read. What it says does not matter.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Where batches go, and how long they may take.
+#[derive(Clone, Debug)]
+pub(crate) struct Errand<'a> {
+    /// Whom they are for, in logs and traces.
+    pub(crate) to: &'static str,
+    pub(crate) url: &'a str,
+    /// Headers of every request, each as `Name: value`.
+    pub(crate) static_headers: &'a [Secret],
+    /// The longest one attempt may take.
+    pub(crate) timeout: Duration,
+    /// How long a batch is tried.
+    pub(crate) deadline: Duration,
+    /// When all must be over, once that is known.
+    pub(crate) stop: watch::Receiver<Option<Instant>>,
+    pub(crate) metrics: EventsMetrics,
+}
+
+pub(crate) struct Courier {
+    client: HttpClient,
+    to: &'static str,
+    url: Uri,
+    headers: HeaderMap,
+    timeout: Duration,
+    deadline: Duration,
+    stop: watch::Receiver<Option<Instant>>,
+    metrics: EventsMetrics,
+    reminder: Reminder,
+}
+
+impl Courier {
+    pub(super) fn new(client: HttpClient, errand: Errand<'_>) -> Result<Self, String> {
+        let Errand { to, url, static_headers, timeout, deadline, stop, metrics } = errand;
+        let mut headers: HeaderMap = static_headers.iter().map(parse_line).collect::<Result<_, _>>()?;
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let url = parse_url(url)?;
+        let reminder = Reminder::new();
+        Ok(Self { client, to, url, headers, timeout, deadline, stop, metrics, reminder })
+    }
+
+    /// When all must be over, once that is known.
+    pub(crate) fn stop_at(&self) -> Option<Instant> {
+        let at = *self.stop.borrow();
+        // Nobody is left to say when.
+        at.or_else(|| self.stop.has_changed().is_err().then(Instant::now))
+    }
+
+    /// Sends one batch of so many events, or gives it up. `sign` adds what an attempt says of itself.
+    pub(crate) async fn deliver(
+        &mut self,
+        events: usize,
+        body: Bytes,
+        sign: impl Fn(&mut HeaderMap, &Bytes),
+    ) -> Result<(), Lost> {
+        let own_deadline = Instant::now() + self.deadline;
+        let mut pause = PAUSE;
+        let reason = loop {
+            let deadline = self.stop_at().map_or(own_deadline, |stop| stop.min(own_deadline));
+            let mut headers = self.headers.clone();
+            sign(&mut headers, &body);
+            let failure = match self.attempt(headers, body.clone(), deadline).await {
+                Ok(()) => {
+                    self.metrics.sent(events as u64);
+                    if let Some(lasted) = self.reminder.over(std::time::Instant::now()) {
+                        tracing::info!(to = self.to, after_s = lasted.as_secs(), "events are taken again");
+                    }
+                    return Ok(());
+                }
+                Err(failure) => failure,
+            };
+            self.metrics.failed(failure.label());
+            if self.reminder.is_due(failure.label(), std::time::Instant::now()) {
+                tracing::warn!(to = self.to, reason = failure.label(), %failure, "events are not taken");
+            }
+            if is_final(&failure) {
+                break Lost::Refused;
+            }
+            if self.stop_at().is_some_and(|stop| stop <= Instant::now()) {
+                break Lost::Stopping;
+            }
+            if own_deadline <= Instant::now() {
+                break Lost::Deadline;
+            }
+            let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
+            pause = (pause * 2).min(PAUSE_MAX);
+            self.rest(wait).await;
+        };
+        tracing::warn!(to = self.to, reason = reason.label(), events, "events are given up");
+        Err(reason)
+    }
+
+    /// Waits before another attempt. Whoever stops has less time than that.
+    async fn rest(&self, wait: Duration) {
+        if self.stop_at().is_some() {
+            return tokio::time::sleep(wait.min(PAUSE)).await;
+        }
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stopping(&mut stop) => {}
+        }
+    }
+
+    async fn attempt(&self, mut headers: HeaderMap, body: Bytes, deadline: Instant) -> Result<(), Failure> {
+        let span = tracing::info_span!(target: SPANS, "hook", hook = self.to);
+        pass_trace_on(&span, &mut headers);
+        let until = deadline.min(Instant::now() + self.timeout);
+        let posted = self.client.post(&self.url, headers, body, ANSWER_BYTES_MAX);
+        let answer = tokio::time::timeout_at(until, posted).await.unwrap_or(Err(Failure::Timeout))?;
+        if answer.status.is_success() { Ok(()) } else { Err(Failure::Status(answer.status)) }
+    }
+}
+
+/// Until all is to stop.
+pub(crate) async fn stopping(stop: &mut watch::Receiver<Option<Instant>>) {
+    // What it waits for is there, or nobody is left to say it.
+    drop(stop.wait_for(Option::is_some).await);
+}
+
+/// Whether the other side says that it will never take this batch.
+fn is_final(failure: &Failure) -> bool {
+    let never = [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY];
+    matches!(failure, Failure::Status(status) if never.contains(status))
+}

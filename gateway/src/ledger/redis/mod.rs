@@ -1,0 +1,212 @@
+//! The ledgers of several nodes, in Redis: each change, and the news it makes, are one step of a script.
+//!
+//! A ledger has a sorted set of what each holder holds, a hash of how many hold each thing, and its news. All keys of a ledger
+//! carry its name as their hash tag. The name of a holder is good for one life of the data set: whoever meets another one, or
+//! finds its lease gone, begins anew under a new name, and the old one's holdings are freed when its lease has run out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use gateway_core::ledger::{Change, News, Page, Room};
+use parking_lot::Mutex;
+use redis::{Cmd, FromRedisValue, Value};
+
+use super::{Held, Ledger, Reading};
+use crate::broker::BrokerError;
+use crate::broker::measure::Operation;
+use crate::broker::redis::link::Up;
+use crate::broker::redis::script::Script;
+use crate::broker::redis::{Config, Generation, RedisBroker};
+
+/// A script of ledgers, behind what all of them have in common.
+macro_rules! of_ledgers {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("scripts/ledger.lua"), include_str!($file)))
+    };
+}
+
+static CHANGE: Script = of_ledgers!("scripts/change.lua");
+static PROLONG: Script = of_ledgers!("scripts/prolong.lua");
+static READ: Script = of_ledgers!("scripts/read.lua");
+
+/// How much of what dead holders held is freed in one step.
+const FREED_MAX: usize = 500;
+/// How long a ledger is kept that no node uses.
+const UNUSED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[derive(Debug)]
+pub struct RedisLedger {
+    broker: Arc<RedisBroker>,
+    lease: Duration,
+    /// In which generation of Redis each holder of each ledger has begun, until it is over.
+    begun: Mutex<HashMap<(Box<str>, Box<str>), Generation>>,
+}
+
+impl RedisLedger {
+    pub fn new(config: &Config, broker: Arc<RedisBroker>) -> Self {
+        Self { broker, lease: config.presence_ttl(), begun: Mutex::default() }
+    }
+
+    /// Whether this holder has begun in what Redis is now. `None`: it has not begun.
+    fn is_sound(&self, ledger: &str, holder: &str) -> Result<Option<bool>, BrokerError> {
+        let now = self.broker.generation()?;
+        Ok(self.begun.lock().get(&(ledger.into(), holder.into())).map(|generation| *generation == now))
+    }
+
+    /// What is over is not asked about again: whoever held it has another name by then.
+    fn note(&self, ledger: &str, holder: &str, held: Held) -> Held {
+        if held == Held::Over {
+            self.begun.lock().remove(&(ledger.into(), holder.into()));
+        }
+        held
+    }
+
+    fn keys(&self, ledger: &str) -> [String; 6] {
+        self.broker.keys().ledger(ledger)
+    }
+
+    async fn change_all(
+        &self,
+        ledger: &str,
+        holder: &str,
+        changes: &[Change],
+        room: Room,
+    ) -> Result<Held, BrokerError> {
+        if self.is_sound(ledger, holder)? != Some(true) {
+            return Ok(self.note(ledger, holder, Held::Over));
+        }
+        let keys = self.keys(ledger);
+        let fill = |command: &mut Cmd, _: &Up| {
+            command.arg(keys.len()).arg(&keys).arg(room.news_max).arg(room.bytes_max).arg(holder);
+            for change in changes {
+                let (letter, text) = change.written();
+                command.arg(letter).arg(text);
+            }
+        };
+        let changed = held(&self.broker.link().eval(Operation::LedgerWrite, &CHANGE, fill).await?)?;
+        Ok(self.note(ledger, holder, changed))
+    }
+
+    async fn prolong_one(
+        &self,
+        ledger: &str,
+        holder: &str,
+        lease: Duration,
+        room: Room,
+    ) -> Result<Held, BrokerError> {
+        let begins = match self.is_sound(ledger, holder)? {
+            Some(true) => false,
+            Some(false) => return Ok(self.note(ledger, holder, Held::Over)),
+            None => true,
+        };
+        let generation = self.broker.generation()?;
+        let keys = self.keys(ledger);
+        let fill = |command: &mut Cmd, _: &Up| {
+            command.arg(keys.len()).arg(&keys).arg(room.news_max).arg(room.bytes_max).arg(holder);
+            command.arg(millis(lease)).arg(u8::from(begins)).arg(FREED_MAX).arg(millis(UNUSED_TTL));
+        };
+        let prolonged = held(&self.broker.link().eval(Operation::LedgerWrite, &PROLONG, fill).await?)?;
+        if begins && prolonged == Held::Done {
+            self.begun.lock().insert((ledger.into(), holder.into()), generation);
+        }
+        Ok(self.note(ledger, holder, prolonged))
+    }
+
+    async fn read_on(&self, reading: Reading<'_>) -> Result<Option<Page>, BrokerError> {
+        let Reading { ledger, reader, readers, by, lease, done, limit } = reading;
+        let keys = self.keys(ledger);
+        let done = done.map(|done| [done.from, done.until].map(|number| number.to_string()));
+        let [from, until] = done.unwrap_or_default();
+        let fill = |command: &mut Cmd, _: &Up| {
+            command.arg(keys.len()).arg(&keys).arg(0).arg(0).arg(reader).arg(by).arg(millis(lease));
+            command.arg(&from).arg(&until).arg(limit).arg(readers);
+        };
+        // News can be long, and nothing short is to stand behind them.
+        let answer = self.broker.reads().eval(Operation::LedgerRead, &READ, fill).await?;
+        let Value::Array(parts) = answer else { return Err(unexpected()) };
+        if parts.len() == 1 {
+            return Ok(None);
+        }
+        let Ok([_, before, at, news]) = <[Value; 4]>::try_from(parts) else { return Err(unexpected()) };
+        let before = String::from_redis_value(before).map_err(|_| unexpected())?;
+        let at: u64 = u64::from_redis_value(at).map_err(|_| unexpected())?;
+        let written = Vec::<Vec<u8>>::from_redis_value(news).map_err(|_| unexpected())?;
+        let mut page = Page { from: at, ..Page::default() };
+        for entry in &written {
+            page.news.push(read_entry(entry).ok_or_else(unexpected)?);
+        }
+        if let (false, Some((first, _))) = (before.is_empty(), page.news.first()) {
+            page.dropped = first.saturating_sub(at + 1);
+        }
+        Ok(Some(page))
+    }
+}
+
+impl Ledger for RedisLedger {
+    fn change<'a>(
+        &'a self,
+        ledger: &'a str,
+        holder: &'a str,
+        changes: &'a [Change],
+        room: Room,
+    ) -> BoxFuture<'a, Result<Held, BrokerError>> {
+        self.change_all(ledger, holder, changes, room).boxed()
+    }
+
+    fn prolong<'a>(
+        &'a self,
+        ledger: &'a str,
+        holder: &'a str,
+        lease: Duration,
+        room: Room,
+    ) -> BoxFuture<'a, Result<Held, BrokerError>> {
+        self.prolong_one(ledger, holder, lease, room).boxed()
+    }
+
+    fn retire<'a>(
+        &'a self,
+        ledger: &'a str,
+        holder: &'a str,
+        after: Duration,
+        room: Room,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move { self.prolong_one(ledger, holder, after, room).await.map(|_| ()) }.boxed()
+    }
+
+    fn read<'a>(&'a self, reading: Reading<'a>) -> BoxFuture<'a, Result<Option<Page>, BrokerError>> {
+        self.read_on(reading).boxed()
+    }
+
+    fn outlives_node(&self) -> bool {
+        true
+    }
+
+    fn lease(&self) -> Duration {
+        self.lease
+    }
+}
+
+/// A number, a colon, and what is told.
+fn read_entry(entry: &[u8]) -> Option<(u64, News)> {
+    let (number, news) = std::str::from_utf8(entry).ok()?.split_once(':')?;
+    Some((number.parse().ok()?, News::read(news)?))
+}
+
+fn held(answer: &Value) -> Result<Held, BrokerError> {
+    match answer {
+        Value::Int(1) => Ok(Held::Done),
+        Value::Int(0) => Ok(Held::Over),
+        _ => Err(unexpected()),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn unexpected() -> BrokerError {
+    BrokerError::Unexpected("the scripts of a ledger gave something they should not".into())
+}

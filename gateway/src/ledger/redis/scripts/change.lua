@@ -1,0 +1,34 @@
+-- Carries out what a holder does, in its order.
+--
+-- The first write is one that needs memory: a full Redis refuses all of it, and the holder tries again.
+--
+-- ARGV  most news, most bytes, holder; then a letter and a text for each change: + and - with what is held and let go of,
+--       # with a number, a space and what has it, = with news
+-- Gives 1, or 0 if the holder's lease is over: then nothing was done
+local holder = ARGV[3]
+if not has_lease(holder) then
+  return 0
+end
+redis.call('ZADD', leases, redis.call('ZSCORE', leases, holder), holder)
+for i = 4, #ARGV, 2 do
+  local letter, text = ARGV[i], ARGV[i + 1]
+  if letter == '+' then
+    hold(holder, text)
+  elseif letter == '-' then
+    release(holder, text)
+  elseif letter == '=' then
+    tell('=' .. text)
+  else
+    local count, subject = string.match(text, '^(%d+) (.*)$')
+    if count == '0' then
+      if redis.call('HDEL', counts, subject) == 1 then
+        tell('#0 ' .. subject)
+      end
+    elseif redis.call('HGET', counts, subject) ~= count then
+      redis.call('HSET', counts, subject, count)
+      tell('#' .. text)
+    end
+  end
+end
+close_log()
+return 1

@@ -1,0 +1,319 @@
+//! What the servers of Pusher's apps are told of what happens in their channels: once, whatever the number of nodes, also of a
+//! node that dies.
+//!
+//! A node notes what it has ([`watch`]) and writes that to the app's ledger ([`keep`]), which knows what is news over all
+//! nodes. One node at a time sends the news for each webhook ([`send`]). Nothing of it costs anything in apps without webhooks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_core::ledger::{Change, Room};
+use parking_lot::Mutex;
+use shared::id::ClientId;
+use shared::moment::Moment;
+use shared::protocol::pusher::{Access, Kind, socket_id};
+use shared::publication::{ClientInfo, Publication};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch as signal};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::backend::Outbound;
+use crate::clock::Clock;
+use crate::ledger::Ledger;
+use crate::pusher::webhook::{Webhook, WebhookEvent, Webhooks as Settings};
+use crate::pusher::{App, Apps};
+use crate::telemetry::backend::{EventsMetrics, Lost};
+use crate::telemetry::{Metrics, Sparingly};
+
+mod event;
+mod keep;
+mod send;
+mod watch;
+
+use event::ClientEvent;
+use keep::Keeper;
+use send::Sender;
+use watch::Watch;
+
+/// What is given to tasks to stop by themselves, after their deadline.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// All webhooks of a node.
+#[derive(Debug)]
+pub(crate) struct Webhooks {
+    by_namespace: HashMap<Box<str>, Arc<Watched>>,
+    apps: Arc<Apps>,
+    clock: Clock,
+    keeping: Tasks,
+    sending: Tasks,
+}
+
+/// Tasks that are told when to stop.
+#[derive(Debug)]
+struct Tasks {
+    stop: signal::Sender<Option<Instant>>,
+    running: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What webhooks are made of.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) apps: Arc<Apps>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) outbound: Outbound,
+    /// Unique over all nodes and time.
+    pub(crate) node: &'a str,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) runtime: &'a Handle,
+}
+
+/// One app that has webhooks.
+#[derive(Debug)]
+struct Watched {
+    namespace: Box<str>,
+    app: Arc<App>,
+    apps: Arc<Apps>,
+    hooks: Vec<(Box<str>, Webhook)>,
+    watch: Mutex<Watch>,
+    /// The ledger is to be told something.
+    changed: Notify,
+    /// There may be news to send, for each webhook.
+    news: Vec<Notify>,
+    metrics: EventsMetrics,
+    lost_told: Sparingly,
+}
+
+impl Webhooks {
+    /// `None` if no app has any.
+    pub(crate) fn start(parts: Parts<'_>) -> Result<Option<Self>, String> {
+        let webhooks = Self {
+            by_namespace: HashMap::new(),
+            apps: parts.apps.clone(),
+            clock: parts.clock,
+            keeping: Tasks::new(),
+            sending: Tasks::new(),
+        };
+        let room =
+            Room { news_max: parts.settings.queue_events_max, bytes_max: parts.settings.queue_bytes_max };
+        let delay = Duration::from_millis(parts.settings.vacated_delay_ms);
+        let mut by_namespace = HashMap::new();
+        for (namespace, app) in parts.apps.all() {
+            let hooks = app.terms().settings.webhooks.clone();
+            if hooks.is_empty() {
+                continue;
+            }
+            let watched = Arc::new(Watched {
+                namespace: namespace.clone(),
+                app,
+                apps: parts.apps.clone(),
+                news: hooks.iter().map(|_| Notify::new()).collect(),
+                hooks: hooks.into_iter().map(|(name, hook)| (name.into(), hook)).collect(),
+                watch: Mutex::new(Watch::new(room, delay)),
+                changed: Notify::new(),
+                metrics: parts.metrics.webhooks(),
+                lost_told: Sparingly::default(),
+            });
+            let keeper = Keeper::new(&parts, watched.clone(), room, delay, webhooks.keeping.stopped());
+            webhooks.keeping.spawn(parts.runtime, keeper.run());
+            for index in 0..watched.hooks.len() {
+                let sender = Sender::new(&parts, watched.clone(), index, webhooks.sending.stopped())
+                    .map_err(|problem| format!("a webhook of the app in {namespace}: {problem}"))?;
+                webhooks.sending.spawn(parts.runtime, sender.run());
+            }
+            by_namespace.insert(namespace, watched);
+        }
+        Ok((!by_namespace.is_empty()).then_some(Self { by_namespace, ..webhooks }))
+    }
+
+    /// A channel has its first subscriber on this node.
+    pub(crate) fn occupied(&self, channel: &str) {
+        if let Some((watched, name)) = self.holding(channel) {
+            watched.note(|watch| watch.occupied(&name));
+        }
+    }
+
+    /// It has lost the last.
+    pub(crate) fn vacated(&self, channel: &str) {
+        if let Some((watched, name)) = self.holding(channel) {
+            watched.note(|watch| watch.vacated(self.clock.now(), &name));
+        }
+    }
+
+    /// A client of this node is in a channel's presence.
+    pub(crate) fn entered(&self, channel: &str, info: &ClientInfo) {
+        if let Some((watched, name)) = self.with_members(channel) {
+            watched.note(|watch| watch.entered(self.clock.now(), &name, info.clone()));
+        }
+    }
+
+    /// It is not any more.
+    pub(crate) fn left(&self, channel: &str, client: ClientId) {
+        if let Some((watched, name)) = self.with_members(channel) {
+            watched.note(|watch| watch.left(self.clock.now(), &name, client));
+        }
+    }
+
+    /// So many subscribers a channel has, on all nodes.
+    pub(crate) fn counted(&self, channel: &str, subscribers: u32) {
+        if let Some((watched, name)) = self.of(channel)
+            && watched.wants(WebhookEvent::SubscriptionCount, &name)
+        {
+            watched.say(Change::Count(event::channel(&name), subscribers));
+        }
+    }
+
+    /// A client has asked for a channel that should have kept its last event, and has none.
+    pub(crate) fn missed_cache(&self, channel: &str) {
+        if let Some((watched, name)) = self.of(channel)
+            && watched.wants(WebhookEvent::CacheMiss, &name)
+        {
+            let told = event::Told {
+                name: WebhookEvent::CacheMiss.name(),
+                channel: &name,
+                user_id: None,
+                subscription_count: None,
+            };
+            watched.say_as_json(&told);
+        }
+    }
+
+    /// Whether that is told of this channel.
+    pub(crate) fn tells_cache_misses(&self, channel: &str) -> bool {
+        self.of(channel).is_some_and(|(watched, name)| {
+            Kind::of(&name).cache && watched.wants(WebhookEvent::CacheMiss, &name)
+        })
+    }
+
+    /// A client's own event, as it is to be told once it is published.
+    pub(crate) fn client_event(&self, channel: &str, publication: &Publication) -> Option<Said> {
+        let (watched, name) = self.of(channel)?;
+        let (event, client) = (publication.event()?, publication.except.as_deref()?);
+        if !watched.wants(WebhookEvent::ClientEvent, &name) {
+            return None;
+        }
+        let user = publication.info.as_ref().map(|info| info.user.as_str());
+        let told = ClientEvent {
+            name: WebhookEvent::ClientEvent.name(),
+            channel: &name,
+            event,
+            data: String::from_utf8_lossy(&publication.data.bytes),
+            socket_id: socket_id(*client),
+            user_id: user.filter(|user| !user.is_empty() && Kind::of(&name).access == Access::Presence),
+        };
+        let json = serde_json::to_string(&told).expect("texts are JSON");
+        Some(Said { watched: watched.clone(), json: json.into() })
+    }
+
+    /// Writes what is yet to be written and lets others have what this node held, then sends what is still to be sent.
+    pub(crate) async fn shut_down(&self, until: std::time::Instant) {
+        for tasks in [&self.keeping, &self.sending] {
+            tasks.shut_down(Instant::from_std(until)).await;
+        }
+    }
+
+    /// The app of a channel, and the channel's name in it.
+    fn of(&self, channel: &str) -> Option<(&Arc<Watched>, String)> {
+        let watched = self.by_namespace.get(self.apps.namespace_of(channel)?)?;
+        Some((watched, watched.app.names.name_of(channel)?))
+    }
+
+    fn holding(&self, channel: &str) -> Option<(&Arc<Watched>, String)> {
+        let wanted =
+            [WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated, WebhookEvent::SubscriptionCount];
+        self.of(channel).filter(|(watched, name)| {
+            Kind::of(name).access != Access::User
+                && wanted.into_iter().any(|event| watched.wants(event, name))
+        })
+    }
+
+    fn with_members(&self, channel: &str) -> Option<(&Arc<Watched>, String)> {
+        let wanted = [WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved];
+        self.of(channel).filter(|(watched, name)| {
+            Kind::of(name).access == Access::Presence
+                && wanted.into_iter().any(|event| watched.wants(event, name))
+        })
+    }
+}
+
+/// An event of a client that is on its way.
+#[derive(Debug)]
+pub(crate) struct Said {
+    watched: Arc<Watched>,
+    json: Box<str>,
+}
+
+impl Said {
+    /// It has been published.
+    pub(crate) fn say(self) {
+        self.watched.say(Change::Say(self.json));
+    }
+}
+
+impl Watched {
+    fn wants(&self, event: WebhookEvent, name: &str) -> bool {
+        self.hooks.iter().any(|(_, hook)| hook.wants(event, name))
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Watch)) {
+        note(&mut self.watch.lock());
+        self.changed.notify_one();
+    }
+
+    fn say_as_json(&self, told: &event::Told<'_>) {
+        self.say(Change::Say(serde_json::to_string(told).expect("texts are JSON").into()));
+    }
+
+    fn say(&self, change: Change) {
+        let lost = self.watch.lock().say(change);
+        self.changed.notify_one();
+        self.lose(Lost::Full, lost);
+    }
+
+    fn lose(&self, why: Lost, count: u64) {
+        if count == 0 {
+            return;
+        }
+        self.metrics.lost(why, count);
+        if let Some(untold) = self.lost_told.now() {
+            let (app, reason) = (&*self.namespace, why.label());
+            tracing::warn!(app, reason, count, untold, "events for webhooks are lost");
+        }
+    }
+
+    /// The app as it is now, or as it was before it was removed.
+    fn app(&self) -> Arc<App> {
+        self.apps.in_namespace(&self.namespace).unwrap_or_else(|| self.app.clone())
+    }
+
+    fn next_at(&self) -> Option<Moment> {
+        self.watch.lock().next_at()
+    }
+}
+
+impl Tasks {
+    fn new() -> Self {
+        Self { stop: signal::Sender::new(None), running: Mutex::default() }
+    }
+
+    fn stopped(&self) -> signal::Receiver<Option<Instant>> {
+        self.stop.subscribe()
+    }
+
+    fn spawn(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        self.running.lock().push(runtime.spawn(task));
+    }
+
+    async fn shut_down(&self, until: Instant) {
+        self.stop.send_replace(Some(until));
+        let running = std::mem::take(&mut *self.running.lock());
+        for mut task in running {
+            if tokio::time::timeout_at(until + STOP_TIMEOUT, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Sends an app's news to one of its webhooks: in batches, in order, from one node at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::ledger::{Done, News, Page};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::watch as signal;
+use tokio::time::Instant;
+
+use super::event::written;
+use super::{Parts, Watched};
+use crate::backend::{Courier, Errand, stopping};
+use crate::broker::BrokerError;
+use crate::clock::Clock;
+use crate::ledger::{Ledger, Reading};
+use crate::telemetry::Reminder;
+use crate::telemetry::backend::Lost;
+
+const KEY: HeaderName = HeaderName::from_static("x-pusher-key");
+const SIGNATURE: HeaderName = HeaderName::from_static("x-pusher-signature");
+
+/// For so long a node is the one that sends, from each time it reads. Then another may.
+const LEASE: Duration = Duration::from_secs(5);
+/// How often the one that sends looks for news of other nodes.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often the others look whether it still does. They do so at different times.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(2_500);
+/// Pause after the ledger did not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+pub(super) struct Sender {
+    watched: Arc<Watched>,
+    /// Which of its webhooks.
+    index: usize,
+    ledger: Arc<dyn Ledger>,
+    node: String,
+    courier: Courier,
+    clock: Clock,
+    batch_max: usize,
+    stop: signal::Receiver<Option<Instant>>,
+    /// What is done with and has not been said to be.
+    done: Option<Done>,
+    /// The first after a gap that has been counted.
+    counted: u64,
+    reminder: Reminder,
+}
+
+/// What there is to do after a look at the news.
+enum Next {
+    AtOnce,
+    After(Duration),
+    /// Somebody else sends.
+    Elsewhere,
+    Stop,
+}
+
+impl Sender {
+    pub(super) fn new(
+        parts: &Parts<'_>,
+        watched: Arc<Watched>,
+        index: usize,
+        stop: signal::Receiver<Option<Instant>>,
+    ) -> Result<Self, String> {
+        let (_, hook) = &watched.hooks[index];
+        let errand = Errand {
+            to: "webhook",
+            url: &hook.url,
+            static_headers: &hook.static_headers,
+            timeout: Duration::from_millis(parts.settings.timeout_ms),
+            deadline: Duration::from_secs(parts.settings.deadline_s),
+            stop: stop.clone(),
+            metrics: watched.metrics.clone(),
+        };
+        let courier = parts.outbound.courier(errand)?;
+        Ok(Self {
+            watched,
+            index,
+            ledger: parts.ledger.clone(),
+            node: parts.node.to_owned(),
+            courier,
+            clock: parts.clock,
+            batch_max: parts.settings.batch_events_max,
+            stop,
+            done: None,
+            counted: 0,
+            reminder: Reminder::new(),
+        })
+    }
+
+    pub(super) async fn run(mut self) {
+        let watched = self.watched.clone();
+        let mut stop = self.stop.clone();
+        loop {
+            let next = self.look().await;
+            let is_stopping = self.courier.stop_at().is_some();
+            let pause = match next {
+                Next::AtOnce => continue,
+                Next::Stop => return self.leave().await,
+                Next::After(_) | Next::Elsewhere if is_stopping => return self.leave().await,
+                Next::After(pause) => pause,
+                Next::Elsewhere => LOOK_ELSEWHERE.mul_f64(rand::random_range(0.5..=1.0)),
+            };
+            let is_elsewhere = matches!(next, Next::Elsewhere);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = watched.news[self.index].notified(), if !is_elsewhere => {}
+                () = stopping(&mut stop) => {}
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Next {
+        let page = match self.read(self.done, self.batch_max, LEASE).await {
+            Ok(Some(page)) => page,
+            Ok(None) => return Next::Elsewhere,
+            Err(error) => {
+                if self.reminder.is_due(error.label(), std::time::Instant::now()) {
+                    tracing::warn!(%error, "news for webhooks cannot be read");
+                }
+                return Next::After(RETRY_PAUSE);
+            }
+        };
+        self.done = None;
+        self.reminder.over(std::time::Instant::now());
+        let (Some((first, _)), Some((last, _))) = (page.news.first(), page.news.last()) else {
+            return Next::After(LOOK);
+        };
+        if page.dropped > 0 && self.counted != *first {
+            self.counted = *first;
+            self.watched.lose(Lost::Full, page.dropped);
+        }
+        let events: Vec<String> = page.news.iter().filter_map(|(_, news)| self.event(news)).collect();
+        if !events.is_empty() {
+            match self.deliver(&events).await {
+                Some(Ok(())) => {}
+                // Where it outlives this node, another will send it.
+                Some(Err(Lost::Stopping)) => return Next::Stop,
+                Some(Err(reason)) => self.watched.lose(reason, events.len() as u64),
+                None => return Next::Elsewhere,
+            }
+        }
+        self.done = Some(Done { from: page.from, until: *last });
+        Next::AtOnce
+    }
+
+    fn event(&self, news: &News) -> Option<String> {
+        written(news, |event, name| self.watched.hooks[self.index].1.wants(event, name))
+    }
+
+    /// `None`: another node sends by now.
+    async fn deliver(&mut self, events: &[String]) -> Option<Result<(), Lost>> {
+        let time_ms = self.clock.unix_millis();
+        let body = Bytes::from(format!(r#"{{"time_ms":{time_ms},"events":[{}]}}"#, events.join(",")));
+        let Self { watched, courier, ledger, node, index, .. } = self;
+        let sign = |headers: &mut HeaderMap, body: &Bytes| {
+            let terms = watched.app().terms();
+            let value =
+                |text: &str| HeaderValue::from_str(text).expect("letters and digits are a header's value");
+            headers.insert(KEY, value(terms.signer.key()));
+            headers.insert(SIGNATURE, value(&terms.signer.sign(body)));
+        };
+        let keep = async {
+            loop {
+                tokio::time::sleep(LEASE / 3).await;
+                let reading = reading(watched, *index, node);
+                // While nobody can say, it goes on.
+                if let Ok(None) = ledger.read(Reading { lease: LEASE, ..reading.borrow() }).await {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            delivered = courier.deliver(events.len(), body, sign) => Some(delivered),
+            () = keep => None,
+        }
+    }
+
+    /// Lets another node send, at once. What nobody else can send is lost.
+    async fn leave(&self) {
+        if !self.ledger.outlives_node() {
+            if let Ok(Some(page)) = self.read(self.done, usize::MAX, LEASE).await {
+                let lost = page.news.iter().filter_map(|(_, news)| self.event(news)).count();
+                self.watched.lose(Lost::Stopping, lost as u64);
+            }
+            return;
+        }
+        if let Err(error) = self.read(self.done, 0, Duration::ZERO).await {
+            tracing::debug!(%error, "another node sends for a webhook once this one's lease is over");
+        }
+    }
+
+    async fn read(
+        &self,
+        done: Option<Done>,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Option<Page>, BrokerError> {
+        let reading = reading(&self.watched, self.index, &self.node);
+        self.ledger.read(Reading { done, limit, lease, ..reading.borrow() }).await
+    }
+}
+
+/// Who reads, for which webhook.
+struct Of<'a> {
+    readers: Vec<&'a str>,
+    watched: &'a Watched,
+    reader: &'a str,
+    by: &'a str,
+}
+
+fn reading<'a>(watched: &'a Watched, index: usize, by: &'a str) -> Of<'a> {
+    let readers = watched.hooks.iter().map(|(name, _)| &**name).collect();
+    Of { readers, watched, reader: &watched.hooks[index].0, by }
+}
+
+impl Of<'_> {
+    fn borrow(&self) -> Reading<'_> {
+        Reading {
+            ledger: &self.watched.namespace,
+            reader: self.reader,
+            readers: &self.readers,
+            by: self.by,
+            lease: LEASE,
+            done: None,
+            limit: 0,
+        }
+    }
+}

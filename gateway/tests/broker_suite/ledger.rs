@@ -1,0 +1,162 @@
+//! Who holds what, and the news of it.
+
+use std::time::Duration;
+
+use gateway_core::ledger::{Change, Done, Ledger as Table, News, Page, Room};
+use tidegate::ledger::{Held, Reading};
+
+use crate::harness::{Backend, Node, eventually};
+
+pub const ROOM: Room = Room { news_max: 1_000, bytes_max: 1 << 20 };
+pub const LEASE: Duration = Duration::from_secs(60);
+
+pub fn hold(subject: &str) -> Change {
+    Change::Hold(subject.into())
+}
+
+pub fn release(subject: &str) -> Change {
+    Change::Release(subject.into())
+}
+
+pub fn reading<'a>(reader: &'a str, done: Option<Done>, limit: usize) -> Reading<'a> {
+    const READERS: &[&str] = &["main", "other"];
+    Reading { ledger: "shop", reader, readers: READERS, by: "n", lease: LEASE, done, limit }
+}
+
+impl Node {
+    pub async fn begin(&self, holder: &str) {
+        eventually("the ledger can be used", async || {
+            matches!(self.ledger.prolong("shop", holder, LEASE, ROOM).await, Ok(Held::Done))
+        })
+        .await;
+    }
+
+    pub async fn change(&self, holder: &str, changes: &[Change]) {
+        let changed = self.ledger.change("shop", holder, changes, ROOM).await.expect("changed");
+        assert_eq!(changed, Held::Done);
+    }
+
+    pub async fn page(&self, reader: &str, done: Option<u64>, limit: usize) -> Page {
+        let read = async |done, limit| {
+            self.ledger.read(reading(reader, done, limit)).await.expect("read").expect("nobody else reads")
+        };
+        let from = if done.is_some() { read(None, 0).await.from } else { 0 };
+        read(done.map(|until| Done { from, until }), limit).await
+    }
+
+    /// All news after some.
+    pub async fn news(&self, done: Option<u64>) -> Vec<News> {
+        self.page("main", done, 10_000).await.news.into_iter().map(|(_, news)| news).collect()
+    }
+}
+
+pub async fn the_first_who_holds_and_the_last_who_lets_go_are_news<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    node.begin("one").await;
+    node.begin("two").await;
+    node.change("one", &[hold("a"), hold("a"), hold("b\né")]).await;
+    node.change("two", &[hold("a"), release("b\né"), release("c")]).await;
+    node.change("one", &[release("a"), release("a")]).await;
+    node.change("two", &[release("a")]).await;
+    node.change("one", &[Change::Say("{\"x\": 1}".into()), hold("a")]).await;
+    let taken = |subject: &str| News::Taken(subject.into());
+    let expected =
+        [taken("a"), taken("b\né"), News::Free("a".into()), News::Said("{\"x\": 1}".into()), taken("a")];
+    assert_eq!(node.news(None).await, expected);
+}
+
+pub async fn a_holder_that_ends_lets_go_of_what_nobody_else_holds<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    node.begin("one").await;
+    node.begin("two").await;
+    let many: Vec<Change> = (0..1_200).map(|number| hold(&number.to_string())).collect();
+    node.change("one", &many).await;
+    node.change("two", &[hold("7")]).await;
+    node.change("one", &[Change::Count("7".into(), 2), Change::Count("8".into(), 1)]).await;
+    node.ledger.retire("shop", "one", Duration::ZERO, Room { news_max: 9_999, ..ROOM }).await.expect("ended");
+    let room = Room { news_max: 9_999, ..ROOM };
+    eventually("all is free", async || {
+        // Whoever is left frees a part of it each time.
+        let held = node.ledger.prolong("shop", "two", LEASE, room).await.expect("prolonged");
+        assert_eq!(held, Held::Done);
+        node.news(Some(1_202)).await.len() == 1_200
+    })
+    .await;
+    let news = node.news(None).await;
+    assert!(!news.contains(&News::Free("7".into())), "another holds it");
+    let at = |wanted: &News| news.iter().position(|news| news == wanted).expect("it is told");
+    assert_eq!(at(&News::Counted("8".into(), 0)) + 1, at(&News::Free("8".into())));
+    assert!(!news.contains(&News::Counted("7".into(), 0)));
+}
+
+pub async fn each_reader_goes_on_where_it_stood<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    node.begin("one").await;
+    let said: Vec<Change> = (0..5).map(|number| Change::Say(number.to_string().into())).collect();
+    node.change("one", &said).await;
+    let numbers = |page: Page| page.news.into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+    assert_eq!(numbers(node.page("main", None, 2).await), [1, 2]);
+    assert_eq!(numbers(node.page("main", None, 2).await), [1, 2], "nothing was done with them");
+    assert_eq!(numbers(node.page("main", Some(2), 9).await), [3, 4, 5]);
+    assert_eq!(numbers(node.page("main", Some(5), 9).await), [0; 0]);
+    assert_eq!(numbers(node.page("other", None, 9).await), [1, 2, 3, 4, 5]);
+    assert_eq!(numbers(node.page("other", Some(4), 9).await), [5]);
+    assert_eq!(numbers(node.page("main", None, 9).await), [0; 0]);
+}
+
+pub async fn a_reader_that_is_far_behind_is_told_how_much_it_missed<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    node.begin("one").await;
+    node.page("main", None, 9).await;
+    let say = async |text: &str, room: Room| {
+        let change = [Change::Say(text.into())];
+        assert_eq!(node.ledger.change("shop", "one", &change, room).await.expect("changed"), Held::Done);
+    };
+    for _ in 0..5 {
+        say("x", Room { news_max: 3, ..ROOM }).await;
+    }
+    let page = node.page("main", None, 9).await;
+    assert_eq!((page.news.len(), page.dropped), (3, 2));
+    say("123456789", Room { bytes_max: 11, ..ROOM }).await;
+    let page = node.page("main", None, 9).await;
+    assert_eq!((page.news.len(), page.dropped), (1, 5));
+    assert_eq!(node.page("main", Some(6), 9).await, Page { from: 6, ..Page::default() });
+}
+
+pub async fn it_is_what_the_table_says_whatever_happens<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let mut model = Table::default();
+    for holder in ["0", "1", "2"] {
+        node.begin(holder).await;
+    }
+    // Any sequence will do, as long as it is always the same.
+    let mut seed = 7_u64;
+    let mut draw = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    for _ in 0..60 {
+        let holder = draw(3).to_string();
+        let changes: Vec<Change> = (0..draw(8))
+            .map(|_| {
+                let subject = draw(5).to_string();
+                match draw(4) {
+                    0 => hold(&subject),
+                    1 => release(&subject),
+                    2 => Change::Count(subject.into(), draw(3) as u32),
+                    _ => Change::Say(subject.into()),
+                }
+            })
+            .collect();
+        changes.iter().for_each(|change| model.change(&holder, change.clone(), ROOM));
+        node.change(&holder, &changes).await;
+    }
+    let expected = model.read("main", None, 10_000, &["main"]);
+    assert!(expected.news.len() > 50);
+    assert_eq!(node.page("main", None, 10_000).await, expected);
+}

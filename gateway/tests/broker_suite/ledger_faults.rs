@@ -1,0 +1,118 @@
+//! What becomes of a ledger when nodes and Redis die.
+
+use std::time::Duration;
+
+use gateway_core::ledger::{Change, Done, News};
+use tidegate::ledger::{Held, Reading};
+
+use crate::harness::{Backend, Redis, eventually};
+use crate::ledger::{LEASE, ROOM, hold, reading, release};
+
+const SHORT: Duration = Duration::from_millis(100);
+
+fn free(subject: &str) -> News {
+    News::Free(subject.into())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_node_held_is_free_once_and_only_what_nobody_else_holds() {
+    let redis = Redis::new();
+    let (dying, living, third) = (redis.node(), redis.node(), redis.node());
+    living.begin("living").await;
+    third.begin("third").await;
+    dying.begin("dying").await;
+    dying.change("dying", &[hold("a"), hold("b")]).await;
+    living.change("living", &[hold("b")]).await;
+    assert_eq!(dying.ledger.prolong("shop", "dying", SHORT, ROOM).await.expect("prolonged"), Held::Done);
+    eventually("a is free", async || {
+        for (node, name) in [(&living, "living"), (&third, "third")] {
+            assert_eq!(node.ledger.prolong("shop", name, LEASE, ROOM).await.expect("prolonged"), Held::Done);
+        }
+        living.news(None).await.contains(&free("a"))
+    })
+    .await;
+    let taken = |subject: &str| News::Taken(subject.into());
+    assert_eq!(living.news(None).await, [taken("a"), taken("b"), free("a")]);
+
+    // It was only slow: nothing that it does counts any more, and it knows that.
+    let changed = dying.ledger.change("shop", "dying", &[hold("c")], ROOM).await.expect("an answer");
+    assert_eq!(changed, Held::Over);
+    dying.begin("dying.2").await;
+    dying.change("dying.2", &[hold("a"), hold("b")]).await;
+    living.change("living", &[release("b")]).await;
+    assert_eq!(living.news(Some(3)).await, [taken("a")]);
+    let keys: Vec<String> = redis.server.ask(&["KEYS", "tidegate:ledger:{shop}:held:dying"]);
+    assert_eq!(keys, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_reads_for_a_reader_until_its_lease_is_over_or_it_leaves() {
+    let redis = Redis::new();
+    let (one, other) = (redis.node(), redis.node());
+    one.begin("one").await;
+    one.change("one", &[hold("a")]).await;
+    let reading = |by: &'static str, lease| Reading { by, lease, ..reading("main", None, 9) };
+    let reads = async |node: &crate::harness::Node, by, lease| {
+        node.ledger.read(reading(by, lease)).await.expect("an answer").map(|page| page.news.len())
+    };
+    eventually("the other is connected", async || other.broker.canary().await.is_ok()).await;
+    assert_eq!(reads(&one, "one", LEASE).await, Some(1));
+    assert_eq!(reads(&other, "other", LEASE).await, None);
+    assert_eq!(reads(&one, "one", SHORT).await, Some(1));
+    eventually("the other reads", async || reads(&other, "other", LEASE).await == Some(1)).await;
+    assert_eq!(reads(&one, "one", LEASE).await, None);
+    // What it had done with counts for nothing where another reads by now.
+    let late =
+        Reading { by: "one", done: Some(Done { from: 0, until: 1 }), ..self::reading("main", None, 9) };
+    assert_eq!(one.ledger.read(late).await.expect("an answer"), None);
+    assert_eq!(reads(&other, "other", Duration::ZERO).await, Some(1));
+    assert_eq!(reads(&one, "one", LEASE).await, Some(1), "it has left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_meets_an_emptied_redis_or_another_process_begins_anew() {
+    let mut redis = Redis::new();
+    redis.config.ping_ms = 100;
+    redis.config.reconnect_max_ms = 100;
+    let node = redis.node();
+    node.begin("one").await;
+    node.change("one", &[hold("a")]).await;
+    assert_eq!(node.news(None).await.len(), 1);
+    redis.server.ask::<()>(&["FLUSHALL"]);
+    let changed = async |name| node.ledger.change("shop", name, &[hold("b")], ROOM).await;
+    assert_eq!(changed("one").await.expect("an answer"), Held::Over);
+    node.begin("two").await;
+    node.change("two", &[hold("a")]).await;
+    // What was read before it was emptied says nothing of what is there now.
+    let done = Some(Done { from: 0, until: 1 });
+    let page = node.ledger.read(reading("main", done, 9)).await.expect("read").expect("nobody else reads");
+    assert_eq!(page.news, [(1, News::Taken("a".into()))]);
+    redis.server.ask::<()>(&["SAVE"]);
+    redis.server.kill();
+    redis.server.restart();
+    eventually("it is over", async || matches!(changed("two").await, Ok(Held::Over))).await;
+    node.begin("three").await;
+    node.change("three", &[hold("a")]).await;
+    assert_eq!(node.news(Some(1)).await, [], "it was held all the time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_refuses_changes_whole_and_lets_leases_and_readers_go_on() {
+    let redis = Redis::new();
+    let node = redis.node();
+    node.begin("one").await;
+    node.begin("two").await;
+    node.change("one", &[hold("a")]).await;
+    node.change("two", &[hold("b")]).await;
+    redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    let changes = [hold("c"), release("a"), Change::Say("x".into())];
+    let refused = node.ledger.change("shop", "one", &changes, ROOM).await.unwrap_err();
+    assert_eq!(refused.label(), "oom");
+    assert_eq!(node.news(None).await.len(), 2, "nothing of it was done");
+    assert_eq!(node.ledger.prolong("shop", "one", LEASE, ROOM).await.expect("prolonged"), Held::Done);
+    node.ledger.retire("shop", "two", Duration::ZERO, ROOM).await.expect("ended");
+    assert_eq!(node.news(Some(2)).await, [free("b")]);
+    redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    node.change("one", &changes).await;
+    assert_eq!(node.news(Some(3)).await, [News::Taken("c".into()), free("a"), News::Said("x".into())]);
+}

@@ -1,0 +1,291 @@
+//! Webhooks of Pusher's apps: what happens in channels is told to the app's server once, whatever the number of nodes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::application::{Application, Asked};
+use crate::gateway::{Description, eventually, gateway};
+use crate::pusher::{APP, sign};
+use crate::redis_server::RedisServer;
+
+const HOLDING: &str = r#""channel_occupied", "channel_vacated", "member_added", "member_removed""#;
+
+/// A node whose app tells this application of these.
+fn telling(application: &Application, types: &str) -> Description {
+    let url = &application.url;
+    gateway().and(APP).and(&format!(
+        "[pusher.apps.shop.webhooks.main]\nurl = \"{url}/events\"\ntypes = [{types}]\n\
+         [pusher.webhooks]\nvacated_delay_ms = 50\n"
+    ))
+}
+
+async fn taking() -> Application {
+    Application::start(|_| Some((200, String::new()))).await
+}
+
+fn of_channel(name: &str, channel: &str) -> Value {
+    json!({ "name": name, "channel": channel })
+}
+
+fn of_member(name: &str, channel: &str, user: &str) -> Value {
+    json!({ "name": name, "channel": channel, "user_id": user })
+}
+
+fn unsubscribe(channel: &str) -> Value {
+    json!({ "event": "pusher:unsubscribe", "data": { "channel": channel } })
+}
+
+/// The events of a batch, which is signed by the app.
+fn events(asked: &Asked) -> Vec<Value> {
+    let body = std::str::from_utf8(&asked.body).expect("text");
+    let header = |name: &str| asked.headers[name].to_str().expect("text").to_owned();
+    assert_eq!((header("x-pusher-key"), header("x-pusher-signature")), ("key".to_owned(), sign(body)));
+    assert_eq!(header("content-type"), "application/json");
+    let now = tidegate::clock::Clock::start().unix_millis();
+    assert!(asked.json()["time_ms"].as_u64().expect("a number").abs_diff(now) < 60_000);
+    asked.json()["events"].as_array().expect("events").clone()
+}
+
+/// Everything that was told.
+fn told(application: &Application) -> Vec<Value> {
+    application.asked("/events").iter().flat_map(events).collect()
+}
+
+async fn tells(application: &Application, expected: &[Value]) {
+    eventually(&format!("{expected:?}"), async || told(application).len() >= expected.len()).await;
+    assert_eq!(told(application), expected);
+}
+
+/// What one channel, or one of its members, has been told of, in order.
+fn of<'a>(events: &'a [Value], channel: &str, user: Option<&str>) -> Vec<&'a str> {
+    let is_it = |event: &&Value| event["channel"] == channel && event["user_id"].as_str() == user;
+    events.iter().filter(is_it).map(|event| event["name"].as_str().expect("a name")).collect()
+}
+
+#[tokio::test]
+async fn who_comes_first_and_goes_last_is_told_in_order_and_signed() {
+    let application = taking().await;
+    let gateway = telling(&application, HOLDING).start().await;
+    let (mut ann, mut again) = (gateway.pusher().await, gateway.pusher().await);
+    ann.subscribe("news").await;
+    again.subscribe("news").await;
+    ann.enter("presence-room", "ann").await;
+    again.enter("presence-room", "ann").await;
+    let mut expected = vec![
+        of_channel("channel_occupied", "news"),
+        of_channel("channel_occupied", "presence-room"),
+        of_member("member_added", "presence-room", "ann"),
+    ];
+    tells(&application, &expected).await;
+    ann.socket.close().await;
+    again.say(unsubscribe("news")).await;
+    expected.push(of_channel("channel_vacated", "news"));
+    tells(&application, &expected).await;
+    again.say(unsubscribe("presence-room")).await;
+    eventually("all is told", async || told(&application).len() == 6).await;
+    let all = told(&application);
+    assert_eq!(of(&all, "presence-room", None), ["channel_occupied", "channel_vacated"]);
+    assert_eq!(of(&all, "presence-room", Some("ann")), ["member_added", "member_removed"]);
+    gateway.metric_becomes("tidegate_webhook_changes_queued", 0.0).await;
+    gateway.metric_becomes("tidegate_webhook_events_total{result=\"sent\"}", 6.0).await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_loaded_again_and_channels_that_nobody_asked_about_make_no_events() {
+    let application = taking().await;
+    let gateway = telling(&application, HOLDING)
+        .and("[pusher.apps.shop.webhooks.more]\nurl = \"http://127.0.0.1:9/\"\ntypes = [\"client_event\"]\n")
+        .with("pusher.webhooks.vacated_delay_ms", 30_000)
+        .with("pusher.apps.shop.webhooks.main.channel_prefix", "presence-")
+        .start()
+        .await;
+    let mut before = gateway.pusher().await;
+    before.enter("presence-room", "ann").await;
+    before.subscribe("news").await;
+    before.socket.close().await;
+    let mut after = gateway.pusher().await;
+    eventually("the one before is gone", async || {
+        let present = gateway.api("presence", json!({ "channel": "shop:presence-room" })).await;
+        present["presence"].as_object().expect("clients").is_empty()
+    })
+    .await;
+    after.enter("presence-room", "ann").await;
+    after.enter("presence-later", "ann").await;
+    let mut expected = vec![
+        of_channel("channel_occupied", "presence-room"),
+        of_member("member_added", "presence-room", "ann"),
+        of_channel("channel_occupied", "presence-later"),
+        of_member("member_added", "presence-later", "ann"),
+    ];
+    tells(&application, &expected).await;
+    // A single node that ends has nobody to whom its clients could have gone: all is told.
+    gateway.drain().await;
+    expected.extend([
+        of_channel("channel_vacated", "presence-later"),
+        of_channel("channel_vacated", "presence-room"),
+        of_member("member_removed", "presence-later", "ann"),
+        of_member("member_removed", "presence-room", "ann"),
+    ]);
+    assert_eq!(told(&application), expected);
+}
+
+#[tokio::test]
+async fn clients_own_events_caches_without_anything_and_numbers_are_told() {
+    let application = taking().await;
+    let types = r#""client_event", "cache_miss", "subscription_count""#;
+    let gateway =
+        telling(&application, types).with("pusher.apps.shop.subscription_counts", true).start().await;
+    let mut ann = gateway.pusher().await;
+    ann.subscribe("cache-price").await;
+    ann.hears("pusher:cache_miss", "cache-price").await;
+    tells(&application, &[of_channel("cache_miss", "cache-price")]).await;
+    eventually("the number is told", async || told(&application).len() == 2).await;
+    let count = json!({ "name": "subscription_count", "channel": "cache-price", "subscription_count": 1 });
+    assert_eq!(told(&application)[1], count);
+    gateway.publish("shop:cache-price", json!(1)).await;
+    let mut late = gateway.pusher().await;
+    late.subscribe("cache-price").await;
+    let mut bob = gateway.pusher().await;
+    bob.enter("presence-room", "bob").await;
+    bob.say(json!({ "event": "client-moved", "channel": "presence-room", "data": { "x": 1 } })).await;
+    let moved = json!({
+        "name": "client_event", "channel": "presence-room", "event": "client-moved", "data": "{\"x\":1}",
+        "socket_id": bob.id, "user_id": "bob",
+    });
+    let count = json!({ "name": "subscription_count", "channel": "cache-price", "subscription_count": 2 });
+    eventually("the event and the number are told", async || {
+        let all = told(&application);
+        all.contains(&moved) && all.contains(&count)
+    })
+    .await;
+    let misses = told(&application).iter().filter(|event| event["name"] == "cache_miss").count();
+    assert_eq!(misses, 1, "it has kept something by then");
+}
+
+#[tokio::test]
+async fn what_is_not_taken_is_sent_again_in_order_and_what_never_will_be_is_given_up() {
+    let failures = AtomicUsize::new(2);
+    let application = Application::start(move |asked| {
+        let fails =
+            failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let is_bad = String::from_utf8_lossy(&asked.body).contains("bad");
+        Some((
+            if fails {
+                503
+            } else if is_bad {
+                422
+            } else {
+                200
+            },
+            String::new(),
+        ))
+    })
+    .await;
+    let gateway = telling(&application, HOLDING).with("pusher.webhooks.batch_events_max", 1).start().await;
+    let mut ann = gateway.pusher().await;
+    for channel in ["one", "bad", "two"] {
+        ann.subscribe(channel).await;
+    }
+    eventually("all are sent", async || told(&application).len() == 5).await;
+    let channels: Vec<Value> =
+        told(&application).into_iter().map(|mut event| event["channel"].take()).collect();
+    assert_eq!(channels, ["one", "one", "one", "bad", "two"]);
+    let counted = |result: &str| format!("tidegate_webhook_events_total{{result=\"{result}\"}}");
+    gateway.metric_becomes(&counted("sent"), 2.0).await;
+    assert_eq!(gateway.metric(&counted("refused")).await, 1.0);
+    assert_eq!(gateway.metric("tidegate_webhook_failures_total{reason=\"status\"}").await, 3.0);
+}
+
+#[tokio::test]
+async fn what_a_killed_node_had_is_told_once_as_gone_and_what_others_have_is_not() {
+    let redis = RedisServer::start();
+    let application = taking().await;
+    let node = || telling(&application, HOLDING).with("redis.presence_ttl_s", 1).over(&redis.url());
+    let doomed = node().run().await;
+    let (mut cyd, mut ann_there) = (doomed.pusher().await, doomed.pusher().await);
+    cyd.subscribe("news").await;
+    cyd.subscribe("only-there").await;
+    cyd.enter("presence-room", "cyd").await;
+    ann_there.enter("presence-room", "ann").await;
+    // It is the first, and so the one that sends.
+    eventually("it has told all", async || told(&application).len() == 5).await;
+    let (first, second) = (node().start().await, node().start().await);
+    let (mut ann, mut bob) = (first.pusher().await, second.pusher().await);
+    ann.subscribe("news").await;
+    ann.enter("presence-room", "ann").await;
+    bob.enter("presence-room", "bob").await;
+    eventually("bob is told", async || told(&application).len() == 6).await;
+    doomed.signal(Signal::KILL);
+    let gone =
+        [of_channel("channel_vacated", "only-there"), of_member("member_removed", "presence-room", "cyd")];
+    eventually("what it had is told", async || {
+        let all = told(&application);
+        gone.iter().all(|event| all.contains(event))
+    })
+    .await;
+
+    for client in [&mut ann, &mut bob] {
+        client.say(unsubscribe("presence-room")).await;
+    }
+    ann.say(unsubscribe("news")).await;
+    eventually("all is told", async || told(&application).len() >= 12).await;
+    first.drain().await;
+    second.drain().await;
+    let all = told(&application);
+    for channel in ["news", "only-there", "presence-room"] {
+        assert_eq!(of(&all, channel, None), ["channel_occupied", "channel_vacated"], "{channel}: {all:?}");
+    }
+    for user in ["ann", "bob", "cyd"] {
+        let of_user = of(&all, "presence-room", Some(user));
+        assert_eq!(of_user, ["member_added", "member_removed"], "{user}: {all:?}");
+    }
+    assert_eq!(all.len(), 12, "{all:?}");
+}
+
+#[tokio::test]
+async fn who_moves_from_a_node_that_drains_to_another_has_not_been_away() {
+    let redis = RedisServer::start();
+    let application = taking().await;
+    let node =
+        || telling(&application, HOLDING).with("pusher.webhooks.vacated_delay_ms", 5_000).over(&redis.url());
+    let (leaving, staying) = (node().start().await, node().start().await);
+    let mut before = leaving.pusher().await;
+    before.enter("presence-room", "ann").await;
+    eventually("it is told", async || told(&application).len() == 2).await;
+    leaving.drain().await;
+    let mut after = staying.pusher().await;
+    after.enter("presence-room", "ann").await;
+    after.subscribe("marker").await;
+    let expected = [
+        of_channel("channel_occupied", "presence-room"),
+        of_member("member_added", "presence-room", "ann"),
+        of_channel("channel_occupied", "marker"),
+    ];
+    tells(&application, &expected).await;
+    // What the other left behind is over by the time that this is.
+    after.say(unsubscribe("marker")).await;
+    eventually("the marker is told", async || told(&application).len() > 3).await;
+    assert_eq!(told(&application)[3..], [of_channel("channel_vacated", "marker")]);
+}
+
+#[tokio::test]
+async fn a_ledger_that_redis_has_lost_is_written_anew() {
+    let redis = RedisServer::start();
+    let application = taking().await;
+    let gateway =
+        telling(&application, HOLDING).with("redis.presence_ttl_s", 1).over(&redis.url()).start().await;
+    let mut ann = gateway.pusher().await;
+    ann.subscribe("news").await;
+    let mut expected = vec![of_channel("channel_occupied", "news")];
+    tells(&application, &expected).await;
+    redis.ask::<()>(&["FLUSHALL"]);
+    gateway.metric_becomes("tidegate_webhook_restarts_total", 1.0).await;
+    // Nobody knows any more that it was told.
+    expected.push(of_channel("channel_occupied", "news"));
+    tells(&application, &expected).await;
+    ann.say(unsubscribe("news")).await;
+    expected.push(of_channel("channel_vacated", "news"));
+    tells(&application, &expected).await;
+}

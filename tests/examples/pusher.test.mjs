@@ -23,7 +23,7 @@ async function startGuestBook(t) {
     if (server.ended) throw new Error(`${server.ended}: ${server.errors}`);
     return server.lines.length;
   });
-  return `http://127.0.0.1:${port}/`;
+  return { url: `http://127.0.0.1:${port}/`, server };
 }
 
 async function enter(t, url, name) {
@@ -41,7 +41,7 @@ const shows = (page, selector, expected) =>
   until(`${selector} shows ${expected}`, async () => (await text(page, selector)).join('|') === expected);
 
 test('guests see each other, who is writing, and what is written', async (t) => {
-  const url = await startGuestBook(t);
+  const { url, server } = await startGuestBook(t);
   const ann = await enter(t, url, 'Ann');
   const bob = await enter(t, url, 'Bob');
   await shows(ann, '#guests', 'Ann, Bob');
@@ -53,5 +53,7 @@ test('guests see each other, who is writing, and what is written', async (t) => 
   for (const page of [ann, bob]) await shows(page, '#book li', 'Bobhello');
   await bob.close();
   await shows(ann, '#guests', 'Ann');
+  await until('the server is told', () => server.lines.includes('Bob has gone'));
+  assert.deepEqual(server.lines.slice(1), ['Ann has come', 'Bob has come', 'Bob has gone']);
   assert.deepEqual(ann.complaints.filter((line) => !line.includes('favicon')), []);
 });

@@ -1,6 +1,6 @@
 // A guest book: serves its page, signs for those who come in, and tells everybody what is written. No packages: what the
 // server libraries of Pusher do is two signatures.
-import { createHash, createHmac } from 'node:crypto';
+import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 
@@ -30,14 +30,27 @@ function authorize(form) {
   return { auth: `${APP.key}:${sign(`${socket}:${channel}:${member}`)}`, channel_data: member };
 }
 
-const read = async (request) => {
-  let text = '';
-  for await (const chunk of request) {
-    text += chunk;
-    if (text.length > 10_000) throw new Error('too long');
+// What the gateway tells of guests, as `pusher.webhook(…)` checks and reads it.
+function told(headers, body) {
+  const [given, right] = [String(headers['x-pusher-signature'] ?? ''), sign(body)];
+  const holds = headers['x-pusher-key'] === APP.key && given.length === right.length;
+  if (!holds || !timingSafeEqual(Buffer.from(given), Buffer.from(right))) return false;
+  for (const { name, user_id: guest } of JSON.parse(body).events) {
+    console.log(name === 'member_added' ? `${guest} has come` : `${guest} has gone`);
   }
-  return new URLSearchParams(text);
-};
+  return true;
+}
+
+async function read(request, max) {
+  const chunks = [];
+  let length = 0;
+  for await (const chunk of request) {
+    chunks.push(chunk);
+    length += chunk.length;
+    if (length > max) throw new Error('too long');
+  }
+  return Buffer.concat(chunks).toString();
+}
 
 const server = createServer(async (request, response) => {
   const answer = (status, body = '', type = 'application/json') =>
@@ -49,7 +62,8 @@ const server = createServer(async (request, response) => {
     }
     if (request.method === 'GET' && pathname === '/gateway') return answer(200, { url: GATEWAY, key: APP.key });
     if (request.method !== 'POST') return answer(404);
-    const form = await read(request);
+    if (pathname === '/pusher/webhook') return answer(told(request.headers, await read(request, 1_000_000)) ? 204 : 401);
+    const form = new URLSearchParams(await read(request, 10_000));
     if (pathname === '/pusher/auth') {
       const authorized = authorize(form);
       return authorized ? answer(200, authorized) : answer(403);

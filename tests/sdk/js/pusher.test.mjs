@@ -1,33 +1,22 @@
 // pusher-js, the official library, and its server's: everything the two do with each other, through the gateway.
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { test } from 'node:test';
 
 import Pusher from 'pusher-js';
 import PusherServer from 'pusher';
 import Echo from 'laravel-echo';
 
-import { startGateway, until } from './support.mjs';
+import { WebSocket, startGateway, until } from './support.mjs';
 
-const CONFIG = `
-[pusher]
-enabled = true
-[pusher.apps.shop]
-id = "1"
-key = "app-key"
-secret = "app-secret"
-client_events = true
-[drain]
-notice_ms = 0
-grace_ms = 100
-`;
+const CONFIG = readFileSync(new URL('../../support/pusher.toml', import.meta.url), 'utf8');
 const MASTER_KEY = Buffer.alloc(32, 7).toString('base64');
 
-function serverOf(gateway) {
+function serverOf(gateway, app = { appId: '1', key: 'app-key', secret: 'app-secret' }) {
   return new PusherServer({
-    appId: '1',
-    key: 'app-key',
-    secret: 'app-secret',
+    ...app,
     host: '127.0.0.1',
     port: String(gateway.port),
     useTLS: false,
@@ -36,8 +25,8 @@ function serverOf(gateway) {
 }
 
 // A client whose application signs whatever it asks for, as this user.
-function clientOf(t, gateway, user = {}, key = 'app-key') {
-  const server = serverOf(gateway);
+function clientOf(t, gateway, user = {}, key = 'app-key', app = undefined) {
+  const server = serverOf(gateway, app);
   const answer = (make) => (params, callback) => {
     try {
       callback(null, make(params));
@@ -229,6 +218,141 @@ test('servers ask which channels are occupied, and by how many', async (t) => {
   await assert.rejects(server.trigger('news', 'large', 'x'.repeat(10 * 1024 + 1)), { status: 413 });
   const forger = new PusherServer({ appId: '1', key: 'app-key', secret: 'wrong', host: '127.0.0.1', port: String(gateway.port), useTLS: false });
   await assert.rejects(forger.trigger('news', 'e', {}), { status: 401 });
+});
+
+test('a webhook tells what happens in channels, and its signature holds', async (t) => {
+  const posted = [];
+  const application = createServer(async (request, response) => {
+    let rawBody = '';
+    for await (const chunk of request) rawBody += chunk;
+    posted.push({ headers: request.headers, rawBody });
+    response.end();
+  });
+  await new Promise((resolve) => application.listen(0, '127.0.0.1', resolve));
+  t.after(() => application.close());
+  const types = ['channel_occupied', 'channel_vacated', 'member_added', 'member_removed', 'client_event', 'cache_miss'];
+  const config = `${CONFIG}
+[pusher.webhooks]
+vacated_delay_ms = 10
+[pusher.apps.shop.webhooks.main]
+url = "http://127.0.0.1:${application.address().port}/"
+types = ${JSON.stringify(types)}
+static_headers = ["X-Tenant: seven"]
+`;
+  const gateway = await startGateway(t, { config });
+  const server = serverOf(gateway);
+  const events = () => posted.flatMap((request) => {
+    const webhook = server.webhook(request);
+    assert.ok(webhook.isValid(), request.rawBody);
+    assert.ok(Math.abs(webhook.getTime() - Date.now()) < 60_000);
+    assert.equal(request.headers['x-tenant'], 'seven');
+    return webhook.getEvents();
+  });
+  const ann = await connected(t, gateway, { id: 'ann' });
+  const room = await subscribed(ann, 'presence-cache-room');
+  room.trigger('client-hi', { n: 1 });
+  await until('four events', () => events().length === 4);
+  ann.disconnect();
+  await until('all events', () => events().length === 6);
+  const channel = 'presence-cache-room';
+  const told = events().map(({ socket_id, ...event }) => event);
+  const hi = { name: 'client_event', channel, event: 'client-hi', data: '{"n":1}', user_id: 'ann' };
+  assert.deepEqual(told.slice(0, 4), [
+    { name: 'channel_occupied', channel },
+    { name: 'member_added', channel, user_id: 'ann' },
+    { name: 'cache_miss', channel },
+    hi,
+  ]);
+  assert.deepEqual(told.slice(4).map(({ name }) => name).sort(), ['channel_vacated', 'member_removed']);
+  const forged = { ...posted[0], rawBody: posted[0].rawBody.replace('occupied', 'vacated') };
+  assert.equal(server.webhook(forged).isValid(), false);
+});
+
+test('the app of the demo serves the library as it is', async (t) => {
+  const gateway = await startGateway(t, { demo: true, config: CONFIG.replace(/\[pusher[^]*?(?=\[drain)/, '') });
+  const app = { appId: 'demo', key: 'demo', secret: 'demo' };
+  const [one, other] = [clientOf(t, gateway, {}, 'demo', app), clientOf(t, gateway, {}, 'demo', app)];
+  const [news, mine, theirs] =
+    [await subscribed(one, 'news'), await subscribed(one, 'private-map'), await subscribed(other, 'private-map')];
+  await serverOf(gateway, app).trigger('news', 'price', { value: 1.5 });
+  mine.trigger('client-moved', { x: 1 });
+  await heard(news, 1);
+  await heard(theirs, 1);
+  assert.deepEqual([eventsOf(news), eventsOf(theirs)], [[['price', { value: 1.5 }]], [['client-moved', { x: 1 }]]]);
+});
+
+test('the greeting says how long a client may hear nothing, without which pusher-js leaves', async (t) => {
+  const gateway = await startGateway(t, { config: CONFIG.replace('enabled = true', 'enabled = true\nactivity_timeout_s = 77') });
+  const socket = new WebSocket(`ws://127.0.0.1:${gateway.port}/app/app-key?protocol=7&client=js&version=8.6.0`);
+  t.after(() => socket.terminate());
+  const first = await new Promise((resolve, reject) => socket.once('message', resolve).once('error', reject));
+  const { event, data } = JSON.parse(first);
+  assert.deepEqual([event, JSON.parse(data).activity_timeout], ['pusher:connection_established', 77]);
+  const client = await connected(t, gateway);
+  assert.equal(client.connection.handshake?.activityTimeout ?? client.connection.activityTimeout, 77_000);
+});
+
+test('who enters a presence channel is told ids, hash and count, and a member without info is one', async (t) => {
+  const gateway = await startGateway(t, { config: CONFIG });
+  const server = serverOf(gateway);
+  const socket = new WebSocket(`ws://127.0.0.1:${gateway.port}/app/app-key?protocol=7`);
+  t.after(() => socket.terminate());
+  const heardAll = [];
+  socket.on('message', (data) => heardAll.push(JSON.parse(data)));
+  const told = async (event) => {
+    await until(event, () => heardAll.some((message) => message.event === event));
+    return JSON.parse(heardAll.find((message) => message.event === event).data);
+  };
+  const { socket_id: id } = await told('pusher:connection_established');
+  const data = { channel: 'presence-room', ...server.authorizeChannel(id, 'presence-room', { user_id: 'ann' }) };
+  socket.send(JSON.stringify({ event: 'pusher:subscribe', data }));
+  const { presence } = await told('pusher_internal:subscription_succeeded');
+  assert.deepEqual(presence, { count: 1, ids: ['ann'], hash: { ann: null } });
+});
+
+test('the server stops what pusher-js does not: events of clients in public channels, and too early', async (t) => {
+  const gateway = await startGateway(t, { config: CONFIG });
+  const [one, other] = [await connected(t, gateway), await connected(t, gateway)];
+  const [mine, theirs] = [await subscribed(one, 'news'), await subscribed(other, 'news')];
+  mine.trigger('client-a', {});
+  await until('refused', () => one.errors.length === 1);
+  const early = await subscribed(other, 'private-map');
+  // Sent before its subscription is.
+  one.send_event('client-b', {}, 'private-map');
+  const late = await subscribed(one, 'private-map');
+  await until('refused again', () => one.errors.length === 2);
+  late.trigger('client-c', {});
+  await heard(early, 1);
+  assert.deepEqual([eventsOf(early), eventsOf(theirs)], [[['client-c', {}]], []]);
+  assert.ok(one.errors.every(({ message }) => message.startsWith('client event rejected')), JSON.stringify(one.errors));
+});
+
+test('after signing in the library asks for the own channel of its user with an empty signature', async (t) => {
+  const gateway = await startGateway(t, { config: CONFIG });
+  const ann = await connected(t, gateway, { id: 'ann' });
+  const sent = [];
+  const send = ann.connection.send_event.bind(ann.connection);
+  ann.connection.send_event = (...event) => sent.push(event) && send(...event);
+  ann.signin();
+  await ann.user.signinDonePromise;
+  const own = '#server-to-user-ann';
+  await until('subscribed', async () => (await gateway.api('channels', { pattern: 'shop:*' })).channels['shop:#ann']);
+  assert.deepEqual(sent.find(([event]) => event === 'pusher:subscribe'), ['pusher:subscribe', { auth: '', channel: own }, undefined]);
+  await serverOf(gateway).sendToUser('ann', 'hello', 1);
+});
+
+test('codes bring clients back at once, after a second, or not at all', async (t) => {
+  const gateway = await startGateway(t, { config: CONFIG });
+  for (const [code, state] of [[4200, 'connected'], [4100, 'connected'], [4009, 'disconnected'], [4300, 'connected']]) {
+    const client = await connected(t, gateway, { id: `user-${code}` });
+    client.signin();
+    await client.user.signinDonePromise;
+    const before = client.connection.socket_id;
+    await gateway.api('disconnect', { user: `shop:user-${code}`, disconnect: { code, reason: 'a test' } });
+    await until(`${state} after ${code}`, () =>
+      client.connection.state === state && client.connection.socket_id !== before);
+    client.disconnect();
+  }
 });
 
 test('whoever names no app stays away, and a drain brings everybody back', async (t) => {

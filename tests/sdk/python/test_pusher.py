@@ -1,38 +1,32 @@
 """pysher, a client that speaks Pusher, and pusher, the official library for its servers."""
 
+import http.server
 import json
 import threading
 import unittest
+from pathlib import Path
 
 import pusher
 import pysher
 
 from gateway import Gateway
 
-CONFIG = """
-[pusher]
-enabled = true
-[pusher.apps.shop]
-id = "1"
-key = "app-key"
-secret = "app-secret"
-client_events = true
-[drain]
-notice_ms = 0
-grace_ms = 100
-"""
+CONFIG = (Path(__file__).resolve().parents[2] / "support" / "pusher.toml").read_text()
 PATIENCE_S = 30
 
 gateway = None
+hooked = None
 
 
 def setUpModule():
-    global gateway
-    gateway = Gateway(CONFIG)
+    global gateway, hooked
+    hooked = Application()
+    gateway = Gateway(CONFIG + hooked.webhook)
 
 
 def tearDownModule():
     gateway.stop()
+    hooked.stop()
 
 
 def server(secret="app-secret"):
@@ -56,6 +50,37 @@ class Heard:
             there = self.more.wait_for(lambda: len(self.all) >= count, PATIENCE_S)
         assert there, f"{self.all} and no more"
         return self.all
+
+
+class Application:
+    """An app's own server: what was posted to it, as (key, signature, body)."""
+
+    def __init__(self):
+        posted = self.posted = Heard()
+
+        class Hook(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                posted.add(self.headers["X-Pusher-Key"], self.headers["X-Pusher-Signature"], body)
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        port = self.server.server_address[1]
+        self.webhook = f"""
+[pusher.apps.shop.webhooks.main]
+url = "http://127.0.0.1:{port}/"
+types = ["channel_occupied"]
+channel_prefix = "hooked-"
+"""
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
 
 
 class Clients(unittest.TestCase):
@@ -104,6 +129,25 @@ class Clients(unittest.TestCase):
         added = ("pusher_internal:member_added", {"user_id": "bob", "user_info": {"n": 2}})
         self.assertEqual(heard.wait_for(1), [added])
         self.assertEqual(server().users_info("presence-room"), {"users": [{"id": "ann"}, {"id": "bob"}]})
+
+    def test_the_library_takes_a_webhook_for_what_it_is(self):
+        self.subscribed(self.connected(), "hooked-news")
+        key, signature, body = hooked.posted.wait_for(1)[0]
+        told = server().validate_webhook(key, signature, body)
+        self.assertEqual(told["events"], [{"name": "channel_occupied", "channel": "hooked-news"}])
+        self.assertIsNone(server().validate_webhook(key, signature, body + " "))
+        self.assertIsNone(server("wrong").validate_webhook(key, signature, body))
+
+    def test_the_library_sends_a_user_away(self):
+        client = self.connected()
+        gone, signed_in = threading.Event(), threading.Event()
+        client.connection.bind("pusher:error", lambda data: gone.set())
+        client.connection.bind("pusher:signin_success", lambda data: signed_in.set())
+        user = server().authenticate_user(client.connection.socket_id, {"id": "ann"})
+        client.connection.send_event("pusher:signin", user)
+        self.assertTrue(signed_in.wait(PATIENCE_S))
+        server().terminate_user_connections("ann")
+        self.assertTrue(gone.wait(PATIENCE_S))
 
     def test_a_client_answers_pings_and_asks_by_itself(self):
         client = self.connected()

@@ -337,7 +337,8 @@ test('after signing in the library asks for the own channel of its user with an 
   await ann.user.signinDonePromise;
   const own = '#server-to-user-ann';
   await until('subscribed', async () => (await gateway.api('channels', { pattern: 'shop:*' })).channels['shop:#ann']);
-  assert.deepEqual(sent.find(([event]) => event === 'pusher:subscribe'), ['pusher:subscribe', { auth: '', channel: own }, undefined]);
+  const [, asked] = sent.find(([event]) => event === 'pusher:subscribe');
+  assert.deepEqual([asked.channel, asked.auth], [own, '']);
   await serverOf(gateway).sendToUser('ann', 'hello', 1);
 });
 
@@ -350,7 +351,7 @@ test('codes bring clients back at once, after a second, or not at all', async (t
     const before = client.connection.socket_id;
     await gateway.api('disconnect', { user: `shop:user-${code}`, disconnect: { code, reason: 'a test' } });
     await until(`${state} after ${code}`, () =>
-      client.connection.state === state && client.connection.socket_id !== before);
+      client.connection.state === state && (state === 'disconnected' || client.connection.socket_id !== before));
     client.disconnect();
   }
 });

@@ -137,6 +137,13 @@ impl Admission {
 
     /// The same for one of several clients over a connection that has this place: it takes another.
     pub fn admit_beside(self: &Arc<Self>, client: IpAddr, shared: &HeldPlace) -> Result<Admitted, Refusal> {
+        let mut admitted = self.admit_apart(client)?;
+        admitted._shared = Some(shared.clone());
+        Ok(admitted)
+    }
+
+    /// The same for a client that stays when the connection goes over which it came.
+    pub fn admit_apart(self: &Arc<Self>, client: IpAddr) -> Result<Admitted, Refusal> {
         let address = AddressKey::of(client);
         let mut doors = self.doors.lock();
         doors.admit(address, self.clock.now())?;
@@ -146,7 +153,7 @@ impl Admission {
         }
         drop(doors);
         let place = Arc::new(Place { admission: self.clone(), spare: AtomicBool::new(false) });
-        Ok(Admitted { place, address, _shared: Some(shared.clone()) })
+        Ok(Admitted { place, address, _shared: None })
     }
 }
 

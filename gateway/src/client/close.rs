@@ -22,8 +22,13 @@ impl Client {
         let plain = disconnect.plain();
         let told = if local.authenticator.explains() { disconnect } else { &plain };
         let goodbye = self.goodbye(local, Goodbye::Closed(told));
-        // After what was sent before: replies are read before the goodbye. On overflow that has been given up.
-        self.outbox.push_last(goodbye);
+        if self.link.framing.reads_goodbye(disconnect) {
+            // After what was sent before: replies are read before the goodbye. On overflow that has been given up.
+            self.outbox.push_last(goodbye);
+        } else {
+            local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
+            self.incoming = Incoming::Nothing;
+        }
         self.start_closing(local, disconnect.label());
     }
 

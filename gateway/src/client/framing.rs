@@ -108,6 +108,11 @@ impl Framing {
         matches!(self, Self::WebSocket(_) | Self::EngineWebSocket(_))
     }
 
+    /// Whether anybody reads it. Who polls and has not answered a ping does not come back for it, and its session is over.
+    pub(super) fn reads_goodbye(&self, disconnect: &Disconnect) -> bool {
+        !matches!(self, Self::EnginePolling(_)) || disconnect.code != Disconnect::NO_PONG.code
+    }
+
     fn is_of_engine_io(&self) -> bool {
         matches!(self, Self::EngineWebSocket(_) | Self::EnginePolling(_))
     }

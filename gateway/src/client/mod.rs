@@ -23,6 +23,7 @@ use crate::transport::{Direct, Stream};
 use crate::worker::Local;
 
 mod ask_backend;
+mod attach;
 mod close;
 pub mod config;
 mod finish;

@@ -110,6 +110,11 @@ impl Outbox {
         self.waiting.push_back(frame);
     }
 
+    /// Takes all that waits, in its order.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Queued> {
+        std::mem::take(self).waiting.into_iter()
+    }
+
     /// Forgets all that waits, except the rest of a frame that has begun.
     pub(crate) fn discard_waiting(&mut self) -> usize {
         let keep = usize::from(self.partial);

@@ -1,42 +1,168 @@
-//! Engine.IO on this node: what sessions begin with.
+//! Engine.IO on this node: what sessions begin with, and those whose clients poll, by the names that these are told.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
 use shared::framing::MessageKind;
-use shared::framing::engine_io::Handshake;
+use shared::framing::engine_io::{Handshake, SEPARATOR};
 use shared::framing::websocket::encode_message;
 
 use crate::socketio::Config;
+use crate::transport::Handed;
+use crate::transport::handed::handed_in_slices;
 
-/// How sessions of Engine.IO begin on this node.
+mod probe;
+mod session;
+
+pub(crate) use probe::{PROBE_TIMEOUT, ProbeError, probe};
+pub(crate) use session::{Fault, Session};
+
+/// How sessions of Engine.IO begin on this node, and those that requests keep alive.
 #[derive(Debug)]
 pub(crate) struct EngineIo {
     settings: Config,
     node: Box<str>,
+    polling: Arc<Sessions>,
+}
+
+/// Sessions by the secrets of their names. As many as there are clients: each was admitted as one.
+///
+/// Where a secret is looked for does not show how much of it is right: the table hides its order.
+#[derive(Debug, Default)]
+struct Sessions(Mutex<HashMap<u128, Arc<Session>>>);
+
+/// A session's name: which one it is, and on which node. Whoever knows it can speak for its client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sid<'a> {
+    secret: u128,
+    pub(crate) node: &'a str,
+}
+
+/// A client that is to be opened.
+#[derive(Debug)]
+pub(crate) struct Polling {
+    /// Its worker's end.
+    pub(crate) pipe: Handed,
+    pub(crate) session: Arc<Session>,
+    /// What it is told first.
+    pub(crate) greeting: Bytes,
+}
+
+impl<'a> Sid<'a> {
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+        let (secret, node) = text.split_once('.')?;
+        let secret = BASE64_URL_SAFE_NO_PAD.decode(secret).ok()?;
+        Some(Self { secret: u128::from_be_bytes(secret.try_into().ok()?), node })
+    }
+
+    fn to_text(self) -> String {
+        format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(self.secret.to_be_bytes()), self.node)
+    }
 }
 
 impl EngineIo {
     pub(crate) fn new(settings: &Config, node: &str) -> Self {
-        Self { settings: settings.clone(), node: node.into() }
+        Self { settings: settings.clone(), node: node.into(), polling: Arc::default() }
+    }
+
+    pub(crate) fn settings(&self) -> &Config {
+        &self.settings
     }
 
     /// What a client over a WebSocket is told first, as a frame.
     pub(crate) fn greeting(&self) -> Bytes {
         let mut packet = BytesMut::new();
-        self.handshake(&self.sid(rand::random()), false).put(&mut packet);
+        self.put_handshake(rand::random(), false, &mut packet);
         let mut frame = BytesMut::new();
         encode_message(MessageKind::Text, &packet, false, &mut frame);
         frame.freeze()
     }
 
-    fn handshake<'a>(&self, sid: &'a str, upgrades: bool) -> Handshake<'a> {
-        let Config { ping_interval_ms, ping_timeout_ms, payload_bytes_max, .. } = self.settings;
-        Handshake { sid, upgrades, ping_interval_ms, ping_timeout_ms, payload_bytes_max }
+    /// Begins a session whose client polls.
+    pub(crate) fn begin_polling(&self) -> Polling {
+        let secret = rand::random();
+        let sessions = Arc::downgrade(&self.polling);
+        let (pipe, far) = handed_in_slices(move || Sessions::forget(&sessions, secret));
+        let session = Arc::new(Session::new(far));
+        self.polling.0.lock().insert(secret, session.clone());
+        let mut greeting = BytesMut::new();
+        self.put_handshake(secret, self.settings.upgrades, &mut greeting);
+        greeting.put_u8(SEPARATOR);
+        Polling { pipe, session, greeting: greeting.freeze() }
     }
 
-    /// A session's name, which says on which node it is.
-    fn sid(&self, secret: u128) -> String {
-        format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(secret.to_be_bytes()), self.node)
+    /// The session of this name, if its client polls here.
+    pub(crate) fn find(&self, sid: Sid<'_>) -> Option<Arc<Session>> {
+        if *sid.node != *self.node { None } else { self.polling.0.lock().get(&sid.secret).cloned() }
+    }
+
+    /// The longest that a request waits for packets: in all that time there is a ping, or no client.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_millis(self.settings.ping_interval_ms + self.settings.ping_timeout_ms)
+    }
+
+    fn put_handshake(&self, secret: u128, upgrades: bool, packet: &mut BytesMut) {
+        let Config { ping_interval_ms, ping_timeout_ms, payload_bytes_max, .. } = self.settings;
+        let sid = &*Sid { secret, node: &self.node }.to_text();
+        Handshake { sid, upgrades, ping_interval_ms, ping_timeout_ms, payload_bytes_max }.put(packet);
+    }
+}
+
+impl Sessions {
+    fn forget(sessions: &Weak<Self>, secret: u128) {
+        // Whoever goes first of those that share it is dropped with the lock open.
+        let forgotten = sessions.upgrade().and_then(|sessions| sessions.0.lock().remove(&secret));
+        drop(forgotten);
+    }
+}
+
+impl std::fmt::Debug for Sid<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sid(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine_io() -> EngineIo {
+        EngineIo::new(&Config::default(), "node-1")
+    }
+
+    fn sid_of(greeting: &Bytes) -> String {
+        let packet = std::str::from_utf8(greeting).unwrap();
+        packet.split('"').nth(3).unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_session_is_found_by_the_name_that_its_client_is_told_until_its_worker_lets_go() {
+        let engine_io = engine_io();
+        let Polling { pipe, session, greeting } = engine_io.begin_polling();
+        let text = sid_of(&greeting);
+        let sid = Sid::parse(&text).unwrap();
+        assert_eq!(sid.node, "node-1");
+        assert!(Arc::ptr_eq(&engine_io.find(sid).unwrap(), &session));
+        let elsewhere = Sid { node: "node-2", ..sid };
+        assert!(engine_io.find(elsewhere).is_none());
+        assert!(engine_io.find(Sid { secret: sid.secret ^ 1, ..sid }).is_none());
+        drop(pipe);
+        assert!(engine_io.find(sid).is_none());
+    }
+
+    #[test]
+    fn what_is_no_name_is_none_and_no_name_is_shown() {
+        for text in
+            ["", "x", ".", "AAAA.node", "AAAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAA.node", "!.n"]
+        {
+            assert!(Sid::parse(text).is_none(), "{text}");
+        }
+        let sid = Sid::parse("AAAAAAAAAAAAAAAAAAAAAQ.node").unwrap();
+        assert_eq!((sid.secret, format!("{sid:?}")), (1, "Sid(..)".to_owned()));
     }
 }

@@ -2,18 +2,34 @@
 
 use std::sync::Arc;
 
-use hyper::StatusCode;
-use hyper::header::{self, HeaderValue};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
 use shared::framing::engine_io::PROTOCOL;
+use shared::framing::websocket::DeflateParams;
 use shared::protocol::Protocol;
 use shared::protocol::raw::Raw;
 
+use crate::admission::{Admitted, Peer};
+use crate::backend::Origin;
+use crate::client::open::NewClient;
+use crate::engine_io::{Fault as SessionFault, PROBE_TIMEOUT, Polling, ProbeError, Session, Sid, probe};
+use crate::http::emulate::is_protobuf as is_octet_stream;
 use crate::http::head::Head;
 use crate::http::raw_paths::{RawPath, Transport as OfPath};
+use crate::http::respond::read_body;
 use crate::http::upgrade::{self, Opening};
-use crate::http::{Refused, Router, cors};
+use crate::http::{Body, Refused, Router, cors, whole};
+use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
+use crate::transport::Socket;
 use crate::transport::encodings::Wire;
+use crate::transport::handed::{Attached, carry, handed};
+
+const METHODS: &str = "GET, POST, OPTIONS";
 
 /// What is spoken over Engine.IO at a path.
 #[derive(Debug)]
@@ -34,6 +50,7 @@ enum Transport {
 enum Fault {
     UnknownTransport,
     UnknownSid,
+    BadMethod,
     BadRequest,
     UnsupportedVersion,
 }
@@ -43,15 +60,19 @@ impl Fault {
         match self {
             Self::UnknownTransport => r#"{"code":0,"message":"Transport unknown"}"#,
             Self::UnknownSid => r#"{"code":1,"message":"Session ID unknown"}"#,
+            Self::BadMethod => r#"{"code":2,"message":"Bad handshake method"}"#,
             Self::BadRequest => r#"{"code":3,"message":"Bad request"}"#,
             Self::UnsupportedVersion => r#"{"code":5,"message":"Unsupported protocol version"}"#,
         }
     }
 
     fn refused(self, head: &Head<'_>) -> Refused {
-        let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let refused = Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, self.told());
-        refused.with([json]).with(cors::lines(cors::headers(head)))
+        refused.with([self.content_type()]).with(cors::lines(cors::headers(head)))
+    }
+
+    fn content_type(self) -> (HeaderName, HeaderValue) {
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
     }
 }
 
@@ -70,10 +91,31 @@ fn check_version(head: &Head<'_>) -> Result<(), Fault> {
     }
 }
 
+/// A client that polls and tries a WebSocket. `None`: its session is not here, or not any more.
+#[derive(Debug)]
+pub(super) struct Probing(Option<Arc<Session>>);
+
+/// What a request that polls asks for.
+enum Asked {
+    /// A session, which the answer begins.
+    Open(Opened),
+    /// Packets of this one.
+    Fetch(Arc<Session>),
+    /// To give it the packets in the body.
+    Bring(Arc<Session>),
+}
+
+/// A client that is let in.
+struct Opened {
+    protocol: Arc<dyn Protocol>,
+    admitted: Admitted,
+    origin: Option<Arc<Origin>>,
+}
+
 impl Router {
     /// What is spoken over Engine.IO at this path, if anything is.
     pub(super) fn engine_io_at(&self, path: &str) -> Option<EngineIoPath> {
-        let bound = self.raw_paths.find(path)?;
+        let bound = self.raw_paths.find(path).filter(|_| self.clients)?;
         (bound.transport == OfPath::EngineIo).then_some(EngineIoPath::Bound(bound))
     }
 
@@ -83,19 +125,210 @@ impl Router {
         if transport(head).map_err(refused)? != Transport::WebSocket {
             return Err(refused(Fault::BadRequest));
         }
-        if head.query("sid").is_some() {
-            return Err(refused(Fault::UnknownSid));
+        let sid = head.query("sid");
+        if sid.is_none() {
+            check_version(head).map_err(refused)?;
+        }
+        let upgrade = upgrade::read(head)?;
+        let protocol = spoken_at(path, upgrade::token(head, &upgrade)?);
+        let opening = self.opening(upgrade, upgrade::RAW, protocol);
+        let Some(sid) = sid else {
+            return Ok(opening.over(Wire::EngineWebSocket, self.engine_io.greeting()));
+        };
+        if !self.engine_io.settings().upgrades {
+            return Err(refused(Fault::BadRequest));
+        }
+        // Who names a session that is over, or has changed over, learns that from the WebSocket: libraries expect no status.
+        let sid = Sid::parse(&sid).ok_or_else(|| refused(Fault::UnknownSid))?;
+        Ok(opening.probing(Probing(self.engine_io.find(sid))))
+    }
+
+    /// Answers a request that polls.
+    pub(super) async fn serve_engine_io(
+        self: &Arc<Self>,
+        peer: &Peer,
+        request: Request<Incoming>,
+        path: &EngineIoPath,
+    ) -> Result<Response<Body>, Refused> {
+        let (asked, cors, in_octets) = {
+            let head = Head::of(&request);
+            self.check_asker(&head)?;
+            if request.method() == Method::OPTIONS {
+                return Ok(cors::preflight(&head, METHODS));
+            }
+            (self.read_polling(peer, path, &head)?, cors::headers(&head), is_octet_stream(&head))
+        };
+        let answered = match asked {
+            Asked::Open(opened) => self.begin_polling(opened).await,
+            Asked::Fetch(session) => self.fetch(&session).await,
+            Asked::Bring(session) => self.bring(request.into_body(), in_octets, &session).await,
+        };
+        let packets = answered.map_err(|refused| refused.with(cors::lines(cors.clone())))?;
+        let mut response = Response::new(whole(packets));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.extend(cors);
+        Ok(response)
+    }
+
+    fn read_polling(&self, peer: &Peer, path: &EngineIoPath, head: &Head<'_>) -> Result<Asked, Refused> {
+        let refused = |fault: Fault| fault.refused(head);
+        match transport(head).map_err(refused)? {
+            Transport::Polling if self.engine_io.settings().polling => {}
+            Transport::Polling => return Err(refused(Fault::UnknownTransport)),
+            Transport::WebSocket => return Err(refused(Fault::BadRequest)),
+        }
+        // Polling by scripts that call back, which version 4 has given up.
+        if head.query("j").is_some() {
+            return Err(refused(Fault::BadRequest));
+        }
+        if let Some(sid) = head.query("sid") {
+            let session = Sid::parse(&sid).and_then(|sid| self.engine_io.find(sid));
+            let session = session.ok_or_else(|| refused(Fault::UnknownSid))?;
+            return match head.method {
+                "GET" => Ok(Asked::Fetch(session)),
+                "POST" => Ok(Asked::Bring(session)),
+                _ => Err(refused(Fault::BadRequest)),
+            };
+        }
+        if head.method != "GET" {
+            return Err(refused(Fault::BadMethod));
         }
         check_version(head).map_err(refused)?;
-        let upgrade = upgrade::read(head)?;
-        let protocol: Arc<dyn Protocol> = match path {
-            EngineIoPath::Bound(bound) => {
-                let token = upgrade::token(head, &upgrade)?;
-                let raw = Raw::new(bound.channel.as_str().into(), token.into(), None);
-                Arc::new(raw.taking(bound.messages.into()))
-            }
-        };
-        let opening = self.opening(upgrade, upgrade::RAW, protocol);
-        Ok(opening.over(Wire::EngineWebSocket, self.engine_io.greeting()))
+        let token = head.bearer().map_err(|why| Refused::malformed(why, &cors::headers(head)))?;
+        let protocol = spoken_at(path, token.unwrap_or_default().to_owned());
+        let admitted = self.admit_apart(peer, head)?;
+        let origin = self.origin(head, self.address_of(peer, head));
+        Ok(Asked::Open(Opened { protocol, admitted, origin }))
     }
+
+    async fn begin_polling(&self, opened: Opened) -> Result<Bytes, Refused> {
+        let Opened { protocol, admitted, origin } = opened;
+        let Polling { pipe, session, greeting } = self.engine_io.begin_polling();
+        self.reception.receive(NewClient {
+            socket: Socket::Handed(pipe),
+            unread: Bytes::new(),
+            wire: Wire::EnginePolling,
+            head: greeting,
+            unanswered: None,
+            watcher: None,
+            first: None,
+            connect: None,
+            protocol,
+            deflate: None,
+            admitted,
+            origin,
+            app: None,
+            turned_away: None,
+        });
+        self.metrics.handshake(Handshake::Accepted);
+        self.fetch(&session).await
+    }
+
+    async fn fetch(&self, session: &Session) -> Result<Bytes, Refused> {
+        let _waiting = Waiting::begin(&self.metrics);
+        session.fetch(self.engine_io.patience()).await.map_err(ended)
+    }
+
+    async fn bring(&self, body: Incoming, in_octets: bool, session: &Session) -> Result<Bytes, Refused> {
+        let bringing = session.begin_bringing().map_err(ended)?;
+        // Packets of binary data are text too.
+        if in_octets {
+            return Err(ended(SessionFault::Malformed));
+        }
+        let body = read_body(body, self.engine_io.settings().payload_bytes_max).await?;
+        bringing.bring(body).await.map_err(ended)?;
+        Ok(Bytes::from_static(b"ok"))
+    }
+
+    /// Hears out a client that tries a WebSocket, and has its worker reach it by that if it changes over.
+    pub(super) async fn change_over(
+        &self,
+        upgraded: Upgraded,
+        version: Version,
+        Probing(session): Probing,
+        deflate: Option<DeflateParams>,
+    ) {
+        let session = session.as_deref();
+        let changed = match version {
+            Version::HTTP_2 => {
+                let mut stream = TokioIo::new(upgraded);
+                match probe(&mut stream, Bytes::new(), deflate.is_some(), session, PROBE_TIMEOUT).await {
+                    Ok(unread) => {
+                        let (near, far) = handed();
+                        let attached =
+                            self.attach(session, Attached { socket: Socket::Handed(near), unread, deflate });
+                        self.note_change(&attached);
+                        return carry(stream, far).await;
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            _ => self.change_over_to_socket(upgraded, session, deflate).await,
+        };
+        self.note_change(&changed);
+    }
+
+    async fn change_over_to_socket(
+        &self,
+        upgraded: Upgraded,
+        session: Option<&Session>,
+        deflate: Option<DeflateParams>,
+    ) -> Result<(), ProbeError> {
+        let (mut stream, unread) = upgrade::own_stream(upgraded)?;
+        let unread = probe(&mut stream, unread, deflate.is_some(), session, PROBE_TIMEOUT).await?;
+        self.attach(session, Attached { socket: stream.into_socket()?, unread, deflate })
+    }
+
+    fn attach(&self, session: Option<&Session>, attached: Attached) -> Result<(), ProbeError> {
+        let is_there = session.is_some_and(|session| session.attach(attached));
+        if is_there { Ok(()) } else { Err(ProbeError::NotPolling) }
+    }
+
+    fn note_change(&self, changed: &Result<(), ProbeError>) {
+        self.metrics.engine_io_upgrade(changed.as_ref().map_or_else(ProbeError::label, |()| "changed"));
+        if let Err(error) = changed {
+            tracing::debug!(%error, "a client stays with polling");
+        }
+    }
+}
+
+/// Counts a request that waits.
+struct Waiting<'m>(&'m Metrics);
+
+impl<'m> Waiting<'m> {
+    fn begin(metrics: &'m Metrics) -> Self {
+        metrics.engine_io_waiting.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.engine_io_waiting.dec();
+    }
+}
+
+/// What a client says and is told at this path.
+fn spoken_at(path: &EngineIoPath, token: String) -> Arc<dyn Protocol> {
+    match path {
+        EngineIoPath::Bound(bound) => {
+            let raw = Raw::new(bound.channel.as_str().into(), token.into(), None);
+            Arc::new(raw.taking(bound.messages.into()))
+        }
+    }
+}
+
+fn ended(fault: SessionFault) -> Refused {
+    let status = match fault {
+        SessionFault::Congested => StatusCode::SERVICE_UNAVAILABLE,
+        SessionFault::Over | SessionFault::Overlap | SessionFault::Malformed => StatusCode::BAD_REQUEST,
+    };
+    let told = match fault {
+        SessionFault::Over => Fault::UnknownSid,
+        _ => Fault::BadRequest,
+    };
+    tracing::debug!(%fault, "a request over Engine.IO was refused");
+    Refused::new(Handshake::Request, status, told.told()).with([told.content_type()])
 }

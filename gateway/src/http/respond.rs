@@ -312,16 +312,20 @@ impl Router {
 
     /// Reads the body of a request that is short.
     pub(super) async fn read_body(&self, body: Incoming) -> Result<Bytes, Refused> {
-        let max = self.message_bytes_max;
-        let refused = |status, why: String| Err(Refused::new(Handshake::Request, status, why));
-        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, max).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                refused(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {max} bytes"))
-            }
-            Ok(Err(error)) => refused(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")),
-            Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()),
+        read_body(body, self.message_bytes_max).await
+    }
+}
+
+/// Reads the body of a request that has at most `max` bytes.
+pub(super) async fn read_body(body: Incoming, max: usize) -> Result<Bytes, Refused> {
+    let refused = |status, why: String| Err(Refused::new(Handshake::Request, status, why));
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, max).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            refused(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {max} bytes"))
         }
+        Ok(Err(error)) => refused(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")),
+        Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()),
     }
 }
 

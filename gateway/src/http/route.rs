@@ -71,6 +71,9 @@ impl Router {
         if let Some((opening, admitted)) = granted {
             return Ok(self.open(request, opening, admitted).map(Either::Left));
         }
+        if let Some(path) = self.engine_io_at(request.uri().path()) {
+            return self.serve_engine_io(peer, request, &path).await;
+        }
         if let Some(apart) = self.apart_of(request.uri().path()) {
             return self.serve_apart(peer, take_over, request, apart).await;
         }
@@ -154,7 +157,7 @@ impl Router {
             return None;
         }
         let endpoint = self.endpoint_of(&head)?;
-        let opening = self.read_opening(&endpoint, &head).ok()?;
+        let opening = self.read_opening(&endpoint, &head).ok().filter(|opening| !opening.has_to_probe())?;
         let admitted = self.let_in(peer, &head).ok()?;
         let opening = opening.from(self.origin(&head, self.address_of(peer, &head)));
         Some(OpenedAtOnce { head_bytes: length, opening, admitted })
@@ -169,12 +172,17 @@ impl Router {
         self.admit(peer, head)
     }
 
-    /// Every check of a request that is not to become a WebSocket.
-    pub(super) fn check_request(&self, head: &Head<'_>, methods: &'static str) -> Result<(), Refused> {
+    /// Every check of who asks, where the request is not to become a WebSocket.
+    pub(super) fn check_asker(&self, head: &Head<'_>) -> Result<(), Refused> {
         if let Some(why) = head.ambiguity() {
             return Err(Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why));
         }
-        self.check_origin(head)?;
+        self.check_origin(head)
+    }
+
+    /// The same, and that the request is of one of these methods.
+    pub(super) fn check_request(&self, head: &Head<'_>, methods: &'static str) -> Result<(), Refused> {
+        self.check_asker(head)?;
         if methods.split(", ").any(|method| method == head.method) {
             return Ok(());
         }
@@ -190,14 +198,12 @@ impl Router {
             true => self.admission.admit_beside(address, &peer.place),
             false => self.admission.admit_client(address, &peer.place),
         };
-        admitted.map_err(|refusal| {
-            let status = match refusal {
-                Refusal::NodeFull => StatusCode::SERVICE_UNAVAILABLE,
-                _ => StatusCode::TOO_MANY_REQUESTS,
-            };
-            let refused = Refused::new(refusal.handshake(), status, refusal.to_string());
-            refused.with([(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds()))])
-        })
+        admitted.map_err(not_admitted)
+    }
+
+    /// The same for a client that stays when its connection goes.
+    pub(super) fn admit_apart(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
+        self.admission.admit_apart(self.address_of(peer, head)).map_err(not_admitted)
     }
 
     pub(super) fn address_of(&self, peer: &Peer, head: &Head<'_>) -> IpAddr {
@@ -223,7 +229,8 @@ impl Router {
             let apps = self.apps.as_ref()?;
             Some(Endpoint::Pusher(apps, path.strip_prefix(PUSHER_PREFIX)?))
         };
-        let engine_io = || self.engine_io_at(path).filter(|_| head.asks_to_upgrade()).map(Endpoint::EngineIo);
+        let engine_io =
+            || head.asks_to_upgrade().then(|| self.engine_io_at(path)).flatten().map(Endpoint::EngineIo);
         let bound = || {
             let bound = self.raw_paths.find(path).filter(|bound| bound.transport == Transport::WebSocket);
             bound.map(Endpoint::Bound)
@@ -257,6 +264,15 @@ impl Router {
         };
         Err(Refused::new(Handshake::Origin, StatusCode::FORBIDDEN, why))
     }
+}
+
+fn not_admitted(refusal: Refusal) -> Refused {
+    let status = match refusal {
+        Refusal::NodeFull => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::TOO_MANY_REQUESTS,
+    };
+    let refused = Refused::new(refusal.handshake(), status, refusal.to_string());
+    refused.with([(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds()))])
 }
 
 /// Where clients connect.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use shared::command::Since;
@@ -20,6 +21,7 @@ use shared::protocol::raw::{Messages, Raw};
 use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::client::open::NewClient;
+use crate::http::engine_io::Probing;
 use crate::http::head::Head;
 use crate::http::route::Endpoint;
 use crate::http::{Refused, Router, Stream};
@@ -58,6 +60,8 @@ pub(crate) struct Opening {
     wire: Wire,
     /// Frames that it begins with, behind the answer.
     greeting: Bytes,
+    /// It has a session already, and tries a WebSocket.
+    probing: Option<Probing>,
 }
 
 impl Opening {
@@ -69,6 +73,16 @@ impl Opening {
     /// The same over another framing, beginning with these frames.
     pub(super) fn over(self, wire: Wire, greeting: Bytes) -> Self {
         Self { wire, greeting, ..self }
+    }
+
+    /// The same for a client that has a session already.
+    pub(super) fn probing(self, probing: Probing) -> Self {
+        Self { probing: Some(probing), ..self }
+    }
+
+    /// Whether something is to be heard of the client before a worker has it.
+    pub(super) fn has_to_probe(&self) -> bool {
+        self.probing.is_some()
     }
 
     fn response(&self, version: Version) -> Response<Full<Bytes>> {
@@ -213,6 +227,7 @@ impl Router {
             turned_away: None,
             wire: Wire::WebSocket,
             greeting: Bytes::new(),
+            probing: None,
         }
     }
 
@@ -238,15 +253,18 @@ impl Router {
                 Ok(upgraded) => upgraded,
                 Err(error) => return router.lost(&io::Error::other(error)),
             };
+            if let Some(probing) = opening.probing {
+                router.change_over(upgraded, version, probing, opening.deflate).await;
+                // Until then it counts as the connection that it is.
+                return drop(admitted);
+            }
             if version == Version::HTTP_2 {
                 let (near, far) = handed();
                 router.hand_over(Socket::Handed(near), Bytes::new(), opening, admitted);
                 return carry(TokioIo::new(upgraded), far).await;
             }
-            let opened = upgraded
-                .downcast::<TokioIo<Stream>>()
-                .map_err(|_| io::Error::other("the connection is none of this listener's"))
-                .and_then(|parts| Ok((parts.io.into_inner().into_socket()?, parts.read_buf)));
+            let opened =
+                own_stream(upgraded).and_then(|(stream, unread)| Ok((stream.into_socket()?, unread)));
             match opened {
                 Ok((socket, unread)) => router.hand_over(socket, unread, opening, admitted),
                 Err(error) => router.lost(&error),
@@ -285,6 +303,14 @@ impl Router {
         self.metrics.handshake(Handshake::Request);
         tracing::debug!(%error, "a client was gone before it was connected");
     }
+}
+
+/// The connection itself, and what was read from it behind the request.
+pub(super) fn own_stream(upgraded: Upgraded) -> io::Result<(Stream, Bytes)> {
+    let parts = upgraded
+        .downcast::<TokioIo<Stream>>()
+        .map_err(|_| io::Error::other("the connection is none of this listener's"))?;
+    Ok((parts.io.into_inner(), parts.read_buf))
 }
 
 /// Whether the version of the protocol that a client asks for is spoken here.

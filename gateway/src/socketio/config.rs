@@ -21,6 +21,10 @@ pub struct Config {
     /// Longest message and longest body of a request that a client may send, in bytes, after it is inflated. In place of
     /// `websocket.message_bytes_max`.
     pub payload_bytes_max: usize,
+    /// Clients may begin by polling: with requests that fetch messages and others that bring them.
+    pub polling: bool,
+    /// Clients that poll may change over to a WebSocket, and are told so.
+    pub upgrades: bool,
 }
 
 impl Default for Config {
@@ -30,6 +34,8 @@ impl Default for Config {
             ping_timeout_ms: 20_000,
             connect_timeout_ms: 45_000,
             payload_bytes_max: 1_000_000,
+            polling: true,
+            upgrades: true,
         }
     }
 }

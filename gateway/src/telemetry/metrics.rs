@@ -47,6 +47,8 @@ pub struct Metrics {
     connections_total: [IntCounter; ProtocolId::COUNT],
     pub connections_max: IntGauge,
     handshakes_total: IntCounterVec,
+    engine_io_upgrades_total: IntCounterVec,
+    pub engine_io_waiting: IntGauge,
     pub handshakes_pending: IntGauge,
     closes_total: IntCounterVec,
     pub slow_consumers_total: IntCounter,
@@ -159,6 +161,10 @@ impl Metrics {
         for result in Handshake::ALL {
             handshakes_total.with_label_values(&[result.label()]);
         }
+        let engine_io_upgrades_total = counters(r, names::ENGINE_IO_UPGRADES_TOTAL);
+        for result in ["changed", "not_polling", "unexpected", "late", "lost"] {
+            engine_io_upgrades_total.with_label_values(&[result]);
+        }
         let publications_refused_total = counters(r, names::PUBLICATIONS_REFUSED_TOTAL);
         for reason in ["timeout", "unreachable", "unexpected", "behind"] {
             publications_refused_total.with_label_values(&[reason]);
@@ -169,6 +175,8 @@ impl Metrics {
             connections_total: by_protocol(&counters(r, names::CONNECTIONS_TOTAL)),
             connections_max: gauge(r, names::CONNECTIONS_MAX),
             handshakes_total,
+            engine_io_upgrades_total,
+            engine_io_waiting: gauge(r, names::ENGINE_IO_WAITING),
             handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
             closes_total,
             slow_consumers_total: counter(r, names::SLOW_CONSUMERS_TOTAL),
@@ -279,6 +287,11 @@ impl Metrics {
 
     pub fn handshake(&self, result: Handshake) {
         self.handshakes_total.with_label_values(&[result.label()]).inc();
+    }
+
+    /// A client that polls has tried a WebSocket.
+    pub fn engine_io_upgrade(&self, result: &'static str) {
+        self.engine_io_upgrades_total.with_label_values(&[result]).inc();
     }
 
     /// Connections open now.

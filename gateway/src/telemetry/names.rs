@@ -56,6 +56,10 @@ metrics! {
         "Attempts to connect, by what came of them.";
     HANDSHAKES_PENDING Gauge "handshakes_pending" []
         "Connections that are in their TLS or HTTP handshake.";
+    ENGINE_IO_UPGRADES_TOTAL Counter "engine_io_upgrades_total" ["result": "`changed`, or why not: `not_polling`, `unexpected`, `late`, `lost`"]
+        "WebSockets tried by clients that poll over Engine.IO, by what came of them.";
+    ENGINE_IO_WAITING Gauge "engine_io_waiting" []
+        "Requests over Engine.IO that wait for packets.";
     CLOSES_TOTAL Counter "closes_total" ["reason": "the gateway's own close reasons, `custom reconnect`, `custom terminal`, `peer`, `lost`"]
         "Connections closed, by the close code's reason or by how the client left.";
     SLOW_CONSUMERS_TOTAL Counter "slow_consumers_total" []

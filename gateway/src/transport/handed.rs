@@ -15,8 +15,11 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
+use shared::framing::websocket::DeflateParams;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
+
+use crate::transport::Socket;
 
 /// The most bytes that wait for the task, as a socket's own buffer would hold them.
 const OUTBOUND_BYTES_MAX: usize = 16 << 10;
@@ -57,6 +60,8 @@ struct Shared {
 #[derive(Default)]
 struct Pipe {
     outbound: BytesMut,
+    /// What is written is taken slice by slice, each whole or not at all.
+    is_of_slices: bool,
     /// Nothing more comes from the worker.
     outbound_ended: bool,
     /// The worker has found no room, and is told when there is.
@@ -70,6 +75,21 @@ struct Pipe {
     task_gone: bool,
     wake: Option<Wake>,
     taker: Option<Waker>,
+    /// By what the client is to be reached in place of this pipe.
+    attached: Option<Box<Attached>>,
+    /// Done when the worker lets go.
+    let_go: Option<LetGo>,
+}
+
+type LetGo = Box<dyn FnOnce() + Send>;
+
+/// A connection that takes the place of a pipe.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) socket: Socket,
+    /// What came on it already.
+    pub(crate) unread: Bytes,
+    pub(crate) deflate: Option<DeflateParams>,
 }
 
 impl fmt::Debug for Pipe {
@@ -82,6 +102,18 @@ impl fmt::Debug for Pipe {
 pub(crate) fn handed() -> (Handed, HandedBody) {
     let shared = Arc::new(Shared::default());
     (Handed(shared.clone()), HandedBody(shared))
+}
+
+/// The same for a worker that writes what must not be taken apart: each slice is taken whole, and so one may go past the
+/// bound. `let_go` is done when the worker's end is dropped.
+pub(crate) fn handed_in_slices(let_go: impl FnOnce() + Send + 'static) -> (Handed, HandedBody) {
+    let (near, far) = handed();
+    {
+        let mut pipe = near.0.pipe.lock();
+        pipe.is_of_slices = true;
+        pipe.let_go = Some(Box::new(let_go));
+    }
+    (near, far)
 }
 
 impl Handed {
@@ -117,7 +149,8 @@ impl Handed {
         }
         let mut taken = 0;
         for slice in slices {
-            let some = slice.len().min(OUTBOUND_BYTES_MAX - pipe.outbound.len());
+            let room = OUTBOUND_BYTES_MAX.saturating_sub(pipe.outbound.len());
+            let some = if pipe.is_of_slices && room > 0 { slice.len() } else { slice.len().min(room) };
             pipe.outbound.extend_from_slice(&slice[..some]);
             taken += some;
             if some < slice.len() {
@@ -129,6 +162,17 @@ impl Handed {
         drop(pipe);
         taker.into_iter().for_each(Waker::wake);
         if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    }
+
+    /// What the client is to be reached by from now on, once all is read that came before that.
+    pub(crate) fn take_attached(&self) -> Option<Box<Attached>> {
+        let mut pipe = self.0.pipe.lock();
+        if pipe.inbound.is_empty() { pipe.attached.take() } else { None }
+    }
+
+    /// What was written and nobody has taken.
+    pub(crate) fn take_back(&self) -> BytesMut {
+        std::mem::take(&mut self.0.pipe.lock().outbound)
     }
 
     pub(super) fn end(&self) {
@@ -143,11 +187,14 @@ impl Handed {
 
 impl Drop for Handed {
     fn drop(&mut self) {
-        {
+        let (let_go, attached) = {
             let mut pipe = self.0.pipe.lock();
             pipe.wake = None;
             pipe.worker_gone = true;
-        }
+            (pipe.let_go.take(), pipe.attached.take())
+        };
+        drop(attached);
+        let_go.into_iter().for_each(|let_go| let_go());
         self.0.read.notify_one();
         self.end();
     }
@@ -188,8 +235,38 @@ impl HandedBody {
         wake.into_iter().for_each(|wake| wake(Turned::Readable));
     }
 
+    /// Has the client reached by something else from now on. Gives that back if the worker has let go.
+    pub(crate) fn attach(&self, attached: Attached) -> Result<(), Attached> {
+        let wake = {
+            let mut pipe = self.0.pipe.lock();
+            if pipe.worker_gone || pipe.attached.is_some() {
+                return Err(attached);
+            }
+            pipe.attached = Some(Box::new(attached));
+            pipe.wake.clone()
+        };
+        wake.into_iter().for_each(|wake| wake(Turned::Readable));
+        Ok(())
+    }
+
+    /// Whether all that the worker will ever write has been taken.
+    pub(crate) fn is_over(&self) -> bool {
+        let pipe = self.0.pipe.lock();
+        pipe.outbound_ended && pipe.outbound.is_empty()
+    }
+
+    /// Tells the worker that the client has gone.
+    pub(crate) fn abandon(&self) {
+        let wake = {
+            let mut pipe = self.0.pipe.lock();
+            pipe.task_gone = true;
+            pipe.wake.take()
+        };
+        wake.into_iter().for_each(|wake| wake(Turned::Readable));
+    }
+
     /// What the worker has written, all of it. `None` once that is over.
-    fn poll_take(&self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub(crate) fn poll_take(&self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut pipe = self.0.pipe.lock();
         if pipe.outbound.is_empty() {
             if pipe.outbound_ended {
@@ -243,12 +320,7 @@ pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, handed: HandedBod
 
 impl Drop for HandedBody {
     fn drop(&mut self) {
-        let wake = {
-            let mut pipe = self.0.pipe.lock();
-            pipe.task_gone = true;
-            pipe.wake.take()
-        };
-        wake.into_iter().for_each(|wake| wake(Turned::Readable));
+        self.abandon();
     }
 }
 
@@ -317,6 +389,35 @@ mod tests {
         assert_eq!(write(&near, b"more").unwrap(), 4);
         assert!(far.frame().now_or_never().is_some());
         assert_eq!(told(&counts), [0, 1], "nobody waited for this room");
+    }
+
+    #[test]
+    fn a_pipe_of_slices_takes_each_whole_and_says_when_the_worker_lets_go() {
+        let (let_go, gone) = std::sync::mpsc::channel();
+        let (near, far) = handed_in_slices(move || let_go.send(()).unwrap());
+        let long = vec![7; OUTBOUND_BYTES_MAX - 1];
+        let slices = [IoSlice::new(&long), IoSlice::new(&long), IoSlice::new(b"x")];
+        assert_eq!(near.write_vectored(&slices).unwrap(), 2 * long.len(), "one goes past the bound");
+        assert_eq!(write(&near, b"x").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(near.take_back().len(), 2 * long.len());
+        assert_eq!(write(&near, b"x").unwrap(), 1);
+        assert!(gone.try_recv().is_err());
+        drop(near);
+        assert!(gone.try_recv().is_ok() && !far.is_over(), "the last byte is still to be taken");
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_pipe_waits_until_all_is_read() {
+        let (near, far, counts) = connected();
+        let other = || Attached { socket: Socket::Handed(handed().0), unread: Bytes::new(), deflate: None };
+        assert_eq!(far.push(Bytes::from_static(b"last")).now_or_never(), Some(true));
+        far.attach(other()).unwrap();
+        assert_eq!(told(&counts), [2, 0]);
+        assert!(near.take_attached().is_none() && far.attach(other()).is_err());
+        near.read(&mut [0; 8]).unwrap();
+        assert!(near.take_attached().is_some() && near.take_attached().is_none());
+        drop(near);
+        assert!(far.attach(other()).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 
+use bytes::BytesMut;
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -14,6 +15,8 @@ mod tls;
 pub(crate) use direct::Direct;
 pub(crate) use handed::{Handed, Wake};
 pub(crate) use tls::TlsStream;
+
+use handed::Attached;
 
 /// What HTTP/2 is called where TLS agrees on a protocol (RFC 9113 §3.2).
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
@@ -115,6 +118,22 @@ impl Stream {
     pub(crate) fn end(&mut self) {
         if matches!(self, Self::Tls(_)) {
             self.shut_down_writing();
+        }
+    }
+
+    /// What the client is to be reached by from now on in place of a pipe, once all is read that came through that.
+    pub(crate) fn take_attached(&self) -> Option<Box<Attached>> {
+        match self {
+            Self::Handed(stream) => stream.take_attached(),
+            Self::Plain(_) | Self::Tls(_) => None,
+        }
+    }
+
+    /// What was written to a pipe and nobody has taken.
+    pub(crate) fn take_back(&self) -> BytesMut {
+        match self {
+            Self::Handed(stream) => stream.take_back(),
+            Self::Plain(_) | Self::Tls(_) => BytesMut::new(),
         }
     }
 

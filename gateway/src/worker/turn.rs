@@ -16,7 +16,7 @@ use crate::client::{Client, ClientKey, Gone};
 use crate::node::SessionId;
 use crate::node::control::Target;
 use crate::transport::Wake;
-use crate::transport::handed::Turned;
+use crate::transport::handed::{Attached, Turned};
 use crate::worker::drain::DRAIN_STEP;
 use crate::worker::inbox::Event;
 use crate::worker::sweep::{Aftermath, Sweep};
@@ -130,6 +130,11 @@ impl Worker {
                     self.local.unread.push(index as u32);
                 }
                 self.local.schedule(&self.clients[index]);
+                if readiness == Readiness::Drained
+                    && let Some(attached) = self.clients[index].link.stream.take_attached()
+                {
+                    self.attach(index, *attached, buffer);
+                }
             }
             Err(gone) => self.remove(index, &gone),
         }
@@ -159,17 +164,11 @@ impl Worker {
         };
         let (unread, first) = (new.unread.clone(), new.first.clone());
         let client = entry.insert(Box::new(Client::open(new, key, &self.local)));
-        self.local.flags[index].direct = client.direct();
         self.metrics.connected(client.protocol);
-        let inbox = &self.local.inbox;
-        let wake = || {
-            let inbox = inbox.clone();
-            Arc::new(move |turned| inbox.push(Event::Turned(key, turned))) as Wake
-        };
-        if let Err(error) = client.link.stream.register(self.poll.registry(), mio::Token(index), wake) {
-            self.remove(index, &Gone::Lost(error.kind()));
+        if !self.watch(index) {
             return;
         }
+        let client = &mut self.clients[index];
         if !client.outbox.is_empty() {
             self.local.mark_unwritten(key.index);
         }
@@ -177,6 +176,40 @@ impl Worker {
         if let Some(first) = first {
             client.handle_message(&mut self.local, first);
         }
+        self.read_first(index, &unread, buffer);
+        if self.drain.is_some() && self.clients.get(index).is_some_and(|client| client.key == key) {
+            self.end(index, None, |client| client.session.handle_disconnect(Disconnect::SHUTDOWN));
+        }
+    }
+
+    /// A client that was reached through a pipe has a socket from now on.
+    fn attach(&mut self, index: usize, attached: Attached, buffer: &mut [u8]) {
+        let (unread, client) = (attached.unread.clone(), &mut self.clients[index]);
+        client.attach(&mut self.local, attached);
+        if self.watch(index) {
+            self.read_first(index, &unread, buffer);
+        }
+    }
+
+    /// Has the client's stream tell of what happens to it. Answers whether the client is still there.
+    fn watch(&mut self, index: usize) -> bool {
+        let client = &mut self.clients[index];
+        self.local.flags[index].direct = client.direct();
+        let (key, inbox) = (client.key, &self.local.inbox);
+        let wake = || {
+            let inbox = inbox.clone();
+            Arc::new(move |turned| inbox.push(Event::Turned(key, turned))) as Wake
+        };
+        let watched = client.link.stream.register(self.poll.registry(), mio::Token(index), wake);
+        if let Err(error) = &watched {
+            self.remove(index, &Gone::Lost(error.kind()));
+        }
+        watched.is_ok()
+    }
+
+    /// Takes in what came before the worker had the client's stream.
+    fn read_first(&mut self, index: usize, unread: &[u8], buffer: &mut [u8]) {
+        let client = &mut self.clients[index];
         for chunk in unread.chunks(READ_BYTES) {
             let bytes = &mut buffer[..chunk.len()];
             bytes.copy_from_slice(chunk);
@@ -185,10 +218,6 @@ impl Worker {
         if let Err(gone) = client.finish(&mut self.local) {
             self.remove(index, &gone);
             return;
-        }
-        if self.drain.is_some() {
-            client.session.handle_disconnect(Disconnect::SHUTDOWN);
-            client.perform(&mut self.local);
         }
         self.local.schedule(&self.clients[index]);
         // What came with the handshake through TLS is inside it, and no edge will tell of that.

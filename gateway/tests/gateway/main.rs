@@ -15,6 +15,8 @@ mod client;
 mod gateway;
 #[path = "../support/http.rs"]
 mod http;
+#[path = "../support/polling.rs"]
+mod polling;
 #[path = "../support/pusher.rs"]
 mod pusher;
 #[path = "../support/redis.rs"]
@@ -44,6 +46,7 @@ mod leaves_nothing_behind;
 mod loses_a_pusher_node;
 mod notices_lost_data;
 mod polls_backends;
+mod polls_over_engine_io;
 mod reaches_by_response;
 mod recovers_slowly;
 mod sends_what_is_wanted;

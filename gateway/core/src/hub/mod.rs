@@ -9,6 +9,7 @@
 
 mod apart;
 mod bundle;
+mod change_wire;
 mod deliver;
 mod engine_frames;
 mod hold_back;

@@ -1,0 +1,86 @@
+//! A client that was reached by requests is reached by a WebSocket from now on.
+
+use bytes::{BufMut, BytesMut};
+use shared::framing::engine_io::{MESSAGE, OPEN, PING, Packet, Payload};
+use shared::framing::websocket::{encode_close, encode_message, encode_message_with};
+use shared::framing::{Message, MessageKind};
+
+use crate::client::framing::Framing;
+use crate::client::{Client, Link};
+use crate::transport::encodings::Wire;
+use crate::transport::handed::Attached;
+use crate::worker::Local;
+
+impl Client {
+    /// What waits to be fetched is made ready for the other wire, in its order.
+    pub(crate) fn attach(&mut self, local: &mut Local, attached: Attached) {
+        let Attached { socket, deflate, .. } = attached;
+        let mut waiting = self.link.stream.take_back();
+        self.outbox.take_all().for_each(|frame| waiting.extend_from_slice(frame.bytes()));
+        let frames = into_frames(&mut waiting);
+        if !frames.is_empty() {
+            self.outbox.push_last(frames.freeze());
+        }
+        let framing = Framing::new(Wire::EngineWebSocket, deflate.is_some(), None);
+        self.link = Link { stream: socket.into(), framing };
+        self.variant = local.encodings.variant(self.protocol, Wire::EngineWebSocket, deflate.as_ref());
+        local.hub.change_wire(self.key.index, self.variant);
+        self.stalled_since = None;
+        local.mark_unwritten(self.key.index);
+    }
+}
+
+/// Packets that were to be fetched, as WebSocket messages.
+fn into_frames(waiting: &mut BytesMut) -> BytesMut {
+    let mut frames = BytesMut::with_capacity(waiting.len() + waiting.len() / 8);
+    // The last separator has nothing behind it.
+    waiting.truncate(waiting.len().saturating_sub(1));
+    if waiting.is_empty() {
+        return frames;
+    }
+    for packet in Payload::read(waiting) {
+        match packet {
+            Ok(Packet::Message(Message { kind: MessageKind::Text, data })) => {
+                put_text(MESSAGE, data, &mut frames)
+            }
+            Ok(Packet::Ping(data)) => put_text(PING, data, &mut frames),
+            Ok(Packet::Open(data)) => put_text(OPEN, data, &mut frames),
+            Ok(Packet::Message(Message { kind: MessageKind::Binary, data })) => {
+                encode_message(MessageKind::Binary, data, false, &mut frames);
+            }
+            Ok(Packet::Close) => encode_close(None, &mut frames),
+            // They say something to a request alone; and this node has written no other.
+            Ok(Packet::Noop | Packet::Pong(_) | Packet::Upgrade) | Err(_) => {}
+        }
+    }
+    frames
+}
+
+fn put_text(kind: u8, data: &[u8], frames: &mut BytesMut) {
+    encode_message_with(frames, |out| {
+        out.put_u8(kind);
+        out.put_slice(data);
+        Some(MessageKind::Text)
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(waiting: &[u8]) -> Vec<u8> {
+        into_frames(&mut BytesMut::from(waiting)).to_vec()
+    }
+
+    #[test]
+    fn packets_that_wait_keep_their_order_and_their_kind() {
+        assert_eq!(frames(b"2\x1e4a\x1ebAQI=\x1e4\x1e"), b"\x81\x012\x81\x024a\x82\x02\x01\x02\x81\x014");
+        assert_eq!(frames(b""), b"");
+    }
+
+    #[test]
+    fn a_goodbye_is_a_close_frame_there() {
+        assert_eq!(frames(b"4a\x1e1\x1e"), b"\x81\x024a\x88\x00");
+        assert_eq!(frames(b"6\x1e"), b"");
+    }
+}

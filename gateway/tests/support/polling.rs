@@ -1,0 +1,92 @@
+//! A client of Engine.IO that polls: requests that fetch packets, and others that bring them.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::gateway::Gateway;
+use crate::http::{self, Answer};
+
+/// Where the bare endpoint is.
+pub const PATH: &str = "/engine.io/";
+
+#[derive(Clone, Debug)]
+pub struct Poller {
+    pub address: SocketAddr,
+    pub sid: String,
+    /// What it was told when it was opened.
+    pub told: Value,
+}
+
+impl Gateway {
+    /// Opens a session whose client polls.
+    pub async fn poller(&self) -> Poller {
+        self.poller_with("").await
+    }
+
+    /// The same with further lines of the first request's head.
+    pub async fn poller_with(&self, headers: &str) -> Poller {
+        let path = format!("{PATH}?EIO=4&transport=polling");
+        let packet = text(http::request(self.address, "GET", &path, headers, "").await);
+        assert!(packet.starts_with('0'), "{packet}");
+        let told: Value = serde_json::from_str(&packet[1..]).expect("JSON");
+        let sid = told["sid"].as_str().expect("a name").to_owned();
+        Poller { address: self.address, sid, told }
+    }
+}
+
+impl Poller {
+    fn path(&self, transport: &str) -> String {
+        format!("{PATH}?EIO=4&transport={transport}&sid={}", self.sid)
+    }
+
+    /// Where its WebSocket is tried.
+    pub fn websocket(&self) -> String {
+        self.path("websocket")
+    }
+
+    /// The same client, asking another node.
+    pub fn at(&self, node: &Gateway) -> Self {
+        Self { address: node.address, ..self.clone() }
+    }
+
+    pub async fn request(&self, method: &str, headers: &str, body: &str) -> Answer {
+        http::request(self.address, method, &self.path("polling"), headers, body).await
+    }
+
+    /// What waits, or comes next.
+    pub async fn fetch(&self) -> String {
+        text(self.request("GET", "", "").await)
+    }
+
+    /// The same, meanwhile.
+    pub fn fetching(&self) -> JoinHandle<String> {
+        let poller = self.clone();
+        tokio::spawn(async move { poller.fetch().await })
+    }
+
+    /// Fetches until so many bytes have come.
+    pub async fn fetch_all(&self, bytes: usize) -> String {
+        let mut fetched = self.fetch().await;
+        while fetched.len() < bytes {
+            fetched = fetched + "\u{1e}" + &self.fetch().await;
+        }
+        fetched
+    }
+
+    pub async fn bring(&self, packets: &str) {
+        assert_eq!(text(self.request("POST", "", packets).await), "ok");
+    }
+
+    /// The status of a request that fetches.
+    pub async fn status(&self) -> u16 {
+        self.request("GET", "", "").await.status
+    }
+}
+
+fn text(answer: Answer) -> String {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=UTF-8"));
+    String::from_utf8(answer.body).expect("text")
+}

@@ -1,7 +1,8 @@
-//! The ledgers of a single node. They end with the process, so no lease is needed.
+//! The ledgers of a single node. They end with the process; holders have leases all the same, as one that begins anew leaves
+//! its old name to run out.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -11,17 +12,42 @@ use parking_lot::Mutex;
 use super::{Held, Ledger, Reading};
 use crate::broker::BrokerError;
 
-/// How often a holder says that it is still there, four times over. Nothing hangs on it here.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
-pub struct MemoryLedger(Mutex<HashMap<Box<str>, Table>>);
+pub struct MemoryLedger(Mutex<HashMap<Box<str>, Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    table: Table,
+    /// Until when each holder holds what it does. One that is over stays until it has heard of it.
+    leases: BTreeMap<Box<str>, Instant>,
+}
+
+impl Kept {
+    /// Whether this holder has begun. `None`: it has, and is over, of which it is told once.
+    fn holds(&mut self, holder: &str, now: Instant) -> Option<bool> {
+        match self.leases.get(holder) {
+            Some(until) if *until <= now => {
+                self.leases.remove(holder);
+                None
+            }
+            until => Some(until.is_some()),
+        }
+    }
+
+    fn free(&mut self, now: Instant, room: Room) {
+        for (holder, _) in self.leases.iter().filter(|(_, until)| **until <= now) {
+            self.table.end(holder, room);
+        }
+    }
+}
 
 impl MemoryLedger {
-    fn with<T>(&self, ledger: &str, act: impl FnOnce(&mut Table) -> T) -> T {
+    fn with<T>(&self, ledger: &str, act: impl FnOnce(&mut Kept) -> T) -> T {
         let mut ledgers = self.0.lock();
         match ledgers.get_mut(ledger) {
-            Some(table) => act(table),
+            Some(kept) => act(kept),
             None => act(ledgers.entry(ledger.into()).or_default()),
         }
     }
@@ -35,20 +61,35 @@ impl Ledger for MemoryLedger {
         changes: &'a [Change],
         room: Room,
     ) -> BoxFuture<'a, Result<Held, BrokerError>> {
-        self.with(ledger, |table| {
-            changes.iter().for_each(|change| table.change(holder, change.clone(), room));
+        let held = self.with(ledger, |kept| {
+            let now = Instant::now();
+            kept.free(now, room);
+            if kept.holds(holder, now) != Some(true) {
+                return Held::Over;
+            }
+            changes.iter().for_each(|change| kept.table.change(holder, change.clone(), room));
+            Held::Done
         });
-        ready(Ok(Held::Done)).boxed()
+        ready(Ok(held)).boxed()
     }
 
     fn prolong<'a>(
         &'a self,
-        _ledger: &'a str,
-        _holder: &'a str,
-        _lease: Duration,
-        _room: Room,
+        ledger: &'a str,
+        holder: &'a str,
+        lease: Duration,
+        room: Room,
     ) -> BoxFuture<'a, Result<Held, BrokerError>> {
-        ready(Ok(Held::Done)).boxed()
+        let held = self.with(ledger, |kept| {
+            let now = Instant::now();
+            kept.free(now, room);
+            if kept.holds(holder, now).is_none() {
+                return Held::Over;
+            }
+            kept.leases.insert(holder.into(), now + lease);
+            Held::Done
+        });
+        ready(Ok(held)).boxed()
     }
 
     fn retire<'a>(
@@ -58,13 +99,16 @@ impl Ledger for MemoryLedger {
         _after: Duration,
         room: Room,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
-        self.with(ledger, |table| table.end(holder, room));
+        self.with(ledger, |kept| {
+            kept.leases.remove(holder);
+            kept.table.end(holder, room);
+        });
         ready(Ok(())).boxed()
     }
 
     fn read<'a>(&'a self, reading: Reading<'a>) -> BoxFuture<'a, Result<Option<Page>, BrokerError>> {
         let Reading { ledger, reader, done, limit, readers, .. } = reading;
-        let page = self.with(ledger, |table| table.read(reader, done, limit, readers));
+        let page = self.with(ledger, |kept| kept.table.read(reader, done, limit, readers));
         ready(Ok(Some(page))).boxed()
     }
 

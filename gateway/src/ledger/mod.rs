@@ -18,6 +18,8 @@ use crate::broker::BrokerError;
 #[must_use]
 pub enum Held {
     Done,
+    /// The same, and there is more to be freed of what dead holders held: to be prolonged again soon.
+    Freeing,
     /// Nothing was done: what this holder held is not its own any more, or may have been lost. It begins anew under a name
     /// that was never used.
     Over,

@@ -115,7 +115,7 @@ impl Keeper {
                 return Ok(());
             }
             match self.ledger.change(&self.watched.namespace, &self.holder, &changes, self.room).await? {
-                Held::Done => {
+                Held::Done | Held::Freeing => {
                     self.watched.watch.lock().done(changes.len());
                     self.watched.news.iter().for_each(tokio::sync::Notify::notify_one);
                 }
@@ -131,14 +131,16 @@ impl Keeper {
         loop {
             let lease = self.ledger.lease();
             let namespace = &self.watched.namespace;
-            match self.ledger.prolong(namespace, &self.holder, lease, self.room).await? {
-                Held::Done => {
-                    self.has_begun = true;
-                    // What others held may have been freed.
-                    self.watched.news.iter().for_each(tokio::sync::Notify::notify_one);
-                    return Ok(());
-                }
-                Held::Over => self.begin_anew(),
+            let held = self.ledger.prolong(namespace, &self.holder, lease, self.room).await?;
+            if held == Held::Over {
+                self.begin_anew();
+                continue;
+            }
+            self.has_begun = true;
+            // What others held may have been freed.
+            self.watched.news.iter().for_each(tokio::sync::Notify::notify_one);
+            if held == Held::Done {
+                return Ok(());
             }
         }
     }

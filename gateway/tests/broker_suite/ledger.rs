@@ -80,7 +80,7 @@ pub async fn a_holder_that_ends_lets_go_of_what_nobody_else_holds<B: Backend>() 
     eventually("all is free", async || {
         // Whoever is left frees a part of it each time.
         let held = node.ledger.prolong("shop", "two", LEASE, room).await.expect("prolonged");
-        assert_eq!(held, Held::Done);
+        assert_ne!(held, Held::Over);
         node.news(Some(1_202)).await.len() == 1_200
     })
     .await;
@@ -89,6 +89,29 @@ pub async fn a_holder_that_ends_lets_go_of_what_nobody_else_holds<B: Backend>() 
     let at = |wanted: &News| news.iter().position(|news| news == wanted).expect("it is told");
     assert_eq!(at(&News::Counted("8".into(), 0)) + 1, at(&News::Free("8".into())));
     assert!(!news.contains(&News::Counted("7".into(), 0)));
+}
+
+pub async fn a_holder_whose_lease_is_over_holds_nothing_any_more_and_hears_of_it<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    node.begin("slow").await;
+    node.begin("other").await;
+    node.change("slow", &[hold("a")]).await;
+    let short = Duration::from_millis(50);
+    assert_eq!(node.ledger.prolong("shop", "slow", short, ROOM).await.expect("prolonged"), Held::Done);
+    eventually("a is free", async || {
+        assert_eq!(node.ledger.prolong("shop", "other", LEASE, ROOM).await.expect("prolonged"), Held::Done);
+        node.news(None).await.len() == 2
+    })
+    .await;
+    let prolonged = node.ledger.prolong("shop", "slow", LEASE, ROOM).await.expect("an answer");
+    assert_eq!(prolonged, Held::Over);
+    let changed = node.ledger.change("shop", "slow", &[hold("b")], ROOM).await.expect("an answer");
+    assert_eq!(changed, Held::Over);
+    node.begin("slow.2").await;
+    node.change("slow.2", &[hold("a")]).await;
+    let taken = News::Taken("a".into());
+    assert_eq!(node.news(None).await, [taken.clone(), News::Free("a".into()), taken]);
 }
 
 pub async fn each_reader_goes_on_where_it_stood<B: Backend>() {

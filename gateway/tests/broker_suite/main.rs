@@ -97,6 +97,7 @@ suite! {
     ledger::{
         the_first_who_holds_and_the_last_who_lets_go_are_news,
         a_holder_that_ends_lets_go_of_what_nobody_else_holds,
+        a_holder_whose_lease_is_over_holds_nothing_any_more_and_hears_of_it,
         each_reader_goes_on_where_it_stood,
         a_reader_that_is_far_behind_is_told_how_much_it_missed,
         it_is_what_the_table_says_whatever_happens,

@@ -1,6 +1,7 @@
 //! Webhooks of Pusher's apps: what happens in channels is told to the app's server once, whatever the number of nodes.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -196,6 +197,65 @@ async fn what_is_not_taken_is_sent_again_in_order_and_what_never_will_be_is_give
     gateway.metric_becomes(&counted("sent"), 2.0).await;
     assert_eq!(gateway.metric(&counted("refused")).await, 1.0);
     assert_eq!(gateway.metric("tidegate_webhook_failures_total{reason=\"status\"}").await, 3.0);
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_holds_up_no_other_and_loses_the_oldest_past_the_room() {
+    let is_open = Arc::new(AtomicBool::new(false));
+    let open = is_open.clone();
+    let application = Application::start(move |asked| {
+        let is_shut = asked.path == "/shut" && !open.load(Ordering::Relaxed);
+        Some((if is_shut { 503 } else { 200 }, String::new()))
+    })
+    .await;
+    let url = &application.url;
+    let shut =
+        format!("[pusher.apps.shop.webhooks.shut]\nurl = \"{url}/shut\"\ntypes = [\"channel_occupied\"]\n");
+    let gateway = telling(&application, HOLDING)
+        .and(&shut)
+        .with("pusher.webhooks.batch_events_max", 1)
+        .with("pusher.webhooks.queue_events_max", 4)
+        .start()
+        .await;
+    let mut ann = gateway.pusher().await;
+    let channels: Vec<String> = (0..10).map(|number| format!("c{number}")).collect();
+    for (number, channel) in channels.iter().enumerate() {
+        ann.subscribe(channel).await;
+        eventually("it is told", async || told(&application).len() == number + 1).await;
+        eventually("the first is on its way", async || !application.asked("/shut").is_empty()).await;
+    }
+    is_open.store(true, Ordering::Relaxed);
+    let taken = || -> Vec<Value> {
+        let last = application.asked("/shut").last().map(events).unwrap_or_default();
+        last.into_iter().map(|mut event| event["channel"].take()).collect()
+    };
+    eventually("the last is told", async || taken() == ["c9"]).await;
+    // One was on its way, and four had room.
+    gateway.metric_becomes("tidegate_webhook_events_total{result=\"full\"}", 5.0).await;
+    gateway.metric_becomes("tidegate_webhook_events_total{result=\"sent\"}", 15.0).await;
+}
+
+#[tokio::test]
+async fn what_happens_while_redis_is_away_is_told_when_it_is_back() {
+    let redis = RedisServer::start();
+    let application = taking().await;
+    let gateway = telling(&application, HOLDING)
+        .with("redis.timeout_ms", 300)
+        .with("redis.ping_ms", 200)
+        .over(&redis.url())
+        .start()
+        .await;
+    let mut ann = gateway.pusher().await;
+    ann.subscribe("news").await;
+    ann.subscribe("more").await;
+    let mut expected = vec![of_channel("channel_occupied", "news"), of_channel("channel_occupied", "more")];
+    tells(&application, &expected).await;
+    redis.freeze();
+    ann.say(unsubscribe("more")).await;
+    gateway.metric_becomes("tidegate_broker_link_up{link=\"command\"}", 0.0).await;
+    redis.thaw();
+    expected.push(of_channel("channel_vacated", "more"));
+    tells(&application, &expected).await;
 }
 
 #[tokio::test]

@@ -145,8 +145,10 @@ async fn bare_endpoints_come_and_go_and_whoever_is_connected_stays() {
     let all = [
         "raw.paths./new.channel",
         "raw.paths./new.messages",
+        "raw.paths./new.transport",
         "raw.paths./old.channel",
         "raw.paths./old.messages",
+        "raw.paths./old.transport",
     ];
     assert_eq!(keys, all, "{answer}");
     assert!(open("/old").await.is_err());

@@ -109,7 +109,7 @@ impl RedisLedger {
             command.arg(millis(lease)).arg(u8::from(begins)).arg(FREED_MAX).arg(millis(UNUSED_TTL));
         };
         let prolonged = held(&self.broker.link().eval(Operation::LedgerWrite, &PROLONG, fill).await?)?;
-        if begins && prolonged == Held::Done {
+        if begins && prolonged != Held::Over {
             self.begun.lock().insert((ledger.into(), holder.into()), generation);
         }
         Ok(self.note(ledger, holder, prolonged))
@@ -198,6 +198,7 @@ fn read_entry(entry: &[u8]) -> Option<(u64, News)> {
 fn held(answer: &Value) -> Result<Held, BrokerError> {
     match answer {
         Value::Int(1) => Ok(Held::Done),
+        Value::Int(2) => Ok(Held::Freeing),
         Value::Int(0) => Ok(Held::Over),
         _ => Err(unexpected()),
     }

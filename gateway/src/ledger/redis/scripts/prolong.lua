@@ -5,13 +5,14 @@
 --
 -- ARGV  most news, most bytes, holder, lease ms, 1 if the lease is to begin, how much is freed at most, ms for which all this
 --       is kept if nobody comes
--- Gives 1, or 0 if the holder's lease is over: then nothing was done for it
+-- Gives 1, or 2 if there is more to be freed, or 0 if the holder's lease is over: then nothing was done for it
 local holder, lease, begins, limit = ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
 redis.call('ZREM', leases, '')
 local holds = begins or has_lease(holder)
 if holds then
   redis.call('ZADD', leases, whole(now + lease), holder)
 end
+local is_more = false
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', whole(now))) do
   local subjects = limit > 0 and redis.call('ZRANGE', held .. ':' .. dead, 0, limit - 1) or {}
   for _, subject in ipairs(subjects) do
@@ -21,6 +22,8 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', whole(now))) d
   if redis.call('ZCARD', held .. ':' .. dead) == 0 then
     redis.call('DEL', held .. ':' .. dead)
     redis.call('ZREM', leases, dead)
+  else
+    is_more = true
   end
 end
 close_log()
@@ -28,4 +31,7 @@ for i = 1, 5 do
   redis.call('PEXPIRE', KEYS[i], ARGV[7])
 end
 redis.call('PEXPIRE', held .. ':' .. holder, ARGV[7])
-return holds and 1 or 0
+if not holds then
+  return 0
+end
+return is_more and 2 or 1

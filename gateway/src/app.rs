@@ -460,7 +460,7 @@ fn encodings(config: &Config) -> Encodings {
         websocket.uni_join_pushes,
         config.sse.retry_ms,
         config.pusher.protocol(&config.channel_names),
-        Arc::default(),
+        Arc::new(config.socketio.common(&config.channel_names)),
     )
 }
 

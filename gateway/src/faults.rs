@@ -73,6 +73,14 @@ impl Protocol for Faulty {
         self.0.close(disconnect)
     }
 
+    fn last_words(&self, disconnect: &Disconnect, out: &mut BytesMut) -> Encoded {
+        self.0.last_words(disconnect, out)
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.0.held_bytes()
+    }
+
     fn delimiter(&self) -> Option<&'static [u8]> {
         self.0.delimiter()
     }

@@ -11,6 +11,7 @@ use tidegate::config::Config;
 use tidegate::http::raw_paths::RawPath;
 use tidegate::pusher::config::App;
 use tidegate::pusher::webhook::Webhook;
+use tidegate::socketio::namespaces::{EventRule, Namespace};
 use tidegate::telemetry::names::{self, Kind};
 
 /// Where the settings of each section are written down: section, file under `gateway`, type.
@@ -39,6 +40,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (PUSHER_WEBHOOK, "src/pusher/webhook.rs", "Webhook"),
     ("pusher.webhooks", "src/pusher/webhook.rs", "Webhooks"),
     ("socketio", "src/socketio/config.rs", "Config"),
+    (NAMESPACE, "src/socketio/namespaces.rs", "Namespace"),
+    (EVENT, "src/socketio/namespaces.rs", "EventRule"),
     ("backend", "src/backend/config.rs", "Config"),
     ("backend.connect", "src/backend/config.rs", "HookConfig"),
     ("backend.events", "src/backend/config.rs", "EventsConfig"),
@@ -56,6 +59,9 @@ const SECTIONS: &[(&str, &str, &str)] = &[
 const PUSHER_APP: &str = "pusher.apps.NAME";
 /// Stands for every section that is a webhook of an app.
 const PUSHER_WEBHOOK: &str = "pusher.apps.NAME.webhooks.NAME";
+/// Stands for every section that is a namespace of Socket.IO, and for one of its events.
+const NAMESPACE: &str = "socketio.namespaces.\"/NAME\"";
+const EVENT: &str = "socketio.namespaces.\"/NAME\".events.EVENT";
 /// Stands for every section that is a bare endpoint's path.
 const RAW_PATH: &str = "raw.paths.\"/PATH\"";
 
@@ -119,10 +125,14 @@ fn configuration() -> String {
         let of_raw_path = toml::Value::try_from(RawPath::default()).unwrap();
         let of_app = toml::Value::try_from(App::default()).unwrap();
         let of_webhook = toml::Value::try_from(Webhook::default()).unwrap();
+        let of_namespace = toml::Value::try_from(Namespace::default()).unwrap();
+        let of_event = toml::Value::try_from(EventRule::default()).unwrap();
         let set = match *section {
             RAW_PATH => Some(&of_raw_path),
             PUSHER_APP => Some(&of_app),
             PUSHER_WEBHOOK => Some(&of_webhook),
+            NAMESPACE => Some(&of_namespace),
+            EVENT => Some(&of_event),
             section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),
         };
         let mut head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n";

@@ -10,7 +10,7 @@ use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
 use shared::protocol::socketio::{
-    Common, Entry, Forward as Forwarded, Named, Namespaces, Route, Routes, SocketIo, To, sid,
+    Common, Door, Entry, Forward as Forwarded, Named, Namespaces, Route, Routes, SocketIo, To, sid,
 };
 use shared::protocol::{DecodeError, Encoded, Protocol};
 use shared::publication::{Payload, Publication, Tagged, Tags};
@@ -38,8 +38,8 @@ fn routes() -> Routes {
 
 fn common() -> Arc<Common> {
     let mut namespaces = Namespaces::new(":");
-    namespaces.add("/", "socketio", routes());
-    namespaces.add("/admin", "admin", Routes::default());
+    namespaces.add("/", "socketio", Door::default(), routes());
+    namespaces.add("/admin", "admin", Door::default(), Routes::default());
     Arc::new(Common { namespaces, attachments_max: 2, packet_bytes_max: 1_000 })
 }
 

@@ -31,6 +31,7 @@ mod follow;
 mod framing;
 mod go_live;
 mod of_app;
+mod of_namespace;
 pub(crate) mod open;
 mod outbox;
 mod perform;

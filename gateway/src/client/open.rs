@@ -82,6 +82,9 @@ impl Client {
         if rare.app.is_some() {
             session = session.asking_of_all();
         }
+        if protocol_id == ProtocolId::SOCKET_IO {
+            session = session.with_rooms();
+        }
         if let Some(disconnect) = new.turned_away {
             session.handle_disconnect(disconnect);
         }

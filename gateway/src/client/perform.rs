@@ -15,6 +15,7 @@ use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
+use shared::protocol::ProtocolId;
 
 use crate::auth::Verdict;
 use crate::backend::HookKind;
@@ -51,6 +52,11 @@ impl Client {
                 Effect::Reauthenticate { ticket, token } => {
                     let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &token);
                     self.answer_with(local, ticket, verdict, OutcomeResult::Authenticated);
+                }
+                Effect::Authorize { ticket, channel, token, .. }
+                    if self.protocol == ProtocolId::SOCKET_IO =>
+                {
+                    self.let_into_namespace(local, ticket, &channel, &token);
                 }
                 Effect::Authorize { ticket, channel, token, data } if token.is_empty() => {
                     self.ask_to_subscribe(local, ticket, channel, data);
@@ -207,6 +213,9 @@ impl Client {
             OutcomeResult::Authenticated(result) if self.user_permit.is_none() => {
                 OutcomeResult::Authenticated(self.admit(local, result))
             }
+            OutcomeResult::Authorized(Ok(grant)) => {
+                OutcomeResult::Authorized(self.become_shown(local, grant))
+            }
             other => other,
         };
         Outcome { result, ..outcome }
@@ -227,7 +236,7 @@ impl Client {
     }
 
     /// Most tokens are judged at once; some wait for a key.
-    fn answer_with<T: Send + 'static>(
+    pub(super) fn answer_with<T: Send + 'static>(
         &mut self,
         local: &Local,
         ticket: Ticket,

@@ -6,6 +6,7 @@ use super::Config;
 use crate::http::raw_paths::RawPath;
 use crate::pusher::config::App;
 use crate::pusher::webhook::Webhook;
+use crate::socketio::namespaces::{EventRule, Namespace};
 
 /// The keys that differ from their defaults as TOML, and how many there are.
 pub(super) fn changed(config: &Config) -> (String, usize) {
@@ -24,17 +25,18 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
     let of_path = Table::try_from(RawPath::default()).unwrap_or_default();
     let of_app = Table::try_from(App::default()).unwrap_or_default();
     let of_webhook = Table::try_from(Webhook::default()).unwrap_or_default();
-    for (section, named, defaults) in [("raw", "paths", of_path), ("pusher", "apps", of_app)] {
-        if let Some(Value::Table(each)) = set.get_mut(section).and_then(|section| section.get_mut(named)) {
-            for one in each.iter_mut().filter_map(|(_, one)| one.as_table_mut()) {
-                keep_changed(one, &defaults);
-                let webhooks = one.get_mut("webhooks").and_then(Value::as_table_mut);
-                for webhook in
-                    webhooks.into_iter().flat_map(Table::iter_mut).filter_map(|(_, one)| one.as_table_mut())
-                {
-                    keep_changed(webhook, &of_webhook);
-                }
-            }
+    let of_namespace = Table::try_from(Namespace::default()).unwrap_or_default();
+    let of_event = Table::try_from(EventRule::default()).unwrap_or_default();
+    for (section, named, defaults, inner) in [
+        ("raw", "paths", of_path, None),
+        ("pusher", "apps", of_app, Some(("webhooks", of_webhook))),
+        ("socketio", "namespaces", of_namespace, Some(("events", of_event))),
+    ] {
+        let each = set.get_mut(section).and_then(|section| section.get_mut(named));
+        for one in tables(each) {
+            keep_changed(one, &defaults);
+            let Some((named, defaults)) = &inner else { continue };
+            tables(one.get_mut(*named)).for_each(|one| keep_changed(one, defaults));
         }
     }
     let namespaces = set.remove("namespaces").filter(|namespaces| namespaces != &Value::Table(Table::new()));
@@ -42,6 +44,12 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
     set.extend(namespaces.map(|namespaces| ("namespaces".to_owned(), namespaces)));
     let count = count(&set);
     (toml::to_string(&set).unwrap_or_default(), count)
+}
+
+/// The sections in this one.
+fn tables(section: Option<&mut Value>) -> impl Iterator<Item = &mut Table> {
+    let each = section.and_then(Value::as_table_mut).into_iter().flat_map(Table::iter_mut);
+    each.filter_map(|(_, one)| one.as_table_mut())
 }
 
 fn keep_changed(set: &mut Table, defaults: &Table) {
@@ -65,6 +73,7 @@ mod tests {
 
     use super::*;
     use crate::secret::Secret;
+    use crate::socketio::namespaces::Action;
 
     #[test]
     fn nothing_is_changed_in_the_defaults() {
@@ -82,6 +91,10 @@ mod tests {
         config.namespaces.insert("chat".to_owned(), chat);
         let path = RawPath { channel: "chat:all".to_owned(), ..RawPath::default() };
         config.raw.paths.insert("/ws".to_owned(), path);
+        let events =
+            [("say".to_owned(), EventRule { action: Action::Publish, ..EventRule::default() })].into();
+        let main = Namespace { events, ..Namespace::default() };
+        config.socketio.namespaces = [("/".to_owned(), main), ("/b".to_owned(), Namespace::default())].into();
         let (shown, count) = changed(&config);
         let expected: Table = r#"
             auth.hmac_secret = "[redacted]"
@@ -92,10 +105,13 @@ mod tests {
             [namespaces.plain]
             [raw.paths."/ws"]
             channel = "chat:all"
+            [socketio.namespaces."/".events.say]
+            action = "publish"
+            [socketio.namespaces."/b"]
         "#
         .parse()
         .unwrap();
         assert_eq!(shown.parse::<Table>().unwrap(), expected);
-        assert_eq!(count, 5);
+        assert_eq!(count, 6);
     }
 }

@@ -70,7 +70,10 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     }
     section("namespaces", &|faults| namespaces(config, faults));
     section("pusher", &|faults| apps(config, faults));
-    section("socketio", &|faults| engine_io(config, faults));
+    section("socketio", &|faults| {
+        engine_io(config, faults);
+        socketio(config, faults);
+    });
     section("raw", &|faults| raw_paths(config, faults));
     section("internal", &|faults| {
         if config.internal.listen == config.server.listen && config.server.listen.port() != 0 {
@@ -199,6 +202,31 @@ fn engine_io(config: &Config, faults: &mut Faults) {
     if session.bytes_per_second > 0 && (session.bytes_burst as usize) < config.socketio.payload_bytes_max {
         let problem = "is more than session.bytes_burst: such a message could never be sent";
         faults.add("payload_bytes_max", problem);
+    }
+}
+
+/// Where the channels of namespaces of Socket.IO are has to hold any room.
+fn socketio(config: &Config, faults: &mut Faults) {
+    let socketio = &config.socketio;
+    if !socketio.enabled {
+        return;
+    }
+    if config.channel_names.namespace_boundary.is_empty() {
+        faults.add("enabled", "needs channel_names.namespace_boundary, which is empty");
+    }
+    if config.raw.paths.keys().any(|path| socketio.is_at(path)) {
+        faults.add("path", "is one of raw.paths");
+    }
+    for (name, section) in socketio.served() {
+        let key = format!("namespaces.{name}.channels");
+        let channels = section.channels_or(&name);
+        if config.mercure.enabled && channels == &*config.mercure.namespace {
+            faults.add(key, "is where the updates of mercure are");
+        } else if let Some(options) = config.namespaces.get(channels)
+            && (!options.pattern.is_none() || options.subscription_type != SubscriptionType::Stream)
+        {
+            faults.add(key, "must have no pattern, and be of the subscription_type \"stream\"");
+        }
     }
 }
 

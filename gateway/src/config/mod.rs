@@ -209,6 +209,9 @@ impl Config {
             let of_updates = namespaces.entry(self.mercure.namespace.to_string());
             of_updates.or_insert_with(api::update::default_options).has_private_publications = true;
         }
+        for (name, section) in self.socketio.served() {
+            namespaces.entry(section.channels_or(&name).to_owned()).or_default();
+        }
         let namespaces = namespaces.into_iter().map(|(name, options)| (name.into(), options));
         let (names, unicode) = (self.channel_names.clone(), self.session.channel_unicode);
         let mut rules = ChannelRules::new(self.channels.clone(), namespaces, names, unicode);

@@ -11,6 +11,7 @@ use super::tree::Node;
 use crate::http::raw_paths::RawPath;
 use crate::pusher::config::App;
 use crate::pusher::webhook::Webhook;
+use crate::socketio::namespaces::{EventRule, Namespace};
 
 /// One key.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -36,6 +37,8 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
     let of_raw_path = serde_json::to_value(RawPath::default()).unwrap_or_default();
     let of_app = serde_json::to_value(App::default()).unwrap_or_default();
     let of_webhook = serde_json::to_value(Webhook::default()).unwrap_or_default();
+    let of_namespace = serde_json::to_value(Namespace::default()).unwrap_or_default();
+    let of_event = serde_json::to_value(EventRule::default()).unwrap_or_default();
     let set = |(path, value): (Vec<String>, Value)| {
         // A namespace begins with the options that channels without one begin with.
         let of_default = match &path[..] {
@@ -46,6 +49,13 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
             [pusher, apps, _, key] if pusher == "pusher" && apps == "apps" => of_app.get(key),
             [pusher, _, _, webhooks, _, key] if pusher == "pusher" && webhooks == "webhooks" => {
                 of_webhook.get(key)
+            }
+            [socketio, namespaces, _, rest @ ..] if socketio == "socketio" && namespaces == "namespaces" => {
+                match rest {
+                    [events, _, key] if events == "events" => of_event.get(key),
+                    [key] => of_namespace.get(key),
+                    _ => None,
+                }
             }
             path => defaults.get(path).copied(),
         };

@@ -26,7 +26,7 @@ use crate::http::{Body, Refused, Router, cors, whole};
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
 use crate::transport::Socket;
-use crate::transport::encodings::Wire;
+use crate::transport::encodings::{Encodings, Wire};
 use crate::transport::handed::{Attached, carry, handed};
 
 const METHODS: &str = "GET, POST, OPTIONS";
@@ -34,6 +34,7 @@ const METHODS: &str = "GET, POST, OPTIONS";
 /// What is spoken over Engine.IO at a path.
 #[derive(Debug)]
 pub(super) enum EngineIoPath {
+    SocketIo,
     /// A path of a bare endpoint.
     Bound(Arc<RawPath>),
 }
@@ -115,7 +116,13 @@ struct Opened {
 impl Router {
     /// What is spoken over Engine.IO at this path, if anything is.
     pub(super) fn engine_io_at(&self, path: &str) -> Option<EngineIoPath> {
-        let bound = self.raw_paths.find(path).filter(|_| self.clients)?;
+        if !self.clients {
+            return None;
+        }
+        if self.engine_io.settings().is_at(path) {
+            return Some(EngineIoPath::SocketIo);
+        }
+        let bound = self.raw_paths.find(path)?;
         (bound.transport == OfPath::EngineIo).then_some(EngineIoPath::Bound(bound))
     }
 
@@ -130,7 +137,7 @@ impl Router {
             check_version(head).map_err(refused)?;
         }
         let upgrade = upgrade::read(head)?;
-        let protocol = spoken_at(path, upgrade::token(head, &upgrade)?);
+        let protocol = spoken_at(&self.encodings, path, upgrade::token(head, &upgrade)?);
         let opening = self.opening(upgrade, upgrade::RAW, protocol);
         let Some(sid) = sid else {
             return Ok(opening.over(Wire::EngineWebSocket, self.engine_io.greeting()));
@@ -197,7 +204,7 @@ impl Router {
         }
         check_version(head).map_err(refused)?;
         let token = head.bearer().map_err(|why| Refused::malformed(why, &cors::headers(head)))?;
-        let protocol = spoken_at(path, token.unwrap_or_default().to_owned());
+        let protocol = spoken_at(&self.encodings, path, token.unwrap_or_default().to_owned());
         let admitted = self.admit_apart(peer, head)?;
         let origin = self.origin(head, self.address_of(peer, head));
         Ok(Asked::Open(Opened { protocol, admitted, origin }))
@@ -311,8 +318,10 @@ impl Drop for Waiting<'_> {
 }
 
 /// What a client says and is told at this path.
-fn spoken_at(path: &EngineIoPath, token: String) -> Arc<dyn Protocol> {
+fn spoken_at(encodings: &Encodings, path: &EngineIoPath, token: String) -> Arc<dyn Protocol> {
     match path {
+        // Its token comes later.
+        EngineIoPath::SocketIo => encodings.socketio(),
         EngineIoPath::Bound(bound) => {
             let raw = Raw::new(bound.channel.as_str().into(), token.into(), None);
             Arc::new(raw.taking(bound.messages.into()))

@@ -96,7 +96,7 @@ impl Config {
 }
 
 /// Paths are compared as they come in a request, so what clients would write otherwise cannot be in one.
-fn check_path(path: &str) -> Result<(), String> {
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
     let Some(rest) = path.strip_prefix('/') else { return Err("must begin with /".to_owned()) };
     if path.len() > PATH_BYTES_MAX {
         return Err(format!("is longer than {PATH_BYTES_MAX} bytes"));

@@ -1,15 +1,25 @@
 //! The section `socketio`.
 
+use std::collections::BTreeMap;
+
+use gateway_core::channel_names::ChannelNames;
 use gateway_core::session::Settings;
 use serde::{Deserialize, Serialize};
+use shared::protocol::socketio::Common;
 
+use super::namespaces::{self, Namespace};
+use crate::http::raw_paths::check_path;
 use crate::setting::Faults;
 
-/// Engine.IO, version 4: the transport of Socket.IO. It also serves bare endpoints that ask for it, such as
-/// `[raw.paths."/engine.io/"]` with `transport = "engine_io"`.
+/// Clients that speak Socket.IO, protocol 5, over Engine.IO 4. What is said of pings, timeouts and lengths also holds for bare
+/// endpoints over Engine.IO, such as `[raw.paths."/engine.io/"]` with `transport = "engine_io"`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Serve Socket.IO.
+    pub enabled: bool,
+    /// Where: a path that begins and ends with `/`. Clients may leave out the last.
+    pub path: String,
     /// Milliseconds between the server's pings. The first comes after a random part of it, at least half. In place of
     /// `session.ping_interval_ms`.
     pub ping_interval_ms: u64,
@@ -25,17 +35,26 @@ pub struct Config {
     pub polling: bool,
     /// Clients that poll may change over to a WebSocket, and are told so.
     pub upgrades: bool,
+    /// The most attachments of one packet: bytes among the arguments of an event. Together with the packet they are of at
+    /// most `payload_bytes_max`.
+    pub attachments_max: u32,
+    /// Each namespace with its section, such as `[socketio.namespaces."/"]`, at most 64.
+    pub namespaces: BTreeMap<String, Namespace>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
+            enabled: false,
+            path: "/socket.io/".to_owned(),
             ping_interval_ms: 25_000,
             ping_timeout_ms: 20_000,
             connect_timeout_ms: 45_000,
             payload_bytes_max: 1_000_000,
             polling: true,
             upgrades: true,
+            attachments_max: 10,
+            namespaces: BTreeMap::new(),
         }
     }
 }
@@ -46,6 +65,32 @@ impl Config {
         faults.outside("ping_timeout_ms", self.ping_timeout_ms, 10..=3_600_000);
         faults.outside("connect_timeout_ms", self.connect_timeout_ms, 10..=3_600_000);
         faults.outside("payload_bytes_max", self.payload_bytes_max, 1024..=64 << 20);
+        faults.outside("attachments_max", self.attachments_max, 0..=1_000);
+        if let Err(problem) = check_path(&self.path) {
+            faults.add("path", problem);
+        } else if !self.path.ends_with('/') {
+            faults.add("path", "must end with /");
+        }
+        namespaces::check(&self.namespaces, faults);
+    }
+
+    /// Each namespace with its section. Where nothing is said of any there is one all the same.
+    pub fn served(&self) -> BTreeMap<String, Namespace> {
+        if self.enabled { namespaces::or_main(&self.namespaces) } else { BTreeMap::new() }
+    }
+
+    /// What all connections have in common.
+    pub(crate) fn common(&self, names: &ChannelNames) -> Common {
+        Common {
+            namespaces: namespaces::namespaces(&self.served(), &names.namespace_boundary),
+            attachments_max: self.attachments_max,
+            packet_bytes_max: self.payload_bytes_max,
+        }
+    }
+
+    /// Whether clients of Socket.IO connect at this path.
+    pub(crate) fn is_at(&self, path: &str) -> bool {
+        self.enabled && (path == self.path || self.path.strip_suffix('/') == Some(path))
     }
 
     /// What sessions over Engine.IO go by where others go by `settings`.

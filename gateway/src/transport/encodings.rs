@@ -17,7 +17,7 @@ use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf
 use shared::protocol::event_source::{EventSource, Types};
 use shared::protocol::mercure::Mercure;
 use shared::protocol::raw::Raw;
-use shared::protocol::socketio::{Common, SocketIo};
+use shared::protocol::socketio::{Common, Namespaces, SocketIo};
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
 
@@ -33,6 +33,7 @@ pub(crate) struct Encodings {
     /// By what the types of events say.
     event_source: [Arc<dyn Protocol>; 3],
     mercure: Arc<dyn Protocol>,
+    socketio: Arc<Common>,
     /// By protocol and wire.
     ids: [[EncodingId; Wire::COUNT]; ProtocolId::COUNT],
     /// By their ids.
@@ -160,6 +161,7 @@ impl Encodings {
             centrifuge_protobuf,
             event_source,
             mercure,
+            socketio,
             ids,
             rows,
             joins,
@@ -194,6 +196,16 @@ impl Encodings {
     /// Updates of topics.
     pub(crate) fn mercure(&self) -> Arc<dyn Protocol> {
         self.mercure.clone()
+    }
+
+    /// Socket.IO for one connection.
+    pub(crate) fn socketio(&self) -> Arc<dyn Protocol> {
+        with_faults(Arc::new(SocketIo::new(self.socketio.clone())))
+    }
+
+    /// The namespaces that clients of Socket.IO may connect to.
+    pub(crate) fn socketio_namespaces(&self) -> &Namespaces {
+        &self.socketio.namespaces
     }
 
     /// The Centrifuge protocol as a client has asked for it.

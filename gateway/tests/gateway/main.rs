@@ -27,6 +27,8 @@ mod redis_server;
 mod relay;
 #[path = "../support/response.rs"]
 mod response;
+#[path = "../support/socketio.rs"]
+mod socketio;
 #[path = "../support/tls.rs"]
 mod tls;
 
@@ -59,6 +61,7 @@ mod serves_protobuf;
 mod serves_pusher;
 mod serves_raw;
 mod serves_raw_paths;
+mod serves_socketio;
 mod serves_tls;
 mod serves_updates;
 pub mod spans_nodes;

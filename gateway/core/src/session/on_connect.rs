@@ -42,13 +42,14 @@ impl Session {
     ) {
         let mut identity = match result {
             Ok(identity) => identity,
+            Err(Denial::Error(error)) if self.has_rooms => return self.turn_back(now, id, error),
             Err(Denial::Error(error)) => return self.refuse_connect(now, id, error),
             // Where the answer has a status, who brings no token is told that it takes one.
             Err(Denial::Disconnect(disconnect)) if self.fixed && disconnect == Disconnect::BAD_REQUEST => {
                 return self.close(Disconnect::INVALID_TOKEN);
             }
             Err(Denial::Disconnect(disconnect)) if self.has_rooms => {
-                return self.refuse_connect(now, id, refusal(&disconnect));
+                return self.turn_back(now, id, refusal(&disconnect));
             }
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
@@ -117,20 +118,25 @@ impl Session {
     /// Nothing can be done with the connection from now on. What waited for it is dropped: the client knows that
     /// none of it was done.
     pub(super) fn refuse_connect(&mut self, now: Moment, id: u32, refusal: Refusal) {
-        self.identity = None;
-        if self.has_rooms {
-            // It may come in elsewhere, or here with another token.
-            self.phase = Phase::Opening;
-            self.forget_enter();
-            return self.refuse(now, id, refusal);
-        }
         self.phase = Phase::Refused;
         self.backlog = None;
+        self.identity = None;
         if self.one_way {
             // There is no reply to put it into.
             self.note_refusal(now, &refusal);
             return self.close(disconnect(&refusal));
         }
+        let end = self.has_rooms.then(|| disconnect(&refusal));
+        self.refuse(now, id, refusal);
+        if let Some(disconnect) = end {
+            self.close(disconnect);
+        }
+    }
+
+    /// The client is not who it says, and may come in elsewhere or with another token.
+    fn turn_back(&mut self, now: Moment, id: u32, refusal: Refusal) {
+        self.phase = Phase::Opening;
+        self.forget_enter();
         self.refuse(now, id, refusal);
     }
 }

@@ -11,7 +11,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
 use shared::protocol::socketio::{
-    Common, Entry, Forward, Named, Namespaces, Route, Routes, SocketIo, To, sid,
+    Common, Door, Entry, Forward, Named, Namespaces, Route, Routes, SocketIo, To, sid,
 };
 use shared::publication::{Payload, Publication, Tagged, Tags};
 use shared::push::UnsubscribeCode;
@@ -39,8 +39,8 @@ fn opened() -> Client {
     routes.add("leave", Route::Leave(entry(Some("left"))));
     routes.add("ask", Route::Backend);
     let mut namespaces = Namespaces::new(":");
-    namespaces.add("/", "io", routes.clone());
-    namespaces.add("/admin", "admin", routes);
+    namespaces.add("/", "io", Door::default(), routes.clone());
+    namespaces.add("/admin", "admin", Door::default(), routes);
     let common = Common { namespaces, attachments_max: 10, packet_bytes_max: 10_000 };
     let mut client = Client::speaking(Arc::new(SocketIo::new(Arc::new(common))), namespaced());
     client.session = client.session.with_rooms();

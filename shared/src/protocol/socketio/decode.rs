@@ -24,7 +24,7 @@ pub const EVENT_BYTES_MAX: usize = 200;
 /// Longest name of a namespace that is answered by its name, in bytes.
 const NAMESPACE_BYTES_MAX: usize = 255;
 /// What libraries call what they tell themselves: nobody may send it.
-const RESERVED: [&str; 6] =
+pub const RESERVED: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 #[derive(Deserialize)]
@@ -213,6 +213,7 @@ impl Event<'_> {
         }
         let route = self.namespace.routes.find(self.name).filter(|_| is_in);
         match route.ok_or(Fault::Refused(ErrorCode::PermissionDenied))? {
+            Route::Refuse => return Err(Fault::Refused(ErrorCode::PermissionDenied)),
             Route::Backend => {
                 let said = listed(self.values, self.attachments).map_err(|_| Fault::Malformed)?;
                 let (channel, event) = (self.namespace.channel().into(), self.name.into());

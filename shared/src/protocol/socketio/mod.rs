@@ -27,9 +27,9 @@ mod sid;
 mod state;
 
 pub use arguments::{ARGUMENTS_TAG, BINARY_TAG};
-pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX};
+pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX, RESERVED};
 pub use names::{NAMESPACES_MAX, Namespace, Namespaces, Seen};
-pub use routes::{Entry, Forward, Named, Route, Routes, To};
+pub use routes::{Door, Entry, Forward, Named, Route, Routes, To};
 pub use sid::{parse_sid, sid};
 
 use state::State;

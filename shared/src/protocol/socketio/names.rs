@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::channel::Channel;
 use crate::protocol::name_part;
 
-use super::routes::Routes;
+use super::routes::{Door, Routes};
 
 /// The most namespaces there can be: a connection keeps a bit for each.
 pub const NAMESPACES_MAX: usize = 64;
@@ -29,6 +29,7 @@ pub struct Namespaces {
 pub struct Namespace {
     name: Box<str>,
     prefix: Box<str>,
+    pub door: Door,
     pub routes: Routes,
 }
 
@@ -49,13 +50,13 @@ impl Namespaces {
 
     /// Adds the namespace that clients call `name` and whose channels lie in the gateway's namespace `channels`. Answers
     /// whether there was room for it; the caller sees to it that no name comes twice.
-    pub fn add(&mut self, name: &str, channels: &str, routes: Routes) -> bool {
+    pub fn add(&mut self, name: &str, channels: &str, door: Door, routes: Routes) -> bool {
         if self.all.len() >= NAMESPACES_MAX {
             return false;
         }
         let index = self.all.len();
         let prefix = format!("{channels}{}", self.boundary).into();
-        self.all.push(Namespace { name: name.into(), prefix, routes });
+        self.all.push(Namespace { name: name.into(), prefix, door, routes });
         self.by_name.insert(name.into(), index);
         self.by_prefix.insert(channels.into(), index);
         true
@@ -123,8 +124,8 @@ mod tests {
 
     fn namespaces() -> Namespaces {
         let mut namespaces = Namespaces::new(":");
-        assert!(namespaces.add("/", "socketio", Routes::default()));
-        assert!(namespaces.add("/admin", "admin", Routes::default()));
+        assert!(namespaces.add("/", "socketio", Door::default(), Routes::default()));
+        assert!(namespaces.add("/admin", "admin", Door::default(), Routes::default()));
         namespaces
     }
 
@@ -156,8 +157,13 @@ mod tests {
     fn there_are_no_more_namespaces_than_a_connection_can_tell_apart() {
         let mut namespaces = Namespaces::new(":");
         for number in 0..NAMESPACES_MAX {
-            assert!(namespaces.add(&format!("/{number}"), &format!("n{number}"), Routes::default()));
+            assert!(namespaces.add(
+                &format!("/{number}"),
+                &format!("n{number}"),
+                Door::default(),
+                Routes::default()
+            ));
         }
-        assert!(!namespaces.add("/more", "more", Routes::default()));
+        assert!(!namespaces.add("/more", "more", Door::default(), Routes::default()));
     }
 }

@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 
+/// Who may come into a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Door {
+    /// Only clients with a user.
+    pub users_only: bool,
+}
+
 /// The events of one namespace. What no rule is for is refused.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Routes {
@@ -20,6 +27,8 @@ pub enum Route {
     Leave(Entry),
     /// The application is asked.
     Backend,
+    /// Its sender is told no.
+    Refuse,
 }
 
 /// Where an event goes, and as what.

@@ -1,0 +1,278 @@
+//! The sections `socketio.namespaces.NAME`: where the channels of each are, and what becomes of clients' events there.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use shared::channel::CHANNEL_BYTES_MAX;
+use shared::protocol::socketio::{
+    ARGUMENTS_MAX, Door, EVENT_BYTES_MAX, Entry, Forward, NAMESPACES_MAX, Named, Namespaces, RESERVED, Route,
+    Routes, To,
+};
+
+use crate::setting::Faults;
+
+/// The namespace that clients are in who name none.
+const MAIN: &str = "/";
+/// Where its channels are, unless its section says otherwise.
+const CHANNELS_OF_MAIN: &str = "socketio";
+/// Longest name of a namespace, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+/// The most events that one namespace has rules for.
+const EVENTS_MAX: usize = 1_000;
+
+/// One namespace that clients may connect to. Where there is no section for any, `/` is one, of which clients are told
+/// what servers send.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Namespace {
+    /// The namespace of the gateway that its channels are in: `CHANNELS:*` of all who are here, `CHANNELS:ROOM` of a room.
+    /// It need not have a section of its own: one gives the channels history or lets other clients in. Empty: the name
+    /// without the `/` before it, and `socketio` for `/`.
+    pub channels: String,
+    /// Only clients with a user may connect.
+    pub users_only: bool,
+    /// What becomes of events that clients send, by their names, such as `[socketio.namespaces."/".events."chat message"]`.
+    /// A name that ends in `*` stands for all that begin so. Others are refused.
+    pub events: BTreeMap<String, EventRule>,
+}
+
+/// What becomes of an event.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventRule {
+    /// `publish`: it goes to all who are in the namespace, or in a room if one is named in which its sender is. `join`,
+    /// `leave`: its sender comes into a room, or goes out of it. `refuse`: nothing, its sender is told so.
+    pub action: Action,
+    /// The room. Empty: `room_argument` says, or there is none.
+    pub room: String,
+    /// The argument that names the room, the first being 0: a text or a number, which those who get the event are not sent.
+    pub room_argument: Option<u32>,
+    /// What rooms may be joined: names, or beginnings of names with a `*` behind them. Empty: any. Only for `join`.
+    pub rooms: Vec<String>,
+    /// What the event is called for those who get it. Empty: for `publish`, the same; for `join` and `leave`, nobody is told.
+    /// The others in the room get it with the other arguments, or with the sender's id if there are none.
+    pub event: String,
+    /// Its sender gets it too. Only for `publish`.
+    pub to_sender: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    #[default]
+    Refuse,
+    Publish,
+    Join,
+    Leave,
+}
+
+impl Default for EventRule {
+    fn default() -> Self {
+        Self {
+            action: Action::default(),
+            room: String::new(),
+            room_argument: None,
+            rooms: Vec::new(),
+            event: String::new(),
+            to_sender: true,
+        }
+    }
+}
+
+impl Namespace {
+    /// The namespace of its channels. `name`: of its section.
+    pub fn channels_or<'a>(&'a self, name: &'a str) -> &'a str {
+        match (&*self.channels, name) {
+            ("", MAIN) => CHANNELS_OF_MAIN,
+            ("", name) => name.strip_prefix('/').unwrap_or(name),
+            (channels, _) => channels,
+        }
+    }
+
+    fn check(&self, name: &str, faults: &mut Faults) {
+        let key = |key: &str| format!("namespaces.{name}.{key}");
+        let is_name = name.starts_with('/')
+            && name.len() <= NAME_BYTES_MAX
+            && !name.contains(|letter: char| letter.is_control() || letter.is_whitespace() || letter == ',');
+        if !is_name {
+            let problem = format!(
+                "must begin with / and be of at most {NAME_BYTES_MAX} bytes, without commas and spaces"
+            );
+            faults.add(format!("namespaces.{name}"), problem);
+        }
+        let channels = self.channels_or(name);
+        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if !(2..CHANNEL_BYTES_MAX / 2).contains(&channels.len()) || !channels.bytes().all(is_of_name) {
+            let problem = "must be a namespace's name: at least 2 of letters, digits, - and _";
+            faults.add(key("channels"), problem);
+        }
+        if self.events.len() > EVENTS_MAX {
+            faults.add(key("events"), format!("are more than {EVENTS_MAX}"));
+        }
+        for (event, rule) in &self.events {
+            rule.check(
+                event,
+                &|faults, field, problem| faults.add(key(&format!("events.{event}{field}")), problem),
+                faults,
+            );
+        }
+    }
+}
+
+impl EventRule {
+    fn check(&self, event: &str, add: &dyn Fn(&mut Faults, &str, String), faults: &mut Faults) {
+        if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&event) {
+            let problem = format!(
+                "is no event that clients can send: 1 to {EVENT_BYTES_MAX} bytes, none of the library's own"
+            );
+            add(faults, "", problem);
+        }
+        if self.event.len() > EVENT_BYTES_MAX || RESERVED.contains(&&*self.event) {
+            add(
+                faults,
+                ".event",
+                format!("must be of at most {EVENT_BYTES_MAX} bytes, none of the library's own"),
+            );
+        }
+        let names_room = !self.room.is_empty() || self.room_argument.is_some();
+        let enters = matches!(self.action, Action::Join | Action::Leave);
+        if enters && !names_room {
+            add(faults, "", "needs room or room_argument".to_owned());
+        }
+        if !self.room.is_empty() && self.room_argument.is_some() {
+            add(faults, ".room_argument", "must not be set together with room".to_owned());
+        }
+        if self.room_argument.is_some_and(|at| at as usize >= ARGUMENTS_MAX) {
+            add(faults, ".room_argument", format!("must be less than {ARGUMENTS_MAX}"));
+        }
+        if !self.rooms.is_empty() && self.action != Action::Join {
+            add(faults, ".rooms", "is for action = \"join\"".to_owned());
+        }
+        if !self.to_sender && self.action != Action::Publish {
+            add(faults, ".to_sender", "is for action = \"publish\"".to_owned());
+        }
+        if (names_room || !self.event.is_empty()) && !enters && self.action != Action::Publish {
+            add(faults, "", "says where to, and its action sends nothing".to_owned());
+        }
+    }
+
+    fn route(&self) -> Route {
+        let event = Some(&*self.event).filter(|event| !event.is_empty()).map(Into::into);
+        let named = match (self.room_argument, &*self.room) {
+            (Some(at), _) => Some(Named::Argument(at as usize)),
+            (None, "") => None,
+            (None, room) => Some(Named::Always(room.into())),
+        };
+        let entry = |room| Entry {
+            room,
+            rooms: self.rooms.iter().map(|room| (**room).into()).collect(),
+            tell: event.clone(),
+        };
+        match (self.action, named) {
+            (Action::Publish, named) => {
+                let to = named.map_or(To::Namespace, To::Room);
+                Route::Publish(Forward { to, event, to_sender: self.to_sender })
+            }
+            (Action::Join, Some(room)) => Route::Join(entry(room)),
+            (Action::Leave, Some(room)) => Route::Leave(entry(room)),
+            (Action::Refuse | Action::Join | Action::Leave, _) => Route::Refuse,
+        }
+    }
+}
+
+/// The sections, or the one that there is without any.
+pub(super) fn or_main(sections: &BTreeMap<String, Namespace>) -> BTreeMap<String, Namespace> {
+    if sections.is_empty() { [(MAIN.to_owned(), Namespace::default())].into() } else { sections.clone() }
+}
+
+pub(super) fn check(sections: &BTreeMap<String, Namespace>, faults: &mut Faults) {
+    if sections.len() > NAMESPACES_MAX {
+        faults.add("namespaces", format!("are {}, must be at most {NAMESPACES_MAX}", sections.len()));
+    }
+    let mut seen = BTreeMap::new();
+    for (name, section) in sections {
+        section.check(name, faults);
+        if let Some(other) = seen.insert(section.channels_or(name), name) {
+            faults.add(format!("namespaces.{name}.channels"), format!("is that of the namespace {other}"));
+        }
+    }
+}
+
+/// As clients are served. The sections have been checked.
+pub(super) fn namespaces(sections: &BTreeMap<String, Namespace>, boundary: &str) -> Namespaces {
+    let mut namespaces = Namespaces::new(boundary);
+    for (name, section) in sections {
+        let mut routes = Routes::default();
+        for (event, rule) in &section.events {
+            routes.add(event, rule.route());
+        }
+        let door = Door { users_only: section.users_only };
+        namespaces.add(name, section.channels_or(name), door, routes);
+    }
+    namespaces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faulty(toml: &str) -> Vec<String> {
+        let sections: BTreeMap<String, Namespace> = toml::from_str(toml).unwrap();
+        let mut faults = Faults::default();
+        check(&sections, &mut faults);
+        faults.into_inner().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn a_namespace_has_channels_of_its_own() {
+        let namespace = Namespace::default();
+        assert_eq!((namespace.channels_or("/"), namespace.channels_or("/chat")), ("socketio", "chat"));
+        assert_eq!(faulty("[\"/\"]\n[\"/chat\"]\n"), [""; 0]);
+        assert_eq!(faulty("[\"/a.b\"]\n"), ["namespaces./a.b.channels"]);
+        assert_eq!(faulty("[\"/\"]\nchannels = \"chat\"\n[\"/chat\"]\n"), ["namespaces./chat.channels"]);
+        assert_eq!(
+            faulty("[\"chat\"]\n[\"/a,b\"]\nchannels = \"ab\"\n"),
+            ["namespaces./a,b", "namespaces.chat"]
+        );
+    }
+
+    #[test]
+    fn a_rule_says_what_its_action_needs_and_nothing_else() {
+        let of = |rule: &str| faulty(&format!("[\"/\".events.x]\n{rule}"));
+        for good in [
+            "action = \"publish\"",
+            "action = \"publish\"\nroom_argument = 0\nto_sender = false\nevent = \"y\"",
+            "action = \"join\"\nroom_argument = 0\nrooms = [\"game:*\"]\nevent = \"joined\"",
+            "action = \"leave\"\nroom = \"lobby\"",
+            "action = \"refuse\"",
+        ] {
+            assert_eq!(of(good), [""; 0], "{good}");
+        }
+        let own = |field: &str| vec![format!("namespaces./.events.x{field}")];
+        assert_eq!(of("action = \"join\""), own(""));
+        assert_eq!(of("action = \"publish\"\nroom = \"a\"\nroom_argument = 0"), own(".room_argument"));
+        assert_eq!(of("action = \"publish\"\nrooms = [\"a\"]"), own(".rooms"));
+        assert_eq!(of("action = \"leave\"\nroom = \"a\"\nto_sender = false"), own(".to_sender"));
+        assert_eq!(of("action = \"publish\"\nroom_argument = 256"), own(".room_argument"));
+        assert_eq!(of("event = \"y\""), own(""));
+        assert_eq!(of("action = \"publish\"\nevent = \"disconnect\""), own(".event"));
+        assert_eq!(faulty("[\"/\".events.connect]\naction = \"publish\""), ["namespaces./.events.connect"]);
+    }
+
+    #[test]
+    fn a_rule_is_the_route_of_its_events() {
+        let sections: BTreeMap<String, Namespace> = toml::from_str(
+            "[\"/\".events.\"game:*\"]\naction = \"publish\"\nroom_argument = 1\n[\"/\".events.\"game:end\"]\n",
+        )
+        .unwrap();
+        let namespaces = namespaces(&sections, ":");
+        let routes = &namespaces.named("/").unwrap().routes;
+        let to = To::Room(Named::Argument(1));
+        assert_eq!(
+            routes.find("game:move"),
+            Some(&Route::Publish(Forward { to, event: None, to_sender: true }))
+        );
+        assert_eq!(routes.find("game:end"), Some(&Route::Refuse));
+        assert_eq!(routes.find("other"), None);
+    }
+}

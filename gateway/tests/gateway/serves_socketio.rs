@@ -1,0 +1,207 @@
+//! Socket.IO over WebSockets: namespaces, events, rooms, acknowledgements, and what other wires hear of them.
+
+use serde_json::{Value, json};
+
+use crate::client::Ending;
+use crate::gateway::{Description, Gateway, gateway};
+use crate::redis_server::RedisServer;
+use crate::socketio::SocketIo;
+
+const NAMESPACES: &str = r#"
+[socketio]
+enabled = true
+[socketio.namespaces."/".events.say]
+action = "publish"
+[socketio.namespaces."/".events.tell-others]
+action = "publish"
+to_sender = false
+[socketio.namespaces."/".events.whisper]
+action = "publish"
+room_argument = 0
+[socketio.namespaces."/".events.join]
+action = "join"
+room_argument = 0
+event = "joined"
+[socketio.namespaces."/".events.leave]
+action = "leave"
+room_argument = 0
+event = "left"
+[socketio.namespaces."/members"]
+channels = "stream"
+users_only = true
+[socketio.namespaces."/members".events.say]
+action = "publish"
+"#;
+
+fn namespaced() -> Description {
+    gateway().and(NAMESPACES)
+}
+
+async fn in_room(gateway: &Gateway, room: &str) -> (SocketIo, String) {
+    let (mut client, sid) = gateway.in_main().await;
+    client.send(&format!("20[\"join\",\"{room}\"]")).await;
+    assert_eq!(client.told().await, r#"30[{"status":"ok"}]"#);
+    (client, sid)
+}
+
+#[tokio::test]
+async fn without_a_section_of_its_own_there_is_one_namespace_of_which_clients_are_told() {
+    let gateway = gateway().with("socketio.enabled", true).start().await;
+    let (mut client, sid) = gateway.in_main().await;
+    assert_eq!(sid.len(), 24);
+    client.send(r#"2["say",1]"#).await;
+    assert_eq!(client.told().await, r#"2["error",{"code":103,"message":"permission denied"}]"#);
+    let body = json!({ "channel": "socketio:*", "data": { "a": 1 }, "tags": { "event": "news" } });
+    gateway.api("publish", body).await;
+    assert_eq!(client.told().await, r#"2["news",{"a":1}]"#);
+    client.send("0/other,").await;
+    assert_eq!(client.told().await, r#"4/other,{"message":"Invalid namespace"}"#);
+}
+
+#[tokio::test]
+async fn an_event_reaches_all_or_all_others() {
+    let gateway = namespaced().start().await;
+    let (mut one, _) = gateway.in_main().await;
+    let (mut other, _) = gateway.in_main().await;
+    one.send(r#"2["tell-others",1,"2"]"#).await;
+    one.send(r#"27["say",{"a":[1]}]"#).await;
+    let mut told = [one.told().await, one.told().await];
+    told.sort();
+    assert_eq!(told, [r#"2["say",{"a":[1]}]"#, r#"37[{"status":"ok"}]"#]);
+    assert_eq!(other.told().await, r#"2["tell-others",1,"2"]"#);
+    assert_eq!(other.told().await, r#"2["say",{"a":[1]}]"#);
+}
+
+#[tokio::test]
+async fn bytes_come_as_attachments_and_as_what_other_wires_have_for_them() {
+    let gateway = namespaced().and("[namespaces.socketio]\nallow_subscribe_anonymous = true\n").start().await;
+    let mut bare = gateway.raw("socketio:*").await;
+    let (mut client, _) = gateway.in_main().await;
+    gateway.metric_becomes("tidegate_subscriptions", 2.0).await;
+    client.send(r#"51-["say",{"_placeholder":true,"num":0}]"#).await;
+    client.send_bytes(&[1, 2, 255]).await;
+    assert_eq!(client.told().await, r#"51-["say",{"_placeholder":true,"num":0}]"#);
+    assert_eq!(client.bytes().await, [1, 2, 255]);
+    assert_eq!(bare.data().await.into_data().to_vec(), [1, 2, 255]);
+    client.send(r#"51-["say",{"photo":{"_placeholder":true,"num":0}},2]"#).await;
+    client.send_bytes(&[255]).await;
+    assert_eq!(client.told().await, r#"51-["say",{"photo":{"_placeholder":true,"num":0}},2]"#);
+    assert_eq!(client.bytes().await, [255]);
+    assert_eq!(bare.text().await, r#"[{"photo":"/w=="},2]"#);
+}
+
+#[tokio::test]
+async fn rooms_are_for_those_who_are_in_them() {
+    let gateway = namespaced().start().await;
+    let (mut one, _) = in_room(&gateway, "a b").await;
+    let (mut other, sid) = in_room(&gateway, "a b").await;
+    let (mut outside, _) = gateway.in_main().await;
+    assert_eq!(one.told().await, format!("2[\"joined\",\"{sid}\"]"));
+    other.send(r#"2["whisper","a b",1]"#).await;
+    assert_eq!(
+        (one.told().await, other.told().await),
+        (r#"2["whisper",1]"#.into(), r#"2["whisper",1]"#.into())
+    );
+    outside.send(r#"2["whisper","a b",1]"#).await;
+    assert_eq!(outside.told().await, r#"2["error",{"code":103,"message":"permission denied"}]"#);
+    other.send(r#"21["leave","a b","bye"]"#).await;
+    assert_eq!(other.told().await, r#"31[{"status":"ok"}]"#);
+    assert_eq!(one.told().await, r#"2["left","bye"]"#);
+    outside.has_been_told_all().await;
+    let body = json!({ "channel": "socketio:a%20b", "data": [1, 2], "tags": { "event": "e", "args": "2" } });
+    gateway.api("publish", body).await;
+    // The mark of the one who is outside was for all.
+    assert_eq!([one.told().await, one.told().await], [r#"2["say","mark"]"#, r#"2["e",1,2]"#]);
+}
+
+#[tokio::test]
+async fn a_connection_is_in_several_namespaces_as_one_user() {
+    let gateway = namespaced().start().await;
+    let (mut client, _) = gateway.in_main().await;
+    client.send("0/members,").await;
+    let refused: Value =
+        serde_json::from_str(client.told().await.strip_prefix("4/members,").unwrap()).unwrap();
+    assert_eq!(refused["data"]["code"], 101);
+    let auth = |user: &str| json!({ "token": gateway.token(user) }).to_string();
+    client.enter("/members", &auth("ann")).await;
+    client.send("1/members,").await;
+    client.send(&format!("0/members,{}", auth("bob"))).await;
+    assert!(client.told().await.contains("of another user"));
+    client.enter("/members", &auth("ann")).await;
+    client.send(r#"2/members,["say",1]"#).await;
+    assert_eq!(client.told().await, r#"2/members,["say",1]"#);
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_told_and_another_may_be_tried() {
+    let gateway = namespaced().start().await;
+    let mut client = gateway.socketio().await;
+    client.send(r#"0{"token":"nonsense"}"#).await;
+    assert_eq!(client.told().await, r#"4{"message":"invalid token","data":{"code":101}}"#);
+    let auth = json!({ "token": gateway.token("ann") }).to_string();
+    client.enter("/members", &auth).await;
+}
+
+#[tokio::test]
+async fn history_of_other_wires_holds_what_clients_sent() {
+    let gateway = namespaced().start().await;
+    let mut client = gateway.socketio().await;
+    client.enter("/members", &json!({ "token": gateway.token("ann") }).to_string()).await;
+    client.send(r#"2/members,["say",1,2]"#).await;
+    client.told().await;
+    let mut other = gateway.connect_as("bob").await;
+    other.command("subscribe", json!({ "channel": "stream:*" })).await;
+    let history = other.command("history", json!({ "channel": "stream:*", "limit": 10 })).await;
+    let publication = &history["publications"][0];
+    assert_eq!(publication["data"], json!([1, 2]));
+    assert_eq!(publication["tags"], json!({ "event": "say", "args": "2" }));
+    assert_eq!(publication["info"]["user"], "ann");
+}
+
+#[tokio::test]
+async fn the_server_puts_clients_out_of_a_namespace_or_off_the_node() {
+    let gateway = namespaced().start().await;
+    let mut client = gateway.socketio().await;
+    client.enter("/members", &json!({ "token": gateway.token("ann") }).to_string()).await;
+    client.enter("/", "").await;
+    gateway.api("unsubscribe", json!({ "user": "ann", "channel": "stream:*" })).await;
+    assert_eq!(client.told().await, "1/members,");
+    client.has_been_told_all().await;
+    gateway.api("disconnect", json!({ "user": "ann" })).await;
+    assert_eq!(client.told().await, "1", "it is not to come back");
+    assert_eq!(client.socket.next().await, Err(Ending::Silent));
+}
+
+#[tokio::test]
+async fn what_breaks_the_protocol_or_comes_too_late_closes() {
+    let gateway = namespaced().with("socketio.connect_timeout_ms", 150).start().await;
+    let mut idle = gateway.socketio().await;
+    let (mut client, _) = gateway.in_main().await;
+    client.send("abc").await;
+    while client.socket.next().await.is_ok() {}
+    assert_eq!(idle.socket.next().await, Err(Ending::Silent));
+    gateway.metric_becomes("tidegate_closes_total{reason=\"stale\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_node_that_stops_lets_clients_come_back() {
+    let gateway = namespaced().start().await;
+    let (mut client, _) = gateway.in_main().await;
+    gateway.drain().await;
+    assert_eq!(client.socket.next().await, Err(Ending::Silent), "nobody is told to leave");
+}
+
+#[tokio::test]
+async fn rooms_span_nodes() {
+    let redis = RedisServer::start();
+    let (here, there) =
+        (namespaced().over(&redis.url()).start().await, namespaced().over(&redis.url()).start().await);
+    let (mut one, _) = in_room(&here, "a").await;
+    let (mut other, sid) = in_room(&there, "a").await;
+    assert_eq!(one.told().await, format!("2[\"joined\",\"{sid}\"]"));
+    one.send(r#"2["whisper","a",1]"#).await;
+    assert_eq!(
+        (one.told().await, other.told().await),
+        (r#"2["whisper",1]"#.into(), r#"2["whisper",1]"#.into())
+    );
+}

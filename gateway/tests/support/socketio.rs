@@ -1,0 +1,80 @@
+//! A client of Socket.IO, packet by packet.
+
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::client::Socket;
+use crate::gateway::Gateway;
+
+/// One connection over a WebSocket, past the first packet of Engine.IO.
+#[derive(Debug)]
+pub struct SocketIo {
+    pub socket: Socket,
+}
+
+impl Gateway {
+    /// A connection that is in no namespace.
+    pub async fn socketio(&self) -> SocketIo {
+        let mut socket = self.open("/socket.io/?EIO=4&transport=websocket", &[]).await;
+        let open = socket.text().await;
+        assert!(open.starts_with('0'), "{open}");
+        SocketIo { socket }
+    }
+
+    /// A client in the main namespace, and its id there.
+    pub async fn in_main(&self) -> (SocketIo, String) {
+        let mut client = self.socketio().await;
+        let sid = client.enter("/", "").await;
+        (client, sid)
+    }
+}
+
+impl SocketIo {
+    /// Sends a packet of Socket.IO.
+    pub async fn send(&mut self, packet: &str) {
+        self.socket.send(format!("4{packet}")).await;
+    }
+
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.socket.send(Message::binary(bytes.to_vec())).await;
+    }
+
+    /// Comes into a namespace, and answers its id there.
+    pub async fn enter(&mut self, namespace: &str, auth: &str) -> String {
+        let (packet, before) = match namespace {
+            "/" => (format!("0{auth}"), "0".to_owned()),
+            other => (format!("0{other},{auth}"), format!("0{other},")),
+        };
+        self.send(&packet).await;
+        let told = self.told().await;
+        let welcome = told.strip_prefix(&before).unwrap_or_else(|| panic!("not let in: {told}"));
+        let welcome: Value = serde_json::from_str(welcome).expect("JSON");
+        welcome["sid"].as_str().expect("an id").to_owned()
+    }
+
+    /// The next packet of Socket.IO; pings are answered.
+    pub async fn told(&mut self) -> String {
+        loop {
+            let text = self.socket.text().await;
+            match text.strip_prefix('4') {
+                Some(packet) => return packet.to_owned(),
+                None if text == "2" => self.socket.send("3").await,
+                None => panic!("no packet of Socket.IO: {text}"),
+            }
+        }
+    }
+
+    /// The next attachment.
+    pub async fn bytes(&mut self) -> Vec<u8> {
+        match self.socket.data().await {
+            Message::Binary(bytes) => bytes.to_vec(),
+            other => panic!("not bytes: {other:?}"),
+        }
+    }
+
+    /// That nothing was told before what comes of this event, which the namespace publishes to all.
+    pub async fn has_been_told_all(&mut self) {
+        self.send(r#"2["say","mark"]"#).await;
+        assert_eq!(self.told().await, r#"2["say","mark"]"#);
+    }
+}

@@ -1,0 +1,167 @@
+// socket.io-client, the official library: its newest release, the oldest of this protocol, and the first that offers more.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import * as newest from 'socket.io-client';
+import * as oldest from 'socket.io-client-3';
+import * as first4 from 'socket.io-client-4.0';
+
+import { connected as ofCentrifuge, startGateway, subscribed, token, until } from './support.mjs';
+
+const CONFIG = `
+[auth]
+hmac_secret = "a secret of at least thirty-two bytes"
+allow_anonymous = true
+[socketio]
+enabled = true
+[socketio.namespaces."/".events."chat message"]
+action = "publish"
+[socketio.namespaces."/".events.whisper]
+action = "publish"
+room_argument = 0
+to_sender = false
+[socketio.namespaces."/".events.join]
+action = "join"
+room_argument = 0
+event = "user-joined"
+[socketio.namespaces."/".events.leave]
+action = "leave"
+room_argument = 0
+event = "user-left"
+[socketio.namespaces."/custom"]
+[socketio.namespaces."/members"]
+users_only = true
+[drain]
+notice_ms = 0
+grace_ms = 100
+`;
+
+// The oldest is a function with what it exports as its properties.
+const LIBRARIES = {
+  'socket.io-client 4.8': newest,
+  'socket.io-client 3.0': { io: oldest.default, Manager: oldest.default.Manager },
+  'socket.io-client 4.0': first4,
+};
+
+// The arguments of the next event of this name.
+function event(socket, name) {
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => reject(new Error(`no ${name} in time`)), 20_000);
+    socket.once(name, (...args) => {
+      clearTimeout(late);
+      resolve(args);
+    });
+  });
+}
+
+// What comes back to an event that asks for an acknowledgement.
+const asked = (socket, ...args) => new Promise((resolve) => socket.emit(...args, (...answer) => resolve(answer)));
+
+function socketOf(t, library, gateway, namespace = '/', options = {}) {
+  const url = `http://127.0.0.1:${gateway.port}${namespace}`;
+  const socket = library.io(url, { transports: ['websocket'], forceNew: true, reconnectionDelay: 50, ...options });
+  t.after(() => socket.disconnect());
+  return socket;
+}
+
+async function connected(...args) {
+  const socket = socketOf(...args);
+  await event(socket, 'connect');
+  return socket;
+}
+
+const publish = (gateway, channel, data, tags) => gateway.api('publish', { channel, data, tags });
+
+for (const [name, library] of Object.entries(LIBRARIES)) {
+  test(`${name}: events, acknowledgements and bytes`, async (t) => {
+    const gateway = await startGateway(t, { config: CONFIG });
+    const [one, other] = await Promise.all([connected(t, library, gateway), connected(t, library, gateway)]);
+    assert.notEqual(one.id, other.id);
+    let told = Promise.all([event(one, 'chat message'), event(other, 'chat message')]);
+    one.emit('chat message', 'hi', { x: [1, 2] }, 3);
+    assert.deepEqual(await told, [['hi', { x: [1, 2] }, 3], ['hi', { x: [1, 2] }, 3]]);
+    told = event(other, 'chat message');
+    assert.deepEqual(await asked(one, 'chat message', Buffer.from([1, 2, 255])), [{ status: 'ok' }]);
+    assert.deepEqual(await told, [Buffer.from([1, 2, 255])]);
+    told = event(other, 'chat message');
+    one.emit('chat message', { photo: { bytes: Buffer.from([9]) } }, 'x');
+    assert.deepEqual(await told, [{ photo: { bytes: Buffer.from([9]) } }, 'x']);
+    told = event(one, 'error');
+    one.emit('unheard of', 1);
+    assert.deepEqual(await told, [{ code: 103, message: 'permission denied' }]);
+  });
+
+  test(`${name}: rooms`, async (t) => {
+    const gateway = await startGateway(t, { config: CONFIG });
+    const [one, other] = await Promise.all([connected(t, library, gateway), connected(t, library, gateway)]);
+    assert.deepEqual(await asked(one, 'join', 'room 1'), [{ status: 'ok' }]);
+    let told = event(one, 'user-joined');
+    other.emit('join', 'room 1');
+    assert.deepEqual(await told, [other.id]);
+    told = event(other, 'whisper');
+    one.emit('whisper', 'room 1', 'psst', 2);
+    assert.deepEqual(await told, ['psst', 2]);
+    told = event(one, 'user-left');
+    other.emit('leave', 'room 1');
+    assert.deepEqual(await told, [other.id]);
+    const [refused] = await asked(other, 'whisper', 'room 1', 'psst');
+    assert.equal(refused.status, 'error');
+  });
+
+  test(`${name}: namespaces, one connection for all of them`, async (t) => {
+    const gateway = await startGateway(t, { config: CONFIG });
+    const manager = new library.Manager(`http://127.0.0.1:${gateway.port}`, { transports: ['websocket'] });
+    const auth = { token: token({ sub: 'ann' }) };
+    const sockets = ['/', '/custom', '/members'].map((namespace) => manager.socket(namespace, { auth }));
+    t.after(() => sockets.forEach((socket) => socket.disconnect()));
+    await Promise.all(sockets.map((socket) => event(socket, 'connect')));
+    const [main, custom, members] = sockets;
+    assert.notEqual(main.id, custom.id);
+    const told = event(custom, 'news');
+    await publish(gateway, 'custom:*', { a: 1 }, { event: 'news' });
+    assert.deepEqual(await told, [{ a: 1 }]);
+    const gone = event(members, 'disconnect');
+    await gateway.api('unsubscribe', { user: 'ann', channel: 'members:*' });
+    assert.equal((await gone)[0], 'io server disconnect');
+    assert.ok(main.connected && custom.connected);
+
+    const [unknown] = await event(socketOf(t, library, gateway, '/random'), 'connect_error');
+    assert.equal(unknown.message, 'Invalid namespace');
+    const stranger = socketOf(t, library, gateway, '/members');
+    const [refused] = await event(stranger, 'connect_error');
+    assert.equal(refused.data.code, 101);
+    const wrong = socketOf(t, library, gateway, '/members', { auth: { token: 'nonsense' } });
+    assert.equal((await event(wrong, 'connect_error'))[0].message, 'invalid token');
+    wrong.auth = auth;
+    wrong.connect();
+    await event(wrong, 'connect');
+  });
+
+  test(`${name}: who is sent away stays away, and who loses its node comes back`, async (t) => {
+    const gateway = await startGateway(t, { config: CONFIG });
+    const away = await connected(t, library, gateway, '/members', { auth: { token: token({ sub: 'ann' }) } });
+    const sent = event(away, 'disconnect');
+    await gateway.api('disconnect', { user: 'ann' });
+    assert.equal((await sent)[0], 'io server disconnect');
+    const back = await connected(t, library, gateway);
+    const lost = event(back, 'disconnect');
+    const stopped = gateway.stop();
+    assert.equal((await lost)[0], 'transport close');
+    assert.ok(back.active !== false, 'it tries again');
+    await stopped;
+  });
+}
+
+test('a client that subscribes to a room on another wire hears its events, and is heard', async (t) => {
+  const open = '[namespaces.socketio]\nallow_subscribe_anonymous = true\n';
+  const gateway = await startGateway(t, { config: CONFIG + open });
+  const centrifuge = await ofCentrifuge(t, `ws://127.0.0.1:${gateway.port}/connection/websocket`);
+  const room = await subscribed(centrifuge, 'socketio:news');
+  const socket = await connected(t, newest, gateway);
+  await asked(socket, 'join', 'news');
+  socket.emit('whisper', 'news', { a: 1 });
+  await until('it is heard', () => room.publications.length === 2);
+  assert.equal(room.publications[0].tags.event, 'user-joined');
+  assert.deepEqual([room.publications[1].data, room.publications[1].tags.event], [{ a: 1 }, 'whisper']);
+});

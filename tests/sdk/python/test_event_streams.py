@@ -3,42 +3,12 @@
 import json
 import unittest
 
-import httpx
 import requests
-import sseclient
-from httpx_sse import connect_sse
 
 from gateway import CONFIG, KEY, Gateway, token
+from readers import READERS
 
 ON = CONFIG.replace("[drain]", "[sse]\nenabled = true\n\n[drain]")
-
-
-class Httpx:
-    """httpx-sse."""
-
-    def __init__(self, url, headers):
-        self.client = httpx.Client(timeout=20)
-        self.source = connect_sse(self.client, "GET", url, headers=headers)
-        events = self.source.__enter__()
-        self.status = events.response.status_code
-        self.events = ((event.event, event.data, event.id) for event in events.iter_sse())
-
-    def close(self):
-        self.source.__exit__(None, None, None)
-        self.client.close()
-
-
-class SseClient:
-    """sseclient-py, over requests."""
-
-    def __init__(self, url, headers):
-        self.response = requests.get(url, headers=headers, stream=True, timeout=20)
-        self.status = self.response.status_code
-        events = sseclient.SSEClient(self.response).events()
-        self.events = ((event.event, event.data, event.id) for event in events)
-
-    def close(self):
-        self.response.close()
 
 
 class EventStreams(unittest.TestCase):
@@ -60,7 +30,7 @@ class EventStreams(unittest.TestCase):
         return stream
 
     def each(self):
-        for reader in (Httpx, SseClient):
+        for reader in READERS:
             with self.subTest(reader=reader.__doc__):
                 yield reader
 
@@ -95,6 +65,16 @@ class EventStreams(unittest.TestCase):
             stream = self.read(reader, f"channel={one}&channel={two}", last_id=seen[-1][2])
             next(stream.events)
             self.assertEqual(sorted(next(stream.events)[:2] for _ in range(2)), [(one, "5"), (two, "4")])
+
+    def test_events_have_their_names_where_they_are_asked_for(self):
+        for number, reader in enumerate(self.each()):
+            channel = f"named{number}"
+            stream = self.read(reader, f"channel={channel}&names=true")
+            next(stream.events)
+            for tags in ({"event": "price"}, {"event": "two\nlines"}, {}):
+                body = {"channel": channel, "data": 1, "tags": tags}
+                requests.post(f"{self.gateway.api}/publish", json=body, headers={"X-API-Key": KEY}, timeout=20)
+            self.assertEqual([next(stream.events)[0] for _ in range(3)], ["price", "message", "message"])
 
     def test_the_end_is_an_event_and_then_the_end(self):
         for number, reader in enumerate(self.each()):

@@ -16,12 +16,15 @@ const running = new Set();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
 // A gateway is gone when the test `t` is over. `config` is TOML; `demo` starts it as `--demo`; `env` are more variables;
-// `binary` is another program.
-export async function startGateway(t, { config = '', demo = false, env = {}, binary = program('tidegate') } = {}) {
+// `binary` is another program; `listen` and `internalListen` are its ports, free ones without them.
+export async function startGateway(
+  t, { config = '', demo = false, env = {}, binary = program('tidegate'), listen = 0, internalListen = 0 } = {},
+) {
   const directory = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
   const file = join(directory, 'gateway.toml');
   writeFileSync(file, config);
-  const args = ['serve', '--config', file, '--listen', '127.0.0.1:0', '--internal-listen', '127.0.0.1:0'];
+  const at = (port) => `127.0.0.1:${port}`;
+  const args = ['serve', '--config', file, '--listen', at(listen), '--internal-listen', at(internalListen)];
   const child = spawn(binary, demo ? [...args, '--demo'] : args, {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { PATH: process.env.PATH, TIDEGATE_TELEMETRY__LOG_FORMAT: 'json', TIDEGATE_API__KEYS: API_KEY, ...env },

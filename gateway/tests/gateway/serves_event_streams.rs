@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 use crate::application::Application;
 use crate::gateway::{Description, Gateway, eventually, gateway};
 use crate::http;
+use crate::redis_server::RedisServer;
 use crate::response::{Response, ask, ask_on};
 
 fn served() -> Description {
@@ -241,6 +242,20 @@ async fn the_end_says_why_and_the_stream_ends_as_it_should() {
     assert!(stream.is_over().await);
     drop(stream);
     drained.await.expect("drained");
+}
+
+#[tokio::test]
+async fn what_may_be_over_the_next_time_ends_the_stream_and_is_no_status() {
+    let redis = RedisServer::start();
+    let gateway = served().over(&redis.url()).with("redis.timeout_ms", 300).start().await;
+    redis.freeze();
+    for query in ["channel=stream:a", "channel=stream:a&channel=stream:b"] {
+        let mut stream = follow(&gateway, query, "").await;
+        assert_eq!(stream.status, 200, "after any other a reader would not come back: {query}");
+        assert_eq!(field(&event(&mut stream).await, "event"), Some("disconnect"));
+        assert!(stream.is_over().await, "{query}");
+    }
+    redis.thaw();
 }
 
 #[tokio::test]

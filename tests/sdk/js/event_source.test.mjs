@@ -70,3 +70,30 @@ for (const [name, read] of Object.entries(READERS)) {
     assert.equal(told.events.length, 0);
   });
 }
+
+// So a node never refuses for a reason that may be gone the next time: what is over by then ends with the stream.
+for (const name of ['eventsource 4', 'eventsource 5']) {
+  test(`${name} never comes back after a refusal, even if it was let in before`, async (t) => {
+    const [open, shut] = [await startGateway(t, { config: CONFIG, env: ON }),
+      await startGateway(t, { config: CONFIG, env: { ...ON, TIDEGATE_AUTH__ALLOW_ANONYMOUS: 'false' } })];
+    const relay = await startRelay(t, open.port);
+    const told = READERS[name](t, `http://127.0.0.1:${relay.port}/sse?channel=news:a`);
+    await until('it has begun', () => ofType(told, 'subscribed').length === 1);
+    relay.target = shut.port;
+    relay.cut();
+    relay.restore();
+    await until('the refusal', () => told.refused === 401);
+    assert.ok(told.isClosed());
+  });
+}
+
+test('eventsource-client comes back after a refusal', async (t) => {
+  const [open, shut] = [await startGateway(t, { config: CONFIG, env: ON }),
+    await startGateway(t, { config: CONFIG, env: { ...ON, TIDEGATE_AUTH__ALLOW_ANONYMOUS: 'false' } })];
+  const relay = await startRelay(t, shut.port);
+  const told = READERS['eventsource-client'](t, `http://127.0.0.1:${relay.port}/sse?channel=news:a`);
+  await until('the refusal', () => told.refused === 401);
+  assert.ok(!told.isClosed());
+  relay.target = open.port;
+  await until('it is let in', () => ofType(told, 'subscribed').length === 1);
+});

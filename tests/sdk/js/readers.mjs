@@ -14,7 +14,7 @@ export const READERS = {
   'eventsource 4': (t, url, channels) => standard(EventSource4, t, url, channels),
   'eventsource 5': (t, url, channels) => standard(EventSource5, t, url, channels),
   'eventsource-client': (t, url) => {
-    const told = { events: [], begun: 0, refused: 0 };
+    const told = { events: [], begun: 0, refused: 0, isClosed: () => source.readyState === 'closed' };
     const source = createEventSource({
       url,
       onConnect: () => (told.begun += 1),
@@ -56,7 +56,7 @@ export const READERS = {
 };
 
 function standard(Source, t, url, channels = []) {
-  const told = { events: [], begun: 0, refused: 0 };
+  const told = { events: [], begun: 0, refused: 0, isClosed: () => source.readyState === Source.CLOSED };
   const source = new Source(url);
   t.after(() => source.close());
   const note = ({ type, data, lastEventId }) => told.events.push({ type, data, id: lastEventId });

@@ -1,0 +1,133 @@
+// Clients of every wire in the same rooms, and those among them that publish.
+
+import { until } from '../support/wait.mjs';
+import { keyOf } from './cluster.mjs';
+import { Told } from './told.mjs';
+import { WIRES } from './wires.mjs';
+
+// Clients that are opened at the same time.
+const AT_ONCE = 40;
+const OPEN_DEADLINE_MS = 60_000;
+
+export class Crowd {
+  clients = [];
+  // By room: what was tried to publish, and what the gateway said it has.
+  tried = new Map();
+  taken = new Map();
+  #stopped = false;
+  #publishing = [];
+
+  // So many clients of each wire, dealt out to the rooms in turns.
+  static async gather(t, cluster, rooms, count) {
+    const crowd = new Crowd();
+    Object.assign(crowd, { cluster, rooms });
+    t.after(() => crowd.close());
+    for (const room of rooms) {
+      crowd.tried.set(room, []);
+      crowd.taken.set(room, []);
+    }
+    for (let from = 0; from < count; from += AT_ONCE) {
+      const opened = [];
+      for (let index = from; index < Math.min(count, from + AT_ONCE); index += 1) {
+        for (const name of Object.keys(WIRES)) opened.push(crowd.#open(name, rooms[index % rooms.length]));
+      }
+      await until('they have begun', () => opened.every(({ told }) => told.isHere), OPEN_DEADLINE_MS);
+    }
+    await until('all of them are subscribed', async () => (await crowd.#subscribed()) === crowd.clients.length);
+    return crowd;
+  }
+
+  #open(name, room) {
+    const told = new Told();
+    // Whatever a wire tells beside what was published here is none of this test's.
+    const ears = {
+      began: (recovered) => told.began(recovered),
+      heard: (publication) => told.heard(keyOf(publication)),
+      left: () => told.left(),
+      lostForGood: () => !this.#stopped && told.lostForGood(),
+    };
+    const client = { name, wire: WIRES[name], room, told };
+    client.own = client.wire.follow(this.cluster, room, ears);
+    this.clients.push(client);
+    return client;
+  }
+
+  async #subscribed() {
+    const { channels } = await this.cluster.nodes[0].api('channels', { pattern: 'all:*' });
+    return Object.values(channels).reduce((sum, { num_clients: clients }) => sum + clients, 0);
+  }
+
+  // One publisher of each wire in each room, until it is stopped, each about `perSecond` times a second.
+  publish(perSecond) {
+    for (const [room, name] of this.rooms.flatMap((room) => Object.keys(WIRES).map((name) => [room, name]))) {
+      const client = this.clients.find((client) => client.name === name && client.room === room);
+      const publish = client.wire.publish?.(this.cluster, room, client.own);
+      if (publish) this.#publishing.push(this.#keepPublishing(`${name} in ${room}`, room, publish, 1_000 / perSecond));
+    }
+  }
+
+  async #keepPublishing(by, room, publish, intervalMs) {
+    for (let number = 1; !this.#stopped; number += 1) {
+      const key = keyOf({ by, number });
+      this.tried.get(room).push(key);
+      // What fails may have been published, or not: both are true.
+      const answer = await publish({ by, number }).then((answer) => answer ?? {}, () => ({ unknown: true }));
+      if (!answer.unknown) this.taken.get(room).push(key);
+      await new Promise((resolve) => setTimeout(resolve, intervalMs * (0.5 + Math.random())));
+    }
+  }
+
+  // Until each publisher has been told of so many more that they are taken, where it is told.
+  async published(more) {
+    const before = new Map(this.rooms.map((room) => [room, this.taken.get(room).length]));
+    const has = (room) => this.taken.get(room).length >= before.get(room) + more;
+    await until(`${more} more are published in each room`, () => this.rooms.every(has), 60_000);
+  }
+
+  // Nothing more is published but a last one in each room, when all are here, and all have heard that. Answers what a wire's
+  // clients in a room should have heard: `(wire, room) → keys`.
+  async stopPublishing() {
+    this.#stopped = true;
+    await Promise.all(this.#publishing);
+    await this.allAreHere();
+    const channels = new Map();
+    for (const room of this.rooms) {
+      const last = { by: `the test in ${room}`, number: 1 };
+      this.tried.get(room).push(keyOf(last));
+      await this.cluster.nodes[0].publish(`all:${room}`, last);
+      this.taken.get(room).push(keyOf(last));
+    }
+    for (const channel of new Set(this.clients.map((client) => this.channelOf(client)))) {
+      channels.set(channel, await this.cluster.history(channel));
+    }
+    const all = ({ wire, room }) => channels.get(this.channelOf({ wire, room })).filter((key) => key.includes(` in ${room} `));
+    const has = (client) => client.told.isLost || client.told.last === all(client).at(-1);
+    // Who has not is found by what it lacks.
+    await until('all have the last', () => this.clients.every(has), 15_000).catch(() => {});
+    return all;
+  }
+
+  channelOf({ wire, room }) {
+    return wire.channel?.(room) ?? `all:${room}`;
+  }
+
+  async allAreHere() {
+    const away = () => this.clients.filter(({ told }) => !told.isHere);
+    await until('all are back', () => away().length === 0, 60_000).catch(() => {
+      throw new Error(`not back: ${away().map(({ name }) => name)}`);
+    });
+  }
+
+  // When clients were cut off since a moment and were back, each time, and of which it happened again.
+  since(moment) {
+    const later = (of) => this.clients.flatMap(({ told }) => told[of].filter((at) => at >= moment));
+    const again = this.clients.filter(({ told }) => told.cutOff.filter((at) => at >= moment).length > 1);
+    const twice = again.map(({ name, told }) => ({ name, cutOff: told.cutOff, back: told.back }));
+    return { cutOff: later('cutOff'), back: later('back'), twice };
+  }
+
+  close() {
+    this.#stopped = true;
+    for (const { own } of this.clients) own.close();
+  }
+}

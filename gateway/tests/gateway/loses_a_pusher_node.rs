@@ -9,7 +9,7 @@ use crate::redis_server::RedisServer;
 #[tokio::test]
 async fn members_of_a_killed_node_are_told_as_gone_and_others_stay() {
     let redis = RedisServer::start();
-    let node = || gateway().and(APP).with("redis.presence_ttl_s", 1).over(&redis.url());
+    let node = || gateway().and(APP).with("redis.presence_ttl_s", 3).over(&redis.url());
     let (first, second, doomed) = (node().start().await, node().start().await, node().run().await);
     let (mut ann, mut bob) = (first.pusher().await, second.pusher().await);
     assert_eq!(ann.enter("presence-room", "ann").await, ["ann"]);
@@ -39,7 +39,7 @@ async fn numbers_are_right_again_after_a_node_was_killed_and_told() {
         gateway()
             .and(APP)
             .and("subscription_counts = true\n")
-            .with("redis.presence_ttl_s", 1)
+            .with("redis.presence_ttl_s", 3)
             .over(&redis.url())
     };
     let (staying, doomed) = (node().start().await, node().run().await);

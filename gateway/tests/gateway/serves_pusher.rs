@@ -173,6 +173,22 @@ async fn a_drain_brings_clients_back_after_a_second_and_a_disconnect_for_good() 
 }
 
 #[tokio::test]
+async fn a_drain_lets_clients_go_one_after_the_other_as_they_all_come_back_after_the_same_second() {
+    let gateway = gateway().and(APP).with("workers.count", 1).with("drain.grace_ms", 60_000).start().await;
+    let (mut one, mut other) = (gateway.pusher().await, gateway.pusher().await);
+    let drained = tokio::spawn(gateway.drain());
+    // The first goes at once, the second has half of the time.
+    let (told, mut stays) = tokio::select! {
+        told = one.hear() => (told, other),
+        told = other.hear() => (told, one),
+    };
+    assert_eq!(told.2["code"], 4100);
+    stays.hears_nothing().await;
+    stays.socket.close().await;
+    drained.await.expect("nobody is left to wait for");
+}
+
+#[tokio::test]
 async fn what_an_apps_server_triggers_reaches_clients_of_every_protocol_but_the_one_excepted() {
     let gateway = gateway()
         .and(APP)

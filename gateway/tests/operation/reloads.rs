@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use futures_util::{SinkExt, StreamExt};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -256,9 +257,7 @@ impl Pusher {
 
     /// Whether it is let into a channel that is signed for with this secret.
     async fn enters(&mut self, channel: &str, secret: &str) -> bool {
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
-        let signature = ring::hmac::sign(&key, format!("{}:{channel}", self.id).as_bytes());
-        let signature: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let signature = sign(secret, &format!("{}:{channel}", self.id));
         let data = json!({ "channel": channel, "auth": format!("{}:{signature}", self.key) });
         let message = json!({ "event": "pusher:subscribe", "data": data });
         self.socket.send(Message::text(message.to_string())).await.unwrap();
@@ -295,5 +294,61 @@ async fn apps_of_pusher_come_and_go_and_their_secrets_change_over() {
     let mut late = connect_async(format!("ws://{}/app/new?protocol=7", gateway.address)).await.unwrap().0;
     let told: Value = serde_json::from_str(late.next().await.unwrap().unwrap().to_text().unwrap()).unwrap();
     assert_eq!(told["data"]["code"], 4001);
+    gateway.terminate().await;
+}
+
+fn sign(secret: &str, text: &str) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    ring::hmac::sign(&key, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Takes one request in: its signature and its body.
+async fn posted(listener: &TcpListener) -> (String, String) {
+    let taking = async {
+        let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+        let (mut signature, mut length) = (String::new(), 0);
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            match line.trim().split_once(": ").map(|(name, value)| (name.to_lowercase(), value)) {
+                Some((name, value)) if name == "x-pusher-signature" => value.clone_into(&mut signature),
+                Some((name, value)) if name == "content-length" => length = value.parse().unwrap(),
+                None if line.trim().is_empty() => break,
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+        stream.get_mut().write_all(answer).await.unwrap();
+        (signature, String::from_utf8(body).unwrap())
+    };
+    tokio::time::timeout(PATIENCE, taking).await.unwrap()
+}
+
+#[tokio::test]
+async fn webhooks_are_signed_with_the_secret_of_the_moment_and_change_with_a_restart() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let webhook = |path: &str| {
+        let address = listener.local_addr().unwrap();
+        format!(
+            "[pusher.apps.one.webhooks.main]\nurl = \"http://{address}{path}\"\ntypes = [\"channel_occupied\"]\n"
+        )
+    };
+    let file = File::new(&(apps(&[("one", "first", "")]) + &webhook("/")));
+    let gateway = file.serve().await;
+    let mut client = Pusher::connect(&gateway, "one").await;
+    assert!(client.enters("private-a", "first").await);
+    let (signature, body) = posted(&listener).await;
+    assert_eq!(signature, sign("first", &body));
+    file.write(&(apps(&[("one", "second", "first")]) + &webhook("/other")));
+    let answer = reload(&gateway, "demo").await;
+    let waits = &answer["result"]["needs_restart"];
+    assert_eq!(waits.as_array().unwrap().len(), 1, "{answer}");
+    assert_eq!(waits[0]["key"], "pusher.apps.one.webhooks.main.url", "{answer}");
+    assert!(client.enters("private-b", "first").await);
+    let (signature, body) = posted(&listener).await;
+    assert_eq!(signature, sign("second", &body));
+    assert!(body.contains(r#""events":[{"name":"channel_occupied","channel":"private-b"}]"#), "{body}");
     gateway.terminate().await;
 }

@@ -320,6 +320,21 @@ mod tests {
 
     proptest! {
         #[test]
+        fn what_is_said_comes_back_and_nothing_that_is_written_can_do_harm(text in ".*", count in 0_u32..) {
+            let written = |change: Change| {
+                let (letter, text) = change.written();
+                News::read(&format!("{letter}{text}"))
+            };
+            let subject: Box<str> = text.as_str().into();
+            prop_assert_eq!(written(Change::Hold(subject.clone())), Some(News::Taken(subject.clone())));
+            prop_assert_eq!(written(Change::Release(subject.clone())), Some(News::Free(subject.clone())));
+            prop_assert_eq!(written(Change::Say(subject.clone())), Some(News::Said(subject.clone())));
+            let counted = Some(News::Counted(subject.clone(), count));
+            prop_assert_eq!(written(Change::Count(subject, count)), counted);
+            let _ = News::read(&text);
+        }
+
+        #[test]
         fn news_of_one_thing_take_turns_and_end_as_it_is(
             steps in prop::collection::vec((0_u8..3, 0_u8..3, 0_u8..3), 0..60),
         ) {

@@ -122,6 +122,8 @@ impl Keeper {
                 Held::Over => {
                     self.begin_anew();
                     self.prolong().await?;
+                    // Where that happens again and again, nobody is to be busy with nothing else.
+                    tokio::time::sleep(GATHER).await;
                 }
             }
         }

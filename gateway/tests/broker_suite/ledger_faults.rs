@@ -1,5 +1,6 @@
 //! What becomes of a ledger when nodes and Redis die.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gateway_core::ledger::{Change, Done, News};
@@ -115,4 +116,64 @@ async fn a_full_redis_refuses_changes_whole_and_lets_leases_and_readers_go_on() 
     redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
     node.change("one", &changes).await;
     assert_eq!(node.news(Some(3)).await, [News::Taken("c".into()), free("a"), News::Said("x".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() {
+    let redis = Redis::new();
+    let nodes: Vec<_> = (0..3).map(|_| redis.node()).collect();
+    let name = |node: usize, life: u32| format!("{node}.{life}");
+    let mut lives = [0_u32; 3];
+    for (number, node) in nodes.iter().enumerate() {
+        node.begin(&name(number, 0)).await;
+    }
+    let mut seed = 11_u64;
+    let mut draw = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    for _ in 0..400 {
+        let number = draw(3) as usize;
+        let (node, holder) = (&nodes[number], name(number, lives[number]));
+        match draw(10) {
+            // It dies, and another comes in its place before or after that is known.
+            0 => {
+                let dying = node.ledger.prolong("shop", &holder, Duration::from_millis(draw(4)), ROOM);
+                assert_ne!(dying.await.expect("prolonged"), Held::Over);
+                lives[number] += 1;
+                node.begin(&name(number, lives[number])).await;
+            }
+            1 => {
+                let prolonged = node.ledger.prolong("shop", &holder, LEASE, ROOM).await;
+                assert_ne!(prolonged.expect("prolonged"), Held::Over);
+            }
+            _ => {
+                let subject = draw(4).to_string();
+                let change = if draw(2) == 0 { hold(&subject) } else { release(&subject) };
+                node.change(&holder, &[change]).await;
+            }
+        }
+    }
+    for (number, node) in nodes.iter().enumerate() {
+        node.ledger.retire("shop", &name(number, lives[number]), Duration::ZERO, ROOM).await.expect("ended");
+    }
+    nodes[0].begin("last").await;
+    eventually("all is freed", async || {
+        nodes[0].ledger.prolong("shop", "last", LEASE, ROOM).await.expect("prolonged") == Held::Done
+            && redis.server.ask::<u64>(&["HLEN", "tidegate:ledger:{shop}:holders"]) == 0
+    })
+    .await;
+    let news = nodes[0].news(None).await;
+    assert!(news.len() > 40, "{}", news.len());
+    let mut held = BTreeSet::new();
+    for one in news {
+        match one {
+            News::Taken(subject) => assert!(held.insert(subject), "told twice"),
+            News::Free(subject) => assert!(held.remove(&subject), "told twice"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(held, BTreeSet::new());
+    let left: Vec<String> = redis.server.ask(&["KEYS", "tidegate:ledger:{shop}:held:*"]);
+    assert_eq!(left, [""; 0]);
 }

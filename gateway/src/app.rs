@@ -28,13 +28,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::demo;
 use crate::engine_io::EngineIo;
+use crate::graphql::Unusable;
 use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
-use crate::http::{Handed, Reception, Router};
+use crate::http::{Handed, Reception, Router, graphql};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::memory::Memory;
-use crate::node::question::Question;
+use crate::node::question::{Answer, Question};
 use crate::node::{AskError, FromBroker, Node, Parts};
 use crate::pusher::Apps;
 use crate::pusher_api::{self, PusherApi};
@@ -217,6 +218,8 @@ impl App {
         let pusher_api = |apps: &Arc<Apps>| Arc::new(PusherApi::new(apps.clone(), node.clone(), limits));
         let pusher_api = apps.as_ref().map(pusher_api);
         let raw_paths = Arc::new(RawPaths::new(&config.raw));
+        let graphql = config.graphql.enabled.then(|| config.graphql.catalog()).transpose();
+        let graphql = graphql.map_err(|unusable| setup(graphql_fault(unusable)))?;
         let router = Router {
             origins: origins.clone(),
             raw_paths: raw_paths.clone(),
@@ -246,6 +249,10 @@ impl App {
             pages: config.demo.page,
             backend,
             refusals_told: Arc::default(),
+            graphql: graphql.map(|catalog| {
+                let operations_max = config.session.channels_max as usize;
+                Arc::new(graphql::Endpoint::new(Arc::new(catalog), operations_max))
+            }),
             pusher_api: pusher_api.clone().filter(|_| api_socket.is_none()),
             apps: apps.clone(),
         };
@@ -476,6 +483,7 @@ fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
         Box::pin(async move {
             let question = Question::Message { session: told.session, data: told.data };
             match node.ask(&told.node, question).await {
+                Ok(Answer::NoSuchSession) => Handed::NoSuchSession,
                 Ok(_) => Handed::Done,
                 Err(AskError::UnknownNode) => Handed::NoSuchNode,
                 Err(AskError::Unsendable(_)) => Handed::TooLong,
@@ -486,6 +494,11 @@ fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
             }
         })
     })
+}
+
+fn graphql_fault(unusable: Vec<Unusable>) -> String {
+    let each = unusable.into_iter().map(|one| format!("graphql.{}: {}", one.key, one.problem));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 fn setup(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {

@@ -30,6 +30,7 @@ pub mod worker;
 
 pub mod broker;
 pub mod demo;
+pub mod graphql;
 pub mod health;
 pub mod inspect;
 pub mod node;

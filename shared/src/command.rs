@@ -204,6 +204,11 @@ pub struct Subscribe {
     pub after: Option<After>,
     /// In a channel of updates of many topics: those that are followed. Empty: all that come.
     pub topics: Box<[Selector]>,
+    /// The client may read the channel already, and reads it once more beside that: what it missed is read for all of it.
+    /// For protocols in which a channel may have several readers in one client.
+    pub beside: bool,
+    /// Ask the application with this whether, and in which channel.
+    pub ask: Option<Box<Payload>>,
 }
 
 /// Where a client of updates stopped reading.

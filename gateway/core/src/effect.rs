@@ -55,6 +55,13 @@ pub enum Effect {
         /// What the client says to the application.
         data: Option<Payload>,
     },
+    /// Whether a client may subscribe, and where: for the application to say. `channel`: where the client asks to, or empty.
+    Resolve {
+        ticket: Ticket,
+        channel: Box<str>,
+        /// What the application is told.
+        asked: Payload,
+    },
     /// A client that is connected already says who it is.
     SignIn {
         ticket: Ticket,
@@ -349,6 +356,7 @@ pub enum OutcomeResult {
     /// For `Authenticate` and `Reauthenticate`.
     Authenticated(Result<Identity, Denial>),
     Authorized(Result<Grant, Denial>),
+    Resolved(Result<Resolved, Denial>),
     /// The history asked for; `None` if none was.
     Joined(Result<Option<HistoryPage>, ErrorCode>),
     /// The same for a join that asks who is there.
@@ -511,6 +519,14 @@ pub struct Grant {
     pub identity: Option<Box<Identity>>,
     /// What is done once the client has been told that it is a subscriber.
     pub then: Option<Box<Handled>>,
+}
+
+/// Where a client may subscribe, according to the application.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Resolved {
+    /// As it was written.
+    pub channel: Box<str>,
+    pub grant: Grant,
 }
 
 /// Why what was asked for is not done.

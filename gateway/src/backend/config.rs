@@ -104,6 +104,8 @@ pub struct Config {
     pub rpc_namespaces: BTreeMap<String, HookConfig>,
     /// Messages of clients of bare endpoints.
     pub message: HookConfig,
+    /// Whether an operation of GraphQL is carried out, and in which channel: for fields with `hook`.
+    pub graphql: HookConfig,
     /// Where the keys of polled channels are asked for, by the name that `shared_poll.backend` of their namespace says.
     pub polls: BTreeMap<String, HookConfig>,
     /// What is told to the backend after it has happened.
@@ -112,7 +114,7 @@ pub struct Config {
 
 /// One question. What is not set is as `[backend]` says. `[backend.refresh]`, `[backend.subscribe]`,
 /// `[backend.sub_refresh]`, `[backend.publish]`, `[backend.map_publish]`, `[backend.map_remove]`, `[backend.rpc]`,
-/// `[backend.rpc_namespaces.NAME]`, `[backend.message]` and `[backend.polls.NAME]` have the same keys.
+/// `[backend.rpc_namespaces.NAME]`, `[backend.message]`, `[backend.graphql]` and `[backend.polls.NAME]` have the same keys.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HookConfig {
@@ -203,6 +205,7 @@ impl Default for Config {
             rpc: HookConfig::default(),
             rpc_namespaces: BTreeMap::new(),
             message: HookConfig::default(),
+            graphql: HookConfig::default(),
             polls: BTreeMap::new(),
             events: EventsConfig::default(),
         }
@@ -244,6 +247,7 @@ impl Config {
             (HookKind::MapRemove, &self.map_remove),
             (HookKind::Rpc, &self.rpc),
             (HookKind::Message, &self.message),
+            (HookKind::Graphql, &self.graphql),
         ];
         let fixed = fixed.into_iter().map(|(kind, hook)| (kind, kind.name().to_owned(), hook));
         let named = self.rpc_namespaces.iter();

@@ -38,6 +38,7 @@ pub enum HookKind {
     MapRemove,
     Rpc,
     Message,
+    Graphql,
     Poll,
     Events,
 }
@@ -55,6 +56,7 @@ impl HookKind {
             Self::MapRemove => "map_remove",
             Self::Rpc => "rpc",
             Self::Message => "message",
+            Self::Graphql => "graphql",
             Self::Poll => "poll",
             Self::Events => "events",
         }
@@ -62,7 +64,10 @@ impl HookKind {
 
     /// Whether it only asks: then asking twice does no harm.
     fn only_asks(self) -> bool {
-        matches!(self, Self::Connect | Self::Refresh | Self::Subscribe | Self::SubRefresh | Self::Poll)
+        matches!(
+            self,
+            Self::Connect | Self::Refresh | Self::Subscribe | Self::SubRefresh | Self::Graphql | Self::Poll
+        )
     }
 }
 

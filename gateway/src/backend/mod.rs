@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway_core::effect::{Denial, Grant, Identity, Renewal};
+use gateway_core::effect::{Denial, Grant, Identity, Renewal, Resolved};
 use gateway_core::poll::Asked;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use shared::error::ErrorCode;
@@ -48,7 +48,9 @@ pub use message::BareMessage;
 pub use poll::Polled;
 pub use request::{Asker, ConnectQuestion};
 
-use answer::{ConnectResult, KeyResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
+use answer::{
+    ConnectResult, KeyResult, PublishResult, RefreshResult, ResolveResult, RpcResult, SubscribeResult,
+};
 use client::{HttpClient, Lookup};
 use hook::{Common, Hook};
 use request::{Request, Style};
@@ -106,6 +108,7 @@ pub struct Backend {
     rpc: Option<Hook>,
     rpc_namespaces: BTreeMap<Box<str>, Hook>,
     message: Option<Hook>,
+    graphql: Option<Hook>,
     polls: BTreeMap<Box<str>, Hook>,
     events: Option<Events>,
     /// What some hook passes on of a handshake, and of a connect command.
@@ -169,6 +172,7 @@ impl Backend {
             rpc: None,
             rpc_namespaces: BTreeMap::new(),
             message: None,
+            graphql: None,
             polls: BTreeMap::new(),
             events: None,
             http_headers: Vec::new(),
@@ -202,6 +206,7 @@ impl Backend {
                 HookKind::MapRemove => &mut backend.map_remove,
                 HookKind::Rpc => &mut backend.rpc,
                 HookKind::Message => &mut backend.message,
+                HookKind::Graphql => &mut backend.graphql,
                 HookKind::Poll | HookKind::Events => continue,
             };
             *place = Some(hook);
@@ -228,6 +233,7 @@ impl Backend {
             HookKind::MapRemove => self.map_remove.is_some(),
             HookKind::Rpc => self.rpc.is_some() || !self.rpc_namespaces.is_empty(),
             HookKind::Message => self.message.is_some(),
+            HookKind::Graphql => self.graphql.is_some(),
             HookKind::Poll => !self.polls.is_empty(),
             HookKind::Events => self.events.is_some(),
         }
@@ -243,6 +249,7 @@ impl Backend {
             &self.publish,
             &self.rpc,
             &self.message,
+            &self.graphql,
         ];
         fixed.into_iter().any(Option::is_some) || !self.rpc_namespaces.is_empty()
     }
@@ -317,6 +324,22 @@ impl Backend {
         let request = Request { channel, token, ..Request::new(asker, data, self.style) };
         let mean = |result: Option<SubscribeResult>| {
             result.unwrap_or_default().into_grant(asker.user.clone(), self.clock)
+        };
+        hook.ask(origin, &request, mean).await?.ok_or_else(expired)
+    }
+
+    /// Whether an operation may be carried out, and in which channel. `channel`: what the configuration says, or empty.
+    pub async fn resolve(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        channel: &str,
+        asked: &[u8],
+    ) -> Result<Resolved, Denial> {
+        let hook = self.graphql.as_ref().ok_or_else(not_available)?;
+        let request = Request { channel, ..Request::new(asker, Some(asked), self.style) };
+        let mean = |result: Option<ResolveResult>| {
+            result.unwrap_or_default().into_resolved(channel, asker.user.clone(), self.clock)
         };
         hook.ask(origin, &request, mean).await?.ok_or_else(expired)
     }

@@ -26,11 +26,11 @@ pub(super) struct Caller {
     protocol: &'static str,
     user: UserId,
     meta: Option<Bytes>,
-    origin: Arc<Origin>,
+    pub(super) origin: Arc<Origin>,
 }
 
 impl Caller {
-    fn asker(&self) -> Asker<'_> {
+    pub(super) fn asker(&self) -> Asker<'_> {
         Asker {
             client: self.client,
             transport: self.transport,

@@ -52,6 +52,8 @@ impl Framing {
             Wire::EngineWebSocket => Self::EngineWebSocket(WebSocket::new(deflates)),
             Wire::EnginePolling => Self::EnginePolling(Polling::default()),
             Wire::Response(frames) => Self::Response { frames, unanswered },
+            // Of a client's own row, never of its link.
+            Wire::Bare => Self::WebSocket(WebSocket::new(deflates)),
         }
     }
 
@@ -129,6 +131,14 @@ impl Framing {
                 (_, false) => "http_stream",
                 (_, true) => "uni_http_stream",
             },
+        }
+    }
+
+    /// A message for one client alone, as it goes out here.
+    pub(super) fn enclose_message(&self, message: &[u8]) -> Bytes {
+        match self {
+            Self::WebSocket(_) => websocket::text(message),
+            _ => self.enclose(message.len(), |out| out.extend_from_slice(message)),
         }
     }
 
@@ -224,8 +234,11 @@ impl Client {
     /// The last bytes for this client.
     pub(super) fn goodbye(&mut self, local: &mut Local, goodbye: Goodbye<'_>) -> Bytes {
         let translated = match goodbye {
-            Goodbye::Closed(disconnect) => Some(local.encodings.close(self.variant, disconnect)),
-            Goodbye::Answered(_) => None,
+            // Its codes are those of a WebSocket's close.
+            Goodbye::Closed(disconnect) if self.link.framing.answers_goodbye() => {
+                Some(local.encodings.close(self.variant, disconnect))
+            }
+            Goodbye::Closed(_) | Goodbye::Answered(_) => None,
         };
         let goodbye = translated.as_ref().map_or(goodbye, Goodbye::Closed);
         let framing = &mut self.link.framing;

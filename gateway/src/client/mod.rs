@@ -9,6 +9,7 @@ use std::sync::Arc;
 use shared::moment::Moment;
 use shared::protocol::ProtocolId;
 use shared::protocol::event_source::Positions;
+use shared::protocol::graphql::GraphQl;
 
 use gateway_core::effect::Ticket;
 use gateway_core::hub::Variant;
@@ -31,6 +32,7 @@ mod follow;
 mod framing;
 mod go_live;
 mod of_app;
+mod of_graphql;
 mod of_namespace;
 pub(crate) mod open;
 mod outbox;
@@ -94,14 +96,17 @@ struct Rare {
     origin: Option<Arc<Origin>>,
     /// Whose client it is, if it speaks Pusher.
     app: Option<Arc<App>>,
+    /// What it has under way, if it speaks GraphQL.
+    graphql: Option<Arc<GraphQl>>,
 }
 
 impl Rare {
     /// `None` if there is nothing of it.
     fn boxed(self) -> Option<Box<Self>> {
-        let Self { name, positions, watcher, origin, app } = &self;
+        let Self { name, positions, watcher, origin, app, graphql } = &self;
         let of_streams = positions.is_some() || watcher.is_some();
-        let is_any = name.is_some() || of_streams || origin.is_some() || app.is_some();
+        let of_protocols = app.is_some() || graphql.is_some();
+        let is_any = name.is_some() || of_streams || origin.is_some() || of_protocols;
         is_any.then(|| Box::new(self))
     }
 }
@@ -182,7 +187,8 @@ impl Client {
 
     /// The way past this client for deliveries, if there is one and nothing of them is to be made for it alone.
     pub(crate) fn direct(&self) -> Option<Direct> {
-        let alone = self.rare.as_ref().is_some_and(|rare| rare.positions.is_some());
+        let alone = |rare: &Rare| rare.positions.is_some() || rare.graphql.is_some();
+        let alone = self.rare.as_deref().is_some_and(alone);
         if alone { None } else { self.link.stream.direct() }
     }
 

@@ -8,6 +8,7 @@ use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket::DeflateParams;
 use shared::protocol::event_source::Positions;
+use shared::protocol::graphql::GraphQl;
 use shared::protocol::{Protocol, ProtocolId};
 
 use crate::admission::Admitted;
@@ -43,6 +44,8 @@ pub(crate) struct NewClient {
     pub(crate) origin: Option<Arc<Origin>>,
     /// Whose client it is, if it speaks Pusher.
     pub(crate) app: Option<Arc<App>>,
+    /// The same value as `protocol`, if it speaks GraphQL.
+    pub(crate) graphql: Option<Arc<GraphQl>>,
     /// It is only let in to be told this.
     pub(crate) turned_away: Option<Disconnect>,
 }
@@ -54,7 +57,11 @@ impl Client {
         let protocol_id = new.protocol.id();
         let positions = (protocol_id == ProtocolId::SSE_CHANNELS).then(Positions::default);
         // What is made for it alone out of what all share is cut into pieces after that.
-        let wire = if positions.is_some() { new.wire.whole() } else { new.wire };
+        let wire = match &positions {
+            _ if new.graphql.is_some() => Wire::Bare,
+            Some(_) => new.wire.whole(),
+            None => new.wire,
+        };
         let variant = local.encodings.variant(protocol_id, wire, new.deflate.as_ref());
         let only_tells = protocol_id.only_tells();
         // Who is reached through a response says its commands in other requests; who says none has a name all the same, for
@@ -78,7 +85,8 @@ impl Client {
         if new.wire.is_of_engine_io() {
             session = session.pinging_at_once(local.now);
         }
-        let rare = Rare { name, positions, watcher: new.watcher, origin: new.origin, app: new.app };
+        let (watcher, origin, app, graphql) = (new.watcher, new.origin, new.app, new.graphql);
+        let rare = Rare { name, positions, watcher, origin, app, graphql };
         if rare.app.is_some() {
             session = session.asking_of_all();
         }

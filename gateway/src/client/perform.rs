@@ -31,6 +31,13 @@ use crate::worker::inbox::Event;
 impl Client {
     /// Performs effects until the session has no more.
     pub(crate) fn perform(&mut self, local: &mut Local) {
+        self.perform_effects(local);
+        while self.follow_up(local) {
+            self.perform_effects(local);
+        }
+    }
+
+    fn perform_effects(&mut self, local: &mut Local) {
         while let Some(effect) = self.session.poll_effect() {
             match effect {
                 Effect::Begin(header) => self.begin_answer(local, header),
@@ -68,6 +75,9 @@ impl Client {
                     self.answer_with(local, ticket, verdict, move |grant| {
                         OutcomeResult::Authorized(grant.map(|grant| Grant { refreshed_by_server, ..grant }))
                     });
+                }
+                Effect::Resolve { ticket, channel, asked } => {
+                    self.ask_to_resolve(local, ticket, channel, asked);
                 }
                 Effect::Join(join) => self.join(local, *join),
                 Effect::GoLive(go_live) => match self.is_finishing() {

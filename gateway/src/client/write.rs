@@ -4,8 +4,9 @@ use bytes::Bytes;
 use gateway_core::effect::{Outcome, OutcomeResult};
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
+use shared::protocol::graphql::Selected;
 
-use crate::client::{Client, Gone, Incoming, Queued, outbox};
+use crate::client::{Client, Gone, Incoming, Queued, Rare, outbox};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
 
@@ -22,7 +23,7 @@ impl Client {
             // The goodbye is in the outbox, and nothing may follow it; or nobody reads it.
             return;
         }
-        match self.queue(Queued::Own(frame), local.websocket.outbox_bytes_max) {
+        match self.queue(Queued::Own(frame), local.websocket.outbox_bytes_max, &mut local.selected) {
             Ok(()) => local.mark_unwritten(self.key.index),
             Err(outbox::Full) => {
                 local.tally.frames_discarded += 1;
@@ -33,13 +34,24 @@ impl Client {
 
     /// Puts a frame into the outbox. One that is full is written first: what waits may only be waiting for the end of
     /// the turn, and who is slow is for the socket to say.
-    pub(crate) fn queue(&mut self, frame: Queued, bytes_max: usize) -> Result<(), outbox::Full> {
-        let frame = match self.rare.as_mut().and_then(|rare| rare.positions.as_mut()) {
-            Some(positions) => {
+    pub(crate) fn queue(
+        &mut self,
+        frame: Queued,
+        bytes_max: usize,
+        selected: &mut Selected,
+    ) -> Result<(), outbox::Full> {
+        let frame = match self.rare.as_deref_mut() {
+            Some(Rare { positions: Some(positions), .. }) => {
                 let (events, bytes) = (frame.bytes(), frame.bytes().len() + positions.id_bytes());
                 Queued::Own(self.link.framing.enclose(bytes, |out| positions.amend(events, out)))
             }
-            None => frame,
+            Some(Rare { graphql: Some(graphql), .. }) => {
+                match self.link.framing.of_operations(graphql, frame.bytes(), selected) {
+                    Some(frames) => Queued::Own(frames),
+                    None => return Ok(()),
+                }
+            }
+            _ => frame,
         };
         let Err(outbox::Full) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };
         let stream = &mut self.link.stream;

@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use super::Config;
+use crate::graphql::config::Subscription;
 use crate::http::raw_paths::RawPath;
 use crate::pusher::config::App;
 use crate::pusher::webhook::Webhook;
@@ -25,11 +26,13 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
     let of_path = Table::try_from(RawPath::default()).unwrap_or_default();
     let of_app = Table::try_from(App::default()).unwrap_or_default();
     let of_webhook = Table::try_from(Webhook::default()).unwrap_or_default();
+    let of_field = Table::try_from(Subscription::default()).unwrap_or_default();
     let of_namespace = Table::try_from(Namespace::default()).unwrap_or_default();
     let of_event = Table::try_from(EventRule::default()).unwrap_or_default();
     for (section, named, defaults, inner) in [
         ("raw", "paths", of_path, None),
         ("pusher", "apps", of_app, Some(("webhooks", of_webhook))),
+        ("graphql", "subscriptions", of_field, None),
         ("socketio", "namespaces", of_namespace, Some(("events", of_event))),
     ] {
         let each = set.get_mut(section).and_then(|section| section.get_mut(named));

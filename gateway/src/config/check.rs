@@ -7,7 +7,7 @@ use shared::channel::CHANNEL_BYTES_MAX;
 
 use super::{Config, check_channels};
 use crate::http::raw_paths::Messages;
-use crate::http::{event_stream, pages};
+use crate::http::{event_stream, graphql, pages};
 use crate::setting::Faults;
 
 /// What a subscribe command takes with a short name of a channel and without a token.
@@ -42,6 +42,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("http", &|faults| config.http.check(faults));
     section("sse", &|faults| config.sse.check(faults));
     section("mercure", &|faults| mercure(config, faults));
+    section("graphql", &|faults| config.graphql.check(config.backend.graphql.is_on(), faults));
     section("websocket", &|faults| config.websocket.check(faults));
     section("auth", &|faults| config.auth.check(faults));
     section("api", &|faults| {
@@ -240,6 +241,9 @@ fn raw_paths(config: &Config, faults: &mut Faults) {
         }
         if config.sse.enabled && path == event_stream::PATH {
             faults.add(format!("paths.{path}"), "is where event streams are: set sse.enabled = false");
+        }
+        if config.graphql.enabled && path == graphql::PATH {
+            faults.add(format!("paths.{path}"), "is where GraphQL is: set graphql.enabled = false");
         }
         if bound.messages == Messages::Hook && !config.backend.message.is_on() {
             faults.add(format!("paths.{path}.messages"), "needs backend.message.url");

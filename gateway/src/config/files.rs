@@ -34,6 +34,12 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             }
         }
     }
+    if config.graphql.enabled
+        && config.graphql.schema_file.is_some()
+        && let Err(unusable) = config.graphql.catalog()
+    {
+        found.extend(unusable.into_iter().map(|one| (format!("graphql.{}", one.key), one.problem)));
+    }
     let backend = &config.backend;
     if let Some(file) = &backend.signing_secret_file {
         let problem = match Secret::from_file(file) {

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::client_ip::TrustedProxies;
 use crate::{
-    admission, api, auth, backend, broker, client, demo, http, listener, node, poll, pusher, socketio,
-    telemetry, worker,
+    admission, api, auth, backend, broker, client, demo, graphql, http, listener, node, poll, pusher,
+    socketio, telemetry, worker,
 };
 
 pub use difference::Change;
@@ -50,6 +50,7 @@ pub struct Config {
     pub raw: http::raw_paths::Config,
     pub sse: http::event_stream::Config,
     pub mercure: api::update::Config,
+    pub graphql: graphql::Config,
     pub websocket: client::config::WebSocketConfig,
     pub session: Settings,
     pub auth: auth::Config,

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Config;
 use super::lines::Lines;
 use super::tree::Node;
+use crate::graphql::config::Subscription;
 use crate::http::raw_paths::RawPath;
 use crate::pusher::config::App;
 use crate::pusher::webhook::Webhook;
@@ -35,6 +36,7 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
     let defaults: HashMap<&[String], &Value> =
         defaults.iter().map(|(path, value)| (path.as_slice(), value)).collect();
     let of_raw_path = serde_json::to_value(RawPath::default()).unwrap_or_default();
+    let of_field = serde_json::to_value(Subscription::default()).unwrap_or_default();
     let of_app = serde_json::to_value(App::default()).unwrap_or_default();
     let of_webhook = serde_json::to_value(Webhook::default()).unwrap_or_default();
     let of_namespace = serde_json::to_value(Namespace::default()).unwrap_or_default();
@@ -56,6 +58,9 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
                     [key] => of_namespace.get(key),
                     _ => None,
                 }
+            }
+            [graphql, fields, _, key] if graphql == "graphql" && fields == "subscriptions" => {
+                of_field.get(key)
             }
             path => defaults.get(path).copied(),
         };

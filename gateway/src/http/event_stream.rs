@@ -68,6 +68,7 @@ impl Router {
                 first: None,
                 connect: Some(Box::new(asked.connect())),
                 protocol: self.encodings.event_source(types),
+                graphql: None,
                 admitted,
                 origin: self.origin(&head, self.address_of(peer, &head)),
             }

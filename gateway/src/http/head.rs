@@ -62,6 +62,10 @@ impl<'a> Head<'a> {
         Some((Self { method, path, query, is_1_1: true, asks_in_http2: false, headers }, length))
     }
 
+    pub(super) fn asks_in_http2(&self) -> bool {
+        self.asks_in_http2
+    }
+
     pub(super) fn headers(&self) -> impl DoubleEndedIterator<Item = (&'a str, &'a [u8])> {
         self.headers.iter().copied()
     }

@@ -74,6 +74,7 @@ impl Router {
                 first: None,
                 connect: Some(Box::new(asked.connect(&token, |topic| hub.channel_of(topic)))),
                 protocol: self.encodings.mercure(),
+                graphql: None,
                 admitted,
                 origin: self.origin(&head, self.address_of(peer, &head)),
             }

@@ -26,6 +26,7 @@ use crate::transport::handed::HandedBody;
 
 pub mod config;
 pub mod event_stream;
+pub(crate) mod graphql;
 pub mod origin;
 pub mod pages;
 pub mod raw_paths;
@@ -35,6 +36,7 @@ mod emulate;
 mod engine_io;
 mod head;
 mod mercure;
+mod reserved;
 mod respond;
 mod route;
 mod stream;
@@ -99,6 +101,8 @@ pub(crate) struct Router {
     /// Told, with a client, what its handshake says that hooks pass on.
     pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) refusals_told: Arc<Sparingly>,
+    /// Where GraphQL is served.
+    pub(crate) graphql: Option<Arc<graphql::Endpoint>>,
     /// Where Pusher is served: whose clients connect.
     pub(crate) apps: Option<Arc<Apps>>,
     /// What their servers ask of the gateway. `None` where the API has an address of its own.
@@ -130,8 +134,10 @@ pub(crate) struct Told {
 /// What has become of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Handed {
-    /// The node has looked for the session, whether or not it was there.
+    /// The session has taken them.
     Done,
+    /// It has, and the session was not there.
+    NoSuchSession,
     NoSuchNode,
     /// Longer than one node tells another.
     TooLong,

@@ -16,6 +16,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use parking_lot::Mutex;
 use shared::command::Connect;
+use shared::protocol::graphql::GraphQl;
 use shared::protocol::{Header, Protocol};
 use tokio::sync::oneshot;
 
@@ -29,7 +30,7 @@ use crate::http::{Body, Refused, Router, TakeOver, cors};
 use crate::telemetry::labels::Handshake;
 use crate::transport::Socket;
 use crate::transport::encodings::Wire;
-use crate::transport::handed::handed;
+use crate::transport::handed::{HandedBody, handed};
 
 /// How long the body of a request may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,6 +101,8 @@ pub(super) struct Opening {
     pub(super) first: Option<Bytes>,
     pub(super) connect: Option<Box<Connect>>,
     pub(super) protocol: Arc<dyn Protocol>,
+    /// The same value, if it speaks GraphQL.
+    pub(super) graphql: Option<Arc<GraphQl>>,
     pub(super) admitted: Admitted,
     pub(super) origin: Option<Arc<Origin>>,
 }
@@ -119,6 +122,14 @@ impl Waits {
 }
 
 impl Opening {
+    /// Has the session tell whether there is a stream, where that is for it to say.
+    fn asks(&mut self) -> Option<Told> {
+        let waits = self.waits.as_mut()?;
+        let (tell, told) = oneshot::channel();
+        waits.tell = Some(tell);
+        Some((told, waits.headers.clone()))
+    }
+
     /// For a worker that writes to `socket`, or through a task.
     fn into_client(self, socket: Socket, unread: Bytes, version: Version) -> NewClient {
         let is_handed = matches!(socket, Socket::Handed(_));
@@ -156,6 +167,7 @@ impl Opening {
             admitted: self.admitted,
             origin: self.origin,
             app: None,
+            graphql: self.graphql,
             turned_away: None,
         }
     }
@@ -240,8 +252,9 @@ impl Router {
             false => self.encodings.centrifuge(in_protobuf, false),
         };
         let first = Some(first);
-        let (waits, watcher, connect) = (None, None, None);
-        let opening = Opening { layout, headers, waits, watcher, first, connect, protocol, admitted, origin };
+        let (waits, watcher, connect, graphql) = (None, None, None, None);
+        let opening =
+            Opening { layout, headers, waits, watcher, first, connect, protocol, graphql, admitted, origin };
         self.open_stream(take_over, opening, version).await
     }
 
@@ -261,26 +274,32 @@ impl Router {
         let (near, far) = handed();
         let mut response = Response::new(Either::Right(far));
         response.headers_mut().extend(opening.headers.clone());
-        let told = opening.waits.as_mut().map(|waits| {
-            let (tell, told) = oneshot::channel();
-            waits.tell = Some(tell);
-            (told, waits.headers.clone())
-        });
+        let told = opening.asks();
         self.reception.receive(opening.into_client(Socket::Handed(near), Bytes::new(), version));
-        if let Some((told, cors)) = told {
-            // The session has a deadline, and what it comes to is told in any case.
-            match told.await.map_err(|_| gone())? {
-                Begins::Refusal { status, why } => return Err(refused(status, why).with(cors::lines(cors))),
-                Begins::Stream(found) => {
-                    let line = found.and_then(|Header { name, value }| {
-                        Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
-                    });
-                    response.headers_mut().extend(line);
-                }
-            }
+        if let Some(told) = told {
+            let line = begun(told).await?.and_then(|Header { name, value }| {
+                Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+            });
+            response.headers_mut().extend(line);
         }
         self.metrics.handshake(Handshake::Accepted);
         Ok(response)
+    }
+
+    /// Makes a client whose stream is not the answer to this request. Gives the stream, and what the session has found out
+    /// for a header.
+    pub(super) async fn open_apart(
+        &self,
+        mut opening: Opening,
+    ) -> Result<(HandedBody, Option<Header>), Refused> {
+        let (near, far) = handed();
+        let told = opening.asks();
+        self.reception.receive(opening.into_client(Socket::Handed(near), Bytes::new(), Version::HTTP_2));
+        let found = match told {
+            Some(told) => begun(told).await?,
+            None => None,
+        };
+        Ok((far, found))
     }
 
     /// Has a worker write to the connection itself. Gives back what is to be opened if the connection cannot be had.
@@ -326,6 +345,17 @@ pub(super) async fn read_body(body: Incoming, max: usize) -> Result<Bytes, Refus
         }
         Ok(Err(error)) => refused(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")),
         Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()),
+    }
+}
+
+/// What a session will say of a stream, and what a refusal has beside its status.
+type Told = (oneshot::Receiver<Begins>, HeaderMap);
+
+/// The header that a session has found out, or its refusal. It has a deadline, and what it comes to is told in any case.
+async fn begun((told, cors): Told) -> Result<Option<Header>, Refused> {
+    match told.await.map_err(|_| gone())? {
+        Begins::Refusal { status, why } => Err(refused(status, why).with(cors::lines(cors))),
+        Begins::Stream(found) => Ok(found),
     }
 }
 

@@ -16,7 +16,9 @@ use crate::http::head::Head;
 use crate::http::raw_paths::{RawPath, Transport};
 use crate::http::respond::Streamed;
 use crate::http::upgrade::Opening;
-use crate::http::{Body, Refused, Router, TakeOver, cors, emulate, event_stream, mercure, pages, whole};
+use crate::http::{
+    Body, Refused, Router, TakeOver, cors, emulate, event_stream, graphql, mercure, pages, whole,
+};
 use crate::pusher::Apps;
 use crate::pusher_api::PusherApi;
 use crate::telemetry::labels::Handshake;
@@ -115,6 +117,10 @@ impl Router {
             Apart::Streamed(streamed) => self.respond(peer, take_over, request, streamed).await,
             Apart::Channels => self.follow_channels(peer, take_over, request).await,
             Apart::Updates => self.serve_updates(peer, take_over, request).await,
+            Apart::GraphQl => match &self.graphql {
+                Some(endpoint) => self.serve_graphql(peer, take_over, request, endpoint).await,
+                None => Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here")),
+            },
             Apart::Emulation => self.emulate(request).await,
             Apart::Publish => self.publish(peer, request).await,
             Apart::Init => {
@@ -225,6 +231,10 @@ impl Router {
 
     fn endpoint_of<'a>(&'a self, head: &Head<'a>) -> Option<Endpoint<'a>> {
         let path = head.path;
+        if path == graphql::PATH {
+            let asks = self.clients && graphql::asks_for_websocket(head);
+            return self.graphql.as_deref().filter(|_| asks).map(Endpoint::GraphQl);
+        }
         let pusher = || {
             let apps = self.apps.as_ref()?;
             Some(Endpoint::Pusher(apps, path.strip_prefix(PUSHER_PREFIX)?))
@@ -243,6 +253,7 @@ impl Router {
         let named = || match path {
             event_stream::PATH => self.sse.then_some(Apart::Channels),
             mercure::PATH => self.hub.is_some().then_some(Apart::Updates),
+            graphql::PATH => self.graphql.is_some().then_some(Apart::GraphQl),
             _ if self.hub.as_ref().is_some_and(|hub| hub.lists(path)) => Some(Apart::Updates),
             _ => None,
         };
@@ -285,6 +296,7 @@ pub(super) enum Endpoint<'a> {
     Raw(&'a str),
     /// The key of an app, as it is written in the path.
     Pusher(&'a Apps, &'a str),
+    GraphQl(&'a graphql::Endpoint),
     /// A path that the configuration names.
     Bound(Arc<RawPath>),
     /// A path at which packets of Engine.IO are exchanged.
@@ -311,6 +323,8 @@ enum Apart {
     Channels,
     /// Updates of topics, followed or published.
     Updates,
+    /// Operations of GraphQL, as events.
+    GraphQl,
     /// Commands of a client that is reached through a response.
     Emulation,
     /// A publication of a client that shows its token and holds no connection.
@@ -338,6 +352,7 @@ impl Apart {
             Self::Streamed(streamed) => streamed.methods(),
             Self::Channels => event_stream::METHODS,
             Self::Updates => mercure::METHODS,
+            Self::GraphQl => graphql::METHODS,
             Self::Emulation | Self::Publish => emulate::METHODS,
             Self::Init => "GET, OPTIONS",
         }

@@ -15,6 +15,7 @@ use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket::{DeflateParams, Upgrade};
 use shared::protocol::Protocol;
+use shared::protocol::graphql::GraphQl;
 use shared::protocol::pusher;
 use shared::protocol::raw::{Messages, Raw};
 
@@ -56,6 +57,8 @@ pub(crate) struct Opening {
     first: Option<Bytes>,
     /// Whose client it is, if it speaks Pusher.
     app: Option<Arc<App>>,
+    /// The same value as `protocol`, if it speaks GraphQL.
+    graphql: Option<Arc<GraphQl>>,
     turned_away: Option<Disconnect>,
     wire: Wire,
     /// Frames that it begins with, behind the answer.
@@ -65,6 +68,11 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
+    /// For a client of GraphQL. What it is told is made for it alone, and goes out as it is.
+    pub(super) fn of_operations(self, graphql: Arc<GraphQl>, turned_away: Option<Disconnect>) -> Self {
+        Self { graphql: Some(graphql), turned_away, deflate: None, ..self }
+    }
+
     /// With what is known of where the client comes from.
     pub(super) fn from(self, origin: Option<Arc<Origin>>) -> Self {
         Self { origin, ..self }
@@ -147,6 +155,7 @@ impl Router {
             }
             Endpoint::Pusher(apps, key) => self.read_pusher(apps, key, head),
             Endpoint::EngineIo(path) => self.read_engine_io(path, head),
+            Endpoint::GraphQl(endpoint) => self.read_graphql(endpoint, head),
             Endpoint::Bound(bound) => self.read_raw(&bound.channel, bound.messages.into(), head),
         }
     }
@@ -224,6 +233,7 @@ impl Router {
             origin: None,
             first: None,
             app: None,
+            graphql: None,
             turned_away: None,
             wire: Wire::WebSocket,
             greeting: Bytes::new(),
@@ -276,8 +286,9 @@ impl Router {
     /// Gives a connection that has been answered 101 to a worker.
     pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
         self.metrics.handshake(Handshake::Accepted);
-        let Opening { protocol, deflate, origin, first, app, turned_away, wire, greeting: head, .. } =
-            opening;
+        let Opening {
+            protocol, deflate, origin, first, app, graphql, turned_away, wire, greeting: head, ..
+        } = opening;
         let (unanswered, connect, watcher) = (None, None, None);
         let new = NewClient {
             socket,
@@ -293,6 +304,7 @@ impl Router {
             admitted,
             origin,
             app,
+            graphql,
             turned_away,
         };
         self.reception.receive(new);

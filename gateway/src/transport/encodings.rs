@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::hub::{
-    DeflateOptions, Encoding, EncodingId, EnginePollingFrames, EngineWebSocketFrames, Layout, PushFraming,
-    StreamFrames, Variant, Variants, WebSocketFrames,
+    Bare, DeflateOptions, Encoding, EncodingId, EnginePollingFrames, EngineWebSocketFrames, Layout,
+    PushFraming, StreamFrames, Variant, Variants, WebSocketFrames,
 };
 use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
@@ -15,6 +15,7 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::protobuf::CentrifugeProtobuf;
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::event_source::{EventSource, Types};
+use shared::protocol::graphql::Records;
 use shared::protocol::mercure::Mercure;
 use shared::protocol::raw::Raw;
 use shared::protocol::socketio::{Common, Namespaces, SocketIo};
@@ -53,17 +54,19 @@ pub(crate) enum Wire {
     EnginePolling,
     /// A response that never ends.
     Response(StreamFrames),
+    /// In nothing: for clients whose messages are made of what all share, and then laid out.
+    Bare,
 }
 
 impl Wire {
     /// Those that are no responses.
-    const OTHERS: [Self; 3] = [Self::WebSocket, Self::EngineWebSocket, Self::EnginePolling];
+    const OTHERS: [Self; 4] = [Self::WebSocket, Self::EngineWebSocket, Self::EnginePolling, Self::Bare];
     const COUNT: usize = Self::OTHERS.len() + StreamFrames::COUNT;
 
     /// The same without what cuts it into pieces.
     pub(crate) fn whole(self) -> Self {
         match self {
-            Self::WebSocket | Self::EngineWebSocket | Self::EnginePolling => self,
+            Self::WebSocket | Self::EngineWebSocket | Self::EnginePolling | Self::Bare => self,
             Self::Response(frames) => Self::Response(StreamFrames { chunked: false, ..frames }),
         }
     }
@@ -78,6 +81,7 @@ impl Wire {
             Self::WebSocket => 0,
             Self::EngineWebSocket => 1,
             Self::EnginePolling => 2,
+            Self::Bare => 3,
             Self::Response(frames) => Self::OTHERS.len() + frames.index(),
         }
     }
@@ -135,6 +139,7 @@ impl Encodings {
                 ProtocolId::SSE_CHANNELS => event_source[1].clone(),
                 ProtocolId::SSE_NAMES => event_source[2].clone(),
                 ProtocolId::MERCURE => mercure.clone(),
+                ProtocolId::GRAPHQL => Arc::new(Records),
                 _ => centrifuge_json[0].clone(),
             }
         };
@@ -147,6 +152,7 @@ impl Encodings {
                     Wire::EngineWebSocket => engine_websocket.clone(),
                     Wire::EnginePolling => engine_polling.clone(),
                     Wire::Response(frames) => Arc::new(frames),
+                    Wire::Bare => Arc::new(Bare),
                 };
                 let encoding = Encoding { protocol: on(ProtocolId(protocol as u8), wire), framing };
                 debug_assert_eq!(usize::from(encoding.protocol.id().0), protocol, "each has its own rows");
@@ -282,6 +288,7 @@ fn may_join(wire: Wire, in_websocket: bool) -> bool {
         Wire::WebSocket => in_websocket,
         Wire::EngineWebSocket | Wire::EnginePolling => false,
         Wire::Response(frames) => !matches!(frames.layout, Layout::EventStream | Layout::Events),
+        Wire::Bare => false,
     }
 }
 

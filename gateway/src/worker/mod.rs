@@ -20,6 +20,7 @@ use shared::channel::Channel;
 use shared::framing::websocket::{Inflater, Limits};
 use shared::id::ClientId;
 use shared::moment::Moment;
+use shared::protocol::graphql::Selected;
 use slab::Slab;
 
 use crate::auth::Authenticator;
@@ -88,6 +89,8 @@ pub(crate) struct Local {
     pub(crate) inflater: Inflater,
     /// Where control frames are written before they are queued.
     pub(crate) scratch: BytesMut,
+    /// Results of GraphQL that several clients are sent, as long as a sweep takes.
+    pub(crate) selected: Selected,
     pub(crate) tally: Tally,
     pub(crate) wheel: TimerWheel,
     pub(crate) directory: Directory,
@@ -252,6 +255,7 @@ impl Worker {
                 inflater: Inflater::new(),
                 websocket: parts.websocket,
                 scratch: BytesMut::new(),
+                selected: Selected::default(),
                 tally: Tally::default(),
                 wheel: TimerWheel::new(now),
                 directory: Directory::default(),

@@ -11,6 +11,7 @@ use gateway_core::hub::{Bundle, Bundles, End, Prepared, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
+use shared::protocol::graphql::Selected;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -41,6 +42,8 @@ pub(super) struct Sweep<'w> {
     pub(super) outbox_bytes_max: usize,
     pub(super) share: &'w mut Share,
     pub(super) shared_frames: &'w mut SharedFrames,
+    /// Results of GraphQL that several clients are sent.
+    pub(super) selected: &'w mut Selected,
     /// Who follows the stream and cannot have one of the publications.
     pub(super) missing: Vec<u32>,
     pub(super) aftermath: &'w mut Vec<Aftermath>,
@@ -177,7 +180,8 @@ impl Sweep<'_> {
         }
         self.shared_frames.note(&frames);
         let client = &mut self.clients[key as usize];
-        let queued = client.queue(Queued::Shared { bytes: frames }, self.outbox_bytes_max).is_ok();
+        let shared = Queued::Shared { bytes: frames };
+        let queued = client.queue(shared, self.outbox_bytes_max, self.selected).is_ok();
         match queued {
             true => self.list(key),
             false => {

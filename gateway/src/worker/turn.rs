@@ -312,6 +312,7 @@ impl Worker {
             outbox_bytes_max: local.websocket.outbox_bytes_max,
             share: &mut self.share,
             shared_frames: &mut local.shared_frames,
+            selected: &mut local.selected,
             missing: Vec::new(),
             aftermath: &mut aftermath,
         };
@@ -321,6 +322,7 @@ impl Worker {
             self.serve(index as usize, |worker| worker.settle(after));
         }
         self.aftermath = aftermath;
+        self.local.selected.clear();
     }
 
     fn settle(&mut self, after: Aftermath) {

@@ -13,6 +13,8 @@ mod client;
 #[path = "../support/gateway.rs"]
 #[allow(dead_code, reason = "a small language is defined whole")]
 mod gateway;
+#[path = "../support/graphql.rs"]
+mod graphql;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/polling.rs"]
@@ -55,6 +57,8 @@ mod sends_what_is_wanted;
 mod serves_commands;
 mod serves_engine_io;
 mod serves_event_streams;
+mod serves_graphql;
+mod serves_graphql_streams;
 mod serves_http2;
 mod serves_many;
 mod serves_protobuf;

@@ -15,6 +15,7 @@ use crate::reply::Reply;
 
 pub mod centrifuge;
 pub mod event_source;
+pub mod graphql;
 pub mod mercure;
 pub mod pusher;
 pub mod raw;
@@ -41,8 +42,9 @@ impl ProtocolId {
     pub const SOCKET_IO: Self = Self(9);
     /// For those who are told what events are called.
     pub const SSE_NAMES: Self = Self(10);
+    pub const GRAPHQL: Self = Self(11);
     /// How many protocols there are: the length of tables indexed by id.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     const NAMES: [&str; Self::COUNT] = [
         "centrifuge_json",
@@ -56,6 +58,7 @@ impl ProtocolId {
         "mercure",
         "socketio",
         "sse_names",
+        "graphql",
     ];
 
     /// Whether a client says who it is and no more, and is told everything from then on.
@@ -178,6 +181,9 @@ pub enum DecodeError {
     TooManyCommands,
     #[error("the message is too large")]
     TooLarge,
+    /// The protocol has a close of its own for it.
+    #[error("{reason}")]
+    Closes { code: u16, reason: &'static str },
 }
 
 impl DecodeError {
@@ -186,6 +192,7 @@ impl DecodeError {
             Self::Empty | Self::Malformed => Disconnect::BAD_REQUEST.because(&self.to_string()),
             Self::TooManyCommands => Disconnect::TOO_MANY_REQUESTS,
             Self::TooLarge => Disconnect::TOO_BIG,
+            Self::Closes { code, reason } => Disconnect { code, reason: reason.into() },
         }
     }
 }

@@ -37,7 +37,7 @@ pub use prepared::{Prepared, Previous, Writable};
 pub use stream_frames::{Layout, StreamFrames};
 pub use subscriber::{Sink, Subscriber};
 pub use sweep::SWEEP_PIECE;
-pub use variants::{ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
+pub use variants::{Bare, ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
 pub use websocket_frames::{DEFLATE_LEVEL, DEFLATE_MIN_BYTES, DeflateOptions, WebSocketFrames};
 
 use members::Members;

@@ -106,6 +106,24 @@ pub trait PushFraming: Send + Sync + fmt::Debug {
     fn deflate(&self, kind: MessageKind, message: &[u8]) -> Option<Bytes>;
 }
 
+/// Messages as they are: for clients that put together themselves what goes out to them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bare;
+
+impl PushFraming for Bare {
+    fn headroom(&self) -> usize {
+        0
+    }
+
+    fn seal(&self, _kind: MessageKind, _buffer: &mut BytesMut) -> usize {
+        0
+    }
+
+    fn deflate(&self, _kind: MessageKind, _message: &[u8]) -> Option<Bytes> {
+        None
+    }
+}
+
 /// One row: a protocol in a framing.
 #[derive(Clone, Debug)]
 pub struct Encoding {

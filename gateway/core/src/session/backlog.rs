@@ -75,7 +75,8 @@ fn weight(command: &Command) -> usize {
             let filter = subscribe.filter.as_ref().map_or(0, |filter| filter.weight());
             let page = subscribe.page.as_ref().map_or(0, |page| page.cursor.len());
             let texts = subscribe.channel.len() + subscribe.token.len() + subscribe.epoch.len();
-            texts + subscribe.delta.len() + payload(subscribe.data.as_deref()) + filter + page
+            let data = payload(subscribe.data.as_deref()) + payload(subscribe.ask.as_deref());
+            texts + subscribe.delta.len() + data + filter + page
         }
         Request::Publish { channel, data } => channel.len() + data.bytes.len(),
         Request::PublishKey { channel, key, data, .. } => channel.len() + key.len() + data.bytes.len(),

@@ -1,7 +1,7 @@
 //! A message of the client: its commands are carried out in their order, at once or when their turn comes.
 
 use shared::channel::{Channel, InvalidChannel};
-use shared::command::{Command, Request};
+use shared::command::{Command, Request, Subscribe};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::Message;
@@ -34,6 +34,11 @@ impl Session {
         if let Err(error) = decoded {
             self.close(error.disconnect());
         }
+    }
+
+    /// Commands that follow from what the client has said and was answered, and that it need not say.
+    pub fn handle_commands(&mut self, now: Moment, commands: Vec<Command>) {
+        self.accept(now, commands);
     }
 
     /// The transport's own pings and pongs cost as much as messages do, and count as such.
@@ -81,10 +86,17 @@ impl Session {
             return false;
         }
         if self.joining == 0 {
-            let has_long_answer = matches!(command.request, Request::History(_) | Request::Presence { .. });
+            let has_long_answer = match &command.request {
+                Request::History(_) | Request::Presence { .. } => true,
+                // Whoever reads on where one more reader comes in would be read past.
+                Request::Subscribe(subscribe) => subscribe.beside && subscribe.recover,
+                _ => false,
+            };
             return !has_long_answer || self.is_ready_for_more();
         }
         match &command.request {
+            // Which channel it is may only show later.
+            Request::Subscribe(Subscribe { ask: Some(_), .. }) => false,
             Request::Subscribe(subscribe) => {
                 let is_joining = |at: usize| self.subscriptions.get(at).is_some_and(|one| !one.is_live());
                 usize::from(self.joining) < JOINS_MAX && !self.find(&subscribe.channel).is_ok_and(is_joining)
@@ -106,6 +118,8 @@ impl Session {
             (Phase::Opening, Request::Enter(enter)) => self.on_first_enter(id, *enter),
             // Whoever asks for what is not there may ask for something else.
             (Phase::Opening, Request::Refused(error)) if self.has_rooms => self.refuse(now, id, error),
+            // Whether the server is there is a question that anybody may ask.
+            (Phase::Opening, Request::Ping) => self.answer(id, Answer::Pong),
             (Phase::Connected, request) => self.perform(now, id, request),
             (Phase::Opening | Phase::Connecting | Phase::Refused, _) => {
                 self.close(Disconnect::BAD_REQUEST.because("nothing may come before the answer to connect"));

@@ -67,6 +67,9 @@ impl Session {
             (Awaited::Rpc, OutcomeResult::Rpc(result)) => {
                 self.conclude_or_close(now, id, result.map(|data| Answer::Rpc { data }));
             }
+            (Awaited::Resolve { request }, OutcomeResult::Resolved(result)) => {
+                self.on_resolved(now, id, *request, result);
+            }
             (Awaited::Refresh, OutcomeResult::Authenticated(result)) => {
                 self.on_reauthenticated(now, id, result)
             }

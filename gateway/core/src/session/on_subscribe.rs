@@ -8,7 +8,7 @@ use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::protocol::mercure;
 use shared::publication::{ClientInfo, Payload};
-use shared::push::UnsubscribeCode;
+use shared::push::{Event, Push, UnsubscribeCode};
 use shared::refusal::Refusal;
 use shared::reply::{Answer, KeyedAnswer, Subscribed};
 
@@ -20,7 +20,7 @@ use super::state::{Granted, Joining, Live, Phase, Stage, Subscription};
 use super::terms::{Asked, Given, Past};
 use crate::channel_rules::ChannelOptions;
 use crate::delta;
-use crate::effect::{Denial, Effect, GoLive, Grant, Handled, Join, PastWanted};
+use crate::effect::{Denial, Effect, Ended, GoLive, Grant, Handled, Join, PastWanted};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::{is_newest, is_recovered, stands_at};
 
@@ -47,13 +47,18 @@ pub(super) enum Next {
 
 impl Session {
     pub(super) fn on_subscribe(&mut self, now: Moment, id: u32, mut request: Subscribe) {
+        if request.ask.is_some() {
+            return self.resolve(id, request);
+        }
         let Some(channel) = self.channel(now, id, &request.channel) else { return };
-        let Err(at) = self.find(channel.as_str()) else {
-            if self.has_rooms {
+        let at = match self.find(channel.as_str()) {
+            Ok(at) if request.beside => return self.read_beside(now, id, at, request, None),
+            Ok(_) if self.has_rooms => {
                 // Whoever comes into a room that it is in is there.
                 return self.answer_in(Some(channel), id, Answer::Subscribe(Subscribed::default()));
             }
-            return self.refuse_in(now, Some(&channel), id, ErrorCode::AlreadySubscribed);
+            Ok(_) => return self.refuse_in(now, Some(&channel), id, ErrorCode::AlreadySubscribed),
+            Err(at) => at,
         };
         let context = self.context.clone();
         let loading = self.loading.as_ref();
@@ -235,12 +240,14 @@ impl Session {
         let stage = std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()));
         let Stage::Joining(joining) = stage else { return Err(ErrorCode::Internal.into()) };
         self.joining -= 1;
-        let Joining { id, server_side, asked, given, granted, data, keyed, members, ended, then, .. } =
-            *joining;
+        let Joining {
+            id, server_side, asked, given, granted, data, keyed, members, ended, then, before, ..
+        } = *joining;
         let expiring = granted.as_ref().filter(|granted| !granted.refreshed_by_server && !server_side);
         let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
         let present = given.presence;
-        subscription.stage = Stage::Live(Live { granted, server_side, present, ..Live::default() });
+        let before = before.unwrap_or_default();
+        subscription.stage = Stage::Live(Live { granted, server_side, present, ..before });
         let channel = subscription.channel.clone();
 
         let top = page.as_ref().map(|page| page.top);
@@ -337,19 +344,23 @@ impl Session {
         let subscription = &mut self.subscriptions[at];
         let channel = subscription.channel.clone();
         let expires = subscription.expiring().is_some();
+        let mut is_new = true;
         if let Some(live) = subscription.live_mut() {
-            live.announced = given.announced;
+            // Who was announced before is so still.
+            is_new = !live.announced;
+            live.announced = given.announced || live.announced;
         }
         match next {
             Next::ReadOn(reader) => self.read_on(reader),
             Next::GoLive(go_live) => self.after_replies(Effect::GoLive(go_live)),
         }
-        if given.announced {
+        if given.announced && is_new {
             let info = Box::new(self.info_in(at));
             self.after_replies(Effect::AnnounceJoined { channel, info });
         }
+        let is_shown = self.subscriptions[at].live_mut().is_some_and(|live| live.shown);
         let shown = self.shown(&self.subscriptions[at]);
-        if let Some(shown) = shown {
+        if let Some(shown) = shown.filter(|_| !is_shown) {
             if let Some(live) = self.subscriptions[at].live_mut() {
                 live.shown = true;
             }
@@ -376,19 +387,23 @@ impl Session {
         if self.phase == Phase::Connecting {
             return self.turn_away(now, error.into());
         }
-        let Subscription { channel, stage } = self.remove(at);
-        let id = match stage {
-            Stage::Authorizing(joining) => joining.id,
-            Stage::Joining(joining) => {
-                self.leave(channel.clone(), None);
-                joining.id
-            }
+        let subscription = self.remove(at);
+        let channel = subscription.channel.clone();
+        let had_readers = subscription.is_known();
+        let id = match &subscription.stage {
+            Stage::Authorizing(joining) | Stage::Joining(joining) => joining.id,
             Stage::Live(_) => return,
         };
+        if matches!(subscription.stage, Stage::Joining(_)) {
+            self.part(subscription, Ended::ByServer(UnsubscribeCode::InsufficientState));
+        }
         match id {
             // The server wanted it, and its client has not heard of it.
             0 => self.note_refusal(now, &error.into()),
             id => self.refuse_in(now, Some(&channel), id, error),
+        }
+        if had_readers {
+            self.push(Push::to(&channel, Event::Unsubscribed(UnsubscribeCode::InsufficientState)));
         }
     }
 

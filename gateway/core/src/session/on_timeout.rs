@@ -95,7 +95,8 @@ impl Session {
             }
             Heartbeat::Transport | Heartbeat::Unanswered => Effect::Ping,
         });
-        if self.one_way && self.protocol.heartbeat() != Heartbeat::Transport {
+        let heartbeat = self.protocol.heartbeat();
+        if self.one_way && heartbeat != Heartbeat::Transport || heartbeat == Heartbeat::Unanswered {
             self.deadline = now + self.context.settings.ping_interval();
             return;
         }

@@ -57,6 +57,10 @@ pub(super) enum Awaited {
     /// The rest of what the application wants done for an event.
     Handling(Box<Handling>),
     Rpc,
+    /// With what the client asks for.
+    Resolve {
+        request: Box<Subscribe>,
+    },
     /// With what the client says of itself.
     SignIn {
         data: Payload,
@@ -128,6 +132,8 @@ pub(super) struct Joining {
     pub(super) then: Option<Box<Handled>>,
     /// The server has ended it meanwhile. The client is told once it knows that it is subscribed.
     pub(super) ended: Option<UnsubscribeCode>,
+    /// It was live, and is joined anew for one more reader.
+    pub(super) before: Option<Live>,
 }
 
 /// What a subscription was given by its token, the server or the application.
@@ -167,7 +173,8 @@ impl Subscription {
     pub(super) fn live_mut(&mut self) -> Option<&mut Live> {
         match &mut self.stage {
             Stage::Live(live) => Some(live),
-            Stage::Authorizing(_) | Stage::Joining(_) => None,
+            Stage::Joining(joining) => joining.before.as_mut(),
+            Stage::Authorizing(_) => None,
         }
     }
 
@@ -199,7 +206,11 @@ impl Subscription {
 
     /// Whether the client has been told of it.
     pub(super) fn is_known(&self) -> bool {
-        matches!(self.stage, Stage::Live(Live { known: true, .. }))
+        match &self.stage {
+            Stage::Live(live) => live.known,
+            Stage::Joining(joining) => joining.before.as_ref().is_some_and(|before| before.known),
+            Stage::Authorizing(_) => false,
+        }
     }
 
     pub(super) fn is_server_side(&self) -> bool {

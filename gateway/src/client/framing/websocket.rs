@@ -1,6 +1,7 @@
 //! WebSocket frames: messages both ways, pings, and a goodbye that is answered (RFC 6455).
 
 use bytes::{Bytes, BytesMut};
+use shared::framing::MessageKind;
 use shared::framing::engine_io::Packet;
 use shared::framing::websocket::{self, Assembler, Event, Role};
 
@@ -8,6 +9,9 @@ use super::packets::{self, Heard};
 use super::{Framing, Goodbye};
 use crate::client::{Client, Incoming};
 use crate::worker::Local;
+
+/// Of a server's frame, which has no mask (RFC 6455 §5.2).
+const FRAME_HEADER_BYTES_MAX: usize = 10;
 
 /// What is left of a frame, and of a message in several.
 #[derive(Debug)]
@@ -26,6 +30,13 @@ impl WebSocket {
 pub(super) fn ping(scratch: &mut BytesMut) -> Bytes {
     websocket::encode_ping(b"", scratch);
     scratch.split().freeze()
+}
+
+/// A text as a frame.
+pub(super) fn text(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(message.len() + FRAME_HEADER_BYTES_MAX);
+    websocket::encode_message(MessageKind::Text, message, false, &mut frame);
+    frame.freeze()
 }
 
 pub(super) fn goodbye(goodbye: Goodbye<'_>, scratch: &mut BytesMut) -> Bytes {

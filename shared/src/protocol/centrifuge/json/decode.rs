@@ -166,6 +166,8 @@ impl SubscribeBody<'_> {
             members: false,
             after: None,
             topics: Box::default(),
+            beside: false,
+            ask: None,
         })
     }
 }

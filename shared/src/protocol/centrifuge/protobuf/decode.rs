@@ -125,6 +125,8 @@ fn subscription(body: requests::Subscribe) -> Option<Subscribe> {
         members: false,
         after: None,
         topics: Box::default(),
+        beside: false,
+        ask: None,
     })
 }
 

@@ -1,0 +1,62 @@
+//! One more reader of a channel that the client is subscribed to: what that one missed is read beside what comes.
+//!
+//! The subscription is joined anew from where the new reader stopped. Whatever is told then goes to all of the channel's readers
+//! in this client, and its protocol leaves out what each has.
+
+use shared::command::Subscribe;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::reply::{Answer, Subscribed};
+
+use super::Session;
+use super::state::{Joining, Live, Stage};
+use super::terms::Asked;
+use crate::effect::{Denial, Grant};
+
+impl Session {
+    /// `grant`: what the application has given this reader, if it was asked.
+    pub(super) fn read_beside(
+        &mut self,
+        now: Moment,
+        id: u32,
+        at: usize,
+        request: Subscribe,
+        grant: Option<Grant>,
+    ) {
+        let channel = self.subscriptions[at].channel.clone();
+        let context = self.context.clone();
+        let Some(options) = context.rules.options(&channel) else {
+            return self.refuse_in(now, Some(&channel), id, ErrorCode::UnknownChannel);
+        };
+        let was_recovering = request.recover;
+        if !was_recovering || !options.retention().keeps_history() || !self.subscriptions[at].is_live() {
+            let subscribed = Subscribed { was_recovering, ..Subscribed::default() };
+            return self.answer_in(Some(channel), id, Answer::Subscribe(subscribed));
+        }
+        let mut asked = match Asked::of(request, options) {
+            Ok(asked) => asked,
+            Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
+            Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
+        };
+        self.narrow_to_audience(options, &channel, &mut asked, true);
+        let ticket = self.ticket();
+        let subscription = &mut self.subscriptions[at];
+        let Stage::Live(mut live) = std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()))
+        else {
+            return;
+        };
+        let joining = Joining {
+            ticket,
+            id,
+            server_side: live.server_side,
+            asked,
+            overrides: grant.map(|grant| grant.overrides).unwrap_or_default(),
+            granted: live.granted.take(),
+            before: Some(live),
+            ..Joining::default()
+        };
+        subscription.stage = Stage::Joining(Box::new(joining));
+        self.joining += 1;
+        self.join(at, options);
+    }
+}

@@ -1,0 +1,60 @@
+//! A subscription whose channel the application names: it says whether, and where.
+
+use shared::command::Subscribe;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+
+use super::Session;
+use super::state::{Awaited, Joining, Stage, Subscription};
+use super::terms::Asked;
+use crate::effect::{Denial, Effect, Resolved};
+
+impl Session {
+    pub(super) fn resolve(&mut self, id: u32, mut request: Subscribe) {
+        let Some(asked) = request.ask.take() else { return };
+        let (ticket, channel) = (self.ticket(), request.channel.clone());
+        self.wait(ticket, id, Awaited::Resolve { request: Box::new(request) });
+        self.effects.push_back(Effect::Resolve { ticket, channel, asked: *asked });
+    }
+
+    /// From here on it is as if the client had shown a token of the application's.
+    pub(super) fn on_resolved(
+        &mut self,
+        now: Moment,
+        id: u32,
+        request: Subscribe,
+        result: Result<Resolved, Denial>,
+    ) {
+        let Resolved { channel, grant } = match result {
+            Ok(resolved) => resolved,
+            Err(denial) => return self.deny(now, id, denial),
+        };
+        if channel.is_empty() {
+            return self.refuse(now, id, ErrorCode::UnknownChannel);
+        }
+        let Some(channel) = self.channel(now, id, &channel) else { return };
+        let at = match self.find(channel.as_str()) {
+            Ok(at) => return self.read_beside(now, id, at, request, Some(grant)),
+            Err(at) => at,
+        };
+        let context = self.context.clone();
+        if self.subscriptions.len() >= context.settings.channels_max as usize {
+            return self.refuse_in(now, Some(&channel), id, ErrorCode::LimitExceeded);
+        }
+        let Some(options) = context.rules.options(&channel) else {
+            return self.refuse_in(now, Some(&channel), id, ErrorCode::UnknownChannel);
+        };
+        if options.keeps_keys() {
+            return self.refuse_in(now, Some(&channel), id, ErrorCode::NotAvailable);
+        }
+        let mut asked = match Asked::of(request, options) {
+            Ok(asked) => asked,
+            Err(denial) => return self.deny(now, id, denial),
+        };
+        self.narrow_to_audience(options, &channel, &mut asked, true);
+        let joining = Box::new(Joining { id, asked, ..Joining::default() });
+        self.joining += 1;
+        self.insert(at, Subscription { channel, stage: Stage::Authorizing(joining) });
+        self.on_authorized(now, at, Ok(grant));
+    }
+}

@@ -1,0 +1,205 @@
+//! What operations of GraphQL mean here: which channel a field of the subscription type is, and what is selected of payloads.
+//!
+//! Nothing here knows a client or a node. [`Catalog`] is made of the configuration, and of a schema if there is one, and
+//! plans each operation that a client asks for.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use async_graphql_parser::parse_query;
+use async_graphql_parser::types::{ExecutableDocument, OperationType};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use shared::protocol::graphql::{Asked, GraphQlError, Plan, Planned, Planner, Selection};
+use shared::publication::Payload;
+
+mod coerce;
+pub mod config;
+mod document;
+mod fields;
+mod introspect;
+mod schema;
+mod select;
+mod template;
+
+pub use config::Config;
+pub(crate) use fields::Unusable;
+
+use document::{Document, operation_of};
+use fields::Fields;
+use schema::Schema;
+
+/// What a client did that makes no sense.
+const BAD_USER_INPUT: &str = "BAD_USER_INPUT";
+const VALIDATION_FAILED: &str = "GRAPHQL_VALIDATION_FAILED";
+const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
+const NOT_SUPPORTED: &str = "OPERATION_NOT_SUPPORTED";
+
+/// Brackets deeper in each other than this are not looked at: no document that anybody means is.
+const BRACKETS_MAX: usize = 64;
+/// Selections that are alike are looked for among this many, before those that nobody has are let go of.
+const SELECTIONS_MIN: usize = 256;
+
+type Errors = Vec<GraphQlError>;
+
+/// The operations that clients may ask for.
+#[derive(Debug)]
+pub struct Catalog {
+    schema: Schema,
+    fields: Fields,
+    limits: Limits,
+    /// Those that clients have, so that who selects the same shares what is made of payloads.
+    selections: Mutex<Selections>,
+}
+
+/// How large a document may be, and what it asks for.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    query_bytes_max: usize,
+    depth_max: usize,
+    fields_max: usize,
+    introspection: bool,
+}
+
+#[derive(Debug)]
+struct Selections {
+    known: HashSet<Arc<Selection>>,
+    looks_at: usize,
+}
+
+impl Catalog {
+    /// `sdl`: the text of `schema_file`, if there is one.
+    pub fn new(config: &Config, sdl: Option<&str>) -> Result<Self, Vec<Unusable>> {
+        let (schema, fields) = Fields::read(config, sdl)?;
+        Ok(Self {
+            schema,
+            fields,
+            limits: Limits {
+                query_bytes_max: config.query_bytes_max,
+                depth_max: config.depth_max as usize,
+                fields_max: config.fields_max as usize,
+                introspection: config.introspection,
+            },
+            selections: Mutex::new(Selections { known: HashSet::new(), looks_at: SELECTIONS_MIN }),
+        })
+    }
+
+    fn read(&self, asked: &Asked<'_>) -> Result<ExecutableDocument, Errors> {
+        let max = self.limits.query_bytes_max;
+        if asked.query.len() > max {
+            return Err(one("LIMIT_EXCEEDED", format!("the document is longer than {max} bytes")));
+        }
+        if brackets_are_too_deep(&asked.query) {
+            return Err(one(PARSE_FAILED, "the document is nested too deeply"));
+        }
+        parse_query(&*asked.query).map_err(|error| {
+            let message = match &error {
+                // What it draws of the document is for people at a terminal.
+                async_graphql_parser::Error::Syntax { message, .. } => reason_of(message),
+                other => other.to_string(),
+            };
+            let at = error.positions().next();
+            let error = GraphQlError::new(PARSE_FAILED, message);
+            vec![at.map_or(error.clone(), |at| error.at(at.line, at.column))]
+        })
+    }
+
+    fn share(&self, selection: Selection) -> Arc<Selection> {
+        let mut selections = self.selections.lock();
+        if let Some(known) = selections.known.get(&selection) {
+            return known.clone();
+        }
+        if selections.known.len() >= selections.looks_at {
+            selections.known.retain(|known| Arc::strong_count(known) > 1);
+            selections.looks_at = (2 * selections.known.len()).max(SELECTIONS_MIN);
+        }
+        let selection = Arc::new(selection);
+        selections.known.insert(selection.clone());
+        selection
+    }
+}
+
+impl Planner for Catalog {
+    fn plan(&self, asked: &Asked<'_>) -> Result<Plan, Errors> {
+        let parsed = self.read(asked)?;
+        let operation = operation_of(&parsed, asked.operation_name.as_deref())?;
+        if operation.ty == OperationType::Mutation {
+            return Err(one(NOT_SUPPORTED, "nothing is changed here: this is for subscriptions"));
+        }
+        let variables = coerce::variables(&self.schema, operation, asked.variables)?;
+        if operation.ty == OperationType::Query {
+            // The schema is as long as it is.
+            let limits = Limits { fields_max: introspect::VALUES_MAX, ..self.limits };
+            let document = Document::new(&self.schema, &parsed.fragments, &variables, limits);
+            return introspect::answer(&self.schema, &document, operation).map(Plan::Answer);
+        }
+        let document = Document::new(&self.schema, &parsed.fragments, &variables, self.limits);
+        let Some(root) = &self.schema.subscription else {
+            return Err(one(NOT_SUPPORTED, "there is nothing to subscribe to"));
+        };
+        let chosen = document.collect(root, &[&operation.selection_set.node])?;
+        let [(key, group)] = &chosen[..] else {
+            return Err(one(VALIDATION_FAILED, "a subscription has one field at its top"));
+        };
+        let name = &group.first.node.name.node;
+        let at = group.first.pos;
+        let here = |error: GraphQlError| vec![error.at(at.line, at.column)];
+        let field = self.schema.field(root, name).ok_or_else(|| {
+            here(GraphQlError::new(VALIDATION_FAILED, format!("there is no field {name} to subscribe to")))
+        })?;
+        let arguments = coerce::arguments(&self.schema, field, &group.first.node.arguments, &variables);
+        let arguments = arguments.map_err(|why| here(GraphQlError::new(BAD_USER_INPUT, why)))?;
+        let value = select::complete(&document, &field.ty, group, 1)?;
+        let Some(mapped) = self.fields.find(name) else {
+            let message = format!("the field {name} is not served here");
+            return Err(here(GraphQlError::new(NOT_SUPPORTED, message)));
+        };
+        let channel = mapped.template.fill(&arguments);
+        let channel = channel.map_err(|why| here(GraphQlError::new(BAD_USER_INPUT, why)))?;
+        let ask = mapped.hook.then(|| question(name, &arguments, asked));
+        let selection = self.share(Selection { key: (*key).into(), value });
+        Ok(Plan::Subscribe(Planned { channel, ask, selection }))
+    }
+}
+
+/// What the application is told that says whether.
+fn question(field: &str, arguments: &coerce::Arguments, asked: &Asked<'_>) -> Payload {
+    let mut told = serde_json::Map::new();
+    told.insert("field".to_owned(), field.into());
+    told.insert("arguments".to_owned(), arguments.clone().into());
+    told.insert("query".to_owned(), (*asked.query).into());
+    if let Some(name) = &asked.operation_name {
+        told.insert("operationName".to_owned(), (**name).into());
+    }
+    if let Some(variables) = asked.variables.and_then(|raw| serde_json::from_str(raw.get()).ok()) {
+        told.insert("variables".to_owned(), variables);
+    }
+    Payload::json(Bytes::from(serde_json::Value::Object(told).to_string()))
+}
+
+fn one(code: &'static str, message: impl Into<String>) -> Errors {
+    vec![GraphQlError::new(code, message)]
+}
+
+/// The last line of a parser's error, which says what was expected.
+fn reason_of(message: &str) -> String {
+    let last = message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    format!("syntax error: {}", last.trim_start_matches(['=', ' ']))
+}
+
+/// Whether brackets are deeper in each other than a parser that goes down with them need go. Texts are not told from the
+/// rest: a bracket in one counts.
+fn brackets_are_too_deep(query: &str) -> bool {
+    let mut depth = 0_usize;
+    query.bytes().any(|byte| {
+        match byte {
+            b'{' | b'[' | b'(' => depth += 1,
+            b'}' | b']' | b')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > BRACKETS_MAX
+    })
+}
+
+#[cfg(test)]
+mod tests;

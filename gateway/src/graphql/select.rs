@@ -1,0 +1,85 @@
+//! What is selected of a payload, as it is applied to each: fields that are there, of types that they have.
+
+use async_graphql_parser::types::{BaseType, Type};
+use shared::protocol::graphql::{Complete, Field, FieldOf, GraphQlError, Objects, Of, Scalar, Typed};
+
+use super::document::{Document, Group};
+use super::schema::Kind;
+use super::{Errors, NOT_SUPPORTED, VALIDATION_FAILED, one};
+
+/// The field that every object has.
+pub(super) const TYPE_NAME: &str = "__typename";
+
+/// How a value of this type is made of a payload. `depth`: how many fields it is inside of.
+pub(super) fn complete(
+    document: &Document<'_>,
+    ty: &Type,
+    group: &Group<'_>,
+    depth: usize,
+) -> Result<Complete, Errors> {
+    let max = document.limits.depth_max;
+    if depth > max {
+        return Err(one("LIMIT_EXCEEDED", format!("fields are selected more than {max} deep")));
+    }
+    let of = match &ty.base {
+        BaseType::List(item) => Of::List(Box::new(complete(document, item, group, depth)?)),
+        BaseType::Named(name) => of(document, name, group, depth)?,
+    };
+    Ok(Complete { non_null: !ty.nullable, of })
+}
+
+fn of(document: &Document<'_>, name: &str, group: &Group<'_>, depth: usize) -> Result<Of, Errors> {
+    let at = group.first.pos;
+    let here = |why: String| vec![GraphQlError::new(VALIDATION_FAILED, why).at(at.line, at.column)];
+    let is_bare = group.sets.iter().all(|set| set.items.is_empty());
+    let field = &group.first.node.name.node;
+    let kind = document.schema.kind(name).ok_or_else(|| here(format!("there is no type {name}")))?;
+    match kind {
+        Kind::Scalar | Kind::Enum(_) if !is_bare => {
+            Err(here(format!("nothing can be selected of {field}, which is a {name}")))
+        }
+        Kind::Scalar => Ok(scalar(name).map_or(Of::Any, Of::Scalar)),
+        Kind::Enum(values) => Ok(Of::Enum(values.iter().map(|value| value.name.clone()).collect())),
+        Kind::Input(_) => Err(here(format!("{name} is no type of results"))),
+        _ if is_bare => Err(here(format!("something must be selected of {field}, which is a {name}"))),
+        Kind::Object { .. } | Kind::Interface { .. } | Kind::Union(_) => {
+            let possible = document.schema.possible(name);
+            let types =
+                possible.iter().map(|name| typed(document, name, group, depth)).collect::<Result<_, _>>()?;
+            Ok(Of::Object(Objects { is_abstract: !matches!(kind, Kind::Object { .. }), types }))
+        }
+    }
+}
+
+fn typed(document: &Document<'_>, name: &str, group: &Group<'_>, depth: usize) -> Result<Typed, Errors> {
+    let mut fields = Vec::new();
+    for (key, group) in document.collect(name, &group.sets)? {
+        let field = group.first;
+        let (called, at) = (&*field.node.name.node, field.pos);
+        let here = |code, why: String| vec![GraphQlError::new(code, why).at(at.line, at.column)];
+        if called == TYPE_NAME {
+            fields.push(Field { key: key.into(), of: FieldOf::TypeName });
+            continue;
+        }
+        let known = document.schema.field(name, called);
+        let known = known.ok_or_else(|| here(VALIDATION_FAILED, format!("{name} has no field {called}")))?;
+        if !field.node.arguments.is_empty() {
+            let why = format!("nothing here could apply the arguments of {name}.{called}: leave them out");
+            return Err(here(NOT_SUPPORTED, why));
+        }
+        let of = complete(document, &known.ty, &group, depth + 1)?;
+        fields.push(Field { key: key.into(), of: FieldOf::Member(called.into(), of) });
+    }
+    Ok(Typed { name: name.into(), fields: fields.into() })
+}
+
+fn scalar(name: &str) -> Option<Scalar> {
+    Some(match name {
+        "Int" => Scalar::Int,
+        "Float" => Scalar::Float,
+        "String" => Scalar::String,
+        "Boolean" => Scalar::Boolean,
+        "ID" => Scalar::Id,
+        _ => return None,
+    })
+}

@@ -1,0 +1,100 @@
+//! The names of channels as they stand in the configuration, with arguments in their middle: `news:{topic}`.
+
+use serde_json::Value;
+
+use super::coerce::Arguments;
+
+/// A name with places for arguments.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Template(Vec<Part>);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Part {
+    Text(Box<str>),
+    Argument(Box<str>),
+}
+
+impl Template {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, behind) = after.split_once('}').ok_or("has a { without a }")?;
+            if name.is_empty() || before.contains('}') {
+                return Err("must name an argument between { and }".to_owned());
+            }
+            if !before.is_empty() {
+                parts.push(Part::Text(before.into()));
+            }
+            parts.push(Part::Argument(name.into()));
+            rest = behind;
+        }
+        if rest.contains('}') {
+            return Err("has a } without a {".to_owned());
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
+        Ok(Self(parts))
+    }
+
+    pub(super) fn arguments(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Argument(name) => Some(&**name),
+            Part::Text(_) => None,
+        })
+    }
+
+    /// The channel's name. Whether there may be such a channel is for others to say.
+    pub(super) fn fill(&self, arguments: &Arguments) -> Result<Box<str>, String> {
+        let mut channel = String::new();
+        for part in &self.0 {
+            let value = match part {
+                Part::Text(text) => {
+                    channel.push_str(text);
+                    continue;
+                }
+                Part::Argument(name) => (name, arguments.get(&**name)),
+            };
+            match value {
+                (_, Some(Value::String(text))) if !text.is_empty() => channel.push_str(text),
+                (_, Some(value @ (Value::Number(_) | Value::Bool(_)))) => {
+                    channel.push_str(&value.to_string())
+                }
+                (name, _) => {
+                    return Err(format!("the argument {name} is empty, and a channel is named by it"));
+                }
+            }
+        }
+        Ok(channel.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn filled(template: &str, arguments: Value) -> Result<Box<str>, String> {
+        let Value::Object(arguments) = arguments else { panic!("an object") };
+        Template::parse(template).unwrap().fill(&arguments)
+    }
+
+    #[test]
+    fn arguments_stand_where_they_are_named() {
+        let arguments = json!({ "topic": "sport", "page": 2, "live": true });
+        assert_eq!(&*filled("news:{topic}/{page}-{live}", arguments.clone()).unwrap(), "news:sport/2-true");
+        assert_eq!(&*filled("{topic}", arguments.clone()).unwrap(), "sport");
+        assert_eq!(&*filled("news", arguments.clone()).unwrap(), "news");
+        assert!(filled("{other}", arguments).is_err());
+        assert!(filled("news:{topic}", json!({ "topic": "" })).is_err());
+        assert!(filled("news:{topic}", json!({ "topic": null })).is_err());
+    }
+
+    #[test]
+    fn a_template_that_is_none_is_a_mistake() {
+        for wrong in ["news:{topic", "news:topic}", "news:{}", "a}b{c}"] {
+            assert!(Template::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

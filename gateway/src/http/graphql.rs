@@ -1,0 +1,439 @@
+//! `/graphql`: subscriptions in GraphQL. Over a WebSocket, and over server-sent events in both modes of graphql-sse: a stream for
+//! each operation, or one for all of a client's, which is reserved first and told of operations by requests of their own.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::hub::Layout;
+use http_body_util::Either;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use shared::command::Connect;
+use shared::disconnect::Disconnect;
+use shared::protocol::graphql::{self as wire, Dialect, GraphQl};
+
+use crate::admission::Peer;
+use crate::graphql::Catalog;
+use crate::http::head::Head;
+use crate::http::reserved::{Reserved, Taken};
+use crate::http::respond::{Opening, Waits, headers_of_stream};
+use crate::http::{Body, Handed, Refused, Router, TakeOver, Told, cors, upgrade, whole};
+use crate::telemetry::labels::Handshake;
+
+pub(crate) const PATH: &str = "/graphql";
+
+pub(super) const METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS";
+
+/// How long a stream that is reserved may remain unopened.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// What is served at [`PATH`].
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    catalog: Arc<Catalog>,
+    operations_max: usize,
+    reserved: Arc<Reserved>,
+}
+
+impl Endpoint {
+    /// `operations_max`: how many a client may have under way.
+    pub(crate) fn new(catalog: Arc<Catalog>, operations_max: usize) -> Self {
+        Self { catalog, operations_max, reserved: Arc::default() }
+    }
+
+    fn client(&self, dialect: Dialect) -> Arc<GraphQl> {
+        Arc::new(GraphQl::new(dialect, self.catalog.clone(), self.operations_max))
+    }
+}
+
+/// What stands beside the rest of an operation where all have one stream.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow, default)]
+    extensions: Option<NamedExtensions<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NamedExtensions<'a> {
+    #[serde(borrow, default)]
+    operation_id: Option<Cow<'a, str>>,
+}
+
+/// What a request is for.
+enum Wanted {
+    /// A stream of this operation.
+    Stream,
+    /// The stream that is reserved under this name.
+    Reserved(String),
+    Reserve,
+    /// An operation in the stream of this name.
+    Operation(String),
+    /// The end of an operation in it.
+    End(String, String),
+}
+
+impl Router {
+    /// A WebSocket in one of the subprotocols. Whoever offers none of them is let in to be told so.
+    pub(super) fn read_graphql(
+        &self,
+        endpoint: &Endpoint,
+        head: &Head<'_>,
+    ) -> Result<upgrade::Opening, Refused> {
+        let offered = upgrade::read(head)?;
+        // Some clients offer both, the older one first.
+        let chosen = [
+            (wire::TRANSPORT_WS, Dialect::TransportWs),
+            (wire::SUBSCRIPTIONS_TRANSPORT, Dialect::SubscriptionsTransport),
+        ]
+        .into_iter()
+        .find(|(name, _)| offered.subprotocols.contains(name));
+        let (name, dialect) = chosen.unwrap_or(("", Dialect::TransportWs));
+        let graphql = endpoint.client(dialect);
+        let opening = self.opening(offered, name, graphql.clone());
+        let turned_away = chosen.is_none().then(|| Disconnect {
+            code: 4406,
+            reason: "offer the subprotocol graphql-transport-ws, or graphql-ws".into(),
+        });
+        // Each client's messages are its own: deflating them would be done for one alone.
+        Ok(opening.of_operations(graphql, turned_away))
+    }
+
+    /// Everything at [`PATH`] that asks for no WebSocket.
+    pub(super) async fn serve_graphql(
+        self: &Arc<Self>,
+        peer: &Peer,
+        take_over: &TakeOver,
+        request: Request<Incoming>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Response<Body>, Refused> {
+        let (wanted, cors) = {
+            let head = Head::of(&request);
+            self.check_request(&head, METHODS)?;
+            let cors = cors::headers(&head);
+            match wanted(request.method(), &head) {
+                Ok(wanted) => (wanted, cors),
+                Err((status, why)) => return Ok(told(status, why, cors)),
+            }
+        };
+        match wanted {
+            Wanted::Stream => self.stream_operation(peer, take_over, request, endpoint, cors).await,
+            Wanted::Reserved(name) => Ok(self.open_reserved(endpoint, &name, cors)),
+            Wanted::Reserve => self.reserve(peer, request, endpoint, cors).await,
+            Wanted::Operation(name) => {
+                let operation = match self.read_operation(request).await {
+                    Ok(operation) => operation,
+                    Err(refused) => return Err(refused.with(cors::lines(cors))),
+                };
+                let id = match id_of(&operation) {
+                    Ok(id) => id,
+                    Err(why) => return Ok(told(StatusCode::BAD_REQUEST, why, cors)),
+                };
+                let message = message("subscribe", &id, Some(&operation));
+                Ok(self.tell_stream(&name, message, StatusCode::ACCEPTED, cors).await)
+            }
+            Wanted::End(name, id) => {
+                Ok(self.tell_stream(&name, message("complete", &id, None), StatusCode::OK, cors).await)
+            }
+        }
+    }
+
+    /// A stream of one operation, which ends with it.
+    async fn stream_operation(
+        self: &Arc<Self>,
+        peer: &Peer,
+        take_over: &TakeOver,
+        request: Request<Incoming>,
+        endpoint: &Endpoint,
+        cors: HeaderMap,
+    ) -> Result<Response<Body>, Refused> {
+        let version = request.version();
+        let graphql = endpoint.client(Dialect::StreamEach);
+        let opening = self.opening_of_stream(peer, &request, graphql, &cors)?;
+        let operation = match self.read_operation(request).await {
+            Ok(operation) => operation,
+            Err(refused) => return Err(refused.with(cors::lines(cors))),
+        };
+        let opening = Opening { first: Some(message("subscribe", "", Some(&operation))), ..opening };
+        self.open_stream(take_over, opening, version).await
+    }
+
+    /// Makes a client whose stream is opened by another request, and tells its name.
+    async fn reserve(
+        self: &Arc<Self>,
+        peer: &Peer,
+        request: Request<Incoming>,
+        endpoint: &Arc<Endpoint>,
+        cors: HeaderMap,
+    ) -> Result<Response<Body>, Refused> {
+        let graphql = endpoint.client(Dialect::OneStream);
+        let reservation = endpoint.reserved.begin();
+        let opening = self.opening_of_stream(peer, &request, graphql, &cors)?;
+        let opening = Opening { watcher: Some(reservation.clone()), ..opening };
+        let (far, found) = self.open_apart(opening).await?;
+        let name = found.map(|header| header.value.to_string()).unwrap_or_default();
+        reservation.keep(&name, far);
+        tokio::spawn(async move {
+            tokio::time::sleep(OPEN_TIMEOUT).await;
+            reservation.give_up();
+        });
+        let mut response = Response::new(whole(name));
+        *response.status_mut() = StatusCode::CREATED;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.extend(cors);
+        self.metrics.handshake(Handshake::Accepted);
+        Ok(response)
+    }
+
+    fn open_reserved(&self, endpoint: &Endpoint, name: &str, cors: HeaderMap) -> Response<Body> {
+        match endpoint.reserved.take(name) {
+            Taken::Stream(far) => {
+                let mut response = Response::new(Either::Right(far));
+                response.headers_mut().extend(headers_of_stream(Layout::Events, cors));
+                response
+            }
+            Taken::Already => told(StatusCode::CONFLICT, "the stream is open already", cors),
+            Taken::Unknown => {
+                told(StatusCode::NOT_FOUND, "no stream is reserved under this name, on this node", cors)
+            }
+        }
+    }
+
+    /// Has the client of a stream, on whichever node it is, take a message.
+    async fn tell_stream(
+        &self,
+        name: &str,
+        message: Bytes,
+        done: StatusCode,
+        cors: HeaderMap,
+    ) -> Response<Body> {
+        const NOT_FOUND: &str = "there is no stream of this name";
+        let Some((node, session)) = name.rsplit_once('.') else {
+            return told(StatusCode::NOT_FOUND, NOT_FOUND, cors);
+        };
+        let message = Told { node: node.into(), session: session.into(), data: message };
+        match (self.reception.tell)(message).await {
+            Handed::Done => {
+                let mut response = Response::new(whole(Bytes::new()));
+                *response.status_mut() = done;
+                response.headers_mut().extend(cors);
+                response
+            }
+            Handed::NoSuchNode | Handed::NoSuchSession => told(StatusCode::NOT_FOUND, NOT_FOUND, cors),
+            Handed::TooLong => told(StatusCode::PAYLOAD_TOO_LARGE, "the operation is too long", cors),
+            Handed::Failed => {
+                told(StatusCode::INTERNAL_SERVER_ERROR, "the stream's node does not answer", cors)
+            }
+        }
+    }
+
+    fn opening_of_stream(
+        &self,
+        peer: &Peer,
+        request: &Request<Incoming>,
+        graphql: Arc<GraphQl>,
+        cors: &HeaderMap,
+    ) -> Result<Opening, Refused> {
+        let head = Head::of(request);
+        let token = head.bearer().map_err(|why| Refused::malformed(why, cors))?.unwrap_or_default();
+        let connect = Connect { token: token.into(), name: "graphql".into(), ..Connect::default() };
+        Ok(Opening {
+            layout: Layout::Events,
+            headers: headers_of_stream(Layout::Events, cors.clone()),
+            waits: Some(Waits::with(cors.clone())),
+            watcher: None,
+            first: None,
+            connect: Some(Box::new(connect)),
+            protocol: graphql.clone(),
+            graphql: Some(graphql),
+            admitted: self.admit(peer, &head)?,
+            origin: self.origin(&head, self.address_of(peer, &head)),
+        })
+    }
+
+    /// An operation as JSON: the body of a POST, or what the address of a GET says.
+    async fn read_operation(&self, request: Request<Incoming>) -> Result<Box<RawValue>, Refused> {
+        let malformed = |why: String| Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
+        if request.method() == Method::GET {
+            let head = Head::of(&request);
+            let operation = operation_in(&head).map_err(malformed)?;
+            return RawValue::from_string(operation).map_err(|error| malformed(error.to_string()));
+        }
+        let body = self.read_body(request.into_body()).await?;
+        serde_json::from_slice(&body).map_err(|error| malformed(format!("the body is no JSON: {error}")))
+    }
+}
+
+/// What a request is for, or what is answered because it makes no sense.
+fn wanted(method: &Method, head: &Head<'_>) -> Result<Wanted, (StatusCode, &'static str)> {
+    let accepts = |kind: &str| {
+        let given = head.header("accept").map(|accept| String::from_utf8_lossy(accept).to_ascii_lowercase());
+        let given = given.filter(|accept| !accept.trim().is_empty());
+        given.is_none_or(|accept| {
+            let kinds = accept.split(',').map(|one| one.split(';').next().unwrap_or_default().trim());
+            let mut kinds = kinds.map(|one| one.to_owned());
+            kinds.any(|one| one == kind || one == "*/*" && kind != EVENT_STREAM)
+        })
+    };
+    let asks_for_stream = head.header("accept").is_some() && accepts(EVENT_STREAM);
+    let token = head.header(wire::STREAM_TOKEN).and_then(|token| std::str::from_utf8(token).ok());
+    let token =
+        token.map(str::to_owned).or_else(|| head.form_query("token")).filter(|token| !token.is_empty());
+    match (method, token) {
+        (&Method::GET | &Method::POST, Some(token)) if asks_for_stream => Ok(Wanted::Reserved(token)),
+        (&Method::GET | &Method::POST, None) if asks_for_stream => Ok(Wanted::Stream),
+        (&Method::PUT, _) if accepts("text/plain") => Ok(Wanted::Reserve),
+        (&Method::PUT, _) => Err((StatusCode::NOT_ACCEPTABLE, "the name of a stream is text/plain")),
+        (_, None) => Err((
+            StatusCode::NOT_FOUND,
+            "operations are served over a WebSocket, and as text/event-stream to whoever accepts that",
+        )),
+        (&Method::DELETE, Some(token)) => match head.form_query("operationId").filter(|id| !id.is_empty()) {
+            Some(id) => Ok(Wanted::End(token, id)),
+            None => Err((StatusCode::BAD_REQUEST, "operationId is missing")),
+        },
+        (_, Some(_)) if !accepts("application/json") => {
+            Err((StatusCode::NOT_ACCEPTABLE, "the answer to an operation of a stream is empty"))
+        }
+        (_, Some(token)) => Ok(Wanted::Operation(token)),
+    }
+}
+
+/// What the client calls an operation.
+fn id_of(operation: &RawValue) -> Result<String, &'static str> {
+    let named: Named<'_> =
+        serde_json::from_str(operation.get()).map_err(|_| "the operation cannot be read")?;
+    let id = named.extensions.and_then(|extensions| extensions.operation_id);
+    match id {
+        Some(id) if (1..=wire::ID_BYTES_MAX).contains(&id.len()) => Ok(id.into_owned()),
+        Some(_) => Err("extensions.operationId must be a text of at most 255 bytes"),
+        None => Err("extensions.operationId is missing"),
+    }
+}
+
+/// As it would come over a WebSocket.
+fn message(kind: &str, id: &str, payload: Option<&RawValue>) -> Bytes {
+    let id = Value::from(id);
+    match payload {
+        Some(payload) => format!(r#"{{"type":"{kind}","id":{id},"payload":{}}}"#, payload.get()).into(),
+        None => format!(r#"{{"type":"{kind}","id":{id}}}"#).into(),
+    }
+}
+
+/// The operation that an address holds.
+fn operation_in(head: &Head<'_>) -> Result<String, String> {
+    let query = head.form_query("query").ok_or("query is missing")?;
+    let mut operation = json!({ "query": query });
+    if let Some(name) = head.form_query("operationName") {
+        operation["operationName"] = name.into();
+    }
+    for name in ["variables", "extensions"] {
+        if let Some(text) = head.form_query(name) {
+            operation[name] =
+                serde_json::from_str(&text).map_err(|error| format!("{name} is no JSON: {error}"))?;
+        }
+    }
+    Ok(operation.to_string())
+}
+
+/// An answer that says why there is nothing else.
+fn told(status: StatusCode, why: &str, cors: HeaderMap) -> Response<Body> {
+    let body = json!({ "errors": [{ "message": why }] });
+    let mut response = Response::new(whole(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    headers.extend(cors);
+    response
+}
+
+/// Whether a request asks for a WebSocket, so that it is no other that is served at the same path.
+pub(super) fn asks_for_websocket(head: &Head<'_>) -> bool {
+    head.asks_in_http2() || head.header("upgrade").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn what(method: &Method, path: &str, headers: &[(&str, &str)]) -> String {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
+        match wanted(method, &Head::of(&request)) {
+            Ok(Wanted::Stream) => "stream".to_owned(),
+            Ok(Wanted::Reserve) => "reserve".to_owned(),
+            Ok(Wanted::Reserved(name)) => format!("open {name}"),
+            Ok(Wanted::Operation(name)) => format!("operation in {name}"),
+            Ok(Wanted::End(name, id)) => format!("end {id} in {name}"),
+            Err((status, _)) => status.as_str().to_owned(),
+        }
+    }
+
+    #[test]
+    fn requests_are_understood_as_graphql_sse_means_them() {
+        let token = (wire::STREAM_TOKEN, "n.s");
+        let (stream, any, json) =
+            (("accept", EVENT_STREAM), ("accept", "*/*"), ("accept", "application/json"));
+        for (method, path, headers, expected) in [
+            (Method::POST, "/graphql", &[stream][..], "stream"),
+            (Method::GET, "/graphql?query=x", &[("accept", "text/event-stream, */*;q=0.1")], "stream"),
+            (Method::GET, "/graphql", &[stream, token], "open n.s"),
+            (Method::GET, "/graphql?token=n.s", &[stream], "open n.s"),
+            (Method::PUT, "/graphql", &[any], "reserve"),
+            (Method::PUT, "/graphql", &[], "reserve"),
+            (Method::PUT, "/graphql", &[json], "406"),
+            (Method::POST, "/graphql", &[any], "404"),
+            (Method::POST, "/graphql", &[json], "404"),
+            (Method::POST, "/graphql", &[any, token], "operation in n.s"),
+            (Method::POST, "/graphql", &[token], "operation in n.s"),
+            (Method::POST, "/graphql", &[json, token], "operation in n.s"),
+            (Method::POST, "/graphql", &[("accept", "text/html"), token], "406"),
+            (Method::DELETE, "/graphql?operationId=a%20b", &[token], "end a b in n.s"),
+            (Method::DELETE, "/graphql", &[token], "400"),
+            (Method::DELETE, "/graphql?operationId=a", &[], "404"),
+        ] {
+            assert_eq!(what(&method, path, headers), expected, "{method} {path} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn an_operation_in_an_address_is_the_same_as_one_in_a_body() {
+        let path = "/graphql?query=%7Ba%7D&variables=%7B%22b%22%3A1%7D&operationName=c";
+        let request = Request::get(path).body(()).unwrap();
+        let operation: Value = serde_json::from_str(&operation_in(&Head::of(&request)).unwrap()).unwrap();
+        assert_eq!(operation, json!({ "query": "{a}", "variables": {"b": 1}, "operationName": "c" }));
+        for wrong in ["/graphql", "/graphql?query=a&variables=%7B"] {
+            let request = Request::get(wrong).body(()).unwrap();
+            assert!(operation_in(&Head::of(&request)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_operation_says_what_it_is_called() {
+        let id = |text: &str| id_of(&serde_json::from_str::<Box<RawValue>>(text).unwrap());
+        assert_eq!(id(r#"{"query":"x","extensions":{"operationId":"a\"b"}}"#).as_deref(), Ok("a\"b"));
+        for wrong in
+            ["{}", "[]", r#"{"extensions":{"operationId":""}}"#, r#"{"extensions":{"operationId":7}}"#]
+        {
+            assert!(id(wrong).is_err(), "{wrong}");
+        }
+        let operation = RawValue::from_string("{}".to_owned()).unwrap();
+        assert_eq!(
+            message("subscribe", "a\"b", Some(&operation)),
+            r#"{"type":"subscribe","id":"a\"b","payload":{}}"#
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! Reading what clients send.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::encode::list;
+use super::operations::{Operation, Stage, State};
+use super::{Dialect, GraphQl, GraphQlError, ID_BYTES_MAX, Plan, Planned, close, number};
+use crate::command::{Command, Connect, Request, Subscribe};
+use crate::error::ErrorCode;
+use crate::protocol::DecodeError;
+use crate::publication::{Payload, is_too_deep};
+
+/// What the client is called in metrics and logs.
+const NAME: &str = "graphql";
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+}
+
+/// An operation as its client asks for it.
+#[derive(Deserialize, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked<'a> {
+    #[serde(borrow)]
+    pub query: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub operation_name: Option<Cow<'a, str>>,
+    /// A JSON object, if it is one.
+    #[serde(borrow, default)]
+    pub variables: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    extensions: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+struct Extensions<'a> {
+    #[serde(borrow, default)]
+    tidegate: Option<Own<'a>>,
+}
+
+/// What is said to this gateway in particular.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Own<'a> {
+    /// Each result is to say where it stands.
+    #[serde(default)]
+    positions: bool,
+    #[serde(borrow, default)]
+    recover: Option<Recover<'a>>,
+    /// Lets the client into a channel that takes one.
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recover<'a> {
+    #[serde(borrow)]
+    epoch: Cow<'a, str>,
+    offset: u64,
+}
+
+fn malformed<T>(_: T) -> DecodeError {
+    DecodeError::Malformed
+}
+
+fn closes(code: u16, reason: &'static str) -> DecodeError {
+    DecodeError::Closes { code, reason }
+}
+
+impl State {
+    pub(super) fn decode(&mut self, own: &GraphQl, message: &[u8]) -> Result<Vec<Command>, DecodeError> {
+        if message.is_empty() {
+            return Err(DecodeError::Empty);
+        }
+        let line: Line<'_> = serde_json::from_slice(message).map_err(malformed)?;
+        if is_too_deep(message) {
+            return Err(DecodeError::Malformed);
+        }
+        let is_old = own.dialect == Dialect::SubscriptionsTransport;
+        let command = |id, request| Ok(vec![Command { id, request }]);
+        match (&*line.kind, is_old) {
+            ("connection_init", _) if self.initialised => {
+                Err(closes(close::TOO_MANY_INITS, "too many initialisation requests"))
+            }
+            ("connection_init", _) => {
+                self.initialised = true;
+                command(number::CONNECT, Request::Connect(Box::new(connect(line.payload)?)))
+            }
+            ("ping", false) => command(number::PING, Request::Ping),
+            // That it has come says it all, and it may come unasked.
+            ("pong", false) => Ok(Vec::new()),
+            ("subscribe", false) | ("start", true) => {
+                let is_early = match own.dialect {
+                    Dialect::TransportWs => !self.acknowledged,
+                    // Its clients send operations behind the init, and do not wait.
+                    Dialect::SubscriptionsTransport => !self.initialised,
+                    Dialect::OneStream | Dialect::StreamEach => false,
+                };
+                if is_early {
+                    return Err(closes(close::UNAUTHORIZED, "unauthorized"));
+                }
+                self.begin(own, &line)
+            }
+            ("complete", false) | ("stop", true) => {
+                let id = line.id.ok_or(DecodeError::Malformed)?;
+                if let Some(at) = self.find(&id) {
+                    self.remove(at);
+                }
+                Ok(self.settle())
+            }
+            ("connection_terminate", true) => Err(closes(1000, "")),
+            _ => Err(DecodeError::Malformed),
+        }
+    }
+
+    /// Begins an operation, or finds out why not. Either is told once all before it is.
+    fn begin(&mut self, own: &GraphQl, line: &Line<'_>) -> Result<Vec<Command>, DecodeError> {
+        let id = line.id.as_deref().ok_or(DecodeError::Malformed)?;
+        if id.is_empty() != (own.dialect == Dialect::StreamEach) || id.len() > ID_BYTES_MAX {
+            return Err(DecodeError::Malformed);
+        }
+        let asked: Asked<'_> =
+            serde_json::from_str(line.payload.ok_or(DecodeError::Malformed)?.get()).map_err(malformed)?;
+        if let Some(at) = self.find(id) {
+            if own.dialect == Dialect::TransportWs {
+                return Err(closes(close::ALREADY_EXISTS, "an operation with this id is under way"));
+            }
+            // The new one in its place.
+            self.remove(at);
+        }
+        let planned = match self.operations.len() >= own.operations_max {
+            true => Err(vec![GraphQlError::new("LIMIT_EXCEEDED", "there are too many operations")]),
+            false => asked.own().and_then(|extensions| Ok((own.planner.plan(&asked)?, extensions))),
+        };
+        let number = self.next_number();
+        let (operation, request) = match planned {
+            Err(errors) => {
+                let operation = Operation::new(id, number, Stage::Errors(list(&errors)));
+                (operation, Request::Refused(ErrorCode::BadRequest))
+            }
+            // Nobody need be asked; but it is told in its turn.
+            Ok((Plan::Answer(result), _)) => {
+                (Operation::new(id, number, Stage::Result(result)), Request::Ping)
+            }
+            Ok((Plan::Subscribe(planned), own)) => self.subscribe(id, number, planned, own),
+        };
+        self.operations.push(operation);
+        let mut commands = vec![Command { id: number, request }];
+        commands.extend(self.settle());
+        Ok(commands)
+    }
+
+    fn subscribe(&self, id: &str, number: u32, planned: Planned, own: Own<'_>) -> (Operation, Request) {
+        let Planned { channel, ask, selection } = planned;
+        let operation = Operation {
+            channel: if ask.is_some() { "".into() } else { channel.clone() },
+            tells_positions: own.positions || own.recover.is_some(),
+            since: own.recover.as_ref().map(|recover| recover.offset),
+            ..Operation::new(id, number, Stage::Asked(selection))
+        };
+        let (epoch, mut offset) =
+            own.recover.map_or_else(Default::default, |recover| (recover.epoch, recover.offset));
+        // Nothing that other readers of the channel do not have yet may be passed over.
+        let beside = self.operations.iter().filter(|one| *one.channel == *channel);
+        for position in
+            beside.filter_map(|one| one.position).filter(|position| position.epoch.as_str() == epoch)
+        {
+            offset = offset.min(position.offset);
+        }
+        let request = Request::Subscribe(Subscribe {
+            channel,
+            token: own.token.unwrap_or_default().into(),
+            recover: operation.since.is_some(),
+            epoch: epoch.into(),
+            offset,
+            positioned: true,
+            recoverable: true,
+            beside: true,
+            ask: ask.map(Box::new),
+            ..Subscribe::default()
+        });
+        (operation, request)
+    }
+}
+
+impl Operation {
+    fn new(id: &str, number: u32, stage: Stage) -> Self {
+        let channel = "".into();
+        let id = id.into();
+        Self { id, number, channel, stage, tells_positions: false, since: None, position: None }
+    }
+}
+
+impl<'a> Asked<'a> {
+    /// An operation without variables, for those who have only a document.
+    pub fn of(query: &'a str) -> Self {
+        Self { query: Cow::Borrowed(query), operation_name: None, variables: None, extensions: None }
+    }
+
+    fn own(&self) -> Result<Own<'a>, Vec<GraphQlError>> {
+        let Some(extensions) = self.extensions else { return Ok(Own::default()) };
+        match serde_json::from_str::<Extensions<'a>>(extensions.get()) {
+            Ok(extensions) => Ok(extensions.tidegate.unwrap_or_default()),
+            Err(error) => {
+                let message = format!("the extensions cannot be read: {error}");
+                Err(vec![GraphQlError::new("BAD_USER_INPUT", message)])
+            }
+        }
+    }
+}
+
+/// Who the client is: `token`, or `Authorization` with a bearer's, in any case and also among `headers`. What else there is
+/// goes to the application.
+fn connect(payload: Option<&RawValue>) -> Result<Connect, DecodeError> {
+    let mut connect = Connect { name: NAME.into(), ..Connect::default() };
+    let Some(payload) = payload else { return Ok(connect) };
+    let Value::Object(mut members) = serde_json::from_str(payload.get()).map_err(malformed)? else {
+        return Err(DecodeError::Malformed);
+    };
+    let nested = match members.get_mut("headers") {
+        Some(Value::Object(headers)) => bearer(headers),
+        _ => None,
+    };
+    let own = match members.remove("token") {
+        Some(Value::String(token)) => Some(token),
+        None | Some(Value::Null) => None,
+        Some(_) => return Err(DecodeError::Malformed),
+    };
+    let token = own.or_else(|| bearer(&mut members)).or(nested);
+    connect.token = token.unwrap_or_default().into();
+    if !members.is_empty() {
+        connect.data = Some(Payload::json(Bytes::from(Value::Object(members).to_string())));
+    }
+    Ok(connect)
+}
+
+/// Takes out what is called `Authorization`, in any case.
+fn bearer(members: &mut serde_json::Map<String, Value>) -> Option<String> {
+    let name = members.keys().find(|name| name.eq_ignore_ascii_case("authorization"))?.clone();
+    let Some(Value::String(value)) = members.remove(&name) else { return None };
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim().to_owned()),
+        _ => Some(value),
+    }
+}

@@ -1,0 +1,148 @@
+//! What subscribers of a channel share of a publication: its payload as JSON, and where it stands.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::close;
+use crate::channel::Channel;
+use crate::command::Command;
+use crate::disconnect::Disconnect;
+use crate::framing::{Message, MessageKind};
+use crate::position::{Epoch, StreamPosition};
+use crate::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId, json};
+use crate::publication::Publication;
+use crate::push::{Event, Push};
+use crate::reply::Reply;
+
+/// No message of this protocol begins so.
+const MARK: u8 = 0;
+/// The last event of a stream that was one operation's.
+const COMPLETE: &[u8] = b"event: complete\ndata:\n\n";
+
+/// A publication as each client's own messages are made of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    pub(super) channel: Bytes,
+    pub(super) position: Option<StreamPosition>,
+    /// One JSON value, without line breaks.
+    pub(super) json: Bytes,
+}
+
+/// Writes a publication for all of its channel's subscribers.
+pub(super) fn put(channel: &Channel, publication: &Publication, out: &mut BytesMut) {
+    out.put_u8(MARK);
+    // A channel's name is shorter than 256 bytes, and an epoch shorter than that.
+    out.put_u8(channel.as_str().len() as u8);
+    out.put_slice(channel.as_str().as_bytes());
+    out.put_u8(u8::from(publication.position.is_some()));
+    if let Some(position) = publication.position {
+        out.put_u64(position.offset);
+        out.put_u8(position.epoch.as_str().len() as u8);
+        out.put_slice(position.epoch.as_str().as_bytes());
+    }
+    json::payload(&publication.data, out);
+}
+
+impl Record {
+    /// Reads what [`Records`] has written. `None` for anything else, such as a message that is for a client as it is.
+    pub fn read(bytes: &Bytes) -> Option<Self> {
+        let mut rest = bytes.clone();
+        if rest.try_get_u8().ok()? != MARK {
+            return None;
+        }
+        let channel = take(&mut rest)?;
+        let position = match rest.try_get_u8().ok()? {
+            0 => None,
+            _ => {
+                let offset = rest.try_get_u64().ok()?;
+                let epoch = take(&mut rest)?;
+                Some(StreamPosition { offset, epoch: Epoch::parse(std::str::from_utf8(&epoch).ok()?)? })
+            }
+        };
+        Some(Self { channel, position, json: rest })
+    }
+}
+
+/// Some bytes behind their length.
+fn take(rest: &mut Bytes) -> Option<Bytes> {
+    let length = usize::from(rest.try_get_u8().ok()?);
+    (rest.len() >= length).then(|| rest.split_to(length))
+}
+
+/// What the hub encodes once for all clients, in whichever dialect.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Records;
+
+impl Protocol for Records {
+    fn id(&self) -> ProtocolId {
+        ProtocolId::GRAPHQL
+    }
+
+    /// Nobody speaks it: clients have a [`super::GraphQl`] each.
+    fn decode(&self, _message: Message<'_>, _commands: &mut Vec<Command>) -> Result<(), DecodeError> {
+        Err(DecodeError::Malformed)
+    }
+
+    fn encode_reply(&self, _reply: &Reply, _out: &mut BytesMut) -> Encoded {
+        Encoded::Nothing
+    }
+
+    fn encode_push(&self, push: Push<'_>, out: &mut BytesMut) -> Encoded {
+        match (push.channel, push.event) {
+            (Some(channel), Event::Publication(publication, _)) => {
+                put(channel, publication, out);
+                Encoded::Message(MessageKind::Text)
+            }
+            // Only a stream of one operation ends so, with it.
+            (None, Event::Disconnected(disconnect)) if disconnect.code == Disconnect::NORMAL.code => {
+                out.put_slice(COMPLETE);
+                Encoded::Message(MessageKind::Text)
+            }
+            _ => Encoded::Nothing,
+        }
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::Unanswered
+    }
+
+    fn close(&self, disconnect: &Disconnect) -> Disconnect {
+        close::translated(disconnect)
+    }
+
+    fn delimiter(&self) -> Option<&'static [u8]> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publication::Payload;
+
+    fn record(data: Payload, position: Option<StreamPosition>) -> Bytes {
+        let mut out = BytesMut::new();
+        let channel = Channel::parse("news:1", 255).unwrap();
+        put(&channel, &Publication { position, ..Publication::new(data) }, &mut out);
+        out.freeze()
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let position = StreamPosition { offset: 7, epoch: Epoch::parse("life").unwrap() };
+        for position in [None, Some(position)] {
+            let read = Record::read(&record(Payload::json("{\n}"), position)).unwrap();
+            assert_eq!(read, Record { channel: "news:1".into(), position, json: "{ }".into() });
+        }
+        assert_eq!(Record::read(&record(Payload::text("a\nb"), None)).unwrap().json, r#""a\nb""#);
+        assert_eq!(Record::read(&record(Payload::binary(&b"\0"[..]), None)).unwrap().json, r#""AA==""#);
+    }
+
+    #[test]
+    fn what_is_none_is_not_read() {
+        let whole = record(Payload::json("1"), Some(StreamPosition::default()));
+        assert!(Record::read(&whole.slice(..4)).is_none());
+        for other in [&b""[..], b"{}", b"\x00", b"\x00\x05ab"] {
+            assert!(Record::read(&Bytes::from_static(other)).is_none(), "{other:?}");
+        }
+    }
+}

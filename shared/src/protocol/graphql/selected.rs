@@ -1,0 +1,87 @@
+//! Results that several clients are sent: each is made once on a worker for all who have selected the same.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Record, Selection};
+
+/// How many results are kept.
+const KEPT_MAX: usize = 64;
+
+/// The results that were made last.
+#[derive(Debug, Default)]
+pub struct Selected {
+    kept: Vec<Kept>,
+    /// Which makes room next.
+    oldest: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// Held, so that no other is at its address.
+    record: Bytes,
+    selection: Arc<Selection>,
+    result: Bytes,
+}
+
+impl Selected {
+    /// The result for a record that these are the bytes of.
+    pub fn get(&mut self, bytes: &Bytes, record: &Record, selection: &Arc<Selection>) -> Bytes {
+        let is_it = |kept: &&Kept| {
+            kept.record.as_ptr() == bytes.as_ptr()
+                && kept.record.len() == bytes.len()
+                && Arc::ptr_eq(&kept.selection, selection)
+        };
+        if let Some(kept) = self.kept.iter().find(is_it) {
+            return kept.result.clone();
+        }
+        let result = selection.apply(&record.json);
+        let kept = Kept { record: bytes.clone(), selection: selection.clone(), result: result.clone() };
+        match self.kept.get_mut(self.oldest) {
+            Some(place) => *place = kept,
+            None => self.kept.push(kept),
+        }
+        self.oldest = (self.oldest + 1) % KEPT_MAX;
+        result
+    }
+
+    /// Lets go of all.
+    pub fn clear(&mut self) {
+        if !self.kept.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::selection::tests::any;
+    use super::*;
+
+    fn record(json: &'static str) -> Record {
+        Record { channel: "news".into(), position: None, json: json.into() }
+    }
+
+    #[test]
+    fn a_result_is_made_once_for_all_who_select_the_same() {
+        let (bytes, selection) = (Bytes::from_static(b"one"), Arc::new(any("a")));
+        let mut selected = Selected::default();
+        let first = selected.get(&bytes, &record("1"), &selection);
+        // Were it made again, it would not be the same.
+        assert_eq!(selected.get(&bytes, &record("2"), &selection), first);
+        assert_eq!(selected.get(&bytes, &record("2"), &Arc::new(any("b"))), r#""data":{"b":2}"#);
+        assert_eq!(selected.get(&Bytes::from_static(b"two"), &record("2"), &selection), r#""data":{"a":2}"#);
+        selected.clear();
+        assert_eq!(selected.get(&bytes, &record("2"), &selection), r#""data":{"a":2}"#);
+    }
+
+    #[test]
+    fn no_more_are_kept_than_there_is_room_for() {
+        let (bytes, mut selected) = (Bytes::from_static(b"one"), Selected::default());
+        for _ in 0..3 * KEPT_MAX {
+            selected.get(&bytes, &record("1"), &Arc::new(any("a")));
+        }
+        assert_eq!(selected.kept.len(), KEPT_MAX);
+    }
+}

@@ -1,23 +1,33 @@
 //! What must hold for any bytes whatsoever. Each function takes what a peer may send and panics if it does not hold.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use shared::channel::Channel;
 use shared::command::{Command, Request};
+use shared::error::ErrorCode;
 use shared::framing::websocket::{
     Assembler, DeflatePolicy, Deflater, Event, FrameError, Inflater, Limits, Role, offer, read_upgrade,
 };
 use shared::framing::{Message, MessageKind};
-use shared::protocol::Protocol;
+use shared::id::ClientId;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::json::client::{decode_frame, encode_command};
 use shared::protocol::centrifuge::protobuf::{self, CentrifugeProtobuf};
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::event_source::{Asked, Positions, Types};
+use shared::protocol::graphql::{
+    Asked as AskedOperation, Complete, Dialect, GraphQl, GraphQlError, Of, Plan, Planned, Planner, Records,
+    Selected, Selection,
+};
 use shared::protocol::mercure;
 use shared::protocol::pusher::{Kind, Names, Pusher, parse_socket_id, socket_id};
 use shared::protocol::raw::Raw;
+use shared::protocol::{Encoded, Protocol};
+use shared::publication::{Payload, Publication};
 use shared::push::{Event as PushEvent, Push};
 use shared::record::{decode_message, decode_record, encode_record, split_position};
+use shared::reply::{Answer, Connected, Reply, Subscribed};
 use shared::topic_selector::Selector;
 
 /// The framing hears the same however bytes are chopped, holds no more than its limits, and hands out text only if it
@@ -98,6 +108,83 @@ pub fn pusher(data: &[u8]) {
     }
     if let Some(client) = std::str::from_utf8(data).ok().and_then(parse_socket_id) {
         assert_eq!(parse_socket_id(&socket_id(client)), Some(client));
+    }
+}
+
+/// Documents are channels; one that begins with `?` is a question, one with `@` is for the application, one with `!` a mistake.
+#[derive(Debug)]
+struct ByFirstLetter;
+
+impl Planner for ByFirstLetter {
+    fn plan(&self, asked: &AskedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
+        let selection = || Selection { key: "m".into(), value: Complete { non_null: false, of: Of::Any } };
+        let planned =
+            |channel: &str, ask| Planned { channel: channel.into(), ask, selection: selection().into() };
+        Ok(match asked.query.chars().next() {
+            Some('!') => return Err(vec![GraphQlError::new("BAD", &*asked.query)]),
+            Some('?') => Plan::Answer(Bytes::from_static(b"\"data\":{}")),
+            Some('@') => Plan::Subscribe(planned("", Some(Payload::text(asked.query.to_string())))),
+            _ => Plan::Subscribe(planned("news", None)),
+        })
+    }
+}
+
+/// A client of GraphQL is told only of operations that it has under way, in messages that can be read. The first byte chooses
+/// the dialect and what the session answers; each line is a message.
+pub fn graphql(data: &[u8]) {
+    let Some((&choice, messages)) = data.split_first() else { return };
+    let dialects =
+        [Dialect::TransportWs, Dialect::SubscriptionsTransport, Dialect::OneStream, Dialect::StreamEach];
+    let dialect = dialects[usize::from(choice) % 4];
+    let client = GraphQl::new(dialect, Arc::new(ByFirstLetter), 8);
+    let channel = Channel::parse("news", 255).expect("a name");
+    let mut out = BytesMut::new();
+    for message in messages.split(|byte| *byte == b'\n') {
+        let mut commands = Vec::new();
+        if client.decode(Message { kind: MessageKind::Text, data: message }, &mut commands).is_err() {
+            return;
+        }
+        let mut rest = std::collections::VecDeque::from(commands);
+        while let Some(command) = rest.pop_front() {
+            let outcome = match command.request {
+                Request::Connect(_) => {
+                    Ok(Answer::Connect(Box::new(Connected::new(ClientId::from_random(1), "1", "n".into()))))
+                }
+                Request::Subscribe(subscribe) if choice & 4 == 0 => {
+                    let recovered = subscribe.recover && choice & 8 == 0;
+                    Ok(Answer::Subscribe(Subscribed { recovered, ..Subscribed::default() }))
+                }
+                Request::Unsubscribe { .. } => Ok(Answer::Unsubscribe),
+                Request::Ping => Ok(Answer::Pong),
+                _ => Err(ErrorCode::BadRequest.into()),
+            };
+            let reply = Reply { id: command.id, channel: Some(channel.clone()), outcome };
+            let start = out.len();
+            let encoded = client.encode_reply(&reply, &mut out);
+            if let Encoded::Messages(parts) = encoded {
+                assert_eq!(out.len() - start, parts.iter().map(|(_, length)| length).sum::<usize>());
+            }
+            rest.extend(client.take_wishes().map(|wishes| wishes.commands).unwrap_or_default());
+        }
+    }
+    let publication = Publication::new(Payload::json("{\n}"));
+    let mut record = BytesMut::new();
+    Records.encode_push(Push::to(&channel, PushEvent::plain(&publication)), &mut record);
+    let mut told = BytesMut::new();
+    let lengths = client.deliver(&record.freeze(), &mut Selected::default(), &mut told);
+    assert!(lengths.len() <= 8);
+    for length in lengths {
+        let message = told.split_to(length);
+        let text = std::str::from_utf8(&message).expect("text");
+        let json = match dialect {
+            Dialect::TransportWs | Dialect::SubscriptionsTransport => text,
+            _ => text
+                .strip_prefix("event: next\ndata: ")
+                .and_then(|rest| rest.strip_suffix("\n\n"))
+                .expect("an event"),
+        };
+        assert!(!json.contains('\n'));
+        serde_json::from_str::<serde_json::Value>(json).expect("JSON");
     }
 }
 

@@ -3,9 +3,12 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Uri};
+use shared::protocol::graphql::{Asked, Plan, Planner};
 use tidegate::admission::client_ip::TrustedProxies;
 use tidegate::auth::{Authenticator, Config, Verdict};
 use tidegate::clock::Clock;
+use tidegate::graphql::config::Subscription;
+use tidegate::graphql::{Catalog, Config as GraphQlConfig};
 use tidegate::http::config::Config as HttpConfig;
 use tidegate::http::origin::OriginPolicy;
 use tidegate::node::control::{CONTROL_BYTES_MAX, ControlCommand, NodeInfo};
@@ -52,6 +55,43 @@ pub fn proxy_header(data: &[u8]) {
         assert_eq!(taken, 16 + usize::from(u16::from_be_bytes([header[14], header[15]])));
     }
     assert_eq!(readers::proxy_header(&[header]), (read, taken));
+}
+
+/// What is planned of a document can be applied to any payload, and gives JSON. Whatever is no document is told why.
+pub fn graphql_document(data: &[u8]) {
+    const SDL: &str = "type Subscription { order(shop: ID! = 1, filter: Filter, kind: Kind): Order pet: Pet! any: Any } \
+        type Order { id: ID! lines: [Line!] by: Order } type Line { name: String! price: Float } scalar Any \
+        input Filter { over: Float = 0, tags: [String!], inner: Filter } enum Kind { NEW PAID } \
+        union Pet = Cat | Dog type Cat { name: String } type Dog { name: String! barks: Boolean }";
+    const PAYLOADS: [&str; 3] = [
+        r#"{"id":1,"lines":[{"name":"x"},null],"by":{"id":"2"},"__typename":"Dog","name":"y"}"#,
+        "[1,{}]",
+        "null",
+    ];
+    static CATALOG: std::sync::OnceLock<Catalog> = std::sync::OnceLock::new();
+    let catalog = CATALOG.get_or_init(|| {
+        let field = |channel: &str| Subscription { channel: channel.to_owned(), ..Subscription::default() };
+        let fields = [("order", "orders:{shop}"), ("pet", "pets"), ("any", "any")];
+        let subscriptions = fields.map(|(name, channel)| (name.to_owned(), field(channel))).into();
+        Catalog::new(&GraphQlConfig { subscriptions, ..GraphQlConfig::default() }, Some(SDL))
+            .expect("a schema")
+    });
+    let Ok(document) = std::str::from_utf8(data) else { return };
+    match catalog.plan(&Asked::of(document)) {
+        Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.message.is_empty())),
+        Ok(Plan::Answer(result)) => assert!(is_members(&result)),
+        Ok(Plan::Subscribe(planned)) => {
+            assert!(!planned.channel.is_empty());
+            for payload in PAYLOADS {
+                assert!(is_members(&planned.selection.apply(payload.as_bytes())));
+            }
+        }
+    }
+}
+
+fn is_members(result: &[u8]) -> bool {
+    let whole = [b"{", result, b"}"].concat();
+    serde_json::from_slice::<serde_json::Value>(&whole).is_ok_and(|value| value.is_object())
 }
 
 /// What is read of a body is what it says when it is written anew. The first byte chooses the format.

@@ -56,6 +56,7 @@ smoke! {
     any_bytes_can_come_as_a_token: token;
     any_bytes_can_come_as_the_keys_of_an_issuer: key_set;
     any_bytes_can_come_from_an_applications_server: backend_answer;
+    any_text_can_come_as_a_document_of_graphql: graphql_document;
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use tidegate::config::Config;
+use tidegate::graphql::config::Subscription;
 use tidegate::http::raw_paths::RawPath;
 use tidegate::pusher::config::App;
 use tidegate::pusher::webhook::Webhook;
@@ -27,6 +28,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (RAW_PATH, "src/http/raw_paths.rs", "RawPath"),
     ("sse", "src/http/event_stream.rs", "Config"),
     ("mercure", "src/api/update.rs", "Config"),
+    ("graphql", "src/graphql/config.rs", "Config"),
+    (GRAPHQL_FIELD, "src/graphql/config.rs", "Subscription"),
     ("websocket", "src/client/config.rs", "WebSocketConfig"),
     ("session", "core/src/session/settings.rs", "Settings"),
     ("auth", "src/auth/config.rs", "Config"),
@@ -55,6 +58,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("telemetry", "src/telemetry/config.rs", "Config"),
 ];
 
+/// Stands for every section that is a field of the subscription type.
+const GRAPHQL_FIELD: &str = "graphql.subscriptions.NAME";
 /// Stands for every section that is an app.
 const PUSHER_APP: &str = "pusher.apps.NAME";
 /// Stands for every section that is a webhook of an app.
@@ -127,12 +132,14 @@ fn configuration() -> String {
         let of_webhook = toml::Value::try_from(Webhook::default()).unwrap();
         let of_namespace = toml::Value::try_from(Namespace::default()).unwrap();
         let of_event = toml::Value::try_from(EventRule::default()).unwrap();
+        let of_field = toml::Value::try_from(Subscription::default()).unwrap();
         let set = match *section {
             RAW_PATH => Some(&of_raw_path),
             PUSHER_APP => Some(&of_app),
             PUSHER_WEBHOOK => Some(&of_webhook),
             NAMESPACE => Some(&of_namespace),
             EVENT => Some(&of_event),
+            GRAPHQL_FIELD => Some(&of_field),
             section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),
         };
         let mut head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n";

@@ -41,6 +41,9 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
         r#"{"event":"pusher:subscribe","data":{"auth":"k:s","channel":"presence-a","channel_data":"{\"user_id\":1}"}}"#,
         r##"{"event":"pusher:unsubscribe","data":{"channel":"#server-to-user-a,b"}}"##,
         r#"{"event":"client-a","channel":"private-a","data":{"a":[1]}}"#,
+        "\0{\"type\":\"connection_init\"}\n{\"type\":\"subscribe\",\"id\":\"1\",\"payload\":{\"query\":\"news\"}}",
+        "\u{1}{\"type\":\"connection_init\"}\n{\"type\":\"start\",\"id\":\"1\",\"payload\":{\"query\":\"?\",\"extensions\":{}}}\n{\"type\":\"stop\",\"id\":\"1\"}",
+        "\u{2}{\"type\":\"subscribe\",\"id\":\"1\",\"payload\":{\"query\":\"@\",\"extensions\":{\"tidegate\":{\"recover\":{\"epoch\":\"a\",\"offset\":1}}}}}\n{\"type\":\"complete\",\"id\":\"1\"}",
         "Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Version: 13",
         "permessage-deflate; client_max_window_bits; server_max_window_bits=\"12\", permessage-deflate",
     ])
@@ -80,6 +83,7 @@ smoke! {
     any_bytes_can_come_as_a_bare_message: raw;
     any_bytes_can_come_as_the_address_of_an_event_stream: event_source;
     any_bytes_can_come_from_a_pusher_client: pusher;
+    any_bytes_can_come_from_a_graphql_client: graphql;
     any_bytes_can_come_to_a_hub: mercure;
     any_bytes_can_come_from_a_broker: record;
 }

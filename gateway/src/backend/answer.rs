@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use gateway_core::effect::{
-    Capability, Denial, Grant, Identity, Matching, Overrides, Renewal, Resolved, Rights, ServerSubscription,
+    Capability, Denial, Grant, Identity, Matching, Overrides, Renewal, Rights, ServerSubscription,
 };
 use gateway_core::map::{KEY_BYTES_MAX, SetMode};
 use serde::Deserialize;
@@ -153,15 +153,6 @@ pub(super) struct SubscribeResult {
     allow: Option<Vec<Box<str>>>,
 }
 
-/// What a subscribe hook says, and in which channel.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct ResolveResult {
-    channel: Box<str>,
-    #[serde(flatten)]
-    subscribe: SubscribeResult,
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct WireOverrides {
@@ -279,23 +270,6 @@ impl SubscribeResult {
             identity: None,
             then: None,
         }))
-    }
-}
-
-impl ResolveResult {
-    /// `channel`: where there is none in the answer. `Ok(None)`: what it grants is over already.
-    pub(super) fn into_resolved(
-        self,
-        channel: &str,
-        user: UserId,
-        clock: Clock,
-    ) -> Result<Option<Resolved>, Fault> {
-        let channel = if self.channel.is_empty() { channel.into() } else { self.channel };
-        if channel.is_empty() {
-            return Err("channel is missing: the configuration names none either".to_owned());
-        }
-        let grant = self.subscribe.into_grant(user, clock)?;
-        Ok(grant.map(|grant| Resolved { channel, grant }))
     }
 }
 

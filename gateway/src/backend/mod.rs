@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway_core::effect::{Denial, Grant, Identity, Renewal, Resolved};
+use gateway_core::effect::{Denial, Grant, Identity, Renewal};
 use gateway_core::poll::Asked;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use shared::error::ErrorCode;
@@ -33,6 +33,7 @@ mod hook;
 mod message;
 mod poll;
 mod request;
+mod resolve;
 mod sign;
 mod tell;
 
@@ -48,9 +49,7 @@ pub use message::BareMessage;
 pub use poll::Polled;
 pub use request::{Asker, ConnectQuestion};
 
-use answer::{
-    ConnectResult, KeyResult, PublishResult, RefreshResult, ResolveResult, RpcResult, SubscribeResult,
-};
+use answer::{ConnectResult, KeyResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
 use client::{HttpClient, Lookup};
 use hook::{Common, Hook};
 use request::{Request, Style};
@@ -324,22 +323,6 @@ impl Backend {
         let request = Request { channel, token, ..Request::new(asker, data, self.style) };
         let mean = |result: Option<SubscribeResult>| {
             result.unwrap_or_default().into_grant(asker.user.clone(), self.clock)
-        };
-        hook.ask(origin, &request, mean).await?.ok_or_else(expired)
-    }
-
-    /// Whether an operation may be carried out, and in which channel. `channel`: what the configuration says, or empty.
-    pub async fn resolve(
-        &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
-        channel: &str,
-        asked: &[u8],
-    ) -> Result<Resolved, Denial> {
-        let hook = self.graphql.as_ref().ok_or_else(not_available)?;
-        let request = Request { channel, ..Request::new(asker, Some(asked), self.style) };
-        let mean = |result: Option<ResolveResult>| {
-            result.unwrap_or_default().into_resolved(channel, asker.user.clone(), self.clock)
         };
         hook.ask(origin, &request, mean).await?.ok_or_else(expired)
     }

@@ -10,7 +10,7 @@ use async_graphql_parser::types::{
 };
 use async_graphql_value::{Name, Value};
 use serde_json::Value as Json;
-use shared::protocol::graphql::GraphQlError;
+use shared::protocol::graphql::{GraphQlError, LIMIT_EXCEEDED};
 
 use super::coerce::{self, Arguments};
 use super::schema::Schema;
@@ -89,7 +89,7 @@ impl<'a> Document<'a> {
     ) -> Result<(), Errors> {
         for item in &set.items {
             let max = self.limits.fields_max;
-            let too_many = || one("LIMIT_EXCEEDED", format!("more than {max} fields are selected"));
+            let too_many = || one(LIMIT_EXCEEDED, format!("more than {max} fields are selected"));
             self.left.set(self.left.get().checked_sub(1).ok_or_else(too_many)?);
             if !self.is_included(item.node.directives())? {
                 continue;

@@ -3,7 +3,7 @@
 use async_graphql_parser::types::{BaseType, OperationDefinition, Type};
 use bytes::Bytes;
 use serde_json::Value as Json;
-use shared::protocol::graphql::GraphQlError;
+use shared::protocol::graphql::{GraphQlError, LIMIT_EXCEEDED};
 
 use super::coerce::{self, Arguments};
 use super::document::{Document, Group};
@@ -86,7 +86,7 @@ impl<'s> Answering<'_, 's> {
     fn tell(&self, thing: Thing<'s>, group: &Group<'s>, depth: usize) -> Result<Json, Errors> {
         let max = self.document.limits.depth_max.max(DEPTH_MIN);
         if depth > max {
-            return Err(one("LIMIT_EXCEEDED", format!("fields are selected more than {max} deep")));
+            return Err(one(LIMIT_EXCEEDED, format!("fields are selected more than {max} deep")));
         }
         let of = thing.type_name();
         let mut found = Arguments::new();

@@ -10,7 +10,7 @@ use async_graphql_parser::parse_query;
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use shared::protocol::graphql::{Asked, GraphQlError, Plan, Planned, Planner, Selection};
+use shared::protocol::graphql::{Asked, GraphQlError, LIMIT_EXCEEDED, Plan, Planned, Planner, Selection};
 use shared::publication::Payload;
 
 mod coerce;
@@ -87,7 +87,7 @@ impl Catalog {
     fn read(&self, asked: &Asked<'_>) -> Result<ExecutableDocument, Errors> {
         let max = self.limits.query_bytes_max;
         if asked.query.len() > max {
-            return Err(one("LIMIT_EXCEEDED", format!("the document is longer than {max} bytes")));
+            return Err(one(LIMIT_EXCEEDED, format!("the document is longer than {max} bytes")));
         }
         if brackets_are_too_deep(&asked.query) {
             return Err(one(PARSE_FAILED, "the document is nested too deeply"));

@@ -1,7 +1,9 @@
 //! What is selected of a payload, as it is applied to each: fields that are there, of types that they have.
 
 use async_graphql_parser::types::{BaseType, Type};
-use shared::protocol::graphql::{Complete, Field, FieldOf, GraphQlError, Objects, Of, Scalar, Typed};
+use shared::protocol::graphql::{
+    Complete, Field, FieldOf, GraphQlError, LIMIT_EXCEEDED, Objects, Of, Scalar, Typed,
+};
 
 use super::document::{Document, Group};
 use super::schema::Kind;
@@ -19,7 +21,7 @@ pub(super) fn complete(
 ) -> Result<Complete, Errors> {
     let max = document.limits.depth_max;
     if depth > max {
-        return Err(one("LIMIT_EXCEEDED", format!("fields are selected more than {max} deep")));
+        return Err(one(LIMIT_EXCEEDED, format!("fields are selected more than {max} deep")));
     }
     let of = match &ty.base {
         BaseType::List(item) => Of::List(Box::new(complete(document, item, group, depth)?)),

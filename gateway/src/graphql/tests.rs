@@ -1,3 +1,5 @@
+//! Documents against schemas: which channel, what selection, which mistake.
+
 use serde_json::json;
 use shared::protocol::graphql::Selection;
 

@@ -118,7 +118,7 @@ async fn who_the_client_is_stands_in_its_init() {
         assert!(info.contains("\"ann\"") && info.contains("graphql"), "{info}");
         client.socket.close().await;
     }
-    for (payload, code) in [(json!({ "token": "none" }), 4403), (json!({}), 4400)] {
+    for (payload, code) in [(json!({ "token": "none" }), 4403), (json!({}), 4403)] {
         let mut client = gateway.graphql_stranger(TRANSPORT_WS).await;
         client.say(json!({ "type": "connection_init", "payload": payload })).await;
         assert_eq!(client.closed().await, code, "{payload}");
@@ -147,8 +147,8 @@ async fn closes_are_those_that_libraries_go_by() {
         assert_eq!(client.closed().await, code);
     }
     assert_eq!(late.closed().await, 4408);
-    let mut neither = gateway.graphql_stranger("something").await;
-    assert_eq!(neither.closed().await, 4406);
+    let mut neither = gateway.open("/graphql", &[]).await;
+    assert_eq!(neither.closed().await.0, 4406);
     let mut client = gateway.graphql().await;
     for id in ["1", "2"] {
         client.subscribe(id, NEWS).await;
@@ -210,7 +210,8 @@ async fn a_silent_client_is_asked_and_one_that_does_not_answer_is_closed_so_that
 #[tokio::test]
 async fn a_client_goes_on_from_where_it_was_and_is_told_if_it_cannot() {
     let gateway = served().start().await;
-    let mut client = gateway.graphql().await;
+    let ann = json!({ "token": gateway.token("ann") });
+    let mut client = gateway.graphql_with(ann.clone()).await;
     let counting = json!({ "query": NEWS, "extensions": { "tidegate": { "positions": true } } });
     client.subscribe_with("1", counting.clone()).await;
     client.settle().await;
@@ -222,7 +223,7 @@ async fn a_client_goes_on_from_where_it_was_and_is_told_if_it_cannot() {
     for number in 2..5 {
         gateway.publish("stream:news", json!(number)).await;
     }
-    let mut client = gateway.graphql().await;
+    let mut client = gateway.graphql_with(ann).await;
     let from =
         |position: &Value| json!({ "query": NEWS, "extensions": { "tidegate": { "recover": position } } });
     client.subscribe_with("1", from(&position)).await;
@@ -251,7 +252,7 @@ async fn a_client_goes_on_from_where_it_was_and_is_told_if_it_cannot() {
     gateway.publish("stream:news", json!(6)).await;
     assert_eq!(client.next("1").await["data"]["message"], 6, "the others go on");
     client.next("2").await;
-    gateway.api("unsubscribe", json!({ "user": "", "channel": "stream:news" })).await;
+    gateway.api("unsubscribe", json!({ "user": "ann", "channel": "stream:news" })).await;
     let mut over =
         [client.hear().await, client.hear().await].map(|message| message["id"].clone().to_string());
     over.sort();

@@ -53,7 +53,9 @@ fn start(id: &str, query: &str) -> Value {
 #[tokio::test]
 async fn an_operation_is_a_stream_that_ends_with_it() {
     let gateway = served().start().await;
-    let mut stream = operation(&gateway, NEWS).await;
+    let ann = format!("{STREAM}Authorization: Bearer {}\r\n", gateway.token("ann"));
+    let body = json!({ "query": NEWS }).to_string();
+    let mut stream = ask(&gateway, "POST", "/graphql", &ann, &body).await;
     assert_eq!(
         (stream.status, stream.header("content-type")),
         (200, Some("text/event-stream; charset=utf-8"))
@@ -61,7 +63,7 @@ async fn an_operation_is_a_stream_that_ends_with_it() {
     gateway.metric_becomes("tidegate_subscriptions", 1.0).await;
     gateway.publish("stream:news", json!({ "a": 1 })).await;
     assert_eq!(event(&mut stream).await, ("next".to_owned(), json!({ "data": { "message": { "a": 1 } } })));
-    gateway.api("unsubscribe", json!({ "user": "", "channel": "stream:news" })).await;
+    gateway.api("unsubscribe", json!({ "user": "ann", "channel": "stream:news" })).await;
     assert_eq!(event(&mut stream).await, ("complete".to_owned(), Value::Null));
     assert!(stream.is_over().await);
 

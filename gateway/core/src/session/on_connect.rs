@@ -8,7 +8,7 @@ use shared::command::{Connect, Subscribe};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
-use shared::protocol::Heartbeat;
+use shared::protocol::{Heartbeat, ProtocolId};
 use shared::publication::Payload;
 use shared::refusal::Refusal;
 use shared::reply::{Answer, Connected, Expiry, Subscribed};
@@ -44,8 +44,10 @@ impl Session {
             Ok(identity) => identity,
             Err(Denial::Error(error)) if self.has_rooms => return self.turn_back(now, id, error),
             Err(Denial::Error(error)) => return self.refuse_connect(now, id, error),
-            // Where the answer has a status, who brings no token is told that it takes one.
-            Err(Denial::Disconnect(disconnect)) if self.fixed && disconnect == Disconnect::BAD_REQUEST => {
+            // Who brings no token is told that it takes one.
+            Err(Denial::Disconnect(disconnect))
+                if self.tells_who_is_nobody() && disconnect == Disconnect::BAD_REQUEST =>
+            {
                 return self.close(Disconnect::INVALID_TOKEN);
             }
             Err(Denial::Disconnect(disconnect)) if self.has_rooms => {
@@ -70,6 +72,11 @@ impl Session {
             Err(Denial::Error(error)) => self.refuse_connect(now, id, error),
             Err(Denial::Disconnect(disconnect)) => self.close(disconnect),
         }
+    }
+
+    /// Whether there is a status, or a close, for whoever brings no token where it takes one.
+    fn tells_who_is_nobody(&self) -> bool {
+        self.fixed || self.protocol.id() == ProtocolId::GRAPHQL
     }
 
     /// The connect command has succeeded.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_core::effect::{
-    Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Renewal,
+    Denial, Effect, GoLive, Grant, Identity, Outcome, OutcomeResult, PresenceStats, Renewal, Resolved,
     ServerSubscription, Ticket, Verified,
 };
 use gateway_core::history::HistoryPage;
@@ -382,6 +382,7 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::Authorize { ticket, .. }
         | Effect::Reauthenticate { ticket, .. }
         | Effect::SignIn { ticket, .. }
+        | Effect::Resolve { ticket, .. }
         | Effect::Publish { ticket, .. }
         | Effect::ChangeKey { ticket, .. }
         | Effect::ReadState { ticket, .. }
@@ -441,6 +442,11 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
             let refreshed_by_server = now.0.is_multiple_of(2);
             let grant = Grant { user, expires, refreshed_by_server, ..Grant::default() };
             OutcomeResult::Authorized(refusal.map_or(Ok(grant), Err))
+        }
+        Effect::Resolve { .. } => {
+            let resolved =
+                Resolved { channel: "log:a".into(), grant: Grant { user, expires, ..Grant::default() } };
+            OutcomeResult::Resolved(refusal.map_or(Ok(resolved), Err))
         }
         Effect::Refresh { .. } | Effect::SubRefresh { .. } => OutcomeResult::Renewed(renewal(now, kind)),
         Effect::Event { .. } => OutcomeResult::Handled(refusal.map_or(Ok(Box::default()), Err)),

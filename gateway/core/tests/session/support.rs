@@ -153,6 +153,10 @@ impl Client {
                 self.ask(ticket, "");
                 format!("reauthenticate {token}")
             }
+            Effect::Resolve { ticket, channel, asked } => {
+                self.ask(ticket, "");
+                format!("resolve {channel} {}", String::from_utf8_lossy(&asked.bytes))
+            }
             Effect::SignIn { ticket, token, .. } => {
                 self.ask(ticket, "");
                 format!("sign in {token}")

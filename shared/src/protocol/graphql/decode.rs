@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::encode::list;
 use super::operations::{Operation, Stage, State};
-use super::{Dialect, GraphQl, GraphQlError, ID_BYTES_MAX, Plan, Planned, close, number};
+use super::{Dialect, GraphQl, GraphQlError, ID_BYTES_MAX, LIMIT_EXCEEDED, Plan, Planned, close, number};
 use crate::command::{Command, Connect, Request, Subscribe};
 use crate::error::ErrorCode;
 use crate::protocol::DecodeError;
@@ -141,14 +141,16 @@ impl State {
             self.remove(at);
         }
         let planned = match self.operations.len() >= own.operations_max {
-            true => Err(vec![GraphQlError::new("LIMIT_EXCEEDED", "there are too many operations")]),
+            true => Err(vec![GraphQlError::new(LIMIT_EXCEEDED, "there are too many operations")]),
             false => asked.own().and_then(|extensions| Ok((own.planner.plan(&asked)?, extensions))),
         };
         let number = self.next_number();
         let (operation, request) = match planned {
             Err(errors) => {
+                let is_too_much = errors.iter().any(|error| error.code == LIMIT_EXCEEDED);
                 let operation = Operation::new(id, number, Stage::Errors(list(&errors)));
-                (operation, Request::Refused(ErrorCode::BadRequest))
+                let counts_as = if is_too_much { ErrorCode::LimitExceeded } else { ErrorCode::BadRequest };
+                (operation, Request::Refused(counts_as))
             }
             // Nobody need be asked; but it is told in its turn.
             Ok((Plan::Answer(result), _)) => {

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::operations::{Stage, State};
-use super::{Dialect, GraphQlError, Record, STREAM_TOKEN, close, number, record, texts};
+use super::{Dialect, GraphQlError, LIMIT_EXCEEDED, Record, STREAM_TOKEN, close, number, record, texts};
 use crate::disconnect::Disconnect;
 use crate::error::ErrorCode;
 use crate::framing::MessageKind;
@@ -293,7 +293,7 @@ fn refused(refusal: &Refusal) -> Bytes {
         Some(ErrorCode::Internal) => "INTERNAL_SERVER_ERROR",
         Some(ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::Expired) => "UNAUTHENTICATED",
         Some(ErrorCode::PermissionDenied) => "FORBIDDEN",
-        Some(ErrorCode::LimitExceeded) => "LIMIT_EXCEEDED",
+        Some(ErrorCode::LimitExceeded) => LIMIT_EXCEEDED,
         Some(ErrorCode::TooManyRequests | ErrorCode::ConcurrentPagination) => "TOO_MANY_REQUESTS",
         Some(ErrorCode::UnrecoverablePosition) => UNRECOVERABLE,
         Some(ErrorCode::UnknownChannel) => "UNKNOWN_CHANNEL",

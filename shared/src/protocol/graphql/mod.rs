@@ -39,6 +39,9 @@ pub const SUBSCRIPTIONS_TRANSPORT: &str = "graphql-ws";
 /// The header in which a client of event streams is told what its stream is called, and says it. In lower case.
 pub const STREAM_TOKEN: &str = "x-graphql-event-stream-token";
 
+/// What `extensions.code` says of more than there may be.
+pub const LIMIT_EXCEEDED: &str = "LIMIT_EXCEEDED";
+
 /// Longest id of an operation, in bytes.
 pub const ID_BYTES_MAX: usize = 255;
 

@@ -1,3 +1,5 @@
+//! One client, message by message, in each dialect.
+
 use bytes::{Bytes, BytesMut};
 
 use super::selection::tests::any;
@@ -353,7 +355,7 @@ fn there_are_no_more_operations_than_a_client_may_have() {
     for id in ["a", "b", "c", "d"] {
         assert!(matches!(one.subscribe(id, "news", ""), Request::Subscribe(_)));
     }
-    assert_eq!(one.subscribe("e", "news", ""), Request::Refused(ErrorCode::BadRequest));
+    assert_eq!(one.subscribe("e", "news", ""), Request::Refused(ErrorCode::LimitExceeded));
     let (_, told) = one.reply(*one.numbers.last().unwrap(), Err(ErrorCode::BadRequest), None);
     assert!(told[0].contains("LIMIT_EXCEEDED"), "{told:?}");
 }

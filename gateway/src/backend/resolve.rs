@@ -1,0 +1,48 @@
+//! Whether an operation of GraphQL is carried out, and in which channel: as a subscribe hook says, and a channel beside that.
+
+use gateway_core::effect::{Denial, Resolved};
+use serde::Deserialize;
+use shared::id::UserId;
+
+use super::answer::{Fault, SubscribeResult};
+use super::request::{Asker, Request};
+use super::{Backend, Origin, expired, not_available};
+use crate::clock::Clock;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ResolveResult {
+    channel: Box<str>,
+    #[serde(flatten)]
+    subscribe: SubscribeResult,
+}
+
+impl Backend {
+    /// Whether an operation may be carried out, and in which channel. `channel`: what the configuration says, or empty.
+    pub async fn resolve(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        channel: &str,
+        asked: &[u8],
+    ) -> Result<Resolved, Denial> {
+        let hook = self.graphql.as_ref().ok_or_else(not_available)?;
+        let request = Request { channel, ..Request::new(asker, Some(asked), self.style) };
+        let mean = |result: Option<ResolveResult>| {
+            result.unwrap_or_default().into_resolved(channel, asker.user.clone(), self.clock)
+        };
+        hook.ask(origin, &request, mean).await?.ok_or_else(expired)
+    }
+}
+
+impl ResolveResult {
+    /// `channel`: where there is none in the answer. `Ok(None)`: what it grants is over already.
+    fn into_resolved(self, channel: &str, user: UserId, clock: Clock) -> Result<Option<Resolved>, Fault> {
+        let channel = if self.channel.is_empty() { channel.into() } else { self.channel };
+        if channel.is_empty() {
+            return Err("channel is missing: the configuration names none either".to_owned());
+        }
+        let grant = self.subscribe.into_grant(user, clock)?;
+        Ok(grant.map(|grant| Resolved { channel, grant }))
+    }
+}

@@ -90,6 +90,8 @@ fn subscribe() -> impl Strategy<Value = Subscribe> {
             members: false,
             after: None,
             topics: Box::default(),
+            beside: false,
+            ask: None,
         },
     )
 }

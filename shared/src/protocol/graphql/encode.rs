@@ -88,9 +88,9 @@ impl State {
         let mut lengths = Vec::new();
         match (self.operations[at].stage.clone(), outcome) {
             (Stage::Result(result), _) => {
-                let gone = self.remove(at);
+                let (gone, start) = (self.remove(at), out.len());
                 next(dialect, &gone.id, &result, None, out);
-                lengths.push(out.len());
+                lengths.push(out.len() - start);
                 self.complete(dialect, &gone.id, out, &mut lengths);
             }
             (Stage::Errors(errors), _) => {

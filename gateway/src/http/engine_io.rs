@@ -227,6 +227,7 @@ impl Router {
             admitted,
             origin,
             app: None,
+            graphql: None,
             turned_away: None,
         });
         self.metrics.handshake(Handshake::Accepted);

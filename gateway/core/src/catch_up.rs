@@ -29,6 +29,8 @@ pub const FRESH: Duration = Duration::from_secs(5);
 pub const KEPT_PUBLICATIONS_MAX: usize = 1024;
 /// Payload bytes kept in one channel. The oldest publications go first.
 pub const KEPT_BYTES_MAX: usize = 1 << 20;
+/// Numbers of reads that one life has before those of the next: more than anyone makes while a read is under way.
+const READS_BITS: u32 = 20;
 /// What a kept publication costs beside its payload, roughly, in bytes.
 const OVERHEAD_BYTES: usize = 256;
 
@@ -139,8 +141,13 @@ impl Past {
 impl CatchUp {
     /// `life` tells this from whatever was there before for the same channel: a read that was begun for that is not
     /// taken for one of these.
-    pub fn new(life: u32, retention: Retention) -> Self {
-        Self { retention, begun: u64::from(life) << 32, ..Self::default() }
+    pub fn new(life: u64, retention: Retention) -> Self {
+        Self { retention, begun: life << READS_BITS, ..Self::default() }
+    }
+
+    /// Whether nobody would miss this: another life may begin in its place.
+    pub fn is_unused(&self) -> bool {
+        self.kept.is_none() && self.reading.is_none() && self.earliest.is_none() && self.newest == 0
     }
 
     /// Someone asks for the first time. From before this call on, what comes in the channel is held back for them.

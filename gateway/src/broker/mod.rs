@@ -63,6 +63,11 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// subscribed; a caller that stops waiting cannot know, and unsubscribes.
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>>;
 
+    /// The same for one channel, if this broker need not wait for that. Answers whether it is done.
+    fn subscribe_at_once(&self, _channel: &Channel) -> bool {
+        false
+    }
+
     fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     /// Reads a channel's stream. A stream that does not exist yet is created empty, so that its epoch holds.

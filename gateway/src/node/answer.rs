@@ -103,11 +103,11 @@ impl Node {
         }
         let are_named = names.count() > 0;
         for shard in (0..SHARDS).filter(|_| !are_named) {
-            self.interest.for_each_of(shard, |channel, local| {
-                let name = channel.as_str();
+            self.interest.for_each_of(shard, |local| {
+                let name = local.channel.as_str();
                 let is_beyond = first.len() > limit && first.last().is_some_and(|last| name > last.as_str());
                 if local.workers != 0 && !is_beyond && name > &*wanted.after && glob.matches(name) {
-                    first.insert(channel.clone());
+                    first.insert(local.channel.clone());
                     if first.len() > limit + 1 {
                         first.pop_last();
                     }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
 use crate::node::Node;
-use crate::node::interest::LocalChannel;
+use crate::node::interest::{Aside, LocalChannel};
 use crate::telemetry::labels::PastFrom;
 
 /// How often someone asks again before they read for themselves: each round but the last is a read that others made
@@ -39,16 +39,16 @@ impl Node {
         }
         let now = self.clock.now();
         let mut shard = self.interest.shard(channel.as_str());
-        let catch_up = &mut shard.get_mut(channel.as_str())?.catch_up;
-        let want = want(catch_up, wanted);
-        let known = catch_up.known(now, &want);
+        let aside = shard.get_mut(channel.as_str())?.aside();
+        let known = aside.and_then(|Aside { catch_up, .. }| catch_up.known(now, &want(catch_up, wanted)));
         drop(shard);
         if known.is_some() {
             self.metrics.past_told(PastFrom::EarlierRead);
             return known;
         }
         // Whoever begins here needs no more than that.
-        let begins = want.since.is_none() && !want.newest;
+        let begins =
+            wanted.filter.since.is_none() && wanted.sought.is_none() && !is_for_newest(&wanted.filter);
         let top = begins.then(|| self.broker.position_now(channel)).flatten()?;
         self.with_channel(channel, |local| local.feed.anchor(top));
         self.metrics.past_told(PastFrom::Read);
@@ -63,8 +63,7 @@ impl Node {
         retention: Retention,
     ) -> Result<HistoryPage, BrokerError> {
         // Parts are of different clients at different places: sharing them serves nobody.
-        let shared =
-            (!wanted.part).then(|| self.with_channel(channel, |local| want(&local.catch_up, wanted)));
+        let shared = (!wanted.part).then(|| self.with_aside(channel, |aside| want(&aside.catch_up, wanted)));
         let first_asked = shared.flatten();
         if let Some(want) = first_asked {
             for _ in 0..ROUNDS_MAX {
@@ -103,28 +102,39 @@ impl Node {
 
     /// What is known of a channel's past is not what the broker has.
     pub(super) fn forget_past(&self, channel: &Channel) {
-        self.with_channel(channel, |local| local.catch_up.forget());
+        self.with_channel(channel, |local| {
+            if let Some(aside) = local.aside() {
+                aside.catch_up.forget();
+            }
+        });
     }
 
     /// The link to the broker was lost: there may be other streams under the channels' names.
     pub(super) fn forget_pasts(&self) {
-        self.interest.for_each(|_, local| {
-            local.catch_up.forget();
-            self.interest.weigh(local);
+        self.interest.for_each(|local| {
+            if let Some(aside) = local.aside() {
+                aside.catch_up.forget();
+                self.interest.weigh(local);
+            }
         });
     }
 
     fn take_turn(&self, channel: &Channel, want: &Want<'_>) -> Option<Turn> {
         let now = self.clock.now();
-        self.with_channel(channel, |local| match local.catch_up.ask(now, want) {
+        self.with_aside(channel, |aside| match aside.catch_up.ask(now, want) {
             Asked::Answered(page) => Turn::Answered(page),
             Asked::Read(reading) => Turn::Read(reading),
             Asked::Wait => {
                 let (sender, receiver) = oneshot::channel();
-                local.past_waiting.push(sender);
+                aside.past_waiting.push(sender);
                 Turn::Wait(receiver)
             }
         })
+    }
+
+    /// The same where the past is to be asked for.
+    fn with_aside<T>(&self, channel: &Channel, act: impl FnOnce(&mut Aside) -> T) -> Option<T> {
+        self.with_channel(channel, |local| act(self.interest.aside(local)))
     }
 
     fn with_channel<T>(&self, channel: &Channel, act: impl FnOnce(&mut LocalChannel) -> T) -> Option<T> {
@@ -140,23 +150,24 @@ impl Node {
         let now = self.clock.now();
         let told = self.with_channel(channel, |local| {
             // Those who wait here wait for another: the channel was let go and came back meanwhile.
-            if !local.catch_up.is_reading(reading) {
+            if !local.aside()?.catch_up.is_reading(reading) {
                 return None;
             }
+            if let Ok(page) = result {
+                local.feed.anchor(page.top);
+            }
+            let aside = local.aside()?;
             let told = match result {
-                Ok(page) => {
-                    local.feed.anchor(page.top);
-                    Ok(local.catch_up.read(now, reading, page))
-                }
+                Ok(page) => Ok(aside.catch_up.read(now, reading, page)),
                 Err(error) => {
-                    local.catch_up.read_failed(reading);
+                    aside.catch_up.read_failed(reading);
                     Err(error.clone())
                 }
             };
             if self.interest.kept_bytes() > KEPT_BYTES_MAX.min(self.memory.pasts_bytes_max()) {
-                local.catch_up.forget();
+                aside.catch_up.forget();
             }
-            for waiting in local.past_waiting.drain(..) {
+            for waiting in aside.past_waiting.drain(..) {
                 // Whoever has gone does not listen any more.
                 let _ = waiting.send(told.clone());
             }
@@ -189,12 +200,17 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// Whether what is asked for is the newest publication alone.
+fn is_for_newest(filter: &HistoryFilter) -> bool {
+    filter.reverse && filter.since.is_none() && filter.limit == 1
+}
+
 fn want<'a>(catch_up: &CatchUp, wanted: &'a PastWanted) -> Want<'a> {
-    let HistoryFilter { since, limit, reverse, .. } = wanted.filter;
+    let HistoryFilter { since, limit, .. } = wanted.filter;
     if let Some(sought) = &wanted.sought {
         return catch_up.want_after(sought, limit);
     }
-    if reverse && since.is_none() && limit == 1 {
+    if is_for_newest(&wanted.filter) {
         return catch_up.want_newest();
     }
     let stopped = since.map(|offset| Stopped { offset, epoch: wanted.epoch });

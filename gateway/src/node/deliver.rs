@@ -139,12 +139,15 @@ impl Node {
             Delivery::Publication(mut publication) => {
                 // Nobody but the patch is to hold it.
                 let before = publication.keyed.as_mut().and_then(|keyed| keyed.before.take());
-                local.catch_up.handed_out(local.checked, &publication);
+                let checked = local.checked;
+                if let Some(aside) = local.aside() {
+                    aside.catch_up.handed_out(checked, &publication);
+                }
                 let previous = match publication.keyed {
                     Some(_) => {
                         publication.position.zip(before).map(|(position, data)| Previous { position, data })
                     }
-                    None => local.go_on_to(&publication),
+                    None => local.go_on_to(&publication, &self.interest),
                 };
                 self.interest.weigh(local);
                 let (channel, micros) = (local.channel.clone(), self.clock.micros());
@@ -157,9 +160,10 @@ impl Node {
                 self.hand_to_workers(local, &prepared);
             }
             Delivery::Lost(position) => {
-                local.catch_up.forget();
-                local.previous = None;
-                self.interest.weigh(local);
+                if let Some(aside) = local.aside() {
+                    aside.forget();
+                    self.interest.weigh(local);
+                }
                 self.for_each_worker(local, |worker| {
                     self.inboxes[worker].push(Event::Lost(local.channel.clone(), position));
                 });

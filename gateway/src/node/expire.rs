@@ -62,7 +62,8 @@ impl Node {
     fn with_keys_that_expire(&self, shard: usize) -> Vec<(Channel, Keeping)> {
         let rules = self.rules();
         let mut found = Vec::new();
-        self.interest.for_each_of(shard, |channel, local| {
+        self.interest.for_each_of(shard, |local| {
+            let channel = &local.channel;
             let options = rules.options(channel).filter(|options| options.keeps_keys());
             let keeping = options.map(|options| options.map.keeping());
             let expires = keeping.filter(|keeping| keeping.key_ttl.is_some());

@@ -5,7 +5,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use gateway_core::catch_up::CatchUp;
@@ -13,8 +13,9 @@ use gateway_core::feed::Feed;
 use gateway_core::history::Retention;
 use gateway_core::hub::Previous;
 use gateway_core::roster::Roster;
+use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxBuildHasher;
 use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::publication::{Payload, Publication};
@@ -33,22 +34,30 @@ pub(crate) struct LocalChannel {
     /// Bit N: worker N has subscribers.
     pub(crate) workers: u64,
     pub(crate) link: Link,
+    pub(crate) feed: Feed,
+    pub(crate) retention: Retention,
+    /// When a publication last arrived or the position was last checked.
+    pub(crate) checked: Moment,
+    aside: Option<Box<Aside>>,
+}
+
+const _: () = assert!(size_of::<LocalChannel>() <= 128, "there can be many for each connection");
+
+/// What few channels have, or none for long: in a box of its own while there is any of it.
+#[derive(Debug)]
+pub(crate) struct Aside {
     /// Joins that wait for the broker to deliver the channel.
     pub(crate) waiting: Vec<oneshot::Sender<Result<(), BrokerError>>>,
-    pub(crate) feed: Feed,
     /// What those who join are told of the channel's past.
     pub(crate) catch_up: CatchUp,
     /// Joins that wait for somebody's read of it.
     pub(crate) past_waiting: Vec<oneshot::Sender<Told>>,
     /// In a channel with patches: the last publication that was handed out.
-    pub(crate) previous: Option<Previous>,
+    previous: Option<Previous>,
     /// Who is there, where subscribers are told of users.
     pub(crate) roster: Option<Box<Roster>>,
     /// What `catch_up` and `previous` keep, as it was last counted.
     weight: Weight,
-    pub(crate) retention: Retention,
-    /// When a publication last arrived or the position was last checked.
-    pub(crate) checked: Moment,
 }
 
 /// Whether the broker delivers a channel to this node.
@@ -71,27 +80,104 @@ impl LocalChannel {
         self.workers != 0 && self.link == Link::Up && is_numbered
     }
 
+    /// What there is of it. To be weighed when it has changed.
+    pub(super) fn aside(&mut self) -> Option<&mut Aside> {
+        self.aside.as_deref_mut()
+    }
+
+    /// Who is there, where subscribers are told of users.
+    pub(super) fn roster(&mut self) -> Option<&mut Roster> {
+        self.aside.as_mut()?.roster.as_deref_mut()
+    }
+
     /// Answers what a patch of this publication can be made from, and keeps this one for the next. A channel begins to
     /// keep with the first publication that may be sent as a patch, or a whole one would always be missing before it.
-    pub(super) fn go_on_to(&mut self, publication: &Publication) -> Option<Previous> {
-        let previous = self.previous.take();
-        let keeps = publication.delta || previous.is_some();
-        self.previous = publication.position.filter(|_| keeps).map(|position| {
+    pub(super) fn go_on_to(&mut self, publication: &Publication, interest: &Interest) -> Option<Previous> {
+        let previous = self.aside.as_mut().and_then(|aside| aside.previous.take());
+        if (publication.delta || previous.is_some())
+            && let Some(position) = publication.position
+        {
             let Payload { kind, bytes } = &publication.data;
             // A copy, since the payload may be a small part of something large that was read.
             let data = Payload { kind: *kind, bytes: Bytes::copy_from_slice(bytes) };
-            Previous { position, data }
-        });
+            interest.aside(self).previous = Some(Previous { position, data });
+        }
         previous
     }
 }
 
+impl Aside {
+    /// Nothing that was handed out is known any more.
+    pub(super) fn forget(&mut self) {
+        self.catch_up.forget();
+        self.previous = None;
+    }
+
+    fn is_unused(&self) -> bool {
+        self.waiting.is_empty()
+            && self.past_waiting.is_empty()
+            && self.previous.is_none()
+            && self.roster.is_none()
+            && self.catch_up.is_unused()
+    }
+}
+
+/// The channels of one shard by their names. A table of boxes: there can be as many as connections and more, and what is
+/// free of a table costs no more than a pointer each.
+#[derive(Debug, Default)]
+struct Channels(HashTable<Box<LocalChannel>>);
+
 #[derive(Debug)]
 pub(crate) struct Interest {
-    shards: Box<[Mutex<FxHashMap<Channel, LocalChannel>>]>,
+    shards: Box<[Mutex<Channels>]>,
     /// What all channels keep to tell those who join.
     kept_bytes: Arc<AtomicUsize>,
-    lives: AtomicU32,
+    lives: AtomicU64,
+}
+
+/// One shard, locked, to look at the channel that it was asked for with.
+pub(crate) struct Shard<'a> {
+    channels: MutexGuard<'a, Channels>,
+    hash: u64,
+}
+
+/// Tables of fewer places keep their memory.
+const SHRINK_FROM: usize = 64;
+
+fn hash(name: &str) -> u64 {
+    FxBuildHasher.hash_one(name)
+}
+
+impl Shard<'_> {
+    pub(crate) fn get(&self, name: &str) -> Option<&LocalChannel> {
+        self.channels.0.find(self.hash, |local| local.channel.as_str() == name).map(|local| &**local)
+    }
+
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut LocalChannel> {
+        let found = self.channels.0.find_mut(self.hash, |local| local.channel.as_str() == name);
+        found.map(|local| &mut **local)
+    }
+
+    pub(crate) fn get_or_insert_with(
+        &mut self,
+        name: &str,
+        new: impl FnOnce() -> LocalChannel,
+    ) -> &mut LocalChannel {
+        let is_it = |local: &Box<LocalChannel>| local.channel.as_str() == name;
+        let entry = self.channels.0.entry(self.hash, is_it, |local| hash(local.channel.as_str()));
+        entry.or_insert_with(|| Box::new(new())).into_mut()
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        let table = &mut self.channels.0;
+        if let Ok(entry) = table.find_entry(self.hash, |local| local.channel.as_str() == name) {
+            entry.remove();
+        }
+        // After many have left, memory comes back.
+        if table.capacity() >= SHRINK_FROM && table.len() < table.capacity() / 8 {
+            table.shrink_to(table.len() * 2, |local| hash(local.channel.as_str()));
+        }
+    }
 }
 
 /// A channel's part in what all of them keep, in bytes; taken back with the channel.
@@ -107,48 +193,68 @@ impl Drop for Weight {
     }
 }
 
-pub(crate) type Shard<'a> = MutexGuard<'a, FxHashMap<Channel, LocalChannel>>;
-
 impl Interest {
     pub(crate) fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             kept_bytes: Arc::default(),
-            lives: AtomicU32::new(0),
+            lives: AtomicU64::new(0),
         }
     }
 
-    /// A channel that nobody here wanted until now. It waits to be subscribed.
-    pub(crate) fn channel(&self, channel: Channel, retention: Retention, now: Moment) -> LocalChannel {
-        LocalChannel {
-            channel,
-            workers: 0,
-            link: Link::Queued,
-            waiting: Vec::new(),
-            feed: Feed::default(),
-            catch_up: self.new_catch_up(retention),
-            past_waiting: Vec::new(),
-            previous: None,
-            roster: None,
-            weight: Weight { bytes: 0, total: self.kept_bytes.clone() },
-            retention,
-            checked: now,
+    /// A channel that nobody here wanted until now, and what is to become of its link.
+    pub(crate) fn channel(
+        &self,
+        channel: Channel,
+        link: Link,
+        retention: Retention,
+        now: Moment,
+    ) -> LocalChannel {
+        let feed = Feed::default();
+        LocalChannel { channel, workers: 0, link, feed, retention, checked: now, aside: None }
+    }
+
+    /// What comes from now on has nothing to do with what came before. Whoever waits for a read of before reads for
+    /// themselves.
+    pub(crate) fn begin_anew(&self, local: &mut LocalChannel) {
+        local.feed = Feed::default();
+        if let Some(Aside { waiting, roster, .. }) = local.aside.take().map(|aside| *aside)
+            && (roster.is_some() || !waiting.is_empty())
+        {
+            let aside = self.aside(local);
+            (aside.waiting, aside.roster) = (waiting, roster);
         }
     }
 
-    /// Nothing is known of a channel's past.
-    pub(crate) fn new_catch_up(&self, retention: Retention) -> CatchUp {
-        CatchUp::new(self.lives.fetch_add(1, Ordering::Relaxed), retention)
+    /// What few channels have. To be weighed when it has changed.
+    pub(crate) fn aside<'l>(&self, local: &'l mut LocalChannel) -> &'l mut Aside {
+        local.aside.get_or_insert_with(|| {
+            let life = self.lives.fetch_add(1, Ordering::Relaxed);
+            Box::new(Aside {
+                waiting: Vec::new(),
+                // Nothing is known of the channel's past.
+                catch_up: CatchUp::new(life, local.retention),
+                past_waiting: Vec::new(),
+                previous: None,
+                roster: None,
+                weight: Weight { bytes: 0, total: self.kept_bytes.clone() },
+            })
+        })
     }
 
-    /// Counts anew what a channel keeps.
+    /// Counts anew what a channel keeps, and lets go of what holds nothing.
     pub(crate) fn weigh(&self, local: &mut LocalChannel) {
-        let previous = local.previous.as_ref().map_or(0, |previous| previous.data.bytes.len());
-        let bytes = local.catch_up.bytes() + previous;
-        if bytes != local.weight.bytes {
+        let Some(aside) = &mut local.aside else { return };
+        if aside.is_unused() {
+            local.aside = None;
+            return;
+        }
+        let previous = aside.previous.as_ref().map_or(0, |previous| previous.data.bytes.len());
+        let bytes = aside.catch_up.bytes() + previous;
+        if bytes != aside.weight.bytes {
             self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.kept_bytes.fetch_sub(local.weight.bytes, Ordering::Relaxed);
-            local.weight.bytes = bytes;
+            self.kept_bytes.fetch_sub(aside.weight.bytes, Ordering::Relaxed);
+            aside.weight.bytes = bytes;
         }
     }
 
@@ -157,9 +263,10 @@ impl Interest {
     }
 
     pub(crate) fn shard(&self, channel: &str) -> Shard<'_> {
-        // The high bits: the maps inside use the low ones.
-        let at = (FxBuildHasher.hash_one(channel) >> 32) as usize % SHARDS;
-        self.shards[at].lock()
+        let hash = hash(channel);
+        // The high bits: the tables inside use the low ones.
+        let at = (hash >> 32) as usize % SHARDS;
+        Shard { channels: self.shards[at].lock(), hash }
     }
 
     /// Bit N: worker N has subscribers of the channel.
@@ -168,18 +275,16 @@ impl Interest {
     }
 
     /// Looks at every channel, a shard at a time.
-    pub(crate) fn for_each(&self, mut look: impl FnMut(&Channel, &mut LocalChannel)) {
+    pub(crate) fn for_each(&self, mut look: impl FnMut(&mut LocalChannel)) {
         (0..SHARDS).for_each(|shard| self.for_each_of(shard, &mut look));
     }
 
     /// Looks at the channels of one shard.
-    pub(crate) fn for_each_of(&self, shard: usize, mut look: impl FnMut(&Channel, &mut LocalChannel)) {
-        for (channel, local) in self.shards[shard % SHARDS].lock().iter_mut() {
-            look(channel, local);
-        }
+    pub(crate) fn for_each_of(&self, shard: usize, mut look: impl FnMut(&mut LocalChannel)) {
+        self.shards[shard % SHARDS].lock().0.iter_mut().for_each(|local| look(local));
     }
 
     pub(crate) fn channels(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.shards.iter().map(|shard| shard.lock().0.len()).sum()
     }
 }

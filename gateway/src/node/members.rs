@@ -60,7 +60,7 @@ impl Node {
         let known = {
             let mut shard = self.interest.shard(channel.as_str());
             let Some(local) = shard.get_mut(channel.as_str()) else { return Ok(Members::default()) };
-            let roster = local.roster.get_or_insert_default();
+            let roster = self.interest.aside(local).roster.get_or_insert_default();
             roster.is_complete().then(|| roster.members())
         };
         match known {
@@ -74,7 +74,7 @@ impl Node {
 
     /// What a join or a leave means for users, where that is kept.
     pub(super) fn note_members(&self, local: &mut LocalChannel, event: &OwnedEvent) -> Option<OwnedEvent> {
-        let roster = local.roster.as_mut()?;
+        let roster = local.roster()?;
         match event {
             OwnedEvent::Joined(info) => roster.joined(self.clock.now(), info.clone()),
             OwnedEvent::Left(info) => roster.left(self.clock.now(), info.client),
@@ -85,7 +85,7 @@ impl Node {
     fn take_presence(&self, channel: &Channel, present: BTreeMap<ClientId, ClientInfo>) -> Members {
         let mut shard = self.interest.shard(channel.as_str());
         let Some(local) = shard.get_mut(channel.as_str()) else { return Members::default() };
-        let Some(roster) = local.roster.as_mut() else { return Members::default() };
+        let Some(roster) = local.roster() else { return Members::default() };
         let changes = roster.read(self.clock.now(), present);
         let members = roster.members();
         for change in changes {
@@ -96,9 +96,9 @@ impl Node {
 
     async fn read_members_of(&self, shard: usize) {
         let mut channels = Vec::new();
-        self.interest.for_each_of(shard, |channel, local| {
-            if local.workers != 0 && local.link == Link::Up && local.roster.is_some() {
-                channels.push(channel.clone());
+        self.interest.for_each_of(shard, |local| {
+            if local.workers != 0 && local.link == Link::Up && local.roster().is_some() {
+                channels.push(local.channel.clone());
             }
         });
         for batch in channels.chunks(TOGETHER) {

@@ -150,8 +150,8 @@ pub(super) async fn check_positions(node: Arc<Node>) {
 }
 
 impl Looked {
-    fn new(channel: &Channel, local: &LocalChannel) -> Self {
-        Self { channel: channel.clone(), retention: local.retention, before: local.feed.position() }
+    fn new(local: &LocalChannel) -> Self {
+        Self { channel: local.channel.clone(), retention: local.retention, before: local.feed.position() }
     }
 }
 
@@ -159,9 +159,11 @@ impl Node {
     /// The channels of a shard that have been quiet for long enough, those looked at longest ago.
     fn quiet(&self, shard: usize) -> Vec<Looked> {
         let now = self.clock.now();
-        self.interest.for_each_of(shard, |_, local| {
-            local.catch_up.forget_old(now);
-            self.interest.weigh(local);
+        self.interest.for_each_of(shard, |local| {
+            if let Some(aside) = local.aside() {
+                aside.catch_up.forget_old(now);
+                self.interest.weigh(local);
+            }
         });
         let mut quiet = self.followed(shard, |local| now.since(local.checked) >= QUIET);
         let most = LOOKS_PER_S_MAX * ROUND.as_secs() as usize / SHARDS;
@@ -175,9 +177,9 @@ impl Node {
     /// The channels of a shard whose publications are numbered and followed, and when each was looked at.
     fn followed(&self, shard: usize, wanted: impl Fn(&LocalChannel) -> bool) -> Vec<(Moment, Looked)> {
         let mut followed = Vec::new();
-        self.interest.for_each_of(shard, |channel, local| {
+        self.interest.for_each_of(shard, |local| {
             if local.is_followed() && wanted(local) {
-                followed.push((local.checked, Looked::new(channel, local)));
+                followed.push((local.checked, Looked::new(local)));
             }
         });
         followed
@@ -187,7 +189,7 @@ impl Node {
     pub(super) fn compare(self: &Arc<Self>, channel: &Channel) {
         let shard = self.interest.shard(channel.as_str());
         let looked = shard.get(channel.as_str()).filter(|local| local.is_followed());
-        if let Some(looked) = looked.map(|local| Looked::new(channel, local)) {
+        if let Some(looked) = looked.map(Looked::new) {
             let node = self.clone();
             self.runtime.spawn(async move { drop(node.look_at(vec![looked], Look::AfterLoss).await) });
         }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use gateway_core::feed::Feed;
 use gateway_core::history::Retention;
 use parking_lot::Mutex;
 use shared::channel::Channel;
@@ -36,11 +35,11 @@ impl Node {
     /// Notes that a worker has subscribers of a channel: from now on its publications go to that worker. The
     /// answer tells when none published after it can be missed.
     pub(crate) fn acquire(&self, worker: usize, channel: &Channel, retention: Retention) -> Effective {
+        let (now, mut is_new) = (self.clock.now(), false);
         let mut shard = self.interest.shard(channel.as_str());
-        let now = self.clock.now();
-        let local = shard.entry(channel.clone()).or_insert_with(|| {
-            self.subscribe_queue.want(channel.clone());
-            self.interest.channel(channel.clone(), retention, now)
+        let local = shard.get_or_insert_with(channel.as_str(), || {
+            is_new = true;
+            self.interest.channel(channel.clone(), Link::Subscribing, retention, now)
         });
         if local.workers == 0 {
             // Under the lock: a channel's events stand in the order in which they happened.
@@ -56,14 +55,37 @@ impl Node {
                 local.link = Link::Up;
                 Effective::Now
             }
-            Link::Queued | Link::Subscribing | Link::Unsubscribing => local.delivered_later(),
+            _ if !is_new => self.delivered_later(local),
+            _ => {
+                // The broker has locks of its own, under which it calls for this one.
+                drop(shard);
+                self.subscribe_new(channel)
+            }
         }
+    }
+
+    /// For a channel that was noted as [`Link::Subscribing`] just now, by its first worker.
+    fn subscribe_new(&self, channel: &Channel) -> Effective {
+        let is_up = self.broker.subscribe_at_once(channel);
+        let mut shard = self.interest.shard(channel.as_str());
+        // It is there for as long as its worker has not released it, which is this one.
+        let Some(local) = shard.get_mut(channel.as_str()) else { return Effective::Now };
+        if is_up {
+            local.link = Link::Up;
+            self.tell_waiting(local, &Ok(()));
+            return Effective::Now;
+        }
+        local.link = Link::Queued;
+        self.subscribe_queue.want(channel.clone());
+        self.delivered_later(local)
     }
 
     /// A further subscriber on a worker that has some already: waits for what the first one waits for.
     pub(crate) fn delivered(&self, channel: &Channel) -> Effective {
         match self.interest.shard(channel.as_str()).get_mut(channel.as_str()) {
-            Some(local) if !matches!(local.link, Link::Up | Link::Lingering(_)) => local.delivered_later(),
+            Some(local) if !matches!(local.link, Link::Up | Link::Lingering(_)) => {
+                self.delivered_later(local)
+            }
             _ => Effective::Now,
         }
     }
@@ -88,6 +110,28 @@ impl Node {
         }
     }
 
+    /// Tells whoever waits for the channel what came of subscribing to it.
+    fn tell_waiting(&self, local: &mut LocalChannel, result: &Result<(), BrokerError>) {
+        if let Some(aside) = local.aside() {
+            for waiting in aside.waiting.drain(..) {
+                // A join that has given up does not listen any more.
+                let _ = waiting.send(result.clone());
+            }
+            aside.waiting = Vec::new();
+            self.interest.weigh(local);
+        }
+    }
+
+    /// Waits for what the first subscriber here waits for.
+    fn delivered_later(&self, local: &mut LocalChannel) -> Effective {
+        let (sender, answer) = oneshot::channel();
+        self.interest.aside(local).waiting.push(sender);
+        let answered = async {
+            answer.await.unwrap_or_else(|_| Err(BrokerError::Unexpected("the node is going away".into())))
+        };
+        Effective::Later(answered.boxed())
+    }
+
     /// Whether the application is asked this.
     pub(crate) fn asks(&self, kind: HookKind) -> bool {
         self.backend.as_ref().is_some_and(|backend| backend.has(kind))
@@ -103,26 +147,6 @@ impl Node {
         if let Some(backend) = &self.backend {
             backend.tell(event);
         }
-    }
-}
-
-impl LocalChannel {
-    /// Tells whoever still waits for the channel, of which nobody is left, that it is let go.
-    fn abandon(&mut self) {
-        for waiting in self.waiting.drain(..) {
-            // Whoever has gone does not listen any more.
-            let _ = waiting.send(Err(BrokerError::Abandoned));
-        }
-    }
-
-    /// Waits for what the first subscriber here waits for.
-    fn delivered_later(&mut self) -> Effective {
-        let (sender, answer) = oneshot::channel();
-        self.waiting.push(sender);
-        let answered = async {
-            answer.await.unwrap_or_else(|_| Err(BrokerError::Unexpected("the node is going away".into())))
-        };
-        Effective::Later(answered.boxed())
     }
 }
 
@@ -195,7 +219,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
             }
             // Nobody wants it any more, before it was asked for.
             Some(local) if local.link == Link::Queued => {
-                local.abandon();
+                node.tell_waiting(local, &Err(BrokerError::Abandoned));
                 shard.remove(channel.as_str());
                 false
             }
@@ -213,10 +237,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     for channel in channels {
         let mut shard = node.interest.shard(channel.as_str());
         let Some(local) = shard.get_mut(channel.as_str()) else { continue };
-        for waiting in local.waiting.drain(..) {
-            // A join that has given up does not listen any more.
-            let _ = waiting.send(result.clone());
-        }
+        node.tell_waiting(local, &result);
         match &result {
             Ok(()) if local.workers == 0 => {
                 let until = now + LINGER;
@@ -272,14 +293,11 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
             Some(local) if local.workers != 0 => {
                 local.link = Link::Queued;
                 // What was published while nobody listened was not missed by anybody.
-                local.feed = Feed::default();
-                local.catch_up = node.interest.new_catch_up(local.retention);
-                // Whoever waits for a read of before reads for themselves.
-                local.past_waiting.clear();
+                node.interest.begin_anew(local);
                 node.subscribe_queue.want(channel.clone());
             }
             Some(local) => {
-                local.abandon();
+                node.tell_waiting(local, &Err(BrokerError::Abandoned));
                 shard.remove(channel.as_str());
             }
             None => {}

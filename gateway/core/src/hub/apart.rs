@@ -222,7 +222,8 @@ impl Hub {
         let index = others.ids.len();
         let apart = Apart { wants: wants.clone(), first, index, given: None, fresh: 0 };
         let id =
-            self.channels.insert(Members { apart: Some(Box::new(apart)), ..Members::new(channel) }) as u32;
+            self.channels.insert(Box::new(Members { apart: Some(Box::new(apart)), ..Members::new(channel) }))
+                as u32;
         let others = self.channels[first as usize].others.get_or_insert_default();
         others.ids.push(id);
         others.by_wants.insert(wants, id);

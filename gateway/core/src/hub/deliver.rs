@@ -17,7 +17,7 @@ impl Hub {
     /// each other, so that the sink can write them as one. In a channel of many, some are served now and the others by
     /// [`Hub::sweep_on`].
     pub fn deliver(&mut self, channel: &str, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
-        let Some(&id) = self.ids.get(channel) else { return };
+        let Some(id) = self.ids.find(&self.channels, channel) else { return };
         if self.channels.get(id as usize).is_some_and(|members| members.others.is_some()) {
             return self.for_each_list(id, |hub, id| hub.deliver_to_list(id, publications, sink));
         }
@@ -60,7 +60,7 @@ impl Hub {
     /// Everything of this channel up to `position` that did not come will not come. Those who follow the stream
     /// and miss something are told.
     pub fn lost(&mut self, channel: &str, position: StreamPosition, sink: &mut impl Sink) {
-        let Some(&id) = self.ids.get(channel) else { return };
+        let Some(id) = self.ids.find(&self.channels, channel) else { return };
         self.for_each_list(id, |hub, id| {
             hub.finish_sweep(id, sink);
             let Some(members) = hub.channels.get_mut(id as usize) else { return };

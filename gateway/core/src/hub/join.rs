@@ -45,10 +45,10 @@ impl Hub {
         subscriber: Subscriber,
         filter: Option<Arc<TagFilter>>,
     ) -> Joined {
-        let known = self.ids.get(channel.as_str()).copied();
+        let known = self.ids.find(&self.channels, channel.as_str());
         let first = known.unwrap_or_else(|| {
-            let id = self.channels.insert(Members::new(channel.clone())) as u32;
-            self.ids.insert(channel.clone(), id);
+            let id = self.channels.insert(Box::new(Members::new(channel.clone()))) as u32;
+            self.ids.insert(&self.channels, id);
             id
         });
         let id = match Wants::of(subscriber, filter) {
@@ -78,7 +78,7 @@ impl Hub {
     /// everything that comes; or it is told that something in between is not there, and joins on, until it leaves or joins
     /// again. Does nothing for one that is not joining.
     pub fn go_live(&mut self, channel: &str, key: u32, knows: impl Into<Knows>, sink: &mut impl Sink) {
-        let Some(&first) = self.ids.get(channel) else { return };
+        let Some(first) = self.ids.find(&self.channels, channel) else { return };
         let Some((id, at)) = self.find_place(first, key).filter(|(_, at)| at.list() == List::Joining) else {
             return;
         };

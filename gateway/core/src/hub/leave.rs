@@ -14,7 +14,7 @@ pub struct Left {
 impl Hub {
     /// Ends a subscription in any state. `None` if there is none.
     pub fn leave(&mut self, channel: &str, key: u32) -> Option<Left> {
-        let (id, at) = self.take_place(*self.ids.get(channel)?, key)?;
+        let (id, at) = self.take_place(self.ids.find(&self.channels, channel)?, key)?;
         let members = &mut self.channels[id as usize];
         self.held_bytes -= members.take_out(at, id, &mut self.places);
         if !members.is_empty() {
@@ -48,15 +48,13 @@ impl Hub {
         } else {
             self.channels.shrink_to_fit();
         }
-        if self.ids.len() <= self.ids.capacity() / 4 {
-            self.ids.shrink_to(self.ids.len() * 2);
-        }
+        self.ids.shrink(&self.channels);
         self.places.shrink();
     }
 
     pub(super) fn forget(&mut self, id: u32) {
         let members = self.channels.remove(id as usize);
         self.sweeps.forget(id);
-        self.ids.remove(members.channel.as_str());
+        self.ids.remove(members.channel.as_str(), id);
     }
 }

@@ -2,6 +2,7 @@
 
 use shared::channel::Channel;
 use shared::position::StreamPosition;
+use smallvec::{Array, SmallVec};
 
 use super::apart::{Apart, Others};
 use super::hold_back::Held;
@@ -17,7 +18,7 @@ pub(super) struct Members {
     /// The last publication this worker saw or was told of. `None` until the first, and without a stream.
     pub(super) stream: Option<StreamPosition>,
     /// Those who get every publication, as soon as it comes.
-    pub(super) live: Vec<Subscriber>,
+    pub(super) live: SmallVec<[Subscriber; 2]>,
     /// While the channel is swept: so many at the front of `live` are still to be served.
     pub(super) unserved: u32,
     /// The others. Most channels have none most of the time.
@@ -31,12 +32,12 @@ pub(super) struct Members {
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     /// Publications are held back for these until they go live.
-    pub(super) joining: Vec<Joining>,
+    pub(super) joining: SmallVec<[Joining; 1]>,
     pub(super) held: Held,
     /// These know more than this worker has seen: what they know already is still on its way here.
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: SmallVec<[Waiting; 1]>,
     /// These were told that their stream has a hole.
-    pub(super) told: Vec<Told>,
+    pub(super) told: SmallVec<[Told; 1]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +66,15 @@ const _: () = assert!(size_of::<Members>() <= 112, "there can be as many channel
 
 impl Members {
     pub(super) fn new(channel: Channel) -> Self {
-        Self { channel, stream: None, live: Vec::new(), unserved: 0, aside: None, apart: None, others: None }
+        Self {
+            channel,
+            stream: None,
+            live: SmallVec::new(),
+            unserved: 0,
+            aside: None,
+            apart: None,
+            others: None,
+        }
     }
 
     pub(super) fn aside(&mut self) -> &mut Aside {
@@ -255,13 +264,13 @@ impl Keyed for Told {
 
 /// Removes one entry by moving the last one into its place.
 #[inline]
-pub(super) fn swap_out<T: Keyed>(
-    entries: &mut Vec<T>,
+pub(super) fn swap_out<A: Array<Item: Keyed>>(
+    entries: &mut SmallVec<A>,
     index: usize,
     list: List,
     id: u32,
     places: &mut Places,
-) -> Option<T> {
+) -> Option<A::Item> {
     if index >= entries.len() {
         return None;
     }
@@ -270,7 +279,8 @@ pub(super) fn swap_out<T: Keyed>(
         places.set(moved.key(), id, At::new(list, index));
     }
     if entries.capacity() >= SHRINK_FROM && entries.len() < entries.capacity() / 4 {
-        entries.shrink_to(entries.len() * 2);
+        // To this many, not to more.
+        entries.grow(entries.len() * 2);
     }
     Some(taken)
 }

@@ -13,6 +13,7 @@ mod change_wire;
 mod deliver;
 mod engine_frames;
 mod hold_back;
+mod ids;
 mod join;
 mod leave;
 mod members;
@@ -24,9 +25,7 @@ mod sweep;
 mod variants;
 mod websocket_frames;
 
-use rustc_hash::FxHashMap;
 use shared::channel::Channel;
-use slab::Slab;
 
 pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, Bundles, End};
 pub use engine_frames::{EnginePollingFrames, EngineWebSocketFrames};
@@ -40,6 +39,7 @@ pub use sweep::SWEEP_PIECE;
 pub use variants::{Bare, ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
 pub use websocket_frames::{DEFLATE_LEVEL, DEFLATE_MIN_BYTES, DeflateOptions, WebSocketFrames};
 
+use ids::{Ids, Lists};
 use members::Members;
 use places::Places;
 use sweep::Sweeps;
@@ -47,8 +47,8 @@ use sweep::Sweeps;
 /// The subscriptions of one worker's connections.
 #[derive(Debug, Default)]
 pub struct Hub {
-    ids: FxHashMap<Channel, u32>,
-    channels: Slab<Members>,
+    ids: Ids,
+    channels: Lists,
     places: Places,
     sweeps: Sweeps,
     limits: HoldLimits,
@@ -97,7 +97,7 @@ impl Hub {
 
     /// The channels that anyone on this worker listens to.
     pub fn channels(&self) -> impl Iterator<Item = &Channel> + '_ {
-        self.ids.keys()
+        self.ids.iter().filter_map(|id| Some(&self.channels.get(id as usize)?.channel))
     }
 
     /// How many subscriptions a channel has here.
@@ -118,9 +118,10 @@ impl Hub {
     }
 
     fn lists(&self, channel: &str) -> impl Iterator<Item = &Members> {
-        let first = self.ids.get(channel).and_then(|&id| self.channels.get(id as usize));
+        let first = self.ids.find(&self.channels, channel).and_then(|id| self.channels.get(id as usize));
         let others = first.and_then(|members| members.others.as_ref()).map_or(&[][..], |others| others.ids());
-        first.into_iter().chain(others.iter().filter_map(|&id| self.channels.get(id as usize)))
+        let others = others.iter().filter_map(|&id| self.channels.get(id as usize));
+        first.into_iter().chain(others).map(|members| &**members)
     }
 }
 

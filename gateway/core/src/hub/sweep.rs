@@ -119,7 +119,7 @@ impl Hub {
     /// Serves one connection out of turn that is about to leave this channel, or all of its channels: it gets what was
     /// published before that, and then nothing more.
     pub fn serve_last(&mut self, key: u32, channel: Option<&Channel>, sink: &mut impl Sink) {
-        let only = channel.map(|channel| self.ids.get(channel.as_str()).copied());
+        let only = channel.map(|channel| self.ids.find(&self.channels, channel.as_str()));
         let row: SmallVec<[Place; 4]> = self.places.row(key).into();
         for Place { channel: id, at } in row {
             if only.is_some_and(|only| only != Some(self.first_of(id))) {

@@ -267,7 +267,7 @@ impl Node {
                     let new = !self.channels.contains_key(&channel);
                     self.generations += 1;
                     let options = self.context.rules.options(&channel).expect("only these are used");
-                    let catch_up = CatchUp::new(self.generations, options.retention());
+                    let catch_up = CatchUp::new(self.generations.into(), options.retention());
                     let fresh = || Local { catch_up, ..Local::default() };
                     let local = self.channels.entry(channel.clone()).or_insert_with(fresh);
                     local.interest[worker] = true;

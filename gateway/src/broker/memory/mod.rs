@@ -112,11 +112,16 @@ impl Broker for MemoryBroker {
 
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
         for channel in channels {
-            if self.shard(&channel).lock().subscribe(channel.clone()) {
-                self.metrics.subscribed_channels.increment();
-            }
+            self.subscribe_at_once(&channel);
         }
         ready(Ok(())).boxed()
+    }
+
+    fn subscribe_at_once(&self, channel: &Channel) -> bool {
+        if self.shard(channel).lock().subscribe(channel.clone()) {
+            self.metrics.subscribed_channels.increment();
+        }
+        true
     }
 
     fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {

@@ -179,7 +179,7 @@ impl Model {
 
 /// Whether the list in which this connection is is being swept, and how much waits behind that.
 fn waiting(hub: &Hub, key: u32) -> Option<usize> {
-    let (list, _) = hub.find_place(*hub.ids.get("news")?, key)?;
+    let (list, _) = hub.find_place(hub.ids.find(&hub.channels, "news")?, key)?;
     hub.sweeps.waiting(list)
 }
 

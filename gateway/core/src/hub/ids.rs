@@ -1,0 +1,62 @@
+//! The first list of each channel, by the channel's name. The name itself stands in the list alone.
+
+use std::hash::BuildHasher;
+
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
+use slab::Slab;
+
+use super::members::Members;
+
+/// Lists by their numbers. In boxes: there can be as many as connections and more, and a table's free places are many.
+pub(super) type Lists = Slab<Box<Members>>;
+
+#[derive(Debug, Default)]
+pub(super) struct Ids(HashTable<u32>);
+
+fn hash(name: &str) -> u64 {
+    FxBuildHasher.hash_one(name)
+}
+
+fn name(lists: &Lists, id: u32) -> &str {
+    lists.get(id as usize).map_or("", |members| members.channel.as_str())
+}
+
+impl Ids {
+    #[inline]
+    pub(super) fn find(&self, lists: &Lists, channel: &str) -> Option<u32> {
+        self.0.find(hash(channel), |&id| name(lists, id) == channel).copied()
+    }
+
+    /// For a list whose channel has none here yet.
+    pub(super) fn insert(&mut self, lists: &Lists, id: u32) {
+        self.0.insert_unique(hash(name(lists, id)), id, |&id| hash(name(lists, id)));
+    }
+
+    /// For a list that may be gone already.
+    pub(super) fn remove(&mut self, channel: &str, id: u32) {
+        if let Ok(entry) = self.0.find_entry(hash(channel), |&known| known == id) {
+            entry.remove();
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Gives back what the present channels do not need, if that is much.
+    pub(super) fn shrink(&mut self, lists: &Lists) {
+        if self.0.len() <= self.0.capacity() / 4 {
+            self.0.shrink_to(self.0.len() * 2, |&id| hash(name(lists, id)));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+}

@@ -5,7 +5,7 @@ use std::mem::size_of;
 
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
-use shared::publication::Publication;
+use shared::publication::{Payload, Publication};
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
 
@@ -16,9 +16,42 @@ pub struct Stream {
     epoch: Epoch,
     top: u64,
     /// The publications `top - len + 1 ..= top`.
-    kept: VecDeque<Publication>,
+    kept: VecDeque<Kept>,
     bytes: usize,
     expires: Moment,
+}
+
+/// A publication without what most have none of: there can be one in every channel, and a million channels.
+#[derive(Debug)]
+struct Kept {
+    data: Payload,
+    time_ms: u64,
+    /// The rest of it, if there is any.
+    rest: Option<Box<Publication>>,
+}
+
+const _: () = assert!(size_of::<Kept>() <= 56, "most histories hold few, and short ones");
+
+impl Kept {
+    fn new(publication: &Publication) -> Self {
+        let Publication { data, position: _, info, tags, time_ms, delta, keyed, except } = publication;
+        let has_rest = info.is_some() || !tags.is_empty() || *delta || keyed.is_some() || except.is_some();
+        let rest = has_rest.then(|| Box::new(Publication { data: Payload::json(""), ..publication.clone() }));
+        Self { data: data.clone(), time_ms: *time_ms, rest }
+    }
+
+    fn at(&self, position: StreamPosition) -> Publication {
+        let data = self.data.clone();
+        let publication = match self.rest.as_deref() {
+            Some(rest) => Publication { data, ..rest.clone() },
+            None => Publication { time_ms: self.time_ms, ..Publication::new(data) },
+        };
+        Publication { position: Some(position), ..publication }
+    }
+
+    fn footprint(&self) -> usize {
+        size_of::<Self>() + self.data.bytes.len() + self.rest.as_deref().map_or(0, footprint)
+    }
 }
 
 impl Stream {
@@ -58,11 +91,16 @@ impl Stream {
         self.top += 1;
         let position = self.position();
         publication.position = Some(position);
-        self.bytes += footprint(publication);
-        self.kept.push_back(publication.clone());
+        let kept = Kept::new(publication);
+        self.bytes += kept.footprint();
+        if self.kept.capacity() == 0 {
+            // A queue would begin with room for several.
+            self.kept.reserve_exact(1);
+        }
+        self.kept.push_back(kept);
         while self.kept.len() > retention.size as usize || self.bytes > bytes_max {
             let Some(oldest) = self.kept.pop_front() else { break };
-            self.bytes -= footprint(&oldest);
+            self.bytes -= oldest.footprint();
         }
         self.expires = now + retention.ttl;
         position
@@ -98,12 +136,16 @@ impl Stream {
         let before_first = self.top - kept as u64;
         // How many of the kept ones lie at or before an offset.
         let up_to = |offset: u64| offset.saturating_sub(before_first).min(kept as u64) as usize;
+        let at = |index: usize| {
+            let offset = before_first + index as u64 + 1;
+            self.kept.get(index).map(|kept| kept.at(StreamPosition { offset, epoch: self.epoch }))
+        };
         let publications = if filter.reverse {
             let end = filter.since.map_or(kept, |since| up_to(since.saturating_sub(1)));
-            self.kept.range(..end).rev().take(limit).cloned().collect()
+            (0..end).rev().take(limit).filter_map(at).collect()
         } else {
             let start = filter.since.map_or(0, up_to);
-            self.kept.range(start..).take(limit).cloned().collect()
+            (start..kept).take(limit).filter_map(at).collect()
         };
         HistoryPage { publications, top: self.position() }
     }
@@ -238,7 +280,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded_by_dropping_the_oldest() {
         let mut stream = Stream::new(Epoch::from_random(7));
-        let one = footprint(&Publication::new(Payload::binary(vec![0; 1000])));
+        let one = Kept::new(&Publication::new(Payload::binary(vec![0; 1000]))).footprint();
         for _ in 0..10 {
             let mut publication = Publication::new(Payload::binary(vec![0; 1000]));
             stream.append(Moment(0), &mut publication, retention(100, 60), 3 * one);

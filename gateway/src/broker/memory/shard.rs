@@ -22,6 +22,9 @@ use crate::broker::{PublishRequest, Published, Version};
 /// Anyone who may ask can name channels that nobody ever publishes to: they are not remembered for long.
 const UNPUBLISHED_TTL_MAX: Duration = Duration::from_secs(3600);
 
+/// Tables of fewer places keep their memory.
+const SHRINK_FROM: usize = 64;
+
 /// The bounds of one shard. Bytes are counted over all shards, so that one busy channel may use them all.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
@@ -39,7 +42,8 @@ pub(super) struct Limits {
 
 #[derive(Debug)]
 pub(super) struct Shard {
-    streams: HashMap<Channel, Kept>,
+    /// In boxes: a table has many free places.
+    streams: HashMap<Channel, Box<Kept>>,
     subscribed: HashSet<Channel>,
     answers: Answers,
     /// Streams by when their publications have had their time.
@@ -93,7 +97,11 @@ impl Shard {
     }
 
     pub(super) fn unsubscribe(&mut self, channel: &Channel) -> bool {
-        self.subscribed.remove(channel)
+        let was_subscribed = self.subscribed.remove(channel);
+        if is_sparse(self.subscribed.len(), self.subscribed.capacity()) {
+            self.subscribed.shrink_to(self.subscribed.len() * 2);
+        }
+        was_subscribed
     }
 
     /// Answers the publisher, and gives back the publication if this node wants it.
@@ -224,13 +232,15 @@ impl Shard {
             }
             self.forgetting.insert(unpublished, channel.clone());
         }
-        let kept = self.streams.entry(channel.clone()).or_insert_with(|| Kept {
-            stream: Stream::new(epoch()),
-            version: None,
-            keys: None,
-            forget: unpublished,
-            queued_to_forget: unpublished,
-            queued_to_empty: None,
+        let kept = self.streams.entry(channel.clone()).or_insert_with(|| {
+            Box::new(Kept {
+                stream: Stream::new(epoch()),
+                version: None,
+                keys: None,
+                forget: unpublished,
+                queued_to_forget: unpublished,
+                queued_to_empty: None,
+            })
         });
         let is_published = kept.stream.position().offset > 0;
         kept.forget = kept.forget.max(if is_published { now + position_ttl } else { unpublished });
@@ -317,6 +327,9 @@ impl Shard {
 
     fn forget(&mut self, channel: &Channel) {
         let Some(kept) = self.streams.remove(channel) else { return };
+        if is_sparse(self.streams.len(), self.streams.capacity()) {
+            self.streams.shrink_to(self.streams.len() * 2);
+        }
         self.forgetting.remove(kept.queued_to_forget, channel.clone());
         if let Some(at) = kept.queued_to_empty {
             self.emptying.remove(at, channel.clone());
@@ -329,6 +342,11 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether a table has so many free places, after many have left it, that they are worth giving back.
+fn is_sparse(used: usize, capacity: usize) -> bool {
+    capacity >= SHRINK_FROM && used < capacity / 8
 }
 
 /// Copies the payload out of whatever larger buffer it arrived in, so that what is counted is what is held.

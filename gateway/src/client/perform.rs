@@ -23,6 +23,7 @@ use crate::broker::{BrokerError, ChangeRequest, Effective, PublishRequest};
 use crate::client::Client;
 use crate::client::of_app::note_cache;
 use crate::node::Node;
+use crate::telemetry::Metrics;
 use crate::telemetry::labels::{Panic, Source};
 use crate::webhooks::Said;
 use crate::worker::Local;
@@ -140,7 +141,7 @@ impl Client {
                         self.publish_as_allowed(local, ticket, request, said);
                         continue;
                     }
-                    self.ask(local, ticket, |node| async move {
+                    self.begin(local, ticket, |node| async move {
                         let published = node.publish(request).await;
                         if published.is_ok() {
                             said.into_iter().for_each(Said::say);
@@ -279,16 +280,24 @@ impl Client {
     where
         F: Future<Output = OutcomeResult> + Send + 'static,
     {
-        let (key, inbox, metrics) = (self.key, local.inbox.clone(), local.metrics.clone());
-        let asking = question(local.node.clone());
+        let (key, inbox) = (self.key, local.inbox.clone());
+        let asking = guarded(question(local.node.clone()), local.metrics.clone());
         local.node.spawn(async move {
-            let result = AssertUnwindSafe(asking).catch_unwind().await.unwrap_or_else(|_| {
-                // The session refuses whatever it was that waits for this.
-                metrics.panicked(Panic::Request);
-                OutcomeResult::Published(Err(ErrorCode::Internal.into()))
-            });
+            let result = asking.await;
             inbox.push(Event::Outcome(key, Outcome { ticket, result }));
         });
+    }
+
+    /// The same for what is short work: it is begun here, and where nothing has to be waited for it is done with that.
+    fn begin<F>(&mut self, local: &Local, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
+    where
+        F: Future<Output = OutcomeResult> + Send + 'static,
+    {
+        let mut asking = guarded(question(local.node.clone()), local.metrics.clone()).boxed();
+        match (&mut asking).now_or_never() {
+            Some(result) => self.answer(local, ticket, result),
+            None => self.ask(local, ticket, |_| asking),
+        }
     }
 
     fn join(&mut self, local: &mut Local, join: Join) {
@@ -360,6 +369,15 @@ impl Client {
             .positioned(terms.positioned)
             .joins_and_leaves(terms.joins_and_leaves)
     }
+}
+
+/// A question whose panic is an answer too.
+async fn guarded(asking: impl Future<Output = OutcomeResult>, metrics: Arc<Metrics>) -> OutcomeResult {
+    AssertUnwindSafe(asking).catch_unwind().await.unwrap_or_else(|_| {
+        // The session refuses whatever it was that waits for this.
+        metrics.panicked(Panic::Request);
+        OutcomeResult::Published(Err(ErrorCode::Internal.into()))
+    })
 }
 
 /// What a subscriber is told of the past of a channel without a stream: in a polled one, by what its versions count.

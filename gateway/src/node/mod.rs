@@ -11,7 +11,7 @@ use gateway_core::channel_rules::ChannelRules;
 use gateway_core::hub::Variants;
 use parking_lot::RwLock;
 use shared::id::NodeId;
-use tokio::runtime::Handle;
+use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -246,6 +246,11 @@ impl Node {
 
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Lets this thread begin what waits on the node's runtime, for as long as the guard is held.
+    pub(crate) fn enter_runtime(&self) -> EnterGuard<'_> {
+        self.runtime.enter()
     }
 
     /// Runs something on the node's runtime: the way a worker, which never waits, has something waited for.

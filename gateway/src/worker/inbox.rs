@@ -249,6 +249,17 @@ impl Inbox {
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// The worker is awake, and takes what comes before it sleeps again: nobody need wake it until then.
+    pub(crate) fn stay_awake(&self) {
+        self.woken.store(true, Ordering::SeqCst);
+    }
+
+    /// Has the worker look, whatever it was about to do.
+    pub(crate) fn look_again(&self) {
+        self.woken.store(false, Ordering::SeqCst);
+        self.wake();
+    }
+
     /// Takes all that waits. `into` must be empty; its room is reused. What was taken counts as waiting until it has been
     /// served: a queue that is emptied at leisure would hide from publishers that the worker is behind.
     pub(crate) fn take(&self, into: &mut Queue) {

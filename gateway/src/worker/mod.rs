@@ -199,6 +199,8 @@ impl Worker {
         let name = format!("worker-{}", parts.index);
         let mut worker = Self::new(seat, parts);
         thread::Builder::new().name(name).spawn(move || {
+            let node = worker.local.node.clone();
+            let _runtime = node.enter_runtime();
             while !worker.stopping {
                 let ran = catch_unwind(AssertUnwindSafe(|| worker.run()));
                 let goes_on = match ran {

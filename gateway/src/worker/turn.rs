@@ -29,6 +29,8 @@ impl Worker {
     pub(super) fn run(&mut self) {
         let mut events = mio::Events::with_capacity(EVENTS);
         let mut buffer = vec![0; READ_BYTES];
+        // A turn may have ended early that was to look into the inbox.
+        self.local.inbox.look_again();
         while !self.stopping {
             let timeout = self.poll_timeout();
             if let Err(error) = self.poll.poll(&mut events, timeout)
@@ -39,6 +41,7 @@ impl Worker {
             }
             let began = Instant::now();
             self.local.now = self.clock.now();
+            self.local.inbox.stay_awake();
             for event in &events {
                 if event.token() != INBOX {
                     let (index, buffer) = (event.token().0, &mut buffer[..]);

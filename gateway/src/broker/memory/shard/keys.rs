@@ -146,7 +146,9 @@ impl Shard {
     /// Takes out keys of this channel whose time is over.
     fn expire_keys(&mut self, now: Moment, channel: &Channel, count: usize) -> Told {
         let stream_bytes_max = self.limits.bytes_max;
-        let Some(Kept { stream, keys: Some(keys), .. }) = self.streams.get_mut(channel) else {
+        let Some(Kept { stream, keys: Some(keys), .. }) =
+            self.streams.get_mut(channel).map(|kept| &mut **kept)
+        else {
             return Told::new();
         };
         let before = (keys.state.len(), keys.state.bytes(), stream.bytes());

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use gateway_core::hub::DeflateOptions;
 use parking_lot::{Mutex, RwLock};
 use shared::id::NodeId;
@@ -31,7 +32,7 @@ use crate::engine_io::EngineIo;
 use crate::graphql::Unusable;
 use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
-use crate::http::{Handed, Reception, Router, graphql};
+use crate::http::{Handed, Reception, Router, Told, graphql};
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::memory::Memory;
@@ -473,12 +474,14 @@ fn encodings(config: &Config) -> Encodings {
 
 /// Gives new clients to the workers in turn, so that each gets its share, and what clients send apart to their nodes.
 fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
-    let (inboxes, next, node) = (inboxes.to_vec(), AtomicUsize::new(0), node.clone());
-    let receive = move |new| {
-        let turn = next.fetch_add(1, Ordering::Relaxed) % inboxes.len();
-        inboxes[turn].push(Event::Open(new));
+    let next = || {
+        let (inboxes, next) = (inboxes.to_vec(), AtomicUsize::new(0));
+        move || inboxes[next.fetch_add(1, Ordering::Relaxed) % inboxes.len()].clone()
     };
-    Reception::new(receive, move |told| {
+    let (for_client, for_caller, node) = (next(), next(), node.clone());
+    let receive = move |new| for_client().push(Event::Open(new));
+    let call = move |new| for_caller().push(Event::Call(new));
+    let tell = move |told: Told| {
         let node = node.clone();
         Box::pin(async move {
             let question = Question::Message { session: told.session, data: told.data };
@@ -492,8 +495,9 @@ fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
                     Handed::Failed
                 }
             }
-        })
-    })
+        }) as BoxFuture<'static, Handed>
+    };
+    Reception::new(receive, tell, call)
 }
 
 fn graphql_fault(unusable: Vec<Unusable>) -> String {

@@ -23,6 +23,7 @@ use crate::telemetry::labels::Handshake;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::encodings::Encodings;
 use crate::transport::handed::HandedBody;
+use crate::worker::callers::NewCaller;
 
 pub mod config;
 pub mod event_stream;
@@ -121,6 +122,7 @@ fn whole(bytes: impl Into<Bytes>) -> Body {
 pub(crate) struct Reception {
     receive: Arc<dyn Fn(Box<NewClient>) + Send + Sync>,
     tell: Arc<dyn Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync>,
+    call: Arc<dyn Fn(Box<NewCaller>) + Send + Sync>,
 }
 
 /// Commands of a client, with the names of its node and session.
@@ -149,8 +151,14 @@ impl Reception {
     pub(crate) fn new(
         receive: impl Fn(Box<NewClient>) + Send + Sync + 'static,
         tell: impl Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync + 'static,
+        call: impl Fn(Box<NewCaller>) + Send + Sync + 'static,
     ) -> Self {
-        Self { receive: Arc::new(receive), tell: Arc::new(tell) }
+        Self { receive: Arc::new(receive), tell: Arc::new(tell), call: Arc::new(call) }
+    }
+
+    /// Has a worker serve a connection of an application's server.
+    pub(crate) fn call(&self, new: NewCaller) {
+        (self.call)(Box::new(new));
     }
 
     fn receive(&self, new: NewClient) {

@@ -8,12 +8,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http_body_util::{Either, Full};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::Interest;
@@ -30,6 +32,8 @@ use crate::listener::proxy_protocol;
 use crate::listener::tls::Tls;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::{Handshake, Panic};
+use crate::worker::callers::{Host, NewCaller};
+use crate::worker::read_call::is_call;
 
 /// How long to wait after the kernel refuses to hand out a connection: it has no descriptor to spare.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -113,10 +117,13 @@ impl Listener {
             FirstBytes::None => {}
             FirstBytes::Ended => return,
             FirstBytes::Granted(unread, granted) => return self.router.answer(socket, &unread, granted),
+            FirstBytes::Other(read) if self.is_for_worker(&peer, &read) => {
+                return self.give_to_worker(socket, read, peer);
+            }
             FirstBytes::Other(read) => match TcpStream::from_std(socket) {
                 Ok(stream) => {
                     let stream = Stream::plain(stream, read);
-                    return Box::pin(async move { self.serve(stream, peer, permit).await }).await;
+                    return Box::pin(async move { self.serve(stream, peer, Some(permit)).await }).await;
                 }
                 Err(error) => return self.router.lost(&error),
             },
@@ -128,7 +135,7 @@ impl Listener {
     }
 
     /// A connection on which nothing has come yet.
-    async fn wait_for_request(&self, stream: TcpStream, peer: Peer, permit: HandshakePermit) {
+    async fn wait_for_request(self: &Arc<Self>, stream: TcpStream, peer: Peer, permit: HandshakePermit) {
         loop {
             let ready = tokio::select! {
                 biased;
@@ -157,9 +164,15 @@ impl Listener {
                         Err(error) => self.router.lost(&error),
                     };
                 }
+                FirstBytes::Other(read) if self.is_for_worker(&peer, &read) => {
+                    return match stream.into_std() {
+                        Ok(socket) => self.give_to_worker(socket, read, peer),
+                        Err(error) => self.router.lost(&error),
+                    };
+                }
                 FirstBytes::Other(read) => {
                     let stream = Stream::plain(stream, read);
-                    return Box::pin(self.serve(stream, peer, permit)).await;
+                    return Box::pin(self.serve(stream, peer, Some(permit))).await;
                 }
             }
         }
@@ -189,7 +202,7 @@ impl Listener {
                     Secured::Tls(stream) if stream.is_http2() => {
                         Box::pin(self.clone().serve_http2(stream, peer, permit)).await;
                     }
-                    Secured::Tls(stream) => self.serve(stream, peer, permit).await,
+                    Secured::Tls(stream) => self.serve(stream, peer, Some(permit)).await,
                 }
             }
             Err(result) => self.metrics.handshake(result),
@@ -219,9 +232,20 @@ impl Listener {
         }
     }
 
-    async fn serve(&self, stream: Stream, peer: Peer, permit: HandshakePermit) {
+    /// Whether a connection that begins with this is better served where subscribers are.
+    fn is_for_worker(&self, peer: &Peer, read: &[u8]) -> bool {
+        // In a spare place some answers end the connection.
+        self.router.api.is_some() && is_call(read) && !peer.place.is_spare() && !self.leaving.is_cancelled()
+    }
+
+    fn give_to_worker(self: &Arc<Self>, socket: std::net::TcpStream, read: Bytes, peer: Peer) {
+        let (host, counted) = (self.clone(), self.connections.token());
+        self.router.reception.call(NewCaller { socket, read, peer, host, counted });
+    }
+
+    async fn serve(&self, stream: Stream, peer: Peer, permit: Option<HandshakePermit>) {
         // The handshake is over when the first request's head is here. Later ones only have their deadline.
-        let handshake = Mutex::new(Some(permit));
+        let handshake = Mutex::new(permit);
         let take_over = stream.take_over();
         let service = service_fn(|request| {
             drop(handshake.lock().take());
@@ -256,6 +280,8 @@ impl Listener {
         let (mut waits, mut stopping) = (true, false);
         let result = loop {
             tokio::select! {
+                // A request that has come before a stop is begun with before it is told of that.
+                biased;
                 result = &mut connection => break result,
                 () = take_over.granted() => {
                     if let Some(parts) = connection.into_parts() {
@@ -295,6 +321,38 @@ impl Listener {
         let wastes_a_spare_place =
             peer.place.is_spare() && (status.is_client_error() || status.is_server_error());
         status != StatusCode::SWITCHING_PROTOCOLS && (self.leaving.is_cancelled() || wastes_a_spare_place)
+    }
+}
+
+impl Host for Listener {
+    fn answer(&self, request: Request<Full<Bytes>>) -> BoxFuture<'static, Response<Full<Bytes>>> {
+        let api = self.router.api.clone();
+        async move {
+            match api {
+                Some(api) => api.serve(request).await,
+                None => {
+                    let mut response = Response::new(Full::default());
+                    *response.status_mut() = StatusCode::NOT_FOUND;
+                    response
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn take_back(self: Arc<Self>, socket: std::net::TcpStream, read: Bytes, peer: Peer) {
+        match TcpStream::from_std(socket) {
+            Ok(stream) => {
+                let stream = Stream::plain(stream, read);
+                let listener = self.clone();
+                self.connections.spawn(async move { listener.serve(stream, peer, None).await });
+            }
+            Err(error) => self.router.lost(&error),
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled()
     }
 }
 

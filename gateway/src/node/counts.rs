@@ -92,9 +92,9 @@ pub(super) async fn keep_recounting(node: Arc<Node>) {
     while peers.changed().await.is_ok() {
         for shard in 0..SHARDS {
             let mut here = Vec::new();
-            node.interest.for_each_of(shard, |channel, local| {
+            node.interest.for_each_of(shard, |local| {
                 if local.workers != 0 {
-                    here.push(channel.clone());
+                    here.push(local.channel.clone());
                 }
             });
             here.iter().filter(|channel| node.counts_subscribers(channel)).for_each(|channel| {

@@ -165,6 +165,8 @@ metrics! {
         "Seconds since such a message last came back.";
 
     "HTTP":
+    API_CONNECTIONS_ON_WORKERS Gauge "api_connections_on_workers" []
+        "Connections of the server API that only publish, and are served where the subscribers are.";
     API_REQUESTS_TOTAL Counter "api_requests_total" ["method": "the API's methods, or `unknown`", "status": "the HTTP status"]
         "Requests to the server API.";
     API_SECONDS Histogram "api_seconds" ["method": "the API's methods, or `unknown`"]

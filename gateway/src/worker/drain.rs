@@ -27,6 +27,7 @@ pub(super) struct Drain {
 
 impl Worker {
     pub(super) fn begin_drain(&mut self, until: Moment) {
+        self.let_callers_go();
         let left: Vec<ClientKey> = self
             .clients
             .iter()

@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway_core::effect::{Outcome, Renewal, ServerSubscription};
 use gateway_core::hub::Prepared;
+use http::Response;
+use http_body_util::Full;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use shared::channel::Channel;
@@ -25,6 +27,7 @@ use crate::node::control::Target;
 use crate::node::question::ConnectionsWanted;
 use crate::transport::handed::Turned;
 use crate::worker::Contexts;
+use crate::worker::callers::{CallerKey, NewCaller};
 use crate::worker::list::Listed;
 
 /// What a worker can be told.
@@ -40,6 +43,10 @@ pub(crate) enum Event {
     /// What did not come of this channel up to here will not come.
     Lost(Channel, StreamPosition),
     Outcome(ClientKey, Outcome),
+    /// A connection of an application's server, to be served here.
+    Call(Box<NewCaller>),
+    /// What such a connection has asked for is done.
+    Answered(CallerKey, Box<Response<Full<Bytes>>>),
     /// A client's pipe has something to read, or room again.
     Turned(ClientKey, Turned),
     /// What a client sends apart from the stream it is reached through, and whom to tell whether it was there.

@@ -2,7 +2,7 @@
 //!
 //! A worker never waits for anything but its poll. Sockets, timers and the [`inbox`] wake it; in each [`turn`] it
 //! reads, handles, delivers and writes, in that order, so that what one turn produces for a client leaves in one
-//! write. [`sweep`] is the fan-out.
+//! write. [`sweep`] is the fan-out. [`callers`] are those who publish over HTTP.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +34,7 @@ use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::Direct;
 use crate::transport::encodings::Encodings;
 
+pub(crate) mod callers;
 pub mod config;
 mod directory;
 mod drain;
@@ -42,6 +43,7 @@ pub(crate) mod inbox;
 mod keep_only;
 mod list;
 mod quarantine;
+pub(crate) mod read_call;
 mod renew;
 mod report;
 mod shed;
@@ -189,6 +191,7 @@ pub(crate) struct Worker {
     due: Vec<u32>,
     shedding: shed::Shedding,
     drain: Option<drain::Drain>,
+    callers: callers::Callers,
     hold_limits: HoldLimits,
     stopping: bool,
 }
@@ -287,6 +290,7 @@ impl Worker {
             due: Vec::new(),
             shedding: shed::Shedding::default(),
             drain: None,
+            callers: callers::Callers::default(),
             hold_limits,
             stopping: false,
         }

@@ -130,6 +130,8 @@ impl Worker {
             Event::Outcome(key, outcome) => {
                 self.serve(key.index as usize, |worker| worker.handle_outcome(key, outcome));
             }
+            Event::Call(new) => self.open_caller(*new),
+            Event::Answered(key, answer) => self.answer_caller(key, *answer, buffer),
             Event::Turned(key, turned) => {
                 self.serve(key.index as usize, |worker| worker.handle_turned(key, turned, buffer));
             }

@@ -17,6 +17,7 @@ use crate::node::SessionId;
 use crate::node::control::Target;
 use crate::transport::Wake;
 use crate::transport::handed::{Attached, Turned};
+use crate::worker::callers::CALLERS;
 use crate::worker::drain::DRAIN_STEP;
 use crate::worker::inbox::Event;
 use crate::worker::sweep::{Aftermath, Sweep};
@@ -43,15 +44,24 @@ impl Worker {
             self.local.now = self.clock.now();
             self.local.inbox.stay_awake();
             for event in &events {
-                if event.token() != INBOX {
-                    let (index, buffer) = (event.token().0, &mut buffer[..]);
-                    self.serve(index, |worker| worker.handle_readiness(index, event, buffer));
+                match event.token() {
+                    INBOX => {}
+                    mio::Token(token) if token >= CALLERS => {
+                        let hung_up = event.is_read_closed() || event.is_error();
+                        self.handle_caller(token - CALLERS, hung_up, &mut buffer);
+                    }
+                    mio::Token(index) => {
+                        let buffer = &mut buffer[..];
+                        self.serve(index, |worker| worker.handle_readiness(index, event, buffer));
+                    }
                 }
             }
             self.read_on(&mut buffer);
+            self.serve_callers(&mut buffer);
             self.take_inbox(&mut buffer);
             self.sweep_on();
             self.handle_timers();
+            self.look_at_callers();
             self.step_drain();
             self.write_out();
             self.shed();
@@ -68,7 +78,8 @@ impl Worker {
         let timer = self.local.wheel.next_due().map(|at| at.since(now));
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP);
         let window = self.windows.next_close().map(|at| at.since(now));
-        [timer, drain, window, self.next_shedding()].into_iter().flatten().min()
+        let callers = self.callers.next_due(now);
+        [timer, drain, window, callers, self.next_shedding()].into_iter().flatten().min()
     }
 
     fn handle_readiness(&mut self, index: usize, event: &mio::event::Event, buffer: &mut [u8]) {

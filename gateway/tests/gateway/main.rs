@@ -51,6 +51,7 @@ mod loses_a_pusher_node;
 mod notices_lost_data;
 mod polls_backends;
 mod polls_over_engine_io;
+mod publishes_on_workers;
 mod reaches_by_response;
 mod recovers_slowly;
 mod sends_what_is_wanted;

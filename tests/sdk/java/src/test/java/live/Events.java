@@ -42,69 +42,23 @@ final class Events {
 
     EventListener ofClient() {
         return new EventListener() {
-            @Override
-            public void onConnecting(Client client, ConnectingEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onConnected(Client client, ConnectedEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onDisconnected(Client client, DisconnectedEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onMessage(Client client, MessageEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onSubscribed(Client client, ServerSubscribedEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onUnsubscribed(Client client, ServerUnsubscribedEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onPublication(Client client, ServerPublicationEvent event) {
-                queue.add(event);
-            }
+            @Override public void onConnecting(Client client, ConnectingEvent event) { queue.add(event); }
+            @Override public void onConnected(Client client, ConnectedEvent event) { queue.add(event); }
+            @Override public void onDisconnected(Client client, DisconnectedEvent event) { queue.add(event); }
+            @Override public void onMessage(Client client, MessageEvent event) { queue.add(event); }
+            @Override public void onSubscribed(Client client, ServerSubscribedEvent event) { queue.add(event); }
+            @Override public void onUnsubscribed(Client client, ServerUnsubscribedEvent event) { queue.add(event); }
+            @Override public void onPublication(Client client, ServerPublicationEvent event) { queue.add(event); }
         };
     }
 
     SubscriptionEventListener ofSubscription() {
         return new SubscriptionEventListener() {
-            @Override
-            public void onSubscribed(Subscription subscription, SubscribedEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onUnsubscribed(Subscription subscription, UnsubscribedEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onPublication(Subscription subscription, PublicationEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onJoin(Subscription subscription, JoinEvent event) {
-                queue.add(event);
-            }
-
-            @Override
-            public void onLeave(Subscription subscription, LeaveEvent event) {
-                queue.add(event);
-            }
+            @Override public void onSubscribed(Subscription subscription, SubscribedEvent event) { queue.add(event); }
+            @Override public void onUnsubscribed(Subscription subscription, UnsubscribedEvent event) { queue.add(event); }
+            @Override public void onPublication(Subscription subscription, PublicationEvent event) { queue.add(event); }
+            @Override public void onJoin(Subscription subscription, JoinEvent event) { queue.add(event); }
+            @Override public void onLeave(Subscription subscription, LeaveEvent event) { queue.add(event); }
         };
     }
 }

@@ -456,6 +456,9 @@ pub enum Transport {
     Sse,
     /// As lines of a response without an end (/connection/http_stream); what a client says goes to /emulation.
     HttpStream,
+    /// As server-sent events in answer to a GET, after which a client says nothing: for a template that says so.
+    #[value(skip)]
+    Events,
 }
 
 impl Transport {
@@ -465,6 +468,7 @@ impl Transport {
             Self::Websocket => "websocket",
             Self::Sse => "sse",
             Self::HttpStream => "http_stream",
+            Self::Events => "events",
         }
     }
 }

@@ -58,6 +58,7 @@ pub async fn connect(
     let dialer = Dialer::new(plan, target, number);
     let stream = dialer.dial().await.map_err(ConnectError::Io)?;
     let ConnectionArguments { compression, read_buffer, transport, .. } = plan.arguments.connections;
+    let transport = plan.dialect.transport(transport);
     if transport != Transport::Websocket {
         let wire = StreamingWire::open(dialer, stream, transport, entry).await;
         return Ok(Wire::Streaming(Box::new(

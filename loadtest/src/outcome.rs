@@ -106,7 +106,7 @@ impl Outcome {
                 Some(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
                 None => format!("{:?}", connections.protocol).to_lowercase(),
             },
-            transport: connections.transport.name().to_owned(),
+            transport: plan.dialect.transport(connections.transport).name().to_owned(),
             compression: connections.compression,
             connections: connections.connections,
             ramp_per_second: connections.ramp,

@@ -232,12 +232,12 @@ fn check_numbers(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanErr
         u64::from(connections.connections) * u64::from(connections.per_connection) <= SUBSCRIPTIONS_MAX,
         "such that there are at most 20,000,000 subscriptions",
     )?;
-    let streams = connections.transport != Transport::Websocket;
     check(
         "transport",
-        !streams || *dialect == Dialect::Centrifuge,
+        connections.transport == Transport::Websocket || *dialect == Dialect::Centrifuge,
         "websocket with a bare protocol or a template",
     )?;
+    let streams = dialect.transport(connections.transport) != Transport::Websocket;
     check(
         "compression",
         !streams || !connections.compression,
@@ -281,8 +281,8 @@ fn check_numbers(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanErr
     check("batch", (1..=10_000).contains(&publications.batch), "between 1 and 10,000")?;
     check(
         "batch",
-        publications.batch == 1 || (is_api && !matches!(dialect, Dialect::Template(_))),
-        "1 with a template, and where publications enter through clients",
+        publications.batch == 1 || (is_api && dialect.publishes_by_api()),
+        "1 with a template that says how to publish, and where publications enter through clients",
     )?;
     if let Some(in_flight) = publications.in_flight {
         check("in-flight", (1..=65_536).contains(&in_flight), "between 1 and 65,536")?;

@@ -27,6 +27,7 @@ pub struct Definition {
     url: String,
     path: PathBuf,
     is_template: bool,
+    publishes_by_itself: bool,
 }
 
 /// Where the server comes from.
@@ -101,8 +102,9 @@ impl Definition {
         if is_template {
             Template::read(path)?;
         }
+        let publishes_by_itself = file.publish.is_some();
         let (name, arguments, url) = (file.name, file.arguments, file.url);
-        Ok(Self { name, arguments, source, url, path: path.to_owned(), is_template })
+        Ok(Self { name, arguments, source, url, path: path.to_owned(), is_template, publishes_by_itself })
     }
 
     pub fn url_at(&self, port: u16) -> String {
@@ -114,10 +116,10 @@ impl Definition {
         self.is_template.then(|| self.path.clone())
     }
 
-    /// For a described server the URL's host; otherwise whatever the load takes by itself.
+    /// For a server of which it is described how to publish, the URL's host; otherwise whatever the load takes by itself.
     pub fn api_urls(&self, url: &str) -> Vec<String> {
         let host = url.split("://").nth(1).and_then(|rest| rest.split('/').next());
-        host.filter(|_| self.is_template).map(|host| format!("http://{host}")).into_iter().collect()
+        host.filter(|_| self.publishes_by_itself).map(|host| format!("http://{host}")).into_iter().collect()
     }
 
     /// The directory that the file is in.
@@ -182,8 +184,9 @@ mod tests {
         let described = read("described", &described).unwrap();
         assert!(described.template().is_some());
         assert_eq!(described.api_urls("ws://h:1/a"), ["http://h:1"]);
+        assert!(read("a wire", &format!("{start}[subscribe]\npath='/'\n")).unwrap().template().is_some());
         assert!(matches!(
-            read("half", &format!("{start}[subscribe]\npath='/'\n")),
+            read("half", &format!("{start}[publish]\npath='/'\nbody='x'\n")),
             Err(DefinitionError::Template(_))
         ));
     }

@@ -88,11 +88,24 @@ impl Dialect {
     pub fn path(&self, transport: Transport, given: &str, first_channel: &str) -> String {
         let path = match (given, self) {
             ("", Self::Centrifuge) => return format!("/connection/{}", transport.name()),
+            ("", Self::Template(template)) => return template.path(first_channel),
             ("", Self::Raw) => "/raw/{channel}",
-            ("", Self::Template(template)) => &template.subscribe.path,
             (given, _) => given,
         };
         path.replace("{channel}", first_channel)
+    }
+
+    /// How it travels where the user has asked for this.
+    pub fn transport(&self, asked_for: Transport) -> Transport {
+        match self {
+            Self::Template(template) if template.subscribe.event_stream => Transport::Events,
+            _ => asked_for,
+        }
+    }
+
+    /// Whether what it publishes goes through the gateway's own API.
+    pub fn publishes_by_api(&self) -> bool {
+        !matches!(self, Self::Template(template) if template.publish.is_some())
     }
 
     /// Whether the token stands in the request for the upgrade, and not in a message.

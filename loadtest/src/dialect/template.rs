@@ -1,4 +1,5 @@
-//! A server described by a file: what to say to subscribe, how its answers are told apart, how to publish over HTTP.
+//! A server, or one of its wires, described by a file: what to say to subscribe, how its answers are told apart, how to
+//! publish over HTTP.
 //!
 //! A publication is any message that holds a mark, in whatever envelope and however escaped.
 
@@ -14,6 +15,9 @@ use crate::mark::Mark;
 
 /// What stands in a file's texts for the channel's name as it is, and for it as a JSON string's inside.
 const CHANNEL: &str = "{channel}";
+/// For what stands behind the channel's namespace, which is its name on wires that know no namespaces.
+const NAME: &str = "{name}";
+const NAMESPACE_BOUNDARY: char = ':';
 /// For the payload, which is JSON, and for it as a JSON string.
 const PAYLOAD: &str = "{payload}";
 const PAYLOAD_STRING: &str = "{payload_string}";
@@ -22,15 +26,19 @@ const PAYLOAD_STRING: &str = "{payload_string}";
 #[serde(deny_unknown_fields)]
 pub struct Template {
     pub subscribe: Subscribing,
-    pub publish: Publishing,
+    /// Without it, publications go through the gateway's own API.
+    pub publish: Option<Publishing>,
 }
 
 /// How a connection becomes a listener.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Subscribing {
-    /// Path and query of the WebSocket.
+    /// Path and query of the WebSocket, or of the event stream.
     pub path: String,
+    /// The path is asked for, and answered with a stream of events that does not end. Nothing else can be said.
+    #[serde(default)]
+    pub event_stream: bool,
     /// Messages for the open connection.
     #[serde(default)]
     pub open: Vec<String>,
@@ -68,13 +76,15 @@ pub enum TemplateError {
     Unintelligible { path: String, error: Box<toml::de::Error> },
     #[error("{path} does not describe a server: it has a ping without a pong, or the other way round")]
     PingPong { path: String },
+    #[error("{path} does not describe a server: on an event stream a client says nothing")]
+    Mute { path: String },
 }
 
 /// The part of a file that is for this protocol; what else it says is for those who start the server.
 #[derive(Deserialize)]
 struct File {
     subscribe: Subscribing,
-    publish: Publishing,
+    publish: Option<Publishing>,
 }
 
 impl Template {
@@ -86,6 +96,10 @@ impl Template {
             .map_err(|error| TemplateError::Unintelligible { path: name(), error: Box::new(error) })?;
         if subscribe.ping.is_some() != subscribe.pong.is_some() {
             return Err(TemplateError::PingPong { path: name() });
+        }
+        let says = !subscribe.open.is_empty() || !subscribe.send.is_empty() || subscribe.pong.is_some();
+        if subscribe.event_stream && says {
+            return Err(TemplateError::Mute { path: name() });
         }
         Ok(Self { subscribe, publish })
     }
@@ -135,10 +149,9 @@ impl Template {
         0
     }
 
-    /// Path and body of the request that publishes.
-    pub(crate) fn publication(&self, channel: &str, payload: &str) -> (String, String) {
-        let Publishing { path, body, .. } = &self.publish;
-        (fill(path, channel, payload), fill(body, channel, payload))
+    /// The path for this channel.
+    pub(super) fn path(&self, channel: &str) -> String {
+        fill(&self.subscribe.path, channel, "")
     }
 
     fn welcome(&self, hear: &mut impl FnMut(Event<'_>)) {
@@ -146,6 +159,13 @@ impl Template {
         if self.subscribe.confirmed.is_none() {
             hear(Event::Confirmed { slot: 0, start: Start::default() });
         }
+    }
+}
+
+impl Publishing {
+    /// Path and body of the request that publishes.
+    pub(crate) fn publication(&self, channel: &str, payload: &str) -> (String, String) {
+        (fill(&self.path, channel, payload), fill(&self.body, channel, payload))
     }
 }
 
@@ -162,6 +182,9 @@ fn fill(text: &str, channel: &str, payload: &str) -> String {
         out.push_str(before);
         rest = if let Some(behind) = from.strip_prefix(CHANNEL) {
             out.push_str(channel);
+            behind
+        } else if let Some(behind) = from.strip_prefix(NAME) {
+            out.push_str(channel.split_once(NAMESPACE_BOUNDARY).map_or(channel, |(_, name)| name));
             behind
         } else if let Some(behind) = from.strip_prefix(PAYLOAD) {
             out.push_str(payload);
@@ -231,6 +254,36 @@ mod tests {
     }
 
     #[test]
+    fn a_wire_without_namespaces_is_given_what_stands_behind_them() {
+        let template =
+            template("[subscribe]\npath = '/app/key?of={channel}'\nsend = ['{\"channel\":\"{name}\"}']");
+        assert_eq!((template.path("shop:a:b").as_str(), &template.publish), ("/app/key?of=shop:a:b", &None));
+        for (channel, name) in [("shop:a:b", "a:b"), ("a", "a")] {
+            let mut messages = Vec::new();
+            let wanted = Wanted { slot: 0, channel, positioned: false, since: None };
+            template.subscribe(std::iter::once(wanted), &mut messages);
+            assert_eq!(messages, [format!("{{\"channel\":\"{name}\"}}")]);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_said_is_a_mistake() {
+        let path = std::env::temp_dir().join(format!("tidegate-template-{}.toml", std::process::id()));
+        let read = |more: &str| {
+            fs::write(&path, format!("[subscribe]\npath = '/sse'\n{more}\n")).unwrap();
+            let read = Template::read(&path);
+            fs::remove_file(&path).unwrap();
+            read
+        };
+        assert!(read("event_stream = true").is_ok());
+        for more in ["open = ['x']", "send = ['x']", "ping = 'x'\npong = 'y'"] {
+            let read = read(&format!("event_stream = true\n{more}"));
+            assert!(matches!(read, Err(TemplateError::Mute { .. })), "{more}");
+        }
+        assert!(matches!(read("ping = 'x'"), Err(TemplateError::PingPong { .. })));
+    }
+
+    #[test]
     fn publications_are_found_in_any_envelope_and_several_in_one() {
         let maker = PayloadMaker::new(1, 128);
         let escaped = |sequence| serde_json::Value::from(maker.make(0, sequence, 9)).to_string();
@@ -245,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_request_holds_the_channel_and_the_payload_in_their_places() {
-        let (path, body) = socket_io().publication("a", "{\"x\":\"{channel}\"}");
+        let (path, body) = socket_io().publish.unwrap().publication("a", "{\"x\":\"{channel}\"}");
         assert_eq!(path, "/publish/a");
         assert_eq!(
             body,

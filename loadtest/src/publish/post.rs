@@ -33,11 +33,13 @@ impl Post {
         key: Option<&str>,
         publications: &[(&str, String)],
     ) -> (Self, AnswerForm) {
-        if let (Dialect::Template(template), [(channel, payload)]) = (dialect, publications) {
-            let (path, body) = template.publication(channel, payload);
-            let headers = template.publish.headers.iter();
+        if let (Dialect::Template(template), [(channel, payload)]) = (dialect, publications)
+            && let Some(publish) = &template.publish
+        {
+            let (path, body) = publish.publication(channel, payload);
+            let headers = publish.headers.iter();
             let headers = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
-            let method = template.publish.method.clone();
+            let method = publish.method.clone();
             return (Self { method, path, headers, body }, AnswerForm::Status);
         }
         let mut headers = vec![(CONTENT_TYPE.to_string(), "application/json".to_owned())];

@@ -1,12 +1,12 @@
 //! A response without an end: what a client is told comes as server-sent events or as lines, and what it says goes in the
-//! body of the request, and in requests of their own after that.
+//! body of the request, and in requests of their own after that; or it says nothing, and its address says it all.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming as Body;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
@@ -128,7 +128,11 @@ impl StreamingWire {
     }
 
     fn request(&self, path: &str, body: String) -> Result<Request<Full<Bytes>>, WireError> {
-        let mut request = Request::post(path)
+        // An event stream of its own stands in its address, and nothing is said to it.
+        let method = if self.reader.transport == Transport::Events { Method::GET } else { Method::POST };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(HOST, self.dialer.authority())
             .header(CONTENT_TYPE, "application/json");
         if let Some(token) = &self.bearer {
@@ -225,7 +229,7 @@ impl Reader {
         let lines = self.text.split_to(end? + 1);
         self.looked_at = 0;
         match self.transport {
-            Transport::Sse => data_of(&lines),
+            Transport::Sse | Transport::Events => data_of(&lines),
             _ => Some(lines.freeze()).map(|mut lines| lines.split_to(lines.len() - 1)),
         }
     }

@@ -20,8 +20,14 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Settings are variables of its environment.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_with(settings, None).await
+    }
+
+    /// With what a file says, too.
+    pub(crate) async fn start_with(settings: &[(&str, &str)], file: Option<&Path>) -> Self {
         let mut process = Command::new(build())
             .args(["serve", "--demo", "--listen", "127.0.0.1:0", "--internal-listen", "127.0.0.1:0"])
+            .args(file.iter().flat_map(|file| [Path::new("--config"), file]))
             .env("RUST_LOG", "info")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())

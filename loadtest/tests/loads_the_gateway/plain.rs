@@ -1,5 +1,7 @@
 //! The command against the gateway itself: small loads in every way that both of them know, and nothing may be lost.
 
+use std::path::Path;
+
 use crate::gateway::Gateway;
 
 /// Nothing may be lost, and nobody refused; a machine that is busy with other tests may still be slow.
@@ -51,6 +53,35 @@ async fn nothing_is_lost_in_any_way_of_publishing_and_listening() {
             server.seconds_per_million.unwrap() > 0.0 && server.memory_ready.resident_bytes > 0,
             "{name}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wire_that_a_file_describes_is_spoken() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("compare");
+    let settings = [("TIDEGATE_SSE__ENABLED", "true"), ("TIDEGATE_MERCURE__ENABLED", "true")];
+    let gateway = Gateway::start_with(&settings, Some(&directory.join("tidegate-socketio.conf"))).await;
+    for (name, prefix, transport) in [
+        ("tidegate-pusher", "demo:a", "websocket"),
+        ("tidegate-socketio", "socketio:a", "websocket"),
+        ("tidegate-event-source", "prices:a", "events"),
+        ("tidegate-event-source-three", "prices:b", "events"),
+        ("tidegate-mercure", "mercure:a", "events"),
+    ] {
+        let file = directory.join(name).with_extension("toml");
+        let line = format!(
+            "--template {} --channel-prefix {prefix} --api-key demo --connections 40 --ramp 1000 --channels 4 --rate 200 \
+             --duration 1 {FLAWLESS} --rest 0",
+            file.display()
+        );
+        let (status, report) = gateway.load::<tidegate_loadtest::report::Report>(&line).await;
+        assert_eq!(status, 0, "{name}: {:#?}", report.thresholds);
+        assert_eq!(
+            (report.settings.protocol.as_str(), report.settings.transport.as_str()),
+            (name, transport)
+        );
+        assert_eq!((report.connections.ready, report.publications.confirmed), (40, 200), "{name}");
+        assert_eq!((report.deliveries.received, report.deliveries.malformed), (2_000, 0), "{name}");
     }
 }
 

@@ -23,8 +23,11 @@ use shared::protocol::graphql::{
 use shared::protocol::mercure;
 use shared::protocol::pusher::{Kind, Names, Pusher, parse_socket_id, socket_id};
 use shared::protocol::raw::Raw;
+use shared::protocol::socketio::{
+    BINARY_TAG, Common, Door, Forward, Namespaces, Route, Routes, SocketIo, To, parse_sid, sid,
+};
 use shared::protocol::{Encoded, Protocol};
-use shared::publication::{Payload, Publication};
+use shared::publication::{EVENT_TAG, Payload, Publication};
 use shared::push::{Event as PushEvent, Push};
 use shared::record::{decode_message, decode_record, encode_record, split_position};
 use shared::reply::{Answer, Connected, Reply, Subscribed};
@@ -185,6 +188,86 @@ pub fn graphql(data: &[u8]) {
         };
         assert!(!json.contains('\n'));
         serde_json::from_str::<serde_json::Value>(json).expect("JSON");
+    }
+}
+
+/// Any messages of a client of Socket.IO ask for nothing outside of its namespaces, and an event that goes to others is the
+/// same event for them. Messages end at 0x1e; those that are no text are attachments.
+pub fn socketio(data: &[u8]) {
+    let (one, other) = (socketio_connection(4), socketio_connection(1_000));
+    let enter = Message { kind: MessageKind::Text, data: b"0" };
+    let _ = (one.decode(enter, &mut Vec::new()), other.decode(enter, &mut Vec::new()));
+    for data in data.split(|byte| *byte == 0x1e) {
+        let kind = if std::str::from_utf8(data).is_ok() { MessageKind::Text } else { MessageKind::Binary };
+        let mut commands = Vec::new();
+        if one.decode(Message { kind, data }, &mut commands).is_err() {
+            break;
+        }
+        assert!(commands.len() <= 1 && one.held_bytes() <= 4_096);
+        for Command { request, .. } in commands {
+            let forward = match request {
+                Request::Enter(enter) => {
+                    assert_eq!(&*enter.channel, "io:*");
+                    continue;
+                }
+                Request::Unsubscribe { channel } => {
+                    assert_eq!(&*channel, "io:*");
+                    continue;
+                }
+                Request::Forward(forward) => *forward,
+                Request::Refused(_) => continue,
+                other => panic!("{other:?}"),
+            };
+            if forward.said.tags.contains_key(BINARY_TAG) {
+                // A key that comes twice has one pointer.
+                continue;
+            }
+            let mut publication = Publication::new(forward.said.data.clone());
+            publication.tags = forward.said.tags.clone();
+            publication.tags.insert(EVENT_TAG.into(), forward.event.clone());
+            let told = told(&one, &publication);
+            let mut again = Vec::new();
+            for (kind, bytes) in &told {
+                other
+                    .decode(Message { kind: *kind, data: bytes }, &mut again)
+                    .expect("what the server says is a packet");
+            }
+            let [Command { request: Request::Forward(heard), .. }] = &again[..] else { panic!("{again:?}") };
+            assert_eq!((&heard.event, &heard.said.tags), (&forward.event, &forward.said.tags));
+            let unbroken = |bytes: &[u8]| {
+                bytes.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }).collect::<Vec<_>>()
+            };
+            assert_eq!(unbroken(&heard.said.data.bytes), unbroken(&forward.said.data.bytes));
+        }
+    }
+    if let Some(client) = std::str::from_utf8(data).ok().and_then(|text| parse_sid(text, "/")) {
+        assert_eq!(parse_sid(&sid(client, "/"), "/"), Some(client));
+    }
+}
+
+fn socketio_connection(attachments_max: u32) -> SocketIo {
+    let mut routes = Routes::default();
+    routes.add("*", Route::Publish(Forward { to: To::Namespace, event: None, to_sender: true }));
+    let mut namespaces = Namespaces::new(":");
+    namespaces.add("/", "io", Door::default(), routes);
+    SocketIo::new(Arc::new(Common {
+        token_key: "token".into(),
+        namespaces,
+        attachments_max,
+        packet_bytes_max: 4_000 + attachments_max as usize * 1_000,
+    }))
+}
+
+/// A publication as the messages that it is told in.
+fn told(protocol: &SocketIo, publication: &Publication) -> Vec<(MessageKind, BytesMut)> {
+    let (channel, mut out) = (Channel::parse("io:*", 255).expect("a name"), BytesMut::new());
+    let push = Push::to(&channel, PushEvent::plain(publication));
+    match protocol.encode_push(push, &mut out) {
+        Encoded::Message(kind) => vec![(kind, out)],
+        Encoded::Messages(parts) => {
+            parts.into_iter().map(|(kind, length)| (kind, out.split_to(length))).collect()
+        }
+        other => panic!("{other:?}"),
     }
 }
 

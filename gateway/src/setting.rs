@@ -6,6 +6,11 @@ use std::ops::RangeInclusive;
 
 use serde::de::{Deserialize, Deserializer, Error};
 
+/// Longest path, in bytes.
+const PATH_BYTES_MAX: usize = 255;
+/// What the first part of a path cannot be: these are the gateway's own, or may be one day.
+const TAKEN: [&str; 6] = ["api", "app", "apps", "connection", "emulation", "raw"];
+
 /// A text without what editors, shells and files leave around it: white space, line breaks, a mark of the byte order.
 pub fn trimmed(text: &str) -> &str {
     text.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
@@ -42,6 +47,26 @@ pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr,
 pub fn address_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
     parse_address(&text).map(Some).map_err(D::Error::custom)
+}
+
+/// Paths are compared as they come in a request, so what clients would write otherwise cannot be in one.
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
+    let Some(rest) = path.strip_prefix('/') else { return Err("must begin with /".to_owned()) };
+    if path.len() > PATH_BYTES_MAX {
+        return Err(format!("is longer than {PATH_BYTES_MAX} bytes"));
+    }
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:@!$&'()*+,;=".contains(&byte);
+    if !path.bytes().all(is_plain) {
+        return Err("may hold letters, digits and -._~/:@!$&'()*+,;= alone".to_owned());
+    }
+    if rest.split('/').any(|part| part == "." || part == "..") {
+        return Err("has a part . or .., which clients leave out".to_owned());
+    }
+    let first = rest.split('/').next().unwrap_or_default();
+    if TAKEN.contains(&first) {
+        return Err(format!("begins with /{first}, which is the gateway's own"));
+    }
+    Ok(())
 }
 
 /// What is wrong with the settings of one section. A part adds to it and need not know where its section stands.

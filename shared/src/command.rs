@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::ErrorCode;
-use crate::publication::{Payload, Tagged};
+use crate::publication::{Payload, Selection, Tagged};
 use crate::topic_selector::Selector;
 
 /// One request. `id` names the reply; 0 where none is expected.
@@ -156,6 +156,8 @@ pub struct Forward {
     pub said: Tagged,
     /// The client gets it too.
     pub to_sender: bool,
+    /// Which of the subscribers get it, if not all of them.
+    pub only: Option<Box<Selection>>,
 }
 
 /// An event that the application is asked about.

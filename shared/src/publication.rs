@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use crate::channel::Channel;
 use crate::id::{ClientId, UserId};
 use crate::position::StreamPosition;
 
@@ -128,6 +129,21 @@ pub struct Publication {
     pub keyed: Option<Box<Keyed>>,
     /// The one subscriber that is not to have it: whoever has caused it, mostly. In a box, for it is rare.
     pub except: Option<Box<ClientId>>,
+    /// Which of the subscribers get it, if not all of them. No history keeps it.
+    pub only: Option<Box<Selection>>,
+}
+
+/// Which of a channel's subscribers get a publication. Those whom it names have to be subscribers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Selection {
+    /// Those who subscribe to one of these channels too, and these clients. Both empty: all.
+    pub channels: Vec<Channel>,
+    pub clients: Vec<ClientId>,
+    /// But none who subscribes to one of these, and none of these clients.
+    pub except_channels: Vec<Channel>,
+    pub except_clients: Vec<ClientId>,
+    /// Who has not taken all that it was sent before does not get it.
+    pub volatile: bool,
 }
 
 /// What a publication changes in a channel that keeps state by key.
@@ -155,6 +171,7 @@ impl Publication {
             delta: false,
             keyed: None,
             except: None,
+            only: None,
         }
     }
 

@@ -8,7 +8,10 @@
 //!                   bit 2: client info follows · 3: it has conn_info · 4: it has chan_info · 5: tags follow
 //! more     1 byte   (2) bit 0: a time follows · 1: patches are wanted · 2: a key follows · 3: it is removed
 //!                   4: a score follows · 5: the key's version follows · 6: who is not to have it follows
+//!                   7: who alone is to have it follows
 //! numbers           (2) time in milliseconds · key, as length and bytes · score (zigzag) · version · client id (16 bytes)
+//! selection         (2) 1 if it is volatile, or 0 · channels · clients · channels that are not to have it · such clients,
+//!                   each as their number and then length and bytes, or 16 bytes, of each
 //! info              client id (16 bytes, big-endian) · user · conn_info · chan_info, each as length and bytes
 //! tags              their number, then key and value of each as length and bytes, keys ascending
 //! payload           all the rest
@@ -24,9 +27,10 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::channel::{CHANNEL_BYTES_MAX, Channel};
 use crate::id::{ClientId, UserId};
 use crate::position::{EPOCH_BYTES_MAX, Epoch, StreamPosition};
-use crate::publication::{ClientInfo, Keyed, Payload, PayloadKind, Publication, Tags};
+use crate::publication::{ClientInfo, Keyed, Payload, PayloadKind, Publication, Selection, Tags};
 use crate::push::OwnedEvent;
 
 const VERSION: u8 = 1;
@@ -48,7 +52,7 @@ const REMOVED: u8 = 1 << 3;
 const HAS_SCORE: u8 = 1 << 4;
 const HAS_KEY_VERSION: u8 = 1 << 5;
 const HAS_EXCEPT: u8 = 1 << 6;
-const KNOWN_MORE: u8 = HAS_TIME | DELTA | HAS_KEY | REMOVED | HAS_SCORE | HAS_KEY_VERSION | HAS_EXCEPT;
+const HAS_SELECTION: u8 = 1 << 7;
 
 const KIND: u8 = 0b11;
 const HAS_INFO: u8 = 1 << 2;
@@ -85,6 +89,8 @@ pub enum RecordError {
     Text,
     #[error("the tags of the record are not in order")]
     Tags,
+    #[error("a channel in the record is none")]
+    Channel,
     #[error("the position before the record is malformed")]
     Position,
 }
@@ -104,7 +110,8 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
     let needs_more = publication.time_ms != 0
         || publication.delta
         || publication.keyed.is_some()
-        || publication.except.is_some();
+        || publication.except.is_some()
+        || publication.only.is_some();
     match needs_more {
         true => out.put_slice(&[VERSION_2, PUBLICATION]),
         false => out.put_u8(VERSION),
@@ -265,7 +272,8 @@ fn put_more(publication: &Publication, out: &mut BytesMut) {
             | flag(has(|keyed| keyed.removed), REMOVED)
             | flag(has(|keyed| keyed.score != 0), HAS_SCORE)
             | flag(has(|keyed| keyed.version != 0), HAS_KEY_VERSION)
-            | flag(publication.except.is_some(), HAS_EXCEPT),
+            | flag(publication.except.is_some(), HAS_EXCEPT)
+            | flag(publication.only.is_some(), HAS_SELECTION),
     );
     if publication.time_ms != 0 {
         put_number(publication.time_ms, out);
@@ -282,11 +290,56 @@ fn put_more(publication: &Publication, out: &mut BytesMut) {
     if let Some(except) = &publication.except {
         out.put_u128(except.bits());
     }
+    if let Some(only) = &publication.only {
+        put_selection(only, out);
+    }
+}
+
+fn put_selection(only: &Selection, out: &mut BytesMut) {
+    out.put_u8(u8::from(only.volatile));
+    for (channels, clients) in
+        [(&only.channels, &only.clients), (&only.except_channels, &only.except_clients)]
+    {
+        put_length(channels.len(), out);
+        channels.iter().for_each(|channel| put_bytes(channel.as_str().as_bytes(), out));
+        put_length(clients.len(), out);
+        clients.iter().for_each(|client| out.put_u128(client.bits()));
+    }
+}
+
+fn take_selection(record: &mut Bytes) -> Result<Selection, RecordError> {
+    let volatile = match record.try_get_u8().map_err(|_| RecordError::Truncated)? {
+        0 => false,
+        1 => true,
+        _ => return Err(RecordError::Flags),
+    };
+    let (channels, clients) = (take_channels(record)?, take_clients(record)?);
+    let (except_channels, except_clients) = (take_channels(record)?, take_clients(record)?);
+    Ok(Selection { channels, clients, except_channels, except_clients, volatile })
+}
+
+/// The number is believed only as far as there are bytes: nothing is reserved for it.
+fn take_channels(record: &mut Bytes) -> Result<Vec<Channel>, RecordError> {
+    let mut channels = Vec::new();
+    for _ in 0..take_length(record)? {
+        let name = take_bytes(record)?;
+        channels
+            .push(Channel::parse_unicode(text(&name)?, CHANNEL_BYTES_MAX).map_err(|_| RecordError::Channel)?);
+    }
+    Ok(channels)
+}
+
+fn take_clients(record: &mut Bytes) -> Result<Vec<ClientId>, RecordError> {
+    let mut clients = Vec::new();
+    for _ in 0..take_length(record)? {
+        clients.push(ClientId::from_bits(record.try_get_u128().map_err(|_| RecordError::Truncated)?));
+    }
+    Ok(clients)
 }
 
 fn take_more(more: u8, record: &mut Bytes, publication: &mut Publication) -> Result<(), RecordError> {
     let has = |flag: u8| more & flag != 0;
-    if more & !KNOWN_MORE != 0 || has(REMOVED | HAS_SCORE | HAS_KEY_VERSION) && !has(HAS_KEY) {
+    if has(REMOVED | HAS_SCORE | HAS_KEY_VERSION) && !has(HAS_KEY) {
         return Err(RecordError::Flags);
     }
     if has(HAS_TIME) {
@@ -308,6 +361,9 @@ fn take_more(more: u8, record: &mut Bytes, publication: &mut Publication) -> Res
     if has(HAS_EXCEPT) {
         let except = record.try_get_u128().map_err(|_| RecordError::Truncated)?;
         publication.except = Some(Box::new(ClientId::from_bits(except)));
+    }
+    if has(HAS_SELECTION) {
+        publication.only = Some(Box::new(take_selection(record)?));
     }
     Ok(())
 }

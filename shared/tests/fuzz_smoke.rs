@@ -44,6 +44,9 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
         "\0{\"type\":\"connection_init\"}\n{\"type\":\"subscribe\",\"id\":\"1\",\"payload\":{\"query\":\"news\"}}",
         "\u{1}{\"type\":\"connection_init\"}\n{\"type\":\"start\",\"id\":\"1\",\"payload\":{\"query\":\"?\",\"extensions\":{}}}\n{\"type\":\"stop\",\"id\":\"1\"}",
         "\u{2}{\"type\":\"subscribe\",\"id\":\"1\",\"payload\":{\"query\":\"@\",\"extensions\":{\"tidegate\":{\"recover\":{\"epoch\":\"a\",\"offset\":1}}}}}\n{\"type\":\"complete\",\"id\":\"1\"}",
+        r#"27["say",1,{"a":[true, null]}]"#,
+        "52-7[\"say\",{\"_placeholder\":true,\"num\":1}]\u{1e}ab\u{1e}c",
+        "1\u{1e}0{\"token\":\"t\"}\u{1e}2[\"a\"]",
         "Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Version: 13",
         "permessage-deflate; client_max_window_bits; server_max_window_bits=\"12\", permessage-deflate",
     ])
@@ -84,6 +87,7 @@ smoke! {
     any_bytes_can_come_as_the_address_of_an_event_stream: event_source;
     any_bytes_can_come_from_a_pusher_client: pusher;
     any_bytes_can_come_from_a_graphql_client: graphql;
+    any_bytes_can_come_from_a_client_of_socketio: socketio;
     any_bytes_can_come_to_a_hub: mercure;
     any_bytes_can_come_from_a_broker: record;
 }

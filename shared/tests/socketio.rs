@@ -40,7 +40,7 @@ fn common() -> Arc<Common> {
     let mut namespaces = Namespaces::new(":");
     namespaces.add("/", "socketio", Door::default(), routes());
     namespaces.add("/admin", "admin", Door::default(), Routes::default());
-    Arc::new(Common { namespaces, attachments_max: 2, packet_bytes_max: 1_000 })
+    Arc::new(Common { namespaces, token_key: "token".into(), attachments_max: 2, packet_bytes_max: 1_000 })
 }
 
 struct Connection(SocketIo);
@@ -215,7 +215,7 @@ fn an_event_goes_where_its_rule_says() {
     let connection = Connection::connected();
     let forward = |channel: &str, event: &str, said, to_sender| {
         let (channel, event) = (channel.into(), event.into());
-        Request::Forward(Box::new(Forward { channel, event, said, to_sender }))
+        Request::Forward(Box::new(Forward { channel, event, said, to_sender, only: None }))
     };
     for (packet, request) in [
         (r#"2["say","hi"]"#, forward("socketio:*", "said", said(r#""hi""#, None), true)),

@@ -34,8 +34,9 @@ const _: () = assert!(size_of::<Kept>() <= 56, "most histories hold few, and sho
 
 impl Kept {
     fn new(publication: &Publication) -> Self {
-        let Publication { data, position: _, info, tags, time_ms, delta, keyed, except } = publication;
-        let has_rest = info.is_some() || !tags.is_empty() || *delta || keyed.is_some() || except.is_some();
+        let Publication { data, position: _, info, tags, time_ms, delta, keyed, except, only } = publication;
+        let is_for_some = except.is_some() || only.is_some();
+        let has_rest = info.is_some() || !tags.is_empty() || *delta || keyed.is_some() || is_for_some;
         let rest = has_rest.then(|| Box::new(Publication { data: Payload::json(""), ..publication.clone() }));
         Self { data: data.clone(), time_ms: *time_ms, rest }
     }

@@ -197,7 +197,7 @@ pub(super) fn contexts(
         application: Application {
             rpc: node.asks(HookKind::Rpc),
             messages: node.asks(HookKind::Message),
-            events: false,
+            events: node.asks(HookKind::SocketIo),
         },
         node: node.name().clone(),
         version: crate::VERSION,

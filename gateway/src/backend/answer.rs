@@ -24,6 +24,7 @@ use shared::refusal::{CUSTOM_CODES, MESSAGE_BYTES_MAX, Refusal};
 
 use super::failure::Failure;
 use super::poll::PollResult;
+use super::socketio;
 use crate::clock::Clock;
 
 /// Longest name of a user, in bytes: it stands in every publication of theirs.
@@ -413,6 +414,7 @@ pub(crate) fn answers_in_words(body: &[u8]) -> Vec<String> {
         in_words(body, KeyResult::into_answer),
         in_words(body, RpcResult::into_data),
         in_words(body, PollResult::into_polled),
+        in_words(body, socketio::in_words),
     ]
 }
 

@@ -35,7 +35,8 @@ pub struct Config {
     /// The longest a hook may take, retries included, in milliseconds.
     pub timeout_ms: u64,
     /// How often a question is asked again when the backend cannot be reached or answers 502, 503 or 504, within
-    /// `timeout_ms`. What is not only a question (`publish`, `rpc`, `message`) is sent again only if it was never sent.
+    /// `timeout_ms`. What is not only a question (`publish`, `rpc`, `message`, `socketio`) is sent again only if it was never
+    /// sent.
     pub retries: u32,
     /// How long to wait before the first of these, in milliseconds: half of it to all of it, and twice as long before
     /// each that follows.
@@ -106,6 +107,8 @@ pub struct Config {
     pub message: HookConfig,
     /// Whether an operation of GraphQL is carried out, and in which channel: for fields with `hook`.
     pub graphql: HookConfig,
+    /// Events of Socket.IO's clients whose rule says `hook`, and who comes into namespaces with `connect_hook`.
+    pub socketio: HookConfig,
     /// Where the keys of polled channels are asked for, by the name that `shared_poll.backend` of their namespace says.
     pub polls: BTreeMap<String, HookConfig>,
     /// What is told to the backend after it has happened.
@@ -114,7 +117,8 @@ pub struct Config {
 
 /// One question. What is not set is as `[backend]` says. `[backend.refresh]`, `[backend.subscribe]`,
 /// `[backend.sub_refresh]`, `[backend.publish]`, `[backend.map_publish]`, `[backend.map_remove]`, `[backend.rpc]`,
-/// `[backend.rpc_namespaces.NAME]`, `[backend.message]`, `[backend.graphql]` and `[backend.polls.NAME]` have the same keys.
+/// `[backend.rpc_namespaces.NAME]`, `[backend.message]`, `[backend.graphql]`, `[backend.socketio]` and
+/// `[backend.polls.NAME]` have the same keys.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HookConfig {
@@ -206,6 +210,7 @@ impl Default for Config {
             rpc_namespaces: BTreeMap::new(),
             message: HookConfig::default(),
             graphql: HookConfig::default(),
+            socketio: HookConfig::default(),
             polls: BTreeMap::new(),
             events: EventsConfig::default(),
         }
@@ -248,6 +253,7 @@ impl Config {
             (HookKind::Rpc, &self.rpc),
             (HookKind::Message, &self.message),
             (HookKind::Graphql, &self.graphql),
+            (HookKind::SocketIo, &self.socketio),
         ];
         let fixed = fixed.into_iter().map(|(kind, hook)| (kind, kind.name().to_owned(), hook));
         let named = self.rpc_namespaces.iter();

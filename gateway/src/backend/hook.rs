@@ -39,6 +39,7 @@ pub enum HookKind {
     Rpc,
     Message,
     Graphql,
+    SocketIo,
     Poll,
     Events,
 }
@@ -57,6 +58,7 @@ impl HookKind {
             Self::Rpc => "rpc",
             Self::Message => "message",
             Self::Graphql => "graphql",
+            Self::SocketIo => "socketio",
             Self::Poll => "poll",
             Self::Events => "events",
         }

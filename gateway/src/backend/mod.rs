@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway_core::effect::{Denial, Grant, Identity, Renewal};
+use gateway_core::effect::{Denial, Grant, Handled, Identity, Renewal};
 use gateway_core::poll::Asked;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use shared::error::ErrorCode;
+use shared::protocol::socketio::Namespace;
 use shared::publication::Payload;
 use shared::refusal::Refusal;
 use tokio::runtime::Handle;
@@ -35,6 +36,7 @@ mod poll;
 mod request;
 mod resolve;
 mod sign;
+mod socketio;
 mod tell;
 
 pub(crate) use answer::answers_in_words;
@@ -48,6 +50,7 @@ pub use hook::{HookKind, Origin};
 pub use message::BareMessage;
 pub use poll::Polled;
 pub use request::{Asker, ConnectQuestion};
+pub use socketio::Happened;
 
 use answer::{ConnectResult, KeyResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
 use client::{HttpClient, Lookup};
@@ -108,6 +111,7 @@ pub struct Backend {
     rpc_namespaces: BTreeMap<Box<str>, Hook>,
     message: Option<Hook>,
     graphql: Option<Hook>,
+    socketio: Option<Hook>,
     polls: BTreeMap<Box<str>, Hook>,
     events: Option<Events>,
     /// What some hook passes on of a handshake, and of a connect command.
@@ -172,6 +176,7 @@ impl Backend {
             rpc_namespaces: BTreeMap::new(),
             message: None,
             graphql: None,
+            socketio: None,
             polls: BTreeMap::new(),
             events: None,
             http_headers: Vec::new(),
@@ -206,6 +211,7 @@ impl Backend {
                 HookKind::Rpc => &mut backend.rpc,
                 HookKind::Message => &mut backend.message,
                 HookKind::Graphql => &mut backend.graphql,
+                HookKind::SocketIo => &mut backend.socketio,
                 HookKind::Poll | HookKind::Events => continue,
             };
             *place = Some(hook);
@@ -233,6 +239,7 @@ impl Backend {
             HookKind::Rpc => self.rpc.is_some() || !self.rpc_namespaces.is_empty(),
             HookKind::Message => self.message.is_some(),
             HookKind::Graphql => self.graphql.is_some(),
+            HookKind::SocketIo => self.socketio.is_some(),
             HookKind::Poll => !self.polls.is_empty(),
             HookKind::Events => self.events.is_some(),
         }
@@ -249,6 +256,7 @@ impl Backend {
             &self.rpc,
             &self.message,
             &self.graphql,
+            &self.socketio,
         ];
         fixed.into_iter().any(Option::is_some) || !self.rpc_namespaces.is_empty()
     }
@@ -392,6 +400,18 @@ impl Backend {
     pub async fn message(&self, origin: &Origin, sent: BareMessage<'_>) -> Result<Option<Payload>, Denial> {
         let hook = self.message.as_ref().ok_or_else(not_available)?;
         message::send(hook, origin, sent).await
+    }
+
+    /// What is to be done for a client of Socket.IO.
+    pub async fn socketio(
+        &self,
+        origin: &Origin,
+        asker: &Asker<'_>,
+        namespace: &Namespace,
+        happened: Happened<'_>,
+    ) -> Result<Handled, Denial> {
+        let hook = self.socketio.as_ref().ok_or_else(not_available)?;
+        socketio::ask(hook, origin, asker, self.style, namespace, happened).await
     }
 
     /// What there is of these keys of a polled channel, according to the backend of this name. `None`: there is no answer.

@@ -59,6 +59,21 @@ pub(super) struct Request<'a> {
     pub(super) version: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) channels: Vec<&'a str>,
+    #[serde(rename = "type", skip_serializing_if = "str::is_empty")]
+    pub(super) kind: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) namespace: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) sid: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) event: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) args: Option<&'a RawValue>,
+    /// Where bytes stand in base64 in the arguments, as JSON pointers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) binary: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) rooms: Vec<&'a str>,
 }
 
 /// What the configuration says of all questions.

@@ -30,6 +30,15 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// It has just shown who it is.
+    pub(super) fn become_user(&mut self, user: &UserId, meta: Option<&Bytes>) {
+        (self.user, self.meta) = (user.clone(), meta.cloned());
+    }
+
     pub(super) fn asker(&self) -> Asker<'_> {
         Asker {
             client: self.client,

@@ -1,29 +1,34 @@
 //! A client of Socket.IO: into which namespaces it may come, and as whom.
 
-use gateway_core::effect::{Denial, Grant, Identity, OutcomeResult, Ticket};
+use gateway_core::effect::{Denial, EventQuestion, Grant, Identity, OutcomeResult, Ticket};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
-use shared::protocol::socketio::Door;
+use shared::protocol::socketio::{Common, Door};
+use shared::publication::Payload;
 use shared::refusal::Refusal;
 
 use crate::auth::Verdict;
+use crate::backend::{Backend, Happened};
 use crate::client::Client;
+use crate::client::ask_backend::Caller;
 use crate::worker::Local;
 
 impl Client {
     /// Lets it into a namespace, or into a room that an event of it leads to. `token`: what it shows to come into a further
-    /// namespace than its first.
+    /// namespace than its first; `auth`: what it says.
     pub(super) fn let_into_namespace(
         &mut self,
         local: &mut Local,
         ticket: Ticket,
-        channel: &Channel,
+        channel: Channel,
         token: &str,
+        auth: Option<Payload>,
     ) {
         let user = self.session.user().clone();
-        let door = match local.encodings.socketio_namespaces().seen(channel.as_str()) {
+        let common = local.encodings.socketio_common().clone();
+        let door = match common.namespaces.seen(channel.as_str()) {
             Some(seen) if seen.is_of_all() => seen.namespace.door,
             // What rules lead there has said that it may.
             Some(_) => Door::default(),
@@ -32,20 +37,52 @@ impl Client {
                 return self.answer(local, ticket, OutcomeResult::Authorized(refused));
             }
         };
-        if token.is_empty() {
-            return self.answer(local, ticket, OutcomeResult::Authorized(pass(door, user, None)));
-        }
-        let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), token);
-        let verdict = match verdict {
-            Verdict::Now(shown) => {
-                let granted = shown_at(door, user, shown);
-                Verdict::Now(granted.and_then(|grant| self.become_shown(local, grant)))
-            }
-            Verdict::Later(shown) => {
-                Verdict::Later(Box::pin(async move { shown_at(door, user, shown.await) }))
+        let shown =
+            (!token.is_empty()).then(|| local.authenticator.authenticate(local.clock.unix_seconds(), token));
+        let backend = local.node.backend.clone().filter(|_| door.asks);
+        let passed = match (shown, backend) {
+            (None, None) => pass(door, user, None),
+            (Some(Verdict::Now(shown)), None) => shown_at(door, user, shown),
+            (shown, backend) => {
+                let caller = self.caller();
+                return self.ask(local, ticket, move |_| async move {
+                    let passed = match shown {
+                        Some(shown) => shown_at(door, user, shown.wait().await),
+                        None => pass(door, user, None),
+                    };
+                    let passed = match (passed, backend) {
+                        (Ok(grant), Some(backend)) => {
+                            ask_at_the_door(&backend, &common, caller, &channel, auth.as_ref(), grant).await
+                        }
+                        (passed, _) => passed,
+                    };
+                    OutcomeResult::Authorized(passed)
+                });
             }
         };
-        self.answer_with(local, ticket, verdict, OutcomeResult::Authorized);
+        let passed = passed.and_then(|grant| self.become_shown(local, grant));
+        self.answer(local, ticket, OutcomeResult::Authorized(passed));
+    }
+
+    /// An event goes to the application.
+    pub(super) fn ask_about_event(&mut self, local: &Local, ticket: Ticket, question: EventQuestion) {
+        let Some(backend) = local.node.backend.clone() else {
+            let refused = Err(Denial::of(ErrorCode::NotAvailable));
+            return self.answer(local, ticket, OutcomeResult::Handled(refused));
+        };
+        let (caller, common) = (self.caller(), local.encodings.socketio_common().clone());
+        self.ask(local, ticket, move |_| async move {
+            let EventQuestion { channel, event, said, rooms } = question;
+            let names = &common.namespaces;
+            let rooms = rooms.iter().filter_map(|room| names.seen(room.as_str())?.room());
+            let rooms: Vec<String> = rooms.collect();
+            let Some(namespace) = names.seen(channel.as_str()).map(|seen| seen.namespace) else {
+                return OutcomeResult::Handled(Err(Denial::of(ErrorCode::NotAvailable)));
+            };
+            let happened = Happened::Event { event: &event, said: &said, rooms: &rooms };
+            let handled = backend.socketio(caller.origin(), &caller.asker(), namespace, happened).await;
+            OutcomeResult::Handled(handled.map(Box::new))
+        });
     }
 
     /// A client of nobody in particular has shown who it is: its connection counts for that user from now on.
@@ -62,6 +99,27 @@ impl Client {
                 Err(Denial::Error(refusal(denial)))
             }
         }
+    }
+}
+
+/// Whether the application lets a client in, and what it wants done then.
+async fn ask_at_the_door(
+    backend: &Backend,
+    common: &Common,
+    mut caller: Caller,
+    channel: &Channel,
+    auth: Option<&Payload>,
+    grant: Grant,
+) -> Result<Grant, Denial> {
+    let seen = common.namespaces.seen(channel.as_str());
+    let namespace = seen.map(|seen| seen.namespace).ok_or(Denial::of(ErrorCode::NotAvailable))?;
+    if let Some(identity) = &grant.identity {
+        caller.become_user(&identity.user, identity.meta.as_ref());
+    }
+    let happened = Happened::Connect { auth };
+    match backend.socketio(caller.origin(), &caller.asker(), namespace, happened).await {
+        Ok(then) => Ok(Grant { then: Some(Box::new(then)), ..grant }),
+        Err(denial) => Err(Denial::Error(refusal(denial))),
     }
 }
 
@@ -117,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_namespace_of_users_is_closed_to_all_others() {
-        let door = Door { users_only: true };
+        let door = Door { users_only: true, asks: false };
         assert!(pass(door, UserId::ANONYMOUS, None).is_err());
         assert!(pass(door, UserId::new("ann"), None).is_ok());
         assert!(shown_at(door, UserId::ANONYMOUS, Ok(user(""))).is_err());

@@ -61,10 +61,10 @@ impl Client {
                     let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &token);
                     self.answer_with(local, ticket, verdict, OutcomeResult::Authenticated);
                 }
-                Effect::Authorize { ticket, channel, token, .. }
+                Effect::Authorize { ticket, channel, token, data }
                     if self.protocol == ProtocolId::SOCKET_IO =>
                 {
-                    self.let_into_namespace(local, ticket, &channel, &token);
+                    self.let_into_namespace(local, ticket, channel, &token, data);
                 }
                 Effect::Authorize { ticket, channel, token, data } if token.is_empty() => {
                     self.ask_to_subscribe(local, ticket, channel, data);
@@ -122,10 +122,7 @@ impl Client {
                 Effect::Message { ticket, channel, data } => {
                     self.ask_with_message(local, ticket, channel, data);
                 }
-                Effect::Event { ticket, .. } => {
-                    let refused = Denial::of(ErrorCode::NotAvailable);
-                    self.answer(local, ticket, OutcomeResult::Handled(Err(refused)));
-                }
+                Effect::Event { ticket, question } => self.ask_about_event(local, ticket, *question),
                 Effect::Rpc { ticket, method, data } => self.ask_rpc(local, ticket, method, data),
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);
@@ -247,7 +244,7 @@ impl Client {
     }
 
     /// Most tokens are judged at once; some wait for a key.
-    pub(super) fn answer_with<T: Send + 'static>(
+    fn answer_with<T: Send + 'static>(
         &mut self,
         local: &Local,
         ticket: Ticket,

@@ -218,6 +218,9 @@ fn socketio(config: &Config, faults: &mut Faults) {
     if config.raw.paths.keys().any(|path| socketio.is_at(path)) {
         faults.add("path", "is one of raw.paths");
     }
+    if socketio.asks() && !config.backend.socketio.is_on() {
+        faults.add("namespaces", "need backend.socketio.url: connect_hook or action = \"hook\" asks there");
+    }
     for (name, section) in socketio.served() {
         let key = format!("namespaces.{name}.channels");
         let channels = section.channels_or(&name);

@@ -7,14 +7,10 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use shared::protocol::raw;
 
-use crate::setting::Faults;
+use crate::setting::{Faults, check_path};
 
 /// Most paths.
 const PATHS_MAX: usize = 64;
-/// Longest path, in bytes.
-const PATH_BYTES_MAX: usize = 255;
-/// What the first part of a path cannot be: these are the gateway's own, or may be one day.
-const TAKEN: [&str; 6] = ["api", "app", "apps", "connection", "emulation", "raw"];
 
 /// Bare endpoints beside `/raw/{channel}`, at most 64. Each path has a section of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
@@ -93,26 +89,6 @@ impl Config {
             }
         }
     }
-}
-
-/// Paths are compared as they come in a request, so what clients would write otherwise cannot be in one.
-pub(crate) fn check_path(path: &str) -> Result<(), String> {
-    let Some(rest) = path.strip_prefix('/') else { return Err("must begin with /".to_owned()) };
-    if path.len() > PATH_BYTES_MAX {
-        return Err(format!("is longer than {PATH_BYTES_MAX} bytes"));
-    }
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:@!$&'()*+,;=".contains(&byte);
-    if !path.bytes().all(is_plain) {
-        return Err("may hold letters, digits and -._~/:@!$&'()*+,;= alone".to_owned());
-    }
-    if rest.split('/').any(|part| part == "." || part == "..") {
-        return Err("has a part . or .., which clients leave out".to_owned());
-    }
-    let first = rest.split('/').next().unwrap_or_default();
-    if TAKEN.contains(&first) {
-        return Err(format!("begins with /{first}, which is the gateway's own"));
-    }
-    Ok(())
 }
 
 /// The paths of a node that runs. Others can be set meanwhile: whoever is connected stays as it is.

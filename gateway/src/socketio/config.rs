@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared::protocol::socketio::Common;
 
 use super::namespaces::{self, Namespace};
-use crate::http::raw_paths::check_path;
-use crate::setting::Faults;
+use crate::setting::{Faults, check_path};
 
 /// Clients that speak Socket.IO, protocol 5, over Engine.IO 4. What is said of pings, timeouts and lengths also holds for bare
 /// endpoints over Engine.IO, such as `[raw.paths."/engine.io/"]` with `transport = "engine_io"`.
@@ -35,6 +34,9 @@ pub struct Config {
     pub polling: bool,
     /// Clients that poll may change over to a WebSocket, and are told so.
     pub upgrades: bool,
+    /// The key of what clients say as they connect (`auth`) that holds the connection token. Empty: none does, and `auth` is
+    /// for hooks alone.
+    pub token_key: String,
     /// The most attachments of one packet: bytes among the arguments of an event. Together with the packet they are of at
     /// most `payload_bytes_max`.
     pub attachments_max: u32,
@@ -53,6 +55,7 @@ impl Default for Config {
             payload_bytes_max: 1_000_000,
             polling: true,
             upgrades: true,
+            token_key: "token".to_owned(),
             attachments_max: 10,
             namespaces: BTreeMap::new(),
         }
@@ -79,10 +82,16 @@ impl Config {
         if self.enabled { namespaces::or_main(&self.namespaces) } else { BTreeMap::new() }
     }
 
+    /// Whether `[backend.socketio]` is asked anything.
+    pub fn asks(&self) -> bool {
+        self.enabled && namespaces::asks(&self.namespaces)
+    }
+
     /// What all connections have in common.
     pub(crate) fn common(&self, names: &ChannelNames) -> Common {
         Common {
             namespaces: namespaces::namespaces(&self.served(), &names.namespace_boundary),
+            token_key: (*self.token_key).into(),
             attachments_max: self.attachments_max,
             packet_bytes_max: self.payload_bytes_max,
         }

@@ -31,6 +31,9 @@ pub struct Namespace {
     pub channels: String,
     /// Only clients with a user may connect.
     pub users_only: bool,
+    /// `[backend.socketio]` is asked about each client that wants to come in. Libraries wait for the answer: that of Python
+    /// for a second.
+    pub connect_hook: bool,
     /// What becomes of events that clients send, by their names, such as `[socketio.namespaces."/".events."chat message"]`.
     /// A name that ends in `*` stands for all that begin so. Others are refused.
     pub events: BTreeMap<String, EventRule>,
@@ -41,12 +44,16 @@ pub struct Namespace {
 #[serde(default, deny_unknown_fields)]
 pub struct EventRule {
     /// `publish`: it goes to all who are in the namespace, or in a room if one is named in which its sender is. `join`,
-    /// `leave`: its sender comes into a room, or goes out of it. `refuse`: nothing, its sender is told so.
+    /// `leave`: its sender comes into a room, or goes out of it. `hook`: `[backend.socketio]` is asked. `refuse`: nothing,
+    /// its sender is told so.
     pub action: Action,
     /// The room. Empty: `room_argument` says, or there is none.
     pub room: String,
     /// The argument that names the room, the first being 0: a text or a number, which those who get the event are not sent.
     pub room_argument: Option<u32>,
+    /// The argument that is the id of the one client in the namespace that gets the event, which it is not sent. Only for
+    /// `publish`.
+    pub client_argument: Option<u32>,
     /// What rooms may be joined: names, or beginnings of names with a `*` behind them. Empty: any. Only for `join`.
     pub rooms: Vec<String>,
     /// What the event is called for those who get it. Empty: for `publish`, the same; for `join` and `leave`, nobody is told.
@@ -64,6 +71,7 @@ pub enum Action {
     Publish,
     Join,
     Leave,
+    Hook,
 }
 
 impl Default for EventRule {
@@ -72,6 +80,7 @@ impl Default for EventRule {
             action: Action::default(),
             room: String::new(),
             room_argument: None,
+            client_argument: None,
             rooms: Vec::new(),
             event: String::new(),
             to_sender: true,
@@ -142,8 +151,14 @@ impl EventRule {
         if !self.room.is_empty() && self.room_argument.is_some() {
             add(faults, ".room_argument", "must not be set together with room".to_owned());
         }
-        if self.room_argument.is_some_and(|at| at as usize >= ARGUMENTS_MAX) {
-            add(faults, ".room_argument", format!("must be less than {ARGUMENTS_MAX}"));
+        for (key, at) in [(".room_argument", self.room_argument), (".client_argument", self.client_argument)]
+        {
+            if at.is_some_and(|at| at as usize >= ARGUMENTS_MAX) {
+                add(faults, key, format!("must be less than {ARGUMENTS_MAX}"));
+            }
+        }
+        if self.client_argument.is_some() && (names_room || self.action != Action::Publish) {
+            add(faults, ".client_argument", "is for action = \"publish\", without a room".to_owned());
         }
         if !self.rooms.is_empty() && self.action != Action::Join {
             add(faults, ".rooms", "is for action = \"join\"".to_owned());
@@ -170,14 +185,22 @@ impl EventRule {
         };
         match (self.action, named) {
             (Action::Publish, named) => {
-                let to = named.map_or(To::Namespace, To::Room);
+                let to_client = self.client_argument.map(|at| To::Client(at as usize));
+                let to = to_client.or(named.map(To::Room)).unwrap_or(To::Namespace);
                 Route::Publish(Forward { to, event, to_sender: self.to_sender })
             }
             (Action::Join, Some(room)) => Route::Join(entry(room)),
             (Action::Leave, Some(room)) => Route::Leave(entry(room)),
+            (Action::Hook, _) => Route::Backend,
             (Action::Refuse | Action::Join | Action::Leave, _) => Route::Refuse,
         }
     }
+}
+
+/// Whether the application is asked anything.
+pub(super) fn asks(sections: &BTreeMap<String, Namespace>) -> bool {
+    let hooks = |section: &Namespace| section.events.values().any(|rule| rule.action == Action::Hook);
+    sections.values().any(|section| section.connect_hook || hooks(section))
 }
 
 /// The sections, or the one that there is without any.
@@ -206,7 +229,7 @@ pub(super) fn namespaces(sections: &BTreeMap<String, Namespace>, boundary: &str)
         for (event, rule) in &section.events {
             routes.add(event, rule.route());
         }
-        let door = Door { users_only: section.users_only };
+        let door = Door { users_only: section.users_only, asks: section.connect_hook };
         namespaces.add(name, section.channels_or(name), door, routes);
     }
     namespaces
@@ -245,6 +268,8 @@ mod tests {
             "action = \"join\"\nroom_argument = 0\nrooms = [\"game:*\"]\nevent = \"joined\"",
             "action = \"leave\"\nroom = \"lobby\"",
             "action = \"refuse\"",
+            "action = \"hook\"",
+            "action = \"publish\"\nclient_argument = 0",
         ] {
             assert_eq!(of(good), [""; 0], "{good}");
         }
@@ -254,6 +279,7 @@ mod tests {
         assert_eq!(of("action = \"publish\"\nrooms = [\"a\"]"), own(".rooms"));
         assert_eq!(of("action = \"leave\"\nroom = \"a\"\nto_sender = false"), own(".to_sender"));
         assert_eq!(of("action = \"publish\"\nroom_argument = 256"), own(".room_argument"));
+        assert_eq!(of("action = \"hook\"\nclient_argument = 0"), own(".client_argument"));
         assert_eq!(of("event = \"y\""), own(""));
         assert_eq!(of("action = \"publish\"\nevent = \"disconnect\""), own(".event"));
         assert_eq!(faulty("[\"/\".events.connect]\naction = \"publish\""), ["namespaces./.events.connect"]);

@@ -18,7 +18,7 @@ use shared::protocol::event_source::{EventSource, Types};
 use shared::protocol::graphql::Records;
 use shared::protocol::mercure::Mercure;
 use shared::protocol::raw::Raw;
-use shared::protocol::socketio::{Common, Namespaces, SocketIo};
+use shared::protocol::socketio::{Common, SocketIo};
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
 
@@ -209,9 +209,9 @@ impl Encodings {
         with_faults(Arc::new(SocketIo::new(self.socketio.clone())))
     }
 
-    /// The namespaces that clients of Socket.IO may connect to.
-    pub(crate) fn socketio_namespaces(&self) -> &Namespaces {
-        &self.socketio.namespaces
+    /// What clients of Socket.IO have in common.
+    pub(crate) fn socketio_common(&self) -> &Arc<Common> {
+        &self.socketio
     }
 
     /// The Centrifuge protocol as a client has asked for it.

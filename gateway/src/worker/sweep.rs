@@ -12,6 +12,7 @@ use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
 use shared::protocol::graphql::Selected;
+use shared::publication::Selection;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -72,6 +73,35 @@ impl Aftermath {
     }
 }
 
+/// For whom of a worker's clients a publication is, by their places.
+struct Audience<'p> {
+    /// The one that is not to have it. Whoever takes patches needs every payload to make the next one of.
+    spared: Option<u32>,
+    only: Option<&'p Selection>,
+    named: SmallVec<[u32; 1]>,
+    except: SmallVec<[u32; 1]>,
+}
+
+impl Audience<'_> {
+    fn includes(&self, sweep: &Sweep<'_>, subscriber: &Subscriber) -> bool {
+        let key = subscriber.key;
+        if self.spared == Some(key) && !subscriber.variant.takes_patches() {
+            return false;
+        }
+        let Some(only) = self.only else { return true };
+        if self.except.contains(&key) || only.volatile && sweep.flags[key as usize].waiting {
+            return false;
+        }
+        let is_in_any = |channels: &[Channel]| {
+            let session = sweep.clients.get(key as usize).map(|client| &client.session);
+            session.is_some_and(|session| channels.iter().any(|channel| session.is_in(channel)))
+        };
+        let is_for_all = only.channels.is_empty() && only.clients.is_empty();
+        (is_for_all || self.named.contains(&key) || is_in_any(&only.channels))
+            && !(!only.except_channels.is_empty() && is_in_any(&only.except_channels))
+    }
+}
+
 impl Sink for Sweep<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         self.share.take(subscribers.len(), bundles.publications());
@@ -125,25 +155,37 @@ impl Sweep<'_> {
     /// The same where some of this is not for all of them.
     #[cold]
     fn hand_to_the_others(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
-        let spared = bundles.publications().iter().filter_map(|prepared| prepared.except());
-        let here: SmallVec<[(u32, ClientId); 1]> = spared
-            .filter_map(|client| {
-                let (worker, index) = self.client_ids.place(client);
-                let found = self.clients.get(index as usize).filter(|_| worker == self.worker)?;
-                (found.session.client() == client).then_some((index, client))
-            })
-            .collect();
+        let publications: SmallVec<[Arc<Prepared>; 1]> = bundles.publications().into();
+        let audiences: SmallVec<[Audience<'_>; 1]> =
+            publications.iter().map(|prepared| self.audience(prepared)).collect();
         for subscriber in subscribers {
-            // Whoever takes patches needs every payload to make the next one of.
-            let spared = here.iter().find(|(key, _)| *key == subscriber.key);
-            match spared.filter(|_| !subscriber.variant.takes_patches()) {
-                None => self.hand(subscriber, bundles.get(subscriber.variant)),
-                Some((_, client)) => {
-                    let is_spared = |prepared: &Prepared| prepared.except() == Some(*client);
-                    let rest = bundles.without(subscriber.variant, is_spared);
-                    self.hand(subscriber, &rest);
-                }
+            let is_spared = |at: usize| !audiences[at].includes(self, subscriber);
+            let spared = (0..audiences.len()).filter(|&at| is_spared(at)).count();
+            if spared == 0 {
+                self.hand(subscriber, bundles.get(subscriber.variant));
+            } else if spared < audiences.len() {
+                let at =
+                    |prepared: &Prepared| publications.iter().position(|one| std::ptr::eq(&**one, prepared));
+                let rest =
+                    bundles.without(subscriber.variant, |prepared| at(prepared).is_some_and(is_spared));
+                self.hand(subscriber, &rest);
             }
+        }
+    }
+
+    /// For whom of this worker's clients something is.
+    fn audience<'p>(&self, prepared: &'p Prepared) -> Audience<'p> {
+        let here = |client: &ClientId| {
+            let (worker, index) = self.client_ids.place(*client);
+            let found = self.clients.get(index as usize).filter(|_| worker == self.worker)?;
+            (found.session.client() == *client).then_some(index)
+        };
+        let only = prepared.only();
+        Audience {
+            spared: prepared.except().as_ref().and_then(here),
+            named: only.iter().flat_map(|only| &only.clients).filter_map(here).collect(),
+            except: only.iter().flat_map(|only| &only.except_clients).filter_map(here).collect(),
+            only,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::application::Application;
 use crate::client::Ending;
 use crate::gateway::{Description, Gateway, gateway};
 use crate::redis_server::RedisServer;
@@ -189,6 +190,128 @@ async fn a_node_that_stops_lets_clients_come_back() {
     let (mut client, _) = gateway.in_main().await;
     gateway.drain().await;
     assert_eq!(client.socket.next().await, Err(Ending::Silent), "nobody is told to leave");
+}
+
+/// Answers as the handlers of an application's own Socket.IO server would.
+async fn handlers() -> Application {
+    Application::start(|asked| {
+        let asked = asked.json();
+        let result = match (asked["type"].as_str(), asked["event"].as_str()) {
+            (Some("connect"), _) if asked["data"]["name"] == "nobody" => {
+                return Some((200, r#"{"error":{"code":1001,"message":"say your name"}}"#.to_owned()));
+            }
+            (Some("connect"), _) => {
+                json!({ "join": ["lobby"], "emit": [{ "event": "auth", "args": [asked["data"]], "to": "sender" }] })
+            }
+            (_, Some("ask")) => json!({ "ack": [asked["args"], asked["rooms"]], "ack_binary": ["/0/1"] }),
+            (_, Some("move")) => json!({
+                "leave": ["lobby"], "join": asked["args"],
+                "emit": [{ "event": "moved", "args": [asked["sid"]], "rooms": asked["args"] }],
+                "ack": [],
+            }),
+            (_, Some("emit")) => json!({ "emit": [asked["args"][0]] }),
+            (_, Some("bye")) => json!({ "disconnect": true }),
+            _ => return Some((500, String::new())),
+        };
+        Some((200, json!({ "result": result }).to_string()))
+    })
+    .await
+}
+
+fn handled_by(application: &Application) -> Description {
+    gateway().with("backend.socketio.url", &application.url).with("backend.retries", 0).and(
+        "[socketio]\nenabled = true\n[socketio.namespaces.\"/\"]\nconnect_hook = true\n\
+         [socketio.namespaces.\"/\".events.\"*\"]\naction = \"hook\"\n\
+         [socketio.namespaces.\"/\".events.direct]\naction = \"publish\"\nclient_argument = 0\n",
+    )
+}
+
+/// A client whom the application has let in and told so.
+async fn let_in(gateway: &Gateway, name: &str) -> (SocketIo, String) {
+    let mut client = gateway.socketio().await;
+    let sid = client.enter("/", &json!({ "name": name }).to_string()).await;
+    assert_eq!(client.told().await, format!("2[\"auth\",{{\"name\":\"{name}\"}}]"));
+    (client, sid)
+}
+
+#[tokio::test]
+async fn an_application_lets_clients_in_and_answers_their_events() {
+    let application = handlers().await;
+    let gateway = handled_by(&application).start().await;
+    let (mut ann, sid) = let_in(&gateway, "ann").await;
+    ann.send(r#"51-7["ask",1,{"_placeholder":true,"num":0}]"#).await;
+    ann.send_bytes(&[255]).await;
+    assert_eq!(ann.told().await, r#"61-7[[1,{"_placeholder":true,"num":0}],["lobby"]]"#);
+    assert_eq!(ann.bytes().await, [255]);
+    ann.send(r#"28["move","tea"]"#).await;
+    let mut told = [ann.told().await, ann.told().await];
+    told.sort();
+    assert_eq!(told, [format!("2[\"moved\",\"{sid}\"]"), "38[]".to_owned()], "who joins hears what follows");
+    ann.send(r#"29["broken"]"#).await;
+    assert!(ann.told().await.starts_with(r#"39[{"status":"error","code":100"#));
+    ann.send(r#"2["bye"]"#).await;
+    assert_eq!(ann.told().await, "1");
+
+    let mut nobody = gateway.socketio().await;
+    nobody.send(r#"0{"name":"nobody"}"#).await;
+    let refused = r#"4{"message":"say your name","data":{"code":1001}}"#;
+    assert_eq!(nobody.told().await, refused);
+    nobody.enter("/", r#"{"name":"bob"}"#).await;
+
+    let asked: Vec<Value> = application.asked("/").iter().map(|asked| asked.json()).collect();
+    let event = &asked[1];
+    assert_eq!(
+        (&event["type"], &event["namespace"], &event["sid"]),
+        (&json!("event"), &json!("/"), &json!(sid))
+    );
+    assert_eq!((&event["args"], &event["binary"]), (&json!([1, "/w=="]), &json!(["/1"])));
+    assert_eq!((&event["protocol"], &event["rooms"]), (&json!("socketio"), &json!(["lobby"])));
+}
+
+#[tokio::test]
+async fn an_event_reaches_whoever_it_is_for_once() {
+    let application = handlers().await;
+    let redis = RedisServer::start();
+    let nodes = [
+        handled_by(&application).over(&redis.url()).start().await,
+        handled_by(&application).over(&redis.url()).start().await,
+    ];
+    let (mut ann, ann_sid) = let_in(&nodes[0], "ann").await;
+    let (mut bob, bob_sid) = let_in(&nodes[1], "bob").await;
+    let (mut eve, eve_sid) = let_in(&nodes[1], "eve").await;
+    for (client, room) in [(&mut ann, "a"), (&mut bob, "b")] {
+        client.send(&format!("20[\"move\",\"{room}\"]")).await;
+        let told = [client.told().await, client.told().await];
+        assert!(told.contains(&"30[]".to_owned()), "{told:?}");
+    }
+    // Each case ends with a mark for all.
+    for (emit, [to_ann, to_bob, to_eve]) in [
+        (json!({ "rooms": ["a", "b"] }), [true, true, false]),
+        (json!({ "rooms": ["a", "b", "lobby"], "except": ["b"] }), [true, false, true]),
+        (json!({ "except": ["a", bob_sid] }), [false, false, true]),
+        (json!({ "rooms": [eve_sid, "a"], "to": "others" }), [false, false, true]),
+        (json!({ "rooms": [bob_sid] }), [false, true, false]),
+        (json!({ "rooms": ["nobody is here"] }), [false, false, false]),
+        (json!({ "volatile": true }), [true, true, true]),
+        (json!({ "to": "sender" }), [true, false, false]),
+        (json!({ "to": "others" }), [false, true, true]),
+    ] {
+        let mut emit = emit;
+        emit["event"] = json!("e");
+        emit["args"] = json!([1]);
+        ann.send(&format!("2[\"emit\",{emit}]")).await;
+        ann.send(r#"2["emit",{"event":"mark"}]"#).await;
+        for (client, hears) in [(&mut ann, to_ann), (&mut bob, to_bob), (&mut eve, to_eve)] {
+            if hears {
+                assert_eq!(client.told().await, r#"2["e",1]"#, "{emit}");
+            }
+            assert_eq!(client.told().await, r#"2["mark"]"#, "{emit}");
+        }
+    }
+    eve.send(&format!("2[\"direct\",\"{ann_sid}\",\"psst\"]")).await;
+    assert_eq!(ann.told().await, r#"2["direct","psst"]"#);
+    eve.send(r#"21["direct","nobody","psst"]"#).await;
+    assert_eq!(eve.told().await, r#"31[{"status":"error","code":107,"message":"bad request"}]"#);
 }
 
 #[tokio::test]

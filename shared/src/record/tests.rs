@@ -49,7 +49,19 @@ fn what_is_newer_is_said_in_version_2() {
     expected.extend_from_slice(&7_u128.to_be_bytes());
     expected.push(b'1');
     assert_eq!(record_of(&not_for_all), expected);
-    for publication in [timed, patched, keyed, not_for_all] {
+    let channel = |name: &str| Channel::parse(name, 255).unwrap();
+    let selection = Selection {
+        channels: vec![channel("a"), channel("b")],
+        except_clients: vec![ClientId::from_bits(7)],
+        volatile: true,
+        ..Selection::default()
+    };
+    let selected = Publication { only: Some(Box::new(selection)), ..Publication::new(Payload::json("1")) };
+    let mut expected = b"\x02\x00\x00\x80\x01\x02\x01a\x01b\x00\x00\x01".to_vec();
+    expected.extend_from_slice(&7_u128.to_be_bytes());
+    expected.push(b'1');
+    assert_eq!(record_of(&selected), expected);
+    for publication in [timed, patched, keyed, not_for_all, selected] {
         assert_eq!(decode_record(record_of(&publication)), Ok(publication));
     }
 }

@@ -75,10 +75,10 @@ impl Bundles {
         &self.made[self.last].1
     }
 
-    /// Whether any of these is for all but one.
+    /// Whether any of these is not for all.
     #[inline]
     pub fn spares_anyone(&self) -> bool {
-        self.publications.iter().any(|prepared| prepared.except().is_some())
+        self.publications.iter().any(|prepared| prepared.except().is_some() || prepared.only().is_some())
     }
 
     /// What is left for one subscriber of those that are not for it: made for this one alone.

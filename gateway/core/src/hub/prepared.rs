@@ -12,7 +12,7 @@ use shared::framing::MessageKind;
 use shared::id::ClientId;
 use shared::position::StreamPosition;
 use shared::protocol::Encoded;
-use shared::publication::{Payload, Publication};
+use shared::publication::{Payload, Publication, Selection};
 use shared::push::{Form, OwnedEvent, Push};
 
 use super::variants::{Variant, Variants};
@@ -131,6 +131,12 @@ impl Prepared {
             OwnedEvent::MemberAdded { info, .. } => Some(info.client),
             _ => None,
         }
+    }
+
+    /// Which of the subscribers get it, if not all of them.
+    #[inline]
+    pub fn only(&self) -> Option<&Selection> {
+        self.publication()?.only.as_deref()
     }
 
     /// How many changes of who is in the channel the node had seen with this one, if it is one.

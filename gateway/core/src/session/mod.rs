@@ -330,6 +330,11 @@ impl Session {
         joined.map(|one| &one.channel)
     }
 
+    /// Whether publications of a channel are delivered to it.
+    pub fn is_in(&self, channel: &Channel) -> bool {
+        self.find_live(channel.as_str()).is_some()
+    }
+
     /// What others see of this client in a channel that has given it this.
     fn info(&self, granted: Option<&state::Granted>) -> ClientInfo {
         let identity = self.identity.as_deref();

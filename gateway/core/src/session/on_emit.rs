@@ -15,7 +15,7 @@ impl Session {
     /// channel's history: what clients tell each other is of the moment.
     pub(super) fn on_emit(&mut self, now: Moment, id: u32, channel: &str, event: Box<str>, data: Payload) {
         let said = Tagged { data, tags: Tags::new() };
-        let forward = Forward { channel: channel.into(), event, said, to_sender: false };
+        let forward = Forward { channel: channel.into(), event, said, to_sender: false, only: None };
         self.emit(now, id, forward, true);
     }
 
@@ -25,7 +25,9 @@ impl Session {
     }
 
     fn emit(&mut self, now: Moment, id: u32, forward: Forward, is_passing: bool) {
-        let Forward { channel, event, said: Tagged { data, mut tags }, to_sender } = forward;
+        let Forward { channel, event, said: Tagged { data, mut tags }, to_sender, only } = forward;
+        // Whom it was for is not known any more when it is read again.
+        let is_kept = !is_passing && only.is_none();
         let Some(channel) = self.channel(now, id, &channel) else { return };
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {
@@ -49,6 +51,7 @@ impl Session {
             info: Some(self.info(granted)),
             tags,
             except: (!to_sender).then(|| Box::new(self.client)),
+            only,
             ..Publication::new(data)
         };
         if is_passing && !self.rare.get_or_insert_default().events.allow(now, &context.settings) {
@@ -56,7 +59,7 @@ impl Session {
         }
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Publish);
-        let retention = if is_passing { Retention::default() } else { options.retention() };
+        let retention = if is_kept { options.retention() } else { Retention::default() };
         self.effects.push_back(Effect::Publish {
             ticket,
             channel,

@@ -122,7 +122,8 @@ impl Session {
                     let ticket: Ticket = self.ticket();
                     self.wait(ticket, id, Awaited::Handling(handling));
                     let options = self.context.rules.options(&channel);
-                    let retention = options.map(|options| options.retention()).unwrap_or_default();
+                    let kept = options.filter(|_| publication.only.is_none());
+                    let retention = kept.map(|options| options.retention()).unwrap_or_default();
                     return self.effects.push_back(Effect::Publish {
                         ticket,
                         channel,

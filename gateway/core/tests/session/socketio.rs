@@ -41,7 +41,8 @@ fn opened() -> Client {
     let mut namespaces = Namespaces::new(":");
     namespaces.add("/", "io", Door::default(), routes.clone());
     namespaces.add("/admin", "admin", Door::default(), routes);
-    let common = Common { namespaces, attachments_max: 10, packet_bytes_max: 10_000 };
+    let common =
+        Common { namespaces, token_key: "token".into(), attachments_max: 10, packet_bytes_max: 10_000 };
     let mut client = Client::speaking(Arc::new(SocketIo::new(Arc::new(common))), namespaced());
     client.session = client.session.with_rooms();
     client

@@ -4,6 +4,8 @@
 //! array, and a tag says so. An argument that is bytes and nothing else is a binary payload; other bytes stand in base64
 //! in JSON, and a tag says where.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::value::RawValue;
 
@@ -46,6 +48,27 @@ pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagg
     }
     json.put_u8(b']');
     Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), &pointers) })
+}
+
+/// The arguments of an event that a server sends, with base64 at these pointers into their array.
+pub fn said_by_server(values: &[&RawValue], pointers: &[String]) -> Tagged {
+    let [only] = values else { return listed_by_server(values, pointers) };
+    let own: Vec<String> =
+        pointers.iter().filter_map(|pointer| pointer.strip_prefix("/0").map(str::to_owned)).collect();
+    let is_whole = own.iter().any(String::is_empty);
+    let bytes = || STANDARD.decode(serde_json::from_str::<String>(only.get()).ok()?).ok();
+    if let Some(bytes) = is_whole.then(bytes).flatten() {
+        return Tagged { data: Payload::binary(bytes), tags: Tags::new() };
+    }
+    let data = Payload::json(Bytes::copy_from_slice(only.get().as_bytes()));
+    Tagged { data, tags: tags(None, &own) }
+}
+
+/// The same as a JSON array, whatever they are.
+pub fn listed_by_server(values: &[&RawValue], pointers: &[String]) -> Tagged {
+    let mut json = BytesMut::new();
+    json::list(values, &mut json, |value, out| out.put_slice(value.get().as_bytes()));
+    Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), pointers) }
 }
 
 fn tags(count: Option<usize>, pointers: &[String]) -> Tags {

@@ -1,6 +1,7 @@
 //! Reading what clients send.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -9,13 +10,13 @@ use serde_json::value::RawValue;
 use super::arguments::{listed, shared};
 use super::packet::{Kind, Packet};
 use super::routes::{Entry, Forward, Named, Route, To};
-use super::sid::sid;
+use super::sid::{parse_sid, sid};
 use super::state::{Arriving, Awaited, State, bit};
 use super::{Common, Namespace, id};
 use crate::command::{self, Command, Connect, Enter, Request, Subscribe};
 use crate::error::ErrorCode;
 use crate::protocol::{DecodeError, json};
-use crate::publication::{Payload, Tagged, is_too_deep};
+use crate::publication::{Payload, Selection, Tagged, is_too_deep};
 
 /// The most arguments of one event.
 pub const ARGUMENTS_MAX: usize = 256;
@@ -27,11 +28,9 @@ const NAMESPACE_BYTES_MAX: usize = 255;
 pub const RESERVED: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
+/// What a client says as it connects.
 #[derive(Deserialize)]
-struct Auth<'a> {
-    #[serde(borrow, default)]
-    token: Option<&'a RawValue>,
-}
+struct Auth<'a>(#[serde(borrow)] BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 type Decoded = Result<(), DecodeError>;
 
@@ -111,7 +110,7 @@ fn connect(common: &Common, state: &mut State, packet: &Packet<'_>, commands: &m
     let Some(namespace) = common.namespaces.get(index).filter(|_| !state.is_in(index)) else {
         return Err(DecodeError::Malformed);
     };
-    let token = object.and_then(|auth| auth.token).and_then(|token| text_of(token, false));
+    let token = object.and_then(|auth| text_of(auth.0.get(&*common.token_key)?, false));
     state.entering |= bit(index);
     let connect = Connect {
         token: token.unwrap_or_default().into(),
@@ -220,16 +219,27 @@ impl Event<'_> {
                 self.push(commands, Request::Event(Box::new(command::Event { channel, event, said })));
             }
             Route::Publish(Forward { to, event, to_sender }) => {
+                let mut only = None;
                 let (channel, values) = match to {
                     To::Namespace => (self.namespace.channel(), self.values.to_vec()),
                     To::Room(named) => {
                         let (room, values) = self.room(named)?;
                         (self.namespace.room(&room), values)
                     }
+                    To::Client(at) => {
+                        let (sid, values) = self.room(&Named::Argument(*at))?;
+                        let client = parse_sid(&sid, self.namespace.name());
+                        let clients = vec![client.ok_or(Fault::Refused(ErrorCode::BadRequest))?];
+                        only = Some(Box::new(Selection { clients, ..Selection::default() }));
+                        (self.namespace.channel(), values)
+                    }
                 };
                 let event = event.as_deref().unwrap_or(self.name);
-                let forward = self.forward(channel, event, &values, *to_sender)?;
-                self.push(commands, forward);
+                let said = shared(&values, self.attachments).map_err(|_| Fault::Malformed)?;
+                let (channel, event, to_sender) =
+                    (channel.into(), event.into(), *to_sender || only.is_some());
+                let forward = command::Forward { channel, event, said, to_sender, only };
+                self.push(commands, Request::Forward(Box::new(forward)));
             }
             Route::Join(entry) => {
                 let (channel, told) = self.enter(entry)?;
@@ -268,9 +278,12 @@ impl Event<'_> {
                 let mut own = bytes::BytesMut::new();
                 json::string(&sid(client, self.namespace.name()), &mut own);
                 let said = Tagged { data: Payload::json(own.freeze()), tags: Default::default() };
-                Ok(forward(channel.clone(), event, said, false))
+                Ok(forward(channel.clone(), event, said))
             }
-            values => self.forward(channel.clone(), event, values, false),
+            values => {
+                let said = shared(values, self.attachments).map_err(|_| Fault::Malformed)?;
+                Ok(forward(channel.clone(), event, said))
+            }
         });
         let told = told.transpose()?;
         Ok((channel, told))
@@ -288,22 +301,12 @@ impl Event<'_> {
             Named::Argument(_) => Err(Fault::Refused(ErrorCode::BadRequest)),
         }
     }
-
-    fn forward(
-        &self,
-        channel: String,
-        event: &str,
-        values: &[&RawValue],
-        to_sender: bool,
-    ) -> Result<Request, Fault> {
-        let said = shared(values, self.attachments).map_err(|_| Fault::Malformed)?;
-        Ok(forward(channel, event, said, to_sender))
-    }
 }
 
-fn forward(channel: String, event: &str, said: Tagged, to_sender: bool) -> Request {
-    let channel = channel.into();
-    Request::Forward(Box::new(command::Forward { channel, event: event.into(), said, to_sender }))
+/// An event that tells the others in a room.
+fn forward(channel: String, event: &str, said: Tagged) -> Request {
+    let (channel, event) = (channel.into(), event.into());
+    Request::Forward(Box::new(command::Forward { channel, event, said, to_sender: false, only: None }))
 }
 
 /// A JSON string's text; or a number as it is written, where that will do.

@@ -26,7 +26,7 @@ mod routes;
 mod sid;
 mod state;
 
-pub use arguments::{ARGUMENTS_TAG, BINARY_TAG};
+pub use arguments::{ARGUMENTS_TAG, BINARY_TAG, listed_by_server, said_by_server};
 pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX, RESERVED};
 pub use names::{NAMESPACES_MAX, Namespace, Namespaces, Seen};
 pub use routes::{Door, Entry, Forward, Named, Route, Routes, To};
@@ -57,6 +57,8 @@ mod id {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Common {
     pub namespaces: Namespaces,
+    /// What holds the connection token in what a client says as it connects. Empty: nothing does.
+    pub token_key: Box<str>,
     /// The most attachments of one packet.
     pub attachments_max: u32,
     /// The longest packet with its attachments, in bytes.

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 pub struct Door {
     /// Only clients with a user.
     pub users_only: bool,
+    /// The application is asked.
+    pub asks: bool,
 }
 
 /// The events of one namespace. What no rule is for is refused.
@@ -47,6 +49,8 @@ pub enum To {
     Namespace,
     /// Those who are in a room in which the sender is.
     Room(Named),
+    /// The client whose id the argument at this place is, which goes no further then.
+    Client(usize),
 }
 
 /// Which room a client comes into or goes out of.

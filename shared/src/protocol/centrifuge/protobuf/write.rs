@@ -148,7 +148,7 @@ pub(super) struct Published<'a> {
 
 impl Fields for Published<'_> {
     fn write(&self, out: &mut impl Sink) {
-        let Publication { data, position, info, tags, time_ms, delta: _, keyed, except: _ } =
+        let Publication { data, position, info, tags, time_ms, delta: _, keyed, except: _, only: _ } =
             self.publication;
         match self.form {
             Form::Plain | Form::Whole => out.bytes(4, &data.bytes),

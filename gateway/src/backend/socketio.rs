@@ -1,0 +1,279 @@
+//! The hook of Socket.IO: events of clients, and who comes into a namespace. What is answered is done there.
+
+use gateway_core::effect::{Denial, Emitted, Handled, ServerSubscription};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::id::ClientId;
+use shared::protocol::socketio::{
+    ARGUMENTS_MAX, BINARY_TAG, EVENT_BYTES_MAX, Namespace, RESERVED, listed_by_server, parse_sid,
+    said_by_server, sid,
+};
+use shared::publication::{EVENT_TAG, Payload, Publication, Selection, Tagged};
+
+use super::answer::Fault;
+use super::hook::{Hook, Origin};
+use super::request::{Asker, Request, Style};
+
+/// The most rooms, events and the like of one answer.
+const PARTS_MAX: usize = 256;
+
+/// What a client has done.
+#[derive(Clone, Copy, Debug)]
+pub enum Happened<'a> {
+    /// It wants to come into the namespace, and says this.
+    Connect { auth: Option<&'a Payload> },
+    /// It has sent an event, with a JSON array of arguments, and is in these rooms.
+    Event { event: &'a str, said: &'a Tagged, rooms: &'a [String] },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct EventResult {
+    ack: Option<Vec<Box<RawValue>>>,
+    ack_binary: Option<Vec<String>>,
+    join: Option<Vec<String>>,
+    leave: Option<Vec<String>>,
+    emit: Option<Vec<WireEmit>>,
+    disconnect: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireEmit {
+    event: String,
+    args: Option<Vec<Box<RawValue>>>,
+    binary: Option<Vec<String>>,
+    to: Option<String>,
+    rooms: Option<Vec<String>>,
+    except: Option<Vec<String>>,
+    volatile: bool,
+}
+
+/// Asks what is to be done.
+pub(super) async fn ask(
+    hook: &Hook,
+    origin: &Origin,
+    asker: &Asker<'_>,
+    style: Style,
+    namespace: &Namespace,
+    happened: Happened<'_>,
+) -> Result<Handled, Denial> {
+    let own = sid(asker.client, namespace.name());
+    let mut request = Request { namespace: namespace.name(), sid: &own, ..Request::new(asker, None, style) };
+    match happened {
+        Happened::Connect { auth } => {
+            request.kind = "connect";
+            request.data = auth.and_then(|auth| serde_json::from_slice(&auth.bytes).ok());
+        }
+        Happened::Event { event, said, rooms } => {
+            request.kind = "event";
+            request.event = event;
+            request.args = serde_json::from_slice(&said.data.bytes).ok();
+            request.binary = said.tags.get(BINARY_TAG).and_then(|list| serde_json::from_str(list).ok());
+            request.rooms = rooms.iter().map(|room| &**room).collect();
+        }
+    }
+    let mean = |result: Option<EventResult>| result.unwrap_or_default().into_handled(namespace, asker.client);
+    hook.ask(origin, &request, mean).await
+}
+
+impl EventResult {
+    pub(super) fn into_handled(self, namespace: &Namespace, client: ClientId) -> Result<Handled, Fault> {
+        let ack = match self.ack {
+            None => None,
+            Some(args) => {
+                check_args(&args)?;
+                let said = listed_by_server(&refs(&args), &self.ack_binary.unwrap_or_default());
+                Some(Box::new(said))
+            }
+        };
+        let rooms = |rooms: Option<Vec<String>>| {
+            let rooms = rooms.unwrap_or_default();
+            match rooms.len() > PARTS_MAX {
+                true => Err(format!("there are more than {PARTS_MAX} rooms")),
+                false => rooms.iter().map(|name| room(namespace, name)).collect::<Result<Vec<_>, _>>(),
+            }
+        };
+        let join = rooms(self.join)?.into_iter().map(|channel| ServerSubscription {
+            channel: channel.as_str().into(),
+            ..ServerSubscription::default()
+        });
+        let emit = self.emit.unwrap_or_default();
+        if emit.len() > PARTS_MAX {
+            return Err(format!("emit: there are more than {PARTS_MAX} events"));
+        }
+        let emit = emit.into_iter().map(|emit| emit.into_emitted(namespace, client));
+        Ok(Handled {
+            leave: rooms(self.leave)?,
+            join: join.collect(),
+            emit: emit.collect::<Result<_, _>>()?,
+            acknowledge: ack,
+            end: self.disconnect,
+        })
+    }
+}
+
+impl WireEmit {
+    fn into_emitted(self, namespace: &Namespace, client: ClientId) -> Result<Emitted, Fault> {
+        let Self { event, args, binary, to, rooms, except, volatile } = self;
+        if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&&*event) {
+            let problem = format!(
+                "emit: an event has a name of 1 to {EVENT_BYTES_MAX} bytes, none of the library's own"
+            );
+            return Err(problem);
+        }
+        let args = args.unwrap_or_default();
+        check_args(&args)?;
+        let Tagged { data, mut tags } = said_by_server(&refs(&args), &binary.unwrap_or_default());
+        tags.insert(EVENT_TAG.into(), event.into());
+        let publication = Publication { tags, ..Publication::new(data) };
+        let all = channel(&namespace.channel())?;
+        let (rooms, except) = (rooms.unwrap_or_default(), except.unwrap_or_default());
+        let to_sender = match to.as_deref() {
+            None | Some("all") => true,
+            Some("others") => false,
+            Some("sender") => {
+                if !rooms.is_empty() || !except.is_empty() {
+                    return Err("emit: what goes to the sender goes to no rooms".to_owned());
+                }
+                return Ok(Emitted::Own { channel: all, publication: Box::new(publication) });
+            }
+            Some(other) => return Err(format!("emit: \"{other}\" is none of all, others, sender")),
+        };
+        let (channel, only) = addressed(namespace, all, &rooms, &except, volatile)?;
+        let spared = (!to_sender).then(|| Box::new(client));
+        let publication = Publication { except: spared, only, ..publication };
+        Ok(Emitted::Published { channel, publication: Box::new(publication) })
+    }
+}
+
+/// The channel in which events go to these rooms, and to whom in it.
+fn addressed(
+    namespace: &Namespace,
+    all: Channel,
+    rooms: &[String],
+    except: &[String],
+    volatile: bool,
+) -> Result<(Channel, Option<Box<Selection>>), Fault> {
+    if rooms.len() + except.len() > PARTS_MAX {
+        return Err(format!("emit: there are more than {PARTS_MAX} rooms"));
+    }
+    let mut only = Selection { volatile, ..Selection::default() };
+    for name in rooms {
+        match parse_sid(name, namespace.name()) {
+            Some(client) => only.clients.push(client),
+            None => only.channels.push(room(namespace, name)?),
+        }
+    }
+    for name in except {
+        match parse_sid(name, namespace.name()) {
+            Some(client) => only.except_clients.push(client),
+            None => only.except_channels.push(room(namespace, name)?),
+        }
+    }
+    // Mostly it is one room, whose channel is for that.
+    let channel = match (&only.channels[..], only.clients.is_empty()) {
+        ([_], true) => only.channels.remove(0),
+        _ => all,
+    };
+    Ok((channel, (only != Selection::default()).then(|| Box::new(only))))
+}
+
+fn room(namespace: &Namespace, name: &str) -> Result<Channel, Fault> {
+    if name.is_empty() {
+        return Err("a room has a name".to_owned());
+    }
+    channel(&namespace.room(name))
+}
+
+fn channel(name: &str) -> Result<Channel, Fault> {
+    Channel::parse(name, CHANNEL_BYTES_MAX).map_err(|error| format!("a room cannot be called so: {error}"))
+}
+
+fn check_args(args: &[Box<RawValue>]) -> Result<(), Fault> {
+    match args.len() > ARGUMENTS_MAX {
+        true => Err(format!("there are more than {ARGUMENTS_MAX} arguments")),
+        false => Ok(()),
+    }
+}
+
+fn refs(args: &[Box<RawValue>]) -> Vec<&RawValue> {
+    args.iter().map(|arg| &**arg).collect()
+}
+
+/// What an answer says, or what is wrong with it: for [`crate::readers`].
+pub(super) fn in_words(result: EventResult) -> Result<Handled, Fault> {
+    let mut namespaces = shared::protocol::socketio::Namespaces::new(":");
+    namespaces.add("/", "socketio", Default::default(), Default::default());
+    let namespace = namespaces.named("/").ok_or("there is none")?;
+    result.into_handled(namespace, ClientId::from_random(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Handled, Fault> {
+        in_words(serde_json::from_str(json).unwrap())
+    }
+
+    fn emitted(json: &str) -> (String, Publication) {
+        match read(&format!("{{\"emit\":[{json}]}}")).unwrap().emit.remove(0) {
+            Emitted::Own { channel, publication } => (format!("own {channel}"), *publication),
+            Emitted::Published { channel, publication } => (channel.to_string(), *publication),
+        }
+    }
+
+    #[test]
+    fn an_answer_without_anything_does_nothing() {
+        assert_eq!(read("{}"), Ok(Handled::default()));
+        assert_eq!(read(r#"{"ack":null,"emit":null,"unknown":1}"#), Ok(Handled::default()));
+    }
+
+    #[test]
+    fn an_answer_says_what_is_to_be_done() {
+        let handled =
+            read(r#"{"ack":[1,"AQI="],"ack_binary":["/1"],"join":["a b"],"leave":["c"],"disconnect":true}"#);
+        let handled = handled.unwrap();
+        let ack = handled.acknowledge.unwrap();
+        assert_eq!(ack.data, Payload::json(r#"[1,"AQI="]"#));
+        assert_eq!((&*ack.tags["args"], &*ack.tags["binary"]), ("2", r#"["/1"]"#));
+        assert_eq!(&*handled.join[0].channel, "socketio:a%20b");
+        assert_eq!((handled.leave[0].as_str(), handled.end), ("socketio:c", true));
+    }
+
+    #[test]
+    fn an_event_goes_to_all_to_a_room_to_several_or_to_its_sender() {
+        let own = ClientId::from_random(1);
+        let (channel, publication) = emitted(r#"{"event":"e","args":[{"a":1}]}"#);
+        assert_eq!((&*channel, publication.event(), &publication.only), ("socketio:*", Some("e"), &None));
+        assert_eq!((publication.data, publication.except), (Payload::json(r#"{"a":1}"#), None));
+        assert_eq!(emitted(r#"{"event":"e","to":"sender"}"#).0, "own socketio:*");
+        let (channel, publication) = emitted(r#"{"event":"e","rooms":["a"],"to":"others"}"#);
+        assert_eq!((&*channel, publication.only), ("socketio:a", None));
+        assert_eq!(publication.except.as_deref(), Some(&own));
+        let (channel, publication) = emitted(r#"{"event":"e","rooms":["a","b"],"except":["c"]}"#);
+        let only = publication.only.unwrap();
+        assert_eq!((&*channel, only.channels.len(), only.except_channels.len()), ("socketio:*", 2, 1));
+        let (channel, publication) = emitted(&format!(r#"{{"event":"e","rooms":["{}"]}}"#, sid(own, "/")));
+        assert_eq!((&*channel, publication.only.unwrap().clients), ("socketio:*", vec![own]));
+        let (_, publication) = emitted(r#"{"event":"e","args":["AQI="],"binary":["/0"],"volatile":true}"#);
+        assert_eq!(publication.data, Payload::binary(&[1, 2][..]));
+        assert!(publication.only.unwrap().volatile);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told() {
+        for wrong in [
+            r#"{"emit":[{}]}"#,
+            r#"{"emit":[{"event":"connect"}]}"#,
+            r#"{"emit":[{"event":"e","to":"nobody"}]}"#,
+            r#"{"emit":[{"event":"e","to":"sender","rooms":["a"]}]}"#,
+            r#"{"join":[""]}"#,
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert!(read(&format!(r#"{{"join":["{}"]}}"#, "x".repeat(300))).is_err());
+    }
+}

@@ -13,6 +13,7 @@ mod connecting;
 mod errors;
 mod following;
 mod following_topics;
+mod graphql;
 mod heartbeat;
 mod limits;
 mod loading;

@@ -18,7 +18,7 @@ impl Framing {
         bytes: &Bytes,
         selected: &mut Selected,
     ) -> Option<Bytes> {
-        if Record::read(bytes).is_none() {
+        if !Record::is_first_in(bytes) {
             return (!bytes.is_empty()).then(|| self.enclose_message(bytes));
         }
         let mut messages = BytesMut::new();

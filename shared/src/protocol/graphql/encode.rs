@@ -140,7 +140,7 @@ impl State {
         for publication in &subscribed.publications {
             let mut shared = BytesMut::new();
             record::put(channel, publication, &mut shared);
-            if let Some(record) = Record::read(&shared.freeze()) {
+            if let Some((_, record)) = Record::take(&mut shared.freeze()) {
                 lengths
                     .extend(self.deliver(dialect, &record, out, |selection| selection.apply(&record.json)));
             }

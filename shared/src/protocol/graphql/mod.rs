@@ -139,10 +139,15 @@ impl GraphQl {
         Self { dialect, planner, operations_max, state: Mutex::default() }
     }
 
-    /// The messages that a record which the hub shares is to this client, one after the other, and how long each is, in bytes.
-    pub fn deliver(&self, record: &Bytes, selected: &mut Selected, out: &mut BytesMut) -> Vec<usize> {
-        let Some(read) = Record::read(record) else { return Vec::new() };
-        self.state().deliver(self.dialect, &read, out, |selection| selected.get(record, &read, selection))
+    /// The messages that records which the hub shares are to this client, one after the other, and how long each is, in bytes.
+    pub fn deliver(&self, records: &Bytes, selected: &mut Selected, out: &mut BytesMut) -> Vec<usize> {
+        let (mut rest, mut lengths) = (records.clone(), Vec::new());
+        let mut state = self.state();
+        while let Some((bytes, record)) = Record::take(&mut rest) {
+            let result = |selection: &Arc<Selection>| selected.get(&bytes, &record, selection);
+            lengths.append(&mut state.deliver(self.dialect, &record, out, result));
+        }
+        lengths
     }
 
     /// What follows from what was answered and decoded since this was last asked for, if anything does.

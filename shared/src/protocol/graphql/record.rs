@@ -15,6 +15,8 @@ use crate::reply::Reply;
 
 /// No message of this protocol begins so.
 const MARK: u8 = 0;
+/// The mark and the length of all.
+const HEADER_BYTES: usize = 5;
 /// The last event of a stream that was one operation's.
 const COMPLETE: &[u8] = b"event: complete\ndata:\n\n";
 
@@ -27,9 +29,11 @@ pub struct Record {
     pub(super) json: Bytes,
 }
 
-/// Writes a publication for all of its channel's subscribers.
+/// Writes a publication for all of its channel's subscribers. Several may stand behind each other.
 pub(super) fn put(channel: &Channel, publication: &Publication, out: &mut BytesMut) {
+    let start = out.len();
     out.put_u8(MARK);
+    out.put_u32(0);
     // A channel's name is shorter than 256 bytes, and an epoch shorter than that.
     out.put_u8(channel.as_str().len() as u8);
     out.put_slice(channel.as_str().as_bytes());
@@ -40,15 +44,33 @@ pub(super) fn put(channel: &Channel, publication: &Publication, out: &mut BytesM
         out.put_slice(position.epoch.as_str().as_bytes());
     }
     json::payload(&publication.data, out);
+    // No payload is longer than that can say.
+    let length = (out.len() - start) as u32;
+    if let Some(place) = out.get_mut(start + 1..start + HEADER_BYTES) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
 }
 
 impl Record {
-    /// Reads what [`Records`] has written. `None` for anything else, such as a message that is for a client as it is.
-    pub fn read(bytes: &Bytes) -> Option<Self> {
-        let mut rest = bytes.clone();
-        if rest.try_get_u8().ok()? != MARK {
+    /// Whether these bytes are what [`Records`] has written, and not a message that is for a client as it is.
+    pub fn is_first_in(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&MARK)
+    }
+
+    /// Takes the first out of what [`Records`] has written, with its bytes. `None` if there is none left.
+    pub fn take(bytes: &mut Bytes) -> Option<(Bytes, Self)> {
+        let header: [u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
+        let [MARK, length @ ..] = header else { return None };
+        let length = u32::from_be_bytes(length) as usize;
+        if length > bytes.len() {
             return None;
         }
+        let own = bytes.split_to(length);
+        let read = Self::read(own.get(HEADER_BYTES..).map(|rest| own.slice_ref(rest))?)?;
+        Some((own, read))
+    }
+
+    fn read(mut rest: Bytes) -> Option<Self> {
         let channel = take(&mut rest)?;
         let position = match rest.try_get_u8().ok()? {
             0 => None,
@@ -126,23 +148,42 @@ mod tests {
         out.freeze()
     }
 
+    fn only(bytes: Bytes) -> Option<Record> {
+        let mut rest = bytes;
+        let (_, record) = Record::take(&mut rest)?;
+        assert!(rest.is_empty());
+        Some(record)
+    }
+
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let position = StreamPosition { offset: 7, epoch: Epoch::parse("life").unwrap() };
         for position in [None, Some(position)] {
-            let read = Record::read(&record(Payload::json("{\n}"), position)).unwrap();
+            let read = only(record(Payload::json("{\n}"), position)).unwrap();
             assert_eq!(read, Record { channel: "news:1".into(), position, json: "{ }".into() });
         }
-        assert_eq!(Record::read(&record(Payload::text("a\nb"), None)).unwrap().json, r#""a\nb""#);
-        assert_eq!(Record::read(&record(Payload::binary(&b"\0"[..]), None)).unwrap().json, r#""AA==""#);
+        assert_eq!(only(record(Payload::text("a\nb"), None)).unwrap().json, r#""a\nb""#);
+        assert_eq!(only(record(Payload::binary(&b"\0"[..]), None)).unwrap().json, r#""AA==""#);
+    }
+
+    #[test]
+    fn those_that_travel_together_are_told_apart() {
+        let together = ["1", "22", "3"].map(|json| record(Payload::json(json), None)).concat();
+        let mut rest = Bytes::from(together);
+        let mut read = Vec::new();
+        while let Some((bytes, record)) = Record::take(&mut rest) {
+            assert!(Record::is_first_in(&bytes));
+            read.push(record.json);
+        }
+        assert_eq!((read, rest.len()), (vec!["1".into(), "22".into(), Bytes::from("3")], 0));
     }
 
     #[test]
     fn what_is_none_is_not_read() {
         let whole = record(Payload::json("1"), Some(StreamPosition::default()));
-        assert!(Record::read(&whole.slice(..4)).is_none());
-        for other in [&b""[..], b"{}", b"\x00", b"\x00\x05ab"] {
-            assert!(Record::read(&Bytes::from_static(other)).is_none(), "{other:?}");
+        assert!(only(whole.slice(..4)).is_none() && only(whole.slice(..whole.len() - 1)).is_none());
+        for other in [&b""[..], b"{}", b"\x00", b"\x00\x00\x00\x00\x05", b"\x00\x00\x00\x00\x07\x05ab"] {
+            assert!(only(Bytes::from_static(other)).is_none(), "{other:?}");
         }
     }
 }

@@ -46,7 +46,8 @@ function sink() {
 
 function socketClient(t, url, options = {}) {
   const client = createClient({ url, webSocketImpl: WebSocket, retryWait: async () => {}, ...options });
-  t.after(() => client.dispose());
+  // One that is connecting anew as the test ends, to what is gone already, says so.
+  t.after(() => Promise.resolve(client.dispose()).catch(() => {}));
   return client;
 }
 
@@ -230,11 +231,9 @@ test('when a node is killed graphql-ws goes on at another, from where it was', a
   await hear(nodes[1], 'news:sport', told);
   for (const number of numbers(1, 3)) await nodes[1].publish('news:sport', number);
   await until('three results', () => values(told).length === 3);
-  relay.cut();
   relay.target = nodes[1].port;
   await nodes[0].kill();
   for (const number of numbers(4, 8)) await nodes[1].publish('news:sport', number);
-  relay.restore();
   await until('all results', () => values(told).length >= 8);
   await nodes[1].publish('news:sport', 9);
   await until('the next', () => values(told).length >= 9);

@@ -13,12 +13,9 @@ import { until } from '../support/wait.mjs';
 
 const DEPLOYED = new URL('../../deploy/haproxy/haproxy.cfg', import.meta.url);
 
-// Every wire, with its channels in one namespace: that is what makes `room` of one of them the room of all.
-const config = (redis, drain) => `
-[auth]
-hmac_secret = "${SECRET}"
-allow_anonymous = true
-[namespaces.all]
+// Every wire, with its channels in one namespace: that is what makes a room of one of them the room of all. There are two, for
+// `NAMESPACE:*` is of all topics to Mercure and of all clients to Socket.IO.
+const namespace = (name) => `[namespaces.${name}]
 history_size = 100000
 history_ttl_s = 3600
 force_recovery = true
@@ -27,7 +24,17 @@ allow_subscribe_anonymous = true
 allow_publish = true
 allow_publish_anonymous = true
 allow_publish_for_client = true
-[sse]
+[pusher.apps.${name}]
+id = "${name}"
+key = "key-of-${name}"
+secret = "secret-of-${name}"
+`;
+
+const config = (redis, drain) => `
+[auth]
+hmac_secret = "${SECRET}"
+allow_anonymous = true
+${namespace('all')}${namespace('io')}[sse]
 enabled = true
 retry_ms = 400
 [mercure]
@@ -35,10 +42,16 @@ enabled = true
 namespace = "all"
 [pusher]
 enabled = true
-[pusher.apps.all]
-id = "1"
-key = "app-key"
-secret = "app-secret"
+[socketio]
+enabled = true
+[socketio.namespaces."/"]
+channels = "io"
+[socketio.namespaces."/".events.join]
+action = "join"
+room_argument = 0
+[socketio.namespaces."/".events.said]
+action = "publish"
+room_argument = 0
 [session]
 recovery_limit_max = 100000
 [http]

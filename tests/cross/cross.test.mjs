@@ -11,7 +11,7 @@ import { WIRES } from './wires.mjs';
 
 const CLIENTS = Number(process.env.CROSS_CLIENTS ?? 20);
 const NODES = 3;
-const ROOMS = ['one', 'two'];
+const ROOMS = ['all:one', 'io:two'];
 // Of each publisher. All that is heard is heard by one process: the more there are, the less is said.
 const PER_SECOND = Math.min(4, 80 / CLIENTS);
 const SOME = 16;

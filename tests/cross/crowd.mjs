@@ -5,6 +5,8 @@ import { keyOf } from './cluster.mjs';
 import { Told } from './told.mjs';
 import { WIRES } from './wires.mjs';
 
+const serves = (name, room) => WIRES[name].serves?.(room.split(':')[0]) ?? true;
+
 // Clients that are opened at the same time.
 const AT_ONCE = 40;
 const OPEN_DEADLINE_MS = 60_000;
@@ -29,7 +31,10 @@ export class Crowd {
     for (let from = 0; from < count; from += AT_ONCE) {
       const opened = [];
       for (let index = from; index < Math.min(count, from + AT_ONCE); index += 1) {
-        for (const name of Object.keys(WIRES)) opened.push(crowd.#open(name, rooms[index % rooms.length]));
+        for (const name of Object.keys(WIRES)) {
+          const own = rooms.filter((room) => serves(name, room));
+          opened.push(crowd.#open(name, own[index % own.length]));
+        }
       }
       await until('they have begun', () => opened.every(({ told }) => told.isHere), OPEN_DEADLINE_MS);
     }
@@ -53,15 +58,16 @@ export class Crowd {
   }
 
   async #subscribed() {
-    const { channels } = await this.cluster.nodes[0].api('channels', { pattern: 'all:*' });
-    return Object.values(channels).reduce((sum, { num_clients: clients }) => sum + clients, 0);
+    const { channels } = await this.cluster.nodes[0].api('channels', {});
+    const own = new Set(this.clients.map((client) => this.channelOf(client)));
+    return Object.entries(channels).reduce((sum, [channel, { num_clients: clients }]) => sum + (own.has(channel) ? clients : 0), 0);
   }
 
   // One publisher of each wire in each room, until it is stopped, each about `perSecond` times a second.
   publish(perSecond) {
     for (const [room, name] of this.rooms.flatMap((room) => Object.keys(WIRES).map((name) => [room, name]))) {
       const client = this.clients.find((client) => client.name === name && client.room === room);
-      const publish = client.wire.publish?.(this.cluster, room, client.own);
+      const publish = client?.wire.publish?.(this.cluster, room, client.own);
       if (publish) this.#publishing.push(this.#keepPublishing(`${name} in ${room}`, room, publish, 1_000 / perSecond));
     }
   }
@@ -94,7 +100,7 @@ export class Crowd {
     for (const room of this.rooms) {
       const last = { by: `the test in ${room}`, number: 1 };
       this.tried.get(room).push(keyOf(last));
-      await this.cluster.nodes[0].publish(`all:${room}`, last);
+      await this.cluster.nodes[0].publish(room, last);
       this.taken.get(room).push(keyOf(last));
     }
     for (const channel of new Set(this.clients.map((client) => this.channelOf(client)))) {
@@ -108,7 +114,7 @@ export class Crowd {
   }
 
   channelOf({ wire, room }) {
-    return wire.channel?.(room) ?? `all:${room}`;
+    return wire.channel?.(room) ?? room;
   }
 
   async allAreHere() {

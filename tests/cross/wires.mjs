@@ -2,6 +2,7 @@
 //
 // To add one: a row below, with
 //   protocol   as `tidegate_connections` counts its clients
+//   serves     (namespace) → whether it is in it, if it is not in all: a room is a namespace and a name, `all:one`
 //   goesOn     whether a client that comes back is given what it missed
 //   follow     (cluster, room, told) → { close() }. Tells `told` of what happens: began(recovered), heard(publication), left()
 //   channel    (room) → the channel that it follows in truth, where that is another than the room's own
@@ -13,6 +14,7 @@ import { Centrifuge as CentrifugeProtobuf } from 'centrifuge/build/protobuf';
 import { EventSource } from 'eventsource';
 import PusherServer from 'pusher';
 import Pusher from 'pusher-js';
+import { io } from 'socket.io-client';
 import WebSocket from 'ws';
 
 import { inSeconds, token } from '../support/token.mjs';
@@ -20,7 +22,8 @@ import { inSeconds, token } from '../support/token.mjs';
 const MERCURE = '/.well-known/mercure';
 // What Pusher calls each of its events, for they have to have a name; others give theirs none.
 const NAME = 'said';
-const channelOf = (room) => `all:${room}`;
+const partsOf = (room) => room.split(':');
+const nameOf = (room) => partsOf(room)[1];
 const bytes = (publication) => new TextEncoder().encode(JSON.stringify(publication));
 
 function centrifuge(Library, endpoint, options, read, write) {
@@ -30,7 +33,7 @@ function centrifuge(Library, endpoint, options, read, write) {
       const client = new Library(endpoint(cluster), { minReconnectDelay: 100, maxReconnectDelay: 1_000, ...options(cluster) });
       // The library reports every failed attempt here; without a listener it prints them.
       client.on('error', () => {});
-      const subscription = client.newSubscription(channelOf(room));
+      const subscription = client.newSubscription(room);
       subscription.on('subscribed', ({ wasRecovering, recovered }) => told.began(!wasRecovering || recovered));
       subscription.on('publication', ({ data }) => told.heard(read(data)));
       subscription.on('subscribing', () => told.left());
@@ -50,7 +53,7 @@ function eventSource(address, options) {
     const source = new EventSource(cluster.http(address(room)));
     source.onopen = () => options.opened?.(told);
     source.addEventListener('subscribed', ({ data }) => {
-      const { recovered } = JSON.parse(data).channels[channelOf(room)];
+      const { recovered } = JSON.parse(data).channels[room];
       told.began(recovered !== false);
     });
     source.onmessage = ({ data }) => told.heard(JSON.parse(data));
@@ -99,7 +102,7 @@ export const WIRES = {
     follow(cluster, room, told) {
       const client = { closed: false };
       const open = () => {
-        client.socket = new WebSocket(cluster.ws(`/raw/${channelOf(room)}`));
+        client.socket = new WebSocket(cluster.ws(`/raw/${room}`));
         client.socket.on('open', () => told.began(false));
         client.socket.on('message', (data) => told.heard(JSON.parse(String(data))));
         client.socket.on('error', () => {});
@@ -125,53 +128,75 @@ export const WIRES = {
   'event stream': {
     protocol: 'sse',
     goesOn: true,
-    follow: eventSource((room) => `/sse?channel=${channelOf(room)}`, {}),
+    follow: eventSource((room) => `/sse?channel=${room}`, {}),
     publish: (cluster, room) => (publication) =>
-      post(cluster, '/connection/publish', JSON.stringify({ channel: channelOf(room), data: publication }), {}),
+      post(cluster, '/connection/publish', JSON.stringify({ channel: room, data: publication }), {}),
   },
   Mercure: {
     protocol: 'mercure',
+    serves: (namespace) => namespace === 'all',
     goesOn: true,
     // The answer's header says whether what was missed is coming, and EventSource shows no headers.
-    follow: eventSource((room) => `${MERCURE}?topic=${room}`, { opened: (told) => told.began(true) }),
+    follow: eventSource((room) => `${MERCURE}?topic=${nameOf(room)}`, { opened: (told) => told.began(true) }),
     publish: (cluster, room) => (publication) => {
       const signed = token({ exp: inSeconds(600), mercure: { publish: ['*'] } });
-      const form = new URLSearchParams({ topic: room, data: JSON.stringify(publication), retry: '400' });
+      const form = new URLSearchParams({ topic: nameOf(room), data: JSON.stringify(publication), retry: '400' });
       return post(cluster, MERCURE, form, { Authorization: `Bearer ${signed}` });
     },
   },
   'Mercure, by a template': {
     protocol: 'mercure',
+    serves: (namespace) => namespace === 'all',
     goesOn: true,
     // What two nodes publish at the same time may stand in another order here than in the channel of the topic.
     channel: () => 'all:*',
-    follow: eventSource((room) => `${MERCURE}?topic=${encodeURIComponent(`${room.slice(0, -1)}{rest}`)}`, { opened: (told) => told.began(true) }),
+    follow: eventSource((room) => `${MERCURE}?topic=${encodeURIComponent(`${nameOf(room).slice(0, -1)}{rest}`)}`, { opened: (told) => told.began(true) }),
   },
   Pusher: {
     protocol: 'pusher',
     goesOn: false,
     follow(cluster, room, told) {
-      const client = new Pusher('app-key', {
+      const [app, name] = partsOf(room);
+      const client = new Pusher(`key-of-${app}`, {
         wsHost: '127.0.0.1', wsPort: cluster.port, forceTLS: false, enabledTransports: ['ws'], enableStats: false, cluster: '',
       });
       client.connection.bind('state_change', ({ previous, current }) => {
         if (previous === 'connected') told.left();
         if (current === 'failed' || current === 'disconnected') told.lostForGood();
       });
-      const channel = client.subscribe(room);
+      const channel = client.subscribe(name);
       channel.bind('pusher:subscription_succeeded', () => told.began(false));
       channel.bind_global((event, data) => event.startsWith('pusher:') || told.heard(data));
       return { close: () => client.disconnect() };
     },
     // Clients publish in private channels alone; to this one their servers do.
     publish(cluster, room) {
+      const [app, name] = partsOf(room);
       const server = new PusherServer({
-        appId: '1', key: 'app-key', secret: 'app-secret', host: '127.0.0.1', port: String(cluster.port), useTLS: false,
+        appId: app, key: `key-of-${app}`, secret: `secret-of-${app}`, host: '127.0.0.1', port: String(cluster.port), useTLS: false,
       });
       return async (publication) => {
-        const { status } = await server.trigger(room, NAME, publication);
+        const { status } = await server.trigger(name, NAME, publication);
         if (status !== 200) throw new Error(`trigger: ${status}`);
       };
+    },
+  },
+  'Socket.IO': {
+    protocol: 'socketio',
+    serves: (namespace) => namespace === 'io',
+    goesOn: false,
+    follow(cluster, room, told) {
+      const socket = io(cluster.http(''), {
+        transports: ['websocket'], forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 500,
+      });
+      socket.on('connect', () => socket.emit('join', nameOf(room), () => told.began(false)));
+      for (const event of ['message', NAME]) socket.on(event, (publication) => told.heard(publication));
+      socket.on('disconnect', () => (socket.active ? told.left() : told.lostForGood()));
+      return { close: () => socket.close(), socket };
+    },
+    publish: (_cluster, room, { socket }) => async (publication) => {
+      const { status } = await socket.timeout(5_000).emitWithAck(NAME, nameOf(room), publication);
+      if (status !== 'ok') throw new Error(`${NAME}: ${status}`);
     },
   },
 };

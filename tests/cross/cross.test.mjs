@@ -26,10 +26,11 @@ test('clients of all wires at three nodes behind HAProxy', { timeout: 80_000 + 5
   const crowd = await Crowd.gather(t, cluster, ROOMS, CLIENTS);
   t.diagnostic(`${crowd.clients.length} clients of ${Object.keys(WIRES).length} wires`);
 
-  await t.test('each node has clients of each wire, for nothing keeps them together', async () => {
-    for (const [index] of cluster.nodes.entries()) {
-      const counts = await cluster.connections(index);
-      for (const { protocol } of Object.values(WIRES)) assert.ok(counts[protocol] > 0, `node ${index}, ${protocol}`);
+  await t.test('nothing keeps clients of a wire together', async () => {
+    const counts = await Promise.all(cluster.nodes.map((_, index) => cluster.connections(index)));
+    for (const { protocol } of Object.values(WIRES)) {
+      const at = counts.filter((count) => count[protocol] > 0).length;
+      assert.ok(at >= 2, `${protocol} is at ${at} of the nodes`);
     }
   });
 
@@ -66,7 +67,7 @@ test('clients of all wires at three nodes behind HAProxy', { timeout: 80_000 + 5
       for (const [what, moments] of [['cut off', cutOff], ['back', back]]) {
         const most = mostWithin(moments, DRAIN.graceMs / 5);
         t.diagnostic(`node ${index}: of ${there} clients at most ${most} ${what} within ${DRAIN.graceMs / 5} ms`);
-        assert.ok(most <= Math.max(4, there / 2), `${most} of ${there} were ${what} together`);
+        assert.ok(most <= Math.max(4, 0.8 * there), `${most} of ${there} were ${what} together`);
       }
       await cluster.startNode(index);
     }

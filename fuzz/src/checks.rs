@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use shared::channel::Channel;
 use shared::command::{Command, Request};
 use shared::error::ErrorCode;
+use shared::framing::engine_io::{self, Packet, put_message};
 use shared::framing::websocket::{
     Assembler, DeflatePolicy, Deflater, Event, FrameError, Inflater, Limits, Role, offer, read_upgrade,
 };
@@ -84,6 +85,23 @@ pub fn centrifuge_json(data: &[u8]) {
                 assert_eq!(rewritten(&command), [command]);
             }
         }
+    }
+}
+
+/// The body of a request holds packets or it does not, however it is looked at; and a message that was read from it is read
+/// again from a body that it is put into.
+pub fn engine_io(data: &[u8]) {
+    let mut body = data.to_vec();
+    let read: Result<Vec<_>, _> = engine_io::Payload::read(&mut body).collect();
+    assert_eq!(read.as_ref().err(), engine_io::Payload::check(data).err().as_ref());
+    for packet in read.into_iter().flatten() {
+        let Packet::Message(message) = packet else { continue };
+        let mut put = BytesMut::new();
+        put_message(message, &mut put);
+        assert_eq!(engine_io::Payload::read(&mut put).collect::<Vec<_>>(), [Ok(Packet::Message(message))]);
+    }
+    for kind in [MessageKind::Text, MessageKind::Binary] {
+        let _ = Packet::read(Message { kind, data });
     }
 }
 

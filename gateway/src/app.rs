@@ -150,6 +150,7 @@ impl App {
 
         let apps = Apps::new(&config.pusher, &config.channel_names).map_err(setup)?.map(Arc::new);
 
+        let engine_io = Arc::new(EngineIo::new(&config.socketio, &id.0));
         let node = runtime.block_on(async {
             let from_broker = Arc::new(FromBroker::default());
             let Connected { broker, presence, ledger } =
@@ -184,6 +185,7 @@ impl App {
                 apps: apps.clone(),
                 webhooks,
                 memory: memory.clone(),
+                engine_io: engine_io.clone(),
                 shared_poll: config.shared_poll.clone(),
             }))
         })?;
@@ -242,7 +244,7 @@ impl App {
             api: api_socket.is_none().then(|| api.clone()),
             by_client: Arc::new(ByClient::new(authenticator.clone(), node.clone())),
             encodings,
-            engine_io: Arc::new(EngineIo::new(&config.socketio, &node.id.0)),
+            engine_io,
             reception: reception(&inboxes, &node),
             metrics: metrics.clone(),
             url_bytes_max: config.http.url_bytes_max,
@@ -379,6 +381,7 @@ impl App {
         let drain = self.reload.running.lock().drain.clone();
         self.readiness.set_draining();
         self.leaving.cancel();
+        self.node.engine_io.leave();
         tracing::info!(clients = self.metrics.connections(), "draining: this node is no longer ready");
         thread::sleep(Duration::from_millis(drain.notice_ms));
 

@@ -40,6 +40,7 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
         r#"{"id":5,"error":{"code":100,"message":"internal","temporary":true}}"#,
         r#"{"event":"pusher:subscribe","data":{"auth":"k:s","channel":"presence-a","channel_data":"{\"user_id\":1}"}}"#,
         r##"{"event":"pusher:unsubscribe","data":{"channel":"#server-to-user-a,b"}}"##,
+        "4hello\u{1e}bAQIDBA==\u{1e}2probe\u{1e}3\u{1e}1",
         r#"{"event":"client-a","channel":"private-a","data":{"a":[1]}}"#,
         "\0{\"type\":\"connection_init\"}\n{\"type\":\"subscribe\",\"id\":\"1\",\"payload\":{\"query\":\"news\"}}",
         "\u{1}{\"type\":\"connection_init\"}\n{\"type\":\"start\",\"id\":\"1\",\"payload\":{\"query\":\"?\",\"extensions\":{}}}\n{\"type\":\"stop\",\"id\":\"1\"}",
@@ -85,6 +86,7 @@ smoke! {
     any_bytes_can_come_from_a_client_that_speaks_once: centrifuge_uni;
     any_bytes_can_come_as_a_bare_message: raw;
     any_bytes_can_come_as_the_address_of_an_event_stream: event_source;
+    any_bytes_can_come_in_a_request_of_engine_io: engine_io;
     any_bytes_can_come_from_a_pusher_client: pusher;
     any_bytes_can_come_from_a_graphql_client: graphql;
     any_bytes_can_come_from_a_client_of_socketio: socketio;

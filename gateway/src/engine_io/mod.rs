@@ -1,7 +1,8 @@
 //! Engine.IO on this node: what sessions begin with, and those whose clients poll, by the names that these are told.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use base64::Engine;
@@ -16,11 +17,18 @@ use crate::socketio::Config;
 use crate::transport::Handed;
 use crate::transport::handed::handed_in_slices;
 
+mod elsewhere;
 mod probe;
 mod session;
 
+pub use elsewhere::Polled;
+pub(crate) use elsewhere::{Answered, Nodes};
+
 pub(crate) use probe::{PROBE_TIMEOUT, ProbeError, probe};
 pub(crate) use session::{Fault, Session};
+
+use elsewhere::{BringingElsewhere, Elsewhere};
+use session::Bringing;
 
 /// How sessions of Engine.IO begin on this node, and those that requests keep alive.
 #[derive(Debug)]
@@ -28,6 +36,50 @@ pub(crate) struct EngineIo {
     settings: Config,
     node: Box<str>,
     polling: Arc<Sessions>,
+    /// For sessions that are on other nodes.
+    nodes: OnceLock<Arc<dyn Nodes>>,
+    /// This node is being stopped.
+    leaving: Arc<AtomicBool>,
+}
+
+/// A session that a request names.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Here(Arc<Session>),
+    Elsewhere(Elsewhere),
+}
+
+/// A request that brings packets. If it is dropped its session ends.
+pub(crate) enum BringingThere<'s> {
+    Here(Bringing<'s>),
+    Elsewhere(BringingElsewhere<'s>),
+}
+
+impl Found {
+    /// As [`Session::fetch`].
+    pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, Fault> {
+        match self {
+            Self::Here(session) => session.fetch(patience).await,
+            Self::Elsewhere(elsewhere) => elsewhere.fetch(patience).await,
+        }
+    }
+
+    /// As [`Session::begin_bringing`].
+    pub(crate) fn begin_bringing(&self) -> Result<BringingThere<'_>, Fault> {
+        match self {
+            Self::Here(session) => session.begin_bringing().map(BringingThere::Here),
+            Self::Elsewhere(elsewhere) => Ok(BringingThere::Elsewhere(elsewhere.begin_bringing())),
+        }
+    }
+}
+
+impl BringingThere<'_> {
+    pub(crate) async fn bring(self, body: Bytes) -> Result<(), Fault> {
+        match self {
+            Self::Here(bringing) => bringing.bring(body).await,
+            Self::Elsewhere(bringing) => bringing.bring(body).await,
+        }
+    }
 }
 
 /// Sessions by the secrets of their names. As many as there are clients: each was admitted as one.
@@ -56,18 +108,38 @@ pub(crate) struct Polling {
 impl<'a> Sid<'a> {
     pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let (secret, node) = text.split_once('.')?;
-        let secret = BASE64_URL_SAFE_NO_PAD.decode(secret).ok()?;
-        Some(Self { secret: u128::from_be_bytes(secret.try_into().ok()?), node })
+        Some(Self { secret: Self::parse_secret(secret)?, node })
+    }
+
+    fn parse_secret(text: &str) -> Option<u128> {
+        let secret = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+        Some(u128::from_be_bytes(secret.try_into().ok()?))
+    }
+
+    fn secret_to_text(self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.secret.to_be_bytes())
     }
 
     fn to_text(self) -> String {
-        format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(self.secret.to_be_bytes()), self.node)
+        format!("{}.{}", self.secret_to_text(), self.node)
     }
 }
 
 impl EngineIo {
     pub(crate) fn new(settings: &Config, node: &str) -> Self {
-        Self { settings: settings.clone(), node: node.into(), polling: Arc::default() }
+        Self {
+            settings: settings.clone(),
+            node: node.into(),
+            polling: Arc::default(),
+            nodes: OnceLock::new(),
+            leaving: Arc::default(),
+        }
+    }
+
+    /// From now on other nodes are asked about the sessions that they have.
+    pub(crate) fn connect(&self, nodes: Arc<dyn Nodes>) {
+        // Once is enough: there is one cluster.
+        let _ = self.nodes.set(nodes);
     }
 
     pub(crate) fn settings(&self) -> &Config {
@@ -96,9 +168,28 @@ impl EngineIo {
         Polling { pipe, session, greeting: greeting.freeze() }
     }
 
-    /// The session of this name, if its client polls here.
-    pub(crate) fn find(&self, sid: Sid<'_>) -> Option<Arc<Session>> {
-        if *sid.node != *self.node { None } else { self.polling.0.lock().get(&sid.secret).cloned() }
+    /// This node is being stopped: requests whose sessions are elsewhere do not wait here any longer.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// The session of this name, if its client polls here, or if another node has to know.
+    pub(crate) fn find(&self, sid: Sid<'_>) -> Option<Found> {
+        if *sid.node == *self.node {
+            return self.find_here(sid.secret).map(Found::Here);
+        }
+        // All names of nodes are of one length: no other is worth a question.
+        let nodes = self.nodes.get().filter(|_| sid.node.len() == self.node.len())?.clone();
+        Some(Found::Elsewhere(Elsewhere {
+            nodes,
+            node: sid.node.into(),
+            session: sid.secret_to_text().into(),
+            leaving: self.leaving.clone(),
+        }))
+    }
+
+    fn find_here(&self, secret: u128) -> Option<Arc<Session>> {
+        self.polling.0.lock().get(&secret).cloned()
     }
 
     /// The longest that a request waits for packets: in all that time there is a ping, or no client.
@@ -147,7 +238,7 @@ mod tests {
         let text = sid_of(&greeting);
         let sid = Sid::parse(&text).unwrap();
         assert_eq!(sid.node, "node-1");
-        assert!(Arc::ptr_eq(&engine_io.find(sid).unwrap(), &session));
+        assert!(matches!(engine_io.find(sid), Some(Found::Here(found)) if Arc::ptr_eq(&found, &session)));
         let elsewhere = Sid { node: "node-2", ..sid };
         assert!(engine_io.find(elsewhere).is_none());
         assert!(engine_io.find(Sid { secret: sid.secret ^ 1, ..sid }).is_none());

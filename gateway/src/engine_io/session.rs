@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::transport::handed::{Attached, HandedBody};
 
 /// Answers to requests that have nothing else to say.
-const NOOP: Bytes = Bytes::from_static(b"6");
+pub(super) const NOOP: Bytes = Bytes::from_static(b"6");
 const CLOSE: Bytes = Bytes::from_static(b"1");
 
 /// How long a request that fetches waits while its client tries a WebSocket.
@@ -55,6 +55,8 @@ pub(crate) enum Fault {
     Malformed,
     #[error("the session takes in no more")]
     Congested,
+    #[error("the node that has the session does not answer")]
+    Unreachable,
 }
 
 impl Session {
@@ -71,6 +73,12 @@ impl Session {
     /// The packets that wait, or the next ones to come; none once `patience` is over. If it is given up the session ends:
     /// what was taken for it would be missing.
     pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, Fault> {
+        let packets = self.fetch_in_turn(patience).await?;
+        Ok(if packets.is_empty() { NOOP } else { packets })
+    }
+
+    /// The same for a request that comes again at once if there are none, which is said by none at all.
+    pub(super) async fn fetch_in_turn(&self, patience: Duration) -> Result<Bytes, Fault> {
         let Some(turn) = Turn::begin(self, &self.fetching) else {
             return Err(self.break_off(Fault::Overlap));
         };
@@ -87,7 +95,7 @@ impl Session {
             biased;
             taken = poll_fn(|context| self.pipe.poll_take(context)) => taken.map_or(CLOSE, without_last_separator),
             phase = self.phase_other_than(begun_in) => if phase == Phase::Ended { CLOSE } else { NOOP },
-            () = tokio::time::sleep(patience) => NOOP,
+            () = tokio::time::sleep(patience) => if begun_in == Phase::Polling { Bytes::new() } else { NOOP },
         };
         turn.done();
         if self.pipe.is_over() {

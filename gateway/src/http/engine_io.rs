@@ -16,7 +16,9 @@ use shared::protocol::raw::Raw;
 use crate::admission::{Admitted, Peer};
 use crate::backend::Origin;
 use crate::client::open::NewClient;
-use crate::engine_io::{Fault as SessionFault, PROBE_TIMEOUT, Polling, ProbeError, Session, Sid, probe};
+use crate::engine_io::{
+    Fault as SessionFault, Found, PROBE_TIMEOUT, Polling, ProbeError, Session, Sid, probe,
+};
 use crate::http::emulate::is_protobuf as is_octet_stream;
 use crate::http::head::Head;
 use crate::http::raw_paths::{RawPath, Transport as OfPath};
@@ -101,9 +103,9 @@ enum Asked {
     /// A session, which the answer begins.
     Open(Opened),
     /// Packets of this one.
-    Fetch(Arc<Session>),
+    Fetch(Found),
     /// To give it the packets in the body.
-    Bring(Arc<Session>),
+    Bring(Found),
 }
 
 /// A client that is let in.
@@ -147,7 +149,12 @@ impl Router {
         }
         // Who names a session that is over, or has changed over, learns that from the WebSocket: libraries expect no status.
         let sid = Sid::parse(&sid).ok_or_else(|| refused(Fault::UnknownSid))?;
-        Ok(opening.probing(Probing(self.engine_io.find(sid))))
+        let here = match self.engine_io.find(sid) {
+            Some(Found::Here(session)) => Some(session),
+            // No way leads there for a WebSocket: the client goes on polling.
+            Some(Found::Elsewhere(_)) | None => None,
+        };
+        Ok(opening.probing(Probing(here)))
     }
 
     /// Answers a request that polls.
@@ -231,15 +238,15 @@ impl Router {
             turned_away: None,
         });
         self.metrics.handshake(Handshake::Accepted);
-        self.fetch(&session).await
+        self.fetch(&Found::Here(session)).await
     }
 
-    async fn fetch(&self, session: &Session) -> Result<Bytes, Refused> {
+    async fn fetch(&self, session: &Found) -> Result<Bytes, Refused> {
         let _waiting = Waiting::begin(&self.metrics);
         session.fetch(self.engine_io.patience()).await.map_err(ended)
     }
 
-    async fn bring(&self, body: Incoming, in_octets: bool, session: &Session) -> Result<Bytes, Refused> {
+    async fn bring(&self, body: Incoming, in_octets: bool, session: &Found) -> Result<Bytes, Refused> {
         let bringing = session.begin_bringing().map_err(ended)?;
         // Packets of binary data are text too.
         if in_octets {
@@ -332,7 +339,7 @@ fn spoken_at(encodings: &Encodings, path: &EngineIoPath, token: String) -> Arc<d
 
 fn ended(fault: SessionFault) -> Refused {
     let status = match fault {
-        SessionFault::Congested => StatusCode::SERVICE_UNAVAILABLE,
+        SessionFault::Congested | SessionFault::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
         SessionFault::Over | SessionFault::Overlap | SessionFault::Malformed => StatusCode::BAD_REQUEST,
     };
     let told = match fault {

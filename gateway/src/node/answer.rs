@@ -10,6 +10,7 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use tokio::sync::oneshot;
 
+use crate::engine_io::Answered;
 use crate::node::control::Target;
 use crate::node::glob::Glob;
 use crate::node::interest::SHARDS;
@@ -29,6 +30,11 @@ impl Node {
             Question::Message { session, data } => self.hand_to_session(&session, data).await,
             Question::Channels(wanted) => Answer::Channels(self.list_channels(wanted).await?),
             Question::Connections(wanted) => Answer::Connections(self.list_connections(wanted).await?),
+            Question::Poll { session, polled } => match self.engine_io.answer(&session, polled).await {
+                Answered::Packets(packets) => Answer::Packets(packets),
+                Answered::Done => Answer::Handled,
+                Answered::Over | Answered::Unknown => Answer::NoSuchSession,
+            },
             Question::Act(target, act) => {
                 let Done { clients, failed } = self.act(target, act).await;
                 Answer::Done { clients, failed }

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::control::NodeInfo;
-use crate::node::question::{Answer, Question, Told, ToldError, Unanswered, VERSION};
+use crate::node::question::{Answer, Polled, Question, Told, ToldError, Unanswered, VERSION};
 use crate::telemetry::Sparingly;
 
 /// How long an answer may take.
@@ -24,6 +24,12 @@ const OPEN_MAX: usize = 4_096;
 
 /// The most questions of others that this node answers at once. Others are told that it is busy.
 const ANSWERING_MAX: usize = 1_024;
+
+/// The most requests of this node that wait for packets of sessions on others.
+const FETCHING_MAX: usize = OPEN_MAX / 2;
+
+/// The most requests of other nodes that wait for packets of sessions here. They take no turns of those that are answered.
+const FETCHED_MAX: usize = 4_096;
 
 /// Nodes that are asked the same at once.
 const ASKED_AT_ONCE: usize = 64;
@@ -64,6 +70,9 @@ pub(super) struct Asking {
     open: Mutex<FxHashMap<u64, oneshot::Sender<Result<Answer, Unanswered>>>>,
     next: AtomicU64,
     answering: Arc<Semaphore>,
+    /// For requests that wait for packets, here and elsewhere.
+    pub(super) fetching: Semaphore,
+    fetched: Arc<Semaphore>,
     /// For telling others that this node is busy.
     refusing: Arc<Semaphore>,
     unanswered_told: Sparingly,
@@ -76,6 +85,8 @@ impl Default for Asking {
             open: Mutex::default(),
             next: AtomicU64::new(1),
             answering: Arc::new(Semaphore::new(ANSWERING_MAX)),
+            fetching: Semaphore::new(FETCHING_MAX),
+            fetched: Arc::new(Semaphore::new(FETCHED_MAX)),
             refusing: Arc::new(Semaphore::new(ANSWERING_MAX)),
             unanswered_told: Sparingly::default(),
             unreadable_told: Sparingly::default(),
@@ -180,7 +191,9 @@ impl Node {
     }
 
     fn receive_question(self: &Arc<Self>, id: u64, from: Box<str>, question: Option<Question>) {
-        let permit = self.asking.answering.clone().try_acquire_owned();
+        let waits = matches!(question, Some(Question::Poll { polled: Polled::Fetch { .. }, .. }));
+        let permits = if waits { &self.asking.fetched } else { &self.asking.answering };
+        let permit = permits.clone().try_acquire_owned();
         let refusal = permit.is_err().then(|| self.asking.refusing.clone().try_acquire_owned());
         if let Some(Err(_)) = refusal {
             if let Some(untold) = self.asking.unanswered_told.now() {

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::backend::Backend;
 use crate::broker::Broker;
 use crate::clock::Clock;
+use crate::engine_io::EngineIo;
 use crate::memory::Memory;
 use crate::presence::Presence;
 use crate::pusher::Apps;
@@ -48,6 +49,7 @@ mod list_channels;
 mod members;
 mod peers;
 mod poll;
+mod poll_elsewhere;
 mod publish;
 mod query;
 pub mod question;
@@ -119,6 +121,8 @@ pub struct Node {
     counts: Counts,
     showing: Showing,
     memory: Arc<Memory>,
+    /// Whose clients poll here, perhaps at other nodes.
+    pub(crate) engine_io: Arc<EngineIo>,
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
     mending: Semaphore,
@@ -155,6 +159,7 @@ pub(crate) struct Parts {
     pub(crate) apps: Option<Arc<Apps>>,
     pub(crate) webhooks: Option<Arc<Webhooks>>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) engine_io: Arc<EngineIo>,
     pub(crate) shared_poll: crate::poll::Config,
 }
 
@@ -199,6 +204,7 @@ impl Node {
             counts: Counts::default(),
             showing: Showing::default(),
             memory: parts.memory,
+            engine_io: parts.engine_io,
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
             compare_all: Notify::new(),
@@ -211,6 +217,7 @@ impl Node {
             tasks: TaskTracker::new(),
         });
         parts.from_broker.connect(&node);
+        node.pass_polls_on();
         node.tasks.spawn(keep_running(node.clone(), subscribe::keep_subscribed));
         node.tasks.spawn(keep_running(node.clone(), repair::check_positions));
         node.tasks.spawn(keep_running(node.clone(), describe::keep_announced));

@@ -172,6 +172,7 @@ mod tests {
             apps: None,
             webhooks: None,
             memory: crate::memory::Memory::new(0, 1),
+            engine_io: Arc::new(crate::engine_io::EngineIo::new(&crate::socketio::Config::default(), "node")),
             shared_poll: crate::poll::Config::default(),
         })
     }

@@ -18,6 +18,8 @@ use shared::id::ClientId;
 use super::control::Target;
 use super::wire_target::WireTarget;
 
+pub use crate::engine_io::Polled;
+
 /// The longest message that is made or read, in bytes.
 pub const TOLD_BYTES_MAX: usize = 1024 * 1024;
 
@@ -38,6 +40,8 @@ pub enum Question {
     Connections(ConnectionsWanted),
     /// Do something to those of the selected clients that are here.
     Act(Target, Act),
+    /// What a request asks of a session of Engine.IO, by the secret of its name.
+    Poll { session: Box<str>, polled: Polled },
 }
 
 /// What is done to clients.
@@ -111,8 +115,10 @@ pub struct Place {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// The message was handed to the client.
+    /// The message was handed to the client, or what was asked of its session is done.
     Handled,
+    /// Packets of Engine.IO. Empty: none have come in the time that was given.
+    Packets(Bytes),
     NoSuchSession,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
@@ -213,6 +219,9 @@ enum WireQuestion {
     Unsubscribe { target: WireTarget, channel: Box<str> },
     Subscribe { target: WireTarget, subscription: WireSubscription },
     Refresh { target: WireTarget, refresh: WireRefresh },
+    FetchPackets { session: Box<str>, wait_ms: u32 },
+    BringPackets { session: Box<str> },
+    EndPolling { session: Box<str> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -266,6 +275,7 @@ struct WireConnections {
 #[serde(rename_all = "snake_case")]
 enum WireAnswer {
     Handled,
+    Packets,
     NoSuchSession,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
@@ -292,6 +302,10 @@ impl Told {
             Self::Answer { id, answer } => {
                 let wire = match answer.clone() {
                     Ok(Answer::Handled) => WireAnswer::Handled,
+                    Ok(Answer::Packets(packets)) => {
+                        payload = packets;
+                        WireAnswer::Packets
+                    }
                     Ok(Answer::NoSuchSession) => WireAnswer::NoSuchSession,
                     Ok(Answer::Channels(page)) => WireAnswer::Channels(page),
                     Ok(Answer::Connections(page)) => WireAnswer::Connections(page),
@@ -323,7 +337,8 @@ impl Told {
                 Ok(Self::Question { id: line.id, from: from.into(), question })
             }
             (_, _, Some(answer)) => {
-                let answer = Some(answer).filter(|_| is_known).and_then(read_answer);
+                let answer = Some(answer).filter(|_| is_known);
+                let answer = answer.and_then(|answer| read_answer(answer, payload));
                 Ok(Self::Answer { id: line.id, answer: answer.unwrap_or(Err(Unanswered::NotUnderstood)) })
             }
             _ => Err(ToldError::Neither),
@@ -351,6 +366,14 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
             *payload = data;
             WireQuestion::Message { session }
         }
+        Question::Poll { session, polled } => match polled {
+            Polled::Fetch { wait_ms } => WireQuestion::FetchPackets { session, wait_ms },
+            Polled::Bring(packets) => {
+                *payload = packets;
+                WireQuestion::BringPackets { session }
+            }
+            Polled::End => WireQuestion::EndPolling { session },
+        },
         Question::Channels(wanted) => WireQuestion::Channels(wanted),
         Question::Connections(wanted) => WireQuestion::Connections(WireConnections {
             user: wanted.user,
@@ -398,6 +421,11 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
 fn read_question(ask: &RawValue, payload: Bytes) -> Option<Question> {
     Some(match serde_json::from_str(ask.get()).ok()? {
         WireQuestion::Message { session } => Question::Message { session, data: payload },
+        WireQuestion::FetchPackets { session, wait_ms } => {
+            Question::Poll { session, polled: Polled::Fetch { wait_ms } }
+        }
+        WireQuestion::BringPackets { session } => Question::Poll { session, polled: Polled::Bring(payload) },
+        WireQuestion::EndPolling { session } => Question::Poll { session, polled: Polled::End },
         WireQuestion::Channels(wanted) => Question::Channels(wanted),
         WireQuestion::Connections(wanted) => Question::Connections(ConnectionsWanted {
             user: wanted.user,
@@ -436,9 +464,10 @@ fn read_question(ask: &RawValue, payload: Bytes) -> Option<Question> {
     })
 }
 
-fn read_answer(answer: &RawValue) -> Option<Result<Answer, Unanswered>> {
+fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<Answer, Unanswered>> {
     Some(Ok(match serde_json::from_str(answer.get()).ok()? {
         WireAnswer::Handled => Answer::Handled,
+        WireAnswer::Packets => Answer::Packets(payload),
         WireAnswer::NoSuchSession => Answer::NoSuchSession,
         WireAnswer::Channels(page) => Answer::Channels(page),
         WireAnswer::Connections(page) => Answer::Connections(page),
@@ -470,131 +499,4 @@ fn channel(name: &str) -> Option<Channel> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn subscribing(channel: Channel) -> Subscribing {
-        let overrides =
-            Overrides { presence: Some(false), force_recovery: Some(true), ..Overrides::default() };
-        Subscribing {
-            channel,
-            expires_at: Some(i64::MAX),
-            info: Some("{ \"a\": 1.50 }".into()),
-            data: Some("[null]".into()),
-            since: Some(Since { offset: 7, epoch: "e".into() }),
-            overrides,
-        }
-    }
-
-    fn every_question() -> Vec<Question> {
-        let id = ClientId::from_random;
-        let session = crate::node::SessionId::parse("AAAAAAAAAAAAAAAAAAAAAQ");
-        assert!(session.is_some());
-        let target = Target { user: Some("ann".into()), client: Some(id(1)), session, except: vec![id(2)] };
-        let channel = Channel::parse("prices:AAPL", 255).unwrap();
-        let refreshing = Refreshing { expired: true, expires_at: Some(7), info: Some("[1]".into()) };
-        vec![
-            Question::Message { session: "s".into(), data: Bytes::from_static(b"\n\0 any\nbytes \xff") },
-            Question::Channels(ChannelsWanted {
-                pattern: "a*".into(),
-                after: "b".into(),
-                limit: 7,
-                names: vec!["c".into()],
-            }),
-            Question::Connections(ConnectionsWanted {
-                user: Some("".into()),
-                client: Some(id(3)),
-                channel: Some(channel.clone()),
-                from: Place { worker: 3, index: 4 },
-                limit: 8,
-            }),
-            Question::Act(target.clone(), Act::Disconnect(Disconnect::FORCE_DISCONNECT)),
-            Question::Act(target.clone(), Act::Unsubscribe(channel.clone())),
-            Question::Act(target.clone(), Act::Subscribe(Box::new(subscribing(channel)))),
-            Question::Act(target, Act::Refresh(Box::new(refreshing))),
-        ]
-    }
-
-    #[test]
-    fn every_question_reads_back_as_it_was_asked() {
-        for question in every_question() {
-            let told = Told::Question { id: 9, from: "node \"1\"".into(), question: Some(question) };
-            assert_eq!(Told::decode(&told.encode().unwrap()).unwrap(), told);
-        }
-    }
-
-    #[test]
-    fn every_answer_reads_back_as_it_was_given() {
-        let connection =
-            ConnectionInfo { client: "c".into(), channels: vec!["a".into()], ..Default::default() };
-        for answer in [
-            Ok(Answer::Handled),
-            Ok(Answer::NoSuchSession),
-            Ok(Answer::Channels(ChannelsPage { channels: vec![("a\n".into(), 3)], until: Some("b".into()) })),
-            Ok(Answer::Connections(ConnectionsPage {
-                connections: vec![connection],
-                next: Some(Place { worker: 1, index: 2 }),
-            })),
-            Ok(Answer::Done { clients: 5, failed: 2 }),
-            Err(Unanswered::NotUnderstood),
-            Err(Unanswered::Busy),
-            Err(Unanswered::Late),
-        ] {
-            let told = Told::Answer { id: u64::MAX, answer };
-            assert_eq!(Told::decode(&told.encode().unwrap()).unwrap(), told);
-        }
-    }
-
-    #[test]
-    fn the_wire_stays_what_other_nodes_of_this_version_read() {
-        let question = Question::Message { session: "s".into(), data: Bytes::from_static(b"{}") };
-        let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
-        let wire = b"{\"v\":1,\"id\":1,\"from\":\"n\",\"ask\":{\"message\":{\"session\":\"s\"}}}\n{}";
-        assert_eq!(&told.encode().unwrap()[..], wire);
-        let told = Told::Answer { id: 1, answer: Ok(Answer::Done { clients: 2, failed: 0 }) };
-        assert_eq!(&told.encode().unwrap()[..], b"{\"v\":1,\"id\":1,\"answer\":{\"done\":{\"clients\":2}}}");
-    }
-
-    #[test]
-    fn what_a_later_release_asks_or_answers_is_known_to_be_a_question_or_an_answer() {
-        for later in [
-            r#"{"v":2,"id":7,"from":"n","ask":["anything"]}"#,
-            r#"{"v":1,"id":7,"from":"n","ask":{"explode":{}},"more":1}"#,
-        ] {
-            let told = Told::decode(&Bytes::from(later)).unwrap();
-            assert_eq!(told, Told::Question { id: 7, from: "n".into(), question: None }, "{later}");
-        }
-        for later in [r#"{"v":2,"id":7,"answer":{"handled":1}}"#, r#"{"v":1,"id":7,"answer":"exploded"}"#] {
-            let told = Told::decode(&Bytes::from(later)).unwrap();
-            assert_eq!(told, Told::Answer { id: 7, answer: Err(Unanswered::NotUnderstood) }, "{later}");
-        }
-        for broken in ["", "{}", "{\"v\":1,\"id\":1}", "{\"v\":1,\"id\":1,\"ask\":{}}", "[1]", "\n"] {
-            assert!(Told::decode(&Bytes::from(broken)).is_err(), "{broken}");
-        }
-    }
-
-    #[test]
-    fn messages_are_bounded_both_ways() {
-        let question = Question::Message { session: "s".into(), data: vec![b'x'; TOLD_BYTES_MAX].into() };
-        let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
-        assert!(matches!(told.encode(), Err(ToldError::TooLong(_))));
-        let long = Bytes::from(vec![b' '; TOLD_BYTES_MAX + 1]);
-        assert!(matches!(Told::decode(&long), Err(ToldError::TooLong(_))));
-    }
-
-    proptest! {
-        #[test]
-        fn spoiled_messages_are_read_or_refused(which in 0_usize..7, at in 0_usize..300, byte: u8) {
-            let question = every_question().remove(which);
-            let told = Told::Question { id: 9, from: "n".into(), question: Some(question) };
-            let mut wire = told.encode().unwrap().to_vec();
-            let at = at % wire.len();
-            wire[at] = byte;
-            let _ = Told::decode(&wire.clone().into());
-            wire.truncate(at);
-            let _ = Told::decode(&wire.into());
-        }
-    }
-}
+mod tests;

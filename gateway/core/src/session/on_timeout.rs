@@ -9,7 +9,7 @@ use shared::protocol::Heartbeat;
 use shared::push::UnsubscribeCode;
 
 use super::state::{Phase, Subscription};
-use super::{NEVER, Session};
+use super::{NEVER, Session, Settings};
 use crate::effect::Effect;
 
 impl Session {
@@ -66,9 +66,9 @@ impl Session {
 
     fn take_pong(&mut self) {
         self.awaits_pong = false;
-        // From the last ping to the next is one interval, however long the pong took.
-        let settings = &self.context.settings;
-        self.deadline = self.deadline + settings.ping_interval().saturating_sub(settings.pong_timeout());
+        // From the last ping to the next is one interval, however long the pong took, or may take.
+        let Settings { ping_interval_ms, pong_timeout_ms, .. } = self.context.settings;
+        self.deadline = Moment((self.deadline.0 + ping_interval_ms).saturating_sub(pong_timeout_ms));
     }
 
     /// A client that is not read from while it is ahead of the answers cannot be blamed for a pong that lies unread.

@@ -31,6 +31,24 @@ fn a_ping_comes_every_interval_and_is_answered() {
 }
 
 #[test]
+fn pings_come_every_interval_also_where_an_answer_may_take_longer() {
+    let settings = Settings { ping_interval_ms: 1_000, pong_timeout_ms: 5_000, ..Settings::default() };
+    let mut client = Client::connected(with_settings(settings), Identity::default());
+    client.waits_ms(500);
+    for delay in [0, 300, 1_000, 3_000] {
+        assert_eq!(client.did(), ["< {}"]);
+        client.waits_ms(delay);
+        client.says("{}");
+        client.waits_ms(1_000_u64.saturating_sub(delay));
+    }
+    assert_eq!(client.did(), ["< {}"]);
+    client.waits_ms(4_999);
+    assert_eq!(client.did(), [""; 0]);
+    client.waits_ms(1);
+    assert_eq!(client.did(), ["close 3012"]);
+}
+
+#[test]
 fn a_client_that_does_not_answer_is_gone() {
     let mut client = Client::anonymous();
     client.waits_ms(12_500);
@@ -173,6 +191,10 @@ fn first_pings_are_spread_over_half_an_interval() {
 
 /// A session on a wire that asks for a sign of life before anything is said.
 fn asked_at_once() -> Session {
+    asked_at_once_by(0)
+}
+
+fn asked_at_once_by(seed: u64) -> Session {
     let settings = Settings { connect_timeout_ms: 45_000, ..Settings::default() };
     let opening = Opening {
         client: ClientId::from_random(7),
@@ -180,9 +202,15 @@ fn asked_at_once() -> Session {
         context: Arc::new(with_settings(settings)),
         way: Way::Both,
         connect: None,
-        seed: 0,
+        seed,
     };
     Session::open(Moment::ZERO, opening).pinging_at_once(Moment::ZERO)
+}
+
+#[test]
+fn a_client_that_is_asked_from_the_beginning_is_asked_in_time() {
+    let latest = asked_at_once_by(12_500);
+    assert_eq!(latest.poll_timeout(), Some(Moment(21_875)), "seven eighths of 25 seconds");
 }
 
 #[test]

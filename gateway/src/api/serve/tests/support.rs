@@ -46,6 +46,7 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
         apps: None,
         webhooks: None,
         memory: crate::memory::Memory::new(0, 1),
+        engine_io: Arc::new(crate::engine_io::EngineIo::new(&crate::socketio::Config::default(), "node")),
         shared_poll: crate::poll::Config::default(),
     });
     (node, received, told)

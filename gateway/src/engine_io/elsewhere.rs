@@ -1,0 +1,282 @@
+//! Requests that come to a node where their session is not: what they ask is passed on to the node that the name tells.
+//!
+//! A request that fetches asks in turns, each shorter than a question may take. Whatever goes wrong ends the session: packets
+//! may be on their way that nobody will get, and the client is to notice.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use shared::framing::engine_io::Payload;
+
+use super::session::{Fault, NOOP};
+use super::{EngineIo, Sid};
+
+/// How long one question waits for packets.
+const TURN: Duration = Duration::from_secs(3);
+
+/// The longest packets that one node gives another, in bytes: what a message between nodes has room for.
+pub(crate) const PACKETS_BYTES_MAX: usize = (1 << 20) - (4 << 10);
+
+/// What a request asks of a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Polled {
+    /// The packets that wait, or come in that time.
+    Fetch { wait_ms: u32 },
+    /// To take in these.
+    Bring(Bytes),
+    /// The client is gone.
+    End,
+}
+
+/// What comes of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Answered {
+    /// Empty: none have come.
+    Packets(Bytes),
+    Done,
+    /// There is no such session, or not any more.
+    Over,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Asks a node something of a session, by the secret of its name.
+pub(crate) trait Nodes: Send + Sync + fmt::Debug {
+    fn ask(&self, node: &str, session: Box<str>, polled: Polled) -> BoxFuture<'static, Answered>;
+}
+
+/// A session on another node.
+#[derive(Clone, Debug)]
+pub(crate) struct Elsewhere {
+    pub(super) nodes: Arc<dyn Nodes>,
+    pub(super) node: Box<str>,
+    pub(super) session: Box<str>,
+    /// The node that has the request is being stopped.
+    pub(super) leaving: Arc<AtomicBool>,
+}
+
+impl Elsewhere {
+    /// As [`super::Session::fetch`].
+    pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, Fault> {
+        let unanswered = self.unanswered();
+        let begun = Instant::now();
+        while let Some(left) = patience.checked_sub(begun.elapsed()) {
+            if self.leaving.load(Ordering::Relaxed) {
+                break;
+            }
+            let wait_ms = u32::try_from(left.min(TURN).as_millis()).unwrap_or(u32::MAX);
+            match self.ask(Polled::Fetch { wait_ms }).await {
+                Answered::Packets(packets) if packets.is_empty() => {}
+                Answered::Packets(packets) => {
+                    unanswered.done();
+                    return Ok(packets);
+                }
+                Answered::Over => {
+                    unanswered.done();
+                    return Err(Fault::Over);
+                }
+                Answered::Done | Answered::Unknown => return Err(Fault::Unreachable),
+            }
+        }
+        unanswered.done();
+        Ok(NOOP)
+    }
+
+    /// A request brings packets: it ends the session unless it is carried out.
+    pub(crate) fn begin_bringing(&self) -> BringingElsewhere<'_> {
+        BringingElsewhere(self.unanswered())
+    }
+
+    async fn ask(&self, polled: Polled) -> Answered {
+        self.nodes.ask(&self.node, self.session.clone(), polled).await
+    }
+
+    fn unanswered(&self) -> Unanswered<'_> {
+        Unanswered { elsewhere: self, is_done: false }
+    }
+}
+
+pub(crate) struct BringingElsewhere<'e>(Unanswered<'e>);
+
+impl BringingElsewhere<'_> {
+    /// As [`super::session::Bringing::bring`].
+    pub(crate) async fn bring(self, body: Bytes) -> Result<(), Fault> {
+        if Payload::check(&body).is_err() || body.len() > PACKETS_BYTES_MAX {
+            return Err(Fault::Malformed);
+        }
+        let answered = self.0.elsewhere.ask(Polled::Bring(body)).await;
+        match answered {
+            Answered::Done => {
+                self.0.done();
+                Ok(())
+            }
+            Answered::Over => {
+                self.0.done();
+                Err(Fault::Over)
+            }
+            Answered::Packets(_) | Answered::Unknown => Err(Fault::Unreachable),
+        }
+    }
+}
+
+/// A request of another node's session. If it is dropped before it is done, the session is to end.
+struct Unanswered<'e> {
+    elsewhere: &'e Elsewhere,
+    is_done: bool,
+}
+
+impl Unanswered<'_> {
+    fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let Elsewhere { nodes, node, session, .. } = self.elsewhere;
+            // Bounded by the time that a question may take. If it fails too, the missing pong ends the session.
+            tokio::spawn(nodes.ask(node, session.clone(), Polled::End));
+        }
+    }
+}
+
+impl EngineIo {
+    /// What another node's request asks of a session that is here.
+    pub(crate) async fn answer(&self, session: &str, polled: Polled) -> Answered {
+        let found = Sid::parse_secret(session).and_then(|secret| self.find_here(secret));
+        let Some(session) = found else { return Answered::Over };
+        let done = match polled {
+            Polled::Fetch { wait_ms } => {
+                let waited = session.fetch_in_turn(Duration::from_millis(wait_ms.into())).await;
+                match waited {
+                    Ok(packets) if packets.len() <= PACKETS_BYTES_MAX => return Answered::Packets(packets),
+                    Ok(packets) => {
+                        let bytes = packets.len();
+                        tracing::warn!(bytes, "a packet is too long for a client that polls at another node");
+                        session.end();
+                        return Answered::Over;
+                    }
+                    Err(fault) => Err(fault),
+                }
+            }
+            Polled::Bring(packets) => match session.begin_bringing() {
+                Ok(bringing) => bringing.bring(packets).await,
+                Err(fault) => Err(fault),
+            },
+            Polled::End => {
+                session.end();
+                Ok(())
+            }
+        };
+        if done.is_ok() { Answered::Done } else { Answered::Over }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::engine_io::{Found, Polling};
+    use crate::socketio::Config;
+    use crate::transport::Stream;
+
+    /// Another node, that is asked without a network.
+    #[derive(Debug)]
+    struct Other {
+        node: Arc<EngineIo>,
+        /// Its answers are lost from now on.
+        is_lost: Mutex<bool>,
+    }
+
+    impl Nodes for Other {
+        fn ask(&self, _node: &str, session: Box<str>, polled: Polled) -> BoxFuture<'static, Answered> {
+            let (node, is_lost) = (self.node.clone(), *self.is_lost.lock() && polled != Polled::End);
+            Box::pin(async move {
+                let answered = node.answer(&session, polled).await;
+                if is_lost { Answered::Unknown } else { answered }
+            })
+        }
+    }
+
+    struct Pair {
+        other: Arc<Other>,
+        worker: Stream,
+        found: Found,
+    }
+
+    fn pair() -> Pair {
+        let node = Arc::new(EngineIo::new(&Config::default(), "node-2"));
+        let Polling { pipe, session, greeting } = node.begin_polling();
+        drop(session);
+        let other = Arc::new(Other { node, is_lost: Mutex::new(false) });
+        let here = EngineIo::new(&Config::default(), "node-1");
+        here.connect(other.clone());
+        let sid = std::str::from_utf8(&greeting).unwrap().split('"').nth(3).unwrap().to_owned();
+        let found = here.find(Sid::parse(&sid).unwrap()).unwrap();
+        Pair { other, worker: Stream::Handed(pipe), found }
+    }
+
+    fn write(worker: &mut Stream, packets: &[u8]) {
+        worker.write_vectored(&[std::io::IoSlice::new(packets)]).unwrap();
+    }
+
+    async fn is_told_of_its_end(worker: &mut Stream) -> bool {
+        for _ in 0..1_000 {
+            if matches!(worker.read(&mut [0; 8]), Ok(0)) {
+                return true;
+            }
+            tokio::task::yield_now().await;
+        }
+        false
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn packets_are_fetched_and_brought_as_if_the_session_were_here() {
+        let Pair { mut worker, found, .. } = pair();
+        write(&mut worker, b"4a\x1e4b\x1e");
+        assert_eq!(found.fetch(PATIENCE).await.unwrap(), "4a\x1e4b");
+        found.begin_bringing().unwrap().bring(Bytes::from_static(b"4c")).await.unwrap();
+        let mut read = [0; 8];
+        assert_eq!((worker.read(&mut read).unwrap(), &read[..3]), (3, &b"4c\x1e"[..]));
+        assert_eq!(found.fetch(Duration::from_millis(1)).await.unwrap(), "6", "nothing comes");
+        worker.shut_down_writing();
+        drop(worker);
+        assert_eq!(found.fetch(PATIENCE).await, Err(Fault::Over));
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_on_its_way_ends_the_session() {
+        let Pair { mut worker, found, other } = pair();
+        *other.is_lost.lock() = true;
+        write(&mut worker, b"4a\x1e");
+        assert_eq!(found.fetch(PATIENCE).await, Err(Fault::Unreachable));
+        assert!(is_told_of_its_end(&mut worker).await);
+        let Pair { mut worker, found, other } = pair();
+        *other.is_lost.lock() = true;
+        let bringing = found.begin_bringing().unwrap();
+        assert_eq!(bringing.bring(Bytes::from_static(b"4a")).await, Err(Fault::Unreachable));
+        worker.read(&mut [0; 8]).unwrap();
+        assert!(is_told_of_its_end(&mut worker).await);
+    }
+
+    #[tokio::test]
+    async fn what_no_message_between_nodes_holds_ends_the_session() {
+        let Pair { mut worker, found, .. } = pair();
+        let long = [b"4".repeat(PACKETS_BYTES_MAX + 1), b"\x1e".to_vec()].concat();
+        write(&mut worker, &long);
+        assert_eq!(found.fetch(PATIENCE).await, Err(Fault::Over));
+        assert!(is_told_of_its_end(&mut worker).await);
+        let Pair { mut worker, found, .. } = pair();
+        let bringing = found.begin_bringing().unwrap();
+        assert_eq!(bringing.bring(long.into()).await, Err(Fault::Malformed));
+        assert!(is_told_of_its_end(&mut worker).await);
+    }
+}

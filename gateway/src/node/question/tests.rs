@@ -1,0 +1,135 @@
+//! Questions and answers as they are written, read back, spoiled, and read by other releases.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn subscribing(channel: Channel) -> Subscribing {
+    let overrides = Overrides { presence: Some(false), force_recovery: Some(true), ..Overrides::default() };
+    Subscribing {
+        channel,
+        expires_at: Some(i64::MAX),
+        info: Some("{ \"a\": 1.50 }".into()),
+        data: Some("[null]".into()),
+        since: Some(Since { offset: 7, epoch: "e".into() }),
+        overrides,
+    }
+}
+
+fn poll(polled: Polled) -> Question {
+    Question::Poll { session: "s".into(), polled }
+}
+
+fn every_question() -> Vec<Question> {
+    let id = ClientId::from_random;
+    let session = crate::node::SessionId::parse("AAAAAAAAAAAAAAAAAAAAAQ");
+    assert!(session.is_some());
+    let target = Target { user: Some("ann".into()), client: Some(id(1)), session, except: vec![id(2)] };
+    let channel = Channel::parse("prices:AAPL", 255).unwrap();
+    let refreshing = Refreshing { expired: true, expires_at: Some(7), info: Some("[1]".into()) };
+    vec![
+        Question::Message { session: "s".into(), data: Bytes::from_static(b"\n\0 any\nbytes \xff") },
+        Question::Channels(ChannelsWanted {
+            pattern: "a*".into(),
+            after: "b".into(),
+            limit: 7,
+            names: vec!["c".into()],
+        }),
+        Question::Connections(ConnectionsWanted {
+            user: Some("".into()),
+            client: Some(id(3)),
+            channel: Some(channel.clone()),
+            from: Place { worker: 3, index: 4 },
+            limit: 8,
+        }),
+        Question::Act(target.clone(), Act::Disconnect(Disconnect::FORCE_DISCONNECT)),
+        Question::Act(target.clone(), Act::Unsubscribe(channel.clone())),
+        Question::Act(target.clone(), Act::Subscribe(Box::new(subscribing(channel)))),
+        Question::Act(target, Act::Refresh(Box::new(refreshing))),
+        poll(Polled::Fetch { wait_ms: 3_000 }),
+        poll(Polled::Bring(Bytes::from_static(b"4a\x1ebAQ=="))),
+        poll(Polled::End),
+    ]
+}
+
+#[test]
+fn every_question_reads_back_as_it_was_asked() {
+    for question in every_question() {
+        let told = Told::Question { id: 9, from: "node \"1\"".into(), question: Some(question) };
+        assert_eq!(Told::decode(&told.encode().unwrap()).unwrap(), told);
+    }
+}
+
+#[test]
+fn every_answer_reads_back_as_it_was_given() {
+    let connection = ConnectionInfo { client: "c".into(), channels: vec!["a".into()], ..Default::default() };
+    for answer in [
+        Ok(Answer::Handled),
+        Ok(Answer::NoSuchSession),
+        Ok(Answer::Packets(Bytes::from_static(b"4a\n\x1e2"))),
+        Ok(Answer::Packets(Bytes::new())),
+        Ok(Answer::Channels(ChannelsPage { channels: vec![("a\n".into(), 3)], until: Some("b".into()) })),
+        Ok(Answer::Connections(ConnectionsPage {
+            connections: vec![connection],
+            next: Some(Place { worker: 1, index: 2 }),
+        })),
+        Ok(Answer::Done { clients: 5, failed: 2 }),
+        Err(Unanswered::NotUnderstood),
+        Err(Unanswered::Busy),
+        Err(Unanswered::Late),
+    ] {
+        let told = Told::Answer { id: u64::MAX, answer };
+        assert_eq!(Told::decode(&told.encode().unwrap()).unwrap(), told);
+    }
+}
+
+#[test]
+fn the_wire_stays_what_other_nodes_of_this_version_read() {
+    let question = Question::Message { session: "s".into(), data: Bytes::from_static(b"{}") };
+    let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
+    let wire = b"{\"v\":1,\"id\":1,\"from\":\"n\",\"ask\":{\"message\":{\"session\":\"s\"}}}\n{}";
+    assert_eq!(&told.encode().unwrap()[..], wire);
+    let told = Told::Answer { id: 1, answer: Ok(Answer::Done { clients: 2, failed: 0 }) };
+    assert_eq!(&told.encode().unwrap()[..], b"{\"v\":1,\"id\":1,\"answer\":{\"done\":{\"clients\":2}}}");
+}
+
+#[test]
+fn what_a_later_release_asks_or_answers_is_known_to_be_a_question_or_an_answer() {
+    for later in [
+        r#"{"v":2,"id":7,"from":"n","ask":["anything"]}"#,
+        r#"{"v":1,"id":7,"from":"n","ask":{"explode":{}},"more":1}"#,
+    ] {
+        let told = Told::decode(&Bytes::from(later)).unwrap();
+        assert_eq!(told, Told::Question { id: 7, from: "n".into(), question: None }, "{later}");
+    }
+    for later in [r#"{"v":2,"id":7,"answer":{"handled":1}}"#, r#"{"v":1,"id":7,"answer":"exploded"}"#] {
+        let told = Told::decode(&Bytes::from(later)).unwrap();
+        assert_eq!(told, Told::Answer { id: 7, answer: Err(Unanswered::NotUnderstood) }, "{later}");
+    }
+    for broken in ["", "{}", "{\"v\":1,\"id\":1}", "{\"v\":1,\"id\":1,\"ask\":{}}", "[1]", "\n"] {
+        assert!(Told::decode(&Bytes::from(broken)).is_err(), "{broken}");
+    }
+}
+
+#[test]
+fn messages_are_bounded_both_ways() {
+    let question = Question::Message { session: "s".into(), data: vec![b'x'; TOLD_BYTES_MAX].into() };
+    let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
+    assert!(matches!(told.encode(), Err(ToldError::TooLong(_))));
+    let long = Bytes::from(vec![b' '; TOLD_BYTES_MAX + 1]);
+    assert!(matches!(Told::decode(&long), Err(ToldError::TooLong(_))));
+}
+
+proptest! {
+    #[test]
+    fn spoiled_messages_are_read_or_refused(which in 0_usize..10, at in 0_usize..300, byte: u8) {
+        let question = every_question().remove(which);
+        let told = Told::Question { id: 9, from: "n".into(), question: Some(question) };
+        let mut wire = told.encode().unwrap().to_vec();
+        let at = at % wire.len();
+        wire[at] = byte;
+        let _ = Told::decode(&wire.clone().into());
+        wire.truncate(at);
+        let _ = Told::decode(&wire.into());
+    }
+}

@@ -1,6 +1,9 @@
 // socket.io-client, the official library: its newest release, the oldest of this protocol, and the first that offers more.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { test } from 'node:test';
 
 import * as newest from 'socket.io-client';
@@ -43,6 +46,14 @@ const LIBRARIES = {
   'socket.io-client 3.0': { io: oldest.default, Manager: oldest.default.Manager },
   'socket.io-client 4.0': first4,
 };
+
+const freePort = () =>
+  new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
 
 // The arguments of the next event of this name.
 function event(socket, name) {
@@ -152,6 +163,57 @@ for (const [name, library] of Object.entries(LIBRARIES)) {
     await stopped;
   });
 }
+
+for (const [way, transports] of Object.entries({ polling: ['polling'], 'polling and then a WebSocket': ['polling', 'websocket'] })) {
+  test(`socket.io-client 4.8 by ${way}: events, bytes, rooms and namespaces`, async (t) => {
+    const gateway = await startGateway(t, { config: CONFIG });
+    const [one, other] = await Promise.all([1, 2].map(() => connected(t, newest, gateway, '/', { transports })));
+    if (transports.length > 1) await until('it has changed over', () => one.io.engine.transport.name === 'websocket');
+    const told = event(other, 'chat message');
+    const ack = await asked(one, 'chat message', { photo: Buffer.from([1, 255]) }, 'x');
+    assert.deepEqual([ack, await told], [[{ status: 'ok' }], [{ photo: Buffer.from([1, 255]) }, 'x']]);
+    await asked(one, 'join', 'room');
+    const joined = event(one, 'user-joined');
+    await asked(other, 'join', 'room');
+    assert.deepEqual(await joined, [other.id]);
+    await connected(t, newest, gateway, '/custom', { transports });
+    const gone = event(other, 'disconnect');
+    const stopped = gateway.stop();
+    await gone;
+    await stopped;
+  });
+}
+
+test('the example with a backend of its own', async (t) => {
+  const port = await freePort();
+  const example = new URL('../../../deploy/examples/socketio/', import.meta.url).pathname;
+  const backend = spawn(process.execPath, [`${example}backend.mjs`], { env: { PORT: String(port) }, stdio: 'inherit' });
+  t.after(() => backend.kill());
+  const config = readFileSync(`${example}backend.toml`, 'utf8').replace('127.0.0.1:3000', `127.0.0.1:${port}`);
+  const gateway = await startGateway(t, { config });
+  await until('the backend listens', () => fetch(`http://127.0.0.1:${port}`, { method: 'POST', body: '{}' }).then(() => true, () => false));
+  const stranger = socketOf(t, newest, gateway);
+  assert.equal((await event(stranger, 'connect_error'))[0].message, 'say your name');
+  const named = (name) => socketOf(t, newest, gateway, '/', { auth: { name } });
+  const [ann, bob] = [named('ann'), named('bob')];
+  await Promise.all([event(ann, 'welcome'), event(bob, 'welcome')]);
+  let told = event(bob, 'chat message');
+  assert.deepEqual(await asked(ann, 'chat message', 'hello'), [{ ok: true }]);
+  assert.deepEqual(await told, ['hello', ann.id]);
+  await asked(ann, 'join-room', 'tea');
+  told = event(ann, 'user-joined');
+  assert.deepEqual(await asked(bob, 'join-room', 'tea'), [{ ok: true }]);
+  assert.deepEqual(await told, [bob.id]);
+  told = event(bob, 'message');
+  ann.emit('message', 'tea', 'psst');
+  assert.deepEqual(await told, [ann.id, 'psst']);
+  told = event(ann, 'private message');
+  bob.emit('private message', ann.id, 'for you');
+  assert.deepEqual(await told, [bob.id, 'for you']);
+  const gone = event(bob, 'disconnect');
+  bob.emit('bye');
+  assert.equal((await gone)[0], 'io server disconnect');
+});
 
 test('a client that subscribes to a room on another wire hears its events, and is heard', async (t) => {
   const open = '[namespaces.socketio]\nallow_subscribe_anonymous = true\n';

@@ -200,7 +200,9 @@ fn apps(config: &Config, faults: &mut Faults) {
 fn engine_io(config: &Config, faults: &mut Faults) {
     config.socketio.check(faults);
     let session = &config.session;
-    if session.bytes_per_second > 0 && (session.bytes_burst as usize) < config.socketio.payload_bytes_max {
+    let is_served = config.socketio.enabled || config.raw.has_engine_io();
+    let is_too_small = (session.bytes_burst as usize) < config.socketio.payload_bytes_max;
+    if is_served && session.bytes_per_second > 0 && is_too_small {
         let problem = "is more than session.bytes_burst: such a message could never be sent";
         faults.add("payload_bytes_max", problem);
     }

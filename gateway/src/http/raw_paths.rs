@@ -65,6 +65,11 @@ impl From<Messages> for raw::Messages {
 }
 
 impl Config {
+    /// Whether any of them is reached over Engine.IO.
+    pub fn has_engine_io(&self) -> bool {
+        self.paths.values().any(|path| path.transport == Transport::EngineIo)
+    }
+
     /// What is wrong with the paths themselves.
     pub fn check(&self, faults: &mut Faults) {
         for (at, (path, bound)) in self.paths.iter().enumerate() {

@@ -505,6 +505,7 @@ mod tests {
         let hook = metrics.hook("connect", &["timeout"]);
         hook.seconds.observe(0.1);
         metrics.events().failed("timeout");
+        metrics.webhooks().failed("timeout");
         metrics.disconnected(ProtocolId::RAW, Disconnect::SLOW.label(), Duration::from_secs(3));
 
         let families = metrics.registry.gather();

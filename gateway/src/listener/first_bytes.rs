@@ -14,6 +14,7 @@ const FIRST_BYTES_MAX: usize = 4096;
 
 /// What came of the first read.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one is made for a connection, and looked at where it is made")]
 pub(super) enum FirstBytes {
     /// Nothing is there yet.
     None,

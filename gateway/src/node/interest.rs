@@ -163,8 +163,12 @@ impl Shard<'_> {
         name: &str,
         new: impl FnOnce() -> LocalChannel,
     ) -> &mut LocalChannel {
-        let is_it = |local: &Box<LocalChannel>| local.channel.as_str() == name;
-        let entry = self.channels.0.entry(self.hash, is_it, |local| hash(local.channel.as_str()));
+        let table = &mut self.channels.0;
+        let entry = table.entry(
+            self.hash,
+            |local| local.channel.as_str() == name,
+            |local| hash(local.channel.as_str()),
+        );
         entry.or_insert_with(|| Box::new(new())).into_mut()
     }
 

@@ -25,6 +25,7 @@ const HEADERS_MAX: usize = 32;
 
 /// What lies in what was read.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a request is moved once, which is cheaper than a box")]
 pub(super) enum Read {
     /// A request, which takes so many bytes.
     Whole(Request<Full<Bytes>>, usize),
@@ -74,9 +75,10 @@ fn body_bytes(head: &httparse::Request<'_, '_>) -> Option<usize> {
                 return None;
             }
             length = Some(std::str::from_utf8(header.value).ok()?.parse().ok()?);
-        } else if is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive") {
-            return None;
-        } else if ["transfer-encoding", "expect", "upgrade", "te", "trailer"].into_iter().any(is) {
+            continue;
+        }
+        let ends = is("connection") && !header.value.eq_ignore_ascii_case(b"keep-alive");
+        if ends || ["transfer-encoding", "expect", "upgrade", "te", "trailer"].into_iter().any(is) {
             return None;
         }
     }

@@ -93,12 +93,14 @@ impl Audience<'_> {
             return false;
         }
         let is_in_any = |channels: &[Channel]| {
-            let session = sweep.clients.get(key as usize).map(|client| &client.session);
+            let is_one = !channels.is_empty();
+            let session =
+                is_one.then(|| sweep.clients.get(key as usize)).flatten().map(|client| &client.session);
             session.is_some_and(|session| channels.iter().any(|channel| session.is_in(channel)))
         };
         let is_for_all = only.channels.is_empty() && only.clients.is_empty();
         (is_for_all || self.named.contains(&key) || is_in_any(&only.channels))
-            && !(!only.except_channels.is_empty() && is_in_any(&only.except_channels))
+            && !is_in_any(&only.except_channels)
     }
 }
 

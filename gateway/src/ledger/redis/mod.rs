@@ -37,12 +37,15 @@ const FREED_MAX: usize = 500;
 /// How long a ledger is kept that no node uses.
 const UNUSED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A ledger, and one of its holders.
+type Holding = (Box<str>, Box<str>);
+
 #[derive(Debug)]
 pub struct RedisLedger {
     broker: Arc<RedisBroker>,
     lease: Duration,
     /// In which generation of Redis each holder of each ledger has begun, until it is over.
-    begun: Mutex<HashMap<(Box<str>, Box<str>), Generation>>,
+    begun: Mutex<HashMap<Holding, Generation>>,
 }
 
 impl RedisLedger {

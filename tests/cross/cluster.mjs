@@ -28,6 +28,8 @@ allow_publish_for_client = true
 id = "${name}"
 key = "key-of-${name}"
 secret = "secret-of-${name}"
+[graphql.subscriptions.${name}]
+channel = "${name}:{room}"
 `;
 
 const config = (redis, drain) => `
@@ -41,6 +43,8 @@ retry_ms = 400
 enabled = true
 namespace = "all"
 [pusher]
+enabled = true
+[graphql]
 enabled = true
 [socketio]
 enabled = true

@@ -12,6 +12,7 @@
 import { Centrifuge } from 'centrifuge';
 import { Centrifuge as CentrifugeProtobuf } from 'centrifuge/build/protobuf';
 import { EventSource } from 'eventsource';
+import { createClient } from 'graphql-ws';
 import PusherServer from 'pusher';
 import Pusher from 'pusher-js';
 import { io } from 'socket.io-client';
@@ -179,6 +180,31 @@ export const WIRES = {
         const { status } = await server.trigger(name, NAME, publication);
         if (status !== 200) throw new Error(`trigger: ${status}`);
       };
+    },
+  },
+  GraphQL: {
+    protocol: 'graphql',
+    goesOn: true,
+    // Clients publish with mutations at a server of their own. A namespace's field has its name.
+    follow(cluster, room, told) {
+      const [field, name] = partsOf(room);
+      // The library sends this again, as it is then, when it connects anew.
+      const extensions = { tidegate: { positions: true } };
+      const client = createClient({
+        url: cluster.ws('/graphql'), webSocketImpl: WebSocket, retryAttempts: Infinity, shouldRetry: () => true,
+        retryWait: () => new Promise((resolve) => setTimeout(resolve, 100 + 400 * Math.random())),
+        on: { connected: () => told.began('recover' in extensions.tidegate), closed: () => told.left() },
+      });
+      client.subscribe({ query: `subscription { ${field}(room: "${name}") }`, extensions }, {
+        next: ({ data, extensions: { tidegate } }) => {
+          extensions.tidegate = { recover: tidegate.position };
+          told.heard(data[field]);
+        },
+        error: () => told.lostForGood(),
+        complete: () => told.lostForGood(),
+      });
+      // One that is connecting anew to what is gone already says so.
+      return { close: () => Promise.resolve(client.dispose()).catch(() => {}) };
     },
   },
   'Socket.IO': {

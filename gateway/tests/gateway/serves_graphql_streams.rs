@@ -39,7 +39,7 @@ async fn request(gateway: &Gateway, method: &str, path: &str, headers: &str, bod
 async fn reserve(gateway: &Gateway) -> String {
     let reserved = request(gateway, "PUT", "/graphql", "", Value::Null).await;
     assert_eq!((reserved.status, reserved.header("content-type")), (201, Some("text/plain; charset=utf-8")));
-    String::from_utf8(reserved.body).unwrap()
+    String::from_utf8(reserved.body).expect("a token is text")
 }
 
 fn named(token: &str) -> String {

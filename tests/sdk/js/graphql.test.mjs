@@ -202,6 +202,20 @@ test('graphql-ws does not come back when it is sent away, and does after a drain
   assert.deepEqual(closes, [1012]);
 });
 
+test('the demo has the ticker and a chat for graphql-ws', async (t) => {
+  const gateway = await startGateway(t, { demo: true });
+  const client = socketClient(t, socketOf(gateway));
+  const [prices, messages] = [sink(), sink()];
+  client.subscribe({ query: 'subscription { price(symbol: "AAPL") }' }, prices);
+  client.subscribe({ query: 'subscription { message(room: "tea") }' }, messages);
+  await until('two prices', () => prices.results.length >= 2);
+  for (const { data } of prices.results) assert.deepEqual([data.price.symbol, typeof data.price.close], ['AAPL', 'number']);
+  await hear(gateway, 'chat:tea', messages);
+  await gateway.publish('chat:tea', { text: 'hello' });
+  await until('the message', () => values(messages).length === 1);
+  assert.deepEqual([values(messages), prices.errors, messages.errors], [[{ text: 'hello' }], [], []]);
+});
+
 test('what is published by HTTP at any of three nodes reaches operations at all of them in one order', async (t) => {
   const nodes = await startNodes(t, 3, FIELDS);
   const told = nodes.map((node) => {

@@ -18,7 +18,7 @@ pub const ARGUMENTS_TAG: &str = "args";
 /// Of a publication with bytes in its JSON: a JSON array of pointers (RFC 6901) to the texts that hold them in base64.
 pub const BINARY_TAG: &str = "binary";
 
-/// Why arguments could not be read: they name attachments that are not there.
+/// Why arguments could not be read: they name attachments that are not there, or one twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Unreadable;
 
@@ -30,7 +30,7 @@ pub(super) fn shared(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagg
         return Ok(Tagged { data: Payload::binary(bytes.clone()), tags: Tags::new() });
     }
     let (mut json, mut pointers) = (BytesMut::with_capacity(only.get().len()), Vec::new());
-    embed(only.get(), attachments, "", &mut json, &mut pointers).map_err(|_| Unreadable)?;
+    embed(only.get(), &mut unused(attachments), "", &mut json, &mut pointers).map_err(|_| Unreadable)?;
     Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(None, &pointers) })
 }
 
@@ -38,16 +38,21 @@ pub(super) fn shared(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagg
 pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, Unreadable> {
     let guess = values.iter().map(|value| value.get().len() + 1).sum::<usize>() + 2;
     let (mut json, mut pointers) = (BytesMut::with_capacity(guess), Vec::new());
+    let mut unused = unused(attachments);
     json.put_u8(b'[');
     for (index, value) in values.iter().enumerate() {
         if index > 0 {
             json.put_u8(b',');
         }
-        embed(value.get(), attachments, &format!("/{index}"), &mut json, &mut pointers)
+        embed(value.get(), &mut unused, &format!("/{index}"), &mut json, &mut pointers)
             .map_err(|_| Unreadable)?;
     }
     json.put_u8(b']');
     Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), &pointers) })
+}
+
+fn unused(attachments: &[Bytes]) -> Vec<Option<Bytes>> {
+    attachments.iter().cloned().map(Some).collect()
 }
 
 /// The arguments of an event that a server sends, with base64 at these pointers into their array.

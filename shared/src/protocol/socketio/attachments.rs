@@ -17,6 +17,9 @@ use crate::publication::Payload;
 /// No placeholder is longer, in bytes, however it is spaced.
 const PLACEHOLDER_BYTES_MAX: usize = 96;
 
+/// The key that libraries know a placeholder by.
+const PLACEHOLDER_KEY: &str = "_placeholder";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Placeholder {
@@ -30,31 +33,42 @@ struct Placeholder {
 enum Value {
     Text,
     Placeholder(u32),
+    /// What libraries take for a placeholder, and is none that they can read.
+    Unreadable,
 }
 
-/// A placeholder names an attachment that is not there.
+/// A placeholder names an attachment that is not there, or that another has named, or none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct NoSuchAttachment;
 
 /// Appends valid JSON with base64 in place of its placeholders, and to `pointers` where these were, each with `at` before
-/// it.
+/// it. Each attachment is taken out of `unused`: libraries send one for each place, and what a packet becomes would have no
+/// bound if many places shared one.
 pub(super) fn embed(
     json: &str,
-    attachments: &[Bytes],
+    unused: &mut [Option<Bytes>],
     at: &str,
     out: &mut BytesMut,
     pointers: &mut Vec<String>,
 ) -> Result<(), NoSuchAttachment> {
-    let mut copied = 0;
+    let (mut copied, has_attachments) = (0, !unused.is_empty());
     let mut result = Ok(());
     walk(json, at, &mut |pointer, range, value| {
-        let Value::Placeholder(number) = value else { return };
-        let Some(bytes) = attachments.get(number as usize) else {
+        let number = match value {
+            Value::Text => return,
+            Value::Placeholder(number) => number,
+            // Beside attachments it would end the connections of all who are sent it.
+            Value::Unreadable => {
+                result = result.and(if has_attachments { Err(NoSuchAttachment) } else { Ok(()) });
+                return;
+            }
+        };
+        let Some(bytes) = unused.get_mut(number as usize).and_then(Option::take) else {
             result = Err(NoSuchAttachment);
             return;
         };
         out.put_slice(&json.as_bytes()[copied..range.start]);
-        json::payload(&Payload::binary(bytes.clone()), out);
+        json::payload(&Payload::binary(bytes), out);
         copied = range.end;
         pointers.push(pointer.to_owned());
     });
@@ -170,8 +184,13 @@ impl Walk<'_, '_> {
                     _ => self.pointer.push(letter),
                 }
             }
+            let is_mark = key == PLACEHOLDER_KEY;
             self.skip_space();
             self.take(b':');
+            self.skip_space();
+            if is_mark && self.json[self.at..].starts_with("true") {
+                (self.visit)(&self.pointer[..length], self.at..self.at, Value::Unreadable);
+            }
             self.value();
             self.pointer.truncate(length);
             self.take(b',');
@@ -231,9 +250,9 @@ mod tests {
         json: &str,
         attachments: &[&'static [u8]],
     ) -> Result<(String, Vec<String>), NoSuchAttachment> {
-        let attachments: Vec<Bytes> = attachments.iter().map(|bytes| Bytes::from_static(bytes)).collect();
+        let mut unused: Vec<_> = attachments.iter().map(|bytes| Some(Bytes::from_static(bytes))).collect();
         let (mut out, mut pointers) = (BytesMut::new(), Vec::new());
-        embed(json, &attachments, "", &mut out, &mut pointers)?;
+        embed(json, &mut unused, "", &mut out, &mut pointers)?;
         Ok((String::from_utf8(out.to_vec()).unwrap(), pointers))
     }
 
@@ -261,11 +280,33 @@ mod tests {
             r#""{\"_placeholder\":true,\"num\":0}""#,
             r#" [ "a\"]" , { "k\n" : [ ] } , { } , -1.5e3 , null ] "#,
         ] {
-            assert_eq!(embedded(json, &[b"x"]), Ok((json.to_owned(), Vec::new())), "{json}");
+            assert_eq!(embedded(json, &[]), Ok((json.to_owned(), Vec::new())), "{json}");
             assert_eq!(whole(json), None);
         }
         assert_eq!(whole(" { \"num\" : 3, \"_placeholder\" : true } "), Some(3));
         assert_eq!(embedded(r#"{"_placeholder":true,"num":1}"#, &[b"x"]), Err(NoSuchAttachment));
+    }
+
+    #[test]
+    fn what_ends_the_connections_of_others_is_refused_beside_attachments() {
+        for broken in [
+            r#"{"_placeholder":true,"num":-1}"#,
+            r#"{"_placeholder":true,"num":"0"}"#,
+            r#"{"_placeholder":true,"num":0,"x":1}"#,
+            r#"[{"num":0, "\u005fplaceholder" : true, "x":[]}]"#,
+            r#"{"_placeholder":true}"#,
+        ] {
+            let packet = format!(r#"[{{"_placeholder":true,"num":0}},{broken}]"#);
+            assert_eq!(embedded(&packet, &[b"x"]), Err(NoSuchAttachment), "{broken}");
+            assert_eq!(embedded(broken, &[]), Ok((broken.to_owned(), Vec::new())), "{broken}");
+        }
+        assert!(embedded(r#"[{"_placeholder":"true"},{"_placeholder":false}]"#, &[b"x"]).is_ok());
+    }
+
+    #[test]
+    fn an_attachment_stands_in_one_place() {
+        let twice = r#"[{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}]"#;
+        assert_eq!(embedded(twice, &[b"x", b"y"]), Err(NoSuchAttachment));
     }
 
     #[test]

@@ -187,18 +187,53 @@ fn reason_of(message: &str) -> String {
     format!("syntax error: {}", last.trim_start_matches(['=', ' ']))
 }
 
-/// Whether brackets are deeper in each other than a parser that goes down with them need go. Texts are not told from the
-/// rest: a bracket in one counts.
+/// Whether brackets are deeper in each other than a parser that goes down with them need go. Those in texts and comments
+/// close none: a parser passes over them.
 fn brackets_are_too_deep(query: &str) -> bool {
     let mut depth = 0_usize;
-    query.bytes().any(|byte| {
-        match byte {
-            b'{' | b'[' | b'(' => depth += 1,
+    let mut rest = query.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        match first {
+            first if opens(*first) => depth += 1,
             b'}' | b']' | b')' => depth = depth.saturating_sub(1),
+            b'#' => rest = &behind[memchr::memchr2(b'\n', b'\r', behind).unwrap_or(behind.len())..],
+            b'"' => match text_bytes(behind) {
+                Some(bytes) => rest = &behind[bytes..],
+                // Nobody knows where a parser believes it to end.
+                None => return depth + behind.iter().filter(|byte| opens(**byte)).count() > BRACKETS_MAX,
+            },
             _ => {}
         }
-        depth > BRACKETS_MAX
-    })
+        if depth > BRACKETS_MAX {
+            return true;
+        }
+    }
+    false
+}
+
+fn opens(byte: u8) -> bool {
+    matches!(byte, b'{' | b'[' | b'(')
+}
+
+/// How long the text is that begins behind this first quotation mark, its end included (GraphQL, section 2.9.4). `None`: it
+/// has no end.
+fn text_bytes(behind: &[u8]) -> Option<usize> {
+    const BLOCK: &[u8] = b"\"\"\"";
+    const ESCAPED: &[u8] = b"\\\"\"\"";
+    let is_block = behind.starts_with(&BLOCK[1..]);
+    let mut at = if is_block { 2 } else { 0 };
+    loop {
+        let rest = behind.get(at..)?;
+        at += match (is_block, rest.first()?) {
+            (true, _) if rest.starts_with(BLOCK) => return Some(at + BLOCK.len()),
+            (true, _) if rest.starts_with(ESCAPED) => ESCAPED.len(),
+            (false, b'"') => return Some(at + 1),
+            (false, b'\n' | b'\r') => return None,
+            (false, b'\\') => 2,
+            _ => 1,
+        };
+    }
 }
 
 #[cfg(test)]

@@ -349,3 +349,26 @@ fn a_schema_that_cannot_be_used_says_why() {
     let extended = "type Subscription { a: Int } extend type Subscription { order(shop: ID!): Int }";
     assert!(Catalog::new(&config(&order), Some(extended)).is_ok());
 }
+
+#[test]
+fn brackets_in_texts_and_comments_hide_no_depth() {
+    let deep = |open: &str, close: &str| {
+        let count = 400;
+        format!("subscription {{ order(shop: {}1{}) {{ id }} }}", open.repeat(count), close.repeat(count))
+    };
+    for too_deep in [
+        deep("[#]\n", "]"),
+        deep("[#]\r", "]"),
+        deep("[\"]\" ", "]"),
+        deep("[\"\\\"]\" ", "]"),
+        deep("[\"\"\"]\"\"\" ", "]"),
+        deep("[\"\"\"\\\"\"\"]\"\"\" ", "]"),
+        deep("{a:#}\n", "}"),
+        // Two texts, as the first has no end with three marks.
+        deep("[\"\"\"x\" #]\n", "]"),
+    ] {
+        assert!(brackets_are_too_deep(&too_deep), "{}", &too_deep[..60]);
+    }
+    let texts = "( \"((\" \"\"\"[[[ \\\"\"\" \"{\"\"\" \"\" # {{{\n )".repeat(100);
+    assert!(!brackets_are_too_deep(&texts));
+}

@@ -14,6 +14,10 @@ use crate::protocol::json;
 const TYPE_NAME: &str = "__typename";
 /// A result tells of no more errors than this.
 const ERRORS_MAX: usize = 16;
+/// A result is at most so many times as long as its payload: aliases may repeat a value as often as there may be fields.
+const REPEATS_MAX: usize = 16;
+/// What any result may have, in bytes: short payloads may get long names.
+const RESULT_BYTES_MIN: usize = 64 << 10;
 
 /// The field of a subscription, and what is selected of it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -95,6 +99,8 @@ enum Step<'s> {
 /// A result on its way.
 struct Writer<'s> {
     out: BytesMut,
+    /// Behind so many bytes no value is written any more.
+    bytes_max: usize,
     path: Vec<Step<'s>>,
     /// Written as the members of a JSON list.
     errors: BytesMut,
@@ -106,6 +112,7 @@ impl Selection {
     pub fn apply(&self, payload: &[u8]) -> Bytes {
         let mut writer = Writer {
             out: BytesMut::with_capacity(payload.len() + 32),
+            bytes_max: payload.len().saturating_mul(REPEATS_MAX).max(RESULT_BYTES_MIN),
             path: vec![Step::Key(&self.key)],
             errors: BytesMut::new(),
             errors_count: 0,
@@ -139,6 +146,9 @@ impl Complete {
         let written = match (value, &self.of) {
             ("null", _) if self.non_null => writer.fail("there is no value where there must be one"),
             ("null", _) => Err(Null),
+            _ if start.saturating_add(value.len()) > writer.bytes_max => {
+                writer.fail("the result is too long with this value")
+            }
             (_, Of::Any) => {
                 json::raw(value.as_bytes(), &mut writer.out);
                 Ok(())
@@ -379,6 +389,17 @@ pub(super) mod tests {
             format!(r#""data":{{"m":null}}{error}"#)
         );
         assert_eq!(applied(non_null(outer(non_null(inner))), payload), format!(r#""data":null{error}"#));
+    }
+
+    #[test]
+    fn aliases_do_not_repeat_a_long_value_without_end() {
+        let string = || nullable(Of::Scalar(Scalar::String));
+        let fields = (0..500).map(|number| member(&format!("a{number}"), "text", string())).collect();
+        let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(RESULT_BYTES_MIN));
+        let result = applied(nullable(object("Message", fields)), &payload);
+        assert!(result.len() < (REPEATS_MAX + 1) * payload.len(), "{} bytes", result.len());
+        let why = r#"{"message":"the result is too long with this value","path":["m","a16"]}"#;
+        assert!(result.contains(r#""a15":"x"#) && result.contains(r#""a16":null"#) && result.contains(why));
     }
 
     #[test]

@@ -91,7 +91,10 @@ struct Caller {
     ended: bool,
     /// No request after this one is answered.
     is_last: bool,
-    /// When something last went on.
+    /// It is among those who may have more to read.
+    is_unread: bool,
+    /// When it was last answered, or began a request. Not when it sent more of one: who takes long over it is served where
+    /// that has a deadline.
     moved: Moment,
     counted: TaskTrackerToken,
 }
@@ -166,6 +169,7 @@ impl Worker {
             waits: false,
             ended: false,
             is_last: false,
+            is_unread: true,
             moved: self.local.now,
             counted,
         }));
@@ -185,6 +189,9 @@ impl Worker {
     /// Goes on with callers that had more than one turn's share.
     pub(super) fn serve_callers(&mut self, buffer: &mut [u8]) {
         for index in std::mem::take(&mut self.callers.unread) {
+            if let Some(caller) = self.callers.table.get_mut(index) {
+                caller.is_unread = false;
+            }
             let then = self.serve_caller(index, buffer);
             self.settle_caller(index, then);
         }
@@ -272,8 +279,10 @@ impl Worker {
             match caller.socket.read(&mut buffer[..room]) {
                 Ok(0) => caller.ended = true,
                 Ok(count) => {
+                    if caller.unanswered.is_empty() {
+                        caller.moved = self.local.now;
+                    }
                     caller.unanswered.extend_from_slice(&buffer[..count]);
-                    caller.moved = self.local.now;
                     // A socket that gives less than was asked for is empty (epoll(7)).
                     caller.drained = count < room && !caller.hung_up;
                 }
@@ -339,9 +348,18 @@ impl Worker {
     fn settle_caller(&mut self, index: usize, then: Then) {
         match then {
             Then::Stay => {}
-            Then::ReadOn => self.callers.unread.push(index),
+            Then::ReadOn => {
+                let Some(caller) = self.callers.table.get_mut(index) else { return };
+                // Once, or its share of a turn would grow with every edge.
+                if !std::mem::replace(&mut caller.is_unread, true) {
+                    self.callers.unread.push(index);
+                }
+            }
             Then::Back | Then::Gone => {
                 let Some(mut caller) = self.callers.table.try_remove(index) else { return };
+                if caller.is_unread {
+                    self.callers.unread.retain(|unread| *unread != index);
+                }
                 self.metrics.api_connections_on_workers.dec();
                 // Closing the socket takes it out of the poll; one that lives on must not be told of here.
                 if self.poll.registry().deregister(&mut caller.socket).is_ok() && matches!(then, Then::Back) {

@@ -42,14 +42,14 @@ pub(crate) fn is_call(bytes: &[u8]) -> bool {
 
 pub(super) fn read_call(bytes: &[u8]) -> Read {
     let may_be = BEGINS.starts_with(&bytes[..bytes.len().min(BEGINS.len())]);
-    if !may_be || bytes.len() > CALL_BYTES_MAX {
+    if !may_be {
         return Read::Other;
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Request::new(&mut headers);
     let head_bytes = match head.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) if bytes.len() < CALL_BYTES_MAX => return Read::Partial,
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Read::Partial,
         _ => return Read::Other,
     };
     let fits =
@@ -141,6 +141,12 @@ mod tests {
     }
 
     #[test]
+    fn however_much_follows_it_a_plain_request_is_one() {
+        let many = PLAIN.repeat(2 * CALL_BYTES_MAX / PLAIN.len());
+        assert!(matches!(read(&many), Read::Whole(_, bytes) if bytes == PLAIN.len()));
+    }
+
+    #[test]
     fn of_a_beginning_the_rest_is_waited_for() {
         for end in 0..PLAIN.len() {
             assert!(matches!(read(&PLAIN[..end]), Read::Partial), "{end} bytes of it");
@@ -168,7 +174,7 @@ mod tests {
             PLAIN.replace("Host: x", "Connection: Upgrade\r\nUpgrade: h2c"),
             PLAIN.replace("Host: x", "Host x"),
             PLAIN.replace("Host: x\r\n", &"X: y\r\n".repeat(HEADERS_MAX)),
-            format!("POST /api/publish HTTP/1.1\r\nX: {}", "x".repeat(CALL_BYTES_MAX)),
+            format!("POST /api/publish HTTP/1.1\r\nX: {}", "x".repeat(HEAD_BYTES_MAX)),
         ] {
             assert!(matches!(read(&other), Read::Other), "{}", &other[..other.len().min(200)]);
         }

@@ -1,5 +1,7 @@
 //! Applications that publish over connections which they keep are served by workers, and cannot tell.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -100,6 +102,24 @@ async fn whatever_else_is_asked_on_the_connection_is_answered_too() {
     assert_eq!(result(&history)["publications"][0]["data"], "first");
     eventually("it is served elsewhere", async || gateway.metric(CONNECTIONS).await == 0.0).await;
     assert_eq!(result(&ask(&mut stream, &publish("stream:room", &json!("second"))).await)["offset"], 2);
+}
+
+#[tokio::test]
+async fn who_takes_long_over_a_request_has_the_deadlines_of_all_others() {
+    let gateway = gateway().start().await;
+    let mut stream = connect(&gateway).await;
+    stream.set_nodelay(true).expect("a socket");
+    assert_eq!(ask(&mut stream, &publish("stream:room", &json!("first"))).await.status, 200);
+    let request = publish("stream:room", &json!("x".repeat(400)));
+    let mut rest = request.as_bytes();
+    while gateway.metric(CONNECTIONS).await == 1.0 {
+        let (now, later) = rest.split_at_checked(1).expect("it is not whole yet");
+        stream.write_all(now).await.expect("it is taken");
+        rest = later;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stream.write_all(rest).await.expect("it is taken");
+    assert_eq!(result(&answer(&mut stream).await.expect("an answer"))["offset"], 2);
 }
 
 #[tokio::test]

@@ -172,7 +172,8 @@ struct Probing<'s>(Option<&'s Session>);
 
 impl<'s> Probing<'s> {
     fn begin(session: &'s Session) -> Option<Self> {
-        session.begin_probing().then_some(Self(Some(session)))
+        // Made only then: one that is dropped ends the attempt, whoever's it is.
+        session.begin_probing().then(|| Self(Some(session)))
     }
 
     fn succeeded(mut self) {
@@ -246,6 +247,7 @@ mod tests {
         let (probed, told) = probed(Some(&session), &frames(&["2probe"])).await;
         assert!(matches!(probed, Err(ProbeError::NotPolling)));
         assert_eq!(told, b"\x88\x00");
+        assert!(!session.begin_probing(), "the one that tries already goes on with it");
         assert!(matches!(self::probed(None, b"").await.0, Err(ProbeError::NotPolling)));
     }
 

@@ -190,7 +190,9 @@ struct Turn<'s> {
 
 impl<'s> Turn<'s> {
     fn begin(session: &'s Session, taken: &'s AtomicBool) -> Option<Self> {
-        (!taken.swap(true, Ordering::AcqRel)).then_some(Self { session, taken, is_done: false })
+        // Made only then: dropping one gives the turn back.
+        let is_free = !taken.swap(true, Ordering::AcqRel);
+        is_free.then(|| Self { session, taken, is_done: false })
     }
 
     fn done(mut self) {

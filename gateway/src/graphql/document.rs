@@ -16,6 +16,9 @@ use super::coerce::{self, Arguments};
 use super::schema::Schema;
 use super::{BAD_USER_INPUT, Errors, Limits, VALIDATION_FAILED, one};
 
+/// Fragments that one selection may go through: each may be inside of the last.
+const FRAGMENTS_MAX: usize = 500;
+
 /// The operation of this name, or the only one.
 pub(super) fn operation_of<'a>(
     document: &'a ExecutableDocument,
@@ -110,6 +113,10 @@ impl<'a> Document<'a> {
                     })?;
                     if visited.contains(&key.as_str()) {
                         continue;
+                    }
+                    if visited.len() >= FRAGMENTS_MAX {
+                        let why = format!("one selection goes through more than {FRAGMENTS_MAX} fragments");
+                        return Err(one(LIMIT_EXCEEDED, why));
                     }
                     visited.push(key);
                     if self.applies(Some(&fragment.node.type_condition.node.on.node), of)? {

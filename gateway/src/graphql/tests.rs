@@ -249,6 +249,20 @@ fn documents_are_bounded() {
 }
 
 #[test]
+fn fragments_do_not_lead_from_one_to_the_next_without_end() {
+    let mut config = config(&[("order", subscription("orders:{shop}"))]);
+    (config.query_bytes_max, config.fields_max) = (1 << 20, 100_000);
+    let sdl = Catalog::new(&config, Some(SDL)).unwrap();
+    let chain = |count: usize| {
+        let links = (0..count).map(|at| format!("fragment F{at} on Order {{ ...F{} }} ", at + 1));
+        let links: String = links.collect();
+        format!("subscription {{ order(shop: 1) {{ ...F0 }} }} {links} fragment F{count} on Order {{ id }}")
+    };
+    assert!(plan_with(&sdl, &chain(100), json!({})).is_ok());
+    assert_eq!(mistake(&sdl, &chain(15_000)).0, "LIMIT_EXCEEDED");
+}
+
+#[test]
 fn the_application_is_told_what_is_asked_for() {
     let text = json!({
         "query": "subscription T { tally }", "operationName": "T", "variables": {"a": 1}

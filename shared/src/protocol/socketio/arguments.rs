@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::value::RawValue;
 
-use super::attachments::{embed, extract, whole, write_placeholder};
+use super::attachments::{embed, extract, has_placeholders, whole, write_placeholder};
 use crate::protocol::json;
 use crate::publication::{Payload, PayloadKind, Tagged, Tags};
 
@@ -104,6 +104,10 @@ pub(super) fn write(data: &Payload, tags: &Tags, out: &mut BytesMut, attachments
     // Whoever has published it may have written anything.
     let pointers: Vec<String> = serde_json::from_str(pointers).unwrap_or_default();
     let Ok(json) = std::str::from_utf8(&data.bytes) else { return write_json(&data.bytes, tags, out) };
+    if has_placeholders(json) {
+        // A client would look for attachments that there are none of, and end its connection. As text they harm nobody.
+        return write_json(&data.bytes, tags, out);
+    }
     let mut replaced = BytesMut::with_capacity(json.len());
     extract(json, &pointers, &mut replaced, attachments);
     write_json(&replaced, tags, out);
@@ -135,6 +139,20 @@ mod tests {
         let (mut out, mut attachments) = (BytesMut::new(), Vec::new());
         write(&arguments.data, &arguments.tags, &mut out, &mut attachments);
         (String::from_utf8(out.to_vec()).unwrap(), attachments)
+    }
+
+    #[test]
+    fn what_looks_like_an_attachment_already_travels_beside_none() {
+        for json in
+            [r#"[{"_placeholder":true,"num":9},"AQID"]"#, r#"[{"a":[{"\u005fplaceholder":true}]},"AQID"]"#]
+        {
+            let foreign = Tagged { data: Payload::json(json), tags: tags(Some(2), &["/1".to_owned()]) };
+            let inner = json.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            assert_eq!(written(&foreign), (inner.unwrap().to_owned(), Vec::new()));
+        }
+        let plain = r#"[{"text":"\u00e9 _placeholder"},"AQID"]"#;
+        let own = Tagged { data: Payload::json(plain), tags: tags(Some(2), &["/1".to_owned()]) };
+        assert_eq!(written(&own).1, [Bytes::from_static(&[1, 2, 3])]);
     }
 
     #[test]

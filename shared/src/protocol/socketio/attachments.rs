@@ -102,6 +102,22 @@ pub(super) fn extract(json: &str, pointers: &[String], out: &mut BytesMut, attac
     out.put_slice(&json.as_bytes()[copied..]);
 }
 
+/// Whether an object in this valid JSON would be taken for an attachment by whoever reads a packet that has some.
+pub(super) fn has_placeholders(json: &str) -> bool {
+    fn is_one(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Object(fields) => {
+                fields.iter().any(|(key, value)| key == PLACEHOLDER_KEY || is_one(value))
+            }
+            serde_json::Value::Array(values) => values.iter().any(is_one),
+            _ => false,
+        }
+    }
+    let has = |text: &str| memchr::memmem::find(json.as_bytes(), text.as_bytes()).is_some();
+    // A key may be written with escapes.
+    (has(PLACEHOLDER_KEY) || has("\\u")) && serde_json::from_str(json).is_ok_and(|value| is_one(&value))
+}
+
 pub(super) fn write_placeholder(number: usize, out: &mut BytesMut) {
     out.put_slice(br#"{"_placeholder":true,"num":"#);
     json::number(number as u64, out);

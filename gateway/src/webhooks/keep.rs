@@ -94,6 +94,8 @@ impl Keeper {
 
     /// Brings the ledger up to this node. `is_due`: the lease is to be prolonged.
     async fn keep(&mut self, is_due: bool) -> Result<(), BrokerError> {
+        // Also while the ledger is out of reach: what has gone must not pile up.
+        self.watched.watch.lock().pass(self.clock.now());
         if is_due || !self.has_begun {
             self.prolong().await?;
         }

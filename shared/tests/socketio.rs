@@ -53,7 +53,7 @@ impl Connection {
     /// One that is in the main namespace.
     fn connected() -> Self {
         let connection = Self::new();
-        let id = connection.sent("0").unwrap()[0].id;
+        let id = connection.sent("0").expect("it can be read")[0].id;
         connection.enter(id);
         connection
     }
@@ -69,7 +69,7 @@ impl Connection {
     }
 
     fn requests(&self, text: &str) -> Vec<Request> {
-        self.sent(text).unwrap().into_iter().map(|command| command.request).collect()
+        self.sent(text).expect("it can be read").into_iter().map(|command| command.request).collect()
     }
 
     fn answered(&self, id: u32, answer: Answer) -> Vec<String> {
@@ -92,7 +92,7 @@ impl Connection {
     }
 
     fn pushed(&self, channel: &str, event: Event<'_>) -> Vec<String> {
-        let (channel, mut out) = (Channel::parse(channel, 255).unwrap(), BytesMut::new());
+        let (channel, mut out) = (Channel::parse(channel, 255).expect("a name"), BytesMut::new());
         let encoded = self.0.encode_push(Push::to(&channel, event), &mut out);
         told(encoded, out)
     }
@@ -110,7 +110,7 @@ fn told(encoded: Encoded, mut out: BytesMut) -> Vec<String> {
     let all = parts.into_iter().map(|(kind, length)| {
         let bytes = out.split_to(length);
         match kind {
-            MessageKind::Text => String::from_utf8(bytes.to_vec()).unwrap(),
+            MessageKind::Text => String::from_utf8(bytes.to_vec()).expect("text"),
             MessageKind::Binary => format!("{:?}", &bytes[..]),
         }
     });

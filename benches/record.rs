@@ -18,9 +18,9 @@ fn from_a_client(bytes: usize) -> Publication {
 }
 
 #[library_benchmark]
-#[bench::plain_128(args = (128), setup = plain, config = counted(453))]
-#[bench::plain_4096(args = (4096), setup = plain, config = counted(828))]
-#[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(829))]
+#[bench::plain_128(args = (128), setup = plain, config = counted(494))]
+#[bench::plain_4096(args = (4096), setup = plain, config = counted(869))]
+#[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(871))]
 fn write(publication: Publication) -> (Publication, BytesMut) {
     let mut out = BytesMut::new();
     encode_record(black_box(&publication), &mut out);
@@ -35,9 +35,9 @@ fn message(publication: &Publication) -> Bytes {
 }
 
 #[library_benchmark]
-#[bench::plain_128(args = (&plain(128)), setup = message, config = counted(1_291))]
-#[bench::plain_4096(args = (&plain(4096)), setup = message, config = counted(1_849))]
-#[bench::from_a_client_128(args = (&from_a_client(128)), setup = message, config = counted(1_782))]
+#[bench::plain_128(args = (&plain(128)), setup = message, config = counted(1_301))]
+#[bench::plain_4096(args = (&plain(4096)), setup = message, config = counted(1_859))]
+#[bench::from_a_client_128(args = (&from_a_client(128)), setup = message, config = counted(1_791))]
 fn read(message: Bytes) -> (Bytes, Publication) {
     match decode_message(black_box(message.clone())) {
         Ok(publication) => (message, publication),

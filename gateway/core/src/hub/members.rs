@@ -2,7 +2,7 @@
 
 use shared::channel::Channel;
 use shared::position::StreamPosition;
-use smallvec::{Array, SmallVec};
+use smallvec::SmallVec;
 
 use super::apart::{Apart, Others};
 use super::hold_back::Held;
@@ -32,12 +32,12 @@ pub(super) struct Members {
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     /// Publications are held back for these until they go live.
-    pub(super) joining: SmallVec<[Joining; 1]>,
+    pub(super) joining: Vec<Joining>,
     pub(super) held: Held,
     /// These know more than this worker has seen: what they know already is still on its way here.
-    pub(super) waiting: SmallVec<[Waiting; 1]>,
+    pub(super) waiting: Vec<Waiting>,
     /// These were told that their stream has a hole.
-    pub(super) told: SmallVec<[Told; 1]>,
+    pub(super) told: Vec<Told>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -193,9 +193,18 @@ impl Members {
             self.swap_live(index, unserved - 1, id, places);
             index = unserved - 1;
         }
-        if let Some(taken) = swap_out(&mut self.live, index, List::Live, id, places) {
-            self.forget_freshness(taken);
+        if index >= self.live.len() {
+            return;
         }
+        let taken = self.live.swap_remove(index);
+        if let Some(moved) = self.live.get(index) {
+            places.set(moved.key, id, At::new(List::Live, index));
+        }
+        if is_sparse(self.live.len(), self.live.capacity()) {
+            // To this many, not to more.
+            self.live.grow(self.live.len() * 2);
+        }
+        self.forget_freshness(taken);
     }
 
     /// Moves one that is still to be served behind those. Answers where it is now, or `None` if it has been served.
@@ -238,12 +247,6 @@ pub(super) trait Keyed {
     fn key(&self) -> u32;
 }
 
-impl Keyed for Subscriber {
-    fn key(&self) -> u32 {
-        self.key
-    }
-}
-
 impl Keyed for Joining {
     fn key(&self) -> u32 {
         self.subscriber.key
@@ -264,13 +267,13 @@ impl Keyed for Told {
 
 /// Removes one entry by moving the last one into its place.
 #[inline]
-pub(super) fn swap_out<A: Array<Item: Keyed>>(
-    entries: &mut SmallVec<A>,
+pub(super) fn swap_out<T: Keyed>(
+    entries: &mut Vec<T>,
     index: usize,
     list: List,
     id: u32,
     places: &mut Places,
-) -> Option<A::Item> {
+) -> Option<T> {
     if index >= entries.len() {
         return None;
     }
@@ -278,9 +281,13 @@ pub(super) fn swap_out<A: Array<Item: Keyed>>(
     if let Some(moved) = entries.get(index) {
         places.set(moved.key(), id, At::new(list, index));
     }
-    if entries.capacity() >= SHRINK_FROM && entries.len() < entries.capacity() / 4 {
-        // To this many, not to more.
-        entries.grow(entries.len() * 2);
+    if is_sparse(entries.len(), entries.capacity()) {
+        entries.shrink_to(entries.len() * 2);
     }
     Some(taken)
+}
+
+/// Whether a list has so many free places, after many have left it, that they are worth giving back.
+fn is_sparse(length: usize, capacity: usize) -> bool {
+    capacity >= SHRINK_FROM && length < capacity / 4
 }

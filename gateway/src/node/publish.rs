@@ -7,6 +7,7 @@ use gateway_core::effect::Denial;
 use gateway_core::history::Retention;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
+use shared::publication::EVENT_TAG;
 use tracing::Instrument;
 
 use crate::backend::{Asker, Origin, PublishAnswer};
@@ -114,8 +115,10 @@ fn answered(request: PublishRequest, answer: PublishAnswer) -> PublishRequest {
     let PublishRequest { channel, mut publication, mut retention, .. } = request;
     if let Some(data) = answer.data {
         publication.data = data;
+        // What its protocol says of how the data is to be read is true of what the client has sent. It is called the same.
+        publication.tags.retain(|tag, _| **tag == *EVENT_TAG);
     }
-    publication.tags = answer.tags;
+    publication.tags.extend(answer.tags);
     publication.delta |= answer.delta;
     if answer.skip_history {
         retention = Retention::default();
@@ -175,6 +178,24 @@ mod tests {
             engine_io: Arc::new(crate::engine_io::EngineIo::new(&crate::socketio::Config::default(), "node")),
             shared_poll: crate::poll::Config::default(),
         })
+    }
+
+    #[test]
+    fn an_event_keeps_its_name_and_other_data_none_of_how_it_was_to_be_read() {
+        let channel = Channel::parse("a", 255).unwrap();
+        let tags =
+            || [("event", "said"), ("args", "2")].map(|(tag, value)| (tag.into(), value.into())).into();
+        let publication = Publication { tags: tags(), ..Publication::new(Payload::json("[1,2]")) };
+        let asked = || PublishRequest { publication: publication.clone(), ..request(&channel) };
+        let told = |answer| answered(asked(), answer).publication;
+        assert_eq!(told(PublishAnswer::default()), publication);
+        let by = [("by".into(), "hook".into())];
+        let data = Some(Payload::json("3"));
+        let changed = told(PublishAnswer { data, tags: by.clone().into(), ..PublishAnswer::default() });
+        assert_eq!(changed.event(), Some("said"));
+        assert_eq!((changed.tags.len(), &*changed.tags["by"]), (2, "hook"));
+        let renamed = [("event".into(), "other".into())].into();
+        assert_eq!(told(PublishAnswer { tags: renamed, ..PublishAnswer::default() }).event(), Some("other"));
     }
 
     #[tokio::test]

@@ -183,6 +183,8 @@ pub(crate) struct Worker {
     turn: u32,
     /// These are kept between turns for their room.
     taken: Queue,
+    /// The last turn had no time to look into the inbox.
+    untaken: bool,
     gathered: gather::Gathered,
     /// News of keys that not everyone has been told yet.
     telling: VecDeque<tell_followers::Telling>,
@@ -283,6 +285,7 @@ impl Worker {
             windows: FlushWindows::default(),
             turn: 0,
             taken: Queue::default(),
+            untaken: false,
             gathered: gather::Gathered::default(),
             telling: VecDeque::new(),
             share: take::Share::default(),

@@ -47,7 +47,9 @@ impl Worker {
 
     pub(super) fn take_inbox(&mut self, buffer: &mut [u8]) {
         self.share.renew();
-        if !self.is_behind() {
+        // What is pushed meanwhile wakes nobody: as long as it was not taken, the worker must not sleep.
+        self.untaken = self.is_behind();
+        if !self.untaken {
             self.local.inbox.take(&mut self.taken);
         }
         loop {

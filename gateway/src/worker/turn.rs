@@ -71,7 +71,8 @@ impl Worker {
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
-        if !self.local.unread.is_empty() || self.local.hub.is_sweeping() || self.is_behind() {
+        let is_behind = self.untaken || self.is_behind();
+        if !self.local.unread.is_empty() || self.local.hub.is_sweeping() || is_behind {
             return Some(Duration::ZERO);
         }
         let now = self.clock.now();

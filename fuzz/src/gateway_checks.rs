@@ -172,6 +172,17 @@ pub fn told(data: &[u8]) {
     }
 }
 
+/// Whoever connects as a node says for whom in one line, and nothing behind it is taken.
+pub fn opening(data: &[u8]) {
+    let Ok((session, deflate, rest)) = readers::opening(data) else { return };
+    let line = data.len() - rest;
+    assert!(line <= 513 && data[line - 1] == b'\n');
+    let again = serde_json::json!({ "v": 1, "session": session, "deflate": deflate }).to_string() + "\n";
+    if again.len() <= 512 {
+        assert_eq!(readers::opening(again.as_bytes()), Ok((session, deflate, 0)));
+    }
+}
+
 /// No text is taken for a token that was signed, and claims mean the same again. What is granted has not ended, and what
 /// is shown is JSON. The first byte chooses the time.
 pub fn token(data: &[u8]) {

@@ -34,7 +34,7 @@ use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
 use crate::http::{Handed, Reception, Router, Told, graphql};
 use crate::listener::tls::Tls;
-use crate::listener::{Listener, descriptors, internal};
+use crate::listener::{Listener, descriptors, from_nodes, internal};
 use crate::memory::Memory;
 use crate::node::question::{Answer, Question};
 use crate::node::{AskError, FromBroker, Node, Parts};
@@ -127,9 +127,15 @@ impl App {
         let hangups = signal(SignalKind::hangup()).map_err(setup)?;
         let (client_socket, client_address) = open_door(config.server.listen, config.server.backlog)?;
         let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
+        let cluster_socket =
+            config.cluster.listen.map(|address| listen(address, CLUSTER_BACKLOG)).transpose()?;
         let api_socket = config.api.listen.map(|address| open_door(address, API_BACKLOG)).transpose()?;
         drop(entered);
         let internal_address = local_address(&internal_socket, config.internal.listen)?;
+        let takes_in_at = match (&cluster_socket, config.cluster.listen) {
+            (Some(socket), Some(address)) => Some(config.cluster.advertised(local_address(socket, address)?)),
+            _ => None,
+        };
 
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let workers = config.workers.count_for(processors);
@@ -186,6 +192,7 @@ impl App {
                 webhooks,
                 memory: memory.clone(),
                 engine_io: engine_io.clone(),
+                takes_in_at,
                 shared_poll: config.shared_poll.clone(),
             }))
         })?;
@@ -312,6 +319,10 @@ impl App {
                 connections: http.clone(),
             })
         };
+        if let Some(socket) = cluster_socket {
+            let engine_io = node.engine_io.clone();
+            runtime.spawn(from_nodes::take_in(socket, engine_io, metrics.clone(), stop.clone()));
+        }
         let keep_alive = config.http.keep_alive();
         let asking = internal::serve(internal_socket, clock, readiness.clone(), metrics.clone(), keep_alive);
         runtime.spawn(asking);
@@ -397,8 +408,10 @@ impl App {
         for inbox in &self.inboxes {
             inbox.push(Event::Drain { until });
         }
+        self.node.engine_io.let_go(Instant::now() + Duration::from_millis(drain.grace_ms));
         let last = until + Duration::from_millis(drain.linger_ms);
-        while (self.metrics.connections() > 0 || !self.http.is_empty()) && self.clock.now() < last {
+        let has_clients = || self.metrics.connections() + self.metrics.engine_io_carried.get() > 0;
+        while (has_clients() || !self.http.is_empty()) && self.clock.now() < last {
             thread::sleep(DRAIN_POLL);
         }
         // A request that has not begun by now is told so. What has begun may take as long as its answer takes.
@@ -457,6 +470,7 @@ const SHUT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const INTERNAL_BACKLOG: u32 = 128;
 const API_BACKLOG: u32 = 1024;
+const CLUSTER_BACKLOG: u32 = 4096;
 /// The longest that the last answers of a stopping node may take.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -45,6 +45,12 @@ pub fn proxy_header(pieces: &[&[u8]]) -> (Result<Option<SocketAddr>, String>, us
     (read.map_err(|error| error.to_string()), sent - left)
 }
 
+/// What a connection of another node says it is for: the session, what compression was agreed on, and how many bytes came
+/// behind it.
+pub fn opening(bytes: &[u8]) -> Result<(Box<str>, Option<String>, usize), String> {
+    crate::engine_io::read_opening(bytes)
+}
+
 /// The parameters of a method of the server API. `None` if there is no such method.
 pub fn api_command(method: &str, body: &[u8]) -> Option<Result<String, String>> {
     crate::api::command_in_words(method, body)

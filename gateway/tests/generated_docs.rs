@@ -20,6 +20,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("node", "src/node/config.rs", "Config"),
     ("server", "src/listener/config.rs", "ServerConfig"),
     ("internal", "src/listener/config.rs", "InternalConfig"),
+    ("cluster", "src/listener/config.rs", "ClusterConfig"),
     ("tls", "src/listener/tls/config.rs", "Config"),
     ("proxy_protocol", "src/listener/proxy_protocol/config.rs", "Config"),
     ("limits", "src/admission/config.rs", "Config"),

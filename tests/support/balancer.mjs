@@ -1,9 +1,11 @@
 // A load balancer that gives each HTTP request to the next of its servers, whoever sent the one before.
 
 import http from 'node:http';
+import net from 'node:net';
 
-export async function startBalancer(t, ports) {
-  const balancer = new Balancer(ports);
+// With `webSockets` it passes these on too, each to the next of its servers.
+export async function startBalancer(t, ports, { webSockets = false } = {}) {
+  const balancer = new Balancer(ports, webSockets);
   await balancer.listen();
   t.after(() => balancer.close());
   return balancer;
@@ -13,8 +15,11 @@ class Balancer {
   #turn = 0;
   #server = http.createServer((request, response) => this.#serve(request, response));
 
-  constructor(ports) {
+  #tunnels = new Set();
+
+  constructor(ports, webSockets) {
     this.ports = ports;
+    if (webSockets) this.#server.on('upgrade', (request, socket, head) => this.#tunnel(request, socket, head));
     // What was asked: its path, the server that answered, and with which status.
     this.requests = [];
   }
@@ -39,7 +44,33 @@ class Balancer {
 
   close() {
     this.#server.closeAllConnections();
+    this.#tunnels.forEach((socket) => socket.destroy());
     return new Promise((resolve) => this.#server.close(resolve));
+  }
+
+  #tunnel(request, socket, head, attempts = this.ports.length) {
+    const server = net.connect(this.#next(), '127.0.0.1');
+    server.once('connect', () => {
+      const lines = [`${request.method} ${request.url} HTTP/1.1`];
+      for (let at = 0; at < request.rawHeaders.length; at += 2) lines.push(request.rawHeaders.slice(at, at + 2).join(': '));
+      server.write(`${lines.join('\r\n')}\r\n\r\n`);
+      server.write(head);
+      server.pipe(socket).pipe(server);
+    });
+    for (const [one, other] of [[socket, server], [server, socket]]) {
+      this.#tunnels.add(one);
+      one.on('error', () => {});
+      one.once('close', () => {
+        this.#tunnels.delete(one);
+        const refused = one === server && one.connecting === false && one.bytesWritten === 0 && attempts > 1;
+        if (refused) this.#tunnel(request, socket, head, attempts - 1);
+        else other.destroy();
+      });
+    }
+  }
+
+  #next() {
+    return this.ports[(this.#turn += 1) % this.ports.length];
   }
 
   async #serve(request, response) {
@@ -51,7 +82,7 @@ class Balancer {
 
   // A server that cannot be reached is left out, as it would be by its health.
   #forward(request, response, body, attempts) {
-    const port = this.ports[(this.#turn += 1) % this.ports.length];
+    const port = this.#next();
     const { method, headers, url } = request;
     const forwarded = http.request({ host: '127.0.0.1', port, method, headers, path: url, agent: false });
     forwarded.once('response', (answer) => {

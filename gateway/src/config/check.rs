@@ -81,6 +81,19 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             faults.add("listen", "must not be the address of server.listen");
         }
     });
+    section("cluster", &|faults| {
+        config.cluster.check(faults);
+        let others = [
+            ("server", Some(config.server.listen)),
+            ("internal", Some(config.internal.listen)),
+            ("api", config.api.listen),
+        ];
+        for (key, other) in others {
+            if config.cluster.listen.is_some_and(|address| Some(address) == other && address.port() != 0) {
+                faults.add("listen", format!("must not be the address of {key}.listen"));
+            }
+        }
+    });
     section("shared_poll", &|faults| config.shared_poll.check(faults));
     section("backend", &|faults| config.backend.check(faults));
     section("broker", &|faults| config.broker.check(faults));

@@ -43,6 +43,8 @@ pub struct Config {
     pub node: node::config::Config,
     pub server: listener::config::ServerConfig,
     pub internal: listener::config::InternalConfig,
+    /// Where other nodes connect.
+    pub cluster: listener::config::ClusterConfig,
     pub tls: listener::tls::Config,
     pub proxy_protocol: listener::proxy_protocol::Config,
     pub limits: admission::Config,

@@ -44,8 +44,12 @@ pub(crate) enum Answered {
     Unknown,
 }
 
-/// Asks a node something of a session, by the secret of its name.
+/// The other nodes.
 pub(crate) trait Nodes: Send + Sync + fmt::Debug {
+    /// Where a node takes in the WebSockets of its sessions' clients, if it does.
+    fn address(&self, node: &str) -> BoxFuture<'static, Option<Box<str>>>;
+
+    /// Asks a node something of a session, by the secret of its name.
     fn ask(&self, node: &str, session: Box<str>, polled: Polled) -> BoxFuture<'static, Answered>;
 }
 
@@ -195,6 +199,10 @@ mod tests {
     }
 
     impl Nodes for Other {
+        fn address(&self, _node: &str) -> BoxFuture<'static, Option<Box<str>>> {
+            Box::pin(async { None })
+        }
+
         fn ask(&self, _node: &str, session: Box<str>, polled: Polled) -> BoxFuture<'static, Answered> {
             let (node, is_lost) = (self.node.clone(), *self.is_lost.lock() && polled != Polled::End);
             Box::pin(async move {

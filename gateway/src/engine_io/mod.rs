@@ -3,32 +3,46 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use shared::framing::MessageKind;
 use shared::framing::engine_io::{Handshake, SEPARATOR};
 use shared::framing::websocket::encode_message;
+use tokio::sync::watch;
 
 use crate::socketio::Config;
 use crate::transport::Handed;
 use crate::transport::handed::handed_in_slices;
 
+mod carry;
 mod elsewhere;
+mod opening;
 mod probe;
 mod session;
+mod take_in;
 
 pub use elsewhere::Polled;
-pub(crate) use elsewhere::{Answered, Nodes};
+pub(crate) use elsewhere::{Answered, Elsewhere, Nodes};
 
-pub(crate) use probe::{PROBE_TIMEOUT, ProbeError, probe};
+pub(crate) use carry::Carried;
+pub(crate) use probe::{PROBE_TIMEOUT, ProbeError, probe, say_goodbye};
 pub(crate) use session::{Fault, Session};
 
-use elsewhere::{BringingElsewhere, Elsewhere};
+use elsewhere::BringingElsewhere;
+use opening::Opening;
 use session::Bringing;
+
+/// What another node says first, for [`crate::readers`]: session, agreed compression, and bytes behind it.
+pub(crate) fn read_opening(bytes: &[u8]) -> Result<(Box<str>, Option<String>, usize), String> {
+    let read = Opening::read(bytes).now_or_never().ok_or("it waits for more")?;
+    let (Opening { session, deflate }, rest) = read.map_err(|error| error.to_string())?;
+    Ok((session, deflate.map(|agreed| agreed.response()), rest.len()))
+}
 
 /// How sessions of Engine.IO begin on this node, and those that requests keep alive.
 #[derive(Debug)]
@@ -40,6 +54,8 @@ pub(crate) struct EngineIo {
     nodes: OnceLock<Arc<dyn Nodes>>,
     /// This node is being stopped.
     leaving: Arc<AtomicBool>,
+    /// By when it has let go of the connections that it carries to others.
+    let_go: watch::Sender<Option<Instant>>,
 }
 
 /// A session that a request names.
@@ -133,6 +149,7 @@ impl EngineIo {
             polling: Arc::default(),
             nodes: OnceLock::new(),
             leaving: Arc::default(),
+            let_go: watch::Sender::new(None),
         }
     }
 
@@ -171,6 +188,11 @@ impl EngineIo {
     /// This node is being stopped: requests whose sessions are elsewhere do not wait here any longer.
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// What is carried to sessions on other nodes is let go of, evenly until then.
+    pub(crate) fn let_go(&self, until: Instant) {
+        self.let_go.send_replace(Some(until));
     }
 
     /// The session of this name, if its client polls here, or if another node has to know.

@@ -69,16 +69,21 @@ pub(crate) async fn probe(
         }
     };
     if probed.is_err() {
-        let mut goodbye = BytesMut::new();
-        encode_close(None, &mut goodbye);
-        let saying = async {
-            stream.write_all(&goodbye).await?;
-            stream.shutdown().await
-        };
-        // Nothing depends on it.
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, saying).await;
+        say_goodbye(stream).await;
     }
     probed
+}
+
+/// Closes a WebSocket that comes to nothing.
+pub(crate) async fn say_goodbye(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let mut goodbye = BytesMut::new();
+    encode_close(None, &mut goodbye);
+    let saying = async {
+        stream.write_all(&goodbye).await?;
+        stream.shutdown().await
+    };
+    // Nothing depends on it.
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, saying).await;
 }
 
 struct Prober {

@@ -8,16 +8,19 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use prometheus::IntGauge;
 use shared::framing::engine_io::PROTOCOL;
 use shared::framing::websocket::DeflateParams;
 use shared::protocol::Protocol;
 use shared::protocol::raw::Raw;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::admission::{Admitted, Peer};
 use crate::backend::Origin;
 use crate::client::open::NewClient;
 use crate::engine_io::{
-    Fault as SessionFault, Found, PROBE_TIMEOUT, Polling, ProbeError, Session, Sid, probe,
+    Carried, Elsewhere, Fault as SessionFault, Found, PROBE_TIMEOUT, Polling, ProbeError, Session, Sid,
+    probe, say_goodbye,
 };
 use crate::http::emulate::is_protobuf as is_octet_stream;
 use crate::http::head::Head;
@@ -25,7 +28,6 @@ use crate::http::raw_paths::{RawPath, Transport as OfPath};
 use crate::http::respond::read_body;
 use crate::http::upgrade::{self, Opening};
 use crate::http::{Body, Refused, Router, cors, whole};
-use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
 use crate::transport::Socket;
 use crate::transport::encodings::{Encodings, Wire};
@@ -94,9 +96,9 @@ fn check_version(head: &Head<'_>) -> Result<(), Fault> {
     }
 }
 
-/// A client that polls and tries a WebSocket. `None`: its session is not here, or not any more.
+/// A client that polls and tries a WebSocket. `None`: there is no such session, or not any more.
 #[derive(Debug)]
-pub(super) struct Probing(Option<Arc<Session>>);
+pub(super) struct Probing(Option<Found>);
 
 /// What a request that polls asks for.
 enum Asked {
@@ -149,12 +151,7 @@ impl Router {
         }
         // Who names a session that is over, or has changed over, learns that from the WebSocket: libraries expect no status.
         let sid = Sid::parse(&sid).ok_or_else(|| refused(Fault::UnknownSid))?;
-        let here = match self.engine_io.find(sid) {
-            Some(Found::Here(session)) => Some(session),
-            // No way leads there for a WebSocket: the client goes on polling.
-            Some(Found::Elsewhere(_)) | None => None,
-        };
-        Ok(opening.probing(Probing(here)))
+        Ok(opening.probing(Probing(self.engine_io.find(sid))))
     }
 
     /// Answers a request that polls.
@@ -242,7 +239,7 @@ impl Router {
     }
 
     async fn fetch(&self, session: &Found) -> Result<Bytes, Refused> {
-        let _waiting = Waiting::begin(&self.metrics);
+        let _waiting = Counted::one_more(&self.metrics.engine_io_waiting);
         session.fetch(self.engine_io.patience()).await.map_err(ended)
     }
 
@@ -257,15 +254,22 @@ impl Router {
         Ok(Bytes::from_static(b"ok"))
     }
 
-    /// Hears out a client that tries a WebSocket, and has its worker reach it by that if it changes over.
+    /// Hears out a client that tries a WebSocket, and has its worker reach it by that if it changes over. Carries it to the
+    /// node of its session, where that is another.
     pub(super) async fn change_over(
         &self,
         upgraded: Upgraded,
         version: Version,
-        Probing(session): Probing,
+        Probing(found): Probing,
         deflate: Option<DeflateParams>,
     ) {
-        let session = session.as_deref();
+        let session = match &found {
+            Some(Found::Elsewhere(elsewhere)) => {
+                return self.carry_over(upgraded, version, elsewhere, deflate).await;
+            }
+            Some(Found::Here(session)) => Some(&**session),
+            None => None,
+        };
         let changed = match version {
             Version::HTTP_2 => {
                 let mut stream = TokioIo::new(upgraded);
@@ -283,6 +287,47 @@ impl Router {
             _ => self.change_over_to_socket(upgraded, session, deflate).await,
         };
         self.note_change(&changed);
+    }
+
+    async fn carry_over(
+        &self,
+        upgraded: Upgraded,
+        version: Version,
+        elsewhere: &Elsewhere,
+        deflate: Option<DeflateParams>,
+    ) {
+        if version == Version::HTTP_2 {
+            return self.carry_stream(TokioIo::new(upgraded), Bytes::new(), elsewhere, deflate).await;
+        }
+        match upgrade::own_stream(upgraded) {
+            Ok((stream, unread)) => self.carry_stream(stream, unread, elsewhere, deflate).await,
+            Err(error) => self.lost(&error),
+        }
+    }
+
+    async fn carry_stream(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        unread: Bytes,
+        elsewhere: &Elsewhere,
+        deflate: Option<DeflateParams>,
+    ) {
+        let node = match elsewhere.reach(deflate.as_ref()).await {
+            Ok(node) => node,
+            Err(error) => {
+                self.metrics.engine_io_upgrade(error.label());
+                tracing::debug!(%error, "a client stays with polling");
+                return say_goodbye(&mut stream).await;
+            }
+        };
+        self.metrics.engine_io_upgrade("carried");
+        let _counted = Counted::one_more(&self.metrics.engine_io_carried);
+        let [to_session, to_client] = self.metrics.engine_io_carried_bytes_total.clone();
+        if let Err(error) =
+            self.engine_io.carry(stream, unread, node, Carried { to_session, to_client }).await
+        {
+            tracing::debug!(%error, "a WebSocket is not carried to the node of its session any further");
+        }
     }
 
     async fn change_over_to_socket(
@@ -309,19 +354,19 @@ impl Router {
     }
 }
 
-/// Counts a request that waits.
-struct Waiting<'m>(&'m Metrics);
+/// Counts what it is made for, until it is dropped.
+struct Counted<'m>(&'m IntGauge);
 
-impl<'m> Waiting<'m> {
-    fn begin(metrics: &'m Metrics) -> Self {
-        metrics.engine_io_waiting.inc();
-        Self(metrics)
+impl<'m> Counted<'m> {
+    fn one_more(gauge: &'m IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.engine_io_waiting.dec();
+        self.0.dec();
     }
 }
 

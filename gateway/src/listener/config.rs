@@ -43,3 +43,85 @@ impl Default for InternalConfig {
         Self { listen: (Ipv4Addr::LOCALHOST, 8001).into() }
     }
 }
+
+/// Where other nodes connect. Not for clients: what passes there is not encrypted, so keep it to a network of the nodes' own.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Address and port at which other nodes bring WebSockets of clients that began by polling here and change over (Engine.IO,
+    /// Socket.IO). Needed where a load balancer sends each request of a client to any node; empty, such clients go on polling
+    /// unless their WebSocket comes to the node that they began at. Port 0 takes a free one.
+    #[serde(deserialize_with = "crate::setting::address_if_any")]
+    pub listen: Option<SocketAddr>,
+    /// Host and port at which other nodes reach `cluster.listen`. Empty: what that says, or where it is every address
+    /// (`0.0.0.0`), this machine's name.
+    pub advertise: String,
+}
+
+/// The longest host and port, in bytes.
+const ADVERTISED_BYTES_MAX: usize = 255;
+
+impl ClusterConfig {
+    pub fn check(&self, faults: &mut Faults) {
+        if self.advertise.is_empty() {
+            return;
+        }
+        if self.listen.is_none() {
+            faults.add("advertise", "needs cluster.listen");
+        }
+        let port = self.advertise.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            faults.add("advertise", "must be a host and a port, such as 10.0.0.5:8002");
+        } else if self.advertise.len() > ADVERTISED_BYTES_MAX {
+            faults.add("advertise", format!("must be no longer than {ADVERTISED_BYTES_MAX} bytes"));
+        }
+    }
+
+    /// Where other nodes reach a listener that is bound to this address.
+    pub(crate) fn advertised(&self, bound: SocketAddr) -> Box<str> {
+        if !self.advertise.is_empty() {
+            return self.advertise.as_str().into();
+        }
+        if !bound.ip().is_unspecified() {
+            return bound.to_string().into();
+        }
+        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        format!("{machine}:{}", bound.port()).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advertised(advertise: &str, bound: &str) -> String {
+        let config = ClusterConfig { advertise: advertise.to_owned(), ..ClusterConfig::default() };
+        config.advertised(bound.parse().unwrap()).into()
+    }
+
+    #[test]
+    fn other_nodes_are_told_what_is_set_or_where_a_node_listens_or_its_machine() {
+        assert_eq!(advertised("node-1.internal:9000", "10.0.0.5:8002"), "node-1.internal:9000");
+        assert_eq!(advertised("", "10.0.0.5:8002"), "10.0.0.5:8002");
+        assert_eq!(advertised("", "[fd00::5]:8002"), "[fd00::5]:8002");
+        let named = advertised("", "0.0.0.0:8002");
+        assert!(named.ends_with(":8002") && !named.starts_with("0.0.0.0"), "{named}");
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_one_is_a_mistake() {
+        let problems = |listen: Option<&str>, advertise: &str| {
+            let listen = listen.map(|address| address.parse().unwrap());
+            let mut faults = Faults::default();
+            ClusterConfig { listen, advertise: advertise.to_owned() }.check(&mut faults);
+            faults.into_inner().len()
+        };
+        let listen = Some("0.0.0.0:8002");
+        assert_eq!(problems(listen, "10.0.0.5:8002") + problems(listen, "") + problems(None, ""), 0);
+        for advertise in ["10.0.0.5", ":8002", "host:port", "host:70000", &"x".repeat(300)] {
+            assert_eq!(problems(listen, advertise), 1, "{advertise}");
+        }
+        assert_eq!(problems(listen, &format!("{}:1", "x".repeat(300))), 1);
+        assert_eq!(problems(None, "10.0.0.5:8002"), 1);
+    }
+}

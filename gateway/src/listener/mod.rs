@@ -7,6 +7,7 @@ pub mod tls;
 
 mod accept;
 mod first_bytes;
+pub(crate) mod from_nodes;
 mod http2;
 pub(crate) mod internal;
 

@@ -164,6 +164,9 @@ pub struct NodeInfo {
     pub uptime: u64,
     /// Questions of which version it answers: see [`super::question`]. 0: none.
     pub questions: u32,
+    /// Host and port at which it takes in WebSockets that other nodes carry to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takes_in_at: Option<Box<str>>,
 }
 
 impl NodeInfo {

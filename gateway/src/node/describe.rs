@@ -40,6 +40,7 @@ impl Node {
             num_channels: self.interest.channels() as u32,
             uptime: self.clock.now().since(shared::moment::Moment::ZERO).as_secs(),
             questions: QUESTIONS,
+            takes_in_at: self.takes_in_at.clone(),
         }
     }
 }

@@ -76,6 +76,7 @@ use interest::Interest;
 use members::MembersMissed;
 use peers::Peers;
 use poll::Polls;
+use poll_elsewhere::Addresses;
 use session_ids::SessionIds;
 use show::Showing;
 use subscribe::SubscribeQueue;
@@ -123,6 +124,9 @@ pub struct Node {
     memory: Arc<Memory>,
     /// Whose clients poll here, perhaps at other nodes.
     pub(crate) engine_io: Arc<EngineIo>,
+    takes_in_at: Option<Box<str>>,
+    /// Where others do that.
+    addresses: Addresses,
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
     mending: Semaphore,
@@ -160,6 +164,8 @@ pub(crate) struct Parts {
     pub(crate) webhooks: Option<Arc<Webhooks>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) engine_io: Arc<EngineIo>,
+    /// Where other nodes bring the WebSockets of clients that poll here: host and port.
+    pub(crate) takes_in_at: Option<Box<str>>,
     pub(crate) shared_poll: crate::poll::Config,
 }
 
@@ -205,6 +211,8 @@ impl Node {
             showing: Showing::default(),
             memory: parts.memory,
             engine_io: parts.engine_io,
+            takes_in_at: parts.takes_in_at,
+            addresses: Addresses::default(),
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
             compare_all: Notify::new(),

@@ -1,17 +1,40 @@
 //! What requests over Engine.IO ask of sessions that other nodes have.
 
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use rustc_hash::FxHashMap;
+use tokio::sync::Mutex;
 
 use crate::engine_io::{Answered, Nodes, Polled};
+use crate::node::control::NodeInfo;
 use crate::node::question::{Answer, Question};
 use crate::node::{AskError, Node};
+
+/// For how long addresses that were asked for are taken as they are.
+const ADDRESSES_AGE_MAX: Duration = Duration::from_secs(2);
+
+/// Where other nodes take in WebSockets, as they were last asked.
+#[derive(Debug, Default)]
+pub(super) struct Addresses(Mutex<Option<Asked>>);
+
+#[derive(Debug)]
+struct Asked {
+    at: Instant,
+    /// By the nodes' ids.
+    addresses: FxHashMap<Box<str>, Box<str>>,
+}
 
 #[derive(Debug)]
 struct OtherNodes(Weak<Node>);
 
 impl Nodes for OtherNodes {
+    fn address(&self, node: &str) -> BoxFuture<'static, Option<Box<str>>> {
+        let (here, node) = (self.0.upgrade(), Box::<str>::from(node));
+        Box::pin(async move { here?.address_of(&node).await })
+    }
+
     fn ask(&self, node: &str, session: Box<str>, polled: Polled) -> BoxFuture<'static, Answered> {
         let (here, node) = (self.0.upgrade(), Box::<str>::from(node));
         Box::pin(async move {
@@ -27,6 +50,29 @@ impl Node {
     /// From now on requests can name sessions on other nodes.
     pub(super) fn pass_polls_on(self: &Arc<Self>) {
         self.engine_io.connect(Arc::new(OtherNodes(Arc::downgrade(self))));
+    }
+
+    async fn address_of(&self, node: &str) -> Option<Box<str>> {
+        // Whoever comes meanwhile waits for the same answer.
+        let mut known = self.addresses.0.lock().await;
+        if let Some(Asked { at, addresses }) = &*known
+            && at.elapsed() < ADDRESSES_AGE_MAX
+        {
+            return addresses.get(node).cloned();
+        }
+        match self.nodes().await {
+            Ok(nodes) => {
+                let of = |node: NodeInfo| Some((node.uid, node.takes_in_at?));
+                let addresses: FxHashMap<_, _> = nodes.into_iter().filter_map(of).collect();
+                let address = addresses.get(node).cloned();
+                *known = Some(Asked { at: Instant::now(), addresses });
+                address
+            }
+            Err(error) => {
+                tracing::debug!(%error, "it is not known where a node takes in WebSockets");
+                None
+            }
+        }
     }
 
     async fn ask_of_session(&self, node: &str, session: Box<str>, polled: Polled) -> Answered {

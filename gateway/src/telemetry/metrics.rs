@@ -49,6 +49,9 @@ pub struct Metrics {
     handshakes_total: IntCounterVec,
     engine_io_upgrades_total: IntCounterVec,
     pub engine_io_waiting: IntGauge,
+    pub engine_io_carried: IntGauge,
+    /// To sessions, and to clients.
+    pub engine_io_carried_bytes_total: [IntCounter; 2],
     pub handshakes_pending: IntGauge,
     closes_total: IntCounterVec,
     pub slow_consumers_total: IntCounter,
@@ -163,9 +166,12 @@ impl Metrics {
             handshakes_total.with_label_values(&[result.label()]);
         }
         let engine_io_upgrades_total = counters(r, names::ENGINE_IO_UPGRADES_TOTAL);
-        for result in ["changed", "not_polling", "unexpected", "late", "lost"] {
+        for result in
+            ["changed", "not_polling", "unexpected", "late", "lost", "carried", "no_address", "unreachable"]
+        {
             engine_io_upgrades_total.with_label_values(&[result]);
         }
+        let carried_bytes_total = counters(r, names::ENGINE_IO_CARRIED_BYTES_TOTAL);
         let publications_refused_total = counters(r, names::PUBLICATIONS_REFUSED_TOTAL);
         for reason in ["timeout", "unreachable", "unexpected", "behind"] {
             publications_refused_total.with_label_values(&[reason]);
@@ -178,6 +184,9 @@ impl Metrics {
             handshakes_total,
             engine_io_upgrades_total,
             engine_io_waiting: gauge(r, names::ENGINE_IO_WAITING),
+            engine_io_carried: gauge(r, names::ENGINE_IO_CARRIED),
+            engine_io_carried_bytes_total: ["session", "client"]
+                .map(|to| carried_bytes_total.with_label_values(&[to])),
             handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
             closes_total,
             slow_consumers_total: counter(r, names::SLOW_CONSUMERS_TOTAL),

@@ -56,8 +56,12 @@ metrics! {
         "Attempts to connect, by what came of them.";
     HANDSHAKES_PENDING Gauge "handshakes_pending" []
         "Connections that are in their TLS or HTTP handshake.";
-    ENGINE_IO_UPGRADES_TOTAL Counter "engine_io_upgrades_total" ["result": "`changed`, or why not: `not_polling`, `unexpected`, `late`, `lost`"]
+    ENGINE_IO_UPGRADES_TOTAL Counter "engine_io_upgrades_total" ["result": "`changed`, or why not: `not_polling`, `unexpected`, `late`, `lost`; at a node that has not the session: `carried`, or why not: `no_address`, `unreachable`"]
         "WebSockets tried by clients that poll over Engine.IO, by what came of them.";
+    ENGINE_IO_CARRIED Gauge "engine_io_carried" []
+        "WebSockets that are carried to the nodes of their Engine.IO sessions.";
+    ENGINE_IO_CARRIED_BYTES_TOTAL Counter "engine_io_carried_bytes_total" ["to": "`session`, `client`"]
+        "Bytes of those WebSockets, by where they were carried.";
     ENGINE_IO_WAITING Gauge "engine_io_waiting" []
         "Requests over Engine.IO that wait for packets.";
     CLOSES_TOTAL Counter "closes_total" ["reason": "the gateway's own close reasons, `custom reconnect`, `custom terminal`, `peer`, `lost`"]

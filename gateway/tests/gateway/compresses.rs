@@ -31,6 +31,16 @@ pub struct Frame {
     compressed: bool,
 }
 
+impl Frame {
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
+    }
+}
+
 impl Deflating {
     pub async fn open(gateway: &Gateway, path: &str, offer: &str) -> Self {
         let headers = format!("Sec-WebSocket-Extensions: {offer}\r\n");
@@ -42,7 +52,7 @@ impl Deflating {
         Self { stream, assembler, unread: answer.body, agreed }
     }
 
-    async fn send(&mut self, text: &str, compress: bool) {
+    pub async fn send(&mut self, text: &str, compress: bool) {
         let mut payload = BytesMut::new();
         if compress {
             assert!(Deflater::new(6).deflate(text.as_bytes(), &mut payload), "it gets smaller");

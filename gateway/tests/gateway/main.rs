@@ -49,6 +49,7 @@ mod keeps_to_its_memory;
 mod leaves_nothing_behind;
 mod loses_a_pusher_node;
 mod notices_lost_data;
+mod polls_at_other_nodes;
 mod polls_backends;
 mod polls_over_engine_io;
 mod publishes_on_workers;

@@ -8,10 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::client::{Ending, Socket};
 use crate::gateway::{Description, Gateway, eventually, gateway};
 use crate::http;
-use crate::polling::Poller;
-use crate::redis_server::RedisServer;
-
-const ENDPOINT: &str = "[raw.paths.\"/engine.io/\"]\nchannel = \"chat\"\ntransport = \"engine_io\"\n";
+use crate::polling::{ENDPOINT, Poller};
 
 fn over_engine_io() -> Description {
     gateway().and(ENDPOINT)
@@ -316,86 +313,4 @@ async fn whoever_is_told_to_leave_fetches_that_last() {
     assert_eq!(poller.fetch().await, "41\u{1e}1");
     closed_for(&gateway, "force disconnect").await;
     assert_eq!(poller.status().await, 400);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_polls_may_ask_any_node() {
-    let redis = RedisServer::start();
-    let mut nodes = Vec::new();
-    for _ in 0..3 {
-        nodes.push(over_engine_io().over(&redis.url()).start().await);
-    }
-    for node in &nodes {
-        eventually("it listens", async || node.is_ready().await).await;
-    }
-    let [here, there, third] = &nodes[..] else { panic!() };
-    let poller = here.poller().await;
-    subscribed(here, 1).await;
-    poller.at(there).bring("4from there").await;
-    assert_eq!(poller.at(third).fetch().await, "4from there");
-    let waiting = poller.at(there).fetching();
-    there.metric_becomes("tidegate_engine_io_waiting", 1.0).await;
-    third.publish("chat", json!(1)).await;
-    assert_eq!(waiting.await.unwrap(), "41");
-
-    let long = format!("4{}", "x".repeat(900_000));
-    poller.at(there).bring(&long).await;
-    assert_eq!(poller.at(third).fetch().await, long);
-
-    let mut elsewhere = there.open(&poller.websocket(), &[]).await;
-    elsewhere.send("2probe").await;
-    assert_eq!(elsewhere.next().await, Err(Ending::Silent), "there it goes on polling");
-    let mut socket = probed(here, &poller).await;
-    socket.send("5").await;
-    socket.send("4changed over").await;
-    assert_eq!(socket.text().await, "4changed over");
-    assert_eq!(poller.at(there).status().await, 400);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_goes_wrong_between_nodes_ends_the_session_and_is_told() {
-    let redis = RedisServer::start();
-    let [here, there] = [
-        over_engine_io().over(&redis.url()).start().await,
-        over_engine_io().over(&redis.url()).start().await,
-    ];
-    for node in [&here, &there] {
-        eventually("it listens", async || node.is_ready().await).await;
-    }
-    let poller = here.poller().await;
-    assert_eq!(poller.at(&there).request("POST", "", "abc").await.status, 400);
-    closed_for(&here, "lost").await;
-    assert_eq!(poller.at(&there).status().await, 400);
-
-    let poller = here.poller().await;
-    let mut stream = TcpStream::connect(there.address).await.unwrap();
-    let path = format!("/engine.io/?EIO=4&transport=polling&sid={}", poller.sid);
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
-    there.metric_becomes("tidegate_engine_io_waiting", 1.0).await;
-    drop(stream);
-    here.metric_becomes("tidegate_connections", 0.0).await;
-
-    let nobodys = Poller { sid: format!("{}{}", &poller.sid[..23], "0".repeat(36)), ..poller };
-    assert_eq!(nobodys.at(&there).status().await, 400);
-    let other = Poller { sid: format!("{}node", &nobodys.sid[..23]), ..nobodys };
-    assert_eq!(other.at(&there).status().await, 400);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_stops_lets_those_go_whose_sessions_are_elsewhere() {
-    let redis = RedisServer::start();
-    let [here, there] = [
-        over_engine_io().over(&redis.url()).start().await,
-        over_engine_io().over(&redis.url()).with("drain.linger_ms", 10_000).start().await,
-    ];
-    for node in [&here, &there] {
-        eventually("it listens", async || node.is_ready().await).await;
-    }
-    let poller = here.poller().await;
-    let waiting = poller.at(&there).fetching();
-    there.metric_becomes("tidegate_engine_io_waiting", 1.0).await;
-    there.drain().await;
-    assert_eq!(waiting.await.unwrap(), "6");
-    poller.bring("4still there").await;
-    assert_eq!(poller.fetch().await, "4still there");
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub async fn open_upgrade(address: SocketAddr, path: &str, headers: &str) -> Tcp
 }
 
 /// Reads a whole answer; `None` if the stream ends or breaks first.
-pub async fn answer(stream: &mut TcpStream) -> Option<Answer> {
+pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> Option<Answer> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     let end = loop {

@@ -3,13 +3,18 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
 use crate::gateway::Gateway;
 use crate::http::{self, Answer};
+use crate::tls::Certificate;
 
 /// Where the bare endpoint is.
 pub const PATH: &str = "/engine.io/";
+
+/// Its section.
+pub const ENDPOINT: &str = "[raw.paths.\"/engine.io/\"]\nchannel = \"chat\"\ntransport = \"engine_io\"\n";
 
 #[derive(Clone, Debug)]
 pub struct Poller {
@@ -29,14 +34,28 @@ impl Gateway {
     pub async fn poller_with(&self, headers: &str) -> Poller {
         let path = format!("{PATH}?EIO=4&transport=polling");
         let packet = text(http::request(self.address, "GET", &path, headers, "").await);
-        assert!(packet.starts_with('0'), "{packet}");
-        let told: Value = serde_json::from_str(&packet[1..]).expect("JSON");
-        let sid = told["sid"].as_str().expect("a name").to_owned();
-        Poller { address: self.address, sid, told }
+        Poller::greeted(self.address, &packet)
+    }
+
+    /// Opens one by a request over TLS.
+    pub async fn poller_over(&self, certificate: &Certificate) -> Poller {
+        let path = format!("{PATH}?EIO=4&transport=polling");
+        let mut stream = certificate.connect(self).await;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let packet = text(http::answer(&mut stream).await.expect("an answer"));
+        Poller::greeted(self.address, &packet)
     }
 }
 
 impl Poller {
+    fn greeted(address: SocketAddr, packet: &str) -> Self {
+        assert!(packet.starts_with('0'), "{packet}");
+        let told: Value = serde_json::from_str(&packet[1..]).expect("JSON");
+        let sid = told["sid"].as_str().expect("a name").to_owned();
+        Self { address, sid, told }
+    }
+
     fn path(&self, transport: &str) -> String {
         format!("{PATH}?EIO=4&transport={transport}&sid={}", self.sid)
     }

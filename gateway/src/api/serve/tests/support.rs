@@ -47,6 +47,7 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
         webhooks: None,
         memory: crate::memory::Memory::new(0, 1),
         engine_io: Arc::new(crate::engine_io::EngineIo::new(&crate::socketio::Config::default(), "node")),
+        takes_in_at: None,
         shared_poll: crate::poll::Config::default(),
     });
     (node, received, told)

@@ -1,0 +1,363 @@
+//! A WebSocket that came to a node where its session is not: its bytes are carried to the node that has the session, and that
+//! node's to the client, for as long as the connection lasts.
+//!
+//! Nothing is read of what passes. A connection that is idle has no buffer here.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use prometheus::IntCounter;
+use shared::framing::websocket::DeflateParams;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::opening::Opening;
+use super::{Elsewhere, EngineIo};
+
+/// The longest that a connection to another node may take to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long one side may go on when the other has said its last.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most bytes that wait on their way, in each direction.
+const WAITING_BYTES_MAX: usize = 16 << 10;
+
+/// How much longer than any client may be silent nothing passes before both sides are let go.
+const SILENCE_BEYOND: Duration = Duration::from_secs(10);
+
+/// Why a WebSocket is not carried, or not any further.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CarryError {
+    #[error("the node of its session takes in no WebSockets from others, or is gone")]
+    NoAddress,
+    #[error("the node of its session cannot be reached: {0}")]
+    Unreachable(io::Error),
+    #[error("nothing passes any more")]
+    Silent,
+    #[error(transparent)]
+    Lost(#[from] io::Error),
+}
+
+impl CarryError {
+    /// A word for metrics.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::NoAddress => "no_address",
+            Self::Unreachable(_) => "unreachable",
+            Self::Silent => "late",
+            Self::Lost(_) => "lost",
+        }
+    }
+}
+
+/// Counts bytes by where they are carried.
+#[derive(Clone, Debug)]
+pub(crate) struct Carried {
+    pub(crate) to_session: IntCounter,
+    pub(crate) to_client: IntCounter,
+}
+
+impl Elsewhere {
+    /// A connection to the node of this session, on which is said what the client and this node have agreed.
+    pub(crate) async fn reach(&self, deflate: Option<&DeflateParams>) -> Result<TcpStream, CarryError> {
+        let address = self.nodes.address(&self.node).await.ok_or(CarryError::NoAddress)?;
+        let connecting = async {
+            let mut stream = TcpStream::connect(&*address).await?;
+            stream.set_nodelay(true)?;
+            let opening = Opening { session: self.session.clone(), deflate: deflate.copied() };
+            opening.write(&mut stream).await?;
+            Ok(stream)
+        };
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(CarryError::Unreachable)
+    }
+}
+
+impl EngineIo {
+    /// Carries bytes both ways until both sides have said all, nothing passes any more, or this node has to let go.
+    /// `unread` has come of the client already.
+    pub(crate) async fn carry(
+        &self,
+        client: impl AsyncRead + AsyncWrite + Unpin,
+        unread: Bytes,
+        node: TcpStream,
+        carried: Carried,
+    ) -> Result<(), CarryError> {
+        Carrying::new(client, unread, node, carried)
+            .run(self.patience() + SILENCE_BEYOND, self.let_go.subscribe())
+            .await
+    }
+}
+
+struct Carrying<C, N> {
+    client: C,
+    node: N,
+    inward: OneWay,
+    outward: OneWay,
+}
+
+enum Step {
+    /// The client has said all, and the node knows.
+    InwardOver,
+    /// The client knows all that the node will ever say.
+    OutwardOver,
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin, N: AsyncRead + AsyncWrite + Unpin> Carrying<C, N> {
+    fn new(client: C, unread: Bytes, node: N, carried: Carried) -> Self {
+        let Carried { to_session, to_client } = carried;
+        let (inward, outward) = (OneWay::new(unread, to_session), OneWay::new(Bytes::new(), to_client));
+        Self { client, node, inward, outward }
+    }
+
+    async fn run(
+        mut self,
+        silence: Duration,
+        mut let_go: watch::Receiver<Option<Instant>>,
+    ) -> Result<(), CarryError> {
+        let mut patience = silence;
+        let mut leave_at = None;
+        let mut silent = std::pin::pin!(tokio::time::sleep(patience));
+        loop {
+            tokio::select! {
+                step = std::future::poll_fn(|context| self.poll_step(context)) => match step? {
+                    Step::OutwardOver => return Ok(()),
+                    Step::InwardOver => {
+                        patience = LAST_WORDS_TIMEOUT;
+                        silent.as_mut().reset((self.moved() + patience).into());
+                    }
+                },
+                () = &mut silent => {
+                    if self.moved().elapsed() >= patience {
+                        return Err(CarryError::Silent);
+                    }
+                    silent.as_mut().reset((self.moved() + patience).into());
+                }
+                until = changed(&mut let_go), if leave_at.is_none() => leave_at = Some(moment_within(until)),
+                () = at(leave_at), if leave_at.is_some() && !self.inward.ended => self.inward.ended = true,
+            }
+        }
+    }
+
+    fn moved(&self) -> Instant {
+        self.inward.moved.max(self.outward.moved)
+    }
+
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Step>> {
+        let Self { client, node, inward, outward } = self;
+        let (mut client, mut node) = (Pin::new(client), Pin::new(node));
+        if outward.poll(context, node.as_mut(), client.as_mut())?.is_ready() {
+            return Poll::Ready(Ok(Step::OutwardOver));
+        }
+        if !inward.is_over && inward.poll(context, client, node)?.is_ready() {
+            inward.is_over = true;
+            return Poll::Ready(Ok(Step::InwardOver));
+        }
+        Poll::Pending
+    }
+}
+
+/// Those who are let go leave evenly until then, as clients of workers do.
+fn moment_within(until: Instant) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now).mul_f64(rand::random())
+}
+
+/// When this node is to have let go, once that is known.
+async fn changed(let_go: &mut watch::Receiver<Option<Instant>>) -> Instant {
+    loop {
+        let until = *let_go.borrow_and_update();
+        match until {
+            Some(until) => return until,
+            None if let_go.changed().await.is_ok() => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Bytes from one side to the other.
+struct OneWay {
+    /// What the other side has not taken yet.
+    waiting: BytesMut,
+    /// It has taken something that may wait within it.
+    unflushed: bool,
+    /// Nothing more comes.
+    ended: bool,
+    /// The other side knows that too.
+    is_over: bool,
+    /// When it has last taken something.
+    moved: Instant,
+    carried: IntCounter,
+}
+
+impl OneWay {
+    fn new(first: Bytes, carried: IntCounter) -> Self {
+        Self {
+            waiting: first.into(),
+            unflushed: false,
+            ended: false,
+            is_over: false,
+            moved: Instant::now(),
+            carried,
+        }
+    }
+
+    /// Ready when all is carried, and the other side knows that it was all.
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut from: Pin<&mut impl AsyncRead>,
+        mut to: Pin<&mut impl AsyncWrite>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            while !self.waiting.is_empty() {
+                let taken = ready!(to.as_mut().poll_write(context, &self.waiting))?;
+                self.note_taken(taken)?;
+                self.waiting.advance(taken);
+            }
+            // Nobody needs it while nothing comes.
+            self.waiting = BytesMut::new();
+            if self.ended {
+                return to.as_mut().poll_shutdown(context);
+            }
+            let mut buffer = [MaybeUninit::uninit(); WAITING_BYTES_MAX];
+            let mut buffer = ReadBuf::uninit(&mut buffer);
+            if from.as_mut().poll_read(context, &mut buffer)?.is_pending() {
+                if self.unflushed {
+                    ready!(to.as_mut().poll_flush(context))?;
+                    self.unflushed = false;
+                }
+                return Poll::Pending;
+            }
+            let mut come = buffer.filled();
+            self.ended = come.is_empty();
+            if !come.is_empty()
+                && let Poll::Ready(taken) = to.as_mut().poll_write(context, come)?
+            {
+                self.note_taken(taken)?;
+                come = &come[taken..];
+            }
+            self.waiting.extend_from_slice(come);
+        }
+    }
+
+    fn note_taken(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.carried.inc_by(bytes as u64);
+        self.moved = Instant::now();
+        self.unflushed = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    struct Pair {
+        client: DuplexStream,
+        node: DuplexStream,
+        carried: Carried,
+        let_go: watch::Sender<Option<Instant>>,
+        carrying: JoinHandle<Result<(), CarryError>>,
+    }
+
+    fn pair(unread: &'static [u8], silence: Duration) -> Pair {
+        let counter = || IntCounter::new("bytes", "of a test").unwrap();
+        let carried = Carried { to_session: counter(), to_client: counter() };
+        let (client, near) = duplex(1 << 10);
+        let (node, far) = duplex(1 << 10);
+        let (let_go, told) = watch::channel(None);
+        let carrying = Carrying::new(near, Bytes::from_static(unread), far, carried.clone());
+        let carrying = tokio::spawn(carrying.run(silence, told));
+        Pair { client, node, carried, let_go, carrying }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    async fn told(stream: &mut DuplexStream, bytes: usize) -> Vec<u8> {
+        let mut read = vec![0; bytes];
+        stream.read_exact(&mut read).await.unwrap();
+        read
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_in_their_order_and_are_counted() {
+        let Pair { mut client, mut node, carried, carrying, .. } = pair(b"come ", PATIENCE);
+        let long = vec![7; 5 * WAITING_BYTES_MAX];
+        let writing = {
+            let long = long.clone();
+            tokio::spawn(async move {
+                client.write_all(&long).await.unwrap();
+                client
+            })
+        };
+        assert_eq!(told(&mut node, 5).await, b"come ");
+        assert_eq!(told(&mut node, long.len()).await, long);
+        node.write_all(b"back").await.unwrap();
+        let mut client = writing.await.unwrap();
+        assert_eq!(told(&mut client, 4).await, b"back");
+        drop(node);
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+        carrying.await.unwrap().unwrap();
+        assert_eq!((carried.to_session.get(), carried.to_client.get()), (5 + long.len() as u64, 4));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_said_all_is_still_told_what_the_node_says_last() {
+        let Pair { mut client, mut node, carrying, .. } = pair(b"", PATIENCE);
+        client.write_all(b"bye").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut said = Vec::new();
+        node.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"bye");
+        node.write_all(b"bye too").await.unwrap();
+        drop(node);
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"bye too");
+        carrying.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_and_says_nothing_is_let_go() {
+        let Pair { mut client, mut node, carrying, .. } = pair(b"", Duration::from_millis(50));
+        client.write_all(b"x").await.unwrap();
+        told(&mut node, 1).await;
+        // More than the client takes: it reads nothing.
+        let writing = tokio::spawn(async move { node.write_all(&vec![0; 1 << 20]).await });
+        assert!(matches!(carrying.await.unwrap(), Err(CarryError::Silent)));
+        assert!(writing.await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stops_ends_what_the_client_says_and_hands_on_the_last_words() {
+        let Pair { mut client, mut node, let_go, carrying, .. } = pair(b"", PATIENCE);
+        client.write_all(b"said").await.unwrap();
+        assert_eq!(told(&mut node, 4).await, b"said");
+        let_go.send(Some(Instant::now() + Duration::from_millis(5))).unwrap();
+        assert_eq!(node.read(&mut [0; 8]).await.unwrap(), 0);
+        node.write_all(b"last").await.unwrap();
+        drop(node);
+        assert_eq!(told(&mut client, 4).await, b"last");
+        carrying.await.unwrap().unwrap();
+    }
+}

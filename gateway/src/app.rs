@@ -219,6 +219,9 @@ impl App {
         let proxies = TrustedProxies::new(&config.http.trusted_proxies);
         metrics.connections_max.set(i64::from(connections_max));
         let api = Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?);
+        if config.socketio.enabled {
+            api.know_socketio(encodings.socketio_common().clone());
+        }
         let spare_max = if api_socket.is_some() { 0 } else { config.api.connections_max };
         let limits = pusher_api::Limits {
             requests_max: config.api.requests_max,

@@ -98,7 +98,7 @@ impl Call<'_> {
     }
 
     /// Has every node do it. Done once each that can have one of these clients has said so.
-    async fn act(&self, target: Target, act: Act) -> Result<(), Refused> {
+    pub(super) async fn act(&self, target: Target, act: Act) -> Result<(), Refused> {
         self.in_time()?;
         // A client is in one place.
         let is_one = target.client.is_some() || target.session.is_some();
@@ -142,7 +142,7 @@ impl Call<'_> {
 
 /// What nodes that cannot be asked are told, where there is a word for it.
 fn for_earlier_releases(target: &Target, act: &Act) -> Option<ControlCommand> {
-    if target.session.is_some() {
+    if target.session.is_some() || target.among.is_some() {
         return None;
     }
     let target = target.clone();

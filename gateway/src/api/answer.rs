@@ -18,6 +18,7 @@ use shared::publication::{ClientInfo, Payload, Publication};
 use super::list::{ChannelList, ConnectionList, Rest};
 use super::refused::Refused;
 use super::request::Command;
+use super::socketio::{Socket, SocketList};
 use crate::broker::Published;
 use crate::node::control::NodeInfo;
 use crate::node::question::ConnectionInfo;
@@ -45,6 +46,7 @@ pub(super) enum Answer {
     Stream(HistoryPage),
     /// How many keys there are.
     MapStats(u64),
+    Sockets(SocketList),
     /// Nothing to tell but that it was done.
     Done,
 }
@@ -94,6 +96,7 @@ impl Answer {
             Self::Presence(clients) => clients.values().map(client_bytes).sum(),
             Self::Channels(list) => list.channels.keys().map(|name| name.len() + CHANNEL_BYTES).sum(),
             Self::Connections(list) => list.connections.iter().map(|(_, one)| connection_bytes(one)).sum(),
+            Self::Sockets(list) => list.sockets.iter().map(socket_bytes).sum(),
             Self::Called(data) => data.as_ref().map_or(0, |data| data.bytes.len()),
             Self::Published(_)
             | Self::Broadcast(_)
@@ -164,6 +167,11 @@ impl Answer {
                 }
                 out.put_u8(b'}');
                 write_rest(&list.rest, out);
+            }
+            Self::Sockets(sockets) => {
+                out.put_slice(b"{\"sockets\":");
+                list(&sockets.sockets, out, write_socket);
+                write_rest(&sockets.rest, out);
             }
             Self::Changed(changed) => write_changed(changed, out),
             Self::State(page) => write_entries(&page.entries, page.top, &page.cursor, out),
@@ -245,6 +253,24 @@ fn write_connection(node: &str, connection: &ConnectionInfo, out: &mut BytesMut)
         out.put_slice(b":{}");
     }
     out.put_slice(b"}}}");
+}
+
+fn socket_bytes(socket: &Socket) -> usize {
+    let rooms: usize = socket.rooms.iter().map(|name| name.len() + CHANNEL_BYTES).sum();
+    socket.user.len() + rooms + CONNECTION_BYTES
+}
+
+fn write_socket(socket: &Socket, out: &mut BytesMut) {
+    let Socket { id, client, user, node, rooms } = socket;
+    for (field, text) in
+        [("{\"id\":", &**id), (",\"client\":", client), (",\"user\":", user), (",\"node\":", node)]
+    {
+        out.put_slice(field.as_bytes());
+        write_string(text, out);
+    }
+    out.put_slice(b",\"rooms\":");
+    list(rooms, out, |name, out| write_string(name, out));
+    out.put_u8(b'}');
 }
 
 fn write_node(node: &NodeInfo, out: &mut BytesMut) {

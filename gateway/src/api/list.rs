@@ -26,6 +26,18 @@ pub(super) struct ConnectionList {
     pub(super) rest: Rest,
 }
 
+/// Which connections are asked for.
+#[derive(Debug, Default)]
+pub(super) struct Listing<'a> {
+    /// Empty: of any user.
+    pub(super) user: &'a str,
+    pub(super) client: Option<ClientId>,
+    pub(super) channel: Option<Channel>,
+    /// 0: as many as allowed.
+    pub(super) limit: u32,
+    pub(super) cursor: &'a str,
+}
+
 /// What a list does not hold.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
@@ -57,7 +69,6 @@ impl Call<'_> {
         Ok(ChannelList { channels, rest: Rest { cursor, missing_nodes } })
     }
 
-    /// Node after node, by their ids, each from its first place to its last.
     pub(super) async fn connections(
         &self,
         request: &request::Connections<'_>,
@@ -65,27 +76,34 @@ impl Call<'_> {
         if !request.expression.is_empty() {
             return Err(Refused::not_available("a filter by expression"));
         }
+        let client = match &*request.client {
+            "" => None,
+            client => match ClientId::parse(client) {
+                Some(client) => Some(client),
+                // None of ours, so nobody has it.
+                None => return Ok(ConnectionList::default()),
+            },
+        };
+        let channel = match &*request.channel {
+            "" => None,
+            name => Some(self.channel(name)?.0),
+        };
+        let (user, limit) = (&*request.user, request.limit);
+        self.list(Listing { user, client, channel, limit, cursor: &request.cursor }).await
+    }
+
+    /// Node after node, by their ids, each from its first place to its last.
+    pub(super) async fn list(&self, listing: Listing<'_>) -> Result<ConnectionList, Refused> {
+        let Listing { user, client, channel, limit, cursor } = listing;
         let mut list = ConnectionList::default();
-        let cursor = match &*request.cursor {
+        let cursor = match cursor {
             "" => None,
             cursor => Some(
                 read_cursor(cursor)
                     .ok_or(Refused::bad_request("the cursor is none that was given out here"))?,
             ),
         };
-        let client = match &*request.client {
-            "" => None,
-            client => match ClientId::parse(client) {
-                Some(client) => Some(client),
-                // None of ours, so nobody has it.
-                None => return Ok(list),
-            },
-        };
-        let channel: Option<Channel> = match &*request.channel {
-            "" => None,
-            name => Some(self.channel(name)?.0),
-        };
-        let limit = self.limit(request.limit);
+        let limit = self.limit(limit);
         self.in_time()?;
         let mut nodes = self.node.nodes().await.map_err(Refused::not_read)?;
         nodes.sort_by(|a, b| a.uid.cmp(&b.uid));
@@ -102,7 +120,7 @@ impl Call<'_> {
                 }
                 self.in_time()?;
                 let left = u32::try_from(limit - list.connections.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
-                let user = Some(&*request.user).filter(|user| !user.is_empty()).map(Into::into);
+                let user = Some(user).filter(|user| !user.is_empty()).map(Into::into);
                 let wanted = ConnectionsWanted { user, client, channel: channel.clone(), from, limit: left };
                 let Ok(Answer::Connections(page)) =
                     self.node.ask(&node.uid, Question::Connections(wanted)).await

@@ -22,6 +22,7 @@ mod room;
 mod rpc;
 mod run;
 mod serve;
+mod socketio;
 mod subscriptions;
 pub mod update;
 

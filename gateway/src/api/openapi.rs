@@ -3,6 +3,7 @@
 //! Tests hold requests and answers of every method against it, so what it says is so.
 
 mod schemas;
+mod socketio;
 
 use std::sync::OnceLock;
 

@@ -12,6 +12,12 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+mod map;
+mod socketio;
+
+pub(super) use map::{MapPublish, MapReadState, MapReadStream, MapRemove};
+pub(super) use socketio::{SocketioDisconnect, SocketioEmit, SocketioJoin, SocketioLeave, SocketioSockets};
+
 macro_rules! methods {
     ($($name:ident $word:literal $parameters:ty;)*) => {
         /// One command, alone in its request or in a batch. Borrows from the body.
@@ -85,6 +91,11 @@ methods! {
     MapReadStream "map_read_stream" MapReadStream<'a>;
     MapStats "map_stats" OneChannel<'a>;
     MapClear "map_clear" OneChannel<'a>;
+    SocketioEmit "socketio_emit" SocketioEmit<'a>;
+    SocketioJoin "socketio_join" SocketioJoin<'a>;
+    SocketioLeave "socketio_leave" SocketioLeave<'a>;
+    SocketioDisconnect "socketio_disconnect" SocketioDisconnect<'a>;
+    SocketioSockets "socketio_sockets" SocketioSockets<'a>;
 }
 
 impl Method {
@@ -108,6 +119,12 @@ pub(super) struct Older<'a> {
 /// A text, borrowed unless it has escapes. Null is an empty one.
 #[derive(Debug, Default)]
 pub(super) struct Text<'a>(Cow<'a, str>);
+
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
 
 impl Deref for Text<'_> {
     type Target = str;
@@ -377,89 +394,6 @@ pub(super) struct Rpc<'a> {
     pub(super) method: Text<'a>,
     #[serde(borrow)]
     pub(super) params: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct MapPublish<'a> {
-    #[serde(borrow)]
-    pub(super) channel: Text<'a>,
-    #[serde(borrow)]
-    pub(super) key: Text<'a>,
-    #[serde(borrow)]
-    pub(super) data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) b64data: Text<'a>,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) tags: BTreeMap<Box<str>, Box<str>>,
-    #[serde(borrow)]
-    pub(super) idempotency_key: Text<'a>,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) delta: bool,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) version: u64,
-    #[serde(borrow)]
-    pub(super) version_epoch: Text<'a>,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) score: i64,
-    #[serde(borrow)]
-    pub(super) key_mode: Text<'a>,
-    /// Where the key must have been written last.
-    #[serde(borrow)]
-    pub(super) expected: Option<Since<'a>>,
-}
-
-impl MapPublish<'_> {
-    pub(super) fn has_data(&self) -> bool {
-        self.data.is_some() || !self.b64data.is_empty()
-    }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct MapRemove<'a> {
-    #[serde(borrow)]
-    pub(super) channel: Text<'a>,
-    #[serde(borrow)]
-    pub(super) key: Text<'a>,
-    #[serde(borrow)]
-    pub(super) idempotency_key: Text<'a>,
-    #[serde(borrow)]
-    pub(super) expected: Option<Since<'a>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct MapReadState<'a> {
-    #[serde(borrow)]
-    pub(super) channel: Text<'a>,
-    #[serde(borrow)]
-    pub(super) cursor: Text<'a>,
-    /// 0: the position only. Negative: as many as allowed.
-    #[serde(deserialize_with = "or_default")]
-    pub(super) limit: i64,
-    /// Not empty: this key alone.
-    #[serde(borrow)]
-    pub(super) key: Text<'a>,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) asc: bool,
-    #[serde(borrow)]
-    pub(super) revision_epoch: Text<'a>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct MapReadStream<'a> {
-    #[serde(borrow)]
-    pub(super) channel: Text<'a>,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) since_offset: u64,
-    #[serde(borrow)]
-    pub(super) since_epoch: Text<'a>,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) limit: i64,
-    #[serde(deserialize_with = "or_default")]
-    pub(super) reverse: bool,
 }
 
 /// `{"publish":{…}}`: the one field that names a method counts.

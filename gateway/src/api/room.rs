@@ -38,6 +38,7 @@ impl Command<'_> {
                 | Self::MapReadState(_)
                 | Self::MapReadStream(_)
                 | Self::Rpc(_)
+                | Self::SocketioSockets(_)
         )
     }
 }

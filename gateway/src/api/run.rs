@@ -9,6 +9,7 @@ use gateway_core::channel_rules::ChannelOptions;
 use rustc_hash::FxHashMap;
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::error::ErrorCode;
+use shared::protocol::socketio::Namespaces;
 
 use super::answer::Answer;
 use super::config::Config;
@@ -29,6 +30,8 @@ pub(super) struct Call<'a> {
     /// Nothing is begun after this.
     pub(super) deadline: Instant,
     pub(super) room: &'a Room,
+    /// The namespaces of Socket.IO, if that is served.
+    pub(super) namespaces: Option<&'a Namespaces>,
     /// Questions that may be under way side by side, and so share the room.
     pub(super) side_by_side: usize,
 }
@@ -76,6 +79,13 @@ impl<'a> Call<'a> {
                 self.shared_poll_publish(request).await.map(|()| Answer::Done)?
             }
             Command::Rpc(request) => Answer::Called(self.rpc(request).await?),
+            Command::SocketioEmit(request) => Answer::Published(self.socketio_emit(request).await?),
+            Command::SocketioJoin(request) => self.socketio_join(request).await.map(|()| Answer::Done)?,
+            Command::SocketioLeave(request) => self.socketio_leave(request).await.map(|()| Answer::Done)?,
+            Command::SocketioDisconnect(request) => {
+                self.socketio_disconnect(request).await.map(|()| Answer::Done)?
+            }
+            Command::SocketioSockets(request) => Answer::Sockets(self.socketio_sockets(request).await?),
             Command::Unknown => return Err(ErrorCode::MethodNotFound.into()),
         })
     }

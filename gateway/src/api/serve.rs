@@ -12,6 +12,7 @@ use hyper::body::Body;
 use parking_lot::RwLock;
 use serde_json::json;
 use shared::error::ErrorCode;
+use shared::protocol::socketio::Common;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -91,6 +92,7 @@ pub struct Api {
     /// Others can be set while the node runs.
     keys: RwLock<Keys>,
     reload: OnceLock<Arc<dyn Reload>>,
+    socketio: OnceLock<Arc<Common>>,
     node: Arc<Node>,
     /// One permit for each request that may be served at once.
     room: Semaphore,
@@ -109,6 +111,7 @@ impl Api {
         Ok(Self {
             keys: RwLock::new(Keys::new(config)?),
             reload: OnceLock::new(),
+            socketio: OnceLock::new(),
             room: Semaphore::new(config.requests_max),
             closed: CancellationToken::new(),
             config: config.clone(),
@@ -129,6 +132,11 @@ impl Api {
     /// What is to be done when a reload of the configuration is asked for. Once.
     pub(crate) fn reload_with(&self, reload: Arc<dyn Reload>) {
         let _ = self.reload.set(reload);
+    }
+
+    /// Clients of Socket.IO are served, in these namespaces. Once.
+    pub(crate) fn know_socketio(&self, common: Arc<Common>) {
+        let _ = self.socketio.set(common);
     }
 
     /// Nothing is begun after this. What has been begun is answered.
@@ -215,6 +223,7 @@ impl Api {
             body: &body,
             deadline,
             room: &room,
+            namespaces: self.socketio.get().map(|common| &common.namespaces),
             side_by_side: 1,
         };
         let json: &[u8] = if body.is_empty() { b"{}" } else { &body };

@@ -3,20 +3,16 @@
 use gateway_core::effect::{Denial, Emitted, Handled, ServerSubscription};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::id::ClientId;
 use shared::protocol::socketio::{
-    ARGUMENTS_MAX, BINARY_TAG, EVENT_BYTES_MAX, Namespace, RESERVED, listed_by_server, parse_sid,
-    said_by_server, sid,
+    ARGUMENTS_MAX, BINARY_TAG, Namespace, listed_by_server, said_by_server, sid,
 };
-use shared::publication::{EVENT_TAG, Payload, Publication, Selection, Tagged};
+use shared::publication::{Payload, Publication, Tagged};
 
 use super::answer::Fault;
 use super::hook::{Hook, Origin};
 use super::request::{Asker, Request, Style};
-
-/// The most rooms, events and the like of one answer.
-const PARTS_MAX: usize = 256;
+use crate::socketio::addressed::{self, Addressed, PARTS_MAX};
 
 /// What a client has done.
 #[derive(Clone, Copy, Debug)]
@@ -88,13 +84,7 @@ impl EventResult {
                 Some(Box::new(said))
             }
         };
-        let rooms = |rooms: Option<Vec<String>>| {
-            let rooms = rooms.unwrap_or_default();
-            match rooms.len() > PARTS_MAX {
-                true => Err(format!("there are more than {PARTS_MAX} rooms")),
-                false => rooms.iter().map(|name| room(namespace, name)).collect::<Result<Vec<_>, _>>(),
-            }
-        };
+        let rooms = |names: Option<Vec<String>>| addressed::rooms(namespace, &names.unwrap_or_default());
         let join = rooms(self.join)?.into_iter().map(|channel| ServerSubscription {
             channel: channel.as_str().into(),
             ..ServerSubscription::default()
@@ -117,19 +107,12 @@ impl EventResult {
 impl WireEmit {
     fn into_emitted(self, namespace: &Namespace, client: ClientId) -> Result<Emitted, Fault> {
         let Self { event, args, binary, to, rooms, except, volatile } = self;
-        if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&&*event) {
-            let problem = format!(
-                "emit: an event has a name of 1 to {EVENT_BYTES_MAX} bytes, none of the library's own"
-            );
-            return Err(problem);
-        }
         let args = args.unwrap_or_default();
         check_args(&args)?;
-        let Tagged { data, mut tags } = said_by_server(&refs(&args), &binary.unwrap_or_default());
-        tags.insert(EVENT_TAG.into(), event.into());
-        let publication = Publication { tags, ..Publication::new(data) };
-        let all = channel(&namespace.channel())?;
+        let said = said_by_server(&refs(&args), &binary.unwrap_or_default());
         let (rooms, except) = (rooms.unwrap_or_default(), except.unwrap_or_default());
+        let addressed = Addressed { event: &event, said, rooms: &rooms, except: &except, volatile };
+        let told = |fault| format!("emit: {fault}");
         let to_sender = match to.as_deref() {
             None | Some("all") => true,
             Some("others") => false,
@@ -137,58 +120,17 @@ impl WireEmit {
                 if !rooms.is_empty() || !except.is_empty() {
                     return Err("emit: what goes to the sender goes to no rooms".to_owned());
                 }
-                return Ok(Emitted::Own { channel: all, publication: Box::new(publication) });
+                let addressed = Addressed { volatile: false, ..addressed };
+                let (channel, publication) = addressed.publication(namespace).map_err(told)?;
+                return Ok(Emitted::Own { channel, publication: Box::new(publication) });
             }
             Some(other) => return Err(format!("emit: \"{other}\" is none of all, others, sender")),
         };
-        let (channel, only) = addressed(namespace, all, &rooms, &except, volatile)?;
+        let (channel, publication) = addressed.publication(namespace).map_err(told)?;
         let spared = (!to_sender).then(|| Box::new(client));
-        let publication = Publication { except: spared, only, ..publication };
+        let publication = Publication { except: spared, ..publication };
         Ok(Emitted::Published { channel, publication: Box::new(publication) })
     }
-}
-
-/// The channel in which events go to these rooms, and to whom in it.
-fn addressed(
-    namespace: &Namespace,
-    all: Channel,
-    rooms: &[String],
-    except: &[String],
-    volatile: bool,
-) -> Result<(Channel, Option<Box<Selection>>), Fault> {
-    if rooms.len() + except.len() > PARTS_MAX {
-        return Err(format!("emit: there are more than {PARTS_MAX} rooms"));
-    }
-    let mut only = Selection { volatile, ..Selection::default() };
-    for name in rooms {
-        match parse_sid(name, namespace.name()) {
-            Some(client) => only.clients.push(client),
-            None => only.channels.push(room(namespace, name)?),
-        }
-    }
-    for name in except {
-        match parse_sid(name, namespace.name()) {
-            Some(client) => only.except_clients.push(client),
-            None => only.except_channels.push(room(namespace, name)?),
-        }
-    }
-    // Mostly it is one room, whose channel is for that.
-    let channel = match (&only.channels[..], only.clients.is_empty()) {
-        ([_], true) => only.channels.remove(0),
-        _ => all,
-    };
-    Ok((channel, (only != Selection::default()).then(|| Box::new(only))))
-}
-
-fn room(namespace: &Namespace, name: &str) -> Result<Channel, Fault> {
-    if name.is_empty() {
-        return Err("a room has a name".to_owned());
-    }
-    channel(&namespace.room(name))
-}
-
-fn channel(name: &str) -> Result<Channel, Fault> {
-    Channel::parse(name, CHANNEL_BYTES_MAX).map_err(|error| format!("a room cannot be called so: {error}"))
 }
 
 fn check_args(args: &[Box<RawValue>]) -> Result<(), Fault> {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel, InvalidChannel};
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
+use shared::publication::Selection;
 
 use super::session_ids::SessionId;
 
@@ -42,6 +43,15 @@ pub struct Target {
     pub session: Option<SessionId>,
     /// None of these.
     pub except: Vec<ClientId>,
+    /// Only those in a channel. No control message can say so.
+    pub among: Option<Box<Among>>,
+}
+
+/// Those who are subscribed to a channel, as far as they are selected. Whether they take what they are sent does not count.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Among {
+    pub channel: Channel,
+    pub only: Selection,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +135,7 @@ impl ControlCommand {
             client: wire.client.map(client).transpose()?,
             except: wire.except.into_iter().map(client).collect::<Result<_, _>>()?,
             session: None,
+            among: None,
         };
         Ok(match wire.action {
             WireAction::Disconnect { keeps_only: true, .. } => match (target.user, &target.except[..]) {
@@ -228,6 +239,7 @@ mod tests {
             client: Some(client(1)),
             session: None,
             except: vec![client(2), client(3)],
+            among: None,
         };
         let channel = Channel::parse("prices:AAPL", 255).unwrap();
         for command in [

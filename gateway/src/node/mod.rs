@@ -38,6 +38,7 @@ pub mod control;
 mod counts;
 mod deliver;
 mod describe;
+mod emit;
 mod expire;
 pub mod glob;
 mod hidden_places;

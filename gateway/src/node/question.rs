@@ -16,7 +16,7 @@ use shared::disconnect::Disconnect;
 use shared::id::ClientId;
 
 use super::control::Target;
-use super::wire_target::WireTarget;
+use super::wire_target::{WireAmong, WireTarget};
 
 pub use crate::engine_io::Polled;
 
@@ -212,16 +212,43 @@ struct Line<'a> {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum WireQuestion {
-    Message { session: Box<str> },
+    Message {
+        session: Box<str>,
+    },
     Channels(ChannelsWanted),
     Connections(WireConnections),
-    Disconnect { target: WireTarget, code: u16, reason: Box<str> },
-    Unsubscribe { target: WireTarget, channel: Box<str> },
-    Subscribe { target: WireTarget, subscription: WireSubscription },
-    Refresh { target: WireTarget, refresh: WireRefresh },
-    FetchPackets { session: Box<str>, wait_ms: u32 },
-    BringPackets { session: Box<str> },
-    EndPolling { session: Box<str> },
+    Disconnect {
+        target: WireTarget,
+        code: u16,
+        reason: Box<str>,
+    },
+    Unsubscribe {
+        target: WireTarget,
+        channel: Box<str>,
+    },
+    Subscribe {
+        target: WireTarget,
+        subscription: WireSubscription,
+    },
+    Refresh {
+        target: WireTarget,
+        refresh: WireRefresh,
+    },
+    FetchPackets {
+        session: Box<str>,
+        wait_ms: u32,
+    },
+    BringPackets {
+        session: Box<str>,
+    },
+    EndPolling {
+        session: Box<str>,
+    },
+    /// What is inside, to those of a channel alone.
+    Among {
+        among: WireAmong,
+        act: Box<WireQuestion>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -382,9 +409,10 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
             from: wanted.from,
             limit: wanted.limit,
         }),
-        Question::Act(target, act) => {
+        Question::Act(mut target, act) => {
+            let among = target.among.take();
             let target = target.into();
-            match act {
+            let question = match act {
                 Act::Disconnect(Disconnect { code, reason }) => {
                     WireQuestion::Disconnect { target, code, reason: reason.into() }
                 }
@@ -412,6 +440,10 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
                     let refresh = WireRefresh { expired, expires_at, info: info.and_then(raw) };
                     WireQuestion::Refresh { target, refresh }
                 }
+            };
+            match among {
+                Some(among) => WireQuestion::Among { among: (*among).into(), act: Box::new(question) },
+                None => question,
             }
         }
     }
@@ -419,7 +451,19 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
 
 /// `None` for what this node does not understand.
 fn read_question(ask: &RawValue, payload: Bytes) -> Option<Question> {
-    Some(match serde_json::from_str(ask.get()).ok()? {
+    understand(serde_json::from_str(ask.get()).ok()?, payload)
+}
+
+fn understand(question: WireQuestion, payload: Bytes) -> Option<Question> {
+    Some(match question {
+        WireQuestion::Among { among, act } => {
+            let Question::Act(target, act) = understand(*act, payload)? else { return None };
+            // One inside of another says nothing that a node would.
+            if target.among.is_some() {
+                return None;
+            }
+            Question::Act(Target { among: Some(Box::new(among.read()?)), ..target }, act)
+        }
         WireQuestion::Message { session } => Question::Message { session, data: payload },
         WireQuestion::FetchPackets { session, wait_ms } => {
             Question::Poll { session, polled: Polled::Fetch { wait_ms } }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::broker::BrokerError;
 use crate::node::Node;
-use crate::node::control::{ControlCommand, Target};
+use crate::node::control::{Among, ControlCommand, Target};
 use crate::worker::inbox::{Acted, Event};
 
 impl Node {
@@ -63,12 +63,18 @@ impl Node {
 
     /// Bit N: worker N can have one of these clients.
     pub(super) fn workers_of(&self, target: &Target) -> u64 {
-        let only = |worker: usize| 1_u64.checked_shl(worker as u32).unwrap_or(0);
+        let only_of = |worker: usize| 1_u64.checked_shl(worker as u32).unwrap_or(0);
         match (target.client, target.session, target.user.as_deref()) {
-            (Some(client), ..) => only(self.client_ids.place(client).0),
-            (None, Some(session), _) => only(self.session_ids.place(session).0),
+            (Some(client), ..) => only_of(self.client_ids.place(client).0),
+            (None, Some(session), _) => only_of(self.session_ids.place(session).0),
             (None, None, Some(user)) if !user.is_empty() => self.users.workers(user),
-            _ => u64::MAX,
+            _ => match target.among.as_deref() {
+                Some(Among { only, .. }) if only.channels.is_empty() && !only.clients.is_empty() => {
+                    let workers = only.clients.iter().map(|client| only_of(self.client_ids.place(*client).0));
+                    workers.fold(0, |all, worker| all | worker)
+                }
+                _ => u64::MAX,
+            },
         }
     }
 }

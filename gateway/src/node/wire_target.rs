@@ -1,9 +1,11 @@
 //! Whom a command is about, as one node tells another.
 
 use serde::{Deserialize, Serialize};
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::id::ClientId;
+use shared::publication::Selection;
 
-use super::control::{EXCEPT_MAX, Target};
+use super::control::{Among, EXCEPT_MAX, Target};
 use super::session_ids::SessionId;
 
 #[derive(Serialize, Deserialize)]
@@ -43,6 +45,57 @@ impl WireTarget {
             client: if let Some(one) = one { Some(one?) } else { None },
             session: if let Some(session) = session { Some(session?) } else { None },
             except: self.except.into_iter().map(client).collect::<Option<_>>()?,
+            among: None,
         })
+    }
+}
+
+/// Who in a channel. Apart from the rest, so that nodes of an earlier release do not take it for all clients.
+#[derive(Serialize, Deserialize)]
+pub(super) struct WireAmong {
+    channel: Box<str>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    channels: Vec<Box<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    clients: Vec<Box<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    except_channels: Vec<Box<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    except_clients: Vec<Box<str>>,
+}
+
+impl From<Among> for WireAmong {
+    fn from(Among { channel, only }: Among) -> Self {
+        let names = |channels: Vec<Channel>| channels.iter().map(|one| one.as_str().into()).collect();
+        let ids = |clients: Vec<ClientId>| clients.iter().map(|one| one.to_string().into()).collect();
+        Self {
+            channel: channel.as_str().into(),
+            channels: names(only.channels),
+            clients: ids(only.clients),
+            except_channels: names(only.except_channels),
+            except_clients: ids(only.except_clients),
+        }
+    }
+}
+
+impl WireAmong {
+    /// `None` for what no node of any release says.
+    pub(super) fn read(self) -> Option<Among> {
+        let Self { channel, channels, clients, except_channels, except_clients } = self;
+        let parts = [&channels, &clients, &except_channels, &except_clients].map(Vec::len);
+        if parts.iter().sum::<usize>() > EXCEPT_MAX {
+            return None;
+        }
+        let named = |name: &str| Channel::parse_unicode(name, CHANNEL_BYTES_MAX).ok();
+        let names = |list: Vec<Box<str>>| list.iter().map(|name| named(name)).collect::<Option<Vec<_>>>();
+        let ids = |list: Vec<Box<str>>| list.iter().map(|id| ClientId::parse(id)).collect::<Option<Vec<_>>>();
+        let only = Selection {
+            channels: names(channels)?,
+            clients: ids(clients)?,
+            except_channels: names(except_channels)?,
+            except_clients: ids(except_clients)?,
+            volatile: false,
+        };
+        Some(Among { channel: named(&channel)?, only })
     }
 }

@@ -1,5 +1,6 @@
 //! Socket.IO, and the transport that it brings along.
 
+pub mod addressed;
 pub mod config;
 pub mod namespaces;
 

@@ -34,6 +34,7 @@ use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::Direct;
 use crate::transport::encodings::Encodings;
 
+mod among;
 pub(crate) mod callers;
 pub mod config;
 mod directory;

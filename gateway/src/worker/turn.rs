@@ -406,7 +406,10 @@ impl Worker {
             (None, Some(user)) if !user.is_empty() => {
                 self.local.directory.of(user).map(|index| index as usize).collect()
             }
-            _ => self.clients.iter().map(|(index, _)| index).collect(),
+            _ => {
+                let named = target.among.as_deref().and_then(|among| self.places_of(among));
+                named.unwrap_or_else(|| self.clients.iter().map(|(index, _)| index).collect())
+            }
         }
     }
 
@@ -419,6 +422,7 @@ impl Worker {
             && target.client.is_none_or(|client| client == session.client())
             && target.session.is_none_or(|name| client.is_session(name))
             && !target.except.contains(&session.client())
+            && target.among.as_deref().is_none_or(|among| among.means(session))
     }
 
     /// Ends all of a client, or what it has in one channel, after what was published before that.

@@ -37,6 +37,7 @@ mod tls;
 mod asks_backends;
 mod asks_nodes;
 mod commands_clients;
+mod commands_sockets;
 mod compresses;
 mod drains;
 mod fetches_keys;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{object, reference};
+use super::{object, reference, socketio};
 use crate::api::request::Method;
 
 pub(super) fn summary(method: Method) -> &'static str {
@@ -27,6 +27,11 @@ pub(super) fn summary(method: Method) -> &'static str {
         Method::MapStats => "Tells how many keys there are.",
         Method::MapClear => "Forgets all keys and changes of a channel.",
         Method::SharedPollPublish => "Publishes newer content of a key of a polled channel.",
+        Method::SocketioEmit => "Sends an event to clients of Socket.IO.",
+        Method::SocketioJoin => "Has clients of Socket.IO come into rooms.",
+        Method::SocketioLeave => "Has clients of Socket.IO leave rooms.",
+        Method::SocketioDisconnect => "Puts clients of Socket.IO out.",
+        Method::SocketioSockets => "Lists clients of Socket.IO, and the rooms they are in.",
         Method::Rpc => {
             "Calls a method of the application's own server, as clients do. Without a hook for calls: error 104."
         }
@@ -215,6 +220,11 @@ pub(super) fn request(method: Method) -> Value {
                 ),
             ],
         ),
+        Method::SocketioEmit
+        | Method::SocketioJoin
+        | Method::SocketioLeave
+        | Method::SocketioDisconnect
+        | Method::SocketioSockets => socketio::request(method),
         Method::Rpc => fields(
             &["method"],
             [
@@ -227,7 +237,7 @@ pub(super) fn request(method: Method) -> Value {
 
 pub(super) fn result(method: Method) -> Value {
     match method {
-        Method::Publish => reference("Published"),
+        Method::Publish | Method::SocketioEmit => reference("Published"),
         Method::Broadcast => object(
             "responses",
             json!({ "type": "array", "items": {
@@ -267,7 +277,11 @@ pub(super) fn result(method: Method) -> Value {
         | Method::Subscribe
         | Method::Refresh
         | Method::MapClear
-        | Method::SharedPollPublish => fields(&[], []),
+        | Method::SharedPollPublish
+        | Method::SocketioJoin
+        | Method::SocketioLeave
+        | Method::SocketioDisconnect => fields(&[], []),
+        Method::SocketioSockets => socketio::sockets(),
         Method::Rpc => fields(&[], [("data", json!({ "description": "Any JSON." }))]),
     }
 }
@@ -419,7 +433,7 @@ fn list(name: &'static str, item: Value) -> Value {
     )
 }
 
-fn fields<const N: usize>(required: &[&str], fields: [(&str, Value); N]) -> Value {
+pub(super) fn fields<const N: usize>(required: &[&str], fields: [(&str, Value); N]) -> Value {
     let properties: Map<String, Value> =
         fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
     json!({ "type": "object", "required": required, "properties": properties })
@@ -448,15 +462,15 @@ fn channel() -> Value {
     text_of("1 to 255 characters.", &["a", "kept:a", "map:a", "unknown:a", ""])
 }
 
-fn text(description: &str, examples: &[&str]) -> Value {
+pub(super) fn text(description: &str, examples: &[&str]) -> Value {
     json!({ "type": ["string", "null"], "description": description, "examples": examples })
 }
 
-fn text_of(description: &str, examples: &[&str]) -> Value {
+pub(super) fn text_of(description: &str, examples: &[&str]) -> Value {
     json!({ "type": "string", "description": description, "examples": examples })
 }
 
-fn flag(description: &str) -> Value {
+pub(super) fn flag(description: &str) -> Value {
     json!({ "type": ["boolean", "null"], "description": description })
 }
 
@@ -472,7 +486,7 @@ fn time(description: &str) -> Value {
     })
 }
 
-fn count(description: &str) -> Value {
+pub(super) fn count(description: &str) -> Value {
     json!({
         "type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX, "description": description,
         "examples": [0, 1, 3503, 4000],
@@ -483,7 +497,7 @@ fn count64(description: &str) -> Value {
     json!({ "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX, "description": description })
 }
 
-fn plain() -> Value {
+pub(super) fn plain() -> Value {
     json!({ "type": "string" })
 }
 
@@ -491,7 +505,7 @@ fn number() -> Value {
     json!({ "type": "integer", "minimum": 0 })
 }
 
-fn described(mut schema: Value, description: &str) -> Value {
+pub(super) fn described(mut schema: Value, description: &str) -> Value {
     schema["description"] = description.into();
     schema
 }

@@ -8,6 +8,7 @@ use gateway_core::poll::{PollMode, PollOptions};
 use serde_json::{Value, json};
 use shared::channel::Channel;
 use shared::id::{ClientId, UserId};
+use shared::protocol::socketio::Namespaces;
 use shared::publication::ClientInfo;
 
 use self::support::{Received, Told, enter, node};
@@ -61,7 +62,13 @@ async fn with(change: impl FnOnce(&mut Config)) -> Fixture {
     let mut config = Config { keys: vec![Secret::new(KEY)], ..Config::default() };
     change(&mut config);
     let (node, received, told) = node(rules()).await;
-    Fixture { api: Arc::new(Api::new(&config, node.clone()).unwrap()), node, received, told }
+    let api = Arc::new(Api::new(&config, node.clone()).unwrap());
+    let mut namespaces = Namespaces::new(":");
+    for (name, channels) in [("/", "kept"), ("/admin", "map")] {
+        assert!(namespaces.add(name, channels, Default::default(), Default::default()));
+    }
+    api.know_socketio(Arc::new(Common { namespaces, ..Common::default() }));
+    Fixture { api, node, received, told }
 }
 
 impl Fixture {
@@ -518,7 +525,8 @@ async fn nothing_is_begun_after_the_deadline() {
     let config = Config::default();
     let room = Room::of(config.answer_bytes_max);
     let (node, deadline) = (&gateway.node, Instant::now());
-    let call = Call { config: &config, node, body: &body, deadline, room: &room, side_by_side: 1 };
+    let call =
+        Call { config: &config, node, body: &body, deadline, room: &room, namespaces: None, side_by_side: 1 };
     for (command, answer) in batch.commands.iter().zip(call.run_batch(&batch).await.unwrap()) {
         let refused = match answer {
             Ok(answer::Answer::Broadcast(responses)) => responses[0].clone().unwrap_err(),

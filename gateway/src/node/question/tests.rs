@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
+use shared::publication::Selection;
+
 use super::*;
+use crate::node::control::Among;
 
 fn subscribing(channel: Channel) -> Subscribing {
     let overrides = Overrides { presence: Some(false), force_recovery: Some(true), ..Overrides::default() };
@@ -20,11 +23,26 @@ fn poll(polled: Polled) -> Question {
     Question::Poll { session: "s".into(), polled }
 }
 
+fn among() -> Target {
+    let id = ClientId::from_random;
+    let channels = |names: &[&str]| names.iter().map(|name| Channel::parse(name, 255).unwrap()).collect();
+    let only = Selection {
+        channels: channels(&["room:a", "room:b"]),
+        clients: vec![id(4)],
+        except_channels: channels(&["room:c"]),
+        except_clients: vec![id(5), id(6)],
+        volatile: false,
+    };
+    let among = Among { channel: Channel::parse("room:*", 255).unwrap(), only };
+    Target { among: Some(Box::new(among)), ..Target::default() }
+}
+
 fn every_question() -> Vec<Question> {
     let id = ClientId::from_random;
     let session = crate::node::SessionId::parse("AAAAAAAAAAAAAAAAAAAAAQ");
     assert!(session.is_some());
-    let target = Target { user: Some("ann".into()), client: Some(id(1)), session, except: vec![id(2)] };
+    let target =
+        Target { user: Some("ann".into()), client: Some(id(1)), session, except: vec![id(2)], among: None };
     let channel = Channel::parse("prices:AAPL", 255).unwrap();
     let refreshing = Refreshing { expired: true, expires_at: Some(7), info: Some("[1]".into()) };
     vec![
@@ -46,6 +64,8 @@ fn every_question() -> Vec<Question> {
         Question::Act(target.clone(), Act::Unsubscribe(channel.clone())),
         Question::Act(target.clone(), Act::Subscribe(Box::new(subscribing(channel)))),
         Question::Act(target, Act::Refresh(Box::new(refreshing))),
+        Question::Act(among(), Act::Unsubscribe(Channel::parse("room:a", 255).unwrap())),
+        Question::Act(among(), Act::Disconnect(Disconnect::FORCE_DISCONNECT)),
         poll(Polled::Fetch { wait_ms: 3_000 }),
         poll(Polled::Bring(Bytes::from_static(b"4a\x1ebAQ=="))),
         poll(Polled::End),
@@ -91,6 +111,26 @@ fn the_wire_stays_what_other_nodes_of_this_version_read() {
     assert_eq!(&told.encode().unwrap()[..], wire);
     let told = Told::Answer { id: 1, answer: Ok(Answer::Done { clients: 2, failed: 0 }) };
     assert_eq!(&told.encode().unwrap()[..], b"{\"v\":1,\"id\":1,\"answer\":{\"done\":{\"clients\":2}}}");
+}
+
+#[test]
+fn who_of_a_channel_is_meant_is_a_question_that_earlier_releases_do_not_take_for_one_about_all() {
+    let question = Question::Act(among(), Act::Disconnect(Disconnect::FORCE_DISCONNECT));
+    let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
+    let wire = told.encode().unwrap();
+    let wire = String::from_utf8(wire.to_vec()).unwrap();
+    assert!(wire.contains(r#""ask":{"among":{"among":{"channel":"room:*""#), "{wire}");
+    // One inside of another, and anything else inside, is nothing that a node says.
+    for inside in [
+        r#"{"channels":{}}"#,
+        r#"{"among":{"among":{"channel":"b"},"act":{"disconnect":{"target":{},"code":3503,"reason":"r"}}}}"#,
+    ] {
+        let wire = format!(
+            r#"{{"v":1,"id":1,"from":"n","ask":{{"among":{{"among":{{"channel":"a"}},"act":{inside}}}}}}}"#
+        );
+        let told = Told::decode(&Bytes::from(wire)).unwrap();
+        assert_eq!(told, Told::Question { id: 1, from: "n".into(), question: None }, "{inside}");
+    }
 }
 
 #[test]

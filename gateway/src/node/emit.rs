@@ -1,0 +1,47 @@
+//! Events that servers send to clients of Socket.IO, and what servers do to those clients.
+
+use gateway_core::effect::Overrides;
+use gateway_core::history::Retention;
+use shared::channel::Channel;
+use shared::error::ErrorCode;
+use shared::publication::Publication;
+
+use crate::broker::{Idempotency, PublishRequest};
+use crate::node::Node;
+use crate::node::question::Subscribing;
+
+impl Node {
+    /// What is published, if the channel takes it. What is not for all of the channel is in no history: who was in which room
+    /// is not known any more when that is read.
+    pub(crate) fn event_request(
+        &self,
+        channel: Channel,
+        publication: Publication,
+        idempotency: Option<Idempotency>,
+    ) -> Result<PublishRequest, ErrorCode> {
+        let rules = self.rules();
+        let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
+        if options.keeps_keys() || options.is_polled() {
+            return Err(ErrorCode::NotAvailable);
+        }
+        if !options.publication_data_format.admits(&publication.data) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let retention = if publication.only.is_none() { options.retention() } else { Retention::default() };
+        Ok(PublishRequest { channel, publication, retention, idempotency, version: None })
+    }
+}
+
+impl Subscribing {
+    /// To a channel, and nothing else said of it.
+    pub(crate) fn to(channel: Channel) -> Self {
+        Self {
+            channel,
+            expires_at: None,
+            info: None,
+            data: None,
+            since: None,
+            overrides: Overrides::default(),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! To whom what servers send goes: from rooms, and ids of clients, to a channel and who in it.
+
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::protocol::socketio::{EVENT_BYTES_MAX, Namespace, RESERVED, parse_sid};
+use shared::publication::{EVENT_TAG, Publication, Selection, Tagged};
+
+/// The most rooms and ids of clients that one event, or one command, is for or is not for.
+pub const PARTS_MAX: usize = 256;
+
+/// Why something cannot be sent as it was said.
+pub type Fault = String;
+
+/// An event, and for whom it is.
+#[derive(Debug)]
+pub struct Addressed<'a, T> {
+    pub event: &'a str,
+    /// Its arguments.
+    pub said: Tagged,
+    /// Rooms, and ids of clients. None: all in the namespace.
+    pub rooms: &'a [T],
+    pub except: &'a [T],
+    /// Who has not taken all that it was sent before does not get it.
+    pub volatile: bool,
+}
+
+impl<T: AsRef<str>> Addressed<'_, T> {
+    /// What is published, and in which channel.
+    pub fn publication(self, namespace: &Namespace) -> Result<(Channel, Publication), Fault> {
+        let Self { event, said: Tagged { data, mut tags }, rooms, except, volatile } = self;
+        if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&event) {
+            let problem =
+                format!("an event has a name of 1 to {EVENT_BYTES_MAX} bytes, none of the library's own");
+            return Err(problem);
+        }
+        tags.insert(EVENT_TAG.into(), event.into());
+        let (channel, only) = channel_and_selection(namespace, rooms, except, volatile)?;
+        Ok((channel, Publication { tags, only, ..Publication::new(data) }))
+    }
+}
+
+/// Who of a namespace is in one of these rooms or has one of these ids: all, if none is given. And not who is in one of
+/// those that are excepted.
+pub fn selection<T: AsRef<str>>(
+    namespace: &Namespace,
+    rooms: &[T],
+    except: &[T],
+) -> Result<Selection, Fault> {
+    if rooms.len() + except.len() > PARTS_MAX {
+        return Err(format!("there are more than {PARTS_MAX} rooms"));
+    }
+    let mut only = Selection::default();
+    for name in rooms {
+        match parse_sid(name.as_ref(), namespace.name()) {
+            Some(client) => only.clients.push(client),
+            None => only.channels.push(room(namespace, name.as_ref())?),
+        }
+    }
+    for name in except {
+        match parse_sid(name.as_ref(), namespace.name()) {
+            Some(client) => only.except_clients.push(client),
+            None => only.except_channels.push(room(namespace, name.as_ref())?),
+        }
+    }
+    Ok(only)
+}
+
+fn channel_and_selection<T: AsRef<str>>(
+    namespace: &Namespace,
+    rooms: &[T],
+    except: &[T],
+    volatile: bool,
+) -> Result<(Channel, Option<Box<Selection>>), Fault> {
+    let mut only = Selection { volatile, ..selection(namespace, rooms, except)? };
+    // Mostly it is one room, whose channel is for that.
+    let channel = match (&only.channels[..], only.clients.is_empty()) {
+        ([_], true) => only.channels.remove(0),
+        _ => all(namespace)?,
+    };
+    Ok((channel, (only != Selection::default()).then(|| Box::new(only))))
+}
+
+/// The channel of all who are in a namespace.
+pub fn all(namespace: &Namespace) -> Result<Channel, Fault> {
+    channel(&namespace.channel())
+}
+
+/// The channel of a room.
+pub fn room(namespace: &Namespace, name: &str) -> Result<Channel, Fault> {
+    if name.is_empty() {
+        return Err("a room has a name".to_owned());
+    }
+    channel(&namespace.room(name))
+}
+
+/// The channels of rooms that somebody comes into or leaves.
+pub fn rooms<T: AsRef<str>>(namespace: &Namespace, names: &[T]) -> Result<Vec<Channel>, Fault> {
+    match names.len() > PARTS_MAX {
+        true => Err(format!("there are more than {PARTS_MAX} rooms")),
+        false => names.iter().map(|name| room(namespace, name.as_ref())).collect(),
+    }
+}
+
+fn channel(name: &str) -> Result<Channel, Fault> {
+    Channel::parse(name, CHANNEL_BYTES_MAX).map_err(|error| format!("a room cannot be called so: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::id::ClientId;
+    use shared::protocol::socketio::{Namespaces, sid};
+    use shared::publication::{Payload, Tags};
+
+    use super::*;
+
+    fn namespaces() -> Namespaces {
+        let mut namespaces = Namespaces::new(":");
+        namespaces.add("/", "socketio", Default::default(), Default::default());
+        namespaces
+    }
+
+    fn sent(rooms: &[&str], except: &[&str], volatile: bool) -> (String, Option<Selection>) {
+        let said = Tagged { data: Payload::json("1"), tags: Tags::new() };
+        let addressed = Addressed { event: "e", said, rooms, except, volatile };
+        let namespaces = namespaces();
+        let (channel, publication) = addressed.publication(namespaces.named("/").unwrap()).unwrap();
+        assert_eq!(publication.event(), Some("e"));
+        (channel.to_string(), publication.only.map(|only| *only))
+    }
+
+    #[test]
+    fn one_room_is_its_channel_and_anything_else_a_selection_of_all() {
+        let one = ClientId::from_random(1);
+        let id = sid(one, "/");
+        assert_eq!(sent(&[], &[], false), ("socketio:*".to_owned(), None));
+        assert_eq!(sent(&["a b"], &[], false), ("socketio:a%20b".to_owned(), None));
+        let (channel, only) = sent(&["a", "b", &id], &["c", &id], false);
+        let only = only.unwrap();
+        assert_eq!((&*channel, only.channels.len(), &only.clients[..]), ("socketio:*", 2, &[one][..]));
+        assert_eq!((only.except_channels.len(), &only.except_clients[..]), (1, &[one][..]));
+        let (channel, only) = sent(&["a"], &["c"], true);
+        let only = only.unwrap();
+        assert_eq!((&*channel, only.channels.len(), only.volatile), ("socketio:a", 0, true));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_told() {
+        let namespaces = namespaces();
+        let main = namespaces.named("/").unwrap();
+        let many = vec!["a"; PARTS_MAX + 1];
+        assert!(selection(main, &many, &[]).is_err());
+        assert!(rooms(main, &many).is_err());
+        assert!(rooms(main, &[""]).is_err());
+        assert!(rooms(main, &["x".repeat(300)]).is_err());
+        for event in ["", "connect", &"x".repeat(EVENT_BYTES_MAX + 1)] {
+            let said = Tagged { data: Payload::json("1"), tags: Tags::new() };
+            let addressed = Addressed::<&str> { event, said, rooms: &[], except: &[], volatile: false };
+            assert!(addressed.publication(main).is_err(), "{event}");
+        }
+    }
+}

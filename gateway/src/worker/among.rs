@@ -1,0 +1,35 @@
+//! Who of a channel is meant, on one worker.
+
+use gateway_core::session::Session;
+use shared::channel::Channel;
+
+use crate::node::control::Among;
+use crate::worker::Worker;
+
+impl Worker {
+    /// The places of those that are named, if nobody else can be meant.
+    pub(super) fn places_of(&self, among: &Among) -> Option<Vec<usize>> {
+        if !among.only.channels.is_empty() || among.only.clients.is_empty() {
+            return None;
+        }
+        let places = among.only.clients.iter().map(|client| self.local.node.client_ids.place(*client));
+        let here = places.filter(|(worker, _)| *worker == self.local.index);
+        let mut places: Vec<usize> = here.map(|(_, place)| place as usize).collect();
+        places.sort_unstable();
+        places.dedup();
+        Some(places)
+    }
+}
+
+impl Among {
+    /// Whether this client is meant. It has to be subscribed to the channel.
+    pub(super) fn means(&self, session: &Session) -> bool {
+        let Self { channel, only } = self;
+        let is_in_any = |channels: &[Channel]| channels.iter().any(|channel| session.is_in(channel));
+        let is_for_all = only.channels.is_empty() && only.clients.is_empty();
+        session.is_in(channel)
+            && (is_for_all || only.clients.contains(&session.client()) || is_in_any(&only.channels))
+            && !only.except_clients.contains(&session.client())
+            && !is_in_any(&only.except_channels)
+    }
+}

@@ -1,0 +1,142 @@
+//! What servers say to clients of Socket.IO over the server API, on every node.
+
+use serde_json::{Value, json};
+
+use crate::gateway::{Gateway, gateway};
+use crate::redis_server::RedisServer;
+use crate::socketio::SocketIo;
+
+const NAMESPACES: &str = r#"
+[socketio]
+enabled = true
+[socketio.namespaces."/".events.say]
+action = "publish"
+[socketio.namespaces."/admin"]
+"#;
+
+async fn nodes(redis: &RedisServer) -> [Gateway; 2] {
+    let node = || gateway().over(&redis.url()).and(NAMESPACES).start();
+    [node().await, node().await]
+}
+
+/// Two clients on each of two nodes, and their ids.
+async fn four(nodes: &[Gateway; 2]) -> ([SocketIo; 4], [String; 4]) {
+    let (mut clients, mut ids) = (Vec::new(), Vec::new());
+    for node in [&nodes[0], &nodes[0], &nodes[1], &nodes[1]] {
+        let (client, id) = node.in_main().await;
+        clients.push(client);
+        ids.push(id);
+    }
+    (clients.try_into().expect("four"), ids.try_into().expect("four"))
+}
+
+/// Which of the clients are told this next; all others are told nothing before the mark.
+async fn hear(clients: &mut [SocketIo; 4], told: &str, who: [bool; 4]) {
+    for (client, hears) in clients.iter_mut().zip(who) {
+        if hears {
+            assert_eq!(client.told().await, told);
+        }
+    }
+}
+
+async fn mark(node: &Gateway, clients: &mut [SocketIo; 4]) {
+    node.api("socketio_emit", json!({ "event": "mark" })).await;
+    hear(clients, r#"2["mark"]"#, [true; 4]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_reaches_each_of_those_it_is_for_once_on_every_node() {
+    let redis = RedisServer::start();
+    let nodes = nodes(&redis).await;
+    let (mut clients, ids) = four(&nodes).await;
+    nodes[1].api("socketio_join", json!({ "rooms": [ids[0], ids[2]], "join": ["a", "b"] })).await;
+    nodes[0].api("socketio_join", json!({ "rooms": [ids[3]], "join": ["b"] })).await;
+    let emit = async |node: usize, mut body: Value| {
+        body["event"] = "e".into();
+        nodes[node].api("socketio_emit", body).await
+    };
+    emit(0, json!({ "args": [1, { "b": null }] })).await;
+    hear(&mut clients, r#"2["e",1,{"b":null}]"#, [true; 4]).await;
+    emit(1, json!({ "rooms": ["a", "b"], "args": ["union"] })).await;
+    hear(&mut clients, r#"2["e","union"]"#, [true, false, true, true]).await;
+    emit(0, json!({ "rooms": ["b"], "except": ["a"], "args": ["b, not a"] })).await;
+    hear(&mut clients, r#"2["e","b, not a"]"#, [false, false, false, true]).await;
+    emit(1, json!({ "rooms": [ids[1], ids[2]], "except": [ids[2]], "args": ["one"] })).await;
+    hear(&mut clients, r#"2["e","one"]"#, [false, true, false, false]).await;
+    emit(0, json!({ "except": ["b"], "volatile": true })).await;
+    hear(&mut clients, r#"2["e"]"#, [false, true, false, false]).await;
+    emit(1, json!({ "rooms": ["a"], "args": ["AQI=", "text"], "binary": ["/0"] })).await;
+    for client in [0, 2] {
+        assert_eq!(clients[client].told().await, r#"51-["e",{"_placeholder":true,"num":0},"text"]"#);
+        assert_eq!(clients[client].bytes().await, [1, 2]);
+    }
+    for _ in 0..2 {
+        emit(0, json!({ "idempotency_key": "once", "args": ["once"] })).await;
+    }
+    hear(&mut clients, r#"2["e","once"]"#, [true; 4]).await;
+    mark(&nodes[0], &mut clients).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_come_into_rooms_leave_them_and_are_put_out_wherever_they_are() {
+    let redis = RedisServer::start();
+    let nodes = nodes(&redis).await;
+    let (mut clients, ids) = four(&nodes).await;
+    nodes[0].api("socketio_join", json!({ "rooms": [ids[0], ids[2], ids[3]], "join": ["a"] })).await;
+    // Those of a room come into another, but for one.
+    nodes[0].api("socketio_join", json!({ "rooms": ["a"], "except": [ids[3]], "join": ["b c"] })).await;
+    let listed = nodes[1].api("socketio_sockets", json!({ "room": "b c" })).await;
+    let mut sockets: Vec<Value> = listed["sockets"].as_array().expect("a list").clone();
+    sockets.sort_by_key(|socket| socket["id"] != ids[0]);
+    assert_eq!(sockets.iter().map(|socket| &socket["id"]).collect::<Vec<_>>(), [&ids[0], &ids[2]]);
+    assert_eq!(sockets[0]["rooms"], json!(["a", "b c"]));
+    assert_eq!(sockets[0]["user"], "");
+    assert_ne!(sockets[0]["node"], sockets[1]["node"]);
+    let count = async |body: Value| {
+        nodes[0].api("socketio_sockets", body).await["sockets"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(count(json!({})).await, 4);
+    assert_eq!(count(json!({ "room": ids[1] })).await, 1);
+    assert_eq!(count(json!({ "room": "nobody's" })).await, 0);
+    assert_eq!(count(json!({ "namespace": "/admin" })).await, 0);
+    nodes[1].api("socketio_leave", json!({ "rooms": ["a"], "leave": ["a", "b c"] })).await;
+    assert_eq!(count(json!({ "room": "a" })).await + count(json!({ "room": "b c" })).await, 0);
+    nodes[1].api("socketio_leave", json!({ "leave": ["a"] })).await;
+    mark(&nodes[1], &mut clients).await;
+    nodes[0].api("socketio_disconnect", json!({ "rooms": [ids[2]] })).await;
+    assert_eq!(clients[2].told().await, "1");
+    assert_eq!(clients[2].enter("/", "").await.len(), 24, "it may come back into the namespace");
+    nodes[0].api("socketio_disconnect", json!({ "except": [ids[0]], "close": true })).await;
+    for gone in [1, 2, 3] {
+        assert_eq!(clients[gone].told().await, "1");
+        while clients[gone].socket.next().await.is_ok() {}
+    }
+    assert_eq!(count(json!({})).await, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_told() {
+    let served = gateway().and(NAMESPACES).start().await;
+    let code = async |node: &Gateway, method: &str, body: Value| {
+        let answer = node.try_api(method, &body).await;
+        let answer: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        answer["error"]["code"].as_u64().unwrap_or_default()
+    };
+    for (method, body) in [
+        ("socketio_emit", json!({ "event": "" })),
+        ("socketio_emit", json!({ "event": "connect" })),
+        ("socketio_emit", json!({ "event": "e", "namespace": "/nowhere" })),
+        ("socketio_emit", json!({ "event": "e", "rooms": [""] })),
+        ("socketio_emit", json!({ "event": "e", "rooms": vec!["r"; 257] })),
+        ("socketio_emit", json!({ "event": "e", "args": vec![0; 257] })),
+        ("socketio_join", json!({})),
+        ("socketio_join", json!({ "join": ["r".repeat(300)] })),
+        ("socketio_leave", json!({ "leave": [] })),
+        ("socketio_disconnect", json!({ "namespace": "/nowhere" })),
+        ("socketio_sockets", json!({ "cursor": "x" })),
+    ] {
+        assert_eq!(code(&served, method, body.clone()).await, 107, "{method} {body}");
+    }
+    let without = gateway().start().await;
+    assert_eq!(code(&without, "socketio_emit", json!({ "event": "e" })).await, 108);
+}

@@ -17,6 +17,7 @@ mod delivery;
 mod faults;
 mod harness;
 mod keys;
+mod known_epochs;
 mod ledger;
 mod ledger_faults;
 mod lives;

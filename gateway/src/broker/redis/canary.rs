@@ -149,7 +149,7 @@ impl RedisBroker {
             version: None,
         };
         let ttl_ms = TRACES_TTL.as_millis() as u64;
-        let published = self.publications.push(Outgoing::new(&self.canaries.keys, ttl_ms, &request));
+        let published = self.publications.push(Outgoing::new(&self.canaries.keys, ttl_ms, &request, None));
         let heard_before = self.router.heard.load(Ordering::Relaxed);
         let (subscribed, published) = tokio::join!(subscribe, published);
         subscribed?;

@@ -5,10 +5,12 @@
 
 mod address;
 mod asked;
+mod calls;
 mod canary;
 mod config;
 mod control;
 mod dial;
+mod epochs;
 mod history;
 pub(crate) mod hold;
 pub(crate) mod keys;
@@ -46,6 +48,7 @@ pub(crate) use dial::is_for_want_of_a_right;
 
 use self::canary::Canaries;
 use self::dial::Dialer;
+use self::epochs::KnownEpochs;
 use self::hold::State;
 use self::keys::Keys;
 use self::link::{Link, Purpose};
@@ -90,6 +93,7 @@ pub struct RedisBroker {
     long_reads: Semaphore,
     canaries: Arc<Canaries>,
     publications: Publications,
+    epochs: Arc<KnownEpochs>,
     listener: Listener,
     router: Arc<Router>,
     timeout: Duration,
@@ -128,6 +132,7 @@ impl RedisBroker {
         Ok(Arc::new(Self {
             keys,
             publications: Publications::start(link.clone(), config.timeout(), metrics.clone()),
+            epochs: Arc::default(),
             link,
             reads: Arc::new(reads),
             reading: Semaphore::new(READING_MAX),

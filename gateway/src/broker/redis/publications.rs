@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::unconstrained;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::calls;
 use super::link::{Link, Up, explain, is_no_script};
 use super::publish::Outgoing;
 use super::script;
@@ -232,6 +233,7 @@ impl Sender {
         batch.retain(|one| !one.reply.is_closed());
         let Some(oldest) = batch.first().map(|one| one.begun) else { return Vec::new() };
         let deadline = oldest + self.timeout;
+        let calls = calls::divide(batch.iter().map(|one| &one.outgoing));
         let sent = Instant::now();
         let answers = tokio::time::timeout_at(deadline.into(), async {
             let changes_keys = batch.iter().any(|one| matches!(one.outgoing, Outgoing::Key(_)));
@@ -243,8 +245,11 @@ impl Sender {
             for load in loaded {
                 pipeline.add_command(load);
             }
-            for one in &batch {
-                pipeline.add_command(one.outgoing.command(&up));
+            for call in &calls {
+                let publications = batch[call.clone()].iter().map(|one| &one.outgoing);
+                if let Some(command) = calls::command(publications, &up) {
+                    pipeline.add_command(command);
+                }
             }
             let answers = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
             let mut answers = answers.map_err(explain)?.into_iter();
@@ -258,8 +263,9 @@ impl Sender {
             Ok((answers, not_loaded))
         });
         match answers.await.unwrap_or_else(|_| Err(BrokerError::unanswered(self.timeout))) {
-            Ok((answers, not_loaded)) => {
+            Ok((mut answers, not_loaded)) => {
                 self.metrics.observe_round_trip(Operation::Publish, sent.elapsed());
+                let answers = calls.iter().flat_map(|call| calls::split(answers.next(), call.len()));
                 self.answer(batch, answers, up.number, load, not_loaded.as_ref())
             }
             Err(error) => {
@@ -272,15 +278,15 @@ impl Sender {
     fn answer(
         &self,
         batch: Vec<One>,
-        mut answers: std::vec::IntoIter<Value>,
+        answers: impl Iterator<Item = Result<Value, BrokerError>>,
         number: u64,
         load: bool,
         not_loaded: Option<&BrokerError>,
     ) -> Vec<One> {
         let mut refused = Vec::new();
-        for one in batch {
-            let answer = match answers.next() {
-                Some(Value::ServerError(error)) => {
+        for (one, answer) in batch.into_iter().zip(answers) {
+            let answer = match answer {
+                Ok(Value::ServerError(error)) => {
                     let error = redis::RedisError::from(error);
                     match (is_no_script(&error), load) {
                         (true, false) => {
@@ -291,8 +297,7 @@ impl Sender {
                         (false, _) => Err(explain(error)),
                     }
                 }
-                Some(answer) => Ok(answer),
-                None => Err(BrokerError::Unexpected("an answer is missing".into())),
+                answer => answer,
             };
             if let Err(error) = &answer {
                 self.metrics.failed(error);

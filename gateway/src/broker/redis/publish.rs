@@ -1,6 +1,7 @@
 //! Publishing: one script that numbers, keeps and sends, or a plain PUBLISH where there is nothing to keep.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use redis::{Cmd, FromRedisValue, Value};
@@ -10,6 +11,7 @@ use shared::push::OwnedEvent;
 use shared::record::{encode_event, encode_position, encode_record};
 
 use super::RedisBroker;
+use super::epochs::KnownEpoch;
 use super::keys::Keys;
 use super::keys_of_maps::KeyChange;
 use super::link::Up;
@@ -44,6 +46,8 @@ pub(super) struct Kept {
     size: u32,
     times: Times,
     version: Option<Version>,
+    /// What the channel is taken to have.
+    known: Option<KnownEpoch>,
     record: BytesMut,
 }
 
@@ -63,10 +67,16 @@ impl RedisBroker {
         &self,
         request: PublishRequest,
     ) -> impl Future<Output = Result<Published, BrokerError>> + use<> {
-        let answer = self.publications.push(Outgoing::new(&self.keys, self.position_ttl_ms, &request));
+        let (epochs, asked) = (self.epochs.clone(), Instant::now());
+        let hash = epochs.hash(&request.channel);
+        let known = epochs.of(hash).filter(|_| request.retention.keeps_history());
+        let answer = self.publications.push(Outgoing::new(&self.keys, self.position_ttl_ms, &request, known));
         let metrics = self.metrics.clone();
         async move {
-            let published = read_published(answer.await?)?;
+            let (published, lasts) = read_published(answer.await?, known)?;
+            if let (Some(position), Some(lasts)) = (published.position, lasts) {
+                epochs.learn(hash, position.epoch, asked, lasts);
+            }
             if published.duplicate {
                 metrics.duplicates.increment();
             } else {
@@ -92,7 +102,12 @@ impl RedisBroker {
 }
 
 impl Outgoing {
-    pub(super) fn new(keys: &Keys, position_ttl_ms: u64, request: &PublishRequest) -> Self {
+    pub(super) fn new(
+        keys: &Keys,
+        position_ttl_ms: u64,
+        request: &PublishRequest,
+        known: Option<KnownEpoch>,
+    ) -> Self {
         let PublishRequest { channel, publication, retention, idempotency, version } = request;
         let name = keys.publications(channel);
         let keeps = retention.keeps_history();
@@ -114,6 +129,7 @@ impl Outgoing {
             size: if keeps { retention.size } else { 0 },
             times: Times::new(ttl_millis(retention.ttl), position_ttl_ms),
             version: version.clone(),
+            known,
             record,
         }))
     }
@@ -126,8 +142,20 @@ impl Outgoing {
                 command.arg(name).arg(&message[..]);
                 command
             }
-            Self::Kept(kept) => kept.fill(script::PUBLISH.by_hash(), up),
+            Self::Kept(kept) => kept.command(up),
             Self::Key(change) => change.fill(script::CHANGE_KEY.by_hash(), up),
+        }
+    }
+
+    /// Whether others may be made by the same call.
+    pub(super) fn shares_a_call(&self) -> bool {
+        self.kept().is_some_and(Kept::is_plain)
+    }
+
+    pub(super) fn kept(&self) -> Option<&Kept> {
+        match self {
+            Self::Kept(kept) => Some(kept),
+            Self::Plain { .. } | Self::Key(_) => None,
         }
     }
 
@@ -142,29 +170,70 @@ impl Outgoing {
 }
 
 impl Kept {
-    fn fill(&self, mut command: Cmd, up: &Up) -> Cmd {
+    /// Makes this one alone.
+    fn command(&self, up: &Up) -> Cmd {
+        let mut command = script::PUBLISH.by_hash();
         command.arg(4 + usize::from(self.once.is_some()));
-        command.arg(&*self.life[0]).arg(&*self.life[1]).arg(&self.position).arg(&self.stream);
+        self.life(&mut command);
+        self.keys(&mut command);
         let mut once_ttl = 0;
         if let Some((once, ttl)) = &self.once {
             command.arg(once);
             once_ttl = *ttl;
         }
-        command
-            .arg(script::run_of(up))
-            .arg(self.epoch.as_str())
-            .arg(&self.name)
-            .arg(self.size)
-            .arg(self.times.stream)
-            .arg(self.times.position)
-            .arg(self.times.renew)
-            .arg(&self.record[..])
-            .arg(once_ttl);
+        self.common(&mut command, up);
+        let is_plain = self.is_plain();
+        self.arguments(&mut command, is_plain);
+        if !is_plain {
+            command.arg(once_ttl);
+        }
         if let Some(version) = &self.version {
             command.arg(version.number).arg(&*version.epoch);
         }
         command
     }
+
+    fn life(&self, command: &mut Cmd) {
+        let [lease, life] = &self.life;
+        command.arg(&**lease).arg(&**life);
+    }
+
+    fn keys(&self, command: &mut Cmd) {
+        command.arg(&self.position).arg(&self.stream);
+    }
+
+    /// What all publications of one call have in common.
+    fn common(&self, command: &mut Cmd, up: &Up) {
+        command.arg(script::run_of(up)).arg(self.epoch.as_str()).arg(self.times.position);
+    }
+
+    fn arguments(&self, command: &mut Cmd, may_be_known: bool) {
+        let known = self.known.filter(|_| may_be_known).and_then(|known| known.at(Instant::now()));
+        command
+            .arg(&self.name)
+            .arg(known.as_ref().map_or("", Epoch::as_str))
+            .arg(self.size)
+            .arg(self.times.stream)
+            .arg(self.times.renew)
+            .arg(&self.record[..]);
+    }
+
+    /// Whether it has nothing that must be compared.
+    fn is_plain(&self) -> bool {
+        self.once.is_none() && self.version.is_none()
+    }
+}
+
+/// Makes all of these, which are plain, in one step after the other. `None` if there are none.
+pub(super) fn command_of_several<'a>(all: impl Iterator<Item = &'a Kept> + Clone, up: &Up) -> Option<Cmd> {
+    let first = all.clone().next()?;
+    let mut command = script::PUBLISH.by_hash();
+    command.arg(2 + 2 * all.clone().count());
+    first.life(&mut command);
+    all.clone().for_each(|kept| kept.keys(&mut command));
+    first.common(&mut command, up);
+    all.for_each(|kept| kept.arguments(&mut command, true));
+    Some(command)
 }
 
 impl Times {
@@ -176,27 +245,36 @@ impl Times {
 }
 
 /// Redis refuses a time of zero.
-pub(super) fn ttl_millis(ttl: std::time::Duration) -> u64 {
+pub(super) fn ttl_millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 2)
 }
 
-/// PUBLISH answers how many connections it went to, the script what it gave.
-fn read_published(value: Value) -> Result<Published, BrokerError> {
-    let parts = match value {
-        Value::Int(_) => return Ok(Published::default()),
-        Value::Array(parts) => parts,
+/// PUBLISH answers how many connections it went to, the script what it gave. With how long nothing of the channel needs to
+/// be renewed, if that was looked into.
+fn read_published(
+    value: Value,
+    known: Option<KnownEpoch>,
+) -> Result<(Published, Option<Duration>), BrokerError> {
+    let parts = match (value, known) {
+        (Value::Int(_), None) => return Ok((Published::default(), None)),
+        (Value::Int(offset), Some(known)) => {
+            let offset = u64::try_from(offset).map_err(|_| unexpected("publish"))?;
+            let position = Some(StreamPosition { offset, epoch: known.epoch });
+            return Ok((Published { position, duplicate: false }, None));
+        }
+        (Value::Array(parts), _) => parts,
         _ => return Err(unexpected("publish")),
     };
-    match <[Value; 3]>::try_from(parts) {
-        Ok([duplicate, offset, epoch]) => {
-            let position = read_position(offset, epoch)?;
-            Ok(Published { position: Some(position), duplicate: duplicate == Value::Int(1) })
-        }
-        Err(parts) => match &parts[..] {
-            [Value::Int(duplicate)] => Ok(Published { position: None, duplicate: *duplicate == 1 }),
-            _ => Err(unexpected("publish")),
-        },
-    }
+    let mut parts = parts.into_iter();
+    let (duplicate, position) = (parts.next(), parts.next().zip(parts.next()));
+    let Some(Value::Int(duplicate @ 0..=1)) = duplicate else { return Err(unexpected("publish")) };
+    let lasts = match parts.next() {
+        None => None,
+        Some(Value::Int(ms)) => Some(Duration::from_millis(u64::try_from(ms).unwrap_or_default())),
+        Some(_) => return Err(unexpected("publish")),
+    };
+    let position = position.map(|(offset, epoch)| read_position(offset, epoch)).transpose()?;
+    Ok((Published { position, duplicate: duplicate == 1 }, lasts))
 }
 
 pub(super) fn read_position(offset: Value, epoch: Value) -> Result<StreamPosition, BrokerError> {

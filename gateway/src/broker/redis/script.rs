@@ -9,7 +9,11 @@ use super::link::Up;
 /// A script that gives out positions, behind what finds out in which life of the data set that is.
 macro_rules! in_a_life {
     ($file:literal) => {
-        Script::new(concat!(include_str!("scripts/life.lua"), include_str!($file)))
+        Script::new(concat!(
+            include_str!("scripts/life.lua"),
+            include_str!("scripts/position.lua"),
+            include_str!($file)
+        ))
     };
 }
 
@@ -18,6 +22,7 @@ macro_rules! of_keys {
     ($file:literal) => {
         Script::new(concat!(
             include_str!("scripts/life.lua"),
+            include_str!("scripts/position.lua"),
             include_str!("scripts/keys.lua"),
             include_str!($file)
         ))

@@ -9,13 +9,12 @@ if unreadable then
   return unreadable
 end
 local position, stream, limit = KEYS[3], KEYS[4], tonumber(ARGV[4])
-local known = call('HMGET', position, 'epoch', 'life', 'offset', 'until')
-local epoch, offset, lives_until = known[1], tonumber(known[3] or 0), tonumber(known[4] or 0)
-if known[2] ~= life then
+local epoch, offset, known, forget = where(position, 'until')
+local lives_until = tonumber(known[3] or 0)
+if forget ~= nil then
   -- The first write needs memory: a full Redis takes no new channels.
-  epoch = new_epoch
-  call('HSET', position, 'epoch', epoch, 'life', life)
-  if not known[1] then
+  begin(call, position, epoch, whole(offset), forget)
+  if not forget then
     -- It belongs to a life that is over.
     call('UNLINK', stream)
   end

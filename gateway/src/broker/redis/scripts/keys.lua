@@ -10,15 +10,10 @@
 local position, stream, state, order, expiry = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local name, size = ARGV[3], ARGV[4]
 local streamed = size ~= '0'
-local known, failed = call('HMGET', position, 'epoch', 'life', 'offset'), nil
-local epoch = known[1]
-local last = tonumber(known[3]) or tonumber(call('HGET', state, '') or 0)
-if known[2] ~= life then
-  epoch = new_epoch
-end
-
-local function whole(number)
-  return string.format('%.0f', number)
+local epoch, last, known, forget = where(position)
+local failed
+if forget == false then
+  last = tonumber(call('HGET', state, '') or 0)
 end
 
 -- What a value holds: offset, score, version, its epoch, the record of its removal, its record.
@@ -31,11 +26,15 @@ end
 
 -- Keeps the position, made if there is none in this life.
 local function keep_position()
-  call('HSET', position, 'epoch', epoch, 'life', life, 'offset', whole(last))
-  if not known[1] then
-    -- It belongs to a life that is over.
-    call('UNLINK', stream)
-    known[1] = epoch
+  if forget == nil then
+    call('HSET', position, life .. epoch, whole(last))
+  else
+    begin(call, position, epoch, whole(last), forget)
+    if not forget then
+      -- It belongs to a life that is over.
+      call('UNLINK', stream)
+    end
+    forget = nil
   end
   if ARGV[6] ~= '0' then
     call('PEXPIRE', position, ARGV[6])

@@ -3,7 +3,13 @@
 --
 -- KEYS  position
 -- ARGV  the epoch to leave
-if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
-  redis.call('HDEL', KEYS[1], 'life')
+local known = redis.call('HMGET', KEYS[1], 'epoch', 'in_life')
+if known[1] == ARGV[1] and known[2] then
+  local field = known[2] .. known[1]
+  local offset = redis.call('HGET', KEYS[1], field)
+  redis.call('HDEL', KEYS[1], 'in_life', field)
+  if offset then
+    redis.call('HSET', KEYS[1], 'offset', offset)
+  end
 end
 return 1

@@ -9,17 +9,16 @@ if unreadable then
 end
 local tops = {}
 for i = 3, #KEYS do
-  local known = call('HMGET', KEYS[i], 'life', 'offset', 'epoch', 'until')
+  local epoch, offset, known, forget = where(KEYS[i], 'until')
   local at = 2 * i - 5
   tops[at], tops[at + 1] = -1, ''
-  if known[1] == life then
-    local offset = tonumber(known[2] or 0)
-    tops[at], tops[at + 1] = offset, known[3]
+  if forget == nil then
+    tops[at], tops[at + 1] = offset, epoch
     local ttl = tonumber(ARGV[3])
     if offset == 0 then
       ttl = math.min(ttl, 3600000)
     end
-    if tonumber(known[4] or 0) < now + ttl then
+    if tonumber(known[3] or 0) < now + ttl then
       ttl = ttl * 1.25
       if type(redis.pcall('PEXPIRE', KEYS[i], string.format('%.0f', ttl))) == 'number' then
         call('HSET', KEYS[i], 'until', string.format('%.0f', now + ttl))

@@ -1,17 +1,123 @@
--- Makes one publication: its offset, its place in the stream and its delivery are one step, or none.
+
+-- Makes publications: of each the offset, the place in the stream and the delivery are one step, or none.
 --
 -- A script keeps what it did before a command was refused. So the first write is one that needs memory: whatever
 -- refuses writes refuses that one, and none after it. What rights may refuse besides comes before anything is visible
 -- and is taken back. The idempotency key is there before the publication is.
 --
--- KEYS  lease, life, position, stream, and the idempotency key if there is one
--- ARGV  as life.lua has it, pub/sub name, stream size (0: no stream), stream ttl ms, position ttl ms, renew ms, record,
---       idempotency ttl ms, and version and version epoch if there are any. The times to live are long enough that
---       they need not be renewed more often than that.
--- Gives {duplicate 0 or 1} or {duplicate, offset, epoch}
-local position, stream, once = KEYS[3], KEYS[4], KEYS[5]
-local name, size, record, version = ARGV[3], ARGV[4], ARGV[8], ARGV[10]
+-- KEYS  lease, life, and of each publication position and stream; the idempotency key of a single one that has one
+-- ARGV  as life.lua has it, position ttl ms, and of each publication: pub/sub name, epoch that the channel is taken to have
+--       ('' if its times to live may have to be renewed, or nobody knows), stream size (0: no stream), stream ttl ms, renew
+--       ms, record. Of a single one also: idempotency ttl ms, and version and version epoch if there are any. The times to
+--       live are long enough that they need not be renewed more often than that.
+-- Gives what became of the single one, or of each: an error, the offset in the epoch that the channel was taken to have,
+-- {duplicate 0 or 1}, {1, offset, epoch}, or {0, offset, epoch, ms for which the times to live need no renewal}
 
+local rpcall = redis.pcall
+
+-- All but the offset. Where the delivery is refused, the offset is taken back.
+-- Gives the error if there is one and whether the publication was delivered all the same, or nil and whether the stream is new
+local function deliver(position, field, offset, epoch, stream, name, size, record)
+  local sent = rpcall('PUBLISH', name, offset .. ':' .. epoch .. ':' .. record)
+  if type(sent) == 'table' then
+    call('HINCRBY', position, field, -1)
+    return sent, false
+  end
+  local added = rpcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', size, offset .. '-0', 'r', record)
+  local is_new = not added
+  if is_new then
+    added = rpcall('XADD', stream, offset .. '-0', 'r', record)
+  end
+  if type(added) == 'table' then
+    if string.find(added.err, 'equal or smaller', 1, true) or string.find(added.err, 'WRONGTYPE', 1, true) then
+      -- It is ahead of its position: one of the two was put back alone. What follows begins anew.
+      call('UNLINK', position, stream)
+    end
+    return added, true
+  end
+  return nil, is_new
+end
+
+-- For a channel that is taken to have this epoch. Gives the offset or an error, or nil if it has another.
+local function publish_in(expected, position, stream, at)
+  local field = life .. expected
+  local offset = rpcall('HINCRBY', position, field, 1)
+  if type(offset) == 'table' then
+    return offset
+  end
+  if offset == 1 then
+    -- Nobody takes it to be in an epoch that has nothing.
+    call('HDEL', position, field)
+    return nil
+  end
+  local failed, is_new = deliver(position, field, whole(offset), expected, stream, ARGV[at], ARGV[at + 2], ARGV[at + 5])
+  if is_new and not failed then
+    call('PEXPIRE', stream, ARGV[at + 3])
+  end
+  return failed or offset
+end
+
+-- For a channel of which nothing is known: finds its epoch, or begins one, and renews what is due.
+local function publish(position, stream, once, at)
+  local known = call('HMGET', position, 'epoch', 'in_life', 'renew')
+  local epoch, version, is_in_life = known[1], #KEYS < 6 and ARGV[at + 7], known[1] and known[2] == life
+  if is_in_life and version then
+    -- As texts: a number here has 53 bits.
+    local last = call('HMGET', position, 'version', 'version_epoch')
+    local had = last[1]
+    local newer = not had or #version > #had or (#version == #had and version > had)
+    if not newer and (ARGV[at + 8] == '' or ARGV[at + 8] == last[2]) then
+      return {1, tonumber(call('HGET', position, life .. epoch)), epoch}
+    end
+  end
+  local offset
+  if is_in_life then
+    offset = rpcall('HINCRBY', position, life .. epoch, 1)
+  else
+    local _, last, forget
+    epoch, last, _, forget = where(position)
+    offset = begin(rpcall, position, epoch, whole(last + 1), forget)
+    if type(offset) == 'number' then
+      offset = last + 1
+      if not forget then
+        -- It belongs to a life that is over.
+        call('UNLINK', stream)
+      end
+    end
+  end
+  if type(offset) == 'table' then
+    return offset
+  end
+  local field = life .. epoch
+  if once then
+    local kept = rpcall('SET', once, whole(offset) .. ':' .. epoch, 'PX', ARGV[at + 6])
+    if kept.err then
+      call('HINCRBY', position, field, -1)
+      return kept
+    end
+  end
+  local failed, is_delivered_or_new = deliver(position, field, whole(offset), epoch, stream, ARGV[at], ARGV[at + 2],
+    ARGV[at + 5])
+  if failed then
+    if once and not is_delivered_or_new then
+      call('DEL', once)
+    end
+    return failed
+  end
+  if version then
+    call('HSET', position, 'version', version, 'version_epoch', ARGV[at + 8])
+  end
+  local renew_ms, renew = tonumber(ARGV[at + 4]), tonumber(known[3])
+  if is_delivered_or_new or not (is_in_life and renew and renew > now and renew <= now + renew_ms) then
+    renew = now + renew_ms
+    call('HSET', position, 'renew', whole(renew))
+    call('PEXPIRE', stream, ARGV[at + 3])
+    call('PEXPIRE', position, ARGV[3])
+  end
+  return {0, offset, epoch, math.floor(renew - now)}
+end
+
+local once, name = #KEYS == 5 and KEYS[5], ARGV[4]
 if once then
   local earlier = call('GET', once)
   if earlier then
@@ -25,12 +131,11 @@ end
 if refused then
   return refused
 end
-
-if size == '0' then
+if ARGV[6] == '0' then
   if once then
-    call('SET', once, '', 'PX', ARGV[9])
+    call('SET', once, '', 'PX', ARGV[10])
   end
-  local sent = redis.pcall('PUBLISH', name, ':' .. record)
+  local sent = rpcall('PUBLISH', name, ':' .. ARGV[9])
   if type(sent) == 'table' then
     if once then
       call('DEL', once)
@@ -40,64 +145,21 @@ if size == '0' then
   return {0}
 end
 
-local known = call('HMGET', position, 'epoch', 'life', 'offset', 'renew')
-local epoch, last, renew = known[1], tonumber(known[3]) or 0, tonumber(known[4])
-if known[2] ~= life then
-  epoch = new_epoch
-elseif version then
-  -- As texts: a number here has 53 bits.
-  local had = call('HMGET', position, 'version', 'version_epoch')
-  local newer = not had[1] or #version > #had[1] or (#version == #had[1] and version > had[1])
-  if not newer and (ARGV[11] == '' or ARGV[11] == had[2]) then
-    return {1, last, epoch}
+if #KEYS < 6 then
+  local answer = ARGV[5] ~= '' and publish_in(ARGV[5], KEYS[3], KEYS[4], 4)
+  return answer or publish(KEYS[3], KEYS[4], once, 4)
+end
+local answers = {}
+for index = 1, (#KEYS - 2) / 2 do
+  local position, stream, at = KEYS[2 * index + 1], KEYS[2 * index + 2], 6 * index - 2
+  local answer = ARGV[at + 1] ~= '' and publish_in(ARGV[at + 1], position, stream, at)
+  if not answer then
+    local done
+    done, answer = pcall(publish, position, stream, nil, at)
+    if not done and type(answer) ~= 'table' then
+      answer = {err = 'ERR ' .. tostring(answer)}
+    end
   end
+  answers[index] = answer
 end
-local offset = string.format('%.0f', last + 1)
-if once then
-  call('SET', once, offset .. ':' .. epoch, 'PX', ARGV[9])
-end
-local done
-if known[2] == life and renew and renew > now and renew <= now + ARGV[7] then
-  renew = nil
-  done = redis.pcall('HSET', position, 'offset', offset)
-else
-  renew = string.format('%.0f', now + ARGV[7])
-  done = redis.pcall('HSET', position, 'offset', offset, 'epoch', epoch, 'life', life, 'renew', renew)
-end
-if type(done) == 'number' then
-  done = redis.pcall('PUBLISH', name, offset .. ':' .. epoch .. ':' .. record)
-  if type(done) == 'table' then
-    call('HSET', position, 'offset', string.format('%.0f', last))
-  end
-end
-if type(done) == 'table' then
-  if once then
-    call('DEL', once)
-  end
-  return done
-end
-
-if version then
-  call('HSET', position, 'version', version, 'version_epoch', ARGV[11])
-end
-if not known[1] then
-  -- It belongs to a life that is over.
-  call('UNLINK', stream)
-end
-local added = redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', size, offset .. '-0', 'r', record)
-if not added then
-  renew = renew or '0'
-  added = redis.pcall('XADD', stream, offset .. '-0', 'r', record)
-end
-if type(added) == 'table' then
-  if string.find(added.err, 'equal or smaller', 1, true) or string.find(added.err, 'WRONGTYPE', 1, true) then
-    -- It is ahead of its position: one of the two was put back alone. What follows begins anew.
-    call('UNLINK', position, stream)
-  end
-  return added
-end
-if renew then
-  call('PEXPIRE', stream, ARGV[5])
-  call('PEXPIRE', position, ARGV[6])
-end
-return {0, last + 1, epoch}
+return answers

@@ -12,7 +12,7 @@ if not refused then
   if failed then
     return failed
   end
-  if known[2] ~= life then
+  if forget ~= nil then
     keep_position()
   end
 end

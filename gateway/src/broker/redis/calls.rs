@@ -1,0 +1,56 @@
+//! Which publications of a pipeline one script call makes, and what it answered to each.
+
+use std::ops::Range;
+
+use redis::{Cmd, Value};
+
+use super::link::Up;
+use super::publish::{Outgoing, unexpected};
+use crate::broker::BrokerError;
+
+/// Publications that one call makes at most: Redis does nothing else meanwhile, a seventh of a millisecond.
+const CALL_MAX: usize = 16;
+/// Bytes of the publications of one call, unless a single one has more.
+const CALL_BYTES_MAX: usize = 64 << 10;
+
+/// What each command makes. The order stays: only neighbors travel together.
+pub(super) fn divide<'a>(all: impl IntoIterator<Item = &'a Outgoing>) -> Vec<Range<usize>> {
+    let mut calls: Vec<Range<usize>> = Vec::new();
+    let (mut bytes, mut is_open) = (0, false);
+    for (index, outgoing) in all.into_iter().enumerate() {
+        let joins = outgoing.shares_a_call();
+        bytes += outgoing.bytes();
+        match calls.last_mut() {
+            Some(call) if joins && is_open && call.len() < CALL_MAX && bytes <= CALL_BYTES_MAX => {
+                call.end += 1;
+            }
+            _ => {
+                calls.push(index..index + 1);
+                bytes = outgoing.bytes();
+            }
+        }
+        is_open = joins;
+    }
+    calls
+}
+
+/// The command that makes these.
+pub(super) fn command<'a>(call: impl ExactSizeIterator<Item = &'a Outgoing> + Clone, up: &Up) -> Option<Cmd> {
+    match call.len() {
+        1 => call.clone().next().map(|outgoing| outgoing.command(up)),
+        _ => super::publish::command_of_several(call.filter_map(Outgoing::kept), up),
+    }
+}
+
+/// What became of each of `count` publications of one call.
+pub(super) fn split(answer: Option<Value>, count: usize) -> Vec<Result<Value, BrokerError>> {
+    let missing = || BrokerError::Unexpected("an answer is missing".into());
+    match answer {
+        None => (0..count).map(|_| Err(missing())).collect(),
+        Some(answer) if count == 1 => vec![Ok(answer)],
+        Some(Value::Array(answers)) if answers.len() == count => answers.into_iter().map(Ok).collect(),
+        // All of them were refused.
+        Some(error @ Value::ServerError(_)) => vec![Ok(error); count],
+        Some(_) => (0..count).map(|_| Err(unexpected("publish"))).collect(),
+    }
+}

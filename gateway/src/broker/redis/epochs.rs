@@ -1,0 +1,89 @@
+//! Which epochs the channels have that this node published to of late, as the script told.
+//!
+//! Only a hint, which the script proves: a channel that has another epoch by then costs it a few reads more. So names
+//! are kept as hashes, and two of one hash take it from each other.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::position::Epoch;
+
+/// Channels remembered at most: 2 MB.
+const CHANNELS_MAX: usize = 1 << 16;
+
+/// Epochs by channel.
+#[derive(Debug, Default)]
+pub(super) struct KnownEpochs {
+    state: RandomState,
+    by_channel: Mutex<HashMap<u64, KnownEpoch>>,
+}
+
+/// An epoch and until when its channel's times to live need no renewal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KnownEpoch {
+    pub(super) epoch: Epoch,
+    until: Instant,
+}
+
+impl KnownEpoch {
+    /// The epoch, as long as nothing needs to be renewed.
+    pub(super) fn at(&self, now: Instant) -> Option<Epoch> {
+        (now < self.until).then_some(self.epoch)
+    }
+}
+
+impl KnownEpochs {
+    pub(super) fn hash(&self, channel: &Channel) -> u64 {
+        self.state.hash_one(channel.as_str())
+    }
+
+    pub(super) fn of(&self, hash: u64) -> Option<KnownEpoch> {
+        self.by_channel.lock().get(&hash).copied()
+    }
+
+    /// Remembers what was told about a channel: for `time` after `asked` nothing needs to be renewed.
+    pub(super) fn learn(&self, hash: u64, epoch: Epoch, asked: Instant, time: Duration) {
+        let Some(until) = asked.checked_add(time) else { return };
+        let mut by_channel = self.by_channel.lock();
+        if by_channel.len() >= CHANNELS_MAX && !by_channel.contains_key(&hash) {
+            by_channel.retain(|_, known| asked < known.until);
+            if by_channel.len() > CHANNELS_MAX / 2 {
+                by_channel.clear();
+            }
+            by_channel.shrink_to(CHANNELS_MAX / 2);
+        }
+        by_channel.insert(hash, KnownEpoch { epoch, until });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch() -> Epoch {
+        Epoch::from_random(7)
+    }
+
+    #[test]
+    fn an_epoch_is_known_until_something_must_be_renewed() {
+        let (known, now) = (KnownEpochs::default(), Instant::now());
+        known.learn(1, epoch(), now, Duration::from_secs(2));
+        let at = |seconds| known.of(1).unwrap().at(now + Duration::from_secs(seconds));
+        assert_eq!((at(0), at(1), at(2)), (Some(epoch()), Some(epoch()), None));
+        assert!(known.of(2).is_none());
+    }
+
+    #[test]
+    fn only_so_many_channels_are_remembered() {
+        let (known, now) = (KnownEpochs::default(), Instant::now());
+        for hash in 0..3 * CHANNELS_MAX as u64 {
+            let lasts = Duration::from_secs(if hash % 3 == 0 { 60 } else { 0 });
+            known.learn(hash, epoch(), now, lasts);
+            assert!(known.by_channel.lock().len() <= CHANNELS_MAX);
+        }
+        assert!(known.of(3 * CHANNELS_MAX as u64 - 1).is_some(), "the last one always is");
+    }
+}

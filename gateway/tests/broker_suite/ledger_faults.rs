@@ -94,6 +94,9 @@ async fn who_meets_an_emptied_redis_or_another_process_begins_anew() {
     eventually("it is over", async || matches!(changed("two").await, Ok(Held::Over))).await;
     node.begin("three").await;
     node.change("three", &[hold("a")]).await;
+    // By a connection of its own, which may be made later.
+    let reads = async || node.ledger.read(reading("main", None, 0)).await.is_ok();
+    eventually("the ledger can be read", reads).await;
     assert_eq!(node.news(Some(1)).await, [], "it was held all the time");
 }
 

@@ -40,6 +40,7 @@ use crate::node::question::{Answer, Question};
 use crate::node::{AskError, FromBroker, Node, Parts};
 use crate::pusher::Apps;
 use crate::pusher_api::{self, PusherApi};
+use crate::sessions::Sessions;
 use crate::telemetry::metrics::catch_up;
 use crate::telemetry::traces::failed_exports;
 use crate::telemetry::{Metrics, Readiness, Reminder};
@@ -159,7 +160,7 @@ impl App {
         let engine_io = Arc::new(EngineIo::new(&config.socketio, &id.0));
         let node = runtime.block_on(async {
             let from_broker = Arc::new(FromBroker::default());
-            let Connected { broker, presence, ledger } =
+            let Connected { broker, presence, ledger, sessions } =
                 connect::connect(&config, &id.0, from_broker.clone(), &metrics).map_err(setup)?;
             let webhooks = apps.clone().map(|apps| {
                 Webhooks::start(webhooks::Parts {
@@ -194,6 +195,7 @@ impl App {
                 engine_io: engine_io.clone(),
                 takes_in_at,
                 shared_poll: config.shared_poll.clone(),
+                sessions: Sessions::new(sessions),
             }))
         })?;
 

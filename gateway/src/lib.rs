@@ -45,6 +45,7 @@ pub mod clock;
 #[doc(hidden)]
 pub mod readers;
 pub mod secret;
+pub mod sessions;
 pub mod setting;
 pub mod socketio;
 pub mod telemetry;

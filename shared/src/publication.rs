@@ -129,7 +129,7 @@ pub struct Publication {
     pub keyed: Option<Box<Keyed>>,
     /// The one subscriber that is not to have it: whoever has caused it, mostly. In a box, for it is rare.
     pub except: Option<Box<ClientId>>,
-    /// Which of the subscribers get it, if not all of them. No history keeps it.
+    /// Which of the subscribers get it, if not all of them. History keeps it only where sessions are kept.
     pub only: Option<Box<Selection>>,
 }
 
@@ -144,6 +144,15 @@ pub struct Selection {
     pub except_clients: Vec<ClientId>,
     /// Who has not taken all that it was sent before does not get it.
     pub volatile: bool,
+}
+
+impl Selection {
+    /// Whether a subscriber is one of those who get it, and which channels it subscribes to says `is_in`.
+    pub fn includes(&self, client: ClientId, is_in: impl Fn(&Channel) -> bool) -> bool {
+        let is_for_all = self.channels.is_empty() && self.clients.is_empty();
+        let is_named = is_for_all || self.clients.contains(&client) || self.channels.iter().any(&is_in);
+        is_named && !self.except_clients.contains(&client) && !self.except_channels.iter().any(&is_in)
+    }
 }
 
 /// What a publication changes in a channel that keeps state by key.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared::channel::{Channel, InvalidChannel};
 use shared::command::SubscriptionKind;
 use shared::protocol::mercure;
-use shared::publication::{Payload, PayloadKind};
+use shared::publication::{Payload, PayloadKind, Publication};
 
 use crate::channel_names::ChannelNames;
 use crate::channel_pattern::{ChannelPattern, SEPARATOR};
@@ -130,6 +130,10 @@ pub struct ChannelOptions {
     /// Publications can be private: for those whose token names one of their topics. That is where the hub's updates are.
     #[serde(skip)]
     pub has_private_publications: bool,
+    /// Clients may come back to what they missed in all channels of the namespace at once: so what is for some of them is
+    /// kept, too.
+    #[serde(skip)]
+    pub keeps_sessions: bool,
 }
 
 /// What the subscriptions to a channel follow.
@@ -216,6 +220,14 @@ impl ChannelOptions {
     /// Whether its content comes from a backend that is asked for it, and from nowhere else.
     pub fn is_polled(&self) -> bool {
         self.subscription_type == SubscriptionType::SharedPoll
+    }
+
+    /// What is kept of the past that this publication is a part of: whom it was for has to be known when it is read again.
+    pub fn retention_of(&self, publication: &Publication) -> Retention {
+        match publication.only.as_deref() {
+            Some(only) if only.volatile || !self.keeps_sessions => Retention::default(),
+            _ => self.retention(),
+        }
     }
 
     /// What a channel keeps of its past, also beside its keys.

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shared::channel::Channel;
-use shared::command::{After, Connect, TrackBatch};
+use shared::command::{After, Connect, Since, TrackBatch};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::OwnedMessage;
-use shared::id::UserId;
+use shared::id::{ClientId, UserId};
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::protocol::Header;
@@ -519,6 +519,21 @@ pub struct Grant {
     pub identity: Option<Box<Identity>>,
     /// What is done once the client has been told that it is a subscriber.
     pub then: Option<Box<Handled>>,
+    /// The client comes back to a session that it had.
+    pub resumed: Option<Box<Resumed>>,
+}
+
+/// A session that a client comes back to, as it stands when what was missed has been read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resumed {
+    /// Who the client was, and is again.
+    pub client: ClientId,
+    /// From where on it is told of the channel that it comes into.
+    pub since: Since,
+    /// The channels that hang on that one.
+    pub rooms: Vec<(Channel, Since)>,
+    /// What it missed up to there, in the order in which it is told.
+    pub missed: Vec<(Channel, Publication)>,
 }
 
 /// Where a client may subscribe, according to the application.

@@ -270,6 +270,7 @@ impl SubscribeResult {
             allow: rights(self.allow.unwrap_or_default())?,
             identity: None,
             then: None,
+            resumed: None,
         }))
     }
 }

@@ -74,6 +74,8 @@ pub(super) struct Request<'a> {
     pub(super) binary: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) rooms: Vec<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) recovered: bool,
 }
 
 /// What the configuration says of all questions.

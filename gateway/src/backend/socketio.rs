@@ -17,8 +17,8 @@ use crate::socketio::addressed::{self, Addressed, PARTS_MAX};
 /// What a client has done.
 #[derive(Clone, Copy, Debug)]
 pub enum Happened<'a> {
-    /// It wants to come into the namespace, and says this.
-    Connect { auth: Option<&'a Payload> },
+    /// It wants to come into the namespace, and says this. `recovered`: it comes back to a session that it had.
+    Connect { auth: Option<&'a Payload>, recovered: bool },
     /// It has sent an event, with a JSON array of arguments, and is in these rooms.
     Event { event: &'a str, said: &'a Tagged, rooms: &'a [String] },
 }
@@ -58,8 +58,9 @@ pub(super) async fn ask(
     let own = sid(asker.client, namespace.name());
     let mut request = Request { namespace: namespace.name(), sid: &own, ..Request::new(asker, None, style) };
     match happened {
-        Happened::Connect { auth } => {
+        Happened::Connect { auth, recovered } => {
             request.kind = "connect";
+            request.recovered = recovered;
             request.data = auth.and_then(|auth| serde_json::from_slice(&auth.bytes).ok());
         }
         Happened::Event { event, said, rooms } => {

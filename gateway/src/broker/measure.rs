@@ -78,10 +78,12 @@ pub enum Operation {
     PresenceRead,
     LedgerWrite,
     LedgerRead,
+    SessionWrite,
+    SessionRead,
 }
 
 impl Operation {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Publish,
         Self::Subscribe,
         Self::Unsubscribe,
@@ -93,6 +95,8 @@ impl Operation {
         Self::PresenceRead,
         Self::LedgerWrite,
         Self::LedgerRead,
+        Self::SessionWrite,
+        Self::SessionRead,
     ];
 
     /// A word for labels.
@@ -109,6 +113,8 @@ impl Operation {
             Self::PresenceRead => "presence_read",
             Self::LedgerWrite => "ledger_write",
             Self::LedgerRead => "ledger_read",
+            Self::SessionWrite => "session_write",
+            Self::SessionRead => "session_read",
         }
     }
 }

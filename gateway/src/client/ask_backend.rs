@@ -34,6 +34,11 @@ impl Caller {
         &self.origin
     }
 
+    /// It is one that was here before.
+    pub(super) fn become_client(&mut self, client: ClientId) {
+        self.client = client;
+    }
+
     /// It has just shown who it is.
     pub(super) fn become_user(&mut self, user: &UserId, meta: Option<&Bytes>) {
         (self.user, self.meta) = (user.clone(), meta.cloned());

@@ -1,6 +1,7 @@
 //! A client that was reached by requests is reached by a WebSocket from now on.
 
 use bytes::{BufMut, BytesMut};
+use gateway_core::hub::{EnginePollingFrames, PushFraming};
 use shared::framing::engine_io::{MESSAGE, OPEN, PING, Packet, Payload};
 use shared::framing::websocket::{encode_close, encode_message, encode_message_with};
 use shared::framing::{Message, MessageKind};
@@ -23,8 +24,11 @@ impl Client {
         }
         let framing = Framing::new(Wire::EngineWebSocket, deflate.is_some(), None);
         self.link = Link { stream: socket.into(), framing };
-        self.variant = local.encodings.variant(self.protocol, Wire::EngineWebSocket, deflate.as_ref());
-        local.hub.change_wire(self.key.index, self.variant);
+        // What is made for it alone is laid out as it is made.
+        if self.keeper().is_none() {
+            self.variant = local.encodings.variant(self.protocol, Wire::EngineWebSocket, deflate.as_ref());
+            local.hub.change_wire(self.key.index, self.variant);
+        }
         self.stalled_since = None;
         local.mark_unwritten(self.key.index);
     }
@@ -54,6 +58,22 @@ fn into_frames(waiting: &mut BytesMut) -> BytesMut {
         }
     }
     frames
+}
+
+impl Framing {
+    /// A message as a packet.
+    pub(super) fn put_packet(&self, kind: MessageKind, message: &[u8], out: &mut BytesMut) {
+        match (self, kind) {
+            (Self::EnginePolling(_), _) => {
+                let mut packet = BytesMut::zeroed(EnginePollingFrames.headroom());
+                packet.extend_from_slice(message);
+                let start = EnginePollingFrames.seal(kind, &mut packet);
+                out.extend_from_slice(packet.get(start..).unwrap_or_default());
+            }
+            (_, MessageKind::Text) => put_text(MESSAGE, message, out),
+            (_, MessageKind::Binary) => encode_message(kind, message, false, out),
+        }
+    }
 }
 
 fn put_text(kind: u8, data: &[u8], frames: &mut BytesMut) {

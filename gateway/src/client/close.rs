@@ -129,6 +129,7 @@ impl Client {
         for shown in shown {
             local.node.hide(shown);
         }
+        self.leave_sessions(local, why);
     }
 
     /// A subscription has ended under a connection. After its end there is nothing more to tell of a client.

@@ -57,6 +57,11 @@ impl Framing {
         }
     }
 
+    /// How packets of Engine.IO lie in it.
+    pub(super) fn engine_io_wire(&self) -> Wire {
+        if matches!(self, Self::EnginePolling(_)) { Wire::EnginePolling } else { Wire::EngineWebSocket }
+    }
+
     /// A ping of the transport's own, where it has one.
     pub(super) fn ping(&self, scratch: &mut BytesMut) -> Option<Bytes> {
         match self {

@@ -14,6 +14,7 @@ use crate::worker::Local;
 impl Client {
     pub(super) fn go_live(&mut self, local: &mut Local, go_live: &GoLive) {
         let channel = &go_live.channel;
+        self.note_position(channel, go_live.position);
         let knows = Knows { position: go_live.position, has_last: go_live.has_last };
         let mut held_back = HeldBack {
             can_wait: go_live.can_read_on() && !self.is_closing(),
@@ -68,6 +69,7 @@ impl HeldBack<'_> {
     /// What is not for the client, or known to it.
     fn is_spared(&self, prepared: &Prepared) -> bool {
         prepared.except() == Some(self.id)
+            || prepared.publication().is_some_and(|publication| !self.client.session.is_meant(publication))
             || prepared.members_version().is_some_and(|version| version <= self.members_known)
     }
 }

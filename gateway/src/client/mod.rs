@@ -10,6 +10,7 @@ use shared::moment::Moment;
 use shared::protocol::ProtocolId;
 use shared::protocol::event_source::Positions;
 use shared::protocol::graphql::GraphQl;
+use shared::protocol::socketio::SocketIo;
 
 use gateway_core::effect::Ticket;
 use gateway_core::hub::Variant;
@@ -19,6 +20,7 @@ use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::node::{SessionId, UserPermit};
 use crate::pusher::App;
+use crate::sessions::Holder;
 use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::{Direct, Stream};
 use crate::worker::Local;
@@ -34,6 +36,7 @@ mod go_live;
 mod of_app;
 mod of_graphql;
 mod of_namespace;
+mod of_session;
 pub(crate) mod open;
 mod outbox;
 mod perform;
@@ -98,14 +101,31 @@ struct Rare {
     app: Option<Arc<App>>,
     /// What it has under way, if it speaks GraphQL.
     graphql: Option<Arc<GraphQl>>,
+    /// What there is beside its session, if it speaks Socket.IO.
+    socketio: Option<Box<OfSocketIo>>,
+}
+
+/// What a client of Socket.IO has.
+#[derive(Debug)]
+struct OfSocketIo {
+    /// What it speaks, also as its session knows it.
+    protocol: Arc<SocketIo>,
+    /// Which connection this is, among those that have held a session.
+    holder: Holder,
+}
+
+impl OfSocketIo {
+    fn new(protocol: Arc<SocketIo>) -> Self {
+        Self { protocol, holder: Holder(rand::random()) }
+    }
 }
 
 impl Rare {
     /// `None` if there is nothing of it.
     fn boxed(self) -> Option<Box<Self>> {
-        let Self { name, positions, watcher, origin, app, graphql } = &self;
+        let Self { name, positions, watcher, origin, app, graphql, socketio } = &self;
         let of_streams = positions.is_some() || watcher.is_some();
-        let of_protocols = app.is_some() || graphql.is_some();
+        let of_protocols = app.is_some() || graphql.is_some() || socketio.is_some();
         let is_any = name.is_some() || of_streams || origin.is_some() || of_protocols;
         is_any.then(|| Box::new(self))
     }
@@ -187,7 +207,12 @@ impl Client {
 
     /// The way past this client for deliveries, if there is one and nothing of them is to be made for it alone.
     pub(crate) fn direct(&self) -> Option<Direct> {
-        let alone = |rare: &Rare| rare.positions.is_some() || rare.graphql.is_some();
+        let tells_offsets = |own: &OfSocketIo| own.protocol.tells_offsets();
+        let alone = |rare: &Rare| {
+            rare.positions.is_some()
+                || rare.graphql.is_some()
+                || rare.socketio.as_deref().is_some_and(tells_offsets)
+        };
         let alone = self.rare.as_deref().is_some_and(alone);
         if alone { None } else { self.link.stream.direct() }
     }

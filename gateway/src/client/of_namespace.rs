@@ -28,8 +28,12 @@ impl Client {
     ) {
         let user = self.session.user().clone();
         let common = local.encodings.socketio_common().clone();
+        let mut returning = None;
         let door = match common.namespaces.seen(channel.as_str()) {
-            Some(seen) if seen.is_of_all() => seen.namespace.door,
+            Some(seen) if seen.is_of_all() => {
+                returning = self.returning(local, seen.namespace);
+                seen.namespace.door
+            }
             // What rules lead there has said that it may.
             Some(_) => Door::default(),
             None => {
@@ -41,21 +45,34 @@ impl Client {
             (!token.is_empty()).then(|| local.authenticator.authenticate(local.clock.unix_seconds(), token));
         let backend = local.node.backend.clone().filter(|_| door.asks);
         let passed = match (shown, backend) {
-            (None, None) => pass(door, user, None),
-            (Some(Verdict::Now(shown)), None) => shown_at(door, user, shown),
+            (None, None) if returning.is_none() => pass(door, user, None),
+            (Some(Verdict::Now(shown)), None) if returning.is_none() => shown_at(door, user, shown),
             (shown, backend) => {
-                let caller = self.caller();
-                return self.ask(local, ticket, move |_| async move {
+                let mut caller = self.caller();
+                return self.ask(local, ticket, move |node| async move {
                     let passed = match shown {
                         Some(shown) => shown_at(door, user, shown.wait().await),
                         None => pass(door, user, None),
                     };
-                    let passed = match (passed, backend) {
-                        (Ok(grant), Some(backend)) => {
-                            ask_at_the_door(&backend, &common, caller, &channel, auth.as_ref(), grant).await
-                        }
-                        (passed, _) => passed,
+                    let mut grant = match passed {
+                        Ok(grant) => grant,
+                        Err(denial) => return OutcomeResult::Authorized(Err(denial)),
                     };
+                    if let Some(returning) = &returning {
+                        grant.resumed = returning.resume(&node, &common, grant.user.as_str()).await;
+                    }
+                    let asks = !door.recovered_unasked || grant.resumed.is_none();
+                    let Some(backend) = backend.filter(|_| asks) else {
+                        return OutcomeResult::Authorized(Ok(grant));
+                    };
+                    if let Some(resumed) = &grant.resumed {
+                        caller.become_client(resumed.client);
+                    }
+                    let asked = ask_at_the_door(&backend, &common, caller, &channel, auth.as_ref(), grant);
+                    let passed = asked.await;
+                    if let (Err(_), Some(returning)) = (&passed, &returning) {
+                        returning.turn_back(&node, &common);
+                    }
                     OutcomeResult::Authorized(passed)
                 });
             }
@@ -116,7 +133,7 @@ async fn ask_at_the_door(
     if let Some(identity) = &grant.identity {
         caller.become_user(&identity.user, identity.meta.as_ref());
     }
-    let happened = Happened::Connect { auth };
+    let happened = Happened::Connect { auth, recovered: grant.resumed.is_some() };
     match backend.socketio(caller.origin(), &caller.asker(), namespace, happened).await {
         Ok(then) => Ok(Grant { then: Some(Box::new(then)), ..grant }),
         Err(denial) => Err(Denial::Error(refusal(denial))),
@@ -175,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_namespace_of_users_is_closed_to_all_others() {
-        let door = Door { users_only: true, asks: false };
+        let door = Door { users_only: true, ..Door::default() };
         assert!(pass(door, UserId::ANONYMOUS, None).is_err());
         assert!(pass(door, UserId::new("ann"), None).is_ok());
         assert!(shown_at(door, UserId::ANONYMOUS, Ok(user(""))).is_err());

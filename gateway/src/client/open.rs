@@ -14,7 +14,7 @@ use shared::protocol::{Protocol, ProtocolId};
 use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::client::framing::{Framing, Unanswered};
-use crate::client::{Client, ClientKey, Incoming, Link, Outbox, Rare, Watcher};
+use crate::client::{Client, ClientKey, Incoming, Link, OfSocketIo, Outbox, Rare, Watcher};
 use crate::pusher::App;
 use crate::transport::encodings::Wire;
 use crate::transport::{Socket, Stream};
@@ -55,14 +55,21 @@ impl Client {
     pub(crate) fn open(new: NewClient, key: ClientKey, local: &Local) -> Self {
         let stream = Stream::from(new.socket);
         let protocol_id = new.protocol.id();
+        let of_socketio = (protocol_id == ProtocolId::SOCKET_IO).then(|| local.encodings.own_socketio());
+        let (protocol, socketio) = match of_socketio {
+            None => (new.protocol, None),
+            Some((protocol, own)) => (protocol, Some(Box::new(OfSocketIo::new(own)))),
+        };
         let positions = (protocol_id == ProtocolId::SSE_CHANNELS).then(Positions::default);
         // What is made for it alone out of what all share is cut into pieces after that.
         let wire = match &positions {
             _ if new.graphql.is_some() => Wire::Bare,
+            _ if socketio.as_ref().is_some_and(|own| own.protocol.tells_offsets()) => Wire::Bare,
             Some(_) => new.wire.whole(),
             None => new.wire,
         };
-        let variant = local.encodings.variant(protocol_id, wire, new.deflate.as_ref());
+        let variant =
+            local.encodings.variant(protocol_id, wire, new.deflate.as_ref().filter(|_| wire != Wire::Bare));
         let only_tells = protocol_id.only_tells();
         // Who is reached through a response says its commands in other requests; who says none has a name all the same, for
         // its application.
@@ -75,7 +82,7 @@ impl Client {
         };
         let opening = Opening {
             client: local.node.client_ids.make(rand::random(), local.index, key.index),
-            protocol: new.protocol,
+            protocol,
             context: local.context_of(new.wire.is_of_engine_io()).clone(),
             way,
             connect: new.connect,
@@ -86,7 +93,7 @@ impl Client {
             session = session.pinging_at_once(local.now);
         }
         let (watcher, origin, app, graphql) = (new.watcher, new.origin, new.app, new.graphql);
-        let rare = Rare { name, positions, watcher, origin, app, graphql };
+        let rare = Rare { name, positions, watcher, origin, app, graphql, socketio };
         if rare.app.is_some() {
             session = session.asking_of_all();
         }

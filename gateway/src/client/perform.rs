@@ -98,6 +98,7 @@ impl Client {
                 Effect::Leave { channel, ended } => {
                     self.tell_ended(local, &channel, ended);
                     self.note_count(local, &channel);
+                    self.note_left(local, &channel);
                     local.leave(self.key.index, self.session.client(), &channel);
                 }
                 // It has left all presence already.
@@ -222,7 +223,8 @@ impl Client {
                 OutcomeResult::Authenticated(self.admit(local, result))
             }
             OutcomeResult::Authorized(Ok(grant)) => {
-                OutcomeResult::Authorized(self.become_shown(local, grant))
+                let shown = self.become_shown(local, grant);
+                OutcomeResult::Authorized(shown.map(|grant| self.become_resumed(local, grant)))
             }
             other => other,
         };
@@ -317,8 +319,9 @@ impl Client {
         };
         let present =
             presence.map_or(Effective::Now, |info| local.node.enter_presence(channel.clone(), info));
+        let keeper = self.keeper_of(local, &channel);
         // Most who come back after a fault need not wait: one of them has read for all.
-        if delivered.is_now() && present.is_now() && !members {
+        if keeper.is_none() && delivered.is_now() && present.is_now() && !members {
             let known = match &past {
                 Some(wanted) => local.node.known_past(&channel, wanted).map(Some),
                 None => Some(polled_past(&local.node, &channel)),
@@ -348,7 +351,13 @@ impl Client {
                 };
                 Ok(note_cache(&node, misses.as_ref(), past))
             };
-            let joined = match (joining.await, members) {
+            let past = joining.await;
+            if let (Ok(Some(page)), Some(keeper)) = (&past, keeper)
+                && let Err(error) = keeper.follow(&node, &joined, page.top).await
+            {
+                return OutcomeResult::Joined(Err(error));
+            }
+            let joined = match (past, members) {
                 (Ok(past), true) => node.members(&joined).await.map(|members| (past, Some(members))),
                 (past, _) => past.map(|past| (past, None)),
             };

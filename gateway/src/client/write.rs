@@ -13,7 +13,12 @@ use crate::worker::inbox::Event;
 impl Client {
     /// Queues a message for this client alone; it is written at the end of the worker's turn.
     pub(crate) fn send_message(&mut self, local: &mut Local, message: &OwnedMessage) {
-        let frame = local.encodings.frame(self.variant, message);
+        let variant = match self.keeper().is_some() {
+            // What all share is made into its own.
+            true => local.encodings.variant(self.protocol, self.link.framing.engine_io_wire(), None),
+            false => self.variant,
+        };
+        let frame = local.encodings.frame(variant, message);
         self.send_frame(local, frame);
     }
 
@@ -49,6 +54,12 @@ impl Client {
                 match self.link.framing.of_operations(graphql, frame.bytes(), selected) {
                     Some(frames) => Queued::Own(frames),
                     None => return Ok(()),
+                }
+            }
+            Some(Rare { socketio: Some(own), .. }) => {
+                match self.link.framing.of_session(&own.protocol, frame.bytes()) {
+                    Some(frames) => Queued::Own(frames),
+                    None => frame,
                 }
             }
             _ => frame,

@@ -1,7 +1,7 @@
 //! What cannot work: each section asked by itself, then what only shows between sections.
 
 use gateway_core::channel_pattern::ChannelPattern;
-use gateway_core::channel_rules::SubscriptionType;
+use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
 use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
@@ -246,7 +246,24 @@ fn socketio(config: &Config, faults: &mut Faults) {
         {
             faults.add(key, "must have no pattern, and be of the subscription_type \"stream\"");
         }
+        let options = config.namespaces.get(channels);
+        if section.recovery_ms > 0
+            && !options.is_some_and(|options| lets_return(options, section.recovery_ms))
+        {
+            let problem = format!(
+                "needs history that lasts as long: namespaces.{channels} with history_size, with a history_ttl_s of at \
+                 least {}, and without force_recovery_mode = \"cache\"",
+                section.recovery_ms.div_ceil(1_000)
+            );
+            faults.add(format!("namespaces.{name}.recovery_ms"), problem);
+        }
     }
+}
+
+/// Whether clients that were away for so long find what they missed.
+fn lets_return(options: &ChannelOptions, recovery_ms: u64) -> bool {
+    let lasts = options.history_ttl_s.saturating_mul(1_000) >= recovery_ms;
+    options.history_size > 0 && lasts && options.force_recovery_mode == RecoveryMode::Stream
 }
 
 /// What only shows beside the rest: whether there is such a channel, and whether anything else answers the path.

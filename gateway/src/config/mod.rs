@@ -213,7 +213,12 @@ impl Config {
             of_updates.or_insert_with(api::update::default_options).has_private_publications = true;
         }
         for (name, section) in self.socketio.served() {
-            namespaces.entry(section.channels_or(&name).to_owned()).or_default();
+            let options = namespaces.entry(section.channels_or(&name).to_owned()).or_default();
+            if section.recovery_ms > 0 {
+                options.keeps_sessions = true;
+                // What was missed in several channels is told in its order.
+                options.publication_time = true;
+            }
         }
         let namespaces = namespaces.into_iter().map(|(name, options)| (name.into(), options));
         let (names, unicode) = (self.channel_names.clone(), self.session.channel_unicode);

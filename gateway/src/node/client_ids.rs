@@ -1,27 +1,73 @@
 //! Ids of clients that tell this node, and nobody else, where the client is.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
 use shared::id::ClientId;
 
 use super::hidden_places::HiddenPlaces;
 
 /// 82 of an id's bits are random.
 #[derive(Debug, Default)]
-pub(crate) struct ClientIds(HiddenPlaces);
+pub(crate) struct ClientIds {
+    made_here: HiddenPlaces,
+    /// Clients that were here or elsewhere before, under the ids that they had there.
+    adopted: RwLock<FxHashMap<ClientId, (usize, u32)>>,
+    /// How many these are: mostly none, and nobody need look.
+    adoptions: AtomicUsize,
+}
 
 impl ClientIds {
     pub(crate) fn make(&self, random: u128, worker: usize, index: u32) -> ClientId {
-        ClientId::from_bits(self.0.hide(ClientId::from_random(random).bits(), worker, index))
+        ClientId::from_bits(self.made_here.hide(ClientId::from_random(random).bits(), worker, index))
+    }
+
+    /// The client at this place has this id from now on.
+    pub(crate) fn adopt(&self, client: ClientId, worker: usize, index: u32) {
+        let mut adopted = self.adopted.write();
+        adopted.insert(client, (worker, index));
+        self.adoptions.store(adopted.len(), Ordering::Release);
+    }
+
+    /// The client at this place is gone.
+    pub(crate) fn release(&self, client: ClientId, worker: usize, index: u32) {
+        if self.adoptions.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut adopted = self.adopted.write();
+        if adopted.get(&client) == Some(&(worker, index)) {
+            adopted.remove(&client);
+            self.adoptions.store(adopted.len(), Ordering::Release);
+        }
     }
 
     /// The worker and the place of this client, if it is here.
     pub(crate) fn place(&self, client: ClientId) -> (usize, u32) {
-        self.0.find(client.bits())
+        if self.adoptions.load(Ordering::Acquire) > 0
+            && let Some(place) = self.adopted.read().get(&client)
+        {
+            return *place;
+        }
+        self.made_here.find(client.bits())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_comes_back_has_its_id_at_its_new_place_until_it_is_gone() {
+        let ids = ClientIds::default();
+        let id = ids.make(7, 3, 5);
+        ids.adopt(id, 1, 9);
+        assert_eq!(ids.place(id), (1, 9));
+        ids.release(id, 3, 5);
+        assert_eq!(ids.place(id), (1, 9), "who was displaced takes nothing with it");
+        ids.release(id, 1, 9);
+        assert_eq!(ids.place(id), (3, 5));
+    }
 
     #[test]
     fn an_id_is_a_uuid_for_all_who_cannot_read_it() {

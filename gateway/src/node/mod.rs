@@ -22,6 +22,7 @@ use crate::engine_io::EngineIo;
 use crate::memory::Memory;
 use crate::presence::Presence;
 use crate::pusher::Apps;
+use crate::sessions::Sessions;
 use crate::telemetry::labels::Panic;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::webhooks::Webhooks;
@@ -56,6 +57,7 @@ mod query;
 pub mod question;
 mod receive_control;
 mod repair;
+mod resume;
 mod session_ids;
 mod show;
 mod subscribe;
@@ -67,6 +69,7 @@ pub use ask::{ASK_TIMEOUT, AskError};
 pub(crate) use client_ids::ClientIds;
 pub(crate) use deliver::FromBroker;
 pub(crate) use list_channels::ChannelsEverywhere;
+pub(crate) use resume::{Found, Wanted};
 pub use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
@@ -128,6 +131,8 @@ pub struct Node {
     takes_in_at: Option<Box<str>>,
     /// Where others do that.
     addresses: Addresses,
+    /// Sessions that clients may come back to.
+    pub(crate) sessions: Sessions,
     runtime: Handle,
     /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
     mending: Semaphore,
@@ -168,6 +173,7 @@ pub(crate) struct Parts {
     /// Where other nodes bring the WebSockets of clients that poll here: host and port.
     pub(crate) takes_in_at: Option<Box<str>>,
     pub(crate) shared_poll: crate::poll::Config,
+    pub(crate) sessions: Sessions,
 }
 
 /// How long a task that has panicked is left alone.
@@ -214,6 +220,7 @@ impl Node {
             engine_io: parts.engine_io,
             takes_in_at: parts.takes_in_at,
             addresses: Addresses::default(),
+            sessions: parts.sessions,
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
             compare_all: Notify::new(),
@@ -237,10 +244,13 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), counts::keep_counting));
         node.tasks.spawn(keep_running(node.clone(), counts::keep_recounting));
         node.tasks.spawn(keep_running(node.clone(), peers::keep_looking));
+        node.tasks.spawn(keep_running(node.clone(), |node| async move { node.sessions.keep().await }));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());
             metrics.channels.set(channels as i64);
+            let sessions = shown.upgrade().map_or(0, |node| node.sessions.count());
+            metrics.socketio.sessions.set(sessions as i64);
             let kept = shown.upgrade().map_or(0, |node| node.memory.kept());
             metrics.kept_bytes.set(kept as i64);
             let (channels, keys) = shown.upgrade().map_or((0, 0), |node| node.polls.count());
@@ -284,6 +294,7 @@ impl Node {
 
     /// Takes back what others see of this node. Its tasks end with the runtime.
     pub(crate) async fn retire(&self) {
+        self.sessions.settle().await;
         if let Err(error) = self.presence.retire().await {
             tracing::warn!(%error, "presence of this node's clients could not be taken back; it expires by itself");
         }

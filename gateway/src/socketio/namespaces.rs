@@ -17,6 +17,9 @@ const MAIN: &str = "/";
 const CHANNELS_OF_MAIN: &str = "socketio";
 /// Longest name of a namespace, in bytes.
 const NAME_BYTES_MAX: usize = 128;
+/// Shortest and longest time that a session is kept for, in milliseconds.
+const RECOVERY_MS_MIN: u64 = 1_000;
+const RECOVERY_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 /// The most events that one namespace has rules for.
 const EVENTS_MAX: usize = 1_000;
 
@@ -34,6 +37,13 @@ pub struct Namespace {
     /// `[backend.socketio]` is asked about each client that wants to come in. Libraries wait for the answer: that of Python
     /// for a second.
     pub connect_hook: bool,
+    /// Milliseconds for which a client that has lost its connection can come back to its session: with the same id, in its
+    /// rooms, and told what it missed. Sessions of a node that dies are kept for up to half as long again, or a minute. Needs
+    /// history in the namespace of its channels: `history_size`, and a `history_ttl_s` that is as long. Events then have an
+    /// argument more, an offset, as libraries expect it. 0: every client begins anew.
+    pub recovery_ms: u64,
+    /// `connect_hook` does not ask about clients that come back so.
+    pub recovery_skips_hook: bool,
     /// What becomes of events that clients send, by their names, such as `[socketio.namespaces."/".events."chat message"]`.
     /// A name that ends in `*` stands for all that begin so. Others are refused.
     pub events: BTreeMap<String, EventRule>,
@@ -114,6 +124,13 @@ impl Namespace {
         if !(2..CHANNEL_BYTES_MAX / 2).contains(&channels.len()) || !channels.bytes().all(is_of_name) {
             let problem = "must be a namespace's name: at least 2 of letters, digits, - and _";
             faults.add(key("channels"), problem);
+        }
+        if self.recovery_ms > RECOVERY_MS_MAX || (1..RECOVERY_MS_MIN).contains(&self.recovery_ms) {
+            let problem = format!("must be 0, or from {RECOVERY_MS_MIN} to {RECOVERY_MS_MAX}");
+            faults.add(key("recovery_ms"), problem);
+        }
+        if self.recovery_skips_hook && !(self.connect_hook && self.recovery_ms > 0) {
+            faults.add(key("recovery_skips_hook"), "needs connect_hook and recovery_ms");
         }
         if self.events.len() > EVENTS_MAX {
             faults.add(key("events"), format!("are more than {EVENTS_MAX}"));
@@ -229,8 +246,11 @@ pub(super) fn namespaces(sections: &BTreeMap<String, Namespace>, boundary: &str)
         for (event, rule) in &section.events {
             routes.add(event, rule.route());
         }
-        let door = Door { users_only: section.users_only, asks: section.connect_hook };
+        let Namespace { users_only, connect_hook: asks, recovery_skips_hook: recovered_unasked, .. } =
+            *section;
+        let door = Door { users_only, asks, recovered_unasked };
         namespaces.add(name, section.channels_or(name), door, routes);
+        namespaces.keep_sessions(name, section.recovery_ms);
     }
     namespaces
 }

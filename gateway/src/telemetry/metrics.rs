@@ -18,6 +18,7 @@ use super::names;
 use super::register::{
     by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
 };
+use super::socketio::SocketIoMetrics;
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
 const FAST_BUCKETS: &[f64] = &[
@@ -52,6 +53,7 @@ pub struct Metrics {
     pub engine_io_carried: IntGauge,
     /// To sessions, and to clients.
     pub engine_io_carried_bytes_total: [IntCounter; 2],
+    pub socketio: SocketIoMetrics,
     pub handshakes_pending: IntGauge,
     closes_total: IntCounterVec,
     pub slow_consumers_total: IntCounter,
@@ -187,6 +189,7 @@ impl Metrics {
             engine_io_carried: gauge(r, names::ENGINE_IO_CARRIED),
             engine_io_carried_bytes_total: ["session", "client"]
                 .map(|to| carried_bytes_total.with_label_values(&[to])),
+            socketio: SocketIoMetrics::new(r),
             handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
             closes_total,
             slow_consumers_total: counter(r, names::SLOW_CONSUMERS_TOTAL),

@@ -11,6 +11,7 @@ mod process;
 mod readiness;
 mod register;
 mod reminder;
+mod socketio;
 mod sparingly;
 pub mod traces;
 

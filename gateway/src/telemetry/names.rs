@@ -141,7 +141,7 @@ metrics! {
         "What this node may keep of all kinds, in bytes: `limits.memory_bytes_max`.";
 
     "Broker":
-    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`, `ledger_write`, `ledger_read`"]
+    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`, `ledger_write`, `ledger_read`, `session_write`, `session_read`"]
         "Round trips to Redis.";
     BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "as for `tidegate_publications_refused_total`"]
         "Calls to the broker that failed.";
@@ -228,6 +228,16 @@ metrics! {
         "What was said of keys that are followed here. There is news only of what has changed or was removed.";
     POLL_RESETS_TOTAL Counter "poll_resets_total" []
         "Times the versions of a channel counted anew, so that its subscribers were sent to come back.";
+
+    "Socket.IO":
+    SOCKETIO_RECOVERIES_TOTAL Counter "socketio_recoveries_total" ["result": "`recovered`, or why the client began anew: `unknown`: no such session, or away for too long; `other_user`; `other_client`: its connection was somebody else in a namespace before; `offset`: not one of ours; `stale`: what is kept is older than what it was told; `history`: what it missed is not there any more; `taken`: another connection was quicker; `unreachable`: Redis did not answer"]
+        "Clients of Socket.IO that asked to come back to their session.";
+    SOCKETIO_SESSIONS Gauge "socketio_sessions" []
+        "Sessions of this node's clients that they can come back to.";
+    SOCKETIO_ASKS_TOTAL Counter "socketio_asks_total" ["result": "`answered`; `timeout`; `gone`: its connection ended, or it was not there; `too_many`: it was asked for too many at once; `late`: an acknowledgement that nobody waited for"]
+        "Acknowledgements that servers asked clients of this node for, by what came of them.";
+    SOCKETIO_ASKS_PENDING Gauge "socketio_asks_pending" []
+        "Acknowledgements of this node's clients that are waited for.";
 
     "Traces":
     TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []

@@ -15,10 +15,10 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::protobuf::CentrifugeProtobuf;
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
 use shared::protocol::event_source::{EventSource, Types};
-use shared::protocol::graphql::Records;
+use shared::protocol::graphql;
 use shared::protocol::mercure::Mercure;
 use shared::protocol::raw::Raw;
-use shared::protocol::socketio::{Common, SocketIo};
+use shared::protocol::socketio::{Common, Records, SocketIo};
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
 
@@ -133,13 +133,14 @@ impl Encodings {
                     Arc::new(CentrifugeUniProtobuf { joins, transport_pings: false })
                 }
                 ProtocolId::PUSHER => pusher.clone(),
+                ProtocolId::SOCKET_IO if wire == Wire::Bare => Arc::new(Records::new(socketio.clone())),
                 ProtocolId::SOCKET_IO => Arc::new(SocketIo::new(socketio.clone())),
                 ProtocolId::RAW => Arc::new(Raw::new("".into(), "".into(), None)),
                 ProtocolId::SSE => event_source[0].clone(),
                 ProtocolId::SSE_CHANNELS => event_source[1].clone(),
                 ProtocolId::SSE_NAMES => event_source[2].clone(),
                 ProtocolId::MERCURE => mercure.clone(),
-                ProtocolId::GRAPHQL => Arc::new(Records),
+                ProtocolId::GRAPHQL => Arc::new(graphql::Records),
                 _ => centrifuge_json[0].clone(),
             }
         };
@@ -207,6 +208,12 @@ impl Encodings {
     /// Socket.IO for one connection.
     pub(crate) fn socketio(&self) -> Arc<dyn Protocol> {
         with_faults(Arc::new(SocketIo::new(self.socketio.clone())))
+    }
+
+    /// The same, and its value as it is.
+    pub(crate) fn own_socketio(&self) -> (Arc<dyn Protocol>, Arc<SocketIo>) {
+        let own = Arc::new(SocketIo::new(self.socketio.clone()));
+        (with_faults(own.clone()), own)
     }
 
     /// What clients of Socket.IO have in common.

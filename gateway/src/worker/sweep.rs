@@ -89,7 +89,7 @@ impl Audience<'_> {
             return false;
         }
         let Some(only) = self.only else { return true };
-        if self.except.contains(&key) || only.volatile && sweep.flags[key as usize].waiting {
+        if self.except.contains(&key) || only.volatile && sweep.is_behind(key) {
             return false;
         }
         let is_in_any = |channels: &[Channel]| {
@@ -189,6 +189,13 @@ impl Sweep<'_> {
             except: only.iter().flat_map(|only| &only.except_clients).filter_map(here).collect(),
             only,
         }
+    }
+
+    /// Whether a client has not taken what it was sent before. For some everything waits until the end of the turn.
+    fn is_behind(&self, key: u32) -> bool {
+        let flags = &self.flags[key as usize];
+        let is_stalled = || self.clients.get(key as usize).is_some_and(|client| client.is_stalled());
+        flags.waiting && (flags.direct.is_some() || is_stalled())
     }
 
     /// Whether it is on its way, or waits in the outbox.

@@ -56,6 +56,7 @@ mod polls_over_engine_io;
 mod publishes_on_workers;
 mod reaches_by_response;
 mod recovers_slowly;
+mod resumes_sessions;
 mod sends_what_is_wanted;
 mod serves_commands;
 mod serves_engine_io;

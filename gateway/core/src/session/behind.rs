@@ -204,7 +204,7 @@ impl Session {
         let piece = &page.publications[..count];
         let patches = if reader.terms.patches { delta::chain(piece) } else { Vec::new() };
         for (at, publication) in piece.iter().enumerate() {
-            if !reader.terms.lets_through(publication) {
+            if !reader.terms.lets_through(publication) || !self.is_meant(publication) {
                 continue;
             }
             let form = match patches.get(at) {
@@ -217,7 +217,8 @@ impl Session {
         reader.position.offset = piece.last().map_or(reader.position.offset, Publication::offset);
         self.sent(bytes);
         if reader.position == page.top {
-            let has_last = piece.last().is_some_and(|last| reader.terms.lets_through(last));
+            let is_sent = |one: &Publication| reader.terms.lets_through(one) && self.is_meant(one);
+            let has_last = piece.last().is_some_and(is_sent);
             let Reader { channel, position, terms, .. } = reader;
             let go_live =
                 GoLive { channel, position: Some(position), terms, may_read_on: count > 0, has_last };

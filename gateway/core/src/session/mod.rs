@@ -22,7 +22,7 @@ use shared::disconnect::Disconnect;
 use shared::id::{ClientId, UserId};
 use shared::moment::Moment;
 use shared::protocol::Protocol;
-use shared::publication::ClientInfo;
+use shared::publication::{ClientInfo, Publication};
 use smallvec::SmallVec;
 
 use crate::effect::{Effect, Identity, Ticket};
@@ -168,6 +168,8 @@ struct Rare {
     /// Where pings do not wait for it: when it is too late for the connect command's success.
     connect_by: Option<Moment>,
     events: EventLimit,
+    /// Channels that the client comes back to, while it is on its way there.
+    returning: Vec<Channel>,
 }
 
 impl Session {
@@ -332,9 +334,17 @@ impl Session {
         joined.map(|one| &one.channel)
     }
 
-    /// Whether publications of a channel are delivered to it.
+    /// Whether publications of a channel are delivered to it, or will be once it is back there.
     pub fn is_in(&self, channel: &Channel) -> bool {
-        self.find_live(channel.as_str()).is_some()
+        let returning = || self.rare.as_ref().is_some_and(|rare| rare.returning.contains(channel));
+        self.find_live(channel.as_str()).is_some() || returning()
+    }
+
+    /// Whether a publication of one of its channels is for this client.
+    pub fn is_meant(&self, publication: &Publication) -> bool {
+        let only = publication.only.as_deref();
+        publication.except.as_deref() != Some(&self.client)
+            && only.is_none_or(|only| only.includes(self.client, |channel| self.is_in(channel)))
     }
 
     /// What others see of this client in a channel that has given it this.

@@ -117,6 +117,13 @@ impl Session {
             ..Connected::new(self.client, self.context.version, node)
         };
         self.answer(id, Answer::Connect(Box::new(connected)));
+        if !self.has_rooms {
+            self.close_others();
+        }
+    }
+
+    /// The user's other connections go, where it may have one.
+    pub(super) fn close_others(&mut self) {
         if self.context.settings.single_connection && !self.user().is_anonymous() {
             self.effects.push_back(Effect::CloseOthers);
         }

@@ -26,8 +26,6 @@ impl Session {
 
     fn emit(&mut self, now: Moment, id: u32, forward: Forward, is_passing: bool) {
         let Forward { channel, event, said: Tagged { data, mut tags }, to_sender, only } = forward;
-        // Whom it was for is not known any more when it is read again.
-        let is_kept = !is_passing && only.is_none();
         let Some(channel) = self.channel(now, id, &channel) else { return };
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {
@@ -59,7 +57,7 @@ impl Session {
         }
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Publish);
-        let retention = if is_kept { options.retention() } else { Retention::default() };
+        let retention = if is_passing { Retention::default() } else { options.retention_of(&publication) };
         self.effects.push_back(Effect::Publish {
             ticket,
             channel,

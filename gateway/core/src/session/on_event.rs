@@ -6,7 +6,7 @@ use shared::channel::Channel;
 use shared::command::Event;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
-use shared::publication::Tagged;
+use shared::publication::{Selection, Tagged};
 use shared::push::{self, Push, UnsubscribeCode};
 use shared::refusal::Refusal;
 use shared::reply::Answer;
@@ -92,6 +92,9 @@ impl Session {
             self.pending.take_if(waits).map(|pending| *pending)
         {
             handling.joins = false;
+            if let Some(rare) = &mut self.rare {
+                rare.returning = Vec::new();
+            }
             self.go_on(now, id, handling);
         }
     }
@@ -112,18 +115,28 @@ impl Session {
         self.go_on(now, id, handling);
     }
 
+    fn keeps_sessions(&self, channel: &Channel) -> bool {
+        self.context.rules.options(channel).is_some_and(|options| options.keeps_sessions)
+    }
+
     fn go_on(&mut self, now: Moment, id: u32, mut handling: Box<Handling>) {
         while let Some(emitted) = handling.emit.pop_front() {
             match emitted {
-                Emitted::Own { channel, publication } => {
+                Emitted::Own { channel, publication } if !self.keeps_sessions(&channel) => {
                     self.push(Push::to(&channel, push::Event::plain(&publication)));
+                }
+                Emitted::Own { channel, mut publication } => {
+                    // Published, so that it is kept for one that comes back.
+                    publication.only =
+                        Some(Box::new(Selection { clients: vec![self.client], ..Selection::default() }));
+                    handling.emit.push_front(Emitted::Published { channel, publication });
                 }
                 Emitted::Published { channel, publication } => {
                     let ticket: Ticket = self.ticket();
                     self.wait(ticket, id, Awaited::Handling(handling));
                     let options = self.context.rules.options(&channel);
-                    let kept = options.filter(|_| publication.only.is_none());
-                    let retention = kept.map(|options| options.retention()).unwrap_or_default();
+                    let retention =
+                        options.map(|options| options.retention_of(&publication)).unwrap_or_default();
                     return self.effects.push_back(Effect::Publish {
                         ticket,
                         channel,

@@ -60,6 +60,7 @@ impl Session {
                 let count;
                 (count, bytes) = fitting(&publications, room);
                 publications.truncate(count);
+                publications.retain(|publication| self.is_meant(publication));
                 Ok(Answer::History { publications, top })
             } else {
                 Err(ErrorCode::UnrecoverablePosition)

@@ -9,7 +9,7 @@ use shared::reply::Subscribed;
 
 use super::Session;
 use super::state::Phase;
-use crate::effect::{Denial, ServerSubscription};
+use crate::effect::{Denial, Resumed, ServerSubscription};
 
 impl Session {
     /// Joins the channel, tells the client, and is live then. `since`: what it is to be given of the past, if the channel
@@ -41,6 +41,25 @@ impl Session {
         let context = self.context.clone();
         self.begin_joining(wanted, &context);
         Ok(())
+    }
+
+    /// The client is back: it is told what it missed, and goes to where it was.
+    pub(super) fn resume_session(&mut self, now: Moment, resumed: Resumed) {
+        for (channel, publication) in &resumed.missed {
+            self.push(Push::to(channel, Event::plain(publication)));
+        }
+        let context = self.context.clone();
+        for (room, Since { offset, epoch }) in resumed.rooms {
+            let asked =
+                Subscribe { recover: true, offset, epoch, reject_unrecovered: true, ..Subscribe::default() };
+            let subscription =
+                ServerSubscription { channel: room.as_str().into(), ..ServerSubscription::default() };
+            match self.server_side(now, subscription, asked) {
+                Ok(wanted) if self.find(room.as_str()).is_err() => self.begin_joining(wanted, &context),
+                Ok(_) => {}
+                Err(_) => return self.close(Disconnect::INSUFFICIENT_STATE),
+            }
+        }
     }
 
     /// Whether the subscription to a channel is live, and its client told. `None`: there is none.

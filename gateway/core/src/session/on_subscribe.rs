@@ -7,7 +7,7 @@ use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::protocol::mercure;
-use shared::publication::{ClientInfo, Payload};
+use shared::publication::{ClientInfo, Payload, Publication};
 use shared::push::{Event, Push, UnsubscribeCode};
 use shared::refusal::Refusal;
 use shared::reply::{Answer, KeyedAnswer, Subscribed};
@@ -20,7 +20,7 @@ use super::state::{Granted, Joining, Live, Phase, Stage, Subscription};
 use super::terms::{Asked, Given, Past};
 use crate::channel_rules::ChannelOptions;
 use crate::delta;
-use crate::effect::{Denial, Effect, Ended, GoLive, Grant, Handled, Join, PastWanted};
+use crate::effect::{Denial, Effect, Ended, GoLive, Grant, Handled, Join, Overrides, PastWanted, Resumed};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::{is_newest, is_recovered, stands_at};
 
@@ -36,6 +36,8 @@ pub(super) struct Taken {
     pub(super) bytes: usize,
     /// What is done once the client has been told.
     pub(super) then: Option<Box<Handled>>,
+    /// What it is told and where it goes after that.
+    pub(super) resumed: Option<Box<Resumed>>,
 }
 
 /// What comes after the client has been told.
@@ -144,6 +146,16 @@ impl Session {
         let Some(options) = context.rules.options(&self.subscriptions[at].channel) else {
             return self.fail_joining(now, at, ErrorCode::UnknownChannel);
         };
+        let resumed = grant.resumed.take();
+        if let Some(resumed) = &resumed {
+            self.client = resumed.client;
+            let rooms = resumed.rooms.iter().map(|(room, _)| room.clone());
+            self.rare.get_or_insert_default().returning.extend(rooms);
+        }
+        if self.has_rooms {
+            // Now it is known which client it is.
+            self.close_others();
+        }
         let ticket = self.ticket();
         let subscription = &mut self.subscriptions[at];
         let Stage::Authorizing(mut joining) =
@@ -155,6 +167,10 @@ impl Session {
         joining.overrides = grant.overrides;
         joining.data = grant.data.clone().map(Payload::of_unknown);
         joining.then = grant.then.take();
+        if let Some(resumed) = &resumed {
+            joining.asked.since = Some(resumed.since.clone());
+        }
+        joining.resumed = resumed;
         joining.granted = granted(grant, expires).boxed();
         subscription.stage = Stage::Joining(joining);
         self.join(at, options);
@@ -176,18 +192,20 @@ impl Session {
         }
         match result.map_err(Refusal::from).and_then(|page| self.take_up(now, at, page, 0)) {
             Ok((subscribed, mut taken)) => {
-                let then =
-                    taken.then.take().map(|then| (taken.id, self.subscriptions[at].channel.clone(), then));
-                match taken.id {
+                let (then, resumed) = (taken.then.take(), taken.resumed.take());
+                let id = taken.id;
+                let channel = self.subscriptions[at].channel.clone();
+                match id {
                     0 => self.tell_of_subscription(at, subscribed),
-                    id => {
-                        let channel = self.subscriptions[at].channel.clone();
-                        self.answer_in(Some(channel), id, Answer::Subscribe(subscribed));
-                    }
+                    id => self.answer_in(Some(channel.clone()), id, Answer::Subscribe(subscribed)),
                 }
                 self.begin_following(at, taken);
-                if let Some((id, channel, then)) = then {
-                    self.on_handled(now, id, channel, Ok(then));
+                let is_back = resumed.is_some();
+                if let Some(resumed) = resumed {
+                    self.resume_session(now, *resumed);
+                }
+                if is_back || then.is_some() {
+                    self.on_handled(now, id, channel, Ok(then.unwrap_or_default()));
                 }
             }
             Err(error) => self.fail_joining(now, at, error),
@@ -241,7 +259,19 @@ impl Session {
         let Stage::Joining(joining) = stage else { return Err(ErrorCode::Internal.into()) };
         self.joining -= 1;
         let Joining {
-            id, server_side, asked, given, granted, data, keyed, members, ended, then, before, ..
+            id,
+            server_side,
+            asked,
+            given,
+            granted,
+            data,
+            keyed,
+            members,
+            ended,
+            then,
+            resumed,
+            before,
+            ..
         } = *joining;
         let expiring = granted.as_ref().filter(|granted| !granted.refreshed_by_server && !server_side);
         let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
@@ -270,12 +300,12 @@ impl Session {
         let state_bytes = keyed.as_ref().map_or(0, |arrived| arrived.state_bytes);
         let stands_at = keyed.as_ref().and_then(|arrived| arrived.stands_at);
         let (bytes, rest) = self.leave_for_later(&mut publications, used + state_bytes);
-        let has_last = publications
-            .last()
-            .is_some_and(|last| filter.as_ref().is_none_or(|filter| filter.matches(&last.tags)));
-        if let Some(filter) = &filter {
-            publications.retain(|publication| filter.matches(&publication.tags));
-        }
+        let wants = |publication: &Publication| {
+            filter.as_ref().is_none_or(|filter| filter.matches(&publication.tags))
+                && self.is_meant(publication)
+        };
+        let has_last = publications.last().is_some_and(wants);
+        publications.retain(wants);
         let mut terms = given.terms(filter);
         let members = members.map(|members| {
             terms.members_known = members.version;
@@ -328,7 +358,7 @@ impl Session {
             keyed: keyed.or_else(|| is_polled.then(polled)),
             members,
         };
-        Ok((subscribed, Taken { id, given, next, ended, bytes: bytes + state_bytes, then }))
+        Ok((subscribed, Taken { id, given, next, ended, bytes: bytes + state_bytes, then, resumed }))
     }
 
     /// The client has been told.
@@ -390,10 +420,17 @@ impl Session {
         let subscription = self.remove(at);
         let channel = subscription.channel.clone();
         let had_readers = subscription.is_known();
-        let id = match &subscription.stage {
-            Stage::Authorizing(joining) | Stage::Joining(joining) => joining.id,
+        let (id, is_returning) = match &subscription.stage {
+            Stage::Authorizing(joining) | Stage::Joining(joining) => {
+                let is_to_be_whole = joining.id == 0 && joining.asked.reject_unrecovered;
+                (joining.id, joining.resumed.is_some() || is_to_be_whole)
+            }
             Stage::Live(_) => return,
         };
+        if is_returning {
+            // It is back with all that it missed, or not at all.
+            return self.close(Disconnect::INSUFFICIENT_STATE);
+        }
         if matches!(subscription.stage, Stage::Joining(_)) {
             self.part(subscription, Ended::ByServer(UnsubscribeCode::InsufficientState));
         }
@@ -412,7 +449,11 @@ impl Session {
         let rights = self.rights(&self.subscriptions[at].channel);
         let insecure = self.context.insecure;
         if let Some(joining) = self.subscriptions[at].joining_mut() {
-            let given = Given::new(options, &joining.asked, joining.overrides, rights, insecure);
+            let overrides = match self.has_rooms && options.keeps_sessions {
+                true => Overrides { force_recovery: Some(true), ..joining.overrides },
+                false => joining.overrides,
+            };
+            let given = Given::new(options, &joining.asked, overrides, rights, insecure);
             let is_without_state = joining.server_side && options.keeps_keys();
             joining.given = if is_without_state { given.changes_alone() } else { given };
         }

@@ -13,7 +13,7 @@ use shared::push::UnsubscribeCode;
 use super::on_arrival::Arriving;
 use super::on_event::Handling;
 use super::terms::{Asked, Given};
-use crate::effect::{Handled, Members, Overrides, Rights, Ticket};
+use crate::effect::{Handled, Members, Overrides, Resumed, Rights, Ticket};
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +130,8 @@ pub(super) struct Joining {
     pub(super) members: Option<Members>,
     /// What is done once the client knows of it.
     pub(super) then: Option<Box<Handled>>,
+    /// The client comes back to a session with it.
+    pub(super) resumed: Option<Box<Resumed>>,
     /// The server has ended it meanwhile. The client is told once it knows that it is subscribed.
     pub(super) ended: Option<UnsubscribeCode>,
     /// It was live, and is joined anew for one more reader.

@@ -86,6 +86,11 @@ impl Keys {
             .map(|part| format!("{}:ledger:{{{ledger}}}:{part}", self.prefix))
     }
 
+    /// A session that its client may come back to (string).
+    pub(crate) fn session(&self, key: &str) -> String {
+        format!("{}:session:{{{key}}}", self.prefix)
+    }
+
     /// Until when each node's clients are taken to be present (sorted set).
     pub(crate) fn presence_leases(&self) -> String {
         format!("{}:presence-leases", self.prefix)

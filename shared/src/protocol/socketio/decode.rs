@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::arguments::{listed, shared};
+use super::cursor::{OFFSET_BYTES_MAX, PID_BYTES_MAX, Resume};
 use super::packet::{Kind, Packet};
 use super::routes::{Entry, Forward, Named, Route, To};
 use super::sid::{parse_sid, sid};
@@ -27,6 +28,9 @@ const NAMESPACE_BYTES_MAX: usize = 255;
 /// What libraries call what they tell themselves: nobody may send it.
 pub const RESERVED: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+
+/// What a client says of a session that it comes back to.
+const RESUME_KEYS: [&str; 2] = ["pid", "offset"];
 
 /// What a client says as it connects.
 #[derive(Deserialize)]
@@ -110,17 +114,46 @@ fn connect(common: &Common, state: &mut State, packet: &Packet<'_>, commands: &m
     let Some(namespace) = common.namespaces.get(index).filter(|_| !state.is_in(index)) else {
         return Err(DecodeError::Malformed);
     };
-    let token = object.and_then(|auth| text_of(auth.0.get(&*common.token_key)?, false));
+    let token = object.as_ref().and_then(|auth| text_of(auth.0.get(&*common.token_key)?, false));
+    let mut told = Cow::Borrowed(auth);
+    if let Some(object) = object.as_ref().filter(|_| namespace.keeps_sessions()) {
+        if let Some(resume) = resume(object) {
+            state.set_resume(index, resume);
+        }
+        if RESUME_KEYS.iter().any(|key| object.0.contains_key(*key)) {
+            // Secrets of the client and the gateway.
+            told = without_resume(object).into();
+        }
+    }
     state.entering |= bit(index);
     let connect = Connect {
         token: token.unwrap_or_default().into(),
-        data: (!auth.is_empty()).then(|| Payload::json(Bytes::copy_from_slice(auth.as_bytes()))),
+        data: (!told.is_empty()).then(|| Payload::json(Bytes::copy_from_slice(told.as_bytes()))),
         name: "socketio".into(),
         ..Connect::default()
     };
     let enter = Enter { connect, channel: namespace.channel().into() };
     commands.push(Command { id: id::ENTER | index as u32, request: Request::Enter(Box::new(enter)) });
     Ok(())
+}
+
+/// What a client says of a session that it comes back to. One that says what cannot be right has none.
+fn resume(object: &Auth<'_>) -> Option<Resume> {
+    let [pid, offset] = RESUME_KEYS.map(|key| object.0.get(key).and_then(|value| text_of(value, false)));
+    let pid = pid.filter(|pid| pid.len() <= PID_BYTES_MAX)?;
+    let offset = match offset {
+        // It cannot be one of ours.
+        Some(offset) if offset.len() > OFFSET_BYTES_MAX => Some(Cow::Borrowed("")),
+        offset => offset,
+    };
+    Some(Resume { pid: pid.into(), offset: offset.map(Into::into) })
+}
+
+/// What a client says beside that. Empty if it says nothing.
+fn without_resume(object: &Auth<'_>) -> String {
+    let rest = object.0.iter().filter(|(key, _)| !RESUME_KEYS.contains(&&***key));
+    let rest: BTreeMap<&str, &&RawValue> = rest.map(|(key, value)| (&**key, value)).collect();
+    if rest.is_empty() { String::new() } else { serde_json::to_string(&rest).unwrap_or_default() }
 }
 
 fn disconnect(
@@ -159,8 +192,14 @@ fn whole(
         return Err(DecodeError::TooLarge);
     }
     if matches!(packet.kind, Kind::Ack | Kind::BinaryAck) {
-        // Nobody waits for it: the server asks for none.
-        return packet.ack.map(drop).ok_or(DecodeError::Malformed);
+        let number = packet.ack.ok_or(DecodeError::Malformed)?;
+        let said = match state.awaits_answer(index, number) {
+            true => Some(listed(&values, attachments).map_err(|_| DecodeError::Malformed)?),
+            // It comes late, or nobody has asked.
+            false => None,
+        };
+        state.answer(u32::try_from(number).unwrap_or_default(), said);
+        return Ok(());
     }
     let [name, values @ ..] = &values[..] else { return Err(DecodeError::Malformed) };
     let name = text_of(name, true).ok_or(DecodeError::Malformed)?;

@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::UNNAMED_EVENT;
 use super::arguments;
+use super::cursor::Cursor;
 use super::names::Namespaces;
 use super::packet::{self, Kind};
 use super::state::{State, bit};
@@ -27,7 +28,12 @@ pub(super) fn encode<S: DerefMut<Target = State>>(
 ) -> Encoded {
     let Some(seen) = namespaces.of(push.channel) else { return Encoded::Nothing };
     match push.event {
-        Event::Publication(publication, _) => event(seen.namespace.name(), publication, out),
+        Event::Publication(publication, _) if seen.namespace.keeps_sessions() => {
+            let (mut state, channel) = (state(), push.channel.map(|channel| channel.as_str()));
+            let cursor = state.cursor_mut(seen.index);
+            followed_event(seen.namespace.name(), channel.unwrap_or_default(), publication, cursor, out)
+        }
+        Event::Publication(publication, _) => event(seen.namespace.name(), publication, None, out),
         // It can only come back as a whole.
         Event::Unsubscribed(
             code @ (UnsubscribeCode::InsufficientState | UnsubscribeCode::StateInvalidated),
@@ -48,21 +54,49 @@ pub(super) fn encode<S: DerefMut<Target = State>>(
     }
 }
 
-/// A publication as an event.
-pub(super) fn event(namespace: &str, publication: &Publication, out: &mut BytesMut) -> Encoded {
+/// An event for one client, which is told with it how far it has come, if it may return.
+pub(super) fn followed_event(
+    namespace: &str,
+    channel: &str,
+    publication: &Publication,
+    mut cursor: Option<&mut Cursor>,
+    out: &mut BytesMut,
+) -> Encoded {
+    if let (Some(cursor), Some(position)) = (&mut cursor, publication.position) {
+        cursor.advance(channel, position);
+    }
+    event(namespace, publication, cursor.as_deref(), out)
+}
+
+/// A publication as an event, for one who stands at `cursor` once it has it.
+pub(super) fn event(
+    namespace: &str,
+    publication: &Publication,
+    cursor: Option<&Cursor>,
+    out: &mut BytesMut,
+) -> Encoded {
     let Publication { data, tags, .. } = publication;
     let name = publication.event().unwrap_or(UNNAMED_EVENT);
     out.reserve(ENVELOPE_BYTES_GUESS + namespace.len() + name.len() + data.bytes.len());
-    with_arguments([Kind::Event, Kind::BinaryEvent], namespace, None, Some(name), (data, tags), out)
+    let arguments = Arguments { event: Some(name), said: (data, tags), cursor };
+    with_arguments([Kind::Event, Kind::BinaryEvent], namespace, None, arguments, out)
 }
 
-/// A packet with arguments, behind the name of an event if there is one: `kinds` are its kind without and with attachments.
+/// What stands in a packet.
+pub(super) struct Arguments<'a> {
+    /// The name of an event, if it is one.
+    pub(super) event: Option<&'a str>,
+    pub(super) said: (&'a Payload, &'a Tags),
+    /// Where its receiver stands once it has it, if that is told.
+    pub(super) cursor: Option<&'a Cursor>,
+}
+
+/// A packet with arguments: `kinds` are its kind without and with attachments.
 pub(super) fn with_arguments(
     kinds: [Kind; 2],
     namespace: &str,
     ack: Option<u64>,
-    event: Option<&str>,
-    (data, tags): (&Payload, &Tags),
+    Arguments { event, said: (data, tags), cursor }: Arguments<'_>,
     out: &mut BytesMut,
 ) -> Encoded {
     let start = out.len();
@@ -81,6 +115,9 @@ pub(super) fn with_arguments(
     arguments::write(data, tags, out, &mut attachments);
     if out.len() == empty {
         out.truncate(before);
+    }
+    if let Some(cursor) = cursor {
+        cursor.write_argument(out);
     }
     out.put_u8(b']');
     match attachments.is_empty() {

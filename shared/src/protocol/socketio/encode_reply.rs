@@ -2,7 +2,8 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::encode_push::{event, with_arguments};
+use super::cursor::Cursor;
+use super::encode_push::{Arguments, followed_event, with_arguments};
 use super::id;
 use super::names::{Namespace, Namespaces};
 use super::packet::{self, Kind};
@@ -67,7 +68,7 @@ fn entered(
             state.entering &= !bit(index);
             state.left &= !bit(index);
             state.joined |= bit(index);
-            welcome(namespace, &sid(client, namespace.name()), subscribed, out)
+            welcome(namespace, state.cursor_mut(index), &sid(client, namespace.name()), subscribed, out)
         }
         Ok(_) => Encoded::Nothing,
         Err(refusal) => {
@@ -77,19 +78,29 @@ fn entered(
     }
 }
 
-fn welcome(namespace: &Namespace, sid: &str, subscribed: &Subscribed, out: &mut BytesMut) -> Encoded {
+fn welcome(
+    namespace: &Namespace,
+    mut cursor: Option<&mut Cursor>,
+    sid: &str,
+    subscribed: &Subscribed,
+    out: &mut BytesMut,
+) -> Encoded {
     let start = out.len();
     packet::begin(Kind::Connect, 0, namespace.name(), None, out);
     let mut object = Object::begin(out);
     object.string("sid", sid);
+    if let Some(cursor) = &cursor {
+        object.string("pid", &cursor.pid);
+    }
     object.end();
     if subscribed.publications.is_empty() {
         return TEXT;
     }
     let mut messages = vec![(MessageKind::Text, out.len() - start)];
+    let channel = namespace.channel();
     for publication in &subscribed.publications {
         let start = out.len();
-        match event(namespace.name(), publication, out) {
+        match followed_event(namespace.name(), &channel, publication, cursor.as_deref_mut(), out) {
             Encoded::Messages(parts) => messages.extend(parts),
             _ => messages.push((MessageKind::Text, out.len() - start)),
         }
@@ -151,7 +162,8 @@ fn acknowledged(
     let nothing =
         Tagged { data: Payload::json("[]"), tags: Tags::from([(super::ARGUMENTS_TAG.into(), "0".into())]) };
     let Tagged { data, tags } = said.unwrap_or(&nothing);
-    with_arguments([Kind::Ack, Kind::BinaryAck], namespace.name(), Some(ack), None, (data, tags), out)
+    let arguments = Arguments { event: None, said: (data, tags), cursor: None };
+    with_arguments([Kind::Ack, Kind::BinaryAck], namespace.name(), Some(ack), arguments, out)
 }
 
 fn write_refusal(mut object: Object<'_>, refusal: &Refusal) {

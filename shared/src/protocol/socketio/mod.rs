@@ -6,32 +6,43 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::command::Command;
 use crate::disconnect::Disconnect;
 use crate::framing::{Message, MessageKind};
+use crate::id::ClientId;
+use crate::position::StreamPosition;
+use crate::publication::Tagged;
 use crate::push::Push;
 use crate::reply::Reply;
 
 mod arguments;
 mod attachments;
+mod cursor;
 mod decode;
 mod encode_push;
 mod encode_reply;
 mod names;
 mod packet;
+mod record;
 mod routes;
 mod sid;
 mod state;
 
 pub use arguments::{ARGUMENTS_TAG, BINARY_TAG, listed_by_server, said_by_server};
+pub use cursor::{Followed, Kept, Resume, Unusable};
 pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX, RESERVED};
 pub use names::{NAMESPACES_MAX, Namespace, Namespaces, Seen};
+pub use record::Records;
 pub use routes::{Door, Entry, Forward, Named, Route, Routes, To};
 pub use sid::{parse_sid, sid};
+pub use state::Answered;
 
+use cursor::Cursor;
+use encode_push::Arguments;
+use packet::Kind;
 use state::State;
 
 /// What events are called that were published without a name.
@@ -78,7 +89,113 @@ impl SocketIo {
         Self { common, state: Mutex::default() }
     }
 
-    /// Only the connection's own worker asks for it.
+    /// Whether its clients may be told how far they have come: then what all share is [`Records`], of which
+    /// [`Self::deliver`] makes what they are told.
+    pub fn tells_offsets(&self) -> bool {
+        self.common.namespaces.keep_any()
+    }
+
+    /// Has each message of what [`Records`] has written said to this client. Answers whether it was that: other bytes are for
+    /// it as they are.
+    pub fn deliver(&self, records: &Bytes, say: impl FnMut(MessageKind, &[u8])) -> bool {
+        let are_records = record::is_first_in(records);
+        if are_records {
+            record::deliver(&self.common.namespaces, &mut self.state(), records, say);
+        }
+        are_records
+    }
+
+    /// What the client has said of a session in this namespace that it comes back to. Once.
+    pub fn take_resume(&self, namespace: &str) -> Option<Resume> {
+        self.state().take_resume(self.common.namespaces.find(namespace)?)
+    }
+
+    /// The client may come back to a session of this secret name, of which this is known. It is told the name as it enters.
+    pub fn keep_session(&self, namespace: &str, pid: &str, kept: Kept) {
+        if let Some(index) = self.common.namespaces.find(namespace) {
+            self.state().set_cursor(index, Some(Cursor::new(pid.into(), kept)));
+        }
+    }
+
+    /// The secret name of its session, and what is to be kept of it, with how many changes have led there.
+    pub fn kept(&self, namespace: &str) -> Option<(Box<str>, u64, Kept)> {
+        let state = self.state();
+        let cursor = state.cursor(self.common.namespaces.find(namespace)?)?;
+        let (changes, kept) = cursor.kept();
+        Some((cursor.pid.clone(), changes, kept))
+    }
+
+    /// It cannot come back to its session in this namespace. Answers its secret name, if there was one.
+    pub fn end_session(&self, namespace: &str) -> Option<Box<str>> {
+        let index = self.common.namespaces.find(namespace)?;
+        let mut state = self.state();
+        let pid = state.cursor(index)?.pid.clone();
+        state.set_cursor(index, None);
+        Some(pid)
+    }
+
+    /// The client follows a channel from here on. Answers the namespace that has something else to be kept now.
+    pub fn follow(&self, channel: &str, since: StreamPosition) -> Option<&Namespace> {
+        let index = self.common.namespaces.seen(channel)?.index;
+        if !self.state().cursor_mut(index)?.follow(channel, since) {
+            return None;
+        }
+        self.common.namespaces.get(index)
+    }
+
+    /// The same for one that it does not follow any more.
+    pub fn unfollow(&self, channel: &str) -> Option<&Namespace> {
+        let index = self.common.namespaces.seen(channel)?.index;
+        if !self.state().cursor_mut(index)?.unfollow(channel) {
+            return None;
+        }
+        self.common.namespaces.get(index)
+    }
+
+    /// The client has had all of a channel up to here.
+    pub fn stands_at(&self, channel: &str, position: StreamPosition) {
+        if let Some(seen) = self.common.namespaces.seen(channel)
+            && let Some(cursor) = self.state().cursor_mut(seen.index)
+        {
+            cursor.advance(channel, position);
+        }
+    }
+
+    /// The client is one that was here before.
+    pub fn become_client(&self, client: ClientId) {
+        self.state().client = Some(client);
+    }
+
+    /// An event that asks the client for an acknowledgement, with the number of that. `None`: it is not in the namespace.
+    pub fn ask(
+        &self,
+        namespace: &str,
+        event: &str,
+        said: &Tagged,
+        out: &mut BytesMut,
+    ) -> Option<(u32, Encoded)> {
+        let index = self.common.namespaces.find(namespace)?;
+        let mut state = self.state();
+        if state.joined & state::bit(index) == 0 {
+            return None;
+        }
+        let number = state.ask(index);
+        let arguments = Arguments { event: Some(event), said: (&said.data, &said.tags), cursor: None };
+        let kinds = [Kind::Event, Kind::BinaryEvent];
+        Some((number, encode_push::with_arguments(kinds, namespace, Some(number.into()), arguments, out)))
+    }
+
+    /// Nobody waits for this acknowledgement any more.
+    pub fn give_up_ask(&self, number: u32) {
+        self.state().give_up_ask(number);
+    }
+
+    /// What the client has said to such events.
+    pub fn take_answered(&self) -> Vec<Answered> {
+        self.state().take_answered()
+    }
+
+    /// Only the connection's own worker, and what it has others do for it, ask for it.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

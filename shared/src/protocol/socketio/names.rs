@@ -31,6 +31,8 @@ pub struct Namespace {
     prefix: Box<str>,
     pub door: Door,
     pub routes: Routes,
+    /// How long its clients may be away and come back to what they missed. 0: they begin anew.
+    pub recovery_ms: u64,
 }
 
 /// A channel as this protocol sees it.
@@ -56,10 +58,22 @@ impl Namespaces {
         }
         let index = self.all.len();
         let prefix = format!("{channels}{}", self.boundary).into();
-        self.all.push(Namespace { name: name.into(), prefix, door, routes });
+        self.all.push(Namespace { name: name.into(), prefix, door, routes, recovery_ms: 0 });
         self.by_name.insert(name.into(), index);
         self.by_prefix.insert(channels.into(), index);
         true
+    }
+
+    /// Has clients of a namespace come back to what they missed, if they were away for no longer than this.
+    pub fn keep_sessions(&mut self, name: &str, recovery_ms: u64) {
+        if let Some(namespace) = self.find(name).and_then(|index| self.all.get_mut(index)) {
+            namespace.recovery_ms = recovery_ms;
+        }
+    }
+
+    /// Whether clients of any namespace can come back to what they missed.
+    pub fn keep_any(&self) -> bool {
+        self.all.iter().any(Namespace::keeps_sessions)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
@@ -94,6 +108,11 @@ impl Namespaces {
 impl Namespace {
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether clients can come back to what they missed.
+    pub fn keeps_sessions(&self) -> bool {
+        self.recovery_ms > 0
     }
 
     /// The channel of all who are in the namespace.

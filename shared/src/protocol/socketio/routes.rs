@@ -9,6 +9,8 @@ pub struct Door {
     pub users_only: bool,
     /// The application is asked.
     pub asks: bool,
+    /// But not about who comes back to a session that it had.
+    pub recovered_unasked: bool,
 }
 
 /// The events of one namespace. What no rule is for is refused.

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
+use super::cursor::{Cursor, Resume};
 use crate::id::ClientId;
+use crate::publication::Tagged;
 
 /// One connection's memory. Most of it is empty for nearly all of a connection's life.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub(super) struct State {
     /// A bit for each that the server has put it out of: what was on its way then is no breach.
     pub(super) left: u64,
     next: u32,
+    /// How many acknowledgements it was asked for.
+    asked: u32,
     rare: Option<Box<Rare>>,
 }
 
@@ -23,6 +27,28 @@ pub(super) struct State {
 struct Rare {
     awaited: Vec<(u32, Awaited)>,
     arriving: Option<Arriving>,
+    /// By namespace: how far the client has come, where it may return.
+    cursors: Vec<(usize, Cursor)>,
+    /// By namespace: what the client has said of a session that it comes back to.
+    resumes: Vec<(usize, Resume)>,
+    asks: Asks,
+}
+
+/// Acknowledgements that the client is asked for.
+#[derive(Debug, Default)]
+struct Asks {
+    /// Their numbers and namespaces.
+    open: Vec<(u32, usize)>,
+    answered: Vec<Answered>,
+    answered_bytes: usize,
+}
+
+/// What a client says to an event that asks for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answered {
+    pub number: u32,
+    /// `None`: nobody asks for it, any more.
+    pub said: Option<Tagged>,
 }
 
 /// What the answer to a command is for.
@@ -77,15 +103,89 @@ impl State {
         arriving
     }
 
+    pub(super) fn cursor(&self, namespace: usize) -> Option<&Cursor> {
+        let cursors = &self.rare.as_ref()?.cursors;
+        cursors.iter().find(|(of, _)| *of == namespace).map(|(_, cursor)| cursor)
+    }
+
+    pub(super) fn cursor_mut(&mut self, namespace: usize) -> Option<&mut Cursor> {
+        let cursors = &mut self.rare.as_mut()?.cursors;
+        cursors.iter_mut().find(|(of, _)| *of == namespace).map(|(_, cursor)| cursor)
+    }
+
+    /// In place of what there was of that namespace.
+    pub(super) fn set_cursor(&mut self, namespace: usize, cursor: Option<Cursor>) {
+        let cursors = &mut self.rare.get_or_insert_default().cursors;
+        cursors.retain(|(of, _)| *of != namespace);
+        cursors.extend(cursor.map(|cursor| (namespace, cursor)));
+        self.drop_unused();
+    }
+
+    pub(super) fn set_resume(&mut self, namespace: usize, resume: Resume) {
+        let resumes = &mut self.rare.get_or_insert_default().resumes;
+        resumes.retain(|(of, _)| *of != namespace);
+        resumes.push((namespace, resume));
+    }
+
+    pub(super) fn take_resume(&mut self, namespace: usize) -> Option<Resume> {
+        let resumes = &mut self.rare.as_mut()?.resumes;
+        let at = resumes.iter().position(|(of, _)| *of == namespace)?;
+        let (_, resume) = resumes.swap_remove(at);
+        self.drop_unused();
+        Some(resume)
+    }
+
+    /// A number for an event that asks for an acknowledgement.
+    pub(super) fn ask(&mut self, namespace: usize) -> u32 {
+        self.asked = self.asked.wrapping_add(1);
+        self.rare.get_or_insert_default().asks.open.push((self.asked, namespace));
+        self.asked
+    }
+
+    /// Nobody waits for this one any more.
+    pub(super) fn give_up_ask(&mut self, number: u32) {
+        if let Some(rare) = &mut self.rare {
+            rare.asks.open.retain(|(open, _)| *open != number);
+            self.drop_unused();
+        }
+    }
+
+    /// Whether this acknowledgement was asked for.
+    pub(super) fn awaits_answer(&self, namespace: usize, number: u64) -> bool {
+        let open = self.rare.as_ref().map_or(&[][..], |rare| &rare.asks.open);
+        open.iter().any(|&(open, of)| u64::from(open) == number && of == namespace)
+    }
+
+    /// `said` for one that is awaited; without it, for one that is not.
+    pub(super) fn answer(&mut self, number: u32, said: Option<Tagged>) {
+        let asks = &mut self.rare.get_or_insert_default().asks;
+        asks.open.retain(|(open, _)| *open != number || said.is_none());
+        asks.answered_bytes += said.as_ref().map_or(0, |said| said.data.bytes.len());
+        asks.answered.push(Answered { number, said });
+    }
+
+    pub(super) fn take_answered(&mut self) -> Vec<Answered> {
+        let Some(rare) = &mut self.rare else { return Vec::new() };
+        rare.asks.answered_bytes = 0;
+        let answered = std::mem::take(&mut rare.asks.answered);
+        self.drop_unused();
+        answered
+    }
+
     /// Bytes that are kept of what is arriving and of what is awaited.
     pub(super) fn held_bytes(&self) -> usize {
         let Some(rare) = &self.rare else { return 0 };
         let arriving = rare.arriving.as_ref().map_or(0, Arriving::bytes);
-        arriving + rare.awaited.len() * size_of::<(u32, Awaited)>()
+        arriving + rare.awaited.len() * size_of::<(u32, Awaited)>() + rare.asks.answered_bytes
     }
 
     fn drop_unused(&mut self) {
-        if self.rare.as_ref().is_some_and(|rare| rare.arriving.is_none() && rare.awaited.is_empty()) {
+        let is_unused = |rare: &Rare| {
+            let is_idle = rare.arriving.is_none() && rare.awaited.is_empty();
+            let asks_nothing = rare.asks.open.is_empty() && rare.asks.answered.is_empty();
+            is_idle && asks_nothing && rare.cursors.is_empty() && rare.resumes.is_empty()
+        };
+        if self.rare.as_deref().is_some_and(is_unused) {
             self.rare = None;
         }
     }

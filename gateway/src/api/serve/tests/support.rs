@@ -49,6 +49,9 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
         engine_io: Arc::new(crate::engine_io::EngineIo::new(&crate::socketio::Config::default(), "node")),
         takes_in_at: None,
         shared_poll: crate::poll::Config::default(),
+        sessions: crate::sessions::Sessions::new(
+            Arc::new(crate::sessions::memory::MemorySessions::default()),
+        ),
     });
     (node, received, told)
 }

@@ -1,0 +1,238 @@
+//! A client of Socket.IO whose sessions are kept: what is written of them as it goes from room to room, and what it leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use gateway_core::effect::{Grant, Resumed};
+use shared::channel::Channel;
+use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
+use shared::framing::MessageKind;
+use shared::id::ClientId;
+use shared::position::StreamPosition;
+use shared::protocol::socketio::{Common, Kept, Namespace, Resume, SocketIo};
+
+use crate::client::Client;
+use crate::client::framing::Framing;
+use crate::node::{Found, Node, Wanted};
+use crate::sessions::{Ended, Holder, Record};
+use crate::worker::Local;
+
+/// Bytes of random bits in the secret name of a session.
+const PID_BYTES: usize = 21;
+
+/// A client's part in its sessions, for what outlives the turn.
+#[derive(Clone, Debug)]
+pub(super) struct Keeper {
+    pub(super) socketio: Arc<SocketIo>,
+    pub(super) holder: Holder,
+    client: ClientId,
+    user: Box<str>,
+}
+
+/// A name that nobody guesses.
+pub(super) fn draw_pid() -> String {
+    use base64::Engine;
+    let bits: [u8; PID_BYTES] = std::array::from_fn(|_| rand::random());
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bits)
+}
+
+pub(super) fn recovery(namespace: &Namespace) -> Duration {
+    Duration::from_millis(namespace.recovery_ms)
+}
+
+impl Keeper {
+    /// The client follows a channel from here on. What is kept says so before the client is told.
+    pub(super) async fn follow(
+        &self,
+        node: &Node,
+        channel: &Channel,
+        top: StreamPosition,
+    ) -> Result<(), ErrorCode> {
+        let Some(namespace) = self.socketio.follow(channel.as_str(), top) else { return Ok(()) };
+        match self.write(node, namespace).await {
+            Ok(()) => Ok(()),
+            Err(_) if namespace.channel() == channel.as_str() => {
+                // It comes in all the same, and has no session to come back to.
+                self.end(node, namespace, Ended::ForGood);
+                Ok(())
+            }
+            Err(_) => Err(ErrorCode::Internal),
+        }
+    }
+
+    async fn write(&self, node: &Node, namespace: &Namespace) -> Result<(), crate::broker::BrokerError> {
+        let Some((pid, version, kept)) = self.socketio.kept(namespace.name()) else { return Ok(()) };
+        let record = Record {
+            client: self.client,
+            user: self.user.clone(),
+            namespace: namespace.name().into(),
+            node: (*node.id.0).into(),
+            kept,
+        };
+        node.sessions.write(&pid, self.holder, version, record.encode(), recovery(namespace)).await
+    }
+
+    fn end(&self, node: &Node, namespace: &Namespace, ended: Ended) -> bool {
+        let pid = self.socketio.end_session(namespace.name());
+        if let Some(pid) = &pid {
+            node.sessions.end(pid, self.holder, ended);
+        }
+        pid.is_some()
+    }
+}
+
+/// A client that comes into a namespace where sessions are kept.
+#[derive(Debug)]
+pub(super) struct Returning {
+    keeper: Keeper,
+    namespace: Box<str>,
+    /// What it says of one that it had.
+    resume: Resume,
+    /// Who it is, where others know it as that.
+    own: Option<ClientId>,
+    limit: u32,
+    bytes_max: usize,
+}
+
+impl Returning {
+    /// The session that it had is its own again, if that can be. If not, one begins.
+    pub(super) async fn resume(&self, node: &Node, common: &Common, user: &str) -> Option<Box<Resumed>> {
+        let namespace = common.namespaces.named(&self.namespace)?;
+        let Self { keeper, resume, own, limit, bytes_max, .. } = self;
+        let (own, limit, bytes_max, holder) = (*own, *limit, *bytes_max, keeper.holder);
+        let wanted = Wanted { namespace, resume, user, own, holder, limit, bytes_max };
+        let found = match node.find_session(&wanted).await {
+            Ok(found) => {
+                node.take_session(&resume.pid, &found, holder, recovery(namespace)).await.map(|()| found)
+            }
+            Err(why) => Err(why),
+        };
+        node.metrics.socketio.recovery(found.as_ref().map_or_else(|why| why.label(), |_| "recovered"));
+        let Ok(Found { record, resumed, positions, .. }) = found else {
+            keeper.socketio.keep_session(namespace.name(), &draw_pid(), Kept::default());
+            return None;
+        };
+        keeper.socketio.keep_session(namespace.name(), &resume.pid, record.kept);
+        for (channel, position) in positions {
+            keeper.socketio.stands_at(channel.as_str(), position);
+        }
+        Some(Box::new(resumed))
+    }
+
+    /// The application does not let it in: it may try again.
+    pub(super) fn turn_back(&self, node: &Node, common: &Common) {
+        if let Some(namespace) = common.namespaces.named(&self.namespace) {
+            self.keeper.end(node, namespace, Ended::Away);
+        }
+    }
+}
+
+impl Client {
+    /// A client comes into a namespace where sessions are kept. `None`: a new one begins, or none.
+    pub(super) fn returning(&self, local: &Local, namespace: &Namespace) -> Option<Returning> {
+        let keeper = self.keeper().filter(|_| namespace.keeps_sessions())?;
+        let Some(resume) = keeper.socketio.take_resume(namespace.name()) else {
+            keeper.socketio.keep_session(namespace.name(), &draw_pid(), Kept::default());
+            return None;
+        };
+        let settings = &local.context_of(true).settings;
+        let is_known = self.session.subscriptions().next().is_some();
+        Some(Returning {
+            keeper,
+            namespace: namespace.name().into(),
+            resume,
+            own: is_known.then(|| self.session.client()),
+            limit: settings.recovery_limit_max,
+            bytes_max: settings.reply_bytes_max as usize,
+        })
+    }
+
+    fn socketio(&self) -> Option<&Arc<SocketIo>> {
+        self.rare.as_ref()?.socketio.as_ref().map(|own| &own.protocol)
+    }
+
+    /// `None` for clients whose sessions are not kept.
+    pub(super) fn keeper(&self) -> Option<Keeper> {
+        let own = self.rare.as_ref()?.socketio.as_ref().filter(|own| own.protocol.tells_offsets())?;
+        Some(Keeper {
+            socketio: own.protocol.clone(),
+            holder: own.holder,
+            client: self.session.client(),
+            user: self.session.user().as_str().into(),
+        })
+    }
+
+    /// The same, if a channel is of a namespace where the client has a session.
+    pub(super) fn keeper_of(&self, local: &Local, channel: &Channel) -> Option<Keeper> {
+        let keeper = self.keeper()?;
+        let names = &local.encodings.socketio_common().namespaces;
+        let namespace = names.seen(channel.as_str())?.namespace;
+        keeper.socketio.kept(namespace.name()).map(|_| keeper)
+    }
+
+    /// A client that was let in may be one that was here before. It is that for all who know it from now on.
+    pub(super) fn become_resumed(&mut self, local: &Local, grant: Grant) -> Grant {
+        let own = self.rare.as_ref().and_then(|rare| rare.socketio.as_ref());
+        if let (Some(resumed), Some(own)) = (&grant.resumed, own)
+            && resumed.client != self.session.client()
+        {
+            local.node.client_ids.adopt(resumed.client, local.index, self.key.index);
+            own.protocol.become_client(resumed.client);
+        }
+        grant
+    }
+
+    /// The client has left a channel: what is kept of its session says so soon.
+    pub(super) fn note_left(&self, local: &Local, channel: &Channel) {
+        let Some(keeper) = self.keeper() else { return };
+        let names = &local.encodings.socketio_common().namespaces;
+        let Some(seen) = names.seen(channel.as_str()) else { return };
+        if seen.is_of_all() {
+            if keeper.end(&local.node, seen.namespace, Ended::ForGood) {
+                let node = local.node.clone();
+                local.node.spawn(async move { node.sessions.settle().await });
+            }
+        } else if keeper.socketio.unfollow(channel.as_str()).is_some() {
+            let (node, common) = (local.node.clone(), local.encodings.socketio_common().clone());
+            let channel = channel.clone();
+            local.node.spawn(async move {
+                if let Some(seen) = common.namespaces.seen(channel.as_str()) {
+                    // It is tried again until it is written.
+                    drop(keeper.write(&node, seen.namespace).await);
+                }
+            });
+        }
+    }
+
+    /// The connection is over: its client may come back to its sessions, unless it was told to stay away.
+    pub(super) fn leave_sessions(&self, local: &Local, why: &Disconnect) {
+        let client = self.session.client();
+        local.node.client_ids.release(client, local.index, self.key.index);
+        let Some(keeper) = self.keeper() else { return };
+        let may_return = why.invites_reconnect() || why.code == Disconnect::CONNECTION_CLOSED.code;
+        let ended = if may_return { Ended::Away } else { Ended::ForGood };
+        for namespace in local.encodings.socketio_common().namespaces.iter() {
+            keeper.end(&local.node, namespace, ended);
+        }
+    }
+
+    /// The client has had all of a channel up to here.
+    pub(super) fn note_position(&self, channel: &Channel, position: Option<StreamPosition>) {
+        if let (Some(socketio), Some(position)) = (self.socketio(), position) {
+            socketio.stands_at(channel.as_str(), position);
+        }
+    }
+}
+
+impl Framing {
+    /// What goes out to a client of something that is for it alone, or that all share.
+    pub(super) fn of_session(&self, socketio: &SocketIo, bytes: &Bytes) -> Option<Bytes> {
+        let mut frames = BytesMut::with_capacity(bytes.len() + 64);
+        let were_records = socketio.deliver(bytes, |kind: MessageKind, message: &[u8]| {
+            self.put_packet(kind, message, &mut frames);
+        });
+        were_records.then(|| frames.freeze())
+    }
+}

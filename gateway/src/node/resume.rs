@@ -1,0 +1,300 @@
+//! A client comes back to a session that it had, perhaps at another node: whether it can, and what it missed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use gateway_core::channel_rules::ChannelRules;
+use gateway_core::effect::Resumed;
+use gateway_core::history::{HistoryFilter, HistoryPage};
+use gateway_core::recovery::is_recovered;
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::command::Since;
+use shared::disconnect::Disconnect;
+use shared::id::ClientId;
+use shared::position::StreamPosition;
+use shared::protocol::socketio::{Namespace, Resume, Unusable};
+use shared::publication::Publication;
+
+use crate::node::Node;
+use crate::node::control::Target;
+use crate::node::question::{Act, Question};
+use crate::sessions::{Holder, Record};
+
+/// Histories that are read at once for one client.
+const READ_AT_ONCE: usize = 8;
+/// How long the connection that a client had before is waited for: a node that is there closes it at once.
+const DISPLACE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Who asks, and for what.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) namespace: &'a Namespace,
+    pub(crate) resume: &'a Resume,
+    pub(crate) user: &'a str,
+    /// Who the client is already, where others know it as that.
+    pub(crate) own: Option<ClientId>,
+    pub(crate) holder: Holder,
+    /// Publications of a channel that are read, at most.
+    pub(crate) limit: u32,
+    /// What more was missed than this is read piece by piece, channel by channel.
+    pub(crate) bytes_max: usize,
+}
+
+/// A session that can be come back to.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) record: Record,
+    pub(crate) resumed: Resumed,
+    /// Where the client stands before that.
+    pub(crate) positions: Vec<(Channel, StreamPosition)>,
+    before: Holder,
+}
+
+/// Why a client cannot come back to a session, and begins anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unrecovered {
+    /// There is none: the client was away for too long, has left for good, or made it up.
+    Unknown,
+    OtherUser,
+    /// The connection is another client in a namespace that it came into before.
+    OtherClient,
+    /// The offset is none.
+    Offset,
+    /// What is kept is older than what the client was told.
+    Stale,
+    /// What it missed is not there any more.
+    History,
+    /// Another connection was quicker.
+    Taken,
+    /// Redis does not answer.
+    Unreachable,
+}
+
+impl Unrecovered {
+    /// A word for labels.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::OtherUser => "other_user",
+            Self::OtherClient => "other_client",
+            Self::Offset => "offset",
+            Self::Stale => "stale",
+            Self::History => "history",
+            Self::Taken => "taken",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+impl From<Unusable> for Unrecovered {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Malformed => Self::Offset,
+            Unusable::Newer => Self::Stale,
+        }
+    }
+}
+
+impl Node {
+    /// Reads a session and all that its client missed. Nothing is changed by that.
+    pub(crate) async fn find_session(&self, wanted: &Wanted<'_>) -> Result<Found, Unrecovered> {
+        let Wanted { namespace, resume, user, own, holder, .. } = wanted;
+        let stored = self.sessions.read(&resume.pid).await.map_err(|_| Unrecovered::Unreachable)?;
+        let stored = stored.filter(|stored| stored.holder != *holder).ok_or(Unrecovered::Unknown)?;
+        let record = Record::decode(&stored.value).ok_or(Unrecovered::Unknown)?;
+        if *record.namespace != *namespace.name() {
+            return Err(Unrecovered::Unknown);
+        }
+        if *record.user != **user {
+            return Err(Unrecovered::OtherUser);
+        }
+        if own.is_some_and(|own| own != record.client) {
+            return Err(Unrecovered::OtherClient);
+        }
+        let rules = self.rules();
+        let positions = record.kept.positions(resume)?;
+        let positions = positions.into_iter().map(|(name, position)| {
+            let channel = Channel::parse_unicode(name, CHANNEL_BYTES_MAX).ok()?;
+            Some((channel, position))
+        });
+        let positions: Vec<_> = positions.collect::<Option<_>>().ok_or(Unrecovered::Unknown)?;
+        let pages = self.read_missed(&rules, &positions, wanted.limit).await?;
+        let resumed = resumed(namespace, record.client, pages, &positions, wanted.bytes_max)?;
+        Ok(Found { record, resumed, positions, before: stored.holder })
+    }
+
+    async fn read_missed(
+        &self,
+        rules: &ChannelRules,
+        positions: &[(Channel, StreamPosition)],
+        limit: u32,
+    ) -> Result<Vec<HistoryPage>, Unrecovered> {
+        let reads = positions.iter().map(|(channel, position)| {
+            let options = rules.options(channel).filter(|options| options.keeps_sessions).cloned();
+            async move {
+                let retention = options.ok_or(Unrecovered::History)?.retention();
+                let filter =
+                    HistoryFilter { since: Some(position.offset), limit, ..HistoryFilter::default() };
+                let page = self.history(channel.clone(), filter, retention).await;
+                let page = page.map_err(|_| Unrecovered::Unreachable)?;
+                let is_all = is_recovered(&since(*position), &page);
+                if is_all { Ok(page) } else { Err(Unrecovered::History) }
+            }
+        });
+        // Made before they are run: a stream of closures would borrow for too long.
+        let reads: Vec<_> = reads.collect();
+        let read: Vec<_> = futures_util::stream::iter(reads).buffered(READ_AT_ONCE).collect().await;
+        read.into_iter().collect()
+    }
+
+    /// Makes a session that was found this connection's. The one that had it before is closed.
+    pub(crate) async fn take_session(
+        &self,
+        pid: &str,
+        found: &Found,
+        holder: Holder,
+        recovery: Duration,
+    ) -> Result<(), Unrecovered> {
+        let record = Record { node: (*self.id.0).into(), ..found.record.clone() };
+        let taken = self.sessions.take(pid, found.before, holder, record.encode(), recovery).await;
+        if !taken.map_err(|_| Unrecovered::Unreachable)? {
+            return Err(Unrecovered::Taken);
+        }
+        let target = Target { client: Some(record.client), ..Target::default() };
+        let close = Question::Act(target, Act::Disconnect(Disconnect::CONNECTION_LIMIT));
+        // A node that is gone has closed it; one that hangs does so before anything else it does for it.
+        let closed = tokio::time::timeout(DISPLACE_TIMEOUT, self.ask(&found.record.node, close)).await;
+        if !matches!(closed, Ok(Ok(_))) {
+            tracing::debug!(?closed, "the connection that a client had before was not closed by its node");
+        }
+        Ok(())
+    }
+}
+
+fn since(position: StreamPosition) -> Since {
+    Since { offset: position.offset, epoch: position.epoch.as_str().into() }
+}
+
+/// What the client is told, and where it goes on in each of its channels.
+fn resumed(
+    namespace: &Namespace,
+    client: ClientId,
+    pages: Vec<HistoryPage>,
+    positions: &[(Channel, StreamPosition)],
+    bytes_max: usize,
+) -> Result<Resumed, Unrecovered> {
+    let bytes: usize = pages.iter().flat_map(|page| &page.publications).map(|one| one.data.bytes.len()).sum();
+    let all_at_once = bytes <= bytes_max;
+    let (all, mut of_all) = (namespace.channel(), None);
+    let mut rooms = Vec::new();
+    for ((channel, position), page) in positions.iter().zip(&pages) {
+        let since = since(if all_at_once { page.top } else { *position });
+        match channel.as_str() == all {
+            true => of_all = Some(since),
+            false => rooms.push((channel.clone(), since)),
+        }
+    }
+    let is_in = |channel: &Channel| positions.iter().any(|(one, _)| one == channel);
+    let is_meant = |one: &Publication| {
+        one.except.as_deref() != Some(&client)
+            && one.only.as_deref().is_none_or(|only| only.includes(client, is_in))
+    };
+    let pages = pages.into_iter().filter(|_| all_at_once).zip(positions);
+    let missed = pages.map(|(page, (channel, _))| (channel, page.publications.into()));
+    let mut missed: Vec<(&Channel, VecDeque<Publication>)> = missed.collect();
+    let mut in_order = Vec::new();
+    // Each channel in its own order, and those of different channels as they were made.
+    while let Some((channel, next)) = missed
+        .iter_mut()
+        .filter_map(|(channel, left)| Some((*channel, left.front()?.time_ms, left)))
+        .min_by_key(|(_, time_ms, _)| *time_ms)
+        .and_then(|(channel, _, left)| Some((channel, left.pop_front()?)))
+    {
+        if is_meant(&next) {
+            in_order.push((channel.clone(), next));
+        }
+    }
+    // Whoever is in a namespace is in the channel of all.
+    let since = of_all.ok_or(Unrecovered::Unknown)?;
+    Ok(Resumed { client, since, rooms, missed: in_order })
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::position::Epoch;
+    use shared::protocol::socketio::{Door, Namespaces, Routes};
+    use shared::publication::{Payload, Selection};
+
+    use super::*;
+
+    fn at(offset: u64) -> StreamPosition {
+        StreamPosition { offset, epoch: Epoch::parse("life").unwrap() }
+    }
+
+    fn page(times: &[u64], top: u64) -> HistoryPage {
+        let first = top - times.len() as u64;
+        let publications = times.iter().zip(first + 1..).map(|(time_ms, offset)| Publication {
+            time_ms: *time_ms,
+            position: Some(at(offset)),
+            ..Publication::new(Payload::json(time_ms.to_string()))
+        });
+        HistoryPage { publications: publications.collect(), top: at(top) }
+    }
+
+    fn channel(name: &str) -> Channel {
+        Channel::parse(name, 255).unwrap()
+    }
+
+    fn of(pages: Vec<HistoryPage>, bytes_max: usize) -> Resumed {
+        let mut namespaces = Namespaces::new(":");
+        namespaces.add("/", "socketio", Door::default(), Routes::default());
+        let positions = [(channel("socketio:*"), at(3)), (channel("socketio:room"), at(7))];
+        let namespace = namespaces.named("/").unwrap();
+        resumed(namespace, ClientId::from_random(1), pages, &positions, bytes_max).unwrap()
+    }
+
+    #[test]
+    fn what_was_missed_is_told_in_the_order_in_which_it_was_made() {
+        // A clock that was behind does not change a channel's own order.
+        let resumed = of(vec![page(&[10, 30, 20], 6), page(&[15, 40], 9)], 1_000);
+        let told: Vec<String> = resumed
+            .missed
+            .iter()
+            .map(|(channel, one)| format!("{channel} {}", String::from_utf8_lossy(&one.data.bytes)))
+            .collect();
+        let [all, room] = ["socketio:*", "socketio:room"];
+        let expected = [(all, 10), (room, 15), (all, 30), (all, 20), (room, 40)]
+            .map(|(channel, time)| format!("{channel} {time}"));
+        assert_eq!(told, expected);
+        assert_eq!((resumed.since.offset, resumed.rooms[0].1.offset), (6, 9));
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_is_left_to_be_read_piece_by_piece() {
+        let resumed = of(vec![page(&[10, 30], 5), page(&[15], 8)], 5);
+        assert_eq!((resumed.missed.len(), resumed.since.offset, resumed.rooms[0].1.offset), (0, 3, 7));
+    }
+
+    #[test]
+    fn what_was_for_others_is_left_out() {
+        let own = ClientId::from_random(1);
+        let (mut all, rooms) = (page(&[1, 2, 3, 4, 5], 8), page(&[], 7));
+        let to = |channels: &[&str], clients: &[ClientId], except: &[&str]| {
+            Some(Box::new(Selection {
+                channels: channels.iter().map(|name| channel(name)).collect(),
+                clients: clients.into(),
+                except_channels: except.iter().map(|name| channel(name)).collect(),
+                ..Selection::default()
+            }))
+        };
+        all.publications[0].except = Some(Box::new(own));
+        all.publications[1].only = to(&["socketio:room", "socketio:x"], &[], &[]);
+        all.publications[2].only = to(&["socketio:x"], &[], &[]);
+        all.publications[3].only = to(&[], &[own], &[]);
+        all.publications[4].only = to(&[], &[], &["socketio:room"]);
+        let resumed = of(vec![all, rooms], 1_000);
+        let times: Vec<u64> = resumed.missed.iter().map(|(_, one)| one.time_ms).collect();
+        assert_eq!(times, [2, 4]);
+    }
+}

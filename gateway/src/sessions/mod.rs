@@ -1,0 +1,174 @@
+//! Sessions that their clients may come back to, at whichever node: what each was, until its client has been away too long.
+//!
+//! A session is kept under a hash of its secret name, in this process ([`memory`]) or in Redis ([`redis`]). One connection
+//! holds it: what others write to it is not taken. Its node prolongs it for as long as the connection lives, so that it
+//! outlives the node by what is configured.
+
+pub mod memory;
+pub mod redis;
+
+mod keep;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use shared::id::ClientId;
+use shared::position::{Epoch, StreamPosition};
+use shared::protocol::socketio::{Followed, Kept};
+
+use crate::broker::BrokerError;
+
+pub(crate) use keep::{Ended, Sessions};
+
+/// Under what a session is kept.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SessionKey(Box<str>);
+
+/// Which connection holds a session. A number that is drawn for each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holder(pub u64);
+
+/// A session as it is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    pub holder: Holder,
+    /// How often it was changed by this holder: what is older is not written over what is newer.
+    pub version: u64,
+    pub value: Bytes,
+}
+
+/// Every call ends by itself, as those of brokers do.
+pub trait SessionStore: Send + Sync + std::fmt::Debug {
+    /// Writes what a holder has of a session. Answers `false`, and does nothing, if another holds it.
+    fn write<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        stored: Stored,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
+    /// Passes a session on from the holder it was read of. Answers `false` if that holds it no more.
+    fn take<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        from: Holder,
+        stored: Stored,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
+    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>>;
+
+    /// Keeps these for so long from now on. Answers which of them are there.
+    fn prolong<'a>(
+        &'a self,
+        sessions: &'a [(SessionKey, Duration)],
+    ) -> BoxFuture<'a, Result<Vec<bool>, BrokerError>>;
+
+    /// Forgets a session, if this holder holds it.
+    fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>>;
+}
+
+impl SessionKey {
+    /// Whoever reads what is kept cannot come back to it.
+    pub fn of(pid: &str) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, pid.as_bytes());
+        let hex = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
+        Self(hex.collect::<String>().into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What is kept of a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// Who the client was, and is again.
+    pub client: ClientId,
+    pub user: Box<str>,
+    pub namespace: Box<str>,
+    /// Where its connection is, or was.
+    pub node: Box<str>,
+    pub kept: Kept,
+}
+
+/// The written form, so that a rename above cannot change what other releases read.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    v: u32,
+    client: Box<str>,
+    user: Box<str>,
+    namespace: Box<str>,
+    node: Box<str>,
+    next: u32,
+    /// Number, channel, offset and epoch.
+    followed: Vec<(u32, Box<str>, u64, Box<str>)>,
+}
+
+/// Raised whenever an older node would misread a session. Those of another version are none.
+const VERSION: u32 = 1;
+
+impl Record {
+    pub fn encode(&self) -> Bytes {
+        let followed = self.kept.followed.iter().map(|Followed { number, channel, since }| {
+            (*number, channel.clone(), since.offset, since.epoch.as_str().into())
+        });
+        let written = Written {
+            v: VERSION,
+            client: self.client.to_string().into(),
+            user: self.user.clone(),
+            namespace: self.namespace.clone(),
+            node: self.node.clone(),
+            next: self.kept.next,
+            followed: followed.collect(),
+        };
+        serde_json::to_vec(&written).unwrap_or_default().into()
+    }
+
+    /// `None` for what this release does not understand.
+    pub fn decode(value: &[u8]) -> Option<Self> {
+        let written: Written = serde_json::from_slice(value).ok()?;
+        if written.v != VERSION {
+            return None;
+        }
+        let followed = written.followed.into_iter().map(|(number, channel, offset, epoch)| {
+            Some(Followed { number, channel, since: StreamPosition { offset, epoch: Epoch::parse(&epoch)? } })
+        });
+        let kept = Kept { followed: followed.collect::<Option<_>>()?, next: written.next };
+        let client = ClientId::parse(&written.client)?;
+        Some(Self { client, user: written.user, namespace: written.namespace, node: written.node, kept })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_reads_back_as_it_was_written() {
+        let since = StreamPosition { offset: 7, epoch: Epoch::parse("life").unwrap() };
+        let followed = vec![Followed { number: 3, channel: "socketio:a%20b".into(), since }];
+        let record = Record {
+            client: ClientId::from_random(5),
+            user: "ann \"x\"".into(),
+            namespace: "/".into(),
+            node: "n".into(),
+            kept: Kept { followed, next: 9 },
+        };
+        let written = record.encode();
+        assert_eq!(Record::decode(&written), Some(record));
+        for other in ["", "{}", "[]", r#"{"v":2}"#] {
+            assert_eq!(Record::decode(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_key_does_not_tell_the_name() {
+        let key = SessionKey::of("secret");
+        assert_eq!(key.as_str().len(), 32);
+        assert_ne!(key, SessionKey::of("secreu"));
+    }
+}

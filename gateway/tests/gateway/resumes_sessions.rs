@@ -1,0 +1,385 @@
+//! Clients of Socket.IO that lost their connection come back to their session: at any node, with what they missed.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::application::Application;
+use crate::client::Ending;
+use crate::gateway::{Description, Gateway, eventually, gateway};
+use crate::redis_server::RedisServer;
+use crate::socketio::SocketIo;
+
+const NAMESPACES: &str = r#"
+[namespaces.socketio]
+history_size = 100
+history_ttl_s = 60
+presence = true
+[socketio]
+enabled = true
+[socketio.namespaces."/"]
+recovery_ms = 60000
+[socketio.namespaces."/".events.say]
+action = "publish"
+[socketio.namespaces."/".events.others]
+action = "publish"
+to_sender = false
+[socketio.namespaces."/".events.whisper]
+action = "publish"
+room_argument = 0
+[socketio.namespaces."/".events.to]
+action = "publish"
+client_argument = 0
+[socketio.namespaces."/".events.join]
+action = "join"
+room_argument = 0
+[socketio.namespaces."/".events.leave]
+action = "leave"
+room_argument = 0
+"#;
+
+fn keeping() -> Description {
+    gateway().and(NAMESPACES)
+}
+
+/// What a client knows of its session.
+#[derive(Clone, Debug)]
+struct Known {
+    sid: String,
+    pid: String,
+    offset: Option<String>,
+}
+
+/// A client that remembers what libraries do.
+#[derive(Debug)]
+struct Client {
+    wire: SocketIo,
+    known: Known,
+}
+
+impl Client {
+    async fn enter(node: &Gateway) -> Self {
+        Self::enter_with(node, Value::Null).await
+    }
+
+    async fn enter_with(node: &Gateway, auth: Value) -> Self {
+        let mut wire = node.socketio().await;
+        let auth = if auth.is_null() { String::new() } else { auth.to_string() };
+        wire.send(&format!("0{auth}")).await;
+        let known = welcome(&wire.told().await);
+        Self { wire, known }
+    }
+
+    /// One that comes back with what it knows. The events that follow are for the caller to read.
+    async fn come_back(node: &Gateway, known: &Known) -> Self {
+        let mut wire = node.socketio().await;
+        wire.send(&format!("0{}", json!({ "pid": known.pid, "offset": known.offset }))).await;
+        let told = welcome(&wire.told().await);
+        let offset = known.offset.clone();
+        Self { wire, known: Known { offset, ..told } }
+    }
+
+    fn is_back(&self, known: &Known) -> bool {
+        assert_eq!(self.known.pid == known.pid, self.known.sid == known.sid, "both, or none");
+        self.known.pid == known.pid
+    }
+
+    /// The next event, without its offset.
+    async fn event(&mut self) -> Value {
+        let told = self.wire.told().await;
+        let packet = told.strip_prefix('2').unwrap_or_else(|| panic!("no event: {told}"));
+        let mut event: Vec<Value> = serde_json::from_str(packet).expect("a list");
+        let offset = event.pop().expect("an offset");
+        self.known.offset = Some(offset.as_str().expect("an offset is a text").to_owned());
+        event.into()
+    }
+
+    async fn ask(&mut self, packet: &str) {
+        self.wire.send(&format!("27{packet}")).await;
+        assert_eq!(self.wire.told().await, r#"37[{"status":"ok"}]"#);
+    }
+
+    /// Its connection is lost without a word.
+    fn lose(self) -> Known {
+        self.known
+    }
+}
+
+fn welcome(told: &str) -> Known {
+    let json = told.strip_prefix('0').unwrap_or_else(|| panic!("not let in: {told}"));
+    let welcome: Value = serde_json::from_str(json).expect("JSON");
+    let text = |key: &str| welcome[key].as_str().unwrap_or_else(|| panic!("no {key}: {told}")).to_owned();
+    Known { sid: text("sid"), pid: text("pid"), offset: None }
+}
+
+async fn publish(node: &Gateway, channel: &str, number: u32) {
+    let body = json!({ "channel": channel, "data": number, "tags": { "event": "news" } });
+    node.api("publish", body).await;
+}
+
+async fn recoveries(node: &Gateway, result: &str) -> f64 {
+    node.metric(&format!("tidegate_socketio_recoveries_total{{result=\"{result}\"}}")).await
+}
+
+#[tokio::test]
+async fn who_comes_back_is_who_it_was_in_its_rooms_and_misses_nothing() {
+    let node = keeping().start().await;
+    let mut client = Client::enter(&node).await;
+    client.ask(r#"["join","a"]"#).await;
+    client.ask(r#"["join","b"]"#).await;
+    client.ask(r#"["leave","b"]"#).await;
+    publish(&node, "socketio:a", 1).await;
+    publish(&node, "socketio:*", 2).await;
+    assert_eq!(client.event().await, json!(["news", 1]));
+    let known = client.known.clone();
+    assert_eq!(client.event().await, json!(["news", 2]));
+    // It has not had the second.
+    drop(client);
+    for (channel, number) in [("socketio:a", 3), ("socketio:*", 4), ("socketio:b", 5), ("socketio:a", 6)] {
+        publish(&node, channel, number).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let mut back = Client::come_back(&node, &known).await;
+    assert!(back.is_back(&known));
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.push(back.event().await[1].clone());
+    }
+    assert_eq!(told, [2, 3, 4, 6]);
+    publish(&node, "socketio:a", 7).await;
+    assert_eq!(back.event().await, json!(["news", 7]));
+    assert_eq!(recoveries(&node, "recovered").await, 1.0);
+    // It is found by its id.
+    let (mut other, _) = node.in_main().await;
+    other.send(&format!("2{}", json!(["to", known.sid, "you"]))).await;
+    assert_eq!(back.event().await, json!(["to", "you"]));
+}
+
+#[tokio::test]
+async fn who_was_told_nothing_and_who_lost_its_connection_again_come_back_too() {
+    let node = keeping().start().await;
+    let known = Client::enter(&node).await.lose();
+    publish(&node, "socketio:*", 1).await;
+    let mut back = Client::come_back(&node, &known).await;
+    assert!(back.is_back(&known));
+    assert_eq!(back.event().await, json!(["news", 1]));
+    let known = back.lose();
+    let back = Client::come_back(&node, &known).await;
+    assert!(back.is_back(&known));
+    let known = back.lose();
+    publish(&node, "socketio:*", 2).await;
+    let mut back = Client::come_back(&node, &known).await;
+    assert!(back.is_back(&known));
+    assert_eq!(back.event().await, json!(["news", 2]));
+}
+
+#[tokio::test]
+async fn what_was_for_some_is_told_to_those_alone() {
+    let node = keeping().start().await;
+    let known = Client::enter(&node).await.lose();
+    let (mut other, _) = node.in_main().await;
+    other.send(&format!("2{}", json!(["to", known.sid, "for you"]))).await;
+    let stranger = Client::enter(&node).await.lose();
+    other.send(&format!("2{}", json!(["to", stranger.sid, "for another"]))).await;
+    other.send(r#"20["say","mark"]"#).await;
+    loop {
+        if other.told().await.starts_with("30") {
+            break;
+        }
+    }
+    let mut back = Client::come_back(&node, &known).await;
+    assert!(back.is_back(&known));
+    assert_eq!(back.event().await, json!(["to", "for you"]));
+    assert_eq!(back.event().await, json!(["say", "mark"]));
+    // Its own events are not among what it missed.
+    back.ask(r#"["others","mine"]"#).await;
+    let known = back.lose();
+    let mut back = Client::come_back(&node, &known).await;
+    assert!(back.is_back(&known));
+    publish(&node, "socketio:*", 1).await;
+    assert_eq!(back.event().await, json!(["news", 1]));
+}
+
+#[tokio::test]
+async fn a_connection_that_looks_alive_is_displaced_here_and_at_another_node() {
+    let redis = RedisServer::start();
+    let nodes = [keeping().over(&redis.url()).start().await, keeping().over(&redis.url()).start().await];
+    let mut client = Client::enter(&nodes[0]).await;
+    client.ask(r#"["join","a"]"#).await;
+    let known = client.known.clone();
+    for (number, node) in [0, 1, 1, 0].into_iter().enumerate() {
+        let mut next = Client::come_back(&nodes[node], &client.known).await;
+        assert!(next.is_back(&known), "at node {node}");
+        // The one before it is told to leave, and its socket is closed.
+        assert_eq!(client.wire.told().await, "1");
+        assert_eq!(client.wire.socket.next().await, Err(Ending::Silent));
+        publish(&nodes[1 - node], "socketio:a", number as u32).await;
+        assert_eq!(next.event().await, json!(["news", number]));
+        let clients = nodes[0].api("presence", json!({ "channel": "socketio:*" })).await;
+        assert_eq!(clients["presence"].as_object().map(|clients| clients.len()), Some(1), "{clients}");
+        client = next;
+    }
+}
+
+#[tokio::test]
+async fn whoever_cannot_have_all_of_it_begins_anew_and_it_is_counted_why() {
+    let node = keeping().start().await;
+    let known = Client::enter(&node).await.lose();
+    let offset = |offset: &str| Known { offset: Some(offset.to_owned()), ..known.clone() };
+    let mark = &known.pid[..4];
+    for (what, changed) in [
+        ("unknown", Known { pid: "made up".into(), ..known.clone() }),
+        ("offset", offset("hello")),
+        ("stale", offset(&format!("{mark}.9-1"))),
+        ("history", offset(&format!("{mark}.0-9"))),
+    ] {
+        let before = recoveries(&node, what).await;
+        assert!(!Client::come_back(&node, &changed).await.is_back(&known), "{what}");
+        assert_eq!(recoveries(&node, what).await, before + 1.0, "{what}");
+    }
+    // None of that was the end of it.
+    let back = Client::come_back(&node, &known).await;
+    assert!(back.is_back(&known));
+    let known = back.lose();
+    for number in 0..101 {
+        publish(&node, "socketio:*", number).await;
+    }
+    let before = recoveries(&node, "history").await;
+    let mut anew = Client::come_back(&node, &known).await;
+    assert!(!anew.is_back(&known), "the oldest is gone");
+    assert_eq!(recoveries(&node, "history").await, before + 1.0);
+    publish(&node, "socketio:*", 101).await;
+    assert_eq!(anew.event().await, json!(["news", 101]));
+}
+
+#[tokio::test]
+async fn who_leaves_for_good_or_is_put_out_has_no_session() {
+    let node = keeping().start().await;
+    let has_none = async || node.metric("tidegate_socketio_sessions").await == 0.0;
+    let mut client = Client::enter(&node).await;
+    client.wire.send("1").await;
+    eventually("it has no session", has_none).await;
+    let known = client.lose();
+    assert!(!Client::come_back(&node, &known).await.is_back(&known));
+    let node = keeping().start().await;
+    let has_none = async || node.metric("tidegate_socketio_sessions").await == 0.0;
+    let mut put_out = Client::enter_with(&node, json!({ "token": node.token("ann") })).await;
+    node.api("unsubscribe", json!({ "channel": "socketio:*", "user": "ann" })).await;
+    assert_eq!(put_out.wire.told().await, "1");
+    eventually("it has no session", has_none).await;
+    let known = put_out.known.clone();
+    let back = json!({ "token": node.token("ann"), "pid": known.pid });
+    assert!(!Client::enter_with(&node, back).await.is_back(&known));
+}
+
+#[tokio::test]
+async fn a_session_is_of_its_user() {
+    let node = keeping().start().await;
+    let known = Client::enter_with(&node, json!({ "token": node.token("ann") })).await.lose();
+    let back = async |token: Option<String>| {
+        let auth = json!({ "pid": known.pid, "token": token });
+        Client::enter_with(&node, auth).await.is_back(&known)
+    };
+    assert!(!back(Some(node.token("bob"))).await);
+    assert!(!back(None).await);
+    assert_eq!(recoveries(&node, "other_user").await, 2.0);
+    assert!(back(Some(node.token("ann"))).await);
+}
+
+#[tokio::test]
+async fn the_application_is_told_who_comes_back_unless_it_is_not_to_be_asked() {
+    for skips in [false, true] {
+        let application = Application::start(|asked| {
+            // What it says of nobody in particular.
+            let refuses = asked.json()["data"]["refuse"] == true;
+            let answer =
+                if refuses { r#"{"error":{"code":1000,"message":"no"}}"# } else { r#"{"result":{}}"# };
+            Some((200, answer.to_owned()))
+        })
+        .await;
+        let hook = format!("connect_hook = true\nrecovery_skips_hook = {skips}\n");
+        let main = "[socketio.namespaces.\"/\"]\n";
+        let node = gateway()
+            .with("backend.socketio.url", &application.url)
+            .and(&NAMESPACES.replace(main, &format!("{main}{hook}")))
+            .start()
+            .await;
+        let known = Client::enter_with(&node, json!({ "name": "x" })).await.lose();
+        if !skips {
+            let mut wire = node.socketio().await;
+            wire.send(&format!("0{}", json!({ "pid": known.pid, "refuse": true }))).await;
+            assert!(wire.told().await.starts_with("4"));
+        }
+        assert!(Client::come_back(&node, &known).await.is_back(&known));
+        let asked: Vec<Value> = application.asked("/").iter().map(|asked| asked.json()).collect();
+        let told: Vec<_> = asked
+            .iter()
+            .map(|asked| (asked["recovered"] == true, asked["data"].clone(), asked["sid"] == *known.sid))
+            .collect();
+        let first = (false, json!({ "name": "x" }), true);
+        let expected = match skips {
+            true => vec![first],
+            // Secrets are not among what a client says.
+            false => vec![first, (true, json!({ "refuse": true }), true), (true, Value::Null, true)],
+        };
+        assert_eq!(told, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_session_outlives_its_node() {
+    let redis = RedisServer::start();
+    let staying = keeping().over(&redis.url()).start().await;
+    let doomed = keeping().over(&redis.url()).run().await;
+    let mut client = Client::enter(&doomed).await;
+    client.ask(r#"["join","a"]"#).await;
+    publish(&staying, "socketio:a", 1).await;
+    assert_eq!(client.event().await, json!(["news", 1]));
+    let known = client.known.clone();
+    doomed.signal(rustix::process::Signal::KILL);
+    doomed.ended().await;
+    publish(&staying, "socketio:a", 2).await;
+    publish(&staying, "socketio:*", 3).await;
+    let mut back = Client::come_back(&staying, &known).await;
+    assert!(back.is_back(&known));
+    let mut told = [back.event().await, back.event().await];
+    told.sort_by_key(Value::to_string);
+    assert_eq!(told, [json!(["news", 2]), json!(["news", 3])]);
+    publish(&staying, "socketio:a", 4).await;
+    assert_eq!(back.event().await, json!(["news", 4]));
+}
+
+#[tokio::test]
+async fn without_redis_clients_come_in_and_have_no_session() {
+    let mut redis = RedisServer::start();
+    let node = keeping().over(&redis.url()).start().await;
+    let known = Client::enter(&node).await.lose();
+    redis.restart();
+    // Its data is gone, and what was kept of the session with it.
+    eventually("it is reached again", async || node.is_ready().await).await;
+    assert!(!Client::come_back(&node, &known).await.is_back(&known));
+}
+
+#[tokio::test]
+async fn who_polls_comes_back() {
+    let node = keeping().with("socketio.path", "/engine.io/").start().await;
+    let poller = node.poller().await;
+    poller.bring("40").await;
+    let told = poller.fetch().await;
+    let known = welcome(told.strip_prefix('4').expect("a message"));
+    publish(&node, "socketio:*", 1).await;
+    let told = poller.fetch().await;
+    let event: Vec<Value> = serde_json::from_str(told.strip_prefix("42").expect("an event")).expect("a list");
+    assert_eq!(event[..2], [json!("news"), json!(1)]);
+    let known = Known { offset: event[2].as_str().map(str::to_owned), ..known };
+    publish(&node, "socketio:*", 2).await;
+    let back = node.poller().await;
+    back.bring(&format!("40{}", json!({ "pid": known.pid, "offset": known.offset }))).await;
+    let mut told = back.fetch().await;
+    while !told.contains("42") {
+        told = format!("{told}\u{1e}{}", back.fetch().await);
+    }
+    let (first, rest) = told.split_once('\u{1e}').expect("two packets");
+    assert_eq!(welcome(first.strip_prefix('4').expect("a message")).pid, known.pid);
+    assert!(rest.starts_with(r#"42["news",2,""#), "{rest}");
+}

@@ -1,0 +1,273 @@
+//! How far a client of a namespace has come that may return: what it is told with each event, and what is kept of it meanwhile.
+//!
+//! A channel that the client follows has a number, which is never given again, and a place to count from. An offset names
+//! what was sent since then in each of them, so that it is short, and whose it is: `AbCd.0-1c.3-5`, numbers in base 36.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, BytesMut};
+
+use crate::position::StreamPosition;
+
+/// Longest offset that is read, in bytes.
+pub(super) const OFFSET_BYTES_MAX: usize = 16 * 1024;
+/// Longest secret name of a session that is read, in bytes.
+pub(super) const PID_BYTES_MAX: usize = 64;
+/// So much of the secret name stands in every offset: enough to tell one's own from that of the session before.
+const MARK_BYTES: usize = 4;
+
+/// What a client says as it comes back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resume {
+    /// The secret name of its session.
+    pub pid: Box<str>,
+    /// Of the last event that it was sent, if it was sent any.
+    pub offset: Option<Box<str>>,
+}
+
+/// A channel that a client follows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Followed {
+    /// Which of the session's channels it is.
+    pub number: u32,
+    pub channel: Box<str>,
+    /// What is counted from.
+    pub since: StreamPosition,
+}
+
+/// What is kept of a session, as far as the protocol goes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Kept {
+    pub followed: Vec<Followed>,
+    /// No channel has had this number yet, nor a higher one.
+    pub next: u32,
+}
+
+/// Why an offset says nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unusable {
+    /// It is none of ours.
+    Malformed,
+    /// It names channels that what is kept knows nothing of.
+    Newer,
+}
+
+/// One client's, in one namespace.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    pub(super) pid: Box<str>,
+    kept: Kept,
+    /// Offsets up to which the client was sent everything, in the order of the channels.
+    sent: Vec<u64>,
+    /// How often what is kept has changed.
+    changes: u64,
+}
+
+impl Cursor {
+    pub(super) fn new(pid: Box<str>, kept: Kept) -> Self {
+        let sent = kept.followed.iter().map(|followed| followed.since.offset).collect();
+        Self { pid, kept, sent, changes: 0 }
+    }
+
+    /// What is to be kept, and how many changes have led there.
+    pub(super) fn kept(&self) -> (u64, Kept) {
+        (self.changes, self.kept.clone())
+    }
+
+    /// The client follows one more channel, from here on. Answers whether that is new.
+    pub(super) fn follow(&mut self, channel: &str, since: StreamPosition) -> bool {
+        if self.find(channel).is_some_and(|at| self.kept.followed[at].since.epoch == since.epoch) {
+            return false;
+        }
+        self.unfollow(channel);
+        let number = self.kept.next;
+        self.kept.next += 1;
+        self.kept.followed.push(Followed { number, channel: channel.into(), since });
+        self.sent.push(since.offset);
+        self.changes += 1;
+        true
+    }
+
+    /// Answers whether it did follow it.
+    pub(super) fn unfollow(&mut self, channel: &str) -> bool {
+        let found = self.find(channel);
+        if let Some(at) = found {
+            self.kept.followed.remove(at);
+            self.sent.remove(at);
+            self.changes += 1;
+        }
+        found.is_some()
+    }
+
+    /// The client was sent all of a channel up to here.
+    pub(super) fn advance(&mut self, channel: &str, position: StreamPosition) {
+        if let Some(at) = self.find(channel)
+            && self.kept.followed[at].since.epoch == position.epoch
+        {
+            self.sent[at] = self.sent[at].max(position.offset);
+        }
+    }
+
+    fn find(&self, channel: &str) -> Option<usize> {
+        self.kept.followed.iter().position(|followed| *followed.channel == *channel)
+    }
+
+    /// Writes what goes behind the arguments of an event: where its receiver stands once it has it.
+    pub(super) fn write_argument(&self, out: &mut BytesMut) {
+        out.put_slice(b",\"");
+        out.put_slice(mark(&self.pid).as_bytes());
+        for (followed, sent) in self.kept.followed.iter().zip(&self.sent) {
+            let since = sent.saturating_sub(followed.since.offset);
+            if since > 0 {
+                out.put_u8(b'.');
+                base36(followed.number.into(), out);
+                out.put_u8(b'-');
+                base36(since, out);
+            }
+        }
+        out.put_u8(b'"');
+    }
+
+    /// How long that can be, about.
+    pub(super) fn argument_bytes(&self) -> usize {
+        MARK_BYTES + 4 + self.kept.followed.len() * 8
+    }
+}
+
+impl Kept {
+    /// Where a client of this session stands in each of its channels, by the last offset that it was told.
+    pub fn positions(&self, resume: &Resume) -> Result<Vec<(&str, StreamPosition)>, Unusable> {
+        let sent = match resume.offset.as_deref() {
+            None => BTreeMap::new(),
+            Some(offset) => self.read(&resume.pid, offset)?,
+        };
+        let position = |followed: &Followed| {
+            let since = sent.get(&followed.number).copied().unwrap_or(0);
+            let offset = followed.since.offset.checked_add(since).ok_or(Unusable::Malformed)?;
+            Ok(StreamPosition { offset, ..followed.since })
+        };
+        self.followed.iter().map(|followed| Ok((&*followed.channel, position(followed)?))).collect()
+    }
+
+    fn read(&self, pid: &str, offset: &str) -> Result<BTreeMap<u32, u64>, Unusable> {
+        let mut parts = offset.split('.');
+        let whose = parts.next().filter(|whose| whose.len() == MARK_BYTES).ok_or(Unusable::Malformed)?;
+        let mut sent = BTreeMap::new();
+        for part in parts {
+            let (number, since) = part.split_once('-').ok_or(Unusable::Malformed)?;
+            let read = |text| u64::from_str_radix(text, 36).map_err(|_| Unusable::Malformed);
+            let number = u32::try_from(read(number)?).map_err(|_| Unusable::Malformed)?;
+            sent.insert(number, read(since)?);
+        }
+        if whose != mark(pid) {
+            // The client was sent nothing since its session began: it remembers the end of another.
+            return Ok(BTreeMap::new());
+        }
+        match sent.keys().next_back() {
+            Some(last) if *last >= self.next => Err(Unusable::Newer),
+            _ => Ok(sent),
+        }
+    }
+}
+
+fn mark(pid: &str) -> &str {
+    pid.get(..MARK_BYTES).unwrap_or(pid)
+}
+
+fn base36(mut number: u64, out: &mut BytesMut) {
+    let mut digits = [0; 13];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdefghijklmnopqrstuvwxyz"[(number % 36) as usize];
+        number /= 36;
+        if number == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Epoch;
+
+    fn at(offset: u64) -> StreamPosition {
+        StreamPosition { offset, epoch: Epoch::parse("life").unwrap() }
+    }
+
+    fn told(cursor: &Cursor) -> Resume {
+        let mut out = BytesMut::new();
+        cursor.write_argument(&mut out);
+        let offset: String = serde_json::from_slice(&out[1..]).unwrap();
+        Resume { pid: cursor.pid.clone(), offset: Some(offset.into()) }
+    }
+
+    fn cursor() -> Cursor {
+        let mut cursor = Cursor::new("AbCdEfGh".into(), Kept::default());
+        cursor.follow("a:*", at(100));
+        cursor.follow("a:room", at(7));
+        cursor
+    }
+
+    #[test]
+    fn an_offset_says_where_its_client_stands_in_each_channel() {
+        let mut cursor = cursor();
+        assert_eq!(told(&cursor).offset.as_deref(), Some("AbCd"));
+        cursor.advance("a:*", at(148));
+        cursor.advance("a:room", at(8));
+        cursor.advance("b:other", at(8));
+        assert_eq!(told(&cursor).offset.as_deref(), Some("AbCd.0-1c.1-1"));
+        let (changes, kept) = cursor.kept();
+        assert_eq!((changes, kept.next), (2, 2));
+        let positions = kept.positions(&told(&cursor)).unwrap();
+        assert_eq!(positions, [("a:*", at(148)), ("a:room", at(8))]);
+    }
+
+    #[test]
+    fn who_was_sent_nothing_stands_where_it_began() {
+        let cursor = cursor();
+        let (_, kept) = cursor.kept();
+        for offset in [None, Some("ZzZz.0-5.9-9".into()), told(&cursor).offset] {
+            let resume = Resume { pid: cursor.pid.clone(), offset };
+            assert_eq!(kept.positions(&resume).unwrap(), [("a:*", at(100)), ("a:room", at(7))]);
+        }
+    }
+
+    #[test]
+    fn what_was_left_is_no_more_and_what_is_not_kept_yet_is_told_apart() {
+        let mut cursor = cursor();
+        let (_, before) = cursor.kept();
+        assert!(cursor.unfollow("a:room") && !cursor.unfollow("a:room"));
+        cursor.follow("a:room", at(9));
+        cursor.advance("a:room", at(10));
+        let resume = told(&cursor);
+        assert_eq!(resume.offset.as_deref(), Some("AbCd.2-1"));
+        assert_eq!(before.positions(&resume), Err(Unusable::Newer));
+        let (_, after) = cursor.kept();
+        assert_eq!(after.positions(&resume).unwrap()[1], ("a:room", at(10)));
+        let old = Resume { offset: Some("AbCd.1-5".into()), ..resume };
+        assert_eq!(after.positions(&old).unwrap()[1], ("a:room", at(9)));
+    }
+
+    #[test]
+    fn what_is_no_offset_of_ours_is_not_taken_for_one() {
+        let (_, kept) = cursor().kept();
+        for offset in [
+            "",
+            "hello",
+            "AbCd.",
+            "AbCd.1",
+            "AbCd.x-",
+            "AbCd.1-!",
+            "AbCd.9999999999-1",
+            "AbCd.0-zzzzzzzzzzzzzz",
+        ] {
+            let resume = Resume { pid: "AbCdEfGh".into(), offset: Some(offset.into()) };
+            assert_eq!(kept.positions(&resume), Err(Unusable::Malformed), "{offset:?}");
+        }
+        let far = Resume { pid: "AbCdEfGh".into(), offset: Some("AbCd.0-3w5e11264sgsf".into()) };
+        assert_eq!(kept.positions(&far), Err(Unusable::Malformed));
+    }
+}

@@ -1,7 +1,6 @@
 //! Events that servers send to clients of Socket.IO, and what servers do to those clients.
 
 use gateway_core::effect::Overrides;
-use gateway_core::history::Retention;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::Publication;
@@ -11,8 +10,8 @@ use crate::node::Node;
 use crate::node::question::Subscribing;
 
 impl Node {
-    /// What is published, if the channel takes it. What is not for all of the channel is in no history: who was in which room
-    /// is not known any more when that is read.
+    /// What is published, if the channel takes it. What is not for all of the channel is in its history only where sessions
+    /// are kept: elsewhere, who was in which room is not known any more when that is read.
     pub(crate) fn event_request(
         &self,
         channel: Channel,
@@ -27,7 +26,7 @@ impl Node {
         if !options.publication_data_format.admits(&publication.data) {
             return Err(ErrorCode::BadRequest);
         }
-        let retention = if publication.only.is_none() { options.retention() } else { Retention::default() };
+        let retention = options.retention_of(&publication);
         Ok(PublishRequest { channel, publication, retention, idempotency, version: None })
     }
 }

@@ -234,10 +234,6 @@ metrics! {
         "Clients of Socket.IO that asked to come back to their session.";
     SOCKETIO_SESSIONS Gauge "socketio_sessions" []
         "Sessions of this node's clients that they can come back to.";
-    SOCKETIO_ASKS_TOTAL Counter "socketio_asks_total" ["result": "`answered`; `timeout`; `gone`: its connection ended, or it was not there; `too_many`: it was asked for too many at once; `late`: an acknowledgement that nobody waited for"]
-        "Acknowledgements that servers asked clients of this node for, by what came of them.";
-    SOCKETIO_ASKS_PENDING Gauge "socketio_asks_pending" []
-        "Acknowledgements of this node's clients that are waited for.";
 
     "Traces":
     TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []

@@ -1,7 +1,6 @@
 //! Who of a channel is meant, on one worker.
 
 use gateway_core::session::Session;
-use shared::channel::Channel;
 
 use crate::node::control::Among;
 use crate::worker::Worker;
@@ -25,11 +24,6 @@ impl Among {
     /// Whether this client is meant. It has to be subscribed to the channel.
     pub(super) fn means(&self, session: &Session) -> bool {
         let Self { channel, only } = self;
-        let is_in_any = |channels: &[Channel]| channels.iter().any(|channel| session.is_in(channel));
-        let is_for_all = only.channels.is_empty() && only.clients.is_empty();
-        session.is_in(channel)
-            && (is_for_all || only.clients.contains(&session.client()) || is_in_any(&only.channels))
-            && !only.except_clients.contains(&session.client())
-            && !is_in_any(&only.except_channels)
+        session.is_in(channel) && only.includes(session.client(), |channel| session.is_in(channel))
     }
 }

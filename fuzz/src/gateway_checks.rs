@@ -216,6 +216,22 @@ pub fn key_set(data: &[u8]) {
     }
 }
 
+/// What an emitter of Socket.IO says is an event, a command or a message of Python, whatever it is taken for; and a pickle is
+/// never read.
+pub fn emitted(data: &[u8]) {
+    let [packet, request, python] = readers::emitted(data);
+    assert!(packet.is_err() || request.is_err() && python.is_err(), "{packet:?} {request:?} {python:?}");
+    assert!(data.first() != Some(&0x80) || python.is_err(), "{python:?}");
+    assert_eq!(readers::emitted(data)[0], packet, "it is read alike each time");
+    // Nothing is said behind what was said in JSON but white space.
+    for (words, read) in [(&request, 1), (&python, 2)] {
+        if words.is_ok() {
+            assert_eq!(&readers::emitted(&[data, b" \n"].concat())[read], words);
+            assert!(readers::emitted(&[data, b"x"].concat())[read].is_err());
+        }
+    }
+}
+
 /// An answer of an application's server means the same with white space around it, and means nothing unless it is text
 /// that may be JSON.
 pub fn backend_answer(data: &[u8]) {

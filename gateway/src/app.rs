@@ -28,6 +28,7 @@ use crate::backend::{Backend, Outbound};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::demo;
+use crate::emitters::{self, Emitters};
 use crate::engine_io::EngineIo;
 use crate::graphql::Unusable;
 use crate::http::origin::OriginPolicy;
@@ -43,24 +44,22 @@ use crate::pusher_api::{self, PusherApi};
 use crate::sessions::Sessions;
 use crate::telemetry::metrics::catch_up;
 use crate::telemetry::traces::failed_exports;
-use crate::telemetry::{Metrics, Readiness, Reminder};
+use crate::telemetry::{Metrics, Readiness};
 use crate::transport::encodings::Encodings;
 use crate::webhooks::{self, Webhooks};
 use crate::worker::inbox::{Event, Inbox};
 use crate::worker::{self, Seat, Worker};
 
+mod canary;
 mod connect;
 mod reload;
 
 pub use reload::{Load, ReloadError, Reloaded};
 
+use canary::keep_canary;
 use connect::Connected;
 use reload::Reload;
 
-/// How long after a message to this node itself has come back through the broker the next one is sent.
-const CANARY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after one that did not: what has healed shows soon.
-const CANARY_RETRY: Duration = Duration::from_millis(250);
 /// How old the last one that came back may be before clients are sent elsewhere.
 const CANARY_AGE_MAX: Duration = Duration::from_secs(4);
 
@@ -81,6 +80,7 @@ pub struct App {
     accepting: Vec<JoinHandle<()>>,
     api: Arc<Api>,
     pusher_api: Option<Arc<PusherApi>>,
+    emitters: Option<Emitters>,
     /// Connections on which HTTP is spoken.
     http: TaskTracker,
     leaving: CancellationToken,
@@ -221,8 +221,9 @@ impl App {
         let proxies = TrustedProxies::new(&config.http.trusted_proxies);
         metrics.connections_max.set(i64::from(connections_max));
         let api = Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?);
+        let socketio = encodings.socketio_common().clone();
         if config.socketio.enabled {
-            api.know_socketio(encodings.socketio_common().clone());
+            api.know_socketio(socketio.clone());
         }
         let spare_max = if api_socket.is_some() { 0 } else { config.api.connections_max };
         let limits = pusher_api::Limits {
@@ -343,6 +344,16 @@ impl App {
             let node = node.clone();
             runtime.spawn(async move { demo::run(&node.rules(), |request| node.publish(request)).await });
         }
+        let emitters = (config.socketio.enabled && config.socketio.emitters.enabled).then(|| {
+            Emitters::start(emitters::Parts {
+                settings: &config.socketio.emitters,
+                redis: &config.redis,
+                common: socketio,
+                node: node.clone(),
+                runtime: &runtime,
+            })
+        });
+        let emitters = emitters.transpose().map_err(setup)?;
         readiness.set_started();
         tracing::info!(
             node = %node.name(), %client_address, %api_address, %internal_address, connections_max,
@@ -366,6 +377,7 @@ impl App {
             accepting,
             api,
             pusher_api,
+            emitters,
             http,
             leaving,
             stop,
@@ -432,6 +444,9 @@ impl App {
             tracing::warn!(connections = self.http.len(), "requests are left without an answer");
         }
 
+        if let Some(emitters) = self.emitters.take() {
+            self.runtime.block_on(emitters.shut_down());
+        }
         for inbox in &self.inboxes {
             inbox.push(Event::Stop);
         }
@@ -565,32 +580,4 @@ fn for_accepting(socket: TcpListener) -> std::io::Result<AsyncFd<mio::net::TcpLi
 
 fn local_address(socket: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
     socket.local_addr().map_err(|error| StartError::Listen { address, error })
-}
-
-/// Sends messages through the broker to this node itself. As long as they come back, the node is ready.
-async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>) {
-    let mut reminder = Reminder::new();
-    loop {
-        let sung = node.canary().await;
-        let (moment, now) = (node.clock.now(), Instant::now());
-        let pause = match sung {
-            Ok(took) => {
-                readiness.canary_returned(moment);
-                node.metrics.canary_seconds.observe(took.as_secs_f64());
-                if let Some(lasted) = reminder.over(now) {
-                    tracing::info!(after_ms = lasted.as_millis() as u64, "the broker can be used again");
-                }
-                CANARY_INTERVAL
-            }
-            Err(error) => {
-                let (kind, reason) = (error.label(), error.to_string());
-                if reminder.is_due(&reason, now) {
-                    tracing::warn!(kind, %reason, "the broker cannot be used");
-                }
-                readiness.canary_failed(moment, reason);
-                CANARY_RETRY
-            }
-        };
-        tokio::time::sleep(pause).await;
-    }
 }

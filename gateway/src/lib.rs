@@ -24,6 +24,7 @@ pub mod backend;
 pub mod http;
 
 pub mod client;
+mod emitters;
 mod engine_io;
 mod transport;
 pub mod worker;

@@ -81,6 +81,11 @@ pub fn backend_answer(body: &[u8]) -> Vec<String> {
     crate::backend::answers_in_words(body)
 }
 
+/// What an emitter of Socket.IO may have said: as an event, as a command, and as a manager of Python.
+pub fn emitted(message: &[u8]) -> [Result<String, String>; 3] {
+    crate::emitters::in_words(message)
+}
+
 /// Bytes that arrive in pieces, and then no more.
 struct Arriving<'a>(VecDeque<&'a [u8]>);
 

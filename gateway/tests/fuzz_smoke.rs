@@ -57,11 +57,16 @@ smoke! {
     any_bytes_can_come_as_a_token: token;
     any_bytes_can_come_as_the_keys_of_an_issuer: key_set;
     any_bytes_can_come_from_an_applications_server: backend_answer;
+    any_bytes_can_come_from_an_emitter: emitted;
     any_text_can_come_as_a_document_of_graphql: graphql_document;
 }
 
 #[test]
 fn seeds_are_read_without_complaint() {
+    for seed in seeds("emitted") {
+        let read = tidegate::readers::emitted(&seed);
+        assert!(read.iter().any(Result::is_ok), "{read:?}");
+    }
     for seed in seeds("http_head") {
         assert!(tidegate::readers::http_head(&seed[1..]).is_some(), "{}", seed.escape_ascii());
     }

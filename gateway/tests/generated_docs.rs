@@ -44,6 +44,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (PUSHER_WEBHOOK, "src/pusher/webhook.rs", "Webhook"),
     ("pusher.webhooks", "src/pusher/webhook.rs", "Webhooks"),
     ("socketio", "src/socketio/config.rs", "Config"),
+    ("socketio.emitters", "src/socketio/emitters.rs", "Emitters"),
     (NAMESPACE, "src/socketio/namespaces.rs", "Namespace"),
     (EVENT, "src/socketio/namespaces.rs", "EventRule"),
     ("backend", "src/backend/config.rs", "Config"),

@@ -14,6 +14,7 @@ pub mod drain;
 pub mod effect;
 pub mod feed;
 pub mod flush_windows;
+pub mod heard;
 pub mod history;
 pub mod hub;
 pub mod ledger;

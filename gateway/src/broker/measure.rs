@@ -80,10 +80,11 @@ pub enum Operation {
     LedgerRead,
     SessionWrite,
     SessionRead,
+    Turn,
 }
 
 impl Operation {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Publish,
         Self::Subscribe,
         Self::Unsubscribe,
@@ -97,6 +98,7 @@ impl Operation {
         Self::LedgerRead,
         Self::SessionWrite,
         Self::SessionRead,
+        Self::Turn,
     ];
 
     /// A word for labels.
@@ -115,6 +117,7 @@ impl Operation {
             Self::LedgerRead => "ledger_read",
             Self::SessionWrite => "session_write",
             Self::SessionRead => "session_read",
+            Self::Turn => "turn",
         }
     }
 }

@@ -143,6 +143,13 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// took. Proves what no connection state can: that publications arrive.
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>>;
 
+    /// Has this node be the only one of all nodes that does something, if nobody else is. Answers whether it is. The turn
+    /// holds for a time from the call on; it is given back by a call with no time.
+    fn take_turn<'a>(&'a self, _taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
+        // Of a broker with one node: nobody else could.
+        ready(Ok(Turn { held: true, done: "".into() })).boxed()
+    }
+
     /// Announces this node to the others, for `lease`, with a description they can read.
     fn announce(
         &self,
@@ -156,6 +163,27 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
 
     /// Takes this node's announcement back.
     fn retire(&self, node: &str) -> BoxFuture<'_, Result<(), BrokerError>>;
+}
+
+/// What a node asks for that wants to be the only one to do something.
+#[derive(Clone, Copy, Debug)]
+pub struct Taking<'a> {
+    /// What is done.
+    pub what: &'a str,
+    pub node: &'a str,
+    pub lease: Duration,
+    /// Only if the turn of whoever had it last has been over for so long.
+    pub patience: Duration,
+    /// How far it has got, for whoever follows. Kept if the turn is this node's already.
+    pub done: &'a str,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// Whether it is this node's.
+    pub held: bool,
+    /// How far whoever had it before this call had got. Empty: nobody had it, or there is no telling.
+    pub done: Box<str>,
 }
 
 /// Where what a broker receives goes. Called on the broker's own threads: must not block or wait.

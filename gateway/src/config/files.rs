@@ -51,6 +51,16 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     if let Some(Err(error)) = backend.ca_file.as_deref().map(readable) {
         found.push(("backend.ca_file".to_owned(), format!("cannot be read: {error}")));
     }
+    let emitters = &config.socketio.emitters;
+    for (key, file) in [
+        ("socketio.emitters.ca_file", &emitters.ca_file),
+        ("socketio.emitters.client_cert_file", &emitters.client_cert_file),
+        ("socketio.emitters.client_key_file", &emitters.client_key_file),
+    ] {
+        if let Some(Err(error)) = file.as_deref().map(readable) {
+            found.push((key.to_owned(), format!("cannot be read: {error}")));
+        }
+    }
     if config.broker.kind == BrokerKind::Redis {
         for (key, file) in [
             ("redis.ca_file", &config.redis.ca_file),

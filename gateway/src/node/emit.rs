@@ -1,11 +1,13 @@
 //! Events that servers send to clients of Socket.IO, and what servers do to those clients.
 
+use std::time::Duration;
+
 use gateway_core::effect::Overrides;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::Publication;
 
-use crate::broker::{Idempotency, PublishRequest};
+use crate::broker::{BrokerError, Idempotency, PublishRequest, Taking, Turn};
 use crate::node::Node;
 use crate::node::question::Subscribing;
 
@@ -28,6 +30,19 @@ impl Node {
         }
         let retention = options.retention_of(&publication);
         Ok(PublishRequest { channel, publication, retention, idempotency, version: None })
+    }
+}
+
+impl Node {
+    /// Has this node be the only one that does something, if no other is: see [`Broker::take_turn`](crate::broker::Broker::take_turn).
+    pub(crate) async fn take_cluster_turn(
+        &self,
+        what: &str,
+        lease: Duration,
+        patience: Duration,
+        done: &str,
+    ) -> Result<Turn, BrokerError> {
+        self.broker.take_turn(Taking { what, node: &self.id.0, lease, patience, done }).await
     }
 }
 

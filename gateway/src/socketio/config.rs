@@ -7,6 +7,7 @@ use gateway_core::session::Settings;
 use serde::{Deserialize, Serialize};
 use shared::protocol::socketio::Common;
 
+use super::emitters::Emitters;
 use super::namespaces::{self, Namespace};
 use crate::setting::{Faults, check_path};
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub attachments_max: u32,
     /// Each namespace with its section, such as `[socketio.namespaces."/"]`, at most 64.
     pub namespaces: BTreeMap<String, Namespace>,
+    /// Servers that send events through Redis.
+    pub emitters: Emitters,
 }
 
 impl Default for Config {
@@ -58,6 +61,7 @@ impl Default for Config {
             token_key: "token".to_owned(),
             attachments_max: 10,
             namespaces: BTreeMap::new(),
+            emitters: Emitters::default(),
         }
     }
 }
@@ -75,6 +79,7 @@ impl Config {
             faults.add("path", "must end with /");
         }
         namespaces::check(&self.namespaces, faults);
+        self.emitters.check(self.enabled, faults);
     }
 
     /// Each namespace with its section. Where nothing is said of any there is one all the same.

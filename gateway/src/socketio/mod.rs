@@ -2,6 +2,8 @@
 
 pub mod addressed;
 pub mod config;
+pub mod emitters;
 pub mod namespaces;
 
 pub use config::Config;
+pub use emitters::Emitters;

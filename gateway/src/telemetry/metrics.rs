@@ -13,6 +13,7 @@ use shared::protocol::ProtocolId;
 use shared::refusal::Refusal;
 
 use super::backend::{BackendMetrics, EventsMetrics, HookMetrics};
+use super::emitters::EmittersMetrics;
 use super::labels::{Drop, Handshake, Panic, PastFrom, Polled, Reloaded, Source};
 use super::names;
 use super::register::{
@@ -111,6 +112,7 @@ pub struct Metrics {
     config_applied_seconds: IntGauge,
     config_hash: IntGauge,
     backend: BackendMetrics,
+    emitters: EmittersMetrics,
     pub poll_channels: IntGauge,
     pub poll_keys: IntGauge,
     pub poll_client_keys: IntGauge,
@@ -262,6 +264,7 @@ impl Metrics {
             config_applied_seconds: gauge(r, names::CONFIG_APPLIED_SECONDS),
             config_hash: gauge(r, names::CONFIG_HASH),
             backend: BackendMetrics::new(r),
+            emitters: EmittersMetrics::new(r),
             poll_channels: gauge(r, names::POLL_CHANNELS),
             poll_keys: gauge(r, names::POLL_KEYS),
             poll_client_keys: gauge(r, names::POLL_CLIENT_KEYS),
@@ -406,6 +409,11 @@ impl Metrics {
     /// Times who is where was written anew for them.
     pub fn webhook_restarts(&self) -> IntCounter {
         self.backend.webhook_restarts()
+    }
+
+    /// Of what emitters of Socket.IO say.
+    pub fn emitters(&self) -> &EmittersMetrics {
+        &self.emitters
     }
 
     /// Of the events that are told to the backend.

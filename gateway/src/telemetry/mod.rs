@@ -3,6 +3,7 @@
 mod answer;
 pub mod backend;
 mod config;
+pub mod emitters;
 pub mod labels;
 pub mod logs;
 pub mod metrics;

@@ -141,7 +141,7 @@ metrics! {
         "What this node may keep of all kinds, in bytes: `limits.memory_bytes_max`.";
 
     "Broker":
-    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`, `ledger_write`, `ledger_read`, `session_write`, `session_read`"]
+    BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`, `ledger_write`, `ledger_read`, `session_write`, `session_read`, `turn`"]
         "Round trips to Redis.";
     BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "as for `tidegate_publications_refused_total`"]
         "Calls to the broker that failed.";
@@ -216,6 +216,18 @@ metrics! {
         "Its bytes.";
     WEBHOOK_RESTARTS_TOTAL Counter "webhook_restarts_total" []
         "Times this node wrote anew who is where, because Redis may have lost it or this node was taken for dead.";
+
+    "Emitters of Socket.IO":
+    EMITTED_TOTAL Counter "socketio_emitted_total" ["kind": "`emit`, `join`, `leave`, `disconnect`, `other`", "result": "`done`; `repeated`: another node had done it; or why not: `malformed`, `too_long`, `pickle`, `unsupported`, `unknown_namespace`, `refused`, `failed`, `late`, `dropped`, `unplaced`"]
+        "What emitters have said through Redis, by what came of it. Counted on the node that carries it out; `dropped` and `unplaced` on each.";
+    EMITTERS_LINK_UP Gauge "socketio_emitters_link_up" []
+        "1 while this node is connected to the Redis of the emitters.";
+    EMITTERS_RECONNECTS_TOTAL Counter "socketio_emitters_reconnects_total" []
+        "Times that connection was opened again.";
+    EMITTERS_LEADER Gauge "socketio_emitters_leader" []
+        "1 on the one node of the cluster that carries out what emitters say.";
+    EMITTERS_WAITING_BYTES Gauge "socketio_emitters_waiting_bytes" []
+        "Messages of emitters that this node has heard and does not know to be done.";
 
     "Polled channels":
     POLL_CHANNELS Gauge "poll_channels" []

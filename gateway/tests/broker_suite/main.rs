@@ -28,6 +28,7 @@ mod servers;
 mod several_nodes;
 mod streams;
 mod tls;
+mod turns;
 
 /// Every function in the list becomes a test of each implementation.
 macro_rules! suite {

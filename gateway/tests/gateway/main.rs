@@ -44,6 +44,7 @@ mod fetches_keys;
 mod finishes_what_came;
 mod guards_connections;
 mod guards_the_door;
+mod hears_emitters;
 mod keeps_maps_true;
 mod keeps_order;
 mod keeps_to_its_memory;

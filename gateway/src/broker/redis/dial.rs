@@ -20,9 +20,8 @@ use super::address::{Address, parse};
 use super::config::Config;
 use super::keys::Keys;
 use super::link::explain;
-use super::route::Router;
 use super::server::Server;
-use super::subscriptions::{Driver, Subscriptions};
+use super::subscriptions::{Driver, Receive, Subscriptions};
 use super::tls;
 use crate::broker::{BrokerError, Refusal};
 
@@ -112,12 +111,12 @@ impl Dialer {
     }
 
     /// Opens a connection for subscriptions, or fails within the timeout.
-    pub(super) async fn dial_subscriptions(
+    pub(super) async fn dial_subscriptions<R: Receive>(
         &self,
-        router: Arc<Router>,
+        receiver: Arc<R>,
     ) -> Result<(Subscriptions, Driver, Server), DialError> {
         let dialing = async {
-            let (subscriptions, driver) = Subscriptions::open(self.connect().await?, router);
+            let (subscriptions, driver) = Subscriptions::open(self.connect().await?, receiver);
             let mut hello = vec!["HELLO", "3"];
             if let Some(password) = self.login.password() {
                 hello.extend(["AUTH", self.login.username().unwrap_or("default"), password]);

@@ -96,6 +96,11 @@ impl Keys {
         format!("{}:presence-leases", self.prefix)
     }
 
+    /// Whose turn something is, and how far it has got (hash).
+    pub(crate) fn turn(&self, what: &str) -> String {
+        format!("{}:turn:{{{what}}}", self.prefix)
+    }
+
     /// Where nodes send commands to each other (pub/sub).
     pub(crate) fn control(&self) -> String {
         format!("{}:control{}", self.prefix, told_apart(self.database))

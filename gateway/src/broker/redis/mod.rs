@@ -11,6 +11,7 @@ mod config;
 mod control;
 mod dial;
 mod epochs;
+pub(crate) mod follow;
 mod history;
 pub(crate) mod hold;
 pub(crate) mod keys;
@@ -27,6 +28,7 @@ pub(crate) mod script;
 pub(crate) mod server;
 mod subscriptions;
 mod tls;
+mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -56,7 +58,7 @@ use self::listen::Listener;
 use self::publications::Publications;
 use self::route::Router;
 use super::measure::BrokerMetrics;
-use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published};
+use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, Taking, Turn};
 
 /// Pages of history that are read at once. Whoever reads another waits for its turn, under its deadline.
 const READING_MAX: usize = 16;
@@ -263,6 +265,10 @@ impl Broker for RedisBroker {
 
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
         self.sing().boxed()
+    }
+
+    fn take_turn<'a>(&'a self, taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
+        self.take_one_turn(taking).boxed()
     }
 
     fn announce(

@@ -67,21 +67,32 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Said>, Malformed> {
     }
     let Some((parts, start)) = length(bytes, 1)? else { return Ok(None) };
     let Some(kind) = text(bytes, start)? else { return Ok(None) };
-    if parts != 3 || !matches!(&bytes[kind.clone()], b"message" | b"subscribe" | b"unsubscribe") {
+    if parts == 4 && &bytes[kind.clone()] == b"pmessage" {
+        let Some(pattern) = text(bytes, kind.end + 2)? else { return Ok(None) };
+        return message(buffer, pattern.end + 2);
+    }
+    if parts != 3
+        || !matches!(&bytes[kind.clone()], b"message" | b"subscribe" | b"psubscribe" | b"unsubscribe")
+    {
         let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
         buffer.advance(end);
         return Ok(Some(Said::Other));
     }
     if &bytes[kind.clone()] == b"message" {
-        let Some(name) = text(bytes, kind.end + 2)? else { return Ok(None) };
-        let Some(data) = text(bytes, name.end + 2)? else { return Ok(None) };
-        let whole = buffer.split_to(data.end + 2).freeze();
-        return Ok(Some(Said::Message(Message { whole, name, data })));
+        return message(buffer, kind.end + 2);
     }
-    let said = if bytes[kind.start] == b's' { Said::Subscribed } else { Said::Unsubscribed };
+    let said = if bytes[kind.start] == b'u' { Said::Unsubscribed } else { Said::Subscribed };
     let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
     buffer.advance(end);
     Ok(Some(said))
+}
+
+/// Takes a message out of the buffer, whose name stands from `at` on.
+fn message(buffer: &mut BytesMut, at: usize) -> Result<Option<Said>, Malformed> {
+    let Some(name) = text(buffer, at)? else { return Ok(None) };
+    let Some(data) = text(buffer, name.end + 2)? else { return Ok(None) };
+    let whole = buffer.split_to(data.end + 2).freeze();
+    Ok(Some(Said::Message(Message { whole, name, data })))
 }
 
 /// Where a text stands whose `$` is at `at`, once all of it and the line break behind it are there.
@@ -193,6 +204,8 @@ mod tests {
         -NOPERM no\r\n\
         |1\r\n+ttl\r\n:3\r\n\
         >3\r\n$7\r\nmessage\r\n$2\r\nbb\r\n$0\r\n\r\n\
+        >3\r\n$10\r\npsubscribe\r\n$2\r\nc*\r\n:2\r\n\
+        >4\r\n$8\r\npmessage\r\n$2\r\nc*\r\n$3\r\ncde\r\n$2\r\n\r\n\r\n\
         >2\r\n$10\r\ninvalidate\r\n*-1\r\n\
         $-1\r\n\
         >3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n\
@@ -220,6 +233,8 @@ mod tests {
             "Answer(Err(\"NOPERM no\"))",
             "Other",
             "bb b\"\"",
+            "Subscribed",
+            "cde b\"\\r\\n\"",
             "Other",
             "Answer(5)",
             "Unsubscribed",

@@ -9,6 +9,7 @@ use shared::record::{decode_event_message, decode_message};
 use super::canary::Canaries;
 use super::keys::Keys;
 use super::resp::Message;
+use super::subscriptions::Receive;
 use crate::broker::BrokerEvents;
 use crate::broker::measure::BrokerMetrics;
 
@@ -25,8 +26,18 @@ pub(super) struct Router {
     pub(super) heard: AtomicU64,
 }
 
+impl Receive for Router {
+    fn receive(&self, message: &Message) {
+        self.route(message);
+    }
+
+    fn heard(&self) -> &AtomicU64 {
+        &self.heard
+    }
+}
+
 impl Router {
-    pub(super) fn route(&self, message: &Message) {
+    fn route(&self, message: &Message) {
         let name = message.name();
         let message = message.data();
         if let Some(channel) = self.keys.channel_of(name) {

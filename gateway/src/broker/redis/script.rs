@@ -36,6 +36,7 @@ pub(super) static CHANGE_KEY: Script = of_keys!("scripts/change_key.lua");
 pub(super) static READ_STATE: Script = of_keys!("scripts/read_state.lua");
 pub(crate) static LEAVE_EPOCH: Script = Script::new(include_str!("scripts/leave_epoch.lua"));
 pub(crate) static ANNOUNCE: Script = Script::new(include_str!("scripts/announce.lua"));
+pub(super) static TURN: Script = Script::new(include_str!("scripts/turn.lua"));
 pub(super) static RIGHTS: Script = Script::new(include_str!("scripts/rights.lua"));
 
 /// How long the id of a Redis process is. What has another length is none.

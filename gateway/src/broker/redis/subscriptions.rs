@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,8 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dial::{Stream, is_for_want_of_a_right};
-use super::resp::{self, Said};
-use super::route::Router;
+use super::resp::{self, Message, Said};
 use super::server::Server;
 use crate::broker::BrokerError;
 
@@ -21,6 +20,14 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Commands that wait to be written. Those who ask have few under way at once.
 const ASKED_MAX: usize = 64;
+
+/// Where messages go. Called on the connection's task, which reads nothing else meanwhile: must not wait.
+pub(super) trait Receive: Send + Sync + 'static {
+    fn receive(&self, message: &Message);
+
+    /// Grows with whatever arrives.
+    fn heard(&self) -> &AtomicU64;
+}
 
 /// A way to ask. The connection ends with its driver, not with this.
 #[derive(Clone, Debug)]
@@ -43,10 +50,10 @@ struct Awaited {
 }
 
 impl Subscriptions {
-    pub(super) fn open(stream: Box<dyn Stream>, router: Arc<Router>) -> (Self, Driver) {
+    pub(super) fn open<R: Receive>(stream: Box<dyn Stream>, receiver: Arc<R>) -> (Self, Driver) {
         let (sender, asked) = mpsc::channel(ASKED_MAX);
         let drive = async move {
-            let reason = drive(stream, asked, &router).await;
+            let reason = drive(stream, asked, &*receiver).await;
             reason.unwrap_or_else(|error| error.to_string()).into()
         };
         (Self(sender), AbortOnDropHandle::new(tokio::spawn(drive)))
@@ -78,6 +85,20 @@ impl Subscriptions {
         self.send(command, None).await
     }
 
+    /// Subscribes to patterns, and sends another command in the same go: Redis carries out nothing of others in between.
+    pub(super) async fn follow(&self, patterns: &[String], then: &[&str]) -> Result<(), BrokerError> {
+        let mut command = Vec::new();
+        let mut parts = vec!["PSUBSCRIBE"];
+        parts.extend(patterns.iter().map(String::as_str));
+        resp::command(parts.iter(), &mut command);
+        resp::command(then.iter(), &mut command);
+        let subscribed = self.send(command, Some((Said::Subscribed, patterns.len())));
+        // Written with the first.
+        let answered = self.send(Vec::new(), None);
+        let (subscribed, answered) = tokio::join!(subscribed, answered);
+        subscribed.and(answered).map(drop)
+    }
+
     async fn names(&self, verb: &str, names: Vec<String>, confirmed: Said) -> Result<(), BrokerError> {
         // Without names, UNSUBSCRIBE would mean all.
         if names.is_empty() {
@@ -106,10 +127,10 @@ impl Subscriptions {
 }
 
 /// Reads and writes until the connection ends.
-async fn drive(
+async fn drive<R: Receive>(
     stream: Box<dyn Stream>,
     mut asked: mpsc::Receiver<Asked>,
-    router: &Router,
+    receiver: &R,
 ) -> std::io::Result<String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
@@ -124,10 +145,10 @@ async fn drive(
                 if read? == 0 {
                     return Ok("Redis closed the connection".to_owned());
                 }
-                router.heard.fetch_add(1, Ordering::Relaxed);
+                receiver.heard().fetch_add(1, Ordering::Relaxed);
                 while let Some(said) = resp::take(&mut buffer).map_err(std::io::Error::other)? {
                     match said {
-                        Said::Message(message) => router.route(&message),
+                        Said::Message(message) => receiver.receive(&message),
                         said => settle(&mut waiting, said),
                     }
                 }
@@ -170,6 +191,7 @@ fn settle(waiting: &mut VecDeque<Awaited>, said: Said) {
 mod tests {
     use std::time::Duration;
 
+    use super::super::route::Router;
     use super::*;
 
     #[test]
@@ -201,7 +223,7 @@ mod tests {
         let (_connection, _driver) = Subscriptions::open(Box::new(ours), router.clone());
         redis.write_all(b">3\r\n$7\r\nmess").await.unwrap();
         let heard = async {
-            while router.heard.load(Ordering::Relaxed) == 0 {
+            while router.heard().load(Ordering::Relaxed) == 0 {
                 tokio::task::yield_now().await;
             }
         };

@@ -51,6 +51,12 @@ pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagg
     Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), &pointers) })
 }
 
+/// The arguments of an event as a packet has them, with placeholders for these attachments. `None`: they name some that are
+/// not there, or one twice.
+pub fn said_with_attachments(values: &[&RawValue], attachments: &[Bytes]) -> Option<Tagged> {
+    shared(values, attachments).ok()
+}
+
 fn unused(attachments: &[Bytes]) -> Vec<Option<Bytes>> {
     attachments.iter().cloned().map(Some).collect()
 }

@@ -31,7 +31,7 @@ mod routes;
 mod sid;
 mod state;
 
-pub use arguments::{ARGUMENTS_TAG, BINARY_TAG, listed_by_server, said_by_server};
+pub use arguments::{ARGUMENTS_TAG, BINARY_TAG, listed_by_server, said_by_server, said_with_attachments};
 pub use cursor::{Followed, Kept, Resume, Unusable};
 pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX, RESERVED};
 pub use names::{NAMESPACES_MAX, Namespace, Namespaces, Seen};

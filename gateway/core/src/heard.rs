@@ -1,0 +1,390 @@
+//! What all nodes hear alike and one of them does: messages of a pub/sub that has an order and no numbers.
+//!
+//! Every node hears the same messages in the same order for as long as its connection holds, and marks among them, which
+//! nodes send there themselves. The place of a message is the last mark before it and how many came since, so all nodes
+//! call a message by the same place. One node does what the messages say, and tells how far it has got. Whoever follows it
+//! goes on from there with what it has heard itself.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use shared::moment::Moment;
+
+/// Marks that are remembered: as many connections of nodes can have been made since the oldest place that is asked for.
+const MARKS_MAX: usize = 256;
+
+/// Where a message stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Place {
+    /// The last mark before it.
+    pub mark: u64,
+    /// Which message since then: the first is 1. 0 is the mark itself.
+    pub number: u64,
+}
+
+impl Place {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (mark, number) = text.split_once('.')?;
+        Some(Self { mark: u64::from_str_radix(mark, 16).ok()?, number: number.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}.{}", self.mark, self.number)
+    }
+}
+
+/// A message that waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Waiting<T> {
+    pub place: Place,
+    pub since: Moment,
+    pub message: T,
+    /// Counted from the first that this node has heard of anything.
+    at: u64,
+    bytes: usize,
+}
+
+/// What came of a message that was heard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kept {
+    Waits,
+    /// It waits, and so many of the oldest do not any more: there is no room.
+    InPlaceOf(usize),
+    /// It came before any mark, so it has no place that others would know.
+    Unplaced,
+}
+
+/// The messages that one node has heard, and that are not known to be done.
+#[derive(Debug)]
+pub struct Heard<T> {
+    waiting: VecDeque<Waiting<T>>,
+    /// Each with when it was heard, in the order of these.
+    marks: VecDeque<(u64, u64)>,
+    /// How much was heard, marks included.
+    heard: u64,
+    /// The last mark on this connection, and when it was heard.
+    current: Option<(u64, u64)>,
+    /// When the first mark on this connection was heard: from there on nothing was missed.
+    unbroken: u64,
+    /// Everything up to here is done.
+    done: Option<Place>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl<T> Heard<T> {
+    /// `bytes_max`: what may wait.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            marks: VecDeque::new(),
+            heard: 0,
+            current: None,
+            unbroken: 0,
+            done: None,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    pub fn mark(&mut self, mark: u64) {
+        self.heard += 1;
+        if self.current.is_none() {
+            self.unbroken = self.heard;
+        }
+        self.current = Some((mark, self.heard));
+        self.marks.push_back((mark, self.heard));
+        if self.marks.len() > MARKS_MAX {
+            self.marks.pop_front();
+        }
+    }
+
+    /// The connection was lost: what comes next does not follow upon what came last.
+    pub fn lose(&mut self) {
+        if self.waiting.is_empty() {
+            self.done = self.done();
+        }
+        self.current = None;
+    }
+
+    /// Whether what comes next has a place.
+    pub fn is_placed(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Whether this node has heard all that came after this place, and can go on from there. `None`: nothing was ever done.
+    pub fn covers(&self, place: Option<Place>) -> bool {
+        let is_of_this_connection = |place: Place| {
+            self.marks.iter().any(|(mark, marked)| *mark == place.mark && *marked >= self.unbroken)
+        };
+        self.is_placed() && place.is_none_or(is_of_this_connection)
+    }
+
+    /// `bytes`: what it takes.
+    pub fn hear(&mut self, now: Moment, bytes: usize, message: T) -> Kept {
+        let Some((mark, marked)) = self.current else { return Kept::Unplaced };
+        self.heard += 1;
+        let place = Place { mark, number: self.heard - marked };
+        self.bytes += bytes;
+        self.waiting.push_back(Waiting { place, since: now, message, at: self.heard, bytes });
+        let mut dropped = 0;
+        while self.bytes > self.bytes_max && self.waiting.len() > 1 {
+            self.pop();
+            dropped += 1;
+        }
+        if dropped == 0 { Kept::Waits } else { Kept::InPlaceOf(dropped) }
+    }
+
+    /// The first of those that wait, in their order.
+    pub fn first(&self) -> impl Iterator<Item = &Waiting<T>> {
+        self.waiting.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The first so many are done.
+    pub fn finish(&mut self, count: usize) {
+        for _ in 0..count {
+            self.pop();
+        }
+    }
+
+    /// Everything up to this place is done, by whoever it was. Where this node does not know the place nothing is changed.
+    pub fn done_until(&mut self, place: Place) {
+        let Some((_, marked)) = self.marks.iter().rev().find(|(mark, _)| *mark == place.mark) else { return };
+        let until = marked.saturating_add(place.number);
+        while self.waiting.front().is_some_and(|first| first.at <= until) {
+            self.pop();
+        }
+    }
+
+    /// Lets go of what has waited for longer than this, and tells how much that was.
+    pub fn forget(&mut self, now: Moment, longest: Duration) -> usize {
+        let mut forgotten = 0;
+        while self.waiting.front().is_some_and(|first| now.since(first.since) > longest) {
+            self.pop();
+            forgotten += 1;
+        }
+        forgotten
+    }
+
+    /// Up to where everything that this node has heard is done. `None`: it has heard of no place yet.
+    pub fn done(&self) -> Option<Place> {
+        match (self.waiting.front(), self.current) {
+            (Some(Waiting { place, .. }), _) => Some(Place { number: place.number - 1, ..*place }),
+            (None, Some((mark, marked))) => Some(Place { mark, number: self.heard - marked }),
+            (None, None) => self.done,
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(first) = self.waiting.pop_front() {
+            self.bytes -= first.bytes;
+            self.done = Some(first.place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn heard() -> Heard<u32> {
+        Heard::new(1_000)
+    }
+
+    fn places(heard: &Heard<u32>) -> Vec<(u64, u64, u32)> {
+        heard.first().map(|one| (one.place.mark, one.place.number, one.message)).collect()
+    }
+
+    #[test]
+    fn a_place_reads_back_as_it_is_written() {
+        for place in [Place { mark: 0, number: 0 }, Place { mark: u64::MAX, number: u64::MAX }] {
+            assert_eq!(Place::parse(&place.to_string()), Some(place));
+        }
+        for none in ["", "1", "x.1", "1.x", "1.-1"] {
+            assert_eq!(Place::parse(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_have_heard_a_mark_call_what_follows_the_same() {
+        let (mut early, mut late) = (heard(), heard());
+        early.mark(7);
+        early.hear(Moment::ZERO, 1, 1);
+        assert_eq!(late.hear(Moment::ZERO, 1, 1), Kept::Unplaced, "it came before any mark");
+        for one in [&mut early, &mut late] {
+            one.mark(8);
+            one.hear(Moment::ZERO, 1, 2);
+            one.hear(Moment::ZERO, 1, 3);
+        }
+        assert_eq!(places(&early), [(7, 1, 1), (8, 1, 2), (8, 2, 3)]);
+        assert_eq!(places(&late), [(8, 1, 2), (8, 2, 3)]);
+        assert_eq!(late.done(), Some(Place { mark: 8, number: 0 }));
+        early.finish(2);
+        assert_eq!(early.done(), Some(Place { mark: 8, number: 1 }));
+        late.done_until(early.done().unwrap());
+        assert_eq!(places(&late), [(8, 2, 3)]);
+        late.done_until(Place { mark: 9, number: 9 });
+        assert_eq!(places(&late), [(8, 2, 3)], "a place that it has not heard of");
+        early.finish(1);
+        early.mark(9);
+        assert_eq!(early.done(), Some(Place { mark: 9, number: 0 }));
+        late.mark(9);
+        late.done_until(early.done().unwrap());
+        assert!(late.is_empty());
+    }
+
+    #[test]
+    fn what_follows_a_loss_has_no_place_before_the_next_mark() {
+        let mut heard = heard();
+        heard.mark(1);
+        heard.hear(Moment::ZERO, 1, 1);
+        heard.lose();
+        assert!(!heard.is_placed());
+        assert_eq!(heard.hear(Moment::ZERO, 1, 2), Kept::Unplaced);
+        heard.finish(1);
+        assert_eq!(heard.done(), Some(Place { mark: 1, number: 1 }));
+        heard.mark(2);
+        heard.hear(Moment::ZERO, 1, 3);
+        assert_eq!(places(&heard), [(2, 1, 3)]);
+    }
+
+    #[test]
+    fn a_node_goes_on_only_from_where_it_has_missed_nothing_since() {
+        let place = |mark, number| Some(Place { mark, number });
+        let mut heard = heard();
+        assert!(!heard.covers(None), "it has no place itself");
+        heard.mark(1);
+        heard.mark(2);
+        assert!(heard.covers(None) && heard.covers(place(1, 0)) && heard.covers(place(2, 9)));
+        assert!(!heard.covers(place(3, 0)));
+        heard.lose();
+        assert!(!heard.covers(place(2, 0)));
+        heard.mark(3);
+        assert!(heard.covers(place(3, 0)) && !heard.covers(place(2, 0)));
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_and_in_time() {
+        let mut heard = heard();
+        heard.mark(1);
+        assert_eq!(heard.hear(Moment::ZERO, 600, 1), Kept::Waits);
+        assert_eq!(heard.hear(Moment(1), 600, 2), Kept::InPlaceOf(1));
+        assert_eq!(heard.hear(Moment(2), 5_000, 3), Kept::InPlaceOf(1), "the newest is kept, however long");
+        assert_eq!((heard.bytes(), places(&heard)), (5_000, vec![(1, 3, 3)]));
+        assert_eq!(heard.forget(Moment(2), Duration::from_millis(0)), 0);
+        assert_eq!(heard.forget(Moment(4), Duration::from_millis(1)), 1);
+        assert_eq!((heard.bytes(), heard.is_empty()), (0, true));
+        for mark in 2..=300 {
+            heard.mark(mark);
+        }
+        assert_eq!(heard.marks.len(), MARKS_MAX);
+    }
+
+    /// What happens in a cluster of three.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Emit,
+        /// A node connects anew, and sends a mark.
+        Connect(usize),
+        /// A node loses its connection.
+        Lose(usize),
+        /// A node has its turn, does so many of what waits, and writes down how far it is, or dies before that.
+        Turn(usize, usize, bool),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => Just(Step::Emit),
+            1 => (0..3_usize).prop_map(Step::Connect),
+            1 => (0..3_usize).prop_map(Step::Lose),
+            3 => (0..3_usize, 0..4_usize, any::<bool>()).prop_map(|(node, count, tells)| Step::Turn(node, count, tells)),
+        ];
+        proptest::collection::vec(step, 0..80)
+    }
+
+    proptest! {
+        /// Node 0 never loses its connection. So whatever the others do, each message is done, once under its place, and
+        /// for the first time in its order.
+        #[test]
+        fn each_message_is_done_once_for_as_long_as_one_node_hears_all(steps in steps()) {
+            let mut nodes: Vec<Heard<u32>> = (0..3).map(|_| Heard::new(1 << 20)).collect();
+            let (mut sent, mut marks) = (0, 0);
+            // The first node has begun.
+            let mut written = Some(Place { mark: 0, number: 0 });
+            let mut done = Vec::new();
+            let mut once = BTreeSet::new();
+            let mut connected = [true, false, false];
+            let mut turn = |nodes: &mut Vec<Heard<u32>>, node: usize, count: usize, tells: bool, written: &mut Option<Place>| {
+                if !nodes[node].covers(*written) {
+                    return done.clone();
+                }
+                if let Some(place) = *written {
+                    nodes[node].done_until(place);
+                }
+                let first: Vec<(Place, u32)> =
+                    nodes[node].first().take(count).map(|one| (one.place, one.message)).collect();
+                for (place, message) in &first {
+                    // What the broker knows by its key it does not publish again.
+                    if once.insert((place.mark, place.number)) {
+                        done.push(*message);
+                    }
+                }
+                nodes[node].finish(first.len());
+                if tells {
+                    *written = nodes[node].done();
+                }
+                done.clone()
+            };
+            nodes[0].mark(0);
+            for step in steps {
+                match step {
+                    Step::Emit => {
+                        sent += 1;
+                        for (node, is_connected) in nodes.iter_mut().zip(connected) {
+                            if is_connected {
+                                node.hear(Moment::ZERO, 1, sent);
+                            }
+                        }
+                    }
+                    Step::Connect(node) if node > 0 => {
+                        nodes[node].lose();
+                        connected[node] = true;
+                        marks += 1;
+                        for (node, is_connected) in nodes.iter_mut().zip(connected) {
+                            if is_connected {
+                                node.mark(marks);
+                            }
+                        }
+                    }
+                    Step::Lose(node) if node > 0 => {
+                        nodes[node].lose();
+                        connected[node] = false;
+                    }
+                    Step::Connect(_) | Step::Lose(_) => {}
+                    Step::Turn(node, count, tells) => {
+                        turn(&mut nodes, node, count, tells, &mut written);
+                    }
+                }
+            }
+            let done = turn(&mut nodes, 0, usize::MAX, true, &mut written);
+            let all: BTreeSet<u32> = done.iter().copied().collect();
+            prop_assert_eq!(all.len(), done.len(), "none twice");
+            prop_assert_eq!(all.len() as u32, sent, "none missing");
+        }
+    }
+}

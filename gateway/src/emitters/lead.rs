@@ -1,0 +1,187 @@
+//! Which node carries out what emitters say: the one whose turn it is, for as long as it says so again and again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gateway_core::heard::{Place, Waiting};
+use tokio_util::sync::CancellationToken;
+
+use super::{Listening, Message};
+
+/// What all nodes call the turn by.
+const WHAT: &str = "socketio-emitters";
+
+/// How long a turn holds from each time on that it is taken.
+const LEASE: Duration = Duration::from_secs(2);
+/// How often it is taken, or asked for.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How long a node that may have missed something leaves it to others to go on.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a message waits for somebody to carry it out. Longer than it takes others to notice that a node has died, and
+/// shorter than it is known what was published under a key.
+const WAITS_MAX: Duration = Duration::from_secs(30);
+/// How many messages, and bytes of them, are carried out at once.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 1 << 20;
+/// The pause after something could not be done.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// What this node knows of the turn.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Until when it is this node's.
+    until: Option<Instant>,
+    asked: Option<Instant>,
+    /// How far another node has got, once that was asked.
+    seen: Option<Option<Place>>,
+}
+
+impl Turn {
+    fn is_held(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn is_due(&self) -> bool {
+        self.asked.is_none_or(|asked| asked.elapsed() >= INTERVAL)
+    }
+}
+
+impl Listening {
+    /// Until it is to stop, and then until what was heard is done.
+    pub(super) async fn lead(self: Arc<Self>, stop: CancellationToken) {
+        let mut turn = Turn::default();
+        loop {
+            let is_stopping = stop.is_cancelled();
+            if turn.is_due() {
+                self.take(&mut turn).await;
+            }
+            let mut pause = INTERVAL;
+            if turn.is_held() {
+                match self.carry_on().await {
+                    Progress::All => {}
+                    Progress::Some => continue,
+                    Progress::Stuck => pause = RETRY,
+                }
+            }
+            let is_done = !turn.is_held() || self.heard.lock().is_empty();
+            if is_stopping && is_done {
+                return self.give_back(&turn).await;
+            }
+            tokio::select! {
+                () = self.news.notified(), if pause == INTERVAL => {}
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled(), if !is_stopping => {}
+            }
+        }
+    }
+
+    /// Takes the turn if nobody else has it, or looks how far whoever has it has got.
+    async fn take(&self, turn: &mut Turn) {
+        turn.asked = Some(Instant::now());
+        let was_held = turn.is_held();
+        let (is_placed, is_empty, covers, done) = {
+            let mut heard = self.heard.lock();
+            self.forget(&mut heard);
+            (
+                heard.is_placed(),
+                heard.is_empty(),
+                turn.seen.is_some_and(|seen| heard.covers(seen)),
+                heard.done(),
+            )
+        };
+        if !is_placed && is_empty {
+            // It hears nothing, so others are to go on.
+            if was_held {
+                self.give_back(turn).await;
+            }
+            turn.until = None;
+            self.metrics.leads.set(0);
+            return;
+        }
+        // Who has the turn keeps it while it has something left to do.
+        let patience = if covers || was_held { Duration::ZERO } else { PATIENCE };
+        let lease = if is_placed || was_held { LEASE } else { Duration::ZERO };
+        let done = done.map(|place| place.to_string()).unwrap_or_default();
+        let begun = Instant::now();
+        match self.node.take_cluster_turn(WHAT, lease, patience, &done).await {
+            Ok(taken) => {
+                let place = Place::parse(&taken.done);
+                let is_held = taken.held && !lease.is_zero();
+                if !was_held {
+                    turn.seen = Some(place);
+                    if let Some(place) = place {
+                        let mut heard = self.heard.lock();
+                        heard.done_until(place);
+                        self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
+                    }
+                    if is_held {
+                        tracing::info!("this node carries out what emitters of Socket.IO say");
+                    }
+                } else if !is_held {
+                    tracing::info!("another node carries out what emitters of Socket.IO say");
+                }
+                turn.until = is_held.then(|| begun + LEASE);
+            }
+            // What it holds it holds until that is over.
+            Err(error) => tracing::debug!(%error, "whose turn it is to listen to emitters cannot be told"),
+        }
+        self.metrics.leads.set(i64::from(turn.is_held()));
+    }
+
+    /// Others need not wait until the turn is over.
+    async fn give_back(&self, turn: &Turn) {
+        self.metrics.leads.set(0);
+        if !turn.is_held() {
+            return;
+        }
+        let done = self.heard.lock().done().map(|place| place.to_string()).unwrap_or_default();
+        if let Err(error) = self.node.take_cluster_turn(WHAT, Duration::ZERO, Duration::ZERO, &done).await {
+            tracing::debug!(%error, "the turn to listen to emitters could not be given back; it ends by itself");
+        }
+    }
+
+    /// What nobody has carried out for too long is let go of.
+    fn forget(&self, heard: &mut gateway_core::heard::Heard<Message>) {
+        let forgotten = heard.forget(self.node.clock.now(), WAITS_MAX);
+        if forgotten > 0 {
+            self.metrics.message("other", "late", forgotten as u64);
+            if let Some(untold) = self.told.dropped.now() {
+                tracing::warn!(forgotten, untold, "what emitters said could not be carried out in time");
+            }
+        }
+    }
+
+    /// Carries out the first of those that wait.
+    async fn carry_on(&self) -> Progress {
+        let batch: Vec<Waiting<Message>> = {
+            let heard = self.heard.lock();
+            let mut bytes = 0;
+            let within = |one: &&Waiting<Message>| {
+                let is_first = bytes == 0;
+                bytes += one.message.bytes() + 1;
+                is_first || bytes <= BATCH_BYTES
+            };
+            heard.first().take(BATCH).take_while(within).cloned().collect()
+        };
+        if batch.is_empty() {
+            return Progress::All;
+        }
+        let done = self.carry_out(&batch).await;
+        let mut heard = self.heard.lock();
+        // Some of it may have been let go of meanwhile.
+        if let Some(last) = done.checked_sub(1).and_then(|last| batch.get(last)) {
+            heard.done_until(last.place);
+        }
+        self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
+        if done < batch.len() { Progress::Stuck } else { Progress::Some }
+    }
+}
+
+enum Progress {
+    /// Nothing waits.
+    All,
+    /// A part of it is done.
+    Some,
+    /// The broker does not take it.
+    Stuck,
+}

@@ -1,0 +1,234 @@
+//! Servers that send events through Redis, as they do to servers of Socket.IO: what they say is carried out once over the
+//! whole cluster.
+//!
+//! Every node hears all of it, and keeps it until it is done. One node leads: it carries it out, as publications and commands
+//! that reach all nodes, and writes down how far it is. If it dies, one of the others goes on from there. What is done
+//! twice in between is told apart by the place that all nodes call a message by ([`gateway_core::heard`]).
+
+mod arguments;
+mod carry_out;
+mod lead;
+mod names;
+mod read_packet;
+mod read_python;
+mod read_request;
+mod said;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::heard::{Heard, Kept};
+use parking_lot::Mutex;
+use shared::protocol::socketio::Common;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::names::{Names, Source};
+use self::said::{Kind, Said, Unread, What};
+use crate::broker::redis::follow::{Follow, Follower, Following};
+use crate::broker::redis::{Config as Redis, DialError};
+use crate::node::Node;
+use crate::socketio::Emitters as Settings;
+use crate::telemetry::Sparingly;
+use crate::telemetry::emitters::EmittersMetrics;
+
+/// What it is in logs.
+const WHAT: &str = "emitters";
+
+/// How long a node that stops may take to hand over.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// What a message takes beside its bytes, roughly.
+const OVERHEAD_BYTES: usize = 128;
+
+/// A message that nobody has read yet.
+#[derive(Clone, Debug)]
+enum Message {
+    Packet(Arc<str>, Bytes),
+    Request(Arc<str>, Bytes),
+    Python(Bytes),
+    TooLong,
+}
+
+#[derive(Debug)]
+struct Listening {
+    node: Arc<Node>,
+    common: Arc<Common>,
+    names: Names,
+    message_bytes_max: usize,
+    heard: Mutex<Heard<Message>>,
+    news: Notify,
+    metrics: EmittersMetrics,
+    told: Told,
+}
+
+/// What is written sparingly.
+#[derive(Debug, Default)]
+struct Told {
+    unread: Sparingly,
+    undone: Sparingly,
+    dropped: Sparingly,
+    unplaced: Sparingly,
+}
+
+#[derive(Debug)]
+pub(crate) struct Emitters {
+    stop: CancellationToken,
+    leading: tokio::task::JoinHandle<()>,
+    _following: AbortOnDropHandle<()>,
+}
+
+/// What it is made of.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) settings: &'a Settings,
+    /// The section `redis`.
+    pub(crate) redis: &'a Redis,
+    pub(crate) common: Arc<Common>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) runtime: &'a Handle,
+}
+
+impl Emitters {
+    /// Begins to connect and returns at once.
+    pub(crate) fn start(parts: Parts<'_>) -> Result<Self, DialError> {
+        let Parts { settings, redis, common, node, runtime } = parts;
+        let names = Names::new(settings, &common.namespaces);
+        // What marks are is nobody's business: they have to differ.
+        let mark = || format!("{:016x}", rand::random::<u64>());
+        let following =
+            Following { patterns: names.patterns(), hello: (names.marks().to_owned(), Box::new(mark)) };
+        let name = format!("{}:{}:{WHAT}", redis.prefix, node.id.0);
+        let metrics = node.metrics.emitters().clone();
+        let listening = Arc::new(Listening {
+            message_bytes_max: settings.message_bytes_max,
+            heard: Mutex::new(Heard::new(settings.waiting_bytes_max)),
+            news: Notify::new(),
+            told: Told::default(),
+            metrics,
+            names,
+            common,
+            node,
+        });
+        let follower = Follower::new(settings.redis(redis), name, following, listening.clone())?;
+        let stop = CancellationToken::new();
+        let leading = runtime.spawn(listening.lead(stop.clone()));
+        let following = AbortOnDropHandle::new(runtime.spawn(follower.run(WHAT)));
+        Ok(Self { stop, leading, _following: following })
+    }
+
+    /// Carries out what was heard, and has another node go on.
+    pub(crate) async fn shut_down(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(HAND_OVER, self.leading).await.is_err() {
+            tracing::warn!("what emitters said last is left to other nodes");
+        }
+    }
+}
+
+impl Follow for Listening {
+    fn opened(&self, again: bool) {
+        self.metrics.link_up.set(1);
+        if again {
+            self.metrics.reconnects.inc();
+        }
+    }
+
+    fn lost(&self) {
+        self.metrics.link_up.set(0);
+        self.heard.lock().lose();
+        self.news.notify_one();
+    }
+
+    fn message(&self, name: &[u8], data: &[u8]) {
+        // Copied: what it arrived in may hold far more.
+        let bytes = |data: &[u8]| Bytes::copy_from_slice(data);
+        let message = match self.names.source(name) {
+            None => return,
+            Some(Source::Mark) => {
+                let mark = std::str::from_utf8(data).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+                if let Some(mark) = mark {
+                    self.heard.lock().mark(mark);
+                    self.news.notify_one();
+                }
+                return;
+            }
+            Some(_) if data.len() > self.message_bytes_max => Message::TooLong,
+            Some(Source::Packet(namespace)) => Message::Packet(namespace.into(), bytes(data)),
+            Some(Source::Request(namespace)) => Message::Request(namespace.into(), bytes(data)),
+            Some(Source::Python) => Message::Python(bytes(data)),
+        };
+        let size = message.bytes() + OVERHEAD_BYTES;
+        let kept = {
+            let mut heard = self.heard.lock();
+            let kept = heard.hear(self.node.clock.now(), size, message);
+            self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
+            kept
+        };
+        match kept {
+            Kept::Waits => {}
+            Kept::InPlaceOf(dropped) => {
+                self.metrics.message(Kind::Other.label(), "dropped", dropped as u64);
+                if let Some(untold) = self.told.dropped.now() {
+                    tracing::warn!(
+                        dropped,
+                        untold,
+                        "too much of what emitters say waits here: the oldest is dropped"
+                    );
+                }
+            }
+            Kept::Unplaced => {
+                self.metrics.message(Kind::Other.label(), "unplaced", 1);
+                if let Some(untold) = self.told.unplaced.now() {
+                    tracing::warn!(untold, "a message of an emitter came before this node was ready for any");
+                }
+            }
+        }
+        self.news.notify_one();
+    }
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Packet(_, data) | Self::Request(_, data) | Self::Python(data) => data.len(),
+            Self::TooLong => 0,
+        }
+    }
+
+    /// Of what kind it is if it cannot be read.
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Packet(..) => Kind::Emit,
+            _ => Kind::Other,
+        }
+    }
+
+    fn read(&self) -> Result<Said, Unread> {
+        let said = |namespace: &str, what: What| Said { namespace: namespace.to_owned(), what };
+        match self {
+            Self::Packet(namespace, data) => {
+                read_packet::read(data, namespace).map(|what| said(namespace, what))
+            }
+            Self::Request(namespace, data) => read_request::read(data).map(|what| said(namespace, what)),
+            Self::Python(data) => read_python::read(data),
+            Self::TooLong => Err(Unread::TooLong),
+        }
+    }
+}
+
+/// What a message says, or why it cannot be read, by where it arrived: for [`crate::readers`].
+pub(crate) fn in_words(message: &[u8]) -> [Result<String, String>; 3] {
+    let data = Bytes::copy_from_slice(message);
+    [
+        Message::Packet("/".into(), data.clone()),
+        Message::Request("/".into(), data.clone()),
+        Message::Python(data),
+    ]
+    .map(|message| message.read().map(|said| format!("{said:?}")).map_err(|unread| unread.to_string()))
+}

@@ -1,0 +1,214 @@
+//! The messages of `@socket.io/redis-emitter` and its like, and of servers with the Redis adapter: `[uid, packet, options]`
+//! in MessagePack, or in JSON.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use shared::publication::JSON_DEPTH_MAX;
+
+use super::arguments::{Arguments, Key, ListOfArguments};
+use super::said::{Of, Unread, What};
+use crate::socketio::addressed::PARTS_MAX;
+
+/// An event, and one that libraries before the protocol's version 5 say has bytes in it.
+const EVENTS: [u64; 2] = [2, 5];
+
+/// Reads a message that was published for this namespace.
+pub(super) fn read(message: &[u8], namespace: &str) -> Result<What, Unread> {
+    let malformed = |error: String| Unread::Malformed(error);
+    let packet = match message.first() {
+        Some(b'[') => {
+            let mut json = serde_json::Deserializer::from_slice(message);
+            let packet = (&mut json).deserialize_any(Triple).map_err(|error| malformed(error.to_string()))?;
+            json.end().map_err(|error| malformed(error.to_string()))?;
+            packet
+        }
+        _ => {
+            let mut packed = rmp_serde::Deserializer::from_read_ref(message);
+            // The list, the packet and its data are around the arguments.
+            packed.set_max_depth(JSON_DEPTH_MAX + 8);
+            packed.deserialize_any(Triple).map_err(|error| malformed(error.to_string()))?
+        }
+    };
+    let Packet { kind, namespace: own, data, options } = packet;
+    if kind.is_none_or(|kind| !EVENTS.contains(&kind)) {
+        return Err(Unread::Unsupported("a packet that is no event"));
+    }
+    if own.as_deref().unwrap_or("/") != namespace {
+        return Err(malformed("it is for another namespace than its channel".to_owned()));
+    }
+    let arguments = data.ok_or_else(|| malformed("there is no event in it".to_owned()))?;
+    let (event, said) = arguments.into_said().map_err(malformed)?;
+    let Options { rooms, except, volatile } = options;
+    Ok(What::Emit { event, said, of: Of { rooms, except }, volatile })
+}
+
+#[derive(Debug, Default)]
+struct Packet {
+    kind: Option<u64>,
+    namespace: Option<String>,
+    data: Option<Arguments>,
+    options: Options,
+}
+
+#[derive(Debug, Default)]
+struct Options {
+    rooms: Vec<String>,
+    except: Vec<String>,
+    volatile: bool,
+}
+
+/// The three parts of a message.
+struct Triple;
+
+impl<'de> Visitor<'de> for Triple {
+    type Value = Packet;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of a name, a packet and options")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Packet, A::Error> {
+        let broken = || A::Error::custom("a part is missing");
+        parts.next_element::<IgnoredAny>()?.ok_or_else(broken)?;
+        let mut packet = parts.next_element_seed(Fields(PhantomData::<Packet>))?.ok_or_else(broken)?;
+        if let Some(options) = parts.next_element_seed(Fields(PhantomData::<Options>))? {
+            packet.options = options;
+        }
+        while parts.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(packet)
+    }
+}
+
+/// Something that is read field by field, as the names come.
+trait ByName: Default {
+    fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
+}
+
+struct Fields<T>(PhantomData<T>);
+
+impl<'de, T: ByName> DeserializeSeed<'de> for Fields<T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T: ByName> Visitor<'de> for Fields<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+        let mut read = T::default();
+        while let Some(name) = map.next_key_seed(Key)? {
+            read.take(&name, &mut map)?;
+        }
+        Ok(read)
+    }
+
+    fn visit_unit<E>(self) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    /// An empty text stands for nothing, as some emitters have it.
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        if text.is_empty() { Ok(T::default()) } else { Err(E::custom("a text in place of an object")) }
+    }
+}
+
+impl ByName for Packet {
+    fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "type" => self.kind = Some(map.next_value()?),
+            "nsp" => self.namespace = map.next_value()?,
+            "data" => self.data = Some(map.next_value_seed(ListOfArguments)?),
+            _ => drop(map.next_value::<IgnoredAny>()?),
+        }
+        Ok(())
+    }
+}
+
+impl ByName for Options {
+    fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "rooms" => self.rooms = map.next_value::<Names>()?.or_none(),
+            "except" => self.except = map.next_value::<Names>()?.or_none(),
+            "flags" => self.volatile = map.next_value_seed(Fields(PhantomData::<Flags>))?.0,
+            _ => drop(map.next_value::<IgnoredAny>()?),
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Flags(bool);
+
+impl ByName for Flags {
+    fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "volatile" => self.0 = map.next_value::<Option<bool>>()?.unwrap_or_default(),
+            _ => drop(map.next_value::<IgnoredAny>()?),
+        }
+        Ok(())
+    }
+}
+
+/// Names of rooms: a list, one alone, or none. Numbers are names, too.
+#[derive(Debug, Default)]
+pub(super) struct Names(pub(super) Vec<String>);
+
+impl Names {
+    /// Where an empty text alone stands for none.
+    fn or_none(self) -> Vec<String> {
+        if self.0 == [""] { Vec::new() } else { self.0 }
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NamesVisitor)
+    }
+}
+
+struct NamesVisitor;
+
+impl<'de> Visitor<'de> for NamesVisitor {
+    type Value = Names;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("names of rooms")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
+        let mut names = Vec::new();
+        while let Some(name) = list.next_element_seed(Key)? {
+            names.push(name);
+            if names.len() > PARTS_MAX {
+                return Err(A::Error::custom(format!("more than {PARTS_MAX} rooms")));
+            }
+        }
+        Ok(Names(names))
+    }
+
+    fn visit_unit<E>(self) -> Result<Names, E> {
+        Ok(Names::default())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Names, E> {
+        Key.visit_str(text).map(|name| Names(vec![name]))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Names, E> {
+        Key.visit_u64(value).map(|name| Names(vec![name]))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Names, E> {
+        Key.visit_i64(value).map(|name| Names(vec![name]))
+    }
+}

@@ -1,0 +1,113 @@
+//! The messages of python-socketio's managers, in JSON as they are since its version 5.14. Pickles are never read.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::protocol::socketio::{ARGUMENTS_MAX, said_by_server, said_with_attachments};
+use shared::publication::{Tagged, is_too_deep};
+
+use super::read_packet::Names;
+use super::said::{Of, Said, Unread, What};
+
+/// What every pickle begins with since Python 2.3.
+const PICKLE: u8 = 0x80;
+
+#[derive(Debug, Deserialize)]
+struct Message<'a> {
+    method: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    event: Option<String>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    /// Since 5.16: whether attachments stand behind the arguments, which are always a list then.
+    #[serde(default)]
+    binary: Option<bool>,
+    #[serde(default)]
+    room: Option<Names>,
+    #[serde(default)]
+    skip_sid: Option<Names>,
+    #[serde(default)]
+    sid: Option<String>,
+}
+
+pub(super) fn read(message: &[u8]) -> Result<Said, Unread> {
+    if message.first() == Some(&PICKLE) {
+        return Err(Unread::Pickle);
+    }
+    let malformed = |what: &str| Unread::Malformed(what.to_owned());
+    let unreadable = |error: serde_json::Error| Unread::Malformed(error.to_string());
+    let message: Message<'_> = serde_json::from_slice(message).map_err(unreadable)?;
+    let Message { method, namespace, event, data, binary, room, skip_sid, sid } = message;
+    let rooms = room.unwrap_or_default().0;
+    let one = || -> Result<Of, Unread> {
+        let sid = sid.clone().ok_or_else(|| malformed("there is no sid"))?;
+        Ok(Of { rooms: vec![sid], except: Vec::new() })
+    };
+    let what = match &*method {
+        "emit" => {
+            let said = said(data, binary)?;
+            if is_too_deep(&said.data.bytes) {
+                return Err(malformed("its data is nested too deep"));
+            }
+            let event = event.ok_or_else(|| malformed("there is no event"))?;
+            let except = skip_sid.unwrap_or_default().0;
+            What::Emit { event, said, of: Of { rooms, except }, volatile: false }
+        }
+        "enter_room" => What::Join { of: one()?, rooms },
+        "leave_room" => What::Leave { of: one()?, rooms },
+        "close_room" if rooms.is_empty() => return Err(malformed("there is no room")),
+        "close_room" => What::Leave { of: Of { rooms: rooms.clone(), except: Vec::new() }, rooms },
+        "disconnect" => What::Disconnect { of: one()?, close: false },
+        "callback" => return Err(Unread::Unsupported("an answer to another server")),
+        _ => return Err(Unread::Unsupported("a method of a later release")),
+    };
+    Ok(Said { namespace: namespace.unwrap_or_else(|| "/".to_owned()), what })
+}
+
+/// The arguments of an event. None alone, which stands for nothing, is none.
+fn said(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagged, Unread> {
+    let unreadable = |error: serde_json::Error| Unread::Malformed(error.to_string());
+    let data = data.map_or("null", RawValue::get);
+    let list = |json| serde_json::from_str::<Vec<&RawValue>>(json).map_err(unreadable);
+    let is_null = |value: &&RawValue| value.get() == "null";
+    match binary {
+        None if data == "null" => Ok(said_by_server(&[], &[])),
+        None => {
+            let value: &RawValue = serde_json::from_str(data).map_err(unreadable)?;
+            Ok(said_by_server(&[value], &[]))
+        }
+        Some(false) => {
+            let values = list(data)?;
+            check(&values)?;
+            let is_none = values.len() == 1 && values.iter().all(is_null);
+            Ok(said_by_server(if is_none { &[] } else { &values }, &[]))
+        }
+        Some(true) => {
+            let parts = list(data)?;
+            let (values, attachments) =
+                parts.split_first().ok_or_else(|| Unread::Malformed("its data is empty".to_owned()))?;
+            let values = list(values.get())?;
+            check(&values)?;
+            check(attachments)?;
+            let decoded = attachments.iter().map(|part| {
+                let text: String = serde_json::from_str(part.get()).map_err(unreadable)?;
+                let bytes = STANDARD.decode(text).map_err(|error| Unread::Malformed(error.to_string()))?;
+                Ok(Bytes::from(bytes))
+            });
+            let attachments = decoded.collect::<Result<Vec<Bytes>, Unread>>()?;
+            let said = said_with_attachments(&values, &attachments);
+            said.ok_or_else(|| Unread::Malformed("its arguments name attachments that it has not".to_owned()))
+        }
+    }
+}
+
+fn check(values: &[&RawValue]) -> Result<(), Unread> {
+    match values.len() > ARGUMENTS_MAX {
+        true => Err(Unread::Malformed(format!("more than {ARGUMENTS_MAX} arguments"))),
+        false => Ok(()),
+    }
+}

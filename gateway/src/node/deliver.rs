@@ -128,7 +128,7 @@ impl Node {
 
     /// Has history read after an offset, for what is missing or in doubt.
     pub(super) fn mend(self: &Arc<Self>, local: &LocalChannel, since: u64) {
-        let (channel, retention) = (local.channel.clone(), local.retention);
+        let (channel, retention) = (local.channel.clone(), local.retention());
         self.runtime.spawn(repair::mend(self.clone(), channel, retention, since));
     }
 
@@ -151,7 +151,7 @@ impl Node {
                 };
                 self.interest.weigh(local);
                 let (channel, micros) = (local.channel.clone(), self.clock.micros());
-                let prepared = if local.retention.keeps_history() {
+                let prepared = if local.retention().keeps_history() {
                     let event = OwnedEvent::Publication(publication);
                     Prepared::of(channel, event, previous, micros, &self.variants)
                 } else {

@@ -6,6 +6,7 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::catch_up::CatchUp;
@@ -35,13 +36,21 @@ pub(crate) struct LocalChannel {
     pub(crate) workers: u64,
     pub(crate) link: Link,
     pub(crate) feed: Feed,
-    pub(crate) retention: Retention,
+    retention: Kept,
     /// When a publication last arrived or the position was last checked.
     pub(crate) checked: Moment,
     aside: Option<Box<Aside>>,
 }
 
-const _: () = assert!(size_of::<LocalChannel>() <= 128, "there can be many for each connection");
+const _: () = assert!(size_of::<LocalChannel>() <= 112, "there can be many for each connection");
+
+/// What a channel keeps, in a third of a [`Retention`]'s bytes.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    publications: u32,
+    /// Rounded up: namespaces say it in seconds.
+    seconds: u32,
+}
 
 /// What few channels have, or none for long: in a box of its own while there is any of it.
 #[derive(Debug)]
@@ -73,10 +82,15 @@ pub(crate) enum Link {
 }
 
 impl LocalChannel {
+    pub(crate) fn retention(&self) -> Retention {
+        let Kept { publications: size, seconds } = self.retention;
+        Retention { size, ttl: Duration::from_secs(seconds.into()) }
+    }
+
     /// Whether somebody here would miss what does not come. Where no stream is kept, the feed knows of numbers if there
     /// are any.
     pub(super) fn is_followed(&self) -> bool {
-        let is_numbered = self.retention.keeps_history() || self.feed.position().is_some();
+        let is_numbered = self.retention().keeps_history() || self.feed.position().is_some();
         self.workers != 0 && self.link == Link::Up && is_numbered
     }
 
@@ -215,6 +229,8 @@ impl Interest {
         now: Moment,
     ) -> LocalChannel {
         let feed = Feed::default();
+        let seconds = retention.ttl.as_secs_f64().ceil() as u32;
+        let retention = Kept { publications: retention.size, seconds };
         LocalChannel { channel, workers: 0, link, feed, retention, checked: now, aside: None }
     }
 
@@ -232,12 +248,13 @@ impl Interest {
 
     /// What few channels have. To be weighed when it has changed.
     pub(crate) fn aside<'l>(&self, local: &'l mut LocalChannel) -> &'l mut Aside {
+        let retention = local.retention();
         local.aside.get_or_insert_with(|| {
             let life = self.lives.fetch_add(1, Ordering::Relaxed);
             Box::new(Aside {
                 waiting: Vec::new(),
                 // Nothing is known of the channel's past.
-                catch_up: CatchUp::new(life, local.retention),
+                catch_up: CatchUp::new(life, retention),
                 past_waiting: Vec::new(),
                 previous: None,
                 roster: None,

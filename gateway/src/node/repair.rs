@@ -151,7 +151,7 @@ pub(super) async fn check_positions(node: Arc<Node>) {
 
 impl Looked {
     fn new(local: &LocalChannel) -> Self {
-        Self { channel: local.channel.clone(), retention: local.retention, before: local.feed.position() }
+        Self { channel: local.channel.clone(), retention: local.retention(), before: local.feed.position() }
     }
 }
 

@@ -228,7 +228,7 @@ impl Members {
     }
 
     /// Those who waited for the stream to come to where it is now wait no more. They know the last publication.
-    fn end_waiting(&mut self, id: u32, places: &mut Places) {
+    pub(super) fn end_waiting(&mut self, id: u32, places: &mut Places) {
         // From the last on, so that mostly none has to move into the place of one that goes.
         for index in (0..self.waiting()).rev() {
             let Some(aside) = &mut self.aside else { return };

@@ -8,7 +8,7 @@ use shared::position::StreamPosition;
 use super::Hub;
 use super::apart::{self, Wants};
 use super::hold_back::{CaughtUp, Held};
-use super::members::{Joining, Members, swap_out};
+use super::members::{Aside, Joining, Members, swap_out};
 use super::places::List;
 use super::subscriber::{Sink, Subscriber};
 use crate::tag_filter::TagFilter;
@@ -95,6 +95,13 @@ impl Hub {
             swap_out(&mut aside.joining, at.index(), List::Joining, id, &mut self.places);
             self.held_bytes -= aside.let_go();
         }
+        if let Next::Waiting(position) = next
+            && members.is_first_at(position)
+        {
+            members.stream = Some(position);
+            members.make_live(subscriber, Some(position), id, &mut self.places);
+            return members.end_waiting(id, &mut self.places);
+        }
         match next {
             Next::Live(position) => members.make_live(subscriber, position, id, &mut self.places),
             Next::Waiting(position) => members.make_waiting(subscriber, position, id, &mut self.places),
@@ -104,6 +111,16 @@ impl Hub {
 }
 
 impl Members {
+    /// Whether the worker, which has seen nothing of the stream yet, may go on as if it had seen it up to here. What is still
+    /// on its way to it and stands before this place is known to whoever is live or waits; those who are joining could not
+    /// read it in history any more.
+    fn is_first_at(&self, position: StreamPosition) -> bool {
+        let is_first = |aside: &Aside| {
+            aside.joining.is_empty() && aside.waiting.iter().all(|waiting| waiting.position == position)
+        };
+        self.stream.is_none() && self.live.is_empty() && self.aside.as_deref().is_none_or(is_first)
+    }
+
     /// Has what was held back written to one who is joining. Answers where it goes then, and whether it was given the last
     /// publication; `None` if it misses something.
     fn catch_up(

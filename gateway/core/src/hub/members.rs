@@ -62,7 +62,7 @@ pub(super) struct Told {
     pub(super) key: u32,
 }
 
-const _: () = assert!(size_of::<Members>() <= 112, "there can be as many channels as connections");
+const _: () = assert!(size_of::<Members>() <= 96, "there can be as many channels as connections");
 
 impl Members {
     pub(super) fn new(channel: Channel) -> Self {

@@ -95,7 +95,7 @@ impl Broker for MemoryBroker {
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>> {
         let channel = request.channel.clone();
         let mut shard = self.shard(&channel).lock();
-        let (published, wanted) = shard.publish(self.now(), request, new_epoch, &self.metrics);
+        let (published, wanted) = shard.publish(self.now(), request, &self.metrics);
         if let Some(publication) = wanted {
             self.deliver(&channel, publication);
         }
@@ -140,12 +140,12 @@ impl Broker for MemoryBroker {
         _retention: Retention,
     ) -> BoxFuture<'_, Result<HistoryPage, BrokerError>> {
         let mut shard = self.shard(&channel).lock();
-        let page = shard.history(self.now(), &channel, filter, new_epoch, &self.metrics);
+        let page = shard.history(self.now(), &channel, filter);
         ready(Ok(page)).boxed()
     }
 
     fn position_now(&self, channel: &Channel) -> Option<StreamPosition> {
-        Some(self.shard(channel).lock().position(self.now(), channel, new_epoch, &self.metrics))
+        Some(self.shard(channel).lock().position(self.now(), channel))
     }
 
     fn positions(
@@ -154,7 +154,7 @@ impl Broker for MemoryBroker {
     ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>> {
         let positions = channels.iter().map(|(channel, _)| {
             let mut shard = self.shard(channel).lock();
-            shard.position(self.now(), channel, new_epoch, &self.metrics)
+            shard.position(self.now(), channel)
         });
         ready(Ok(positions.collect())).boxed()
     }
@@ -166,7 +166,7 @@ impl Broker for MemoryBroker {
     ) -> BoxFuture<'_, Result<StreamPosition, BrokerError>> {
         let mut shard = self.shard(&channel).lock();
         shard.leave_epoch(&channel, epoch);
-        ready(Ok(shard.position(self.now(), &channel, new_epoch, &self.metrics))).boxed()
+        ready(Ok(shard.position(self.now(), &channel))).boxed()
     }
 
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
@@ -177,7 +177,7 @@ impl Broker for MemoryBroker {
     fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
         let channel = request.channel.clone();
         let mut shard = self.shard(&channel).lock();
-        let (changed, told) = shard.change_key(self.now(), request, new_epoch, &self.metrics);
+        let (changed, told) = shard.change_key(self.now(), request, &self.metrics);
         told.into_iter().for_each(|publication| self.deliver(&channel, publication));
         ready(changed).boxed()
     }
@@ -189,8 +189,7 @@ impl Broker for MemoryBroker {
         keeping: Keeping,
     ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
         let mut shard = self.shard(&channel).lock();
-        let (page, told) =
-            shard.read_state(self.now(), &channel, &filter, &keeping, new_epoch, &self.metrics);
+        let (page, told) = shard.read_state(self.now(), &channel, &filter, &keeping);
         told.into_iter().for_each(|publication| self.deliver(&channel, publication));
         ready(Ok(page)).boxed()
     }
@@ -282,8 +281,4 @@ async fn sweep(broker: Weak<MemoryBroker>) {
             }
         }
     }
-}
-
-fn new_epoch() -> Epoch {
-    Epoch::from_random(rand::random())
 }

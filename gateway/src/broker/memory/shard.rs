@@ -1,5 +1,6 @@
 //! A part of the channels: their streams, who wants them, and what may be forgotten. Told the time.
 
+mod first_epochs;
 mod keys;
 
 use std::collections::{HashMap, HashSet};
@@ -14,13 +15,11 @@ use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 
+use self::first_epochs::FirstEpochs;
 use super::expire::Deadlines;
 use super::remember::Answers;
 use crate::broker::measure::BrokerMetrics;
 use crate::broker::{PublishRequest, Published, Version};
-
-/// Anyone who may ask can name channels that nobody ever publishes to: they are not remembered for long.
-const UNPUBLISHED_TTL_MAX: Duration = Duration::from_secs(3600);
 
 /// Tables of fewer places keep their memory.
 const SHRINK_FROM: usize = 64;
@@ -44,6 +43,9 @@ pub(super) struct Limits {
 pub(super) struct Shard {
     /// In boxes: a table has many free places.
     streams: HashMap<Channel, Box<Kept>>,
+    /// Of the channels that have no stream: anyone who may ask can name many, and most of a million personal channels are
+    /// quiet.
+    first_epochs: FirstEpochs,
     subscribed: HashSet<Channel>,
     answers: Answers,
     /// Streams by when their publications have had their time.
@@ -79,6 +81,7 @@ impl Shard {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             streams: HashMap::new(),
+            first_epochs: FirstEpochs::default(),
             subscribed: HashSet::new(),
             answers: Answers::new(limits.keys_max),
             emptying: Deadlines::default(),
@@ -109,7 +112,6 @@ impl Shard {
         &mut self,
         now: Moment,
         request: PublishRequest,
-        epoch: impl Fn() -> Epoch,
         metrics: &BrokerMetrics,
     ) -> (Published, Option<Publication>) {
         let PublishRequest { channel, mut publication, retention, idempotency, version } = request;
@@ -120,7 +122,7 @@ impl Shard {
             return (Published { duplicate: true, ..earlier }, None);
         }
         if let Some(version) = version.filter(|_| retention.keeps_history()) {
-            let kept = self.touch(now, &channel, &epoch, metrics);
+            let kept = self.touch(now, &channel, metrics);
             if kept.version.as_ref().is_some_and(|last| version.is_stale(last)) {
                 let position = Some(kept.stream.position());
                 metrics.duplicates.increment();
@@ -130,7 +132,7 @@ impl Shard {
         }
         let position = retention.keeps_history().then(|| {
             let (bytes_max, position_ttl) = (self.limits.bytes_max, self.limits.position_ttl);
-            let kept = self.touch(now, &channel, epoch, metrics);
+            let kept = self.touch(now, &channel, metrics);
             own_bytes(&mut publication.data);
             let before = kept.stream.bytes();
             let position = kept.stream.append(now, &mut publication, retention, bytes_max);
@@ -156,30 +158,31 @@ impl Shard {
         (published, self.subscribed.contains(&channel).then_some(publication))
     }
 
-    pub(super) fn history(
-        &mut self,
-        now: Moment,
-        channel: &Channel,
-        filter: HistoryFilter,
-        epoch: impl FnOnce() -> Epoch,
-        metrics: &BrokerMetrics,
-    ) -> HistoryPage {
-        self.touch(now, channel, epoch, metrics).stream.page(filter)
+    pub(super) fn history(&mut self, now: Moment, channel: &Channel, filter: HistoryFilter) -> HistoryPage {
+        match self.look(now, channel) {
+            Some(kept) => kept.stream.page(filter),
+            None => HistoryPage { publications: Vec::new(), top: self.first_position(channel) },
+        }
     }
 
-    pub(super) fn position(
-        &mut self,
-        now: Moment,
-        channel: &Channel,
-        epoch: impl FnOnce() -> Epoch,
-        metrics: &BrokerMetrics,
-    ) -> StreamPosition {
-        self.touch(now, channel, epoch, metrics).stream.position()
+    pub(super) fn position(&mut self, now: Moment, channel: &Channel) -> StreamPosition {
+        match self.look(now, channel) {
+            Some(kept) => kept.stream.position(),
+            None => self.first_position(channel),
+        }
+    }
+
+    /// Where a channel stands that has no stream.
+    fn first_position(&self, channel: &Channel) -> StreamPosition {
+        StreamPosition { offset: 0, epoch: self.first_epochs.of(channel) }
     }
 
     pub(super) fn leave_epoch(&mut self, channel: &Channel, epoch: Epoch) {
         if self.streams.get(channel).is_some_and(|kept| kept.stream.position().epoch == epoch) {
             self.forget(channel);
+        }
+        if self.first_epochs.of(channel) == epoch {
+            self.first_epochs.leave(channel);
         }
     }
 
@@ -213,42 +216,40 @@ impl Shard {
         more
     }
 
-    /// The channel's stream, made if there is none, with what has had its time already gone.
-    fn touch(
-        &mut self,
-        now: Moment,
-        channel: &Channel,
-        epoch: impl FnOnce() -> Epoch,
-        metrics: &BrokerMetrics,
-    ) -> &mut Kept {
-        let position_ttl = self.limits.position_ttl;
-        let unpublished = now + position_ttl.min(UNPUBLISHED_TTL_MAX);
-        if self.streams.get(channel).is_some_and(|kept| kept.forget <= now && !kept.has_keys()) {
+    /// The channel's stream if there is one, with what has had its time already gone.
+    fn look(&mut self, now: Moment, channel: &Channel) -> Option<&mut Kept> {
+        if self.streams.get(channel)?.forget <= now && !self.streams.get(channel)?.has_keys() {
             self.forget(channel);
         }
-        if !self.streams.contains_key(channel) {
-            while self.streams.len() >= self.limits.channels_max && self.forget_one() {
-                metrics.evicted_streams.increment();
-            }
-            self.forgetting.insert(unpublished, channel.clone());
-        }
-        let kept = self.streams.entry(channel.clone()).or_insert_with(|| {
-            Box::new(Kept {
-                stream: Stream::new(epoch()),
-                version: None,
-                keys: None,
-                forget: unpublished,
-                queued_to_forget: unpublished,
-                queued_to_empty: None,
-            })
-        });
-        let is_published = kept.stream.position().offset > 0;
-        kept.forget = kept.forget.max(if is_published { now + position_ttl } else { unpublished });
+        let kept = self.streams.get_mut(channel)?;
+        kept.forget = kept.forget.max(now + self.limits.position_ttl);
         let before = kept.stream.bytes();
         kept.stream.expire(now);
         let freed = before - kept.stream.bytes();
         self.limits.bytes.fetch_sub(freed, Ordering::Relaxed);
-        kept
+        Some(kept)
+    }
+
+    /// The same, made if there is none.
+    fn touch(&mut self, now: Moment, channel: &Channel, metrics: &BrokerMetrics) -> &mut Kept {
+        if self.look(now, channel).is_none() {
+            while self.streams.len() >= self.limits.channels_max && self.forget_one() {
+                metrics.evicted_streams.increment();
+            }
+            self.forgetting.insert(now + self.limits.position_ttl, channel.clone());
+        }
+        let forget = now + self.limits.position_ttl;
+        let first_epochs = &self.first_epochs;
+        self.streams.entry(channel.clone()).or_insert_with(|| {
+            Box::new(Kept {
+                stream: Stream::new(first_epochs.of(channel)),
+                version: None,
+                keys: None,
+                forget,
+                queued_to_forget: forget,
+                queued_to_empty: None,
+            })
+        })
     }
 
     fn recount(&self, before: usize, after: usize) {
@@ -327,6 +328,9 @@ impl Shard {
 
     fn forget(&mut self, channel: &Channel) {
         let Some(kept) = self.streams.remove(channel) else { return };
+        if kept.stream.position().offset > 0 {
+            self.first_epochs.leave(channel);
+        }
         if is_sparse(self.streams.len(), self.streams.capacity()) {
             self.streams.shrink_to(self.streams.len() * 2);
         }

@@ -33,15 +33,13 @@ fn publish(shard: &mut Shard, now: u64, number: u64, bytes: usize) -> StreamPosi
         idempotency: None,
         version: None,
     };
-    let epoch = Epoch::from_random(1000 * now + number);
-    let (published, _) = shard.publish(Moment(now), request, || epoch, &BrokerMetrics::default());
+    let (published, _) = shard.publish(Moment(now), request, &BrokerMetrics::default());
     published.position.unwrap()
 }
 
 fn offsets(shard: &mut Shard, now: u64, number: u64) -> Vec<u64> {
     let filter = HistoryFilter { since: None, limit: 100, reverse: false, enough_bytes: None };
-    let epoch = Epoch::from_random(1000 * now + number);
-    let page = shard.history(Moment(now), &channel(number), filter, || epoch, &BrokerMetrics::default());
+    let page = shard.history(Moment(now), &channel(number), filter);
     page.publications.iter().map(Publication::offset).collect()
 }
 
@@ -96,21 +94,24 @@ fn a_position_lives_as_long_as_what_is_kept_under_it() {
         idempotency: None,
         version: None,
     };
-    shard.publish(Moment(0), request, || Epoch::from_random(1), &BrokerMetrics::default());
+    shard.publish(Moment(0), request, &BrokerMetrics::default());
     while shard.sweep(Moment(200_000), 7) {}
     assert_eq!(offsets(&mut shard, 200_000, 1), [1]);
     assert_eq!(publish(&mut shard, 200_000, 1, 10).offset, 2);
 }
 
 #[test]
-fn a_channel_nobody_publishes_to_is_forgotten_within_the_hour() {
-    let day = Duration::from_secs(86_400);
-    let mut shard = Shard::new(Limits { position_ttl: day, ..limits(100, 1 << 20) });
-    offsets(&mut shard, 0, 1);
-    publish(&mut shard, 0, 2, 10);
-    while shard.sweep(Moment(3_600_000), 7) {}
-    assert_eq!(shard.streams.keys().collect::<Vec<_>>(), [&channel(2)]);
-    assert_eq!(publish(&mut shard, 3_600_001, 2, 10).offset, 2);
+fn a_channel_nobody_publishes_to_has_an_epoch_and_takes_no_room() {
+    let mut shard = Shard::new(limits(100, 1 << 20));
+    let first = shard.position(Moment(0), &channel(1));
+    assert_eq!((first.offset, shard.streams.len()), (0, 0));
+    assert_eq!(shard.position(Moment(9_000_000), &channel(1)), first, "it holds");
+    assert_eq!(publish(&mut shard, 9_000_000, 1, 10), StreamPosition { offset: 1, ..first });
+
+    shard.leave_epoch(&channel(2), first.epoch);
+    let second = shard.position(Moment(0), &channel(2));
+    shard.leave_epoch(&channel(2), second.epoch);
+    assert_ne!(shard.position(Moment(0), &channel(2)).epoch, second.epoch, "it was left");
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn a_kept_payload_does_not_hold_the_buffer_it_came_in() {
         version: None,
     };
     let metrics = BrokerMetrics::default();
-    let (_, delivered) = shard.publish(Moment(0), request, || Epoch::from_random(1), &metrics);
+    let (_, delivered) = shard.publish(Moment(0), request, &metrics);
     assert_eq!(delivered.unwrap().data.bytes, vec![7; 10]);
     assert!(buffer.is_unique());
 }

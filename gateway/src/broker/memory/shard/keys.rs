@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use gateway_core::map::{Action, Changed, Keeping, NotMade, State, StateFilter, StatePage, Suppressed};
 use shared::channel::Channel;
 use shared::moment::Moment;
-use shared::position::Epoch;
 use shared::publication::Publication;
 
 use super::{Kept, Shard, own_bytes};
@@ -30,7 +29,6 @@ impl Shard {
         &mut self,
         now: Moment,
         request: ChangeRequest,
-        epoch: impl Fn() -> Epoch,
         metrics: &BrokerMetrics,
     ) -> (Result<Changed, BrokerError>, Told) {
         let ChangeRequest { channel, mut change, keeping, idempotency } = request;
@@ -48,7 +46,7 @@ impl Shard {
             || self.limits.state_bytes.load(Ordering::Relaxed) >= self.limits.state_bytes_max;
         let stream_bytes_max = self.limits.bytes_max;
         let position_ttl = self.limits.position_ttl;
-        let kept = self.touch(now, &channel, &epoch, metrics);
+        let kept = self.touch(now, &channel, metrics);
         let keys = kept
             .keys
             .get_or_insert_with(|| Box::new(Keys { state: State::default(), keeping, queued: None }));
@@ -97,14 +95,12 @@ impl Shard {
         channel: &Channel,
         filter: &StateFilter,
         keeping: &Keeping,
-        epoch: impl Fn() -> Epoch,
-        metrics: &BrokerMetrics,
     ) -> (StatePage, Told) {
         let mut told = self.expire_keys(now, channel, usize::MAX);
         if !self.is_subscribed(channel) {
             told.clear();
         }
-        let top = Some(self.touch(now, channel, epoch, metrics).stream.position());
+        let top = Some(self.position(now, channel));
         let keys = self.streams.get(channel).and_then(|kept| kept.keys.as_deref());
         let page = keys.map(|keys| keys.state.page(filter, keeping.ordered)).unwrap_or_default();
         (StatePage { top, ..page }, told)

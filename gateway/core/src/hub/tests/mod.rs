@@ -160,6 +160,22 @@ fn a_subscriber_ahead_of_this_worker_does_not_get_what_it_knows_a_second_time() 
 }
 
 #[test]
+fn who_is_alone_at_a_worker_that_has_seen_nothing_waits_for_nothing() {
+    let waiting =
+        |bench: &Bench| -> usize { bench.hub.channels.iter().map(|(_, members)| members.waiting()).sum() };
+    let mut bench = Bench::default();
+    bench.join(1, true);
+    bench.join(2, true);
+    bench.go_live(1, Some(at(3)));
+    assert_eq!(waiting(&bench), 1, "what the other one does not know may be on its way");
+    bench.go_live(2, Some(at(3)));
+    assert_eq!(waiting(&bench), 0);
+    bench.publish([at(2), at(3), at(4)]);
+    assert_eq!((bench.seen.offsets(1), bench.seen.offsets(2)), (vec![4], vec![4]));
+    assert!(bench.seen.told.is_empty());
+}
+
+#[test]
 fn a_gap_is_told_to_those_who_follow_the_stream_and_the_others_get_what_there_is() {
     let mut bench = Bench::default();
     bench.live(1, at(0));

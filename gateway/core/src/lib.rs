@@ -20,6 +20,7 @@ pub mod hub;
 pub mod ledger;
 pub mod map;
 pub mod name_rule;
+pub mod newest;
 pub mod permission;
 pub mod poll;
 pub mod recovery;

@@ -11,12 +11,13 @@ use tidegate::broker::{BrokerError, ChangeRequest, Idempotency};
 
 use crate::harness::{ALL, Backend, KEPT, Node, channel, eventually, texts};
 
-const STAYING: Keeping = Keeping { stream: KEPT, key_ttl: None, ordered: false, keys_max: 100 };
+const STAYING: Keeping = Keeping { stream: KEPT, key_ttl: None, ordered: false, keys_max: 100, quiet: false };
 const BRIEF: Keeping = Keeping {
     stream: Retention { size: 0, ttl: Duration::ZERO },
     key_ttl: Some(Duration::from_millis(300)),
     ordered: false,
     keys_max: 100,
+    quiet: false,
 };
 
 fn set(key: &str, data: &str) -> Change {
@@ -147,6 +148,30 @@ pub async fn a_change_is_made_only_on_its_conditions<B: Backend>() {
     let made = node.broker.change_key(request.clone()).await.expect("changed");
     let again = node.broker.change_key(request).await.expect("changed");
     assert_eq!(again, Changed { suppressed: Some(Suppressed::Idempotency), ..made });
+}
+
+pub async fn a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone<B: Backend>() {
+    let backend = B::new();
+    let node = backend.node();
+    let a = channel("a");
+    node.listens().await;
+    node.subscribe(&a).await;
+    let quiet = Keeping { quiet: true, stream: KEPT, key_ttl: Some(Duration::from_secs(1)), ..BRIEF };
+    let tagged = |tag: &str| {
+        let tag = tag.to_owned();
+        set_with("k", move |set| drop(set.publication.tags.insert("tag".into(), tag.into())))
+    };
+    for made in [set("k", "1"), tagged("x"), tagged("y")] {
+        change(&node, &a, made, quiet).await;
+    }
+    assert_eq!(read(&node, &a, all(10), quiet).await.entries.iter().map(told).collect::<Vec<_>>(), ["k=9@3"]);
+    eventually("it expires", async || read(&node, &a, all(10), quiet).await.entries.is_empty()).await;
+    change(&node, &a, set("l", "2"), quiet).await;
+    eventually("all is heard", async || node.heard.in_channel(&a).len() == 4).await;
+    let heard: Vec<_> = node.heard.in_channel(&a).iter().map(told).collect();
+    assert_eq!(heard, ["k=1@1", "k=9@2", "k=9@3", "l=2@4"]);
+    let stream = node.broker.history(a.clone(), ALL, KEPT).await.expect("history");
+    assert_eq!(stream.publications.iter().map(told).collect::<Vec<_>>(), heard);
 }
 
 pub async fn keys_expire_and_that_is_told<B: Backend>() {

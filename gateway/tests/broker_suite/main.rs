@@ -70,6 +70,7 @@ suite! {
         keys_are_read_in_pages_by_name_or_by_score,
         a_change_is_made_only_on_its_conditions,
         keys_expire_and_that_is_told,
+        a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone,
         a_channel_has_only_so_many_keys,
         a_cleared_channel_begins_anew,
         a_patch_can_be_made_of_what_the_key_held,

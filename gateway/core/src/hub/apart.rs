@@ -1,10 +1,12 @@
 //! Subscribers of a channel who do not get just what most of them get stand in lists of their own: those with a filter, a
-//! list for each filter, those who want to be told of joins and leaves, those who have agreed to patches.
+//! list for each filter, those who want to be told of joins and leaves, those who have agreed to patches, those who are sent
+//! the newest values, a list for each number of times a second.
 //!
 //! Each list is a channel to itself, as far as the rest of the hub goes; the first one knows the others. So whoever
 //! wants nothing in particular pays nothing for those who do, and a filter is asked once for all who have it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use shared::position::StreamPosition;
@@ -17,6 +19,7 @@ use super::places::At;
 use super::prepared::Prepared;
 use super::subscriber::{Sink, Subscriber};
 use super::{Counts, Hub};
+use crate::newest::{self, Latest, Window};
 use crate::tag_filter::TagFilter;
 
 /// What the subscribers of one list get.
@@ -25,6 +28,20 @@ pub(super) struct Wants {
     filter: Option<Arc<TagFilter>>,
     joins_and_leaves: bool,
     patches: bool,
+    newest: Option<Pace>,
+}
+
+/// How those are served who are sent the newest values.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Pace {
+    times_per_s: u32,
+    value_ttl_ms: u32,
+}
+
+impl From<Latest> for Pace {
+    fn from(latest: Latest) -> Self {
+        Self { times_per_s: latest.times_per_s, value_ttl_ms: latest.value_ttl_ms }
+    }
 }
 
 /// What sets a list apart from the channel's first.
@@ -39,6 +56,8 @@ pub(super) struct Apart {
     given: Option<StreamPosition>,
     /// How many of the live are fresh: they get the next publication whole.
     fresh: usize,
+    /// For those who are sent the newest values: what waits for all of them.
+    pub(super) window: Option<Window<Arc<Prepared>>>,
 }
 
 /// The lists beside a channel's first.
@@ -57,16 +76,34 @@ impl Others {
 impl Wants {
     /// `None` for what most want: every publication, whole, and nothing else.
     #[inline]
-    pub(super) fn of(subscriber: Subscriber, filter: Option<Arc<TagFilter>>) -> Option<Self> {
+    pub(super) fn of(
+        subscriber: Subscriber,
+        filter: Option<Arc<TagFilter>>,
+        newest: Option<Pace>,
+    ) -> Option<Self> {
         let joins_and_leaves = subscriber.wants_joins_and_leaves();
         let patches = subscriber.variant.takes_patches();
-        let is_special = filter.is_some() || joins_and_leaves || patches;
-        is_special.then_some(Self { filter, joins_and_leaves, patches })
+        let is_special = filter.is_some() || joins_and_leaves || patches || newest.is_some();
+        is_special.then_some(Self { filter, joins_and_leaves, patches, newest })
+    }
+
+    /// The same for those who are sent the newest values, or all. `None` for what most want, or for those who have agreed to
+    /// patches.
+    pub(super) fn with_newest(&self, newest: Option<Pace>) -> Self {
+        Self { newest, ..self.clone() }
+    }
+
+    pub(super) fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(super) fn patches(&self) -> bool {
+        self.patches
     }
 }
 
 /// Whether this event is for the subscribers of a list.
-fn wants(apart: Option<&Apart>, prepared: &Prepared) -> bool {
+pub(super) fn wants(apart: Option<&Apart>, prepared: &Prepared) -> bool {
     match prepared.event() {
         OwnedEvent::Publication(publication) => apart
             .and_then(|apart| apart.wants.filter.as_deref())
@@ -91,10 +128,25 @@ pub(super) fn bundles<'a>(
 ) -> Option<Bundles> {
     let wanted = publications.into_iter().filter(|prepared| wants(apart, prepared));
     let wanted: SmallVec<[Arc<Prepared>; 1]> = wanted.cloned().collect();
-    (!wanted.is_empty()).then(|| Bundles::after(given, wanted))
+    let are_newest = apart.is_some_and(|apart| apart.window.is_some());
+    (!wanted.is_empty()).then(|| match are_newest {
+        true => Bundles::newest(wanted),
+        false => Bundles::after(given, wanted),
+    })
+}
+
+impl Apart {
+    pub(super) fn wants(&self) -> &Wants {
+        &self.wants
+    }
 }
 
 impl Members {
+    /// What waits for all who are sent the newest values here, if this is a list of those.
+    pub(super) fn window(&mut self) -> Option<&mut Window<Arc<Prepared>>> {
+        self.apart.as_mut()?.window.as_mut()
+    }
+
     /// Those of these that are for this list, for who was given the one at `given` last. `None` if there is none.
     pub(super) fn bundles(
         &self,
@@ -220,7 +272,11 @@ impl Hub {
         }
         let (channel, others) = (members.channel.clone(), members.others.get_or_insert_default());
         let index = others.ids.len();
-        let apart = Apart { wants: wants.clone(), first, index, given: None, fresh: 0 };
+        let window = wants.newest.map(|pace| {
+            let ttl = Duration::from_millis(pace.value_ttl_ms.into());
+            Window::new(newest::interval(pace.times_per_s), ttl)
+        });
+        let apart = Apart { wants: wants.clone(), first, index, given: None, fresh: 0, window };
         let id =
             self.channels.insert(Box::new(Members { apart: Some(Box::new(apart)), ..Members::new(channel) }))
                 as u32;

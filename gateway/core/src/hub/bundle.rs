@@ -18,12 +18,16 @@ use super::variants::Variant;
 pub const BUNDLED_MESSAGES_MAX: usize = 16;
 /// Bytes of one write, if it holds more than one publication.
 pub const BUNDLED_BYTES_MAX: usize = 64 << 10;
+/// The same of newest values: those behind it can still give way to newer ones when the connection takes no more.
+const NEWEST_BYTES_MAX: usize = 4 << 10;
 
 /// What to write to the subscribers of one variant.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Bundle {
     /// Whole frames, in order: one write each.
     pub writes: SmallVec<[Bytes; 1]>,
+    /// Of several newest values: how many of them are dealt with once each of the writes is.
+    pub reach: SmallVec<[u32; 4]>,
     /// What keeps the rest from being written.
     pub end: Option<End>,
     /// How many publications are in the writes.
@@ -49,6 +53,8 @@ pub struct Bundles {
     made: SmallVec<[(Variant, Bundle); 2]>,
     /// The one asked for last.
     last: usize,
+    /// Of one write, if it holds more than one of them.
+    bytes_max: usize,
 }
 
 impl Bundles {
@@ -59,7 +65,12 @@ impl Bundles {
 
     /// For those whom the publication at `given` was the last they were given: what follows it can come as a patch.
     pub(super) fn after(given: Option<StreamPosition>, publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
-        Self { publications, given, made: SmallVec::new(), last: 0 }
+        Self { publications, given, made: SmallVec::new(), last: 0, bytes_max: BUNDLED_BYTES_MAX }
+    }
+
+    /// Newest values, in few writes that are not long.
+    pub(super) fn newest(publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
+        Self { bytes_max: NEWEST_BYTES_MAX, ..Self::after(None, publications) }
     }
 
     pub fn publications(&self) -> &[Arc<Prepared>] {
@@ -85,7 +96,7 @@ impl Bundles {
     pub fn without(&self, variant: Variant, is_spared: impl Fn(&Prepared) -> bool) -> Bundle {
         let left: SmallVec<[Arc<Prepared>; 1]> =
             self.publications.iter().filter(|prepared| !is_spared(prepared)).cloned().collect();
-        Bundle::of(&left, variant, self.given)
+        Bundle::of(&left, variant, self.given, self.bytes_max)
     }
 
     /// The last publication among these, if any of them is one.
@@ -101,7 +112,8 @@ impl Bundles {
     fn find(&mut self, variant: Variant) {
         let found = self.made.iter().position(|(of, _)| *of == variant);
         self.last = found.unwrap_or_else(|| {
-            self.made.push((variant, Bundle::of(&self.publications, variant, self.given)));
+            let bundle = Bundle::of(&self.publications, variant, self.given, self.bytes_max);
+            self.made.push((variant, bundle));
             self.made.len() - 1
         });
     }
@@ -117,38 +129,48 @@ fn given_after(prepared: &Prepared, given: Option<StreamPosition>) -> Option<Str
 
 impl Bundle {
     /// Each publication comes as a patch where it follows the one before it here, or the first of them `given`.
-    fn of(publications: &[Arc<Prepared>], variant: Variant, mut given: Option<StreamPosition>) -> Self {
+    fn of(
+        publications: &[Arc<Prepared>],
+        variant: Variant,
+        mut given: Option<StreamPosition>,
+        bytes_max: usize,
+    ) -> Self {
         let mut bundle = Self::default();
         if let [only] = publications {
-            bundle.add(only.form_after(given, variant), only, &[]);
+            bundle.add(only.form_after(given, variant), only, &[], bytes_max);
             return bundle;
         }
         let mut rest = publications;
         while let [first, after @ ..] = rest
             && bundle.end.is_none()
         {
-            if let Some((frame, joined)) = join(rest, variant, given) {
+            if let Some((frame, joined)) = join(rest, variant, given, bytes_max) {
                 bundle.writes.push(frame);
                 bundle.publications += joined as u32;
                 given = rest[..joined].iter().fold(given, |given, prepared| given_after(prepared, given));
                 rest = &rest[joined..];
             } else {
-                bundle.add(first.form_after(given, variant), first, after);
+                bundle.add(first.form_after(given, variant), first, after, bytes_max);
                 given = given_after(first, given);
                 rest = after;
             }
+            if bytes_max < BUNDLED_BYTES_MAX {
+                // What has no write of its own is dealt with in that before it.
+                bundle.reach.truncate(bundle.writes.len().saturating_sub(1));
+                bundle.reach.resize(bundle.writes.len(), (publications.len() - rest.len()) as u32);
+            }
         }
-        bundle.gather();
+        bundle.gather(bytes_max);
         bundle
     }
 
     /// What comes after this one only matters where the bundle ends with it.
-    fn add(&mut self, variant: Variant, prepared: &Prepared, after: &[Arc<Prepared>]) {
+    fn add(&mut self, variant: Variant, prepared: &Prepared, after: &[Arc<Prepared>], bytes_max: usize) {
         match prepared.writable(variant) {
             Writable::Nothing => {}
             Writable::Close(disconnect) => self.end = Some(End::Close(disconnect.clone())),
             Writable::Broken => {
-                self.end = Some(End::Broken(Box::new(Self::of(after, variant.unpatched(), None))));
+                self.end = Some(End::Broken(Box::new(Self::of(after, variant.unpatched(), None, bytes_max))));
             }
             Writable::Frame(frame) => {
                 self.writes.push(frame.clone());
@@ -158,20 +180,24 @@ impl Bundle {
     }
 
     /// Puts small writes that follow each other together.
-    fn gather(&mut self) {
+    fn gather(&mut self, bytes_max: usize) {
         let mut gathered: SmallVec<[Bytes; 1]> = SmallVec::new();
         let mut frames = std::mem::take(&mut self.writes).into_iter().peekable();
+        let (reach, mut taken) = (std::mem::take(&mut self.reach), 0);
         while let Some(first) = frames.next() {
             let mut together = BytesMut::new();
+            taken += 1;
             while let Some(next) =
-                frames.next_if(|next| first.len().max(together.len()) + next.len() <= BUNDLED_BYTES_MAX)
+                frames.next_if(|next| first.len().max(together.len()) + next.len() <= bytes_max)
             {
+                taken += 1;
                 if together.is_empty() {
                     together.extend_from_slice(&first);
                 }
                 together.extend_from_slice(&next);
             }
             gathered.push(if together.is_empty() { first } else { together.freeze() });
+            self.reach.extend(reach.get(taken - 1).copied());
         }
         self.writes = gathered;
     }
@@ -183,6 +209,7 @@ fn join(
     publications: &[Arc<Prepared>],
     variant: Variant,
     mut given: Option<StreamPosition>,
+    bytes_max: usize,
 ) -> Option<(Bytes, usize)> {
     let encoding = publications.first()?.variants().get(variant.encoding())?;
     let delimiter = encoding.protocol.delimiter()?;
@@ -192,7 +219,7 @@ fn join(
     for prepared in publications.iter().take(BUNDLED_MESSAGES_MAX) {
         let Some((of, message)) = prepared.message(prepared.form_after(given, variant)) else { break };
         bytes += message.len();
-        if bytes > BUNDLED_BYTES_MAX || *kind.get_or_insert(of) != of {
+        if bytes > bytes_max || *kind.get_or_insert(of) != of {
             break;
         }
         given = given_after(prepared, given);

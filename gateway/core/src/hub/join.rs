@@ -11,6 +11,7 @@ use super::hold_back::{CaughtUp, Held};
 use super::members::{Aside, Joining, Members, swap_out};
 use super::places::List;
 use super::subscriber::{Sink, Subscriber};
+use crate::newest::Latest;
 use crate::tag_filter::TagFilter;
 
 /// What came of a join.
@@ -45,13 +46,34 @@ impl Hub {
         subscriber: Subscriber,
         filter: Option<Arc<TagFilter>>,
     ) -> Joined {
+        self.join_apart(channel, subscriber, filter, None)
+    }
+
+    /// The same for one that is sent the newest value of each key.
+    pub fn join_latest(
+        &mut self,
+        channel: &Channel,
+        subscriber: Subscriber,
+        filter: Option<Arc<TagFilter>>,
+        latest: Latest,
+    ) -> Joined {
+        self.join_apart(channel, subscriber.newest(true), filter, Some(latest))
+    }
+
+    fn join_apart(
+        &mut self,
+        channel: &Channel,
+        subscriber: Subscriber,
+        filter: Option<Arc<TagFilter>>,
+        latest: Option<Latest>,
+    ) -> Joined {
         let known = self.ids.find(&self.channels, channel.as_str());
         let first = known.unwrap_or_else(|| {
             let id = self.channels.insert(Box::new(Members::new(channel.clone()))) as u32;
             self.ids.insert(&self.channels, id);
             id
         });
-        let id = match Wants::of(subscriber, filter) {
+        let id = match Wants::of(subscriber, filter, latest.map(Latest::into)) {
             None => first,
             Some(wants) => self.list_for(first, wants),
         };

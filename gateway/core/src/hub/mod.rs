@@ -17,6 +17,7 @@ mod ids;
 mod join;
 mod leave;
 mod members;
+mod newest;
 mod places;
 mod prepared;
 mod stream_frames;
@@ -26,12 +27,14 @@ mod variants;
 mod websocket_frames;
 
 use shared::channel::Channel;
+use shared::moment::Moment;
 
 pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, Bundles, End};
 pub use engine_frames::{EnginePollingFrames, EngineWebSocketFrames};
 pub use hold_back::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_PUBLICATIONS_MAX, HoldLimits};
 pub use join::{Joined, Knows};
 pub use leave::Left;
+pub use newest::Changed;
 pub use prepared::{Prepared, Previous, Writable};
 pub use stream_frames::{Layout, StreamFrames};
 pub use subscriber::{Sink, Subscriber};
@@ -39,6 +42,7 @@ pub use sweep::SWEEP_PIECE;
 pub use variants::{Bare, ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
 pub use websocket_frames::{DEFLATE_LEVEL, DEFLATE_MIN_BYTES, DeflateOptions, WebSocketFrames};
 
+use crate::newest::Windows;
 use ids::{Ids, Lists};
 use members::Members;
 use places::Places;
@@ -54,6 +58,10 @@ pub struct Hub {
     limits: HoldLimits,
     held_bytes: usize,
     counts: Counts,
+    /// As it was last told.
+    now: Moment,
+    /// What waits for those who want newest values so many times a second.
+    windows: Windows,
 }
 
 /// How much there is in a hub now.
@@ -75,6 +83,10 @@ pub struct Counts {
     pub insufficient: u64,
     /// Publications given up because too many were held back for joining subscribers.
     pub held_overflow: u64,
+    /// Values that gave way to newer ones before they were handed to subscribers, once for each of these.
+    pub superseded: u64,
+    /// Values that became too old before they were handed to subscribers, in the same way.
+    pub stale: u64,
 }
 
 impl Hub {

@@ -17,6 +17,7 @@ use shared::push::{Form, OwnedEvent, Push};
 
 use super::variants::{Variant, Variants};
 use crate::delta;
+use crate::newest::{SUPERSEDED_TAG, Value};
 
 /// What a message is expected to add to its payload: names, quotes, an offset. Only a guess at a buffer's size.
 const ENVELOPE_BYTES_GUESS: usize = 96;
@@ -50,6 +51,8 @@ pub struct Prepared {
     position: Option<StreamPosition>,
     previous: Option<Box<Patch>>,
     received_micros: u64,
+    /// How many values of its key it stands for beside itself.
+    superseded: u32,
     variants: Arc<Variants>,
     first: OnceLock<Slot>,
 }
@@ -85,7 +88,27 @@ impl Prepared {
         };
         let variants = variants.clone();
         let first = OnceLock::new();
-        Arc::new(Self { channel, event, position, previous, received_micros, variants, first })
+        Arc::new(Self { channel, event, position, previous, received_micros, superseded: 0, variants, first })
+    }
+
+    /// The same for those who were not sent so many values of its key before it, and are told of that.
+    pub fn superseding(self: &Arc<Self>, superseded: u32) -> Arc<Self> {
+        let OwnedEvent::Publication(publication) = &self.event else { return self.clone() };
+        if superseded == self.superseded {
+            return self.clone();
+        }
+        let mut publication = publication.clone();
+        publication.tags.insert(SUPERSEDED_TAG.into(), superseded.to_string().into());
+        Arc::new(Self {
+            channel: self.channel.clone(),
+            event: OwnedEvent::Publication(publication),
+            position: self.position,
+            previous: None,
+            received_micros: self.received_micros,
+            superseded,
+            variants: self.variants.clone(),
+            first: OnceLock::new(),
+        })
     }
 
     /// A change of a key that has a number for nodes alone: subscribers are not shown it.
@@ -299,6 +322,24 @@ impl Prepared {
         let framing = &self.variants.get(encoding)?.framing;
         // What cannot be deflated can still be sent as it is.
         catch_unwind(AssertUnwindSafe(|| framing.deflate(kind, message))).unwrap_or(None)
+    }
+}
+
+impl Value for Arc<Prepared> {
+    fn key(&self) -> &str {
+        self.publication().and_then(|publication| publication.keyed.as_ref()).map_or("", |keyed| &keyed.key)
+    }
+
+    fn bytes(&self) -> usize {
+        Prepared::bytes(self)
+    }
+
+    fn superseded(&self) -> u32 {
+        self.superseded
+    }
+
+    fn came_micros(&self) -> u64 {
+        self.received_micros
     }
 }
 

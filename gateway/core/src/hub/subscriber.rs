@@ -32,6 +32,8 @@ const FRESH: u8 = 1 << 2;
 const HAS_LAST: u8 = 1 << 3;
 /// It waits for the stream, and for its turn to be served with what says nothing about the stream.
 const DUE: u8 = 1 << 4;
+/// A newer value may take the place of one that it has not been sent yet.
+const NEWEST: u8 = 1 << 5;
 
 impl Subscriber {
     pub fn new(key: u32, variant: Variant) -> Self {
@@ -57,6 +59,16 @@ impl Subscriber {
 
     pub fn wants_joins_and_leaves(self) -> bool {
         self.has(JOINS_AND_LEAVES)
+    }
+
+    pub(super) fn newest(self, newest: bool) -> Self {
+        self.with(NEWEST, newest)
+    }
+
+    /// It is sent the newest value of each key, and not all of them. All of a list are, or none.
+    #[inline]
+    pub fn is_newest(self) -> bool {
+        self.has(NEWEST)
     }
 
     pub(super) fn fresh(self, fresh: bool) -> Self {

@@ -174,13 +174,24 @@ impl Hub {
         if live + due == 0 && members.apart.is_none() {
             return;
         }
+        if members.window().is_some() {
+            return self.begin_newest(id, publications, due, sink);
+        }
         let bundles = members.bundles(members.given(), publications);
         let due_before = if due > 0 { members.waiting() } else { 0 };
-        let Some(mut now) = bundles else {
+        let Some(now) = bundles else {
             members.take_due(due_before, usize::MAX);
             return;
         };
         members.give(&now);
+        self.sweep_list(id, now, due, sink);
+    }
+
+    /// The same for what is for all of the list.
+    pub(super) fn sweep_list(&mut self, id: u32, mut now: Bundles, due: usize, sink: &mut impl Sink) {
+        let Some(members) = self.channels.get_mut(id as usize) else { return };
+        let live = members.live.len();
+        let due_before = if due > 0 { members.waiting() } else { 0 };
         if live + due == 0 {
             return;
         }
@@ -343,6 +354,10 @@ impl Sweeps {
         self.bytes += sweep.bytes;
         self.order.push_back(sweep.id);
         self.under_way.insert(sweep.id, sweep);
+    }
+
+    pub(super) fn is_under_way(&self, id: u32) -> bool {
+        self.under_way.contains_key(&id)
     }
 
     fn find(&mut self, id: u32) -> Option<&mut UnderWay> {

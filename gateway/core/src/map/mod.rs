@@ -38,6 +38,9 @@ pub struct Keeping {
     pub ordered: bool,
     /// Keys of one channel. One more is refused.
     pub keys_max: u32,
+    /// Who follows the channel follows its publications, and is not told when a key is gone of whose publications the newest
+    /// was kept.
+    pub quiet: bool,
 }
 
 /// A change of one key.

@@ -93,7 +93,7 @@ impl MapOptions {
             MapMode::Persistent => None,
             MapMode::Ephemeral | MapMode::Recoverable => Some(Duration::from_secs(self.key_ttl_s)),
         };
-        Keeping { stream, key_ttl, ordered: self.ordered, keys_max: self.keys_max }
+        Keeping { stream, key_ttl, ordered: self.ordered, keys_max: self.keys_max, quiet: false }
     }
 
     pub fn catch_up_timeout(&self) -> Duration {

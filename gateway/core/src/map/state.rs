@@ -92,7 +92,8 @@ impl State {
         }
     }
 
-    /// Takes out the key that expired first, and answers what subscribers are to be told. `None` if none has.
+    /// Takes out the key that expired first, and answers what subscribers are to be told. `None` if none has. Those of
+    /// which nobody is told are taken out all at once.
     pub fn expire(
         &mut self,
         now: Moment,
@@ -100,8 +101,13 @@ impl State {
         stream: &mut Stream,
         stream_bytes_max: usize,
     ) -> Option<Publication> {
-        let (_, key) = self.expiring.first().filter(|(at, _)| *at <= now)?.clone();
-        let entry = self.take(&key)?;
+        let (key, entry) = loop {
+            let (_, key) = self.expiring.first().filter(|(at, _)| *at <= now)?.clone();
+            let entry = self.take(&key)?;
+            if !keeping.quiet {
+                break (key, entry);
+            }
+        };
         let mut told = removal(&key, entry.publication.tags);
         append(now, &mut told, keeping, stream, stream_bytes_max);
         Some(told)
@@ -191,7 +197,8 @@ impl State {
         let Set { mut publication, score, version, .. } = set;
         let before = self.take(&key);
         let mut told = Told::new();
-        if let Some(before) = before.as_ref().filter(|before| before.publication.tags != publication.tags) {
+        let other_tags = |before: &&Entry| !keeping.quiet && before.publication.tags != publication.tags;
+        if let Some(before) = before.as_ref().filter(other_tags) {
             let mut gone = removal(&key, before.publication.tags.clone());
             append(now, &mut gone, keeping, stream, stream_bytes_max);
             told.push(gone);

@@ -220,6 +220,7 @@ fn keeping() -> impl Strategy<Value = Keeping> {
                 key_ttl: expires.then(|| Duration::from_secs(5)),
                 ordered,
                 keys_max,
+                quiet: false,
             }
         },
     )

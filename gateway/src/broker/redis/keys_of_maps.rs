@@ -121,7 +121,11 @@ impl KeyChange {
             }
             Action::Set(set) => {
                 let version = set.version.map_or((0, "".into()), |version| (version.number, version.epoch));
-                let removal = encoded(&removal(&key, set.publication.tags.clone()));
+                // Where nobody is told, there is nothing to tell.
+                let removal = match keeping.quiet {
+                    true => BytesMut::new(),
+                    false => encoded(&removal(&key, set.publication.tags.clone())),
+                };
                 let keyed = Keyed { key, score: set.score, version: version.0, ..Keyed::default() };
                 let publication = Publication { keyed: Some(Box::new(keyed)), ..set.publication };
                 let mode = match set.mode {

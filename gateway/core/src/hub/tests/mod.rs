@@ -5,6 +5,7 @@ mod apart;
 mod bundling;
 mod clients;
 mod encode_once;
+mod newest;
 mod sweeping;
 
 use std::collections::BTreeMap;

@@ -151,10 +151,10 @@ impl Shard {
         let Keys { state, keeping, .. } = &mut **keys;
         let expired = std::iter::from_fn(|| state.expire(now, keeping, stream, stream_bytes_max));
         let told: Told = expired.take(count).collect();
-        if told.is_empty() {
+        let after = (state.len(), state.bytes(), stream.bytes());
+        if before == after {
             return told;
         }
-        let after = (state.len(), state.bytes(), stream.bytes());
         self.recount_keys((before.0, before.1), (after.0, after.1));
         self.recount(before.2, after.2);
         self.queue_to_empty(channel);

@@ -2,7 +2,7 @@
 -- What scripts of channels that keep state by key have in common, behind life.lua.
 --
 -- A key's value in the state is `offset:score:version:n:m:`, the n bytes of the version's epoch, the m bytes of the record
--- that tells of its removal, and its record. The order has every key with its score (0 where keys are not ordered), the
+-- that tells of its removal (0 where nobody is told), and its record. The order has every key with its score (0 where keys are not ordered), the
 -- expiry those that expire. The field without a name in the state is the newest offset, should the position be lost.
 --
 -- KEYS  lease, life, position, stream, state, order, expiry
@@ -70,7 +70,9 @@ local function expire()
     call('ZREM', expiry, key)
     if had then
       local _, _, _, _, removal = parts(had)
-      tell(removal)
+      if removal ~= '' then
+        tell(removal)
+      end
       if failed then
         return
       end

@@ -27,10 +27,14 @@ local function add(key, score)
   end
   local value = call('HGET', state, key)
   if value then
-    local offset, _, _, _, _, record = parts(value)
-    entries[#entries + 1] = offset
-    entries[#entries + 1] = record
-    bytes = bytes + #record
+    local offset, _, _, _, removal, record = parts(value)
+    -- More can be over than were taken out just now, and nobody is told of these later.
+    local is_over = removal == '' and (tonumber(call('ZSCORE', expiry, key)) or now + 1) <= now
+    if not is_over then
+      entries[#entries + 1] = offset
+      entries[#entries + 1] = record
+      bytes = bytes + #record
+    end
   end
   cursor_score, cursor_key = score, key
   return true

@@ -1,0 +1,188 @@
+//! Lists of those who are sent the newest values: what comes waits for their window, and newer values take the place of
+//! older ones, once for all of the list.
+
+use std::sync::Arc;
+
+use shared::moment::Moment;
+use smallvec::SmallVec;
+
+use super::Hub;
+use super::apart;
+use super::bundle::Bundles;
+use super::places::List;
+use super::prepared::Prepared;
+use super::subscriber::Sink;
+use crate::newest::{Latest, Taken, Waiting};
+
+/// What came of a wish to be served otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Changed {
+    Done,
+    /// It is not live yet, or no more.
+    NotNow,
+    /// It has agreed to patches, of which none may be left out.
+    Never,
+}
+
+impl Hub {
+    /// What the time is for what comes next.
+    pub fn tell_time(&mut self, now: Moment) {
+        self.now = now;
+    }
+
+    /// When [`Hub::close_windows`] has something to do.
+    pub fn next_window(&self) -> Option<Moment> {
+        self.windows.next_close()
+    }
+
+    /// Delivers what has waited in windows that close now.
+    pub fn close_windows(&mut self, now: Moment, sink: &mut impl Sink) {
+        self.now = now;
+        while let Some(id) = self.windows.take_due(now) {
+            if self.sweeps.is_under_way(id) {
+                // What came behind it belongs into the window.
+                self.finish_sweep(id, sink);
+            }
+            let Some(members) = self.channels.get_mut(id as usize) else { continue };
+            let live = members.live.len();
+            let Some(window) = members.window().filter(|window| window.is_due(now)) else { continue };
+            let (taken, stale) = window.close(now);
+            self.counts.stale += (stale * live) as u64;
+            if taken.is_empty() || live == 0 {
+                continue;
+            }
+            if let Some(closes) = window.open(now) {
+                self.windows.add(closes, id);
+            }
+            self.sweep_list(id, Bundles::newest(told(taken)), 0, sink);
+        }
+    }
+
+    /// Something has come for a list of those who are sent the newest values.
+    pub(super) fn begin_newest(
+        &mut self,
+        id: u32,
+        publications: &[Arc<Prepared>],
+        due: usize,
+        sink: &mut impl Sink,
+    ) {
+        let now = self.now;
+        let Some(members) = self.channels.get_mut(id as usize) else { return };
+        let (live, waiting) = (members.live.len(), members.waiting());
+        let due = if due > 0 { members.take_due(waiting, usize::MAX).0 } else { Vec::new() };
+        let is_wanted = |prepared: &&Arc<Prepared>| apart::wants(members.apart.as_deref(), prepared);
+        let wanted: SmallVec<[Arc<Prepared>; 1]> = publications.iter().filter(is_wanted).cloned().collect();
+        if wanted.is_empty() {
+            return;
+        }
+        if !due.is_empty() {
+            sink.deliver(&due, &mut Bundles::newest(wanted.clone()));
+        }
+        let Some(window) = members.window() else { return };
+        if live == 0 {
+            // What waited was for those who have gone. Whoever comes knows this one already, or is given it as they come.
+            window.clear();
+            return;
+        }
+        let mut superseded = 0;
+        let leaves = if window.is_open() {
+            let (values, others): (SmallVec<[_; 1]>, SmallVec<[_; 1]>) =
+                wanted.into_iter().partition(|prepared| prepared.publication().is_some());
+            superseded += values.into_iter().map(|value| usize::from(window.put(value))).sum::<usize>();
+            others
+        } else {
+            if let Some(closes) = window.open(now) {
+                self.windows.add(closes, id);
+            }
+            let leaves = newest_of(wanted.clone());
+            superseded += wanted.len() - leaves.len();
+            leaves
+        };
+        self.counts.superseded += (superseded * live) as u64;
+        if !leaves.is_empty() {
+            self.sweep_list(id, Bundles::newest(leaves), 0, sink);
+        }
+    }
+
+    /// A live subscription is sent the newest values from now on, or otherwise than before, or all. It gets at once what
+    /// waits for the list that it leaves.
+    pub fn change_latest(
+        &mut self,
+        channel: &str,
+        key: u32,
+        latest: Option<Latest>,
+        sink: &mut impl Sink,
+    ) -> Changed {
+        let Some(first) = self.ids.find(&self.channels, channel) else { return Changed::NotNow };
+        // All lists have got as far as each other then.
+        self.for_each_list(first, |hub, id| hub.finish_sweep(id, sink));
+        let Some((id, at)) = self.find_place(first, key) else { return Changed::NotNow };
+        let members = &mut self.channels[id as usize];
+        let waiting = members.aside.as_ref().map_or(&[][..], |aside| &aside.waiting);
+        // One that waits for the stream is past what waits here.
+        let (subscriber, ahead) = match at.list() {
+            List::Live => (members.live.get(at.index()).copied(), None),
+            List::Waiting => waiting
+                .get(at.index())
+                .map_or((None, None), |waiting| (Some(waiting.subscriber), Some(waiting.position))),
+            List::Joining | List::Told => (None, None),
+        };
+        let Some(subscriber) = subscriber else { return Changed::NotNow };
+        let wants = members.apart.as_ref().map(|apart| apart.wants().clone()).unwrap_or_default();
+        if wants.patches() {
+            return Changed::Never;
+        }
+        let wants = wants.with_newest(latest.map(Latest::into));
+        let waits: SmallVec<[Arc<Prepared>; 1]> = match ahead {
+            Some(_) => SmallVec::new(),
+            None => {
+                members.window().map(|window| window.waiting().iter().cloned().collect()).unwrap_or_default()
+            }
+        };
+        let stream = members.stream;
+        let other = if wants.is_usual() { first } else { self.list_for(first, wants) };
+        if other == id {
+            return Changed::Done;
+        }
+        if !waits.is_empty() {
+            sink.deliver(&[subscriber], &mut Bundles::newest(waits));
+        }
+        self.places.remove(key, id);
+        self.channels[id as usize].take_out(at, id, &mut self.places);
+        let members = &mut self.channels[other as usize];
+        if members.is_empty() {
+            // Nobody was in it, so nobody has told it.
+            members.stream = stream;
+        }
+        let subscriber = subscriber.newest(latest.is_some());
+        match ahead {
+            Some(position) => members.make_waiting(subscriber, position, other, &mut self.places),
+            None => members.make_live(subscriber, stream, other, &mut self.places),
+        }
+        if self.channels[id as usize].is_empty() {
+            self.drop_empty(id);
+        }
+        Changed::Done
+    }
+}
+
+/// The newest of each key, in the order in which the keys came. What is no value keeps its place among them.
+fn newest_of(publications: SmallVec<[Arc<Prepared>; 1]>) -> SmallVec<[Arc<Prepared>; 1]> {
+    if publications.len() < 2 {
+        return publications;
+    }
+    let mut waiting = Waiting::default();
+    let (values, others): (SmallVec<[_; 1]>, SmallVec<[_; 1]>) =
+        publications.into_iter().partition(|prepared| prepared.publication().is_some());
+    for value in values {
+        waiting.put(value);
+    }
+    let mut leaves = told(waiting.take_all());
+    leaves.extend(others);
+    leaves
+}
+
+/// Values with how many they have superseded.
+fn told(taken: Vec<Taken<Arc<Prepared>>>) -> SmallVec<[Arc<Prepared>; 1]> {
+    taken.into_iter().map(|Taken { value, superseded }| value.superseding(superseded)).collect()
+}

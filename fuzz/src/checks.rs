@@ -80,6 +80,9 @@ pub fn centrifuge_json(data: &[u8]) {
         let mut commands = Vec::new();
         let _ = CentrifugeJson::default().decode(Message { kind, data }, &mut commands);
         for command in commands {
+            if let Request::Subscribe(subscribe) = &command.request {
+                let _ = subscribe.delivery();
+            }
             // These name what cannot be served, and have no bytes of their own.
             if !matches!(command.request, Request::Refused(_) | Request::Unknown) {
                 assert_eq!(rewritten(&command), [command]);

@@ -51,6 +51,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("backend.connect", "src/backend/config.rs", "HookConfig"),
     ("backend.events", "src/backend/config.rs", "EventsConfig"),
     ("channels.map", "core/src/map/options.rs", "MapOptions"),
+    ("channels.newest", "core/src/newest/options.rs", "NewestOptions"),
     ("shared_poll", "src/poll/config.rs", "Config"),
     ("broker", "src/broker/config.rs", "Config"),
     ("broker.memory", "src/broker/memory/config.rs", "Config"),

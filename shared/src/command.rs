@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::delivery::{DeliveryWanted, Unreadable};
 use crate::error::ErrorCode;
 use crate::publication::{Payload, Selection, Tagged};
 use crate::topic_selector::Selector;
@@ -211,6 +212,19 @@ pub struct Subscribe {
     pub beside: bool,
     /// Ask the application with this whether, and in which channel.
     pub ask: Option<Box<Payload>>,
+    /// All publications or the newest of each key, for protocols that say so beside the data.
+    pub delivery: Option<DeliveryWanted>,
+}
+
+impl Subscribe {
+    /// How the client wants to be served: as its protocol says it, or its data.
+    pub fn delivery(&self) -> Result<Option<DeliveryWanted>, Unreadable> {
+        match (&self.delivery, &self.data) {
+            (Some(wanted), _) => Ok(Some(*wanted)),
+            (None, Some(data)) => DeliveryWanted::in_data(data),
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 /// Where a client of updates stopped reading.

@@ -12,6 +12,7 @@ pub mod moment;
 pub mod position;
 
 pub mod command;
+pub mod delivery;
 pub mod publication;
 pub mod push;
 pub mod record;

@@ -92,6 +92,7 @@ fn subscribe() -> impl Strategy<Value = Subscribe> {
             topics: Box::default(),
             beside: false,
             ask: None,
+            delivery: None,
         },
     )
 }

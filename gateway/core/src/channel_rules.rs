@@ -13,8 +13,9 @@ use shared::publication::{Payload, PayloadKind, Publication};
 use crate::channel_names::ChannelNames;
 use crate::channel_pattern::{ChannelPattern, SEPARATOR};
 use crate::history::Retention;
-use crate::map::MapOptions;
+use crate::map::{Keeping, MapOptions};
 use crate::name_rule::NameRule;
+use crate::newest::NewestOptions;
 use crate::poll::PollOptions;
 
 /// The options of one namespace, or of channels without one.
@@ -122,6 +123,8 @@ pub struct ChannelOptions {
     pub client_publish_debounce_interval_ms: u32,
     /// How channels of the type `shared_poll` are asked for.
     pub shared_poll: PollOptions,
+    /// Who is sent the newest value of each key in place of all.
+    pub newest: NewestOptions,
     /// Clients with a user may read presence without being subscribed. Not that of channels that are private or name
     /// their users.
     pub allow_presence_for_client: bool,
@@ -236,6 +239,11 @@ impl ChannelOptions {
             return self.map.keeping().stream;
         }
         Retention { size: self.history_size, ttl: Duration::from_secs(self.history_ttl_s) }
+    }
+
+    /// What a channel of publications keeps of their keys. `None`: nothing.
+    pub fn newest_kept(&self) -> Option<Keeping> {
+        self.newest.keeping(self.retention())
     }
 
     /// Whether publications of keys, and nothing else, go to its channels.

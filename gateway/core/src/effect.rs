@@ -23,6 +23,7 @@ use shared::topic_selector::Selector;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
 use crate::map::{Change, Keeping, StateFilter, StatePage};
+use crate::newest::Latest;
 use crate::tag_filter::TagFilter;
 
 /// Names an effect whose outcome is awaited. Unique within one session.
@@ -137,6 +138,13 @@ pub enum Effect {
         ticket: Ticket,
         method: Box<str>,
         data: Payload,
+    },
+    /// Serve a subscription otherwise from now on. Answered as [`Effect::Rpc`] is.
+    ChangeDelivery {
+        ticket: Ticket,
+        channel: Channel,
+        /// `None`: it is sent all.
+        latest: Option<Latest>,
     },
     Publish {
         ticket: Ticket,
@@ -286,6 +294,8 @@ pub struct Join {
     pub presence: Option<ClientInfo>,
     /// Answer with who is there ([`OutcomeResult::JoinedAmong`]).
     pub members: bool,
+    /// In place of `past`: read the newest value of each key, as they are kept by this.
+    pub newest: Option<Keeping>,
 }
 
 /// How a subscriber is told what comes to the channel.
@@ -301,6 +311,8 @@ pub struct Terms {
     pub filter: Option<Arc<TagFilter>>,
     /// Of the changes of who is there, as the node counts them, those up to this one are known to it.
     pub members_known: u64,
+    /// It is sent the newest value of each key, in place of all.
+    pub latest: Option<Latest>,
 }
 
 impl Terms {

@@ -13,7 +13,7 @@ use super::publish::{idempotency, version};
 use super::refused::Refused;
 use super::request;
 use super::run::Call;
-use crate::broker::{BrokerError, ChangeRequest};
+use crate::broker::ChangeRequest;
 use crate::telemetry::labels::Source;
 
 /// A page of state ends behind the key with which it holds so many bytes.
@@ -69,12 +69,7 @@ impl Call<'_> {
         let idempotency = idempotency(idempotency_key, self.config)?;
         self.in_time()?;
         let request = ChangeRequest { channel, change, keeping, idempotency };
-        let mut changed = self.node.change_key(request).await.map_err(|error| match error {
-            BrokerError::Full => {
-                Refused::with_detail(ErrorCode::LimitExceeded, "there is no room for one key more")
-            }
-            error => Refused::not_published(error),
-        })?;
+        let mut changed = self.node.change_key(request).await.map_err(Refused::not_published)?;
         self.node.metrics.publication_in(Source::Api);
         if !keeping.stream.keeps_history() {
             changed.position = changed.position.map(unnumbered);
@@ -161,7 +156,7 @@ fn unnumbered(position: StreamPosition) -> StreamPosition {
     StreamPosition { offset: 0, ..position }
 }
 
-fn key(key: &str) -> Result<Box<str>, Refused> {
+pub(super) fn key(key: &str) -> Result<Box<str>, Refused> {
     match key.len() {
         0 => Err(Refused::bad_request("no key is given")),
         1..=KEY_BYTES_MAX => Ok(key.into()),

@@ -8,9 +8,10 @@ use gateway_core::history::Retention;
 use serde_json::value::RawValue;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
-use shared::publication::{JSON_DEPTH_MAX, Payload, Publication, is_too_deep};
+use shared::publication::{JSON_DEPTH_MAX, Keyed, Payload, Publication, is_too_deep};
 
 use super::config::Config;
+use super::map::key;
 use super::refused::Refused;
 use super::request::{Broadcast, Content, Publish};
 use super::run::{CONCURRENT, Call};
@@ -41,6 +42,9 @@ impl Message {
         }
         if !options.publication_data_format.admits(&self.publication.data) {
             return Err(Refused::bad_request("the data is not of the format that the channel is set to"));
+        }
+        if self.publication.keyed.is_some() && !options.newest.takes_keys() {
+            return Err(Refused::bad_request("the channel has no newest values, so nothing has a key there"));
         }
         let mut publication = self.publication.clone();
         publication.delta |= options.delta_publish;
@@ -136,6 +140,9 @@ impl Call<'_> {
         let mut publication = Publication::new(self.payload(content.data, content.b64data)?);
         publication.tags = content.tags.clone();
         publication.delta = content.delta;
+        if !content.key.is_empty() {
+            publication.keyed = Some(Box::new(Keyed { key: key(content.key)?, ..Keyed::default() }));
+        }
         Ok(Message { publication, skip_history: content.skip_history, idempotency, version })
     }
 

@@ -154,6 +154,7 @@ pub(super) struct Content<'a> {
     pub(super) version: u64,
     pub(super) version_epoch: &'a str,
     pub(super) delta: bool,
+    pub(super) key: &'a str,
 }
 
 macro_rules! with_content {
@@ -180,6 +181,9 @@ macro_rules! with_content {
             version_epoch: Text<'a>,
             #[serde(deserialize_with = "or_default")]
             delta: bool,
+            /// Of which value it is the newest, in a channel that has such.
+            #[serde(borrow)]
+            key: Text<'a>,
         }
 
         impl<'a> $name<'a> {
@@ -193,6 +197,7 @@ macro_rules! with_content {
                     version: self.version,
                     version_epoch: &self.version_epoch,
                     delta: self.delta,
+                    key: &self.key,
                 }
             }
         }

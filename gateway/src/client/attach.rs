@@ -29,6 +29,7 @@ impl Client {
             self.variant = local.encodings.variant(self.protocol, Wire::EngineWebSocket, deflate.as_ref());
             local.hub.change_wire(self.key.index, self.variant);
         }
+        self.keep_little_unsent();
         self.stalled_since = None;
         local.mark_unwritten(self.key.index);
     }

@@ -121,6 +121,7 @@ impl Client {
         }
         let announced = self.session.take_announced();
         let shown = self.session.take_shown();
+        self.close_lanes(local);
         local.leave_all(self.key.index, client);
         for (channel, info) in announced {
             let subscribers = local.hub.subscribers(channel.as_str());
@@ -167,6 +168,9 @@ impl Client {
         } else if !self.is_closing() && !self.is_finishing() {
             self.session.handle_timeout(local.now);
             self.perform(local);
+            if self.next_newest().is_some_and(|at| at <= local.now) {
+                local.mark_unwritten(self.key.index);
+            }
         }
         Ok(())
     }

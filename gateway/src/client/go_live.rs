@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use gateway_core::effect::GoLive;
-use gateway_core::hub::{Bundles, End, Knows, Prepared, Sink, Subscriber};
+use gateway_core::hub::{Bundles, End, Knows, Prepared, Sink, Subscriber, Writable};
+use gateway_core::newest::{Full, Put};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
@@ -23,13 +24,14 @@ impl Client {
             publications: 0,
             close: None,
             is_insufficient: false,
+            superseded: 0,
             id: self.session.client(),
             members_known: go_live.terms.members_known,
             client: self,
         };
         let key = held_back.client.key.index;
         local.hub.go_live(channel.as_str(), key, knows, &mut held_back);
-        let HeldBack { frames, publications, close, is_insufficient, .. } = held_back;
+        let HeldBack { frames, publications, close, is_insufficient, superseded, .. } = held_back;
         if is_insufficient {
             // What comes from now on is held back until the client has read on.
             if !self.is_closing() && !self.session.handle_hole(go_live) {
@@ -40,6 +42,10 @@ impl Client {
         }
         self.note_count(local, channel);
         local.tally.deliveries += publications;
+        if go_live.terms.latest.is_some() {
+            local.tally.superseded += superseded;
+            self.serve_lanes(local);
+        }
         for frame in frames {
             self.send_frame(local, frame);
         }
@@ -63,6 +69,8 @@ struct HeldBack<'a> {
     publications: u64,
     close: Option<Disconnect>,
     is_insufficient: bool,
+    /// Newest values that gave way to newer ones.
+    superseded: u64,
 }
 
 impl HeldBack<'_> {
@@ -71,6 +79,24 @@ impl HeldBack<'_> {
         prepared.except() == Some(self.id)
             || prepared.publication().is_some_and(|publication| !self.client.session.is_meant(publication))
             || prepared.members_version().is_some_and(|version| version <= self.members_known)
+    }
+
+    /// Newest values go the way of those that come later, behind what the client is answered.
+    fn have_wait(&mut self, subscriber: Subscriber, bundles: &Bundles) -> bool {
+        for prepared in bundles.publications() {
+            if self.is_spared(prepared) {
+                continue;
+            }
+            if prepared.publication().is_some() {
+                match self.client.put_newest(prepared.clone(), self.bytes_max) {
+                    Ok(put) => self.superseded += u64::from(put == Put::Instead),
+                    Err(Full) => return false,
+                }
+            } else if let Writable::Frame(frame) = prepared.writable(subscriber.variant) {
+                self.frames.push(frame.clone());
+            }
+        }
+        true
     }
 }
 
@@ -82,6 +108,9 @@ impl Sink for HeldBack<'_> {
     }
 
     fn catch_up(&mut self, subscriber: Subscriber, bundles: &mut Bundles) -> bool {
+        if subscriber.is_newest() {
+            return self.have_wait(subscriber, bundles);
+        }
         let spares = !subscriber.variant.takes_patches()
             && bundles.publications().iter().any(|prepared| self.is_spared(prepared));
         let rest = spares.then(|| bundles.without(subscriber.variant, |prepared| self.is_spared(prepared)));

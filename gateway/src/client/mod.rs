@@ -33,6 +33,7 @@ mod finish;
 mod follow;
 mod framing;
 mod go_live;
+mod newest;
 mod of_app;
 mod of_graphql;
 mod of_namespace;
@@ -103,6 +104,8 @@ struct Rare {
     graphql: Option<Arc<GraphQl>>,
     /// What there is beside its session, if it speaks Socket.IO.
     socketio: Option<Box<OfSocketIo>>,
+    /// What waits of values of which only the newest counts, if it is sent any.
+    newest: Option<Box<newest::Newest>>,
 }
 
 /// What a client of Socket.IO has.
@@ -123,7 +126,7 @@ impl OfSocketIo {
 impl Rare {
     /// `None` if there is nothing of it.
     fn boxed(self) -> Option<Box<Self>> {
-        let Self { name, positions, watcher, origin, app, graphql, socketio } = &self;
+        let Self { name, positions, watcher, origin, app, graphql, socketio, newest: _ } = &self;
         let of_streams = positions.is_some() || watcher.is_some();
         let of_protocols = app.is_some() || graphql.is_some() || socketio.is_some();
         let is_any = name.is_some() || of_streams || origin.is_some() || of_protocols;
@@ -178,13 +181,17 @@ impl Client {
             (Some(closing), _) => earlier(closing.until),
             (None, Some(finishing)) if self.is_mute() => Some(finishing.until()),
             (None, Some(finishing)) => earlier(finishing.until()),
-            (None, None) => [self.session.poll_timeout(), stalled].into_iter().flatten().min(),
+            (None, None) => {
+                // A socket that takes nothing says itself when it does.
+                let newest = self.next_newest().filter(|_| !self.is_stalled());
+                [self.session.poll_timeout(), stalled, newest].into_iter().flatten().min()
+            }
         }
     }
 
     /// What is kept for this client and of it, in bytes. What others wait for too counts in full.
     pub(crate) fn owes(&self) -> usize {
-        self.outbox.bytes() + self.commands_bytes()
+        self.outbox.bytes() + self.newest_bytes() + self.commands_bytes()
     }
 
     fn commands_bytes(&self) -> usize {
@@ -194,7 +201,7 @@ impl Client {
     /// Counts what is kept for this client alone. What the socket takes at once was never kept.
     pub(crate) fn account(&mut self, local: &mut Local) {
         let outbox = if self.is_stalled() { self.outbox.own_bytes() } else { 0 };
-        let now = outbox + self.commands_bytes();
+        let now = outbox + self.newest_bytes() + self.commands_bytes();
         if now != self.accounted {
             local.memory.recount(self.accounted, now);
             self.accounted = now;

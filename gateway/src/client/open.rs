@@ -93,7 +93,7 @@ impl Client {
             session = session.pinging_at_once(local.now);
         }
         let (watcher, origin, app, graphql) = (new.watcher, new.origin, new.app, new.graphql);
-        let rare = Rare { name, positions, watcher, origin, app, graphql, socketio };
+        let rare = Rare { name, positions, watcher, origin, app, graphql, socketio, newest: None };
         if rare.app.is_some() {
             session = session.asking_of_all();
         }

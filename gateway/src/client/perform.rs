@@ -9,13 +9,14 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use gateway_core::effect::{Denial, Effect, Grant, Identity, Join, Outcome, OutcomeResult, Terms, Ticket};
 use gateway_core::history::HistoryPage;
-use gateway_core::hub::Subscriber;
+use gateway_core::hub::{Changed, Subscriber};
 use gateway_core::map::Action;
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
+use shared::publication::Payload;
 
 use crate::auth::Verdict;
 use crate::backend::HookKind;
@@ -83,7 +84,10 @@ impl Client {
                 Effect::Join(join) => self.join(local, *join),
                 Effect::GoLive(go_live) => match self.is_finishing() {
                     // It has been told what it missed, and it has left.
-                    true => local.leave(self.key.index, self.session.client(), &go_live.channel),
+                    true => {
+                        self.close_lane(local, &go_live.channel);
+                        local.leave(self.key.index, self.session.client(), &go_live.channel);
+                    }
                     false => self.go_live(local, &go_live),
                 },
                 // What still waits to be done does not wait for one that leaves.
@@ -99,6 +103,7 @@ impl Client {
                     self.tell_ended(local, &channel, ended);
                     self.note_count(local, &channel);
                     self.note_left(local, &channel);
+                    self.close_lane(local, &channel);
                     local.leave(self.key.index, self.session.client(), &channel);
                 }
                 // It has left all presence already.
@@ -125,6 +130,15 @@ impl Client {
                 }
                 Effect::Event { ticket, question } => self.ask_about_event(local, ticket, *question),
                 Effect::Rpc { ticket, method, data } => self.ask_rpc(local, ticket, method, data),
+                Effect::ChangeDelivery { ticket, channel, latest } => {
+                    let result = match self.change_delivery(local, &channel, latest) {
+                        Changed::Done => Ok(Payload::json("{}")),
+                        // It still joins: it may ask again.
+                        Changed::NotNow => Err(ErrorCode::TooManyRequests.into()),
+                        Changed::Never => Err(ErrorCode::BadRequest.into()),
+                    };
+                    self.answer(local, ticket, OutcomeResult::Rpc(result));
+                }
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);
                     let publication = *publication;
@@ -304,13 +318,20 @@ impl Client {
             // It has left before it had taken all.
             return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
         }
-        let Join { ticket, channel, terms, retention, past, presence, members } = join;
+        let Join { ticket, channel, terms, retention, past, presence, members, newest } = join;
         if presence.is_some()
             && !local.context.rules.options(&channel).is_some_and(|options| options.presence)
         {
             local.shown.insert((self.session.client(), channel.clone()));
         }
-        let joined = local.hub.join(&channel, self.subscriber(&terms), terms.filter);
+        let subscriber = self.subscriber(&terms);
+        let joined = match terms.latest {
+            Some(latest) => {
+                self.open_lane(local, &channel, latest);
+                local.hub.join_latest(&channel, subscriber, terms.filter, latest)
+            }
+            None => local.hub.join(&channel, subscriber, terms.filter),
+        };
         let misses = self.awaits_cache(local, &channel);
         let delivered = if joined.first {
             local.node.acquire(local.index, &channel, retention)
@@ -321,7 +342,7 @@ impl Client {
             presence.map_or(Effective::Now, |info| local.node.enter_presence(channel.clone(), info));
         let keeper = self.keeper_of(local, &channel);
         // Most who come back after a fault need not wait: one of them has read for all.
-        if keeper.is_none() && delivered.is_now() && present.is_now() && !members {
+        if keeper.is_none() && delivered.is_now() && present.is_now() && !members && newest.is_none() {
             let known = match &past {
                 Some(wanted) => local.node.known_past(&channel, wanted).map(Some),
                 None => Some(polled_past(&local.node, &channel)),
@@ -345,9 +366,10 @@ impl Client {
                         tracing::warn!(%error, %channel, untold, "a subscriber is not in the channel's presence yet");
                     }
                 }
-                let past = match past {
-                    Some(wanted) => node.past(&channel, &wanted, retention).await.map(Some)?,
-                    None => polled_past(&node, &channel),
+                let past = match (newest, past) {
+                    (Some(keeping), _) => node.newest(&channel, keeping).await.map(Some)?,
+                    (None, Some(wanted)) => node.past(&channel, &wanted, retention).await.map(Some)?,
+                    (None, None) => polled_past(&node, &channel),
                 };
                 Ok(note_cache(&node, misses.as_ref(), past))
             };

@@ -113,6 +113,18 @@ impl Client {
 
     /// Writes what waits, as much as the socket takes.
     pub(crate) fn flush(&mut self, local: &mut Local) -> Result<(), Gone> {
+        self.flush_outbox(local)?;
+        // Room that is left is for newest values, a little at a time.
+        while self.rare.is_some() && !self.is_stalled() && !self.is_closing() && !self.is_mute() {
+            if !self.refill(local) {
+                break;
+            }
+            self.flush_outbox(local)?;
+        }
+        Ok(())
+    }
+
+    fn flush_outbox(&mut self, local: &mut Local) -> Result<(), Gone> {
         let stream = &mut self.link.stream;
         let flushed = self.outbox.flush(|slices| stream.write_vectored(slices));
         let flushed = flushed.and_then(|written| Ok((written, stream.flush()?)));

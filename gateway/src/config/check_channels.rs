@@ -3,6 +3,7 @@
 use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
 use gateway_core::map::{MapMode, MapOptions};
+use gateway_core::newest::{Delivery, NewestOptions};
 use gateway_core::poll::{PollMode, PollOptions};
 use shared::channel::CHANNEL_BYTES_MAX;
 
@@ -18,6 +19,7 @@ pub(super) fn check(config: &Config, options: &ChannelOptions, faults: &mut Faul
     shown_in(config, options, faults);
     hooks(config, options, faults);
     polled(config, options, faults);
+    newest(options, faults);
     faults.outside("flush_interval_ms", options.flush_interval_ms, 0..=10_000);
 }
 
@@ -183,6 +185,67 @@ fn keys(options: &ChannelOptions, faults: &mut Faults) {
     faults.outside("map.catch_up_timeout_ms", map.catch_up_timeout_ms, 100..=600_000);
 }
 
+/// What newest values need, and what cannot be had beside them.
+fn newest(options: &ChannelOptions, faults: &mut Faults) {
+    let (newest, defaults) = (&options.newest, NewestOptions::default());
+    let key = |key: &str| format!("newest.{key}");
+    if options.subscription_type != SubscriptionType::Stream {
+        if *newest != defaults {
+            faults.add("newest", "is for subscription_type = \"stream\"");
+        }
+        return;
+    }
+    faults.outside(&key("times_per_s"), newest.times_per_s, 0..=1_000);
+    faults.outside(&key("times_per_s_max"), newest.times_per_s_max, 0..=1_000);
+    faults.outside(&key("bytes_per_s"), newest.bytes_per_s, 0..=1_000_000_000);
+    faults.outside(&key("bytes_per_s_max"), newest.bytes_per_s_max, 0..=1_000_000_000);
+    faults.outside(&key("value_ttl_ms"), newest.value_ttl_ms, 0..=86_400_000);
+    faults.outside(&key("keys_max"), newest.keys_max, 1..=1_000_000);
+    faults.outside(&key("snapshot_ttl_s"), newest.snapshot_ttl_s, 1..=31_536_000);
+    for (name, usual, max) in [
+        ("times_per_s", newest.times_per_s, newest.times_per_s_max),
+        ("bytes_per_s", newest.bytes_per_s, newest.bytes_per_s_max),
+    ] {
+        if max > 0 && (usual == 0 || usual > max) {
+            faults.add(key(name), format!("must be from 1 to newest.{name}_max, which is {max}"));
+        }
+    }
+    let is_anyone_sent_latest = newest.delivery == Delivery::Latest || newest.allow_choice;
+    for (name, set) in [
+        ("times_per_s", newest.times_per_s > 0),
+        ("bytes_per_s", newest.bytes_per_s > 0),
+        ("value_ttl_ms", newest.value_ttl_ms > 0 && !newest.snapshot),
+    ] {
+        if set && !is_anyone_sent_latest {
+            faults.add(key(name), "needs newest.delivery = \"latest\" or newest.allow_choice = true");
+        }
+    }
+    for (name, set) in
+        [("times_per_s_max", newest.times_per_s_max > 0), ("bytes_per_s_max", newest.bytes_per_s_max > 0)]
+    {
+        if set && !newest.allow_choice {
+            faults.add(key(name), "needs newest.allow_choice = true");
+        }
+    }
+    if newest.snapshot_ttl_s != defaults.snapshot_ttl_s && !newest.snapshot {
+        faults.add(key("snapshot_ttl_s"), "needs newest.snapshot = true");
+    }
+    if newest.keys_max != defaults.keys_max && !newest.takes_keys() {
+        faults.add(
+            key("keys_max"),
+            "needs newest.delivery = \"latest\", newest.allow_choice = true or newest.snapshot = true",
+        );
+    }
+    if newest.takes_keys() && !options.allowed_delta_types.is_empty() {
+        let problem =
+            "cannot be had with newest values: a patch is of the publication before, which may be left out";
+        faults.add("allowed_delta_types", problem);
+    }
+    if newest.snapshot && options.force_recovery_mode == RecoveryMode::Cache {
+        faults.add("force_recovery_mode", "cannot be cache with newest.snapshot, which gives more than that");
+    }
+}
+
 /// The channels in which subscribers are shown must be made for that.
 fn shown_in(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     for (key, prefix, kind, word) in [
@@ -324,6 +387,14 @@ mod tests {
             ("map.mode = \"persistent\"", "map"),
             ("shared_poll.linger_ms = 7", "shared_poll"),
             ("auto_cache_recover = true\nhistory_size = 1\nhistory_ttl_s = 1", "auto_cache_recover"),
+            ("newest.times_per_s = 5", "newest.times_per_s"),
+            (
+                "newest.bytes_per_s_max = 5\nnewest.bytes_per_s = 5\nnewest.delivery = \"latest\"",
+                "newest.bytes_per_s_max",
+            ),
+            ("newest.keys_max = 7", "newest.keys_max"),
+            ("newest.value_ttl_ms = 7", "newest.value_ttl_ms"),
+            ("newest.snapshot_ttl_s = 7\nnewest.delivery = \"latest\"", "newest.snapshot_ttl_s"),
         ] {
             assert_eq!(wrong(options), [key], "{options}");
         }
@@ -340,6 +411,7 @@ mod tests {
             ("map", "force_recovery = true", "force_recovery"),
             ("map", "map.mode = \"recoverable\"\nforce_recovery_mode = \"cache\"", "force_recovery_mode"),
             ("map_clients", "map.allow_remove = true", "map.allow_remove"),
+            ("map", "newest.allow_choice = true", "newest"),
             ("map_users", "map.client_key = \"user_id\"", "map.client_key"),
             ("map_users", "client_publish_debounce_interval_ms = 5", "client_publish_debounce_interval_ms"),
             ("map_users", "map.mode = \"persistent\"", "map.mode"),
@@ -352,5 +424,26 @@ mod tests {
         let map = "subscription_type = \"map\"\nmap.mode = \"persistent\"\nmap.allow_publish = true\n\
                    allow_history = true\nallowed_delta_types = [\"fossil\"]\ndelta_publish = true";
         assert_eq!(wrong(map), [""; 0]);
+    }
+
+    #[test]
+    fn newest_values_stay_within_their_bounds_and_apart_from_patches() {
+        for (options, key) in [
+            ("times_per_s = 20\ntimes_per_s_max = 10", "newest.times_per_s"),
+            ("bytes_per_s_max = 10", "newest.bytes_per_s"),
+            ("keys_max = 0", "newest.keys_max"),
+        ] {
+            let options = format!("[namespaces.some.newest]\nallow_choice = true\n{options}");
+            assert_eq!(wrong(&options), [key], "{options}");
+        }
+        let kept = "history_size = 1\nhistory_ttl_s = 1\n";
+        let snapshot = "newest.snapshot = true\n";
+        let patches = "allowed_delta_types = [\"fossil\"]";
+        assert_eq!(wrong(&format!("{kept}{snapshot}{patches}")), ["allowed_delta_types"]);
+        let cache = "force_recovery_mode = \"cache\"";
+        assert_eq!(wrong(&format!("{kept}{snapshot}{cache}")), ["force_recovery_mode"]);
+        let all = "newest.delivery = \"latest\"\nnewest.allow_choice = true\nnewest.times_per_s = 5\n\
+                   newest.times_per_s_max = 10\nnewest.snapshot = true\nnewest.value_ttl_ms = 500";
+        assert_eq!(wrong(all), [""; 0]);
     }
 }

@@ -12,6 +12,7 @@ use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use shared::command::Since;
+use shared::delivery::DeliveryWanted;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket::{DeflateParams, Upgrade};
 use shared::protocol::Protocol;
@@ -195,7 +196,11 @@ impl Router {
         };
         let upgrade = read(head)?;
         let token = token(head, &upgrade)?;
-        let raw = Raw::new(channel.into(), token.into(), since).taking(messages);
+        let [delivery, times, bytes] =
+            ["delivery", "times_per_s", "bytes_per_s"].map(|name| head.query(name));
+        let delivery = DeliveryWanted::of_parameters(delivery.as_deref(), times.as_deref(), bytes.as_deref())
+            .map_err(|unreadable| malformed(unreadable.to_string()))?;
+        let raw = Raw::new(channel.into(), token.into(), since).delivering(delivery).taking(messages);
         Ok(self.opening(upgrade, RAW, Arc::new(raw)))
     }
 

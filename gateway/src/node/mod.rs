@@ -49,6 +49,7 @@ mod keep_polling;
 mod keys;
 mod list_channels;
 mod members;
+mod newest;
 mod peers;
 mod poll;
 mod poll_elsewhere;
@@ -78,6 +79,7 @@ use ask::Asking;
 use counts::Counts;
 use interest::Interest;
 use members::MembersMissed;
+use newest::NewestReads;
 use peers::Peers;
 use poll::Polls;
 use poll_elsewhere::Addresses;
@@ -138,6 +140,7 @@ pub struct Node {
     mending: Semaphore,
     /// Something may have been missed in every channel.
     compare_all: Notify,
+    newest_reads: NewestReads,
     /// There can be one in every channel, and one for every subscriber.
     unmended_told: Sparingly,
     went_back_told: Sparingly,
@@ -224,6 +227,7 @@ impl Node {
             runtime: Handle::current(),
             mending: Semaphore::new(MENDING_MAX),
             compare_all: Notify::new(),
+            newest_reads: NewestReads::default(),
             unmended_told: Sparingly::default(),
             went_back_told: Sparingly::default(),
             unsubscribed_told: Sparingly::default(),

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::Denial;
 use gateway_core::history::Retention;
+use gateway_core::map::{Action, Change, Changed, Keeping, Set, SetMode};
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::EVENT_TAG;
 use tracing::Instrument;
 
 use crate::backend::{Asker, Origin, PublishAnswer};
-use crate::broker::{BrokerError, Idempotency, PublishRequest, Published, Version};
+use crate::broker::{BrokerError, ChangeRequest, Idempotency, PublishRequest, Published, Version};
 use crate::node::{Node, ROOM_DEADLINE};
 use crate::telemetry::traces::SPANS;
 
@@ -68,6 +71,25 @@ impl Node {
         Ok(())
     }
 
+    /// A publication that is the newest value of its key from now on.
+    fn set_newest(
+        &self,
+        request: PublishRequest,
+        keeping: Keeping,
+    ) -> BoxFuture<'_, Result<Published, BrokerError>> {
+        let PublishRequest { channel, publication, retention: _, idempotency, version } = request;
+        let key = publication.keyed.as_ref().map(|keyed| keyed.key.clone()).unwrap_or_default();
+        let set = Set { publication, score: 0, mode: SetMode::Any, refreshes: false, version };
+        let change = Change { key, action: Action::Set(Box::new(set)), expected: None };
+        let changing = self.broker.change_key(ChangeRequest { channel, change, keeping, idempotency });
+        async move {
+            let Changed { position, suppressed } = changing.await?;
+            let position = position.filter(|_| keeping.stream.keeps_history());
+            Ok(Published { position, duplicate: suppressed.is_some() })
+        }
+        .boxed()
+    }
+
     /// On its way when this returns.
     fn publish_now(
         &self,
@@ -88,7 +110,11 @@ impl Node {
             copy => (copy, None),
         };
         // A broker begins before it is first polled.
-        let publishing = span.in_scope(|| self.broker.publish(request));
+        let keeping = options.and_then(|options| newest_kept(options, &request));
+        let publishing = span.in_scope(|| match keeping {
+            Some(keeping) => self.set_newest(request, keeping),
+            None => self.broker.publish(request),
+        });
         let copying = at_once.map(|copy| span.in_scope(|| self.broker.publish(copy)));
         async move {
             let mut published = publishing.instrument(span).await;
@@ -108,6 +134,12 @@ impl Node {
             published
         }
     }
+}
+
+/// What is kept of the key of a publication, beside what is kept of all: nothing of one that is to be kept nowhere.
+fn newest_kept(options: &ChannelOptions, request: &PublishRequest) -> Option<Keeping> {
+    request.publication.keyed.as_ref()?;
+    options.newest_kept().filter(|keeping| keeping.stream == request.retention)
 }
 
 /// A client's publication as its hook has it.

@@ -102,6 +102,8 @@ pub enum Drop {
     ShownFull,
     /// Encoding it panicked. Who follows the stream is told.
     Quarantined,
+    /// A newest value had waited for longer than it is true. The next one tells of it.
+    Stale,
 }
 
 /// Who has said something of a key that is followed.
@@ -149,13 +151,14 @@ impl Panic {
 }
 
 impl Drop {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::InboxFull,
         Self::OutboxFull,
         Self::HeldBackFull,
         Self::AnnouncementsFull,
         Self::ShownFull,
         Self::Quarantined,
+        Self::Stale,
     ];
 
     pub fn label(self) -> &'static str {
@@ -166,6 +169,7 @@ impl Drop {
             Self::AnnouncementsFull => "announcements_full",
             Self::ShownFull => "shown_full",
             Self::Quarantined => "quarantined",
+            Self::Stale => "stale",
         }
     }
 }

@@ -81,6 +81,7 @@ pub struct Metrics {
     pub gaps_total: IntCounter,
     pub repairs_total: IntCounter,
     pub insufficient_total: IntCounter,
+    pub superseded_total: IntCounter,
     pasts_total: [IntCounter; PastFrom::ALL.len()],
     recoveries_total: IntCounterVec,
     pub subscriptions: IntGauge,
@@ -227,6 +228,7 @@ impl Metrics {
             gaps_total: counter(r, names::GAPS_TOTAL),
             repairs_total: counter(r, names::REPAIRS_TOTAL),
             insufficient_total: counter(r, names::INSUFFICIENT_TOTAL),
+            superseded_total: counter(r, names::SUPERSEDED_TOTAL),
             pasts_total: {
                 let pasts = counters(r, names::PASTS_TOTAL);
                 PastFrom::ALL.map(|from| pasts.with_label_values(&[from.label()]))

@@ -102,7 +102,7 @@ metrics! {
         "Publications handed to a subscriber's socket or outbox.";
     PUBLISH_TO_SOCKET_SECONDS Histogram "publish_to_socket_seconds" []
         "From a publication's acceptance on this node, or its arrival from the broker, to the last local socket write.";
-    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`, `announcements_full`, `quarantined`"]
+    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`, `announcements_full`, `quarantined`, `stale`"]
         "Publications and control messages that did not reach someone. Each one is repaired or told to the client.";
     DUPLICATES_TOTAL Counter "duplicates_total" []
         "Publications that came again and were not delivered twice.";
@@ -112,6 +112,8 @@ metrics! {
         "Gaps that were filled from history.";
     INSUFFICIENT_TOTAL Counter "insufficient_total" []
         "Subscriptions ended because a gap could not be filled.";
+    SUPERSEDED_TOTAL Counter "superseded_total" []
+        "Newest values that gave way to newer ones before a subscriber was sent them, once for each subscriber. Each is told of with the value that it is sent.";
     PASTS_TOTAL Counter "pasts_total" ["from": "`read`, `earlier_read`"]
         "Times someone who subscribes was told of a channel's past, by whether history was read for it or an earlier read told them too.";
     RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]

@@ -101,6 +101,17 @@ impl Stream {
         }
     }
 
+    /// Has the kernel say that it takes nothing more while so much of what it has is still unsent. What lies there cannot be
+    /// replaced by anything newer. Without that, the connection works as before.
+    pub(crate) fn keep_little_unsent(&self, bytes: u32) {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.socket_ref(),
+            Self::Handed(_) => return,
+        };
+        let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(bytes);
+    }
+
     /// Says that nothing more will be written.
     pub(crate) fn shut_down_writing(&mut self) {
         // The peer may be gone already; then there is nobody to tell.

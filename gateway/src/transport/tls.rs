@@ -27,6 +27,10 @@ impl TlsStream {
         &mut self.socket
     }
 
+    pub(super) fn socket_ref(&self) -> &TcpStream {
+        &self.socket
+    }
+
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.tls.reader().read(buffer) {

@@ -51,6 +51,7 @@ mod shed;
 mod shrink;
 mod subscribe;
 mod sweep;
+mod sweep_newest;
 mod take;
 mod tally;
 mod tell_followers;
@@ -128,6 +129,8 @@ struct Flags {
     listed: bool,
     /// Found to be closed, and not told yet.
     doomed: bool,
+    /// Newest values wait, or are counted: those that come go the same way.
+    lanes: bool,
     /// The turn in which a channel of this client was last seen among several.
     turn: u32,
 }
@@ -315,6 +318,11 @@ impl Local {
     /// Nothing waits any more: deliveries may go straight to the socket again.
     pub(crate) fn mark_written(&mut self, index: u32) {
         self.flags[index as usize].waiting = false;
+    }
+
+    /// Whether newest values for this client must go through its lanes.
+    pub(crate) fn note_lanes(&mut self, index: u32, needed: bool) {
+        self.flags[index as usize].lanes = needed;
     }
 
     /// Makes sure the client is looked at when it wants to be.

@@ -20,6 +20,8 @@ pub(super) struct Reported {
     client_keys: usize,
     duplicates: u64,
     held_overflow: u64,
+    superseded: u64,
+    stale: u64,
     outbox_bytes: i64,
     outbox_blocked: i64,
     outboxes_at: Moment,
@@ -36,11 +38,15 @@ impl Worker {
         self.metrics.poll_client_keys.add(client_keys as i64 - self.reported.client_keys as i64);
         self.metrics.duplicates_total.inc_by(counts.duplicates - self.reported.duplicates);
         self.metrics.dropped(Drop::HeldBackFull, counts.held_overflow - self.reported.held_overflow);
+        self.local.tally.superseded += counts.superseded - self.reported.superseded;
+        self.local.tally.stale += counts.stale - self.reported.stale;
         self.reported = Reported {
             subscriptions: interest.subscriptions,
             client_keys,
             duplicates: counts.duplicates,
             held_overflow: counts.held_overflow,
+            superseded: counts.superseded,
+            stale: counts.stale,
             ..self.reported
         };
         self.report_outboxes();

@@ -60,6 +60,8 @@ pub(super) enum Aftermath {
     Insufficient(u32, Channel),
     /// Its protocol can say what happened only by closing.
     Close(u32, Disconnect),
+    /// More newest values wait for it in this channel than may.
+    Full(u32, Channel),
 }
 
 impl Aftermath {
@@ -68,13 +70,14 @@ impl Aftermath {
         let (Self::Overflown(index)
         | Self::Failed(index, _)
         | Self::Insufficient(index, _)
+        | Self::Full(index, _)
         | Self::Close(index, _)) = self;
         *index
     }
 }
 
 /// For whom of a worker's clients a publication is, by their places.
-struct Audience<'p> {
+pub(super) struct Audience<'p> {
     /// The one that is not to have it. Whoever takes patches needs every payload to make the next one of.
     spared: Option<u32>,
     only: Option<&'p Selection>,
@@ -83,7 +86,7 @@ struct Audience<'p> {
 }
 
 impl Audience<'_> {
-    fn includes(&self, sweep: &Sweep<'_>, subscriber: &Subscriber) -> bool {
+    pub(super) fn includes(&self, sweep: &Sweep<'_>, subscriber: &Subscriber) -> bool {
         let key = subscriber.key;
         if self.spared == Some(key) && !subscriber.variant.takes_patches() {
             return false;
@@ -110,6 +113,9 @@ impl Sink for Sweep<'_> {
         #[cfg(debug_assertions)]
         for publication in bundles.publications().iter().filter_map(|prepared| prepared.publication()) {
             faults::trip(faults::DELIVERING_PANICS, &publication.data.bytes);
+        }
+        if subscribers.first().is_some_and(|first| first.is_newest()) {
+            return self.deliver_newest(subscribers, bundles);
         }
         match bundles.spares_anyone() {
             false => {
@@ -176,7 +182,7 @@ impl Sweep<'_> {
     }
 
     /// For whom of this worker's clients something is.
-    fn audience<'p>(&self, prepared: &'p Prepared) -> Audience<'p> {
+    pub(super) fn audience<'p>(&self, prepared: &'p Prepared) -> Audience<'p> {
         let here = |client: &ClientId| {
             let (worker, index) = self.client_ids.place(*client);
             let found = self.clients.get(index as usize).filter(|_| worker == self.worker)?;
@@ -225,7 +231,7 @@ impl Sweep<'_> {
     }
 
     #[cold]
-    fn queue(&mut self, key: u32, frames: Bytes) -> bool {
+    pub(super) fn queue(&mut self, key: u32, frames: Bytes) -> bool {
         if self.flags[key as usize].doomed {
             return false;
         }
@@ -245,7 +251,7 @@ impl Sweep<'_> {
 
     /// Nothing more is written to one that is about to be closed: it would come behind a hole, or behind the end.
     #[cold]
-    fn doom(&mut self, aftermath: Aftermath, key: u32) {
+    pub(super) fn doom(&mut self, aftermath: Aftermath, key: u32) {
         self.aftermath.push(aftermath);
         let flags = &mut self.flags[key as usize];
         flags.doomed = true;
@@ -271,13 +277,13 @@ impl Sweep<'_> {
     }
 
     #[cold]
-    fn queue_rest(&mut self, key: u32, rest: Bytes) {
+    pub(super) fn queue_rest(&mut self, key: u32, rest: Bytes) {
         self.clients[key as usize].outbox.push_rest(rest);
         self.list(key);
     }
 
     /// Has the client written to when the turn ends, which also starts its write deadline.
-    fn list(&mut self, key: u32) {
+    pub(super) fn list(&mut self, key: u32) {
         let flags = &mut self.flags[key as usize];
         flags.waiting = true;
         if !flags.listed {

@@ -15,6 +15,10 @@ pub(crate) struct Tally {
     /// Frames given up for clients that did not read them; each such client is closed and told.
     pub(crate) frames_discarded: u64,
     pub(crate) insufficient: u64,
+    /// Newest values that gave way to newer ones while they waited for a client.
+    pub(crate) superseded: u64,
+    /// Newest values that became too old while they waited.
+    pub(crate) stale: u64,
     /// Of clients that had left, and whose time was over.
     pub(crate) commands_given_up: u64,
 }
@@ -32,9 +36,13 @@ impl Tally {
         add(&metrics.bytes_out_total, tally.bytes_out);
         add(&metrics.deliveries_out_total, tally.deliveries);
         add(&metrics.insufficient_total, tally.insufficient);
+        add(&metrics.superseded_total, tally.superseded);
         add(&metrics.commands_given_up_total, tally.commands_given_up);
         for (protocol, count) in tally.messages_in.into_iter().enumerate().filter(|(_, count)| *count > 0) {
             metrics.messages_in(ProtocolId(protocol as u8), count);
+        }
+        if tally.stale > 0 {
+            metrics.dropped(Drop::Stale, tally.stale);
         }
         if tally.frames_discarded > 0 {
             metrics.dropped(Drop::OutboxFull, tally.frames_discarded);

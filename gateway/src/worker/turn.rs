@@ -58,7 +58,9 @@ impl Worker {
             }
             self.read_on(&mut buffer);
             self.serve_callers(&mut buffer);
+            self.local.hub.tell_time(self.local.now);
             self.take_inbox(&mut buffer);
+            self.close_windows();
             self.sweep_on();
             self.handle_timers();
             self.look_at_callers();
@@ -80,7 +82,8 @@ impl Worker {
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP);
         let window = self.windows.next_close().map(|at| at.since(now));
         let callers = self.callers.next_due(now);
-        [timer, drain, window, callers, self.next_shedding()].into_iter().flatten().min()
+        let newest = self.local.hub.next_window().map(|at| at.since(now));
+        [timer, drain, window, newest, callers, self.next_shedding()].into_iter().flatten().min()
     }
 
     fn handle_readiness(&mut self, index: usize, event: &mio::event::Event, buffer: &mut [u8]) {
@@ -275,6 +278,14 @@ impl Worker {
         }
     }
 
+    /// Delivers newest values that have waited for those who want them so many times a second.
+    fn close_windows(&mut self) {
+        let now = self.local.now;
+        if self.local.hub.next_window().is_some_and(|at| at <= now) {
+            self.sweep(|hub, sweep| hub.close_windows(now, sweep));
+        }
+    }
+
     /// Goes on with a channel of so many subscribers that one turn was not to serve them all.
     fn sweep_on(&mut self) {
         if self.local.hub.is_sweeping() {
@@ -355,6 +366,10 @@ impl Worker {
             Aftermath::Insufficient(_, channel) => {
                 self.local.tally.insufficient += 1;
                 client.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
+                client.perform(&mut self.local);
+            }
+            Aftermath::Full(_, channel) => {
+                client.end_for_fullness(&mut self.local, &channel);
                 client.perform(&mut self.local);
             }
             Aftermath::Close(_, disconnect) => {

@@ -66,6 +66,7 @@ mod serves_graphql;
 mod serves_graphql_streams;
 mod serves_http2;
 mod serves_many;
+mod serves_newest_values;
 mod serves_protobuf;
 mod serves_pusher;
 mod serves_raw;

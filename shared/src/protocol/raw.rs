@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::command::{Command, Connect, Request, Since, Subscribe};
+use crate::delivery::DeliveryWanted;
 use crate::error::ErrorCode;
 use crate::framing::{Message, MessageKind};
 use crate::publication::{Payload, PayloadKind};
@@ -25,6 +26,7 @@ pub struct Raw {
     channel: Box<str>,
     token: Box<str>,
     recover: Option<Since>,
+    delivery: Option<DeliveryWanted>,
     messages: Messages,
 }
 
@@ -44,7 +46,12 @@ impl Raw {
     /// With `recover`, the connection begins with the publications after that position, or is closed with
     /// [`Disconnect::INSUFFICIENT_STATE`] if they are no longer there: a gap must not go unseen.
     pub fn new(channel: Box<str>, token: Box<str>, recover: Option<Since>) -> Self {
-        Self { channel, token, recover, messages: Messages::default() }
+        Self { channel, token, recover, delivery: None, messages: Messages::default() }
+    }
+
+    /// The same for a client that says whether it wants all publications or the newest values.
+    pub fn delivering(self, delivery: Option<DeliveryWanted>) -> Self {
+        Self { delivery, ..self }
     }
 
     /// The same for an endpoint that takes messages otherwise. If it does not publish them, its channel may be empty,
@@ -78,6 +85,7 @@ impl Protocol for Raw {
             reject_unrecovered: self.recover.is_some(),
             epoch: since.epoch,
             offset: since.offset,
+            delivery: self.delivery,
             ..Subscribe::default()
         };
         commands.push(Command { id: SUBSCRIBE_ID, request: Request::Subscribe(subscribe) });

@@ -171,8 +171,16 @@ impl Session {
         // Its namespace was there when it was subscribed to.
         let retention =
             self.context.rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
-        let join =
-            Join { ticket, channel, terms, retention, past: Some(past), presence: None, members: false };
+        let join = Join {
+            ticket,
+            channel,
+            terms,
+            retention,
+            past: Some(past),
+            presence: None,
+            members: false,
+            newest: None,
+        };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 

@@ -30,6 +30,7 @@ use crate::effect::{Effect, Identity, Ticket};
 pub use batch::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
 pub use behind::READS_FAILED_MAX;
 pub use context::{Application, Context, Observe, Unobserved};
+pub use on_change_delivery::CHANGE_DELIVERY;
 pub use on_renewal::RENEWAL_RETRY;
 pub use settings::{Mistake, Settings};
 pub use way::Way;
@@ -59,6 +60,7 @@ mod way;
 
 mod on_application;
 mod on_arrival;
+mod on_change_delivery;
 mod on_connect;
 mod on_emit;
 mod on_enter;

@@ -7,11 +7,15 @@ use shared::publication::Payload;
 use shared::push::{Event, Push};
 
 use super::Session;
+use super::on_change_delivery::CHANGE_DELIVERY;
 use super::state::Awaited;
 use crate::effect::{Denial, Effect};
 
 impl Session {
     pub(super) fn on_rpc(&mut self, now: Moment, id: u32, method: Box<str>, data: Payload) {
+        if *method == *CHANGE_DELIVERY {
+            return self.on_change_delivery(now, id, &data);
+        }
         if !self.context.application.rpc {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }

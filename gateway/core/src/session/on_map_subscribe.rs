@@ -94,7 +94,7 @@ impl Session {
         options: &ChannelOptions,
     ) {
         let token = std::mem::take(&mut request.token);
-        let data = request.data.take().map(|data| *data);
+        let data = request.data.as_deref().cloned();
         let asked = match Asked::of(request, options) {
             Ok(asked) => Asked { since: None, ..asked },
             Err(denial) => return self.deny(now, id, denial),
@@ -208,7 +208,8 @@ impl Session {
         let presence = given.presence.then(|| self.info(granted.as_deref()));
         let (terms, retention) = (given.terms(asked.filter), options.retention());
         self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Join });
-        let join = Join { ticket, channel, terms, retention, past: None, presence, members: false };
+        let join =
+            Join { ticket, channel, terms, retention, past: None, presence, members: false, newest: None };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 

@@ -131,7 +131,7 @@ impl Session {
         match request {
             Request::Subscribe(subscribe) => self.on_subscribe(now, id, subscribe),
             Request::Unsubscribe { channel } => self.on_unsubscribe(id, &channel),
-            Request::Publish { channel, data } => self.on_publish(now, id, &channel, data),
+            Request::Publish { channel, data } => self.on_publish(now, id, &channel, None, data),
             Request::History(history) => self.on_history(now, id, history),
             Request::Presence { channel } => self.on_presence(now, id, &channel),
             Request::PresenceStats { channel } => self.on_presence_stats(now, id, &channel),

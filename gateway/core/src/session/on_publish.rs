@@ -2,14 +2,22 @@
 
 use shared::error::ErrorCode;
 use shared::moment::Moment;
-use shared::publication::{Payload, PayloadKind, Publication};
+use shared::publication::{Keyed, Payload, PayloadKind, Publication};
 
 use super::Session;
 use super::state::Awaited;
 use crate::effect::Effect;
 
 impl Session {
-    pub(super) fn on_publish(&mut self, now: Moment, id: u32, channel: &str, data: Payload) {
+    /// `key`: of which value it is the newest, if it says so.
+    pub(super) fn on_publish(
+        &mut self,
+        now: Moment,
+        id: u32,
+        channel: &str,
+        key: Option<&str>,
+        data: Payload,
+    ) {
         let Some(channel) = self.channel(now, id, channel) else { return };
         // No JSON value is empty, so there was none in the command. A text or bytes may well be.
         if data.kind == PayloadKind::Json && data.bytes.is_empty() {
@@ -31,8 +39,9 @@ impl Session {
             return self.refuse(now, id, ErrorCode::BadRequest);
         }
         let info = self.info(self.find_live(channel.as_str()).and_then(|one| one.granted()));
+        let keyed = key.map(|key| Box::new(Keyed { key: key.into(), ..Keyed::default() }));
         let publication =
-            Publication { info: Some(info), delta: options.delta_publish, ..Publication::new(data) };
+            Publication { info: Some(info), delta: options.delta_publish, keyed, ..Publication::new(data) };
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Publish);
         self.effects.push_back(Effect::Publish {

@@ -26,6 +26,9 @@ impl Session {
         let Some(options) = context.rules.options(&channel) else {
             return self.refuse(now, id, ErrorCode::UnknownChannel);
         };
+        if options.newest.takes_keys() && !options.keeps_keys() {
+            return self.publish_value(now, id, channel, key, data);
+        }
         let is_allowed = match &data {
             Some(_) => options.map.publish_hook || self.may_publish_key(options, &channel),
             None => options.map.remove_hook || self.may_remove_key(options, &channel),
@@ -50,6 +53,17 @@ impl Session {
         let ticket = self.ticket();
         self.wait(ticket, id, Awaited::Publish);
         self.effects.push_back(Effect::ChangeKey { ticket, channel, change, keeping: options.map.keeping() });
+    }
+
+    /// A publication of a channel that follows publications, whose key says of which value it is the newest.
+    fn publish_value(&mut self, now: Moment, id: u32, channel: Channel, key: &str, data: Option<Payload>) {
+        match data {
+            Some(data) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => {
+                self.on_publish(now, id, channel.as_str(), Some(key), data);
+            }
+            // Nothing is ever taken away: a value ends with its time.
+            _ => self.refuse(now, id, ErrorCode::BadRequest),
+        }
     }
 
     fn setting(&self, channel: &Channel, options: &ChannelOptions, data: Payload) -> Action {

@@ -23,6 +23,10 @@ use crate::delta;
 use crate::effect::{Denial, Effect, Ended, GoLive, Grant, Handled, Join, Overrides, PastWanted, Resumed};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::{is_newest, is_recovered, stands_at};
+use crate::reply_bytes::publications_bytes;
+
+/// The most bytes of newest values in one reply.
+const NEWEST_BYTES_MAX: usize = 8 << 20;
 
 /// A subscription that is live as soon as its client has been told.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl Session {
             return self.on_map_subscribe(now, id, channel, request);
         }
         let token = std::mem::take(&mut request.token);
-        let data = request.data.take().map(|data| *data);
+        let data = request.data.as_deref().cloned();
         let mut asked = match Asked::of(request, options) {
             Ok(asked) => asked,
             Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
@@ -223,6 +227,11 @@ impl Session {
     ) -> Result<(Subscribed, Taken), Refusal> {
         let subscription = &mut self.subscriptions[at];
         let Some(joining) = subscription.joining() else { return Err(ErrorCode::Internal.into()) };
+        if joining.given.past == Past::NewestOfKeys
+            && page.as_ref().is_some_and(|page| publications_bytes(&page.publications) > NEWEST_BYTES_MAX)
+        {
+            return Err(ErrorCode::LimitExceeded.into());
+        }
         let Given { past, was_recovering, recoverable, positioned, .. } = joining.given;
         let since = joining.asked.since.as_ref();
         let is_up_to_date = |page: &HistoryPage| since.is_some_and(|since| is_recovered(since, page));
@@ -238,6 +247,7 @@ impl Session {
             Past::After => after.is_some(),
             Past::Missed => is_up_to_date(page),
             Past::Newest => is_newest(since, page),
+            Past::NewestOfKeys => true,
         });
         // Whoever comes in by reading the state has missed nothing.
         let was_recovering =
@@ -277,15 +287,18 @@ impl Session {
         let expires = expiring.and_then(|granted| granted.expires).map(|expires| remaining(now, expires));
         let present = given.presence;
         let before = before.unwrap_or_default();
-        subscription.stage = Stage::Live(Live { granted, server_side, present, ..before });
+        let chooses = given.floats;
+        subscription.stage = Stage::Live(Live { granted, server_side, present, chooses, ..before });
         let channel = subscription.channel.clone();
 
         let top = page.as_ref().map(|page| page.top);
-        let is_polled = self.context.rules.options(&channel).is_some_and(|options| options.is_polled());
+        let options = self.context.rules.options(&channel);
+        let is_polled = options.is_some_and(|options| options.is_polled());
+        let is_streamed = options.is_some_and(|options| options.retention().keeps_history());
         let mut publications = page.filter(|_| recovered).map(|page| page.publications).unwrap_or_default();
         // A client that is given what it missed counts on from where it stood.
         let counts_from = match (past, &asked.since, publications.first()) {
-            _ if !recovered => None,
+            _ if !recovered || past == Past::NewestOfKeys => None,
             (Past::Newest, Some(since), Some(newest))
                 if newest.position.is_some_and(|position| stands_at(since, position)) =>
             {
@@ -299,7 +312,11 @@ impl Session {
         let filter = asked.filter;
         let state_bytes = keyed.as_ref().map_or(0, |arrived| arrived.state_bytes);
         let stands_at = keyed.as_ref().and_then(|arrived| arrived.stands_at);
-        let (bytes, rest) = self.leave_for_later(&mut publications, used + state_bytes);
+        let (bytes, rest) = match past {
+            // They are in no order in which they could be read on.
+            Past::NewestOfKeys => (publications_bytes(&publications), None),
+            _ => self.leave_for_later(&mut publications, used + state_bytes),
+        };
         let wants = |publication: &Publication| {
             filter.as_ref().is_none_or(|filter| filter.matches(&publication.tags))
                 && self.is_meant(publication)
@@ -336,22 +353,23 @@ impl Session {
             None => {
                 // Without a stream there is nothing to wait for, and nothing to read on from.
                 let position = top.filter(|_| !is_polled).or(stands_at);
-                Next::GoLive(GoLive { channel, position, terms, may_read_on: top.is_some(), has_last })
+                let may_read_on = top.is_some() && (past != Past::NewestOfKeys || is_streamed);
+                Next::GoLive(GoLive { channel, position, terms, may_read_on, has_last })
             }
         };
         let subscribed = Subscribed {
             expires,
             recoverable,
-            positioned: positioned && !is_keyed,
+            positioned: positioned && !is_keyed && !given.floats,
             // Only whoever can come back to it has a use for a position; of a polled channel, for its epoch.
             position: top
-                .filter(|_| positioned || recoverable || is_polled)
+                .filter(|_| (positioned || recoverable || is_polled) && !given.floats)
                 .map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top })
                 .or(stands_at.map(unnumbered)),
             delta: given.delta,
             patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
             publications,
-            recovered: recovered && (was_recovering || !is_keyed),
+            recovered: recovered && (was_recovering || !is_keyed && past != Past::NewestOfKeys),
             was_recovering,
             after: after.flatten(),
             data: data.map(Box::new),
@@ -475,30 +493,34 @@ impl Session {
         let part = given.delta && joining.keyed.as_ref().is_some_and(|arrived| arrived.has_changed);
         let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), sought: None, part };
         let retention = options.retention();
-        let past = retention.keeps_history().then(|| match (given.past, &asked.since) {
-            (Past::Missed, Some(since)) => PastWanted {
-                epoch: Epoch::parse(&since.epoch),
-                ..past(HistoryFilter {
-                    since: Some(since.offset),
-                    limit: self.context.settings.recovery_limit_max,
-                    ..HistoryFilter::default()
-                })
-            },
-            (Past::After, _) => PastWanted {
-                sought: asked.after.clone(),
-                ..past(HistoryFilter {
-                    limit: self.context.settings.recovery_limit_max,
-                    reverse: true,
-                    ..HistoryFilter::default()
-                })
-            },
-            (Past::Newest, _) => past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() }),
-            _ => past(HistoryFilter::default()),
-        });
+        let newest = options.newest_kept().filter(|_| given.past == Past::NewestOfKeys);
+        let past =
+            (retention.keeps_history() && newest.is_none()).then(|| match (given.past, &asked.since) {
+                (Past::Missed, Some(since)) => PastWanted {
+                    epoch: Epoch::parse(&since.epoch),
+                    ..past(HistoryFilter {
+                        since: Some(since.offset),
+                        limit: self.context.settings.recovery_limit_max,
+                        ..HistoryFilter::default()
+                    })
+                },
+                (Past::After, _) => PastWanted {
+                    sought: asked.after.clone(),
+                    ..past(HistoryFilter {
+                        limit: self.context.settings.recovery_limit_max,
+                        reverse: true,
+                        ..HistoryFilter::default()
+                    })
+                },
+                (Past::Newest, _) => {
+                    past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() })
+                }
+                _ => past(HistoryFilter::default()),
+            });
         let (terms, members) = (given.terms(asked.filter.clone()), asked.members);
         let channel = subscription.channel.clone();
         let presence = given.presence.then(|| self.info_in(at));
-        let join = Join { ticket, channel, terms, retention, past, presence, members };
+        let join = Join { ticket, channel, terms, retention, past, presence, members, newest };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 

@@ -108,6 +108,8 @@ pub(super) struct Live {
     pub(super) present: bool,
     /// It is a key of other channels, or has one of this that goes with it.
     pub(super) shown: bool,
+    /// The client may say anew whether it wants the newest values or all.
+    pub(super) chooses: bool,
 }
 
 /// A subscription on its way.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use shared::command::{After, Since, Subscribe};
+use shared::delivery::DeliveryWanted;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 
 use crate::channel_rules::{ChannelOptions, DeltaType, RecoveryMode};
 use crate::effect::{Denial, Overrides, Rights, Terms};
+use crate::newest::{Delivery, Latest, NewestOptions};
 use crate::permission::may_recover;
 use crate::tag_filter::TagFilter;
 use shared::topic_selector::Selector;
@@ -31,6 +33,10 @@ pub(super) struct Asked {
     pub(super) filter: Option<Arc<TagFilter>>,
     /// To be told which users are there.
     pub(super) members: bool,
+    /// To be sent the newest value of each key.
+    pub(super) latest: Option<Latest>,
+    /// It has said whether it wants the newest values or all, and may say so again.
+    pub(super) chooses: bool,
 }
 
 impl Asked {
@@ -48,6 +54,8 @@ impl Asked {
             Some(_) if !options.allow_tags_filter => return Err(ErrorCode::BadRequest.into()),
             Some(filter) => Some(Arc::new(TagFilter::new(filter).map_err(|_| ErrorCode::BadRequest)?)),
         };
+        let wanted = request.delivery().map_err(|_| ErrorCode::BadRequest)?;
+        let (latest, chooses) = (latest(wanted, &options.newest)?, wanted.is_some());
         Ok(Self {
             since: request.recover.then_some(Since { offset: request.offset, epoch: request.epoch }),
             after: request.after,
@@ -59,7 +67,34 @@ impl Asked {
             delta: !request.delta.is_empty(),
             filter,
             members: request.members,
+            latest,
+            chooses,
         })
+    }
+}
+
+/// How a subscriber is served that wants this. `None`: it is sent all.
+pub(super) fn latest(
+    wanted: Option<DeliveryWanted>,
+    options: &NewestOptions,
+) -> Result<Option<Latest>, ErrorCode> {
+    let usual = options.latest();
+    match wanted {
+        None => Ok((options.delivery == Delivery::Latest).then_some(usual)),
+        Some(_) if !options.allow_choice => Err(ErrorCode::BadRequest),
+        Some(DeliveryWanted { latest: false, .. }) => Ok(None),
+        Some(DeliveryWanted { times_per_s, bytes_per_s, .. }) => {
+            // 0 is no bound, on either side.
+            let within = |wanted: u32, max: u32| match (wanted, max) {
+                (0, max) | (max, 0) => max,
+                (wanted, max) => wanted.min(max),
+            };
+            Ok(Some(Latest {
+                times_per_s: within(times_per_s.unwrap_or(usual.times_per_s), options.times_per_s_max),
+                bytes_per_s: within(bytes_per_s.unwrap_or(usual.bytes_per_s), options.bytes_per_s_max),
+                ..usual
+            }))
+        }
     }
 }
 
@@ -74,6 +109,8 @@ pub(super) enum Past {
     Newest,
     /// All since an update, which has to be looked for.
     After,
+    /// The newest of each key.
+    NewestOfKeys,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -88,6 +125,10 @@ pub(super) struct Given {
     /// The others are told when it comes and goes.
     pub(super) announced: bool,
     pub(super) presence: bool,
+    pub(super) latest: Option<Latest>,
+    /// It is sent the newest values, or may be: values of other keys than those it was sent last may be missing behind them,
+    /// so that no position says what it has.
+    pub(super) floats: bool,
 }
 
 impl Given {
@@ -106,6 +147,7 @@ impl Given {
             patches: self.delta,
             filter,
             members_known: 0,
+            latest: self.latest,
         }
     }
 
@@ -123,19 +165,26 @@ impl Given {
         let keyed = options.keeps_keys();
         let force_recovery = overrides.force_recovery.unwrap_or(options.force_recovery);
         let force_positioning = overrides.force_positioning.unwrap_or(options.force_positioning);
-        let may_recover =
-            streamed && (insecure || keyed || force_recovery || may_recover(options) || rights.history);
+        let floats = asked.latest.is_some() || asked.chooses;
+        let may_recover = streamed
+            && !floats
+            && (insecure || keyed || force_recovery || may_recover(options) || rights.history);
         let recoverable =
             may_recover && (keyed || force_recovery || asked.recoverable || asked.since.is_some());
         let seeks = asked.after.is_some();
         let may_position = may_recover || options.allow_positioning;
-        let positioned =
-            recoverable || keyed || streamed && (force_positioning || asked.positioned && may_position);
+        // Whoever misses something has the newest values given anew.
+        let has_snapshot = options.newest.snapshot && asked.after.is_none();
+        let positioned = recoverable
+            || keyed
+            || floats && has_snapshot
+            || streamed && (force_positioning || asked.positioned && may_position);
         let cached = options.force_recovery_mode == RecoveryMode::Cache && !keyed;
         let was_recovering =
             asked.since.is_some() || seeks || recoverable && cached && options.auto_cache_recover;
         Self {
             past: match (was_recovering && may_recover, cached) {
+                _ if has_snapshot && (floats || asked.since.is_none()) => Past::NewestOfKeys,
                 (false, _) => Past::Nothing,
                 (true, _) if seeks => Past::After,
                 (true, false) => Past::Missed,
@@ -149,12 +198,15 @@ impl Given {
             // Whoever has some left out, or may miss some, has not the payload that a patch is of; nor has who reads a
             // state whose changes are not kept: what has changed since the first page is left out of the others.
             delta: positioned
+                && !floats
                 && (recoverable || !keyed)
                 && asked.delta
                 && asked.filter.is_none()
                 && options.allowed_delta_types.contains(&DeltaType::Fossil),
             announced: overrides.join_leave.unwrap_or(options.join_leave),
             presence: overrides.presence.unwrap_or(options.presence),
+            latest: asked.latest,
+            floats,
         }
     }
 }

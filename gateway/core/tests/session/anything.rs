@@ -395,6 +395,7 @@ fn ticket(effect: &Effect) -> Option<Ticket> {
         | Effect::Message { ticket, .. }
         | Effect::Event { ticket, .. }
         | Effect::Rpc { ticket, .. }
+        | Effect::ChangeDelivery { ticket, .. }
         | Effect::AwaitRoom { ticket } => Some(*ticket),
         Effect::Join(join) => Some(join.ticket),
         Effect::Send(_)
@@ -450,7 +451,9 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
         }
         Effect::Refresh { .. } | Effect::SubRefresh { .. } => OutcomeResult::Renewed(renewal(now, kind)),
         Effect::Event { .. } => OutcomeResult::Handled(refusal.map_or(Ok(Box::default()), Err)),
-        Effect::Rpc { .. } => OutcomeResult::Rpc(refusal.map_or(Ok(Payload::json("1")), Err)),
+        Effect::Rpc { .. } | Effect::ChangeDelivery { .. } => {
+            OutcomeResult::Rpc(refusal.map_or(Ok(Payload::json("1")), Err))
+        }
         Effect::Message { .. } => OutcomeResult::Messaged(refusal.map_or(Ok(Some(Payload::json("1"))), Err)),
         Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| {
             let since = join.past.as_ref()?.filter.since.unwrap_or(0);

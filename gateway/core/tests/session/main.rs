@@ -17,6 +17,7 @@ mod graphql;
 mod heartbeat;
 mod limits;
 mod loading;
+mod newest;
 mod only_telling;
 mod order;
 mod publishing;

@@ -10,6 +10,7 @@ use gateway_core::effect::{
 };
 use gateway_core::history::HistoryPage;
 use gateway_core::map::{Action, MapMode, MapOptions, StatePage};
+use gateway_core::newest::{Delivery, Latest, NewestOptions};
 use gateway_core::poll::PollOptions;
 use gateway_core::session::{Application, Context, Opening, Session, Settings, Unobserved, Way};
 use shared::channel::Channel;
@@ -179,6 +180,8 @@ impl Client {
                 line += if join.terms.filter.is_some() { " filtered" } else { "" };
                 line += if join.presence.is_some() { " present" } else { "" };
                 line += if join.members { " among" } else { "" };
+                line += &join.terms.latest.map_or(String::new(), |latest| told(Some(latest)));
+                line += if join.newest.is_some() { " with the newest of each key" } else { "" };
                 line
             }
             Effect::GoLive(GoLive { channel, position, has_last, terms, .. }) => {
@@ -216,6 +219,10 @@ impl Client {
                 let rooms: String = question.rooms.iter().map(|room| format!(" in {room}")).collect();
                 let data = String::from_utf8_lossy(&question.said.data.bytes).into_owned();
                 format!("event {} {} {data}{rooms}", question.channel, question.event)
+            }
+            Effect::ChangeDelivery { ticket, channel, latest } => {
+                self.ask(ticket, channel.as_str());
+                format!("change delivery {channel}{}", told(latest))
             }
             Effect::Rpc { ticket, method, data } => {
                 self.ask(ticket, "");
@@ -319,7 +326,9 @@ pub(crate) fn context() -> Context {
                 ..with_keys(MapMode::Ephemeral)
             },
         ),
-        ("position", ChannelOptions { force_positioning: true, ..streamed }),
+        ("position", ChannelOptions { force_positioning: true, ..streamed.clone() }),
+        ("quotes", ChannelOptions { newest: quotes(true), force_recovery: true, ..streamed }),
+        ("ticks", ChannelOptions { newest: quotes(false), ..open.clone() }),
         (
             "poll",
             ChannelOptions {
@@ -348,6 +357,18 @@ pub(crate) fn context() -> Context {
 }
 
 /// Channels that keep state by key, whose subscribers are seen in those of `seen`.
+fn quotes(snapshot: bool) -> NewestOptions {
+    NewestOptions {
+        delivery: if snapshot { Delivery::Latest } else { Delivery::All },
+        allow_choice: true,
+        times_per_s: 5,
+        times_per_s_max: 10,
+        bytes_per_s_max: 1_000,
+        snapshot,
+        ..NewestOptions::default()
+    }
+}
+
 fn with_keys(mode: MapMode) -> ChannelOptions {
     let map = MapOptions {
         mode,
@@ -375,6 +396,15 @@ pub(crate) fn keys(keys: &[(&str, u64)], top: Option<u64>, cursor: &str) -> Outc
     });
     let page = StatePage { entries: entries.collect(), top: top.map(position), cursor: cursor.into() };
     OutcomeResult::State(Ok(page))
+}
+
+fn told(latest: Option<Latest>) -> String {
+    match latest {
+        None => " all".to_owned(),
+        Some(Latest { times_per_s, bytes_per_s, .. }) => {
+            format!(" latest {times_per_s} times {bytes_per_s} bytes")
+        }
+    }
 }
 
 pub(crate) fn with_settings(settings: Settings) -> Context {

@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use super::positions;
 use super::{RESERVED, Types};
 use crate::command::{Connect, Since, Subscribe};
+use crate::delivery::{self, DeliveryWanted};
 
 /// No stream has this epoch.
 const NO_EPOCH: &str = "?";
@@ -23,6 +24,8 @@ pub struct Asked {
     names: bool,
     /// Where the client stopped reading, if it says so.
     since: Option<LastId>,
+    /// All publications or the newest values, of each channel.
+    delivery: Option<DeliveryWanted>,
 }
 
 /// The id of the last event that a client has had.
@@ -50,6 +53,8 @@ pub enum Unreadable {
         "with names=true one channel is followed: of several, the type of an event is the name of its channel"
     )]
     NamesOfSeveral,
+    #[error(transparent)]
+    Delivery(#[from] delivery::Unreadable),
 }
 
 impl Asked {
@@ -57,6 +62,7 @@ impl Asked {
     pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, Unreadable> {
         let mut asked = Self::default();
         let mut last_id = None;
+        let (mut delivery, mut times, mut bytes) = (None, None, None);
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             match key {
                 "channel" => {
@@ -76,9 +82,13 @@ impl Asked {
                 "token" => asked.token = decode(value, "token")?.into(),
                 // The first is what EventSource calls it, the second what polyfills may.
                 "lastEventId" | "last_event_id" => last_id = Some(decode(value, "lastEventId")?),
+                "delivery" => delivery = Some(value),
+                "times_per_s" => times = Some(value),
+                "bytes_per_s" => bytes = Some(value),
                 _ => {}
             }
         }
+        asked.delivery = DeliveryWanted::of_parameters(delivery, times, bytes)?;
         if let Some(header) = last_event_id {
             let header = std::str::from_utf8(header).map_err(|_| Unreadable::NotUtf8("Last-Event-ID"))?;
             last_id = Some(header.to_owned());
@@ -119,7 +129,7 @@ impl Asked {
 
     /// The command that this comes to.
     pub fn connect(self) -> Connect {
-        let Self { channels, token, since, names: _ } = self;
+        let Self { channels, token, since, delivery, names: _ } = self;
         let exact = !channels.is_empty();
         let stopped = |channel: &str| match &since {
             None => None,
@@ -140,6 +150,7 @@ impl Asked {
                 positioned: true,
                 offset: since.as_ref().map_or(0, |since| since.offset),
                 epoch: since.map(|since| since.epoch).unwrap_or_default(),
+                delivery,
                 ..Subscribe::default()
             };
             (channel, subscribe)
@@ -203,6 +214,14 @@ mod tests {
     }
 
     #[test]
+    fn newest_values_are_asked_for_of_all_its_channels() {
+        let connect = connect("channel=a&channel=b&delivery=latest&times_per_s=5", None);
+        let wanted = DeliveryWanted { latest: true, times_per_s: Some(5), bytes_per_s: None };
+        assert!(connect.subs.values().all(|sub| sub.delivery == Some(wanted)));
+        assert_eq!(connect.subs.len(), 2);
+    }
+
+    #[test]
     fn an_address_that_makes_no_sense_says_why() {
         let read = |query| Asked::read(query, None).map(|asked| asked.types());
         assert_eq!(read("channel="), Err(Unreadable::NoName));
@@ -212,6 +231,7 @@ mod tests {
         assert_eq!(read("channel=a&channel=b&names=false"), Ok(Types::Channel));
         assert_eq!(read("channel=a&names=true"), Ok(Types::Name));
         assert_eq!(read("channel=a&names=1"), Err(Unreadable::Names));
+        assert_eq!(read("channel=a&delivery=some"), Err(Unreadable::Delivery(delivery::Unreadable)));
         for query in ["channel=a&channel=b&names=true", "names=true"] {
             assert_eq!(read(query), Err(Unreadable::NamesOfSeveral), "{query}");
         }

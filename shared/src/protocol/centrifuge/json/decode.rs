@@ -168,6 +168,7 @@ impl SubscribeBody<'_> {
             topics: Box::default(),
             beside: false,
             ask: None,
+            delivery: None,
         })
     }
 }

@@ -127,6 +127,7 @@ fn subscription(body: requests::Subscribe) -> Option<Subscribe> {
         topics: Box::default(),
         beside: false,
         ask: None,
+        delivery: None,
     })
 }
 

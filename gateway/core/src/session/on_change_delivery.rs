@@ -1,0 +1,42 @@
+//! The client says anew whether it wants all publications of a channel or the newest values: a call (`rpc`) with a method
+//! of the gateway's own, for its protocol has no other word that would change a subscription.
+
+use shared::delivery::DeliveryWanted;
+use shared::error::ErrorCode;
+use shared::moment::Moment;
+use shared::publication::Payload;
+
+use super::Session;
+use super::state::{Awaited, Stage};
+use super::terms;
+use crate::effect::Effect;
+
+/// The method of the call. No application is ever asked about it.
+pub const CHANGE_DELIVERY: &str = "tidegate.delivery";
+
+impl Session {
+    pub(super) fn on_change_delivery(&mut self, now: Moment, id: u32, data: &Payload) {
+        let Ok((channel, wanted)) = DeliveryWanted::of_change(&data.bytes) else {
+            return self.refuse(now, id, ErrorCode::BadRequest);
+        };
+        let Some(channel) = self.channel(now, id, &channel) else { return };
+        let Some(subscription) = self.find_live(channel.as_str()) else {
+            return self.refuse(now, id, ErrorCode::PermissionDenied);
+        };
+        let chooses = matches!(&subscription.stage, Stage::Live(live) if live.chooses);
+        let latest = match self.context.rules.options(&channel) {
+            // Whoever counts on positions has not agreed to what it would miss.
+            Some(_) if !chooses => Err(ErrorCode::BadRequest),
+            Some(options) => terms::latest(Some(wanted), &options.newest),
+            None => Err(ErrorCode::UnknownChannel),
+        };
+        match latest {
+            Ok(latest) => {
+                let ticket = self.ticket();
+                self.wait(ticket, id, Awaited::Rpc);
+                self.effects.push_back(Effect::ChangeDelivery { ticket, channel, latest });
+            }
+            Err(error) => self.refuse(now, id, error),
+        }
+    }
+}

@@ -25,7 +25,7 @@ export class TickerClient {
   node = '';
   reason = '';
   retryAt = 0;
-  counts = { messages: 0, recovered: 0, unrecovered: 0, holes: 0, duplicates: 0, connects: 0 };
+  counts = { messages: 0, recovered: 0, unrecovered: 0, holes: 0, duplicates: 0, connects: 0, superseded: 0 };
 
   #url;
   #socket = null;
@@ -36,6 +36,7 @@ export class TickerClient {
   #retry = 0;
   #watch = 0;
   #silenceMax = ANSWER_TIMEOUT_MS;
+  #wanted = null; // How the server is to send what is published; null: all of it, recovered after a loss.
 
   constructor(url, { onChange, onPublication, onSubscribed, onRefused }) {
     this.#url = url;
@@ -63,6 +64,22 @@ export class TickerClient {
     socket.onclose = current(({ code, reason }) => this.#lose(code, reason));
     this.#silenceMax = ANSWER_TIMEOUT_MS;
     this.#listen();
+  }
+
+  // Has the server send all (null), or as `{ delivery, times_per_s }` says. Whoever has said so once says it again while
+  // subscribed; between that and all, which counts on positions, lies a new subscription.
+  async choose(wanted) {
+    const change = this.#wanted && wanted;
+    this.#wanted = wanted;
+    for (const [channel, subscription] of this.#channels) {
+      if (this.state !== 'connected' || subscription.ended) continue;
+      if (change) {
+        await this.#ask({ rpc: { method: 'tidegate.delivery', data: { channel, ...wanted } } });
+      } else {
+        subscription.position = null;
+        this.#send(this.#command({ unsubscribe: { channel } }), this.#subscribeCommand(channel));
+      }
+    }
   }
 
   // Lets the connection go as if the network had, to see the client come back.
@@ -97,6 +114,7 @@ export class TickerClient {
   #subscribeCommand(channel) {
     const { position } = this.#channels.get(channel);
     const subscribe = position ? { channel, recover: true, ...position } : { channel };
+    if (this.#wanted) subscribe.data = { tidegate: this.#wanted };
     return this.#command({ subscribe }, (reply) => this.#subscribed(channel, reply));
   }
 
@@ -169,6 +187,7 @@ export class TickerClient {
       subscription.position = { offset: publication.offset, epoch: publication.epoch ?? position.epoch };
     }
     this.counts[recovered ? 'recovered' : 'messages'] += 1;
+    this.counts.superseded += Number(publication.tags?.['tidegate.superseded'] ?? 0);
     this.onPublication(channel, publication, recovered);
   }
 

@@ -51,6 +51,14 @@ const client = new TickerClient(`${origin}/connection/websocket`, {
 
 byId('origin').textContent = origin;
 byId('cut').addEventListener('click', () => (client.state === 'connected' ? client.drop() : client.connect()));
+byId('delivery').addEventListener('change', async ({ target }) => {
+  const [delivery, times] = target.value.split(' ');
+  try {
+    await client.choose(delivery ? { delivery, times_per_s: Number(times) } : null);
+  } catch {
+    // The connection was lost meanwhile: it comes back with what is chosen now.
+  }
+});
 addEventListener('online', () => client.state === 'waiting' && client.connect());
 setInterval(measure, 1000);
 
@@ -99,6 +107,7 @@ function draw() {
   text('recovered', counts.recovered);
   text('missed', counts.unrecovered ? 'some, the history is too short' : counts.holes);
   text('repeated', counts.duplicates);
+  text('superseded', counts.superseded);
   Object.assign(page.dataset, counts, { node: client.node, client: client.client });
   drawState();
 }

@@ -242,3 +242,32 @@ test('without the demo there is no page', async (t) => {
   assert.equal(page.status, 200);
   assert.match(page.headers.get('content-security-policy'), /default-src 'none'/);
 });
+
+test('the latest price can be asked for, so many times a second, and what gives way to it is counted', async (t) => {
+  const gateway = await startGateway(t, { demo: true });
+  const page = await openTicker(t, gateway.port);
+  await inState(page, 'connected');
+  await until('some prices', async () => (await counters(page)).messages > 5);
+  const choose = (label) => page.getByLabel('Prices').selectOption({ label });
+  assert.equal((await counters(page)).superseded, 0);
+
+  await choose('the latest, once a second');
+  // Four prices a second of each share: three give way.
+  await until('prices gave way', async () => (await counters(page)).superseded > 10);
+  const { superseded, messages } = await counters(page);
+  assert.equal(Number(await page.locator('#superseded').textContent()), superseded);
+  await untilMoved(page, await cards(page));
+  await screenshot(page, 'latest');
+
+  await choose('the latest');
+  await until('changed while it lives', async () => (await counters(page)).messages > messages + 20);
+  const settled = await counters(page);
+  await until('all prices of a quick reader', async () => (await counters(page)).messages > settled.messages + 20);
+  assert.ok((await counters(page)).superseded - settled.superseded < 5, 'a quick reader is sent all of them');
+
+  await choose('all of them');
+  await until('all are counted again', async () => (await counters(page)).messages > settled.messages + 60);
+  const { holes, duplicates, unrecovered, connects } = await counters(page);
+  assert.deepEqual([holes, duplicates, unrecovered, connects], [0, 0, 0, 1]);
+  assert.deepEqual(page.complaints, []);
+});

@@ -8,6 +8,7 @@ use crate::arguments::{
 };
 use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
+use crate::newest::NewestArguments;
 use crate::plot::PlotArguments;
 
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
@@ -55,6 +56,8 @@ pub enum Scenario {
     Handshakes(Box<HandshakeArguments>),
     /// What others notice of subscribers that stop reading: the same run with and without them, in turns.
     SlowReaders(Box<SlowRun>),
+    /// Values of many keys, and readers who take far less than that and want the newest: how old these are as they are read.
+    NewestValues(Box<NewestRun>),
     /// Starts many nodes over one Redis, and connects up to a million listeners of one channel.
     Million(Box<MillionRun>),
     /// Starts a Redis and a node: what one link and the API carry, and how late that makes a publication, each beside
@@ -69,6 +72,14 @@ pub enum Scenario {
 pub struct MillionRun {
     #[command(flatten)]
     pub million: MillionArguments,
+    #[command(flatten)]
+    pub telling: TellingArguments,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct NewestRun {
+    #[command(flatten)]
+    pub newest: NewestArguments,
     #[command(flatten)]
     pub telling: TellingArguments,
 }

@@ -29,6 +29,7 @@ pub mod ledger;
 pub mod mark;
 pub mod metrics;
 pub mod million;
+pub mod newest;
 pub mod outcome;
 pub mod plan;
 pub mod plot;

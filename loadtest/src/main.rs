@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_loadtest::arguments::{Arguments, HandshakeArguments, TellingArguments};
-use tidegate_loadtest::command_line::{self, MillionRun, RedisRun, Scenario, SlowRun, StormRun};
+use tidegate_loadtest::command_line::{self, MillionRun, NewestRun, RedisRun, Scenario, SlowRun, StormRun};
 use tidegate_loadtest::compare::{self, CompareArguments, CompareError};
 use tidegate_loadtest::floor;
 use tidegate_loadtest::million::{self, room::Room};
+use tidegate_loadtest::newest;
 use tidegate_loadtest::plan::{Plan, PlanError, duration};
 use tidegate_loadtest::plot::{self, PlotError};
 use tidegate_loadtest::process::{ProcessError, Usage};
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         }
         Some(Scenario::Handshakes(arguments)) => handshakes(&arguments, descriptors),
         Some(Scenario::SlowReaders(arguments)) => slow_readers(&arguments, descriptors),
+        Some(Scenario::NewestValues(arguments)) => newest_values(&arguments),
         Some(Scenario::Million(arguments)) => million(&arguments, descriptors),
         Some(Scenario::Redis(arguments)) => redis(&arguments),
         Some(Scenario::Hold(arguments)) => {
@@ -133,6 +135,15 @@ fn slow_readers(arguments: &SlowRun, descriptors: u64) -> Result<ExitCode, Failu
         made.unwrap_or_else(|error| Err(io::Error::other(error)))
     })?;
     conclude(&report, &measuring.telling)
+}
+
+fn newest_values(arguments: &NewestRun) -> Result<ExitCode, Failure> {
+    let NewestRun { newest: arguments, telling } = arguments;
+    for &pid in &arguments.pids {
+        Usage::of(pid)?;
+    }
+    let report = run(telling, async |cut| newest::run(arguments, telling, cut).await)?;
+    conclude(&report, telling)
 }
 
 fn million(arguments: &MillionRun, descriptors: u64) -> Result<ExitCode, Failure> {

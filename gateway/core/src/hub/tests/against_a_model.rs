@@ -102,6 +102,15 @@ impl Model {
             member.state = State::Live { position: Some(at) };
             let got = got.into_iter().filter(|&comes| kind.wants(comes));
             self.got.entry(key).or_default().extend(got);
+            // What all who are there know is nothing that the worker has to see.
+            let knows_that = |member: &Member| match &member.state {
+                State::Live { position } => *position == Some(at),
+                State::Joining { .. } => false,
+                State::Told => true,
+            };
+            if list.stream.is_none() && list.members.values().all(knows_that) {
+                list.stream = Some(at);
+            }
         }
     }
 

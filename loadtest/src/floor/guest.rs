@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use shared::framing::websocket::{Assembler, Event, Role, encode_close, encode_pong};
 
-use super::listeners::Listeners;
+use super::listeners::{Listeners, Seat};
 use super::speak::{LIMITS, Reader, Request, obey};
 
 /// What a request may have come to before its end is seen.
@@ -24,8 +24,8 @@ enum Stage {
     Asking(OwnedFd, BytesMut),
     /// A WebSocket that has not subscribed.
     Open(OwnedFd, Assembler),
-    /// One that has: its socket is in the list.
-    Seated(usize, Assembler),
+    /// One that has: its socket is in its channel's list.
+    Seated(Seat, Assembler),
     Gone,
 }
 
@@ -33,8 +33,8 @@ enum Stage {
 #[derive(Debug)]
 pub(super) enum Step {
     Stay,
-    /// Its socket moves to the list.
-    Subscribe(OwnedFd),
+    /// Its socket moves to the list of the channel with this number.
+    Subscribe(OwnedFd, usize),
     Leave,
 }
 
@@ -43,16 +43,16 @@ impl Guest {
         Self { stage: Stage::Asking(socket, BytesMut::new()) }
     }
 
-    /// Its socket stands at this place of the list from now on.
-    pub(super) fn sit_down(&mut self, at: usize) {
-        if let Stage::Seated(place, _) = &mut self.stage {
-            *place = at;
+    /// Its socket stands there from now on.
+    pub(super) fn sit_down(&mut self, at: Seat) {
+        if let Stage::Seated(seat, _) = &mut self.stage {
+            *seat = at;
         }
     }
 
-    pub(super) fn place(&self) -> Option<usize> {
+    pub(super) fn seat(&self) -> Option<Seat> {
         match self.stage {
-            Stage::Seated(place, _) => Some(place),
+            Stage::Seated(seat, _) => Some(seat),
             _ => None,
         }
     }
@@ -63,7 +63,7 @@ impl Guest {
         let step = loop {
             let socket = match &self.stage {
                 Stage::Asking(socket, _) | Stage::Open(socket, _) => Some(socket),
-                Stage::Seated(place, _) => listeners.socket(*place),
+                Stage::Seated(seat, _) => listeners.socket(*seat),
                 Stage::Gone => None,
             };
             let Some(socket) = socket else { break Step::Leave };
@@ -114,18 +114,18 @@ impl Guest {
             Stage::Open(socket, assembler) => match converse(socket, assembler, bytes, reader) {
                 Talk::Goes => Step::Leave,
                 Talk::Stays => Step::Stay,
-                Talk::Subscribes => match std::mem::replace(&mut self.stage, Stage::Gone) {
+                Talk::Subscribes(channel) => match std::mem::replace(&mut self.stage, Stage::Gone) {
                     Stage::Open(socket, assembler) => {
-                        self.stage = Stage::Seated(usize::MAX, assembler);
-                        Step::Subscribe(socket)
+                        self.stage = Stage::Seated(Seat { channel, place: usize::MAX }, assembler);
+                        Step::Subscribe(socket, channel)
                     }
                     _ => Step::Leave,
                 },
             },
-            Stage::Seated(place, assembler) => match listeners.socket(*place) {
+            Stage::Seated(seat, assembler) => match listeners.socket(*seat) {
                 Some(socket) => match converse(socket, assembler, bytes, reader) {
                     Talk::Goes => Step::Leave,
-                    Talk::Stays | Talk::Subscribes => Step::Stay,
+                    Talk::Stays | Talk::Subscribes(_) => Step::Stay,
                 },
                 None => Step::Leave,
             },
@@ -142,7 +142,8 @@ impl Guest {
 
 enum Talk {
     Stays,
-    Subscribes,
+    /// To the channel with this number.
+    Subscribes(usize),
     Goes,
 }
 
@@ -155,8 +156,8 @@ fn converse(socket: &OwnedFd, assembler: &mut Assembler, mut bytes: &mut [u8], r
             Ok(None) => break,
             Ok(Some(Event::Message(message))) => {
                 match obey(message.data, &mut reader.answers, &mut reader.published) {
-                    Some(true) => talk = Talk::Subscribes,
-                    Some(false) => {}
+                    Some(Some(channel)) => talk = Talk::Subscribes(channel),
+                    Some(None) => {}
                     None => return Talk::Goes,
                 }
             }

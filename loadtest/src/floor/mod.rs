@@ -1,8 +1,8 @@
 //! The least that a server can do: a bare loop of `send()` over all sockets, to hold other servers against.
 //!
 //! It speaks just enough of the Centrifuge protocol and of the server API for the load tester: everyone who subscribes
-//! is in one list, and every publication goes to all of it, on one thread, in one non-blocking `send()` for each. What
-//! has come in by the time of a sweep leaves together, as one buffer. It is a floor and no product: it checks no token,
+//! is in the list of one channel, and every publication goes to all of its list, on one thread, in one non-blocking `send()`
+//! for each. What has come in for a channel by the time of a sweep leaves together, as one buffer. It is a floor and no product: it checks no token,
 //! keeps no history, sends no ping, and whoever cannot take all of a buffer at once is closed, and counted.
 
 mod guest;
@@ -84,7 +84,7 @@ impl Floor {
                 DOOR => self.let_in(),
                 Token(number) => self.hear(number),
             }
-            if self.reader.published.len() >= BACKLOG_BYTES_MAX {
+            if self.reader.published.bytes() >= BACKLOG_BYTES_MAX {
                 self.sweep();
             }
         }
@@ -115,9 +115,9 @@ impl Floor {
         let Some(guest) = self.guests.get_mut(number) else { return };
         match guest.read(&mut self.reader, &self.listeners) {
             Step::Stay => {}
-            Step::Subscribe(socket) => {
-                let place = self.listeners.add(socket, number);
-                guest.sit_down(place);
+            Step::Subscribe(socket, channel) => {
+                let seat = self.listeners.add(socket, number, channel);
+                guest.sit_down(seat);
             }
             Step::Leave => self.leave(number),
         }
@@ -126,20 +126,17 @@ impl Floor {
     /// Dropping a descriptor takes it out of the poll too.
     fn leave(&mut self, number: usize) {
         let Some(guest) = self.guests.try_remove(number) else { return };
-        let Some(place) = guest.place() else { return };
-        if let Some(moved) = self.listeners.remove(place)
+        let Some(seat) = guest.seat() else { return };
+        if let Some(moved) = self.listeners.remove(seat)
             && let Some(moved) = self.guests.get_mut(moved)
         {
-            moved.sit_down(place);
+            moved.sit_down(seat);
         }
     }
 
     fn sweep(&mut self) {
-        if self.reader.published.is_empty() {
-            return;
-        }
-        let slow = self.listeners.sweep(&self.reader.published);
-        self.reader.published.clear();
+        let (listeners, mut slow) = (&mut self.listeners, Vec::new());
+        self.reader.published.take(|channel, frames| listeners.sweep(channel, frames, &mut slow));
         if slow.is_empty() {
             return;
         }
@@ -229,6 +226,20 @@ mod tests {
                 assert!(heard.contains(part), "{heard}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_published_in_another_channel_reaches_nobody_here() {
+        let mut floor = Floor::open("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut subscriber = subscriber(&mut floor);
+        let mut api = TcpStream::connect(floor.address().unwrap()).unwrap();
+        api.set_read_timeout(Some(PATIENCE)).unwrap();
+        for body in ["{\"channel\":\"b\",\"data\":1}", "{\"channel\":\"a\",\"data\":2}"] {
+            post(&mut floor, &mut api, "publish", body);
+            read_to(&mut api, "{\"result\":{}}");
+        }
+        let heard = read_to(&mut subscriber, "\"data\":2}}}");
+        assert!(!heard.contains("\"data\":1"), "{heard}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! As much of HTTP, of the server API and of the Centrifuge protocol as the load tester says.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
@@ -27,8 +28,63 @@ pub(super) struct Reader {
     pub(super) inflater: Inflater,
     /// For the guest who is being read.
     pub(super) answers: BytesMut,
-    /// Frames for everyone, at the next sweep.
-    pub(super) published: BytesMut,
+    pub(super) published: Published,
+}
+
+/// What waits for the next sweep.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    numbers: HashMap<Box<str>, usize>,
+    /// Frames, by the number of their channel.
+    frames: Vec<BytesMut>,
+    /// The channels that have any.
+    due: Vec<usize>,
+    bytes: usize,
+}
+
+impl Published {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The number of a channel that somebody listens to from now on.
+    fn number(&mut self, channel: &str) -> usize {
+        if let Some(number) = self.numbers.get(channel) {
+            return *number;
+        }
+        self.frames.push(BytesMut::new());
+        self.numbers.insert(channel.into(), self.frames.len() - 1);
+        self.frames.len() - 1
+    }
+
+    /// Appends the one frame that everyone in the channel gets.
+    fn put(&mut self, publish: &Publish<'_>) -> Option<()> {
+        let channel = Channel::parse(&publish.channel, CHANNEL_BYTES_MAX).ok()?;
+        let Some(&number) = self.numbers.get(channel.as_str()) else { return Some(()) };
+        let frames = &mut self.frames[number];
+        let before = frames.len();
+        if before == 0 {
+            self.due.push(number);
+        }
+        let payload = Payload::json(publish.data.get().to_owned().into_bytes());
+        let publication = Publication::new(payload);
+        let push = Push::to(&channel, Event::plain(&publication));
+        encode_message_with(frames, |out| {
+            CentrifugeJson::default().encode_push(push, out);
+            Some(MessageKind::Text)
+        });
+        self.bytes += frames.len() - before;
+        Some(())
+    }
+
+    /// Takes what waits, channel by channel.
+    pub(super) fn take(&mut self, mut sweep: impl FnMut(usize, &[u8])) {
+        for number in self.due.drain(..) {
+            sweep(number, &self.frames[number]);
+            self.frames[number].clear();
+        }
+        self.bytes = 0;
+    }
 }
 
 /// What a request came to. The lengths are those of what was used up.
@@ -45,9 +101,16 @@ struct Command<'a> {
     #[serde(default)]
     id: u32,
     connect: Option<IgnoredAny>,
-    subscribe: Option<IgnoredAny>,
+    #[serde(borrow)]
+    subscribe: Option<Subscribe<'a>>,
     #[serde(borrow)]
     publish: Option<Publish<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Subscribe<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -76,7 +139,7 @@ impl Default for Reader {
             buffer: vec![0; READ_BYTES],
             inflater: Inflater::new(),
             answers: BytesMut::new(),
-            published: BytesMut::new(),
+            published: Published::default(),
         }
     }
 }
@@ -121,14 +184,14 @@ impl Reader {
     }
 
     fn publish(&mut self, body: &[u8]) -> Option<String> {
-        put_push(&serde_json::from_slice(body).ok()?, &mut self.published)?;
+        self.published.put(&serde_json::from_slice(body).ok()?)?;
         Some("{\"result\":{}}".to_owned())
     }
 
     fn publish_batch(&mut self, body: &[u8]) -> Option<String> {
         let batch: Batch<'_> = serde_json::from_slice(body).ok()?;
         for command in &batch.commands {
-            put_push(&command.publish, &mut self.published)?;
+            self.published.put(&command.publish)?;
         }
         let replies = vec!["{\"publish\":{}}"; batch.commands.len()].join(",");
         Some(format!("{{\"replies\":[{replies}]}}"))
@@ -141,20 +204,25 @@ impl Reader {
     }
 }
 
-/// Does what a message of commands says. Returns whether a subscription is among it, or `None` if it makes no sense.
-pub(super) fn obey(message: &[u8], answers: &mut BytesMut, published: &mut BytesMut) -> Option<bool> {
+/// Does what a message of commands says. Returns the number of the channel of the first subscription among it if there is any, or
+/// `None` if it makes no sense.
+pub(super) fn obey(
+    message: &[u8],
+    answers: &mut BytesMut,
+    published: &mut Published,
+) -> Option<Option<usize>> {
     let mut replies = Vec::new();
-    let mut subscribes = false;
+    let mut subscribes = None;
     for line in message.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let command: Command<'_> = serde_json::from_slice(line).ok()?;
         let reply = match &command {
             Command { connect: Some(_), .. } => "\"connect\":{\"client\":\"guest\",\"version\":\"floor\"}",
-            Command { subscribe: Some(_), .. } => {
-                subscribes = true;
+            Command { subscribe: Some(subscribe), .. } => {
+                subscribes = subscribes.or_else(|| Some(published.number(&subscribe.channel)));
                 "\"subscribe\":{}"
             }
             Command { publish: Some(publish), .. } => {
-                put_push(publish, published)?;
+                published.put(publish)?;
                 "\"publish\":{}"
             }
             // A pong.
@@ -166,17 +234,4 @@ pub(super) fn obey(message: &[u8], answers: &mut BytesMut, published: &mut Bytes
         encode_message(MessageKind::Text, replies.join("\n").as_bytes(), false, answers);
     }
     Some(subscribes)
-}
-
-/// Appends the one frame that everyone gets.
-fn put_push(publish: &Publish<'_>, published: &mut BytesMut) -> Option<()> {
-    let channel = Channel::parse(&publish.channel, CHANNEL_BYTES_MAX).ok()?;
-    let payload = Payload::json(publish.data.get().to_owned().into_bytes());
-    let publication = Publication::new(payload);
-    let push = Push::to(&channel, Event::plain(&publication));
-    encode_message_with(published, |out| {
-        CentrifugeJson::default().encode_push(push, out);
-        Some(MessageKind::Text)
-    });
-    Some(())
 }

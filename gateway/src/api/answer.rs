@@ -15,6 +15,7 @@ use shared::protocol::centrifuge::json::{
 };
 use shared::publication::{ClientInfo, Payload, Publication};
 
+use super::ask_sockets::AskedSockets;
 use super::list::{ChannelList, ConnectionList, Rest};
 use super::refused::Refused;
 use super::request::Command;
@@ -47,6 +48,7 @@ pub(super) enum Answer {
     /// How many keys there are.
     MapStats(u64),
     Sockets(SocketList),
+    Asked(AskedSockets),
     /// Nothing to tell but that it was done.
     Done,
 }
@@ -97,6 +99,7 @@ impl Answer {
             Self::Channels(list) => list.channels.keys().map(|name| name.len() + CHANNEL_BYTES).sum(),
             Self::Connections(list) => list.connections.iter().map(|(_, one)| connection_bytes(one)).sum(),
             Self::Sockets(list) => list.sockets.iter().map(socket_bytes).sum(),
+            Self::Asked(asked) => asked.bytes(),
             Self::Called(data) => data.as_ref().map_or(0, |data| data.bytes.len()),
             Self::Published(_)
             | Self::Broadcast(_)
@@ -173,6 +176,7 @@ impl Answer {
                 list(&sockets.sockets, out, write_socket);
                 write_rest(&sockets.rest, out);
             }
+            Self::Asked(asked) => asked.write(out),
             Self::Changed(changed) => write_changed(changed, out),
             Self::State(page) => write_entries(&page.entries, page.top, &page.cursor, out),
             Self::Stream(page) => write_entries(&page.publications, Some(page.top), "", out),
@@ -331,7 +335,11 @@ fn wrapped<T>(
     out.put_u8(b'}');
 }
 
-fn list<T>(items: impl IntoIterator<Item = T>, out: &mut BytesMut, mut write: impl FnMut(T, &mut BytesMut)) {
+pub(super) fn list<T>(
+    items: impl IntoIterator<Item = T>,
+    out: &mut BytesMut,
+    mut write: impl FnMut(T, &mut BytesMut),
+) {
     out.put_u8(b'[');
     for (index, item) in items.into_iter().enumerate() {
         if index > 0 {

@@ -7,6 +7,7 @@
 mod act;
 mod answer;
 mod ask_about_update;
+mod ask_sockets;
 mod by_client;
 mod config;
 mod keys;

@@ -16,7 +16,9 @@ mod map;
 mod socketio;
 
 pub(super) use map::{MapPublish, MapReadState, MapReadStream, MapRemove};
-pub(super) use socketio::{SocketioDisconnect, SocketioEmit, SocketioJoin, SocketioLeave, SocketioSockets};
+pub(super) use socketio::{
+    SocketioAsk, SocketioDisconnect, SocketioEmit, SocketioJoin, SocketioLeave, SocketioSockets,
+};
 
 macro_rules! methods {
     ($($name:ident $word:literal $parameters:ty;)*) => {
@@ -92,6 +94,7 @@ methods! {
     MapStats "map_stats" OneChannel<'a>;
     MapClear "map_clear" OneChannel<'a>;
     SocketioEmit "socketio_emit" SocketioEmit<'a>;
+    SocketioAsk "socketio_ask" SocketioAsk<'a>;
     SocketioJoin "socketio_join" SocketioJoin<'a>;
     SocketioLeave "socketio_leave" SocketioLeave<'a>;
     SocketioDisconnect "socketio_disconnect" SocketioDisconnect<'a>;

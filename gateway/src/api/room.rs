@@ -39,6 +39,7 @@ impl Command<'_> {
                 | Self::MapReadStream(_)
                 | Self::Rpc(_)
                 | Self::SocketioSockets(_)
+                | Self::SocketioAsk(_)
         )
     }
 }

@@ -80,6 +80,7 @@ impl<'a> Call<'a> {
             }
             Command::Rpc(request) => Answer::Called(self.rpc(request).await?),
             Command::SocketioEmit(request) => Answer::Published(self.socketio_emit(request).await?),
+            Command::SocketioAsk(request) => Answer::Asked(self.socketio_ask(request).await?),
             Command::SocketioJoin(request) => self.socketio_join(request).await.map(|()| Answer::Done)?,
             Command::SocketioLeave(request) => self.socketio_leave(request).await.map(|()| Answer::Done)?,
             Command::SocketioDisconnect(request) => {

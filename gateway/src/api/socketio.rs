@@ -152,7 +152,7 @@ impl<'c> Call<'c> {
         })
     }
 
-    fn namespace(&self, name: &str) -> Result<&'c Namespace, Refused> {
+    pub(super) fn namespace(&self, name: &str) -> Result<&'c Namespace, Refused> {
         let namespaces = self.namespaces.ok_or(Refused::not_available("Socket.IO is not served here"))?;
         let name = if name.is_empty() { MAIN } else { name };
         namespaces.named(name).ok_or_else(|| Refused::bad_request("there is no such namespace"))

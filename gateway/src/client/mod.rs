@@ -18,7 +18,7 @@ use gateway_core::session::Session;
 
 use crate::admission::Admitted;
 use crate::backend::Origin;
-use crate::node::{SessionId, UserPermit};
+use crate::node::{Awaited, SessionId, UserPermit};
 use crate::pusher::App;
 use crate::sessions::Holder;
 use crate::telemetry::metrics::CLOSE_LOST;
@@ -26,6 +26,7 @@ use crate::transport::{Direct, Stream};
 use crate::worker::Local;
 
 mod ask_backend;
+mod asked;
 mod attach;
 mod close;
 pub mod config;
@@ -115,11 +116,13 @@ struct OfSocketIo {
     protocol: Arc<SocketIo>,
     /// Which connection this is, among those that have held a session.
     holder: Holder,
+    /// The acknowledgements that it is asked for, by their numbers.
+    asked: Vec<(u32, Awaited)>,
 }
 
 impl OfSocketIo {
     fn new(protocol: Arc<SocketIo>) -> Self {
-        Self { protocol, holder: Holder(rand::random()) }
+        Self { protocol, holder: Holder(rand::random()), asked: Vec::new() }
     }
 }
 

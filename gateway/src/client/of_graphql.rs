@@ -42,6 +42,7 @@ impl Framing {
 impl Client {
     /// What follows from what its operations were answered. Answers whether anything does.
     pub(super) fn follow_up(&mut self, local: &Local) -> bool {
+        self.take_answers(local);
         let graphql = self.rare.as_ref().and_then(|rare| rare.graphql.as_ref());
         let Some(Wishes { commands, close }) = graphql.and_then(|graphql| graphql.take_wishes()) else {
             return false;

@@ -35,6 +35,10 @@ impl Node {
                 Answered::Done => Answer::Handled,
                 Answered::Over | Answered::Unknown => Answer::NoSuchSession,
             },
+            Question::AskClients(wanted) => {
+                let (among, ask) = *wanted;
+                Answer::Asked(self.ask_clients(among, ask).await)
+            }
             Question::Act(target, act) => {
                 let Done { clients, failed } = self.act(target, act).await;
                 Answer::Done { clients, failed }

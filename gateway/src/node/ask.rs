@@ -12,21 +12,24 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::broker::BrokerError;
 use crate::node::Node;
-use crate::node::control::NodeInfo;
-use crate::node::question::{Answer, Polled, Question, Told, ToldError, Unanswered, VERSION};
+use crate::node::control::{Among, NodeInfo};
+use crate::node::question::{Answer, AskClients, Polled, Question, Told, ToldError, Unanswered, VERSION};
 use crate::telemetry::Sparingly;
 
 /// How long an answer may take.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most questions of this node that wait for an answer.
-const OPEN_MAX: usize = 4_096;
+const OPEN_MAX: usize = 6_144;
 
 /// The most questions of others that this node answers at once. Others are told that it is busy.
 const ANSWERING_MAX: usize = 1_024;
 
 /// The most requests of this node that wait for packets of sessions on others.
-const FETCHING_MAX: usize = OPEN_MAX / 2;
+const FETCHING_MAX: usize = OPEN_MAX / 3;
+
+/// The most questions to other nodes that wait for what clients say.
+const CLIENTS_ASKED_MAX: usize = OPEN_MAX / 3;
 
 /// The most requests of other nodes that wait for packets of sessions here. They take no turns of those that are answered.
 const FETCHED_MAX: usize = 4_096;
@@ -73,6 +76,9 @@ pub(super) struct Asking {
     /// For requests that wait for packets, here and elsewhere.
     pub(super) fetching: Semaphore,
     fetched: Arc<Semaphore>,
+    /// For questions to clients: of this node to all of them, and of others to its own.
+    pub(super) clients_asked: Semaphore,
+    asked_for_clients: Arc<Semaphore>,
     /// For telling others that this node is busy.
     refusing: Arc<Semaphore>,
     unanswered_told: Sparingly,
@@ -87,6 +93,8 @@ impl Default for Asking {
             answering: Arc::new(Semaphore::new(ANSWERING_MAX)),
             fetching: Semaphore::new(FETCHING_MAX),
             fetched: Arc::new(Semaphore::new(FETCHED_MAX)),
+            clients_asked: Semaphore::new(CLIENTS_ASKED_MAX),
+            asked_for_clients: Arc::new(Semaphore::new(ANSWERING_MAX)),
             refusing: Arc::new(Semaphore::new(ANSWERING_MAX)),
             unanswered_told: Sparingly::default(),
             unreadable_told: Sparingly::default(),
@@ -121,8 +129,9 @@ impl Asking {
 }
 
 impl Node {
-    /// Asks one node, this one included, and waits for its answer for at most [`ASK_TIMEOUT`].
+    /// Asks one node, this one included, and waits for its answer for as long as the question says.
     pub async fn ask(&self, node: &str, question: Question) -> Result<Answer, AskError> {
+        let patience = question.patience();
         let asked = async {
             if *node == *self.id.0 {
                 return Ok(self.answer(question).await?);
@@ -140,13 +149,24 @@ impl Node {
             match (&mut open.answer).await {
                 Ok(answer) => Ok(answer?),
                 // Cannot be: its sender is kept until it is answered.
-                Err(_) => Err(AskError::Late(ASK_TIMEOUT)),
+                Err(_) => Err(AskError::Late(patience)),
             }
         };
-        let asked = tokio::time::timeout(ASK_TIMEOUT, asked).await;
-        let answer = asked.unwrap_or(Err(AskError::Late(ASK_TIMEOUT)));
+        let asked = tokio::time::timeout(patience, asked).await;
+        let answer = asked.unwrap_or(Err(AskError::Late(patience)));
         self.metrics.node_asked(answer.as_ref().map_or_else(AskError::label, |_| "answered"));
         answer
+    }
+
+    /// Has every node ask those of its clients that are meant. An error is for want of room, or of the broker.
+    pub(crate) async fn ask_clients_everywhere(
+        &self,
+        among: Among,
+        ask: AskClients,
+    ) -> Result<Vec<(NodeInfo, Result<Answer, AskError>)>, AskError> {
+        let nodes = u32::try_from(self.nodes().await?.len()).unwrap_or(u32::MAX);
+        let _permits = self.asking.clients_asked.try_acquire_many(nodes).map_err(|_| AskError::TooMany)?;
+        Ok(self.ask_all(Question::AskClients(Box::new((among, ask)))).await?)
     }
 
     /// Asks every node that there is, at the same time. Those that do not answer keep nobody from the answers of
@@ -192,7 +212,11 @@ impl Node {
 
     fn receive_question(self: &Arc<Self>, id: u64, from: Box<str>, question: Option<Question>) {
         let waits = matches!(question, Some(Question::Poll { polled: Polled::Fetch { .. }, .. }));
-        let permits = if waits { &self.asking.fetched } else { &self.asking.answering };
+        let permits = match question {
+            _ if waits => &self.asking.fetched,
+            Some(Question::AskClients(_)) => &self.asking.asked_for_clients,
+            _ => &self.asking.answering,
+        };
         let permit = permits.clone().try_acquire_owned();
         let refusal = permit.is_err().then(|| self.asking.refusing.clone().try_acquire_owned());
         if let Some(Err(_)) = refusal {
@@ -206,7 +230,7 @@ impl Node {
             let answer = match (&permit, question) {
                 (Err(_), _) => Err(Unanswered::Busy),
                 (_, None) => Err(Unanswered::NotUnderstood),
-                (Ok(_), Some(question)) => tokio::time::timeout(ASK_TIMEOUT, node.answer(question))
+                (Ok(_), Some(question)) => tokio::time::timeout(question.patience(), node.answer(question))
                     .await
                     .unwrap_or(Err(Unanswered::Late)),
             };

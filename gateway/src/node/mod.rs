@@ -32,6 +32,7 @@ mod among_all_topics;
 mod announce;
 mod answer;
 mod ask;
+mod ask_clients;
 mod catch_up;
 mod client_ids;
 pub mod config;
@@ -67,6 +68,7 @@ mod wire_target;
 
 pub(crate) use among_all_topics::of_topic;
 pub use ask::{ASK_TIMEOUT, AskError};
+pub(crate) use ask_clients::{ASK_CLIENTS_TIMEOUT_MAX, Asking, Awaited};
 pub(crate) use client_ids::ClientIds;
 pub(crate) use deliver::FromBroker;
 pub(crate) use list_channels::ChannelsEverywhere;
@@ -75,7 +77,6 @@ pub use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
 use announce::Announcements;
-use ask::Asking;
 use counts::Counts;
 use interest::Interest;
 use members::MembersMissed;
@@ -119,7 +120,8 @@ pub struct Node {
     pub(crate) webhooks: Option<Arc<Webhooks>>,
     /// Channels whose keys are asked for.
     polls: Polls,
-    asking: Asking,
+    asking: ask::Asking,
+    clients_asked: ask_clients::Pending,
     pub(crate) client_ids: ClientIds,
     pub(crate) session_ids: SessionIds,
     announcements: Announcements,
@@ -211,7 +213,8 @@ impl Node {
             apps: parts.apps,
             webhooks: parts.webhooks,
             polls: Polls::new(&parts.shared_poll),
-            asking: Asking::default(),
+            asking: ask::Asking::default(),
+            clients_asked: ask_clients::Pending::default(),
             client_ids: ClientIds::default(),
             session_ids: SessionIds::default(),
             announcements: Announcements::default(),
@@ -255,6 +258,8 @@ impl Node {
             metrics.channels.set(channels as i64);
             let sessions = shown.upgrade().map_or(0, |node| node.sessions.count());
             metrics.socketio.sessions.set(sessions as i64);
+            let awaited = shown.upgrade().map_or(0, |node| node.clients_awaited());
+            metrics.socketio.asks_pending.set(awaited as i64);
             let kept = shown.upgrade().map_or(0, |node| node.memory.kept());
             metrics.kept_bytes.set(kept as i64);
             let (channels, keys) = shown.upgrade().map_or((0, 0), |node| node.polls.count());

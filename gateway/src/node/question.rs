@@ -5,6 +5,7 @@
 //! understand what that one asks: nodes of two releases run side by side.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use gateway_core::effect::Overrides;
@@ -15,10 +16,17 @@ use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
 
-use super::control::Target;
+use super::ask::ASK_TIMEOUT;
+use super::ask_clients::ASK_CLIENTS_TIMEOUT_MAX;
+use super::control::{Among, Target};
 use super::wire_target::{WireAmong, WireTarget};
 
+pub use super::ask_clients::{AskClients, Asked};
 pub use crate::engine_io::Polled;
+
+use ask_clients::{WireAskClients, WireAsked};
+
+mod ask_clients;
 
 /// The longest message that is made or read, in bytes.
 pub const TOLD_BYTES_MAX: usize = 1024 * 1024;
@@ -42,6 +50,8 @@ pub enum Question {
     Act(Target, Act),
     /// What a request asks of a session of Engine.IO, by the secret of its name.
     Poll { session: Box<str>, polled: Polled },
+    /// Send an event to those of the selected clients that are here, and answer what they say to it.
+    AskClients(Box<(Among, AskClients)>),
 }
 
 /// What is done to clients.
@@ -127,6 +137,8 @@ pub enum Answer {
         clients: u32,
         failed: u32,
     },
+    /// What came of asking each of these clients.
+    Asked(Vec<(ClientId, Asked)>),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -249,6 +261,7 @@ enum WireQuestion {
         among: WireAmong,
         act: Box<WireQuestion>,
     },
+    AskClients(WireAskClients),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -312,7 +325,18 @@ enum WireAnswer {
         #[serde(default, skip_serializing_if = "is_none")]
         failed: u32,
     },
+    Asked(Vec<WireAsked>),
     Unanswered(Unanswered),
+}
+
+impl Question {
+    /// How long an answer may take.
+    pub(super) fn patience(&self) -> Duration {
+        match self {
+            Self::AskClients(wanted) => wanted.1.timeout.min(ASK_CLIENTS_TIMEOUT_MAX) + ASK_TIMEOUT,
+            _ => ASK_TIMEOUT,
+        }
+    }
 }
 
 impl Told {
@@ -337,6 +361,7 @@ impl Told {
                     Ok(Answer::Channels(page)) => WireAnswer::Channels(page),
                     Ok(Answer::Connections(page)) => WireAnswer::Connections(page),
                     Ok(Answer::Done { clients, failed }) => WireAnswer::Done { clients, failed },
+                    Ok(Answer::Asked(asked)) => WireAnswer::Asked(ask_clients::write_asked(asked)),
                     Err(unanswered) => WireAnswer::Unanswered(unanswered),
                 };
                 let answer = serde_json::value::to_raw_value(&wire)?;
@@ -401,6 +426,10 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
             }
             Polled::End => WireQuestion::EndPolling { session },
         },
+        Question::AskClients(wanted) => {
+            let (among, ask) = *wanted;
+            WireQuestion::AskClients(ask_clients::write(among, ask, payload))
+        }
         Question::Channels(wanted) => WireQuestion::Channels(wanted),
         Question::Connections(wanted) => WireQuestion::Connections(WireConnections {
             user: wanted.user,
@@ -470,6 +499,7 @@ fn understand(question: WireQuestion, payload: Bytes) -> Option<Question> {
         }
         WireQuestion::BringPackets { session } => Question::Poll { session, polled: Polled::Bring(payload) },
         WireQuestion::EndPolling { session } => Question::Poll { session, polled: Polled::End },
+        WireQuestion::AskClients(wire) => ask_clients::read(wire, payload)?,
         WireQuestion::Channels(wanted) => Question::Channels(wanted),
         WireQuestion::Connections(wanted) => Question::Connections(ConnectionsWanted {
             user: wanted.user,
@@ -516,6 +546,7 @@ fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<Answer, Unans
         WireAnswer::Channels(page) => Answer::Channels(page),
         WireAnswer::Connections(page) => Answer::Connections(page),
         WireAnswer::Done { clients, failed } => Answer::Done { clients, failed },
+        WireAnswer::Asked(asked) => Answer::Asked(ask_clients::read_asked(asked)?),
         WireAnswer::Unanswered(unanswered) => return Some(Err(unanswered)),
     }))
 }

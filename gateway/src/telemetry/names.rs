@@ -249,6 +249,11 @@ metrics! {
     SOCKETIO_SESSIONS Gauge "socketio_sessions" []
         "Sessions of this node's clients that they can come back to.";
 
+    SOCKETIO_ASKS_TOTAL Counter "socketio_asks_total" ["result": "`answered`; `timeout`; `gone`: its connection ended, or it was not there; `too_many`: too many were waited for, of it or of all; `too_long`: there was no room for its answer; `late`: an acknowledgement that nobody waited for"]
+        "Acknowledgements that servers asked clients of this node for, by what came of them.";
+    SOCKETIO_ASKS_PENDING Gauge "socketio_asks_pending" []
+        "Acknowledgements of this node's clients that are waited for.";
+
     "Traces":
     TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []
         "Batches of spans that the collector of traces did not take, and that are lost.";

@@ -9,6 +9,8 @@ use super::register::{counters, gauge};
 pub struct SocketIoMetrics {
     recoveries: IntCounterVec,
     pub(crate) sessions: IntGauge,
+    asks: IntCounterVec,
+    pub(crate) asks_pending: IntGauge,
 }
 
 impl SocketIoMetrics {
@@ -27,11 +29,25 @@ impl SocketIoMetrics {
         ] {
             recoveries.with_label_values(&[result]);
         }
-        Self { recoveries, sessions: gauge(registry, names::SOCKETIO_SESSIONS) }
+        let asks = counters(registry, names::SOCKETIO_ASKS_TOTAL);
+        for result in ["answered", "timeout", "gone", "too_many", "too_long", "late"] {
+            asks.with_label_values(&[result]);
+        }
+        Self {
+            recoveries,
+            sessions: gauge(registry, names::SOCKETIO_SESSIONS),
+            asks,
+            asks_pending: gauge(registry, names::SOCKETIO_ASKS_PENDING),
+        }
     }
 
     /// A client has asked to come back to a session that it had.
     pub fn recovery(&self, result: &'static str) {
         self.recoveries.with_label_values(&[result]).inc();
+    }
+
+    /// A client was asked for an acknowledgement, or has given one that nobody waits for.
+    pub fn asked(&self, result: &'static str) {
+        self.asks.with_label_values(&[result]).inc();
     }
 }

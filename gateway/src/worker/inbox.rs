@@ -22,9 +22,9 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::client::ClientKey;
 use crate::client::open::NewClient;
-use crate::node::SessionId;
 use crate::node::control::Target;
 use crate::node::question::ConnectionsWanted;
+use crate::node::{Asking, SessionId};
 use crate::transport::handed::Turned;
 use crate::worker::Contexts;
 use crate::worker::callers::{CallerKey, NewCaller};
@@ -59,6 +59,8 @@ pub(crate) enum Event {
     KeepOnly(Arc<str>, ClientId),
     /// Make subscribers of those of these clients that are here. It is done once they are live.
     Subscribe(Arc<Target>, Arc<(ServerSubscription, Option<Since>)>, Acted),
+    /// Send those of these clients that are here an event that asks for acknowledgements.
+    AskClients(Arc<Target>, Arc<Asking>),
     /// Say how long the connections of those of these clients that are here are good for.
     Refresh(Arc<Target>, Renewal, Acted),
     /// Tell how many subscribers these channels have here.

@@ -158,6 +158,9 @@ impl Worker {
             }
             Event::KeepOnly(user, client) => self.keep_only(&user, client),
             Event::Subscribe(target, wanted, acted) => self.subscribe(&target, &wanted, &acted),
+            Event::AskClients(target, asking) => {
+                self.for_each_of(&target, |client, local| client.ask_client(local, &asking));
+            }
             Event::Refresh(target, renewal, acted) => {
                 acted.add(self.for_each_of(&target, |client, local| {
                     client.session.handle_refresh(local.now, renewal.clone());

@@ -36,6 +36,7 @@ mod tls;
 
 mod asks_backends;
 mod asks_nodes;
+mod asks_sockets;
 mod commands_clients;
 mod commands_sockets;
 mod compresses;

@@ -1,9 +1,11 @@
 //! The server makes a connected client a subscriber.
 
+use shared::channel::Channel;
 use shared::command::{Since, Subscribe};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
+use shared::publication::Publication;
 use shared::push::{Event, Form, Push};
 use shared::reply::Subscribed;
 
@@ -43,13 +45,25 @@ impl Session {
         Ok(())
     }
 
-    /// The client is back: it is told what it missed, and goes to where it was.
-    pub(super) fn resume_session(&mut self, now: Moment, resumed: Resumed) {
-        for (channel, publication) in &resumed.missed {
+    /// The client is back in `channel`: it is told what it missed, and what has come there since that was read. Answers where
+    /// else it is to be.
+    pub(super) fn tell_missed(
+        &mut self,
+        resumed: Resumed,
+        channel: &Channel,
+        came: &[Publication],
+    ) -> Vec<(Channel, Since)> {
+        let missed = resumed.missed.iter().map(|(channel, publication)| (channel, publication));
+        for (channel, publication) in missed.chain(came.iter().map(|publication| (channel, publication))) {
             self.push(Push::to(channel, Event::plain(publication)));
         }
+        resumed.rooms
+    }
+
+    /// The client goes to where it was.
+    pub(super) fn return_to(&mut self, now: Moment, rooms: Vec<(Channel, Since)>) {
         let context = self.context.clone();
-        for (room, Since { offset, epoch }) in resumed.rooms {
+        for (room, Since { offset, epoch }) in rooms {
             let asked =
                 Subscribe { recover: true, offset, epoch, reject_unrecovered: true, ..Subscribe::default() };
             let subscription =

@@ -195,19 +195,23 @@ impl Session {
             return;
         }
         match result.map_err(Refusal::from).and_then(|page| self.take_up(now, at, page, 0)) {
-            Ok((subscribed, mut taken)) => {
+            Ok((mut subscribed, mut taken)) => {
                 let (then, resumed) = (taken.then.take(), taken.resumed.take());
                 let id = taken.id;
                 let channel = self.subscriptions[at].channel.clone();
+                // It comes behind what was missed before.
+                let came = match &resumed {
+                    Some(_) => std::mem::take(&mut subscribed.publications),
+                    None => Vec::new(),
+                };
                 match id {
                     0 => self.tell_of_subscription(at, subscribed),
                     id => self.answer_in(Some(channel.clone()), id, Answer::Subscribe(subscribed)),
                 }
-                self.begin_following(at, taken);
                 let is_back = resumed.is_some();
-                if let Some(resumed) = resumed {
-                    self.resume_session(now, *resumed);
-                }
+                let rooms = resumed.map(|resumed| self.tell_missed(*resumed, &channel, &came));
+                self.begin_following(at, taken);
+                self.return_to(now, rooms.unwrap_or_default());
                 if is_back || then.is_some() {
                     self.on_handled(now, id, channel, Ok(then.unwrap_or_default()));
                 }

@@ -28,6 +28,7 @@ pub(super) fn summary(method: Method) -> &'static str {
         Method::MapClear => "Forgets all keys and changes of a channel.",
         Method::SharedPollPublish => "Publishes newer content of a key of a polled channel.",
         Method::SocketioEmit => "Sends an event to clients of Socket.IO.",
+        Method::SocketioAsk => "Sends an event to clients of Socket.IO, and answers what they say to it.",
         Method::SocketioJoin => "Has clients of Socket.IO come into rooms.",
         Method::SocketioLeave => "Has clients of Socket.IO leave rooms.",
         Method::SocketioDisconnect => "Puts clients of Socket.IO out.",
@@ -221,6 +222,7 @@ pub(super) fn request(method: Method) -> Value {
             ],
         ),
         Method::SocketioEmit
+        | Method::SocketioAsk
         | Method::SocketioJoin
         | Method::SocketioLeave
         | Method::SocketioDisconnect
@@ -282,6 +284,7 @@ pub(super) fn result(method: Method) -> Value {
         | Method::SocketioLeave
         | Method::SocketioDisconnect => fields(&[], []),
         Method::SocketioSockets => socketio::sockets(),
+        Method::SocketioAsk => socketio::asked(),
         Method::Rpc => fields(&[], [("data", json!({ "description": "Any JSON." }))]),
     }
 }

@@ -15,24 +15,9 @@ pub(super) fn request(method: Method) -> Value {
                 namespace(),
                 rooms(),
                 except(),
-                (
-                    "event",
-                    text_of("1 to 200 bytes, none of the library's own.", &["news", "e", "connect", ""]),
-                ),
-                (
-                    "args",
-                    json!({
-                        "type": ["array", "null"], "items": { "description": "Any JSON." },
-                        "description": "At most 256 arguments.",
-                    }),
-                ),
-                (
-                    "binary",
-                    json!({
-                        "type": ["array", "null"], "items": text_of("A JSON pointer.", &["/0", "/1/a", "x"]),
-                        "description": "Pointers (RFC 6901) into `args` to texts that hold bytes in base64.",
-                    }),
-                ),
+                event(),
+                args(),
+                binary(),
                 ("volatile", flag("Clients that have not taken what they were sent before are passed over.")),
                 (
                     "idempotency_key",
@@ -41,6 +26,18 @@ pub(super) fn request(method: Method) -> Value {
                         &["", "k"],
                     ),
                 ),
+            ],
+        ),
+        Method::SocketioAsk => fields(
+            &["event"],
+            [
+                namespace(),
+                rooms(),
+                except(),
+                event(),
+                args(),
+                binary(),
+                ("timeout_ms", count("Milliseconds that answers are waited for, at most 60000. 0: 5000.")),
             ],
         ),
         Method::SocketioJoin => {
@@ -98,6 +95,64 @@ pub(super) fn sockets() -> Value {
             ),
         ],
     )
+}
+
+/// What clients have said.
+pub(super) fn asked() -> Value {
+    let answer = fields(
+        &["id", "status"],
+        [
+            ("id", described(plain(), "The client's id in the namespace.")),
+            (
+                "status",
+                json!({
+                    "type": "string", "enum": ["answered", "timeout", "gone", "too_many", "too_long"],
+                    "description": "What came of asking it.",
+                }),
+            ),
+            ("args", json!({ "type": "array", "items": {}, "description": "What it says." })),
+            (
+                "binary",
+                json!({
+                    "type": "array", "items": plain(),
+                    "description": "Pointers (RFC 6901) into `args` to texts that hold bytes in base64.",
+                }),
+            ),
+        ],
+    );
+    fields(
+        &["answers"],
+        [
+            ("answers", json!({ "type": "array", "items": answer })),
+            (
+                "missing_nodes",
+                json!({
+                    "type": "array", "items": plain(),
+                    "description": "Names of nodes that have not told what their clients said.",
+                }),
+            ),
+        ],
+    )
+}
+
+fn event() -> (&'static str, Value) {
+    ("event", text_of("1 to 200 bytes, none of the library's own.", &["news", "e", "connect", ""]))
+}
+
+fn args() -> (&'static str, Value) {
+    let args = json!({
+        "type": ["array", "null"], "items": { "description": "Any JSON." },
+        "description": "At most 256 arguments.",
+    });
+    ("args", args)
+}
+
+fn binary() -> (&'static str, Value) {
+    let pointers = json!({
+        "type": ["array", "null"], "items": text_of("A JSON pointer.", &["/0", "/1/a", "x"]),
+        "description": "Pointers (RFC 6901) into `args` to texts that hold bytes in base64.",
+    });
+    ("binary", pointers)
 }
 
 fn namespace() -> (&'static str, Value) {

@@ -38,6 +38,19 @@ about_sockets!(SocketioEmit {
     idempotency_key: Text<'a>
 });
 
+about_sockets!(SocketioAsk {
+    #[serde(borrow)]
+    event: Text<'a>,
+    #[serde(borrow, deserialize_with = "or_default")]
+    args: Vec<&'a RawValue>,
+    /// Pointers into `args` to texts that hold bytes in base64.
+    #[serde(deserialize_with = "or_default")]
+    binary: Vec<String>,
+    /// How long answers are waited for. 0: as long as usual.
+    #[serde(deserialize_with = "or_default")]
+    timeout_ms: u64
+});
+
 about_sockets!(SocketioJoin {
     #[serde(borrow, deserialize_with = "or_default")]
     join: Vec<Text<'a>>

@@ -1,6 +1,7 @@
 //! Questions and answers as they are written, read back, spoiled, and read by other releases.
 
 use proptest::prelude::*;
+use shared::publication::{Payload, Tagged};
 
 use shared::publication::Selection;
 
@@ -16,6 +17,14 @@ fn subscribing(channel: Channel) -> Subscribing {
         data: Some("[null]".into()),
         since: Some(Since { offset: 7, epoch: "e".into() }),
         overrides,
+    }
+}
+
+fn said(json: &'static str, binary: Option<&str>) -> Tagged {
+    let tags = binary.map(|binary| ("binary".into(), binary.into()));
+    Tagged {
+        data: Payload::json(json),
+        tags: [("args".into(), "2".into())].into_iter().chain(tags).collect(),
     }
 }
 
@@ -66,6 +75,15 @@ fn every_question() -> Vec<Question> {
         Question::Act(target, Act::Refresh(Box::new(refreshing))),
         Question::Act(among(), Act::Unsubscribe(Channel::parse("room:a", 255).unwrap())),
         Question::Act(among(), Act::Disconnect(Disconnect::FORCE_DISCONNECT)),
+        Question::AskClients(Box::new((
+            *among().among.unwrap(),
+            AskClients {
+                namespace: "/".into(),
+                event: "how".into(),
+                said: said("[1,\"AQI=\"]", Some("[\"/1\"]")),
+                timeout: Duration::from_secs(7),
+            },
+        ))),
         poll(Polled::Fetch { wait_ms: 3_000 }),
         poll(Polled::Bring(Bytes::from_static(b"4a\x1ebAQ=="))),
         poll(Polled::End),
@@ -94,6 +112,14 @@ fn every_answer_reads_back_as_it_was_given() {
             next: Some(Place { worker: 1, index: 2 }),
         })),
         Ok(Answer::Done { clients: 5, failed: 2 }),
+        Ok(Answer::Asked(vec![
+            (ClientId::from_random(1), Asked::Answered(said("[ 1 ]", None))),
+            (ClientId::from_random(2), Asked::Answered(said("[\"AQI=\"]", Some("[\"/0\"]")))),
+            (ClientId::from_random(3), Asked::Timeout),
+            (ClientId::from_random(4), Asked::Gone),
+            (ClientId::from_random(5), Asked::TooMany),
+            (ClientId::from_random(6), Asked::TooLong),
+        ])),
         Err(Unanswered::NotUnderstood),
         Err(Unanswered::Busy),
         Err(Unanswered::Late),
@@ -162,7 +188,7 @@ fn messages_are_bounded_both_ways() {
 
 proptest! {
     #[test]
-    fn spoiled_messages_are_read_or_refused(which in 0_usize..10, at in 0_usize..300, byte: u8) {
+    fn spoiled_messages_are_read_or_refused(which in 0_usize..13, at in 0_usize..300, byte: u8) {
         let question = every_question().remove(which);
         let told = Told::Question { id: 9, from: "n".into(), question: Some(question) };
         let mut wire = told.encode().unwrap().to_vec();

@@ -1,0 +1,122 @@
+//! Events that ask clients of Socket.IO for acknowledgements, wherever they are.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use shared::error::ErrorCode;
+use shared::protocol::centrifuge::json::write_string;
+use shared::protocol::socketio::{
+    ARGUMENTS_MAX, BINARY_TAG, EVENT_BYTES_MAX, RESERVED, listed_by_server, sid,
+};
+use shared::publication::is_too_deep;
+
+use super::answer::list;
+use super::refused::Refused;
+use super::request::SocketioAsk;
+use super::run::Call;
+use crate::node::control::Among;
+use crate::node::question::{Answer, AskClients, Asked};
+use crate::node::{ASK_CLIENTS_TIMEOUT_MAX, AskError};
+use crate::socketio::addressed::{all, selection};
+
+/// How long answers are waited for where nothing is said of it.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What clients have said.
+#[derive(Debug, Default)]
+pub(super) struct AskedSockets {
+    /// The id of each in the namespace, and what came of it.
+    sockets: Vec<(String, Asked)>,
+    /// Names of nodes that have not told what theirs have said.
+    missing_nodes: Vec<Box<str>>,
+}
+
+impl Call<'_> {
+    pub(super) async fn socketio_ask(&self, request: &SocketioAsk<'_>) -> Result<AskedSockets, Refused> {
+        let namespace = self.namespace(&request.namespace)?;
+        let SocketioAsk { rooms, except, event, args, binary, timeout_ms, .. } = request;
+        if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&&**event) {
+            let problem =
+                format!("an event has a name of 1 to {EVENT_BYTES_MAX} bytes, none of the library's own");
+            return Err(Refused::bad_request(problem));
+        }
+        if args.len() > ARGUMENTS_MAX {
+            return Err(Refused::bad_request(format!("there are more than {ARGUMENTS_MAX} arguments")));
+        }
+        let said = listed_by_server(args, binary);
+        let max = self.config.publication_bytes_max;
+        if said.data.bytes.len() > max {
+            return Err(Refused::bad_request(format!("the arguments are longer than {max} bytes")));
+        }
+        if is_too_deep(&said.data.bytes) {
+            return Err(Refused::bad_request("the arguments are nested too deep"));
+        }
+        let timeout = match Duration::from_millis(*timeout_ms) {
+            Duration::ZERO => TIMEOUT,
+            timeout if timeout <= ASK_CLIENTS_TIMEOUT_MAX => timeout,
+            _ => {
+                let max = ASK_CLIENTS_TIMEOUT_MAX.as_millis();
+                return Err(Refused::bad_request(format!("timeout_ms is at most {max}")));
+            }
+        };
+        let only = selection(namespace, rooms, except).map_err(Refused::bad_request)?;
+        let channel = all(namespace).map_err(Refused::bad_request)?;
+        let named: BTreeSet<_> = only.clients.iter().copied().collect();
+        let ask = AskClients { namespace: namespace.name().into(), event: (&**event).into(), said, timeout };
+        self.in_time()?;
+        let answers = self.node.ask_clients_everywhere(Among { channel, only }, ask).await;
+        let answers = answers.map_err(|error| match error {
+            AskError::Broker(error) => Refused::not_read(error),
+            error => Refused::with_detail(ErrorCode::LimitExceeded, error.to_string()),
+        })?;
+        let (mut asked, mut told) = (AskedSockets::default(), BTreeSet::new());
+        for (node, answer) in answers {
+            let Ok(Answer::Asked(clients)) = answer else {
+                asked.missing_nodes.push(node.name);
+                continue;
+            };
+            for (client, came) in clients {
+                told.insert(client);
+                asked.sockets.push((sid(client, namespace.name()), came));
+            }
+        }
+        if asked.missing_nodes.is_empty() {
+            // Who was meant by its id, and is nowhere.
+            let gone = named.difference(&told);
+            asked.sockets.extend(gone.map(|client| (sid(*client, namespace.name()), Asked::Gone)));
+        }
+        Ok(asked)
+    }
+}
+
+impl AskedSockets {
+    pub(super) fn bytes(&self) -> usize {
+        let said = |asked: &Asked| if let Asked::Answered(said) = asked { said.data.bytes.len() } else { 0 };
+        self.sockets.iter().map(|(id, asked)| id.len() + 40 + said(asked)).sum()
+    }
+
+    pub(super) fn write(&self, out: &mut BytesMut) {
+        out.put_slice(b"{\"answers\":");
+        list(&self.sockets, out, |(id, asked), out| {
+            out.put_slice(b"{\"id\":");
+            write_string(id, out);
+            out.put_slice(b",\"status\":");
+            write_string(asked.label(), out);
+            if let Asked::Answered(said) = asked {
+                out.put_slice(b",\"args\":");
+                out.put_slice(&said.data.bytes);
+                if let Some(pointers) = said.tags.get(BINARY_TAG) {
+                    out.put_slice(b",\"binary\":");
+                    out.put_slice(pointers.as_bytes());
+                }
+            }
+            out.put_u8(b'}');
+        });
+        if !self.missing_nodes.is_empty() {
+            out.put_slice(b",\"missing_nodes\":");
+            list(&self.missing_nodes, out, |name, out| write_string(name, out));
+        }
+        out.put_u8(b'}');
+    }
+}

@@ -1,0 +1,68 @@
+//! A client of Socket.IO is asked for acknowledgements.
+
+use bytes::BytesMut;
+use shared::framing::OwnedMessage;
+use shared::protocol::Encoded;
+
+use crate::client::Client;
+use crate::node::{Asking, Awaited};
+use crate::worker::Local;
+
+/// The most acknowledgements that one client is waited for.
+const PENDING_MAX: usize = 64;
+
+impl Client {
+    /// Sends it an event that asks for an acknowledgement.
+    pub(crate) fn ask_client(&mut self, local: &mut Local, asking: &Asking) {
+        let client = self.session.client();
+        let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
+        let protocol = own.protocol.clone();
+        own.asked.retain(|(number, awaited)| {
+            let is_given_up = awaited.is_given_up();
+            if is_given_up {
+                protocol.give_up_ask(*number);
+            }
+            !is_given_up
+        });
+        if own.asked.len() >= PENDING_MAX {
+            return asking.refuse(client);
+        }
+        let Some(awaited) = asking.begin(client) else { return };
+        let mut out = BytesMut::new();
+        let ask = &asking.ask;
+        let Some((number, encoded)) = protocol.ask(&ask.namespace, &ask.event, &ask.said, &mut out) else {
+            // It is on its way in or out.
+            return;
+        };
+        own.asked.push((number, awaited));
+        let messages = match encoded {
+            Encoded::Message(kind) => vec![(kind, out.len())],
+            Encoded::Messages(messages) => messages,
+            _ => Vec::new(),
+        };
+        for (kind, length) in messages {
+            let data = out.split_to(length.min(out.len())).freeze();
+            self.send_message(local, &OwnedMessage { kind, data });
+        }
+    }
+
+    /// Passes on what the client has said to such events.
+    pub(super) fn take_answers(&mut self, local: &Local) {
+        let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
+        for answered in own.protocol.take_answered() {
+            let at = own.asked.iter().position(|(number, _)| *number == answered.number);
+            let awaited = answered.said.zip(at.map(|at| own.asked.swap_remove(at).1));
+            let is_late = !awaited.is_some_and(|(said, awaited): (_, Awaited)| awaited.answer(said));
+            if is_late {
+                local.metrics.socketio.asked("late");
+            }
+        }
+    }
+
+    /// Whoever waits for its answers need not wait any more.
+    pub(super) fn give_up_answers(&mut self) {
+        if let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) {
+            own.asked = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Events that ask clients of Socket.IO for acknowledgements: the clients of this node are sent it, and their answers collected
+//! until all have come or the time is over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use shared::id::ClientId;
+use shared::publication::Tagged;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::node::Node;
+use crate::node::control::{Among, Target};
+use crate::worker::inbox::Event;
+
+/// Longest time that answers are waited for.
+pub(crate) const ASK_CLIENTS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// The most clients of a node that one event asks.
+const CLIENTS_ASKED_MAX: usize = 1_000;
+/// The most bytes of answers of one node to one event: what nodes tell each other has a bound.
+const ANSWERS_BYTES_MAX: usize = 640 * 1024;
+/// The most acknowledgements that one node's clients are waited for, at the same time.
+const PENDING_MAX: usize = 16_384;
+
+/// What clients are asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AskClients {
+    /// The name of their namespace.
+    pub namespace: Box<str>,
+    pub event: Box<str>,
+    /// Its arguments: a JSON array.
+    pub said: Tagged,
+    pub timeout: Duration,
+}
+
+/// What came of asking one client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// What it says: a JSON array.
+    Answered(Tagged),
+    /// It has not answered in time.
+    Timeout,
+    /// Its connection has ended, or it has left.
+    Gone,
+    /// It was not asked: too many answers are waited for, of it or of all.
+    TooMany,
+    /// There was no room for its answer beside those of others.
+    TooLong,
+}
+
+impl Asked {
+    /// A word for labels, and for whoever asks.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Answered(_) => "answered",
+            Self::Timeout => "timeout",
+            Self::Gone => "gone",
+            Self::TooMany => "too_many",
+            Self::TooLong => "too_long",
+        }
+    }
+}
+
+/// One event on its way to the clients of all workers.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(crate) ask: AskClients,
+    heard: mpsc::UnboundedSender<(ClientId, Heard)>,
+    /// How many more clients may be asked.
+    left: AtomicUsize,
+    /// For all events.
+    pending: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+enum Heard {
+    /// It was sent the event.
+    Sent,
+    Ended(Asked),
+}
+
+/// A client is waited for. When this is gone without an answer, so is the client.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    client: ClientId,
+    heard: mpsc::UnboundedSender<(ClientId, Heard)>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+    is_answered: bool,
+}
+
+impl Asking {
+    /// Whether one client more may be asked. It is told of as sent then, or as not asked.
+    pub(crate) fn begin(&self, client: ClientId) -> Option<Awaited> {
+        let took = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let permit = took.ok().and_then(|_| self.pending.clone().try_acquire_owned().ok());
+        let Some(permit) = permit else {
+            self.refuse(client);
+            return None;
+        };
+        let _ = self.heard.send((client, Heard::Sent));
+        Some(Awaited { client, heard: self.heard.clone(), _permit: permit, is_answered: false })
+    }
+
+    /// It is asked for so much already that it is not asked.
+    pub(crate) fn refuse(&self, client: ClientId) {
+        // Whoever asked may have given up.
+        let _ = self.heard.send((client, Heard::Ended(Asked::TooMany)));
+    }
+}
+
+impl Awaited {
+    /// The client has said this. Answers whether anybody still waits for it.
+    pub(crate) fn answer(mut self, said: Tagged) -> bool {
+        self.is_answered = true;
+        self.heard.send((self.client, Heard::Ended(Asked::Answered(said)))).is_ok()
+    }
+
+    /// Nobody waits for it any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.heard.is_closed()
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            let _ = self.heard.send((self.client, Heard::Ended(Asked::Gone)));
+        }
+    }
+}
+
+/// What this node's clients are asked, all in all.
+#[derive(Debug)]
+pub(super) struct Pending(Arc<Semaphore>);
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(PENDING_MAX)))
+    }
+}
+
+impl Node {
+    /// How many clients of this node are waited for.
+    pub(crate) fn clients_awaited(&self) -> usize {
+        PENDING_MAX - self.clients_asked.0.available_permits()
+    }
+
+    /// Asks those of these clients that are here.
+    pub(super) async fn ask_clients(&self, among: Among, ask: AskClients) -> Vec<(ClientId, Asked)> {
+        let timeout = ask.timeout.min(ASK_CLIENTS_TIMEOUT_MAX);
+        let (heard, mut hear) = mpsc::unbounded_channel();
+        let left = AtomicUsize::new(CLIENTS_ASKED_MAX);
+        let asking = Arc::new(Asking { ask, heard, left, pending: self.clients_asked.0.clone() });
+        let target = Arc::new(Target { among: Some(Box::new(among)), ..Target::default() });
+        self.tell_workers(&target, || Event::AskClients(target.clone(), asking.clone()));
+        drop(asking);
+        let mut asked: FxHashMap<ClientId, Asked> = FxHashMap::default();
+        let mut bytes = 0;
+        let collect = async {
+            // Until all have answered or are gone: then nobody is left who could tell more.
+            while let Some((client, heard)) = hear.recv().await {
+                let ended = match heard {
+                    Heard::Sent => Asked::Timeout,
+                    Heard::Ended(Asked::Answered(said)) => {
+                        let more =
+                            said.data.bytes.len() + said.tags.values().map(|tag| tag.len()).sum::<usize>();
+                        match bytes + more > ANSWERS_BYTES_MAX {
+                            true => Asked::TooLong,
+                            false => {
+                                bytes += more;
+                                Asked::Answered(said)
+                            }
+                        }
+                    }
+                    Heard::Ended(ended) => ended,
+                };
+                asked.insert(client, ended);
+            }
+        };
+        // What has not come by then does not come.
+        let _ = tokio::time::timeout(timeout, collect).await;
+        for ended in asked.values() {
+            self.metrics.socketio.asked(ended.label());
+        }
+        asked.into_iter().collect()
+    }
+}

@@ -123,6 +123,11 @@ impl<T> Heard<T> {
         self.is_placed() && place.is_none_or(is_of_this_connection)
     }
 
+    /// Whether this node has heard of this place at all, so that it can tell what was done before it.
+    pub fn knows(&self, place: Place) -> bool {
+        self.marks.iter().any(|(mark, _)| *mark == place.mark)
+    }
+
     /// `bytes`: what it takes.
     pub fn hear(&mut self, now: Moment, bytes: usize, message: T) -> Kept {
         let Some((mark, marked)) = self.current else { return Kept::Unplaced };
@@ -273,7 +278,8 @@ mod tests {
         assert!(heard.covers(None) && heard.covers(place(1, 0)) && heard.covers(place(2, 9)));
         assert!(!heard.covers(place(3, 0)));
         heard.lose();
-        assert!(!heard.covers(place(2, 0)));
+        assert!(!heard.covers(place(2, 0)) && heard.knows(place(2, 0).unwrap()));
+        assert!(!heard.knows(place(3, 0).unwrap()));
         heard.mark(3);
         assert!(heard.covers(place(3, 0)) && !heard.covers(place(2, 0)));
     }

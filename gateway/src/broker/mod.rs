@@ -147,7 +147,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// holds for a time from the call on; it is given back by a call with no time.
     fn take_turn<'a>(&'a self, _taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
         // Of a broker with one node: nobody else could.
-        ready(Ok(Turn { held: true, done: "".into() })).boxed()
+        ready(Ok(Turn { held: true, done: "".into(), over: Duration::ZERO })).boxed()
     }
 
     /// Announces this node to the others, for `lease`, with a description they can read.
@@ -184,6 +184,8 @@ pub struct Turn {
     pub held: bool,
     /// How far whoever had it before this call had got. Empty: nobody had it, or there is no telling.
     pub done: Box<str>,
+    /// Where the turn is this node's: for how long the one before it had been over.
+    pub over: Duration,
 }
 
 /// Where what a broker receives goes. Called on the broker's own threads: must not block or wait.

@@ -111,6 +111,11 @@ impl Listening {
                     turn.seen = Some(place);
                     if let Some(place) = place {
                         let mut heard = self.heard.lock();
+                        if is_held && !heard.knows(place) {
+                            // Whoever had the turn listens to other channels. What was heard before its turn was over it may have
+                            // done, under names that mean nothing here.
+                            heard.forget(self.node.clock.now(), taken.over);
+                        }
                         heard.done_until(place);
                         self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
                     }

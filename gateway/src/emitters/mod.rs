@@ -60,6 +60,8 @@ struct Listening {
     node: Arc<Node>,
     common: Arc<Common>,
     names: Names,
+    /// What the marks of nodes begin with that listen to the same.
+    digest: u64,
     message_bytes_max: usize,
     heard: Mutex<Heard<Message>>,
     news: Notify,
@@ -99,8 +101,9 @@ impl Emitters {
     pub(crate) fn start(parts: Parts<'_>) -> Result<Self, DialError> {
         let Parts { settings, redis, common, node, runtime } = parts;
         let names = Names::new(settings, &common.namespaces);
-        // What marks are is nobody's business: they have to differ.
-        let mark = || format!("{:016x}", rand::random::<u64>());
+        // Nodes that listen to other channels number messages in another way.
+        let digest = u64::from(names.digest()) << 32;
+        let mark = move || format!("{:016x}", digest | u64::from(rand::random::<u32>()));
         let following =
             Following { patterns: names.patterns(), hello: (names.marks().to_owned(), Box::new(mark)) };
         let name = format!("{}:{}:{WHAT}", redis.prefix, node.id.0);
@@ -111,6 +114,7 @@ impl Emitters {
             news: Notify::new(),
             told: Told::default(),
             metrics,
+            digest: digest >> 32,
             names,
             common,
             node,
@@ -152,7 +156,7 @@ impl Follow for Listening {
             None => return,
             Some(Source::Mark) => {
                 let mark = std::str::from_utf8(data).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
-                if let Some(mark) = mark {
+                if let Some(mark) = mark.filter(|mark| mark >> 32 == self.digest) {
                     self.heard.lock().mark(mark);
                     self.news.notify_one();
                 }

@@ -55,6 +55,12 @@ impl Names {
         &self.marks
     }
 
+    /// The same for all nodes that listen to the same, and for no others: only they number messages alike. FNV-1a.
+    pub(super) fn digest(&self) -> u32 {
+        let bytes = self.patterns().join("\n");
+        bytes.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    }
+
     /// Patterns for all of them, also for those that need none: servers of Socket.IO count who subscribes to a channel of
     /// commands by its name, and wait for as many answers.
     pub(super) fn patterns(&self) -> Vec<String> {
@@ -115,6 +121,17 @@ mod tests {
         ] {
             assert_eq!(source(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn nodes_that_listen_to_the_same_are_known_by_it() {
+        let digest = |settings: &Emitters| names(settings).digest();
+        assert_eq!(
+            digest(&Emitters::default()),
+            digest(&Emitters { message_bytes_max: 1, ..Emitters::default() })
+        );
+        let other = Emitters { python_channel: String::new(), ..Emitters::default() };
+        assert_ne!(digest(&Emitters::default()), digest(&other));
     }
 
     #[test]

@@ -231,6 +231,26 @@ async fn a_node_that_stops_hands_over_and_one_that_stands_still_is_not_waited_fo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_of_another_configuration_go_on_without_telling_anything_twice() {
+    let redis = RedisServer::start();
+    let before = node(&redis).start().await;
+    leader(&[&before]).await;
+    let after = node(&redis).and("[socketio.namespaces.\"/new\"]\n").start().await;
+    hears(&after).await;
+    let mut clients = [after.in_main().await.0];
+    for number in 0..50 {
+        emit(&redis, "n", &[json!(number)], &[], &[]);
+    }
+    numbers(&mut clients, 0..50).await;
+    before.drain().await;
+    for number in 50..100 {
+        emit(&redis, "n", &[json!(number)], &[], &[]);
+    }
+    numbers(&mut clients, 50..100).await;
+    assert_eq!(after.metric(LEADS).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn emitters_may_have_a_redis_of_their_own_which_comes_and_goes() {
     let (redis, mut theirs) = (RedisServer::start(), RedisServer::start());
     let own = |description: Description| description.with("socketio.emitters.url", theirs.url());

@@ -24,8 +24,9 @@ impl RedisBroker {
         };
         let answer = self.link.eval(Operation::Turn, &script::TURN, fill).await?;
         let Value::Array(parts) = answer else { return Err(unexpected("turn")) };
-        let Ok([held, done]) = <[Value; 2]>::try_from(parts) else { return Err(unexpected("turn")) };
+        let Ok([held, done, over]) = <[Value; 3]>::try_from(parts) else { return Err(unexpected("turn")) };
+        let over_ms = u64::from_redis_value(over).map_err(|_| unexpected("turn"))?;
         let done = String::from_redis_value(done).map_err(|_| unexpected("turn"))?;
-        Ok(Turn { held: held == Value::Int(1), done: done.into() })
+        Ok(Turn { held: held == Value::Int(1), done: done.into(), over: Duration::from_millis(over_ms) })
     }
 }

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# A right to channels by pattern does not give the right to subscribe to a narrower pattern.
+#
+# The guess: who may use `&shop*` may PSUBSCRIBE `shop#a#*`, for all that it can match is allowed.
+# What happens: channels are held against patterns of rights by matching, patterns only by comparing them letter by letter. With
+# `&shop*` SUBSCRIBE `shop#a#` is allowed and PSUBSCRIBE `shop#a#*` is not; it needs the right `&shop#a#*`, written the same.
+# A pattern without any sign, `shop-request`, is held against them as a pattern, too.
+# So: a page that tells which rights a program needs has to name its patterns as the program writes them.
+#
+# Versions: the redis-server that is here (seen with 7.0.15).
+set -euo pipefail
+dir=$(mktemp -d)
+server=
+end() {
+  [ -z "$server" ] || kill "$server" 2>/dev/null || true
+  [ -z "$server" ] || wait "$server" 2>/dev/null || true
+  rm -rf "$dir"
+}
+trap end EXIT
+redis-server --port 0 --unixsocket "$dir/socket" --save "" --appendonly no --dir "$dir" >/dev/null &
+server=$!
+for _ in $(seq 100); do [ -S "$dir/socket" ] && break; sleep 0.1; done
+redis-cli -s "$dir/socket" ACL SETUSER narrow on '>p' '&shop*' +subscribe +psubscribe >/dev/null
+redis-cli -s "$dir/socket" ACL SETUSER exact on '>p' '&shop#a#*' +subscribe +psubscribe >/dev/null
+changed=0
+try() {
+  local user=$1 expected=$2 outcome=allowed
+  shift 2
+  # A subscription does not end by itself.
+  timeout 1 redis-cli -s "$dir/socket" --no-auth-warning --user "$user" --pass p "$@" >"$dir/said" 2>&1 || true
+  ! grep -q NOPERM "$dir/said" || outcome=refused
+  echo "$user: $*: $outcome"
+  [ "$outcome" = "$expected" ] || changed=1
+}
+try narrow allowed SUBSCRIBE 'shop#a#'
+try narrow refused PSUBSCRIBE 'shop#a#*'
+try narrow refused PSUBSCRIBE 'shop-request'
+try exact allowed PSUBSCRIBE 'shop#a#*'
+exit "$changed"

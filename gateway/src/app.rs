@@ -260,6 +260,7 @@ impl App {
             engine_io,
             reception: reception(&inboxes, &node),
             metrics: metrics.clone(),
+            bodies: memory.bodies.clone(),
             url_bytes_max: config.http.url_bytes_max,
             message_bytes_max: config.websocket.message_bytes_max,
             pages: config.demo.page,

@@ -10,6 +10,7 @@ pub mod config;
 
 pub mod admission;
 mod authorities;
+mod bodies;
 mod exchange;
 #[cfg(debug_assertions)]
 pub mod faults;

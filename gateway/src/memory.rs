@@ -1,9 +1,9 @@
 //! What a node keeps in memory for others, against a budget.
 //!
-//! Half of the budget is for what waits for clients and from them: this is counted here, and when it is nearly used up
-//! the largest debtors are closed (`worker/shed`). The other half is given away beforehand: a quarter of the budget to
-//! the workers' inboxes, an eighth to what is held back for those who join, an eighth to what is kept of channels'
-//! pasts; each of these has its own rule for when it is full.
+//! Seven sixteenths of the budget are for what waits for clients and from them: this is counted here, and when it is
+//! nearly used up the largest debtors are closed (`worker/shed`). The others are given away beforehand: one to bodies of
+//! requests, a quarter of the budget to the workers' inboxes, an eighth to what is held back for those who join, an eighth
+//! to what is kept of channels' pasts; each of these has its own rule for when it is full.
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+
+use crate::bodies::Bodies;
 
 /// Where control groups are.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
@@ -27,14 +29,18 @@ pub(crate) struct Memory {
     kept: AtomicUsize,
     /// What each worker's largest debtor was last known to owe.
     largest: Box<[AtomicUsize]>,
+    /// What comes in requests.
+    pub(crate) bodies: Arc<Bodies>,
 }
 
 impl Memory {
     /// `budget` in bytes; 0 for half of what this process may use.
     pub(crate) fn new(budget: u64, workers: usize) -> Arc<Self> {
         let budget = if budget > 0 { budget } else { allowed() / 2 };
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX);
         Arc::new(Self {
-            budget: usize::try_from(budget).unwrap_or(usize::MAX),
+            budget,
+            bodies: Bodies::new(budget / 16),
             kept: AtomicUsize::new(0),
             largest: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         })
@@ -61,7 +67,7 @@ impl Memory {
 
     /// What may be kept for clients.
     fn for_clients(&self) -> usize {
-        self.budget / 2
+        self.budget / 16 * 7
     }
 
     pub(crate) fn kept(&self) -> usize {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Body;
 use parking_lot::RwLock;
 use serde_json::json;
@@ -25,6 +25,7 @@ use super::refused::Refused;
 use super::request::{Batch, Method, Older};
 use super::room::Room;
 use super::run::Call;
+use crate::bodies::{BodyError, Come};
 use crate::node::Node;
 use crate::secret::SecretFileError;
 use crate::telemetry::traces::{SPANS, join_callers_trace};
@@ -299,33 +300,30 @@ impl Api {
     }
 
     /// Reads the body, no longer than allowed and no later.
-    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Unread>
+    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Come, Unread>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let max = self.config.body_bytes_max;
-        let too_long = || {
-            let refused = Refused::bad_request(format!("the body is longer than {max} bytes"));
-            unread(StatusCode::PAYLOAD_TOO_LARGE, refused)
+        let told = |error: BodyError| {
+            let refused = Refused::bad_request(error.to_string());
+            match error {
+                BodyError::TooLong(_) => unread(StatusCode::PAYLOAD_TOO_LARGE, refused),
+                BodyError::Broken(_) => unread(StatusCode::BAD_REQUEST, refused),
+                BodyError::Late => unread(StatusCode::REQUEST_TIMEOUT, refused),
+                BodyError::Crowded => {
+                    let refused = Refused::with_detail(ErrorCode::TooManyRequests, error.to_string());
+                    unread(StatusCode::SERVICE_UNAVAILABLE, refused)
+                }
+            }
         };
         let announced =
             headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > max as u64) {
-            return Err(too_long());
+            return Err(told(BodyError::TooLong(max)));
         }
-        match tokio::time::timeout(self.config.deadline(), Limited::new(body, max).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
-            Ok(Err(error)) => {
-                let refused = Refused::bad_request(format!("the body broke off: {error}"));
-                Err(unread(StatusCode::BAD_REQUEST, refused))
-            }
-            Err(_) => {
-                let refused = Refused::bad_request("the body did not arrive in time");
-                Err(unread(StatusCode::REQUEST_TIMEOUT, refused))
-            }
-        }
+        self.node.bodies().read(body, max, self.config.deadline()).await.map_err(told)
     }
 }
 

@@ -69,7 +69,7 @@ impl Router {
         };
         let emulated = async {
             let body = self.read_body(request.into_body()).await?;
-            let told = read_emulation(body, in_protobuf);
+            let told = read_emulation(body.clone(), in_protobuf);
             let told = told.map_err(|error| refused(StatusCode::BAD_REQUEST, &error))?;
             match (self.reception.tell)(told).await {
                 Handed::Done | Handed::NoSuchSession => Ok(()),

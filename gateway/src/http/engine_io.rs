@@ -25,7 +25,6 @@ use crate::engine_io::{
 use crate::http::emulate::is_protobuf as is_octet_stream;
 use crate::http::head::Head;
 use crate::http::raw_paths::{RawPath, Transport as OfPath};
-use crate::http::respond::read_body;
 use crate::http::upgrade::{self, Opening};
 use crate::http::{Body, Refused, Router, cors, whole};
 use crate::telemetry::labels::Handshake;
@@ -249,8 +248,8 @@ impl Router {
         if in_octets {
             return Err(ended(SessionFault::Malformed));
         }
-        let body = read_body(body, self.engine_io.settings().payload_bytes_max).await?;
-        bringing.bring(body).await.map_err(ended)?;
+        let body = self.read_body_of(body, self.engine_io.settings().payload_bytes_max).await?;
+        bringing.bring(body.clone()).await.map_err(ended)?;
         Ok(Bytes::from_static(b"ok"))
     }
 

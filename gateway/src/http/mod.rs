@@ -15,6 +15,7 @@ use crate::admission::client_ip::TrustedProxies;
 use crate::api::update::Hub;
 use crate::api::{Api, ByClient};
 use crate::backend::Backend;
+use crate::bodies::Bodies;
 use crate::client::open::NewClient;
 use crate::engine_io::EngineIo;
 use crate::pusher::Apps;
@@ -94,6 +95,7 @@ pub(crate) struct Router {
     pub(crate) engine_io: Arc<EngineIo>,
     pub(crate) reception: Reception,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bodies: Arc<Bodies>,
     pub(crate) url_bytes_max: usize,
     /// Longest body of a request with commands, in bytes.
     pub(crate) message_bytes_max: usize,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::hub::{Layout, StreamFrames};
-use http_body_util::{BodyExt, Either, LengthLimitError, Limited};
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::admission::{Admitted, Peer};
 use crate::backend::Origin;
+use crate::bodies::{BodyError, Come};
 use crate::client::open::NewClient;
 use crate::client::{Begins, Unanswered, Watcher};
 use crate::http::emulate::is_protobuf;
@@ -237,7 +238,7 @@ impl Router {
                 return Err(Refused::malformed(why, &cors));
             }
             _ => match self.read_body(request.into_body()).await {
-                Ok(body) => body,
+                Ok(body) => body.clone(),
                 Err(refused) => return Err(refused.with(cors::lines(cors))),
             },
         };
@@ -330,21 +331,24 @@ impl Router {
     }
 
     /// Reads the body of a request that is short.
-    pub(super) async fn read_body(&self, body: Incoming) -> Result<Bytes, Refused> {
-        read_body(body, self.message_bytes_max).await
+    pub(super) async fn read_body(&self, body: Incoming) -> Result<Come, Refused> {
+        self.read_body_of(body, self.message_bytes_max).await
     }
-}
 
-/// Reads the body of a request that has at most `max` bytes.
-pub(super) async fn read_body(body: Incoming, max: usize) -> Result<Bytes, Refused> {
-    let refused = |status, why: String| Err(Refused::new(Handshake::Request, status, why));
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, max).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            refused(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {max} bytes"))
-        }
-        Ok(Err(error)) => refused(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")),
-        Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()),
+    /// Reads the body of a request that has at most `max` bytes.
+    pub(super) async fn read_body_of(&self, body: Incoming, max: usize) -> Result<Come, Refused> {
+        self.bodies.read(body, max, BODY_TIMEOUT).await.map_err(|error| {
+            let (status, retry_after) = match error {
+                BodyError::TooLong(_) => (StatusCode::PAYLOAD_TOO_LARGE, None),
+                BodyError::Broken(_) => (StatusCode::BAD_REQUEST, None),
+                BodyError::Late => (StatusCode::REQUEST_TIMEOUT, None),
+                BodyError::Crowded => {
+                    let line = (header::RETRY_AFTER, HeaderValue::from_static("1"));
+                    (StatusCode::SERVICE_UNAVAILABLE, Some(line))
+                }
+            };
+            Refused::new(Handshake::Request, status, error.to_string()).with(retry_after)
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
+use crate::bodies::Bodies;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::engine_io::EngineIo;
@@ -24,6 +25,7 @@ use crate::presence::Presence;
 use crate::pusher::Apps;
 use crate::sessions::Sessions;
 use crate::telemetry::labels::Panic;
+use crate::telemetry::metrics::catch_up;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::webhooks::Webhooks;
 use crate::worker::inbox::Inbox;
@@ -262,6 +264,10 @@ impl Node {
             metrics.socketio.asks_pending.set(awaited as i64);
             let kept = shown.upgrade().map_or(0, |node| node.memory.kept());
             metrics.kept_bytes.set(kept as i64);
+            if let Some(node) = shown.upgrade() {
+                metrics.bodies_bytes.set(node.bodies().kept() as i64);
+                catch_up(&metrics.bodies_refused_total, node.bodies().refused());
+            }
             let (channels, keys) = shown.upgrade().map_or((0, 0), |node| node.polls.count());
             metrics.poll_channels.set(channels as i64);
             metrics.poll_keys.set(keys as i64);
@@ -277,6 +283,11 @@ impl Node {
     /// Others hold for what begins after this.
     pub(crate) fn set_rules(&self, rules: Arc<ChannelRules>) {
         *self.rules.write() = rules;
+    }
+
+    /// What comes in requests.
+    pub(crate) fn bodies(&self) -> &Arc<Bodies> {
+        &self.memory.bodies
     }
 
     pub fn name(&self) -> &Arc<str> {

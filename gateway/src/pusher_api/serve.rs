@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Body;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::refused::Refused;
 use super::request::{Asked, is_path, read_batch, read_trigger};
 use super::signature::Parameters;
+use crate::bodies::{BodyError, Come};
 use crate::node::Node;
 use crate::pusher::{App, Apps};
 
@@ -164,7 +165,7 @@ impl PusherApi {
     }
 
     /// Reads the body, no longer than what is asked for can be and no later than the deadline.
-    async fn read<B>(&self, asked: &Asked, body: B) -> Result<Bytes, Refused>
+    async fn read<B>(&self, asked: &Asked, body: B) -> Result<Come, Refused>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -176,14 +177,15 @@ impl PusherApi {
             _ => 0,
         };
         let max = ENVELOPE_BYTES + events * config.event_data_bytes_max * 2;
-        match tokio::time::timeout(self.limits.deadline, Limited::new(body, max).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(Refused::too_large(format!("the body is longer than {max} bytes")))
+        self.node.bodies().read(body, max, self.limits.deadline).await.map_err(|error| {
+            let why = error.to_string();
+            match error {
+                BodyError::TooLong(_) => Refused::too_large(why),
+                BodyError::Broken(_) => Refused::bad_request(why),
+                BodyError::Late => Refused::new(StatusCode::REQUEST_TIMEOUT, why),
+                BodyError::Crowded => Refused::unavailable(why),
             }
-            Ok(Err(error)) => Err(Refused::bad_request(format!("the body broke off: {error}"))),
-            Err(_) => Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-        }
+        })
     }
 }
 

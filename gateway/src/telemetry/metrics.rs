@@ -50,6 +50,8 @@ pub struct Metrics {
     pub connections_max: IntGauge,
     handshakes_total: IntCounterVec,
     engine_io_upgrades_total: IntCounterVec,
+    pub bodies_bytes: IntGauge,
+    pub bodies_refused_total: IntCounter,
     pub engine_io_waiting: IntGauge,
     pub engine_io_carried: IntGauge,
     /// To sessions, and to clients.
@@ -188,6 +190,8 @@ impl Metrics {
             connections_max: gauge(r, names::CONNECTIONS_MAX),
             handshakes_total,
             engine_io_upgrades_total,
+            bodies_bytes: gauge(r, names::BODIES_BYTES),
+            bodies_refused_total: counter(r, names::BODIES_REFUSED_TOTAL),
             engine_io_waiting: gauge(r, names::ENGINE_IO_WAITING),
             engine_io_carried: gauge(r, names::ENGINE_IO_CARRIED),
             engine_io_carried_bytes_total: ["session", "client"]

@@ -62,6 +62,10 @@ metrics! {
         "WebSockets that are carried to the nodes of their Engine.IO sessions.";
     ENGINE_IO_CARRIED_BYTES_TOTAL Counter "engine_io_carried_bytes_total" ["to": "`session`, `client`"]
         "Bytes of those WebSockets, by where they were carried.";
+    BODIES_BYTES Gauge "bodies_bytes" []
+        "Bodies of requests that are being read or worked on, in bytes: against a sixteenth of `limits.memory_bytes_max`.";
+    BODIES_REFUSED_TOTAL Counter "bodies_refused_total" []
+        "Requests refused with 503 because too much of other requests' bodies was kept.";
     ENGINE_IO_WAITING Gauge "engine_io_waiting" []
         "Requests over Engine.IO that wait for packets.";
     CLOSES_TOTAL Counter "closes_total" ["reason": "the gateway's own close reasons, `custom reconnect`, `custom terminal`, `peer`, `lost`"]

@@ -24,6 +24,7 @@ use slab::Slab;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admission::Peer;
+use crate::bodies::Room;
 use crate::telemetry::labels::Panic;
 use crate::worker::Worker;
 use crate::worker::inbox::Event;
@@ -79,6 +80,8 @@ struct Caller {
     host: Arc<dyn Host>,
     /// Read, and not a whole request yet.
     unanswered: Vec<u8>,
+    /// What of that waits for more.
+    room: Room,
     /// Answers that the socket has not taken.
     unsent: Vec<u8>,
     /// Nothing is left to read until the poll tells of more.
@@ -163,6 +166,7 @@ impl Worker {
             peer,
             host,
             unanswered: read.to_vec(),
+            room: self.local.memory.bodies.room(),
             unsent: Vec::new(),
             drained: false,
             hung_up: false,
@@ -264,6 +268,9 @@ impl Worker {
                         // One that is large now and then is no reason to keep as much for ever.
                         caller.unanswered.shrink_to(KEPT_BYTES);
                     }
+                    if caller.room.bytes() > 0 {
+                        caller.room = self.local.memory.bodies.room();
+                    }
                     if let Some(answer) = self.call(index, request) {
                         self.send_answer(index, answer);
                     }
@@ -272,7 +279,11 @@ impl Worker {
                 Read::Other => return Then::Back,
                 // Not all of a request will ever come.
                 Read::Partial if caller.ended => return Then::Gone,
-                Read::Partial if caller.drained => return Then::Stay,
+                // Where there is no room, that is told where HTTP is spoken in full.
+                Read::Partial if caller.drained => {
+                    let fits = caller.room.resize(caller.unanswered.len());
+                    return if fits { Then::Stay } else { Then::Back };
+                }
                 Read::Partial => {}
             }
             let room = buffer.len().min(CALL_BYTES_MAX);
@@ -286,7 +297,7 @@ impl Worker {
                     // A socket that gives less than was asked for is empty (epoll(7)).
                     caller.drained = count < room && !caller.hung_up;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Then::Stay,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => caller.drained = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Then::Gone,
             }

@@ -5,12 +5,15 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::client::{Client, Ending, Socket};
-use crate::gateway::{Gateway, eventually, gateway};
+use crate::gateway::{Description, Gateway, KEY, eventually, gateway};
+use crate::http;
+use crate::polling::ENDPOINT;
+use crate::pusher;
 
 /// The least a node can be given.
 const BUDGET: u32 = 16 << 20;
-/// Half of it is for clients, and what comes in one turn of a worker is looked at when the turn ends.
-const FOR_CLIENTS: f64 = (BUDGET / 2 + (4 << 20)) as f64;
+/// Seven sixteenths of it are for clients, and what comes in one turn of a worker is looked at when the turn ends.
+const FOR_CLIENTS: f64 = (BUDGET / 16 * 7 + (4 << 20)) as f64;
 
 /// A client whose socket holds little, so that what it does not read waits in the node.
 pub async fn narrow(gateway: &Gateway, channel: &str) -> Client {
@@ -137,6 +140,79 @@ async fn messages_that_never_end_cost_as_many_clients_as_must_go_and_no_more() {
     assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
     // Each look ends at three quarters of what there is for clients, and begins at seven eighths.
     let left = f64::from(CLIENTS) - gateway.metric("tidegate_shed_total").await;
-    let fitting = f64::from(BUDGET / 2 / 4 * 3 / 66_000);
+    let fitting = f64::from(BUDGET / 16 * 7 / 4 * 3 / 66_000);
     assert!(left >= fitting / 2.0, "{left} clients are left, and {fitting} would fit");
+}
+
+/// A request whose body has begun to come: so much of it, and one byte is missing.
+async fn unfinished(gateway: &Gateway, head: &str, bytes: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway.address).await.expect("it listens");
+    let head = format!("{head} HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: {}\r\n", bytes + 1);
+    let form = "Accept: text/event-stream\r\nContent-Type: application/x-www-form-urlencoded\r\nAuthorization: Bearer x\r\n\r\n";
+    stream.write_all(format!("{head}{form}").as_bytes()).await.expect("it is read");
+    // It may be refused before all has come.
+    let _ = stream.write_all(&vec![b'x'; bytes]).await;
+    stream
+}
+
+fn with_all_that_reads_bodies() -> Description {
+    gateway()
+        .with("limits.memory_bytes_max", BUDGET)
+        .with("socketio.payload_bytes_max", 400_000)
+        .with("websocket.message_bytes_max", 400_000)
+        .with("session.queued_bytes_max", 800_000)
+        .with("mercure.enabled", true)
+        .with("graphql.enabled", true)
+        .and("[graphql.subscriptions.chat]\nchannel = \"chat\"\n")
+        .and(ENDPOINT)
+        .and(pusher::APP)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_of_requests_have_a_part_of_the_budget_together_and_the_next_is_told_to_come_again() {
+    let gateway = with_all_that_reads_bodies().start().await;
+    let poller = gateway.poller().await;
+    let mut filling = Vec::new();
+    for number in 1..=3 {
+        filling.push(unfinished(&gateway, "POST /emulation", 340_000).await);
+        gateway.metric_becomes("tidegate_bodies_bytes", 340_000.0 * f64::from(number)).await;
+    }
+    let posts = [
+        "POST /api/publish",
+        "POST /api/batch",
+        "POST /connection/publish",
+        "POST /emulation",
+        "POST /connection/http_stream",
+        "POST /.well-known/mercure",
+        "POST /graphql",
+        pusher::POST,
+        &poller.post(),
+    ];
+    for (number, post) in posts.into_iter().enumerate() {
+        let mut next = unfinished(&gateway, post, 60_000).await;
+        let answer = http::answer(&mut next).await.unwrap_or_else(|| panic!("{post}: no answer"));
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{post}: {answer:?}");
+        assert_eq!(gateway.metric("tidegate_bodies_refused_total").await, number as f64 + 1.0, "{post}");
+        assert_eq!(gateway.metric("tidegate_bodies_bytes").await, 3.0 * 340_000.0, "{post}");
+    }
+    gateway.publish("chat", json!("what is small has room")).await;
+    drop(filling);
+    gateway.metric_becomes("tidegate_bodies_bytes", 0.0).await;
+    gateway.publish("chat", json!("x".repeat(50_000))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beginnings_of_publications_on_workers_count_too() {
+    let gateway = gateway().with("limits.memory_bytes_max", BUDGET).start().await;
+    let mut callers = Vec::new();
+    for _ in 0..17 {
+        callers.push(unfinished(&gateway, "POST /api/publish", 60_000).await);
+    }
+    eventually("they count", async || gateway.metric("tidegate_bodies_bytes").await >= 17.0 * 60_000.0).await;
+    let mut next = unfinished(&gateway, "POST /api/publish", 60_000).await;
+    let answer = http::answer(&mut next).await.expect("an answer");
+    assert_eq!(answer.status, 503);
+    assert_eq!(gateway.metric("tidegate_bodies_refused_total").await, 1.0);
+    drop(callers);
+    gateway.metric_becomes("tidegate_bodies_bytes", 0.0).await;
 }

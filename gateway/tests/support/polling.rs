@@ -65,6 +65,11 @@ impl Poller {
         self.path("websocket")
     }
 
+    /// What a request that brings packets begins with.
+    pub fn post(&self) -> String {
+        format!("POST {}", self.path("polling"))
+    }
+
     /// The same client, asking another node.
     pub fn at(&self, node: &Gateway) -> Self {
         Self { address: node.address, ..self.clone() }

@@ -19,6 +19,10 @@ secret = "a secret of the app"
 client_events = true
 "#;
 
+/// A request of its server, without a signature that counts.
+pub const POST: &str =
+    "POST /apps/1/batch_events?auth_key=key&auth_timestamp=1&auth_version=1.0&auth_signature=x&body_md5=x";
+
 const SECRET: &str = "a secret of the app";
 
 pub fn sign(text: &str) -> String {

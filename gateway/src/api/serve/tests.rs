@@ -12,6 +12,8 @@ use shared::protocol::socketio::Namespaces;
 use shared::publication::ClientInfo;
 
 use self::support::{Received, Told, enter, node};
+use http_body_util::BodyExt;
+
 use super::*;
 use crate::node::SessionId;
 use crate::node::control::Target;

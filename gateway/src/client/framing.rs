@@ -90,8 +90,12 @@ impl Framing {
                 }
                 websocket::goodbye(goodbye, scratch)
             }
-            // Engine.IO has no reasons: its clients know an end of their socket, and no more.
-            Self::EngineWebSocket(_) => websocket::goodbye_without_reason(goodbye, scratch),
+            Self::EngineWebSocket(_) => match goodbye {
+                // Engine.IO has no reasons: its clients know an end of their stream, and no more. Some wait for that
+                // behind a close frame too, and do not answer it: on Android that is a ping's time and more.
+                Goodbye::Closed(_) => Bytes::new(),
+                answered @ Goodbye::Answered(_) => websocket::goodbye(answered, scratch),
+            },
             Self::EnginePolling(_) => polling::goodbye(goodbye),
             Self::Response { frames, unanswered } => {
                 if let Goodbye::Closed(disconnect) = goodbye {
@@ -112,7 +116,7 @@ impl Framing {
 
     /// Whether the client answers a goodbye with its own. Others end their stream.
     pub(super) fn answers_goodbye(&self) -> bool {
-        matches!(self, Self::WebSocket(_) | Self::EngineWebSocket(_))
+        matches!(self, Self::WebSocket(_))
     }
 
     /// Whether anybody reads it. Who polls and has not answered a ping does not come back for it, and its session is over.

@@ -67,7 +67,7 @@ async fn pings_come_from_the_server_and_are_to_be_answered() {
         socket.send("3").await;
     }
     assert_eq!(socket.text().await, "2");
-    assert_eq!(socket.next().await, Err(Ending::Silent), "closed without a code");
+    assert!(socket.is_cut_off().await);
     gateway.metric_becomes("tidegate_closes_total{reason=\"no pong\"}", 1.0).await;
 }
 
@@ -79,7 +79,10 @@ async fn who_says_goodbye_or_what_nobody_understands_is_closed() {
         let before = gateway.metric(&closes).await;
         let (mut socket, _) = opened(&gateway).await;
         socket.send(said).await;
-        assert_eq!(socket.next().await, Err(Ending::Silent), "{said}");
+        match reason {
+            "peer" => assert_eq!(socket.next().await, Err(Ending::Silent)),
+            _ => assert!(socket.is_cut_off().await, "{said}"),
+        }
         gateway.metric_becomes(&closes, before + 1.0).await;
     }
 }
@@ -92,7 +95,7 @@ async fn a_message_may_be_as_long_as_clients_are_told_and_no_longer() {
     socket.send(longest.clone()).await;
     assert_eq!(socket.text().await, longest);
     socket.send(longest + "x").await;
-    assert_eq!(socket.next().await, Err(Ending::Silent));
+    assert!(socket.is_cut_off().await);
 }
 
 #[tokio::test]
@@ -114,9 +117,9 @@ async fn what_is_no_request_of_engine_io_4_is_refused_in_its_words() {
 }
 
 #[tokio::test]
-async fn a_node_that_stops_closes_without_a_code_so_that_clients_come_back() {
+async fn a_node_that_stops_ends_streams_without_a_close_frame_which_not_all_clients_go_by() {
     let gateway = over_engine_io().start().await;
     let (mut socket, _) = opened(&gateway).await;
     gateway.drain().await;
-    assert_eq!(socket.next().await, Err(Ending::Silent));
+    assert!(socket.is_cut_off().await);
 }

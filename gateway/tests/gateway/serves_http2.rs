@@ -14,7 +14,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::gateway::{Description, Gateway, KEY, PATIENCE, gateway};
+use crate::gateway::{Description, Gateway, KEY, PATIENCE, eventually, gateway};
+use crate::polling::ENDPOINT;
+use crate::redis_server::RedisServer;
 use crate::tls::Certificate;
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -272,4 +274,45 @@ async fn http2_is_not_offered_where_it_is_off() {
     let (gateway, certificate) = start(gateway().with("tls.http2", false)).await;
     let stream = certificate.connect_offering(&gateway, &["h2", "http/1.1"]).await;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+}
+
+async fn packets(response: Response<Incoming>) -> String {
+    assert_eq!(response.status(), StatusCode::OK);
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    String::from_utf8(body.to_vec()).expect("text")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_poll_over_http2_and_change_over_at_the_node_of_their_session_and_at_another() {
+    let redis = RedisServer::start();
+    let certificate = Certificate::new();
+    let described = || gateway().and(ENDPOINT).with("cluster.listen", "127.0.0.1:0").over(&redis.url());
+    let [here, there] =
+        [certificate.on(described()).start().await, certificate.on(described()).start().await];
+    for node in [&here, &there] {
+        eventually("it is ready", async || node.is_ready().await).await;
+    }
+    for node in [&here, &there] {
+        let mut sender = connect(&here, &certificate).await;
+        let greeting =
+            packets(request(&mut sender, "GET", "/engine.io/?EIO=4&transport=polling", "").await).await;
+        let sid = greeting.split('"').nth(3).expect("a name").to_owned();
+        let at = |transport: &str| format!("/engine.io/?EIO=4&transport={transport}&sid={sid}");
+        let mut elsewhere = connect(node, &certificate).await;
+        assert_eq!(packets(request(&mut elsewhere, "POST", &at("polling"), "4by request").await).await, "ok");
+        assert_eq!(packets(request(&mut sender, "GET", &at("polling"), "").await).await, "4by request");
+        let mut socket = open(&mut elsewhere, &at("websocket")).await;
+        socket.send(Message::text("2probe")).await.expect("sent");
+        assert_eq!(said(&mut socket).await, Message::text("3probe"));
+        let long = format!("4{}", "x".repeat(200_000));
+        for packet in ["5", "4changed over", &long] {
+            socket.send(Message::text(packet)).await.expect("sent");
+        }
+        assert_eq!(said(&mut socket).await, Message::text("4changed over"));
+        assert_eq!(said(&mut socket).await, Message::text(&long));
+        socket.close(None).await.expect("a goodbye");
+        here.metric_becomes("tidegate_connections", 0.0).await;
+    }
+    here.metric_becomes("tidegate_engine_io_upgrades_total{result=\"changed\"}", 2.0).await;
+    there.metric_becomes("tidegate_engine_io_upgrades_total{result=\"carried\"}", 1.0).await;
 }

@@ -108,6 +108,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
+    /// Whether the next thing is the end of the stream, without a close frame.
+    pub async fn is_cut_off(&mut self) -> bool {
+        matches!(self.next().await, Err(Ending::Broken(_)))
+    }
+
     /// Reads to the end. Answers the code and reason of the close frame.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {

@@ -48,17 +48,6 @@ pub(super) fn goodbye(goodbye: Goodbye<'_>, scratch: &mut BytesMut) -> Bytes {
     scratch.split().freeze()
 }
 
-/// The same for clients that go by no codes. One that has given one is answered with it.
-pub(super) fn goodbye_without_reason(goodbye: Goodbye<'_>, scratch: &mut BytesMut) -> Bytes {
-    self::goodbye(
-        match goodbye {
-            Goodbye::Closed(_) => Goodbye::Answered(None),
-            answered @ Goodbye::Answered(_) => answered,
-        },
-        scratch,
-    )
-}
-
 impl Client {
     /// Handles bytes of the client's: frames, and what is left of one.
     pub(super) fn handle_frames(&mut self, local: &mut Local, bytes: &mut [u8]) {

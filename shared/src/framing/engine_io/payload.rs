@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use bytes::{BufMut, BytesMut};
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use super::{MESSAGE, Packet, PacketError};
 use crate::framing::{Message, MessageKind};
@@ -31,7 +31,7 @@ impl<'b> Payload<'b> {
     /// Whether each of them is one.
     pub fn check(body: &[u8]) -> Result<(), PacketError> {
         body.split(|byte| *byte == SEPARATOR).try_for_each(|packet| match packet.split_first() {
-            Some((&BINARY, text)) if is_base64(text) => Ok(()),
+            Some((&BINARY, text)) if is_base64_in_lines(text) => Ok(()),
             Some((&BINARY, _)) => Err(PacketError::NotBase64),
             _ if simdutf8::basic::from_utf8(packet).is_err() => Err(PacketError::NotUtf8),
             _ => Packet::read_text(packet).map(drop),
@@ -87,6 +87,8 @@ const PIECE_BYTES: usize = 64;
 
 /// Decodes piece by piece: what has been decoded is never longer than what it was decoded from.
 fn decode_in_place(text: &mut [u8]) -> Result<&[u8], PacketError> {
+    let length = join_lines(text);
+    let text = &mut text[..length];
     let padding = text.iter().rev().take(2).take_while(|byte| **byte == b'=').count();
     let length = text.len() - padding;
     if padding > 0 && !text.len().is_multiple_of(4) {
@@ -105,7 +107,35 @@ fn decode_in_place(text: &mut [u8]) -> Result<&[u8], PacketError> {
     Ok(&text[..decoded])
 }
 
+fn is_line_break(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+/// Takes line breaks out, which some libraries put into base64 and behind it (RFC 2045): that of Java does. Answers how much
+/// is left.
+fn join_lines(text: &mut [u8]) -> usize {
+    let Some(mut length) = memchr2(b'\r', b'\n', text) else { return text.len() };
+    for at in length..text.len() {
+        if !is_line_break(text[at]) {
+            text[length] = text[at];
+            length += 1;
+        }
+    }
+    length
+}
+
 /// Whether [`decode_in_place`] can decode it.
+fn is_base64_in_lines(text: &[u8]) -> bool {
+    match memchr2(b'\r', b'\n', text) {
+        None => is_base64(text),
+        Some(_) => {
+            let joined: Vec<u8> = text.iter().copied().filter(|byte| !is_line_break(*byte)).collect();
+            is_base64(&joined)
+        }
+    }
+}
+
+/// The same of text without line breaks.
 fn is_base64(text: &[u8]) -> bool {
     let mut piece = [0; PIECE_BYTES];
     let padding = text.iter().rev().take(2).take_while(|byte| **byte == b'=').count();
@@ -137,6 +167,24 @@ mod tests {
             packets,
             [Ok(text(b"hello")), Ok(binary(&[1, 2, 3, 4])), Ok(Packet::Pong(b"")), Ok(Packet::Close)]
         );
+    }
+
+    #[test]
+    fn line_breaks_in_base64_are_passed_over() {
+        let data: Vec<u8> = (0..=255).collect();
+        let encoded = BASE64_STANDARD.encode(&data);
+        for line_break in ["\n", "\r\n"] {
+            let lines: Vec<&str> =
+                encoded.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+            let body = format!("b{}{line_break}\x1ebAQ==\n\x1eb\n\x1e4a\nb", lines.join(line_break));
+            assert_eq!(Payload::check(body.as_bytes()), Ok(()));
+            let mut body = body.into_bytes();
+            let packets: Vec<_> = Payload::read(&mut body).collect();
+            assert_eq!(packets, [Ok(binary(&data)), Ok(binary(&[1])), Ok(binary(&[])), Ok(text(b"a\nb"))]);
+        }
+        for wrong in [&b"bAQ=\n="[..], b"bA\n", b"bAQ= ="] {
+            assert_eq!(Payload::check(wrong).is_ok(), wrong == b"bAQ=\n=", "{wrong:?}");
+        }
     }
 
     #[test]

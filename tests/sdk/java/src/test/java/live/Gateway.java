@@ -29,6 +29,7 @@ final class Gateway implements AutoCloseable {
     private final Process process;
     private final Path file;
     private final String address;
+    private final String internal;
 
     /** Starts one, and waits until it says where it listens. */
     Gateway(String config) throws Exception {
@@ -40,12 +41,14 @@ final class Gateway implements AutoCloseable {
         var builder = new ProcessBuilder(command).redirectOutput(ProcessBuilder.Redirect.DISCARD);
         builder.environment().putAll(Map.of("TIDEGATE_TELEMETRY__LOG_FORMAT", "json", "TIDEGATE_API__KEYS", KEY));
         process = builder.start();
-        var listening = new CompletableFuture<String>();
+        var listening = new CompletableFuture<JsonObject>();
         var reading = new Thread(() -> read(listening), "the gateway's log");
         reading.setDaemon(true);
         reading.start();
         try {
-            address = listening.get(SECONDS_MAX, TimeUnit.SECONDS);
+            var serving = listening.get(SECONDS_MAX, TimeUnit.SECONDS);
+            address = serving.get("client_address").getAsString();
+            internal = serving.get("internal_address").getAsString();
         } catch (Exception error) {
             close();
             throw error;
@@ -53,14 +56,14 @@ final class Gateway implements AutoCloseable {
     }
 
     /** Reads to the end, so that the gateway never waits with a line. */
-    private void read(CompletableFuture<String> listening) {
+    private void read(CompletableFuture<JsonObject> listening) {
         var log = new StringBuilder();
         try (var lines = new BufferedReader(new InputStreamReader(process.getErrorStream(), StandardCharsets.UTF_8))) {
             for (String line; (line = lines.readLine()) != null; ) {
                 log.append(line).append('\n');
                 var fields = JsonParser.parseString(line).getAsJsonObject();
                 if (fields.has("client_address")) {
-                    listening.complete(fields.get("client_address").getAsString());
+                    listening.complete(fields);
                 }
             }
         } catch (IOException | RuntimeException error) {
@@ -71,6 +74,11 @@ final class Gateway implements AutoCloseable {
 
     String url() {
         return "ws://" + address + "/connection/websocket";
+    }
+
+    /** Where clients connect who know their path. */
+    String origin() {
+        return "http://" + address;
     }
 
     /** Calls the server API. An error answer is an exception. */
@@ -85,6 +93,22 @@ final class Gateway implements AutoCloseable {
             throw new IOException(method + ": " + response.statusCode() + " " + response.body());
         }
         return answer.getAsJsonObject("result");
+    }
+
+    /** Waits until a metric, named with its labels, has this value. */
+    void metricBecomes(String name, int value) throws Exception {
+        var request = HttpRequest.newBuilder(URI.create("http://" + internal + "/metrics")).build();
+        var until = System.nanoTime() + TimeUnit.SECONDS.toNanos(SECONDS_MAX);
+        String line = null;
+        while (System.nanoTime() < until) {
+            var metrics = http.send(request, HttpResponse.BodyHandlers.ofString()).body();
+            line = metrics.lines().filter(found -> found.startsWith(name + " ")).findFirst().orElse(null);
+            if ((name + " " + value).equals(line)) {
+                return;
+            }
+            TimeUnit.MILLISECONDS.sleep(10);
+        }
+        throw new TimeoutException(name + " is not " + value + ": " + line);
     }
 
     /** Publishes all numbers from {@code first} to {@code last}. */

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use gateway_core::hub::{EnginePollingFrames, PushFraming};
 use shared::framing::engine_io::{MESSAGE, OPEN, PING, Packet, Payload};
-use shared::framing::websocket::{encode_close, encode_message, encode_message_with};
+use shared::framing::websocket::{encode_message, encode_message_with};
 use shared::framing::{Message, MessageKind};
 
 use crate::client::framing::Framing;
@@ -53,9 +53,8 @@ fn into_frames(waiting: &mut BytesMut) -> BytesMut {
             Ok(Packet::Message(Message { kind: MessageKind::Binary, data })) => {
                 encode_message(MessageKind::Binary, data, false, &mut frames);
             }
-            Ok(Packet::Close) => encode_close(None, &mut frames),
-            // They say something to a request alone; and this node has written no other.
-            Ok(Packet::Noop | Packet::Pong(_) | Packet::Upgrade) | Err(_) => {}
+            // They say something to a request alone, and a WebSocket just ends; and this node has written no other.
+            Ok(Packet::Close | Packet::Noop | Packet::Pong(_) | Packet::Upgrade) | Err(_) => {}
         }
     }
     frames
@@ -100,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_is_a_close_frame_there() {
-        assert_eq!(frames(b"4a\x1e1\x1e"), b"\x81\x024a\x88\x00");
+    fn what_is_for_requests_alone_is_left_out() {
+        assert_eq!(frames(b"4a\x1e1\x1e"), b"\x81\x024a");
         assert_eq!(frames(b"6\x1e"), b"");
     }
 }

@@ -14,6 +14,7 @@ use crate::transport::handed::{Attached, HandedBody};
 
 /// Answers to requests that have nothing else to say.
 pub(super) const NOOP: Bytes = Bytes::from_static(b"6");
+/// The client has broken the rules, by another request.
 const CLOSE: Bytes = Bytes::from_static(b"1");
 
 /// How long a request that fetches waits while its client tries a WebSocket.
@@ -93,15 +94,25 @@ impl Session {
         };
         let packets = tokio::select! {
             biased;
-            taken = poll_fn(|context| self.pipe.poll_take(context)) => taken.map_or(CLOSE, without_last_separator),
-            phase = self.phase_other_than(begun_in) => if phase == Phase::Ended { CLOSE } else { NOOP },
-            () = tokio::time::sleep(patience) => if begun_in == Phase::Polling { Bytes::new() } else { NOOP },
+            taken = poll_fn(|context| self.pipe.poll_take(context)) => {
+                match taken {
+                    Some(packets) => Ok(without_last_separator(packets)),
+                    None if *self.phase.lock() == Phase::Ended => Ok(CLOSE),
+                    None => Err(Fault::Over),
+                }
+            }
+            phase = self.phase_other_than(begun_in) => {
+                Ok(if phase == Phase::Ended { CLOSE } else { NOOP })
+            }
+            () = tokio::time::sleep(patience) => {
+                Ok(if begun_in == Phase::Polling { Bytes::new() } else { NOOP })
+            }
         };
         turn.done();
         if self.pipe.is_over() {
             self.end();
         }
-        Ok(packets)
+        packets
     }
 
     /// Makes way for a request that brings packets. There is one at a time.

@@ -71,6 +71,16 @@ class Sync(unittest.TestCase):
         client.emit("e", 1, namespace="/custom")
         self.assertEqual(heard.get(timeout=PATIENCE_S), ("e", 1))
 
+    def test_who_loses_its_node_knows_it_at_once(self):
+        for transports in (["websocket"], ["polling"], ["polling", "websocket"]):
+            with self.subTest(transports=transports):
+                own, lost = Gateway(CONFIG), queue.Queue()
+                client = socketio.Client(reconnection=False)
+                client.on("disconnect", lambda reason: lost.put(reason))
+                client.connect(f"http://{own.address}", transports=transports)
+                own.stop()
+                self.assertEqual(lost.get(timeout=PATIENCE_S), client.reason.TRANSPORT_ERROR)
+
     def test_a_namespace_that_is_not_there(self):
         with self.assertRaises(socketio.exceptions.ConnectionError):
             self.connected(["websocket"], ("/unknown",))
@@ -91,6 +101,17 @@ class Async(unittest.IsolatedAsyncioTestCase):
                 self.assertEqual(await asyncio.wait_for(heard.get(), PATIENCE_S), ("chat message", b"\x00\xff"))
             for client in (one, other):
                 await client.disconnect()
+
+    async def test_who_loses_its_node_knows_it_at_once(self):
+        for transports in (["websocket"], ["polling"], ["polling", "websocket"]):
+            with self.subTest(transports=transports):
+                own, lost = Gateway(CONFIG), asyncio.Queue()
+                client = socketio.AsyncClient(reconnection=False)
+                client.on("disconnect", lambda reason: lost.put_nowait(reason))
+                await client.connect(f"http://{own.address}", transports=transports)
+                await asyncio.to_thread(own.stop)
+                reason = await asyncio.wait_for(lost.get(), PATIENCE_S)
+                self.assertEqual(reason, client.reason.TRANSPORT_ERROR)
 
 
 if __name__ == "__main__":

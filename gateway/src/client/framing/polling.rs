@@ -24,6 +24,8 @@ impl Polling {
 
 pub(super) fn goodbye(goodbye: Goodbye<'_>) -> Bytes {
     match goodbye {
+        // Who is told so stays away in the library of Python: the end of a session says that it can be begun again.
+        Goodbye::Closed(disconnect) if disconnect.invites_reconnect() => Bytes::new(),
         Goodbye::Closed(_) => CLOSE,
         // Whoever has said goodbye needs no answer, but for a request that may still wait.
         Goodbye::Answered(_) => NOOP,

@@ -164,14 +164,14 @@ impl App {
                 connect::connect(&config, &id.0, from_broker.clone(), &metrics).map_err(setup)?;
             let webhooks = apps.clone().map(|apps| {
                 Webhooks::start(webhooks::Parts {
-                    settings: &config.pusher.webhooks,
+                    settings: config.pusher.webhooks.clone(),
                     apps,
                     ledger,
                     outbound: Outbound::new(&config.backend).map_err(setup)?,
-                    node: &id.0,
+                    node: (*id.0).into(),
                     clock,
-                    metrics: &metrics,
-                    runtime: &runtime,
+                    metrics: metrics.clone(),
+                    runtime: runtime.clone(),
                 })
                 .map_err(setup)
             });

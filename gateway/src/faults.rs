@@ -19,6 +19,11 @@ pub const DECODING_PANICS: &str = "fault: decoding panics";
 /// A worker cannot deliver a publication with this in it.
 pub const DELIVERING_PANICS: &str = "fault: delivering panics";
 
+/// An event with this in it cannot be sent to a webhook.
+pub const TELLING_PANICS: &str = "fault: telling panics";
+/// An event with this in it cannot be written for webhooks.
+pub const KEEPING_PANICS: &str = "fault: keeping panics";
+
 static ARMED: AtomicBool = AtomicBool::new(false);
 
 /// From now on, the words above do what they say, in every node of this process.
@@ -29,6 +34,13 @@ pub fn arm() {
 pub(crate) fn trip(word: &str, bytes: &[u8]) {
     if ARMED.load(Ordering::Relaxed) && memchr::memmem::find(bytes, word.as_bytes()).is_some() {
         panic!("{word}");
+    }
+}
+
+/// The same for anything that shows what is in it.
+pub(crate) fn trip_over(word: &str, within: &impl std::fmt::Debug) {
+    if ARMED.load(Ordering::Relaxed) {
+        trip(word, format!("{within:?}").as_bytes());
     }
 }
 

@@ -132,6 +132,9 @@ impl Reload {
         if self.apps.as_ref().is_some_and(|own| own.go_by(apps)) {
             tracing::info!("apps are gone; their clients are closed one after the other");
         }
+        if let Some(Err(error)) = self.node.webhooks.as_ref().map(|webhooks| webhooks.watch_apps()) {
+            tracing::error!(error, "webhooks cannot be begun with");
+        }
         for inbox in &self.inboxes {
             inbox.push(Event::Renew(contexts.clone()));
         }

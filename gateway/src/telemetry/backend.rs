@@ -56,10 +56,12 @@ pub enum Lost {
     Refused,
     /// The node stopped first.
     Stopping,
+    /// The node failed over its batch.
+    Failed,
 }
 
 impl Lost {
-    pub const ALL: [Self; 4] = [Self::Full, Self::Deadline, Self::Refused, Self::Stopping];
+    pub const ALL: [Self; 5] = [Self::Full, Self::Deadline, Self::Refused, Self::Stopping, Self::Failed];
 
     pub fn label(self) -> &'static str {
         match self {
@@ -67,6 +69,7 @@ impl Lost {
             Self::Deadline => "deadline",
             Self::Refused => "refused",
             Self::Stopping => "stopping",
+            Self::Failed => "failed",
         }
     }
 }

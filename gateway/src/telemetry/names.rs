@@ -202,7 +202,7 @@ metrics! {
         "Questions that wait for a backend.";
     BACKEND_BREAKERS_OPEN Gauge "backend_breakers_open" ["hook": "as for `tidegate_backend_seconds`"]
         "Hooks that are left alone because they failed too often: 1 for one, more where `rpc` has namespaces or `poll` has several sections.";
-    BACKEND_EVENTS_TOTAL Counter "backend_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`"]
+    BACKEND_EVENTS_TOTAL Counter "backend_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`, `failed`"]
         "Events for the backend, by what came of them.";
     BACKEND_EVENT_FAILURES_TOTAL Counter "backend_event_failures_total" ["reason": "`timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`"]
         "Times a batch of events was not taken. It is sent again.";
@@ -212,7 +212,7 @@ metrics! {
         "Their bytes.";
 
     "Webhooks of Pusher's apps":
-    WEBHOOK_EVENTS_TOTAL Counter "webhook_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`"]
+    WEBHOOK_EVENTS_TOTAL Counter "webhook_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`, `failed`"]
         "Events for webhooks, by what came of them. Counted on the node that sends them, or that found no room for them.";
     WEBHOOK_FAILURES_TOTAL Counter "webhook_failures_total" ["reason": "`timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`"]
         "Times a batch was not taken by a webhook. It is sent again.";

@@ -1,8 +1,10 @@
 //! Keeps an app's ledger up to what this node has, and its lease from running out.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use gateway_core::ledger::Room;
 use prometheus::IntCounter;
 use tokio::sync::watch as signal;
@@ -40,13 +42,15 @@ pub(super) struct Keeper {
     restarts: IntCounter,
     /// What the metrics show of what waits.
     shown: (usize, usize),
+    /// Something went wrong over what was being written.
+    has_failed: bool,
     stop: signal::Receiver<Option<Instant>>,
     reminder: Reminder,
 }
 
 impl Keeper {
     pub(super) fn new(
-        parts: &Parts<'_>,
+        parts: &Parts,
         watched: Arc<Watched>,
         room: Room,
         delay: Duration,
@@ -55,7 +59,7 @@ impl Keeper {
         let mut keeper = Self {
             watched,
             ledger: parts.ledger.clone(),
-            node: parts.node.to_owned(),
+            node: parts.node.to_string(),
             holder: String::new(),
             names: 0,
             has_begun: false,
@@ -64,6 +68,7 @@ impl Keeper {
             clock: parts.clock,
             restarts: parts.metrics.webhook_restarts(),
             shown: (0, 0),
+            has_failed: false,
             stop,
             reminder: Reminder::new(),
         };
@@ -71,7 +76,20 @@ impl Keeper {
         keeper
     }
 
+    /// Runs until it is told to stop. Over a panic it gives up what was said and not written, and writes the rest anew.
     pub(super) async fn run(mut self) {
+        while AssertUnwindSafe(self.keep_on()).catch_unwind().await.is_err() {
+            self.has_failed = true;
+            self.watched.panicked("keep").await;
+        }
+    }
+
+    async fn keep_on(&mut self) {
+        if std::mem::take(&mut self.has_failed) {
+            let lost = self.watched.watch.lock().give_up_said();
+            self.watched.lose(Lost::Failed, lost);
+            self.begin_anew();
+        }
         let mut prolonging = interval(self.ledger.lease() / PROLONGS_PER_LEASE);
         prolonging.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (watched, mut stop) = (self.watched.clone(), self.stop.clone());
@@ -108,6 +126,8 @@ impl Keeper {
                     false => Some(watch.first(STEP_CHANGES_MAX, STEP_BYTES_MAX)),
                 }
             };
+            #[cfg(debug_assertions)]
+            crate::faults::trip_over(crate::faults::KEEPING_PANICS, &changes);
             let Some(changes) = changes else {
                 self.begin_anew();
                 self.prolong().await?;
@@ -165,7 +185,7 @@ impl Keeper {
     }
 
     /// The last changes; then the others may have what this node held, once clients that went elsewhere have come there.
-    async fn retire(mut self) {
+    async fn retire(&mut self) {
         let until = self.stop.borrow().unwrap_or_else(Instant::now);
         let leaving = async {
             if let Err(error) = self.keep(false).await {

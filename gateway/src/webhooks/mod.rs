@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::ledger::{Change, Room};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use shared::id::ClientId;
 use shared::moment::Moment;
 use shared::protocol::pusher::{Access, Kind, socket_id};
@@ -25,6 +25,7 @@ use crate::ledger::Ledger;
 use crate::pusher::webhook::{Webhook, WebhookEvent, Webhooks as Settings};
 use crate::pusher::{App, Apps};
 use crate::telemetry::backend::{EventsMetrics, Lost};
+use crate::telemetry::labels::Panic;
 use crate::telemetry::{Metrics, Sparingly};
 
 mod event;
@@ -43,12 +44,15 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// All webhooks of a node.
 #[derive(Debug)]
 pub(crate) struct Webhooks {
-    by_namespace: HashMap<Box<str>, Arc<Watched>>,
-    apps: Arc<Apps>,
-    clock: Clock,
+    /// Those of apps that are gone too: their last channels are still vacated.
+    by_namespace: RwLock<HashMap<Box<str>, Arc<Watched>>>,
+    parts: Parts,
     keeping: Tasks,
     sending: Tasks,
 }
+
+/// How long a task that has panicked is left alone.
+const RESTART_DELAY: Duration = Duration::from_millis(100);
 
 /// Tasks that are told when to stop.
 #[derive(Debug)]
@@ -59,16 +63,16 @@ struct Tasks {
 
 /// What webhooks are made of.
 #[derive(Debug)]
-pub(crate) struct Parts<'a> {
-    pub(crate) settings: &'a Settings,
+pub(crate) struct Parts {
+    pub(crate) settings: Settings,
     pub(crate) apps: Arc<Apps>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) outbound: Outbound,
     /// Unique over all nodes and time.
-    pub(crate) node: &'a str,
+    pub(crate) node: Box<str>,
     pub(crate) clock: Clock,
-    pub(crate) metrics: &'a Metrics,
-    pub(crate) runtime: &'a Handle,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) runtime: Handle,
 }
 
 /// One app that has webhooks.
@@ -84,26 +88,31 @@ struct Watched {
     /// There may be news to send, for each webhook.
     news: Vec<Notify>,
     metrics: EventsMetrics,
+    /// Of the whole node: tells of panics.
+    of_node: Arc<Metrics>,
     lost_told: Sparingly,
 }
 
 impl Webhooks {
     /// `None` if no app has any.
-    pub(crate) fn start(parts: Parts<'_>) -> Result<Option<Self>, String> {
-        let webhooks = Self {
-            by_namespace: HashMap::new(),
-            apps: parts.apps.clone(),
-            clock: parts.clock,
-            keeping: Tasks::new(),
-            sending: Tasks::new(),
-        };
-        let room =
-            Room { news_max: parts.settings.queue_events_max, bytes_max: parts.settings.queue_bytes_max };
-        let delay = Duration::from_millis(parts.settings.vacated_delay_ms);
-        let mut by_namespace = HashMap::new();
+    pub(crate) fn start(parts: Parts) -> Result<Option<Self>, String> {
+        let (by_namespace, keeping, sending) = (RwLock::default(), Tasks::new(), Tasks::new());
+        let webhooks = Self { by_namespace, parts, keeping, sending };
+        webhooks.watch_apps()?;
+        let has_any = !webhooks.by_namespace.read().is_empty();
+        Ok(has_any.then_some(webhooks))
+    }
+
+    /// Begins with the webhooks of apps that have come to a namespace in which none was watched: at the start all, later those
+    /// that have another namespace than before.
+    pub(crate) fn watch_apps(&self) -> Result<(), String> {
+        let Self { parts, .. } = self;
+        let settings = &parts.settings;
+        let room = Room { news_max: settings.queue_events_max, bytes_max: settings.queue_bytes_max };
+        let delay = Duration::from_millis(settings.vacated_delay_ms);
         for (namespace, app) in parts.apps.all() {
             let hooks = app.terms().settings.webhooks.clone();
-            if hooks.is_empty() {
+            if hooks.is_empty() || self.by_namespace.read().contains_key(&namespace) {
                 continue;
             }
             let watched = Arc::new(Watched {
@@ -115,18 +124,20 @@ impl Webhooks {
                 watch: Mutex::new(Watch::new(room, delay)),
                 changed: Notify::new(),
                 metrics: parts.metrics.webhooks(),
+                of_node: parts.metrics.clone(),
                 lost_told: Sparingly::default(),
             });
-            let keeper = Keeper::new(&parts, watched.clone(), room, delay, webhooks.keeping.stopped());
-            webhooks.keeping.spawn(parts.runtime, keeper.run());
-            for index in 0..watched.hooks.len() {
-                let sender = Sender::new(&parts, watched.clone(), index, webhooks.sending.stopped())
-                    .map_err(|problem| format!("a webhook of the app in {namespace}: {problem}"))?;
-                webhooks.sending.spawn(parts.runtime, sender.run());
-            }
-            by_namespace.insert(namespace, watched);
+            let senders: Result<Vec<Sender>, String> = (0..watched.hooks.len())
+                .map(|index| Sender::new(parts, watched.clone(), index, self.sending.stopped()))
+                .collect();
+            let senders =
+                senders.map_err(|problem| format!("a webhook of the app in {namespace}: {problem}"))?;
+            let keeper = Keeper::new(parts, watched.clone(), room, delay, self.keeping.stopped());
+            self.keeping.spawn(&parts.runtime, keeper.run());
+            senders.into_iter().for_each(|sender| self.sending.spawn(&parts.runtime, sender.run()));
+            self.by_namespace.write().insert(namespace, watched);
         }
-        Ok((!by_namespace.is_empty()).then_some(Self { by_namespace, ..webhooks }))
+        Ok(())
     }
 
     /// A channel has its first subscriber on this node.
@@ -139,21 +150,21 @@ impl Webhooks {
     /// It has lost the last.
     pub(crate) fn vacated(&self, channel: &str) {
         if let Some((watched, name)) = self.holding(channel) {
-            watched.note(|watch| watch.vacated(self.clock.now(), &name));
+            watched.note(|watch| watch.vacated(self.parts.clock.now(), &name));
         }
     }
 
     /// A client of this node is in a channel's presence.
     pub(crate) fn entered(&self, channel: &str, info: &ClientInfo) {
         if let Some((watched, name)) = self.with_members(channel) {
-            watched.note(|watch| watch.entered(self.clock.now(), &name, info.clone()));
+            watched.note(|watch| watch.entered(self.parts.clock.now(), &name, info.clone()));
         }
     }
 
     /// It is not any more.
     pub(crate) fn left(&self, channel: &str, client: ClientId) {
         if let Some((watched, name)) = self.with_members(channel) {
-            watched.note(|watch| watch.left(self.clock.now(), &name, client));
+            watched.note(|watch| watch.left(self.parts.clock.now(), &name, client));
         }
     }
 
@@ -205,7 +216,7 @@ impl Webhooks {
             user_id: user.filter(|user| !user.is_empty() && Kind::of(&name).access == Access::Presence),
         };
         let json = serde_json::to_string(&told).expect("texts are JSON");
-        Some(Said { watched: watched.clone(), json: json.into() })
+        Some(Said { watched, json: json.into() })
     }
 
     /// Writes what is yet to be written and lets others have what this node held, then sends what is still to be sent.
@@ -216,12 +227,14 @@ impl Webhooks {
     }
 
     /// The app of a channel, and the channel's name in it.
-    fn of(&self, channel: &str) -> Option<(&Arc<Watched>, String)> {
-        let watched = self.by_namespace.get(self.apps.namespace_of(channel)?)?;
-        Some((watched, watched.app.names.name_of(channel)?))
+    fn of(&self, channel: &str) -> Option<(Arc<Watched>, String)> {
+        let namespace = self.parts.apps.namespace_of(channel)?;
+        let watched = self.by_namespace.read().get(namespace)?.clone();
+        let name = watched.app.names.name_of(channel)?;
+        Some((watched, name))
     }
 
-    fn holding(&self, channel: &str) -> Option<(&Arc<Watched>, String)> {
+    fn holding(&self, channel: &str) -> Option<(Arc<Watched>, String)> {
         let wanted =
             [WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated, WebhookEvent::SubscriptionCount];
         self.of(channel).filter(|(watched, name)| {
@@ -230,7 +243,7 @@ impl Webhooks {
         })
     }
 
-    fn with_members(&self, channel: &str) -> Option<(&Arc<Watched>, String)> {
+    fn with_members(&self, channel: &str) -> Option<(Arc<Watched>, String)> {
         let wanted = [WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved];
         self.of(channel).filter(|(watched, name)| {
             Kind::of(name).access == Access::Presence
@@ -287,6 +300,13 @@ impl Watched {
     /// The app as it is now, or as it was before it was removed.
     fn app(&self) -> Arc<App> {
         self.apps.in_namespace(&self.namespace).unwrap_or_else(|| self.app.clone())
+    }
+
+    /// One of its tasks has panicked, and begins anew.
+    async fn panicked(&self, task: &'static str) {
+        self.of_node.panicked(Panic::Delivery);
+        tracing::error!(app = &*self.namespace, task, "a task of webhooks panicked; it begins anew");
+        tokio::time::sleep(RESTART_DELAY).await;
     }
 
     fn next_at(&self) -> Option<Moment> {

@@ -1,9 +1,11 @@
 //! Sends an app's news to one of its webhooks: in batches, in order, from one node at a time.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use gateway_core::ledger::{Done, News, Page};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::watch as signal;
@@ -42,6 +44,8 @@ pub(super) struct Sender {
     stop: signal::Receiver<Option<Instant>>,
     /// What is done with and has not been said to be.
     done: Option<Done>,
+    /// What is being sent, and how many events that may be.
+    sending: Option<(Done, u64)>,
     /// The first after a gap that has been counted.
     counted: u64,
     reminder: Reminder,
@@ -58,7 +62,7 @@ enum Next {
 
 impl Sender {
     pub(super) fn new(
-        parts: &Parts<'_>,
+        parts: &Parts,
         watched: Arc<Watched>,
         index: usize,
         stop: signal::Receiver<Option<Instant>>,
@@ -78,18 +82,30 @@ impl Sender {
             watched,
             index,
             ledger: parts.ledger.clone(),
-            node: parts.node.to_owned(),
+            node: parts.node.to_string(),
             courier,
             clock: parts.clock,
             batch_max: parts.settings.batch_events_max,
             stop,
             done: None,
+            sending: None,
             counted: 0,
             reminder: Reminder::new(),
         })
     }
 
+    /// Runs until it is told to stop. Over a panic it gives up the batch that it was about.
     pub(super) async fn run(mut self) {
+        while AssertUnwindSafe(self.send_on()).catch_unwind().await.is_err() {
+            self.watched.panicked("send").await;
+        }
+    }
+
+    async fn send_on(&mut self) {
+        if let Some((done, count)) = self.sending.take() {
+            self.watched.lose(Lost::Failed, count);
+            self.done = Some(done);
+        }
         let watched = self.watched.clone();
         let mut stop = self.stop.clone();
         loop {
@@ -131,9 +147,15 @@ impl Sender {
             self.counted = *first;
             self.watched.lose(Lost::Full, page.dropped);
         }
+        let done = Done { from: page.from, until: *last };
+        self.sending = Some((done, page.news.len() as u64));
         let events: Vec<String> = page.news.iter().filter_map(|(_, news)| self.event(news)).collect();
+        #[cfg(debug_assertions)]
+        events.iter().for_each(|event| crate::faults::trip(crate::faults::TELLING_PANICS, event.as_bytes()));
         if !events.is_empty() {
-            match self.deliver(&events).await {
+            let delivered = self.deliver(&events).await;
+            self.sending = None;
+            match delivered {
                 Some(Ok(())) => {}
                 // Where it outlives this node, another will send it.
                 Some(Err(Lost::Stopping)) => return Next::Stop,
@@ -141,7 +163,8 @@ impl Sender {
                 None => return Next::Elsewhere,
             }
         }
-        self.done = Some(Done { from: page.from, until: *last });
+        self.sending = None;
+        self.done = Some(done);
         Next::AtOnce
     }
 

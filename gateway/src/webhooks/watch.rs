@@ -158,6 +158,14 @@ impl Watch {
         self.bytes = self.changes.iter().map(|change| change.bytes() + CHANGE_BYTES).sum();
     }
 
+    /// Forgets what was only said. Answers how much that was.
+    pub(super) fn give_up_said(&mut self) -> u64 {
+        let said = self.said();
+        self.changes.retain(|change| !matches!(change, Change::Count(..) | Change::Say(_)));
+        self.bytes = self.changes.iter().map(|change| change.bytes() + CHANGE_BYTES).sum();
+        said
+    }
+
     /// The first of what the ledger is to be told. They are still there until [`Watch::done`].
     pub(super) fn first(&self, count_max: usize, bytes_max: usize) -> Vec<Change> {
         let mut bytes = 0;

@@ -3,7 +3,9 @@
 use serde_json::json;
 use tidegate::faults;
 
-use crate::gateway::{Gateway, gateway};
+use crate::application::Application;
+use crate::gateway::{Gateway, eventually, gateway};
+use crate::pusher::APP;
 
 async fn panics(gateway: &Gateway, what: &str) -> f64 {
     gateway.metric(&format!("tidegate_panics_total{{what=\"{what}\"}}")).await
@@ -87,4 +89,40 @@ async fn a_worker_that_fails_lets_its_clients_go_and_serves_those_who_come_back(
         assert_eq!(gateway.api("info", json!({})).await["nodes"][0]["num_users"], 0);
         assert_eq!(panics(&gateway, "worker").await, f64::from(round));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_over_which_the_node_fails_goes_on_with_what_comes_next() {
+    faults::arm();
+    let application = Application::start(|_| Some((200, String::new()))).await;
+    let webhook = format!(
+        "[pusher.apps.shop.webhooks.main]\nurl = \"{}/events\"\ntypes = [\"client_event\", \"channel_occupied\"]\n",
+        application.url
+    );
+    let gateway = gateway().and(APP).and(&webhook).start().await;
+    let mut ann = gateway.pusher().await;
+    ann.enter("presence-room", "ann").await;
+    let told = async |what: &str| {
+        eventually(what, async || {
+            application
+                .asked("/events")
+                .iter()
+                .any(|asked| String::from_utf8_lossy(&asked.body).contains(what))
+        })
+        .await;
+    };
+    told("channel_occupied").await;
+    let mut failures = 0.0;
+    for fault in [faults::TELLING_PANICS, faults::KEEPING_PANICS, faults::TELLING_PANICS] {
+        ann.say(json!({ "event": "client-bad", "channel": "presence-room", "data": fault })).await;
+        failures += 1.0;
+        gateway.metric_becomes("tidegate_panics_total{what=\"delivery\"}", failures).await;
+        gateway.metric_becomes("tidegate_webhook_events_total{result=\"failed\"}", failures).await;
+        let next = format!("client-good-{failures}");
+        ann.say(json!({ "event": next, "channel": "presence-room", "data": 1 })).await;
+        told(&next).await;
+    }
+    let later = format!("presence-{failures}");
+    ann.enter(&later, "ann").await;
+    told(&later).await;
 }

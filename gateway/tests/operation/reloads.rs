@@ -352,3 +352,26 @@ async fn webhooks_are_signed_with_the_secret_of_the_moment_and_change_with_a_res
     assert!(body.contains(r#""events":[{"name":"channel_occupied","channel":"private-b"}]"#), "{body}");
     gateway.terminate().await;
 }
+
+#[tokio::test]
+async fn an_app_that_has_another_namespace_keeps_its_webhooks() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let webhook = format!(
+        "[pusher.apps.one.webhooks.main]\nurl = \"http://{address}/\"\ntypes = [\"channel_occupied\"]\n"
+    );
+    let file = File::new(&(apps(&[("one", "first", "")]) + &webhook));
+    let gateway = file.serve().await;
+    let mut client = Pusher::connect(&gateway, "one").await;
+    assert!(client.enters("private-a", "first").await);
+    assert!(posted(&listener).await.1.contains("private-a"));
+    file.write(&(apps(&[("one", "first", "")]) + "namespace = \"elsewhere\"\n" + &webhook));
+    let answer = reload(&gateway, "demo").await;
+    assert_eq!(answer["result"]["needs_restart"], json!([]), "{answer}");
+    let mut client = Pusher::connect(&gateway, "one").await;
+    assert!(client.enters("private-b", "first").await);
+    let (signature, body) = posted(&listener).await;
+    assert_eq!(signature, sign("first", &body));
+    assert!(body.contains(r#""events":[{"name":"channel_occupied","channel":"private-b"}]"#), "{body}");
+    gateway.terminate().await;
+}

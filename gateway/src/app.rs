@@ -525,6 +525,7 @@ fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
             let question = Question::Message { session: told.session, data: told.data };
             match node.ask(&told.node, question).await {
                 Ok(Answer::NoSuchSession) => Handed::NoSuchSession,
+                Ok(Answer::Repeated) => Handed::Repeated,
                 Ok(_) => Handed::Done,
                 Err(AskError::UnknownNode) => Handed::NoSuchNode,
                 Err(AskError::Unsendable(_)) => Handed::TooLong,

@@ -25,6 +25,16 @@ pub(crate) enum Readiness {
     Congested,
 }
 
+/// What has become of a message that came apart from its client's stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Heard {
+    Taken,
+    /// It would begin what is under way already, and was not taken.
+    Repeated,
+    /// There is nobody to take it.
+    Gone,
+}
+
 impl Client {
     /// Reads what the socket has, a few buffers at most, and handles it. `ended` is whether the poll has seen the end
     /// of the stream, of which it tells once.
@@ -63,15 +73,18 @@ impl Client {
         Ok(Readiness::More)
     }
 
-    /// Handles a message that came another way than through the client's own stream. Answers whether anybody was there to
-    /// take it.
-    pub(crate) fn handle_message(&mut self, local: &mut Local, data: Bytes) -> bool {
+    /// Handles a message that came another way than through the client's own stream.
+    pub(crate) fn handle_message(&mut self, local: &mut Local, data: Bytes) -> Heard {
         local.tally.messages_in[usize::from(self.protocol.0)] += 1;
         if self.is_closing() || self.is_finishing() {
-            return false;
+            return Heard::Gone;
+        }
+        let graphql = self.rare.as_deref().and_then(|rare| rare.graphql.as_ref());
+        if graphql.is_some_and(|graphql| graphql.would_repeat(&data)) {
+            return Heard::Repeated;
         }
         self.session.handle_message(local.now, Message { kind: self.link.framing.kind(), data: &data });
         self.perform(local);
-        true
+        Heard::Taken
     }
 }

@@ -73,6 +73,7 @@ impl Router {
             let told = told.map_err(|error| refused(StatusCode::BAD_REQUEST, &error))?;
             match (self.reception.tell)(told).await {
                 Handed::Done | Handed::NoSuchSession => Ok(()),
+                Handed::Repeated => Err(refused(StatusCode::CONFLICT, "that is under way already")),
                 Handed::NoSuchNode => Err(refused(StatusCode::NOT_FOUND, "there is no such node")),
                 Handed::TooLong => Err(refused(StatusCode::PAYLOAD_TOO_LARGE, "the commands are too long")),
                 Handed::Failed => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, "the node does not answer")),

@@ -229,6 +229,7 @@ impl Router {
                 response.headers_mut().extend(cors);
                 response
             }
+            Handed::Repeated => told(StatusCode::CONFLICT, "an operation with this id is under way", cors),
             Handed::NoSuchNode | Handed::NoSuchSession => told(StatusCode::NOT_FOUND, NOT_FOUND, cors),
             Handed::TooLong => told(StatusCode::PAYLOAD_TOO_LARGE, "the operation is too long", cors),
             Handed::Failed => {

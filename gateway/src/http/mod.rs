@@ -142,6 +142,8 @@ pub(crate) enum Handed {
     Done,
     /// It has, and the session was not there.
     NoSuchSession,
+    /// It has not, for they would begin what is under way already.
+    Repeated,
     NoSuchNode,
     /// Longer than one node tells another.
     TooLong,

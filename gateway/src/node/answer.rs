@@ -10,6 +10,7 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use tokio::sync::oneshot;
 
+use crate::client::read::Heard;
 use crate::engine_io::Answered;
 use crate::node::control::Target;
 use crate::node::glob::Glob;
@@ -51,10 +52,14 @@ impl Node {
         let Some(session) = SessionId::parse(session) else { return Answer::NoSuchSession };
         let (worker, _) = self.session_ids.place(session);
         let Some(inbox) = self.inboxes.get(worker) else { return Answer::NoSuchSession };
-        let (taken, was_there) = oneshot::channel();
+        let (taken, heard) = oneshot::channel();
         inbox.push(Event::Message(session, data, taken));
         // A worker that has stopped has no clients.
-        if was_there.await.unwrap_or(false) { Answer::Handled } else { Answer::NoSuchSession }
+        match heard.await.unwrap_or(Heard::Gone) {
+            Heard::Taken => Answer::Handled,
+            Heard::Repeated => Answer::Repeated,
+            Heard::Gone => Answer::NoSuchSession,
+        }
     }
 
     /// Has the workers do it, and counts the clients once all have.

@@ -130,6 +130,8 @@ pub enum Answer {
     /// Packets of Engine.IO. Empty: none have come in the time that was given.
     Packets(Bytes),
     NoSuchSession,
+    /// The message would begin what is under way already, and was not taken.
+    Repeated,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
     /// So many clients were selected, and for so many of them it failed.
@@ -317,6 +319,7 @@ enum WireAnswer {
     Handled,
     Packets,
     NoSuchSession,
+    Repeated,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
     Done {
@@ -358,6 +361,7 @@ impl Told {
                         WireAnswer::Packets
                     }
                     Ok(Answer::NoSuchSession) => WireAnswer::NoSuchSession,
+                    Ok(Answer::Repeated) => WireAnswer::Repeated,
                     Ok(Answer::Channels(page)) => WireAnswer::Channels(page),
                     Ok(Answer::Connections(page)) => WireAnswer::Connections(page),
                     Ok(Answer::Done { clients, failed }) => WireAnswer::Done { clients, failed },
@@ -543,6 +547,7 @@ fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<Answer, Unans
         WireAnswer::Handled => Answer::Handled,
         WireAnswer::Packets => Answer::Packets(payload),
         WireAnswer::NoSuchSession => Answer::NoSuchSession,
+        WireAnswer::Repeated => Answer::Repeated,
         WireAnswer::Channels(page) => Answer::Channels(page),
         WireAnswer::Connections(page) => Answer::Connections(page),
         WireAnswer::Done { clients, failed } => Answer::Done { clients, failed },

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::client::ClientKey;
 use crate::client::open::NewClient;
+use crate::client::read::Heard;
 use crate::node::control::Target;
 use crate::node::question::ConnectionsWanted;
 use crate::node::{Asking, SessionId};
@@ -49,8 +50,8 @@ pub(crate) enum Event {
     Answered(CallerKey, Box<Response<Full<Bytes>>>),
     /// A client's pipe has something to read, or room again.
     Turned(ClientKey, Turned),
-    /// What a client sends apart from the stream it is reached through, and whom to tell whether it was there.
-    Message(SessionId, Bytes, oneshot::Sender<bool>),
+    /// What a client sends apart from the stream it is reached through, and whom to tell what has become of that.
+    Message(SessionId, Bytes, oneshot::Sender<Heard>),
     /// Close those of these clients that are here.
     Disconnect(Arc<Target>, Disconnect, Acted),
     /// End the subscription of those of these clients that are here.

@@ -3,6 +3,7 @@
 use gateway_core::hub::Prepared;
 use shared::push::UnsubscribeCode;
 
+use crate::client::read::Heard;
 use crate::node::control::Target;
 use crate::worker::Worker;
 use crate::worker::inbox::Event;
@@ -139,10 +140,10 @@ impl Worker {
             }
             Event::Message(session, message, taken) => {
                 let index = self.local.node.session_ids.place(session).1 as usize;
-                let mut was_there = false;
-                self.serve(index, |worker| was_there = worker.handle_message(index, session, message));
+                let mut heard = Heard::Gone;
+                self.serve(index, |worker| heard = worker.handle_message(index, session, message));
                 // Whoever asked may have given up.
-                let _ = taken.send(was_there);
+                let _ = taken.send(heard);
             }
             Event::Disconnect(target, disconnect, acted) => {
                 let count = self.for_each_target(&target, None, |client| {

@@ -11,7 +11,7 @@ use shared::disconnect::Disconnect;
 use shared::push::UnsubscribeCode;
 
 use crate::client::open::NewClient;
-use crate::client::read::Readiness;
+use crate::client::read::{Heard, Readiness};
 use crate::client::{Client, ClientKey, Gone};
 use crate::node::SessionId;
 use crate::node::control::Target;
@@ -122,10 +122,10 @@ impl Worker {
         true
     }
 
-    /// A message that was not sent through the client's stream. Answers whether the client is here, and open.
-    pub(super) fn handle_message(&mut self, index: usize, session: SessionId, message: Bytes) -> bool {
+    /// A message that was not sent through the client's stream.
+    pub(super) fn handle_message(&mut self, index: usize, session: SessionId, message: Bytes) -> Heard {
         let Some(client) = self.clients.get_mut(index).filter(|client| client.is_session(session)) else {
-            return false;
+            return Heard::Gone;
         };
         let taken = client.handle_message(&mut self.local, message);
         match client.finish(&mut self.local) {

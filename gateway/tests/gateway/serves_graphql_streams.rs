@@ -132,6 +132,8 @@ async fn one_stream_has_the_events_of_all_operations_also_of_those_that_came_bef
     assert_eq!(event(&mut stream).await, next("a", json!(1)));
     let again = request(&gateway, "GET", "/graphql", &format!("{STREAM}{headers}"), Value::Null).await;
     assert_eq!(again.status, 409);
+    let repeated = start("a", "subscription { message(topic: \"sport\") }");
+    assert_eq!(request(&gateway, "POST", "/graphql", &headers, repeated).await.status, 409);
     let other = start("b", "subscription { message(topic: \"sport\") }");
     assert_eq!(request(&gateway, "POST", "/graphql", &headers, other).await.status, 202);
     gateway.metric_becomes("tidegate_subscriptions", 2.0).await;
@@ -144,6 +146,8 @@ async fn one_stream_has_the_events_of_all_operations_also_of_those_that_came_bef
     assert_eq!(request(&gateway, "POST", "/graphql", &headers, asked).await.status, 202);
     assert_eq!(event(&mut stream).await.1["id"], "c");
     assert_eq!(event(&mut stream).await, ("complete".to_owned(), json!({ "id": "c" })));
+    let again = request(&gateway, "POST", "/graphql", &headers, start("a", NEWS)).await;
+    assert_eq!(again.status, 202, "an id is free when its operation is over");
     drop(stream);
     gateway.metric_becomes("tidegate_connections", 0.0).await;
     assert_eq!(request(&gateway, "POST", "/graphql", &headers, start("d", NEWS)).await.status, 404);

@@ -104,6 +104,7 @@ fn every_answer_reads_back_as_it_was_given() {
     for answer in [
         Ok(Answer::Handled),
         Ok(Answer::NoSuchSession),
+        Ok(Answer::Repeated),
         Ok(Answer::Packets(Bytes::from_static(b"4a\n\x1e2"))),
         Ok(Answer::Packets(Bytes::new())),
         Ok(Answer::Channels(ChannelsPage { channels: vec![("a\n".into(), 3)], until: Some("b".into()) })),

@@ -125,6 +125,12 @@ impl State {
         }
     }
 
+    pub(super) fn would_repeat(&self, message: &[u8]) -> bool {
+        let line = serde_json::from_slice::<Line<'_>>(message).ok();
+        let begins = line.filter(|line| matches!(&*line.kind, "subscribe" | "start"));
+        begins.and_then(|line| self.find(line.id.as_deref()?)).is_some()
+    }
+
     /// Begins an operation, or finds out why not. Either is told once all before it is.
     fn begin(&mut self, own: &GraphQl, line: &Line<'_>) -> Result<Vec<Command>, DecodeError> {
         let id = line.id.as_deref().ok_or(DecodeError::Malformed)?;

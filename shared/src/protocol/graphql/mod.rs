@@ -150,6 +150,11 @@ impl GraphQl {
         lengths
     }
 
+    /// Whether a message of this client would begin an operation under the id of one that is under way.
+    pub fn would_repeat(&self, message: &[u8]) -> bool {
+        self.state().would_repeat(message)
+    }
+
     /// What follows from what was answered and decoded since this was last asked for, if anything does.
     pub fn take_wishes(&self) -> Option<Wishes> {
         let mut state = self.state();

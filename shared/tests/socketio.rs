@@ -17,6 +17,9 @@ use shared::publication::{Payload, Publication, Tagged, Tags};
 use shared::push::{Event, Push, UnsubscribeCode};
 use shared::reply::{Answer, Connected, Reply, Subscribed};
 
+#[path = "support/vectors.rs"]
+mod vectors;
+
 const CLIENT: u128 = 7;
 
 fn routes() -> Routes {
@@ -347,4 +350,64 @@ fn who_is_not_to_come_back_is_told_to_leave_each_namespace() {
     assert_eq!(words(&connection, &Disconnect::FORCE_DISCONNECT), ["1", "1/admin,"]);
     assert_eq!(words(&connection, &Disconnect::FORCE_DISCONNECT), [""; 0]);
     assert_eq!(words(&Connection::connected(), &Disconnect::SHUTDOWN), [""; 0]);
+}
+
+/// A connection to both namespaces of the vectors, where all may say everything.
+fn open_to_all() -> Connection {
+    let mut namespaces = Namespaces::new(":");
+    for (name, channels) in [("/", "socketio"), ("/custom", "custom")] {
+        let mut routes = Routes::default();
+        let all = Forwarded { to: To::Namespace, event: None, to_sender: true };
+        routes.add("*", Route::Publish(all));
+        namespaces.add(name, channels, Door::default(), routes);
+    }
+    let common = Common { namespaces, token_key: "token".into(), attachments_max: 2, packet_bytes_max: 1_000 };
+    Connection(SocketIo::new(Arc::new(common)))
+}
+
+/// As the vectors show what was asked for.
+fn shown(request: &Request) -> String {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    match request {
+        Request::Enter(enter) => {
+            let said = enter.connect.data.as_ref().map(|data| text(&data.bytes)).unwrap_or_default();
+            format!("enter {} {said}", enter.channel).trim_end().to_owned()
+        }
+        Request::Unsubscribe { channel } => format!("leave {channel}"),
+        Request::Forward(forward) => {
+            let Tagged { data, tags } = &forward.said;
+            let data = match std::str::from_utf8(&data.bytes) {
+                Ok(text) if data.kind == shared::publication::PayloadKind::Json => text.to_owned(),
+                _ => data.bytes.iter().fold("0x".to_owned(), |all, byte| format!("{all}{byte:02x}")),
+            };
+            let tags: String = tags.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+            format!("{} in {}: {data}{tags}", forward.event, forward.channel)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn packets_of_libraries_are_understood() {
+    for case in vectors::cases(include_str!("vectors/socketio/from_clients.txt")) {
+        let connection = open_to_all();
+        for namespace in ["0", "0/custom"].into_iter().filter(|_| !case.frame.starts_with('0')) {
+            let id = connection.sent(namespace).expect("it can be read")[0].id;
+            connection.enter(id);
+        }
+        let mut found = Vec::new();
+        for frame in case.frame.lines() {
+            let commands = match frame.strip_prefix("0x") {
+                Some(hex) => {
+                    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
+                    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+                    connection.send(MessageKind::Binary, &bytes)
+                }
+                None => connection.sent(frame),
+            };
+            let commands = commands.unwrap_or_else(|error| panic!("{}: {error:?}", case.name));
+            found.extend(commands.iter().map(|command| shown(&command.request)));
+        }
+        assert_eq!(found, case.expected, "{}", case.name);
+    }
 }

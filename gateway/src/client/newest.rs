@@ -14,11 +14,14 @@ use crate::client::{Client, Queued};
 use crate::telemetry::labels::Drop;
 use crate::worker::Local;
 
-/// What is put into an empty outbox at a time, in bytes of frames, or one value.
-const QUANTUM_BYTES: usize = 1 << 10;
+/// What is put into an empty outbox at first, in bytes of frames, or one value. Twice as much each time that a socket takes
+/// all of it at once: that one is quick.
+pub(super) const QUANTUM_BYTES: usize = 512;
+/// And at most.
+pub(super) const QUANTUM_BYTES_MAX: usize = 16 << 10;
 
 /// Bytes that may wait in the kernel unsent before it says that there is no room: what lies there grows old.
-const UNSENT_BYTES_MAX: u32 = 2 << 10;
+const UNSENT_BYTES_MAX: u32 = 1 << 10;
 
 /// The lanes of a client that has any.
 #[derive(Debug, Default)]
@@ -101,12 +104,12 @@ impl Client {
     }
 
     /// Puts what may go next into the outbox, which is empty. Answers whether there was anything.
-    pub(super) fn refill(&mut self, local: &mut Local) -> bool {
+    pub(super) fn refill(&mut self, local: &mut Local, quantum: usize) -> bool {
         let Some(mut newest) = self.rare.as_mut().and_then(|rare| rare.newest.take()) else { return false };
         let was_waiting = !newest.lanes.is_empty();
         let (now, mut stale, mut bytes) = (local.clock.micros(), 0, 0);
         newest.next = None;
-        while bytes < QUANTUM_BYTES {
+        while bytes < quantum {
             let (channel, taken) = match newest.lanes.next(now, &mut stale) {
                 Next::Value { channel, taken } => (channel, taken),
                 Next::At(micros) => {

@@ -6,6 +6,7 @@ use shared::disconnect::Disconnect;
 use shared::framing::OwnedMessage;
 use shared::protocol::graphql::Selected;
 
+use crate::client::newest::{QUANTUM_BYTES, QUANTUM_BYTES_MAX};
 use crate::client::{Client, Gone, Incoming, Queued, Rare, outbox};
 use crate::worker::Local;
 use crate::worker::inbox::Event;
@@ -115,11 +116,13 @@ impl Client {
     pub(crate) fn flush(&mut self, local: &mut Local) -> Result<(), Gone> {
         self.flush_outbox(local)?;
         // Room that is left is for newest values, a little at a time.
+        let mut quantum = QUANTUM_BYTES;
         while self.rare.is_some() && !self.is_stalled() && !self.is_closing() && !self.is_mute() {
-            if !self.refill(local) {
+            if !self.refill(local, quantum) {
                 break;
             }
             self.flush_outbox(local)?;
+            quantum = (2 * quantum).min(QUANTUM_BYTES_MAX);
         }
         Ok(())
     }

@@ -18,8 +18,11 @@ use super::variants::Variant;
 pub const BUNDLED_MESSAGES_MAX: usize = 16;
 /// Bytes of one write, if it holds more than one publication.
 pub const BUNDLED_BYTES_MAX: usize = 64 << 10;
-/// The same of newest values: those behind it can still give way to newer ones when the connection takes no more.
-const NEWEST_BYTES_MAX: usize = 4 << 10;
+/// The same of newest values: so many short ones first, since those behind them can still give way to newer ones when the
+/// connection takes no more; then longer ones, for that one takes them.
+const NEWEST_SHORT_WRITES: usize = 8;
+const NEWEST_SHORT_BYTES_MAX: usize = 512;
+const NEWEST_LONG_BYTES_MAX: usize = 16 << 10;
 
 /// What to write to the subscribers of one variant.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -53,8 +56,26 @@ pub struct Bundles {
     made: SmallVec<[(Variant, Bundle); 2]>,
     /// The one asked for last.
     last: usize,
-    /// Of one write, if it holds more than one of them.
-    bytes_max: usize,
+    writes: Writes,
+}
+
+/// How long writes may be that hold more than one publication.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Writes {
+    Long,
+    /// The first are short.
+    Growing,
+}
+
+impl Writes {
+    /// Of one that comes behind so many.
+    fn bytes_max(self, behind: usize) -> usize {
+        match self {
+            Self::Long => BUNDLED_BYTES_MAX,
+            Self::Growing if behind < NEWEST_SHORT_WRITES => NEWEST_SHORT_BYTES_MAX,
+            Self::Growing => NEWEST_LONG_BYTES_MAX,
+        }
+    }
 }
 
 impl Bundles {
@@ -65,12 +86,12 @@ impl Bundles {
 
     /// For those whom the publication at `given` was the last they were given: what follows it can come as a patch.
     pub(super) fn after(given: Option<StreamPosition>, publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
-        Self { publications, given, made: SmallVec::new(), last: 0, bytes_max: BUNDLED_BYTES_MAX }
+        Self { publications, given, made: SmallVec::new(), last: 0, writes: Writes::Long }
     }
 
     /// Newest values, in few writes that are not long.
     pub(super) fn newest(publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
-        Self { bytes_max: NEWEST_BYTES_MAX, ..Self::after(None, publications) }
+        Self { writes: Writes::Growing, ..Self::after(None, publications) }
     }
 
     pub fn publications(&self) -> &[Arc<Prepared>] {
@@ -96,7 +117,7 @@ impl Bundles {
     pub fn without(&self, variant: Variant, is_spared: impl Fn(&Prepared) -> bool) -> Bundle {
         let left: SmallVec<[Arc<Prepared>; 1]> =
             self.publications.iter().filter(|prepared| !is_spared(prepared)).cloned().collect();
-        Bundle::of(&left, variant, self.given, self.bytes_max)
+        Bundle::of(&left, variant, self.given, self.writes)
     }
 
     /// The last publication among these, if any of them is one.
@@ -112,7 +133,7 @@ impl Bundles {
     fn find(&mut self, variant: Variant) {
         let found = self.made.iter().position(|(of, _)| *of == variant);
         self.last = found.unwrap_or_else(|| {
-            let bundle = Bundle::of(&self.publications, variant, self.given, self.bytes_max);
+            let bundle = Bundle::of(&self.publications, variant, self.given, self.writes);
             self.made.push((variant, bundle));
             self.made.len() - 1
         });
@@ -133,44 +154,45 @@ impl Bundle {
         publications: &[Arc<Prepared>],
         variant: Variant,
         mut given: Option<StreamPosition>,
-        bytes_max: usize,
+        how: Writes,
     ) -> Self {
         let mut bundle = Self::default();
         if let [only] = publications {
-            bundle.add(only.form_after(given, variant), only, &[], bytes_max);
+            bundle.add(only.form_after(given, variant), only, &[], how);
             return bundle;
         }
         let mut rest = publications;
         while let [first, after @ ..] = rest
             && bundle.end.is_none()
         {
+            let bytes_max = how.bytes_max(bundle.writes.len());
             if let Some((frame, joined)) = join(rest, variant, given, bytes_max) {
                 bundle.writes.push(frame);
                 bundle.publications += joined as u32;
                 given = rest[..joined].iter().fold(given, |given, prepared| given_after(prepared, given));
                 rest = &rest[joined..];
             } else {
-                bundle.add(first.form_after(given, variant), first, after, bytes_max);
+                bundle.add(first.form_after(given, variant), first, after, how);
                 given = given_after(first, given);
                 rest = after;
             }
-            if bytes_max < BUNDLED_BYTES_MAX {
+            if how == Writes::Growing {
                 // What has no write of its own is dealt with in that before it.
                 bundle.reach.truncate(bundle.writes.len().saturating_sub(1));
                 bundle.reach.resize(bundle.writes.len(), (publications.len() - rest.len()) as u32);
             }
         }
-        bundle.gather(bytes_max);
+        bundle.gather(how);
         bundle
     }
 
     /// What comes after this one only matters where the bundle ends with it.
-    fn add(&mut self, variant: Variant, prepared: &Prepared, after: &[Arc<Prepared>], bytes_max: usize) {
+    fn add(&mut self, variant: Variant, prepared: &Prepared, after: &[Arc<Prepared>], how: Writes) {
         match prepared.writable(variant) {
             Writable::Nothing => {}
             Writable::Close(disconnect) => self.end = Some(End::Close(disconnect.clone())),
             Writable::Broken => {
-                self.end = Some(End::Broken(Box::new(Self::of(after, variant.unpatched(), None, bytes_max))));
+                self.end = Some(End::Broken(Box::new(Self::of(after, variant.unpatched(), None, how))));
             }
             Writable::Frame(frame) => {
                 self.writes.push(frame.clone());
@@ -180,12 +202,13 @@ impl Bundle {
     }
 
     /// Puts small writes that follow each other together.
-    fn gather(&mut self, bytes_max: usize) {
+    fn gather(&mut self, how: Writes) {
         let mut gathered: SmallVec<[Bytes; 1]> = SmallVec::new();
         let mut frames = std::mem::take(&mut self.writes).into_iter().peekable();
         let (reach, mut taken) = (std::mem::take(&mut self.reach), 0);
         while let Some(first) = frames.next() {
             let mut together = BytesMut::new();
+            let bytes_max = how.bytes_max(gathered.len());
             taken += 1;
             while let Some(next) =
                 frames.next_if(|next| first.len().max(together.len()) + next.len() <= bytes_max)

@@ -114,7 +114,6 @@ impl Hub {
         sink: &mut impl Sink,
     ) -> Changed {
         let Some(first) = self.ids.find(&self.channels, channel) else { return Changed::NotNow };
-        // All lists have got as far as each other then.
         self.for_each_list(first, |hub, id| hub.finish_sweep(id, sink));
         let Some((id, at)) = self.find_place(first, key) else { return Changed::NotNow };
         let members = &mut self.channels[id as usize];
@@ -144,6 +143,17 @@ impl Hub {
         if other == id {
             return Changed::Done;
         }
+        // Lists that began before anything came can have begun at different places.
+        let (position, others) = (ahead.or(stream), &self.channels[other as usize]);
+        let waits_there = match (position, others.stream) {
+            _ if others.is_empty() => ahead,
+            (Some(at), Some(there)) if at == there => None,
+            (Some(at), Some(there)) if at.epoch == there.epoch && at.offset > there.offset => Some(at),
+            // What lies between is still on its way, and would not come to it there.
+            (Some(_), Some(_)) => return Changed::NotNow,
+            (position, None) => position,
+            (None, Some(_)) => None,
+        };
         if !waits.is_empty() {
             sink.deliver(&[subscriber], &mut Bundles::newest(waits));
         }
@@ -155,7 +165,7 @@ impl Hub {
             members.stream = stream;
         }
         let subscriber = subscriber.newest(latest.is_some());
-        match ahead {
+        match waits_there {
             Some(position) => members.make_waiting(subscriber, position, other, &mut self.places),
             None => members.make_live(subscriber, stream, other, &mut self.places),
         }

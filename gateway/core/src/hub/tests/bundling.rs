@@ -103,3 +103,26 @@ fn messages_and_writes_are_bounded() {
     let bundle = bundled(&batch, Variant::plain(bench.encoding));
     assert_eq!(bundle.writes.iter().map(Bytes::len).collect::<Vec<_>>(), [3, huge.len() + 2, 3]);
 }
+
+#[test]
+fn newest_values_begin_with_short_writes_and_each_says_how_many_of_them_it_deals_with() {
+    const TEXT: &str = "0123456789012345678901234567890123456789012345678901234567890123456789";
+    for delimiter in [Some(&b"\n"[..]), None] {
+        let bench = bench_with(delimiter);
+        let variant = Variant::plain(bench.encoding);
+        let batch: Vec<_> = (0..500).map(|_| prepare(&bench, TEXT)).collect();
+        let bundle = Bundles::newest(batch.clone().into()).get(variant).clone();
+        let lengths: Vec<usize> = bundle.writes.iter().map(|write| write.len()).collect();
+        assert!(lengths[..8].iter().all(|&length| length <= 512), "{lengths:?}");
+        assert!(lengths[8..].iter().any(|&length| length > 8 << 10) && lengths.len() < 16, "{lengths:?}");
+        assert_eq!(bundle.reach.len(), bundle.writes.len());
+        let mut before = 0;
+        for (write, &reach) in bundle.writes.iter().zip(&bundle.reach) {
+            let texts = std::str::from_utf8(write).unwrap().matches(TEXT).count();
+            assert_eq!(reach as usize - before, texts);
+            before = reach as usize;
+        }
+        assert_eq!((before, bundle.publications), (500, 500));
+        assert!(bundled(&batch, variant).reach.is_empty(), "nobody asks there");
+    }
+}

@@ -114,8 +114,9 @@ fn is_line_break(byte: u8) -> bool {
 /// Takes line breaks out, which some libraries put into base64 and behind it (RFC 2045): that of Java does. Answers how much
 /// is left.
 fn join_lines(text: &mut [u8]) -> usize {
-    let Some(mut length) = memchr2(b'\r', b'\n', text) else { return text.len() };
-    for at in length..text.len() {
+    let Some(first) = memchr2(b'\r', b'\n', text) else { return text.len() };
+    let mut length = first;
+    for at in first..text.len() {
         if !is_line_break(text[at]) {
             text[length] = text[at];
             length += 1;

@@ -361,7 +361,8 @@ fn open_to_all() -> Connection {
         routes.add("*", Route::Publish(all));
         namespaces.add(name, channels, Door::default(), routes);
     }
-    let common = Common { namespaces, token_key: "token".into(), attachments_max: 2, packet_bytes_max: 1_000 };
+    let common =
+        Common { namespaces, token_key: "token".into(), attachments_max: 2, packet_bytes_max: 1_000 };
     Connection(SocketIo::new(Arc::new(common)))
 }
 

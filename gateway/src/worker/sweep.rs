@@ -197,11 +197,11 @@ impl Sweep<'_> {
         }
     }
 
-    /// Whether a client has not taken what it was sent before. For some everything waits until the end of the turn.
+    /// Whether a client has not taken what it was sent before. What waits for the end of this turn alone, as for clients that get
+    /// something from several channels, does not make it so.
     fn is_behind(&self, key: u32) -> bool {
-        let flags = &self.flags[key as usize];
         let is_stalled = || self.clients.get(key as usize).is_some_and(|client| client.is_stalled());
-        flags.waiting && (flags.direct.is_some() || is_stalled())
+        self.flags[key as usize].waiting && is_stalled()
     }
 
     /// Whether it is on its way, or waits in the outbox.

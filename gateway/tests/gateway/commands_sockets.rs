@@ -114,6 +114,27 @@ async fn clients_come_into_rooms_leave_them_and_are_put_out_wherever_they_are() 
     assert_eq!(count(json!({})).await, 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_all_gets_volatile_events_beside_others_too() {
+    let node = gateway().and(NAMESPACES).start().await;
+    let (mut client, id) = node.in_main().await;
+    node.api("socketio_join", json!({ "rooms": [id], "join": ["a"] })).await;
+    let commands = [
+        json!({ "socketio_emit": { "event": "room", "rooms": ["a"] } }),
+        json!({ "socketio_emit": { "event": "gone if slow", "volatile": true } }),
+    ];
+    for _ in 0..50 {
+        let body =
+            json!({ "commands": commands.iter().cycle().take(20).collect::<Vec<_>>(), "parallel": true });
+        assert_eq!(node.try_api("batch", &body).await.status, 200);
+        let mut told = [0, 0];
+        for _ in 0..20 {
+            told[usize::from(client.told().await == r#"2["gone if slow"]"#)] += 1;
+        }
+        assert_eq!(told, [10, 10]);
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_done_is_told() {
     let served = gateway().and(NAMESPACES).start().await;

@@ -236,6 +236,10 @@ impl App {
         let raw_paths = Arc::new(RawPaths::new(&config.raw));
         let graphql = config.graphql.enabled.then(|| config.graphql.catalog()).transpose();
         let graphql = graphql.map_err(|unusable| setup(graphql_fault(unusable)))?;
+        let graphql = graphql.map(|catalog| {
+            let operations_max = config.session.channels_max as usize;
+            Arc::new(graphql::Endpoint::new(Arc::new(catalog), operations_max))
+        });
         let router = Router {
             origins: origins.clone(),
             raw_paths: raw_paths.clone(),
@@ -266,10 +270,7 @@ impl App {
             pages: config.demo.page,
             backend,
             refusals_told: Arc::default(),
-            graphql: graphql.map(|catalog| {
-                let operations_max = config.session.channels_max as usize;
-                Arc::new(graphql::Endpoint::new(Arc::new(catalog), operations_max))
-            }),
+            graphql: graphql.clone(),
             pusher_api: pusher_api.clone().filter(|_| api_socket.is_none()),
             apps: apps.clone(),
         };
@@ -301,6 +302,8 @@ impl App {
             api: api.clone(),
             tls: tls.clone(),
             apps: apps.clone(),
+            socketio: socketio.clone(),
+            graphql,
             running: Mutex::new(config.clone()),
         });
         api.reload_with(reload.clone());

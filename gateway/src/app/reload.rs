@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gateway_core::session::{Application, Context};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
+use shared::protocol::socketio::Common;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,7 @@ use crate::api::{self, Api};
 use crate::auth::Authenticator;
 use crate::backend::HookKind;
 use crate::config::{Change, Config, Mistakes};
+use crate::http::graphql;
 use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
 use crate::listener::descriptors::Descriptors;
@@ -65,6 +67,8 @@ pub(super) struct Reload {
     pub(super) api: Arc<Api>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) apps: Option<Arc<Apps>>,
+    pub(super) socketio: Arc<Common>,
+    pub(super) graphql: Option<Arc<graphql::Endpoint>>,
 }
 
 impl Reload {
@@ -107,6 +111,9 @@ impl Reload {
         let keys = self.api.read_keys(&merged.api).map_err(|error| unusable(&error))?;
         let tokens = self.authenticator.read(&merged.auth).map_err(|error| unusable(&error))?;
         let apps = Apps::read(&merged.pusher).map_err(|error| unusable(&error))?;
+        let catalog = self.graphql.as_ref().map(|endpoint| (endpoint, merged.graphql.catalog()));
+        let catalog = catalog.map(|(endpoint, read)| read.map(|catalog| (endpoint, catalog))).transpose();
+        let catalog = catalog.map_err(|fault| unusable(&super::graphql_fault(fault)))?;
         let certificate = match self.tls.as_ref().filter(|_| read.tls == running.tls) {
             Some(tls) => {
                 let fresh = tls.read().inspect_err(|error| tls.tell(Err(error), &self.metrics));
@@ -140,6 +147,10 @@ impl Reload {
         }
         *self.origins.write() = origins;
         self.raw_paths.set(&merged.raw);
+        merged.socketio.set_rules(&self.socketio);
+        if let Some((endpoint, catalog)) = catalog {
+            endpoint.set_catalog(Arc::new(catalog));
+        }
         self.api.set_keys(keys);
         let (connections_max, advice) =
             self.descriptors.allow(merged.limits.connections_max, merged.api.connections_max);

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 use shared::framing::OwnedMessage;
 use shared::protocol::Encoded;
+use shared::protocol::socketio::News;
 
 use crate::client::Client;
 use crate::node::{Asking, Awaited};
@@ -49,7 +50,14 @@ impl Client {
     /// Passes on what the client has said to such events.
     pub(super) fn take_answers(&mut self, local: &Local) {
         let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
-        for answered in own.protocol.take_answered() {
+        let News { answered, events, refused, joined } = own.protocol.take_news();
+        if events > 0 || refused > 0 {
+            local.metrics.socketio.events(events, refused);
+        }
+        if joined != own.counted {
+            count_in_namespaces(local, &mut own.counted, joined);
+        }
+        for answered in answered {
             let at = own.asked.iter().position(|(number, _)| *number == answered.number);
             let awaited = answered.said.zip(at.map(|at| own.asked.swap_remove(at).1));
             let is_late = !awaited.is_some_and(|(said, awaited): (_, Awaited)| awaited.answer(said));
@@ -59,10 +67,25 @@ impl Client {
         }
     }
 
-    /// Whoever waits for its answers need not wait any more.
-    pub(super) fn give_up_answers(&mut self) {
+    /// Whoever waits for its answers need not wait any more, and it is in no namespace.
+    pub(super) fn give_up_answers(&mut self, local: &Local) {
         if let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) {
             own.asked = Vec::new();
+            count_in_namespaces(local, &mut own.counted, 0);
         }
     }
+}
+
+/// A client is in other namespaces than it was counted in.
+#[cold]
+fn count_in_namespaces(local: &Local, counted: &mut u64, joined: u64) {
+    for (index, namespace) in local.encodings.socketio_common().namespaces.iter().enumerate() {
+        let is_in = |bits: u64| bits & (1 << index) != 0;
+        match (is_in(*counted), is_in(joined)) {
+            (false, true) => local.metrics.socketio.entered(namespace.name(), 1),
+            (true, false) => local.metrics.socketio.entered(namespace.name(), -1),
+            _ => {}
+        }
+    }
+    *counted = joined;
 }

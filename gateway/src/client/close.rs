@@ -131,7 +131,7 @@ impl Client {
             local.node.hide(shown);
         }
         self.leave_sessions(local, why);
-        self.give_up_answers();
+        self.give_up_answers(local);
     }
 
     /// A subscription has ended under a connection. After its end there is nothing more to tell of a client.

@@ -118,11 +118,13 @@ struct OfSocketIo {
     holder: Holder,
     /// The acknowledgements that it is asked for, by their numbers.
     asked: Vec<(u32, Awaited)>,
+    /// The namespaces that it is counted in, a bit for each.
+    counted: u64,
 }
 
 impl OfSocketIo {
     fn new(protocol: Arc<SocketIo>) -> Self {
-        Self { protocol, holder: Holder(rand::random()), asked: Vec::new() }
+        Self { protocol, holder: Holder(rand::random()), asked: Vec::new(), counted: 0 }
     }
 }
 

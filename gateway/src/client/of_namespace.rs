@@ -32,7 +32,7 @@ impl Client {
         let door = match common.namespaces.seen(channel.as_str()) {
             Some(seen) if seen.is_of_all() => {
                 returning = self.returning(local, seen.namespace);
-                seen.namespace.door
+                *seen.namespace.door.get()
             }
             // What rules lead there has said that it may.
             Some(_) => Door::default(),

@@ -78,6 +78,9 @@ pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
     // What waits already is counted against the budget that the node began with.
     merged.raw = new.raw.clone();
     merged.pusher = present.pusher.with_live_of(&new.pusher);
+    merged.socketio = present.socketio.with_live_of(&new.socketio);
+    // Streams that are reserved belong to what is served at all.
+    merged.graphql = present.graphql.with_live_of(&new.graphql);
     merged.limits = new.limits.clone();
     merged.limits.memory_bytes_max = present.limits.memory_bytes_max;
     merged.api.keys = new.api.keys.clone();

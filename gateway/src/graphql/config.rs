@@ -66,6 +66,11 @@ pub struct Subscription {
 }
 
 impl Config {
+    /// The same with what of `new` can hold at once, for clients that come after it: all but whether it is served.
+    pub(crate) fn with_live_of(&self, new: &Self) -> Self {
+        Self { enabled: self.enabled, ..new.clone() }
+    }
+
     /// `has_hook`: whether `backend.graphql` is on.
     pub fn check(&self, has_hook: bool, faults: &mut Faults) {
         faults.outside("query_bytes_max", self.query_bytes_max, 64..=1 << 20);

@@ -11,6 +11,7 @@ use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -38,7 +39,8 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// What is served at [`PATH`].
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    catalog: Arc<Catalog>,
+    /// Another can hold for clients that come after it.
+    catalog: RwLock<Arc<Catalog>>,
     operations_max: usize,
     reserved: Arc<Reserved>,
 }
@@ -46,11 +48,16 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// `operations_max`: how many a client may have under way.
     pub(crate) fn new(catalog: Arc<Catalog>, operations_max: usize) -> Self {
-        Self { catalog, operations_max, reserved: Arc::default() }
+        Self { catalog: RwLock::new(catalog), operations_max, reserved: Arc::default() }
+    }
+
+    /// Clients that come from now on have these fields. Others keep those that they came for.
+    pub(crate) fn set_catalog(&self, catalog: Arc<Catalog>) {
+        *self.catalog.write() = catalog;
     }
 
     fn client(&self, dialect: Dialect) -> Arc<GraphQl> {
-        Arc::new(GraphQl::new(dialect, self.catalog.clone(), self.operations_max))
+        Arc::new(GraphQl::new(dialect, self.catalog.read().clone(), self.operations_max))
     }
 }
 

@@ -102,6 +102,21 @@ impl Config {
         }
     }
 
+    /// The same with what of `new` can hold at once: who may come into namespaces, and what becomes of events there.
+    pub(crate) fn with_live_of(&self, new: &Self) -> Self {
+        Self { namespaces: namespaces::with_live_of(&self.namespaces, &new.namespaces), ..self.clone() }
+    }
+
+    /// Has clients go by these rules from now on.
+    pub(crate) fn set_rules(&self, common: &Common) {
+        for (name, section) in self.served() {
+            if let Some(namespace) = common.namespaces.named(&name) {
+                namespace.door.set(section.door());
+                namespace.routes.set(section.routes());
+            }
+        }
+    }
+
     /// Whether clients of Socket.IO connect at this path.
     pub(crate) fn is_at(&self, path: &str) -> bool {
         self.enabled && (path == self.path || self.path.strip_suffix('/') == Some(path))

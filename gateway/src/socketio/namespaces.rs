@@ -108,6 +108,30 @@ impl Namespace {
         }
     }
 
+    pub(super) fn door(&self) -> Door {
+        let Self { users_only, connect_hook: asks, recovery_skips_hook: recovered_unasked, .. } = *self;
+        Door { users_only, asks, recovered_unasked }
+    }
+
+    pub(super) fn routes(&self) -> Routes {
+        let mut routes = Routes::default();
+        for (event, rule) in &self.events {
+            routes.add(event, rule.route());
+        }
+        routes
+    }
+
+    /// The same with what of `new` can hold at once.
+    fn with_live_of(&self, new: &Self) -> Self {
+        Self {
+            users_only: new.users_only,
+            connect_hook: new.connect_hook,
+            recovery_skips_hook: new.recovery_skips_hook,
+            events: new.events.clone(),
+            ..self.clone()
+        }
+    }
+
     fn check(&self, name: &str, faults: &mut Faults) {
         let key = |key: &str| format!("namespaces.{name}.{key}");
         let is_name = name.starts_with('/')
@@ -238,18 +262,23 @@ pub(super) fn check(sections: &BTreeMap<String, Namespace>, faults: &mut Faults)
     }
 }
 
+/// These, each with what can hold at once of the one with its name.
+pub(super) fn with_live_of(
+    present: &BTreeMap<String, Namespace>,
+    new: &BTreeMap<String, Namespace>,
+) -> BTreeMap<String, Namespace> {
+    let merged = present.iter().map(|(name, section)| {
+        let live = new.get(name).map_or_else(|| section.clone(), |new| section.with_live_of(new));
+        (name.clone(), live)
+    });
+    merged.collect()
+}
+
 /// As clients are served. The sections have been checked.
 pub(super) fn namespaces(sections: &BTreeMap<String, Namespace>, boundary: &str) -> Namespaces {
     let mut namespaces = Namespaces::new(boundary);
     for (name, section) in sections {
-        let mut routes = Routes::default();
-        for (event, rule) in &section.events {
-            routes.add(event, rule.route());
-        }
-        let Namespace { users_only, connect_hook: asks, recovery_skips_hook: recovered_unasked, .. } =
-            *section;
-        let door = Door { users_only, asks, recovered_unasked };
-        namespaces.add(name, section.channels_or(name), door, routes);
+        namespaces.add(name, section.channels_or(name), section.door(), section.routes());
         namespaces.keep_sessions(name, section.recovery_ms);
     }
     namespaces
@@ -312,7 +341,7 @@ mod tests {
         )
         .unwrap();
         let namespaces = namespaces(&sections, ":");
-        let routes = &namespaces.named("/").unwrap().routes;
+        let routes = namespaces.named("/").unwrap().routes.get();
         let to = To::Room(Named::Argument(1));
         assert_eq!(
             routes.find("game:move"),

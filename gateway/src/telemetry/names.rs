@@ -250,6 +250,10 @@ metrics! {
     "Socket.IO":
     SOCKETIO_RECOVERIES_TOTAL Counter "socketio_recoveries_total" ["result": "`recovered`, or why the client began anew: `unknown`: no such session, or away for too long; `other_user`; `other_client`: its connection was somebody else in a namespace before; `offset`: not one of ours; `stale`: what is kept is older than what it was told; `history`: what it missed is not there any more; `taken`: another connection was quicker; `unreachable`: Redis did not answer"]
         "Clients of Socket.IO that asked to come back to their session.";
+    SOCKETIO_CLIENTS Gauge "socketio_clients" ["namespace": "those of `socketio.namespaces`, at most 64"]
+        "Clients of this node in each namespace of Socket.IO.";
+    SOCKETIO_EVENTS_TOTAL Counter "socketio_events_total" ["result": "`received`; `refused`: those of them that were answered with an error"]
+        "Events that clients of Socket.IO have sent.";
     SOCKETIO_SESSIONS Gauge "socketio_sessions" []
         "Sessions of this node's clients that they can come back to.";
 

@@ -1,14 +1,17 @@
 //! What is counted of Socket.IO.
 
-use prometheus::{IntCounterVec, IntGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::names;
-use super::register::{counters, gauge};
+use super::register::{counters, gauge, gauges};
 
 #[derive(Debug)]
 pub struct SocketIoMetrics {
     recoveries: IntCounterVec,
     pub(crate) sessions: IntGauge,
+    clients: IntGaugeVec,
+    received: IntCounter,
+    refused: IntCounter,
     asks: IntCounterVec,
     pub(crate) asks_pending: IntGauge,
 }
@@ -33,12 +36,27 @@ impl SocketIoMetrics {
         for result in ["answered", "timeout", "gone", "too_many", "too_long", "late"] {
             asks.with_label_values(&[result]);
         }
+        let events = counters(registry, names::SOCKETIO_EVENTS_TOTAL);
         Self {
+            clients: gauges(registry, names::SOCKETIO_CLIENTS),
+            received: events.with_label_values(&["received"]),
+            refused: events.with_label_values(&["refused"]),
             recoveries,
             sessions: gauge(registry, names::SOCKETIO_SESSIONS),
             asks,
             asks_pending: gauge(registry, names::SOCKETIO_ASKS_PENDING),
         }
+    }
+
+    /// So many more clients are in this namespace, which the configuration names.
+    pub fn entered(&self, namespace: &str, clients: i64) {
+        self.clients.with_label_values(&[namespace]).add(clients);
+    }
+
+    /// Clients have sent events, and some were refused.
+    pub fn events(&self, received: u32, refused: u32) {
+        self.received.inc_by(received.into());
+        self.refused.inc_by(refused.into());
     }
 
     /// A client has asked to come back to a session that it had.

@@ -73,6 +73,27 @@ async fn an_event_reaches_all_or_all_others() {
 }
 
 #[tokio::test]
+async fn clients_are_counted_by_namespace_and_their_events_by_what_came_of_them() {
+    let gateway = namespaced().start().await;
+    let (mut one, _) = gateway.in_main().await;
+    let (other, _) = gateway.in_main().await;
+    let clients = "tidegate_socketio_clients{namespace=\"/\"}";
+    gateway.metric_becomes(clients, 2.0).await;
+    one.send(r#"2["unheard of"]"#).await;
+    one.send(r#"21["unheard of"]"#).await;
+    one.send(r#"22["tell-others"]"#).await;
+    for _ in 0..3 {
+        one.told().await;
+    }
+    gateway.metric_becomes("tidegate_socketio_events_total{result=\"received\"}", 3.0).await;
+    gateway.metric_becomes("tidegate_socketio_events_total{result=\"refused\"}", 2.0).await;
+    one.send("1").await;
+    gateway.metric_becomes(clients, 1.0).await;
+    drop(other);
+    gateway.metric_becomes(clients, 0.0).await;
+}
+
+#[tokio::test]
 async fn bytes_come_as_attachments_and_as_what_other_wires_have_for_them() {
     let gateway = namespaced().and("[namespaces.socketio]\nallow_subscribe_anonymous = true\n").start().await;
     let mut bare = gateway.raw("socketio:*").await;

@@ -160,6 +160,84 @@ async fn bare_endpoints_come_and_go_and_whoever_is_connected_stays() {
     gateway.terminate().await;
 }
 
+/// What a client of Socket.IO is told when it sends this packet.
+async fn socketio_answers(
+    socket: &mut WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    packet: &str,
+) -> String {
+    socket.send(Message::text(packet)).await.unwrap();
+    loop {
+        let next = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
+        match next.to_text().unwrap() {
+            "2" => socket.send(Message::text("3")).await.unwrap(),
+            text if text.starts_with('0') => {}
+            text => return text.to_owned(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn rules_of_socketio_change_under_open_connections_and_its_namespaces_with_a_restart() {
+    let rules = |rules: &str| format!("[socketio]\nenabled = true\n[socketio.namespaces.\"/\"]\n{rules}");
+    let file = File::new(&rules(""));
+    let gateway = file.serve().await;
+    let open = || connect_async(format!("ws://{}/socket.io/?EIO=4&transport=websocket", gateway.address));
+    let (mut socket, _) = open().await.unwrap();
+    assert!(socketio_answers(&mut socket, "40").await.starts_with("40"));
+    let refused = r#"431[{"status":"error","code":103,"message":"permission denied"}]"#;
+    assert_eq!(socketio_answers(&mut socket, r#"421["say",1]"#).await, refused);
+
+    let say = "users_only = true\n[socketio.namespaces.\"/\".events.say]\naction = \"publish\"\nto_sender = false\n";
+    file.write(&format!("{}[socketio.namespaces.\"/new\"]\n", rules(say)));
+    let answer = reload(&gateway, "demo").await;
+    let keys = |of: &str| answer["result"][of].to_string();
+    assert!(keys("changed").contains("socketio.namespaces./.events.say"), "{answer}");
+    assert!(keys("needs_restart").contains("socketio.namespaces./new"), "{answer}");
+    assert!(!keys("needs_restart").contains("events.say"), "{answer}");
+    assert_eq!(socketio_answers(&mut socket, r#"421["say",1]"#).await, r#"431[{"status":"ok"}]"#);
+    // Who is there stays; who comes is looked at by the new rules.
+    let (mut late, _) = open().await.unwrap();
+    assert!(socketio_answers(&mut late, "40").await.starts_with("44"), "it is for users alone");
+    let told = socketio_answers(&mut socket, "40/new,").await;
+    assert_eq!(told, r#"44/new,{"message":"Invalid namespace"}"#);
+    gateway.terminate().await;
+}
+
+#[tokio::test]
+async fn clients_of_graphql_that_come_after_a_reload_have_its_fields() {
+    let field = |name: &str| {
+        format!("[graphql]\nenabled = true\n[graphql.subscriptions.{name}]\nchannel = \"news:{{topic}}\"\n")
+    };
+    let file = File::new(&format!("{OPEN}{}", field("first")));
+    let gateway = file.serve().await;
+    let asked = async |field: &str| {
+        let mut socket = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
+        let body = json!({ "query": format!("subscription {{ {field}(topic: \"a\") }}") }).to_string();
+        let request = format!(
+            "POST /graphql HTTP/1.1\r\nHost: gateway\r\nAccept: text/event-stream\r\nContent-Type: \
+             application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(socket).lines();
+        let first = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        let mut said = first;
+        // Whoever is refused is told why at once; others are told nothing yet.
+        while let Ok(Ok(Some(line))) =
+            tokio::time::timeout(std::time::Duration::from_millis(300), lines.next_line()).await
+        {
+            said.push_str(&line);
+        }
+        said.contains("errors")
+    };
+    assert_eq!((asked("first").await, asked("second").await), (false, true));
+    file.write(&format!("{OPEN}{}", field("second")));
+    let answer = reload(&gateway, "demo").await;
+    assert!(answer["result"]["changed"].to_string().contains("graphql.subscriptions"), "{answer}");
+    assert_eq!((asked("first").await, asked("second").await), (true, false));
+    gateway.terminate().await;
+}
+
 #[tokio::test]
 async fn a_file_with_a_mistake_changes_nothing_and_every_mistake_is_answered() {
     let file = File::new(OPEN);

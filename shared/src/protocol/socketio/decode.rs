@@ -201,6 +201,7 @@ fn whole(
         state.answer(u32::try_from(number).unwrap_or_default(), said);
         return Ok(());
     }
+    state.events = state.events.saturating_add(1);
     let [name, values @ ..] = &values[..] else { return Err(DecodeError::Malformed) };
     let name = text_of(name, true).ok_or(DecodeError::Malformed)?;
     if RESERVED.contains(&&*name) {
@@ -249,7 +250,8 @@ impl Event<'_> {
         if self.name.len() > EVENT_BYTES_MAX {
             return Err(Fault::Refused(ErrorCode::BadRequest));
         }
-        let route = self.namespace.routes.find(self.name).filter(|_| is_in);
+        let routes = self.namespace.routes.get();
+        let route = routes.find(self.name).filter(|_| is_in);
         match route.ok_or(Fault::Refused(ErrorCode::PermissionDenied))? {
             Route::Refuse => return Err(Fault::Refused(ErrorCode::PermissionDenied)),
             Route::Backend => {

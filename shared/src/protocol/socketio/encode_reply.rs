@@ -32,12 +32,19 @@ pub(super) fn encode(
     match (kind, namespaces.get(index)) {
         (id::ENTER, Some(namespace)) => entered(state, namespace, index, reply, out),
         (id::EVENT, Some(namespace)) => match &reply.outcome {
-            Err(refusal) if state.joined & bit(index) != 0 => refused(namespace, refusal, out),
+            Err(refusal) => {
+                state.refused = state.refused.saturating_add(1);
+                match state.joined & bit(index) {
+                    0 => Encoded::Nothing,
+                    _ => refused(namespace, refusal, out),
+                }
+            }
             _ => Encoded::Nothing,
         },
         (0, _) => match state.take_awaited(rest) {
             Some(Awaited::Ack { namespace, ack }) => {
                 let Some(namespace) = namespaces.get(namespace) else { return Encoded::Nothing };
+                state.refused = state.refused.saturating_add(u32::from(reply.outcome.is_err()));
                 acknowledged(namespace, ack, &reply.outcome, out)
             }
             Some(Awaited::Unknown(name)) => connect_error(&name, "Invalid namespace", None, out),

@@ -24,6 +24,7 @@ mod cursor;
 mod decode;
 mod encode_push;
 mod encode_reply;
+mod live;
 mod names;
 mod packet;
 mod record;
@@ -34,6 +35,7 @@ mod state;
 pub use arguments::{ARGUMENTS_TAG, BINARY_TAG, listed_by_server, said_by_server, said_with_attachments};
 pub use cursor::{Followed, Kept, Resume, Unusable};
 pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX, RESERVED};
+pub use live::Live;
 pub use names::{NAMESPACES_MAX, Namespace, Namespaces, Seen};
 pub use record::Records;
 pub use routes::{Door, Entry, Forward, Named, Route, Routes, To};
@@ -74,6 +76,19 @@ pub struct Common {
     pub attachments_max: u32,
     /// The longest packet with its attachments, in bytes.
     pub packet_bytes_max: usize,
+}
+
+/// What is told of a client to whoever counts, and to whoever waits for it.
+#[derive(Debug)]
+pub struct News {
+    /// What it has said to events that ask for it.
+    pub answered: Vec<Answered>,
+    /// Events that it has sent.
+    pub events: u32,
+    /// Those that were refused.
+    pub refused: u32,
+    /// The namespaces that it is in now, as a bit for each in their order.
+    pub joined: u64,
 }
 
 /// One connection. Unlike other protocols it has a value for each, which knows its namespaces. What it encodes for all is
@@ -190,9 +205,11 @@ impl SocketIo {
         self.state().give_up_ask(number);
     }
 
-    /// What the client has said to such events.
-    pub fn take_answered(&self) -> Vec<Answered> {
-        self.state().take_answered()
+    /// What has come of the client since this was asked last.
+    pub fn take_news(&self) -> News {
+        let mut state = self.state();
+        let (events, refused) = (std::mem::take(&mut state.events), std::mem::take(&mut state.refused));
+        News { answered: state.take_answered(), events, refused, joined: state.joined }
     }
 
     /// Only the connection's own worker, and what it has others do for it, ask for it.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::channel::Channel;
 use crate::protocol::name_part;
 
+use super::live::Live;
 use super::routes::{Door, Routes};
 
 /// The most namespaces there can be: a connection keeps a bit for each.
@@ -29,8 +30,9 @@ pub struct Namespaces {
 pub struct Namespace {
     name: Box<str>,
     prefix: Box<str>,
-    pub door: Door,
-    pub routes: Routes,
+    /// Others can hold from some moment on, for who comes and what is sent after it.
+    pub door: Live<Door>,
+    pub routes: Live<Routes>,
     /// How long its clients may be away and come back to what they missed. 0: they begin anew.
     pub recovery_ms: u64,
 }
@@ -58,6 +60,7 @@ impl Namespaces {
         }
         let index = self.all.len();
         let prefix = format!("{channels}{}", self.boundary).into();
+        let (door, routes) = (Live::new(door), Live::new(routes));
         self.all.push(Namespace { name: name.into(), prefix, door, routes, recovery_ms: 0 });
         self.by_name.insert(name.into(), index);
         self.by_prefix.insert(channels.into(), index);

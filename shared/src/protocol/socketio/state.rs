@@ -20,6 +20,9 @@ pub(super) struct State {
     next: u32,
     /// How many acknowledgements it was asked for.
     asked: u32,
+    /// Events that it has sent, and those that were refused, since they were counted last.
+    pub(super) events: u32,
+    pub(super) refused: u32,
     rare: Option<Box<Rare>>,
 }
 

@@ -238,7 +238,7 @@ impl App {
         let graphql = graphql.map_err(|unusable| setup(graphql_fault(unusable)))?;
         let graphql = graphql.map(|catalog| {
             let operations_max = config.session.channels_max as usize;
-            Arc::new(graphql::Endpoint::new(Arc::new(catalog), operations_max))
+            Arc::new(graphql::Endpoint::new(Arc::new(catalog), operations_max, metrics.clone()))
         });
         let router = Router {
             origins: origins.clone(),

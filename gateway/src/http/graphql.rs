@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
-use shared::protocol::graphql::{self as wire, Dialect, GraphQl};
+use shared::protocol::graphql::{self as wire, Dialect, GraphQl, GraphQlError, Plan, Planner};
 
 use crate::admission::Peer;
 use crate::graphql::Catalog;
@@ -25,6 +25,7 @@ use crate::http::head::Head;
 use crate::http::reserved::{Reserved, Taken};
 use crate::http::respond::{Opening, Waits, headers_of_stream};
 use crate::http::{Body, Handed, Refused, Router, TakeOver, Told, cors, upgrade, whole};
+use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
 
 pub(crate) const PATH: &str = "/graphql";
@@ -43,12 +44,32 @@ pub(crate) struct Endpoint {
     catalog: RwLock<Arc<Catalog>>,
     operations_max: usize,
     reserved: Arc<Reserved>,
+    metrics: Arc<Metrics>,
+}
+
+/// Counts what is asked for.
+#[derive(Debug)]
+struct Counted {
+    catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
+}
+
+impl Planner for Counted {
+    fn plan(&self, asked: &wire::Asked<'_>) -> Result<Plan, Vec<GraphQlError>> {
+        let plan = self.catalog.plan(asked);
+        self.metrics.graphql_operation(match &plan {
+            Ok(Plan::Subscribe(_)) => "subscription",
+            Ok(Plan::Answer(_)) => "answered",
+            Err(_) => "refused",
+        });
+        plan
+    }
 }
 
 impl Endpoint {
     /// `operations_max`: how many a client may have under way.
-    pub(crate) fn new(catalog: Arc<Catalog>, operations_max: usize) -> Self {
-        Self { catalog: RwLock::new(catalog), operations_max, reserved: Arc::default() }
+    pub(crate) fn new(catalog: Arc<Catalog>, operations_max: usize, metrics: Arc<Metrics>) -> Self {
+        Self { catalog: RwLock::new(catalog), operations_max, reserved: Arc::default(), metrics }
     }
 
     /// Clients that come from now on have these fields. Others keep those that they came for.
@@ -57,7 +78,8 @@ impl Endpoint {
     }
 
     fn client(&self, dialect: Dialect) -> Arc<GraphQl> {
-        Arc::new(GraphQl::new(dialect, self.catalog.read().clone(), self.operations_max))
+        let planner = Counted { catalog: self.catalog.read().clone(), metrics: self.metrics.clone() };
+        Arc::new(GraphQl::new(dialect, Arc::new(planner), self.operations_max))
     }
 }
 

@@ -57,6 +57,7 @@ pub struct Metrics {
     /// To sessions, and to clients.
     pub engine_io_carried_bytes_total: [IntCounter; 2],
     pub socketio: SocketIoMetrics,
+    graphql_operations_total: IntCounterVec,
     pub handshakes_pending: IntGauge,
     closes_total: IntCounterVec,
     pub slow_consumers_total: IntCounter,
@@ -197,6 +198,7 @@ impl Metrics {
             engine_io_carried_bytes_total: ["session", "client"]
                 .map(|to| carried_bytes_total.with_label_values(&[to])),
             socketio: SocketIoMetrics::new(r),
+            graphql_operations_total: counters(r, names::GRAPHQL_OPERATIONS_TOTAL),
             handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
             closes_total,
             slow_consumers_total: counter(r, names::SLOW_CONSUMERS_TOTAL),
@@ -315,6 +317,11 @@ impl Metrics {
     /// A client that polls has tried a WebSocket.
     pub fn engine_io_upgrade(&self, result: &'static str) {
         self.engine_io_upgrades_total.with_label_values(&[result]).inc();
+    }
+
+    /// A client has asked for an operation in GraphQL.
+    pub fn graphql_operation(&self, result: &'static str) {
+        self.graphql_operations_total.with_label_values(&[result]).inc();
     }
 
     /// Connections open now.
@@ -528,6 +535,8 @@ mod tests {
         metrics.token("connection", "accepted");
         metrics.jwks_fetch(true);
         metrics.node_asked("answered");
+        metrics.socketio.entered("/", 1);
+        metrics.graphql_operation("refused");
         let hook = metrics.hook("connect", &["timeout"]);
         hook.seconds.observe(0.1);
         metrics.events().failed("timeout");

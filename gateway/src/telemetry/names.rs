@@ -262,6 +262,10 @@ metrics! {
     SOCKETIO_ASKS_PENDING Gauge "socketio_asks_pending" []
         "Acknowledgements of this node's clients that are waited for.";
 
+    "GraphQL":
+    GRAPHQL_OPERATIONS_TOTAL Counter "graphql_operations_total" ["result": "`subscription`: it has a channel, which the client may still be refused; `answered`: at once, such as what the schema is; `refused`: it is not valid, or more than the limits allow"]
+        "Operations that clients have asked for in GraphQL.";
+
     "Traces":
     TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []
         "Batches of spans that the collector of traces did not take, and that are lost.";

@@ -84,6 +84,10 @@ async fn a_schema_says_what_is_selected_of_payloads() {
     let fields = json!([{ "name": "name" }, { "name": "price" }]);
     assert_eq!(client.next("4").await, json!({ "data": { "__type": { "fields": fields } } }));
     assert_eq!(client.hear().await, json!({ "type": "complete", "id": "4" }));
+    for (result, count) in [("subscription", 2.0), ("answered", 1.0), ("refused", 1.0)] {
+        let metric = format!("tidegate_graphql_operations_total{{result=\"{result}\"}}");
+        assert_eq!(gateway.metric(&metric).await, count, "{result}");
+    }
 }
 
 #[tokio::test]

@@ -536,6 +536,7 @@ mod tests {
         metrics.jwks_fetch(true);
         metrics.node_asked("answered");
         metrics.socketio.entered("/", 1);
+        metrics.emitters().message("event", "sent", 1);
         metrics.graphql_operation("refused");
         let hook = metrics.hook("connect", &["timeout"]);
         hook.seconds.observe(0.1);

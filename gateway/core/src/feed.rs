@@ -166,6 +166,11 @@ impl Feed {
         Admission::Deliver(publication)
     }
 
+    /// Whether everything up to there was given out.
+    pub fn has_given_out(&self, position: StreamPosition) -> bool {
+        matches!(self.known, Known::Arrived(_)) && self.known.includes(position)
+    }
+
     /// A subscriber starts from here, by history that was read after the channel's publications began to come: as
     /// long as none has come, the first one must be the next.
     pub fn anchor(&mut self, top: StreamPosition) {

@@ -83,6 +83,11 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// Whether what is published has been handed to this node before anyone can read of it in history.
+    fn hands_out_at_once(&self) -> bool {
+        false
+    }
+
     /// The top of several streams, in the order asked.
     fn positions(
         &self,

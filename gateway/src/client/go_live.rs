@@ -16,7 +16,9 @@ impl Client {
     pub(super) fn go_live(&mut self, local: &mut Local, go_live: &GoLive) {
         let channel = &go_live.channel;
         self.note_position(channel, go_live.position);
-        let knows = Knows { position: go_live.position, has_last: go_live.has_last };
+        let is_handed_out = local.hub.has_seen_nothing(channel.as_str())
+            && go_live.position.is_some_and(|position| local.node.has_handed_out(channel, position));
+        let knows = Knows { position: go_live.position, has_last: go_live.has_last, is_handed_out };
         let mut held_back = HeldBack {
             can_wait: go_live.can_read_on() && !self.is_closing(),
             bytes_max: local.websocket.outbox_bytes_max,

@@ -6,6 +6,7 @@ use gateway_core::catch_up::{Asked, CatchUp, Reading, Shared, Stopped, Want};
 use gateway_core::effect::PastWanted;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
+use shared::position::StreamPosition;
 use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
@@ -98,6 +99,14 @@ impl Node {
         let page = self.history(channel.clone(), wanted.filter, retention).await?;
         self.with_channel(channel, |local| local.feed.anchor(page.top));
         Ok(page)
+    }
+
+    /// Whether everything up to there was handed out to the workers that want the channel.
+    pub(crate) fn has_handed_out(&self, channel: &Channel, position: StreamPosition) -> bool {
+        self.broker.hands_out_at_once() || {
+            let shard = self.interest.shard(channel.as_str());
+            shard.get(channel.as_str()).is_some_and(|local| local.feed.has_given_out(position))
+        }
     }
 
     /// What is known of a channel's past is not what the broker has.

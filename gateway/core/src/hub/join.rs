@@ -28,15 +28,25 @@ pub struct Knows {
     pub position: Option<StreamPosition>,
     /// It was given the publication at that position, so that the next one may come to it as a patch of that.
     pub has_last: bool,
+    /// The node has handed out everything up to there: what of it is still to come here is in this worker's inbox, and whoever
+    /// joins from now on is not told of less.
+    pub is_handed_out: bool,
 }
 
 impl From<Option<StreamPosition>> for Knows {
+    /// Of a position up to which everything is handed out.
     fn from(position: Option<StreamPosition>) -> Self {
-        Self { position, has_last: false }
+        Self { position, has_last: false, is_handed_out: true }
     }
 }
 
 impl Hub {
+    /// Whether a worker that has seen nothing of a channel's stream may learn from someone who goes live where that stands.
+    pub fn has_seen_nothing(&self, channel: &str) -> bool {
+        let members = self.ids.find(&self.channels, channel).and_then(|id| self.channels.get(id as usize));
+        members.is_some_and(|members| members.stream.is_none() && members.live.is_empty())
+    }
+
     /// From now on, publications of the channel are held back for this subscriber until [`Hub::go_live`]. With a filter,
     /// it gets only those that this lets through. One that is there already starts anew; if it was still joining and
     /// wants the same, what no history has is held back for it since it joined first.
@@ -99,6 +109,7 @@ impl Hub {
     /// What the subscriber knows has been told to its client. It gets what was held back and is not known to it, then
     /// everything that comes; or it is told that something in between is not there, and joins on, until it leaves or joins
     /// again. Does nothing for one that is not joining.
+    /// On a worker that has seen nothing of the stream, it says where that stands if `is_handed_out`.
     pub fn go_live(&mut self, channel: &str, key: u32, knows: impl Into<Knows>, sink: &mut impl Sink) {
         let Some(first) = self.ids.find(&self.channels, channel) else { return };
         let Some((id, at)) = self.find_place(first, key).filter(|(_, at)| at.list() == List::Joining) else {
@@ -108,7 +119,8 @@ impl Hub {
         let Some(aside) = members.aside.as_ref() else { return };
         let Some(joining) = aside.joining.get(at.index()) else { return };
         let subscriber = joining.subscriber;
-        let Some((next, has_last)) = members.catch_up(joining, &aside.held, knows.into(), sink) else {
+        let knows = knows.into();
+        let Some((next, has_last)) = members.catch_up(joining, &aside.held, knows, sink) else {
             self.counts.insufficient += 1;
             return sink.insufficient(key, &members.channel);
         };
@@ -118,6 +130,7 @@ impl Hub {
             self.held_bytes -= aside.let_go();
         }
         if let Next::Waiting(position) = next
+            && knows.is_handed_out
             && members.is_first_at(position)
         {
             members.stream = Some(position);
@@ -133,9 +146,9 @@ impl Hub {
 }
 
 impl Members {
-    /// Whether the worker, which has seen nothing of the stream yet, may go on as if it had seen it up to here. What is still
-    /// on its way to it and stands before this place is known to whoever is live or waits; those who are joining could not
-    /// read it in history any more.
+    /// Whether the worker, which has seen nothing of the stream yet, may go on as if it had seen it up to here, where what is
+    /// handed out is in its inbox at the latest. What is in there and stands before this place is known to whoever is live or
+    /// waits; those who are joining may have been told of less.
     fn is_first_at(&self, position: StreamPosition) -> bool {
         let is_first = |aside: &Aside| {
             aside.joining.is_empty() && aside.waiting.iter().all(|waiting| waiting.position == position)
@@ -152,7 +165,7 @@ impl Members {
         knows: Knows,
         sink: &mut impl Sink,
     ) -> Option<(Next, bool)> {
-        let Knows { position, has_last } = knows;
+        let Knows { position, has_last, .. } = knows;
         let subscriber = joining.subscriber;
         // History was read for it before that was lost, or of a stream that is gone.
         let is_outdated = joining.lost.zip(position).is_some_and(|(lost, knows)| {

@@ -464,6 +464,13 @@ impl Node {
     fn deliver(&mut self, channel: &Channel, deliveries: Vec<Delivery>, net: &mut Net) {
         let Some(local) = self.channels.get_mut(channel) else { return };
         for delivery in deliveries {
+            let position = match &delivery {
+                Delivery::Publication(publication) => publication.position,
+                Delivery::Lost(position) => Some(*position),
+            };
+            for (worker, position) in self.workers.iter_mut().zip(std::iter::repeat(position)) {
+                worker.handed_out.extend(position.map(|position| (channel.clone(), position)));
+            }
             match &delivery {
                 Delivery::Publication(publication) => local.catch_up.handed_out(net.now, publication),
                 Delivery::Lost(_) => local.catch_up.forget(),

@@ -94,6 +94,8 @@ pub(crate) struct Worker {
     pub(crate) connections: Slab<Connection>,
     pub(crate) trackers: Trackers,
     pub(crate) inbox: Vec<Item>,
+    /// Up to where its node has handed out what was published, to any worker.
+    pub(crate) handed_out: BTreeMap<Channel, StreamPosition>,
     /// What did not fit into the inbox, up to the last.
     overflow: BTreeMap<Channel, StreamPosition>,
     /// The same of the present run, of which subscribers are being told.
@@ -123,6 +125,7 @@ impl Worker {
             connections: Slab::new(),
             trackers: Trackers::default(),
             inbox: Vec::new(),
+            handed_out: BTreeMap::new(),
             overflow: BTreeMap::new(),
             overflowing: false,
             is_to_run: false,
@@ -398,7 +401,11 @@ impl Worker {
     fn go_live(&mut self, key: u32, go_live: &GoLive, net: &mut Net) {
         let is_full = go_live.can_read_on() && net.dice.chance(50);
         let mut writer = Writer { is_full, ..Writer::new(&self.connections, net) };
-        let knows = Knows { position: go_live.position, has_last: go_live.has_last };
+        let is_handed_out = go_live.position.is_some_and(|position| {
+            let handed_out = self.handed_out.get(&go_live.channel);
+            handed_out.is_some_and(|at| at.epoch == position.epoch && position.offset <= at.offset)
+        });
+        let knows = Knows { position: go_live.position, has_last: go_live.has_last, is_handed_out };
         self.hub.go_live(go_live.channel.as_str(), key, knows, &mut writer);
         let Writer { told, slow, .. } = writer;
         for (key, channel) in told {

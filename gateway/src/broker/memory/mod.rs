@@ -148,6 +148,11 @@ impl Broker for MemoryBroker {
         Some(self.shard(channel).lock().position(self.now(), channel))
     }
 
+    /// Both happen under the lock of the channel's shard.
+    fn hands_out_at_once(&self) -> bool {
+        true
+    }
+
     fn positions(
         &self,
         channels: Vec<(Channel, Retention)>,

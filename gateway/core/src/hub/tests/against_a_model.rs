@@ -77,7 +77,7 @@ impl Model {
         first
     }
 
-    fn go_live(&mut self, key: u32, position: StreamPosition) {
+    fn go_live(&mut self, key: u32, position: StreamPosition, is_handed_out: bool) {
         let Some(kind) = self.kind_of(key) else { return };
         let list = self.lists.entry(kind).or_default();
         let Some(member) = list.members.get_mut(&key) else { return };
@@ -108,7 +108,7 @@ impl Model {
                 State::Joining { .. } => false,
                 State::Told => true,
             };
-            if list.stream.is_none() && list.members.values().all(knows_that) {
+            if is_handed_out && list.stream.is_none() && list.members.values().all(knows_that) {
                 list.stream = Some(at);
             }
         }
@@ -215,6 +215,7 @@ enum Step {
         key: u32,
         behind: u64,
         has_last: bool,
+        is_handed_out: bool,
     },
     Leave {
         key: u32,
@@ -256,10 +257,12 @@ fn kinds() -> impl Strategy<Value = Kind> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let key = 0u32..6;
     let join = (key.clone(), any::<bool>(), kinds());
-    let go_live = (key.clone(), 0u64..4, any::<bool>());
+    let go_live = (key.clone(), 0u64..4, any::<bool>(), any::<bool>());
     let step = prop_oneof![
         4 => join.prop_map(|(key, positioned, kind)| Step::Join { key, positioned, kind }),
-        6 => go_live.prop_map(|(key, behind, has_last)| Step::GoLive { key, behind, has_last }),
+        6 => go_live.prop_map(|(key, behind, has_last, is_handed_out)| {
+            Step::GoLive { key, behind, has_last, is_handed_out }
+        }),
         2 => key.clone().prop_map(|key| Step::Leave { key }),
         2 => key.clone().prop_map(|key| Step::ServeLast { key }),
         1 => key.prop_map(|key| Step::RemoveAll { key }),
@@ -293,7 +296,7 @@ proptest! {
                     let first = hub.join(&news, kind.subscriber(key, positioned), kind.filter()).first;
                     prop_assert_eq!(first, model.join(key, positioned, kind));
                 }
-                Step::GoLive { key, behind, has_last } => {
+                Step::GoLive { key, behind, has_last, is_handed_out } => {
                     let position = StreamPosition { offset: top.offset.saturating_sub(behind), ..top };
                     let has_last = has_last && position.offset > 0;
                     let is_joining = model.kind_of(key).is_some_and(|kind| {
@@ -302,8 +305,9 @@ proptest! {
                     if is_joining {
                         clients.answered(key, has_last.then_some(position));
                     }
-                    hub.go_live("news", key, Knows { position: Some(position), has_last }, &mut clients);
-                    model.go_live(key, position);
+                    let knows = Knows { position: Some(position), has_last, is_handed_out };
+                    hub.go_live("news", key, knows, &mut clients);
+                    model.go_live(key, position, is_handed_out);
                 }
                 Step::Leave { key } => {
                     clients.forget_what_is_to_come(&hub, key, &mut model);

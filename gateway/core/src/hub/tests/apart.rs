@@ -32,7 +32,7 @@ impl Room {
 
     fn go_live_recovered(&mut self, key: u32, offset: u64) {
         self.clients.answered(key, Some(at(offset)));
-        let knows = Knows { position: Some(at(offset)), has_last: true };
+        let knows = Knows { position: Some(at(offset)), has_last: true, is_handed_out: true };
         self.hub.go_live("news", key, knows, &mut self.clients);
     }
 

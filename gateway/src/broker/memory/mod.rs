@@ -140,12 +140,12 @@ impl Broker for MemoryBroker {
         _retention: Retention,
     ) -> BoxFuture<'_, Result<HistoryPage, BrokerError>> {
         let mut shard = self.shard(&channel).lock();
-        let page = shard.history(self.now(), &channel, filter);
+        let page = shard.history(self.now(), &channel, filter, &self.metrics);
         ready(Ok(page)).boxed()
     }
 
     fn position_now(&self, channel: &Channel) -> Option<StreamPosition> {
-        Some(self.shard(channel).lock().position(self.now(), channel))
+        Some(self.shard(channel).lock().position(self.now(), channel, &self.metrics))
     }
 
     /// Both happen under the lock of the channel's shard.
@@ -159,7 +159,7 @@ impl Broker for MemoryBroker {
     ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>> {
         let positions = channels.iter().map(|(channel, _)| {
             let mut shard = self.shard(channel).lock();
-            shard.position(self.now(), channel)
+            shard.position(self.now(), channel, &self.metrics)
         });
         ready(Ok(positions.collect())).boxed()
     }
@@ -170,8 +170,8 @@ impl Broker for MemoryBroker {
         epoch: Epoch,
     ) -> BoxFuture<'_, Result<StreamPosition, BrokerError>> {
         let mut shard = self.shard(&channel).lock();
-        shard.leave_epoch(&channel, epoch);
-        ready(Ok(shard.position(self.now(), &channel))).boxed()
+        shard.leave_epoch(self.now(), &channel, epoch);
+        ready(Ok(shard.position(self.now(), &channel, &self.metrics))).boxed()
     }
 
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
@@ -194,7 +194,7 @@ impl Broker for MemoryBroker {
         keeping: Keeping,
     ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
         let mut shard = self.shard(&channel).lock();
-        let (page, told) = shard.read_state(self.now(), &channel, &filter, &keeping);
+        let (page, told) = shard.read_state(self.now(), &channel, &filter, &keeping, &self.metrics);
         told.into_iter().for_each(|publication| self.deliver(&channel, publication));
         ready(Ok(page)).boxed()
     }

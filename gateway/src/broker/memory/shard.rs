@@ -15,7 +15,7 @@ use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 
-use self::first_epochs::FirstEpochs;
+use self::first_epochs::{FirstEpochs, HOLDS};
 use super::expire::Deadlines;
 use super::remember::Answers;
 use crate::broker::measure::BrokerMetrics;
@@ -81,7 +81,7 @@ impl Shard {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             streams: HashMap::new(),
-            first_epochs: FirstEpochs::default(),
+            first_epochs: FirstEpochs::new(limits.position_ttl),
             subscribed: HashSet::new(),
             answers: Answers::new(limits.keys_max),
             emptying: Deadlines::default(),
@@ -158,30 +158,44 @@ impl Shard {
         (published, self.subscribed.contains(&channel).then_some(publication))
     }
 
-    pub(super) fn history(&mut self, now: Moment, channel: &Channel, filter: HistoryFilter) -> HistoryPage {
+    pub(super) fn history(
+        &mut self,
+        now: Moment,
+        channel: &Channel,
+        filter: HistoryFilter,
+        metrics: &BrokerMetrics,
+    ) -> HistoryPage {
         match self.look(now, channel) {
             Some(kept) => kept.stream.page(filter),
-            None => HistoryPage { publications: Vec::new(), top: self.first_position(channel) },
+            None => HistoryPage { publications: Vec::new(), top: self.first_position(now, channel, metrics) },
         }
     }
 
-    pub(super) fn position(&mut self, now: Moment, channel: &Channel) -> StreamPosition {
+    pub(super) fn position(
+        &mut self,
+        now: Moment,
+        channel: &Channel,
+        metrics: &BrokerMetrics,
+    ) -> StreamPosition {
         match self.look(now, channel) {
             Some(kept) => kept.stream.position(),
-            None => self.first_position(channel),
+            None => self.first_position(now, channel, metrics),
         }
     }
 
-    /// Where a channel stands that has no stream.
-    fn first_position(&self, channel: &Channel) -> StreamPosition {
-        StreamPosition { offset: 0, epoch: self.first_epochs.of(channel) }
+    /// Where a channel stands that has no stream. It gets one if it might stand elsewhere soon.
+    fn first_position(&mut self, now: Moment, channel: &Channel, metrics: &BrokerMetrics) -> StreamPosition {
+        if self.first_epochs.changes_soon(now, channel) {
+            return self.touch(now, channel, metrics).stream.position();
+        }
+        StreamPosition { offset: 0, epoch: self.first_epochs.of(now, channel) }
     }
 
-    pub(super) fn leave_epoch(&mut self, channel: &Channel, epoch: Epoch) {
+    pub(super) fn leave_epoch(&mut self, now: Moment, channel: &Channel, epoch: Epoch) {
         if self.streams.get(channel).is_some_and(|kept| kept.stream.position().epoch == epoch) {
             self.forget(channel);
         }
-        if self.first_epochs.of(channel) == epoch {
+        if self.first_epochs.of(now, channel) == epoch {
             self.first_epochs.leave(channel);
         }
     }
@@ -222,7 +236,9 @@ impl Shard {
             self.forget(channel);
         }
         let kept = self.streams.get_mut(channel)?;
-        kept.forget = kept.forget.max(now + self.limits.position_ttl);
+        let is_published = kept.stream.position().offset > 0;
+        let ttl = self.limits.position_ttl;
+        kept.forget = kept.forget.max(now + if is_published { ttl } else { ttl.min(HOLDS) });
         let before = kept.stream.bytes();
         kept.stream.expire(now);
         let freed = before - kept.stream.bytes();
@@ -236,13 +252,14 @@ impl Shard {
             while self.streams.len() >= self.limits.channels_max && self.forget_one() {
                 metrics.evicted_streams.increment();
             }
-            self.forgetting.insert(now + self.limits.position_ttl, channel.clone());
+            self.forgetting.insert(now + self.limits.position_ttl.min(HOLDS), channel.clone());
         }
-        let forget = now + self.limits.position_ttl;
+        // Until it is published to.
+        let forget = now + self.limits.position_ttl.min(HOLDS);
         let first_epochs = &self.first_epochs;
         self.streams.entry(channel.clone()).or_insert_with(|| {
             Box::new(Kept {
-                stream: Stream::new(first_epochs.of(channel)),
+                stream: Stream::new(first_epochs.of(now, channel)),
                 version: None,
                 keys: None,
                 forget,
@@ -295,6 +312,9 @@ impl Shard {
                 self.forgetting.insert(kept.forget, channel);
                 continue;
             }
+            if kept.stream.position().offset > 0 {
+                self.first_epochs.leave(&channel);
+            }
             self.forget(&channel);
             return true;
         }
@@ -328,9 +348,6 @@ impl Shard {
 
     fn forget(&mut self, channel: &Channel) {
         let Some(kept) = self.streams.remove(channel) else { return };
-        if kept.stream.position().offset > 0 {
-            self.first_epochs.leave(channel);
-        }
         if is_sparse(self.streams.len(), self.streams.capacity()) {
             self.streams.shrink_to(self.streams.len() * 2);
         }

@@ -39,7 +39,7 @@ fn publish(shard: &mut Shard, now: u64, number: u64, bytes: usize) -> StreamPosi
 
 fn offsets(shard: &mut Shard, now: u64, number: u64) -> Vec<u64> {
     let filter = HistoryFilter { since: None, limit: 100, reverse: false, enough_bytes: None };
-    let page = shard.history(Moment(now), &channel(number), filter);
+    let page = shard.history(Moment(now), &channel(number), filter, &BrokerMetrics::default());
     page.publications.iter().map(Publication::offset).collect()
 }
 
@@ -100,18 +100,50 @@ fn a_position_lives_as_long_as_what_is_kept_under_it() {
     assert_eq!(publish(&mut shard, 200_000, 1, 10).offset, 2);
 }
 
-#[test]
-fn a_channel_nobody_publishes_to_has_an_epoch_and_takes_no_room() {
-    let mut shard = Shard::new(limits(100, 1 << 20));
-    let first = shard.position(Moment(0), &channel(1));
-    assert_eq!((first.offset, shard.streams.len()), (0, 0));
-    assert_eq!(shard.position(Moment(9_000_000), &channel(1)), first, "it holds");
-    assert_eq!(publish(&mut shard, 9_000_000, 1, 10), StreamPosition { offset: 1, ..first });
+const HOUR: u64 = 3_600_000;
 
-    shard.leave_epoch(&channel(2), first.epoch);
-    let second = shard.position(Moment(0), &channel(2));
-    shard.leave_epoch(&channel(2), second.epoch);
-    assert_ne!(shard.position(Moment(0), &channel(2)).epoch, second.epoch, "it was left");
+fn a_day() -> Shard {
+    Shard::new(Limits { position_ttl: Duration::from_secs(86_400), ..limits(10_000, 1 << 20) })
+}
+
+fn position(shard: &mut Shard, now: u64, number: u64) -> StreamPosition {
+    shard.position(Moment(now), &channel(number), &BrokerMetrics::default())
+}
+
+#[test]
+fn channels_nobody_publishes_to_have_epochs_and_most_take_no_room() {
+    let mut shard = a_day();
+    let first: Vec<_> = (0..1_000).map(|number| position(&mut shard, 0, number)).collect();
+    assert!(first.iter().all(|position| position.offset == 0));
+    assert!(shard.streams.len() < 100, "a 24th of them change within the hour: {}", shard.streams.len());
+    // Looked at twice an hour, as where subscribers follow them, each has its epoch for ever.
+    for half in 1..=100 {
+        shard.sweep(Moment(half * HOUR / 2), usize::MAX >> 1);
+        let now: Vec<_> = (0..1_000).map(|number| position(&mut shard, half * HOUR / 2, number)).collect();
+        assert!(now == first, "after {half} half hours");
+    }
+    let published = publish(&mut shard, 50 * HOUR, 1, 10);
+    assert_eq!(published, StreamPosition { offset: 1, ..first[1] });
+}
+
+#[test]
+fn an_epoch_that_was_published_in_does_not_come_back() {
+    let mut shard = a_day();
+    let mut epochs = std::collections::BTreeSet::new();
+    for time in 0..40 {
+        // A day and a little later it is forgotten.
+        let position = publish(&mut shard, time * 25 * HOUR, 1, 10);
+        assert_eq!((position.offset, epochs.insert(position.epoch.as_str().to_owned())), (1, true));
+    }
+    let number = 2;
+    for _ in 0..40 {
+        let published = publish(&mut shard, 0, number, 10);
+        shard.leave_epoch(Moment(0), &channel(number), published.epoch);
+        assert_ne!(position(&mut shard, 0, number).epoch, published.epoch, "it was left");
+    }
+    let quiet = position(&mut shard, 0, 3);
+    shard.leave_epoch(Moment(0), &channel(3), quiet.epoch);
+    assert_ne!(position(&mut shard, 0, 3).epoch, quiet.epoch, "so was this");
 }
 
 #[test]

@@ -1,43 +1,67 @@
 //! The epochs of channels that have no stream, worked out rather than kept.
+//!
+//! A stream that has had its time is forgotten no sooner than the time to live of positions after its last publication, and
+//! each channel has another first epoch once in that time: so the next stream of the channel has another epoch than any that
+//! was forgotten. Where one is forgotten earlier, to make room or because its epoch is left, a counter is raised
+//! that a few other channels share.
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use shared::channel::Channel;
+use shared::moment::Moment;
 use shared::position::Epoch;
 
 /// Channels are spread over so many counters, of one shard: 1 KiB.
 const COUNTERS: usize = 256;
 
-/// Gives each channel without a stream an epoch that holds until a stream of that channel is forgotten. Each that is
-/// forgotten takes the epochs of a few other channels with it, one in [`COUNTERS`] of those without a stream.
+/// Whoever was told an epoch finds it again for so long at least. Shortly before it changes, it is kept after all.
+pub(super) const HOLDS: Duration = Duration::from_secs(3600);
+
+/// Gives channels without a stream their epochs.
 #[derive(Debug)]
 pub(super) struct FirstEpochs {
     state: RandomState,
+    /// How long an epoch lasts, in milliseconds.
+    period: u64,
     forgotten: Box<[u32; COUNTERS]>,
 }
 
-impl Default for FirstEpochs {
-    fn default() -> Self {
-        Self { state: RandomState::new(), forgotten: Box::new([0; COUNTERS]) }
-    }
-}
-
 impl FirstEpochs {
-    /// The epoch that this channel has without a stream, and its next stream will have.
-    pub(super) fn of(&self, channel: &Channel) -> Epoch {
-        let forgotten = self.forgotten[self.counter(channel)];
-        Epoch::from_random(self.state.hash_one((channel, forgotten)))
+    pub(super) fn new(position_ttl: Duration) -> Self {
+        let period = u64::try_from(position_ttl.as_millis()).unwrap_or(u64::MAX).max(1);
+        Self { state: RandomState::new(), period, forgotten: Box::new([0; COUNTERS]) }
+    }
+
+    /// The epoch that this channel has without a stream, and that a stream begun now has.
+    pub(super) fn of(&self, now: Moment, channel: &Channel) -> Epoch {
+        let hash = self.state.hash_one(channel);
+        let forgotten = self.forgotten[counter(hash)];
+        Epoch::from_random(self.state.hash_one((channel, forgotten, self.at(now, hash).0)))
+    }
+
+    /// Whether it changes so soon that whoever is told of it may come back to another one.
+    pub(super) fn changes_soon(&self, now: Moment, channel: &Channel) -> bool {
+        let left = self.period - self.at(now, self.state.hash_one(channel)).1;
+        u128::from(left) <= HOLDS.as_millis()
     }
 
     /// The next epoch of this channel is another one.
     pub(super) fn leave(&mut self, channel: &Channel) {
-        let counter = self.counter(channel);
+        let counter = counter(self.state.hash_one(channel));
         self.forgotten[counter] = self.forgotten[counter].wrapping_add(1);
     }
 
-    fn counter(&self, channel: &Channel) -> usize {
-        self.state.hash_one(channel) as usize % COUNTERS
+    /// The number of the channel's period, and how long that has lasted. They do not all begin at once.
+    fn at(&self, now: Moment, hash: u64) -> (u64, u64) {
+        let shifted = now.0.saturating_add(hash % self.period);
+        (shifted / self.period, shifted % self.period)
     }
+}
+
+/// By other bits than those that say how far periods are shifted.
+fn counter(hash: u64) -> usize {
+    (hash >> 56) as usize % COUNTERS
 }
 
 #[cfg(test)]
@@ -46,19 +70,40 @@ mod tests {
 
     use super::*;
 
+    const DAY: u64 = 86_400_000;
+
+    fn channels() -> Vec<Channel> {
+        (0..1_000).map(|n| Channel::parse(&format!("c{n}"), 255).unwrap()).collect()
+    }
+
+    fn all(epochs: &FirstEpochs, now: u64) -> Vec<String> {
+        channels().iter().map(|channel| epochs.of(Moment(now), channel).as_str().to_owned()).collect()
+    }
+
     #[test]
     fn an_epoch_holds_until_it_is_left_and_few_go_with_it() {
-        let channels: Vec<_> = (0..1_000).map(|n| Channel::parse(&format!("c{n}"), 255).unwrap()).collect();
-        let mut epochs = FirstEpochs::default();
-        let all =
-            |epochs: &FirstEpochs| -> Vec<_> { channels.iter().map(|channel| epochs.of(channel)).collect() };
-        let before = all(&epochs);
-        let different: BTreeSet<_> = before.iter().map(|epoch| epoch.as_str().to_owned()).collect();
-        assert_eq!((different.len(), all(&epochs) == before), (1_000, true));
-        epochs.leave(&channels[7]);
-        let after = all(&epochs);
+        let mut epochs = FirstEpochs::new(Duration::from_millis(DAY));
+        let before = all(&epochs, 0);
+        assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 1_000);
+        assert_eq!(all(&epochs, 0), before);
+        epochs.leave(&channels()[7]);
+        let after = all(&epochs, 0);
         assert_ne!(before[7], after[7]);
         let changed = before.iter().zip(&after).filter(|(before, after)| before != after).count();
         assert!(changed < 50, "{changed}");
+    }
+
+    #[test]
+    fn within_the_time_to_live_of_positions_each_changes_once_and_says_so_before() {
+        let epochs = FirstEpochs::new(Duration::from_millis(DAY));
+        let hours: Vec<_> = (0..=24).map(|hour| all(&epochs, hour * DAY / 24)).collect();
+        for (number, channel) in channels().iter().enumerate() {
+            let changes: Vec<_> =
+                (0..24).filter(|hour| hours[*hour][number] != hours[hour + 1][number]).collect();
+            assert_eq!(changes.len(), 1, "{channel}");
+            let soon = |hour: usize| epochs.changes_soon(Moment(hour as u64 * DAY / 24), channel);
+            let said: Vec<_> = (0..24).filter(|hour| soon(*hour)).collect();
+            assert_eq!(said, changes, "{channel}");
+        }
     }
 }

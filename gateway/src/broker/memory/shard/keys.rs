@@ -95,12 +95,13 @@ impl Shard {
         channel: &Channel,
         filter: &StateFilter,
         keeping: &Keeping,
+        metrics: &BrokerMetrics,
     ) -> (StatePage, Told) {
         let mut told = self.expire_keys(now, channel, usize::MAX);
         if !self.is_subscribed(channel) {
             told.clear();
         }
-        let top = Some(self.position(now, channel));
+        let top = Some(self.position(now, channel, metrics));
         let keys = self.streams.get(channel).and_then(|kept| kept.keys.as_deref());
         let page = keys.map(|keys| keys.state.page(filter, keeping.ordered)).unwrap_or_default();
         (StatePage { top, ..page }, told)
@@ -113,7 +114,10 @@ impl Shard {
 
     /// The next position in this channel is of a new epoch.
     pub(in crate::broker::memory) fn clear_state(&mut self, channel: &Channel) {
-        self.forget(channel);
+        if self.streams.contains_key(channel) {
+            self.first_epochs.leave(channel);
+            self.forget(channel);
+        }
     }
 
     /// Takes keys out whose time is over, at most `count` in all. Answers whether there may be more.

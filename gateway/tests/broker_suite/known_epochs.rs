@@ -98,3 +98,19 @@ async fn of_many_that_leave_together_only_those_that_are_refused_fail() {
     assert!(of(1).skip(1).all(Result::is_ok), "and was taken away, so that what follows begins anew");
     assert_eq!(node.history(&channels[1], ALL).await.len(), 29);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_is_none_is_given_up_by_the_first_who_publishes() {
+    let redis = Redis::new();
+    let (node, a, key) = (redis.node(), channel("a"), "tidegate:position:{a}");
+    let refused = async || node.broker.publish(request(&a, "refused")).await.is_err();
+    let offset = async || node.publish(&a, "taken").await.position.expect("a position").offset;
+    assert_eq!((offset().await, offset().await), (1, 2));
+    redis.server.ask::<()>(&["SET", key, "no hash"]);
+    assert_eq!((refused().await, offset().await, offset().await), (true, 1, 2));
+    let fields: Vec<String> = redis.server.ask(&["HKEYS", key]);
+    let counter =
+        fields.iter().find(|field| !["epoch", "in_life", "renew"].contains(&&***field)).expect("it counts");
+    redis.server.ask::<()>(&["HSET", key, counter, "no number"]);
+    assert_eq!((refused().await, offset().await), (true, 1));
+}

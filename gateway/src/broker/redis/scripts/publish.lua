@@ -15,6 +15,17 @@
 
 local rpcall = redis.pcall
 
+-- Answers an error. Where position and stream do not belong together, or are not what they should be (one of them was put
+-- back alone, or by hand), what follows begins anew.
+local function give_up(position, stream, error)
+  for _, broken in ipairs({'equal or smaller', 'WRONGTYPE', 'not an integer'}) do
+    if string.find(error.err, broken, 1, true) then
+      call('UNLINK', position, stream)
+    end
+  end
+  return error
+end
+
 -- All but the offset. Where the delivery is refused, the offset is taken back.
 -- Gives the error if there is one and whether the publication was delivered all the same, or nil and whether the stream is new
 local function deliver(position, field, offset, epoch, stream, name, size, record)
@@ -29,11 +40,7 @@ local function deliver(position, field, offset, epoch, stream, name, size, recor
     added = rpcall('XADD', stream, offset .. '-0', 'r', record)
   end
   if type(added) == 'table' then
-    if string.find(added.err, 'equal or smaller', 1, true) or string.find(added.err, 'WRONGTYPE', 1, true) then
-      -- It is ahead of its position: one of the two was put back alone. What follows begins anew.
-      call('UNLINK', position, stream)
-    end
-    return added, true
+    return give_up(position, stream, added), true
   end
   return nil, is_new
 end
@@ -43,7 +50,7 @@ local function publish_in(expected, position, stream, at)
   local field = life .. expected
   local offset = rpcall('HINCRBY', position, field, 1)
   if type(offset) == 'table' then
-    return offset
+    return give_up(position, stream, offset)
   end
   if offset == 1 then
     -- Nobody takes it to be in an epoch that has nothing.
@@ -59,7 +66,10 @@ end
 
 -- For a channel of which nothing is known: finds its epoch, or begins one, and renews what is due.
 local function publish(position, stream, once, at)
-  local known = call('HMGET', position, 'epoch', 'in_life', 'renew')
+  local known = rpcall('HMGET', position, 'epoch', 'in_life', 'renew')
+  if known.err then
+    return give_up(position, stream, known)
+  end
   local epoch, version, is_in_life = known[1], #KEYS < 6 and ARGV[at + 7], known[1] and known[2] == life
   if is_in_life and version then
     -- As texts: a number here has 53 bits.
@@ -86,7 +96,7 @@ local function publish(position, stream, once, at)
     end
   end
   if type(offset) == 'table' then
-    return offset
+    return give_up(position, stream, offset)
   end
   local field = life .. epoch
   if once then

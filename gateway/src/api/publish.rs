@@ -140,8 +140,8 @@ impl Call<'_> {
         let mut publication = Publication::new(self.payload(content.data, content.b64data)?);
         publication.tags = content.tags.clone();
         publication.delta = content.delta;
-        if !content.key.is_empty() {
-            publication.keyed = Some(Box::new(Keyed { key: key(content.key)?, ..Keyed::default() }));
+        if let Some(named) = content.key {
+            publication.keyed = Some(Box::new(Keyed { key: key(named)?, ..Keyed::default() }));
         }
         Ok(Message { publication, skip_history: content.skip_history, idempotency, version })
     }

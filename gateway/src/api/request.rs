@@ -157,7 +157,7 @@ pub(super) struct Content<'a> {
     pub(super) version: u64,
     pub(super) version_epoch: &'a str,
     pub(super) delta: bool,
-    pub(super) key: &'a str,
+    pub(super) key: Option<&'a str>,
 }
 
 macro_rules! with_content {
@@ -186,7 +186,7 @@ macro_rules! with_content {
             delta: bool,
             /// Of which value it is the newest, in a channel that has such.
             #[serde(borrow)]
-            key: Text<'a>,
+            key: Option<Text<'a>>,
         }
 
         impl<'a> $name<'a> {
@@ -200,7 +200,7 @@ macro_rules! with_content {
                     version: self.version,
                     version_epoch: &self.version_epoch,
                     delta: self.delta,
-                    key: &self.key,
+                    key: self.key.as_deref(),
                 }
             }
         }

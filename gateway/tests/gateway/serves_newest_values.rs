@@ -195,7 +195,7 @@ async fn who_has_not_said_that_it_chooses_cannot_change_and_a_namespace_says_who
         json!({ "channel": "quotes:b", "data": { "tidegate": { "delivery": "latest", "every": 5 } } });
     assert_eq!(client.refused("subscribe", wrong).await, 107);
     let key = |channel: &str, key: String| json!({ "channel": channel, "key": key, "data": 1 });
-    for (channel, key_bytes) in [("stream:s", 1), ("quotes:all", 256)] {
+    for (channel, key_bytes) in [("stream:s", 1), ("quotes:all", 256), ("stream:s", 0), ("quotes:all", 0)] {
         let answer = gateway.try_api("publish", &key(channel, "k".repeat(key_bytes))).await;
         assert_eq!(error(&answer), 107, "{channel}");
     }

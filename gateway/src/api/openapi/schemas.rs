@@ -416,7 +416,13 @@ fn content(to: (&str, Value), required: &str) -> Value {
             ("delta", flag("Subscribers that have agreed to it may be sent what has changed.")),
             ("version", count64("Not made unless this is newer than the last version. 0: none.")),
             ("version_epoch", text("In which versions are counted. Empty: as before.", &["", "e"])),
-            ("key", text("Of which value it is the newest, in a channel that has such.", &["", "k"])),
+            (
+                "key",
+                text(
+                    "Of which value it is the newest, in a channel that has such. 1 to 255 bytes.",
+                    &["k", ""],
+                ),
+            ),
         ],
     )
 }

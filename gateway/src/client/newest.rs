@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gateway_core::effect::{OutcomeResult, Ticket};
 use gateway_core::hub::{Bundles, Changed, Prepared, Sink, Subscriber, Writable};
 use gateway_core::newest::{Full, Lanes, Latest, Next, Put};
 use shared::channel::Channel;
+use shared::error::ErrorCode;
 use shared::moment::Moment;
+use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
 use crate::client::{Client, Queued};
@@ -50,7 +53,9 @@ impl Client {
     /// A subscription has ended, or is sent all from now on. Answers what waits for it.
     pub(super) fn close_lane(&mut self, local: &mut Local, channel: &Channel) -> Vec<(Arc<Prepared>, u32)> {
         let Some(newest) = self.newest_mut() else { return Vec::new() };
-        let waiting = newest.lanes.close(channel);
+        let mut stale = 0;
+        let waiting = newest.lanes.close(channel, local.clock.micros(), &mut stale);
+        local.tally.stale += stale;
         if newest.lanes.is_unused()
             && let Some(rare) = &mut self.rare
         {
@@ -148,30 +153,50 @@ impl Client {
         }
     }
 
-    /// A live subscription is served otherwise from now on.
-    pub(super) fn change_delivery(
+    /// A subscription is to be served otherwise, if it is still the one for which that was asked.
+    pub(crate) fn answer_delivery_change(
         &mut self,
         local: &mut Local,
+        ticket: Ticket,
         channel: &Channel,
         latest: Option<Latest>,
-    ) -> Changed {
+    ) {
+        let changed = match self.session.chooses_delivery(channel) {
+            true => self.change_delivery(local, channel, latest),
+            false => Changed::NotNow,
+        };
+        let result = match changed {
+            Changed::Done => Ok(Payload::json("{}")),
+            // It still joins: it may ask again.
+            Changed::NotNow => Err(ErrorCode::TooManyRequests.into()),
+            Changed::Never => Err(ErrorCode::BadRequest.into()),
+        };
+        self.answer(local, ticket, OutcomeResult::Rpc(result));
+    }
+
+    /// A live subscription is served otherwise from now on.
+    fn change_delivery(&mut self, local: &mut Local, channel: &Channel, latest: Option<Latest>) -> Changed {
         let mut passed = Passed(Vec::new());
         let key = self.key.index;
         let changed = local.hub.change_latest(channel.as_str(), key, latest, &mut passed);
         if changed != Changed::Done {
             return changed;
         }
-        let values = passed.0;
         if let Some(latest) = latest {
             self.open_lane(local, channel, latest);
         }
         let max = local.websocket.outbox_bytes_max;
-        for value in values {
-            if latest.is_none() {
-                self.send_value(local, &value, 0);
-            } else if self.put_newest(value, max).is_err() {
-                self.end_for_fullness(local, channel);
-                break;
+        for value in passed.0 {
+            if value.publication().is_some_and(|publication| !self.session.is_meant(publication)) {
+                continue;
+            }
+            // Behind older values that wait in the lane, or in the place of one.
+            match self.put_newest(value, max) {
+                Ok(put) => local.tally.superseded += u64::from(put == Put::Instead),
+                Err(Full) => {
+                    self.end_for_fullness(local, channel);
+                    break;
+                }
             }
         }
         match latest {

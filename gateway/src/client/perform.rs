@@ -9,14 +9,13 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use gateway_core::effect::{Denial, Effect, Grant, Identity, Join, Outcome, OutcomeResult, Terms, Ticket};
 use gateway_core::history::HistoryPage;
-use gateway_core::hub::{Changed, Subscriber};
+use gateway_core::hub::Subscriber;
 use gateway_core::map::Action;
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
-use shared::publication::Payload;
 
 use crate::auth::Verdict;
 use crate::backend::HookKind;
@@ -28,6 +27,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::labels::{Panic, Source};
 use crate::webhooks::Said;
 use crate::worker::Local;
+use crate::worker::change_delivery::DeliveryChange;
 use crate::worker::inbox::Event;
 
 impl Client {
@@ -131,13 +131,7 @@ impl Client {
                 Effect::Event { ticket, question } => self.ask_about_event(local, ticket, *question),
                 Effect::Rpc { ticket, method, data } => self.ask_rpc(local, ticket, method, data),
                 Effect::ChangeDelivery { ticket, channel, latest } => {
-                    let result = match self.change_delivery(local, &channel, latest) {
-                        Changed::Done => Ok(Payload::json("{}")),
-                        // It still joins: it may ask again.
-                        Changed::NotNow => Err(ErrorCode::TooManyRequests.into()),
-                        Changed::Never => Err(ErrorCode::BadRequest.into()),
-                    };
-                    self.answer(local, ticket, OutcomeResult::Rpc(result));
+                    local.delivery_changes.push(DeliveryChange { of: self.key, ticket, channel, latest });
                 }
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(Source::Client);

@@ -36,6 +36,7 @@ use crate::transport::encodings::Encodings;
 
 mod among;
 pub(crate) mod callers;
+pub(crate) mod change_delivery;
 pub mod config;
 mod directory;
 mod drain;
@@ -116,6 +117,8 @@ pub(crate) struct Local {
     unwritten: Vec<u32>,
     /// Connections that have more to read, of which no edge will tell.
     pub(crate) unread: Vec<u32>,
+    /// Who is to be served otherwise from the end of the turn on.
+    pub(crate) delivery_changes: Vec<change_delivery::DeliveryChange>,
 }
 
 /// Densely packed beside the hub's tables, because a sweep looks at one for each subscriber.
@@ -281,6 +284,7 @@ impl Worker {
                 flags: Vec::new(),
                 unwritten: Vec::new(),
                 unread: Vec::new(),
+                delivery_changes: Vec::new(),
             },
             own_metrics: parts.metrics.worker(parts.index),
             metrics: parts.metrics,

@@ -65,6 +65,7 @@ impl Worker {
             self.handle_timers();
             self.look_at_callers();
             self.step_drain();
+            self.change_deliveries();
             self.write_out();
             self.shed();
             self.report(began.elapsed());
@@ -73,7 +74,7 @@ impl Worker {
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
-        let is_behind = self.untaken || self.is_behind();
+        let is_behind = self.untaken || self.is_behind() || !self.local.delivery_changes.is_empty();
         if !self.local.unread.is_empty() || self.local.hub.is_sweeping() || is_behind {
             return Some(Duration::ZERO);
         }
@@ -452,7 +453,7 @@ impl Worker {
     }
 
     /// Does what a client's session has decided.
-    fn settle_client(&mut self, index: usize) {
+    pub(super) fn settle_client(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.perform(&mut self.local);
         self.local.awaited.look_at(client);

@@ -183,6 +183,84 @@ async fn so_many_times_a_second_is_what_it_says_and_can_be_changed_by_the_client
     assert_eq!(client.refused("rpc", json!({ "method": "tidegate.delivery", "data": wrong })).await, 107);
 }
 
+/// Reads up to this round, none of which comes before an older one. Answers for how many values they stand.
+async fn read_until(client: &mut Client, last: u64) -> u64 {
+    let (mut accounted, mut before) = (0, None);
+    while before != Some(last) {
+        let (_, round, count) = read(&client.push().await["push"]["pub"]);
+        assert!(before < Some(round), "{round} comes after {before:?}");
+        before = Some(round);
+        accounted += count;
+    }
+    accounted
+}
+
+/// Asks to be served otherwise.
+async fn change(client: &mut Client, mut wanted: Value) {
+    wanted["channel"] = json!("quotes:all");
+    let answer = client.command("rpc", json!({ "method": "tidegate.delivery", "data": wanted })).await;
+    assert_eq!(answer["data"], json!({}));
+}
+
+#[tokio::test]
+async fn who_changes_to_all_is_left_with_the_last_value_and_is_told_what_it_was_not_sent() {
+    let gateway = quotes().start().await;
+    let mut client = gateway.connect().await;
+    let seldom = json!({ "delivery": "latest", "times_per_s": 1, "bytes_per_s": 30 });
+    client.command("subscribe", json!({ "channel": "quotes:all", "data": { "tidegate": seldom } })).await;
+    publish(&gateway, "quotes:all", 1, 1..2, 1).await;
+    assert_eq!(read(&client.push().await["push"]["pub"]), (0, 1, 1));
+    publish(&gateway, "quotes:all", 1, 2..3, 1).await;
+    let begun = Instant::now();
+    eventually("the second waits for bytes", async || begun.elapsed() > Duration::from_millis(1_200)).await;
+    publish(&gateway, "quotes:all", 1, 3..4, 1).await;
+    change(&mut client, json!({ "delivery": "all" })).await;
+    publish(&gateway, "quotes:all", 1, 4..5, 1).await;
+    assert_eq!(read_until(&mut client, 4).await, 3);
+}
+
+#[tokio::test]
+async fn who_changes_its_rate_has_the_last_value_and_is_told_what_it_was_not_sent() {
+    let gateway = quotes().start().await;
+    let mut client = gateway.connect().await;
+    let often = json!({ "delivery": "latest", "times_per_s": 1 });
+    client.command("subscribe", json!({ "channel": "quotes:all", "data": { "tidegate": often } })).await;
+    publish(&gateway, "quotes:all", 1, 0..1, 1).await;
+    assert_eq!(read(&client.push().await["push"]["pub"]), (0, 0, 1));
+    publish(&gateway, "quotes:all", 1, 1..5, 1).await;
+    change(&mut client, json!({ "delivery": "latest", "times_per_s": 50 })).await;
+    assert_eq!(read_until(&mut client, 4).await, 4);
+}
+
+#[tokio::test]
+async fn nobody_is_sent_again_what_it_has_when_it_comes_to_those_for_whom_something_waits() {
+    let gateway = quotes().with("workers.count", 1).start().await;
+    let of = |channel: &str, delivery: Value| json!({ "channel": channel, "data": { "tidegate": delivery } });
+    let paced = json!({ "delivery": "latest", "times_per_s": 1 });
+    for channel in ["quotes:all", "kept:q"] {
+        let mut first = gateway.connect().await;
+        first.command("subscribe", of(channel, paced.clone())).await;
+        let mut changes = gateway.connect().await;
+        changes.command("subscribe", of(channel, json!({ "delivery": "all" }))).await;
+        publish(&gateway, channel, 1, 1..4, 1).await;
+        for round in 1..4 {
+            assert_eq!(read(&changes.push().await["push"]["pub"]), (0, round, 1));
+        }
+        let mut wanted = paced.clone();
+        wanted["channel"] = json!(channel);
+        changes.command("rpc", json!({ "method": "tidegate.delivery", "data": wanted })).await;
+        let mut joins = gateway.connect().await;
+        let reply = joins.command("subscribe", of(channel, paced.clone())).await;
+        let snapshot: Vec<_> = reply["publications"].as_array().into_iter().flatten().map(read).collect();
+        assert_eq!(snapshot, if channel == "kept:q" { vec![(0, 3, 1)] } else { vec![] });
+        publish(&gateway, channel, 1, 4..5, 1).await;
+        for client in [&mut changes, &mut joins] {
+            assert_eq!(read(&client.push().await["push"]["pub"]), (0, 4, 1), "{channel}");
+        }
+        assert_eq!(read_until(&mut first, 4).await, 4);
+    }
+}
+
 #[tokio::test]
 async fn who_has_not_said_that_it_chooses_cannot_change_and_a_namespace_says_who_may_choose() {
     let gateway = quotes().start().await;

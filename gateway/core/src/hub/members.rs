@@ -97,6 +97,9 @@ impl Members {
         let subscriber = self.freshness(subscriber, position);
         places.set(subscriber.key, id, At::new(List::Live, self.live.len()));
         self.live.push(subscriber);
+        if let Some(window) = self.window() {
+            window.join(subscriber.key);
+        }
     }
 
     pub(super) fn make_joining(&mut self, subscriber: Subscriber, id: u32, places: &mut Places) {
@@ -205,6 +208,9 @@ impl Members {
             self.live.grow(self.live.len() * 2);
         }
         self.forget_freshness(taken);
+        if let Some(window) = self.window() {
+            window.leave(taken.key);
+        }
     }
 
     /// Moves one that is still to be served behind those. Answers where it is now, or `None` if it has been served.

@@ -12,7 +12,7 @@ use super::bundle::Bundles;
 use super::places::List;
 use super::prepared::Prepared;
 use super::subscriber::Sink;
-use crate::newest::{Latest, Taken, Waiting};
+use crate::newest::{Closed, Latest, Share, Taken, Waiting};
 
 /// What came of a wish to be served otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,16 +46,49 @@ impl Hub {
             let Some(members) = self.channels.get_mut(id as usize) else { continue };
             let live = members.live.len();
             let Some(window) = members.window().filter(|window| window.is_due(now)) else { continue };
-            let (taken, stale) = window.close(now);
-            self.counts.stale += (stale * live) as u64;
-            if taken.is_empty() || live == 0 {
+            let Closed { values, stale, newcomers } = window.close(now);
+            let came_late: usize = newcomers.iter().map(|share| share.members.len()).sum();
+            let others = live.saturating_sub(came_late);
+            let stale_there: usize = newcomers.iter().map(|share| share.members.len() * share.stale).sum();
+            self.counts.stale += (stale * others + stale_there) as u64;
+            let is_for_others = others > 0 && !values.is_empty();
+            if !is_for_others && newcomers.iter().all(|share| share.values.is_empty()) {
                 continue;
             }
             if let Some(closes) = window.open(now) {
                 self.windows.add(closes, id);
             }
-            self.sweep_list(id, Bundles::newest(told(taken)), 0, sink);
+            let front = self.serve_newcomers(id, newcomers, sink);
+            if is_for_others {
+                self.sweep_front(id, front, Bundles::newest(told(values)), 0, sink);
+            }
         }
+    }
+
+    /// Gives those who came while the window was open what came after them. Answers how many of the live are not of
+    /// these: they stand in front of them then.
+    fn serve_newcomers(
+        &mut self,
+        id: u32,
+        newcomers: Vec<Share<Arc<Prepared>>>,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let Some(members) = self.channels.get_mut(id as usize) else { return 0 };
+        members.unserved = members.live.len() as u32;
+        for Share { members: keys, values, .. } in newcomers {
+            let mut subscribers = Vec::with_capacity(keys.len());
+            for key in keys {
+                let Some(at) = self.places.get(key, id).filter(|at| at.list() == List::Live) else {
+                    continue;
+                };
+                let served = members.take_turn(at.index(), id, &mut self.places);
+                subscribers.extend(served.and_then(|at| members.live.get(at).copied()));
+            }
+            if !values.is_empty() && !subscribers.is_empty() {
+                sink.deliver(&subscribers, &mut Bundles::newest(told(values)));
+            }
+        }
+        std::mem::take(&mut members.unserved) as usize
     }
 
     /// Something has come for a list of those who are sent the newest values.
@@ -88,24 +121,34 @@ impl Hub {
         let leaves = if window.is_open() {
             let (values, others): (SmallVec<[_; 1]>, SmallVec<[_; 1]>) =
                 wanted.into_iter().partition(|prepared| prepared.publication().is_some());
-            superseded += values.into_iter().map(|value| usize::from(window.put(value))).sum::<usize>();
+            for value in values {
+                let put = window.put(value);
+                superseded += if put.has_superseded { live.saturating_sub(put.unaware) } else { 0 };
+            }
             others
         } else {
             if let Some(closes) = window.open(now) {
                 self.windows.add(closes, id);
             }
             let leaves = newest_of(wanted.clone());
-            superseded += wanted.len() - leaves.len();
+            superseded += (wanted.len() - leaves.len()) * live;
             leaves
         };
-        self.counts.superseded += (superseded * live) as u64;
+        self.counts.superseded += superseded as u64;
         if !leaves.is_empty() {
             self.sweep_list(id, Bundles::newest(leaves), 0, sink);
         }
     }
 
-    /// A live subscription is sent the newest values from now on, or otherwise than before, or all. It gets at once what
-    /// waits for the list that it leaves.
+    /// Serves all who are still to be served in a channel.
+    pub fn finish_sweeps_of(&mut self, channel: &str, sink: &mut impl Sink) {
+        if let Some(first) = self.ids.find(&self.channels, channel).filter(|_| self.is_sweeping()) {
+            self.for_each_list(first, |hub, id| hub.finish_sweep(id, sink));
+        }
+    }
+
+    /// A live subscription is sent the newest values from now on, or otherwise than before, or all. `sink` gets at once what
+    /// waits for it in the list that it leaves, and nothing that is for others: not while the channel is swept.
     pub fn change_latest(
         &mut self,
         channel: &str,
@@ -114,7 +157,9 @@ impl Hub {
         sink: &mut impl Sink,
     ) -> Changed {
         let Some(first) = self.ids.find(&self.channels, channel) else { return Changed::NotNow };
-        self.for_each_list(first, |hub, id| hub.finish_sweep(id, sink));
+        if self.is_sweeping_any(first) {
+            return Changed::NotNow;
+        }
         let Some((id, at)) = self.find_place(first, key) else { return Changed::NotNow };
         let members = &mut self.channels[id as usize];
         let waiting = members.aside.as_ref().map_or(&[][..], |aside| &aside.waiting);
@@ -134,9 +179,7 @@ impl Hub {
         let wants = wants.with_newest(latest.map(Latest::into));
         let waits: SmallVec<[Arc<Prepared>; 1]> = match ahead {
             Some(_) => SmallVec::new(),
-            None => {
-                members.window().map(|window| window.waiting().iter().cloned().collect()).unwrap_or_default()
-            }
+            None => members.window().map(|window| told(window.waiting_for(key))).unwrap_or_default(),
         };
         let stream = members.stream;
         let other = if wants.is_usual() { first } else { self.list_for(first, wants) };
@@ -173,6 +216,15 @@ impl Hub {
             self.drop_empty(id);
         }
         Changed::Done
+    }
+}
+
+impl Hub {
+    /// Whether any of a channel's lists is being swept.
+    fn is_sweeping_any(&self, first: u32) -> bool {
+        let others = self.channels.get(first as usize).and_then(|members| members.others.as_ref());
+        let others = others.map_or(&[][..], |others| others.ids());
+        self.sweeps.is_under_way(first) || others.iter().any(|&id| self.sweeps.is_under_way(id))
     }
 }
 

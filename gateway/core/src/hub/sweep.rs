@@ -188,9 +188,21 @@ impl Hub {
     }
 
     /// The same for what is for all of the list.
-    pub(super) fn sweep_list(&mut self, id: u32, mut now: Bundles, due: usize, sink: &mut impl Sink) {
+    pub(super) fn sweep_list(&mut self, id: u32, now: Bundles, due: usize, sink: &mut impl Sink) {
+        let Some(members) = self.channels.get(id as usize) else { return };
+        self.sweep_front(id, members.live.len(), now, due, sink);
+    }
+
+    /// The same for what is for so many at the front of the live.
+    pub(super) fn sweep_front(
+        &mut self,
+        id: u32,
+        live: usize,
+        mut now: Bundles,
+        due: usize,
+        sink: &mut impl Sink,
+    ) {
         let Some(members) = self.channels.get_mut(id as usize) else { return };
-        let live = members.live.len();
         let due_before = if due > 0 { members.waiting() } else { 0 };
         if live + due == 0 {
             return;
@@ -201,10 +213,10 @@ impl Hub {
                 sink.deliver(&due, &mut now);
             }
             if members.has_fresh() {
-                apart::hand(&members.live, &mut now, &mut None, sink);
+                apart::hand(&members.live[..live], &mut now, &mut None, sink);
                 members.have_been_given(0, live, &now);
             } else if live > 0 {
-                sink.deliver(&members.live, &mut now);
+                sink.deliver(&members.live[..live], &mut now);
             }
             if now.is_broken() {
                 members.forget_given();

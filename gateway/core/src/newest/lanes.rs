@@ -87,14 +87,20 @@ impl<T: Value> Lanes<T> {
         }
     }
 
-    /// The subscription has ended, or is to be sent all. Answers what still waits, in its order.
-    pub fn close(&mut self, channel: &Channel) -> Vec<Taken<T>> {
+    /// The subscription has ended, or is to be sent all. Answers what still waits and has not become too old, in its order.
+    /// `stale` counts the others, of which these tell.
+    pub fn close(&mut self, channel: &Channel, now_micros: u64, stale: &mut u64) -> Vec<Taken<T>> {
         let Some(mut lane) = self.lanes.remove(channel) else { return Vec::new() };
         self.bytes -= lane.waiting.bytes();
         self.paced -= usize::from(lane.latest.bytes_per_s > 0);
         self.owing -= usize::from(lane.dropped > 0);
         self.turns.retain(|of| of != channel);
-        lane.waiting.take_all()
+        let mut young: Vec<_> = std::iter::from_fn(|| lane.take(now_micros, stale)).collect();
+        if let Some(last) = young.last_mut() {
+            // Nothing comes behind it here.
+            last.superseded = last.superseded.saturating_add(lane.dropped);
+        }
+        young
     }
 
     /// Whether there is no lane at all.
@@ -273,7 +279,7 @@ mod tests {
         assert_eq!(lanes.put(&a, Quote("w", 0), 1_000), Err(Full));
         assert_eq!(lanes.put(&a, Quote("y", 0), 1_000), Ok(Put::Instead));
         assert_eq!(lanes.put(&a, Quote("y", 0), lanes.bytes() + 9), Err(Full));
-        assert_eq!(lanes.close(&a).len(), 3);
+        assert_eq!(lanes.close(&a, 0, &mut 0).len(), 3);
         assert!(lanes.is_unused() && lanes.bytes() == 0);
         assert_eq!(lanes.put(&a, Quote("x", 0), 1_000), Err(Full), "there is no such subscription");
     }
@@ -303,6 +309,18 @@ mod tests {
         lanes.open(&channel("slow"), LATEST);
         assert!(next(&mut lanes, 999_999).is_some(), "it need not wait any more");
         assert!(!lanes.is_needed());
+    }
+
+    #[test]
+    fn a_lane_that_is_closed_gives_out_nothing_that_is_too_old_and_tells_of_it() {
+        let (mut lanes, a, mut stale) = (Lanes::default(), channel("a"), 0);
+        lanes.open(&a, Latest { value_ttl_ms: 5, ..LATEST });
+        for quote in [Quote("x", 0), Quote("y", 3_000), Quote("y", 4_000), Quote("z", 0)] {
+            lanes.put(&a, quote, 1_000).unwrap();
+        }
+        let given = lanes.close(&a, 6_000, &mut stale);
+        assert_eq!(given, [Taken { value: Quote("y", 4_000), superseded: 3 }]);
+        assert_eq!((stale, lanes.is_needed(), lanes.is_unused()), (2, false, true));
     }
 
     #[test]

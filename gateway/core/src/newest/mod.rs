@@ -7,6 +7,7 @@
 //! as many ([`Window`]); those of a client whose socket takes no more wait for that client ([`Lanes`]).
 
 mod lanes;
+mod newcomers;
 mod options;
 mod waiting;
 mod window;
@@ -14,9 +15,10 @@ mod window;
 use std::time::Duration;
 
 pub use lanes::{Full, Lanes, Next, Put};
+pub use newcomers::NEWCOMER_GROUPS_MAX;
 pub use options::{Delivery, NewestOptions};
 pub use waiting::{Taken, Value, Waiting};
-pub use window::{Window, Windows};
+pub use window::{Closed, Share, Window, Windows};
 
 /// The tag that tells how many values a publication has superseded that its subscriber was not sent.
 pub const SUPERSEDED_TAG: &str = "tidegate.superseded";

@@ -106,6 +106,14 @@ impl<T: Value> Waiting<T> {
         self.places.find(hash(wanted), |&number| key(&self.queue, self.first, number) == wanted).is_some()
     }
 
+    /// How many values of this key have come since it waits: those that were superseded, and the one that waits.
+    pub fn count(&self, wanted: &str) -> u32 {
+        let (queue, first) = (&self.queue, self.first);
+        let found = self.places.find(hash(wanted), |&number| key(queue, first, number) == wanted);
+        let entry = found.and_then(|&number| queue.get((number - first) as usize)?.as_ref());
+        entry.map_or(0, |entry| entry.superseded.saturating_add(1))
+    }
+
     /// The value that has waited longest for its turn.
     pub fn pop(&mut self) -> Option<Taken<T>> {
         while let Some(front) = self.queue.front() {
@@ -138,6 +146,15 @@ impl<T: Value> Waiting<T> {
     /// All of them as they wait, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.queue.iter().flatten().map(|entry| &entry.value)
+    }
+
+    /// The same, with how many each has superseded.
+    pub fn all(&self) -> Vec<Taken<T>>
+    where
+        T: Clone,
+    {
+        let entries = self.queue.iter().flatten();
+        entries.map(|entry| Taken { value: entry.value.clone(), superseded: entry.superseded }).collect()
     }
 
     /// Lets go of those that are not to wait any more. Answers how many that are.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use shared::moment::Moment;
 
+use super::newcomers::Newcomers;
 use super::waiting::{Taken, Value, Waiting};
 
 /// The window of those who want something as many times a second.
@@ -19,12 +20,43 @@ pub struct Window<T> {
     ttl: Duration,
     waiting: Waiting<T>,
     closes: Option<Moment>,
+    /// Who came while something waited. Mostly nobody.
+    newcomers: Option<Box<Newcomers>>,
 }
 
-impl<T: Value> Window<T> {
+/// What leaves a window that has closed.
+#[derive(Debug)]
+pub struct Closed<T> {
+    /// For those who were there before anything waited.
+    pub values: Vec<Taken<T>>,
+    /// How many of these values were too old.
+    pub stale: usize,
+    /// The same for those who came later, in groups that are to have the same.
+    pub newcomers: Vec<Share<T>>,
+}
+
+/// What is for those of the members who came at about the same time.
+#[derive(Debug)]
+pub struct Share<T> {
+    pub members: Vec<u32>,
+    pub values: Vec<Taken<T>>,
+    /// How many values for them were too old.
+    pub stale: usize,
+}
+
+/// What came of putting a value into a window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PutIn {
+    /// An older value of its key gave way.
+    pub has_superseded: bool,
+    /// To how many of the members that was nothing, having come after it.
+    pub unaware: usize,
+}
+
+impl<T: Value + Clone> Window<T> {
     /// `interval`: zero for a window that is never open. `ttl`: zero for values that do not age.
     pub fn new(interval: Duration, ttl: Duration) -> Self {
-        Self { interval, ttl, waiting: Waiting::default(), closes: None }
+        Self { interval, ttl, waiting: Waiting::default(), closes: None, newcomers: None }
     }
 
     /// Whether what comes now waits.
@@ -37,19 +69,39 @@ impl<T: Value> Window<T> {
         (!self.interval.is_zero()).then(|| *self.closes.insert(now + self.interval))
     }
 
-    /// For an open window. Answers whether an older value gave way.
-    pub fn put(&mut self, value: T) -> bool {
-        self.waiting.put(value)
+    /// For an open window.
+    pub fn put(&mut self, value: T) -> PutIn {
+        let unaware = match &mut self.newcomers {
+            Some(newcomers) => newcomers.note(value.key(), self.waiting.count(value.key())),
+            None => 0,
+        };
+        PutIn { has_superseded: self.waiting.put(value), unaware }
     }
 
-    /// What waits, in its order, and goes on waiting.
-    pub fn waiting(&self) -> &Waiting<T> {
-        &self.waiting
+    /// A member comes, who is to have nothing of what waits already.
+    pub fn join(&mut self, member: u32) {
+        if !self.waiting.is_empty() {
+            self.newcomers.get_or_insert_default().add(member);
+        }
+    }
+
+    pub fn leave(&mut self, member: u32) {
+        if let Some(newcomers) = &mut self.newcomers {
+            newcomers.remove(member);
+        }
+    }
+
+    /// What waits for one of the members, in its order. It goes on waiting.
+    pub fn waiting_for(&self, member: u32) -> Vec<Taken<T>> {
+        let all = self.waiting.all();
+        let share = self.newcomers.as_ref().and_then(|newcomers| newcomers.share_for(member, &all));
+        share.unwrap_or(all)
     }
 
     /// Lets go of what waits, and is not open any more.
     pub fn clear(&mut self) {
         self.closes = None;
+        self.newcomers = None;
         self.waiting = Waiting::default();
     }
 
@@ -58,11 +110,22 @@ impl<T: Value> Window<T> {
         self.closes.is_some_and(|at| at <= now)
     }
 
-    /// Closes it and answers what has waited, and how many values were too old for that. The first of the others tells of
-    /// them.
-    pub fn close(&mut self, now: Moment) -> (Vec<Taken<T>>, usize) {
+    /// Closes it and answers what has waited without growing too old. The first value tells of those that have.
+    pub fn close(&mut self, now: Moment) -> Closed<T> {
         self.closes = None;
-        let mut taken = self.waiting.take_all();
+        let all = self.waiting.take_all();
+        let shares = self.newcomers.take().map(|newcomers| newcomers.shares(&all)).unwrap_or_default();
+        let newcomers = shares.into_iter().map(|(members, share)| {
+            let (values, stale) = self.young(now, share);
+            Share { members, values, stale }
+        });
+        let newcomers = newcomers.collect();
+        let (values, stale) = self.young(now, all);
+        Closed { values, stale, newcomers }
+    }
+
+    /// Those that are not too old, and how many are.
+    fn young(&self, now: Moment, mut taken: Vec<Taken<T>>) -> (Vec<Taken<T>>, usize) {
         if self.ttl.is_zero() {
             return (taken, 0);
         }

@@ -1,6 +1,7 @@
 //! The client says anew whether it wants all publications of a channel or the newest values: a call (`rpc`) with a method
 //! of the gateway's own, for its protocol has no other word that would change a subscription.
 
+use shared::channel::Channel;
 use shared::delivery::DeliveryWanted;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
@@ -15,15 +16,21 @@ use crate::effect::Effect;
 pub const CHANGE_DELIVERY: &str = "tidegate.delivery";
 
 impl Session {
+    /// Whether the client has a live subscription to a channel that it has made as one that may be served otherwise.
+    pub fn chooses_delivery(&self, channel: &Channel) -> bool {
+        let subscription = self.find_live(channel.as_str());
+        subscription.is_some_and(|one| matches!(&one.stage, Stage::Live(live) if live.chooses))
+    }
+
     pub(super) fn on_change_delivery(&mut self, now: Moment, id: u32, data: &Payload) {
         let Ok((channel, wanted)) = DeliveryWanted::of_change(&data.bytes) else {
             return self.refuse(now, id, ErrorCode::BadRequest);
         };
         let Some(channel) = self.channel(now, id, &channel) else { return };
-        let Some(subscription) = self.find_live(channel.as_str()) else {
+        if self.find_live(channel.as_str()).is_none() {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
-        };
-        let chooses = matches!(&subscription.stage, Stage::Live(live) if live.chooses);
+        }
+        let chooses = self.chooses_delivery(&channel);
         let latest = match self.context.rules.options(&channel) {
             // Whoever counts on positions has not agreed to what it would miss.
             Some(_) if !chooses => Err(ErrorCode::BadRequest),

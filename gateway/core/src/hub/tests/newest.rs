@@ -38,6 +38,8 @@ struct Reader {
     has: BTreeMap<u8, u64>,
     /// Values that it was sent or that it was told it was not sent, since it went live.
     accounted: u64,
+    /// What was the last one when it joined.
+    joined_at: u64,
     /// It is sent all of them.
     all: bool,
     received: Vec<(u64, u8, u64)>,
@@ -54,7 +56,7 @@ impl Reader {
     fn receive(&mut self, now: Moment, prepared: &Prepared) {
         let (key, offset, count) = read(prepared);
         let before = self.has.insert(key, offset).unwrap_or(0);
-        assert!(before <= offset, "key {key} goes back from {before} to {offset}");
+        assert!(before < offset, "key {key} goes from {before} to {offset}, which is not newer");
         self.accounted += count;
         self.received.push((now.0, key, offset));
     }
@@ -132,7 +134,7 @@ impl World {
             Some(latest) => self.hub.join_latest(&channel("news"), subscriber, None, latest),
             None => self.hub.join(&channel("news"), subscriber, None),
         };
-        let mut reader = Reader { all: latest.is_none(), ..Reader::default() };
+        let mut reader = Reader { all: latest.is_none(), joined_at: self.top, ..Reader::default() };
         reader.lanes.open(&channel("news"), latest.unwrap_or(LATEST));
         self.readers.readers.insert(key, reader);
         self.joining.push((key, self.newest.clone(), self.top));
@@ -157,6 +159,7 @@ impl World {
 
     fn change(&mut self, key: u32, latest: Option<Latest>) {
         let now = self.readers.now;
+        self.hub.finish_sweeps_of("news", &mut self.readers);
         // What waits in the hub comes while it is still served as before.
         if self.hub.change_latest("news", key, latest, &mut Passing(&mut self.readers)) != Changed::Done {
             return;
@@ -166,7 +169,7 @@ impl World {
         match latest {
             Some(latest) => reader.lanes.open(&channel("news"), latest),
             None => {
-                for taken in reader.lanes.close(&channel("news")) {
+                for taken in reader.lanes.close(&channel("news"), now.0 * 1_000, &mut 0) {
                     reader.receive(now, &taken.value.superseding(taken.superseded));
                 }
                 reader.lanes.open(&channel("news"), LATEST);
@@ -280,6 +283,7 @@ proptest! {
         for (who, reader) in &world.readers.readers {
             prop_assert_eq!(&reader.has, &world.newest, "{}", who);
             prop_assert_eq!(reader.lanes.len(), 0);
+            prop_assert_eq!(reader.accounted, world.top - reader.joined_at, "received and superseded: all, {}", who);
         }
     }
 }
@@ -399,6 +403,74 @@ fn a_subscription_with_patches_stays_as_it_is() {
     world.hub.go_live("news", 7, Some(at(0)), &mut world.readers);
     assert_eq!(world.hub.change_latest("news", 7, Some(LATEST), &mut world.readers), Changed::Never);
     assert_eq!(world.hub.change_latest("news", 8, None, &mut world.readers), Changed::NotNow);
+}
+
+#[test]
+fn who_comes_while_a_window_is_open_is_sent_what_comes_after_that_and_nothing_twice() {
+    let paced = latest(Some(5));
+    let mut world = world(paced.unwrap());
+    let values = |world: &mut World, count: usize| {
+        for _ in 0..count {
+            world.publish(1);
+            world.deliver(1);
+        }
+    };
+    world.join(2, None);
+    world.go_live();
+    world.join(3, None);
+    world.go_live();
+    values(&mut world, 3);
+    // One changes, another joins with all up to here, a third changes later.
+    world.change(2, paced);
+    world.join(4, paced);
+    world.go_live();
+    values(&mut world, 2);
+    world.change(3, paced);
+    world.settle();
+    let read = |who: u32| {
+        let reader = &world.readers.readers[&who];
+        (reader.received.iter().map(|(_, _, offset)| *offset).collect::<Vec<_>>(), reader.accounted)
+    };
+    assert_eq!(read(1), (vec![1, 5], 5));
+    assert_eq!(read(2), (vec![1, 2, 3, 5], 5));
+    assert_eq!(read(3), (vec![1, 2, 3, 4, 5], 5));
+    assert_eq!(read(4), (vec![5], 2));
+    assert_eq!(world.hub.counts().superseded, 3 + 1 + 1, "what each of them was not sent");
+}
+
+#[test]
+fn nobody_misses_what_is_under_way_when_another_changes() {
+    let mut world = World { hub: Hub::default().with_sweep_piece(1), ..World::default() };
+    for who in 1..=3 {
+        world.join(who, None);
+        world.go_live();
+    }
+    world.publish(1);
+    world.deliver(1);
+    let mut passed = Seen::default();
+    let changed = world.hub.change_latest("news", 3, Some(LATEST), &mut passed);
+    assert_eq!(
+        (changed, passed.got.len()),
+        (Changed::NotNow, 0),
+        "nothing is handed to one in place of others"
+    );
+    world.change(3, Some(LATEST));
+    for who in 1..=3 {
+        assert_eq!(world.readers.readers[&who].accounted, 1);
+    }
+}
+
+#[test]
+fn who_leaves_a_window_is_told_how_many_values_were_superseded_there() {
+    let mut world = world(Latest { times_per_s: 5, ..LATEST });
+    for _ in 0..4 {
+        world.publish(1);
+    }
+    world.deliver(1);
+    world.deliver(3);
+    world.change(1, None);
+    let reader = &world.readers.readers[&1];
+    assert_eq!((reader.received.len(), reader.accounted), (2, 4));
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! Those who came while a window was open. Of what waits there they want only what came after them.
+
+use rustc_hash::FxHashMap;
+use smallvec::{SmallVec, smallvec};
+
+use super::waiting::{Taken, Value};
+
+/// Groups that are told apart in one window: each is sent values of its own, which are encoded for it alone. Whoever comes
+/// after so many joins the last of them, and can be sent again what came between.
+pub const NEWCOMER_GROUPS_MAX: usize = 32;
+
+/// The newcomers of one window, in groups between which nothing came.
+#[derive(Debug, Default)]
+pub(super) struct Newcomers {
+    /// The group of each.
+    groups: FxHashMap<u32, u8>,
+    /// How many there are in each group.
+    counts: SmallVec<[u32; 4]>,
+    /// Whether anything has come since the last group began.
+    has_come: bool,
+    /// By key: the group that was the last one when a value came, if it was the first since that, and how many values of
+    /// the key had come before.
+    marks: FxHashMap<Box<str>, SmallVec<[Mark; 1]>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    group: u8,
+    before: u32,
+}
+
+impl Newcomers {
+    pub(super) fn add(&mut self, member: u32) {
+        self.remove(member);
+        if self.counts.is_empty() || self.has_come && self.counts.len() < NEWCOMER_GROUPS_MAX {
+            self.counts.push(0);
+            self.has_come = false;
+        }
+        let group = self.counts.len() - 1;
+        self.counts[group] += 1;
+        self.groups.insert(member, group as u8);
+    }
+
+    pub(super) fn remove(&mut self, member: u32) {
+        if let Some(group) = self.groups.remove(&member)
+            && let Some(count) = self.counts.get_mut(usize::from(group))
+        {
+            *count -= 1;
+        }
+    }
+
+    /// A value comes of a key of which so many came before. Answers to how many of the newcomers none of them is known.
+    pub(super) fn note(&mut self, key: &str, before: u32) -> usize {
+        self.has_come = true;
+        let last = self.counts.len().saturating_sub(1) as u8;
+        let mark = Mark { group: last, before };
+        let since = match self.marks.get_mut(key) {
+            Some(marks) => {
+                let since = marks.last().map_or(0, |mark| usize::from(mark.group) + 1);
+                if since <= usize::from(last) {
+                    marks.push(mark);
+                }
+                since
+            }
+            None => {
+                self.marks.insert(key.into(), smallvec![mark]);
+                0
+            }
+        };
+        self.counts.iter().skip(since).map(|&count| count as usize).sum()
+    }
+
+    /// What of all that waits is for those of one group.
+    fn share_of<T: Value + Clone>(&self, group: u8, waiting: &[Taken<T>]) -> Vec<Taken<T>> {
+        let share = |taken: &Taken<T>| {
+            let marks = self.marks.get(taken.value.key())?;
+            let mark = marks.iter().find(|mark| mark.group >= group)?;
+            let superseded = taken.superseded.saturating_sub(mark.before);
+            Some(Taken { value: taken.value.clone(), superseded })
+        };
+        waiting.iter().filter_map(share).collect()
+    }
+
+    /// The same for one member. `None` if it is no newcomer.
+    pub(super) fn share_for<T: Value + Clone>(
+        &self,
+        member: u32,
+        waiting: &[Taken<T>],
+    ) -> Option<Vec<Taken<T>>> {
+        Some(self.share_of(*self.groups.get(&member)?, waiting))
+    }
+
+    /// The members of each group, and what is for them.
+    pub(super) fn shares<T: Value + Clone>(&self, waiting: &[Taken<T>]) -> Vec<(Vec<u32>, Vec<Taken<T>>)> {
+        let mut members: Vec<Vec<u32>> = vec![Vec::new(); self.counts.len()];
+        for (&member, &group) in &self.groups {
+            members[usize::from(group)].push(member);
+        }
+        let groups = members.into_iter().enumerate().filter(|(_, members)| !members.is_empty());
+        groups.map(|(group, members)| (members, self.share_of(group as u8, waiting))).collect()
+    }
+}

@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use shared::error::ErrorCode;
 use shared::protocol::centrifuge::json::write_string;
 use shared::protocol::socketio::{
-    ARGUMENTS_MAX, BINARY_TAG, EVENT_BYTES_MAX, RESERVED, listed_by_server, sid,
+    ARGUMENTS_MAX, BINARY_TAG, EVENT_BYTES_MAX, RESERVED, binary_fault, listed_by_server, sid,
 };
 use shared::publication::is_too_deep;
 
@@ -51,6 +51,9 @@ impl Call<'_> {
         }
         if is_too_deep(&said.data.bytes) {
             return Err(Refused::bad_request("the arguments are nested too deep"));
+        }
+        if let Some(fault) = binary_fault(args, binary) {
+            return Err(Refused::bad_request(fault));
         }
         let timeout = match Duration::from_millis(*timeout_ms) {
             Duration::ZERO => TIMEOUT,

@@ -3,7 +3,7 @@
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
-use shared::protocol::socketio::{ARGUMENTS_MAX, Namespace, parse_sid, said_by_server, sid};
+use shared::protocol::socketio::{ARGUMENTS_MAX, Namespace, binary_fault, parse_sid, said_by_server, sid};
 use shared::publication::is_too_deep;
 
 use super::list::{ConnectionList, Listing, Rest};
@@ -51,6 +51,9 @@ impl<'c> Call<'c> {
         }
         if is_too_deep(&said.data.bytes) {
             return Err(Refused::bad_request("the arguments are nested too deep"));
+        }
+        if let Some(fault) = binary_fault(&request.args, &request.binary) {
+            return Err(Refused::bad_request(fault));
         }
         let addressed = Addressed {
             event: &request.event,

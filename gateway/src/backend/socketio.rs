@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::id::ClientId;
 use shared::protocol::socketio::{
-    ARGUMENTS_MAX, BINARY_TAG, Namespace, listed_by_server, said_by_server, sid,
+    ARGUMENTS_MAX, BINARY_TAG, Namespace, binary_fault, listed_by_server, said_by_server, sid,
 };
 use shared::publication::{Payload, Publication, Tagged};
 
@@ -81,7 +81,11 @@ impl EventResult {
             None => None,
             Some(args) => {
                 check_args(&args)?;
-                let said = listed_by_server(&refs(&args), &self.ack_binary.unwrap_or_default());
+                let (args, binary) = (refs(&args), self.ack_binary.unwrap_or_default());
+                if let Some(fault) = binary_fault(&args, &binary) {
+                    return Err(format!("ack: {fault}"));
+                }
+                let said = listed_by_server(&args, &binary);
                 Some(Box::new(said))
             }
         };
@@ -110,7 +114,11 @@ impl WireEmit {
         let Self { event, args, binary, to, rooms, except, volatile } = self;
         let args = args.unwrap_or_default();
         check_args(&args)?;
-        let said = said_by_server(&refs(&args), &binary.unwrap_or_default());
+        let (args, binary) = (refs(&args), binary.unwrap_or_default());
+        if let Some(fault) = binary_fault(&args, &binary) {
+            return Err(format!("emit: {fault}"));
+        }
+        let said = said_by_server(&args, &binary);
         let (rooms, except) = (rooms.unwrap_or_default(), except.unwrap_or_default());
         let addressed = Addressed { event: &event, said, rooms: &rooms, except: &except, volatile };
         let told = |fault| format!("emit: {fault}");
@@ -214,6 +222,8 @@ mod tests {
             r#"{"emit":[{"event":"e","to":"nobody"}]}"#,
             r#"{"emit":[{"event":"e","to":"sender","rooms":["a"]}]}"#,
             r#"{"join":[""]}"#,
+            r#"{"ack":["no base64!"],"ack_binary":["/0"]}"#,
+            r#"{"emit":[{"event":"e","args":["AQI="],"binary":["/1"]}]}"#,
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }

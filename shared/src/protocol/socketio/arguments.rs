@@ -82,6 +82,33 @@ pub fn listed_by_server(values: &[&RawValue], pointers: &[String]) -> Tagged {
     Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), pointers) }
 }
 
+/// The most of a pointer that is told of, in characters.
+const POINTER_TOLD_MAX: usize = 100;
+
+/// Why a server's arguments cannot have bytes at these pointers, if they cannot: each is to lead to a text in base64, and
+/// nothing among them may look like the place of other bytes.
+pub fn binary_fault(values: &[&RawValue], pointers: &[String]) -> Option<String> {
+    use serde_json::Value;
+    if pointers.is_empty() {
+        return None;
+    }
+    let read: Result<_, _> = values.iter().map(|value| serde_json::from_str(value.get())).collect();
+    let Ok(list) = read.map(Value::Array) else {
+        return Some("the arguments are nested too deep".to_owned());
+    };
+    for pointer in pointers {
+        let fault = match list.pointer(pointer) {
+            None => "leads nowhere",
+            Some(Value::String(text)) if STANDARD.decode(text).is_ok() => continue,
+            Some(_) => "leads to no text in base64",
+        };
+        let told: String = pointer.chars().take(POINTER_TOLD_MAX).collect();
+        return Some(format!("the pointer {told:?} to binary data {fault}"));
+    }
+    let is_one = values.iter().any(|value| has_placeholders(value.get()));
+    is_one.then(|| "beside binary data no argument may have a key _placeholder".to_owned())
+}
+
 fn tags(count: Option<usize>, pointers: &[String]) -> Tags {
     let mut tags = Tags::new();
     if let Some(count) = count {
@@ -194,6 +221,26 @@ mod tests {
         assert_eq!(written(&inside).1, [bytes[0].clone()]);
         assert!(shared(&values(r#"[{"_placeholder":true,"num":2}]"#), &bytes).is_err());
         assert!(listed(&values(r#"[{"_placeholder":true,"num":2}]"#), &bytes).is_err());
+    }
+
+    #[test]
+    fn bytes_of_a_server_stand_where_it_says_or_it_is_told_what_is_wrong() {
+        let fault = |json, pointers: &[&str]| {
+            binary_fault(&values(json), &pointers.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(fault(r#"["AQI=",{"a/b":["/w=="]}]"#, &["/0", "/1/a~1b/0"]), None);
+        assert_eq!(fault(r#"[{"_placeholder":true}]"#, &[]), None);
+        for (json, pointers, told) in [
+            (r#"["!!not base64"]"#, &["/0"][..], "\"/0\" to binary data leads to no text in base64"),
+            ("[1]", &["/0"], "no text in base64"),
+            (r#"["AQI="]"#, &[""], "no text in base64"),
+            (r#"["AQI="]"#, &["/0", "/9"], "\"/9\" to binary data leads nowhere"),
+            (r#"["AQI="]"#, &["nonsense"], "\"nonsense\" to binary data leads nowhere"),
+            (r#"[{"_placeholder":true,"num":0},"AQI="]"#, &["/1"], "_placeholder"),
+        ] {
+            let fault = fault(json, pointers).unwrap_or_else(|| panic!("{json} {pointers:?}"));
+            assert!(fault.contains(told), "{fault}");
+        }
     }
 
     #[test]

@@ -32,7 +32,9 @@ mod routes;
 mod sid;
 mod state;
 
-pub use arguments::{ARGUMENTS_TAG, BINARY_TAG, listed_by_server, said_by_server, said_with_attachments};
+pub use arguments::{
+    ARGUMENTS_TAG, BINARY_TAG, binary_fault, listed_by_server, said_by_server, said_with_attachments,
+};
 pub use cursor::{Followed, Kept, Resume, Unusable};
 pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX, RESERVED};
 pub use live::Live;

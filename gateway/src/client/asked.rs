@@ -6,7 +6,7 @@ use shared::protocol::Encoded;
 use shared::protocol::socketio::News;
 
 use crate::client::Client;
-use crate::node::{Asking, Awaited};
+use crate::node::Asking;
 use crate::worker::Local;
 
 /// The most acknowledgements that one client is waited for.
@@ -16,15 +16,9 @@ impl Client {
     /// Sends it an event that asks for an acknowledgement.
     pub(crate) fn ask_client(&mut self, local: &mut Local, asking: &Asking) {
         let client = self.session.client();
+        self.forget_asks();
         let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
         let protocol = own.protocol.clone();
-        own.asked.retain(|(number, awaited)| {
-            let is_given_up = awaited.is_given_up();
-            if is_given_up {
-                protocol.give_up_ask(*number);
-            }
-            !is_given_up
-        });
         if own.asked.len() >= PENDING_MAX {
             return asking.refuse(client);
         }
@@ -47,6 +41,22 @@ impl Client {
         }
     }
 
+    /// What nobody waits for any more is awaited no longer.
+    pub(crate) fn forget_asks(&mut self) {
+        let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
+        let protocol = &own.protocol;
+        own.asked.retain(|(number, awaited)| {
+            let is_given_up = awaited.is_given_up();
+            if is_given_up {
+                protocol.give_up_ask(*number);
+            }
+            !is_given_up
+        });
+        if own.asked.is_empty() {
+            own.asked = Vec::new();
+        }
+    }
+
     /// Passes on what the client has said to such events.
     pub(super) fn take_answers(&mut self, local: &Local) {
         let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
@@ -58,10 +68,12 @@ impl Client {
             count_in_namespaces(local, &mut own.counted, joined);
         }
         for answered in answered {
-            let at = own.asked.iter().position(|(number, _)| *number == answered.number);
-            let awaited = answered.said.zip(at.map(|at| own.asked.swap_remove(at).1));
-            let is_late = !awaited.is_some_and(|(said, awaited): (_, Awaited)| awaited.answer(said));
-            if is_late {
+            // What was not asked there under this number leaves what was asked elsewhere as it is.
+            let is_in_time = answered.said.is_some_and(|said| {
+                let at = own.asked.iter().position(|(number, _)| *number == answered.number);
+                at.is_some_and(|at| own.asked.swap_remove(at).1.answer(said))
+            });
+            if !is_in_time {
                 local.metrics.socketio.asked("late");
             }
         }

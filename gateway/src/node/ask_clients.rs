@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use shared::id::ClientId;
 use shared::publication::Tagged;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::node::Node;
 use crate::node::control::{Among, Target};
@@ -75,8 +75,8 @@ pub(crate) struct Asking {
 
 #[derive(Debug)]
 enum Heard {
-    /// It was sent the event.
-    Sent,
+    /// It was sent the event, and is waited for with this: whoever asks has that back when its time is over.
+    Sent(OwnedSemaphorePermit),
     Ended(Asked),
 }
 
@@ -85,8 +85,16 @@ enum Heard {
 pub(crate) struct Awaited {
     client: ClientId,
     heard: mpsc::UnboundedSender<(ClientId, Heard)>,
-    _permit: tokio::sync::OwnedSemaphorePermit,
     is_answered: bool,
+}
+
+/// What has come of asking so far. When this is gone nobody waits for more, and those who have not answered are told so.
+struct Collected<'n> {
+    node: &'n Node,
+    hear: mpsc::UnboundedReceiver<(ClientId, Heard)>,
+    ended: FxHashMap<ClientId, Asked>,
+    waiting: FxHashMap<ClientId, OwnedSemaphorePermit>,
+    bytes: usize,
 }
 
 impl Asking {
@@ -98,8 +106,8 @@ impl Asking {
             self.refuse(client);
             return None;
         };
-        let _ = self.heard.send((client, Heard::Sent));
-        Some(Awaited { client, heard: self.heard.clone(), _permit: permit, is_answered: false })
+        let _ = self.heard.send((client, Heard::Sent(permit)));
+        Some(Awaited { client, heard: self.heard.clone(), is_answered: false })
     }
 
     /// It is asked for so much already that it is not asked.
@@ -149,40 +157,70 @@ impl Node {
     /// Asks those of these clients that are here.
     pub(super) async fn ask_clients(&self, among: Among, ask: AskClients) -> Vec<(ClientId, Asked)> {
         let timeout = ask.timeout.min(ASK_CLIENTS_TIMEOUT_MAX);
-        let (heard, mut hear) = mpsc::unbounded_channel();
+        let (heard, hear) = mpsc::unbounded_channel();
         let left = AtomicUsize::new(CLIENTS_ASKED_MAX);
         let asking = Arc::new(Asking { ask, heard, left, pending: self.clients_asked.0.clone() });
+        let mut collected = Collected {
+            node: self,
+            hear,
+            ended: FxHashMap::default(),
+            waiting: FxHashMap::default(),
+            bytes: 0,
+        };
         let target = Arc::new(Target { among: Some(Box::new(among)), ..Target::default() });
         self.tell_workers(&target, || Event::AskClients(target.clone(), asking.clone()));
         drop(asking);
-        let mut asked: FxHashMap<ClientId, Asked> = FxHashMap::default();
-        let mut bytes = 0;
-        let collect = async {
-            // Until all have answered or are gone: then nobody is left who could tell more.
-            while let Some((client, heard)) = hear.recv().await {
-                let ended = match heard {
-                    Heard::Sent => Asked::Timeout,
-                    Heard::Ended(Asked::Answered(said)) => {
-                        let more =
-                            said.data.bytes.len() + said.tags.values().map(|tag| tag.len()).sum::<usize>();
-                        match bytes + more > ANSWERS_BYTES_MAX {
-                            true => Asked::TooLong,
-                            false => {
-                                bytes += more;
-                                Asked::Answered(said)
-                            }
-                        }
-                    }
-                    Heard::Ended(ended) => ended,
-                };
-                asked.insert(client, ended);
-            }
-        };
         // What has not come by then does not come.
-        let _ = tokio::time::timeout(timeout, collect).await;
-        for ended in asked.values() {
+        let _ = tokio::time::timeout(timeout, collected.collect()).await;
+        let asked = collected.take();
+        for (_, ended) in &asked {
             self.metrics.socketio.asked(ended.label());
         }
-        asked.into_iter().collect()
+        asked
+    }
+}
+
+impl Collected<'_> {
+    /// Until all have answered or are gone: then nobody is left who could tell more.
+    async fn collect(&mut self) {
+        while let Some((client, heard)) = self.hear.recv().await {
+            let ended = match heard {
+                Heard::Sent(permit) => {
+                    self.waiting.insert(client, permit);
+                    continue;
+                }
+                Heard::Ended(Asked::Answered(said)) => self.keep(said),
+                Heard::Ended(ended) => ended,
+            };
+            self.waiting.remove(&client);
+            self.ended.insert(client, ended);
+        }
+    }
+
+    fn keep(&mut self, said: Tagged) -> Asked {
+        let more = said.data.bytes.len() + said.tags.values().map(|tag| tag.len()).sum::<usize>();
+        if self.bytes + more > ANSWERS_BYTES_MAX {
+            return Asked::TooLong;
+        }
+        self.bytes += more;
+        Asked::Answered(said)
+    }
+
+    fn take(mut self) -> Vec<(ClientId, Asked)> {
+        let mut asked: Vec<_> = std::mem::take(&mut self.ended).into_iter().collect();
+        asked.extend(self.waiting.keys().map(|client| (*client, Asked::Timeout)));
+        asked
+    }
+}
+
+impl Drop for Collected<'_> {
+    fn drop(&mut self) {
+        // First: clients look whether anybody still hears them.
+        self.hear.close();
+        for (client, permit) in std::mem::take(&mut self.waiting) {
+            drop(permit);
+            let target = Arc::new(Target { client: Some(client), ..Target::default() });
+            self.node.tell_workers(&target, || Event::ForgetAsks(target.clone()));
+        }
     }
 }

@@ -64,6 +64,8 @@ pub(crate) enum Event {
     AskClients(Arc<Target>, Arc<Asking>),
     /// Say how long the connections of those of these clients that are here are good for.
     Refresh(Arc<Target>, Renewal, Acted),
+    /// Forget of those of these clients that are here what nobody waits for any more.
+    ForgetAsks(Arc<Target>),
     /// Tell how many subscribers these channels have here.
     Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
     /// Tell of these connections, from this place on, at most so many.

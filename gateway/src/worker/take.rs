@@ -172,6 +172,9 @@ impl Worker {
             Event::List(wanted, from, limit, listed) => drop(listed.send(self.list(&wanted, from, limit))),
             Event::Renew(contexts) => self.renew(contexts),
             Event::Shed => self.look_at_debtors(),
+            Event::ForgetAsks(target) => {
+                self.for_each_of(&target, |client, _| client.forget_asks());
+            }
             Event::Drain { until } => self.begin_drain(until),
             Event::Stop => self.stopping = true,
         }

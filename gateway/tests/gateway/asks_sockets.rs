@@ -96,6 +96,34 @@ async fn those_who_do_not_answer_in_time_or_leave_are_told_apart_and_a_late_answ
 }
 
 #[tokio::test]
+async fn who_never_answers_is_waited_for_no_longer_than_whoever_asks() {
+    let gateway = served().start().await;
+    let (_silent, silent_id) = gateway.in_main().await;
+    let asking =
+        (0..3).map(|_| ask(&gateway, json!({ "rooms": [silent_id], "event": "e", "timeout_ms": 50 })));
+    let answers: Vec<_> = futures_util::future::join_all(asking).await.into_iter().flatten().collect();
+    assert!(answers.iter().all(|answer| answer["status"] == "timeout"), "{answers:?}");
+    assert_eq!(gateway.metric("tidegate_socketio_asks_pending").await, 0.0);
+}
+
+#[tokio::test]
+async fn an_answer_in_another_namespace_is_none_and_the_right_one_is_heard_after_it() {
+    let gateway = served().start().await;
+    let (mut client, sid) = gateway.in_main().await;
+    client.send("0/admin,").await;
+    assert!(client.told().await.starts_with("0/admin,"));
+    let asking = ask(&gateway, json!({ "rooms": [sid], "event": "e" }));
+    let answering = async {
+        let (number, _) = is_asked(&mut client).await;
+        client.send(&format!("3/admin,{number}[\"wrong\"]")).await;
+        client.send(&format!("3{number}[\"right\"]")).await;
+    };
+    let (answers, ()) = tokio::join!(asking, answering);
+    assert_eq!(answers, [json!({ "id": sid, "status": "answered", "args": ["right"] })]);
+    assert_eq!(gateway.metric("tidegate_socketio_asks_total{result=\"late\"}").await, 1.0);
+}
+
+#[tokio::test]
 async fn clients_of_a_room_are_asked_at_all_nodes_and_who_is_nowhere_is_gone() {
     let redis = RedisServer::start();
     let nodes = [served().over(&redis.url()).start().await, served().over(&redis.url()).start().await];

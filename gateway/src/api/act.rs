@@ -7,6 +7,7 @@ use gateway_core::effect::Overrides;
 use serde_json::value::RawValue;
 use shared::command::Since;
 use shared::disconnect::Disconnect;
+use shared::error::ErrorCode;
 use shared::id::ClientId;
 use shared::publication::is_json;
 
@@ -109,10 +110,18 @@ impl Call<'_> {
         let is_found =
             |answer: &Result<Answer, AskError>| matches!(answer, Ok(Answer::Done { clients: 1.., .. }));
         let failed = |answer: &Result<Answer, AskError>| match answer {
-            Ok(Answer::Done { failed, .. }) => *failed,
-            _ => 0,
+            Ok(Answer::Done { failed, full, .. }) => (*failed, *full),
+            _ => (0, 0),
         };
-        let failed: u32 = answers.iter().map(|(_, answer)| failed(answer)).sum();
+        let (failed, full) = answers
+            .iter()
+            .map(|(_, answer)| failed(answer))
+            .fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1));
+        if failed > 0 && failed == full {
+            let problem =
+                format!("{failed} clients have as many channels as they may, and were not subscribed");
+            return Err(Refused::with_detail(ErrorCode::LimitExceeded, problem));
+        }
         if failed > 0 {
             return Err(Refused::internal(format!("{failed} clients could not be subscribed")));
         }

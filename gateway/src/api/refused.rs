@@ -74,6 +74,11 @@ impl Refused {
         self.refusal.known()
     }
 
+    /// There is no room for what was asked for.
+    pub(super) fn is_of_limit(&self) -> bool {
+        self.known() == Some(ErrorCode::LimitExceeded)
+    }
+
     /// The HTTP status for callers that ask for one in place of 200.
     pub(super) fn status(&self) -> StatusCode {
         match self.known() {

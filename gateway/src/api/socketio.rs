@@ -83,15 +83,20 @@ impl<'c> Call<'c> {
         if join.is_empty() {
             return Err(Refused::bad_request("no room to join is given"));
         }
+        let mut full = Ok(());
         for channel in rooms(namespace, join).map_err(Refused::bad_request)? {
             let (channel, options) = self.channel(channel.as_str())?;
             if options.is_polled() {
                 return Err(Refused::bad_request("clients alone subscribe to polled channels"));
             }
             let act = Act::Subscribe(Box::new(Subscribing::to(channel)));
-            self.act(among(namespace, of, except)?, act).await?;
+            match self.act(among(namespace, of, except)?, act).await {
+                // Others have room for what follows.
+                Err(refused) if refused.is_of_limit() => full = full.and(Err(refused)),
+                result => result?,
+            }
         }
-        Ok(())
+        full
     }
 
     pub(super) async fn socketio_leave(&self, request: &SocketioLeave<'_>) -> Result<(), Refused> {

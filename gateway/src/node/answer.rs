@@ -41,8 +41,8 @@ impl Node {
                 Answer::Asked(self.ask_clients(among, ask).await)
             }
             Question::Act(target, act) => {
-                let Done { clients, failed } = self.act(target, act).await;
-                Answer::Done { clients, failed }
+                let Done { clients, failed, full } = self.act(target, act).await;
+                Answer::Done { clients, failed, full }
             }
         })
     }

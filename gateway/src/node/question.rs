@@ -138,6 +138,8 @@ pub enum Answer {
     Done {
         clients: u32,
         failed: u32,
+        /// Those of these that may have no more channels.
+        full: u32,
     },
     /// What came of asking each of these clients.
     Asked(Vec<(ClientId, Asked)>),
@@ -327,6 +329,8 @@ enum WireAnswer {
         /// An earlier release says nothing of this, and passes it over.
         #[serde(default, skip_serializing_if = "is_none")]
         failed: u32,
+        #[serde(default, skip_serializing_if = "is_none")]
+        full: u32,
     },
     Asked(Vec<WireAsked>),
     Unanswered(Unanswered),
@@ -364,7 +368,7 @@ impl Told {
                     Ok(Answer::Repeated) => WireAnswer::Repeated,
                     Ok(Answer::Channels(page)) => WireAnswer::Channels(page),
                     Ok(Answer::Connections(page)) => WireAnswer::Connections(page),
-                    Ok(Answer::Done { clients, failed }) => WireAnswer::Done { clients, failed },
+                    Ok(Answer::Done { clients, failed, full }) => WireAnswer::Done { clients, failed, full },
                     Ok(Answer::Asked(asked)) => WireAnswer::Asked(ask_clients::write_asked(asked)),
                     Err(unanswered) => WireAnswer::Unanswered(unanswered),
                 };
@@ -550,7 +554,7 @@ fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<Answer, Unans
         WireAnswer::Repeated => Answer::Repeated,
         WireAnswer::Channels(page) => Answer::Channels(page),
         WireAnswer::Connections(page) => Answer::Connections(page),
-        WireAnswer::Done { clients, failed } => Answer::Done { clients, failed },
+        WireAnswer::Done { clients, failed, full } => Answer::Done { clients, failed, full },
         WireAnswer::Asked(asked) => Answer::Asked(ask_clients::read_asked(asked)?),
         WireAnswer::Unanswered(unanswered) => return Some(Err(unanswered)),
     }))

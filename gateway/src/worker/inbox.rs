@@ -62,12 +62,12 @@ pub(crate) enum Event {
     Subscribe(Arc<Target>, Arc<(ServerSubscription, Option<Since>)>, Acted),
     /// Send those of these clients that are here an event that asks for acknowledgements.
     AskClients(Arc<Target>, Arc<Asking>),
-    /// Say how long the connections of those of these clients that are here are good for.
-    Refresh(Arc<Target>, Renewal, Acted),
     /// Forget of those of these clients that are here what nobody waits for any more.
     ForgetAsks(Arc<Target>),
     /// Tell how many subscribers these channels have here.
     Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
+    /// Say how long the connections of those of these clients that are here are good for.
+    Refresh(Arc<Target>, Renewal, Acted),
     /// Tell of these connections, from this place on, at most so many.
     List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<Listed>),
     /// Look for debtors to close: the node is short of memory.
@@ -103,6 +103,7 @@ struct Count {
     failed: AtomicU32,
     done: Option<oneshot::Sender<Done>>,
 }
+    full: AtomicU32,
 
 /// What came of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -113,10 +114,13 @@ pub(crate) struct Done {
     pub(crate) failed: u32,
 }
 
+    /// Those of these that may have no more channels.
+    pub(crate) full: u32,
 impl Acted {
     pub(crate) fn new() -> (Self, oneshot::Receiver<Done>) {
         let (done, told) = oneshot::channel();
-        let count = Count { clients: AtomicU32::new(0), failed: AtomicU32::new(0), done: Some(done) };
+        let none = || AtomicU32::new(0);
+        let count = Count { clients: none(), failed: none(), full: none(), done: Some(done) };
         (Self(Some(Arc::new(count))), told)
     }
 
@@ -139,6 +143,14 @@ impl Acted {
     }
 }
 
+
+    /// The same: that one may have no more channels.
+    pub(crate) fn fail_full(&self) {
+        self.fail();
+        if let Some(count) = &self.0 {
+            count.full.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 impl Drop for Count {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {

@@ -63,7 +63,10 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::debug!(client = %client.session.client(), ?error, "not subscribed by the server");
-                    acted.fail();
+                    match error {
+                        ErrorCode::LimitExceeded => acted.fail_full(),
+                        _ => acted.fail(),
+                    }
                 }
             }
         }));

@@ -77,7 +77,7 @@ async fn all_are_asked_and_those_who_do_not_answer_hold_nobody_up() {
     let channel = shared::channel::Channel::parse("chat", 255).unwrap();
     let answers = node.ask_all(Question::Act(target, Act::Unsubscribe(channel))).await.expect("nodes");
     let done =
-        answers.iter().filter(|(_, answer)| matches!(answer, Ok(Answer::Done { clients: 1, failed: 0 })));
+        answers.iter().filter(|(_, answer)| matches!(answer, Ok(Answer::Done { clients: 1, failed: 0, .. })));
     assert_eq!(done.count(), 2);
     for client in [&mut one, &mut two] {
         assert_eq!(client.unsubscribed().await, ("chat".to_owned(), 2000));

@@ -164,3 +164,27 @@ async fn what_cannot_be_done_is_told() {
     let without = gateway().start().await;
     assert_eq!(code(&without, "socketio_emit", json!({ "event": "e" })).await, 108);
 }
+
+#[tokio::test]
+async fn who_may_have_no_more_channels_comes_into_no_more_rooms_and_stays() {
+    let gateway = gateway().with("session.channels_max", 3).and(NAMESPACES).start().await;
+    let (mut full, full_id) = gateway.in_main().await;
+    let (mut other, _) = gateway.in_main().await;
+    gateway.api("socketio_join", json!({ "rooms": [full_id], "join": ["x"] })).await;
+    // The namespace itself, and two rooms: one of them has one already.
+    let request = json!({ "join": ["a", "b"] });
+    let answer = gateway.try_api("socketio_join", &request).await;
+    let answer = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(answer.contains("\"code\":106") && answer.contains("1 clients"), "{answer}");
+    for (room, hears_full) in [("x", true), ("a", true), ("b", false)] {
+        gateway.api("socketio_emit", json!({ "event": "e", "rooms": [room], "args": [room] })).await;
+        if hears_full {
+            assert_eq!(full.told().await, format!("2[\"e\",\"{room}\"]"));
+        }
+        if room != "x" {
+            assert_eq!(other.told().await, format!("2[\"e\",\"{room}\"]"));
+        }
+    }
+    gateway.api("socketio_emit", json!({ "event": "end" })).await;
+    assert_eq!(full.told().await, "2[\"end\"]");
+}

@@ -37,7 +37,10 @@ impl Session {
             return Err(ErrorCode::AlreadySubscribed);
         }
         if self.subscriptions.len() >= self.context.settings.channels_max as usize {
-            self.close(Disconnect::CHANNEL_LIMIT);
+            // Whoever is in parts of the server stays there, and has one room less than was wanted.
+            if !self.has_rooms {
+                self.close(Disconnect::CHANNEL_LIMIT);
+            }
             return Err(ErrorCode::LimitExceeded);
         }
         let context = self.context.clone();

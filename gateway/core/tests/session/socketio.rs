@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
-use gateway_core::effect::{Denial, Emitted, Grant, Handled, Identity, OutcomeResult, ServerSubscription};
+use gateway_core::effect::{
+    Denial, Emitted, Grant, Handled, Identity, OutcomeResult, Resumed, ServerSubscription,
+};
 use gateway_core::session::{Application, Context};
+use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
@@ -16,11 +19,13 @@ use shared::protocol::socketio::{
 use shared::publication::{Payload, Publication, Tagged, Tags};
 use shared::push::UnsubscribeCode;
 
-use crate::support::{Client, authenticated, channel, context, joined};
+use crate::support::{Client, authenticated, channel, context, joined, page};
 
 fn namespaced() -> Context {
     let kept = ChannelOptions { history_size: 10, history_ttl_s: 60, ..ChannelOptions::default() };
-    let namespaces = [("io".into(), ChannelOptions::default()), ("admin".into(), kept)];
+    let whole = ChannelOptions { keeps_sessions: true, ..kept.clone() };
+    let plain = ChannelOptions::default();
+    let namespaces = [("io".into(), plain), ("admin".into(), kept), ("whole".into(), whole)];
     let rules = ChannelRules::new(ChannelOptions::default(), namespaces, Default::default(), false);
     Context { rules, application: Application { events: true, ..Application::default() }, ..context() }
 }
@@ -40,7 +45,8 @@ fn opened() -> Client {
     routes.add("ask", Route::Backend);
     let mut namespaces = Namespaces::new(":");
     namespaces.add("/", "io", Door::default(), routes.clone());
-    namespaces.add("/admin", "admin", Door::default(), routes);
+    namespaces.add("/admin", "admin", Door::default(), routes.clone());
+    namespaces.add("/whole", "whole", Door::default(), routes);
     let common =
         Common { namespaces, token_key: "token".into(), attachments_max: 10, packet_bytes_max: 10_000 };
     let mut client = Client::speaking(Arc::new(SocketIo::new(Arc::new(common))), namespaced());
@@ -104,6 +110,47 @@ fn a_client_comes_into_one_namespace_after_the_other_with_what_it_shows() {
     client.answer(joined(None));
     let welcome = format!("< 0/admin,{{\"sid\":\"{}\"}}", own_sid("/admin"));
     assert_eq!(client.did(), [welcome, "live admin:*".to_owned()]);
+}
+
+#[test]
+fn who_has_as_many_channels_as_it_may_comes_into_no_more_rooms_and_stays() {
+    let mut client = entered();
+    let max = namespaced().settings.channels_max;
+    let join = |client: &mut Client, number: u32| {
+        let channel = format!("io:{number}").into();
+        let room = ServerSubscription { channel, ..ServerSubscription::default() };
+        client.session.handle_subscribe(client.now, room, None)
+    };
+    for number in 1..max {
+        assert_eq!(join(&mut client, number), Ok(()));
+    }
+    client.did();
+    assert_eq!(join(&mut client, max), Err(ErrorCode::LimitExceeded));
+    assert_eq!(client.did(), [""; 0]);
+}
+
+#[test]
+fn what_came_in_the_moment_of_coming_back_stands_behind_what_was_missed_before_it() {
+    let mut client = opened();
+    client.says("0/whole,");
+    client.did();
+    client.answer(authenticated(""));
+    client.did();
+    let missed = vec![(channel("whole:room"), *event("e", "4")), (channel("whole:*"), *event("e", "5"))];
+    let since = Since { offset: 5, epoch: "life".into() };
+    let resumed = Resumed { client: ClientId::from_random(8), since, rooms: Vec::new(), missed };
+    let resumed = Some(Box::new(resumed));
+    client.answer(OutcomeResult::Authorized(Ok(Grant { resumed, ..Grant::default() })));
+    client.did();
+    let mut page = page(&[6], 6);
+    page.publications[0].tags = event("e", "6").tags;
+    client.answer(joined(Some(page)));
+    let did = client.did();
+    let at = |what: &str| {
+        did.iter().position(|one| one.contains(what)).unwrap_or_else(|| panic!("{what}: {did:?}"))
+    };
+    let places = [at("\"sid\""), at(r#"["e",4]"#), at(r#"["e",5]"#), at(r#"["e",6]"#), at("live whole:*")];
+    assert!(places.is_sorted(), "{did:?}");
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn every_answer_reads_back_as_it_was_given() {
             connections: vec![connection],
             next: Some(Place { worker: 1, index: 2 }),
         })),
-        Ok(Answer::Done { clients: 5, failed: 2 }),
+        Ok(Answer::Done { clients: 5, failed: 2, full: 1 }),
         Ok(Answer::Asked(vec![
             (ClientId::from_random(1), Asked::Answered(said("[ 1 ]", None))),
             (ClientId::from_random(2), Asked::Answered(said("[\"AQI=\"]", Some("[\"/0\"]")))),
@@ -136,7 +136,7 @@ fn the_wire_stays_what_other_nodes_of_this_version_read() {
     let told = Told::Question { id: 1, from: "n".into(), question: Some(question) };
     let wire = b"{\"v\":1,\"id\":1,\"from\":\"n\",\"ask\":{\"message\":{\"session\":\"s\"}}}\n{}";
     assert_eq!(&told.encode().unwrap()[..], wire);
-    let told = Told::Answer { id: 1, answer: Ok(Answer::Done { clients: 2, failed: 0 }) };
+    let told = Told::Answer { id: 1, answer: Ok(Answer::Done { clients: 2, failed: 0, full: 0 }) };
     assert_eq!(&told.encode().unwrap()[..], b"{\"v\":1,\"id\":1,\"answer\":{\"done\":{\"clients\":2}}}");
 }
 

@@ -254,6 +254,12 @@ impl Client {
         self.rare.as_ref().and_then(|rare| rare.name.as_ref()).is_some_and(|own| own.is(name))
     }
 
+    /// Whether it holds its sessions under this number.
+    pub(crate) fn is_holder(&self, holder: Holder) -> bool {
+        let own = self.rare.as_ref().and_then(|rare| rare.socketio.as_ref());
+        own.is_some_and(|own| own.holder == holder)
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.is_some()
     }

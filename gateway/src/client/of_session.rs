@@ -13,8 +13,8 @@ use shared::id::ClientId;
 use shared::position::StreamPosition;
 use shared::protocol::socketio::{Common, Kept, Namespace, Resume, SocketIo};
 
-use crate::client::Client;
 use crate::client::framing::Framing;
+use crate::client::{Client, ClientKey};
 use crate::node::{Found, Node, Wanted};
 use crate::sessions::{Ended, Holder, Record};
 use crate::worker::Local;
@@ -29,6 +29,7 @@ pub(super) struct Keeper {
     pub(super) holder: Holder,
     client: ClientId,
     user: Box<str>,
+    key: ClientKey,
 }
 
 /// A name that nobody guesses.
@@ -71,7 +72,11 @@ impl Keeper {
             node: (*node.id.0).into(),
             kept,
         };
-        node.sessions.write(&pid, self.holder, version, record.encode(), recovery(namespace)).await
+        let written = node.sessions.write(&pid, self.holder, version, record.encode(), recovery(namespace));
+        if !written.await? {
+            node.displace(self.key);
+        }
+        Ok(())
     }
 
     fn end(&self, node: &Node, namespace: &Namespace, ended: Ended) -> bool {
@@ -161,6 +166,7 @@ impl Client {
             holder: own.holder,
             client: self.session.client(),
             user: self.session.user().as_str().into(),
+            key: self.key,
         })
     }
 
@@ -175,11 +181,16 @@ impl Client {
     /// A client that was let in may be one that was here before. It is that for all who know it from now on.
     pub(super) fn become_resumed(&mut self, local: &Local, grant: Grant) -> Grant {
         let own = self.rare.as_ref().and_then(|rare| rare.socketio.as_ref());
-        if let (Some(resumed), Some(own)) = (&grant.resumed, own)
-            && resumed.client != self.session.client()
-        {
-            local.node.client_ids.adopt(resumed.client, local.index, self.key.index);
-            own.protocol.become_client(resumed.client);
+        if let (Some(resumed), Some(own)) = (&grant.resumed, own) {
+            if resumed.client != self.session.client() {
+                local.node.client_ids.adopt(resumed.client, local.index, self.key.index);
+                own.protocol.become_client(resumed.client);
+            }
+            let names = local.encodings.socketio_common().namespaces.iter();
+            let held = names.filter_map(|namespace| own.protocol.kept(namespace.name()));
+            let pids: Vec<_> = held.map(|(pid, ..)| pid).collect();
+            let (node, holder, key) = (local.node.clone(), own.holder, self.key);
+            local.node.spawn(async move { node.close_unless_holder(&pids, holder, key).await });
         }
         grant
     }

@@ -8,6 +8,7 @@ use shared::id::ClientId;
 use shared::publication::Selection;
 
 use super::session_ids::SessionId;
+use crate::sessions::Holder;
 
 /// The longest control message that is made or read, in bytes.
 pub const CONTROL_BYTES_MAX: usize = 128 * 1024;
@@ -41,6 +42,8 @@ pub struct Target {
     pub client: Option<ClientId>,
     /// The client only that is reached by this name. No control message can say so.
     pub session: Option<SessionId>,
+    /// The connection only that holds sessions under this number. No control message can say so.
+    pub holder: Option<Holder>,
     /// None of these.
     pub except: Vec<ClientId>,
     /// Only those in a channel. No control message can say so.
@@ -135,6 +138,7 @@ impl ControlCommand {
             client: wire.client.map(client).transpose()?,
             except: wire.except.into_iter().map(client).collect::<Result<_, _>>()?,
             session: None,
+            holder: None,
             among: None,
         };
         Ok(match wire.action {
@@ -238,6 +242,7 @@ mod tests {
             user: Some("alice".into()),
             client: Some(client(1)),
             session: None,
+            holder: None,
             except: vec![client(2), client(3)],
             among: None,
         };

@@ -16,15 +16,19 @@ use shared::position::StreamPosition;
 use shared::protocol::socketio::{Namespace, Resume, Unusable};
 use shared::publication::Publication;
 
+use crate::client::ClientKey;
 use crate::node::Node;
 use crate::node::control::Target;
 use crate::node::question::{Act, Question};
 use crate::sessions::{Holder, Record};
+use crate::worker::inbox::Event;
 
 /// Histories that are read at once for one client.
 const READ_AT_ONCE: usize = 8;
 /// How long the connection that a client had before is waited for: a node that is there closes it at once.
 const DISPLACE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is tried to find out whether a session is still a connection's, while Redis does not answer.
+const CHECKS_MAX: u32 = 5;
 
 /// Who asks, and for what.
 #[derive(Debug)]
@@ -161,7 +165,9 @@ impl Node {
         if !taken.map_err(|_| Unrecovered::Unreachable)? {
             return Err(Unrecovered::Taken);
         }
-        let target = Target { client: Some(record.client), ..Target::default() };
+        // Not any other that is this client by now: of several that come back at once the last is the client.
+        let (client, before) = (Some(record.client), Some(found.before));
+        let target = Target { client, holder: before, ..Target::default() };
         let close = Question::Act(target, Act::Disconnect(Disconnect::CONNECTION_LIMIT));
         // A node that is gone has closed it; one that hangs does so before anything else it does for it.
         let closed = tokio::time::timeout(DISPLACE_TIMEOUT, self.ask(&found.record.node, close)).await;
@@ -169,6 +175,29 @@ impl Node {
             tracing::debug!(?closed, "the connection that a client had before was not closed by its node");
         }
         Ok(())
+    }
+}
+
+impl Node {
+    /// A connection has become a client that was here before. Whoever took the session of it meanwhile has found nobody to
+    /// close: this one is closed then.
+    pub(crate) async fn close_unless_holder(&self, pids: &[Box<str>], holder: Holder, key: ClientKey) {
+        for pid in pids {
+            for _ in 0..CHECKS_MAX {
+                match self.sessions.read(pid).await {
+                    Ok(Some(stored)) if stored.holder != holder => return self.displace(key),
+                    Ok(_) => break,
+                    Err(_) => tokio::time::sleep(DISPLACE_TIMEOUT).await,
+                }
+            }
+        }
+    }
+
+    /// The session of this connection is another's now.
+    pub(crate) fn displace(&self, key: ClientKey) {
+        if let Some(inbox) = self.inboxes.get(key.worker as usize) {
+            inbox.push(Event::Displaced(key));
+        }
     }
 }
 

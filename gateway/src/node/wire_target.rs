@@ -7,6 +7,7 @@ use shared::publication::Selection;
 
 use super::control::{Among, EXCEPT_MAX, Target};
 use super::session_ids::SessionId;
+use crate::sessions::Holder;
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireTarget {
@@ -16,6 +17,9 @@ pub(super) struct WireTarget {
     client: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     session: Option<Box<str>>,
+    /// An earlier release passes it over, and takes any connection of the client for the one that is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    holder: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     except: Vec<Box<str>>,
 }
@@ -27,6 +31,7 @@ impl From<Target> for WireTarget {
             user: target.user,
             client: target.client.map(text),
             session: target.session.map(|session| session.reveal().into()),
+            holder: target.holder.map(|holder| holder.0),
             except: target.except.into_iter().map(text).collect(),
         }
     }
@@ -44,6 +49,7 @@ impl WireTarget {
             user: self.user,
             client: if let Some(one) = one { Some(one?) } else { None },
             session: if let Some(session) = session { Some(session?) } else { None },
+            holder: self.holder.map(Holder),
             except: self.except.into_iter().map(client).collect::<Option<_>>()?,
             among: None,
         })

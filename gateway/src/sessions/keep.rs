@@ -115,7 +115,8 @@ impl Sessions {
         Ok(taken)
     }
 
-    /// What a connection has of its session now. An error leaves it to be tried again.
+    /// What a connection has of its session now. Answers `false` if the session is another's. An error leaves it to be tried
+    /// again.
     pub(crate) async fn write(
         &self,
         pid: &str,
@@ -123,17 +124,17 @@ impl Sessions {
         version: u64,
         value: Bytes,
         recovery: Duration,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<bool, BrokerError> {
         let key = SessionKey::of(pid);
         let stored = Stored { holder, version, value };
         if !self.hold(&key, stored.clone(), recovery, true) {
-            return Ok(());
+            return Ok(true);
         }
         match self.store.write(&key, stored, ttl(recovery)).await {
             Ok(is_own) => {
                 let mut live = self.live.lock();
                 if !is_own {
-                    // Its client has come back elsewhere: that connection is about to be closed.
+                    // Its client has come back elsewhere.
                     live.forget(&key, holder);
                 } else if let Some(held) = live.held.get_mut(&key)
                     && held.stored.holder == holder
@@ -142,7 +143,7 @@ impl Sessions {
                     held.dirty = false;
                     live.set_due(&key, Instant::now() + interval(recovery));
                 }
-                Ok(())
+                Ok(is_own)
             }
             Err(error) => {
                 if let Some(untold) = self.unwritten_told.now() {
@@ -294,7 +295,7 @@ mod tests {
         assert!(!sessions.take("p", one, Holder(3), value("x"), RECOVERY).await.unwrap(), "one is too late");
         // The connection before it is still there.
         let elsewhere = Sessions { live: Mutex::default(), ..Sessions::new(sessions.store.clone()) };
-        elsewhere.write("p", one, 9, value("stale"), RECOVERY).await.unwrap();
+        assert!(!elsewhere.write("p", one, 9, value("stale"), RECOVERY).await.unwrap(), "it is told so");
         assert_eq!(sessions.read("p").await.unwrap().unwrap().holder, other);
         assert_eq!(elsewhere.count(), 0);
     }

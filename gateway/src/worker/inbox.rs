@@ -54,6 +54,8 @@ pub(crate) enum Event {
     Message(SessionId, Bytes, oneshot::Sender<Heard>),
     /// Close those of these clients that are here.
     Disconnect(Arc<Target>, Disconnect, Acted),
+    /// Close this client: its session is another connection's.
+    Displaced(ClientKey),
     /// End the subscription of those of these clients that are here.
     Unsubscribe(Arc<Target>, Channel, Acted),
     /// Close the user's clients that are here, but this one and those whose command comes later.
@@ -64,10 +66,10 @@ pub(crate) enum Event {
     AskClients(Arc<Target>, Arc<Asking>),
     /// Forget of those of these clients that are here what nobody waits for any more.
     ForgetAsks(Arc<Target>),
-    /// Tell how many subscribers these channels have here.
-    Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
     /// Say how long the connections of those of these clients that are here are good for.
     Refresh(Arc<Target>, Renewal, Acted),
+    /// Tell how many subscribers these channels have here.
+    Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
     /// Tell of these connections, from this place on, at most so many.
     List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<Listed>),
     /// Look for debtors to close: the node is short of memory.
@@ -101,9 +103,9 @@ pub(crate) struct Acted(Option<Arc<Count>>);
 struct Count {
     clients: AtomicU32,
     failed: AtomicU32,
+    full: AtomicU32,
     done: Option<oneshot::Sender<Done>>,
 }
-    full: AtomicU32,
 
 /// What came of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -112,10 +114,10 @@ pub(crate) struct Done {
     pub(crate) clients: u32,
     /// Those of them for whom it failed.
     pub(crate) failed: u32,
-}
-
     /// Those of these that may have no more channels.
     pub(crate) full: u32,
+}
+
 impl Acted {
     pub(crate) fn new() -> (Self, oneshot::Receiver<Done>) {
         let (done, told) = oneshot::channel();
@@ -141,8 +143,6 @@ impl Acted {
             count.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
 
     /// The same: that one may have no more channels.
     pub(crate) fn fail_full(&self) {
@@ -151,14 +151,16 @@ impl Acted {
             count.full.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
 impl Drop for Count {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
-            let (clients, failed) = (&self.clients, &self.failed);
             // Whoever asked may have given up.
             let _ = done.send(Done {
-                clients: clients.load(Ordering::Relaxed),
-                failed: failed.load(Ordering::Relaxed),
+                clients: self.clients.load(Ordering::Relaxed),
+                failed: self.failed.load(Ordering::Relaxed),
+                full: self.full.load(Ordering::Relaxed),
             });
         }
     }

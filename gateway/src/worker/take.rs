@@ -1,6 +1,7 @@
 //! What others tell a worker, in the order it came, and no more of it in one turn than leaves sockets and timers theirs.
 
 use gateway_core::hub::Prepared;
+use shared::disconnect::Disconnect;
 use shared::push::UnsubscribeCode;
 
 use crate::client::read::Heard;
@@ -151,6 +152,15 @@ impl Worker {
                 });
                 acted.add(count);
             }
+            Event::Displaced(key) => {
+                let index = key.index as usize;
+                // Another may be in its place.
+                if self.clients.get(index).is_some_and(|client| client.key == key) {
+                    self.end(index, None, |client| {
+                        client.session.handle_disconnect(Disconnect::CONNECTION_LIMIT);
+                    });
+                }
+            }
             Event::Unsubscribe(target, channel, acted) => {
                 let count = self.for_each_target(&target, Some(&channel), |client| {
                     client.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
@@ -162,6 +172,9 @@ impl Worker {
             Event::AskClients(target, asking) => {
                 self.for_each_of(&target, |client, local| client.ask_client(local, &asking));
             }
+            Event::ForgetAsks(target) => {
+                self.for_each_of(&target, |client, _| client.forget_asks());
+            }
             Event::Refresh(target, renewal, acted) => {
                 acted.add(self.for_each_of(&target, |client, local| {
                     client.session.handle_refresh(local.now, renewal.clone());
@@ -172,9 +185,6 @@ impl Worker {
             Event::List(wanted, from, limit, listed) => drop(listed.send(self.list(&wanted, from, limit))),
             Event::Renew(contexts) => self.renew(contexts),
             Event::Shed => self.look_at_debtors(),
-            Event::ForgetAsks(target) => {
-                self.for_each_of(&target, |client, _| client.forget_asks());
-            }
             Event::Drain { until } => self.begin_drain(until),
             Event::Stop => self.stopping = true,
         }

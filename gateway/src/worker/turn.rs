@@ -437,6 +437,7 @@ impl Worker {
             && target.user.as_deref().is_none_or(|user| user == session.user().as_str())
             && target.client.is_none_or(|client| client == session.client())
             && target.session.is_none_or(|name| client.is_session(name))
+            && target.holder.is_none_or(|holder| client.is_holder(holder))
             && !target.except.contains(&session.client())
             && target.among.as_deref().is_none_or(|among| among.means(session))
     }

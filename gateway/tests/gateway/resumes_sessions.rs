@@ -220,6 +220,72 @@ async fn a_connection_that_looks_alive_is_displaced_here_and_at_another_node() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_that_come_back_at_once_one_is_the_client() {
+    let redis = RedisServer::start();
+    let nodes = [keeping().over(&redis.url()).start().await, keeping().over(&redis.url()).start().await];
+    for turn in 0..12 {
+        let live = Client::enter(&nodes[turn % 2]).await;
+        let known = live.known.clone();
+        let mut wires = Vec::new();
+        for at in 0..6 {
+            wires.push(nodes[at % 2].socketio().await);
+        }
+        let come = wires.into_iter().map(|mut wire| {
+            let pid = known.pid.clone();
+            async move {
+                wire.send(&format!("0{}", json!({ "pid": pid }))).await;
+                wire
+            }
+        });
+        let wires = futures_util::future::join_all(come).await;
+        let count = async || {
+            let listed = nodes[0].api("socketio_sockets", json!({})).await;
+            let sockets = listed["sockets"].as_array().expect("sockets").clone();
+            let own = sockets.iter().filter(|socket| socket["id"] == known.sid).count();
+            (sockets.len(), own)
+        };
+        let is_settled = async || {
+            let asked = ["recovered", "taken", "unknown", "stale", "history", "unreachable"];
+            let mut sum = 0.0;
+            for node in &nodes {
+                for why in asked {
+                    sum += recoveries(node, why).await;
+                }
+            }
+            sum == 6.0 * (turn as f64 + 1.0)
+        };
+        eventually("all have tried", is_settled).await;
+        eventually("one of them is the client", async || count().await.1 == 1).await;
+        for _ in 0..5 {
+            publish(&nodes[0], "socketio:*", 1).await;
+        }
+        eventually("it is still one", async || count().await.1 == 1).await;
+        drop((live, wires));
+        eventually("all are gone", async || count().await.0 == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_into_two_namespaces_does_not_displace_itself() {
+    let node = keeping()
+        .and("[namespaces.admin]\nhistory_size = 9\nhistory_ttl_s = 60\n[socketio.namespaces.\"/admin\"]\nrecovery_ms = 60000\n")
+        .start()
+        .await;
+    let mut client = Client::enter(&node).await;
+    client.wire.send("0/admin,").await;
+    let told = client.wire.told().await;
+    let admin = welcome(&told.replacen("/admin,", "", 1));
+    let known = client.lose();
+    let mut back = Client::come_back(&node, &known).await;
+    assert!(back.is_back(&known));
+    back.wire.send(&format!("0/admin,{}", json!({ "pid": admin.pid }))).await;
+    let told = back.wire.told().await;
+    assert_eq!(welcome(&told.replacen("/admin,", "", 1)).pid, admin.pid);
+    publish(&node, "socketio:*", 1).await;
+    assert_eq!(back.event().await, json!(["news", 1]));
+}
+
 #[tokio::test]
 async fn whoever_cannot_have_all_of_it_begins_anew_and_it_is_counted_why() {
     let node = keeping().start().await;

@@ -50,11 +50,19 @@ fn every_question() -> Vec<Question> {
     let id = ClientId::from_random;
     let session = crate::node::SessionId::parse("AAAAAAAAAAAAAAAAAAAAAQ");
     assert!(session.is_some());
-    let target =
-        Target { user: Some("ann".into()), client: Some(id(1)), session, except: vec![id(2)], among: None };
+    let target = Target {
+        user: Some("ann".into()),
+        client: Some(id(1)),
+        session,
+        except: vec![id(2)],
+        ..Target::default()
+    };
+    let held =
+        Target { client: Some(id(1)), holder: Some(crate::sessions::Holder(u64::MAX)), ..Target::default() };
     let channel = Channel::parse("prices:AAPL", 255).unwrap();
     let refreshing = Refreshing { expired: true, expires_at: Some(7), info: Some("[1]".into()) };
     vec![
+        Question::Act(held, Act::Disconnect(Disconnect::CONNECTION_LIMIT)),
         Question::Message { session: "s".into(), data: Bytes::from_static(b"\n\0 any\nbytes \xff") },
         Question::Channels(ChannelsWanted {
             pattern: "a*".into(),

@@ -78,7 +78,7 @@ async fn whoever_asks_for_a_subscription_is_told_if_it_comes_to_nothing() {
     let refused = subscribed("ann", "polled:all").await;
     assert!(refused.starts_with(r#"{"error":{"code":107,"#), "{refused}");
     let failed = subscribed("ann", "stream:news").await;
-    assert!(failed.starts_with(r#"{"error":{"code":100,"#), "{failed}");
+    assert!(failed.starts_with(r#"{"error":{"code":106,"#), "{failed}");
     assert_eq!(ann.closed().await.0, 3505);
     assert_eq!(subscribed("bob", "stream:news").await, r#"{"result":{}}"#, "who is not there misses nothing");
 }

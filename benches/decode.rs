@@ -28,12 +28,12 @@ fn sixteen() -> String {
 }
 
 #[library_benchmark]
-#[bench::connect(args = (), setup = connect, config = counted(4_625))]
-#[bench::subscribe(args = (), setup = subscribe, config = counted(4_602))]
-#[bench::publish_128(args = (128), setup = publish, config = counted(4_795))]
-#[bench::publish_4096(args = (4096), setup = publish, config = counted(20_674))]
-#[bench::sixteen_subscribes(args = (), setup = sixteen, config = counted(68_690))]
-#[bench::pong(args = ("{}"), setup = str::to_owned, config = counted(821))]
+#[bench::connect(args = (), setup = connect, config = counted(4_604))]
+#[bench::subscribe(args = (), setup = subscribe, config = counted(4_587))]
+#[bench::publish_128(args = (128), setup = publish, config = counted(4_787))]
+#[bench::publish_4096(args = (4096), setup = publish, config = counted(20_666))]
+#[bench::sixteen_subscribes(args = (), setup = sixteen, config = counted(68_462))]
+#[bench::pong(args = ("{}"), setup = str::to_owned, config = counted(820))]
 fn message(message: String) -> (String, Vec<Command>) {
     let mut commands = Vec::new();
     let decoded = CentrifugeJson::default().decode(text(black_box(&message)), &mut commands);

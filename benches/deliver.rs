@@ -55,14 +55,14 @@ fn four_variants(subscribers: u32, publications: u64) -> Sample {
 }
 
 #[library_benchmark]
-#[bench::to_1_000(args = (1_000, 1), setup = one_variant, config = counted(51_326))]
-#[bench::to_10_000(args = (10_000, 1), setup = one_variant, config = counted(484_001))]
-#[bench::backlog_of_8_to_1_000(args = (1_000, 8), setup = one_variant, config = counted(66_070))]
-#[bench::backlog_of_8_to_10_000(args = (10_000, 8), setup = one_variant, config = counted(498_099))]
-#[bench::in_four_variants_to_10_000(args = (10_000, 1), setup = four_variants, config = counted(1_005_998))]
-#[bench::backlog_of_8_in_four_variants_to_10_000(args = (10_000, 8), setup = four_variants, config = counted(2_106_840))]
-#[bench::the_first_to_1_000(args = (1_000), setup = the_first, config = counted(332_962))]
-#[bench::in_two_channels_to_10_000(args = (10_000), setup = two_channels, config = counted(5_174_583))]
+#[bench::to_1_000(args = (1_000, 1), setup = one_variant, config = counted(51_530))]
+#[bench::to_10_000(args = (10_000, 1), setup = one_variant, config = counted(484_448))]
+#[bench::backlog_of_8_to_1_000(args = (1_000, 8), setup = one_variant, config = counted(65_771))]
+#[bench::backlog_of_8_to_10_000(args = (10_000, 8), setup = one_variant, config = counted(498_689))]
+#[bench::in_four_variants_to_10_000(args = (10_000, 1), setup = four_variants, config = counted(1_006_480))]
+#[bench::backlog_of_8_in_four_variants_to_10_000(args = (10_000, 8), setup = four_variants, config = counted(2_107_979))]
+#[bench::the_first_to_1_000(args = (1_000), setup = the_first, config = counted(52_462))]
+#[bench::in_two_channels_to_10_000(args = (10_000), setup = two_channels, config = counted(4_775_795))]
 fn publications((mut hub, publications, mut counter): Sample) -> Sample {
     hub.deliver(black_box(CHANNEL), &publications, &mut counter);
     while hub.is_sweeping() {

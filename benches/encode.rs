@@ -49,11 +49,11 @@ fn refused() -> (Reply, BytesMut) {
 }
 
 #[library_benchmark]
-#[bench::connected(args = (), setup = connected, config = counted(1_502))]
-#[bench::subscribed(args = (0), setup = subscribed, config = counted(1_222))]
-#[bench::subscribed_and_recovered_10(args = (10), setup = subscribed, config = counted(6_295))]
-#[bench::published(args = (), setup = published, config = counted(515))]
-#[bench::refused(args = (), setup = refused, config = counted(899))]
+#[bench::connected(args = (), setup = connected, config = counted(1_505))]
+#[bench::subscribed(args = (0), setup = subscribed, config = counted(1_228))]
+#[bench::subscribed_and_recovered_10(args = (10), setup = subscribed, config = counted(6_315))]
+#[bench::published(args = (), setup = published, config = counted(520))]
+#[bench::refused(args = (), setup = refused, config = counted(901))]
 fn reply((reply, mut out): (Reply, BytesMut)) -> (Reply, BytesMut) {
     CentrifugeJson::default().encode_reply(black_box(&reply), &mut out);
     (reply, out)
@@ -69,9 +69,9 @@ fn from_a_client(bytes: usize) -> (Channel, Publication, BytesMut) {
 }
 
 #[library_benchmark]
-#[bench::bytes_128(args = (128), setup = plain, config = counted(1_138))]
-#[bench::bytes_4096(args = (4096), setup = plain, config = counted(2_001))]
-#[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(2_254))]
+#[bench::bytes_128(args = (128), setup = plain, config = counted(1_141))]
+#[bench::bytes_4096(args = (4096), setup = plain, config = counted(2_004))]
+#[bench::from_a_client_128(args = (128), setup = from_a_client, config = counted(2_257))]
 fn push(
     (channel, publication, mut out): (Channel, Publication, BytesMut),
 ) -> (Channel, Publication, BytesMut) {
@@ -81,7 +81,7 @@ fn push(
 }
 
 #[library_benchmark]
-#[bench::unsubscribed(args = (CHANNEL), setup = channel, config = counted(1_160))]
+#[bench::unsubscribed(args = (CHANNEL), setup = channel, config = counted(1_159))]
 fn end(channel: Channel) -> BytesMut {
     let mut out = BytesMut::new();
     let event = Event::Unsubscribed(UnsubscribeCode::Expired);

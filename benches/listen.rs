@@ -38,8 +38,8 @@ fn many_channels() -> Sample {
 }
 
 #[library_benchmark]
-#[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_481))]
-#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_967))]
+#[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_572))]
+#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_842))]
 fn subscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let joined = hub.join(black_box(&channel), subscriber, None);
     black_box(joined);
@@ -58,8 +58,8 @@ fn of_many_channels() -> Sample {
 }
 
 #[library_benchmark]
-#[bench::in_one_channel(args = (), setup = of_one_channel, config = counted(498))]
-#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(1_115))]
+#[bench::in_one_channel(args = (), setup = of_one_channel, config = counted(568))]
+#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(916))]
 fn unsubscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let left = hub.leave(black_box(channel.as_str()), subscriber.key);
     assert!(left.is_some());
@@ -79,7 +79,7 @@ fn in_sixteen() -> (Hub, u32) {
 }
 
 #[library_benchmark]
-#[bench::of_sixteen_channels(args = (), setup = in_sixteen, config = counted(1_638))]
+#[bench::of_sixteen_channels(args = (), setup = in_sixteen, config = counted(2_300))]
 fn disconnect((mut hub, key): (Hub, u32)) -> (Hub, u32) {
     let mut last = 0;
     hub.remove_all(black_box(key), |_, left| last += u32::from(left.last));

@@ -32,11 +32,11 @@ fn deflated(bytes: usize) -> Sample {
 }
 
 #[library_benchmark]
-#[bench::plain_128(args = (128), setup = plain, config = counted(2_437))]
-#[bench::plain_4096(args = (4096), setup = plain, config = counted(3_284))]
-#[bench::raw_128(args = (128), setup = raw, config = counted(1_154))]
-#[bench::deflated_1024(args = (1024), setup = deflated, config = counted(372_651))]
-#[bench::deflated_4096(args = (4096), setup = deflated, config = counted(560_016))]
+#[bench::plain_128(args = (128), setup = plain, config = counted(2_312))]
+#[bench::plain_4096(args = (4096), setup = plain, config = counted(3_159))]
+#[bench::raw_128(args = (128), setup = raw, config = counted(1_032))]
+#[bench::deflated_1024(args = (1024), setup = deflated, config = counted(372_980))]
+#[bench::deflated_4096(args = (4096), setup = deflated, config = counted(560_278))]
 fn frame((channel, publication, variants, variant): Sample) -> (Arc<Prepared>, usize) {
     let prepared = Prepared::new(channel, publication, 0, &variants);
     let bytes = match prepared.writable(black_box(variant)) {
@@ -81,8 +81,8 @@ fn deflated_backlog(count: u64) -> Backlog {
 
 // Several waiting publications to one frame.
 #[library_benchmark]
-#[bench::plain_8(args = (8), setup = backlog, config = counted(15_021))]
-#[bench::deflated_8(args = (8), setup = deflated_backlog, config = counted(325_879))]
+#[bench::plain_8(args = (8), setup = backlog, config = counted(15_259))]
+#[bench::deflated_8(args = (8), setup = deflated_backlog, config = counted(326_054))]
 fn bundle((publications, variant): Backlog) -> (Vec<Arc<Prepared>>, usize) {
     let mut bundles = gateway_core::hub::Bundles::new(&publications);
     let writes = bundles.get(black_box(variant)).writes.len();

@@ -35,9 +35,9 @@ fn message(publication: &Publication) -> Bytes {
 }
 
 #[library_benchmark]
-#[bench::plain_128(args = (&plain(128)), setup = message, config = counted(1_301))]
-#[bench::plain_4096(args = (&plain(4096)), setup = message, config = counted(1_859))]
-#[bench::from_a_client_128(args = (&from_a_client(128)), setup = message, config = counted(1_791))]
+#[bench::plain_128(args = (&plain(128)), setup = message, config = counted(1_299))]
+#[bench::plain_4096(args = (&plain(4096)), setup = message, config = counted(1_857))]
+#[bench::from_a_client_128(args = (&from_a_client(128)), setup = message, config = counted(1_789))]
 fn read(message: Bytes) -> (Bytes, Publication) {
     match decode_message(black_box(message.clone())) {
         Ok(publication) => (message, publication),

@@ -66,7 +66,7 @@ fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
 }
 
 #[library_benchmark]
-#[bench::connect_and_subscribe(args = (), setup = context, config = counted(20_489))]
+#[bench::connect_and_subscribe(args = (), setup = context, config = counted(20_898))]
 fn opened(context: Arc<Context>) -> (Session, u32) {
     let protocol = Arc::new(CentrifugeJson::default());
     let opening =
@@ -113,9 +113,9 @@ fn an_open_one() -> (Session, u32) {
 }
 
 #[library_benchmark]
-#[bench::publish_128(args = (128), setup = publishing, config = counted(9_717))]
-#[bench::unsubscribe(args = (), setup = subscribed, config = counted(5_209))]
-#[bench::pong(args = (), setup = pinged, config = counted(1_317))]
+#[bench::publish_128(args = (128), setup = publishing, config = counted(9_596))]
+#[bench::unsubscribe(args = (), setup = subscribed, config = counted(5_220))]
+#[bench::pong(args = (), setup = pinged, config = counted(1_316))]
 fn command((mut session, message): (Session, String)) -> (Session, String) {
     hear(&mut session, Moment(26_001), black_box(&message));
     assert!(!session.is_closed());

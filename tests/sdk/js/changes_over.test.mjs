@@ -113,10 +113,15 @@ test('socket.io-client: all change over, and come back and change over again whe
   assert.equal(sum(clients.map(({ cutOff }) => cutOff)), 0);
   balancer.ports = nodes.slice(0, 2).map(({ port }) => port);
   await nodes[2].kill();
+  // Until they notice, all seem to be connected, and what is said on a dead connection is lost.
+  const areCutOff = (before) => () => sum(clients.map(({ cutOff }) => cutOff)) > before;
+  await until('those of it are cut off', areCutOff(0));
   await until('those of it are back', haveChanged);
+  const before = sum(clients.map(({ cutOff }) => cutOff));
   await said('at two', nodes);
   balancer.ports = [nodes[0].port];
   assert.equal(await nodes[1].stop(), 0);
+  await until('those of it are cut off too', areCutOff(before));
   await until('all are at one node', haveChanged);
   await said('at one', nodes);
   assert.equal(await figure(nodes[0], 'engine_io_carried'), 0);

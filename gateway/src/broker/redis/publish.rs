@@ -68,13 +68,13 @@ impl RedisBroker {
         request: PublishRequest,
     ) -> impl Future<Output = Result<Published, BrokerError>> + use<> {
         let (epochs, asked) = (self.epochs.clone(), Instant::now());
-        let hash = epochs.hash(&request.channel);
-        let known = epochs.of(hash).filter(|_| request.retention.keeps_history());
+        let hash = request.retention.keeps_history().then(|| epochs.hash(&request.channel));
+        let known = hash.and_then(|hash| epochs.of(hash));
         let answer = self.publications.push(Outgoing::new(&self.keys, self.position_ttl_ms, &request, known));
         let metrics = self.metrics.clone();
         async move {
             let (published, lasts) = read_published(answer.await?, known)?;
-            if let (Some(position), Some(lasts)) = (published.position, lasts) {
+            if let (Some(hash), Some(position), Some(lasts)) = (hash, published.position, lasts) {
                 epochs.learn(hash, position.epoch, asked, lasts);
             }
             if published.duplicate {

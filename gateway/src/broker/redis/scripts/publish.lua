@@ -27,12 +27,12 @@ local function give_up(position, stream, error)
 end
 
 -- All but the offset. Where the delivery is refused, the offset is taken back.
--- Gives the error if there is one and whether the publication was delivered all the same, or nil and whether the stream is new
+-- Gives the error if there is one, whether the publication was delivered, and whether the stream is new
 local function deliver(position, field, offset, epoch, stream, name, size, record)
   local sent = rpcall('PUBLISH', name, offset .. ':' .. epoch .. ':' .. record)
   if type(sent) == 'table' then
     call('HINCRBY', position, field, -1)
-    return sent, false
+    return sent, false, false
   end
   local added = rpcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', size, offset .. '-0', 'r', record)
   local is_new = not added
@@ -40,9 +40,9 @@ local function deliver(position, field, offset, epoch, stream, name, size, recor
     added = rpcall('XADD', stream, offset .. '-0', 'r', record)
   end
   if type(added) == 'table' then
-    return give_up(position, stream, added), true
+    return give_up(position, stream, added), true, false
   end
-  return nil, is_new
+  return nil, true, is_new
 end
 
 -- For a channel that is taken to have this epoch. Gives the offset or an error, or nil if it has another.
@@ -57,7 +57,7 @@ local function publish_in(expected, position, stream, at)
     call('HDEL', position, field)
     return nil
   end
-  local failed, is_new = deliver(position, field, whole(offset), expected, stream, ARGV[at], ARGV[at + 2], ARGV[at + 5])
+  local failed, _, is_new = deliver(position, field, whole(offset), expected, stream, ARGV[at], ARGV[at + 2], ARGV[at + 5])
   if is_new and not failed then
     call('PEXPIRE', stream, ARGV[at + 3])
   end
@@ -106,10 +106,10 @@ local function publish(position, stream, once, at)
       return kept
     end
   end
-  local failed, is_delivered_or_new = deliver(position, field, whole(offset), epoch, stream, ARGV[at], ARGV[at + 2],
+  local failed, is_delivered, is_new = deliver(position, field, whole(offset), epoch, stream, ARGV[at], ARGV[at + 2],
     ARGV[at + 5])
   if failed then
-    if once and not is_delivered_or_new then
+    if once and not is_delivered then
       call('DEL', once)
     end
     return failed
@@ -118,7 +118,7 @@ local function publish(position, stream, once, at)
     call('HSET', position, 'version', version, 'version_epoch', ARGV[at + 8])
   end
   local renew_ms, renew = tonumber(ARGV[at + 4]), tonumber(known[3])
-  if is_delivered_or_new or not (is_in_life and renew and renew > now and renew <= now + renew_ms) then
+  if is_new or not (is_in_life and renew and renew > now and renew <= now + renew_ms) then
     renew = now + renew_ms
     call('HSET', position, 'renew', whole(renew))
     call('PEXPIRE', stream, ARGV[at + 3])

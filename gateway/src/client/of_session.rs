@@ -13,10 +13,10 @@ use shared::id::ClientId;
 use shared::position::StreamPosition;
 use shared::protocol::socketio::{Common, Kept, Namespace, Resume, SocketIo};
 
+use crate::client::Client;
 use crate::client::framing::Framing;
-use crate::client::{Client, ClientKey};
 use crate::node::{Found, Node, Wanted};
-use crate::sessions::{Ended, Holder, Record};
+use crate::sessions::{Connection, Ended, Record};
 use crate::worker::Local;
 
 /// Bytes of random bits in the secret name of a session.
@@ -26,10 +26,9 @@ const PID_BYTES: usize = 21;
 #[derive(Clone, Debug)]
 pub(super) struct Keeper {
     pub(super) socketio: Arc<SocketIo>,
-    pub(super) holder: Holder,
+    connection: Connection,
     client: ClientId,
     user: Box<str>,
-    key: ClientKey,
 }
 
 /// A name that nobody guesses.
@@ -72,9 +71,10 @@ impl Keeper {
             node: (*node.id.0).into(),
             kept,
         };
-        let written = node.sessions.write(&pid, self.holder, version, record.encode(), recovery(namespace));
+        let written =
+            node.sessions.write(&pid, self.connection, version, record.encode(), recovery(namespace));
         if !written.await? {
-            node.displace(self.key);
+            node.displace(self.connection.key);
         }
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Keeper {
     fn end(&self, node: &Node, namespace: &Namespace, ended: Ended) -> bool {
         let pid = self.socketio.end_session(namespace.name());
         if let Some(pid) = &pid {
-            node.sessions.end(pid, self.holder, ended);
+            node.sessions.end(pid, self.connection.holder, ended);
         }
         pid.is_some()
     }
@@ -106,11 +106,11 @@ impl Returning {
     pub(super) async fn resume(&self, node: &Node, common: &Common, user: &str) -> Option<Box<Resumed>> {
         let namespace = common.namespaces.named(&self.namespace)?;
         let Self { keeper, resume, own, limit, bytes_max, .. } = self;
-        let (own, limit, bytes_max, holder) = (*own, *limit, *bytes_max, keeper.holder);
-        let wanted = Wanted { namespace, resume, user, own, holder, limit, bytes_max };
+        let (own, limit, bytes_max, by) = (*own, *limit, *bytes_max, keeper.connection);
+        let wanted = Wanted { namespace, resume, user, own, by, limit, bytes_max };
         let found = match node.find_session(&wanted).await {
             Ok(found) => {
-                node.take_session(&resume.pid, &found, holder, recovery(namespace)).await.map(|()| found)
+                node.take_session(&resume.pid, &found, by, recovery(namespace)).await.map(|()| found)
             }
             Err(why) => Err(why),
         };
@@ -163,10 +163,9 @@ impl Client {
         let own = self.rare.as_ref()?.socketio.as_ref().filter(|own| own.protocol.tells_offsets())?;
         Some(Keeper {
             socketio: own.protocol.clone(),
-            holder: own.holder,
+            connection: Connection { holder: own.holder, key: self.key },
             client: self.session.client(),
             user: self.session.user().as_str().into(),
-            key: self.key,
         })
     }
 
@@ -189,8 +188,9 @@ impl Client {
             let names = local.encodings.socketio_common().namespaces.iter();
             let held = names.filter_map(|namespace| own.protocol.kept(namespace.name()));
             let pids: Vec<_> = held.map(|(pid, ..)| pid).collect();
-            let (node, holder, key) = (local.node.clone(), own.holder, self.key);
-            local.node.spawn(async move { node.close_unless_holder(&pids, holder, key).await });
+            let by = Connection { holder: own.holder, key: self.key };
+            let node = local.node.clone();
+            local.node.spawn(async move { node.close_unless_holder(&pids, by).await });
         }
         grant
     }
@@ -203,7 +203,7 @@ impl Client {
         if seen.is_of_all() {
             if keeper.end(&local.node, seen.namespace, Ended::ForGood) {
                 let node = local.node.clone();
-                local.node.spawn(async move { node.sessions.settle().await });
+                local.node.spawn(async move { node.settle_sessions().await });
             }
         } else if keeper.socketio.unfollow(channel.as_str()).is_some() {
             let (node, common) = (local.node.clone(), local.encodings.socketio_common().clone());

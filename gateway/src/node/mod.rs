@@ -253,7 +253,7 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), counts::keep_counting));
         node.tasks.spawn(keep_running(node.clone(), counts::keep_recounting));
         node.tasks.spawn(keep_running(node.clone(), peers::keep_looking));
-        node.tasks.spawn(keep_running(node.clone(), |node| async move { node.sessions.keep().await }));
+        node.tasks.spawn(keep_running(node.clone(), |node| async move { node.keep_sessions().await }));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
             let channels = shown.upgrade().map_or(0, |node| node.interest.channels());
@@ -314,7 +314,7 @@ impl Node {
 
     /// Takes back what others see of this node. Its tasks end with the runtime.
     pub(crate) async fn retire(&self) {
-        self.sessions.settle().await;
+        self.settle_sessions().await;
         if let Err(error) = self.presence.retire().await {
             tracing::warn!(%error, "presence of this node's clients could not be taken back; it expires by itself");
         }

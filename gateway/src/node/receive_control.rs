@@ -64,6 +64,9 @@ impl Node {
     /// Bit N: worker N can have one of these clients.
     pub(super) fn workers_of(&self, target: &Target) -> u64 {
         let only_of = |worker: usize| 1_u64.checked_shl(worker as u32).unwrap_or(0);
+        if let Some(connection) = target.holder.and_then(|holder| self.sessions.connection(holder)) {
+            return only_of(connection.worker.into());
+        }
         match (target.client, target.session, target.user.as_deref()) {
             (Some(client), ..) => only_of(self.client_ids.place(client).0),
             (None, Some(session), _) => only_of(self.session_ids.place(session).0),

@@ -20,7 +20,7 @@ use crate::client::ClientKey;
 use crate::node::Node;
 use crate::node::control::Target;
 use crate::node::question::{Act, Question};
-use crate::sessions::{Holder, Record};
+use crate::sessions::{Connection, Holder, Record};
 use crate::worker::inbox::Event;
 
 /// Histories that are read at once for one client.
@@ -38,7 +38,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) user: &'a str,
     /// Who the client is already, where others know it as that.
     pub(crate) own: Option<ClientId>,
-    pub(crate) holder: Holder,
+    pub(crate) by: Connection,
     /// Publications of a channel that are read, at most.
     pub(crate) limit: u32,
     /// What more was missed than this is read piece by piece, channel by channel.
@@ -103,9 +103,9 @@ impl From<Unusable> for Unrecovered {
 impl Node {
     /// Reads a session and all that its client missed. Nothing is changed by that.
     pub(crate) async fn find_session(&self, wanted: &Wanted<'_>) -> Result<Found, Unrecovered> {
-        let Wanted { namespace, resume, user, own, holder, .. } = wanted;
+        let Wanted { namespace, resume, user, own, by, .. } = wanted;
         let stored = self.sessions.read(&resume.pid).await.map_err(|_| Unrecovered::Unreachable)?;
-        let stored = stored.filter(|stored| stored.holder != *holder).ok_or(Unrecovered::Unknown)?;
+        let stored = stored.filter(|stored| stored.holder != by.holder).ok_or(Unrecovered::Unknown)?;
         let record = Record::decode(&stored.value).ok_or(Unrecovered::Unknown)?;
         if *record.namespace != *namespace.name() {
             return Err(Unrecovered::Unknown);
@@ -157,11 +157,11 @@ impl Node {
         &self,
         pid: &str,
         found: &Found,
-        holder: Holder,
+        by: Connection,
         recovery: Duration,
     ) -> Result<(), Unrecovered> {
         let record = Record { node: (*self.id.0).into(), ..found.record.clone() };
-        let taken = self.sessions.take(pid, found.before, holder, record.encode(), recovery).await;
+        let taken = self.sessions.take(pid, found.before, by, record.encode(), recovery).await;
         if !taken.map_err(|_| Unrecovered::Unreachable)? {
             return Err(Unrecovered::Taken);
         }
@@ -181,7 +181,11 @@ impl Node {
 impl Node {
     /// A connection has become a client that was here before. Whoever took the session of it meanwhile has found nobody to
     /// close: this one is closed then.
-    pub(crate) async fn close_unless_holder(&self, pids: &[Box<str>], holder: Holder, key: ClientKey) {
+    pub(crate) async fn close_unless_holder(
+        &self,
+        pids: &[Box<str>],
+        Connection { holder, key }: Connection,
+    ) {
         for pid in pids {
             for _ in 0..CHECKS_MAX {
                 match self.sessions.read(pid).await {
@@ -191,6 +195,16 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Looks after the sessions of this node's clients, until the runtime ends.
+    pub(crate) async fn keep_sessions(&self) {
+        self.sessions.keep(|key| self.displace(key)).await;
+    }
+
+    /// What is to be written of sessions is written now.
+    pub(crate) async fn settle_sessions(&self) {
+        self.sessions.settle(|key| self.displace(key)).await;
     }
 
     /// The session of this connection is another's now.

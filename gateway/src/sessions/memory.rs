@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use super::{Holder, SessionKey, SessionStore, Stored};
+use super::{Holder, SessionKey, SessionStore, State, Stored};
 use crate::broker::BrokerError;
 
 /// The most sessions that are kept. Past it those go first that would go soonest.
@@ -92,19 +92,18 @@ impl SessionStore for MemorySessions {
 
     fn prolong<'a>(
         &'a self,
-        sessions: &'a [(SessionKey, Duration)],
-    ) -> BoxFuture<'a, Result<Vec<bool>, BrokerError>> {
+        sessions: &'a [(SessionKey, Holder, Duration)],
+    ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>> {
         let mut table = self.0.lock();
-        table.expire();
-        let there = sessions.iter().map(|(key, ttl)| {
-            let stored = table.take_out(key);
-            let is_there = stored.is_some();
-            if let Some(stored) = stored {
+        let states = sessions.iter().map(|(key, holder, ttl)| match table.find(key).cloned() {
+            Some(stored) if stored.holder == *holder => {
                 table.put(key, stored, *ttl);
+                State::Prolonged
             }
-            is_there
+            Some(_) => State::Taken,
+            None => State::Lost,
         });
-        ready(Ok(there.collect())).boxed()
+        ready(Ok(states.collect())).boxed()
     }
 
     fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>> {

@@ -9,6 +9,7 @@ pub mod redis;
 
 mod keep;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,16 +20,34 @@ use shared::position::{Epoch, StreamPosition};
 use shared::protocol::socketio::{Followed, Kept};
 
 use crate::broker::BrokerError;
+use crate::client::ClientKey;
 
 pub(crate) use keep::{Ended, Sessions};
 
 /// Under what a session is kept.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct SessionKey(Box<str>);
+pub struct SessionKey(Cow<'static, str>);
 
 /// Which connection holds a session. A number that is drawn for each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Holder(pub u64);
+
+/// A connection of this node, as one that holds a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connection {
+    pub(crate) holder: Holder,
+    pub(crate) key: ClientKey,
+}
+
+/// What became of a session that its holder wants to keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Prolonged,
+    /// It is not there: Redis has lost it, or forgotten it.
+    Lost,
+    /// Another holds it.
+    Taken,
+}
 
 /// A session as it is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,17 +79,20 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
 
     fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>>;
 
-    /// Keeps these for so long from now on. Answers which of them are there.
+    /// Keeps these for so long from now on, as far as they are of these holders.
     fn prolong<'a>(
         &'a self,
-        sessions: &'a [(SessionKey, Duration)],
-    ) -> BoxFuture<'a, Result<Vec<bool>, BrokerError>>;
+        sessions: &'a [(SessionKey, Holder, Duration)],
+    ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>>;
 
     /// Forgets a session, if this holder holds it.
     fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>>;
 }
 
 impl SessionKey {
+    /// No other sorts before it.
+    const LEAST: Self = Self(Cow::Borrowed(""));
+
     /// Whoever reads what is kept cannot come back to it.
     pub fn of(pid: &str) -> Self {
         let digest = ring::digest::digest(&ring::digest::SHA256, pid.as_bytes());

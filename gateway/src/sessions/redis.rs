@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redis::{Cmd, Pipeline, Value};
 
-use super::{Holder, SessionKey, SessionStore, Stored};
+use super::{Holder, SessionKey, SessionStore, State, Stored};
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 use crate::broker::redis::RedisBroker;
@@ -87,16 +87,25 @@ impl SessionStore for RedisSessions {
 
     fn prolong<'a>(
         &'a self,
-        sessions: &'a [(SessionKey, Duration)],
-    ) -> BoxFuture<'a, Result<Vec<bool>, BrokerError>> {
+        sessions: &'a [(SessionKey, Holder, Duration)],
+    ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>> {
         async move {
-            let mut pipeline = Pipeline::with_capacity(sessions.len());
-            for (key, ttl) in sessions {
-                let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-                pipeline.cmd("PEXPIRE").arg(self.key(key)).arg(millis);
+            // What turns out to be another's is kept a little shorter than that wanted, and prolonged by it before that shows.
+            let mut pipeline = Pipeline::with_capacity(2 * sessions.len());
+            for (key, _, ttl) in sessions {
+                let (key, millis) = (self.key(key), u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+                pipeline.cmd("PEXPIRE").arg(&key).arg(millis);
+                pipeline.cmd("GETRANGE").arg(key).arg(0).arg(DIGITS - 1);
             }
             let answers = self.0.link().call_many(Operation::SessionWrite, &pipeline).await?;
-            Ok(answers.iter().map(|answer| *answer == Value::Int(1)).collect())
+            let states = answers.chunks(2).zip(sessions).map(|(answers, (_, holder, _))| match answers {
+                [Value::Int(1), Value::BulkString(there)] if *there == digits(holder.0).as_bytes() => {
+                    State::Prolonged
+                }
+                [Value::Int(1), _] => State::Taken,
+                _ => State::Lost,
+            });
+            Ok(states.collect())
         }
         .boxed()
     }

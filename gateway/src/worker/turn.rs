@@ -417,6 +417,10 @@ impl Worker {
         if let Some(session) = target.session {
             return vec![self.local.node.session_ids.place(session).1 as usize];
         }
+        if let Some(connection) = target.holder.and_then(|holder| self.local.node.sessions.connection(holder))
+        {
+            return vec![connection.index as usize];
+        }
         match (target.client, target.user.as_deref()) {
             (Some(client), _) => vec![self.local.node.client_ids.place(client).1 as usize],
             (None, Some(user)) if !user.is_empty() => {
@@ -432,12 +436,15 @@ impl Worker {
     fn is_meant(&self, target: &Target, index: usize) -> bool {
         let Some(client) = self.clients.get(index) else { return false };
         let session = &client.session;
+        if let Some(holder) = target.holder {
+            // Also one that is yet to become who it was.
+            return client.is_holder(holder) && !client.is_closing();
+        }
         session.is_connected()
             && !client.is_closing()
             && target.user.as_deref().is_none_or(|user| user == session.user().as_str())
             && target.client.is_none_or(|client| client == session.client())
             && target.session.is_none_or(|name| client.is_session(name))
-            && target.holder.is_none_or(|holder| client.is_holder(holder))
             && !target.except.contains(&session.client())
             && target.among.as_deref().is_none_or(|among| among.means(session))
     }

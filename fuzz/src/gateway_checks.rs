@@ -174,12 +174,14 @@ pub fn told(data: &[u8]) {
 
 /// Whoever connects as a node says for whom in one line, and nothing behind it is taken.
 pub fn opening(data: &[u8]) {
-    let Ok((session, deflate, rest)) = readers::opening(data) else { return };
+    let Ok((session, is_stream, deflate, rest)) = readers::opening(data) else { return };
     let line = data.len() - rest;
     assert!(line <= 513 && data[line - 1] == b'\n');
-    let again = serde_json::json!({ "v": 1, "session": session, "deflate": deflate }).to_string() + "\n";
+    let version = if is_stream { 2 } else { 1 };
+    let again =
+        serde_json::json!({ "v": version, "session": session, "deflate": deflate }).to_string() + "\n";
     if again.len() <= 512 {
-        assert_eq!(readers::opening(again.as_bytes()), Ok((session, deflate, 0)));
+        assert_eq!(readers::opening(again.as_bytes()), Ok((session, is_stream, deflate, 0)));
     }
 }
 

@@ -34,8 +34,9 @@ use crate::graphql::Unusable;
 use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
 use crate::http::{Handed, Reception, Router, Told, graphql};
+use crate::listener::from_nodes::{self, FromNodes};
 use crate::listener::tls::Tls;
-use crate::listener::{Listener, descriptors, from_nodes, internal};
+use crate::listener::{Listener, descriptors, internal};
 use crate::memory::Memory;
 use crate::node::question::{Answer, Question};
 use crate::node::{AskError, FromBroker, Node, Parts};
@@ -330,8 +331,9 @@ impl App {
             })
         };
         if let Some(socket) = cluster_socket {
-            let engine_io = node.engine_io.clone();
-            runtime.spawn(from_nodes::take_in(socket, engine_io, metrics.clone(), stop.clone()));
+            let (engine_io, metrics) = (node.engine_io.clone(), metrics.clone());
+            let from_nodes = FromNodes { engine_io, graphql: router.graphql.clone(), metrics };
+            runtime.spawn(from_nodes::take_in(socket, from_nodes, stop.clone()));
         }
         let keep_alive = config.http.keep_alive();
         let asking = internal::serve(internal_socket, clock, readiness.clone(), metrics.clone(), keep_alive);
@@ -519,7 +521,7 @@ fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
         let (inboxes, next) = (inboxes.to_vec(), AtomicUsize::new(0));
         move || inboxes[next.fetch_add(1, Ordering::Relaxed) % inboxes.len()].clone()
     };
-    let (for_client, for_caller, node) = (next(), next(), node.clone());
+    let (for_client, for_caller, node, asking) = (next(), next(), node.clone(), node.clone());
     let receive = move |new| for_client().push(Event::Open(new));
     let call = move |new| for_caller().push(Event::Call(new));
     let tell = move |told: Told| {
@@ -539,7 +541,11 @@ fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
             }
         }) as BoxFuture<'static, Handed>
     };
-    Reception::new(receive, tell, call)
+    let find_node = move |other: Box<str>| {
+        let node = asking.clone();
+        Box::pin(async move { node.address_of(&other).await }) as BoxFuture<'static, Option<Box<str>>>
+    };
+    Reception::new(receive, tell, call, find_node)
 }
 
 fn graphql_fault(unusable: Vec<Unusable>) -> String {

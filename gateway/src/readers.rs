@@ -45,9 +45,9 @@ pub fn proxy_header(pieces: &[&[u8]]) -> (Result<Option<SocketAddr>, String>, us
     (read.map_err(|error| error.to_string()), sent - left)
 }
 
-/// What a connection of another node says it is for: the session, what compression was agreed on, and how many bytes came
-/// behind it.
-pub fn opening(bytes: &[u8]) -> Result<(Box<str>, Option<String>, usize), String> {
+/// What a connection of another node says it is for: the session, whether it asks for its stream, what compression was agreed
+/// on, and how many bytes came behind it.
+pub fn opening(bytes: &[u8]) -> Result<(Box<str>, bool, Option<String>, usize), String> {
     crate::engine_io::read_opening(bytes)
 }
 

@@ -134,6 +134,18 @@ fn what_emitters_of_other_kinds_send_is_read_too() {
 }
 
 #[test]
+fn beside_bytes_nothing_may_look_like_the_place_of_other_bytes() {
+    let with = |argument: &str| {
+        let bytes = hex(&format!("93a16582a47479706502a46461746193a165c40109{argument}80"));
+        read_packet::read(&bytes, "/")
+    };
+    let (_, said, ..) = emitted(with("81a16ec3").unwrap());
+    assert_eq!(json_of(&said), json!(["CQ==", { "n": true }]));
+    let refused = with("81ac5f706c616365686f6c646572c3");
+    assert!(matches!(&refused, Err(Unread::Malformed(why)) if why.contains("_placeholder")), "{refused:?}");
+}
+
+#[test]
 fn packets_that_are_no_events_of_this_namespace_are_told_apart() {
     let read = |json: &str| read_packet::read(json.as_bytes(), "/");
     assert!(matches!(read(r#"["e",{"type":3,"data":["e"]},{}]"#), Err(Unread::Unsupported(_))));

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::opening::Opening;
+use super::opening::{Opening, Purpose};
 use super::{Elsewhere, EngineIo};
 
 /// The longest that a connection to another node may take to stand.
@@ -70,7 +70,8 @@ impl Elsewhere {
         let connecting = async {
             let mut stream = TcpStream::connect(&*address).await?;
             stream.set_nodelay(true)?;
-            let opening = Opening { session: self.session.clone(), deflate: deflate.copied() };
+            let purpose = Purpose::WebSocket { deflate: deflate.copied() };
+            let opening = Opening { session: self.session.clone(), purpose };
             opening.write(&mut stream).await?;
             Ok(stream)
         };
@@ -80,6 +81,12 @@ impl Elsewhere {
 }
 
 impl EngineIo {
+    /// Waits until this node, which is being stopped, has to let go of one of the connections that it carries.
+    pub(crate) async fn time_to_let_go(&self) {
+        let until = changed(&mut self.let_go.subscribe()).await;
+        at(Some(moment_within(until))).await;
+    }
+
     /// Carries bytes both ways until both sides have said all, nothing passes any more, or this node has to let go.
     /// `unread` has come of the client already.
     pub(crate) async fn carry(

@@ -30,18 +30,23 @@ pub use elsewhere::Polled;
 pub(crate) use elsewhere::{Answered, Elsewhere, Nodes};
 
 pub(crate) use carry::Carried;
+pub(crate) use opening::{Opening, Purpose};
 pub(crate) use probe::{PROBE_TIMEOUT, ProbeError, probe, say_goodbye};
 pub(crate) use session::{Fault, Session};
 
 use elsewhere::BringingElsewhere;
-use opening::Opening;
 use session::Bringing;
 
-/// What another node says first, for [`crate::readers`]: session, agreed compression, and bytes behind it.
-pub(crate) fn read_opening(bytes: &[u8]) -> Result<(Box<str>, Option<String>, usize), String> {
+/// What another node says first, for [`crate::readers`]: session, whether it asks for a stream, agreed compression, and how
+/// many bytes are behind it.
+pub(crate) fn read_opening(bytes: &[u8]) -> Result<(Box<str>, bool, Option<String>, usize), String> {
     let read = Opening::read(bytes).now_or_never().ok_or("it waits for more")?;
-    let (Opening { session, deflate }, rest) = read.map_err(|error| error.to_string())?;
-    Ok((session, deflate.map(|agreed| agreed.response()), rest.len()))
+    let (Opening { session, purpose }, rest) = read.map_err(|error| error.to_string())?;
+    let (is_stream, agreed) = match purpose {
+        Purpose::WebSocket { deflate } => (false, deflate.map(|agreed| agreed.response())),
+        Purpose::Stream => (true, None),
+    };
+    Ok((session, is_stream, agreed, rest.len()))
 }
 
 /// How sessions of Engine.IO begin on this node, and those that requests keep alive.

@@ -1,4 +1,4 @@
-//! What one node says to another before a client's WebSocket follows: a line of JSON.
+//! What one node says to another before what it carries of a client follows: a line of JSON.
 
 use std::io;
 
@@ -12,24 +12,36 @@ use tokio::net::TcpStream;
 /// Raised whenever an older node would misread it.
 const VERSION: u32 = 1;
 
+/// That of a line that asks for a stream, which nodes of version 1 know nothing of.
+const VERSION_OF_STREAMS: u32 = 2;
+
 /// The longest line, in bytes.
 const BYTES_MAX: usize = 512;
 
-/// For which session a WebSocket is, and what its handshake has agreed.
+/// For which session a connection is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Opening {
-    /// The secret of its name.
-    pub(super) session: Box<str>,
-    pub(super) deflate: Option<DeflateParams>,
+pub(crate) struct Opening {
+    /// Of its name what its own node knows it by.
+    pub(crate) session: Box<str>,
+    pub(crate) purpose: Purpose,
+}
+
+/// What a connection from another node is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// A client's WebSocket follows, whose handshake has agreed on this.
+    WebSocket { deflate: Option<DeflateParams> },
+    /// The stream that is reserved for the session's client is to follow in answer.
+    Stream,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OpeningError {
+pub(crate) enum OpeningError {
     #[error("it is longer than {BYTES_MAX} bytes")]
     TooLong,
     #[error("it cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
-    #[error("it is of version {0}, and this node knows {VERSION}")]
+    #[error("it is of version {0}, and this node knows up to {VERSION_OF_STREAMS}")]
     UnknownVersion(u32),
     #[error(transparent)]
     Lost(#[from] io::Error),
@@ -48,18 +60,21 @@ struct Line {
 
 impl Opening {
     fn encode(&self) -> io::Result<Vec<u8>> {
-        let deflate = self.deflate.as_ref().map(DeflateParams::response);
-        let mut line = serde_json::to_vec(&Line { v: VERSION, session: self.session.clone(), deflate })?;
+        let (v, deflate) = match &self.purpose {
+            Purpose::WebSocket { deflate } => (VERSION, deflate.as_ref().map(DeflateParams::response)),
+            Purpose::Stream => (VERSION_OF_STREAMS, None),
+        };
+        let mut line = serde_json::to_vec(&Line { v, session: self.session.clone(), deflate })?;
         line.push(b'\n');
         Ok(line)
     }
 
-    pub(super) async fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
+    pub(crate) async fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
         stream.write_all(&self.encode()?).await
     }
 
     /// Reads it. Answers what has come behind it already, too.
-    pub(super) async fn read(mut stream: impl AsyncRead + Unpin) -> Result<(Self, Bytes), OpeningError> {
+    pub(crate) async fn read(mut stream: impl AsyncRead + Unpin) -> Result<(Self, Bytes), OpeningError> {
         let mut come = BytesMut::with_capacity(BYTES_MAX);
         loop {
             if let Some(end) = memchr::memchr(b'\n', &come) {
@@ -77,12 +92,16 @@ impl Opening {
 
     fn decode(line: &[u8]) -> Result<Self, OpeningError> {
         let Line { v, session, deflate } = serde_json::from_slice(line)?;
-        if v != VERSION {
-            return Err(OpeningError::UnknownVersion(v));
-        }
-        // What was agreed reads as an offer of the same.
-        let deflate = deflate.and_then(|agreed| negotiate([&*agreed], DeflatePolicy::default()));
-        Ok(Self { session, deflate })
+        let purpose = match v {
+            VERSION => {
+                // What was agreed reads as an offer of the same.
+                let deflate = deflate.and_then(|agreed| negotiate([&*agreed], DeflatePolicy::default()));
+                Purpose::WebSocket { deflate }
+            }
+            VERSION_OF_STREAMS => Purpose::Stream,
+            other => return Err(OpeningError::UnknownVersion(other)),
+        };
+        Ok(Self { session, purpose })
     }
 }
 
@@ -100,21 +119,24 @@ mod tests {
         {
             let deflate = offer.and_then(|offer| negotiate([offer], DeflatePolicy::default()));
             assert_eq!(deflate.is_some(), offer.is_some());
-            let opening = Opening { session: "AAAA".into(), deflate };
+            let opening = Opening { session: "AAAA".into(), purpose: Purpose::WebSocket { deflate } };
             let mut bytes = opening.encode().unwrap();
             bytes.extend_from_slice(b"what\nfollows");
             let (read, rest) = read(&bytes).await.unwrap();
             assert_eq!((&*read.session, &rest[..]), ("AAAA", &b"what\nfollows"[..]));
             let bits = |params: Option<DeflateParams>| params.map(|params| params.server_max_window_bits);
-            assert_eq!(bits(read.deflate), bits(deflate));
+            let Purpose::WebSocket { deflate: agreed } = read.purpose else { panic!("{:?}", read.purpose) };
+            assert_eq!(bits(agreed), bits(deflate));
         }
+        let stream = Opening { session: "s".into(), purpose: Purpose::Stream };
+        assert_eq!(read(&stream.encode().unwrap()).await.unwrap(), (stream, Bytes::new()));
     }
 
     #[tokio::test]
     async fn what_no_node_says_is_refused() {
         let long = [b'x'; 2 * BYTES_MAX];
         assert!(matches!(read(&long).await, Err(OpeningError::TooLong)));
-        assert!(matches!(read(b"{\"v\":2,\"more\":1}\n").await, Err(OpeningError::UnknownVersion(2))));
+        assert!(matches!(read(b"{\"v\":3,\"more\":1}\n").await, Err(OpeningError::UnknownVersion(3))));
         for broken in ["\n", "{}\n", "GET / HTTP/1.1\r\n", "\u{0}\n"] {
             assert!(matches!(read(broken.as_bytes()).await, Err(OpeningError::Malformed(_))), "{broken:?}");
         }
@@ -123,7 +145,11 @@ mod tests {
 
     #[test]
     fn the_wire_stays_what_other_nodes_of_this_version_read() {
-        let line = Opening { session: "AAAA".into(), deflate: None }.encode().unwrap();
-        assert_eq!(line, b"{\"v\":1,\"session\":\"AAAA\"}\n");
+        for (purpose, expected) in [
+            (Purpose::WebSocket { deflate: None }, &b"{\"v\":1,\"session\":\"AAAA\"}\n"[..]),
+            (Purpose::Stream, b"{\"v\":2,\"session\":\"AAAA\"}\n"),
+        ] {
+            assert_eq!(Opening { session: "AAAA".into(), purpose }.encode().unwrap(), expected);
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::admission::Peer;
 use crate::graphql::Catalog;
 use crate::http::head::Head;
 use crate::http::reserved::{Reserved, Taken};
+use crate::http::reserved_elsewhere;
 use crate::http::respond::{Opening, Waits, headers_of_stream};
 use crate::http::{Body, Handed, Refused, Router, TakeOver, Told, cors, upgrade, whole};
 use crate::telemetry::Metrics;
@@ -43,7 +44,7 @@ pub(crate) struct Endpoint {
     /// Another can hold for clients that come after it.
     catalog: RwLock<Arc<Catalog>>,
     operations_max: usize,
-    reserved: Arc<Reserved>,
+    pub(super) reserved: Arc<Reserved>,
     metrics: Arc<Metrics>,
 }
 
@@ -155,7 +156,7 @@ impl Router {
         };
         match wanted {
             Wanted::Stream => self.stream_operation(peer, take_over, request, endpoint, cors).await,
-            Wanted::Reserved(name) => Ok(self.open_reserved(endpoint, &name, cors)),
+            Wanted::Reserved(name) => Ok(self.open_reserved(endpoint, &name, cors).await),
             Wanted::Reserve => self.reserve(peer, request, endpoint, cors).await,
             Wanted::Operation(name) => {
                 let operation = match self.read_operation(request).await {
@@ -224,18 +225,35 @@ impl Router {
         Ok(response)
     }
 
-    fn open_reserved(&self, endpoint: &Endpoint, name: &str, cors: HeaderMap) -> Response<Body> {
-        match endpoint.reserved.take(name) {
+    async fn open_reserved(&self, endpoint: &Endpoint, name: &str, cors: HeaderMap) -> Response<Body> {
+        let taken = match endpoint.reserved.take(name) {
+            Taken::Unknown => self.take_elsewhere(name).await,
+            taken => taken,
+        };
+        match taken {
             Taken::Stream(far) => {
                 let mut response = Response::new(Either::Right(far));
                 response.headers_mut().extend(headers_of_stream(Layout::Events, cors));
                 response
             }
             Taken::Already => told(StatusCode::CONFLICT, "the stream is open already", cors),
-            Taken::Unknown => {
-                told(StatusCode::NOT_FOUND, "no stream is reserved under this name, on this node", cors)
-            }
+            Taken::Unknown => told(
+                StatusCode::NOT_FOUND,
+                "no stream is reserved under this name where this node can reach it",
+                cors,
+            ),
         }
+    }
+
+    /// The stream of this name, of the node that the name tells: if that takes in what other nodes ask.
+    async fn take_elsewhere(&self, name: &str) -> Taken {
+        let Some((node, _)) = name.rsplit_once('.') else { return Taken::Unknown };
+        let Some(address) = (self.reception.find_node)(node.into()).await else { return Taken::Unknown };
+        let asked = reserved_elsewhere::ask_node(&address, name, self.engine_io.clone()).await;
+        asked.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the node where a stream is reserved does not give it");
+            Taken::Unknown
+        })
     }
 
     /// Has the client of a stream, on whichever node it is, take a message.

@@ -39,6 +39,7 @@ mod engine_io;
 mod head;
 mod mercure;
 mod reserved;
+mod reserved_elsewhere;
 mod respond;
 mod route;
 mod stream;
@@ -125,6 +126,7 @@ pub(crate) struct Reception {
     receive: Arc<dyn Fn(Box<NewClient>) + Send + Sync>,
     tell: Arc<dyn Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync>,
     call: Arc<dyn Fn(Box<NewCaller>) + Send + Sync>,
+    find_node: Arc<dyn Fn(Box<str>) -> BoxFuture<'static, Option<Box<str>>> + Send + Sync>,
 }
 
 /// Commands of a client, with the names of its node and session.
@@ -156,8 +158,10 @@ impl Reception {
         receive: impl Fn(Box<NewClient>) + Send + Sync + 'static,
         tell: impl Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync + 'static,
         call: impl Fn(Box<NewCaller>) + Send + Sync + 'static,
+        find_node: impl Fn(Box<str>) -> BoxFuture<'static, Option<Box<str>>> + Send + Sync + 'static,
     ) -> Self {
-        Self { receive: Arc::new(receive), tell: Arc::new(tell), call: Arc::new(call) }
+        let (receive, tell, call) = (Arc::new(receive), Arc::new(tell), Arc::new(call));
+        Self { receive, tell, call, find_node: Arc::new(find_node) }
     }
 
     /// Has a worker serve a connection of an application's server.

@@ -49,8 +49,9 @@ impl Default for InternalConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
     /// Address and port at which other nodes bring WebSockets of clients that began by polling here and change over (Engine.IO,
-    /// Socket.IO). Needed where a load balancer sends each request of a client to any node; empty, such clients go on polling
-    /// unless their WebSocket comes to the node that they began at. Port 0 takes a free one.
+    /// Socket.IO), and ask for streams of GraphQL that were reserved here. Needed where a load balancer sends each request of a
+    /// client to any node; empty, such clients go on polling unless their WebSocket comes to the node that they began at, and
+    /// find no stream unless they open it there. Port 0 takes a free one.
     #[serde(deserialize_with = "crate::setting::address_if_any")]
     pub listen: Option<SocketAddr>,
     /// Host and port at which other nodes reach `cluster.listen`. Empty: what that says, or where it is every address

@@ -1,13 +1,16 @@
-//! The listener for other nodes: they bring WebSockets of clients whose sessions are here.
+//! The listener for other nodes: they bring WebSockets of clients whose sessions are here, and ask for streams that are reserved
+//! here.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine_io::{EngineIo, ProbeError};
+use crate::engine_io::{EngineIo, Opening, ProbeError, Purpose};
+use crate::http::graphql;
 use crate::telemetry::Metrics;
 
 /// The most connections at once that have no session yet. Those that have one count as its client.
@@ -16,14 +19,20 @@ const CONNECTIONS_MAX: usize = 4_096;
 /// How long to wait after the kernel refuses to hand out a connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
+/// How long a node may take to say what a connection is for.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who is asked about what other nodes bring.
+#[derive(Debug)]
+pub(crate) struct FromNodes {
+    pub(crate) engine_io: Arc<EngineIo>,
+    pub(crate) graphql: Option<Arc<graphql::Endpoint>>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
 /// Takes connections in until told to stop.
-pub(crate) async fn take_in(
-    socket: TcpListener,
-    engine_io: Arc<EngineIo>,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub(crate) async fn take_in(socket: TcpListener, from_nodes: FromNodes, stop: CancellationToken) {
+    let (room, from_nodes) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(from_nodes));
     loop {
         let accepted = tokio::select! {
             accepted = async {
@@ -41,14 +50,51 @@ pub(crate) async fn take_in(
                 continue;
             }
         };
-        let (engine_io, metrics) = (engine_io.clone(), metrics.clone());
+        let from_nodes = from_nodes.clone();
         tokio::spawn(async move {
-            let taken = engine_io.take_in(stream).await;
-            metrics.engine_io_upgrade(taken.as_ref().map_or_else(ProbeError::label, |()| "changed"));
-            if let Err(error) = taken {
-                tracing::debug!(%error, "a client of another node's WebSocket stays with polling");
-            }
+            let taken = from_nodes.take_in_one(stream).await;
+            // Whatever follows is a client's own.
             drop(permit);
+            if let Some(carrying) = taken {
+                carrying.await;
+            }
         });
+    }
+}
+
+impl FromNodes {
+    /// Answers what goes on for as long as a client is there.
+    async fn take_in_one(&self, mut stream: TcpStream) -> Option<impl Future<Output = ()> + use<>> {
+        let (opening, unread) = self.read_opening(&mut stream).await?;
+        match opening.purpose {
+            Purpose::WebSocket { deflate } => {
+                let taken = self.engine_io.take_in(&opening.session, deflate, stream, unread).await;
+                self.note_upgrade(&taken);
+                None
+            }
+            Purpose::Stream => self.graphql.as_ref()?.give_to_node(&opening.session, stream).await,
+        }
+    }
+
+    async fn read_opening(&self, stream: &mut TcpStream) -> Option<(Opening, Bytes)> {
+        match tokio::time::timeout(OPENING_TIMEOUT, Opening::read(stream)).await {
+            Ok(Ok(read)) => Some(read),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a connection of another node does not say what it is for");
+                self.note_upgrade(&Err(ProbeError::Unexpected));
+                None
+            }
+            Err(_) => {
+                self.note_upgrade(&Err(ProbeError::Late));
+                None
+            }
+        }
+    }
+
+    fn note_upgrade(&self, taken: &Result<(), ProbeError>) {
+        self.metrics.engine_io_upgrade(taken.as_ref().map_or_else(ProbeError::label, |()| "changed"));
+        if let Err(error) = taken {
+            tracing::debug!(%error, "a client of another node's WebSocket stays with polling");
+        }
     }
 }

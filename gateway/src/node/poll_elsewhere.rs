@@ -52,7 +52,11 @@ impl Node {
         self.engine_io.connect(Arc::new(OtherNodes(Arc::downgrade(self))));
     }
 
-    async fn address_of(&self, node: &str) -> Option<Box<str>> {
+    /// Where the node of this id takes in connections of others, if it does.
+    pub(crate) async fn address_of(&self, node: &str) -> Option<Box<str>> {
+        if *node == *self.id.0 {
+            return None;
+        }
         // Whoever comes meanwhile waits for the same answer.
         let mut known = self.addresses.0.lock().await;
         if let Some(Asked { at, addresses }) = &*known

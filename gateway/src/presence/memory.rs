@@ -13,6 +13,7 @@ use shared::id::{ClientId, UserId};
 use shared::publication::ClientInfo;
 
 use super::Presence;
+use super::room::{Member, Room};
 use crate::broker::{BrokerError, Effective};
 
 /// Locks the channels are spread over.
@@ -20,15 +21,20 @@ const SHARDS: usize = 32;
 
 #[derive(Debug)]
 pub struct MemoryPresence {
-    shards: Vec<Mutex<HashMap<Channel, Room>>>,
+    shards: Vec<Mutex<Rooms>>,
     hasher: RandomState,
 }
 
-/// Who is in a channel. Users are counted as they come and go, so that asking how many costs nothing.
-#[derive(Debug, Default)]
-struct Room {
-    clients: BTreeMap<ClientId, ClientInfo>,
-    connections: HashMap<UserId, u32>,
+type Rooms = HashMap<Channel, Room<ClientInfo>>;
+
+impl Member for ClientInfo {
+    fn client(&self) -> ClientId {
+        self.client
+    }
+
+    fn user(&self) -> &UserId {
+        &self.user
+    }
 }
 
 impl MemoryPresence {
@@ -36,7 +42,7 @@ impl MemoryPresence {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }
 
-    fn shard(&self, channel: &Channel) -> &Mutex<HashMap<Channel, Room>> {
+    fn shard(&self, channel: &Channel) -> &Mutex<Rooms> {
         &self.shards[self.hasher.hash_one(channel) as usize % SHARDS]
     }
 }
@@ -57,7 +63,7 @@ impl Presence for MemoryPresence {
         let mut shard = self.shard(&channel).lock();
         if let Some(room) = shard.get_mut(&channel) {
             room.remove(client);
-            if room.clients.is_empty() {
+            if room.is_empty() {
                 shard.remove(&channel);
             }
         }
@@ -68,15 +74,15 @@ impl Presence for MemoryPresence {
         channel: Channel,
     ) -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>> {
         let shard = self.shard(&channel).lock();
-        let clients = shard.get(&channel).map(|room| room.clients.clone());
-        ready(Ok(clients.unwrap_or_default())).boxed()
+        let clients = shard.get(&channel).into_iter().flat_map(Room::members);
+        ready(Ok(clients.map(|info| (info.client, info.clone())).collect())).boxed()
     }
 
     fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>> {
         let shard = self.shard(&channel).lock();
-        let stats = shard.get(&channel).map(|room| PresenceStats {
-            clients: room.clients.len() as u32,
-            users: room.connections.len() as u32,
+        let stats = shard.get(&channel).map(|room| {
+            let (clients, users) = room.counts();
+            PresenceStats { clients: clients as u32, users: users as u32 }
         });
         ready(Ok(stats.unwrap_or_default())).boxed()
     }
@@ -94,23 +100,5 @@ impl Presence for MemoryPresence {
             shard.lock().clear();
         }
         ready(Ok(())).boxed()
-    }
-}
-
-impl Room {
-    fn add(&mut self, info: ClientInfo) {
-        self.remove(info.client);
-        *self.connections.entry(info.user.clone()).or_default() += 1;
-        self.clients.insert(info.client, info);
-    }
-
-    fn remove(&mut self, client: ClientId) {
-        let Some(info) = self.clients.remove(&client) else { return };
-        if let Some(connections) = self.connections.get_mut(&info.user) {
-            *connections -= 1;
-            if *connections == 0 {
-                self.connections.remove(&info.user);
-            }
-        }
     }
 }

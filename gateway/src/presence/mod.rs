@@ -3,6 +3,8 @@
 pub mod memory;
 pub mod redis;
 
+mod room;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

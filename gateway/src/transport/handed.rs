@@ -17,6 +17,7 @@ use hyper::body::{Body, Frame};
 use parking_lot::Mutex;
 use shared::framing::websocket::DeflateParams;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::transport::Socket;
@@ -175,6 +176,11 @@ impl Handed {
         std::mem::take(&mut self.0.pipe.lock().outbound)
     }
 
+    /// Whether nobody takes any more what is written.
+    fn is_abandoned(&self) -> bool {
+        self.0.pipe.lock().task_gone
+    }
+
     pub(super) fn end(&self) {
         let taker = {
             let mut pipe = self.0.pipe.lock();
@@ -315,6 +321,41 @@ pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, handed: HandedBod
         handed.end_inbound();
         // Bounded by the worker, which lets go of a client that takes nothing, and by the connection's own pings.
         let _ = outward.await;
+    }
+}
+
+/// Writes what comes of another node into a body, until nothing more comes or nobody takes it any more. Whatever is idle has
+/// no buffer here.
+pub(crate) async fn fill(near: Handed, from: TcpStream) {
+    let turned = Arc::new(Notify::new());
+    let told = turned.clone();
+    near.connect(Arc::new(move |_| told.notify_one()));
+    loop {
+        tokio::select! {
+            readable = from.readable() => if readable.is_err() {
+                return;
+            },
+            () = turned.notified() => {
+                if near.is_abandoned() {
+                    return;
+                }
+                continue;
+            }
+        }
+        let mut buffer = [0; READ_BYTES];
+        let mut come = match from.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => &buffer[..count],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return,
+        };
+        while !come.is_empty() {
+            match near.write_vectored(&[IoSlice::new(come)]) {
+                Ok(taken) => come = &come[taken..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => turned.notified().await,
+                Err(_) => return,
+            }
+        }
     }
 }
 

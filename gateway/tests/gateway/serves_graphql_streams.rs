@@ -170,3 +170,73 @@ async fn operations_find_their_stream_from_another_node() {
     assert_eq!(request(&other, "DELETE", "/graphql?operationId=a", &headers, Value::Null).await.status, 200);
     one.metric_becomes("tidegate_subscriptions", 0.0).await;
 }
+
+/// Two nodes that know each other and where each takes in what the other asks.
+async fn linked(redis: &crate::redis_server::RedisServer) -> [Gateway; 2] {
+    let node = || served().over(&redis.url()).with("cluster.listen", "127.0.0.1:0");
+    let nodes = [node().start().await, node().start().await];
+    let knows_both =
+        async |node: &Gateway| node.api("info", json!({})).await["nodes"].as_array().unwrap().len() == 2;
+    eventually("they know each other", async || knows_both(&nodes[0]).await && knows_both(&nodes[1]).await)
+        .await;
+    nodes
+}
+
+#[tokio::test]
+async fn a_stream_is_opened_at_another_node_than_the_one_where_it_was_reserved() {
+    let redis = crate::redis_server::RedisServer::start();
+    let [one, other] = linked(&redis).await;
+    let headers = named(&reserve(&one).await);
+    let opening = format!("{STREAM}{headers}");
+    assert_eq!(request(&other, "POST", "/graphql", &headers, start("a", NEWS)).await.status, 202);
+    let mut stream = ask(&other, "GET", "/graphql", &opening, "").await;
+    assert_eq!(
+        (stream.status, stream.header("content-type")),
+        (200, Some("text/event-stream; charset=utf-8"))
+    );
+    for node in [&one, &other] {
+        assert_eq!(request(node, "GET", "/graphql", &opening, Value::Null).await.status, 409, "it is open");
+    }
+    one.metric_becomes("tidegate_subscriptions", 1.0).await;
+    // More than all buffers on the way hold.
+    let long = "x".repeat(60_000);
+    for number in 0..10 {
+        other.publish("stream:news", json!([number, long])).await;
+        let told = event(&mut stream).await.1;
+        assert_eq!(told["payload"]["data"]["message"], json!([number, long]));
+    }
+    drop(stream);
+    one.metric_becomes("tidegate_connections", 0.0).await;
+    assert_eq!(
+        request(&other, "GET", "/graphql", &opening, Value::Null).await.status,
+        404,
+        "its client is gone"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_opened_elsewhere_ends_with_its_node() {
+    let redis = crate::redis_server::RedisServer::start();
+    let [one, other] = linked(&redis).await;
+    let headers = named(&reserve(&one).await);
+    let mut stream = ask(&other, "GET", "/graphql", &format!("{STREAM}{headers}"), "").await;
+    assert_eq!(stream.status, 200);
+    one.drain().await;
+    assert!(stream.is_over().await);
+    let headers = named(&reserve(&other).await);
+    let mut stream = ask(&other, "GET", "/graphql", &format!("{STREAM}{headers}"), "").await;
+    assert_eq!(request(&other, "POST", "/graphql", &headers, start("a", "{ __typename }")).await.status, 202);
+    assert_eq!(event(&mut stream).await.0, "next", "the other goes on");
+}
+
+#[tokio::test]
+async fn where_nodes_take_in_nothing_of_each_other_a_stream_is_opened_where_it_was_reserved() {
+    let redis = crate::redis_server::RedisServer::start();
+    let node = || served().over(&redis.url());
+    let (one, other) = (node().start().await, node().start().await);
+    let headers = format!("{STREAM}{}", named(&reserve(&one).await));
+    let refused = request(&other, "GET", "/graphql", &headers, Value::Null).await;
+    assert_eq!(refused.status, 404);
+    assert!(String::from_utf8_lossy(&refused.body).contains("can reach it"));
+    assert_eq!(ask(&one, "GET", "/graphql", &headers, "").await.status, 200);
+}

@@ -10,6 +10,7 @@ use shared::record::encode_record;
 use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
+use crate::presence::room::{Member, Room};
 
 /// Clients written by one call of the script.
 const WRITE_CLIENTS_MAX: usize = 1_000;
@@ -23,23 +24,28 @@ pub(super) type Waiter = oneshot::Sender<Result<(), BrokerError>>;
 /// Bounded by the node's subscriptions, and by the constant above.
 #[derive(Debug, Default)]
 pub(super) struct Local {
-    rooms: HashMap<Channel, Room>,
+    rooms: HashMap<Channel, Room<Present>>,
     changed: HashMap<Channel, Changed>,
     /// The changed channels, longest waiting first.
     order: VecDeque<Channel>,
     overflowed: bool,
 }
 
-#[derive(Debug, Default)]
-struct Room {
-    clients: HashMap<ClientId, Member>,
-    connections: HashMap<UserId, u32>,
-}
-
 #[derive(Debug)]
-struct Member {
+struct Present {
+    client: ClientId,
     user: UserId,
     record: Bytes,
+}
+
+impl Member for Present {
+    fn client(&self) -> ClientId {
+        self.client
+    }
+
+    fn user(&self) -> &UserId {
+        &self.user
+    }
 }
 
 #[derive(Debug, Default)]
@@ -68,9 +74,7 @@ impl Local {
         let (client, user) = (info.client, info.user.clone());
         let record = encode(info);
         let room = self.rooms.entry(channel.clone()).or_default();
-        let replaced = room.remove(client);
-        *room.connections.entry(user.clone()).or_default() += 1;
-        room.clients.insert(client, Member { user: user.clone(), record });
+        let replaced = room.add(Present { client, user: user.clone(), record });
         let changed = self.change(channel);
         changed.clients.insert(client);
         changed.users.insert(user);
@@ -81,7 +85,7 @@ impl Local {
     pub(super) fn remove(&mut self, channel: Channel, client: ClientId) {
         let Some(room) = self.rooms.get_mut(&channel) else { return };
         let Some(user) = room.remove(client) else { return };
-        if room.clients.is_empty() {
+        if room.is_empty() {
             self.rooms.remove(&channel);
         }
         let changed = self.change(channel);
@@ -161,7 +165,7 @@ impl Local {
             return (write, None);
         };
         if whole {
-            clients = room.clients.keys().copied().collect();
+            clients = room.members().map(|present| present.client).collect();
         }
         let mut later = Changed::default();
         for client in clients {
@@ -169,20 +173,20 @@ impl Local {
                 later.clients.insert(client);
                 continue;
             }
-            match room.clients.get(&client) {
-                Some(member) => write.set.push((client, member.record.clone())),
+            match room.get(client) {
+                Some(present) => write.set.push((client, present.record.clone())),
                 None => write.removed.push(client),
             }
         }
         // A user's place depends on all of its clients here, so it is written when the last of them is. A whole
         // room names all its users.
-        let users = if whole { room.connections.keys().cloned().collect() } else { users };
+        let users = if whole { room.users().into_iter().cloned().collect() } else { users };
         for user in users {
             if !later.clients.is_empty()
                 || write.users_set.len() + write.users_removed.len() == WRITE_CLIENTS_MAX
             {
                 later.users.insert(user);
-            } else if room.connections.contains_key(&user) {
+            } else if room.has_user(&user) {
                 write.users_set.push(user);
             } else {
                 write.users_removed.push(user);
@@ -211,19 +215,6 @@ impl Local {
             self.changed.retain(|channel, _| self.rooms.contains_key(channel));
             self.change_all();
         }
-    }
-}
-
-impl Room {
-    fn remove(&mut self, client: ClientId) -> Option<UserId> {
-        let Member { user, .. } = self.clients.remove(&client)?;
-        if let Some(connections) = self.connections.get_mut(&user) {
-            *connections -= 1;
-            if *connections == 0 {
-                self.connections.remove(&user);
-            }
-        }
-        Some(user)
     }
 }
 

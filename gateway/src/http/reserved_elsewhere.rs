@@ -1,0 +1,90 @@
+//! Streams that are opened at another node than the one where they were reserved: that node gives the stream over a
+//! connection between the two, and this one hands it on to whoever asked.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::graphql::Endpoint;
+use super::reserved::Taken;
+use crate::engine_io::{EngineIo, Opening, Purpose};
+use crate::transport::handed::{HandedBody, carry, fill, handed};
+
+/// How long the other node may take to say whether it has the stream.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A silent node is asked by the kernel after this time, and again in these steps, whether it is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(20);
+const KEEPALIVE_STEP: Duration = Duration::from_secs(5);
+
+/// What a node says first of a stream that another asks it for.
+const GIVEN: u8 = b'+';
+const OPEN_ALREADY: u8 = b'=';
+
+impl Endpoint {
+    /// Gives the stream of this name to the node at the other end. Answers what goes on until the stream is over.
+    pub(crate) async fn give_to_node(
+        &self,
+        name: &str,
+        mut stream: TcpStream,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let (taken, answer) = match self.reserved.take(name) {
+            Taken::Stream(far) => (Some(far), GIVEN),
+            Taken::Already => (None, OPEN_ALREADY),
+            Taken::Unknown => (None, b'-'),
+        };
+        let said = async {
+            watch_silence(&stream)?;
+            stream.write_all(&[answer]).await
+        };
+        if let Err(error) = tokio::time::timeout(ANSWER_TIMEOUT, said).await.unwrap_or_else(|_| Err(late())) {
+            tracing::debug!(%error, "a stream could not be given to another node");
+            return None;
+        }
+        taken.map(|far| carry(stream, far))
+    }
+}
+
+/// Asks the node at this address for the stream of this name.
+pub(super) async fn ask_node(address: &str, name: &str, engine_io: Arc<EngineIo>) -> io::Result<Taken> {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        watch_silence(&stream)?;
+        let opening = Opening { session: name.into(), purpose: Purpose::Stream };
+        opening.write(&mut stream).await?;
+        let answer = stream.read_u8().await?;
+        Ok((stream, answer))
+    };
+    let (stream, answer) =
+        tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(late()))?;
+    Ok(match answer {
+        GIVEN => Taken::Stream(hand_on(stream, engine_io)),
+        OPEN_ALREADY => Taken::Already,
+        _ => Taken::Unknown,
+    })
+}
+
+fn hand_on(stream: TcpStream, engine_io: Arc<EngineIo>) -> HandedBody {
+    let (near, far) = handed();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = fill(near, stream) => {}
+            () = engine_io.time_to_let_go() => {}
+        }
+    });
+    far
+}
+
+fn watch_silence(stream: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_STEP);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+fn late() -> io::Error {
+    io::ErrorKind::TimedOut.into()
+}

@@ -25,6 +25,7 @@ pub mod backend;
 pub mod http;
 
 pub mod client;
+mod client_key;
 mod emitters;
 mod engine_io;
 mod transport;

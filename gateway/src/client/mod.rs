@@ -49,17 +49,11 @@ mod write;
 pub(crate) use outbox::{Outbox, Queued};
 pub(crate) use watch::Watcher;
 
+pub(crate) use crate::client_key::ClientKey;
+
 pub(crate) use framing::{Begins, Unanswered};
 
 use framing::Framing;
-
-/// Names a client of one worker for ever: the place in its table, and which tenant of that place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ClientKey {
-    pub(crate) worker: u16,
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
-}
 
 #[derive(Debug)]
 pub(crate) struct Client {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{Connection, Holder, SessionKey, SessionStore, State, Stored};
 use crate::broker::BrokerError;
-use crate::client::ClientKey;
+use crate::client_key::ClientKey;
 use crate::telemetry::Sparingly;
 
 /// How often it is looked at which sessions are to be prolonged.

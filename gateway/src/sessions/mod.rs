@@ -20,7 +20,7 @@ use shared::position::{Epoch, StreamPosition};
 use shared::protocol::socketio::{Followed, Kept};
 
 use crate::broker::BrokerError;
-use crate::client::ClientKey;
+use crate::client_key::ClientKey;
 
 pub(crate) use keep::{Ended, Sessions};
 

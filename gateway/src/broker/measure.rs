@@ -46,6 +46,10 @@ pub struct BrokerMetrics {
     pub read_link: LinkMetrics,
     /// The link that carries subscriptions.
     pub subscriber_link: LinkMetrics,
+    /// Times another server became the master that Sentinel names.
+    pub master_changes: Counter,
+    /// Sentinels that answer: goes up and down.
+    pub sentinels_up: Counter,
     /// Times so many presence changes waited for Redis that all of this node's presence was written anew instead.
     pub presence_overflows: Counter,
     /// Channels subscribed at this moment: goes up and down.

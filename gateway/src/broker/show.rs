@@ -42,6 +42,8 @@ fn show(broker: &BrokerMetrics, metrics: &Metrics, has_links: bool) {
     catch_up(&metrics.presence_overflows_total, broker.presence_overflows.get());
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.broker_channels.set(gauge(broker.subscribed_channels.get()));
+    catch_up(&metrics.broker_master_changes_total, broker.master_changes.get());
+    metrics.broker_sentinels_up.set(gauge(broker.sentinels_up.get()));
     if has_links {
         for (name, link) in [
             ("command", &broker.command_link),
@@ -68,6 +70,8 @@ mod tests {
         broker.subscriber_link.reconnects.increment();
         broker.command_link.up.set(1);
         broker.subscribed_channels.set(7);
+        broker.master_changes.increment();
+        broker.sentinels_up.set(3);
         broker.observe_round_trip(Operation::History, Duration::from_millis(3));
         metrics.render().unwrap();
         broker.timeouts.increment();
@@ -78,6 +82,8 @@ mod tests {
             "tidegate_broker_link_up{link=\"command\"} 1",
             "tidegate_broker_link_up{link=\"subscriber\"} 0",
             "tidegate_broker_channels 7",
+            "tidegate_broker_master_changes_total 1",
+            "tidegate_broker_sentinels_up 3",
             "tidegate_broker_seconds_count{operation=\"history\"} 1",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");

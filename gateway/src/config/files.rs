@@ -62,6 +62,11 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         }
     }
     if config.broker.kind == BrokerKind::Redis {
+        for (key, file) in config.redis.password_files() {
+            if let Err(error) = Secret::from_file(file) {
+                found.push((format!("redis.{key}"), error.to_string()));
+            }
+        }
         for (key, file) in [
             ("redis.ca_file", &config.redis.ca_file),
             ("redis.client_cert_file", &config.redis.client_cert_file),

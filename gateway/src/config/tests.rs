@@ -319,12 +319,25 @@ fn files_that_are_of_no_use_are_told_to_a_node_that_is_to_serve() {
         set("TIDEGATE_TLS__KEY_FILE", "/nowhere/key.pem"),
         set("TIDEGATE_API__KEYS_FILE", "/dev/null"),
         set("TIDEGATE_WORKERS__COUNT", "9999"),
+        set("TIDEGATE_BROKER__KIND", "redis"),
+        set("TIDEGATE_REDIS__MODE", "sentinel"),
+        set("TIDEGATE_REDIS__ADDRESSES", "localhost:26379, localhost:26380"),
+        set("TIDEGATE_REDIS__SENTINEL_MASTER", "main"),
+        set("TIDEGATE_REDIS__PASSWORD_FILE", "/nowhere/password"),
+        set("TIDEGATE_REDIS__SENTINEL_PASSWORD_FILE", "/dev/null"),
     ]);
     let sources = Sources { environment, ..Sources::default() };
     let Mistakes(told) = Config::load_to_serve(&sources).unwrap_err();
     let paths: Vec<&str> = told.iter().map(|mistake| mistake.path.as_str()).collect();
-    assert_eq!(paths, ["api.keys_file", "tls.certificate_file", "workers.count"]);
-    assert_eq!(told[1].source.as_deref(), Some("TIDEGATE_TLS__CERTIFICATE_FILE"));
+    let expected = [
+        "api.keys_file",
+        "redis.password_file",
+        "redis.sentinel_password_file",
+        "tls.certificate_file",
+        "workers.count",
+    ];
+    assert_eq!(paths, expected);
+    assert_eq!(told[3].source.as_deref(), Some("TIDEGATE_TLS__CERTIFICATE_FILE"));
     assert_eq!(Config::load(&sources).unwrap_err().0.len(), 1);
 }
 

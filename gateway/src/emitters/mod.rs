@@ -119,6 +119,8 @@ impl Emitters {
             common,
             node,
         });
+        // Where Sentinel says who is master, it is asked from now on.
+        let _entered = runtime.enter();
         let follower = Follower::new(settings.redis(redis), name, following, listening.clone())?;
         let stop = CancellationToken::new();
         let leading = runtime.spawn(listening.lead(stop.clone()));

@@ -100,11 +100,10 @@ impl Emitters {
 
     fn of(&self, url: &RedisUrl, redis: &Redis) -> Redis {
         Redis {
-            url: url.clone(),
             ca_file: self.ca_file.clone(),
             client_cert_file: self.client_cert_file.clone(),
             client_key_file: self.client_key_file.clone(),
-            ..redis.clone()
+            ..redis.at(url.clone())
         }
     }
 }

@@ -155,6 +155,10 @@ metrics! {
         "1 while a link to Redis is up.";
     BROKER_RECONNECTS_TOTAL Counter "broker_reconnects_total" ["link": "`command`, `read`, `subscriber`"]
         "Times a link to Redis was made again after it was lost.";
+    BROKER_MASTER_CHANGES_TOTAL Counter "broker_master_changes_total" []
+        "Times another Redis became the master that Sentinel names, and the node moved there.";
+    BROKER_SENTINELS_UP Gauge "broker_sentinels_up" []
+        "Sentinels of `redis.addresses` that answer.";
     BROKER_CHANNELS Gauge "broker_channels" []
         "Channels this node has the broker deliver.";
     BROKER_RECEIVED_BYTES_TOTAL Counter "broker_received_bytes_total" []

@@ -74,7 +74,7 @@ async fn a_cluster_and_a_sentinel_are_refused_in_words() {
     let sentinel = RedisServer::start_sentinel(&redis.server, "");
     redis.config.url = RedisUrl::new(sentinel.url());
     let said = refusal(&redis).await;
-    assert!(said.contains("Sentinel") && said.contains("not supported"), "{said}");
+    assert!(said.contains("Sentinel") && said.contains("redis.mode"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

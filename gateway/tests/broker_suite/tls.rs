@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tidegate::broker::BrokerEvents;
-use tidegate::broker::redis::{RedisBroker, RedisUrl};
+use tidegate::broker::redis::{Config, Mode, RedisBroker, RedisUrl};
 
 use crate::harness::{Backend, Heard, Redis, channel, eventually};
+use crate::redis_server::RedisServer;
 
 /// The files of one side.
 struct Files {
@@ -101,4 +102,37 @@ async fn a_redis_that_asks_for_a_certificate_is_shown_one() {
         let error = started.expect_err("a key that does not fit, a file without certificates");
         assert!(error.to_string().contains("client's certificate"), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_their_master_behind_tls_are_used_and_names_in_certificates_are_those_that_they_tell() {
+    let mut redis = Redis::new();
+    let (master, server) = with_tls(&redis, None);
+    let port = crate::redis_server::free_port();
+    let settings = format!(
+        "tls-port {port}\ntls-replication yes\ntls-auth-clients no\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file \
+         {}\nsentinel resolve-hostnames yes\nsentinel announce-hostnames yes\nsentinel monitor watched localhost \
+         {master} 1",
+        server.authority.display(),
+        server.certificate.display(),
+        server.key.display(),
+    );
+    let _sentinel = RedisServer::start_sentinel_with(redis.server.program(), &settings);
+    redis.config.mode = Mode::Sentinel;
+    redis.config.url = Config::default().url;
+    redis.config.addresses = vec![format!("localhost:{port}")];
+    redis.config.sentinel_master = "watched".to_owned();
+    redis.config.sentinel_tls = true;
+    redis.config.tls = true;
+    redis.config.ca_file = Some(server.authority);
+    let node = redis.node();
+    let a = channel("a");
+    node.subscribe(&a).await;
+    node.publish(&a, "secret").await;
+    eventually("it is heard", async || node.heard.texts(&a) == ["secret"]).await;
+
+    redis.config.addresses = vec![format!("127.0.0.1:{port}")];
+    let stranger = redis.node();
+    let error = stranger.broker.canary().await.expect_err("a certificate for another name").to_string();
+    assert!(error.contains("no Sentinel answers") && error.contains("certificate"), "{error}");
 }

@@ -43,6 +43,7 @@ mod compresses;
 mod drains;
 mod fetches_keys;
 mod finishes_what_came;
+mod follows_sentinel;
 mod guards_connections;
 mod guards_the_door;
 mod hears_emitters;
@@ -79,7 +80,7 @@ pub mod spans_nodes;
 mod survives_a_storm;
 #[cfg(debug_assertions)]
 mod survives_itself;
-mod survives_redis;
+pub mod survives_redis;
 mod tells_only;
 mod tells_readiness;
 mod tells_webhooks;

@@ -11,17 +11,18 @@ use crate::gateway::{Gateway, PATIENCE, eventually};
 use crate::redis_server::RedisServer;
 use crate::spans_nodes::nodes;
 
-const CHANNEL: &str = "stream:load";
+pub const CHANNEL: &str = "stream:load";
 
 /// Publishes numbers through a node until told to stop. What fails is not tried again.
-struct Load {
+#[derive(Debug)]
+pub struct Load {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Load {
-    fn on(gateway: &Arc<Gateway>) -> Self {
+    pub fn on(gateway: &Arc<Gateway>) -> Self {
         let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let task = {
             let (gateway, stop, accepted) = (gateway.clone(), stop.clone(), accepted.clone());
@@ -42,17 +43,17 @@ impl Load {
         Self { stop, accepted, task }
     }
 
-    fn accepted(&self) -> u64 {
+    pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more have been accepted.
-    async fn goes_on(&self, more: u64) {
+    pub async fn goes_on(&self, more: u64) {
         let until = self.accepted() + more;
         eventually("publications are accepted", async || self.accepted() >= until).await;
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the publisher");
     }
@@ -60,12 +61,12 @@ impl Load {
 
 /// What a subscriber went through, as far as it was told.
 #[derive(Debug, Default)]
-struct Account {
+pub struct Account {
     epoch: Value,
     offset: u64,
-    received: u64,
+    pub received: u64,
     /// Times it was told that something may be missing.
-    told: u64,
+    pub told: u64,
     /// A publication has said that it is the last.
     ended: bool,
 }
@@ -122,7 +123,7 @@ impl Account {
 }
 
 /// Says that it is over until everyone has heard it: who is told of a gap at the end begins behind it.
-async fn accounts(node: &Gateway, mut followers: tokio::task::JoinSet<Account>) -> Vec<Account> {
+pub async fn accounts(node: &Gateway, mut followers: tokio::task::JoinSet<Account>) -> Vec<Account> {
     let mut accounts = Vec::new();
     while !followers.is_empty() {
         node.publish(CHANNEL, json!("the last")).await;
@@ -134,7 +135,7 @@ async fn accounts(node: &Gateway, mut followers: tokio::task::JoinSet<Account>) 
     accounts
 }
 
-async fn followers(nodes: &[&Gateway]) -> tokio::task::JoinSet<Account> {
+pub async fn followers(nodes: &[&Gateway]) -> tokio::task::JoinSet<Account> {
     let mut followers = tokio::task::JoinSet::new();
     for node in nodes {
         for _ in 0..3 {

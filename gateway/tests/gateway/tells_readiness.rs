@@ -189,7 +189,7 @@ async fn what_can_never_do_is_said_to_be_so() {
         (renamed("EVALSHA"), "unknown command"),
         (renamed("SCRIPT"), "unknown command"),
         (cluster, "a Redis Cluster, which is not supported yet"),
-        (sentinel, "a Sentinel, which is not supported yet"),
+        (sentinel, "a Sentinel, and not the Redis that it watches"),
     ] {
         let node = gateway().over(&redis.url()).start().await;
         turns_red(&node, why, why).await;

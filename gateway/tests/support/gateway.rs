@@ -92,6 +92,15 @@ impl Description {
         self.with("broker.kind", "redis").with("redis.url", redis_url)
     }
 
+    /// The same over the Redis that Sentinels at these ports name as the master `watched`.
+    pub fn over_sentinels(self, ports: impl IntoIterator<Item = u16>) -> Self {
+        let addresses: Vec<String> = ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        self.with("broker.kind", "redis")
+            .with("redis.mode", "sentinel")
+            .with("redis.addresses", addresses.join(","))
+            .with("redis.sentinel_master", "watched")
+    }
+
     fn load(&self, directory: &TempDir) -> Config {
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, &self.toml).expect("a file of settings");

@@ -26,6 +26,8 @@ pub struct RedisServer {
     process: Option<Child>,
     options: Vec<String>,
     is_sentinel: bool,
+    /// Of the default user.
+    password: Option<String>,
 }
 
 impl RedisServer {
@@ -52,25 +54,33 @@ impl RedisServer {
         })
     }
 
-    /// A Sentinel that knows a server as `watched`, with further lines of settings.
+    /// A Sentinel that knows a server as `watched`, with further lines of settings, and alone decides.
     pub fn start_sentinel(watched: &Self, settings: &str) -> Self {
+        let monitor = format!("sentinel monitor watched 127.0.0.1 {} 1\n{settings}", watched.port);
+        Self::start_sentinel_with(&watched.program, &monitor)
+    }
+
+    /// A Sentinel with these lines of settings.
+    pub fn start_sentinel_with(program: &Path, settings: &str) -> Self {
         for _ in 0..START_ATTEMPTS {
             let directory = tempfile::tempdir().expect("a directory for Sentinel");
-            let monitor = format!("sentinel monitor watched 127.0.0.1 {} 1\n{settings}\n", watched.port);
-            std::fs::write(directory.path().join(SENTINEL_FILE), monitor).expect("a file of settings");
+            std::fs::write(directory.path().join(SENTINEL_FILE), format!("{settings}\n"))
+                .expect("a file of settings");
+            let password = settings.lines().find_map(|line| line.strip_prefix("requirepass "));
             let mut server = Self {
-                program: watched.program.clone(),
+                program: program.to_owned(),
                 port: free_port(),
                 directory,
                 process: None,
                 options: Vec::new(),
                 is_sentinel: true,
+                password: password.map(str::to_owned),
             };
             if server.launch() {
                 return server;
             }
         }
-        panic!("{:?} did not start as Sentinel on any of {START_ATTEMPTS} ports", watched.program);
+        panic!("{program:?} did not start as Sentinel on any of {START_ATTEMPTS} ports");
     }
 
     fn start_in(program: &Path, options: &[&str], directory: impl Fn() -> TempDir) -> Self {
@@ -83,6 +93,7 @@ impl RedisServer {
                 process: None,
                 options: options.clone(),
                 is_sentinel: false,
+                password: options.iter().skip_while(|option| *option != "--requirepass").nth(1).cloned(),
             };
             if server.launch() {
                 return server;
@@ -96,7 +107,14 @@ impl RedisServer {
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        match &self.password {
+            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
+            None => format!("redis://127.0.0.1:{}", self.port),
+        }
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     pub fn directory(&self) -> &std::path::Path {

@@ -40,6 +40,7 @@ mod stage;
 use std::time::Duration;
 
 use play::{Kind, play};
+use sentinel::Way;
 use stage::Make;
 
 /// How long a short play takes, without its end.
@@ -67,7 +68,12 @@ async fn nobody_is_told_of_a_loss_where_only_links_fail() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_untold_when_sentinel_fails_over_and_back() {
-    sentinel::play(Make::Redis, 5).await;
+    sentinel::play(Make::Redis, 5, Way::Doors).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_untold_when_nodes_follow_sentinel_themselves() {
+    sentinel::play(Make::Redis, 6, Way::Asked).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,8 +90,10 @@ async fn a_long_play_of_any_seed() {
                 println!("{make:?} {kind:?} seed {seed}");
                 play(make, kind, seed, Duration::from_secs(20)).await;
             }
-            println!("{make:?} with Sentinel, seed {seed}");
-            sentinel::play(make, seed).await;
+            for way in [Way::Doors, Way::Asked] {
+                println!("{make:?} with Sentinel, {way:?}, seed {seed}");
+                sentinel::play(make, seed, way).await;
+            }
         }
         seed += 1;
     }

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::gateway::{Gateway, PATIENCE, gateway};
+use crate::gateway::{Description, Gateway, PATIENCE, gateway};
 use crate::redis_server::RedisServer;
 use crate::relay::Relay;
 
-/// The user of the nodes in plays where INFO is forbidden.
-const USER_OPTIONS: [&str; 7] = ["--user", "limited", "on", ">password-of-the-tests", "~*", "&*", "+@all"];
+/// The user of the nodes, who may not call INFO in some plays.
+const USER: &str = "limited";
+const PASSWORD: &str = "password-of-the-tests";
+const USER_OPTIONS: [&str; 7] = ["--user", USER, "on", ">password-of-the-tests", "~*", "&*", "+@all"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Make {
@@ -47,19 +49,37 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set(make: Make, with_info: bool) -> Self {
-        let mut options = server_options().to_vec();
-        options.extend(USER_OPTIONS);
-        if !with_info {
-            options.push("-@dangerous");
-        }
-        let servers = [(); 2].map(|()| RedisServer::start_program(&make.program(), &options));
-        let wires = [Relay::to(servers[0].port()).await, Relay::to(servers[1].port()).await];
-        let doors = [Relay::to(servers[0].port()).await, Relay::to(servers[0].port()).await];
-        let [here, there] = &doors;
-        let nodes = [node(here.port(), "here").await, node(there.port(), "there").await];
+        let servers = servers(make, with_info);
+        let (wires, doors) = ways(&servers).await;
+        let [here, there] = [0, 1].map(|door: usize| {
+            let port = doors[door].port();
+            gateway().over(&format!("redis://{USER}:{PASSWORD}@127.0.0.1:{port}"))
+        });
+        let nodes = [node(here, "here").await, node(there, "there").await];
         let stage = Self { make, servers, master: 0, wires, doors, nodes };
         stage.follow_master(1).await;
         stage
+    }
+
+    /// The same with a Sentinel, which nodes ask themselves if `nodes_ask`. It tells replicas by its port where their master
+    /// is, so that nothing can be held on the way.
+    pub async fn with_sentinel(make: Make, settings: &str, nodes_ask: bool) -> (Self, RedisServer) {
+        if !nodes_ask {
+            let stage = Self::set(make, true).await;
+            replicates(&stage.servers).await;
+            let sentinel = RedisServer::start_sentinel(&stage.servers[0], settings);
+            return (stage, sentinel);
+        }
+        let servers = servers(make, true);
+        replicates(&servers).await;
+        let sentinel = RedisServer::start_sentinel(&servers[0], settings);
+        let (wires, doors) = ways(&servers).await;
+        let [here, there] = ["here", "there"].map(|name| {
+            let asks = gateway().over_sentinels([sentinel.port()]);
+            node(asks.with("redis.user", USER).with("redis.password", PASSWORD), name)
+        });
+        let nodes = [here.await, there.await];
+        (Self { make, servers, master: 0, wires, doors, nodes }, sentinel)
     }
 
     pub fn replica(&self) -> usize {
@@ -93,10 +113,31 @@ pub fn server_options() -> [&'static str; 6] {
     ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
 }
 
+fn servers(make: Make, with_info: bool) -> [RedisServer; 2] {
+    let mut options = server_options().to_vec();
+    options.extend(USER_OPTIONS);
+    if !with_info {
+        options.push("-@dangerous");
+    }
+    [(); 2].map(|()| RedisServer::start_program(&make.program(), &options))
+}
+
+/// Where each server can be reached for replication, and the doors of the nodes.
+async fn ways(servers: &[RedisServer; 2]) -> ([Relay; 2], [Relay; 2]) {
+    let wires = [Relay::to(servers[0].port()).await, Relay::to(servers[1].port()).await];
+    let doors = [Relay::to(servers[0].port()).await, Relay::to(servers[0].port()).await];
+    (wires, doors)
+}
+
+/// The second follows the first over no wire.
+async fn replicates(servers: &[RedisServer; 2]) {
+    servers[1].ask::<String>(&["REPLICAOF", "127.0.0.1", &servers[0].port().to_string()]);
+    is_in_sync(&servers[1]).await;
+}
+
 /// A node that loses patience with its Redis soon.
-async fn node(port: u16, name: &str) -> Arc<Gateway> {
-    let url = format!("redis://limited:password-of-the-tests@127.0.0.1:{port}");
-    let node = gateway().over(&url).with("node.name", name);
+async fn node(description: Description, name: &str) -> Arc<Gateway> {
+    let node = description.with("node.name", name);
     let node =
         node.with("redis.timeout_ms", 800).with("redis.ping_ms", 200).with("redis.reconnect_max_ms", 200);
     Arc::new(node.with("workers.count", 1).start().await)

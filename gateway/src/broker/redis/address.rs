@@ -11,7 +11,7 @@ use super::dial::DialError;
 const PORT: u16 = 6379;
 
 /// Where Redis is.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Address {
     Tcp { host: String, port: u16, tls: bool },
     Unix(Box<Path>),
@@ -121,30 +121,49 @@ fn tcp(rest: &str, tls: bool, login: &mut Login) -> Result<Address, DialError> {
     if !path.is_empty() {
         login.database = Some(database(path)?);
     }
+    let (host, port) = divided(place).map_err(refused)?;
+    Ok(Address::Tcp { host: decoded(host)?, port: port.unwrap_or(PORT), tls })
+}
+
+/// `host:port`, of which neither may lack. The error repeats nothing of it: it may hold what was meant to be a secret.
+pub(super) fn host_and_port(text: &str) -> Result<(String, u16), &'static str> {
+    if text.contains("://") || text.contains('/') {
+        return Err("must be host:port, without a scheme or a path");
+    }
+    if text.contains('@') {
+        return Err("must be host:port, without a user or a password: they have settings of their own");
+    }
+    match divided(text)? {
+        (host, Some(_)) if host.contains(':') && !text.starts_with('[') => {
+            Err("must have the IPv6 address in brackets, as in [::1]:26379")
+        }
+        (host, Some(port)) => Ok((host.to_owned(), port)),
+        (_, None) => Err("must be host:port, and has no port"),
+    }
+}
+
+/// The host and the port of `host[:port]`. In brackets stand addresses with colons.
+fn divided(place: &str) -> Result<(&str, Option<u16>), &'static str> {
     let (host, port) = match place.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
         Some((host, "")) => (host, None),
-        Some((host, rest)) => {
-            (host, Some(rest.strip_prefix(':').ok_or_else(|| refused("the host is unreadable"))?))
-        }
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or("the host is unreadable")?)),
         None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
     };
-    let port = match port {
-        None => PORT,
-        Some(port) => port
-            .parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or_else(|| refused("the port is no number from 1 to 65535"))?,
-    };
+    let port = port
+        .map(|port| {
+            let number = port.parse().ok().filter(|port| *port != 0);
+            number.ok_or("the port is no number from 1 to 65535")
+        })
+        .transpose()?;
     let odd =
         |character: char| character.is_whitespace() || character.is_control() || ",@[]".contains(character);
     if host.contains(',') {
-        return Err(refused("only one host is supported"));
+        return Err("only one host is supported");
     }
     if host.is_empty() || host.contains(odd) {
-        return Err(refused("there is no host"));
+        return Err("there is no host");
     }
-    Ok(Address::Tcp { host: decoded(host)?, port, tls })
+    Ok((host, port))
 }
 
 fn unix(path: &str) -> Result<Address, DialError> {
@@ -209,6 +228,33 @@ mod tests {
         assert_eq!(read("redis://:secret@host").1.password(), Some("secret"));
         assert_eq!(read("redis://a:b:c@host").1.password(), Some("b:c"), "only the first colon divides");
         assert_eq!(read("redis://a:b@c@host").1.password(), Some("b@c"), "only the last @ divides");
+    }
+
+    #[test]
+    fn a_host_and_a_port_are_read_as_people_write_them() {
+        for (text, host, port) in [
+            ("one.example:26379", "one.example", 26_379),
+            ("10.0.0.1:1", "10.0.0.1", 1),
+            ("[::1]:7", "::1", 7),
+        ] {
+            assert_eq!(host_and_port(text), Ok((host.to_owned(), port)));
+        }
+        for bad in [
+            "",
+            "one",
+            "[::1]",
+            "one:0",
+            "one:65536",
+            ":1",
+            "a b:1",
+            "me:s3cret@one:1",
+            "redis://one:1",
+            "one:1/2",
+            "::1:7",
+        ] {
+            let told = host_and_port(bad).expect_err(bad);
+            assert!(!told.contains("s3cret"), "{told}");
+        }
     }
 
     #[test]

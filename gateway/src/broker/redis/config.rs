@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::address::{self, Address};
+use super::mode::{self, Mode};
+use crate::secret::Secret;
 use crate::setting::Faults;
 
 /// Longest key prefix, in bytes: it is sent with every command.
@@ -19,9 +20,34 @@ const TTL_S_MAX: u64 = 31_536_000;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`. `?db=`, `?user=`
-    /// and `?password=` do the same. The password is never shown.
+    /// `single`: the server of `url`. `sentinel`: the one that Redis Sentinel names as master, at each time.
+    pub mode: Mode,
+    /// With `mode = "single"`: `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`.
+    /// `?db=`, `?user=` and `?password=` do the same. The password is never shown.
     pub url: RedisUrl,
+    /// With other modes, `host:port` of each: with `mode = "sentinel"` the Sentinels, all of them.
+    pub addresses: Vec<String>,
+    /// With other modes, as whom nodes log in to the Redis servers. Empty: the default user.
+    pub user: String,
+    /// With other modes, the password of that user. Empty: nodes do not log in.
+    pub password: Secret,
+    /// A file that holds the password, in place of `password`.
+    pub password_file: Option<PathBuf>,
+    /// With other modes, the number of the database.
+    pub database: u32,
+    /// With other modes, reach the Redis servers over TLS. Their certificates must be for the names or addresses that
+    /// Sentinel tells.
+    pub tls: bool,
+    /// With `mode = "sentinel"`: what the master is called in the Sentinels' line `sentinel monitor NAME …`.
+    pub sentinel_master: String,
+    /// As whom nodes log in to the Sentinels. Empty: the default user.
+    pub sentinel_user: String,
+    /// The password of that user. Empty: nodes do not log in to the Sentinels.
+    pub sentinel_password: Secret,
+    /// A file that holds it, in place of `sentinel_password`.
+    pub sentinel_password_file: Option<PathBuf>,
+    /// Reach the Sentinels over TLS, with the files below.
+    pub sentinel_tls: bool,
     /// Begins the name of every key and channel, so that several installations can share a Redis.
     pub prefix: String,
     /// Milliseconds within which every call is answered or has failed.
@@ -35,11 +61,11 @@ pub struct Config {
     pub position_ttl_s: u64,
     /// Seconds after which the clients of a node that died are no longer present.
     pub presence_ttl_s: u64,
-    /// PEM file of the authorities that a `rediss://` server's certificate is checked against. Default: those of
-    /// the operating system.
+    /// PEM file of the authorities that a server's certificate is checked against, if it has TLS. Default: those of the
+    /// operating system.
     pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate that this node shows a `rediss://` server, and of those it was signed with. None
-    /// is shown unless it is set, together with its key.
+    /// PEM file of the certificate that this node shows a server that has TLS, and of those it was signed with. None is
+    /// shown unless it is set, together with its key.
     pub client_cert_file: Option<PathBuf>,
     /// PEM file of the key of that certificate.
     pub client_key_file: Option<PathBuf>,
@@ -48,7 +74,19 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            mode: Mode::Single,
             url: RedisUrl("redis://127.0.0.1:6379".into()),
+            addresses: Vec::new(),
+            user: String::new(),
+            password: Secret::default(),
+            password_file: None,
+            database: 0,
+            tls: false,
+            sentinel_master: String::new(),
+            sentinel_user: String::new(),
+            sentinel_password: Secret::default(),
+            sentinel_password_file: None,
+            sentinel_tls: false,
             prefix: "tidegate".into(),
             timeout_ms: 2_000,
             ping_ms: 1_000,
@@ -64,21 +102,7 @@ impl Default for Config {
 
 impl Config {
     pub fn check(&self, faults: &mut Faults) {
-        match address::parse(&self.url) {
-            Err(error) => faults.add("url", error.to_string()),
-            Ok((Address::Tcp { tls: true, .. }, _)) => {}
-            Ok(_) => {
-                for (key, file) in [
-                    ("ca_file", &self.ca_file),
-                    ("client_cert_file", &self.client_cert_file),
-                    ("client_key_file", &self.client_key_file),
-                ] {
-                    if file.is_some() {
-                        faults.add(key, "is of no use without TLS: url must begin with rediss://");
-                    }
-                }
-            }
-        }
+        mode::check(self, faults);
         match (&self.client_cert_file, &self.client_key_file) {
             (Some(_), None) => {
                 faults.add("client_key_file", "is missing: a certificate is shown with its key")
@@ -192,6 +216,13 @@ mod tests {
             let faults = faults(&config);
             assert!(!format!("{faults:?}").contains("cret"), "{faults:?}");
         }
+        let passwords = Config {
+            password: Secret::new("secret"),
+            sentinel_password: Secret::new("secret"),
+            ..Config::default()
+        };
+        let shown = format!("{passwords:?} {}", serde_json::to_string(&passwords).unwrap());
+        assert!(!shown.contains("secret"), "{shown}");
         assert_eq!(RedisUrl::new("redis://host:1").to_string(), "redis://host:1");
         assert_eq!(RedisUrl::new("redis://u:p@host/1?x").to_string(), "redis://***@host/1?***");
     }

@@ -1,52 +1,42 @@
-//! Opening one connection to Redis: where it is, TLS, who we are.
+//! Opening one connection to Redis: where it is at this moment, TLS, who we are.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, RedisConnectionInfo, RedisError, Value};
-use rustls_pki_types::{InvalidDnsNameError, ServerName};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisError, Value};
+use rustls_pki_types::InvalidDnsNameError;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::address::{Address, parse};
+use super::access::Access;
+use super::address::Address;
 use super::config::Config;
+use super::hold::Pauses;
 use super::keys::Keys;
 use super::link::explain;
 use super::server::Server;
+use super::stream::{Heard, Stream, connect};
 use super::subscriptions::{Driver, Receive, Subscriptions};
-use super::tls;
 use crate::broker::{BrokerError, Refusal};
+use crate::secret::SecretFileError;
 
 /// Commands that wait to be written at once; whoever has one more waits for a place, under its deadline.
 const COMMANDS_WAITING_MAX: usize = 1024;
 
-/// The kernel asks a silent peer after this time, and again in these steps, whether it is still there.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
-const KEEPALIVE_STEP: Duration = Duration::from_secs(5);
-
 /// Knows how to open connections, and opens them alike.
 pub(crate) struct Dialer {
-    address: Address,
-    login: RedisConnectionInfo,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    access: Arc<Access>,
     client_name: String,
     timeout: Duration,
     /// The keys that name the life of the data set.
     life: [Arc<str>; 2],
+    /// Where it was tried last.
+    tried: Mutex<Option<Arc<Address>>>,
 }
-
-/// Bytes to and from Redis, whatever carries them.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// An open connection for commands. It is lost when `driver` ends.
 pub(super) struct Dialed {
@@ -56,6 +46,18 @@ pub(super) struct Dialed {
     pub(super) server: Server,
     /// Grows with whatever arrives.
     pub(super) heard: Arc<AtomicU64>,
+    /// Where that is.
+    pub(super) at: Arc<Address>,
+}
+
+/// An open connection for subscriptions. It is lost when `driver` ends.
+pub(super) struct Opened {
+    pub(super) connection: Subscriptions,
+    pub(super) driver: Driver,
+    /// What is at its other end.
+    pub(super) server: Server,
+    /// Where that is.
+    pub(super) at: Arc<Address>,
 }
 
 /// Why no connection could be opened. Never holds the password.
@@ -80,19 +82,23 @@ pub enum DialError {
     Unusable(&'static str),
     #[error("no connection within {} ms", .0.as_millis())]
     Timeout(Duration),
+    #[error("the password cannot be read: {0}")]
+    Password(#[from] SecretFileError),
+    /// Nobody says which server is the master.
+    #[error("{0}")]
+    NoMaster(Arc<str>),
+    /// The master that Sentinel names cannot be used. The last part says what else is wrong, or nothing.
+    #[error("{0}, which Sentinel names as the master: {1}{2}")]
+    Master(String, Box<Self>, String),
+    /// Another server became the master while one was being tried.
+    #[error("Sentinel names another master: {0}")]
+    Moved(String),
 }
 
 impl Dialer {
-    pub(crate) fn new(config: &Config, client_name: String) -> Result<Self, DialError> {
-        let (address, login) = parse(&config.url)?;
-        let tls = match &address {
-            Address::Tcp { host, tls: true, .. } => {
-                Some((tls::connector(config)?, ServerName::try_from(host.clone())?))
-            }
-            _ => None,
-        };
-        let life = Keys::new(&config.prefix, login.db()).life().clone();
-        Ok(Self { address, login, tls, client_name, timeout: config.timeout(), life })
+    pub(crate) fn new(config: &Config, access: &Arc<Access>, client_name: String) -> Self {
+        let life = Keys::new(&config.prefix, access.login.db()).life().clone();
+        Self { access: access.clone(), client_name, timeout: config.timeout(), life, tried: Mutex::new(None) }
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -100,61 +106,86 @@ impl Dialer {
     }
 
     /// Where Redis is looked for, for logs.
-    pub(super) fn address(&self) -> &Address {
-        &self.address
+    pub(super) fn place(&self) -> String {
+        self.access.place.to_string()
     }
 
     /// Opens a connection for commands, or fails within the timeout.
     pub(super) async fn dial(&self) -> Result<Dialed, DialError> {
-        let dialing = async { self.greet(self.connect().await?).await };
-        tokio::time::timeout(self.timeout, dialing).await.unwrap_or(Err(DialError::Timeout(self.timeout)))
+        self.reach(|at| async move { self.greet(self.connect(&at).await?, at).await }).await
     }
 
     /// Opens a connection for subscriptions, or fails within the timeout.
-    pub(super) async fn dial_subscriptions<R: Receive>(
-        &self,
-        receiver: Arc<R>,
-    ) -> Result<(Subscriptions, Driver, Server), DialError> {
-        let dialing = async {
-            let (subscriptions, driver) = Subscriptions::open(self.connect().await?, receiver);
-            let mut hello = vec!["HELLO", "3"];
-            if let Some(password) = self.login.password() {
-                hello.extend(["AUTH", self.login.username().unwrap_or("default"), password]);
-            }
-            subscriptions.ask(&hello).await.map_err(DialError::Refused)?;
-            if self.login.db() != 0 {
-                subscriptions
-                    .ask(&["SELECT", &self.login.db().to_string()])
-                    .await
-                    .map_err(DialError::Refused)?;
+    pub(super) async fn dial_subscriptions<R: Receive>(&self, receiver: Arc<R>) -> Result<Opened, DialError> {
+        self.reach(|at| async move {
+            let (connection, driver) = Subscriptions::open(self.connect(&at).await?, receiver);
+            let login = &self.access.login;
+            connection.greet(login).await.map_err(DialError::Refused)?;
+            if login.db() != 0 {
+                let select = ["SELECT", &login.db().to_string()];
+                connection.ask(&select).await.map_err(DialError::Refused)?;
             }
             // A managed Redis may forbid it; it is not needed to go on.
-            if let Err(error) = subscriptions.ask(&["CLIENT", "SETNAME", &self.client_name]).await {
+            if let Err(error) = connection.ask(&["CLIENT", "SETNAME", &self.client_name]).await {
                 tracing::debug!(%error, "Redis does not take a client name");
             }
-            let server = usable(subscriptions.identify().await.map_err(DialError::Refused)?)?;
-            Ok((subscriptions, driver, server))
-        };
-        tokio::time::timeout(self.timeout, dialing).await.unwrap_or(Err(DialError::Timeout(self.timeout)))
-    }
-
-    async fn connect(&self) -> Result<Box<dyn Stream>, DialError> {
-        Ok(match &self.address {
-            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            Address::Tcp { host, port, .. } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
-                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_STEP);
-                SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                match &self.tls {
-                    Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
-                    None => Box::new(stream),
-                }
-            }
+            let server = usable(connection.identify().await.map_err(DialError::Refused)?)?;
+            Ok(Opened { connection, driver, server, at })
         })
+        .await
     }
 
-    async fn greet(&self, stream: Box<dyn Stream>) -> Result<Dialed, DialError> {
+    /// Returns when the server at this address is not the one to use any more, and says which is.
+    pub(super) async fn moved(&self, from: &Address) -> Arc<str> {
+        DialError::Moved(self.access.place.another_than(from).await.to_string()).to_string().into()
+    }
+
+    /// Waits before the next attempt. Where another server is to be used than the one that was tried last, that is worth
+    /// trying soon.
+    pub(super) async fn rest(&self, pauses: &mut Pauses) {
+        let tried = self.tried.lock().clone();
+        let another = async {
+            match &tried {
+                Some(tried) => drop(self.access.place.another_than(tried).await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Asked first: what is known already must not wait for chance.
+            biased;
+            () = another => {
+                pauses.begin_anew();
+                tokio::time::sleep(pauses.next()).await;
+            }
+            () = tokio::time::sleep(pauses.next()) => {}
+        }
+    }
+
+    /// Finds out where the server is, and opens something there. Gives up as soon as it is known to be elsewhere.
+    async fn reach<T, F: Future<Output = Result<T, DialError>>>(
+        &self,
+        open: impl FnOnce(Arc<Address>) -> F,
+    ) -> Result<T, DialError> {
+        let deadline = Instant::now() + self.timeout;
+        let place = &self.access.place;
+        let found = tokio::time::timeout_at(deadline, place.address()).await;
+        let at = found.unwrap_or_else(|_| Err(place.unknown_within(self.timeout)))?;
+        *self.tried.lock() = Some(at.clone());
+        let opening = tokio::time::timeout_at(deadline, open(at.clone()));
+        tokio::select! {
+            opened = opening => {
+                let opened = opened.unwrap_or(Err(DialError::Timeout(self.timeout)));
+                opened.map_err(|error| place.explain(&at, error))
+            }
+            another = place.another_than(&at) => Err(DialError::Moved(another.to_string())),
+        }
+    }
+
+    async fn connect(&self, at: &Address) -> Result<Box<dyn Stream>, DialError> {
+        connect(at, self.access.tls.as_ref()).await
+    }
+
+    async fn greet(&self, stream: Box<dyn Stream>, at: Arc<Address>) -> Result<Dialed, DialError> {
         // Deadlines are set by those who wait, for each call as a whole.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
@@ -163,7 +194,7 @@ impl Dialer {
         let heard = Arc::new(AtomicU64::new(0));
         let stream = Heard { stream, bytes: heard.clone() };
         let (mut connection, driver) =
-            MultiplexedConnection::new_with_config(&self.login, stream, config).await?;
+            MultiplexedConnection::new_with_config(&self.access.login, stream, config).await?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         let mut set_name = redis::cmd("CLIENT");
         set_name.arg("SETNAME").arg(&self.client_name);
@@ -190,7 +221,7 @@ impl Dialer {
             end_life.arg(&*self.life[0]).arg(&*self.life[1]);
             end_life.query_async::<Value>(&mut connection).await?;
         }
-        Ok(Dialed { connection, driver, server, heard })
+        Ok(Dialed { connection, driver, server, heard, at })
     }
 }
 
@@ -229,55 +260,6 @@ pub(crate) fn is_for_want_of_a_right(error: &BrokerError) -> bool {
     matches!(error, BrokerError::Refused { kind: Refusal::Rights | Refusal::UnknownCommand, .. })
 }
 
-/// Counts what is read from a stream.
-struct Heard<S> {
-    stream: S,
-    bytes: Arc<AtomicU64>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.bytes.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
 impl Dialed {
     /// Returns when the connection is closed and nothing more comes out of it.
     pub(super) async fn close(self) {
@@ -291,21 +273,6 @@ impl Dialed {
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncReadExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_read_is_counted() {
-        let bytes = Arc::new(AtomicU64::new(0));
-        let mut heard = Heard { stream: &b"+PONG\r\n"[..], bytes: bytes.clone() };
-        heard.read_to_end(&mut Vec::new()).await.unwrap();
-        assert_eq!(bytes.load(Ordering::Relaxed), 7);
+        f.debug_struct("Dialer").field("place", &self.place()).finish_non_exhaustive()
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::access::Access;
 use super::config::Config;
-use super::dial::{DialError, Dialer};
+use super::dial::{DialError, Dialer, Opened};
 use super::hold::{Pauses, hold};
 use super::resp::Message;
 use super::subscriptions::{Driver, Receive, Subscriptions};
@@ -68,14 +69,15 @@ impl Receive for Told {
 }
 
 impl Follower {
-    /// `name`: of the connection, where Redis lists them.
+    /// `name`: of the connection, where Redis lists them. Must be called within a tokio runtime.
     pub(crate) fn new(
         config: Config,
         name: String,
         following: Following,
         follow: Arc<dyn Follow>,
     ) -> Result<Self, DialError> {
-        let dialer = Dialer::new(&config, name)?;
+        let access = Arc::new(Access::new(&config, &name, &Arc::default())?);
+        let dialer = Dialer::new(&config, &access, name);
         Ok(Self { config, dialer, following, told: Arc::new(Told { follow, heard: AtomicU64::new(0) }) })
     }
 
@@ -86,18 +88,18 @@ impl Follower {
         let mut again = false;
         loop {
             let reason: Arc<str> = match self.dialer.dial_subscriptions(self.told.clone()).await {
-                Ok((connection, driver, server)) => {
+                Ok(dialed) => {
                     let opened = Instant::now();
-                    let reason = match self.subscribe(&connection).await {
+                    let reason = match self.subscribe(&dialed.connection).await {
                         Ok(()) => {
                             let down_ms = reminder.over(opened).map(|down| down.as_millis() as u64);
                             tracing::info!(down_ms, what, "connected to Redis");
                             self.told.follow.opened(again);
                             again = true;
-                            self.keep(&connection, driver, server).await
+                            self.keep(dialed).await
                         }
                         Err(reason) => {
-                            end(driver).await;
+                            end(dialed.driver).await;
                             reason
                         }
                     };
@@ -108,9 +110,9 @@ impl Follower {
                 Err(error) => error.to_string().into(),
             };
             if reminder.is_due(&reason, Instant::now()) {
-                tracing::warn!(redis = %self.dialer.address(), %reason, what, "no connection to Redis");
+                tracing::warn!(redis = self.dialer.place(), %reason, what, "no connection to Redis");
             }
-            tokio::time::sleep(pauses.next()).await;
+            self.dialer.rest(&mut pauses).await;
         }
     }
 
@@ -127,14 +129,15 @@ impl Follower {
     }
 
     /// Until it is lost. Says why it was.
-    async fn keep(
-        &self,
-        connection: &Subscriptions,
-        mut driver: Driver,
-        server: super::server::Server,
-    ) -> Arc<str> {
+    async fn keep(&self, dialed: Opened) -> Arc<str> {
+        let Opened { connection, mut driver, server, at } = dialed;
         let lost = async {
-            (&mut driver).await.unwrap_or_else(|error| format!("reading from Redis failed: {error}").into())
+            tokio::select! {
+                ended = &mut driver => {
+                    ended.unwrap_or_else(|error| format!("reading from Redis failed: {error}").into())
+                }
+                reason = self.dialer.moved(&at) => reason,
+            }
         };
         let heard = || self.told.heard.load(Ordering::Relaxed);
         let ask = || connection.identify();

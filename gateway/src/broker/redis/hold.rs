@@ -113,7 +113,7 @@ pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
 
 /// Pauses between attempts: each random between nothing and a bound that doubles, so that many nodes do not come
 /// back at once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pauses {
     bound: Duration,
     max: Duration,
@@ -130,10 +130,15 @@ impl Pauses {
         pause
     }
 
+    /// What comes next is no part of a run of failures.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self::new(self.max);
+    }
+
     /// To be told how long the last connection held.
     pub(super) fn held(&mut self, duration: Duration) {
         if duration >= HELD_LONG {
-            *self = Self::new(self.max);
+            self.begin_anew();
         }
     }
 }

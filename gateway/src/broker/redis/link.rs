@@ -251,7 +251,8 @@ impl Supervisor {
                     number += 1;
                     let opened = Instant::now();
                     let down_ms = reminder.over(opened).map(|down| down.as_millis() as u64);
-                    tracing::info!(number, down_ms, link = self.purpose.word(), "connected to Redis");
+                    let (redis, link) = (&dialed.at, self.purpose.word());
+                    tracing::info!(number, down_ms, link, %redis, "connected to Redis");
                     let reason = self.keep(dialed, number).await;
                     self.pauses.held(opened.elapsed());
                     reason
@@ -263,10 +264,10 @@ impl Supervisor {
                 }
             };
             if reminder.is_due(&reason, Instant::now()) {
-                let redis = self.dialer.address();
-                tracing::warn!(%redis, %reason, link = self.purpose.word(), "no connection to Redis");
+                let redis = self.dialer.place();
+                tracing::warn!(redis, %reason, link = self.purpose.word(), "no connection to Redis");
             }
-            tokio::time::sleep(self.pauses.next()).await;
+            self.dialer.rest(&mut self.pauses).await;
         }
     }
 
@@ -302,6 +303,7 @@ impl Supervisor {
             tokio::select! {
                 _ = &mut dialed.driver => "Redis closed the connection".into(),
                 reason = self.give_up.wait(number) => reason,
+                reason = self.dialer.moved(&dialed.at) => reason,
             }
         };
         let (known, heard) = (dialed.server.clone(), dialed.heard.clone());

@@ -13,13 +13,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::asked::Asked;
 use super::config::Config;
-use super::dial::Dialer;
+use super::dial::{Dialer, Opened};
 use super::hold::{GiveUp, Pauses, State, hold, settled};
 use super::link::unreachable;
 use super::requests::{Kind, Request, Requests};
 use super::route::Router;
 use super::server::Server;
-use super::subscriptions::{Driver, Subscriptions};
+use super::subscriptions::Subscriptions;
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
 use crate::telemetry::Reminder;
@@ -158,27 +158,27 @@ impl Task {
         let mut reminder = Reminder::new();
         loop {
             let reason: Arc<str> = match self.open(last_reason.as_ref()).await {
-                Ok((connection, mut driver, server)) => {
+                Ok(mut dialed) => {
                     let opened = Instant::now();
-                    let reason = match self.subscribe_all(&connection).await {
+                    let reason = match self.subscribe_all(&dialed).await {
                         Ok(()) => {
                             self.number += 1;
                             let down_ms = reminder.over(Instant::now()).map(|down| down.as_millis() as u64);
-                            let (number, channels) = (self.number, self.wanted.len());
-                            tracing::info!(number, down_ms, channels, link = LINK, "connected to Redis");
-                            self.announce_up(&connection, &server, was_up);
+                            let (number, channels, redis) = (self.number, self.wanted.len(), &dialed.at);
+                            tracing::info!(number, down_ms, channels, link = LINK, %redis, "connected to Redis");
+                            self.announce_up(&dialed, was_up);
                             was_up = true;
-                            let reason = self.serve(&connection, &mut driver, server).await;
+                            let reason = self.serve(&mut dialed).await;
                             self.router.metrics.subscriber_link.up.set(0);
                             reason
                         }
                         Err(error) => error.to_string().into(),
                     };
                     // Nothing of the old connection may arrive beside the new one's.
-                    driver.abort();
+                    dialed.driver.abort();
                     // One that has ended by itself may have been seen to, and must not be asked again.
-                    if !driver.is_finished() {
-                        let _ = driver.await;
+                    if !dialed.driver.is_finished() {
+                        let _ = dialed.driver.await;
                     }
                     self.pauses.held(opened.elapsed());
                     reason
@@ -187,22 +187,20 @@ impl Task {
             };
             self.state.send_replace(State::Down(reason.clone()));
             if reminder.is_due(&reason, Instant::now()) {
-                tracing::warn!(redis = %self.dialer.address(), %reason, link = LINK, "no connection to Redis");
+                tracing::warn!(redis = self.dialer.place(), %reason, link = LINK, "no connection to Redis");
             }
-            let pause = self.pauses.next();
+            let (dialer, mut pauses) = (self.dialer.clone(), self.pauses.clone());
             let requests = self.requests.clone();
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = dialer.rest(&mut pauses) => {}
                 () = self.refuse_all(&requests, &reason) => {}
             }
+            self.pauses = pauses;
             last_reason = Some(reason);
         }
     }
 
-    async fn open(
-        &mut self,
-        last_reason: Option<&Arc<str>>,
-    ) -> Result<(Subscriptions, Driver, Server), Arc<str>> {
+    async fn open(&mut self, last_reason: Option<&Arc<str>>) -> Result<Opened, Arc<str>> {
         let (dialer, router) = (self.dialer.clone(), self.router.clone());
         let dial = async { dialer.dial_subscriptions(router).await.map_err(|error| unreachable(&error)) };
         let requests = self.requests.clone();
@@ -216,7 +214,15 @@ impl Task {
         }
     }
 
-    async fn subscribe_all(&self, connection: &Subscriptions) -> Result<(), BrokerError> {
+    /// Says no if the server is to be left meanwhile.
+    async fn subscribe_all(&self, dialed: &Opened) -> Result<(), BrokerError> {
+        tokio::select! {
+            subscribed = self.subscribe_wanted(&dialed.connection) => subscribed,
+            reason = self.dialer.moved(&dialed.at) => Err(BrokerError::Unreachable(reason)),
+        }
+    }
+
+    async fn subscribe_wanted(&self, connection: &Subscriptions) -> Result<(), BrokerError> {
         let timeout = self.dialer.timeout();
         let names = self.wanted.iter().map(|channel| self.router.keys.publications(channel));
         let names: Vec<String> = self.router.own_names().into_iter().chain(names).collect();
@@ -230,10 +236,10 @@ impl Task {
             .await
     }
 
-    fn announce_up(&self, connection: &Subscriptions, server: &Server, was_up: bool) {
+    fn announce_up(&self, dialed: &Opened, was_up: bool) {
         let metrics = &self.router.metrics;
         metrics.subscriber_link.up.set(1);
-        show(&self.state, self.number, connection, server);
+        show(&self.state, self.number, &dialed.connection, &dialed.server);
         if was_up {
             metrics.subscriber_link.reconnects.increment();
             self.router.events.resumed();
@@ -241,17 +247,20 @@ impl Task {
     }
 
     /// Subscribes and unsubscribes as asked until the connection is lost. Says why it was.
-    async fn serve(&mut self, connection: &Subscriptions, driver: &mut Driver, server: Server) -> Arc<str> {
+    async fn serve(&mut self, dialed: &mut Opened) -> Arc<str> {
+        let Opened { connection, driver, server, at } = dialed;
+        let connection = &*connection;
         let (ping, timeout) = (self.ping, self.dialer.timeout());
         let router = self.router.clone();
         let heard = || router.heard.load(Ordering::Relaxed);
-        let (give_up, number) = (self.give_up.clone(), self.number);
+        let (give_up, number, dialer) = (self.give_up.clone(), self.number, self.dialer.clone());
         let ended = async {
             tokio::select! {
                 ended = driver => {
                     ended.unwrap_or_else(|error| format!("reading from Redis failed: {error}").into())
                 }
                 reason = give_up.wait(number) => reason,
+                reason = dialer.moved(at) => reason,
             }
         };
         let state = self.state.clone();
@@ -260,7 +269,7 @@ impl Task {
             show(&state, number, connection, server);
             router.events.resumed();
         };
-        let lost = hold(ended, ping, timeout, heard, || connection.identify(), server, changed);
+        let lost = hold(ended, ping, timeout, heard, || connection.identify(), server.clone(), changed);
         tokio::pin!(lost);
         let requests = self.requests.clone();
         loop {
@@ -366,19 +375,21 @@ async fn within(
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use super::super::access::Access;
     use super::*;
 
     #[tokio::test]
     async fn what_was_subscribed_for_one_who_gave_up_meanwhile_is_given_back_before_anything_asked_since() {
         let (config, router, requests) =
             (Config::default(), Router::to_nobody(), Arc::new(Requests::default()));
+        let access = Arc::new(Access::new(&config, "test", &router.metrics).unwrap());
         let (ours, mut redis) = tokio::io::duplex(1024);
         let (connection, _driver) = Subscriptions::open(Box::new(ours), router.clone());
         let mut task = Task {
             state: watch::channel(State::Opening).0,
             give_up: Arc::default(),
             number: 0,
-            dialer: Arc::new(Dialer::new(&config, "test".to_owned()).unwrap()),
+            dialer: Arc::new(Dialer::new(&config, &access, "test".to_owned())),
             ping: config.ping(),
             router,
             requests: requests.clone(),

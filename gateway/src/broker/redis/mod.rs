@@ -1,8 +1,10 @@
 //! The broker of several nodes: one Redis orders, keeps and carries.
 //!
 //! Three connections: one [`link`] for commands, one for reads that may be long, and [`listen`] for what arrives. All
-//! are opened again for ever; every call ends by its deadline whatever Redis does.
+//! are opened again for ever; every call ends by its deadline whatever Redis does. Which server they end at, [`access`]
+//! knows: the one there is, or the master that [`sentinel`] follows.
 
+mod access;
 mod address;
 mod asked;
 mod calls;
@@ -18,6 +20,7 @@ pub(crate) mod keys;
 mod keys_of_maps;
 pub(crate) mod link;
 mod listen;
+mod mode;
 mod nodes;
 mod publications;
 mod publish;
@@ -25,7 +28,9 @@ mod requests;
 mod resp;
 mod route;
 pub(crate) mod script;
+mod sentinel;
 pub(crate) mod server;
+mod stream;
 mod subscriptions;
 mod tls;
 mod turn;
@@ -47,7 +52,9 @@ use tokio::sync::Semaphore;
 pub use config::{Config, RedisUrl};
 pub use dial::DialError;
 pub(crate) use dial::is_for_want_of_a_right;
+pub use mode::Mode;
 
+use self::access::Access;
 use self::canary::Canaries;
 use self::dial::Dialer;
 use self::epochs::KnownEpochs;
@@ -112,12 +119,14 @@ impl RedisBroker {
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
     ) -> Result<Arc<Self>, DialError> {
-        let keys = Keys::new(&config.prefix, address::parse(&config.url)?.1.db());
+        let name = |what: &str| format!("{}:{node}:{what}", config.prefix);
+        let access = Arc::new(Access::new(config, &name("sentinel"), &metrics)?);
+        let keys = Keys::new(&config.prefix, access.login.db());
         let link = |purpose: Purpose| {
-            let dialer = Dialer::new(config, format!("{}:{node}:{}", config.prefix, purpose.word()))?;
-            Ok::<_, DialError>(Link::start(config, purpose, dialer, events.clone(), metrics.clone()))
+            let dialer = Dialer::new(config, &access, name(purpose.word()));
+            Link::start(config, purpose, dialer, events.clone(), metrics.clone())
         };
-        let (link, reads) = (link(Purpose::Commands)?, link(Purpose::Reads)?);
+        let (link, reads) = (link(Purpose::Commands), link(Purpose::Reads));
         let canaries = Arc::new(Canaries::new(&keys, node));
         let router = Arc::new(Router {
             keys: keys.clone(),
@@ -128,7 +137,7 @@ impl RedisBroker {
             metrics: metrics.clone(),
             heard: AtomicU64::new(0),
         });
-        let dialer = Dialer::new(config, format!("{}:{node}:subscriptions", config.prefix))?;
+        let dialer = Dialer::new(config, &access, name("subscriptions"));
         let listener = Listener::start(config, dialer, router.clone());
         let link = Arc::new(link);
         Ok(Arc::new(Self {

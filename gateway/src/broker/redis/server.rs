@@ -86,16 +86,20 @@ impl Server {
         self.tells && self.run.len() == script::RUN_BYTES && !self.data_set.is_empty()
     }
 
+    pub(super) fn is_sentinel(&self) -> bool {
+        self.mode == Mode::Sentinel
+    }
+
     /// Why nothing can be kept at this server, for who must change the address.
     pub(super) fn unusable(&self) -> Option<&'static str> {
         match self.mode {
             Mode::Sentinel => Some(
-                "this is the address of a Sentinel, which is not supported yet: give the address of the Redis that \
-                 it watches",
+                "this is a Sentinel, and not the Redis that it watches: with redis.mode = \"sentinel\" its place is in \
+                 redis.addresses",
             ),
             Mode::Cluster => Some("this is a node of a Redis Cluster, which is not supported yet"),
             Mode::Alone if self.is_replica => {
-                Some("this Redis is a read-only replica: the address must lead to the master")
+                Some("this Redis is a read-only replica, and the master is needed")
             }
             Mode::Alone => None,
         }
@@ -145,7 +149,7 @@ mod tests {
         assert!(hello("standalone", "replica").unusable().is_some_and(|why| why.contains("replica")));
         assert!(hello("cluster", "master").unusable().is_some_and(|why| why.contains("Redis Cluster")));
         let sentinel = Server::from_hello(["server", "redis", "mode", "sentinel", "modules"]);
-        assert!(sentinel.unusable().is_some_and(|why| why.contains("Sentinel")));
+        assert!(sentinel.unusable().is_some_and(|why| why.contains("Sentinel")) && sentinel.is_sentinel());
         assert!(!hello("standalone", "master").tells);
     }
 }

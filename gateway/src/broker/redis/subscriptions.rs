@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use redis::RedisConnectionInfo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dial::{Stream, is_for_want_of_a_right};
+use super::dial::is_for_want_of_a_right;
 use super::resp::{self, Message, Said};
 use super::server::Server;
+use super::stream::Stream;
 use crate::broker::BrokerError;
 
 /// How much is read at once, in bytes. A publication keeps the memory of all that came with it.
@@ -67,12 +69,20 @@ impl Subscriptions {
         self.names("UNSUBSCRIBE", names, Said::Unsubscribed).await
     }
 
+    /// Has the server speak RESP3 and logs in. Answers what it says of itself.
+    pub(super) async fn greet(&self, login: &RedisConnectionInfo) -> Result<Server, BrokerError> {
+        let mut hello = vec!["HELLO", "3"];
+        if let Some(password) = login.password() {
+            hello.extend(["AUTH", login.username().unwrap_or("default"), password]);
+        }
+        Ok(from_hello(&self.ask(&hello).await?))
+    }
+
     /// Asks what the server is: by INFO, and where that is forbidden by what everyone may ask.
     pub(super) async fn identify(&self) -> Result<Server, BrokerError> {
         let server = self.ask(&["INFO", "server"]).await;
         if server.as_ref().is_err_and(is_for_want_of_a_right) {
-            let hello = self.ask(&["HELLO"]).await?;
-            return Ok(Server::from_hello(resp::words(&String::from_utf8_lossy(&hello))));
+            return Ok(from_hello(&self.ask(&["HELLO"]).await?));
         }
         let (server, replication) = (server?, self.ask(&["INFO", "replication"]).await?);
         Ok(Server::from_info(&String::from_utf8_lossy(&server), &String::from_utf8_lossy(&replication)))
@@ -83,6 +93,19 @@ impl Subscriptions {
         let mut command = Vec::new();
         resp::command(parts.iter(), &mut command);
         self.send(command, None).await
+    }
+
+    /// Two commands in one go: the server does nothing else between them.
+    pub(super) async fn ask_both(
+        &self,
+        first: &[&str],
+        second: &[&str],
+    ) -> (Result<Bytes, BrokerError>, Result<Bytes, BrokerError>) {
+        let mut command = Vec::new();
+        resp::command(first.iter(), &mut command);
+        resp::command(second.iter(), &mut command);
+        // The second is written with the first.
+        tokio::join!(self.send(command, None), self.send(Vec::new(), None))
     }
 
     /// Subscribes to patterns, and sends another command in the same go: Redis carries out nothing of others in between.
@@ -124,6 +147,10 @@ impl Subscriptions {
         self.0.send(asked).await.map_err(|_| lost())?;
         answer.await.unwrap_or_else(|_| Err(lost()))
     }
+}
+
+fn from_hello(answer: &Bytes) -> Server {
+    Server::from_hello(resp::words(&String::from_utf8_lossy(answer)))
 }
 
 /// Reads and writes until the connection ends.

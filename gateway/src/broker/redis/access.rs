@@ -1,0 +1,133 @@
+//! What it takes to reach a server: where it is at this moment, TLS, and who logs in.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ProtocolVersion, RedisConnectionInfo};
+use tokio_rustls::TlsConnector;
+
+use super::address::{self, Address};
+use super::config::Config;
+use super::dial::DialError;
+use super::mode::Mode;
+use super::sentinel::Sentinels;
+use super::{stream, tls};
+use crate::broker::measure::BrokerMetrics;
+use crate::secret::Secret;
+
+/// Shared by all connections to one server.
+pub(crate) struct Access {
+    pub(super) place: Place,
+    pub(super) login: RedisConnectionInfo,
+    pub(super) tls: Option<TlsConnector>,
+}
+
+/// Where a server is.
+#[derive(Debug)]
+pub(super) enum Place {
+    Fixed(Arc<Address>),
+    /// Where the Sentinels say.
+    Named(Sentinels),
+}
+
+impl Access {
+    /// `name`: of connections to Sentinels. Where there are any, they are asked from now on: must be called within a tokio
+    /// runtime.
+    pub(super) fn new(config: &Config, name: &str, metrics: &Arc<BrokerMetrics>) -> Result<Self, DialError> {
+        match config.mode {
+            Mode::Single => {
+                let (address, login) = address::parse(&config.url)?;
+                let tls = match stream::name_in_certificate(&address)? {
+                    Some(_) => Some(tls::connector(config)?),
+                    None => None,
+                };
+                Ok(Self { place: Place::Fixed(Arc::new(address)), login, tls })
+            }
+            Mode::Sentinel => {
+                let tls = config.tls.then(|| tls::connector(config)).transpose()?;
+                let login = login(&config.user, &config.password, config.password_file.as_deref())?;
+                let login = login.set_db(config.database.into());
+                let place = Place::Named(Sentinels::start(config, name, metrics)?);
+                Ok(Self { place, login, tls })
+            }
+        }
+    }
+}
+
+/// Who logs in with what. Without a password nobody does.
+pub(super) fn login(
+    user: &str,
+    password: &Secret,
+    file: Option<&Path>,
+) -> Result<RedisConnectionInfo, DialError> {
+    let password = match file {
+        Some(file) => Secret::from_file(file)?,
+        None => password.clone(),
+    };
+    let mut login =
+        RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+    if !user.is_empty() {
+        login = login.set_username(user);
+    }
+    if !password.is_empty() {
+        login = login.set_password(password.reveal());
+    }
+    Ok(login)
+}
+
+impl Place {
+    /// Where it is now. Waits for the first answer of those who say it, for as long as the caller likes.
+    pub(super) async fn address(&self) -> Result<Arc<Address>, DialError> {
+        match self {
+            Self::Fixed(address) => Ok(address.clone()),
+            Self::Named(sentinels) => sentinels.master().await.map_err(DialError::NoMaster),
+        }
+    }
+
+    /// Returns when it is known to be elsewhere, and says where.
+    pub(super) async fn another_than(&self, address: &Address) -> Arc<Address> {
+        match self {
+            Self::Fixed(_) => std::future::pending().await,
+            Self::Named(sentinels) => sentinels.another_than(address).await,
+        }
+    }
+
+    /// That nobody has said within this time where it is.
+    pub(super) fn unknown_within(&self, time: Duration) -> DialError {
+        match self {
+            Self::Fixed(_) => DialError::Timeout(time),
+            Self::Named(_) => {
+                let why = format!("too few Sentinels have answered within {} ms", time.as_millis());
+                DialError::NoMaster(why.into())
+            }
+        }
+    }
+
+    /// What an error at this address means to whoever must act.
+    pub(super) fn explain(&self, at: &Address, error: DialError) -> DialError {
+        match self {
+            Self::Fixed(_) => error,
+            Self::Named(sentinels) => {
+                let trouble = sentinels.trouble().map(|trouble| format!("; {trouble}"));
+                DialError::Master(at.to_string(), Box::new(error), trouble.unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(address) => address.fmt(f),
+            Self::Named(sentinels) => sentinels.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("place", &self.place).finish_non_exhaustive()
+    }
+}

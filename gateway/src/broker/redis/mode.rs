@@ -1,0 +1,278 @@
+//! How many servers there are and who says which of them is used, and which settings go with that.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::{self, Address};
+use super::config::{Config, RedisUrl};
+use crate::secret::Secret;
+use crate::setting::Faults;
+
+/// More addresses are a mistake.
+const ADDRESSES_MAX: usize = 32;
+
+/// What Sentinel takes for the name of a master, beside letters and digits.
+const NAME_CHARACTERS: &[u8] = b".-_";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    #[default]
+    Single,
+    Sentinel,
+}
+
+impl Mode {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Sentinel => "sentinel",
+        }
+    }
+}
+
+/// What does not go with the mode, or lacks in it.
+pub(super) fn check(config: &Config, faults: &mut Faults) {
+    match config.mode {
+        Mode::Single => {
+            let parsed = address::parse(&config.url);
+            let is_tls = match &parsed {
+                Err(error) => {
+                    faults.add("url", error.to_string());
+                    None
+                }
+                Ok((address, _)) => Some(matches!(address, Address::Tcp { tls: true, .. })),
+            };
+            if is_tls == Some(false) {
+                files_without_tls(config, "url must begin with rediss://", faults);
+            }
+            only_in_other_modes(config, faults);
+        }
+        Mode::Sentinel => {
+            no_url(config, faults);
+            addresses(config, "each Sentinel", faults);
+            login("", &config.user, &config.password, config.password_file.as_ref(), faults);
+            sentinel(config, faults);
+            if !config.tls && !config.sentinel_tls {
+                files_without_tls(config, "tls or sentinel_tls must be true", faults);
+            }
+        }
+    }
+    if config.mode != Mode::Sentinel {
+        for key in of_sentinels(config) {
+            faults.add(key, "is for mode = \"sentinel\"");
+        }
+    }
+}
+
+fn files_without_tls(config: &Config, needed: &str, faults: &mut Faults) {
+    for (key, file) in [
+        ("ca_file", &config.ca_file),
+        ("client_cert_file", &config.client_cert_file),
+        ("client_key_file", &config.client_key_file),
+    ] {
+        if file.is_some() {
+            faults.add(key, format!("is of no use without TLS: {needed}"));
+        }
+    }
+}
+
+/// In the mode `single` all of this stands in the URL.
+fn only_in_other_modes(config: &Config, faults: &mut Faults) {
+    if !config.addresses.is_empty() {
+        faults.add("addresses", "is not for mode = \"single\", which is at url");
+    }
+    for (key, is_set) in [
+        ("user", !config.user.is_empty()),
+        ("password", !config.password.is_empty()),
+        ("password_file", config.password_file.is_some()),
+        ("database", config.database != 0),
+        ("tls", config.tls),
+    ] {
+        if is_set {
+            faults.add(key, "is not for mode = \"single\", where url says it");
+        }
+    }
+}
+
+/// In other modes no URL is looked at.
+fn no_url(config: &Config, faults: &mut Faults) {
+    if config.url != Config::default().url {
+        let problem = format!(
+            "is for mode = \"single\": with \"{}\", addresses says where to connect, and user, password, database and \
+             tls how",
+            config.mode.word()
+        );
+        faults.add("url", problem);
+    }
+}
+
+fn addresses(config: &Config, whose: &str, faults: &mut Faults) {
+    if config.addresses.is_empty() {
+        faults.add("addresses", format!("must be set: host:port of {whose}"));
+    }
+    if config.addresses.len() > ADDRESSES_MAX {
+        faults.add("addresses", format!("has more than {ADDRESSES_MAX} of them"));
+    }
+    for (number, text) in config.addresses.iter().enumerate() {
+        let key = format!("addresses.{number}");
+        match address::host_and_port(text) {
+            Err(problem) => faults.add(key, problem),
+            Ok(_) if config.addresses[..number].contains(text) => faults.add(key, "is there twice"),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn login(prefix: &str, user: &str, password: &Secret, file: Option<&PathBuf>, faults: &mut Faults) {
+    if !password.is_empty() && file.is_some() {
+        faults
+            .add(format!("{prefix}password_file"), format!("must not be set together with {prefix}password"));
+    }
+    if !user.is_empty() && password.is_empty() && file.is_none() {
+        faults.add(
+            format!("{prefix}user"),
+            format!("needs {prefix}password or {prefix}password_file: users log in with one"),
+        );
+    }
+}
+
+fn sentinel(config: &Config, faults: &mut Faults) {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || NAME_CHARACTERS.contains(&byte);
+    if config.sentinel_master.is_empty() {
+        faults.add("sentinel_master", "must be set: the name in Sentinel's line `sentinel monitor NAME …`");
+    } else if !config.sentinel_master.bytes().all(is_name) {
+        faults.add("sentinel_master", "may hold letters, digits and .-_ alone, as Sentinel has it");
+    }
+    let file = config.sentinel_password_file.as_ref();
+    login("sentinel_", &config.sentinel_user, &config.sentinel_password, file, faults);
+}
+
+/// Every key that is set and says something of Sentinels.
+fn of_sentinels(config: &Config) -> impl Iterator<Item = &'static str> {
+    let keys = [
+        ("sentinel_master", !config.sentinel_master.is_empty()),
+        ("sentinel_user", !config.sentinel_user.is_empty()),
+        ("sentinel_password", !config.sentinel_password.is_empty()),
+        ("sentinel_password_file", config.sentinel_password_file.is_some()),
+        ("sentinel_tls", config.sentinel_tls),
+    ];
+    keys.into_iter().filter_map(|(key, is_set)| is_set.then_some(key))
+}
+
+impl Config {
+    /// The same patience, at another place: what is said of the place of this one does not hold there.
+    pub(crate) fn at(&self, url: RedisUrl) -> Self {
+        let Self { prefix, timeout_ms, ping_ms, reconnect_max_ms, position_ttl_s, presence_ttl_s, .. } =
+            self.clone();
+        Self {
+            url,
+            prefix,
+            timeout_ms,
+            ping_ms,
+            reconnect_max_ms,
+            position_ttl_s,
+            presence_ttl_s,
+            ..Self::default()
+        }
+    }
+
+    /// Every file that holds a password, with its key.
+    pub(crate) fn password_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let files = [
+            ("password_file", &self.password_file),
+            ("sentinel_password_file", &self.sentinel_password_file),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, file.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faulty(toml: &str) -> Vec<String> {
+        let mut faults = Faults::default();
+        check(&toml::from_str(toml).unwrap(), &mut faults);
+        faults.into_inner().into_iter().map(|(key, problem)| format!("{key}: {problem}")).collect()
+    }
+
+    fn keys(toml: &str) -> Vec<String> {
+        faulty(toml).iter().map(|fault| fault.split(": ").next().unwrap_or_default().to_owned()).collect()
+    }
+
+    const SENTINEL: &str =
+        "mode = \"sentinel\"\naddresses = [\"one:26379\", \"[::1]:26380\"]\nsentinel_master = \"main-1\"\n";
+
+    #[test]
+    fn what_a_mode_needs_is_enough() {
+        assert_eq!(keys(""), [""; 0]);
+        assert_eq!(keys(SENTINEL), [""; 0]);
+        let all = "user = \"gate\"\npassword = \"secret\"\ndatabase = 3\ntls = true\nca_file = \"/ca.pem\"\n\
+                   sentinel_user = \"watcher\"\nsentinel_password_file = \"/secret\"\nsentinel_tls = true";
+        assert_eq!(keys(&format!("{SENTINEL}{all}")), [""; 0]);
+        let other = format!("{SENTINEL}sentinel_tls = true\nca_file = \"/ca.pem\"");
+        assert_eq!(keys(&other), [""; 0], "the Sentinels alone have TLS");
+    }
+
+    #[test]
+    fn what_is_for_another_mode_is_a_mistake() {
+        let all = "addresses = [\"a:1\"]\nuser = \"a\"\npassword = \"b\"\npassword_file = \"/c\"\ndatabase = 1\ntls = true\n\
+                   sentinel_master = \"m\"\nsentinel_user = \"a\"\nsentinel_password = \"b\"\n\
+                   sentinel_password_file = \"/c\"\nsentinel_tls = true";
+        assert_eq!(
+            keys(all),
+            [
+                "addresses",
+                "user",
+                "password",
+                "password_file",
+                "database",
+                "tls",
+                "sentinel_master",
+                "sentinel_user",
+                "sentinel_password",
+                "sentinel_password_file",
+                "sentinel_tls"
+            ]
+        );
+        assert_eq!(keys(&format!("{SENTINEL}url = \"redis://:secret@host\"")), ["url"]);
+        assert_eq!(keys(&format!("{SENTINEL}ca_file = \"/ca.pem\"")), ["ca_file"]);
+    }
+
+    #[test]
+    fn what_lacks_or_cannot_be_is_a_mistake_and_no_secret_is_repeated() {
+        assert_eq!(keys("mode = \"sentinel\""), ["addresses", "sentinel_master"]);
+        let bad = "mode = \"sentinel\"\nsentinel_master = \"two words\"\nuser = \"a\"\nsentinel_user = \"a\"\n\
+                   addresses = [\"one\", \"redis://:s3cret@one:1\", \"one:2\", \"one:2\", \"one:0\", \":2\"]";
+        assert_eq!(
+            keys(bad),
+            [
+                "addresses.0",
+                "addresses.1",
+                "addresses.3",
+                "addresses.4",
+                "addresses.5",
+                "user",
+                "sentinel_master",
+                "sentinel_user"
+            ]
+        );
+        assert!(!faulty(bad).concat().contains("s3cret"));
+        let both = "password = \"s3cret\"\npassword_file = \"/a\"\nsentinel_password = \"s3cret\"\n\
+                    sentinel_password_file = \"/a\"";
+        let told = faulty(&format!("{SENTINEL}{both}"));
+        assert_eq!(told.len(), 2);
+        assert!(told.iter().all(|fault| fault.contains("_file: must not") && !fault.contains("s3cret")));
+    }
+
+    #[test]
+    fn another_place_has_nothing_of_this_one_but_its_patience() {
+        let mut config: Config = toml::from_str(SENTINEL).unwrap();
+        config.timeout_ms = 7;
+        let other = config.at(RedisUrl::new("redis://other"));
+        let expected = Config { url: RedisUrl::new("redis://other"), timeout_ms: 7, ..Config::default() };
+        assert_eq!(other, expected);
+    }
+}

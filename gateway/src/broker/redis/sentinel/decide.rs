@@ -1,0 +1,226 @@
+//! Whom to believe of several Sentinels: who has heard of the latest election, and else most of them.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::super::address::Address;
+
+/// What a Sentinel says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Word {
+    /// It has been asked and may answer still.
+    Awaited,
+    Names(Named),
+    /// It knows no master of this name.
+    Unknown,
+    /// It does not answer, for this reason. What it named before.
+    Silent(Arc<str>, Option<Named>),
+}
+
+/// The master, as one Sentinel knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Named {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Which election made it the master: grows with each, and only a majority of all Sentinels can hold one.
+    pub(super) epoch: u64,
+    /// How many other Sentinels that one knows.
+    pub(super) others: usize,
+}
+
+/// What to make of all words together.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Verdict<'a> {
+    /// It is too early to tell.
+    Awaited,
+    /// This is the master. `trouble`: that nobody says so now, and why.
+    Master { named: &'a Named, trouble: Option<String> },
+    /// Nobody names one, for these reasons.
+    Nobody(String),
+}
+
+impl Word {
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(self, Self::Names(_) | Self::Unknown)
+    }
+
+    /// The same Sentinel once it is silent.
+    pub(super) fn silenced(&self, why: Arc<str>) -> Self {
+        let last = match self {
+            Self::Names(named) => Some(named.clone()),
+            Self::Silent(_, last) => last.clone(),
+            Self::Awaited | Self::Unknown => None,
+        };
+        Self::Silent(why, last)
+    }
+}
+
+impl Named {
+    pub(super) fn address(&self, tls: bool) -> Address {
+        Address::Tcp { host: self.host.clone(), port: self.port, tls }
+    }
+
+    fn is_at(&self, address: &Address) -> bool {
+        matches!(address, Address::Tcp { host, port, .. } if *host == self.host && *port == self.port)
+    }
+}
+
+/// The words of all Sentinels, each with where it is, become one. `followed`: the master that is known until now.
+pub(super) fn decide<'a>(name: &str, words: &'a [(String, Word)], followed: Option<&Address>) -> Verdict<'a> {
+    let answers = words.iter().filter(|(_, word)| word.is_answer()).count();
+    let names = || {
+        words.iter().filter_map(|(_, word)| if let Word::Names(named) = word { Some(named) } else { None })
+    };
+    let known = names().map(|named| named.others + 1).max().unwrap_or(0).max(words.len());
+    // Who was last at an election may be gone, while one who missed it is back. Most of them together have not missed it.
+    let lasting = words.iter().filter_map(|(_, word)| match word {
+        Word::Silent(_, Some(last)) if answers * 2 <= known => Some(last),
+        _ => None,
+    });
+    let named: Vec<&Named> = names().chain(lasting).collect();
+    let Some(epoch) = named.iter().map(|named| named.epoch).max() else {
+        let is_awaited = words.iter().any(|(_, word)| *word == Word::Awaited);
+        return if is_awaited { Verdict::Awaited } else { Verdict::Nobody(reasons(name, words)) };
+    };
+    // The first to answer need not be one of the well informed: so long as nothing is followed there is time for others.
+    if followed.is_none()
+        && answers * 2 <= words.len()
+        && words.iter().any(|(_, word)| *word == Word::Awaited)
+    {
+        return Verdict::Awaited;
+    }
+    let latest: Vec<&Named> = named.into_iter().filter(|named| named.epoch == epoch).collect();
+    let stays = followed.and_then(|followed| latest.iter().find(|named| named.is_at(followed)));
+    let mut votes: HashMap<(&str, u16), usize> = HashMap::new();
+    for named in &latest {
+        *votes.entry((&named.host, named.port)).or_default() += 1;
+    }
+    let most = votes.values().max();
+    let named = stays
+        .or_else(|| latest.iter().find(|named| votes.get(&(&*named.host, named.port)) == most))
+        .or(latest.first());
+    match named {
+        Some(named) => {
+            let trouble = (names().next().is_none()).then(|| reasons(name, words));
+            Verdict::Master { named, trouble }
+        }
+        None => Verdict::Nobody(reasons(name, words)),
+    }
+}
+
+/// Why nobody names a master, in words.
+fn reasons(name: &str, words: &[(String, Word)]) -> String {
+    let knows_not = words.iter().any(|(_, word)| *word == Word::Unknown);
+    let mut text = if knows_not {
+        format!("no Sentinel that answers knows a master {name:?} (redis.sentinel_master)")
+    } else {
+        "no Sentinel answers".to_owned()
+    };
+    let mut separator = ": ";
+    for (at, word) in words {
+        if let Word::Silent(why, _) = word {
+            let separator = std::mem::replace(&mut separator, "; ");
+            // Writing to a text cannot fail.
+            let _ = write!(text, "{separator}{at}: {why}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(port: u16, epoch: u64) -> Word {
+        Word::Names(Named { host: "10.0.0.1".to_owned(), port, epoch, others: 2 })
+    }
+
+    fn silent(before: &Word) -> Word {
+        before.silenced("refused".into())
+    }
+
+    fn at(port: u16) -> Address {
+        Address::Tcp { host: "10.0.0.1".to_owned(), port, tls: false }
+    }
+
+    /// The port that is decided for, where these say so and this port is followed: 0 if there is none yet, or `None` if
+    /// nobody names one.
+    fn decided(words: &[Word], followed: u16) -> Option<u16> {
+        let words: Vec<(String, Word)> =
+            words.iter().enumerate().map(|(number, word)| (format!("s{number}:1"), word.clone())).collect();
+        let followed = (followed != 0).then(|| at(followed));
+        match decide("main", &words, followed.as_ref()) {
+            Verdict::Awaited => Some(0),
+            Verdict::Master { named, .. } => Some(named.port),
+            Verdict::Nobody(_) => None,
+        }
+    }
+
+    #[test]
+    fn who_has_heard_of_the_latest_election_is_believed_however_many_have_not() {
+        assert_eq!(decided(&[names(1, 3), names(1, 3), names(2, 4)], 1), Some(2));
+        assert_eq!(decided(&[names(2, 4), names(1, 3), names(1, 3)], 2), Some(2), "one is cut off and back");
+        assert_eq!(decided(&[names(1, 3), names(2, 4), Word::Unknown], 0), Some(2));
+    }
+
+    #[test]
+    fn of_one_election_the_followed_master_stays_and_else_most_decide() {
+        let equal = [names(1, 0), names(2, 0), names(2, 0)];
+        assert_eq!(decided(&equal, 1), Some(1));
+        assert_eq!(decided(&equal, 0), Some(2));
+        assert_eq!(decided(&equal, 7), Some(2));
+        assert_eq!(decided(&equal[..2], 0), Some(1), "the first, for want of more");
+    }
+
+    #[test]
+    fn the_first_to_answer_does_not_decide_alone_while_others_may_answer_still() {
+        let (awaited, silent) = (Word::Awaited, Word::Awaited.silenced("refused".into()));
+        assert_eq!(decided(&[awaited.clone(), names(1, 3), awaited.clone()], 0), Some(0));
+        assert_eq!(decided(&[awaited.clone(), names(1, 3), names(1, 3)], 0), Some(1));
+        assert_eq!(decided(&[silent.clone(), names(1, 3), awaited.clone()], 0), Some(0));
+        assert_eq!(decided(&[silent.clone(), names(1, 3), silent.clone()], 0), Some(1));
+        assert_eq!(decided(&[awaited.clone(), silent.clone(), Word::Unknown], 0), Some(0));
+        assert_eq!(decided(&[silent.clone(), silent, Word::Unknown], 0), None);
+        assert_eq!(
+            decided(&[names(2, 4), awaited.clone(), awaited], 1),
+            Some(2),
+            "one is followed: no time is lost"
+        );
+    }
+
+    #[test]
+    fn what_one_said_before_it_fell_silent_holds_until_most_say_otherwise() {
+        let last = silent(&names(2, 4));
+        assert_eq!(decided(&[last.clone(), names(1, 3), silent(&names(1, 3))], 2), Some(2));
+        assert_eq!(decided(&[last.clone(), names(1, 0), names(1, 0)], 2), Some(1), "they were set up anew");
+        let alone = [last.clone(), names(1, 3)];
+        assert_eq!(decided(&alone, 2), Some(2), "there is a third, which is not in the configuration");
+        assert_eq!(decided(&[last.clone(), last.clone(), last], 2), Some(2));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_in_words_for_each() {
+        let words = |words: &[Word]| -> Vec<(String, Word)> {
+            words.iter().map(|word| ("s:1".to_owned(), word.clone())).collect()
+        };
+        let told = |list: &[Word], followed: Option<&Address>| match decide("main", &words(list), followed) {
+            Verdict::Nobody(why) => why,
+            Verdict::Master { trouble, .. } => trouble.unwrap_or_default(),
+            Verdict::Awaited => "awaited".to_owned(),
+        };
+        let mute = silent(&Word::Awaited);
+        assert_eq!(
+            told(&[mute.clone(), mute.clone()], None),
+            "no Sentinel answers: s:1: refused; s:1: refused"
+        );
+        let unknown = told(&[mute, Word::Unknown], None);
+        assert!(
+            unknown.contains("knows a master \"main\"") && unknown.ends_with("s:1: refused"),
+            "{unknown}"
+        );
+        let gone = silent(&names(1, 3));
+        assert!(told(&[gone.clone(), gone.clone()], Some(&at(1))).starts_with("no Sentinel answers"));
+        assert_eq!(told(&[gone, names(1, 3)], Some(&at(1))), "");
+    }
+}

@@ -1,0 +1,185 @@
+//! Which server is the master, as Redis Sentinel says: every Sentinel is asked, and asked again at once when it tells of a
+//! change.
+
+mod ask;
+mod decide;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::ask::Asker;
+use self::decide::{Named, Verdict, Word, decide};
+use super::access::login;
+use super::address::{self, Address};
+use super::config::Config;
+use super::dial::DialError;
+use super::tls;
+use crate::broker::measure::BrokerMetrics;
+use crate::telemetry::Reminder;
+
+/// All Sentinels of the configuration, and what has come of asking them.
+pub(super) struct Sentinels {
+    board: Arc<Board>,
+    known: watch::Receiver<Known>,
+    _askers: Vec<AbortOnDropHandle<()>>,
+}
+
+/// What is known of the master.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// Once one is known there always is: it is used until another takes its place, whatever becomes of the Sentinels.
+    master: Option<Arc<Address>>,
+    /// Why nobody says who it is. `None` with no master: it is not known yet.
+    trouble: Option<Arc<str>>,
+}
+
+/// Where each Sentinel's last word is.
+#[derive(Debug)]
+struct Board {
+    /// What the master is called.
+    name: String,
+    /// Whether it is reached over TLS.
+    tls: bool,
+    /// In the order of the configuration, each with the Sentinel's address.
+    words: Mutex<Vec<(String, Word)>>,
+    known: watch::Sender<Known>,
+    metrics: Arc<BrokerMetrics>,
+    reminder: Mutex<Reminder>,
+}
+
+impl Sentinels {
+    /// Begins to ask and returns at once. Must be called within a tokio runtime.
+    pub(super) fn start(
+        config: &Config,
+        client_name: &str,
+        metrics: &Arc<BrokerMetrics>,
+    ) -> Result<Self, DialError> {
+        let file = config.sentinel_password_file.as_deref();
+        let login = login(&config.sentinel_user, &config.sentinel_password, file)?;
+        let tls = config.sentinel_tls.then(|| tls::connector(config)).transpose()?;
+        let (sender, known) = watch::channel(Known::default());
+        let asked = config.addresses.iter().map(|address| (address.clone(), Word::Awaited)).collect();
+        let board = Arc::new(Board {
+            name: config.sentinel_master.clone(),
+            tls: config.tls,
+            words: Mutex::new(asked),
+            known: sender,
+            metrics: metrics.clone(),
+            reminder: Mutex::default(),
+        });
+        let mut askers = Vec::with_capacity(config.addresses.len());
+        for (number, text) in config.addresses.iter().enumerate() {
+            let (host, port) =
+                address::host_and_port(text).map_err(|problem| DialError::Url(problem.to_owned()))?;
+            let asker = Asker {
+                board: board.clone(),
+                number,
+                address: Address::Tcp { host, port, tls: config.sentinel_tls },
+                login: login.clone(),
+                tls: tls.clone(),
+                client_name: client_name.to_owned(),
+                timeout: config.timeout(),
+                interval: config.ping(),
+                pause_max: config.reconnect_max(),
+            };
+            askers.push(AbortOnDropHandle::new(tokio::spawn(asker.run())));
+        }
+        Ok(Self { board, known, _askers: askers })
+    }
+
+    /// The master, or why none is known. Waits while it may still become known by the first answers.
+    pub(super) async fn master(&self) -> Result<Arc<Address>, Arc<str>> {
+        let mut known = self.known.clone();
+        let settled = known.wait_for(|known| known.master.is_some() || known.trouble.is_some()).await;
+        let Ok(known) = settled.as_deref() else { return Err("Sentinel is not asked any more".into()) };
+        known.master.clone().ok_or_else(|| known.trouble.clone().unwrap_or_default())
+    }
+
+    /// Returns when another server is the master, and says which.
+    pub(super) async fn another_than(&self, address: &Address) -> Arc<Address> {
+        let mut known = self.known.clone();
+        let is_another = |known: &Known| known.master.as_deref().is_some_and(|master| master != address);
+        let another = known.wait_for(is_another).await;
+        match another.ok().and_then(|known| known.master.clone()) {
+            Some(another) => another,
+            // The sender is this.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What keeps the Sentinels from saying who is master now, if anything does.
+    pub(super) fn trouble(&self) -> Option<Arc<str>> {
+        self.known.borrow().trouble.clone()
+    }
+}
+
+impl Board {
+    /// What a Sentinel says now, or that it says nothing.
+    fn note(&self, number: usize, say: impl FnOnce(&Word) -> Word) {
+        let mut words = self.words.lock();
+        let Some((_, word)) = words.get_mut(number) else { return };
+        *word = say(word);
+        let answering = words.iter().filter(|(_, word)| word.is_answer()).count();
+        self.metrics.sentinels_up.set(answering as u64);
+        let followed = self.known.borrow().master.clone();
+        match decide(&self.name, &words, followed.as_deref()) {
+            Verdict::Awaited => {}
+            Verdict::Master { named, trouble } => self.follow(followed, named, trouble),
+            Verdict::Nobody(trouble) => {
+                if self.reminder.lock().is_due(&trouble, Instant::now()) {
+                    tracing::warn!(
+                        master = self.name,
+                        reason = trouble,
+                        "Sentinel does not say who is master"
+                    );
+                }
+                self.known.send_modify(|known| known.trouble = Some(trouble.into()));
+            }
+        }
+    }
+
+    fn follow(&self, followed: Option<Arc<Address>>, named: &Named, trouble: Option<String>) {
+        if trouble.is_none() {
+            self.reminder.lock().over(Instant::now());
+        }
+        let epoch = named.epoch;
+        let (master, name) = (Arc::new(named.address(self.tls)), &self.name);
+        match &followed {
+            Some(followed) if *followed == master => {}
+            Some(followed) => {
+                self.metrics.master_changes.increment();
+                tracing::info!(name, from = %followed, to = %master, epoch, "Sentinel names another master");
+            }
+            None => tracing::info!(name, %master, epoch, "Sentinel names the master"),
+        }
+        let trouble: Option<Arc<str>> = trouble.map(Into::into);
+        self.known.send_if_modified(|known| {
+            let is_news = known.master.as_ref() != Some(&master) || known.trouble != trouble;
+            if is_news {
+                *known = Known { master: Some(master), trouble };
+            }
+            is_news
+        });
+    }
+}
+
+impl fmt::Display for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.board.name;
+        match &self.known.borrow().master {
+            Some(master) => write!(f, "{master}, master {name:?} of Sentinel"),
+            None => write!(f, "master {name:?} of Sentinel"),
+        }
+    }
+}
+
+impl fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sentinels").field("board", &self.board).finish_non_exhaustive()
+    }
+}

@@ -120,13 +120,16 @@ fn whole(bytes: impl Into<Bytes>) -> Body {
     Either::Left(Full::new(bytes.into()))
 }
 
+/// Which node keeps something of this name, if any does.
+type FindNode = dyn Fn(Box<str>) -> BoxFuture<'static, Option<Box<str>>> + Send + Sync;
+
 /// Where those go who have been let in, and what they send apart.
 #[derive(Clone)]
 pub(crate) struct Reception {
     receive: Arc<dyn Fn(Box<NewClient>) + Send + Sync>,
     tell: Arc<dyn Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync>,
     call: Arc<dyn Fn(Box<NewCaller>) + Send + Sync>,
-    find_node: Arc<dyn Fn(Box<str>) -> BoxFuture<'static, Option<Box<str>>> + Send + Sync>,
+    find_node: Arc<FindNode>,
 }
 
 /// Commands of a client, with the names of its node and session.

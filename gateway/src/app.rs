@@ -10,9 +10,6 @@ use futures_util::future::BoxFuture;
 use gateway_core::hub::DeflateOptions;
 use parking_lot::{Mutex, RwLock};
 use shared::id::NodeId;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -53,12 +50,14 @@ use crate::worker::{self, Seat, Worker};
 
 mod canary;
 mod connect;
+mod open_door;
 mod reload;
 
 pub use reload::{Load, ReloadError, Reloaded};
 
 use canary::keep_canary;
 use connect::Connected;
+use open_door::{listen, local_address, open_door};
 use reload::Reload;
 
 /// How old the last one that came back may be before clients are sent elsewhere.
@@ -555,40 +554,4 @@ fn graphql_fault(unusable: Vec<Unusable>) -> String {
 
 fn setup(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
     StartError::Setup(error.into())
-}
-
-fn open_door(
-    address: SocketAddr,
-    backlog: u32,
-) -> Result<(AsyncFd<mio::net::TcpListener>, SocketAddr), StartError> {
-    let socket = listen(address, backlog)?;
-    let bound = local_address(&socket, address)?;
-    Ok((for_accepting(socket).map_err(setup)?, bound))
-}
-
-fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> {
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restarted node must not wait for the connections of the last one to time out.
-        socket.set_reuseaddr(true)?;
-        // A publication is one write: nothing is gained by waiting for more. Accepted sockets take this over.
-        socket.set_nodelay(true)?;
-        socket.bind(address)?;
-        socket.listen(backlog)
-    };
-    bind().map_err(|error| StartError::Listen { address, error })
-}
-
-/// The listener as its own kind of event, so that a socket that is accepted is not put into a poll before anyone has
-/// to wait for it.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe for the sake of descriptors that change; a listener's does not"
-)]
-fn for_accepting(socket: TcpListener) -> std::io::Result<AsyncFd<mio::net::TcpListener>> {
-    AsyncFd::with_interest(mio::net::TcpListener::from_std(socket.into_std()?), Interest::READABLE)
-}
-
-fn local_address(socket: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
-    socket.local_addr().map_err(|error| StartError::Listen { address, error })
 }

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::demo;
 use crate::emitters::{self, Emitters};
 use crate::engine_io::EngineIo;
+use crate::feeds::{self, Feeds};
 use crate::graphql::Unusable;
 use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
@@ -81,6 +82,7 @@ pub struct App {
     api: Arc<Api>,
     pusher_api: Option<Arc<PusherApi>>,
     emitters: Option<Emitters>,
+    feeds: Option<Feeds>,
     /// Connections on which HTTP is spoken.
     http: TaskTracker,
     leaving: CancellationToken,
@@ -359,6 +361,14 @@ impl App {
             })
         });
         let emitters = emitters.transpose().map_err(setup)?;
+        let feeds = Feeds::start(feeds::Parts {
+            feeds: &config.feeds,
+            redis: &config.redis,
+            api: &config.api,
+            node: &node,
+            runtime: &runtime,
+        });
+        let feeds = Some(feeds.map_err(setup)?);
         readiness.set_started();
         tracing::info!(
             node = %node.name(), %client_address, %api_address, %internal_address, connections_max,
@@ -383,6 +393,7 @@ impl App {
             api,
             pusher_api,
             emitters,
+            feeds,
             http,
             leaving,
             stop,
@@ -449,6 +460,9 @@ impl App {
             tracing::warn!(connections = self.http.len(), "requests are left without an answer");
         }
 
+        if let Some(feeds) = self.feeds.take() {
+            self.runtime.block_on(feeds.shut_down());
+        }
         if let Some(emitters) = self.emitters.take() {
             self.runtime.block_on(emitters.shut_down());
         }

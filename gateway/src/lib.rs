@@ -33,6 +33,7 @@ pub mod worker;
 
 pub mod broker;
 pub mod demo;
+pub mod feeds;
 pub mod graphql;
 pub mod health;
 pub mod inspect;

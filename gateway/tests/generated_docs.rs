@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use tidegate::config::Config;
+use tidegate::feeds::config::Feed;
 use tidegate::graphql::config::Subscription;
 use tidegate::http::raw_paths::RawPath;
 use tidegate::pusher::config::App;
@@ -56,6 +57,9 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("broker", "src/broker/config.rs", "Config"),
     ("broker.memory", "src/broker/memory/config.rs", "Config"),
     ("redis", "src/broker/redis/config.rs", "Config"),
+    (FEED, "src/feeds/config.rs", "Feed"),
+    (FEED_FIELDS, "src/feeds/config.rs", "Fields"),
+    (FEED_REDIS_STREAM, "src/feeds/redis_stream/config.rs", "Config"),
     ("demo", "src/demo/config.rs", "Config"),
     ("drain", "core/src/drain.rs", "Settings"),
     ("telemetry", "src/telemetry/config.rs", "Config"),
@@ -70,6 +74,10 @@ const PUSHER_WEBHOOK: &str = "pusher.apps.NAME.webhooks.NAME";
 /// Stands for every section that is a namespace of Socket.IO, and for one of its events.
 const NAMESPACE: &str = "socketio.namespaces.\"/NAME\"";
 const EVENT: &str = "socketio.namespaces.\"/NAME\".events.EVENT";
+/// Stands for every section that is a feed, and for the sections within it.
+const FEED: &str = "feeds.NAME";
+const FEED_FIELDS: &str = "feeds.NAME.fields";
+const FEED_REDIS_STREAM: &str = "feeds.NAME.redis_stream";
 /// Stands for every section that is a bare endpoint's path.
 const RAW_PATH: &str = "raw.paths.\"/PATH\"";
 
@@ -88,7 +96,7 @@ fn every_section_and_key_is_on_the_page() {
     let defaults = toml::Value::try_from(Config::default()).unwrap();
     let mut missing = Vec::new();
     for (section, keys) in defaults.as_table().unwrap() {
-        if section == "namespaces" {
+        if section == "namespaces" || section == "feeds" {
             continue;
         }
         let Some((_, file, name)) = SECTIONS.iter().find(|(listed, _, _)| listed == section) else {
@@ -134,6 +142,7 @@ fn configuration() -> String {
         let of_app = toml::Value::try_from(App::default()).unwrap();
         let of_webhook = toml::Value::try_from(Webhook::default()).unwrap();
         let of_namespace = toml::Value::try_from(Namespace::default()).unwrap();
+        let of_feed = toml::Value::try_from(Feed::default()).unwrap();
         let of_event = toml::Value::try_from(EventRule::default()).unwrap();
         let of_field = toml::Value::try_from(Subscription::default()).unwrap();
         let set = match *section {
@@ -143,6 +152,9 @@ fn configuration() -> String {
             NAMESPACE => Some(&of_namespace),
             EVENT => Some(&of_event),
             GRAPHQL_FIELD => Some(&of_field),
+            FEED => Some(&of_feed),
+            FEED_FIELDS => of_feed.get("fields"),
+            FEED_REDIS_STREAM => of_feed.get("redis_stream"),
             section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),
         };
         let mut head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n";

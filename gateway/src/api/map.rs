@@ -9,7 +9,7 @@ use shared::error::ErrorCode;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 
-use super::publish::{idempotency, version};
+use super::message::{idempotency, version};
 use super::refused::Refused;
 use super::request;
 use super::run::Call;

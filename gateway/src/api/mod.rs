@@ -13,6 +13,7 @@ mod config;
 mod keys;
 mod list;
 mod map;
+mod message;
 mod openapi;
 mod poll;
 mod publish;
@@ -29,6 +30,7 @@ pub mod update;
 
 pub use by_client::ByClient;
 pub use config::{Config, ErrorMode};
+pub(crate) use message::{Content, Message, channel};
 pub(crate) use serve::Reload;
 pub use serve::{Api, PREFIX};
 

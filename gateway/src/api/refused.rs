@@ -20,7 +20,7 @@ const OUTCOME_UNKNOWN_OF_PUBLISHING: &str = "the outcome is unknown, it may have
 
 /// An error of the protocol or of the application: a code that programs know and a message for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     refusal: Refusal,
     /// What in the request was wrong, beyond what the code says.
     detail: Option<Cow<'static, str>>,
@@ -62,11 +62,16 @@ impl Refused {
         out.put_slice(b"{\"code\":");
         out.put_slice(self.refusal.code.to_string().as_bytes());
         out.put_slice(b",\"message\":");
-        match &self.detail {
-            Some(detail) => write_string(&format!("{}: {detail}", self.refusal.message), out),
-            None => write_string(&self.refusal.message, out),
-        }
+        write_string(&self.told(), out);
         out.put_u8(b'}');
+    }
+
+    /// The same for people.
+    pub(crate) fn told(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail}", self.refusal.message),
+            None => self.refusal.message.to_string(),
+        }
     }
 
     /// Which of the gateway's own it is.

@@ -12,6 +12,8 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::message::Content;
+
 mod map;
 mod socketio;
 
@@ -144,20 +146,6 @@ pub(super) struct Batch<'a> {
     pub(super) commands: Vec<Command<'a>>,
     #[serde(deserialize_with = "or_default")]
     pub(super) parallel: bool,
-}
-
-/// What publish and broadcast have in common.
-#[derive(Debug)]
-pub(super) struct Content<'a> {
-    pub(super) data: Option<&'a RawValue>,
-    pub(super) b64data: &'a str,
-    pub(super) skip_history: bool,
-    pub(super) tags: &'a BTreeMap<Box<str>, Box<str>>,
-    pub(super) idempotency_key: &'a str,
-    pub(super) version: u64,
-    pub(super) version_epoch: &'a str,
-    pub(super) delta: bool,
-    pub(super) key: Option<&'a str>,
 }
 
 macro_rules! with_content {

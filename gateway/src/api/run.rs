@@ -7,12 +7,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use gateway_core::channel_rules::ChannelOptions;
 use rustc_hash::FxHashMap;
-use shared::channel::{CHANNEL_BYTES_MAX, Channel};
+use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::protocol::socketio::Namespaces;
 
 use super::answer::Answer;
 use super::config::Config;
+use super::message;
 use super::refused::Refused;
 use super::request::{Batch, Command};
 use super::room::Room;
@@ -130,12 +131,7 @@ impl<'a> Call<'a> {
 
     /// The channel of this name and its options.
     pub(super) fn channel(&self, name: &str) -> Result<(Channel, Arc<ChannelOptions>), Refused> {
-        let rules = self.node.rules();
-        let channel = rules
-            .channel(name, CHANNEL_BYTES_MAX)
-            .map_err(|error| Refused::bad_request(error.to_string()))?;
-        let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?.clone();
-        Ok((channel, options))
+        message::channel(&self.node.rules(), name)
     }
 
     pub(super) fn in_time(&self) -> Result<(), Refused> {

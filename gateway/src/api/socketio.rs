@@ -7,7 +7,7 @@ use shared::protocol::socketio::{ARGUMENTS_MAX, Namespace, binary_fault, parse_s
 use shared::publication::is_too_deep;
 
 use super::list::{ConnectionList, Listing, Rest};
-use super::publish::idempotency;
+use super::message::idempotency;
 use super::refused::Refused;
 use super::request::{SocketioDisconnect, SocketioEmit, SocketioJoin, SocketioLeave, SocketioSockets, Text};
 use super::run::Call;

@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use super::Config;
+use crate::feeds::config::Feed;
 use crate::graphql::config::Subscription;
 use crate::http::raw_paths::RawPath;
 use crate::pusher::config::App;
@@ -42,6 +43,8 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
             tables(one.get_mut(*named)).for_each(|one| keep_changed(one, defaults));
         }
     }
+    let of_feed = Table::try_from(Feed::default()).unwrap_or_default();
+    tables(set.get_mut("feeds")).for_each(|one| keep_changed(one, &of_feed));
     let namespaces = set.remove("namespaces").filter(|namespaces| namespaces != &Value::Table(Table::new()));
     keep_changed(&mut set, &defaults);
     set.extend(namespaces.map(|namespaces| ("namespaces".to_owned(), namespaces)));

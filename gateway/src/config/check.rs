@@ -6,6 +6,7 @@ use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
 use super::{Config, check_channels};
+use crate::feeds;
 use crate::http::raw_paths::Messages;
 use crate::http::{event_stream, graphql, pages};
 use crate::setting::Faults;
@@ -98,6 +99,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("backend", &|faults| config.backend.check(faults));
     section("broker", &|faults| config.broker.check(faults));
     section("redis", &|faults| config.redis.check(faults));
+    section("feeds", &|faults| feeds::config::check(&config.feeds, faults));
     found
 }
 

@@ -51,6 +51,13 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     if let Some(Err(error)) = backend.ca_file.as_deref().map(readable) {
         found.push(("backend.ca_file".to_owned(), format!("cannot be read: {error}")));
     }
+    for (name, feed) in &config.feeds {
+        for (key, file) in feed.files() {
+            if let Err(error) = readable(file) {
+                found.push((format!("feeds.{name}.{key}"), format!("cannot be read: {error}")));
+            }
+        }
+    }
     let emitters = &config.socketio.emitters;
     for (key, file) in [
         ("socketio.emitters.ca_file", &emitters.ca_file),

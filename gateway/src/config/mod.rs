@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::client_ip::TrustedProxies;
 use crate::{
-    admission, api, auth, backend, broker, client, demo, graphql, http, listener, node, poll, pusher,
+    admission, api, auth, backend, broker, client, demo, feeds, graphql, http, listener, node, poll, pusher,
     socketio, telemetry, worker,
 };
 
@@ -71,6 +71,8 @@ pub struct Config {
     pub broker: broker::Config,
     /// Used by `broker.kind = "redis"`.
     pub redis: broker::redis::Config,
+    /// Records that are published as they come into a source outside.
+    pub feeds: BTreeMap<String, feeds::config::Feed>,
     pub demo: demo::config::Config,
     pub drain: gateway_core::drain::Settings,
     pub telemetry: telemetry::Config,

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Config;
 use super::lines::Lines;
 use super::tree::Node;
+use crate::feeds::config::Feed;
 use crate::graphql::config::Subscription;
 use crate::http::raw_paths::RawPath;
 use crate::pusher::config::App;
@@ -41,6 +42,7 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
     let of_webhook = serde_json::to_value(Webhook::default()).unwrap_or_default();
     let of_namespace = serde_json::to_value(Namespace::default()).unwrap_or_default();
     let of_event = serde_json::to_value(EventRule::default()).unwrap_or_default();
+    let of_feed = serde_json::to_value(Feed::default()).unwrap_or_default();
     let set = |(path, value): (Vec<String>, Value)| {
         // A namespace begins with the options that channels without one begin with.
         let of_default = match &path[..] {
@@ -61,6 +63,9 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
             }
             [graphql, fields, _, key] if graphql == "graphql" && fields == "subscriptions" => {
                 of_field.get(key)
+            }
+            [feeds, _, key @ ..] if feeds == "feeds" => {
+                key.iter().try_fold(&of_feed, |section, key| section.get(key))
             }
             path => defaults.get(path).copied(),
         };

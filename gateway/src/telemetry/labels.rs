@@ -73,16 +73,18 @@ pub enum Source {
     Client,
     /// Through the broker, from any node.
     Node,
+    Feed,
 }
 
 impl Source {
-    pub const ALL: [Self; 3] = [Self::Api, Self::Client, Self::Node];
+    pub const ALL: [Self; 4] = [Self::Api, Self::Client, Self::Node, Self::Feed];
 
     pub fn label(self) -> &'static str {
         match self {
             Self::Api => "api",
             Self::Client => "client",
             Self::Node => "node",
+            Self::Feed => "feed",
         }
     }
 }

@@ -14,6 +14,7 @@ use shared::refusal::Refusal;
 
 use super::backend::{BackendMetrics, EventsMetrics, HookMetrics};
 use super::emitters::EmittersMetrics;
+use super::feeds::FeedsMetrics;
 use super::labels::{Drop, Handshake, Panic, PastFrom, Polled, Reloaded, Source};
 use super::names;
 use super::register::{
@@ -119,6 +120,7 @@ pub struct Metrics {
     config_hash: IntGauge,
     backend: BackendMetrics,
     emitters: EmittersMetrics,
+    pub(super) feeds: FeedsMetrics,
     pub poll_channels: IntGauge,
     pub poll_keys: IntGauge,
     pub poll_client_keys: IntGauge,
@@ -277,6 +279,7 @@ impl Metrics {
             config_hash: gauge(r, names::CONFIG_HASH),
             backend: BackendMetrics::new(r),
             emitters: EmittersMetrics::new(r),
+            feeds: FeedsMetrics::new(r),
             poll_channels: gauge(r, names::POLL_CHANNELS),
             poll_keys: gauge(r, names::POLL_KEYS),
             poll_client_keys: gauge(r, names::POLL_CLIENT_KEYS),
@@ -541,6 +544,7 @@ mod tests {
         metrics.node_asked("answered");
         metrics.socketio.entered("/", 1);
         metrics.emitters().message("event", "sent", 1);
+        metrics.feed("orders").lag(Some(0), None);
         metrics.graphql_operation("refused");
         let hook = metrics.hook("connect", &["timeout"]);
         hook.seconds.observe(0.1);

@@ -4,6 +4,7 @@ mod answer;
 pub mod backend;
 mod config;
 pub mod emitters;
+pub mod feeds;
 pub mod labels;
 pub mod logs;
 pub mod metrics;

@@ -98,7 +98,7 @@ metrics! {
         "Commands that clients had sent before they left and that were not carried out within `websocket.finish_timeout_ms`.";
 
     "Publications":
-    PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `node`"]
+    PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `node`, `feed`"]
         "Publications received: from the server API, from this node's clients, and through the broker.";
     PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`behind`, `unreachable` and `timeout`: not sent; `unanswered`: sent, outcome unknown; `unexpected`; or what Redis refuses: `readonly`, `oom`, `misconf`, `noreplicas`, `noperm`, `loading`, `moved`, `clusterdown`, `masterdown`, `noscript`, `busy`, `unknown_command`, `other`"]
         "Publications that the broker did not take.";
@@ -238,6 +238,24 @@ metrics! {
         "1 on the one node of the cluster that carries out what emitters say.";
     EMITTERS_WAITING_BYTES Gauge "socketio_emitters_waiting_bytes" []
         "Messages of emitters that this node has heard and does not know to be done.";
+
+    "Feeds":
+    FEED_READ_TOTAL Counter "feed_read_total" ["feed": "the name of a section `feeds.NAME`"]
+        "Records that this node has read, those included that it reads again.";
+    FEED_RECORDS_TOTAL Counter "feed_records_total" ["feed": "the name of a section `feeds.NAME`", "result": "`published`; `repeated`: nothing new, as it was published before or its version is no newer; `dead_lettered`"]
+        "Records that this node is done with, by what came of them.";
+    FEED_RETRIES_TOTAL Counter "feed_retries_total" ["feed": "the name of a section `feeds.NAME`"]
+        "Times this node had to pause and try again, because the source or the broker was away.";
+    FEED_CONNECTED Gauge "feed_connected" ["feed": "the name of a section `feeds.NAME`"]
+        "1 while this node can use the source.";
+    FEED_READER Gauge "feed_reader" ["feed": "the name of a section `feeds.NAME`"]
+        "1 on the one node that reads the feed.";
+    FEED_HELD_RECORDS Gauge "feed_held_records" ["feed": "the name of a section `feeds.NAME`"]
+        "Records that this node has read and is not done with.";
+    FEED_BEHIND_RECORDS Gauge "feed_behind_records" ["feed": "the name of a section `feeds.NAME`"]
+        "Records in the source that are not done with. Only the node that reads shows it, and only where the source can tell.";
+    FEED_OLDEST_SECONDS Gauge "feed_oldest_seconds" ["feed": "the name of a section `feeds.NAME`"]
+        "How old the oldest of them is. Shown as the one before.";
 
     "Polled channels":
     POLL_CHANNELS Gauge "poll_channels" []

@@ -10,6 +10,8 @@ mod application;
 #[path = "../support/client.rs"]
 #[allow(dead_code, reason = "a small language is defined whole")]
 mod client;
+#[path = "../support/feeds.rs"]
+mod feeds;
 #[path = "../support/gateway.rs"]
 #[allow(dead_code, reason = "a small language is defined whole")]
 mod gateway;
@@ -58,6 +60,7 @@ mod polls_backends;
 mod polls_over_engine_io;
 mod publishes_on_workers;
 mod reaches_by_response;
+mod reads_feeds;
 mod recovers_slowly;
 mod resumes_sessions;
 mod sends_what_is_wanted;

@@ -60,6 +60,12 @@ pub(super) struct Opened {
     pub(super) at: Arc<Address>,
 }
 
+/// An open connection of a part that reads what others keep in a Redis, and keeps nothing of the broker's there.
+pub(crate) struct Plain {
+    pub(crate) connection: MultiplexedConnection,
+    _driver: AbortOnDropHandle<()>,
+}
+
 /// Why no connection could be opened. Never holds the password.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -96,7 +102,7 @@ pub enum DialError {
 }
 
 impl Dialer {
-    pub(crate) fn new(config: &Config, access: &Arc<Access>, client_name: String) -> Self {
+    pub(super) fn new(config: &Config, access: &Arc<Access>, client_name: String) -> Self {
         let life = Keys::new(&config.prefix, access.login.db()).life().clone();
         Self { access: access.clone(), client_name, timeout: config.timeout(), life, tried: Mutex::new(None) }
     }
@@ -106,13 +112,40 @@ impl Dialer {
     }
 
     /// Where Redis is looked for, for logs.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         self.access.place.to_string()
     }
 
     /// Opens a connection for commands, or fails within the timeout.
     pub(super) async fn dial(&self) -> Result<Dialed, DialError> {
         self.reach(|at| async move { self.greet(self.connect(&at).await?, at).await }).await
+    }
+
+    /// Knows how to open connections of a part that is not the broker. Where Sentinel says who is master, it is asked from now on:
+    /// must be called within a tokio runtime.
+    pub(crate) fn of_another(config: &Config, client_name: String) -> Result<Self, DialError> {
+        let access = Arc::new(Access::new(config, &client_name, &Arc::default())?);
+        Ok(Self::new(config, &access, client_name))
+    }
+
+    /// Opens a connection for commands to a Redis that need not be the broker's, or fails within the timeout.
+    pub(crate) async fn dial_plain(&self) -> Result<Plain, DialError> {
+        self.reach(|at| async move {
+            // Deadlines are set by those who wait.
+            let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+            let stream = self.connect(&at).await?;
+            let (mut connection, driver) =
+                MultiplexedConnection::new_with_config(&self.access.login, stream, config).await?;
+            let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+            let mut set_name = redis::cmd("CLIENT");
+            set_name.arg("SETNAME").arg(&self.client_name);
+            // A managed Redis may forbid it; it is not needed to go on.
+            if let Err(error) = set_name.query_async::<Value>(&mut connection).await {
+                tracing::debug!(%error, "Redis does not take a client name");
+            }
+            Ok(Plain { connection, _driver: driver })
+        })
+        .await
     }
 
     /// Opens a connection for subscriptions, or fails within the timeout.

@@ -51,12 +51,11 @@ use tokio::sync::Semaphore;
 
 pub use config::{Config, RedisUrl};
 pub use dial::DialError;
-pub(crate) use dial::is_for_want_of_a_right;
+pub(crate) use dial::{Dialer, Plain, is_for_want_of_a_right};
 pub use mode::Mode;
 
 use self::access::Access;
 use self::canary::Canaries;
-use self::dial::Dialer;
 use self::epochs::KnownEpochs;
 use self::hold::State;
 use self::keys::Keys;

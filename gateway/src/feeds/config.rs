@@ -1,0 +1,268 @@
+//! The sections `feeds.NAME`: where records come from, and what their fields are called.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::redis_stream;
+use super::source::{Bounds, Word};
+use crate::setting::Faults;
+
+/// The most feeds. Each has a label of its own in metrics.
+const FEEDS_MAX: usize = 64;
+/// Longest name of a feed, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// Longest name of a field or column, in bytes: PostgreSQL cuts off what is longer.
+const FIELD_BYTES_MAX: usize = 63;
+
+/// Records that are published as they come into a source outside: see [feeds](feeds.md). `NAME` is of letters, digits, `-` and
+/// `_`, stands in metrics, and must be the same on all nodes. There are at most 64.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Feed {
+    /// What the source is: `redis_stream`. Its own settings are in the section of that name below this one.
+    pub kind: Option<Kind>,
+    /// The most records that are read at once. Nothing more is read until all of them are published or dead letters.
+    pub records_max: usize,
+    /// The most bytes of records that are read at once. One more record may come on top.
+    pub bytes_max: usize,
+    /// Longest record, in bytes of all its fields. Longer ones become dead letters without being read.
+    pub record_bytes_max: usize,
+    /// How long it is known that a record was published, in seconds: one that is read again within this time is not published
+    /// again.
+    pub idempotency_ttl_s: u64,
+    /// Longest pause before something is tried again that could not be done, in milliseconds: pauses are random and grow up to
+    /// this.
+    pub retry_max_ms: u64,
+    /// What fields of records, or columns, are called.
+    pub fields: Fields,
+    /// With `kind = "redis_stream"`.
+    pub redis_stream: redis_stream::Config,
+}
+
+/// Where records can come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    RedisStream,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            kind: None,
+            records_max: 256,
+            bytes_max: 4 << 20,
+            record_bytes_max: 1 << 20,
+            idempotency_ttl_s: 300,
+            retry_max_ms: 10_000,
+            fields: Fields::default(),
+            redis_stream: redis_stream::Config::default(),
+        }
+    }
+}
+
+/// What the fields of records, or the columns of a table, are called that say what is published. They mean what they mean in a
+/// body of [publish](server-api.md). Others are passed over.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fields {
+    /// The channel.
+    pub channel: String,
+    /// Several channels, as a list in JSON: in place of `channel`.
+    pub channels: String,
+    /// The data, in JSON.
+    pub data: String,
+    /// Data of any kind, in base64: in place of `data`.
+    pub b64data: String,
+    /// Tags, as an object of texts in JSON.
+    pub tags: String,
+    /// Of which value the data is the newest.
+    pub key: String,
+    /// What the publication is known by in place of the record's own position.
+    pub idempotency_key: String,
+    /// The version, a number.
+    pub version: String,
+    /// What versions are compared within.
+    pub version_epoch: String,
+    /// Whether the publication is kept out of the channel's history: `true` or `false`.
+    pub skip_history: String,
+    /// Whether subscribers may be sent what has changed in place of the data: `true` or `false`.
+    pub delta: String,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        let name = |word: Word| word.name().to_owned();
+        Self {
+            channel: name(Word::Channel),
+            channels: name(Word::Channels),
+            data: name(Word::Data),
+            b64data: name(Word::B64data),
+            tags: name(Word::Tags),
+            key: name(Word::Key),
+            idempotency_key: name(Word::IdempotencyKey),
+            version: name(Word::Version),
+            version_epoch: name(Word::VersionEpoch),
+            skip_history: name(Word::SkipHistory),
+            delta: name(Word::Delta),
+        }
+    }
+}
+
+impl Fields {
+    /// What each of them is called.
+    pub(super) fn names(&self) -> [(Word, &str); Word::COUNT] {
+        [
+            (Word::Channel, &self.channel),
+            (Word::Channels, &self.channels),
+            (Word::Data, &self.data),
+            (Word::B64data, &self.b64data),
+            (Word::Tags, &self.tags),
+            (Word::Key, &self.key),
+            (Word::IdempotencyKey, &self.idempotency_key),
+            (Word::Version, &self.version),
+            (Word::VersionEpoch, &self.version_epoch),
+            (Word::SkipHistory, &self.skip_history),
+            (Word::Delta, &self.delta),
+        ]
+    }
+
+    fn check(&self, faults: &mut Faults) {
+        let mut seen = BTreeSet::new();
+        for (word, name) in self.names() {
+            let key = format!("fields.{}", word.name());
+            if name.is_empty() || name.len() > FIELD_BYTES_MAX || name.chars().any(char::is_control) {
+                let problem =
+                    format!("must be of 1 to {FIELD_BYTES_MAX} bytes, none of them a control character");
+                faults.add(key, problem);
+            } else if !seen.insert(name) {
+                faults.add(key, format!("is \"{name}\", as another field is"));
+            }
+        }
+    }
+}
+
+impl Feed {
+    fn check(&self, faults: &mut Faults) {
+        if self.kind.is_none() {
+            faults.add("kind", "is missing: redis_stream is one");
+        }
+        faults.outside("records_max", self.records_max, 1..=10_000);
+        faults.outside("bytes_max", self.bytes_max, 1_024..=256 << 20);
+        faults.outside("record_bytes_max", self.record_bytes_max, 1_024..=64 << 20);
+        faults.outside("idempotency_ttl_s", self.idempotency_ttl_s, 60..=86_400);
+        faults.outside("retry_max_ms", self.retry_max_ms, 100..=600_000);
+        if self.record_bytes_max > self.bytes_max {
+            faults.add("record_bytes_max", "is more than bytes_max, the most that is read at once");
+        }
+        self.fields.check(faults);
+        let mut within = |section: &str, is_used: bool, is_set: bool, check: &dyn Fn(&mut Faults)| {
+            if !is_used {
+                if is_set && self.kind.is_some() {
+                    faults.add(section, format!("is of no use without kind = \"{section}\""));
+                }
+                return;
+            }
+            let mut found = Faults::default();
+            check(&mut found);
+            for (key, problem) in found.into_inner() {
+                faults.add(format!("{section}.{key}"), problem);
+            }
+        };
+        within(
+            "redis_stream",
+            self.kind == Some(Kind::RedisStream),
+            self.redis_stream != redis_stream::Config::default(),
+            &|found| self.redis_stream.check(found),
+        );
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        let Self { records_max, bytes_max, record_bytes_max, .. } = *self;
+        Bounds { records_max, bytes_max, record_bytes_max }
+    }
+
+    pub(super) fn idempotency_ttl(&self) -> Duration {
+        Duration::from_secs(self.idempotency_ttl_s)
+    }
+
+    pub(super) fn retry_max(&self) -> Duration {
+        Duration::from_millis(self.retry_max_ms)
+    }
+
+    /// Files that are named, by their keys.
+    pub(crate) fn files(&self) -> Vec<(&'static str, &std::path::Path)> {
+        match self.kind {
+            Some(Kind::RedisStream) => self.redis_stream.files(),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// What is wrong with any of them.
+pub(crate) fn check(feeds: &BTreeMap<String, Feed>, faults: &mut Faults) {
+    for (name, feed) in feeds {
+        let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_of_name) {
+            let problem = format!("is no name for a feed: 1 to {NAME_BYTES_MAX} of letters, digits, - and _");
+            faults.add(name, problem);
+        }
+        let mut found = Faults::default();
+        feed.check(&mut found);
+        for (key, problem) in found.into_inner() {
+            faults.add(format!("{name}.{key}"), problem);
+        }
+    }
+    if let Some(name) = feeds.keys().nth(FEEDS_MAX) {
+        faults.add(name, format!("is one too many: there may be {FEEDS_MAX}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faulty(toml: &str) -> Vec<String> {
+        let mut faults = Faults::default();
+        check(&toml::from_str(toml).unwrap(), &mut faults);
+        faults.into_inner().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_told_by_its_key_and_what_is_right_is_not() {
+        let good = "[orders]\nkind = \"redis_stream\"\n[orders.redis_stream]\nstream = \"orders\"\n";
+        assert_eq!(faulty(good), [""; 0]);
+        let bad = "[\"a b\"]\nrecords_max = 0\nbytes_max = 2048\nidempotency_ttl_s = 1\nretry_max_ms = 1\n\
+                   fields = { data = \"channel\", tags = \"\" }\n";
+        assert_eq!(
+            faulty(bad),
+            [
+                "a b",
+                "a b.kind",
+                "a b.records_max",
+                "a b.idempotency_ttl_s",
+                "a b.retry_max_ms",
+                "a b.record_bytes_max",
+                "a b.fields.data",
+                "a b.fields.tags"
+            ]
+        );
+        assert_eq!(faulty("[a]\nkind = \"redis_stream\"\n"), ["a.redis_stream.stream"]);
+        assert!(toml::from_str::<Feed>("kind = \"kafka\"").is_err(), "a kind that does not work is none");
+        assert!(toml::from_str::<Feed>("kinds = \"x\"").is_err());
+    }
+
+    #[test]
+    fn there_are_no_more_than_so_many() {
+        let one = |at: usize| {
+            format!(
+                "[f{at:03}]\nkind = \"redis_stream\"\n[f{at:03}.redis_stream]\nstream = \"s\"\ngroup = \"{at}\"\n"
+            )
+        };
+        let all = |count: usize| (0..count).map(one).collect::<String>();
+        assert_eq!(faulty(&all(FEEDS_MAX)), [""; 0]);
+        assert_eq!(faulty(&all(FEEDS_MAX + 1)), ["f064"]);
+    }
+}

@@ -1,0 +1,103 @@
+//! Publications from where data already is: each feed reads records from one source and publishes them, in order, once.
+//!
+//! Each feed is read by one node at a time, which its source sees to ([`source`]). What a record says is read as the server
+//! API reads it ([`record`]), what is read goes out channel by channel ([`work`]), and a record is let go of only when it is
+//! published, or was put where the source keeps what cannot be ([`run`]).
+
+pub mod config;
+mod record;
+pub mod redis_stream;
+mod run;
+mod source;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::config::{Feed, Kind};
+use self::run::Running;
+use self::source::Source;
+use crate::api;
+use crate::broker::redis::Config as Redis;
+use crate::node::Node;
+
+/// How long a node that stops may take to publish what it has read.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// The feeds of a node, which run.
+#[derive(Debug)]
+pub(crate) struct Feeds {
+    stop: CancellationToken,
+    running: Vec<(Arc<str>, JoinHandle<()>)>,
+}
+
+/// What they are made of.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) feeds: &'a BTreeMap<String, Feed>,
+    /// The section `redis`.
+    pub(crate) redis: &'a Redis,
+    /// The section `api`, whose bounds hold for records too.
+    pub(crate) api: &'a api::Config,
+    pub(crate) node: &'a Arc<Node>,
+    pub(crate) runtime: &'a Handle,
+}
+
+/// Why a feed cannot be begun with.
+#[derive(Debug, thiserror::Error)]
+#[error("feeds.{feed}: {problem}")]
+pub(crate) struct Unusable {
+    feed: Box<str>,
+    problem: String,
+}
+
+impl Feeds {
+    /// Begins to connect and returns at once.
+    pub(crate) fn start(parts: Parts<'_>) -> Result<Self, Unusable> {
+        let Parts { feeds, redis, api, node, runtime } = parts;
+        // Where Sentinel says who is master, it is asked from now on.
+        let _entered = runtime.enter();
+        let stop = CancellationToken::new();
+        let mut all = Vec::new();
+        for (name, feed) in feeds {
+            let unusable = |problem: String| Unusable { feed: (&**name).into(), problem };
+            let source = source(name, feed, redis, node).map_err(unusable)?;
+            let name: Arc<str> = (&**name).into();
+            all.push((name.clone(), Running::new(name, feed, api.clone(), node.clone(), source)));
+        }
+        // None runs unless all can.
+        let run = |(name, feed): (Arc<str>, Running)| (name, runtime.spawn(feed.run(stop.clone())));
+        let running = all.into_iter().map(run).collect();
+        Ok(Self { stop, running })
+    }
+
+    /// Publishes what was read, and leaves the rest to other nodes.
+    pub(crate) async fn shut_down(self) {
+        self.stop.cancel();
+        let until = tokio::time::Instant::now() + HAND_OVER;
+        for (feed, running) in self.running {
+            let abort = running.abort_handle();
+            if tokio::time::timeout_at(until, running).await.is_err() {
+                abort.abort();
+                tracing::warn!(%feed, "what was read last is left to other nodes, or to the next start");
+            }
+        }
+    }
+}
+
+/// The source that a feed is set to.
+fn source(name: &str, feed: &Feed, redis: &Redis, node: &Node) -> Result<Box<dyn Source>, String> {
+    match feed.kind {
+        Some(Kind::RedisStream) => {
+            let stream = redis_stream::RedisStream::new(name, feed, redis, &node.id.0);
+            Ok(Box::new(stream.map_err(|error| error.to_string())?))
+        }
+        // Settings are checked before anything is made of them.
+        None => Err("has no kind".to_owned()),
+    }
+}

@@ -1,0 +1,180 @@
+//! From what a record says to what is published: the fields that the server API has, and its rules.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::source::{Record, Said, Word};
+use crate::api::{Config, Content, Message};
+
+/// What a record asks for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) message: Message,
+    pub(super) channels: Vec<Box<str>>,
+}
+
+/// Reads it, or says why nothing can be published of it.
+pub(super) fn read(record: &Record, api: &Config) -> Result<Wanted, String> {
+    let said = record.said.as_ref().map_err(ToString::to_string)?;
+    let channels = channels(said, api.broadcast_channels_max)?;
+    let tags: BTreeMap<Box<str>, Box<str>> = json(said, Word::Tags)?.unwrap_or_default();
+    let (data, body) = match said.get(Word::Data) {
+        Some(bytes) if !bytes.is_empty() => {
+            let data: &RawValue = serde_json::from_slice(bytes).map_err(|error| wrong(Word::Data, error))?;
+            (Some(data), bytes.clone())
+        }
+        _ => (None, Bytes::new()),
+    };
+    let content = Content {
+        data,
+        b64data: text(said, Word::B64data)?,
+        skip_history: truth(said, Word::SkipHistory)?,
+        tags: &tags,
+        idempotency_key: text(said, Word::IdempotencyKey)?,
+        version: number(said, Word::Version)?,
+        version_epoch: text(said, Word::VersionEpoch)?,
+        delta: truth(said, Word::Delta)?,
+        key: Some(text(said, Word::Key)?).filter(|key| !key.is_empty()),
+    };
+    let message = Message::read(content, &body, api).map_err(|refused| refused.told())?;
+    Ok(Wanted { message, channels })
+}
+
+fn channels(said: &Said, max: usize) -> Result<Vec<Box<str>>, String> {
+    let one = text(said, Word::Channel)?;
+    let several: Vec<Box<str>> = json(said, Word::Channels)?.unwrap_or_default();
+    match (one, several.len()) {
+        ("", 0) => Err("it names no channel".to_owned()),
+        (one, 0) => Ok(vec![one.into()]),
+        ("", count) if count > max => Err(format!("it names more than {max} channels")),
+        ("", _) => Ok(several),
+        _ => Err("it has both channel and channels".to_owned()),
+    }
+}
+
+fn wrong(word: Word, problem: impl Display) -> String {
+    format!("{}: {problem}", word.name())
+}
+
+fn text(said: &Said, word: Word) -> Result<&str, String> {
+    let bytes = said.get(word).map_or(&b""[..], |bytes| bytes);
+    std::str::from_utf8(bytes).map_err(|error| wrong(word, error))
+}
+
+/// Nothing where the field is missing, empty or null.
+fn json<'a, T: serde::Deserialize<'a>>(said: &'a Said, word: Word) -> Result<Option<T>, String> {
+    match said.get(word) {
+        Some(bytes) if !bytes.is_empty() => serde_json::from_slice(bytes).map_err(|error| wrong(word, error)),
+        _ => Ok(None),
+    }
+}
+
+fn number(said: &Said, word: Word) -> Result<u64, String> {
+    match text(said, word)? {
+        "" => Ok(0),
+        text => text.parse().map_err(|_| wrong(word, "is no whole number of at least 0")),
+    }
+}
+
+fn truth(said: &Said, word: Word) -> Result<bool, String> {
+    match text(said, word)? {
+        "" | "false" | "f" | "0" => Ok(false),
+        "true" | "t" | "1" => Ok(true),
+        _ => Err(wrong(word, "is neither true nor false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_core::channel_rules::ChannelOptions;
+    use shared::channel::Channel;
+
+    use super::*;
+    use crate::broker::PublishRequest;
+
+    const WORDS: [Word; Word::COUNT] = [
+        Word::Channel,
+        Word::Channels,
+        Word::Data,
+        Word::B64data,
+        Word::Tags,
+        Word::Key,
+        Word::IdempotencyKey,
+        Word::Version,
+        Word::VersionEpoch,
+        Word::SkipHistory,
+        Word::Delta,
+    ];
+
+    fn record(fields: &[(&str, &str)]) -> Record {
+        let mut said = Said::default();
+        for (name, value) in fields {
+            let word = WORDS.into_iter().find(|word| word.name() == *name).unwrap();
+            said.set(word, Bytes::copy_from_slice(value.as_bytes()));
+        }
+        Record { position: "1-0".into(), said: Ok(said) }
+    }
+
+    fn asked(fields: &[(&str, &str)]) -> (Vec<Box<str>>, PublishRequest) {
+        let Wanted { message, channels } = read(&record(fields), &Config::default()).unwrap();
+        let channel = Channel::parse("x", 255).unwrap();
+        (channels, message.to(channel, &ChannelOptions::default()).unwrap())
+    }
+
+    #[test]
+    fn the_least_is_a_channel_and_data_and_the_data_is_not_changed() {
+        let (channels, request) = asked(&[("channel", "news"), ("data", "{ \"a\": 1 }")]);
+        assert_eq!(channels.join(" "), "news");
+        assert_eq!(&*request.publication.data.bytes, b"{ \"a\": 1 }");
+        assert_eq!((request.idempotency.is_none(), request.version.is_none()), (true, true));
+    }
+
+    #[test]
+    fn everything_that_can_be_said_is_heard() {
+        let (channels, request) = asked(&[
+            ("channels", "[\"a\",\"b\"]"),
+            ("b64data", "aGVsbG8="),
+            ("tags", "{\"t\":\"1\"}"),
+            ("idempotency_key", "k"),
+            ("version", "7"),
+            ("version_epoch", "e"),
+            ("delta", "t"),
+            ("skip_history", "1"),
+            ("key", ""),
+        ]);
+        assert_eq!(channels.join(" "), "a b");
+        let publication = &request.publication;
+        assert_eq!((&*publication.data.bytes, publication.delta), (&b"hello"[..], true));
+        assert_eq!(&*publication.tags["t"], "1");
+        assert_eq!(&*request.idempotency.unwrap().key, "k");
+        assert_eq!(request.version.map(|version| version.number), Some(7));
+    }
+
+    #[test]
+    fn what_cannot_be_published_is_told_with_the_field_that_is_wrong() {
+        let long = format!("\"{}\"", "x".repeat(256 * 1024));
+        for (fields, why) in [
+            (&[("data", "1")][..], "names no channel"),
+            (&[("channels", "[]"), ("data", "1")], "names no channel"),
+            (&[("channel", "a"), ("channels", "[\"b\"]"), ("data", "1")], "both channel and channels"),
+            (&[("channel", "a")], "no data"),
+            (&[("channel", "a"), ("data", "{")], "data: "),
+            (&[("channel", "a"), ("data", "1 2")], "data: "),
+            (&[("channel", "a"), ("data", &long)], "longer than"),
+            (&[("channel", "a"), ("b64data", "*")], "b64data: "),
+            (&[("channel", "a"), ("data", "1"), ("tags", "[]")], "tags: "),
+            (&[("channel", "a"), ("data", "1"), ("tags", "{\"a\":1}")], "tags: "),
+            (&[("channel", "a"), ("data", "1"), ("version", "-1")], "version: "),
+            (&[("channel", "a"), ("data", "1"), ("delta", "yes")], "delta: "),
+            (&[("channels", "a"), ("data", "1")], "channels: "),
+        ] {
+            let told = read(&record(fields), &Config::default()).unwrap_err();
+            assert!(told.contains(why), "{why}: {told}");
+        }
+        let unread = Record { said: Err(super::super::source::Unread::Gone), ..record(&[]) };
+        assert!(read(&unread, &Config::default()).is_err());
+    }
+}

@@ -1,0 +1,313 @@
+//! A stream in Redis, read by one node at a time as a consumer group with one consumer.
+//!
+//! The turn is a key beside the stream, and every read looks at it in the same script: who has lost the turn is handed out
+//! nothing more. What a node had that died is what the next one reads first, for all are the same consumer.
+
+mod config;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, RedisError, Script, Value};
+
+pub use self::config::{Config, From};
+use super::config::Feed;
+use super::source::{Bounds, Lag, Look, Record, Said, Settled, Source, SourceError, Taken, Unread, Word};
+use crate::broker::redis::{Config as Redis, DialError, Dialer, Plain};
+
+/// How long a turn holds from each time on that it is taken or kept.
+const TURN_HOLDS: Duration = Duration::from_secs(5);
+
+/// A call that waits for records is let wait this much longer than it should take.
+const SLACK: Duration = Duration::from_secs(2);
+
+static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/take.lua")));
+static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/settle.lua")));
+static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/look.lua")));
+static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/leave.lua")));
+
+/// The stream, and this node as its reader.
+pub(super) struct RedisStream {
+    dialer: Dialer,
+    timeout: Duration,
+    /// What the turn is called by that this node has.
+    reader: String,
+    stream: String,
+    turn: String,
+    dead_letters: String,
+    settings: Config,
+    bounds: Bounds,
+    /// The fields that are listened to, and what they are called.
+    words: Vec<(Word, Box<[u8]>)>,
+    open: Option<Open>,
+}
+
+/// Connections that are open.
+struct Open {
+    calls: Plain,
+    /// Where records are waited for: a call that waits holds up those behind it.
+    waits: Option<Plain>,
+    /// Behind which id records are read that had been handed out before, until there are no more of them.
+    again: Option<String>,
+    /// The last id that was handed out, as far as is known.
+    last: Option<String>,
+}
+
+impl RedisStream {
+    /// `node` is unique to this run of the node.
+    pub(super) fn new(name: &str, feed: &Feed, redis: &Redis, node: &str) -> Result<Self, DialError> {
+        let settings = feed.redis_stream.clone();
+        let redis = settings.redis(redis);
+        let dialer = Dialer::of_another(&redis, format!("{}:{node}:feed:{name}", redis.prefix))?;
+        let words = feed.fields.names().map(|(word, name)| (word, name.as_bytes().into()));
+        Ok(Self {
+            dialer,
+            timeout: redis.timeout(),
+            reader: node.to_owned(),
+            stream: settings.stream.clone(),
+            turn: format!("{}:{}:turn", settings.stream, settings.group),
+            dead_letters: settings.dead_letters(),
+            settings,
+            bounds: feed.bounds(),
+            words: words.into(),
+            open: None,
+        })
+    }
+
+    async fn take_next(&mut self) -> Result<Taken, SourceError> {
+        if self.open.is_none() {
+            let calls = self.dialer.dial_plain().await.map_err(|error| self.unreachable(&error))?;
+            self.open = Some(Open { calls, waits: None, again: Some("0-0".to_owned()), last: None });
+        }
+        loop {
+            let after = self.open.as_ref().and_then(|open| open.again.clone());
+            let mut call = TAKE.key(&self.stream);
+            call.key(&self.turn).arg(&self.reader).arg(TURN_HOLDS.as_millis() as u64);
+            call.arg(&self.settings.group).arg(after.as_deref().unwrap_or(">"));
+            let Bounds { records_max, bytes_max, record_bytes_max } = self.bounds;
+            call.arg(records_max).arg(bytes_max).arg(record_bytes_max);
+            let answer = match self.within(async |connection| call.invoke_async(connection).await).await {
+                Err(Failed::Refused(error)) if error.code() == Some("NOGROUP") => {
+                    self.make_group().await?;
+                    continue;
+                }
+                answer => answer.map_err(|failed| self.lost(&failed))?,
+            };
+            let given = self.given(answer).ok_or_else(|| self.lost(&Failed::Unexpected))?;
+            let Some(open) = &mut self.open else { return Err(self.lost(&Failed::Unexpected)) };
+            let Some(records) = given else {
+                open.again = Some("0-0".to_owned());
+                return Ok(Taken::NotOurs);
+            };
+            match (records.last(), after) {
+                (Some(last), Some(_)) => open.again = Some(String::from(&*last.position)),
+                (Some(last), None) => open.last = Some(String::from(&*last.position)),
+                // All of those are done with: now come those that nobody has had.
+                (None, Some(_)) => {
+                    open.again = None;
+                    continue;
+                }
+                (None, None) => {}
+            }
+            return Ok(Taken::Records(records));
+        }
+    }
+
+    /// None: it is another node's turn.
+    fn given(&self, answer: Value) -> Option<Option<Vec<Record>>> {
+        let Value::Array(answer) = answer else { return None };
+        let mut answer = answer.into_iter();
+        match answer.next()? {
+            Value::Int(0) => Some(None),
+            Value::Int(1) => answer.map(|record| self.record(record)).collect::<Option<Vec<_>>>().map(Some),
+            _ => None,
+        }
+    }
+
+    fn record(&self, record: Value) -> Option<Record> {
+        let Value::Array(record) = record else { return None };
+        let mut record = record.into_iter();
+        let position = String::from_redis_value(record.next()?).ok()?.into_boxed_str();
+        let said = match record.next() {
+            None => Err(Unread::Gone),
+            Some(Value::Int(bytes)) => {
+                let bytes = u64::try_from(bytes).unwrap_or(0);
+                Err(Unread::TooLong { bytes, max: self.bounds.record_bytes_max })
+            }
+            Some(Value::Array(fields)) => {
+                let mut said = Said::default();
+                let mut fields = fields.into_iter();
+                while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+                    let (Value::BulkString(name), Value::BulkString(value)) = (name, value) else {
+                        return None;
+                    };
+                    if let Some((word, _)) = self.words.iter().find(|(_, known)| **known == *name) {
+                        said.set(*word, Bytes::from(value));
+                    }
+                }
+                Ok(said)
+            }
+            Some(_) => return None,
+        };
+        Some(Record { position, said })
+    }
+
+    async fn make_group(&mut self) -> Result<(), SourceError> {
+        let from = match self.settings.from {
+            From::Beginning => "0",
+            From::End => "$",
+        };
+        let mut make = redis::cmd("XGROUP");
+        make.arg("CREATE").arg(&self.stream).arg(&self.settings.group).arg(from).arg("MKSTREAM");
+        match self.within(async |connection| make.query_async::<Value>(connection).await).await {
+            Ok(_) => {
+                let (stream, group) = (&self.stream, &self.settings.group);
+                tracing::info!(stream, group, from, "the consumer group was not there and is made");
+                Ok(())
+            }
+            // Another node was first.
+            Err(Failed::Refused(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
+            Err(failed) => Err(self.lost(&failed)),
+        }
+    }
+
+    async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), SourceError> {
+        let (dead, done): (Vec<_>, Vec<_>) = settled.into_iter().partition(|one| one.dead.is_some());
+        let mut call = SETTLE.key(&self.stream);
+        call.key(&self.dead_letters).arg(&self.settings.group).arg(self.settings.dead_letters_max);
+        call.arg(u8::from(self.settings.delete)).arg(done.len());
+        for Settled { position, .. } in &done {
+            call.arg(&**position);
+        }
+        for Settled { position, dead } in &dead {
+            call.arg(&**position).arg(dead.as_deref().unwrap_or_default());
+        }
+        let settled = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
+        settled.map(drop).map_err(|failed| self.lost(&failed))
+    }
+
+    async fn look_at(&mut self) -> Result<Look, SourceError> {
+        let mut call = LOOK.key(&self.stream);
+        call.key(&self.turn).arg(&self.reader).arg(TURN_HOLDS.as_millis() as u64).arg(&self.settings.group);
+        let answer = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
+        let answer = answer.map_err(|failed| self.lost(&failed))?;
+        let not_ours = matches!(&answer, Value::Array(parts) if parts[..] == [Value::Int(0)]);
+        let Some(open) = &mut self.open else { return Ok(Look::NotOurs) };
+        if not_ours {
+            open.again = Some("0-0".to_owned());
+            return Ok(Look::NotOurs);
+        }
+        let Ok((_, last, behind, age)) = <(i64, String, i64, i64)>::from_redis_value(answer) else {
+            return Err(self.lost(&Failed::Unexpected));
+        };
+        open.last = Some(last);
+        let oldest = u64::try_from(age).ok().map(Duration::from_millis);
+        Ok(Look::Ours(Lag { records: u64::try_from(behind).ok(), oldest }))
+    }
+
+    async fn wait_for_more(&mut self, at_most: Duration) -> Result<(), SourceError> {
+        let dialer = &self.dialer;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(last) = open.last.clone() else { return Ok(()) };
+        if open.waits.is_none() {
+            match dialer.dial_plain().await {
+                Ok(plain) => open.waits = Some(plain),
+                Err(error) => return Err(self.unreachable(&error)),
+            }
+        }
+        let Some(waits) = &mut open.waits else { return Ok(()) };
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(at_most.as_millis() as u64);
+        read.arg("STREAMS").arg(&self.stream).arg(last);
+        let answer = read.query_async::<Value>(&mut waits.connection);
+        match tokio::time::timeout(at_most + SLACK, answer).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.lost(&Failed::Refused(error))),
+            Err(_) => Err(self.lost(&Failed::Late(at_most + SLACK))),
+        }
+    }
+
+    async fn give_back(&mut self) {
+        if self.open.is_none() {
+            return;
+        }
+        let mut call = LEAVE.key(&self.turn);
+        call.arg(&self.reader);
+        let left = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
+        if let Err(error) = left {
+            tracing::debug!(error = error.told(), "the turn to read a stream could not be given back");
+        }
+        self.open = None;
+    }
+
+    /// Runs a call within the timeout.
+    async fn within<T>(
+        &mut self,
+        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+    ) -> Result<T, Failed> {
+        let Some(open) = &mut self.open else { return Err(Failed::Unexpected) };
+        match tokio::time::timeout(self.timeout, call(&mut open.calls.connection)).await {
+            Ok(answer) => answer.map_err(Failed::Refused),
+            Err(_) => Err(Failed::Late(self.timeout)),
+        }
+    }
+
+    /// Whatever was refused or late, the next call begins with a new connection and with what was handed out before.
+    fn lost(&mut self, failed: &Failed) -> SourceError {
+        self.open = None;
+        SourceError(format!("stream {} at {}: {}", self.stream, self.dialer.place(), failed.told()))
+    }
+
+    fn unreachable(&self, error: &DialError) -> SourceError {
+        SourceError(format!("{}: {error}", self.dialer.place()))
+    }
+}
+
+/// Why a call came to nothing.
+enum Failed {
+    Refused(RedisError),
+    Late(Duration),
+    Unexpected,
+}
+
+impl Failed {
+    fn told(&self) -> String {
+        match self {
+            Self::Refused(error) => error.to_string(),
+            Self::Late(timeout) => format!("no answer within {} ms", timeout.as_millis()),
+            Self::Unexpected => "it answers something unexpected".to_owned(),
+        }
+    }
+}
+
+impl Source for RedisStream {
+    fn take(&mut self) -> BoxFuture<'_, Result<Taken, SourceError>> {
+        self.take_next().boxed()
+    }
+
+    fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>> {
+        self.let_go(settled).boxed()
+    }
+
+    fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>> {
+        self.look_at().boxed()
+    }
+
+    fn wait(&mut self, at_most: Duration) -> BoxFuture<'_, Result<(), SourceError>> {
+        self.wait_for_more(at_most).boxed()
+    }
+
+    fn leave(&mut self) -> BoxFuture<'_, ()> {
+        self.give_back().boxed()
+    }
+}
+
+impl std::fmt::Debug for RedisStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisStream").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,8 @@
+-- Gives the turn back, if it is this reader's.
+--
+-- KEYS  turn
+-- ARGV  reader
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  return redis.call('DEL', KEYS[1])
+end
+return 0

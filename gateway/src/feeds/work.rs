@@ -1,0 +1,188 @@
+//! What was read at once and is being published: channel by channel, each channel's in the order of the records.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::StreamExt;
+use rustc_hash::FxHashMap;
+
+use super::record::Wanted;
+use super::source::Settled;
+use crate::api;
+use crate::broker::{BrokerError, Published};
+use crate::node::Node;
+use crate::telemetry::labels::Source;
+
+/// Channels that are published to at once.
+const CONCURRENT: usize = 64;
+
+/// Records on their way.
+#[derive(Debug)]
+pub(super) struct Work {
+    records: Vec<OnItsWay>,
+    chains: Vec<Chain>,
+}
+
+#[derive(Debug)]
+struct OnItsWay {
+    position: Box<str>,
+    /// None: nothing can be published of it.
+    wanted: Option<Wanted>,
+    /// Channels it was not published to yet.
+    open: usize,
+    /// Whether any channel got it that had not had it before.
+    is_new: bool,
+    /// Why it will never be published, to one of its channels at least.
+    dead: Option<String>,
+    is_settled: bool,
+}
+
+/// The records for one channel, in their order.
+#[derive(Debug)]
+struct Chain {
+    channel: Box<str>,
+    waiting: VecDeque<usize>,
+}
+
+/// How far a chain has come.
+struct Came {
+    chain: Chain,
+    outcomes: Vec<(usize, Result<Published, String>)>,
+    /// Why it has come no further, for now.
+    failure: Option<BrokerError>,
+}
+
+/// Records that are done with, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) published: u64,
+    /// They had been published before.
+    pub(super) repeated: u64,
+    pub(super) dead: u64,
+}
+
+impl Work {
+    /// `records`: the position of each, and what is to become of it.
+    pub(super) fn new(records: impl Iterator<Item = (Box<str>, Result<Wanted, String>)>) -> Self {
+        let mut work = Self { records: Vec::new(), chains: Vec::new() };
+        let mut chains: FxHashMap<Box<str>, usize> = FxHashMap::default();
+        for (at, (position, wanted)) in records.enumerate() {
+            let (wanted, dead) = match wanted {
+                Ok(wanted) => (Some(wanted), None),
+                Err(why) => (None, Some(why)),
+            };
+            let channels = wanted.as_ref().map_or(&[][..], |wanted| &wanted.channels);
+            for channel in channels {
+                let chain = *chains.entry(channel.clone()).or_insert_with(|| {
+                    work.chains.push(Chain { channel: channel.clone(), waiting: VecDeque::new() });
+                    work.chains.len() - 1
+                });
+                work.chains[chain].waiting.push_back(at);
+            }
+            let open = channels.len();
+            let is_settled = false;
+            work.records.push(OnItsWay { position, wanted, open, is_new: false, dead, is_settled });
+        }
+        work
+    }
+
+    /// How many records are not done with.
+    pub(super) fn held(&self) -> usize {
+        self.records.iter().filter(|record| !record.is_settled).count()
+    }
+
+    /// Publishes what it can. Says why not all, if there is something left that may be published later.
+    pub(super) async fn publish(&mut self, node: &Node) -> Option<BrokerError> {
+        let chains = std::mem::take(&mut self.chains);
+        // Once one channel has to wait, others need not find out one after the other that they have to.
+        let is_stuck = AtomicBool::new(false);
+        let came: Vec<Came> = {
+            let (records, is_stuck) = (&self.records, &is_stuck);
+            let running = chains.into_iter().map(|chain| follow(chain, records, node, is_stuck));
+            futures_util::stream::iter(running).buffer_unordered(CONCURRENT).collect().await
+        };
+        let mut failure = None;
+        for Came { chain, outcomes, failure: failed } in came {
+            for (at, outcome) in outcomes {
+                let record = &mut self.records[at];
+                record.open -= 1;
+                match outcome {
+                    Ok(published) => record.is_new |= !published.duplicate,
+                    Err(why) => record.dead = Some(format!("channel {}: {why}", chain.channel)),
+                }
+            }
+            if !chain.waiting.is_empty() {
+                self.chains.push(chain);
+            }
+            failure = failure.or(failed);
+        }
+        failure
+    }
+
+    /// What is done with and was not told before.
+    pub(super) fn take_settled(&mut self) -> (Vec<Settled>, Counts) {
+        let mut counts = Counts::default();
+        let mut settled = Vec::new();
+        for record in self.records.iter_mut().filter(|record| record.open == 0 && !record.is_settled) {
+            record.is_settled = true;
+            match (&record.dead, record.is_new) {
+                (Some(_), _) => counts.dead += 1,
+                (None, true) => counts.published += 1,
+                (None, false) => counts.repeated += 1,
+            }
+            // What it holds is needed no more.
+            record.wanted = None;
+            settled.push(Settled { position: record.position.clone(), dead: record.dead.take() });
+        }
+        (settled, counts)
+    }
+}
+
+/// Publishes one after the other, until one cannot be now. What follows that in the same channel has to wait.
+async fn follow(mut chain: Chain, records: &[OnItsWay], node: &Node, is_stuck: &AtomicBool) -> Came {
+    let mut outcomes = Vec::with_capacity(chain.waiting.len());
+    let mut failure = None;
+    while let Some(&at) = chain.waiting.front() {
+        if is_stuck.load(Ordering::Relaxed) {
+            break;
+        }
+        let Some(wanted) = &records[at].wanted else { break };
+        match publish(&chain.channel, wanted, node).await {
+            Ok(outcome) => outcomes.push((at, outcome)),
+            Err(error) => {
+                is_stuck.store(true, Ordering::Relaxed);
+                failure = Some(error);
+                break;
+            }
+        }
+        chain.waiting.pop_front();
+    }
+    Came { chain, outcomes, failure }
+}
+
+/// What came of it for good, or why it has to be tried again.
+async fn publish(
+    channel: &str,
+    wanted: &Wanted,
+    node: &Node,
+) -> Result<Result<Published, String>, BrokerError> {
+    let request = api::channel(&node.rules(), channel)
+        .and_then(|(channel, options)| wanted.message.to(channel, &options));
+    let request = match request {
+        Ok(request) => request,
+        Err(refused) => return Ok(Err(refused.told())),
+    };
+    match node.publish(request).await {
+        Ok(published) => {
+            node.metrics.publication_in(Source::Feed);
+            Ok(Ok(published))
+        }
+        Err(error) if is_for_good(&error) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether asking again cannot help.
+fn is_for_good(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::NotAvailable | BrokerError::Full)
+}

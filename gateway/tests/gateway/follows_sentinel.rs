@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::gateway::{Description, Gateway, PATIENCE, eventually, gateway};
+use crate::hears_emitters::{EMITTERS, emit};
 use crate::redis_server::RedisServer;
 use crate::survives_redis::{Load, accounts, followers};
 
@@ -335,6 +336,40 @@ async fn what_is_missing_is_told_in_words() {
     ports.push(crate::redis_server::free_port());
     ports.push(world.servers[0].port());
     serves(&gateway().over_sentinels(ports).start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_that_was_left_behind_is_not_believed_also_when_it_is_the_only_one_left() {
+    let mut world = World::with(&[], "", 1).await;
+    world.fail_over().await;
+    // It has heard of no election, and its master takes whatever it is given.
+    let forlorn = RedisServer::start();
+    let settings = format!("sentinel monitor watched 127.0.0.1 {} 1", forlorn.port());
+    let behind = RedisServer::start_sentinel_with(Path::new("redis-server"), &settings);
+    let ports = [behind.port(), world.sentinels[0].port()];
+    let node = gateway().over_sentinels(ports).start().await;
+    serves(&node).await;
+    world.sentinels[0].kill();
+    node.metric_becomes("tidegate_broker_sentinels_up", 1.0).await;
+    serves(&node).await;
+    assert_eq!(connections(&forlorn), 0);
+    assert_eq!(node.metric("tidegate_broker_master_changes_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn emitters_are_heard_at_the_new_master_too() {
+    let world = World::with(&[], "", 1).await;
+    let node = world.node().and(EMITTERS).start().await;
+    let heard = |port: u16| {
+        let server = world.servers.iter().find(|server| server.port() == port).expect("one of the two");
+        emit(server, "event", &[], &[], &[])
+    };
+    let old = master(&world.sentinels[0]);
+    eventually("they are heard", async || heard(old) == 1).await;
+    let new = world.fail_over().await;
+    eventually("they are heard there", async || heard(new) == 1).await;
+    eventually("they are heard nowhere else", async || heard(old) == 0).await;
+    node.metric_becomes("tidegate_socketio_emitters_link_up", 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

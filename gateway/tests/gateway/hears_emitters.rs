@@ -9,7 +9,7 @@ use crate::gateway::{Description, Gateway, eventually, gateway};
 use crate::redis_server::RedisServer;
 use crate::socketio::SocketIo;
 
-const EMITTERS: &str = r#"
+pub const EMITTERS: &str = r#"
 [socketio]
 enabled = true
 [socketio.namespaces."/"]
@@ -53,7 +53,7 @@ async fn hears(node: &Gateway) {
 }
 
 /// Publishes a message as an emitter with a parser of JSON does. Answers how many heard it.
-fn emit(redis: &RedisServer, event: &str, arguments: &[Value], rooms: &[&str], except: &[&str]) -> u64 {
+pub fn emit(redis: &RedisServer, event: &str, arguments: &[Value], rooms: &[&str], except: &[&str]) -> u64 {
     let mut data = vec![json!(event)];
     data.extend_from_slice(arguments);
     let options = json!({ "rooms": rooms, "flags": {}, "except": except });

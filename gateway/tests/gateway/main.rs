@@ -48,7 +48,7 @@ mod finishes_what_came;
 mod follows_sentinel;
 mod guards_connections;
 mod guards_the_door;
-mod hears_emitters;
+pub mod hears_emitters;
 mod keeps_maps_true;
 mod keeps_order;
 mod keeps_to_its_memory;

@@ -49,8 +49,8 @@ impl Access {
                 let tls = config.tls.then(|| tls::connector(config)).transpose()?;
                 let login = login(&config.user, &config.password, config.password_file.as_deref())?;
                 let login = login.set_db(config.database.into());
-                let place = Place::Named(Sentinels::start(config, name, metrics)?);
-                Ok(Self { place, login, tls })
+                let sentinels = Sentinels::start(config, (&login, tls.as_ref()), name, metrics)?;
+                Ok(Self { place: Place::Named(sentinels), login, tls })
             }
         }
     }

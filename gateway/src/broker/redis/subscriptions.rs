@@ -78,11 +78,16 @@ impl Subscriptions {
         Ok(from_hello(&self.ask(&hello).await?))
     }
 
+    /// Asks what the server is, as far as everyone may ask.
+    pub(super) async fn hello(&self) -> Result<Server, BrokerError> {
+        Ok(from_hello(&self.ask(&["HELLO"]).await?))
+    }
+
     /// Asks what the server is: by INFO, and where that is forbidden by what everyone may ask.
     pub(super) async fn identify(&self) -> Result<Server, BrokerError> {
         let server = self.ask(&["INFO", "server"]).await;
         if server.as_ref().is_err_and(is_for_want_of_a_right) {
-            return Ok(from_hello(&self.ask(&["HELLO"]).await?));
+            return self.hello().await;
         }
         let (server, replication) = (server?, self.ask(&["INFO", "replication"]).await?);
         Ok(Server::from_info(&String::from_utf8_lossy(&server), &String::from_utf8_lossy(&replication)))

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use redis::{FromRedisValue, RedisConnectionInfo, Value, parse_redis_value};
 use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
@@ -22,9 +23,13 @@ use super::decide::{Named, Word};
 use crate::broker::BrokerError;
 use crate::telemetry::Reminder;
 
-/// What Sentinels publish when another server becomes the master. The one that holds the election knows it by the second
-/// before it says the first.
-const EVENTS: [&str; 2] = ["+switch-master", "+promoted-slave"];
+/// What Sentinels publish when another server becomes the master. The one that holds the election says that it has told a
+/// replica to be master, up to a second later that it has become one, and at last that all others know.
+const EVENTS: [&str; 3] = ["+switch-master", "+promoted-slave", TOLD_TO_BE_MASTER];
+const TOLD_TO_BE_MASTER: &str = "+failover-state-wait-promotion";
+
+/// How often a replica that was told to be master is asked whether it is.
+const PROMOTION_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Asks one Sentinel.
 pub(super) struct Asker {
@@ -34,6 +39,9 @@ pub(super) struct Asker {
     pub(super) address: Address,
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<TlsConnector>,
+    /// The same for the servers that it watches.
+    pub(super) server_login: RedisConnectionInfo,
+    pub(super) server_tls: Option<TlsConnector>,
     pub(super) client_name: String,
     pub(super) timeout: Duration,
     /// How often it is asked while it says nothing by itself.
@@ -47,14 +55,29 @@ struct News {
     name: String,
     heard: AtomicU64,
     news: Notify,
+    /// The replica that was told last to be master.
+    chosen: Mutex<Option<(String, u16)>>,
+}
+
+/// The replica that a Sentinel has told to be master, and has not named yet.
+struct Chosen {
+    host: String,
+    port: u16,
+    /// It says so itself.
+    is_master: bool,
 }
 
 impl Receive for News {
     fn receive(&self, message: &Message) {
+        let data = message.data();
         // A Sentinel may watch many masters, and tells of each which one it is about.
-        if is_about(&self.name, &message.data()) {
-            self.news.notify_one();
+        if !is_about(&self.name, &data) {
+            return;
         }
+        if message.name() == TOLD_TO_BE_MASTER.as_bytes() {
+            *self.chosen.lock() = replica_in(&data);
+        }
+        self.news.notify_one();
     }
 
     fn heard(&self) -> &AtomicU64 {
@@ -62,8 +85,25 @@ impl Receive for News {
     }
 }
 
+/// For a connection on which nothing is subscribed.
+struct Nobody(AtomicU64);
+
+impl Receive for Nobody {
+    fn receive(&self, _: &Message) {}
+
+    fn heard(&self) -> &AtomicU64 {
+        &self.0
+    }
+}
+
 fn is_about(name: &str, data: &[u8]) -> bool {
     data.split(|byte| *byte == b' ').any(|word| word == name.as_bytes())
+}
+
+/// Where the replica is that an event is about: `slave NAME HOST PORT @ …`.
+fn replica_in(data: &[u8]) -> Option<(String, u16)> {
+    let mut words = std::str::from_utf8(data).ok()?.split(' ').skip(2);
+    Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
 }
 
 impl Asker {
@@ -94,7 +134,8 @@ impl Asker {
     async fn open(&self) -> Result<(Subscriptions, Driver, Arc<News>), DialError> {
         let stream = connect(&self.address, self.tls.as_ref()).await?;
         let name = self.board.name.clone();
-        let news = Arc::new(News { name, heard: AtomicU64::new(0), news: Notify::new() });
+        let (heard, news, chosen) = (AtomicU64::new(0), Notify::new(), Mutex::new(None));
+        let news = Arc::new(News { name, heard, news, chosen });
         let (connection, driver) = Subscriptions::open(stream, news.clone());
         let server = connection.greet(&self.login).await.map_err(DialError::Refused)?;
         if !server.is_sentinel() {
@@ -109,18 +150,58 @@ impl Asker {
         Ok((connection, driver, news))
     }
 
+    /// Waits for a replica that was told to be master, and answers whether it has become one. Ends for none but one that is
+    /// still to become it.
+    async fn becomes_master(&self, chosen: Option<&Chosen>) -> bool {
+        let Some(Chosen { host, port, is_master: false }) = chosen else {
+            return std::future::pending().await;
+        };
+        let address = Address::Tcp { host: host.clone(), port: *port, tls: self.board.tls };
+        let waiting = async {
+            // With the word to be master come words to close all connections.
+            while let Err(error) = self.is_master(&address).await {
+                tracing::debug!(%address, %error, "a replica that was told to be master cannot be asked");
+                tokio::time::sleep(PROMOTION_INTERVAL).await;
+            }
+        };
+        tokio::time::timeout(self.timeout, waiting).await.is_ok()
+    }
+
+    /// Asks a server until it is a master.
+    async fn is_master(&self, address: &Address) -> Result<(), DialError> {
+        let stream = connect(address, self.server_tls.as_ref()).await?;
+        let (connection, _driver) = Subscriptions::open(stream, Arc::new(Nobody(AtomicU64::new(0))));
+        let mut server = connection.greet(&self.server_login).await.map_err(DialError::Refused)?;
+        while server.unusable().is_some() {
+            tokio::time::sleep(PROMOTION_INTERVAL).await;
+            server = connection.hello().await.map_err(DialError::Refused)?;
+        }
+        Ok(())
+    }
+
     /// Until it is lost. Says why it was.
     async fn keep(&self, connection: &Subscriptions, mut driver: Driver, news: &News) -> Arc<str> {
         let asking = async {
+            let mut chosen: Option<Chosen> = None;
             loop {
-                match tokio::time::timeout(self.timeout, ask(connection, &self.board.name)).await {
-                    Ok(Ok(word)) => self.board.note(self.number, |_| word),
+                if let Some((host, port)) = news.chosen.lock().take() {
+                    chosen = Some(Chosen { host, port, is_master: false });
+                }
+                let said = match tokio::time::timeout(self.timeout, ask(connection, &self.board.name)).await {
+                    Ok(Ok(said)) => said,
                     Ok(Err(error)) => return error.to_string().into(),
                     Err(_) => return format!("no answer within {} ms", self.timeout.as_millis()).into(),
-                }
+                };
+                chosen = chosen.filter(|chosen| said.is_choosing(chosen));
+                self.board.note(self.number, |_| said.word(chosen.as_ref()));
                 tokio::select! {
                     () = news.news.notified() => {}
                     () = tokio::time::sleep(self.interval) => {}
+                    is_master = self.becomes_master(chosen.as_ref()) => match &mut chosen {
+                        Some(chosen) if is_master => chosen.is_master = true,
+                        // It is named by the Sentinel in time.
+                        _ => chosen = None,
+                    },
                 }
             }
         };
@@ -131,25 +212,56 @@ impl Asker {
     }
 }
 
+/// What a Sentinel answers.
+struct Said {
+    /// `None`: it knows nobody of this name.
+    named: Option<Named>,
+    /// It is about to make another server the master.
+    fails_over: bool,
+}
+
+impl Said {
+    /// Whether this replica is to be master and is not named yet.
+    fn is_choosing(&self, chosen: &Chosen) -> bool {
+        let is_named = |named: &Named| named.host == chosen.host && named.port == chosen.port;
+        self.fails_over && self.named.as_ref().is_some_and(|named| !is_named(named))
+    }
+
+    /// A replica that was told to be master and is one is the master, although the Sentinel says so only after it has asked for
+    /// itself, which it does once a second. It will be so by a later election than the one before.
+    fn word(self, chosen: Option<&Chosen>) -> Word {
+        match (self.named, chosen.filter(|chosen| chosen.is_master)) {
+            (Some(named), Some(Chosen { host, port, .. })) => Word::Names(Named {
+                host: host.clone(),
+                port: *port,
+                epoch: named.epoch.saturating_add(1),
+                others: named.others,
+            }),
+            (Some(named), None) => Word::Names(named),
+            (None, _) => Word::Unknown,
+        }
+    }
+}
+
 /// Both questions in one go, so that no election comes between their answers.
-async fn ask(connection: &Subscriptions, name: &str) -> Result<Word, BrokerError> {
+async fn ask(connection: &Subscriptions, name: &str) -> Result<Said, BrokerError> {
     let (address, state) = connection
         .ask_both(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name], &["SENTINEL", "MASTER", name])
         .await;
+    let unknown = Said { named: None, fails_over: false };
     let address: Option<(String, u16)> = read(&address?)?;
-    let Some((host, port)) = address else { return Ok(Word::Unknown) };
+    let Some((host, port)) = address else { return Ok(unknown) };
     let state: HashMap<String, String> = match state {
         Ok(state) => read(&state)?,
         // It was taken away between the two.
-        Err(BrokerError::Refused { text, .. }) if text.contains("No such master") => {
-            return Ok(Word::Unknown);
-        }
+        Err(BrokerError::Refused { text, .. }) if text.contains("No such master") => return Ok(unknown),
         Err(error) => return Err(error),
     };
     let number = |field: &str| state.get(field).and_then(|text| text.parse::<u64>().ok());
     let epoch = number("config-epoch").ok_or_else(|| unexpected("no config-epoch"))?;
     let others = number("num-other-sentinels").unwrap_or(0) as usize;
-    Ok(Word::Names(Named { host, port, epoch, others }))
+    let fails_over = state.get("flags").is_some_and(|flags| flags.contains("failover_in_progress"));
+    Ok(Said { named: Some(Named { host, port, epoch, others }), fails_over })
 }
 
 fn read<T: FromRedisValue>(answer: &Bytes) -> Result<T, BrokerError> {
@@ -171,6 +283,25 @@ mod tests {
         let promoted = b"slave 10.0.0.2:6379 10.0.0.2 6379 @ main 10.0.0.1 6379";
         assert!(is_about("main", switch) && is_about("main", promoted));
         assert!(!is_about("mai", switch) && !is_about("other", promoted));
+        assert_eq!(replica_in(promoted), Some(("10.0.0.2".to_owned(), 6379)));
+        assert_eq!(replica_in(b"slave x"), None);
+    }
+
+    #[test]
+    fn a_replica_that_was_told_to_be_master_is_the_master_once_it_says_so_until_the_sentinel_says_otherwise()
+    {
+        let named = |port| Named { host: "a".to_owned(), port, epoch: 3, others: 2 };
+        let said = |fails_over, port| Said { named: Some(named(port)), fails_over };
+        let chosen = |is_master| Chosen { host: "a".to_owned(), port: 2, is_master };
+        assert!(said(true, 1).is_choosing(&chosen(false)));
+        assert!(!said(false, 1).is_choosing(&chosen(true)), "it has been given up");
+        assert!(!said(true, 2).is_choosing(&chosen(true)), "it is named");
+        assert_eq!(said(true, 1).word(Some(&chosen(false))), Word::Names(named(1)));
+        assert_eq!(said(true, 1).word(None), Word::Names(named(1)));
+        assert_eq!(said(true, 1).word(Some(&chosen(true))), Word::Names(Named { epoch: 4, ..named(2) }));
+        let unknown = Said { named: None, fails_over: true };
+        assert!(!unknown.is_choosing(&chosen(true)));
+        assert_eq!(unknown.word(Some(&chosen(true))), Word::Unknown);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Which server is the master, as Redis Sentinel says: every Sentinel is asked, and asked again at once when it tells of a
-//! change.
+//! change. A replica that a Sentinel has told to be master is asked itself.
 
 mod ask;
 mod decide;
@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use redis::RedisConnectionInfo;
 use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::ask::Asker;
@@ -53,9 +55,11 @@ struct Board {
 }
 
 impl Sentinels {
-    /// Begins to ask and returns at once. Must be called within a tokio runtime.
+    /// Begins to ask and returns at once. `servers`: what opens connections to those that are watched. Must be called within a
+    /// tokio runtime.
     pub(super) fn start(
         config: &Config,
+        servers: (&RedisConnectionInfo, Option<&TlsConnector>),
         client_name: &str,
         metrics: &Arc<BrokerMetrics>,
     ) -> Result<Self, DialError> {
@@ -82,6 +86,8 @@ impl Sentinels {
                 address: Address::Tcp { host, port, tls: config.sentinel_tls },
                 login: login.clone(),
                 tls: tls.clone(),
+                server_login: servers.0.clone(),
+                server_tls: servers.1.cloned(),
                 client_name: client_name.to_owned(),
                 timeout: config.timeout(),
                 interval: config.ping(),

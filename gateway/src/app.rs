@@ -109,7 +109,6 @@ impl App {
         metrics.refresh_with(|metrics| {
             catch_up(&metrics.trace_exports_failed_total, failed_exports());
         });
-        let readiness = Arc::new(Readiness::new(CANARY_AGE_MAX));
         let stop = CancellationToken::new();
 
         // Everything that can fail for want of a right setting comes before anything runs.
@@ -201,6 +200,8 @@ impl App {
             }))
         })?;
 
+        let broker_parts = node.broker_parts();
+        let readiness = Arc::new(Readiness::of_parts(CANARY_AGE_MAX, broker_parts.clone()));
         let contexts = reload::contexts(&config, &node, &authenticator, metrics.clone());
         let websocket = Arc::new(config.websocket.clone());
         let mut workers = Vec::new();
@@ -339,7 +340,9 @@ impl App {
         let keep_alive = config.http.keep_alive();
         let asking = internal::serve(internal_socket, clock, readiness.clone(), metrics.clone(), keep_alive);
         runtime.spawn(asking);
-        runtime.spawn(keep_canary(node.clone(), readiness.clone()));
+        for (part, name) in broker_parts.into_iter().enumerate() {
+            runtime.spawn(keep_canary(node.clone(), readiness.clone(), part, name));
+        }
         runtime.spawn(authenticator.keep(readiness.clone(), stop.clone()));
         let mut accepting = vec![runtime.spawn(listener(router).accept(client_socket))];
         let mut api_address = client_address;

@@ -10,30 +10,46 @@ use crate::telemetry::{Readiness, Reminder};
 const CANARY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after one that did not: what has healed shows soon.
 const CANARY_RETRY: Duration = Duration::from_millis(250);
-/// Sends messages through the broker to this node itself. As long as they come back, the node is ready.
-pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>) {
+
+/// Sends messages through a part of the broker to this node itself. As long as they come back, the node is ready.
+pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part: usize, name: Arc<str>) {
+    let shown = (!name.is_empty()).then(|| node.metrics.shards.up.with_label_values(&[&*name]));
     let mut reminder = Reminder::new();
     loop {
-        let sung = node.canary().await;
+        let sung = node.canary(part).await;
+        node.set_usable(part, sung.is_ok());
+        readiness.neighbors_heard(node.neighbors());
+        if let Some(shown) = &shown {
+            shown.set(i64::from(sung.is_ok()));
+        }
         let (moment, now) = (node.clock.now(), Instant::now());
         let pause = match sung {
             Ok(took) => {
-                readiness.canary_returned(moment);
+                readiness.canary_returned(part, moment);
                 node.metrics.canary_seconds.observe(took.as_secs_f64());
                 if let Some(lasted) = reminder.over(now) {
-                    tracing::info!(after_ms = lasted.as_millis() as u64, "the broker can be used again");
+                    tracing::info!(
+                        after_ms = lasted.as_millis() as u64,
+                        shard = shard(&name),
+                        "the broker can be used again"
+                    );
                 }
                 CANARY_INTERVAL
             }
             Err(error) => {
                 let (kind, reason) = (error.label(), error.to_string());
                 if reminder.is_due(&reason, now) {
-                    tracing::warn!(kind, %reason, "the broker cannot be used");
+                    tracing::warn!(kind, %reason, shard = shard(&name), "the broker cannot be used");
                 }
-                readiness.canary_failed(moment, reason);
+                readiness.canary_failed(part, moment, reason);
                 CANARY_RETRY
             }
         };
         tokio::time::sleep(pause).await;
     }
+}
+
+/// In logs, if there are several.
+fn shard(name: &str) -> Option<&str> {
+    Some(name).filter(|name| !name.is_empty())
 }

@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use crate::broker::memory::MemoryBroker;
-use crate::broker::redis::{DialError, RedisBroker};
-use crate::broker::show::shown_in;
+use crate::broker::redis::{DialError, Mode, RedisBroker};
+use crate::broker::shards::ShardedBroker;
+use crate::broker::show::{shown_by_shard, shown_in};
 use crate::broker::{Broker, BrokerEvents, BrokerKind};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::ledger::memory::MemoryLedger;
 use crate::ledger::redis::RedisLedger;
+use crate::ledger::shards::ShardedLedger;
 use crate::presence::Presence;
 use crate::presence::memory::MemoryPresence;
 use crate::presence::redis::RedisPresence;
+use crate::presence::shards::ShardedPresence;
 use crate::sessions::SessionStore;
 use crate::sessions::memory::MemorySessions;
 use crate::sessions::redis::RedisSessions;
+use crate::sessions::shards::ShardedSessions;
 use crate::telemetry::Metrics;
 
 /// A broker, and what is kept beside it.
@@ -39,6 +43,22 @@ pub(crate) fn connect(
             let broker = MemoryBroker::start(&config.broker.memory, events, shown_in(metrics, false));
             let (presence, ledger) = (Arc::new(MemoryPresence::new()), Arc::new(MemoryLedger::default()));
             let sessions = Arc::new(MemorySessions::default());
+            Connected { broker, presence, ledger, sessions }
+        }
+        BrokerKind::Redis if config.redis.mode == Mode::Shards => {
+            let broker = ShardedBroker::start(&config.redis, node, events, shown_by_shard(metrics))?;
+            let shards = broker.shards();
+            let presence = ShardedPresence::new(shards.map(|shard| {
+                RedisPresence::start(&config.redis, node, shard.broker.clone()) as Arc<dyn Presence>
+            }));
+            let ledger = ShardedLedger::new(shards.map(|shard| {
+                Arc::new(RedisLedger::new(&config.redis, shard.broker.clone())) as Arc<dyn Ledger>
+            }));
+            let sessions =
+                ShardedSessions::new(shards.map(|shard| {
+                    Arc::new(RedisSessions::new(shard.broker.clone())) as Arc<dyn SessionStore>
+                }));
+            let (presence, ledger, sessions) = (Arc::new(presence), Arc::new(ledger), Arc::new(sessions));
             Connected { broker, presence, ledger, sessions }
         }
         BrokerKind::Redis => {

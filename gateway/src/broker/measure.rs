@@ -132,6 +132,55 @@ impl BrokerMetrics {
         Self { round_trip: Some(hook), ..Self::default() }
     }
 
+    /// The numbers of several servers as those of one. A link is up where it is up to all of them.
+    pub fn together<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let together = Self::default();
+        let all: Vec<&Self> = all.into_iter().collect();
+        for one in &all {
+            let counters: [(&Counter, &Counter); 15] = [
+                (&together.published, &one.published),
+                (&together.duplicates, &one.duplicates),
+                (&together.received, &one.received),
+                (&together.received_bytes, &one.received_bytes),
+                (&together.undecodable, &one.undecodable),
+                (&together.evicted_streams, &one.evicted_streams),
+                (&together.evicted_keys, &one.evicted_keys),
+                (&together.unreachable, &one.unreachable),
+                (&together.timeouts, &one.timeouts),
+                (&together.unanswered, &one.unanswered),
+                (&together.unexpected, &one.unexpected),
+                (&together.master_changes, &one.master_changes),
+                (&together.sentinels_up, &one.sentinels_up),
+                (&together.presence_overflows, &one.presence_overflows),
+                (&together.subscribed_channels, &one.subscribed_channels),
+            ];
+            counters.into_iter().for_each(|(sum, counter)| sum.add(counter.get()));
+            together.refused.iter().zip(&one.refused).for_each(|(sum, counter)| sum.add(counter.get()));
+        }
+        let canary_micros = all.iter().map(|one| one.canary_micros.get()).max();
+        together.canary_micros.set(canary_micros.unwrap_or_default());
+        let links: [fn(&Self) -> &LinkMetrics; 3] =
+            [|one| &one.command_link, |one| &one.read_link, |one| &one.subscriber_link];
+        for link in links {
+            let (ups, reconnects): (Vec<u64>, Vec<u64>) =
+                all.iter().map(|one| (link(one).up.get(), link(one).reconnects.get())).unzip();
+            link(&together).up.set(ups.into_iter().min().unwrap_or_default());
+            link(&together).reconnects.set(reconnects.into_iter().sum());
+        }
+        together
+    }
+
+    /// Calls that failed, and times a link was made again.
+    pub(crate) fn failures(&self) -> (u64, u64) {
+        let refused: u64 = self.refused.iter().map(Counter::get).sum();
+        let failed = [&self.unreachable, &self.timeouts, &self.unanswered, &self.unexpected];
+        let links = [&self.command_link, &self.read_link, &self.subscriber_link];
+        (
+            refused + failed.into_iter().map(Counter::get).sum::<u64>(),
+            links.into_iter().map(|link| link.reconnects.get()).sum(),
+        )
+    }
+
     /// Counts a call that failed. What the server refuses is told in the log, once a minute for each kind.
     pub(crate) fn failed(&self, error: &BrokerError) {
         match error {

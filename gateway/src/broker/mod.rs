@@ -8,6 +8,7 @@ pub mod measure;
 pub mod memory;
 pub mod redis;
 mod refusal;
+pub mod shards;
 pub mod show;
 
 use std::sync::Arc;
@@ -47,9 +48,33 @@ impl Effective {
     }
 }
 
+/// The most parts that a broker has.
+pub const PARTS_MAX: usize = 64;
+
 /// Every call ends by itself: implementations keep a deadline and answer [`BrokerError::Timeout`] or
 /// [`BrokerError::Unanswered`] past it.
 pub trait Broker: Send + Sync + std::fmt::Debug {
+    /// Of how many parts it is made, each of which can fail while the others work: at most [`PARTS_MAX`]. Everything of a
+    /// channel is in one.
+    fn parts(&self) -> usize {
+        1
+    }
+
+    /// In which of them a channel is at this moment. Who waits for one part lets nobody wait who wants another.
+    fn part_of(&self, _channel: &Channel) -> usize {
+        0
+    }
+
+    /// What people call a part: where it is. Empty, if there is only one.
+    fn part_name(&self, _part: usize) -> &str {
+        ""
+    }
+
+    /// How channels are placed. Nodes that say different things miss each other's publications.
+    fn layout(&self) -> &str {
+        ""
+    }
+
     /// Appends to the channel's stream (if `retention` keeps one) and sends to every interested node, atomically.
     /// Answers where the publication stands: `None` without a stream. What was called first is published first, also
     /// if nobody waits for its answer yet.
@@ -148,6 +173,11 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// took. Proves what no connection state can: that publications arrive.
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>>;
 
+    /// The same through one part alone.
+    fn canary_of(&self, _part: usize) -> BoxFuture<'_, Result<Duration, BrokerError>> {
+        self.canary()
+    }
+
     /// Has this node be the only one of all nodes that does something, if nobody else is. Answers whether it is. The turn
     /// holds for a time from the call on; it is given back by a call with no time.
     fn take_turn<'a>(&'a self, _taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
@@ -155,15 +185,17 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         ready(Ok(Turn { held: true, done: "".into(), over: Duration::ZERO })).boxed()
     }
 
-    /// Announces this node to the others, for `lease`, with a description they can read.
+    /// Announces this node to the others, for `lease`, with a description they can read. Answers the descriptions of all
+    /// nodes whose lease has not run out.
     fn announce(
         &self,
         node: &str,
         description: Bytes,
         lease: Duration,
-    ) -> BoxFuture<'_, Result<(), BrokerError>>;
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>>;
 
-    /// The descriptions of all nodes whose lease has not run out.
+    /// The descriptions of all nodes whose lease has not run out. Where there are several parts, a node may be among them
+    /// several times, with what it said at different times.
     fn nodes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>>;
 
     /// Takes this node's announcement back.
@@ -207,10 +239,10 @@ pub trait BrokerEvents: Send + Sync {
     /// A message for this node alone.
     fn told(&self, message: Bytes);
 
-    /// Anything may have been missed, and streams may have begun anew: the link over which publications arrive was
+    /// Of what is in this part anything may have been missed, and streams may have begun anew: the link over which publications arrive was
     /// lost and is back with everything subscribed again, the link over which they are made was opened again, or the
     /// server behind one of them is not what it was.
-    fn resumed(&self);
+    fn resumed(&self, part: usize);
 }
 
 #[derive(Clone, Debug)]

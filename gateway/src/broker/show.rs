@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::measure::{BrokerMetrics, Operation};
 use crate::broker::Refusal;
 use crate::telemetry::Metrics;
@@ -10,14 +12,48 @@ use crate::telemetry::metrics::catch_up;
 /// Counters for a broker and the presence beside it, whose values appear in `metrics`. `has_links` if it keeps links
 /// to something that can be lost.
 pub fn shown_in(metrics: &Metrics, has_links: bool) -> Arc<BrokerMetrics> {
-    let seconds =
-        Operation::ALL.map(|operation| metrics.broker_seconds.with_label_values(&[operation.as_str()]));
-    let counted = Arc::new(BrokerMetrics::with_round_trip_hook(Box::new(move |operation, took| {
-        seconds[operation as usize].observe(took.as_secs_f64());
-    })));
+    let counted = counters(metrics);
     let shown = counted.clone();
     metrics.refresh_with(move |metrics| show(&shown, metrics, has_links));
     counted
+}
+
+/// Makes the counters of each of several servers, by its name. In `metrics` they appear together, and some of each alone.
+pub fn shown_by_shard(metrics: &Metrics) -> impl Fn(&str) -> Arc<BrokerMetrics> {
+    let all = Arc::new(Mutex::new(Vec::<(Box<str>, Arc<BrokerMetrics>)>::new()));
+    let shown = all.clone();
+    metrics.refresh_with(move |metrics| {
+        let all = shown.lock();
+        show(&BrokerMetrics::together(all.iter().map(|(_, counted)| &**counted)), metrics, true);
+        all.iter().for_each(|(name, counted)| show_shard(name, counted, metrics));
+    });
+    move |name| {
+        let counted = counters(metrics);
+        all.lock().push((name.into(), counted.clone()));
+        counted
+    }
+}
+
+fn show_shard(name: &str, broker: &BrokerMetrics, metrics: &Metrics) {
+    let (failed, reconnects) = broker.failures();
+    for (metric, counter) in [
+        (&metrics.shards.published_total, broker.published.get()),
+        (&metrics.shards.errors_total, failed),
+        (&metrics.shards.reconnects_total, reconnects),
+    ] {
+        catch_up(&metric.with_label_values(&[name]), counter);
+    }
+    let channels = i64::try_from(broker.subscribed_channels.get()).unwrap_or(i64::MAX);
+    metrics.shards.channels.with_label_values(&[name]).set(channels);
+}
+
+/// Counters whose round trips are observed.
+fn counters(metrics: &Metrics) -> Arc<BrokerMetrics> {
+    let seconds =
+        Operation::ALL.map(|operation| metrics.broker_seconds.with_label_values(&[operation.as_str()]));
+    Arc::new(BrokerMetrics::with_round_trip_hook(Box::new(move |operation, took| {
+        seconds[operation as usize].observe(took.as_secs_f64());
+    })))
 }
 
 fn show(broker: &BrokerMetrics, metrics: &Metrics, has_links: bool) {
@@ -85,6 +121,33 @@ mod tests {
             "tidegate_broker_master_changes_total 1",
             "tidegate_broker_sentinels_up 3",
             "tidegate_broker_seconds_count{operation=\"history\"} 1",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn several_servers_are_shown_together_and_each_alone() {
+        let metrics = Metrics::new();
+        let make = shown_by_shard(&metrics);
+        let (one, other) = (make("r1:6379"), make("r2:6379"));
+        one.timeouts.add(2);
+        one.command_link.up.set(1);
+        one.subscribed_channels.set(7);
+        other.refused(Refusal::OutOfMemory).increment();
+        other.subscribed_channels.set(3);
+        other.read_link.reconnects.increment();
+        other.published.add(5);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        for line in [
+            "tidegate_broker_errors_total{reason=\"timeout\"} 2",
+            "tidegate_broker_errors_total{reason=\"oom\"} 1",
+            "tidegate_broker_link_up{link=\"command\"} 0",
+            "tidegate_broker_channels 10",
+            "tidegate_broker_shard_channels{shard=\"r1:6379\"} 7",
+            "tidegate_broker_shard_errors_total{shard=\"r2:6379\"} 1",
+            "tidegate_broker_shard_reconnects_total{shard=\"r2:6379\"} 1",
+            "tidegate_broker_shard_published_total{shard=\"r2:6379\"} 5",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");
         }

@@ -6,6 +6,7 @@ use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
 use super::{Config, check_channels};
+use crate::broker::redis::Mode;
 use crate::feeds;
 use crate::http::raw_paths::Messages;
 use crate::http::{event_stream, graphql, pages};
@@ -75,6 +76,11 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("socketio", &|faults| {
         engine_io(config, faults);
         socketio(config, faults);
+        let emitters = &config.socketio.emitters;
+        if emitters.enabled && emitters.url.is_none() && config.redis.mode == Mode::Shards {
+            let problem = "must be set with redis.mode = \"shards\": emitters publish in one Redis";
+            faults.add("emitters.url", problem);
+        }
     });
     section("raw", &|faults| raw_paths(config, faults));
     section("internal", &|faults| {
@@ -99,7 +105,14 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("backend", &|faults| config.backend.check(faults));
     section("broker", &|faults| config.broker.check(faults));
     section("redis", &|faults| config.redis.check(faults));
-    section("feeds", &|faults| feeds::config::check(&config.feeds, faults));
+    section("feeds", &|faults| {
+        feeds::config::check(&config.feeds, faults);
+        let without = config.feeds.iter().filter(|(_, feed)| feed.redis_stream.url.is_none());
+        for (name, _) in without.filter(|_| config.redis.mode == Mode::Shards) {
+            let problem = "must be set with redis.mode = \"shards\": a stream is in one Redis";
+            faults.add(format!("{name}.redis_stream.url"), problem);
+        }
+    });
     found
 }
 

@@ -26,7 +26,7 @@ use crate::telemetry::labels::Drop;
 pub(crate) const PROMPT_SUBSCRIBERS_MAX: usize = 100;
 /// How long they are.
 const HOLD: Duration = Duration::from_secs(1);
-/// Joins and leaves of one node that wait. More are dropped and counted.
+/// Joins and leaves of one node that wait for a part of the broker. More are dropped and counted.
 const WAITING_MAX: usize = 65_536;
 /// How many go to the broker at once.
 const TOGETHER: usize = 256;
@@ -94,17 +94,18 @@ impl Node {
 
     fn announce(&self, channel: Channel, client: ClientId, event: OwnedEvent, subscribers: usize) {
         let is_large = subscribers > PROMPT_SUBSCRIBERS_MAX;
-        if self.announcements.waiting.lock().add(channel, client, event, is_large) {
-            self.announcements.wake.notify_one();
+        let announcements = self.announcements.of(self.broker.part_of(&channel));
+        if announcements.waiting.lock().add(channel, client, event, is_large) {
+            announcements.wake.notify_one();
         } else {
             self.metrics.dropped(Drop::AnnouncementsFull, 1);
         }
     }
 }
 
-/// Gives them to the broker.
-pub(super) async fn keep_announcing(node: Arc<Node>) {
-    let announcements = &node.announcements;
+/// Gives those of a part of the broker to it.
+pub(super) async fn keep_announcing(node: Arc<Node>, part: usize) {
+    let announcements = node.announcements.of(part);
     let mut window = interval(HOLD);
     window.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

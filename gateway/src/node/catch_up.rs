@@ -118,9 +118,12 @@ impl Node {
         });
     }
 
-    /// The link to the broker was lost: there may be other streams under the channels' names.
-    pub(super) fn forget_pasts(&self) {
+    /// The link to a part of the broker was lost: there may be other streams under the names of its channels.
+    pub(super) fn forget_pasts(&self, part: usize) {
         self.interest.for_each(|local| {
+            if self.broker.part_of(&local.channel) != part {
+                return;
+            }
             if let Some(aside) = local.aside() {
                 aside.catch_up.forget();
                 self.interest.weigh(local);

@@ -182,6 +182,12 @@ pub struct NodeInfo {
     /// Host and port at which it takes in WebSockets that other nodes carry to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takes_in_at: Option<Box<str>>,
+    /// How it places channels: see [`crate::broker::Broker::layout`].
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub layout: Box<str>,
+    /// Names of parts of the broker that it cannot use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<Box<str>>,
 }
 
 impl NodeInfo {

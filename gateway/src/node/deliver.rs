@@ -69,12 +69,12 @@ impl BrokerEvents for FromBroker {
         }
     }
 
-    fn resumed(&self) {
+    fn resumed(&self, part: usize) {
         if let Some(node) = self.node() {
-            node.forget_pasts();
-            node.compare_all.notify_one();
-            node.members_missed.note();
-            node.show_again();
+            node.forget_pasts(part);
+            node.repairs.of(part).compare_all.notify_one();
+            node.members_missed.note(part);
+            node.show_again(part);
         }
     }
 }

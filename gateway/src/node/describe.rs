@@ -7,6 +7,7 @@ use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::ask::QUESTIONS;
 use crate::node::control::NodeInfo;
+use crate::node::neighbors::keep_latest;
 use crate::telemetry::Reminder;
 
 /// How often a node announces itself. A dead one is forgotten after three announcements that did not come.
@@ -24,6 +25,7 @@ impl Node {
                 Err(error) => tracing::warn!(%error, "a node describes itself in words this one cannot read"),
             }
         }
+        keep_latest(&mut nodes);
         nodes.push(self.describe());
         nodes.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
         Ok(nodes)
@@ -41,6 +43,8 @@ impl Node {
             uptime: self.clock.now().since(shared::moment::Moment::ZERO).as_secs(),
             questions: QUESTIONS,
             takes_in_at: self.takes_in_at.clone(),
+            layout: self.broker.layout().into(),
+            lacks: self.lacks(),
         }
     }
 }
@@ -60,8 +64,9 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
             }
         };
         match node.broker.announce(&node.id.0, description, LEASE).await {
-            Ok(()) => {
+            Ok(all) => {
                 reminder.over(Instant::now());
+                node.hear_neighbors(&all);
             }
             Err(error) if reminder.is_due(&error.to_string(), Instant::now()) => {
                 tracing::warn!(%error, "this node could not announce itself");

@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::node::Node;
 use crate::node::interest::{Link, SHARDS};
+use crate::node::parts::by_part;
 
 /// How often each channel is asked for, as long as there are not too many.
 const ROUND: Duration = Duration::from_secs(1);
@@ -28,26 +29,30 @@ pub(super) async fn keep_expiring(node: Arc<Node>) {
         round.tick().await;
         for shard in 0..SHARDS {
             let channels = node.with_keys_that_expire(shard);
-            for batch in channels.chunks(TOGETHER) {
-                let asked = batch.iter().map(|(channel, keeping)| {
-                    // The position alone: nothing is carried here.
-                    node.broker.read_state(channel.clone(), StateFilter::default(), *keeping)
-                });
-                for ((channel, _), page) in batch.iter().zip(join_all(asked).await) {
-                    match page {
-                        Ok(page) => node.find_cleared(channel, page.top),
-                        // The next round comes.
-                        Err(error) => {
-                            tracing::debug!(%error, "keys whose time is over could not be taken out")
-                        }
-                    }
-                }
-            }
+            let parts = by_part(channels, node.broker.parts(), |(channel, _)| node.broker.part_of(channel));
+            join_all(parts.into_iter().map(|channels| node.take_out_expired(channels))).await;
         }
     }
 }
 
 impl Node {
+    /// Of channels in one part of the broker.
+    async fn take_out_expired(self: &Arc<Self>, channels: Vec<(Channel, Keeping)>) {
+        for batch in channels.chunks(TOGETHER) {
+            let asked = batch.iter().map(|(channel, keeping)| {
+                // The position alone: nothing is carried here.
+                self.broker.read_state(channel.clone(), StateFilter::default(), *keeping)
+            });
+            for ((channel, _), page) in batch.iter().zip(join_all(asked).await) {
+                match page {
+                    Ok(page) => self.find_cleared(channel, page.top),
+                    // The next round comes.
+                    Err(error) => tracing::debug!(%error, "keys whose time is over could not be taken out"),
+                }
+            }
+        }
+    }
+
     /// Who asks learns where the channel stands. In another epoch, what subscribers have is gone.
     fn find_cleared(self: &Arc<Self>, channel: &Channel, top: Option<StreamPosition>) {
         let shard = self.interest.shard(channel.as_str());

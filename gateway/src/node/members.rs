@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -35,22 +35,30 @@ const TOGETHER: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct MembersMissed {
     missed: Notify,
+    /// Bit N: in part N of the broker.
+    parts: AtomicU64,
     /// Whether anybody has ever asked who is there.
     wanted: AtomicBool,
 }
 
 impl MembersMissed {
-    pub(super) fn note(&self) {
+    pub(super) fn note(&self, part: usize) {
         if self.wanted.load(Ordering::Relaxed) {
+            self.parts.fetch_or(bit(part), Ordering::Relaxed);
             self.missed.notify_one();
         }
     }
 
     fn want(&self) {
         if !self.wanted.swap(true, Ordering::Relaxed) {
+            self.parts.store(u64::MAX, Ordering::Relaxed);
             self.missed.notify_one();
         }
     }
+}
+
+fn bit(part: usize) -> u64 {
+    1_u64.checked_shl(part as u32).unwrap_or(u64::MAX)
 }
 
 impl Node {
@@ -94,10 +102,12 @@ impl Node {
         members
     }
 
-    async fn read_members_of(&self, shard: usize) {
+    /// Of channels in these parts of the broker.
+    async fn read_members_of(&self, shard: usize, parts: u64) {
         let mut channels = Vec::new();
         self.interest.for_each_of(shard, |local| {
-            if local.workers != 0 && local.link == Link::Up && local.roster().is_some() {
+            let is_told = local.workers != 0 && local.link == Link::Up && local.roster().is_some();
+            if is_told && parts & bit(self.broker.part_of(&local.channel)) != 0 {
                 channels.push(local.channel.clone());
             }
         });
@@ -125,8 +135,8 @@ pub(super) async fn keep_members(node: Arc<Node>) {
     let mut settled = Moment::ZERO;
     loop {
         let missed = tokio::select! {
-            () = node.members_missed.missed.notified() => true,
-            _ = round.tick() => false,
+            () = node.members_missed.missed.notified() => node.members_missed.parts.swap(0, Ordering::Relaxed),
+            _ = round.tick() => 0,
         };
         let now = node.clock.now();
         if peers.has_changed().unwrap_or(false) {
@@ -135,10 +145,14 @@ pub(super) async fn keep_members(node: Arc<Node>) {
             settled = now + node.presence.lease() + SETTLING_INTERVAL;
         }
         let is_settling = now < settled && now.since(read) >= SETTLING_INTERVAL;
-        if missed || is_settling || now.since(read) >= QUIET {
+        let all = is_settling || now.since(read) >= QUIET;
+        if all {
             read = now;
+        }
+        let parts = if all { u64::MAX } else { missed };
+        if parts != 0 {
             for shard in 0..SHARDS {
-                node.read_members_of(shard).await;
+                node.read_members_of(shard, parts).await;
             }
         }
     }

@@ -12,12 +12,11 @@ use gateway_core::hub::Variants;
 use parking_lot::RwLock;
 use shared::id::NodeId;
 use tokio::runtime::{EnterGuard, Handle};
-use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
 use crate::bodies::Bodies;
-use crate::broker::Broker;
+use crate::broker::{Broker, PARTS_MAX};
 use crate::clock::Clock;
 use crate::engine_io::EngineIo;
 use crate::memory::Memory;
@@ -52,7 +51,9 @@ mod keep_polling;
 mod keys;
 mod list_channels;
 mod members;
+mod neighbors;
 mod newest;
+mod parts;
 mod peers;
 mod poll;
 mod poll_elsewhere;
@@ -82,10 +83,13 @@ use announce::Announcements;
 use counts::Counts;
 use interest::Interest;
 use members::MembersMissed;
+use neighbors::Neighborhood;
 use newest::NewestReads;
+use parts::Parts as PerPart;
 use peers::Peers;
 use poll::Polls;
 use poll_elsewhere::Addresses;
+use repair::Repairs;
 use session_ids::SessionIds;
 use show::Showing;
 use subscribe::SubscribeQueue;
@@ -93,9 +97,6 @@ use users::Users;
 
 /// How long a channel stays subscribed after its last subscriber has left: a page reload comes back sooner.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// The most gaps that are mended at the same time. Others wait; what comes in their channels is held meanwhile.
-const MENDING_MAX: usize = 256;
 
 /// A publisher on this node waits at most this long for workers to catch up before its publication is refused.
 const ROOM_DEADLINE: Duration = Duration::from_secs(2);
@@ -113,7 +114,7 @@ pub struct Node {
     presence: Arc<dyn Presence>,
     inboxes: Vec<Arc<Inbox>>,
     interest: Interest,
-    subscribe_queue: SubscribeQueue,
+    subscribe_queues: PerPart<SubscribeQueue>,
     users: Users,
     /// The application's own servers, if any are asked or told anything.
     pub(crate) backend: Option<Arc<Backend>>,
@@ -126,11 +127,11 @@ pub struct Node {
     clients_asked: ask_clients::Pending,
     pub(crate) client_ids: ClientIds,
     pub(crate) session_ids: SessionIds,
-    announcements: Announcements,
+    announcements: PerPart<Announcements>,
     members_missed: MembersMissed,
     peers: Peers,
     counts: Counts,
-    showing: Showing,
+    showing: PerPart<Showing>,
     memory: Arc<Memory>,
     /// Whose clients poll here, perhaps at other nodes.
     pub(crate) engine_io: Arc<EngineIo>,
@@ -140,10 +141,8 @@ pub struct Node {
     /// Sessions that clients may come back to.
     pub(crate) sessions: Sessions,
     runtime: Handle,
-    /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
-    mending: Semaphore,
-    /// Something may have been missed in every channel.
-    compare_all: Notify,
+    repairs: PerPart<Repairs>,
+    neighbors: Neighborhood,
     newest_reads: NewestReads,
     /// There can be one in every channel, and one for every subscriber.
     unmended_told: Sparingly,
@@ -198,6 +197,7 @@ async fn keep_running<F: Future<Output = ()>>(node: Arc<Node>, task: impl Fn(Arc
 impl Node {
     /// Must be called inside a tokio runtime: the node's tasks run there.
     pub(crate) fn start(parts: Parts) -> Arc<Self> {
+        let of_broker = parts.broker.parts().clamp(1, PARTS_MAX);
         let node = Arc::new(Self {
             id: parts.id,
             name: parts.name,
@@ -209,7 +209,7 @@ impl Node {
             presence: parts.presence,
             inboxes: parts.inboxes,
             interest: Interest::new(),
-            subscribe_queue: SubscribeQueue::default(),
+            subscribe_queues: PerPart::new(of_broker),
             users: Users::new(parts.user_connections_max),
             backend: parts.backend,
             apps: parts.apps,
@@ -219,19 +219,19 @@ impl Node {
             clients_asked: ask_clients::Pending::default(),
             client_ids: ClientIds::default(),
             session_ids: SessionIds::default(),
-            announcements: Announcements::default(),
+            announcements: PerPart::new(of_broker),
             members_missed: MembersMissed::default(),
             peers: Peers::default(),
             counts: Counts::default(),
-            showing: Showing::default(),
+            showing: PerPart::new(of_broker),
             memory: parts.memory,
             engine_io: parts.engine_io,
             takes_in_at: parts.takes_in_at,
             addresses: Addresses::default(),
             sessions: parts.sessions,
             runtime: Handle::current(),
-            mending: Semaphore::new(MENDING_MAX),
-            compare_all: Notify::new(),
+            repairs: PerPart::new(of_broker),
+            neighbors: Neighborhood::default(),
             newest_reads: NewestReads::default(),
             unmended_told: Sparingly::default(),
             went_back_told: Sparingly::default(),
@@ -243,11 +243,14 @@ impl Node {
         });
         parts.from_broker.connect(&node);
         node.pass_polls_on();
-        node.tasks.spawn(keep_running(node.clone(), subscribe::keep_subscribed));
+        for part in 0..of_broker {
+            node.tasks.spawn(keep_running(node.clone(), move |node| subscribe::keep_subscribed(node, part)));
+            node.tasks.spawn(keep_running(node.clone(), move |node| repair::compare_all(node, part)));
+            node.tasks.spawn(keep_running(node.clone(), move |node| announce::keep_announcing(node, part)));
+            node.tasks.spawn(keep_running(node.clone(), move |node| show::keep_showing(node, part)));
+        }
         node.tasks.spawn(keep_running(node.clone(), repair::check_positions));
         node.tasks.spawn(keep_running(node.clone(), describe::keep_announced));
-        node.tasks.spawn(keep_running(node.clone(), announce::keep_announcing));
-        node.tasks.spawn(keep_running(node.clone(), show::keep_showing));
         node.tasks.spawn(keep_running(node.clone(), expire::keep_expiring));
         node.tasks.spawn(keep_running(node.clone(), members::keep_members));
         node.tasks.spawn(keep_running(node.clone(), counts::keep_counting));
@@ -304,10 +307,15 @@ impl Node {
         self.runtime.spawn(task);
     }
 
-    /// Whether this node can do its work: publish, keep, hear and know who is there. How long a message through the
-    /// broker to this node takes.
-    pub(crate) async fn canary(&self) -> Result<Duration, crate::broker::BrokerError> {
-        let (heard, probed) = tokio::join!(self.broker.canary(), self.presence.probe());
+    /// What people call the parts of the broker. One name, and an empty one, if there is only one part.
+    pub(crate) fn broker_parts(&self) -> Vec<Arc<str>> {
+        (0..self.broker.parts().clamp(1, PARTS_MAX)).map(|part| self.broker.part_name(part).into()).collect()
+    }
+
+    /// Whether this node can do its work with a part of the broker: publish, keep, hear and know who is there. How long a
+    /// message through it to this node takes.
+    pub(crate) async fn canary(&self, part: usize) -> Result<Duration, crate::broker::BrokerError> {
+        let (heard, probed) = tokio::join!(self.broker.canary_of(part), self.presence.probe_of(part));
         let took = heard?;
         probed.map(|()| took)
     }

@@ -7,15 +7,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use gateway_core::feed::{Check, Delivery, Feed, Look, Mended};
 use gateway_core::history::{HistoryFilter, Retention};
 use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::MissedTickBehavior;
 
 use crate::node::Node;
 use crate::node::interest::{LocalChannel, SHARDS};
+use crate::node::parts::by_part;
 use crate::telemetry::Reminder;
 
 /// How often a quiet channel is looked at, as long as there are not too many of them.
@@ -36,6 +39,25 @@ const PAGE_BYTES: u32 = 1 << 20;
 /// How long to wait after the broker could not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// The most gaps in one part of the broker that are mended at the same time. Others wait; what comes in their channels is held
+/// meanwhile.
+const MENDING_MAX: usize = 256;
+
+/// What is mended in one part of the broker.
+#[derive(Debug)]
+pub(super) struct Repairs {
+    /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
+    mending: Semaphore,
+    /// Something may have been missed in every channel.
+    pub(super) compare_all: Notify,
+}
+
+impl Default for Repairs {
+    fn default() -> Self {
+        Self { mending: Semaphore::new(MENDING_MAX), compare_all: Notify::new() }
+    }
+}
+
 /// A channel whose position is compared with the broker's.
 #[derive(Debug)]
 struct Looked {
@@ -48,7 +70,7 @@ struct Looked {
 /// Reads what is missing after `since` and hands it out, until nothing is missing or nothing more can be had.
 pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention, mut since: u64) {
     // Never closed: the node would have to be gone.
-    let _permit = node.mending.acquire().await;
+    let _permit = node.repairs.of(node.broker.part_of(&channel)).mending.acquire().await;
     loop {
         let filter =
             HistoryFilter { since: Some(since), limit: PAGE, reverse: false, enough_bytes: Some(PAGE_BYTES) };
@@ -122,6 +144,17 @@ impl Node {
     }
 }
 
+/// Looks at all channels of a part of the broker in which anything may have been missed.
+pub(super) async fn compare_all(node: Arc<Node>, part: usize) {
+    loop {
+        node.repairs.of(part).compare_all.notified().await;
+        let is_there = |local: &LocalChannel| node.broker.part_of(&local.channel) == part;
+        let all = (0..SHARDS).flat_map(|shard| node.followed(shard, is_there));
+        let all = all.map(|(_, looked)| looked).collect();
+        node.look_at(all, Look::AfterLoss).await;
+    }
+}
+
 /// Looks again and again for channels that are quiet because something was lost.
 pub(super) async fn check_positions(node: Arc<Node>) {
     let mut turn = tokio::time::interval(ROUND / SHARDS as u32);
@@ -129,23 +162,14 @@ pub(super) async fn check_positions(node: Arc<Node>) {
     let mut shards = (0..SHARDS).cycle();
     let mut suspicious: VecDeque<(Moment, Looked)> = VecDeque::new();
     loop {
-        tokio::select! {
-            biased;
-            () = node.compare_all.notified() => {
-                let all = (0..SHARDS).flat_map(|shard| node.followed(shard, |_| true));
-                let all: Vec<_> = all.map(|(_, looked)| looked).collect();
-                node.look_at(all, Look::AfterLoss).await;
-                continue;
-            }
-            _ = turn.tick() => {}
-        }
+        turn.tick().await;
         let quiet = node.quiet(shards.next().unwrap_or_default());
         let due = node.clock.now() + SECOND_LOOK;
-        suspicious.extend(node.look_at(quiet, Look::Routine).await.into_iter().map(|looked| (due, looked)));
+        suspicious.extend(node.look_at_each(quiet).await.into_iter().map(|looked| (due, looked)));
         let now = node.clock.now();
         let again = suspicious.iter().take_while(|(due, _)| *due <= now).count();
         let again = suspicious.drain(..again).map(|(_, looked)| node.looked_at_again(looked)).collect();
-        node.look_at(again, Look::Routine).await;
+        node.look_at_each(again).await;
     }
 }
 
@@ -201,7 +225,14 @@ impl Node {
         Looked { before, ..looked }
     }
 
-    /// Compares positions. Answers those to look at once more.
+    /// Compares positions in each part of the broker at the same time. Answers those to look at once more.
+    async fn look_at_each(self: &Arc<Self>, channels: Vec<Looked>) -> Vec<Looked> {
+        let parts = by_part(channels, self.broker.parts(), |looked| self.broker.part_of(&looked.channel));
+        let looked = join_all(parts.into_iter().map(|part| self.look_at(part, Look::Routine))).await;
+        looked.into_iter().flatten().collect()
+    }
+
+    /// Compares positions of channels in one part of the broker. Answers those to look at once more.
     async fn look_at(self: &Arc<Self>, mut channels: Vec<Looked>, look: Look) -> Vec<Looked> {
         let mut suspicious = Vec::new();
         while !channels.is_empty() {

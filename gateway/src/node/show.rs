@@ -29,12 +29,12 @@ use crate::telemetry::labels::Drop;
 const ROUND: Duration = Duration::from_secs(1);
 /// A key is kept alive so many times before it would expire: one that fails may be tried again.
 const RENEWALS_PER_TTL: u32 = 3;
-/// Changes of one node that wait for the broker. More are dropped and counted.
+/// Changes of one node that wait for a part of the broker. More are dropped and counted.
 const WAITING_MAX: usize = 65_536;
 /// How many go to the broker at once.
 const TOGETHER: usize = 256;
 
-/// The keys that this node keeps alive: one or two for each subscription whose namespace asks for it.
+/// The keys that this node keeps alive in a part of the broker: one or two for each subscription whose namespace asks for it.
 #[derive(Debug, Default)]
 pub(crate) struct Showing {
     leases: Mutex<FxHashMap<(Channel, Box<str>), Lease>>,
@@ -81,7 +81,7 @@ impl Node {
     pub(crate) fn hide(&self, shown: Shown) {
         let Shown { info, clients, users, own } = shown;
         if let Some(channel) = users {
-            let mut leases = self.showing.leases.lock();
+            let mut leases = self.showing(&channel).leases.lock();
             if let Entry::Occupied(mut lease) = leases.entry((channel, info.user.as_str().into())) {
                 lease.get_mut().holders -= 1;
                 if lease.get().holders == 0 {
@@ -91,7 +91,7 @@ impl Node {
         }
         let key: Box<str> = info.client.to_string().into();
         if let Some(channel) = clients {
-            let lease = self.showing.leases.lock().remove(&(channel.clone(), key.clone()));
+            let lease = self.showing(&channel).leases.lock().remove(&(channel.clone(), key.clone()));
             if let Some(lease) = lease {
                 self.remove_key(channel, key.clone(), lease.keeping);
             }
@@ -115,7 +115,7 @@ impl Node {
         let options = rules.options(&channel).filter(|options| options.subscription_type == kind);
         let Some(keeping) = options.map(|options| options.map.keeping()) else { return };
         let due = keeping.key_ttl.map(|ttl| self.clock.now() + ttl / RENEWALS_PER_TTL);
-        let mut leases = self.showing.leases.lock();
+        let mut leases = self.showing(&channel).leases.lock();
         let lease = leases.entry((channel.clone(), key.clone()));
         let lease = lease.or_insert(Lease { info: None, keeping, holders: 0, due });
         lease.holders += 1;
@@ -132,27 +132,32 @@ impl Node {
 
     /// Behind what waits already.
     fn change_later(&self, request: ChangeRequest) {
-        let mut waiting = self.showing.waiting.lock();
+        let showing = self.showing(&request.channel);
+        let mut waiting = showing.waiting.lock();
         if waiting.len() >= WAITING_MAX {
             // What is to be set is set again before long, and what is to be removed expires.
             return self.metrics.dropped(Drop::ShownFull, 1);
         }
         waiting.push_back(request);
         drop(waiting);
-        self.showing.wake.notify_one();
+        showing.wake.notify_one();
     }
 
-    /// The broker may have lost its data: the keys are set again, if they are not there.
-    pub(super) fn show_again(&self) {
+    fn showing(&self, channel: &Channel) -> &Showing {
+        self.showing.of(self.broker.part_of(channel))
+    }
+
+    /// This part of the broker may have lost its data: the keys are set again, if they are not there.
+    pub(super) fn show_again(&self, part: usize) {
         let now = self.clock.now();
-        self.showing.leases.lock().values_mut().for_each(|lease| lease.due = Some(now));
+        self.showing.of(part).leases.lock().values_mut().for_each(|lease| lease.due = Some(now));
     }
 
     /// Takes those out whose turn it is, as many as there is room for, and puts off their next.
-    fn due_leases(&self) -> Vec<ChangeRequest> {
+    fn due_leases(&self, showing: &Showing) -> Vec<ChangeRequest> {
         let now = self.clock.now();
-        let room = WAITING_MAX - self.showing.waiting.lock().len();
-        let mut leases = self.showing.leases.lock();
+        let room = WAITING_MAX - showing.waiting.lock().len();
+        let mut leases = showing.leases.lock();
         let due = leases.iter_mut().filter(|(_, lease)| lease.due.is_some_and(|due| due <= now));
         due.take(room)
             .map(|((channel, key), lease)| {
@@ -163,18 +168,19 @@ impl Node {
     }
 }
 
-/// Gives changes to the broker in their order, and keeps the keys alive.
-pub(super) async fn keep_showing(node: Arc<Node>) {
+/// Gives changes to a part of the broker in their order, and keeps the keys alive.
+pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
+    let showing = node.showing.of(part);
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = node.showing.wake.notified() => {}
-            _ = round.tick() => node.due_leases().into_iter().for_each(|request| node.change_later(request)),
+            () = showing.wake.notified() => {}
+            _ = round.tick() => node.due_leases(showing).into_iter().for_each(|request| node.change_later(request)),
         }
         loop {
             let batch: Vec<_> = {
-                let mut waiting = node.showing.waiting.lock();
+                let mut waiting = showing.waiting.lock();
                 let count = waiting.len().min(TOGETHER);
                 waiting.drain(..count).collect()
             };
@@ -185,7 +191,7 @@ pub(super) async fn keep_showing(node: Arc<Node>) {
             let changed = join_all(batch.into_iter().map(|request| node.broker.change_key(request))).await;
             for error in changed.into_iter().filter_map(Result::err) {
                 node.metrics.publication_refused(error.label());
-                if let Some(untold) = node.showing.failed_told.now() {
+                if let Some(untold) = showing.failed_told.now() {
                     tracing::warn!(%error, untold, "who subscribes to a channel could not be shown in another");
                 }
             }

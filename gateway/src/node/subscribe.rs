@@ -76,7 +76,7 @@ impl Node {
             return Effective::Now;
         }
         local.link = Link::Queued;
-        self.subscribe_queue.want(channel.clone());
+        self.subscribe_queue(channel).want(channel.clone());
         self.delivered_later(local)
     }
 
@@ -106,8 +106,12 @@ impl Node {
             let until = self.clock.now() + LINGER;
             local.link = Link::Lingering(until);
             drop(shard);
-            self.subscribe_queue.unwant(until, channel.clone());
+            self.subscribe_queue(channel).unwant(until, channel.clone());
         }
+    }
+
+    fn subscribe_queue(&self, channel: &Channel) -> &SubscribeQueue {
+        self.subscribe_queues.of(self.broker.part_of(channel))
     }
 
     /// Tells whoever waits for the channel what came of subscribing to it.
@@ -183,9 +187,9 @@ impl SubscribeQueue {
     }
 }
 
-/// Keeps what the broker delivers to this node equal to what its workers want.
-pub(crate) async fn keep_subscribed(node: Arc<Node>) {
-    let queue = &node.subscribe_queue;
+/// Keeps what a part of the broker delivers to this node equal to what its workers want.
+pub(crate) async fn keep_subscribed(node: Arc<Node>, part: usize) {
+    let queue = node.subscribe_queues.of(part);
     loop {
         let (wanted, unwanted) = queue.take(node.clock.now());
         if wanted.is_empty() && unwanted.is_empty() {
@@ -242,7 +246,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
             Ok(()) if local.workers == 0 => {
                 let until = now + LINGER;
                 local.link = Link::Lingering(until);
-                node.subscribe_queue.unwant(until, channel.clone());
+                node.subscribe_queue(&channel).unwant(until, channel.clone());
             }
             Ok(()) => local.link = Link::Up,
             Err(_) => {
@@ -261,7 +265,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         node.runtime.spawn(async move {
             tokio::time::sleep(RETRY).await;
             for channel in again {
-                node_later.subscribe_queue.want(channel);
+                node_later.subscribe_queue(&channel).want(channel);
             }
         });
     }
@@ -294,7 +298,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
                 local.link = Link::Queued;
                 // What was published while nobody listened was not missed by anybody.
                 node.interest.begin_anew(local);
-                node.subscribe_queue.want(channel.clone());
+                node.subscribe_queue(&channel).want(channel.clone());
             }
             Some(local) => {
                 node.tell_waiting(local, &Err(BrokerError::Abandoned));

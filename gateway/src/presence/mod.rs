@@ -2,6 +2,7 @@
 
 pub mod memory;
 pub mod redis;
+pub mod shards;
 
 mod room;
 
@@ -38,6 +39,11 @@ pub trait Presence: Send + Sync + std::fmt::Debug {
 
     /// Writes and reads something of no meaning: whether presence can be kept.
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// The same in one part of the broker alone.
+    fn probe_of(&self, _part: usize) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.probe()
+    }
 
     /// Takes back everything this node added, at once. For a node that ends; nothing is added after it.
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>>;

@@ -290,6 +290,8 @@ impl Sessions {
                     rewritten.push(holding);
                 }
                 State::Taken => lost.extend(live.lose(&holding)),
+                // Tried again.
+                State::Untold => {}
                 State::Prolonged if held.ended.is_some() => drop(live.forget(&holding)),
                 State::Prolonged => {
                     let due = Instant::now() + interval(held.recovery);

@@ -6,6 +6,7 @@
 
 pub mod memory;
 pub mod redis;
+pub mod shards;
 
 mod keep;
 
@@ -47,6 +48,8 @@ pub enum State {
     Lost,
     /// Another holds it.
     Taken,
+    /// It cannot be asked about now.
+    Untold,
 }
 
 /// A session as it is kept.

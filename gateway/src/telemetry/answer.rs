@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(status, 503);
         assert!(body.contains("the node has not started yet"), "{body}");
         readiness.set_started();
-        readiness.canary_returned(Moment(0));
+        readiness.canary_returned(0, Moment(0));
         let (status, body) = ask(&Method::HEAD, "/readyz", &readiness);
         assert_eq!((status, body.as_str()), (200, r#"{"ready":true,"reasons":[],"canary_age_ms":0}"#));
     }
@@ -93,7 +93,7 @@ mod tests {
     fn metrics_say_whether_the_node_is_ready() {
         let readiness = Readiness::new(Duration::from_secs(1));
         readiness.set_started();
-        readiness.canary_returned(Moment(0));
+        readiness.canary_returned(0, Moment(0));
         let (status, body) = ask(&Method::GET, "/metrics", &readiness);
         assert_eq!(status, 200);
         assert!(body.contains("\ntidegate_ready 1\n"), "{body}");

@@ -20,6 +20,7 @@ use super::names;
 use super::register::{
     by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
 };
+use super::shards::ShardMetrics;
 use super::socketio::SocketIoMetrics;
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
@@ -58,6 +59,7 @@ pub struct Metrics {
     /// To sessions, and to clients.
     pub engine_io_carried_bytes_total: [IntCounter; 2],
     pub socketio: SocketIoMetrics,
+    pub shards: ShardMetrics,
     graphql_operations_total: IntCounterVec,
     pub handshakes_pending: IntGauge,
     closes_total: IntCounterVec,
@@ -202,6 +204,7 @@ impl Metrics {
             engine_io_carried_bytes_total: ["session", "client"]
                 .map(|to| carried_bytes_total.with_label_values(&[to])),
             socketio: SocketIoMetrics::new(r),
+            shards: ShardMetrics::new(r),
             graphql_operations_total: counters(r, names::GRAPHQL_OPERATIONS_TOTAL),
             handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
             closes_total,
@@ -535,6 +538,7 @@ mod tests {
         metrics.broker_seconds.with_label_values(&["publish"]).observe(0.001);
         metrics.broker_errors_total.with_label_values(&["timeout"]).inc();
         metrics.broker_link_up.with_label_values(&["command"]).set(1);
+        metrics.shards.name_one();
         metrics.broker_reconnects_total.with_label_values(&["command"]).inc();
         metrics.broker_evictions_total.with_label_values(&["key"]).inc();
         metrics.api_request("publish", 200, Duration::from_millis(1));
@@ -551,7 +555,6 @@ mod tests {
         metrics.events().failed("timeout");
         metrics.webhooks().failed("timeout");
         metrics.disconnected(ProtocolId::RAW, Disconnect::SLOW.label(), Duration::from_secs(3));
-
         let families = metrics.registry.gather();
         let found: Vec<&str> = families.iter().map(prometheus::proto::MetricFamily::name).collect();
         let mut listed: Vec<&str> =

@@ -1,5 +1,6 @@
 //! Whether clients should be sent to this node, and why not.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,20 +9,37 @@ use serde::Serialize;
 use shared::moment::Moment;
 
 use super::metrics::Metrics;
+use super::shards::Neighbors;
 
 /// What `/readyz` goes by. Red until the node has started and a first message has come back through the broker, from
 /// the moment it begins to drain, and while messages do not come back.
+///
+/// Where the broker has several parts, one that is away is no reason to send all clients elsewhere: what is in the others goes on
+/// here as it does there. It is a reason if other nodes have that part.
 #[derive(Debug)]
 pub struct Readiness {
     started: AtomicBool,
     draining: AtomicBool,
-    /// The millisecond of the node's clock after the one in which the canary last came back. 0: it never did.
-    canary_at: AtomicU64,
-    /// How old that may be.
+    /// How old the last canary that came back may be.
     canary_age_max: Duration,
-    trouble: Mutex<Option<Trouble>>,
+    parts: Box<[Part]>,
+    /// What other nodes say, once they were asked.
+    neighbors: Mutex<Option<Arc<Neighbors>>>,
+    /// Whether there has been a moment in which all nodes placed channels alike. One that has served since then does not stop
+    /// because another one comes that is wrong.
+    agreed: AtomicBool,
     /// Why no token can be checked, if none can.
     keys_missing: Mutex<Option<String>>,
+}
+
+/// A part of the broker.
+#[derive(Debug)]
+struct Part {
+    /// Empty, if there is only one.
+    name: Arc<str>,
+    /// The millisecond of the node's clock after the one in which the canary last came back. 0: it never did.
+    canary_at: AtomicU64,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 /// Why canaries do not come back, and since when.
@@ -34,23 +52,42 @@ struct Trouble {
 /// A trouble this short is no reason to send clients elsewhere: a lost connection is made again sooner.
 const TROUBLE_BORNE: Duration = Duration::from_secs(1);
 
+/// What others said of a part before it was away here so long is not what they say now: a node's announcement holds for 10 s,
+/// and a link that hangs is noticed within some seconds.
+const APART_BORNE: Duration = Duration::from_secs(15);
+
+/// A part that has not been reached since the node started keeps it from being ready for so long.
+const START_BORNE: Duration = Duration::from_secs(10);
+
 /// The answer of `/readyz`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Verdict {
     pub ready: bool,
     /// Why not, for the person who reads it.
     pub reasons: Vec<String>,
+    /// What is wrong all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Of the part of the broker for which it is the highest.
     pub canary_age_ms: u64,
 }
 
 impl Readiness {
+    /// For a broker of one part.
     pub fn new(canary_age_max: Duration) -> Self {
+        Self::of_parts(canary_age_max, vec!["".into()])
+    }
+
+    /// For a broker whose parts are called so.
+    pub fn of_parts(canary_age_max: Duration, names: Vec<Arc<str>>) -> Self {
+        let part = |name| Part { name, canary_at: AtomicU64::new(0), trouble: Mutex::new(None) };
         Self {
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            canary_at: AtomicU64::new(0),
             canary_age_max,
-            trouble: Mutex::new(None),
+            parts: names.into_iter().map(part).collect(),
+            neighbors: Mutex::new(None),
+            agreed: AtomicBool::new(false),
             keys_missing: Mutex::new(None),
         }
     }
@@ -69,17 +106,29 @@ impl Readiness {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// A message to this node itself came back through the broker.
-    pub fn canary_returned(&self, now: Moment) {
-        self.canary_at.fetch_max(now.0.saturating_add(1), Ordering::AcqRel);
-        *self.trouble.lock() = None;
+    /// A message to this node itself came back through a part of the broker.
+    pub fn canary_returned(&self, part: usize, now: Moment) {
+        if let Some(part) = self.parts.get(part) {
+            part.canary_at.fetch_max(now.0.saturating_add(1), Ordering::AcqRel);
+            *part.trouble.lock() = None;
+        }
     }
 
     /// It did not, for this reason.
-    pub fn canary_failed(&self, now: Moment, reason: String) {
-        let mut trouble = self.trouble.lock();
-        let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
-        *trouble = Some(Trouble { since, reason });
+    pub fn canary_failed(&self, part: usize, now: Moment, reason: String) {
+        if let Some(part) = self.parts.get(part) {
+            let mut trouble = part.trouble.lock();
+            let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
+            *trouble = Some(Trouble { since, reason });
+        }
+    }
+
+    /// What the other nodes say.
+    pub fn neighbors_heard(&self, neighbors: Option<Arc<Neighbors>>) {
+        if neighbors.as_ref().is_some_and(|neighbors| neighbors.apart.is_empty()) {
+            self.agreed.store(true, Ordering::Release);
+        }
+        *self.neighbors.lock() = neighbors;
     }
 
     /// No key is there to check any token with, for this reason; or there is one.
@@ -96,20 +145,49 @@ impl Readiness {
             reasons.push("the node is draining".to_owned());
         }
         reasons.extend(self.keys_missing.lock().clone());
-        let canary_at = self.canary_at.load(Ordering::Acquire);
-        let age = now.since(Moment(canary_at.saturating_sub(1)));
-        let trouble = self.trouble.lock();
-        let lasts = trouble.as_ref().is_some_and(|trouble| now.since(trouble.since) >= TROUBLE_BORNE);
-        if canary_at == 0 || lasts || age > self.canary_age_max {
-            reasons.push(match &*trouble {
-                Some(trouble) => trouble.reason.clone(),
-                None if canary_at == 0 => "no message has come back through the broker yet".to_owned(),
-                None => format!("no message came back through the broker for {} ms", age.as_millis()),
-            });
+        let mut notes = Vec::new();
+        let neighbors = self.neighbors.lock().clone();
+        self.judge_parts(now, neighbors.as_deref(), &mut reasons, &mut notes);
+        let agreed = self.agreed.load(Ordering::Acquire);
+        match neighbors.map(|neighbors| neighbors.apart.clone()) {
+            None if self.parts.len() > 1 && !agreed => {
+                reasons
+                    .push("it is not known yet whether other nodes have the same Redis servers".to_owned());
+            }
+            Some(apart) if !apart.is_empty() => if agreed { &mut notes } else { &mut reasons }.push(apart),
+            _ => {}
         }
-        drop(trouble);
-        let canary_age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        Verdict { ready: reasons.is_empty(), reasons, canary_age_ms }
+        let ages = self.parts.iter().map(|part| part.age(now));
+        let canary_age_ms = u64::try_from(ages.max().unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+        Verdict { ready: reasons.is_empty(), reasons, notes, canary_age_ms }
+    }
+
+    /// What is wrong with the parts of the broker: reasons not to be ready, and what is none.
+    fn judge_parts(
+        &self,
+        now: Moment,
+        neighbors: Option<&Neighbors>,
+        reasons: &mut Vec<String>,
+        notes: &mut Vec<String>,
+    ) {
+        let wrong: Vec<Option<Wrong>> =
+            self.parts.iter().map(|part| part.wrong(now, self.canary_age_max)).collect();
+        let none_works = wrong.iter().all(Option::is_some);
+        for (index, (part, wrong)) in self.parts.iter().zip(wrong).enumerate() {
+            let Some(Wrong { why, lasts }) = wrong else { continue };
+            if part.name.is_empty() {
+                reasons.push(why);
+                continue;
+            }
+            let why = format!("the Redis at {} cannot be used: {why}", part.name);
+            let user = neighbors.and_then(|neighbors| neighbors.uses.get(index)?.as_deref());
+            let starts = part.canary_at.load(Ordering::Acquire) == 0 && now < Moment::ZERO + START_BORNE;
+            match user.filter(|_| lasts >= APART_BORNE) {
+                Some(node) => reasons.push(format!("{why} (node {node} uses it)")),
+                None if none_works || starts => reasons.push(why),
+                None => notes.push(why),
+            }
+        }
     }
 
     /// Brings the metrics about readiness up to date.
@@ -117,6 +195,35 @@ impl Readiness {
         let verdict = self.verdict(now);
         metrics.ready.set(i64::from(verdict.ready));
         metrics.canary_age_seconds.set(Duration::from_millis(verdict.canary_age_ms).as_secs_f64());
+    }
+}
+
+/// Why a part of the broker cannot be used, and for how long that has been so.
+struct Wrong {
+    why: String,
+    lasts: Duration,
+}
+
+impl Part {
+    /// How long ago a canary last came back.
+    fn age(&self, now: Moment) -> Duration {
+        now.since(Moment(self.canary_at.load(Ordering::Acquire).saturating_sub(1)))
+    }
+
+    fn wrong(&self, now: Moment, age_max: Duration) -> Option<Wrong> {
+        let never = self.canary_at.load(Ordering::Acquire) == 0;
+        let age = self.age(now);
+        let trouble = self.trouble.lock();
+        let lasts = trouble.as_ref().map_or(Duration::ZERO, |trouble| now.since(trouble.since));
+        if !never && lasts < TROUBLE_BORNE && age <= age_max {
+            return None;
+        }
+        let why = match &*trouble {
+            Some(trouble) => trouble.reason.clone(),
+            None if never => "no message has come back through the broker yet".to_owned(),
+            None => format!("no message came back through the broker for {} ms", age.as_millis()),
+        };
+        Some(Wrong { why, lasts: lasts.max(age) })
     }
 }
 
@@ -129,7 +236,7 @@ mod tests {
         let readiness = Readiness::new(Duration::from_secs(5));
         assert!(!readiness.verdict(Moment(0)).ready);
         readiness.set_started();
-        readiness.canary_returned(Moment(0));
+        readiness.canary_returned(0, Moment(0));
         assert!(readiness.verdict(Moment(0)).ready);
         readiness.set_draining();
         assert_eq!(readiness.verdict(Moment(0)).reasons, ["the node is draining"]);
@@ -141,7 +248,7 @@ mod tests {
         readiness.set_started();
         let young = readiness.verdict(Moment(1));
         assert_eq!(young.reasons, ["no message has come back through the broker yet"]);
-        readiness.canary_returned(Moment(2));
+        readiness.canary_returned(0, Moment(2));
         assert!(readiness.verdict(Moment(2)).ready);
     }
 
@@ -149,12 +256,12 @@ mod tests {
     fn a_canary_that_does_not_come_back_turns_a_node_red_until_it_does() {
         let readiness = Readiness::new(Duration::from_secs(5));
         readiness.set_started();
-        readiness.canary_returned(Moment(1000));
+        readiness.canary_returned(0, Moment(1000));
         assert!(readiness.verdict(Moment(6000)).ready);
         let late = readiness.verdict(Moment(6001));
         assert_eq!(late.reasons, ["no message came back through the broker for 5001 ms"]);
-        readiness.canary_returned(Moment(6002));
-        readiness.canary_returned(Moment(3000));
+        readiness.canary_returned(0, Moment(6002));
+        readiness.canary_returned(0, Moment(3000));
         assert!(readiness.verdict(Moment(6100)).ready);
     }
 
@@ -162,14 +269,14 @@ mod tests {
     fn a_trouble_that_lasts_turns_a_node_red_in_its_own_words_and_one_success_turns_it_green() {
         let readiness = Readiness::new(Duration::from_secs(5));
         readiness.set_started();
-        readiness.canary_returned(Moment(1000));
-        readiness.canary_failed(Moment(1100), "a blink".to_owned());
+        readiness.canary_returned(0, Moment(1000));
+        readiness.canary_failed(0, Moment(1100), "a blink".to_owned());
         assert!(readiness.verdict(Moment(1200)).ready);
-        readiness.canary_failed(Moment(2100), "Redis refuses: OOM".to_owned());
+        readiness.canary_failed(0, Moment(2100), "Redis refuses: OOM".to_owned());
         assert_eq!(readiness.verdict(Moment(2100)).reasons, ["Redis refuses: OOM"]);
-        readiness.canary_returned(Moment(2200));
+        readiness.canary_returned(0, Moment(2200));
         assert!(readiness.verdict(Moment(2200)).ready);
-        readiness.canary_failed(Moment(2300), "another".to_owned());
+        readiness.canary_failed(0, Moment(2300), "another".to_owned());
         assert!(readiness.verdict(Moment(2400)).ready, "it has only begun");
     }
 
@@ -177,10 +284,90 @@ mod tests {
     fn a_node_that_has_no_key_for_any_token_is_not_ready() {
         let readiness = Readiness::new(Duration::from_secs(5));
         readiness.set_started();
-        readiness.canary_returned(Moment(0));
+        readiness.canary_returned(0, Moment(0));
         readiness.keys_missing(Some("no keys".to_owned()));
         assert_eq!(readiness.verdict(Moment(0)).reasons, ["no keys"]);
         readiness.keys_missing(None);
         assert!(readiness.verdict(Moment(0)).ready);
+    }
+
+    fn of_two() -> Readiness {
+        let readiness = Readiness::of_parts(Duration::from_secs(5), vec!["r1:6379".into(), "r2:6379".into()]);
+        readiness.set_started();
+        readiness
+    }
+
+    fn neighbors(apart: &str, uses: [Option<&str>; 2]) -> Option<Arc<Neighbors>> {
+        let uses = uses.map(|node| node.map(Box::from)).into();
+        let apart_count = usize::from(!apart.is_empty());
+        Some(Arc::new(Neighbors { apart: apart.to_owned(), apart_count, uses }))
+    }
+
+    #[test]
+    fn one_part_that_is_away_is_a_note_and_all_of_them_are_reasons() {
+        let readiness = of_two();
+        readiness.neighbors_heard(neighbors("", [None, None]));
+        for part in 0..2 {
+            readiness.canary_returned(part, Moment(1_000));
+        }
+        readiness.canary_failed(1, Moment(1_100), "gone".to_owned());
+        assert_eq!(readiness.verdict(Moment(1_200)).notes, [""; 0], "it has only begun");
+        readiness.canary_returned(0, Moment(4_000));
+        let verdict = readiness.verdict(Moment(4_100));
+        assert!(verdict.ready);
+        assert_eq!(verdict.notes, ["the Redis at r2:6379 cannot be used: gone"]);
+        readiness.canary_failed(0, Moment(4_200), "gone too".to_owned());
+        let verdict = readiness.verdict(Moment(5_300));
+        let all = ["r1:6379 cannot be used: gone too", "r2:6379 cannot be used: gone"]
+            .map(|why| format!("the Redis at {why}"));
+        assert_eq!((verdict.ready, verdict.reasons.as_slice()), (false, &all[..]));
+    }
+
+    #[test]
+    fn a_part_that_others_use_and_this_node_cannot_for_long_is_a_reason() {
+        let readiness = of_two();
+        readiness.neighbors_heard(neighbors("", [Some("a"), Some("a")]));
+        for part in 0..2 {
+            readiness.canary_returned(part, Moment(1_000));
+        }
+        readiness.canary_failed(1, Moment(1_100), "gone".to_owned());
+        readiness.canary_returned(0, Moment(15_000));
+        assert!(readiness.verdict(Moment(15_000)).ready, "others may not have noticed yet");
+        readiness.canary_returned(0, Moment(17_000));
+        let reasons = readiness.verdict(Moment(17_000)).reasons;
+        assert_eq!(reasons, ["the Redis at r2:6379 cannot be used: gone (node a uses it)"]);
+        readiness.neighbors_heard(neighbors("", [Some("a"), None]));
+        assert!(readiness.verdict(Moment(17_000)).ready, "nobody has it");
+    }
+
+    #[test]
+    fn a_part_that_was_never_reached_keeps_a_node_from_being_ready_for_a_while() {
+        let readiness = of_two();
+        readiness.neighbors_heard(neighbors("", [None, None]));
+        readiness.canary_returned(0, Moment(100));
+        assert!(!readiness.verdict(Moment(200)).ready);
+        readiness.canary_returned(0, Moment(9_000));
+        assert!(readiness.verdict(Moment(11_000)).ready);
+    }
+
+    #[test]
+    fn a_node_that_starts_among_others_with_another_list_is_not_ready_and_they_stay_so() {
+        let apart = "node a has another list of Redis servers";
+        let (young, old) = (of_two(), of_two());
+        for readiness in [&young, &old] {
+            readiness.canary_returned(0, Moment(100));
+            readiness.canary_returned(1, Moment(100));
+        }
+        assert!(!young.verdict(Moment(200)).ready, "nobody was asked yet");
+        old.neighbors_heard(neighbors("", [None, None]));
+        assert!(old.verdict(Moment(200)).ready);
+        for readiness in [&young, &old] {
+            readiness.neighbors_heard(neighbors(apart, [None, None]));
+        }
+        assert_eq!(young.verdict(Moment(200)).reasons, [apart]);
+        let verdict = old.verdict(Moment(200));
+        assert_eq!((verdict.ready, verdict.notes.as_slice()), (true, &[apart.to_owned()][..]));
+        young.neighbors_heard(neighbors("", [None, None]));
+        assert!(young.verdict(Moment(200)).ready, "they are gone");
     }
 }

@@ -74,7 +74,7 @@ pub async fn only_subscribed_channels_are_heard<B: Backend>() {
     eventually("both are heard", async || node.heard.texts(&b) == ["one", "two"]).await;
     assert_eq!(node.heard.texts(&a), ["one"]);
     assert_eq!(node.heard.texts(&c), Vec::<String>::new());
-    assert_eq!(node.metrics.subscribed_channels.get(), 1);
+    assert_eq!(node.counted().subscribed_channels.get(), 1);
 
     node.subscribe(&a).await;
     node.publish(&a, "three").await;
@@ -180,13 +180,13 @@ pub async fn many_channels_are_subscribed_at_once<B: Backend>() {
     let (batch, singles) =
         tokio::join!(node.broker.subscribe(batch.to_vec()), futures_util::future::join_all(singles));
     assert!(batch.is_ok() && singles.iter().all(Result::is_ok));
-    assert_eq!(node.metrics.subscribed_channels.get(), 10_000);
+    assert_eq!(node.counted().subscribed_channels.get(), 10_000);
     for channel in [&channels[0], &channels[8_999], &channels[9_999]] {
         node.publish(channel, "x").await;
         eventually("it is heard", async || node.heard.texts(channel) == ["x"]).await;
     }
     node.broker.unsubscribe(channels.clone()).await.expect("unsubscribed");
-    assert_eq!(node.metrics.subscribed_channels.get(), 0);
+    assert_eq!(node.counted().subscribed_channels.get(), 0);
 }
 
 pub async fn control_messages_come_back<B: Backend>() {
@@ -219,7 +219,7 @@ pub async fn a_canary_comes_back<B: Backend>() {
         took = node.broker.canary().await.expect("a canary");
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
-    assert_eq!(node.metrics.canary_micros.get(), took.as_micros() as u64);
+    assert_eq!(node.counted().canary_micros.get(), took.as_micros() as u64);
 }
 
 pub async fn announcements_hold_for_their_lease<B: Backend>() {

@@ -13,14 +13,17 @@ use shared::publication::{Payload, Publication};
 use shared::push::OwnedEvent;
 use tidegate::broker::measure::BrokerMetrics;
 use tidegate::broker::memory::{self, MemoryBroker};
-use tidegate::broker::redis::{self, RedisBroker, RedisUrl};
+use tidegate::broker::redis::{self, Mode, RedisBroker, RedisUrl};
+use tidegate::broker::shards::ShardedBroker;
 use tidegate::broker::{Broker, BrokerEvents, PublishRequest, Published};
 use tidegate::ledger::Ledger;
 use tidegate::ledger::memory::MemoryLedger;
 use tidegate::ledger::redis::RedisLedger;
+use tidegate::ledger::shards::ShardedLedger;
 use tidegate::presence::Presence;
 use tidegate::presence::memory::MemoryPresence;
 use tidegate::presence::redis::RedisPresence;
+use tidegate::presence::shards::ShardedPresence;
 
 use crate::redis_server::RedisServer;
 
@@ -44,6 +47,8 @@ pub struct Node {
     pub ledger: Arc<dyn Ledger>,
     pub heard: Arc<Heard>,
     pub metrics: Arc<BrokerMetrics>,
+    /// Of each server, where there are several.
+    pub by_server: Vec<Arc<BrokerMetrics>>,
 }
 
 /// Everything a node was told.
@@ -54,6 +59,7 @@ pub struct Heard {
     control: Mutex<Vec<Bytes>>,
     told: Mutex<Vec<Bytes>>,
     resumed: AtomicU64,
+    resumed_parts: Mutex<Vec<usize>>,
 }
 
 impl BrokerEvents for Heard {
@@ -73,7 +79,8 @@ impl BrokerEvents for Heard {
         self.told.lock().push(message);
     }
 
-    fn resumed(&self) {
+    fn resumed(&self, part: usize) {
+        self.resumed_parts.lock().push(part);
         self.resumed.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -103,9 +110,20 @@ impl Heard {
     pub fn resumed(&self) -> u64 {
         self.resumed.load(Ordering::SeqCst)
     }
+
+    /// Of which parts of the broker that was told, in its order.
+    pub fn resumed_parts(&self) -> Vec<usize> {
+        self.resumed_parts.lock().clone()
+    }
 }
 
 impl Node {
+    /// What its broker has counted, over all servers.
+    pub fn counted(&self) -> BrokerMetrics {
+        let all = if self.by_server.is_empty() { vec![&*self.metrics] } else { vec![] };
+        BrokerMetrics::together(all.into_iter().chain(self.by_server.iter().map(|metrics| &**metrics)))
+    }
+
     pub async fn publish(&self, channel: &Channel, text: impl ToString) -> Published {
         self.broker.publish(request(channel, text)).await.expect("published")
     }
@@ -136,7 +154,7 @@ impl Backend for Memory {
         let (heard, metrics) = (Arc::new(Heard::default()), Arc::new(BrokerMetrics::default()));
         let broker = MemoryBroker::start(&memory::Config::default(), heard.clone(), metrics.clone());
         let (presence, ledger) = (Arc::new(MemoryPresence::new()), Arc::new(MemoryLedger::default()));
-        Node { broker, presence, ledger, heard, metrics }
+        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new() }
     }
 }
 
@@ -168,7 +186,54 @@ impl Backend for Redis {
             RedisBroker::start(&self.config, &name, heard.clone(), metrics.clone()).expect("a valid address");
         let presence = RedisPresence::start(&self.config, &name, broker.clone());
         let ledger = Arc::new(RedisLedger::new(&self.config, broker.clone()));
-        Node { broker, presence, ledger, heard, metrics }
+        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new() }
+    }
+}
+
+/// Several servers that do not know of each other.
+#[derive(Debug)]
+pub struct Shards {
+    pub servers: Vec<RedisServer>,
+    pub config: redis::Config,
+    nodes: AtomicU64,
+}
+
+impl Shards {
+    /// With options as on the command line of `redis-server`.
+    pub fn with(options: &[&str]) -> Self {
+        let servers: Vec<_> = (0..3).map(|_| RedisServer::start_with(options)).collect();
+        let addresses = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+        let config = redis::Config { mode: Mode::Shards, addresses, ..redis::Config::default() };
+        Self { servers, config, nodes: AtomicU64::new(0) }
+    }
+
+    pub fn node_with(&self, config: &redis::Config) -> Node {
+        let heard = Arc::new(Heard::default());
+        let name = format!("node-{}", self.nodes.fetch_add(1, Ordering::SeqCst));
+        let metrics = |_: &str| Arc::<BrokerMetrics>::default();
+        let broker =
+            ShardedBroker::start(config, &name, heard.clone(), metrics).expect("addresses are valid");
+        let shards = broker.shards();
+        let presence = ShardedPresence::new(
+            shards
+                .map(|shard| RedisPresence::start(config, &name, shard.broker.clone()) as Arc<dyn Presence>),
+        );
+        let ledger = ShardedLedger::new(
+            shards.map(|shard| Arc::new(RedisLedger::new(config, shard.broker.clone())) as Arc<dyn Ledger>),
+        );
+        let by_server: Vec<_> = shards.iter().map(|shard| shard.metrics.clone()).collect();
+        let (presence, ledger) = (Arc::new(presence), Arc::new(ledger));
+        Node { broker, presence, ledger, heard, metrics: by_server[0].clone(), by_server }
+    }
+}
+
+impl Backend for Shards {
+    fn new() -> Self {
+        Self::with(&[])
+    }
+
+    fn node(&self) -> Node {
+        self.node_with(&self.config)
     }
 }
 

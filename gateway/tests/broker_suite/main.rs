@@ -26,6 +26,8 @@ mod presence_faults;
 mod refusals;
 mod servers;
 mod several_nodes;
+mod shard_costs;
+mod shard_faults;
 mod streams;
 mod tls;
 mod turns;
@@ -39,10 +41,23 @@ macro_rules! suite {
                 crate::$module::$test::<crate::harness::Memory>().await;
             })*)*
         }
+        of_servers! { $($module :: { $($test,)* })* }
+    };
+}
+
+/// The same where nodes can be several.
+macro_rules! of_servers {
+    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
         mod redis {
             $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
                 crate::$module::$test::<crate::harness::Redis>().await;
+            })*)*
+        }
+        mod shards {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                crate::$module::$test::<crate::harness::Shards>().await;
             })*)*
         }
     };
@@ -104,5 +119,19 @@ suite! {
         each_reader_goes_on_where_it_stood,
         a_reader_that_is_far_behind_is_told_how_much_it_missed,
         it_is_what_the_table_says_whatever_happens,
+    }
+}
+
+mod nodes {
+    of_servers! {
+        several_nodes::{
+            what_one_node_publishes_all_hear_in_the_same_order,
+            streams_and_keys_are_the_same_from_every_node,
+            control_messages_reach_every_node_and_announcements_are_seen_by_all,
+            presence_is_the_sum_of_all_nodes,
+        }
+        turns::{
+            a_turn_is_one_nodes_until_it_is_given_back_and_who_follows_knows_how_far_it_got,
+        }
     }
 }

@@ -9,7 +9,7 @@ use tidegate::broker::{Idempotency, PublishRequest};
 use crate::harness::{ALL, Backend, Node, Redis, channel, eventually, request};
 use crate::presence::info;
 
-async fn listening(redis: &Redis, count: usize) -> Vec<Node> {
+async fn listening(redis: &impl Backend, count: usize) -> Vec<Node> {
     let nodes: Vec<Node> = (0..count).map(|_| redis.node()).collect();
     for node in &nodes {
         node.listens().await;
@@ -17,9 +17,8 @@ async fn listening(redis: &Redis, count: usize) -> Vec<Node> {
     nodes
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_node_publishes_all_hear_in_the_same_order() {
-    let redis = Redis::new();
+pub async fn what_one_node_publishes_all_hear_in_the_same_order<B: Backend>() {
+    let redis = B::new();
     let nodes = listening(&redis, 3).await;
     let a = channel("a");
     for node in &nodes {
@@ -40,9 +39,8 @@ async fn what_one_node_publishes_all_hear_in_the_same_order() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_and_keys_are_the_same_from_every_node() {
-    let redis = Redis::new();
+pub async fn streams_and_keys_are_the_same_from_every_node<B: Backend>() {
+    let redis = B::new();
     let nodes = listening(&redis, 2).await;
     let a = channel("a");
     let publish = async |node: &Node, text| {
@@ -62,9 +60,8 @@ async fn streams_and_keys_are_the_same_from_every_node() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn control_messages_reach_every_node_and_announcements_are_seen_by_all() {
-    let redis = Redis::new();
+pub async fn control_messages_reach_every_node_and_announcements_are_seen_by_all<B: Backend>() {
+    let redis = B::new();
     let nodes = listening(&redis, 3).await;
     let message = Bytes::from_static(b"drain");
     assert_eq!(nodes[1].broker.send_control(message.clone()).await.expect("sent"), 3);
@@ -102,9 +99,8 @@ async fn what_one_node_is_told_no_other_hears_also_after_its_link_was_lost() {
     assert!(nodes[2].heard.told().is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn presence_is_the_sum_of_all_nodes() {
-    let redis = Redis::new();
+pub async fn presence_is_the_sum_of_all_nodes<B: Backend>() {
+    let redis = B::new();
     let nodes = listening(&redis, 3).await;
     let a = channel("a");
     nodes[0].enter(&a, &info(1, "ann")).await;

@@ -95,7 +95,7 @@ pub async fn a_reader_with_enough_bytes_is_given_these_at_least_and_in_order<B: 
     assert!(read(Some(256 << 10)).await >= 8);
     assert!(read(Some(1)).await >= 1);
     // What lies in memory costs nothing to name; what has to be fetched is not, beyond a page.
-    let is_fetched = node.metrics.read_link.up.get() > 0;
+    let is_fetched = node.counted().read_link.up.get() > 0;
     assert!(!is_fetched || read(Some(256 << 10)).await < 24);
 }
 
@@ -187,7 +187,8 @@ pub async fn a_key_is_good_for_one_publication<B: Backend>() {
     eventually("the last is heard", async || node.heard.texts(&a).ends_with(&["last".into()])).await;
     assert_eq!(node.heard.texts(&a), ["first", "last"]);
     assert_eq!(node.history(&a, ALL).await, ["first", "last"]);
-    assert_eq!((node.metrics.published.get(), node.metrics.duplicates.get()), (3, 1));
+    let counted = node.counted();
+    assert_eq!((counted.published.get(), counted.duplicates.get()), (3, 1));
 }
 
 pub async fn a_key_is_good_for_one_publication_without_history_too<B: Backend>() {

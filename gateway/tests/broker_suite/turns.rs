@@ -20,9 +20,8 @@ fn turn(held: bool, done: &str) -> Turn {
     Turn { held, done: done.into(), over: Duration::ZERO }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_turn_is_one_nodes_until_it_is_given_back_and_who_follows_knows_how_far_it_got() {
-    let redis = Redis::new();
+pub async fn a_turn_is_one_nodes_until_it_is_given_back_and_who_follows_knows_how_far_it_got<B: Backend>() {
+    let redis = B::new();
     let (one, other) = (redis.node(), redis.node());
     assert_eq!(
         take(&one, "one", LONG, LONG, "unheard").await,

@@ -101,6 +101,13 @@ impl Description {
             .with("redis.sentinel_master", "watched")
     }
 
+    /// The same over several that do not know of each other, at these ports.
+    pub fn over_shards(self, ports: impl IntoIterator<Item = u16>) -> Self {
+        let addresses: Vec<String> = ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let described = self.with("broker.kind", "redis").with("redis.mode", "shards");
+        described.with("redis.addresses", addresses.join(","))
+    }
+
     fn load(&self, directory: &TempDir) -> Config {
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, &self.toml).expect("a file of settings");

@@ -238,12 +238,12 @@ impl Broker for MemoryBroker {
         node: &str,
         description: Bytes,
         lease: Duration,
-    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>> {
         let now = self.now();
         let mut nodes = self.nodes.lock();
         nodes.retain(|_, (_, expires)| *expires > now);
         nodes.insert(node.into(), (description, now + lease));
-        ready(Ok(())).boxed()
+        ready(Ok(nodes.values().map(|(description, _)| description.clone()).collect())).boxed()
     }
 
     fn nodes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>> {

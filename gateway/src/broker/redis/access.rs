@@ -52,6 +52,21 @@ impl Access {
                 let sentinels = Sentinels::start(config, (&login, tls.as_ref()), name, metrics)?;
                 Ok(Self { place: Place::Named(sentinels), login, tls })
             }
+            Mode::Shards => {
+                let [address] = &config.addresses[..] else {
+                    return Err(DialError::Url("a server of several has one address".into()));
+                };
+                let (host, port) =
+                    address::host_and_port(address).map_err(|problem| DialError::Url(problem.into()))?;
+                let address = Address::Tcp { host, port, tls: config.tls };
+                let tls = match stream::name_in_certificate(&address)? {
+                    Some(_) => Some(tls::connector(config)?),
+                    None => None,
+                };
+                let login = login(&config.user, &config.password, config.password_file.as_deref())?;
+                let login = login.set_db(config.database.into());
+                Ok(Self { place: Place::Fixed(Arc::new(address)), login, tls })
+            }
         }
     }
 }

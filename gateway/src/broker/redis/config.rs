@@ -20,12 +20,14 @@ const TTL_S_MAX: u64 = 31_536_000;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `single`: the server of `url`. `sentinel`: the one that Redis Sentinel names as master, at each time.
+    /// `single`: the server of `url`. `sentinel`: the one that Redis Sentinel names as master, at each time. `shards`: all of
+    /// `addresses`, among which channels are divided.
     pub mode: Mode,
     /// With `mode = "single"`: `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`.
     /// `?db=`, `?user=` and `?password=` do the same. The password is never shown.
     pub url: RedisUrl,
-    /// With other modes, `host:port` of each: with `mode = "sentinel"` the Sentinels, all of them.
+    /// With other modes, `host:port` of each: with `mode = "sentinel"` the Sentinels, all of them; with `mode = "shards"` the
+    /// servers, in whatever order, the same at every node.
     pub addresses: Vec<String>,
     /// With other modes, as whom nodes log in to the Redis servers. Empty: the default user.
     pub user: String,
@@ -36,7 +38,7 @@ pub struct Config {
     /// With other modes, the number of the database.
     pub database: u32,
     /// With other modes, reach the Redis servers over TLS. Their certificates must be for the names or addresses that
-    /// Sentinel tells.
+    /// Sentinel tells, or that stand in `addresses`.
     pub tls: bool,
     /// With `mode = "sentinel"`: what the master is called in the Sentinels' line `sentinel monitor NAME …`.
     pub sentinel_master: String,

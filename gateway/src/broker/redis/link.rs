@@ -282,7 +282,7 @@ impl Supervisor {
         };
         let tell = || {
             if matches!(self.purpose, Purpose::Commands) {
-                self.events.resumed();
+                self.events.resumed(0);
             }
         };
         show(&dialed.server);

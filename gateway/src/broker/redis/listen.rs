@@ -242,7 +242,7 @@ impl Task {
         show(&self.state, self.number, &dialed.connection, &dialed.server);
         if was_up {
             metrics.subscriber_link.reconnects.increment();
-            self.router.events.resumed();
+            self.router.events.resumed(0);
         }
     }
 
@@ -267,7 +267,7 @@ impl Task {
         let changed = |server: &Server| {
             tracing::warn!(link = LINK, "the Redis behind a connection is not what it was");
             show(&state, number, connection, server);
-            router.events.resumed();
+            router.events.resumed(0);
         };
         let lost = hold(ended, ping, timeout, heard, || connection.identify(), server.clone(), changed);
         tokio::pin!(lost);

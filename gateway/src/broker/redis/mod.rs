@@ -284,7 +284,7 @@ impl Broker for RedisBroker {
         node: &str,
         description: Bytes,
         lease: Duration,
-    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>> {
         let node = node.to_owned();
         async move { self.announce_node(&node, description, lease).await }.boxed()
     }

@@ -1,6 +1,7 @@
 //! How many servers there are and who says which of them is used, and which settings go with that.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,7 @@ pub enum Mode {
     #[default]
     Single,
     Sentinel,
+    Shards,
 }
 
 impl Mode {
@@ -28,6 +30,7 @@ impl Mode {
         match self {
             Self::Single => "single",
             Self::Sentinel => "sentinel",
+            Self::Shards => "shards",
         }
     }
 }
@@ -56,6 +59,14 @@ pub(super) fn check(config: &Config, faults: &mut Faults) {
             sentinel(config, faults);
             if !config.tls && !config.sentinel_tls {
                 files_without_tls(config, "tls or sentinel_tls must be true", faults);
+            }
+        }
+        Mode::Shards => {
+            no_url(config, faults);
+            addresses(config, "each server", faults);
+            login("", &config.user, &config.password, config.password_file.as_ref(), faults);
+            if !config.tls {
+                files_without_tls(config, "tls must be true", faults);
             }
         }
     }
@@ -119,7 +130,9 @@ fn addresses(config: &Config, whose: &str, faults: &mut Faults) {
         let key = format!("addresses.{number}");
         match address::host_and_port(text) {
             Err(problem) => faults.add(key, problem),
-            Ok(_) if config.addresses[..number].contains(text) => faults.add(key, "is there twice"),
+            Ok(_) if config.addresses[..number].iter().any(|other| other.eq_ignore_ascii_case(text)) => {
+                faults.add(key, "is there twice")
+            }
             Ok(_) => {}
         }
     }
@@ -178,6 +191,16 @@ impl Config {
         }
     }
 
+    /// With `mode = "shards"`: what each server is called, and the settings that lead to it alone. Hosts are the same however
+    /// they are spelt.
+    pub(crate) fn shards(&self) -> Vec<(Arc<str>, Self)> {
+        let alone = |address: &String| {
+            let name = address.to_ascii_lowercase();
+            (name.as_str().into(), Self { addresses: vec![name], ..self.clone() })
+        };
+        self.addresses.iter().map(alone).collect()
+    }
+
     /// Every file that holds a password, with its key.
     pub(crate) fn password_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         let files = [
@@ -214,6 +237,28 @@ mod tests {
         assert_eq!(keys(&format!("{SENTINEL}{all}")), [""; 0]);
         let other = format!("{SENTINEL}sentinel_tls = true\nca_file = \"/ca.pem\"");
         assert_eq!(keys(&other), [""; 0], "the Sentinels alone have TLS");
+    }
+
+    #[test]
+    fn shards_need_their_addresses_and_each_is_a_configuration_of_its_own() {
+        let text = "mode = \"shards\"\naddresses = [\"Redis-1:6379\", \"redis-2:6379\"]\nuser = \"a\"\n\
+                    password = \"b\"\ndatabase = 2\ntls = true\nca_file = \"/ca.pem\"\n";
+        assert_eq!(keys(text), [""; 0]);
+        assert_eq!(keys("mode = \"shards\""), ["addresses"]);
+        assert_eq!(
+            keys("mode = \"shards\"\naddresses = [\"a:1\", \"A:1\", \"a\"]"),
+            ["addresses.1", "addresses.2"]
+        );
+        let other = "url = \"redis://host\"\nsentinel_master = \"m\"\n";
+        assert_eq!(keys(&format!("{other}{text}")), ["url", "sentinel_master"]);
+        let without_tls = "mode = \"shards\"\naddresses = [\"a:1\"]\nca_file = \"/ca.pem\"";
+        assert_eq!(keys(without_tls), ["ca_file"]);
+        let config: Config = toml::from_str(text).unwrap();
+        let shards = config.shards();
+        let names: Vec<&str> = shards.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, ["redis-1:6379", "redis-2:6379"]);
+        let alone = Config { addresses: vec!["redis-2:6379".to_owned()], ..config.clone() };
+        assert_eq!(shards[1].1, alone);
     }
 
     #[test]

@@ -18,21 +18,12 @@ impl RedisBroker {
         node: &str,
         description: Bytes,
         lease: Duration,
-    ) -> Result<(), BrokerError> {
-        self.exchange(node, &description, lease).await.map(|_| ())
+    ) -> Result<Vec<Bytes>, BrokerError> {
+        self.exchange(node, &description, lease).await
     }
 
     pub(super) async fn read_nodes(&self) -> Result<Vec<Bytes>, BrokerError> {
-        let Value::Array(descriptions) = self.exchange("", b"", Duration::ZERO).await? else {
-            return Err(unexpected("announce"));
-        };
-        descriptions
-            .into_iter()
-            .map(|description| match description {
-                Value::BulkString(bytes) => Ok(Bytes::from(bytes)),
-                _ => Err(unexpected("announce")),
-            })
-            .collect()
+        self.exchange("", b"", Duration::ZERO).await
     }
 
     pub(super) async fn retire_node(&self, node: &str) -> Result<(), BrokerError> {
@@ -42,12 +33,25 @@ impl RedisBroker {
         self.link.call_many(Operation::Nodes, &pipeline).await.map(|_| ())
     }
 
-    async fn exchange(&self, node: &str, description: &[u8], lease: Duration) -> Result<Value, BrokerError> {
+    async fn exchange(
+        &self,
+        node: &str,
+        description: &[u8],
+        lease: Duration,
+    ) -> Result<Vec<Bytes>, BrokerError> {
         let (leases, descriptions) = (self.keys.node_leases(), self.keys.node_descriptions());
         let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let fill = |command: &mut redis::Cmd, _: &Up| {
             command.arg(2).arg(&leases).arg(&descriptions).arg(node).arg(lease).arg(description);
         };
-        self.link.eval(Operation::Nodes, &script::ANNOUNCE, fill).await
+        let Value::Array(descriptions) = self.link.eval(Operation::Nodes, &script::ANNOUNCE, fill).await?
+        else {
+            return Err(unexpected("announce"));
+        };
+        let descriptions = descriptions.into_iter().map(|description| match description {
+            Value::BulkString(bytes) => Ok(Bytes::from(bytes)),
+            _ => Err(unexpected("announce")),
+        });
+        descriptions.collect()
     }
 }

@@ -83,7 +83,7 @@ impl BrokerEvents for Received {
 
     fn told(&self, _: Bytes) {}
 
-    fn resumed(&self) {}
+    fn resumed(&self, _part: usize) {}
 }
 
 /// In place of a worker: has no clients, and remembers what it was told to do to them.

@@ -1,0 +1,85 @@
+//! What comes from one of the servers: passed on with its number, and what comes from several once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::repeats::{Arrival, Repeats};
+use parking_lot::Mutex;
+use shared::publication::Publication;
+use shared::push::OwnedEvent;
+
+use super::message;
+use crate::broker::BrokerEvents;
+use crate::telemetry::Sparingly;
+
+pub(super) struct ShardEvents {
+    shard: usize,
+    events: Arc<dyn BrokerEvents>,
+    heard: Arc<Heard>,
+}
+
+/// What all servers brought of the messages between nodes.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    repeats: Mutex<Repeats>,
+    unread_told: Sparingly,
+    late_told: Sparingly,
+}
+
+impl ShardEvents {
+    pub(super) fn new(shard: usize, events: Arc<dyn BrokerEvents>, heard: Arc<Heard>) -> Self {
+        Self { shard, events, heard }
+    }
+}
+
+impl Heard {
+    /// Hands a message on if it comes for the first time. Others wait meanwhile, so that what was sent later is not handed on
+    /// before.
+    fn once(&self, written: Bytes, hand_on: impl FnOnce(Bytes)) {
+        let Some((sender, number, message)) = message::read(written) else {
+            if let Some(untold) = self.unread_told.now() {
+                tracing::warn!(
+                    untold,
+                    "a message between nodes cannot be read: some node has one Redis where this one has several, or is of \
+                     another release"
+                );
+            }
+            return;
+        };
+        let mut repeats = self.repeats.lock();
+        match repeats.arrived(sender, number) {
+            Arrival::First => hand_on(message),
+            Arrival::Again => {}
+            Arrival::Late => {
+                if let Some(untold) = self.late_told.now() {
+                    tracing::warn!(
+                        untold,
+                        "a message between nodes came so late that it may have been heard before, and is dropped"
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl BrokerEvents for ShardEvents {
+    fn publication(&self, channel: &str, publication: Publication) {
+        self.events.publication(channel, publication);
+    }
+
+    fn event(&self, channel: &str, event: OwnedEvent) {
+        self.events.event(channel, event);
+    }
+
+    fn control(&self, message: Bytes) {
+        self.heard.once(message, |message| self.events.control(message));
+    }
+
+    fn told(&self, message: Bytes) {
+        self.heard.once(message, |message| self.events.told(message));
+    }
+
+    fn resumed(&self, _part: usize) {
+        self.events.resumed(self.shard);
+    }
+}

@@ -1,0 +1,82 @@
+//! Asking every server at once, where the answers of some are enough.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use crate::broker::BrokerError;
+
+/// What those gave that answered: all of them, or those that did so until `patience` after the first. An error if none did.
+pub(super) async fn gather<T>(
+    asked: impl IntoIterator<Item = impl Future<Output = Result<T, BrokerError>>>,
+    patience: Duration,
+) -> Result<Vec<T>, BrokerError> {
+    let mut asked: FuturesUnordered<_> = asked.into_iter().collect();
+    let (mut given, mut failed) = (Vec::new(), None);
+    let mut deadline = None;
+    while let Some(answer) = next(&mut asked, deadline).await {
+        match answer {
+            Ok(answer) => {
+                given.push(answer);
+                deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
+            }
+            // What may have been done is worse than what was not.
+            Err(error) if failed.as_ref().is_none_or(|failed: &BrokerError| !failed.is_outcome_unknown()) => {
+                failed = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
+    match failed {
+        Some(error) if given.is_empty() => Err(error),
+        _ => Ok(given),
+    }
+}
+
+/// `None`: all have answered, or there was enough time.
+async fn next<T, F: Future<Output = T>>(
+    asked: &mut FuturesUnordered<F>,
+    deadline: Option<tokio::time::Instant>,
+) -> Option<T> {
+    match deadline {
+        None => asked.next().await,
+        Some(deadline) => tokio::time::timeout_at(deadline, asked.next()).await.ok().flatten(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::{BoxFuture, pending, ready};
+
+    use super::*;
+
+    type Answer = BoxFuture<'static, Result<u32, BrokerError>>;
+
+    fn gives(answer: Result<u32, BrokerError>) -> Answer {
+        ready(answer).boxed()
+    }
+
+    fn unreachable() -> Result<u32, BrokerError> {
+        Err(BrokerError::Unreachable("gone".into()))
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_or_fails_does_not_matter_if_another_answers() {
+        let patience = Duration::from_millis(1);
+        let asked = [gives(Ok(1)), pending().boxed(), gives(unreachable()), gives(Ok(2))];
+        let mut given = gather(asked, patience).await.unwrap();
+        given.sort_unstable();
+        assert_eq!(given, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn if_none_answers_the_error_says_whether_it_may_have_been_done() {
+        let unanswered = || gives(Err(BrokerError::unanswered(Duration::ZERO)));
+        for asked in [[gives(unreachable()), unanswered()], [unanswered(), gives(unreachable())]] {
+            let error = gather(asked, Duration::ZERO).await.unwrap_err();
+            assert!(error.is_outcome_unknown(), "{error}");
+        }
+    }
+}

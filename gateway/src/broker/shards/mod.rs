@@ -1,0 +1,345 @@
+//! Several Redis servers that do not know of each other: each channel is at one of them, with everything that belongs to it.
+//!
+//! A shard is a [`RedisBroker`] of its own, with its own links, pauses and numbers, so that what becomes of one server is felt
+//! by its channels alone. What concerns all nodes and no channel goes over every server: [`reach`].
+
+mod events;
+mod gather;
+mod message;
+mod reach;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::map::{Changed, Keeping, StateFilter, StatePage};
+use gateway_core::placement::Placement;
+use shared::channel::Channel;
+use shared::position::{Epoch, StreamPosition};
+use shared::push::OwnedEvent;
+
+use self::events::ShardEvents;
+use self::message::Numbers;
+use super::measure::BrokerMetrics;
+use super::redis::{Config, DialError, RedisBroker};
+use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, Taking, Turn};
+
+/// Something at each server, and which of it has what.
+#[derive(Debug)]
+pub struct Shards<T> {
+    placement: Arc<Placement>,
+    all: Box<[T]>,
+}
+
+impl<T> Shards<T> {
+    /// `all` are those that `placement` was made of, in its order.
+    pub fn new(placement: Placement, all: Vec<T>) -> Self {
+        Self { placement: Arc::new(placement), all: all.into() }
+    }
+
+    /// That which has what is called so. Channels, ledgers, sessions and turns are called what stands between braces in the
+    /// names of their keys.
+    pub fn of(&self, name: &str) -> &T {
+        &self.all[self.placement.of(name)]
+    }
+
+    pub(crate) fn place(&self, name: &str) -> usize {
+        self.placement.of(name)
+    }
+
+    /// All of it: first that which has this, and behind each what would have it if those before were not there.
+    pub(crate) fn ranked(&self, name: &str) -> impl Iterator<Item = &T> {
+        self.placement.ranked(name).into_iter().map(|shard| &self.all[shard])
+    }
+
+    pub fn get(&self, shard: usize) -> Option<&T> {
+        self.all.get(shard)
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &T> {
+        self.all.iter()
+    }
+
+    /// Something else at each of the same servers.
+    pub fn map<U>(&self, make: impl FnMut(&T) -> U) -> Shards<U> {
+        Shards { placement: self.placement.clone(), all: self.all.iter().map(make).collect() }
+    }
+}
+
+/// One of the servers.
+#[derive(Debug)]
+pub struct Shard {
+    /// Its address, as it is configured.
+    pub name: Arc<str>,
+    pub broker: Arc<RedisBroker>,
+    pub metrics: Arc<BrokerMetrics>,
+}
+
+/// The broker of several nodes over several servers.
+#[derive(Debug)]
+pub struct ShardedBroker {
+    shards: Shards<Shard>,
+    numbers: Numbers,
+    /// How long until another server is tried as well.
+    patience: Duration,
+}
+
+impl ShardedBroker {
+    /// Begins to connect and returns at once, as [`RedisBroker::start`] does. `metrics` makes the numbers of a server, which is
+    /// named.
+    pub fn start(
+        config: &Config,
+        node: &str,
+        events: Arc<dyn BrokerEvents>,
+        metrics: impl Fn(&str) -> Arc<BrokerMetrics>,
+    ) -> Result<Arc<Self>, DialError> {
+        let servers = config.shards();
+        let placement = Placement::new(servers.iter().map(|(name, _)| &**name));
+        let repeats = Arc::default();
+        let shard = |(number, (name, config)): (usize, &(Arc<str>, Config))| {
+            let events = Arc::new(ShardEvents::new(number, events.clone(), Arc::clone(&repeats)));
+            let metrics = metrics(name);
+            let broker = RedisBroker::start(config, node, events, metrics.clone())?;
+            Ok(Shard { name: name.clone(), broker, metrics })
+        };
+        let all = servers.iter().enumerate().map(shard).collect::<Result<_, DialError>>()?;
+        Ok(Arc::new(Self {
+            shards: Shards::new(placement, all),
+            numbers: Numbers::default(),
+            patience: config.timeout() / 8,
+        }))
+    }
+
+    pub fn shards(&self) -> &Shards<Shard> {
+        &self.shards
+    }
+
+    fn of(&self, channel: &Channel) -> &RedisBroker {
+        &self.shards.of(channel.as_str()).broker
+    }
+
+    /// Things by the server that has them, and where each stood.
+    fn divided<T>(
+        &self,
+        things: Vec<T>,
+        channel: impl Fn(&T) -> &Channel,
+    ) -> Vec<(&Shard, Vec<usize>, Vec<T>)> {
+        divide(things, |thing| self.shards.place(channel(thing).as_str()), self.shards.all.len())
+            .into_iter()
+            .map(|(shard, places, things)| (&self.shards.all[shard], places, things))
+            .collect()
+    }
+}
+
+/// Things by their shard, and where each stood. Shards with nothing are left out.
+pub(crate) fn divide<T>(
+    things: Vec<T>,
+    shard: impl Fn(&T) -> usize,
+    shards: usize,
+) -> Vec<(usize, Vec<usize>, Vec<T>)> {
+    let mut divided: Vec<(usize, Vec<usize>, Vec<T>)> =
+        (0..shards).map(|shard| (shard, Vec::new(), Vec::new())).collect();
+    for (place, thing) in things.into_iter().enumerate() {
+        let (_, places, its) = &mut divided[shard(&thing)];
+        places.push(place);
+        its.push(thing);
+    }
+    divided.retain(|(_, places, _)| !places.is_empty());
+    divided
+}
+
+/// The other way round: what each shard gave for its things, in the order in which they stood.
+pub(crate) fn restore<T>(parts: impl IntoIterator<Item = (Vec<usize>, Vec<T>)>) -> Vec<T> {
+    let mut all: Vec<(usize, T)> =
+        parts.into_iter().flat_map(|(places, given)| places.into_iter().zip(given)).collect();
+    all.sort_unstable_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, given)| given).collect()
+}
+
+impl Broker for ShardedBroker {
+    fn parts(&self) -> usize {
+        self.shards.all.len()
+    }
+
+    fn part_of(&self, channel: &Channel) -> usize {
+        self.shards.place(channel.as_str())
+    }
+
+    fn part_name(&self, part: usize) -> &str {
+        self.shards.get(part).map_or("", |shard| &shard.name)
+    }
+
+    fn layout(&self) -> &str {
+        self.shards.placement.layout()
+    }
+
+    fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>> {
+        self.of(&request.channel).publish(request)
+    }
+
+    fn publish_event(&self, channel: Channel, event: OwnedEvent) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.of(&channel).publish_event(channel, event)
+    }
+
+    /// All of it or nothing, as the trait has it: who does not want channels to share their fate asks for those of one part.
+    fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
+        // Begun before anybody waits, as those of one server are.
+        let asked = self.divided(channels, |channel| channel).into_iter().map(|(shard, _, channels)| {
+            let asked = shard.broker.subscribe(channels.clone());
+            async move { (shard, channels, asked.await) }
+        });
+        let asked: Vec<_> = asked.collect();
+        async move {
+            let mut result = Ok(());
+            let mut taken = Vec::new();
+            for (shard, channels, asked) in join_all(asked).await {
+                match asked {
+                    Ok(()) => taken.push((shard, channels)),
+                    Err(error) => result = Err(error),
+                }
+            }
+            if result.is_err() {
+                let given_back =
+                    taken.into_iter().map(|(shard, channels)| shard.broker.unsubscribe(channels));
+                // Where it fails, that server has gone as well, and forgets.
+                join_all(given_back).await;
+            }
+            result
+        }
+        .boxed()
+    }
+
+    fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let asked: Vec<_> = self
+            .divided(channels, |channel| channel)
+            .into_iter()
+            .map(|(shard, _, channels)| shard.broker.unsubscribe(channels))
+            .collect();
+        async move { join_all(asked).await.into_iter().collect() }.boxed()
+    }
+
+    fn history(
+        &self,
+        channel: Channel,
+        filter: HistoryFilter,
+        retention: Retention,
+    ) -> BoxFuture<'_, Result<HistoryPage, BrokerError>> {
+        self.of(&channel).history(channel, filter, retention)
+    }
+
+    fn positions(
+        &self,
+        channels: Vec<(Channel, Retention)>,
+    ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>> {
+        let parts = self.divided(channels, |(channel, _)| channel);
+        let asked: Vec<_> =
+            parts
+                .into_iter()
+                .map(|(shard, places, channels)| async move {
+                    Ok((places, shard.broker.positions(channels).await?))
+                })
+                .collect();
+        async move { Ok(restore(join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?)) }.boxed()
+    }
+
+    fn leave_epoch(
+        &self,
+        channel: Channel,
+        epoch: Epoch,
+    ) -> BoxFuture<'_, Result<StreamPosition, BrokerError>> {
+        self.of(&channel).leave_epoch(channel, epoch)
+    }
+
+    fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.of(&channel).remove_history(channel)
+    }
+
+    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
+        self.of(&request.channel).change_key(request)
+    }
+
+    fn read_state(
+        &self,
+        channel: Channel,
+        filter: StateFilter,
+        keeping: Keeping,
+    ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
+        self.of(&channel).read_state(channel, filter, keeping)
+    }
+
+    fn takes_out_expired(&self) -> bool {
+        false
+    }
+
+    fn count_keys(&self, channel: Channel) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        self.of(&channel).count_keys(channel)
+    }
+
+    fn clear_state(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.of(&channel).clear_state(channel)
+    }
+
+    fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
+        self.send_to_all(message).boxed()
+    }
+
+    fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
+        self.tell_one(node.to_owned(), message).boxed()
+    }
+
+    fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
+        let all = self.shards.iter().map(|shard| shard.broker.canary());
+        async move {
+            let took = join_all(all).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+            Ok(took.into_iter().max().unwrap_or_default())
+        }
+        .boxed()
+    }
+
+    fn canary_of(&self, part: usize) -> BoxFuture<'_, Result<Duration, BrokerError>> {
+        match self.shards.get(part) {
+            Some(shard) => shard.broker.canary(),
+            None => self.canary(),
+        }
+    }
+
+    fn take_turn<'a>(&'a self, taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
+        self.take_turn_somewhere(taking).boxed()
+    }
+
+    fn announce(
+        &self,
+        node: &str,
+        description: Bytes,
+        lease: Duration,
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>> {
+        let node = node.to_owned();
+        async move { self.announce_everywhere(&node, description, lease).await }.boxed()
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>> {
+        self.nodes_anywhere().boxed()
+    }
+
+    fn retire(&self, node: &str) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let all: Vec<_> = self.shards.iter().map(|shard| shard.broker.retire(node)).collect();
+        async move { join_all(all).await.into_iter().collect() }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_divided_comes_back_in_its_order() {
+        let divided = divide(vec![5, 3, 8, 1, 6], |number| number % 3, 3);
+        let shards: Vec<_> = divided.iter().map(|(shard, _, things)| (*shard, things.clone())).collect();
+        assert_eq!(shards, [(0, vec![3, 6]), (1, vec![1]), (2, vec![5, 8])]);
+        let parts = divided.into_iter().rev().map(|(_, places, things)| (places, things));
+        assert_eq!(restore(parts), [5, 3, 8, 1, 6]);
+    }
+}

@@ -1,0 +1,99 @@
+//! What concerns nodes and not channels, with whatever servers there are.
+//!
+//! A message for all nodes goes over every server, and each node takes it once: so it arrives wherever sender and receiver have
+//! one server in common. In each server messages keep their order, so they do at a receiver, unless its link to one is lost
+//! while a message is still on its way over another. A message for one node goes over one server, always the same for
+//! the same node, and over the next only if that has nobody who hears it, or does not answer.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::ShardedBroker;
+use super::gather::gather;
+use crate::broker::{Broker, BrokerError, Taking, Turn};
+
+impl ShardedBroker {
+    /// Answers how many nodes heard it over the server where most did.
+    pub(super) async fn send_to_all(&self, message: Bytes) -> Result<u32, BrokerError> {
+        let written = self.numbers.write(&message);
+        let sent = self.shards.iter().map(|shard| shard.broker.send_control(written.clone()));
+        let heard = gather(sent, self.patience).await?;
+        Ok(heard.into_iter().max().unwrap_or_default())
+    }
+
+    pub(super) async fn tell_one(&self, node: String, message: Bytes) -> Result<u32, BrokerError> {
+        let written = self.numbers.write(&message);
+        let mut left = self.shards.ranked(&node);
+        let mut asked = FuturesUnordered::new();
+        let (mut nobody, mut failed) = (false, None::<BrokerError>);
+        loop {
+            let next = left.next();
+            let is_last = next.is_none();
+            asked.extend(next.map(|shard| shard.broker.tell_node(&node, written.clone())));
+            let answer = if is_last {
+                asked.next().await
+            } else {
+                match tokio::time::timeout(self.patience, asked.next()).await {
+                    Ok(answer) => answer,
+                    // It hangs: over another one as well.
+                    Err(_) => continue,
+                }
+            };
+            match answer {
+                Some(Ok(0)) => nobody = true,
+                Some(Ok(heard)) => return Ok(heard),
+                // What may have been done is worse than what was not.
+                Some(Err(error)) if failed.as_ref().is_none_or(|failed| !failed.is_outcome_unknown()) => {
+                    failed = Some(error);
+                }
+                None if is_last => break,
+                Some(Err(_)) | None => {}
+            }
+        }
+        match failed {
+            // Whoever is told that nobody heard it may say it again.
+            Some(error) if error.is_outcome_unknown() || !nobody => Err(error),
+            _ => Ok(0),
+        }
+    }
+
+    /// A turn is at one server, and at the next while that cannot be asked. So two nodes may have it for a while, one of which
+    /// reaches a server that the other does not.
+    pub(super) async fn take_turn_somewhere(&self, taking: Taking<'_>) -> Result<Turn, BrokerError> {
+        let mut failed = None;
+        for shard in self.shards.ranked(taking.what) {
+            match shard.broker.take_turn(taking).await {
+                Err(error @ (BrokerError::Unreachable(_) | BrokerError::Timeout(_))) => failed = Some(error),
+                answer => return answer,
+            }
+        }
+        Err(failed.unwrap_or_else(|| BrokerError::Unreachable("there is no Redis".into())))
+    }
+
+    pub(super) async fn announce_everywhere(
+        &self,
+        node: &str,
+        description: Bytes,
+        lease: Duration,
+    ) -> Result<Vec<Bytes>, BrokerError> {
+        let announced =
+            self.shards.iter().map(|shard| shard.broker.announce(node, description.clone(), lease));
+        Ok(once_each(gather(announced, self.patience).await?))
+    }
+
+    /// Those that any server names.
+    pub(super) async fn nodes_anywhere(&self) -> Result<Vec<Bytes>, BrokerError> {
+        let asked = self.shards.iter().map(|shard| shard.broker.nodes());
+        Ok(once_each(gather(asked, self.patience).await?))
+    }
+}
+
+/// What several servers name alike is there once.
+fn once_each(named: Vec<Vec<Bytes>>) -> Vec<Bytes> {
+    let mut known = HashSet::new();
+    named.into_iter().flatten().filter(|description| known.insert(description.clone())).collect()
+}

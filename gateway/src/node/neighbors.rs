@@ -1,0 +1,141 @@
+//! What this node knows of the others' way to the broker: whether they place channels as it does, and which parts they use.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::node::Node;
+use crate::node::control::NodeInfo;
+use crate::telemetry::{Neighbors, Sparingly};
+
+/// Names that are told of each kind: the rest is counted.
+const NAMES_MAX: usize = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Neighborhood {
+    /// `None`: nobody was heard yet, this node neither.
+    heard: Mutex<Option<Arc<Neighbors>>>,
+    /// Bit N: this node cannot use part N of the broker.
+    lacks: AtomicU64,
+    apart_told: Sparingly,
+}
+
+impl Node {
+    /// What others say of their way to the broker. `None` before they could be asked.
+    pub(crate) fn neighbors(&self) -> Option<Arc<Neighbors>> {
+        self.neighbors.heard.lock().clone()
+    }
+
+    /// Whether this node can use a part of the broker, for others to know.
+    pub(crate) fn set_usable(&self, part: usize, is_usable: bool) {
+        let bit = 1_u64.checked_shl(part as u32).unwrap_or(0);
+        if is_usable {
+            self.neighbors.lacks.fetch_and(!bit, Ordering::Relaxed);
+        } else {
+            self.neighbors.lacks.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// The names of the parts that this node cannot use.
+    pub(super) fn lacks(&self) -> Vec<Box<str>> {
+        let lacks = self.neighbors.lacks.load(Ordering::Relaxed);
+        let lacking = (0..self.broker.parts()).filter(|part| lacks >> part & 1 == 1);
+        let names = lacking.map(|part| self.broker.part_name(part)).filter(|name| !name.is_empty());
+        names.map(Box::from).collect()
+    }
+
+    /// Takes note of what all nodes say of themselves.
+    pub(super) fn hear_neighbors(&self, descriptions: &[Bytes]) {
+        let infos = descriptions.iter().filter_map(|description| NodeInfo::decode(description).ok());
+        let mut others: Vec<NodeInfo> = infos.filter(|info| *info.uid != *self.id.0).collect();
+        keep_latest(&mut others);
+        let names: Vec<&str> = (0..self.broker.parts()).map(|part| self.broker.part_name(part)).collect();
+        let neighbors = read(&others, self.broker.layout(), &names);
+        if !neighbors.apart.is_empty()
+            && let Some(untold) = self.neighbors.apart_told.now()
+        {
+            tracing::error!(
+                untold,
+                "{}: what is published there may not be heard here, nor the other way round; all nodes must have the same \
+                 servers in redis.addresses",
+                neighbors.apart
+            );
+        }
+        self.metrics.shards.nodes_apart.set(neighbors.apart_count as i64);
+        *self.neighbors.heard.lock() = Some(Arc::new(neighbors));
+    }
+}
+
+/// Of a node that is there several times, what it said last.
+pub(super) fn keep_latest(nodes: &mut Vec<NodeInfo>) {
+    nodes.sort_by(|a, b| (&a.uid, b.uptime).cmp(&(&b.uid, a.uptime)));
+    nodes.dedup_by(|later, earlier| later.uid == earlier.uid);
+}
+
+fn read(others: &[NodeInfo], layout: &str, parts: &[&str]) -> Neighbors {
+    let (alike, apart): (Vec<&NodeInfo>, Vec<&NodeInfo>) =
+        others.iter().partition(|node| *node.layout == *layout);
+    let users = parts.iter().map(|part| {
+        let uses = |node: &&&NodeInfo| !node.lacks.iter().any(|lacking| **lacking == **part);
+        alike.iter().find(uses).map(|node| node.name.clone())
+    });
+    let uses = users.collect();
+    let mut named: Vec<&str> = apart.iter().map(|node| &*node.name).collect();
+    named.sort_unstable();
+    named.truncate(NAMES_MAX);
+    let words = match (named.len(), apart.len()) {
+        (0, _) => String::new(),
+        (1, 1) => format!("node {} has another list of Redis servers", named[0]),
+        (told, all) if told == all => {
+            format!("nodes {} have another list of Redis servers", named.join(", "))
+        }
+        (told, all) => {
+            format!("nodes {} and {} more have another list of Redis servers", named.join(", "), all - told)
+        }
+    };
+    Neighbors { apart: words, apart_count: apart.len(), uses }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, layout: &str, lacks: &[&str]) -> NodeInfo {
+        let lacks = lacks.iter().map(|part| Box::from(*part)).collect();
+        NodeInfo { uid: name.into(), name: name.into(), layout: layout.into(), lacks, ..NodeInfo::default() }
+    }
+
+    #[test]
+    fn nodes_with_another_list_are_named_and_many_are_counted() {
+        let apart = |names: &[&str]| {
+            let nodes: Vec<NodeInfo> = names.iter().map(|name| node(name, "theirs", &[])).collect();
+            read(&nodes, "ours", &["r1"]).apart
+        };
+        assert_eq!(apart(&[]), "");
+        assert_eq!(apart(&["a"]), "node a has another list of Redis servers");
+        assert_eq!(apart(&["a", "b"]), "nodes a, b have another list of Redis servers");
+        assert_eq!(
+            apart(&["a", "b", "c", "d", "e"]),
+            "nodes a, b, c and 2 more have another list of Redis servers"
+        );
+        assert_eq!(read(&[node("a", "ours", &[])], "ours", &["r1"]).apart, "");
+    }
+
+    #[test]
+    fn who_uses_a_part_is_one_that_has_the_same_and_does_not_say_otherwise() {
+        let others = [node("a", "ours", &["r1"]), node("b", "theirs", &[]), node("c", "ours", &["r1", "r2"])];
+        let neighbors = read(&others, "ours", &["r1", "r2", "r3"]);
+        assert_eq!(neighbors.uses, [None, Some("a".into()), Some("a".into())]);
+    }
+
+    #[test]
+    fn of_a_node_that_is_there_twice_what_it_said_last_counts() {
+        let at = |uptime| NodeInfo { uptime, num_clients: uptime as u32, ..node("a", "", &[]) };
+        let mut nodes = vec![at(3), node("b", "", &[]), at(7), at(5)];
+        keep_latest(&mut nodes);
+        let kept: Vec<_> = nodes.iter().map(|node| (&*node.name, node.num_clients)).collect();
+        assert_eq!(kept, [("a", 7), ("b", 0)]);
+    }
+}

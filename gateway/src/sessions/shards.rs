@@ -1,0 +1,148 @@
+//! Sessions over several servers: each is at one of them, by its key, wherever its channels are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+
+use super::{Holder, SessionKey, SessionStore, State, Stored};
+use crate::broker::BrokerError;
+use crate::broker::shards::{Shards, divide, restore};
+
+#[derive(Debug)]
+pub struct ShardedSessions(Shards<Arc<dyn SessionStore>>);
+
+impl ShardedSessions {
+    pub fn new(shards: Shards<Arc<dyn SessionStore>>) -> Self {
+        Self(shards)
+    }
+
+    fn of(&self, key: &SessionKey) -> &dyn SessionStore {
+        &**self.0.of(key.as_str())
+    }
+}
+
+impl SessionStore for ShardedSessions {
+    fn write<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        stored: Stored,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        self.of(key).write(key, stored, ttl)
+    }
+
+    fn take<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        from: Holder,
+        stored: Stored,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        self.of(key).take(key, from, stored, ttl)
+    }
+
+    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>> {
+        self.of(key).read(key)
+    }
+
+    /// Those of a server that cannot be asked are [`State::Untold`], and the others are prolonged.
+    fn prolong<'a>(
+        &'a self,
+        sessions: &'a [(SessionKey, Holder, Duration)],
+    ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>> {
+        let place = |(key, ..): &(SessionKey, Holder, Duration)| self.0.place(key.as_str());
+        let parts = divide(sessions.to_vec(), place, self.0.iter().len()).into_iter();
+        let asked = parts.map(|(shard, places, its)| async move {
+            let states = match self.0.get(shard) {
+                Some(shard) => shard.prolong(&its).await.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            let untold = std::iter::repeat(State::Untold);
+            let states: Vec<State> = states.into_iter().chain(untold).take(its.len()).collect();
+            (places, states)
+        });
+        let asked: Vec<_> = asked.collect();
+        async move { Ok(restore(join_all(asked).await)) }.boxed()
+    }
+
+    fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.of(key).remove(key, holder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use gateway_core::placement::Placement;
+
+    use super::*;
+    use crate::sessions::memory::MemorySessions;
+
+    /// A server that is away.
+    #[derive(Debug)]
+    struct Away;
+
+    impl SessionStore for Away {
+        fn write<'a>(
+            &'a self,
+            _: &'a SessionKey,
+            _: Stored,
+            _: Duration,
+        ) -> BoxFuture<'a, Result<bool, BrokerError>> {
+            away()
+        }
+
+        fn take<'a>(
+            &'a self,
+            _: &'a SessionKey,
+            _: Holder,
+            _: Stored,
+            _: Duration,
+        ) -> BoxFuture<'a, Result<bool, BrokerError>> {
+            away()
+        }
+
+        fn read<'a>(&'a self, _: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>> {
+            away()
+        }
+
+        fn prolong<'a>(
+            &'a self,
+            _: &'a [(SessionKey, Holder, Duration)],
+        ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>> {
+            away()
+        }
+
+        fn remove<'a>(&'a self, _: &'a SessionKey, _: Holder) -> BoxFuture<'a, Result<(), BrokerError>> {
+            away()
+        }
+    }
+
+    fn away<T: Send>() -> BoxFuture<'static, Result<T, BrokerError>> {
+        async { Err(BrokerError::Unreachable("away".into())) }.boxed()
+    }
+
+    #[tokio::test]
+    async fn sessions_of_a_server_that_is_away_keep_nobody_from_prolonging_others() {
+        let placement = Placement::new(["r1", "r2"]);
+        let names: Vec<String> = (0..20).map(|number| format!("s{number}")).collect();
+        let sessions = ShardedSessions::new(Shards::new(
+            placement,
+            vec![Arc::new(MemorySessions::default()) as Arc<dyn SessionStore>, Arc::new(Away)],
+        ));
+        let (holder, ttl) = (Holder(1), Duration::from_secs(60));
+        let mut there = Vec::new();
+        for name in &names {
+            let stored = Stored { holder, version: 0, value: Bytes::new() };
+            there.push(sessions.write(&SessionKey::of(name), stored, ttl).await.is_ok());
+        }
+        assert!(there.contains(&true) && there.contains(&false), "{there:?}");
+        let asked: Vec<_> = names.iter().map(|name| (SessionKey::of(name), holder, ttl)).collect();
+        let states = sessions.prolong(&asked).await.unwrap();
+        let expected: Vec<State> =
+            there.iter().map(|is_there| if *is_there { State::Prolonged } else { State::Untold }).collect();
+        assert_eq!(states, expected);
+    }
+}

@@ -60,6 +60,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (FEED, "src/feeds/config.rs", "Feed"),
     (FEED_FIELDS, "src/feeds/config.rs", "Fields"),
     (FEED_REDIS_STREAM, "src/feeds/redis_stream/config.rs", "Config"),
+    (FEED_POSTGRES, "src/feeds/postgres/config.rs", "Config"),
     ("demo", "src/demo/config.rs", "Config"),
     ("drain", "core/src/drain.rs", "Settings"),
     ("telemetry", "src/telemetry/config.rs", "Config"),
@@ -78,6 +79,7 @@ const EVENT: &str = "socketio.namespaces.\"/NAME\".events.EVENT";
 const FEED: &str = "feeds.NAME";
 const FEED_FIELDS: &str = "feeds.NAME.fields";
 const FEED_REDIS_STREAM: &str = "feeds.NAME.redis_stream";
+const FEED_POSTGRES: &str = "feeds.NAME.postgres";
 /// Stands for every section that is a bare endpoint's path.
 const RAW_PATH: &str = "raw.paths.\"/PATH\"";
 
@@ -155,6 +157,7 @@ fn configuration() -> String {
             FEED => Some(&of_feed),
             FEED_FIELDS => of_feed.get("fields"),
             FEED_REDIS_STREAM => of_feed.get("redis_stream"),
+            FEED_POSTGRES => of_feed.get("postgres"),
             section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),
         };
         let mut head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n";

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::redis_stream;
 use super::source::{Bounds, Word};
+use super::{postgres, redis_stream};
 use crate::setting::Faults;
 
 /// The most feeds. Each has a label of its own in metrics.
@@ -21,7 +21,7 @@ const FIELD_BYTES_MAX: usize = 63;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Feed {
-    /// What the source is: `redis_stream`. Its own settings are in the section of that name below this one.
+    /// What the source is: `redis_stream` or `postgres`. Its own settings are in the section of that name below this one.
     pub kind: Option<Kind>,
     /// The most records that are read at once. Nothing more is read until all of them are published or dead letters.
     pub records_max: usize,
@@ -39,6 +39,8 @@ pub struct Feed {
     pub fields: Fields,
     /// With `kind = "redis_stream"`.
     pub redis_stream: redis_stream::Config,
+    /// With `kind = "postgres"`.
+    pub postgres: postgres::Config,
 }
 
 /// Where records can come from.
@@ -46,6 +48,7 @@ pub struct Feed {
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     RedisStream,
+    Postgres,
 }
 
 impl Default for Feed {
@@ -59,6 +62,7 @@ impl Default for Feed {
             retry_max_ms: 10_000,
             fields: Fields::default(),
             redis_stream: redis_stream::Config::default(),
+            postgres: postgres::Config::default(),
         }
     }
 }
@@ -147,7 +151,7 @@ impl Fields {
 impl Feed {
     fn check(&self, faults: &mut Faults) {
         if self.kind.is_none() {
-            faults.add("kind", "is missing: redis_stream is one");
+            faults.add("kind", "is missing: redis_stream or postgres");
         }
         faults.outside("records_max", self.records_max, 1..=10_000);
         faults.outside("bytes_max", self.bytes_max, 1_024..=256 << 20);
@@ -177,6 +181,12 @@ impl Feed {
             self.redis_stream != redis_stream::Config::default(),
             &|found| self.redis_stream.check(found),
         );
+        within(
+            "postgres",
+            self.kind == Some(Kind::Postgres),
+            self.postgres != postgres::Config::default(),
+            &|found| self.postgres.check(found),
+        );
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -196,6 +206,7 @@ impl Feed {
     pub(crate) fn files(&self) -> Vec<(&'static str, &std::path::Path)> {
         match self.kind {
             Some(Kind::RedisStream) => self.redis_stream.files(),
+            Some(Kind::Postgres) => self.postgres.files(),
             None => Vec::new(),
         }
     }
@@ -250,6 +261,10 @@ mod tests {
             ]
         );
         assert_eq!(faulty("[a]\nkind = \"redis_stream\"\n"), ["a.redis_stream.stream"]);
+        assert_eq!(faulty("[a]\nkind = \"postgres\"\n"), ["a.postgres.url"]);
+        let other =
+            "[a]\nkind = \"redis_stream\"\nredis_stream = { stream = \"s\" }\npostgres = { table = \"t\" }\n";
+        assert_eq!(faulty(other), ["a.postgres"]);
         assert!(toml::from_str::<Feed>("kind = \"kafka\"").is_err(), "a kind that does not work is none");
         assert!(toml::from_str::<Feed>("kinds = \"x\"").is_err());
     }

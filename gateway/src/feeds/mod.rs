@@ -5,6 +5,7 @@
 //! published, or was put where the source keeps what cannot be ([`run`]).
 
 pub mod config;
+pub mod postgres;
 mod record;
 pub mod redis_stream;
 mod run;
@@ -97,6 +98,7 @@ fn source(name: &str, feed: &Feed, redis: &Redis, node: &Node) -> Result<Box<dyn
             let stream = redis_stream::RedisStream::new(name, feed, redis, &node.id.0);
             Ok(Box::new(stream.map_err(|error| error.to_string())?))
         }
+        Some(Kind::Postgres) => Ok(Box::new(postgres::Postgres::new(name, feed, &redis.prefix)?)),
         // Settings are checked before anything is made of them.
         None => Err("has no kind".to_owned()),
     }

@@ -21,6 +21,8 @@ mod graphql;
 mod http;
 #[path = "../support/polling.rs"]
 mod polling;
+#[path = "../support/postgres.rs"]
+mod postgres;
 #[path = "../support/pusher.rs"]
 mod pusher;
 #[path = "../support/redis.rs"]

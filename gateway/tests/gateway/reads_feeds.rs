@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::feeds::{FEED, Outside};
 use crate::gateway::{Description, Gateway, PATIENCE, eventually, gateway};
-use crate::redis_server::RedisServer;
+use crate::postgres::PostgresServer;
+use crate::redis_server::{RedisServer, free_port};
+use crate::tls::Certificate;
 
 const PUBLISHED: &str = "tidegate_feed_records_total{feed=\"orders\",result=\"published\"}";
 const REPEATED: &str = "tidegate_feed_records_total{feed=\"orders\",result=\"repeated\"}";
@@ -242,39 +244,7 @@ async fn what_a_record_is_known_by_is_its_feeds_own(outside: Outside) {
     assert_eq!(data(&node, "stream:b").await, [json!(1)], "by its own key, a record is one in all feeds");
 }
 
-/// Each of these for each kind of source.
-macro_rules! of_each_kind {
-    ($($name:ident)*) => {
-        mod of_a_stream {
-            use super::Outside;
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    super::$name(Outside::stream()).await;
-                }
-            )*
-        }
-    };
-}
-
-of_each_kind! {
-    all_that_a_record_says_is_published
-    a_record_that_is_read_again_is_published_once
-    what_cannot_be_published_is_a_dead_letter_and_what_follows_is_not
-    of_two_nodes_one_reads_and_when_it_is_killed_the_other_goes_on
-    a_source_that_goes_away_is_come_back_to_and_the_node_stays_ready
-    while_the_broker_is_away_no_more_is_read_than_can_be_held_and_nothing_is_skipped
-    a_node_that_stops_lets_another_go_on_at_once
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_feeds_of_a_stream_publish_a_record_each() {
-    what_a_record_is_known_by_is_its_feeds_own(Outside::stream()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_stood_still_reads_nothing_more_once_another_reads() {
-    let outside = Outside::stream();
+async fn a_reader_that_stood_still_reads_nothing_more_once_another_reads(outside: Outside) {
     let broker = RedisServer::start();
     // No more than one answer of the API tells of a history.
     let describe = || node(&outside).over(&broker.url()).with("feeds.orders.records_max", 4);
@@ -292,4 +262,142 @@ async fn a_reader_that_stood_still_reads_nothing_more_once_another_reads() {
     eventually("all of it is there", async || data(&second, "stream:a").await.len() >= 900).await;
     assert_eq!(data(&second, "stream:a").await, as_values(&numbers));
     first.metric_becomes(READER, 0.0).await;
+}
+
+/// Each of these for each kind of source.
+macro_rules! of_each_kind {
+    ($($name:ident)*) => {
+        mod of_a_stream {
+            use super::Outside;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(Outside::stream()).await;
+                }
+            )*
+        }
+        mod of_a_table {
+            use super::Outside;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(Outside::table().await).await;
+                }
+            )*
+        }
+    };
+}
+
+of_each_kind! {
+    all_that_a_record_says_is_published
+    a_record_that_is_read_again_is_published_once
+    what_cannot_be_published_is_a_dead_letter_and_what_follows_is_not
+    of_two_nodes_one_reads_and_when_it_is_killed_the_other_goes_on
+    a_source_that_goes_away_is_come_back_to_and_the_node_stays_ready
+    while_the_broker_is_away_no_more_is_read_than_can_be_held_and_nothing_is_skipped
+    a_node_that_stops_lets_another_go_on_at_once
+    a_reader_that_stood_still_reads_nothing_more_once_another_reads
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_feeds_of_a_stream_publish_a_record_each() {
+    what_a_record_is_known_by_is_its_feeds_own(Outside::stream()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_whose_transaction_ends_late_is_not_missed() {
+    let outside = Outside::table().await;
+    let Outside::Table(server) = &outside else { panic!("it is a table") };
+    let node = node(&outside).start().await;
+    let mut late = server.session().await;
+    let transaction = late.transaction().await.expect("a transaction");
+    let insert = "INSERT INTO outbox (channel, data) VALUES ('stream:a', '\"late\"')";
+    transaction.batch_execute(insert).await.expect("a row with the lower id");
+    outside.add(&[("channel", "stream:a"), ("data", "\"early\"")]).await;
+    node.metric_becomes(PUBLISHED, 1.0).await;
+    transaction.commit().await.expect("the row");
+    node.metric_becomes(PUBLISHED, 2.0).await;
+    assert_eq!(data(&node, "stream:a").await, [json!("early"), json!("late")]);
+    let left = server.session().await.query_one("SELECT count(*) FROM outbox", &[]).await.expect("a count");
+    assert_eq!(left.get::<_, i64>(0), 0, "what is published is deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_with_columns_of_other_names_and_types_is_read_and_one_that_lacks_some_is_told() {
+    let outside = Outside::table().await;
+    let Outside::Table(server) = &outside else { panic!("it is a table") };
+    let session = server.session().await;
+    let tables = "CREATE SCHEMA app; \
+        CREATE TABLE app.\"Out\" (key uuid PRIMARY KEY DEFAULT gen_random_uuid(), rooms text[], blob bytea); \
+        CREATE TABLE app.\"Out_dead\" (id text, reason text, record jsonb, at timestamptz);";
+    session.batch_execute(tables).await.expect("tables");
+    let describe = || {
+        node(&outside)
+            .with("feeds.orders.postgres.table", "app.Out")
+            .with("feeds.orders.fields.key", "k")
+            .with("feeds.orders.fields.channels", "rooms")
+            .with("feeds.orders.fields.b64data", "blob")
+    };
+    let of_another_id = || describe().with("feeds.orders.postgres.id", "key");
+    let (without, lacking) = (describe().start().await, of_another_id().start().await);
+    let no_key = "ALTER TABLE app.\"Out\" ADD COLUMN k text";
+    session
+        .batch_execute("INSERT INTO app.\"Out\" (rooms, blob) VALUES ('{stream:a,stream:b}', '\\x0001ff')")
+        .await
+        .expect("a row");
+    for node in [&without, &lacking] {
+        eventually("it tries", async || node.metric("tidegate_feed_retries_total").await >= 2.0).await;
+        assert_eq!(node.metric("tidegate_feed_connected").await, 0.0);
+    }
+    session.batch_execute(no_key).await.expect("a column");
+    lacking.metric_becomes(PUBLISHED, 1.0).await;
+    for channel in ["stream:a", "stream:b"] {
+        let found = history(&lacking, channel).await;
+        assert_eq!((found.len(), found[0]["data"].as_str()), (1, Some("AAH/")), "{found:?}");
+    }
+    assert_eq!(without.metric("tidegate_feed_connected").await, 0.0, "there is no column id");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_of_a_table_are_bounded() {
+    let outside = Outside::table().await;
+    let node = node(&outside).with("feeds.orders.postgres.dead_letters_max", 3).start().await;
+    for at in 0..5 {
+        outside.add(&[("channel", "nowhere:a"), ("data", &at.to_string())]).await;
+        node.metric_becomes(DEAD, f64::from(at + 1)).await;
+    }
+    let kept: Vec<String> =
+        outside.dead_letters().await.into_iter().map(|(_, kept)| kept["data"].clone()).collect();
+    assert_eq!(kept, ["2", "3", "4"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_tls_the_certificate_of_a_database_is_checked() {
+    let (right, wrong) = (Certificate::new(), Certificate::new());
+    let port = free_port();
+    let settings = [
+        "ssl=on",
+        "ssl_cert_file=$DIRECTORY/certificate.pem",
+        "ssl_key_file=$DIRECTORY/key.pem",
+        "listen_addresses=127.0.0.1",
+        &format!("port={port}"),
+    ];
+    let files = [("certificate.pem", &*right.file("certificate.pem")), ("key.pem", &*right.file("key.pem"))];
+    let server = PostgresServer::start_with(&settings, &files).await;
+    let outside = Outside::table_of(server).await;
+    let Outside::Table(server) = &outside else { panic!("it is a table") };
+    let url = format!("postgres://postgres@localhost:{port}/postgres?sslmode=require");
+    let describe = |certificate: &Certificate| {
+        let ca = certificate.file("certificate.pem").display().to_string();
+        node(&outside).with("feeds.orders.postgres.url", &url).with("feeds.orders.postgres.ca_file", ca)
+    };
+    let (trusting, doubting) = (describe(&right).start().await, describe(&wrong).start().await);
+    outside.add(&[("channel", "stream:a"), ("data", "1")]).await;
+    trusting.metric_becomes(PUBLISHED, 1.0).await;
+    eventually("it tries", async || doubting.metric("tidegate_feed_retries_total").await >= 2.0).await;
+    assert_eq!(doubting.metric("tidegate_feed_connected").await, 0.0);
+    let spoken = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                  WHERE application_name LIKE '% feed orders'";
+    let spoken = server.session().await.query_one(spoken, &[]).await.expect("sessions");
+    assert_eq!(spoken.get::<_, Option<bool>>(0), Some(true));
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Map, Value};
+
 use crate::gateway::Description;
+use crate::postgres::PostgresServer;
 use crate::redis_server::RedisServer;
 
 /// The feed's name in these tests.
@@ -15,7 +18,34 @@ const GROUP: &str = "readers";
 #[derive(Debug)]
 pub enum Outside {
     Stream(RedisServer),
+    Table(PostgresServer),
 }
+
+/// The columns of a table and their types.
+const COLUMNS: [(&str, &str); 12] = [
+    ("channel", "text"),
+    ("channels", "jsonb"),
+    ("data", "jsonb"),
+    ("b64data", "text"),
+    ("tags", "jsonb"),
+    ("kind", "text"),
+    ("key", "text"),
+    ("idempotency_key", "text"),
+    ("version", "bigint"),
+    ("version_epoch", "text"),
+    ("skip_history", "boolean"),
+    ("delta", "boolean"),
+];
+
+/// What tells of new rows, as the page on feeds has it.
+const TRIGGER: &str = "
+CREATE FUNCTION outbox_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  NOTIFY outbox;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER outbox_notify AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION outbox_notify();
+";
 
 /// A record that was put aside: why, and what it said.
 pub type DeadLetter = (String, BTreeMap<String, String>);
@@ -24,6 +54,25 @@ impl Outside {
     pub fn stream() -> Self {
         // What was said to be there is there when it comes back.
         Self::Stream(RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]))
+    }
+
+    pub async fn table() -> Self {
+        Self::table_of(PostgresServer::start().await).await
+    }
+
+    pub async fn table_of(server: PostgresServer) -> Self {
+        let columns: String = COLUMNS.iter().map(|(name, kind)| format!("{name} {kind}, ")).collect();
+        let tables = format!(
+            "CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {columns} \
+               created_at timestamptz NOT NULL DEFAULT now()); \
+             CREATE TABLE outbox_dead (id text NOT NULL, reason text NOT NULL, record jsonb NOT NULL, \
+               at timestamptz NOT NULL); \
+             CREATE TABLE every_row (LIKE outbox);"
+        );
+        let session = server.session().await;
+        session.batch_execute(&tables).await.expect("tables");
+        session.batch_execute(TRIGGER).await.expect("a trigger");
+        Self::Table(server)
     }
 
     /// Has a node read it.
@@ -39,6 +88,9 @@ impl Outside {
                 .with(&format!("feeds.{feed}.redis_stream.url"), redis.url())
                 .with(&format!("feeds.{feed}.redis_stream.stream"), STREAM)
                 .with(&format!("feeds.{feed}.redis_stream.group"), format!("{GROUP}-{feed}")),
+            Self::Table(server) => node
+                .with(&format!("feeds.{feed}.kind"), "postgres")
+                .with(&format!("feeds.{feed}.postgres.url"), server.url()),
         }
     }
 
@@ -61,7 +113,31 @@ impl Outside {
                     pipeline.query::<()>(&mut connection).expect("they are added");
                 }
             }
+            Self::Table(server) => Self::insert(server, records).await,
         }
+    }
+
+    async fn insert(server: &PostgresServer, records: &[Vec<(&str, &str)>]) {
+        let mut session = server.session().await;
+        let transaction = session.transaction().await.expect("a transaction");
+        for fields in records {
+            let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+            let kind = |name: &str| COLUMNS.iter().find(|(known, _)| *known == name).expect("a column").1;
+            let values: Vec<String> = (names.iter().enumerate())
+                .map(|(at, name)| format!("${}::text::{}", at + 1, kind(name)))
+                .collect();
+            let insert = format!(
+                "WITH added AS (INSERT INTO outbox ({}) VALUES ({}) RETURNING *) \
+                 INSERT INTO every_row SELECT * FROM added",
+                names.join(", "),
+                values.join(", ")
+            );
+            let insert = transaction.prepare(&insert).await.expect("a row of this kind");
+            let values: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+                fields.iter().map(|(_, value)| value as _).collect();
+            transaction.execute(&insert, &values).await.expect("a row");
+        }
+        transaction.commit().await.expect("rows");
     }
 
     /// Has the source hand out all of it again.
@@ -69,6 +145,10 @@ impl Outside {
         match self {
             Self::Stream(redis) => {
                 redis.ask::<String>(&["XGROUP", "SETID", STREAM, &format!("{GROUP}-{FEED}"), "0"]);
+            }
+            Self::Table(server) => {
+                let again = "INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM every_row";
+                server.session().await.batch_execute(again).await.expect("the same rows");
             }
         }
     }
@@ -85,6 +165,24 @@ impl Outside {
                 };
                 found.into_iter().map(letter).collect()
             }
+            Self::Table(server) => {
+                let session = server.session().await;
+                let rows =
+                    session.query("SELECT reason, record::text FROM outbox_dead ORDER BY id::bigint", &[]);
+                let letter = |row: &tokio_postgres::Row| {
+                    let record: Map<String, Value> =
+                        serde_json::from_str(&row.get::<_, String>(1)).expect("a row in JSON");
+                    // As they were said: a column in JSON as it is written, any other as its text.
+                    let fields = record.into_iter().map(|(name, value)| match value {
+                        Value::String(text) if !["data", "tags", "channels"].contains(&&*name) => {
+                            (name, text)
+                        }
+                        value => (name, value.to_string()),
+                    });
+                    (row.get(0), fields.collect())
+                };
+                rows.await.expect("dead letters").iter().map(letter).collect()
+            }
         }
     }
 
@@ -92,6 +190,7 @@ impl Outside {
     pub async fn kill(&mut self) {
         match self {
             Self::Stream(redis) => redis.kill(),
+            Self::Table(server) => server.kill(),
         }
     }
 
@@ -99,6 +198,7 @@ impl Outside {
     pub async fn restart(&mut self) {
         match self {
             Self::Stream(redis) => redis.restart(),
+            Self::Table(server) => server.restart().await,
         }
     }
 }

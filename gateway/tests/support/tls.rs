@@ -1,5 +1,6 @@
 //! A certificate of a test's own, and streams to a node that uses it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -24,6 +25,11 @@ impl Certificate {
         std::fs::write(directory.path().join("certificate.pem"), made.cert.pem()).expect("written");
         std::fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
         Self { directory }
+    }
+
+    /// Its file of this name: `certificate.pem`, `key.pem`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Has the node use it.

@@ -14,18 +14,26 @@ use super::dial::DialError;
 use crate::authorities::authorities;
 
 pub(super) fn connector(config: &Config) -> Result<TlsConnector, DialError> {
-    let identity = |error: &dyn Display| DialError::Identity(error.to_string());
+    let identity = config.client_cert_file.as_deref().zip(config.client_key_file.as_deref());
+    tls_connector(config.ca_file.as_deref(), identity)
+}
+
+/// `identity`: the files of a certificate, with those it was signed with, and of its key.
+pub(crate) fn tls_connector(
+    ca_file: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<TlsConnector, DialError> {
+    let unusable = |error: &dyn Display| DialError::Identity(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let roots =
-        authorities(config.ca_file.as_deref()).map_err(|error| DialError::Authorities(error.to_string()))?;
+    let roots = authorities(ca_file).map_err(|error| DialError::Authorities(error.to_string()))?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| DialError::Authorities(error.to_string()))?
         .with_root_certificates(roots);
-    let tls = match (&config.client_cert_file, &config.client_key_file) {
-        (Some(certificate), Some(key)) => {
+    let tls = match identity {
+        Some((certificate, key)) => {
             let in_file =
-                |file: &Path, error: &dyn Display| identity(&format!("{}: {error}", file.display()));
+                |file: &Path, error: &dyn Display| unusable(&format!("{}: {error}", file.display()));
             let chain = CertificateDer::pem_file_iter(certificate)
                 .and_then(Iterator::collect::<Result<Vec<_>, _>>)
                 .map_err(|error| in_file(certificate, &error))?;
@@ -33,9 +41,9 @@ pub(super) fn connector(config: &Config) -> Result<TlsConnector, DialError> {
                 return Err(in_file(certificate, &"holds no certificate"));
             }
             let key = PrivateKeyDer::from_pem_file(key).map_err(|error| in_file(key, &error))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| identity(&error))?
+            builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?
         }
-        _ => builder.with_no_client_auth(),
+        None => builder.with_no_client_auth(),
     };
     Ok(TlsConnector::from(Arc::new(tls)))
 }

@@ -1,0 +1,257 @@
+//! The sections `feeds.NAME.postgres`: which table, and how its database is reached.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, Serializer};
+use tokio_postgres::config::{Host, SslMode};
+
+use crate::broker::redis::RedisUrl;
+use crate::setting::Faults;
+
+/// Longest name of a table or column, in bytes: PostgreSQL cuts off what is longer.
+const NAME_BYTES_MAX: usize = 63;
+
+/// With `kind = "postgres"`: a table of PostgreSQL 11 or newer into which an application writes what is to be published, in the
+/// same transaction as what it is about. A row is deleted once it is published.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `postgres://user:password@host:port/database?sslmode=require`, of the server itself, not of a pooler. `sslmode` is
+    /// `require` (TLS, the certificate is checked) or `disable`, and need not be said of a socket
+    /// (`postgres://user@%2Frun%2Fpostgresql/database`). The password is never shown.
+    pub url: PostgresUrl,
+    /// PEM file of the authorities that the server's certificate is checked against. Default: those of the operating system.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that this node shows, and of those it was signed with.
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file of the key of that certificate.
+    pub client_key_file: Option<PathBuf>,
+    /// The table, with its schema before a dot if it is not on the search path. Names are taken as they are written.
+    pub table: String,
+    /// The column by which rows are ordered and known: of a type that has an order, not null, and never given out again.
+    pub id: String,
+    /// The column that says since when a row waits, of the type `timestamptz`. There need not be one.
+    pub created_at: String,
+    /// The table of dead letters, which must be there. Empty: that of the table with `_dead` behind it.
+    pub dead_letters: String,
+    /// The most dead letters that are kept: past that the oldest go.
+    pub dead_letters_max: u64,
+    /// The channel in which the database is heard to tell of new rows (`NOTIFY`). Empty: the name of the table without its
+    /// schema. Where nobody tells, new rows are looked for once a second.
+    pub notify: String,
+    /// Milliseconds within which every call is answered or has failed.
+    pub timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: PostgresUrl::default(),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            table: "outbox".to_owned(),
+            id: "id".to_owned(),
+            created_at: "created_at".to_owned(),
+            dead_letters: String::new(),
+            dead_letters_max: 10_000,
+            notify: String::new(),
+            timeout_ms: 5_000,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn check(&self, faults: &mut Faults) {
+        match self.url.read() {
+            Err(problem) => faults.add("url", problem),
+            Ok(server) if server.get_ssl_mode() == SslMode::Require => {}
+            Ok(_) => {
+                for (key, _) in self.files() {
+                    let key = key.rsplit('.').next().unwrap_or(key);
+                    faults.add(key, "is of no use without TLS: url must say sslmode=require");
+                }
+            }
+        }
+        match (&self.client_cert_file, &self.client_key_file) {
+            (Some(_), None) => {
+                faults.add("client_key_file", "is missing: a certificate is shown with its key");
+            }
+            (None, Some(_)) => faults.add("client_cert_file", "is missing: a key is for a certificate"),
+            _ => {}
+        }
+        let is_name =
+            |name: &str| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
+        let of_name = format!("must be of 1 to {NAME_BYTES_MAX} bytes, none of them a control character");
+        let is_table = |name: &str| name.split('.').count() <= 2 && name.split('.').all(is_name);
+        for (key, table) in [("table", &self.table), ("dead_letters", &self.dead_letters())] {
+            if !is_table(table) {
+                faults.add(key, format!("is no name of a table, or of a schema and a table: each {of_name}"));
+            }
+        }
+        if self.dead_letters() == self.table {
+            faults.add("dead_letters", "is the table itself: dead letters would be read again for ever");
+        }
+        for (key, name) in [("id", &self.id), ("created_at", &self.created_at), ("notify", &self.notify())] {
+            if !is_name(name) {
+                faults.add(key, &*of_name);
+            }
+        }
+        faults.outside("dead_letters_max", self.dead_letters_max, 1..=100_000_000);
+        faults.outside("timeout_ms", self.timeout_ms, 100..=60_000);
+    }
+
+    pub(super) fn dead_letters(&self) -> String {
+        if self.dead_letters.is_empty() { format!("{}_dead", self.table) } else { self.dead_letters.clone() }
+    }
+
+    pub(super) fn notify(&self) -> String {
+        let table = || self.table.rsplit('.').next().unwrap_or_default().to_owned();
+        if self.notify.is_empty() { table() } else { self.notify.clone() }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    /// Files that are named, by their keys.
+    pub(crate) fn files(&self) -> Vec<(&'static str, &Path)> {
+        let files = [
+            ("postgres.ca_file", &self.ca_file),
+            ("postgres.client_cert_file", &self.client_cert_file),
+            ("postgres.client_key_file", &self.client_key_file),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?))).collect()
+    }
+}
+
+/// An address that may hold a password: shown without it, also when the configuration is printed.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct PostgresUrl(String);
+
+/// What an address may begin with.
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
+impl PostgresUrl {
+    /// Where it leads, or what is wrong with it in words that do not repeat it.
+    pub(super) fn read(&self) -> Result<tokio_postgres::Config, &'static str> {
+        if self.0.is_empty() {
+            return Err("is missing: postgres://user:password@host:port/database?sslmode=require");
+        }
+        if !self.is_url() {
+            return Err("must begin with postgres://");
+        }
+        let server: tokio_postgres::Config = self.0.parse().map_err(
+            |_| "is unreadable: expected postgres://user:password@host:port/database?sslmode=require",
+        )?;
+        let [host] = server.get_hosts() else { return Err("must name one host") };
+        let is_tcp = matches!(host, Host::Tcp(_));
+        if server.get_user().is_none() {
+            return Err("names no user");
+        }
+        match (server.get_ssl_mode(), is_tcp) {
+            (SslMode::Require, false) => Err("asks for TLS over a socket, which has none"),
+            (SslMode::Require | SslMode::Disable, _) | (_, false) => Ok(server),
+            _ => Err(
+                "must say sslmode=require, for TLS with a certificate that is checked, or sslmode=disable",
+            ),
+        }
+    }
+
+    fn is_url(&self) -> bool {
+        SCHEMES.iter().any(|scheme| self.0.starts_with(scheme))
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Elsewhere a password may stand in it as well.
+        match self.is_url() {
+            true => RedisUrl::new(&*self.0).fmt(f),
+            false if self.0.is_empty() => Ok(()),
+            false => f.write_str("***"),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresUrl({self})")
+    }
+}
+
+impl Serialize for PostgresUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match crate::secret::mark_of(&self.0) {
+            Some(mark) => serializer.serialize_str(&mark),
+            None => serializer.collect_str(self),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(toml: &str) -> Vec<(String, String)> {
+        let mut faults = Faults::default();
+        toml::from_str::<Config>(toml).unwrap().check(&mut faults);
+        faults.into_inner()
+    }
+
+    fn faulty(toml: &str) -> Vec<String> {
+        faults(toml).into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_told_by_its_key() {
+        for good in [
+            "url = \"postgres://me:x@h:5433/d?sslmode=require\"\nca_file = \"/a\"\ntable = \"app.outbox\"",
+            "url = \"postgresql://me@h/d?sslmode=disable\"",
+            "url = \"postgres://me@%2Frun%2Fpostgresql/d\"",
+        ] {
+            assert_eq!(faulty(good), [""; 0], "{good}");
+        }
+        assert_eq!(faulty(""), ["url"]);
+        let bad = "url = \"postgres://me@h/d?sslmode=disable\"\nca_file = \"/a\"\nclient_key_file = \"/k\"\n\
+                   table = \"a.b.c\"\nid = \"\"\nnotify = \"a\\nb\"\ndead_letters_max = 0\ntimeout_ms = 1";
+        assert_eq!(
+            faulty(bad),
+            [
+                "ca_file",
+                "client_key_file",
+                "client_cert_file",
+                "table",
+                "dead_letters",
+                "id",
+                "notify",
+                "dead_letters_max",
+                "timeout_ms"
+            ]
+        );
+        let url = "url = \"postgres://me@h/d?sslmode=disable\"\n";
+        assert_eq!(faulty(&format!("{url}dead_letters = \"outbox\"")), ["dead_letters"]);
+    }
+
+    #[test]
+    fn an_address_says_whether_tls_is_spoken_and_no_secret_is_repeated() {
+        for (url, why) in [
+            ("host=h user=u password=s3cret", "must begin"),
+            ("postgres://u:s3cret@h/d", "must say sslmode"),
+            ("postgres://u:s3cret@h/d?sslmode=prefer", "must say sslmode"),
+            ("postgres://u:s3cret@h/d?sslmode=s3cret", "unreadable"),
+            ("postgres://u:s3cret@one,two/d?sslmode=require", "one host"),
+            ("postgres://u:s3cret@%2Fsocket/d?sslmode=require", "over a socket"),
+            ("postgres://h/d?sslmode=require&password=s3cret", "no user"),
+        ] {
+            let told = faults(&format!("url = \"{url}\""));
+            assert!(told[0].1.contains(why) && !format!("{told:?}").contains("s3cret"), "{url}: {told:?}");
+            let config: Config = toml::from_str(&format!("url = \"{url}\"")).unwrap();
+            let shown = format!("{config:?} {}", toml::to_string(&config).unwrap());
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+    }
+}

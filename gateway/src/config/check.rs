@@ -107,7 +107,10 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("redis", &|faults| config.redis.check(faults));
     section("feeds", &|faults| {
         feeds::config::check(&config.feeds, faults);
-        let without = config.feeds.iter().filter(|(_, feed)| feed.redis_stream.url.is_none());
+        let is_without = |feed: &feeds::config::Feed| {
+            feed.kind == Some(feeds::config::Kind::RedisStream) && feed.redis_stream.url.is_none()
+        };
+        let without = config.feeds.iter().filter(|(_, feed)| is_without(feed));
         for (name, _) in without.filter(|_| config.redis.mode == Mode::Shards) {
             let problem = "must be set with redis.mode = \"shards\": a stream is in one Redis";
             faults.add(format!("{name}.redis_stream.url"), problem);

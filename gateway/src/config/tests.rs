@@ -157,6 +157,13 @@ fn sections_that_cannot_work_together_are_mistakes_of_the_one_that_asks_for_it()
             "namespaces.nn.map: is for the subscription types map, map_clients and map_users (from gateway.toml:5)",
         ]
     );
+    let feeds = "[broker]\nkind = \"redis\"\n[redis]\nmode = \"shards\"\naddresses = [\"a:1\", \"b:1\"]\n\
+                 [feeds.one]\nkind = \"redis_stream\"\n[feeds.one.redis_stream]\nstream = \"s\"\n\
+                 [feeds.two]\nkind = \"postgres\"\n[feeds.two.postgres]\nurl = \"postgres://u@db/d\"\ntable = \"outbox\"";
+    assert_eq!(
+        mistakes(feeds, &[]),
+        ["feeds.one.redis_stream.url: must be set with redis.mode = \"shards\": a stream is in one Redis"]
+    );
     let state = "[session]\npersonal_channel = true\n[channels]\nsubscription_type = \"map\"";
     let told = mistakes(state, &[]);
     assert!(told[0].starts_with("session.personal_channel: needs channels of"), "{told:#?}");

@@ -40,8 +40,10 @@ pub(super) type Driver = AbortOnDropHandle<Arc<str>>;
 
 #[derive(Debug)]
 struct Asked {
+    /// One or more commands.
     command: Vec<u8>,
-    awaited: Awaited,
+    /// What is awaited for each: noted before anything of them is answered.
+    awaited: Vec<Awaited>,
 }
 
 #[derive(Debug)]
@@ -109,8 +111,7 @@ impl Subscriptions {
         let mut command = Vec::new();
         resp::command(first.iter(), &mut command);
         resp::command(second.iter(), &mut command);
-        // The second is written with the first.
-        tokio::join!(self.send(command, None), self.send(Vec::new(), None))
+        self.send_both(command, None, None).await
     }
 
     /// Subscribes to patterns, and sends another command in the same go: Redis carries out nothing of others in between.
@@ -120,10 +121,8 @@ impl Subscriptions {
         parts.extend(patterns.iter().map(String::as_str));
         resp::command(parts.iter(), &mut command);
         resp::command(then.iter(), &mut command);
-        let subscribed = self.send(command, Some((Said::Subscribed, patterns.len())));
-        // Written with the first.
-        let answered = self.send(Vec::new(), None);
-        let (subscribed, answered) = tokio::join!(subscribed, answered);
+        let confirmations = Some((Said::Subscribed, patterns.len()));
+        let (subscribed, answered) = self.send_both(command, confirmations, None).await;
         subscribed.and(answered).map(drop)
     }
 
@@ -146,12 +145,36 @@ impl Subscriptions {
         command: Vec<u8>,
         confirmations: Option<(Said, usize)>,
     ) -> Result<Bytes, BrokerError> {
-        let (reply, answer) = oneshot::channel();
-        let lost = || BrokerError::Unreachable("the connection was lost".into());
-        let asked = Asked { command, awaited: Awaited { confirmations, reply } };
-        self.0.send(asked).await.map_err(|_| lost())?;
+        let (awaited, answer) = awaited(confirmations);
+        self.0.send(Asked { command, awaited: vec![awaited] }).await.map_err(|_| lost())?;
         answer.await.unwrap_or_else(|_| Err(lost()))
     }
+
+    /// Two commands, written together.
+    async fn send_both(
+        &self,
+        command: Vec<u8>,
+        of_first: Option<(Said, usize)>,
+        of_second: Option<(Said, usize)>,
+    ) -> (Result<Bytes, BrokerError>, Result<Bytes, BrokerError>) {
+        let ((first, first_answer), (second, second_answer)) = (awaited(of_first), awaited(of_second));
+        if self.0.send(Asked { command, awaited: vec![first, second] }).await.is_err() {
+            return (Err(lost()), Err(lost()));
+        }
+        let (first, second) = tokio::join!(first_answer, second_answer);
+        (first.unwrap_or_else(|_| Err(lost())), second.unwrap_or_else(|_| Err(lost())))
+    }
+}
+
+fn lost() -> BrokerError {
+    BrokerError::Unreachable("the connection was lost".into())
+}
+
+type Answer = oneshot::Receiver<Result<Bytes, BrokerError>>;
+
+fn awaited(confirmations: Option<(Said, usize)>) -> (Awaited, Answer) {
+    let (reply, answer) = oneshot::channel();
+    (Awaited { confirmations, reply }, answer)
 }
 
 fn from_hello(answer: &Bytes) -> Server {
@@ -188,7 +211,7 @@ async fn drive<R: Receive>(
             next = asked.recv(), if asking => match next {
                 // Redis reads whatever it has to write, so this does not wait for what is not read here meanwhile.
                 Some(Asked { command, awaited }) => {
-                    waiting.push_back(awaited);
+                    waiting.extend(awaited);
                     writer.write_all(&command).await?;
                     writer.flush().await?;
                 }
@@ -246,6 +269,19 @@ mod tests {
         settle(&mut waiting, Said::Answer(Err("NOPERM no".to_owned())));
         assert!(matches!(answers[2].try_recv(), Ok(Err(BrokerError::Refused { .. }))));
         assert!(waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn both_answers_to_two_commands_in_one_go_find_who_asked_however_soon_they_come() {
+        let (ours, mut redis) = tokio::io::duplex(1024);
+        let (connection, _driver) = Subscriptions::open(Box::new(ours), Router::to_nobody());
+        let server = async {
+            let mut asked = [0; 1024];
+            assert!(redis.read(&mut asked).await.unwrap() > 0);
+            redis.write_all(b"+one\r\n+two\r\n").await.unwrap();
+        };
+        let (answers, ()) = tokio::join!(connection.ask_both(&["A"], &["B"]), server);
+        assert_eq!((answers.0.unwrap(), answers.1.unwrap()), ("+one\r\n".into(), "+two\r\n".into()));
     }
 
     #[tokio::test]

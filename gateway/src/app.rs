@@ -217,6 +217,7 @@ impl App {
                 packet_bytes_max: config.socketio.payload_bytes_max,
                 metrics: metrics.clone(),
                 memory: memory.clone(),
+                io_uring: config.workers.io_uring,
             };
             workers.push(Worker::spawn(seat, parts).map_err(setup)?);
         }

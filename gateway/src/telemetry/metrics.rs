@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use gateway_core::session::Observe;
 use parking_lot::Mutex;
 use prometheus::{
-    Counter, CounterVec, Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, TextEncoder,
 };
 use shared::disconnect::Disconnect;
 use shared::protocol::ProtocolId;
@@ -18,10 +18,11 @@ use super::feeds::FeedsMetrics;
 use super::labels::{Drop, Handshake, Panic, PastFrom, Polled, Reloaded, Source};
 use super::names;
 use super::register::{
-    by_protocol, counter, counters, float_counters, gauge, gauges, histogram, histograms, options, register,
+    by_protocol, counter, counters, gauge, gauges, histogram, histograms, options, register,
 };
 use super::shards::ShardMetrics;
 use super::socketio::SocketIoMetrics;
+use super::workers::{WorkerMetrics, WorkersMetrics};
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
 const FAST_BUCKETS: &[f64] = &[
@@ -92,9 +93,7 @@ pub struct Metrics {
     recoveries_total: IntCounterVec,
     pub subscriptions: IntGauge,
     pub channels: IntGauge,
-    worker_inbox: IntGaugeVec,
-    worker_busy_seconds_total: CounterVec,
-    worker_connections: IntGaugeVec,
+    workers: WorkersMetrics,
     pub outbox_bytes: IntGauge,
     pub outbox_blocked: IntGauge,
     pub broker_seconds: HistogramVec,
@@ -150,14 +149,6 @@ pub(super) struct ProcessMetrics {
     pub(super) descriptors: IntGauge,
     pub(super) descriptors_max: IntGauge,
     pub(super) threads: IntGauge,
-}
-
-/// The metrics of one worker, found once and counted without a look-up.
-#[derive(Clone, Debug)]
-pub struct WorkerMetrics {
-    pub inbox: IntGauge,
-    pub busy_seconds_total: Counter,
-    pub connections: IntGauge,
 }
 
 impl Default for Metrics {
@@ -249,9 +240,7 @@ impl Metrics {
             recoveries_total: counters(r, names::RECOVERIES_TOTAL),
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
             channels: gauge(r, names::CHANNELS),
-            worker_inbox: gauges(r, names::WORKER_INBOX),
-            worker_busy_seconds_total: float_counters(r, names::WORKER_BUSY_SECONDS_TOTAL),
-            worker_connections: gauges(r, names::WORKER_CONNECTIONS),
+            workers: WorkersMetrics::new(r),
             outbox_bytes: gauge(r, names::OUTBOX_BYTES),
             outbox_blocked: gauge(r, names::OUTBOX_BLOCKED),
             broker_seconds: histograms(r, names::BROKER_SECONDS, FAST_BUCKETS),
@@ -364,12 +353,7 @@ impl Metrics {
     }
 
     pub fn worker(&self, index: usize) -> WorkerMetrics {
-        let label = index.to_string();
-        WorkerMetrics {
-            inbox: self.worker_inbox.with_label_values(&[&label]),
-            busy_seconds_total: self.worker_busy_seconds_total.with_label_values(&[&label]),
-            connections: self.worker_connections.with_label_values(&[&label]),
-        }
+        self.workers.of(index)
     }
 
     /// A node, this one included, was asked something. `result` is one of a few words.

@@ -17,6 +17,7 @@ mod shards;
 mod socketio;
 mod sparingly;
 pub mod traces;
+mod workers;
 
 pub use answer::answer;
 pub use config::{Config, LogFormat};
@@ -25,3 +26,4 @@ pub use readiness::{Readiness, Verdict};
 pub(crate) use reminder::Reminder;
 pub use shards::Neighbors;
 pub use sparingly::Sparingly;
+pub use workers::WorkerMetrics;

@@ -136,6 +136,8 @@ metrics! {
         "Time a worker did not wait. Its rate is the share of one processor.";
     WORKER_CONNECTIONS Gauge "worker_connections" ["worker": "its number, at most 64"]
         "Connections of a worker.";
+    WORKER_IO_URING Gauge "worker_io_uring" ["worker": "its number, at most 64"]
+        "Whether a worker sends to many clients in one system call (1), or to each in one (0): `workers.io_uring`.";
     OUTBOX_BYTES Gauge "outbox_bytes" []
         "Bytes kept for clients whose sockets are full.";
     OUTBOX_BLOCKED Gauge "outbox_blocked" []

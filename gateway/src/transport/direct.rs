@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "a descriptor is kept beside the stream that owns it")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use mio::net::TcpStream;
 use rustix::net::SendFlags;
@@ -27,9 +27,16 @@ impl Direct {
         // dropped and its socket closed; nothing else can hold it, because it is neither `Copy` nor `Clone`.
         Self(unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) })
     }
+
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
+
+/// No send waits, and none to a peer that has gone ends the process.
+pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// Sends without waiting. Answers how many bytes the kernel took.
 pub(crate) fn send(to: &Direct, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(to.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
+    Ok(rustix::net::send(to.0, bytes, FLAGS)?)
 }

@@ -11,10 +11,12 @@ pub(crate) mod direct;
 pub(crate) mod encodings;
 pub(crate) mod handed;
 mod tls;
+mod together;
 
 pub(crate) use direct::Direct;
 pub(crate) use handed::{Handed, Wake};
 pub(crate) use tls::TlsStream;
+pub(crate) use together::{TOGETHER_MAX, Together};
 
 use handed::Attached;
 

@@ -16,11 +16,22 @@ pub struct Config {
     /// Publications that may wait for one worker. Publishers on this node are held up long before; past it, what
     /// comes from other nodes is dropped and subscribers are told of the gap.
     pub inbox_max: usize,
+    /// How a publication leaves for many clients. `auto`: in one system call for up to 128 of them, where the kernel
+    /// and what confines this process allow io_uring, else in one for each; `off`: in one for each.
+    pub io_uring: IoUring,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IoUring {
+    #[default]
+    Auto,
+    Off,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { count: 0, inbox_max: 65_536 }
+        Self { count: 0, inbox_max: 65_536, io_uring: IoUring::Auto }
     }
 }
 

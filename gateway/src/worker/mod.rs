@@ -29,10 +29,9 @@ use crate::client::config::WebSocketConfig;
 use crate::clock::Clock;
 use crate::memory::{Memory, SharedFrames};
 use crate::node::Node;
-use crate::telemetry::metrics::WorkerMetrics;
-use crate::telemetry::{Metrics, Sparingly};
-use crate::transport::Direct;
+use crate::telemetry::{Metrics, Sparingly, WorkerMetrics};
 use crate::transport::encodings::Encodings;
+use crate::transport::{Direct, Together};
 
 mod among;
 pub(crate) mod callers;
@@ -53,6 +52,7 @@ mod shrink;
 mod subscribe;
 mod sweep;
 mod sweep_newest;
+mod sweep_together;
 mod take;
 mod tally;
 mod tell_followers;
@@ -152,6 +152,7 @@ pub(crate) struct Parts {
     pub(crate) packet_bytes_max: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) io_uring: config::IoUring,
 }
 
 /// A worker's poll and inbox, made before the node that pushes to it.
@@ -196,6 +197,9 @@ pub(crate) struct Worker {
     /// News of keys that not everyone has been told yet.
     telling: VecDeque<tell_followers::Telling>,
     share: take::Share,
+    io_uring: config::IoUring,
+    /// The way to many sockets at once, where the kernel has one.
+    together: Option<Together>,
     aftermath: Vec<sweep::Aftermath>,
     due: Vec<u32>,
     shedding: shed::Shedding,
@@ -297,6 +301,8 @@ impl Worker {
             gathered: gather::Gathered::default(),
             telling: VecDeque::new(),
             share: take::Share::default(),
+            io_uring: parts.io_uring,
+            together: None,
             aftermath: Vec::new(),
             due: Vec::new(),
             shedding: shed::Shedding::default(),

@@ -53,6 +53,7 @@ impl Worker {
         self.report_given_up();
         self.own_metrics.inbox.set(self.local.inbox.depth() as i64);
         self.own_metrics.connections.set(self.clients.len() as i64);
+        self.own_metrics.io_uring.set(i64::from(self.together.is_some()));
         self.own_metrics.busy_seconds_total.inc_by(busy.as_secs_f64());
         self.local.tally.report(&self.metrics);
     }

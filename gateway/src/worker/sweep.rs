@@ -24,7 +24,7 @@ use crate::memory::SharedFrames;
 use crate::node::ClientIds;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Drop;
-use crate::transport::direct;
+use crate::transport::{Together, direct};
 use crate::worker::take::Share;
 use crate::worker::{Flags, Tally};
 
@@ -47,6 +47,8 @@ pub(super) struct Sweep<'w> {
     pub(super) selected: &'w mut Selected,
     /// Who follows the stream and cannot have one of the publications.
     pub(super) missing: Vec<u32>,
+    /// The way to many sockets at once, if there is one.
+    pub(super) together: &'w mut Option<Together>,
     pub(super) aftermath: &'w mut Vec<Aftermath>,
 }
 
@@ -119,7 +121,7 @@ impl Sink for Sweep<'_> {
         }
         match bundles.spares_anyone() {
             false => {
-                for subscriber in subscribers {
+                for subscriber in self.hand_together(subscribers, bundles) {
                     self.hand(subscriber, bundles.get(subscriber.variant));
                 }
             }
@@ -145,7 +147,7 @@ impl Sink for Sweep<'_> {
 
 impl Sweep<'_> {
     #[inline]
-    fn hand(&mut self, subscriber: &Subscriber, bundle: &Bundle) {
+    pub(super) fn hand(&mut self, subscriber: &Subscriber, bundle: &Bundle) {
         // What does not fit any more must not be followed by something that does.
         let sent = bundle.writes.iter().all(|frames| self.send(subscriber, frames));
         if sent {
@@ -211,20 +213,24 @@ impl Sweep<'_> {
             Flags { direct: Some(direct), waiting: false, .. } => direct,
             _ => return self.queue(subscriber.key, frames.clone()),
         };
-        match direct::send(direct, frames) {
+        self.sent(subscriber.key, frames, direct::send(direct, frames))
+    }
+
+    /// What came of a send. Answers the same.
+    #[inline]
+    pub(super) fn sent(&mut self, key: u32, frames: &Bytes, answer: io::Result<usize>) -> bool {
+        match answer {
             Ok(count) => {
                 self.tally.bytes_out += count as u64;
                 if count < frames.len() {
                     self.shared_frames.note(frames);
-                    self.queue_rest(subscriber.key, frames.slice(count..));
+                    self.queue_rest(key, frames.slice(count..));
                 }
                 true
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.queue(subscriber.key, frames.clone())
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.queue(key, frames.clone()),
             Err(error) => {
-                self.doom(Aftermath::Failed(subscriber.key, error), subscriber.key);
+                self.doom(Aftermath::Failed(key, error), key);
                 false
             }
         }

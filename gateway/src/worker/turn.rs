@@ -30,6 +30,7 @@ impl Worker {
     pub(super) fn run(&mut self) {
         let mut events = mio::Events::with_capacity(EVENTS);
         let mut buffer = vec![0; READ_BYTES];
+        self.open_together();
         // A turn may have ended early that was to look into the inbox.
         self.local.inbox.look_again();
         while !self.stopping {
@@ -341,6 +342,7 @@ impl Worker {
             shared_frames: &mut local.shared_frames,
             selected: &mut local.selected,
             missing: Vec::new(),
+            together: &mut self.together,
             aftermath: &mut aftermath,
         };
         work(&mut local.hub, &mut sweep);

@@ -135,14 +135,26 @@ async fn too_many_bytes_close_with_3013() {
 
 #[tokio::test]
 async fn a_client_that_stops_reading_is_closed_and_hurts_nobody_else() {
+    for way in ["auto", "off"] {
+        one_that_stops_reading_hurts_nobody_else(way).await;
+    }
+}
+
+async fn one_that_stops_reading_hurts_nobody_else(way: &str) {
     let gateway = gateway()
         .with("websocket.outbox_bytes_max", 65_536)
         .with("session.bytes_per_second", 0)
         .with("workers.count", 1)
+        .with("workers.io_uring", way)
         .start()
         .await;
-    let mut reader = gateway.connect().await;
-    reader.subscribe("stream:firehose").await;
+    // So many are sent to together, where that can be.
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let mut reader = gateway.connect().await;
+        reader.subscribe("stream:firehose").await;
+        readers.push(reader);
+    }
     let mut sleeper = gateway.connect().await;
     sleeper.subscribe("stream:firehose").await;
     let mut publisher = gateway.connect().await;
@@ -154,14 +166,18 @@ async fn a_client_that_stops_reading_is_closed_and_hurts_nobody_else() {
         for _ in 0..10 {
             publisher.publish("stream:firehose", json!(payload)).await;
             sent += 1;
-            assert_eq!(reader.publication().await.offset, sent, "the reader gets all, in order");
+            for reader in &mut readers {
+                assert_eq!(reader.publication().await.offset, sent, "a reader gets all, in order");
+            }
         }
     }
     assert_eq!(sleeper_end(&mut sleeper, sent).await, 3008);
     counted(&gateway, "slow", 1.0).await;
     assert!(gateway.metric("tidegate_drops_total{reason=\"outbox_full\"}").await >= 1.0);
     publisher.publish("stream:firehose", json!("after")).await;
-    assert_eq!(reader.publication().await.data, "after");
+    for reader in &mut readers {
+        assert_eq!(reader.publication().await.data, "after");
+    }
 }
 
 /// Reads what the sleeper was sent: whole publications in order from the first, then the close.

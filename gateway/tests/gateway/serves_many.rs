@@ -12,6 +12,9 @@ use crate::gateway::{Gateway, gateway};
 const MANY: usize = 1_100;
 const AT_ONCE: usize = 50;
 
+/// How publications leave for many clients.
+const WAYS: [&str; 2] = ["auto", "off"];
+
 async fn subscribers(gateway: &Gateway, channel: &str) -> Vec<Client> {
     let mut clients = Vec::new();
     while clients.len() < MANY {
@@ -27,8 +30,19 @@ async fn subscribers(gateway: &Gateway, channel: &str) -> Vec<Client> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_many_gets_everything_in_order_and_before_it_is_closed() {
+    for way in WAYS {
+        each_of_many_gets_everything(way).await;
+    }
+}
+
+async fn each_of_many_gets_everything(way: &str) {
     // Clients that wait for their turn here answer no pings.
-    let gateway = gateway().with("workers.count", 1).with("session.ping_interval_ms", 120_000).start().await;
+    let gateway = gateway()
+        .with("workers.count", 1)
+        .with("workers.io_uring", way)
+        .with("session.ping_interval_ms", 120_000)
+        .start()
+        .await;
     let mut clients = subscribers(&gateway, "stream:many").await;
     for number in 1..=10 {
         gateway.publish("stream:many", json!(number)).await;
@@ -66,7 +80,18 @@ async fn what_waits_for_its_flush_interval_does_not_come_too_late_for_who_is_clo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_several_channels_of_many_gets_each_in_order() {
-    let gateway = gateway().with("workers.count", 1).with("session.ping_interval_ms", 120_000).start().await;
+    for way in WAYS {
+        each_of_several_channels_comes_in_order(way).await;
+    }
+}
+
+async fn each_of_several_channels_comes_in_order(way: &str) {
+    let gateway = gateway()
+        .with("workers.count", 1)
+        .with("workers.io_uring", way)
+        .with("session.ping_interval_ms", 120_000)
+        .start()
+        .await;
     let mut clients = subscribers(&gateway, "stream:one").await;
     for client in &mut clients {
         client.subscribe("stream:two").await;
@@ -83,6 +108,18 @@ async fn a_client_of_several_channels_of_many_gets_each_in_order() {
             let number = push["push"]["pub"]["data"].as_u64().expect("a publication");
             let channel = push["push"]["channel"].as_str().expect("its channel").to_owned();
             assert_eq!(last.insert(channel, number).unwrap_or(0) + 1, number);
+        }
+    }
+}
+
+#[tokio::test]
+async fn workers_send_by_io_uring_where_it_is_allowed_and_not_switched_off() {
+    let is_allowed = io_uring::IoUring::new(8).is_ok();
+    for (way, expected) in [("auto", f64::from(u8::from(is_allowed))), ("off", 0.0)] {
+        let gateway = gateway().with("workers.count", 2).with("workers.io_uring", way).start().await;
+        for worker in 0..2 {
+            let name = format!("tidegate_worker_io_uring{{worker=\"{worker}\"}}");
+            gateway.metric_becomes(&name, expected).await;
         }
     }
 }

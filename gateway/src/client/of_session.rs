@@ -218,7 +218,7 @@ impl Client {
     }
 
     /// The connection is over: its client may come back to its sessions, unless it was told to stay away.
-    pub(super) fn leave_sessions(&self, local: &Local, why: &Disconnect) {
+    pub(crate) fn leave_sessions(&self, local: &Local, why: &Disconnect) {
         let client = self.session.client();
         local.node.client_ids.release(client, local.index, self.key.index);
         let Some(keeper) = self.keeper() else { return };

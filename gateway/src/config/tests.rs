@@ -159,7 +159,7 @@ fn sections_that_cannot_work_together_are_mistakes_of_the_one_that_asks_for_it()
     );
     let feeds = "[broker]\nkind = \"redis\"\n[redis]\nmode = \"shards\"\naddresses = [\"a:1\", \"b:1\"]\n\
                  [feeds.one]\nkind = \"redis_stream\"\n[feeds.one.redis_stream]\nstream = \"s\"\n\
-                 [feeds.two]\nkind = \"postgres\"\n[feeds.two.postgres]\nurl = \"postgres://u@db/d\"\ntable = \"outbox\"";
+                 [feeds.two]\nkind = \"postgres\"\n[feeds.two.postgres]\nurl = \"postgres://u@db/d?sslmode=disable\"\ntable = \"outbox\"";
     assert_eq!(
         mistakes(feeds, &[]),
         ["feeds.one.redis_stream.url: must be set with redis.mode = \"shards\": a stream is in one Redis"]

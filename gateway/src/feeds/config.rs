@@ -158,6 +158,11 @@ impl Feed {
         faults.outside("record_bytes_max", self.record_bytes_max, 1_024..=64 << 20);
         faults.outside("idempotency_ttl_s", self.idempotency_ttl_s, 60..=86_400);
         faults.outside("retry_max_ms", self.retry_max_ms, 100..=600_000);
+        if self.retry_max_ms >= self.idempotency_ttl_s.saturating_mul(1_000) {
+            let problem =
+                "is not less than idempotency_ttl_s: what is tried again so late could be published twice";
+            faults.add("retry_max_ms", problem);
+        }
         if self.record_bytes_max > self.bytes_max {
             faults.add("record_bytes_max", "is more than bytes_max, the most that is read at once");
         }
@@ -198,6 +203,21 @@ impl Feed {
         Duration::from_secs(self.idempotency_ttl_s)
     }
 
+    /// Whether both would take each other's records.
+    fn reads_what(&self, other: &Self) -> bool {
+        let (stream, others) = (&self.redis_stream, &other.redis_stream);
+        let (table, other_table) = (&self.postgres, &other.postgres);
+        match (self.kind, other.kind) {
+            (Some(Kind::RedisStream), Some(Kind::RedisStream)) => {
+                (&stream.url, &stream.stream, &stream.group) == (&others.url, &others.stream, &others.group)
+            }
+            (Some(Kind::Postgres), Some(Kind::Postgres)) => {
+                (&table.url, &table.table) == (&other_table.url, &other_table.table)
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn retry_max(&self) -> Duration {
         Duration::from_millis(self.retry_max_ms)
     }
@@ -224,6 +244,14 @@ pub(crate) fn check(feeds: &BTreeMap<String, Feed>, faults: &mut Faults) {
         feed.check(&mut found);
         for (key, problem) in found.into_inner() {
             faults.add(format!("{name}.{key}"), problem);
+        }
+    }
+    for (at, (name, feed)) in feeds.iter().enumerate() {
+        if let Some((other, _)) = feeds.iter().take(at).find(|(_, other)| feed.reads_what(other)) {
+            faults.add(
+                name,
+                format!("reads what feeds.{other} reads: each record would be published by one of the two"),
+            );
         }
     }
     if let Some(name) = feeds.keys().nth(FEEDS_MAX) {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use rustc_hash::FxHashMap;
+use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 
 use super::record::Wanted;
 use super::source::Settled;
@@ -94,11 +95,17 @@ impl Work {
     /// Publishes what it can. Says why not all, if there is something left that may be published later.
     pub(super) async fn publish(&mut self, node: &Node) -> Option<BrokerError> {
         let chains = std::mem::take(&mut self.chains);
-        // Once one channel has to wait, others need not find out one after the other that they have to.
-        let is_stuck = AtomicBool::new(false);
+        // Once one channel has to wait, others of that part of the broker need not find out one after the other that they
+        // have to.
+        let stuck: Vec<AtomicBool> = (0..node.parts().max(1)).map(|_| AtomicBool::new(false)).collect();
         let came: Vec<Came> = {
-            let (records, is_stuck) = (&self.records, &is_stuck);
-            let running = chains.into_iter().map(|chain| follow(chain, records, node, is_stuck));
+            let records = &self.records;
+            let running = chains.into_iter().map(|chain| {
+                let channel = Channel::parse_unicode(&chain.channel, CHANNEL_BYTES_MAX).ok();
+                // What is no channel is refused before it comes to any.
+                let part = channel.map_or(0, |channel| node.part_of(&channel));
+                follow(chain, records, node, &stuck[part.min(stuck.len() - 1)])
+            });
             futures_util::stream::iter(running).buffer_unordered(CONCURRENT).collect().await
         };
         let mut failure = None;

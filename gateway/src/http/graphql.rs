@@ -36,6 +36,9 @@ pub(super) const METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS";
 /// How long a stream that is reserved may remain unopened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The longest that a node calls a session, in bytes.
+const SESSION_BYTES_MAX: usize = 64;
+
 const EVENT_STREAM: &str = "text/event-stream";
 
 /// What is served at [`PATH`].
@@ -247,7 +250,11 @@ impl Router {
 
     /// The stream of this name, of the node that the name tells: if that takes in what other nodes ask.
     async fn take_elsewhere(&self, name: &str) -> Taken {
-        let Some((node, _)) = name.rsplit_once('.') else { return Taken::Unknown };
+        let Some((node, session)) = name.rsplit_once('.') else { return Taken::Unknown };
+        // What no session is called is not worth a connection to another node.
+        if session.len() > SESSION_BYTES_MAX {
+            return Taken::Unknown;
+        }
         let Some(address) = (self.reception.find_node)(node.into()).await else { return Taken::Unknown };
         let asked = reserved_elsewhere::ask_node(&address, name, self.engine_io.clone()).await;
         asked.unwrap_or_else(|error| {

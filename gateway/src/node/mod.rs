@@ -312,6 +312,15 @@ impl Node {
         (0..self.broker.parts().clamp(1, PARTS_MAX)).map(|part| self.broker.part_name(part).into()).collect()
     }
 
+    /// Which part of the broker has a channel, and how many there are.
+    pub(crate) fn part_of(&self, channel: &shared::channel::Channel) -> usize {
+        self.broker.part_of(channel)
+    }
+
+    pub(crate) fn parts(&self) -> usize {
+        self.broker.parts()
+    }
+
     /// Whether this node can do its work with a part of the broker: publish, keep, hear and know who is there. How long a
     /// message through it to this node takes.
     pub(crate) async fn canary(&self, part: usize) -> Result<Duration, crate::broker::BrokerError> {

@@ -13,13 +13,20 @@ use crate::telemetry::{Neighbors, Sparingly};
 /// Names that are told of each kind: the rest is counted.
 const NAMES_MAX: usize = 3;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Neighborhood {
     /// `None`: nobody was heard yet, this node neither.
     heard: Mutex<Option<Arc<Neighbors>>>,
-    /// Bit N: this node cannot use part N of the broker.
+    /// Bit N: this node cannot use part N of the broker, or has yet to see that it can.
     lacks: AtomicU64,
     apart_told: Sparingly,
+}
+
+impl Default for Neighborhood {
+    /// Others go by what this node says it can use: that it can is said once it is known.
+    fn default() -> Self {
+        Self { heard: Mutex::default(), lacks: AtomicU64::new(u64::MAX), apart_told: Sparingly::default() }
+    }
 }
 
 impl Node {

@@ -194,7 +194,10 @@ impl Sessions {
         let mut live = self.live.lock();
         if let Some(held) = live.held.get_mut(holding).filter(|held| held.stored.version <= version) {
             held.dirty = false;
-            live.set_due(holding, Instant::now() + interval(recovery));
+            // What has ended meanwhile is due already.
+            if held.ended.is_none() {
+                live.set_due(holding, Instant::now() + interval(recovery));
+            }
         }
     }
 
@@ -292,7 +295,9 @@ impl Sessions {
                 State::Taken => lost.extend(live.lose(&holding)),
                 // Tried again.
                 State::Untold => {}
-                State::Prolonged if held.ended.is_some() => drop(live.forget(&holding)),
+                State::Prolonged if held.ended == Some(Ended::Away) => drop(live.forget(&holding)),
+                // It has left meanwhile, and that is due.
+                State::Prolonged if held.ended == Some(Ended::ForGood) => {}
                 State::Prolonged => {
                     let due = Instant::now() + interval(held.recovery);
                     live.set_due(&holding, due);

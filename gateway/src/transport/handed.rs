@@ -330,6 +330,10 @@ pub(crate) async fn fill(near: Handed, from: TcpStream) {
     let turned = Arc::new(Notify::new());
     let told = turned.clone();
     near.connect(Arc::new(move |_| told.notify_one()));
+    // Whoever went before that told nobody.
+    if near.is_abandoned() {
+        return;
+    }
     loop {
         tokio::select! {
             readable = from.readable() => if readable.is_err() {
@@ -342,21 +346,27 @@ pub(crate) async fn fill(near: Handed, from: TcpStream) {
                 continue;
             }
         }
-        let mut buffer = [0; READ_BYTES];
-        let mut come = match from.try_read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) => &buffer[..count],
+        let mut come = match read_some(&from) {
+            Ok(come) if come.is_empty() => return,
+            Ok(come) => come,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(_) => return,
         };
         while !come.is_empty() {
-            match near.write_vectored(&[IoSlice::new(come)]) {
-                Ok(taken) => come = &come[taken..],
+            match near.write_vectored(&[IoSlice::new(&come)]) {
+                Ok(taken) => come.advance(taken),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => turned.notified().await,
                 Err(_) => return,
             }
         }
     }
+}
+
+/// What there is to read, up to a bound. Its buffer is not held while anything is waited for.
+fn read_some(from: &TcpStream) -> io::Result<Bytes> {
+    let mut buffer = [0; READ_BYTES];
+    let count = from.try_read(&mut buffer)?;
+    Ok(Bytes::copy_from_slice(&buffer[..count]))
 }
 
 impl Drop for HandedBody {

@@ -61,6 +61,7 @@ impl Worker {
                 for channel in client.session.subscriptions() {
                     self.local.node.leave_presence(channel.clone(), client.session.client());
                 }
+                client.leave_sessions(&self.local, &Disconnect::INTERNAL);
                 client.forget_account(&self.local);
                 client.say_last(&mut self.local, &Disconnect::INTERNAL);
             }));

@@ -95,10 +95,13 @@ impl Session {
             }
         };
         let driver = AbortOnDropHandle::new(driver);
-        // One that does not know the second setting yet ends only those that are amid something.
+        // One that does not know the first of the names yet ends only those that are amid something, and, by the others, those
+        // whose machine is gone.
         let limits = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = '{SILENCE_MAX}'; \
-             SELECT set_config(name, '{SILENCE_MAX}', false) FROM pg_settings WHERE name = 'idle_session_timeout'",
+             SELECT set_config(name, wanted, false) FROM (VALUES ('idle_session_timeout', '{SILENCE_MAX}'), \
+             ('tcp_keepalives_idle', '5'), ('tcp_keepalives_interval', '2'), ('tcp_keepalives_count', '3'), \
+             ('tcp_user_timeout', '{SILENCE_MAX}')) AS limits (name, wanted) JOIN pg_settings USING (name)",
             settings.timeout_ms
         );
         client.batch_execute(&limits).await?;
@@ -154,15 +157,17 @@ impl Session {
             settled.iter().filter(|one| one.dead.is_none()).map(|one| &*one.position).collect();
         let dead = settled.iter().filter_map(|one| Some((&*one.position, one.dead.as_deref()?)));
         let (dead, reasons): (Vec<&str>, Vec<&str>) = dead.unzip();
-        let transaction = self.client.transaction().await?;
+        // First, and by itself: what is published is let go of whatever becomes of dead letters.
+        if !done.is_empty() {
+            self.client.execute(&self.statements.done, &[&done]).await?;
+        }
         if !dead.is_empty() {
+            let transaction = self.client.transaction().await?;
             transaction.execute(&self.statements.dead, &[&dead, &reasons]).await?;
             transaction.execute(&self.statements.trim, &[]).await?;
+            transaction.commit().await?;
         }
-        if !done.is_empty() {
-            transaction.execute(&self.statements.done, &[&done]).await?;
-        }
-        Ok(transaction.commit().await?)
+        Ok(())
     }
 
     /// How many rows wait, counted up to a bound, and for how many seconds the first of them does.

@@ -67,7 +67,7 @@ impl RedisStream {
         Ok(Self {
             dialer,
             timeout: redis.timeout(),
-            reader: node.to_owned(),
+            reader: format!("{node}:{name}"),
             stream: settings.stream.clone(),
             turn: format!("{}:{}:turn", settings.stream, settings.group),
             dead_letters: settings.dead_letters(),
@@ -97,6 +97,12 @@ impl RedisStream {
                 }
                 answer => answer.map_err(|failed| self.lost(&failed))?,
             };
+            if matches!(&answer, Value::Array(answer) if matches!(answer[..], [Value::Int(2)])) {
+                if let Some(open) = &mut self.open {
+                    open.again = Some("0-0".to_owned());
+                }
+                continue;
+            }
             let given = self.given(answer).ok_or_else(|| self.lost(&Failed::Unexpected))?;
             let Some(open) = &mut self.open else { return Err(self.lost(&Failed::Unexpected)) };
             let Some(records) = given else {

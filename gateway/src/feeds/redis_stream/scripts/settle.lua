@@ -13,6 +13,10 @@ local function let_go(id)
   end
 end
 
+-- First, for it needs no memory and no place of dead letters: what is published is let go of whatever becomes of those.
+for at = 5, 4 + count do
+  let_go(ARGV[at])
+end
 local made = 0
 for at = 5 + count, #ARGV, 2 do
   local id, reason = ARGV[at], ARGV[at + 1]
@@ -32,8 +36,5 @@ for at = 5 + count, #ARGV, 2 do
     made = made + 1
     let_go(id)
   end
-end
-for at = 5, 4 + count do
-  let_go(ARGV[at])
 end
 return made

@@ -308,4 +308,17 @@ mod tests {
         assert_eq!(faulty(&all(FEEDS_MAX)), [""; 0]);
         assert_eq!(faulty(&all(FEEDS_MAX + 1)), ["f064"]);
     }
+
+    #[test]
+    fn two_that_would_take_each_others_records_are_a_mistake() {
+        let stream = |name: &str, group: &str| {
+            format!(
+                "[{name}]\nkind = \"redis_stream\"\n[{name}.redis_stream]\nstream = \"s\"\ngroup = \"{group}\"\n"
+            )
+        };
+        assert_eq!(faulty(&(stream("a", "one") + &stream("b", "one"))), ["b"]);
+        assert_eq!(faulty(&(stream("a", "one") + &stream("b", "two"))), [""; 0]);
+        let late = stream("a", "one").replace("kind", "retry_max_ms = 60000\nidempotency_ttl_s = 60\nkind");
+        assert_eq!(faulty(&late), ["a.retry_max_ms"]);
+    }
 }

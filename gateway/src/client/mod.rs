@@ -20,7 +20,7 @@ use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::node::{Awaited, SessionId, UserPermit};
 use crate::pusher::App;
-use crate::sessions::Holder;
+use crate::sessions::{Connection, Holder};
 use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::{Direct, Stream};
 use crate::worker::Local;
@@ -108,8 +108,8 @@ struct Rare {
 struct OfSocketIo {
     /// What it speaks, also as its session knows it.
     protocol: Arc<SocketIo>,
-    /// Which connection this is, among those that have held a session.
-    holder: Holder,
+    /// Which connection this is, among those that have held a session. `None`: its sessions are not kept.
+    connection: Option<Connection>,
     /// The acknowledgements that it is asked for, by their numbers.
     asked: Vec<(u32, Awaited)>,
     /// The namespaces that it is counted in, a bit for each.
@@ -117,8 +117,9 @@ struct OfSocketIo {
 }
 
 impl OfSocketIo {
-    fn new(protocol: Arc<SocketIo>) -> Self {
-        Self { protocol, holder: Holder(rand::random()), asked: Vec::new(), counted: 0 }
+    fn new(protocol: Arc<SocketIo>, key: ClientKey) -> Self {
+        let connection = protocol.tells_offsets().then(|| Connection::new(Holder(rand::random()), key));
+        Self { protocol, connection, asked: Vec::new(), counted: 0 }
     }
 }
 
@@ -251,7 +252,7 @@ impl Client {
     /// Whether it holds its sessions under this number.
     pub(crate) fn is_holder(&self, holder: Holder) -> bool {
         let own = self.rare.as_ref().and_then(|rare| rare.socketio.as_ref());
-        own.is_some_and(|own| own.holder == holder)
+        own.and_then(|own| own.connection.as_ref()).is_some_and(|own| own.holder == holder)
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -71,14 +71,16 @@ impl Keeper {
             node: (*node.id.0).into(),
             kept,
         };
-        let written =
-            node.sessions.write(&pid, self.connection, version, record.encode(), recovery(namespace));
+        let is_kept = || self.socketio.kept(namespace.name()).is_some_and(|(now, ..)| now == pid);
+        let value = (version, record.encode());
+        let written = node.sessions.write(&pid, &self.connection, value, recovery(namespace), is_kept);
         if !written.await? {
             node.displace(self.connection.key);
         }
         Ok(())
     }
 
+    /// Answers whether there was one.
     fn end(&self, node: &Node, namespace: &Namespace, ended: Ended) -> bool {
         let pid = self.socketio.end_session(namespace.name());
         if let Some(pid) = &pid {
@@ -106,7 +108,7 @@ impl Returning {
     pub(super) async fn resume(&self, node: &Node, common: &Common, user: &str) -> Option<Box<Resumed>> {
         let namespace = common.namespaces.named(&self.namespace)?;
         let Self { keeper, resume, own, limit, bytes_max, .. } = self;
-        let (own, limit, bytes_max, by) = (*own, *limit, *bytes_max, keeper.connection);
+        let (own, limit, bytes_max, by) = (*own, *limit, *bytes_max, &keeper.connection);
         let wanted = Wanted { namespace, resume, user, own, by, limit, bytes_max };
         let found = match node.find_session(&wanted).await {
             Ok(found) => {
@@ -160,10 +162,10 @@ impl Client {
 
     /// `None` for clients whose sessions are not kept.
     pub(super) fn keeper(&self) -> Option<Keeper> {
-        let own = self.rare.as_ref()?.socketio.as_ref().filter(|own| own.protocol.tells_offsets())?;
+        let own = self.rare.as_ref()?.socketio.as_ref()?;
         Some(Keeper {
             socketio: own.protocol.clone(),
-            connection: Connection { holder: own.holder, key: self.key },
+            connection: own.connection.clone()?,
             client: self.session.client(),
             user: self.session.user().as_str().into(),
         })
@@ -188,9 +190,10 @@ impl Client {
             let names = local.encodings.socketio_common().namespaces.iter();
             let held = names.filter_map(|namespace| own.protocol.kept(namespace.name()));
             let pids: Vec<_> = held.map(|(pid, ..)| pid).collect();
-            let by = Connection { holder: own.holder, key: self.key };
-            let node = local.node.clone();
-            local.node.spawn(async move { node.close_unless_holder(&pids, by).await });
+            if let Some(by) = own.connection.clone() {
+                let node = local.node.clone();
+                local.node.spawn(async move { node.close_unless_holder(&pids, &by).await });
+            }
         }
         grant
     }
@@ -224,9 +227,7 @@ impl Client {
         let Some(keeper) = self.keeper() else { return };
         let may_return = why.invites_reconnect() || why.code == Disconnect::CONNECTION_CLOSED.code;
         let ended = if may_return { Ended::Away } else { Ended::ForGood };
-        for namespace in local.encodings.socketio_common().namespaces.iter() {
-            keeper.end(&local.node, namespace, ended);
-        }
+        local.node.sessions.leave(&keeper.connection, ended);
     }
 
     /// The client has had all of a channel up to here.

@@ -58,7 +58,7 @@ impl Client {
         let of_socketio = (protocol_id == ProtocolId::SOCKET_IO).then(|| local.encodings.own_socketio());
         let (protocol, socketio) = match of_socketio {
             None => (new.protocol, None),
-            Some((protocol, own)) => (protocol, Some(Box::new(OfSocketIo::new(own)))),
+            Some((protocol, own)) => (protocol, Some(Box::new(OfSocketIo::new(own, key)))),
         };
         let positions = (protocol_id == ProtocolId::SSE_CHANNELS).then(Positions::default);
         // What is made for it alone out of what all share is cut into pieces after that.

@@ -20,7 +20,7 @@ use crate::client::ClientKey;
 use crate::node::Node;
 use crate::node::control::Target;
 use crate::node::question::{Act, Question};
-use crate::sessions::{Connection, Holder, Record};
+use crate::sessions::{Connection, Holder, Record, Stored};
 use crate::worker::inbox::Event;
 
 /// Histories that are read at once for one client.
@@ -38,7 +38,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) user: &'a str,
     /// Who the client is already, where others know it as that.
     pub(crate) own: Option<ClientId>,
-    pub(crate) by: Connection,
+    pub(crate) by: &'a Connection,
     /// Publications of a channel that are read, at most.
     pub(crate) limit: u32,
     /// What more was missed than this is read piece by piece, channel by channel.
@@ -105,7 +105,10 @@ impl Node {
     pub(crate) async fn find_session(&self, wanted: &Wanted<'_>) -> Result<Found, Unrecovered> {
         let Wanted { namespace, resume, user, own, by, .. } = wanted;
         let stored = self.sessions.read(&resume.pid).await.map_err(|_| Unrecovered::Unreachable)?;
-        let stored = stored.filter(|stored| stored.holder != by.holder).ok_or(Unrecovered::Unknown)?;
+        // Its own, if the application has not let it in before, on the same connection.
+        let may_take =
+            |stored: &Stored| stored.holder != by.holder || self.sessions.may_take_up(&resume.pid, by.holder);
+        let stored = stored.filter(may_take).ok_or(Unrecovered::Unknown)?;
         let record = Record::decode(&stored.value).ok_or(Unrecovered::Unknown)?;
         if *record.namespace != *namespace.name() {
             return Err(Unrecovered::Unknown);
@@ -157,13 +160,16 @@ impl Node {
         &self,
         pid: &str,
         found: &Found,
-        by: Connection,
+        by: &Connection,
         recovery: Duration,
     ) -> Result<(), Unrecovered> {
         let record = Record { node: (*self.id.0).into(), ..found.record.clone() };
         let taken = self.sessions.take(pid, found.before, by, record.encode(), recovery).await;
         if !taken.map_err(|_| Unrecovered::Unreachable)? {
             return Err(Unrecovered::Taken);
+        }
+        if found.before == by.holder {
+            return Ok(());
         }
         // Not any other that is this client by now: of several that come back at once the last is the client.
         let (client, before) = (Some(record.client), Some(found.before));
@@ -184,12 +190,12 @@ impl Node {
     pub(crate) async fn close_unless_holder(
         &self,
         pids: &[Box<str>],
-        Connection { holder, key }: Connection,
+        Connection { holder, key, .. }: &Connection,
     ) {
         for pid in pids {
             for _ in 0..CHECKS_MAX {
                 match self.sessions.read(pid).await {
-                    Ok(Some(stored)) if stored.holder != holder => return self.displace(key),
+                    Ok(Some(stored)) if stored.holder != *holder => return self.displace(*key),
                     Ok(_) => break,
                     Err(_) => tokio::time::sleep(DISPLACE_TIMEOUT).await,
                 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 
 use super::{Connection, Holder, SessionKey, SessionStore, State, Stored};
@@ -59,6 +60,27 @@ struct Held {
     dirty: bool,
     /// Its connection is gone, and what is to become of it is yet to be written.
     ended: Option<Ended>,
+    /// How many writes of it are under way. What comes of its end waits for them.
+    writing: u32,
+}
+
+/// A write of a session that is under way.
+#[derive(Debug)]
+struct Writing<'a> {
+    sessions: &'a Sessions,
+    holding: &'a Holding,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut live = self.sessions.live.lock();
+        if let Some(held) = live.held.get_mut(self.holding) {
+            held.writing = held.writing.saturating_sub(1);
+            if held.writing == 0 && held.ended.is_some() {
+                live.set_due(self.holding, Instant::now());
+            }
+        }
+    }
 }
 
 impl Table {
@@ -74,6 +96,14 @@ impl Table {
         let held = self.held.remove(holding)?;
         self.due.remove(&(held.due, holding.clone()));
         Some(held)
+    }
+
+    /// What was said first of its end counts.
+    fn end(&mut self, holding: &Holding, ended: Ended) {
+        if let Some(held) = self.held.get_mut(holding) {
+            held.ended.get_or_insert(ended);
+            self.set_due(holding, Instant::now());
+        }
     }
 
     /// The session is another's: the connection that was to be told, if it is still there.
@@ -118,7 +148,7 @@ impl Sessions {
         &self,
         pid: &str,
         from: Holder,
-        by: Connection,
+        by: &Connection,
         value: Bytes,
         recovery: Duration,
     ) -> Result<bool, BrokerError> {
@@ -126,26 +156,41 @@ impl Sessions {
         let stored = Stored { holder: by.holder, version: 0, value };
         let taken = self.store.take(&key, from, stored.clone(), ttl(recovery)).await?;
         if taken {
-            self.hold(&(by.holder, key), by.key, stored, recovery, false);
+            let mut live = self.live.lock();
+            let holding = (by.holder, key);
+            let ended = by.gone.get().copied();
+            let due = Instant::now() + if ended.is_some() { Duration::ZERO } else { interval(recovery) };
+            // It may have had it before, and have been put out of it.
+            let writing = live.forget(&holding).map_or(0, |before| before.writing);
+            let held = Held { stored, connection: by.key, recovery, due, dirty: false, ended, writing };
+            live.held.insert(holding.clone(), held);
+            live.due.insert((due, holding));
         }
         Ok(taken)
     }
 
+    /// Whether a connection may take up a session that it held itself: it does not any more, and has not left it for good.
+    pub(crate) fn may_take_up(&self, pid: &str, holder: Holder) -> bool {
+        let live = self.live.lock();
+        live.held.get(&(holder, SessionKey::of(pid))).is_none_or(|held| held.ended == Some(Ended::Away))
+    }
+
     /// What a connection has of its session now. Answers `false` if the session is another's. An error leaves it to be tried
-    /// again.
+    /// again. `is_kept`: whether the connection has not left it meanwhile. From the moment it says so, [`Self::end`] finds it.
     pub(crate) async fn write(
         &self,
         pid: &str,
-        by: Connection,
-        version: u64,
-        value: Bytes,
+        by: &Connection,
+        (version, value): (u64, Bytes),
         recovery: Duration,
+        is_kept: impl FnOnce() -> bool,
     ) -> Result<bool, BrokerError> {
         let holding = (by.holder, SessionKey::of(pid));
         let stored = Stored { holder: by.holder, version, value };
-        if !self.hold(&holding, by.key, stored.clone(), recovery, true) {
+        if !self.note(&holding, by, &stored, recovery, is_kept) {
             return Ok(true);
         }
+        let _writing = Writing { sessions: self, holding: &holding };
         match self.store.write(&holding.1, stored, ttl(recovery)).await {
             Ok(true) => {
                 self.written(&holding, version, recovery);
@@ -165,27 +210,37 @@ impl Sessions {
         }
     }
 
-    /// Takes note of what is to be written. Answers `false` for what is older than what is noted.
-    fn hold(
+    /// Takes note of what is to be written, and of the write. Answers `false` if there is nothing to write: what is noted is
+    /// newer, or the session is over.
+    fn note(
         &self,
         holding: &Holding,
-        connection: ClientKey,
-        stored: Stored,
+        by: &Connection,
+        stored: &Stored,
         recovery: Duration,
-        dirty: bool,
+        is_kept: impl FnOnce() -> bool,
     ) -> bool {
         let mut live = self.live.lock();
-        let retry = Instant::now() + if dirty { RETRY } else { interval(recovery) };
-        if let Some(held) = live.held.get_mut(holding) {
-            if held.stored.version > stored.version || held.ended.is_some() {
-                return false;
-            }
-            (held.stored, held.recovery, held.dirty) = (stored, recovery, dirty);
-        } else {
-            let held = Held { stored, connection, recovery, due: retry, dirty, ended: None };
-            live.held.insert(holding.clone(), held);
+        if by.gone.get().is_some() || !is_kept() {
+            return false;
         }
-        live.set_due(holding, retry);
+        let due = Instant::now() + RETRY;
+        let new = || Held {
+            stored: stored.clone(),
+            connection: by.key,
+            recovery,
+            due,
+            dirty: true,
+            ended: None,
+            writing: 0,
+        };
+        let held = live.held.entry(holding.clone()).or_insert_with(new);
+        if held.stored.version > stored.version || held.ended.is_some() {
+            return false;
+        }
+        (held.stored, held.recovery, held.dirty) = (stored.clone(), recovery, true);
+        held.writing += 1;
+        live.set_due(holding, due);
         true
     }
 
@@ -201,13 +256,19 @@ impl Sessions {
         }
     }
 
-    /// The connection is gone, or has left.
+    /// The connection has left one of its sessions.
     pub(crate) fn end(&self, pid: &str, holder: Holder, ended: Ended) {
-        let holding = (holder, SessionKey::of(pid));
+        self.live.lock().end(&(holder, SessionKey::of(pid)), ended);
+    }
+
+    /// The connection is gone, and with it whatever it holds, or is about to.
+    pub(crate) fn leave(&self, by: &Connection, ended: Ended) {
         let mut live = self.live.lock();
-        if let Some(held) = live.held.get_mut(&holding) {
-            held.ended = Some(ended);
-            live.set_due(&holding, Instant::now());
+        let _ = by.gone.set(ended);
+        let all = live.held.range((by.holder, SessionKey::LEAST)..);
+        let all = all.map(|(holding, _)| holding).take_while(|(holder, _)| *holder == by.holder);
+        for holding in all.cloned().collect::<Vec<_>>() {
+            live.end(&holding, ended);
         }
     }
 
@@ -251,6 +312,7 @@ impl Sessions {
             for holding in due {
                 let Some(held) = live.held.get(&holding) else { continue };
                 match held.ended {
+                    Some(_) if held.writing > 0 => {}
                     Some(Ended::ForGood) => removed.push(holding.clone()),
                     _ if held.dirty => rewritten.push(holding.clone()),
                     Some(Ended::Away) => prolonged.push((holding.1.clone(), holding.0, held.recovery)),
@@ -262,15 +324,22 @@ impl Sessions {
         }
         let is_more = prolonged.len() + rewritten.len() + removed.len() >= PROLONGED_MAX;
         let mut lost = self.prolong(&prolonged, &mut rewritten).await;
-        for holding in rewritten {
-            lost.extend(self.write_again(&holding).await);
-        }
-        for holding in removed {
-            if self.store.remove(&holding.1, holding.0).await.is_ok() {
-                self.live.lock().forget(&holding);
+        // None waits for another, whose server may hang.
+        let rewritten = join_all(rewritten.iter().map(|holding| self.write_again(holding)));
+        let removed = join_all(removed.iter().map(|holding| self.remove(holding)));
+        let (rewritten, _) = tokio::join!(rewritten, removed);
+        lost.extend(rewritten.into_iter().flatten());
+        (lost, is_more)
+    }
+
+    async fn remove(&self, holding: &Holding) {
+        if self.store.remove(&holding.1, holding.0).await.is_ok() {
+            let mut live = self.live.lock();
+            // Its connection may have taken it up again.
+            if live.held.get(holding).is_some_and(|held| held.ended.is_some()) {
+                live.forget(holding);
             }
         }
-        (lost, is_more)
     }
 
     async fn prolong(
@@ -309,10 +378,12 @@ impl Sessions {
 
     async fn write_again(&self, holding: &Holding) -> Option<ClientKey> {
         let (stored, recovery, is_away) = {
-            let live = self.live.lock();
-            let held = live.held.get(holding)?;
+            let mut live = self.live.lock();
+            let held = live.held.get_mut(holding)?;
+            held.writing += 1;
             (held.stored.clone(), held.recovery, held.ended == Some(Ended::Away))
         };
+        let _writing = Writing { sessions: self, holding };
         let version = stored.version;
         let kept_for = if is_away { recovery } else { ttl(recovery) };
         match self.store.write(&holding.1, stored, kept_for).await {
@@ -327,121 +398,4 @@ impl Sessions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sessions::memory::MemorySessions;
-
-    const RECOVERY: Duration = Duration::from_secs(60);
-
-    fn value(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
-    }
-
-    fn by(number: u32) -> Connection {
-        let key = ClientKey { worker: 0, index: number, generation: 1 };
-        Connection { holder: Holder(number.into()), key }
-    }
-
-    fn nobody(key: ClientKey) {
-        panic!("nobody has lost anything, and {key:?} neither");
-    }
-
-    /// What is due at any time is due now.
-    fn set_all_due(sessions: &Sessions) {
-        let mut live = sessions.live.lock();
-        let all: Vec<_> = live.held.keys().cloned().collect();
-        all.iter().for_each(|holding| live.set_due(holding, Instant::now()));
-    }
-
-    async fn displaced(sessions: &Sessions) -> Vec<u32> {
-        set_all_due(sessions);
-        let told = Mutex::new(Vec::new());
-        sessions.settle(|key| told.lock().push(key.index)).await;
-        told.into_inner()
-    }
-
-    #[tokio::test]
-    async fn one_connection_holds_a_session_and_what_it_wrote_before_is_not_newer() {
-        let sessions = Sessions::new(Arc::new(MemorySessions::default()));
-        let (one, other) = (by(1), by(2));
-        sessions.write("p", one, 2, value("new"), RECOVERY).await.unwrap();
-        sessions.write("p", one, 1, value("old"), RECOVERY).await.unwrap();
-        let read = sessions.read("p").await.unwrap().unwrap();
-        assert_eq!((read.holder, &read.value[..]), (one.holder, &b"new"[..]));
-        assert!(sessions.take("p", one.holder, other, value("new"), RECOVERY).await.unwrap());
-        assert!(
-            !sessions.take("p", one.holder, by(3), value("x"), RECOVERY).await.unwrap(),
-            "one is too late"
-        );
-        // The connection before it is still there.
-        let elsewhere = Sessions { live: Mutex::default(), ..Sessions::new(sessions.store.clone()) };
-        assert!(!elsewhere.write("p", one, 9, value("stale"), RECOVERY).await.unwrap(), "it is told so");
-        assert_eq!(sessions.read("p").await.unwrap().unwrap().holder, other.holder);
-        assert_eq!(elsewhere.count(), 0);
-    }
-
-    #[tokio::test]
-    async fn who_took_a_session_keeps_it_whatever_the_one_before_still_writes_at_the_same_node() {
-        let sessions = Sessions::new(Arc::new(MemorySessions::default()));
-        sessions.write("p", by(1), 0, value("x"), RECOVERY).await.unwrap();
-        assert!(sessions.take("p", Holder(1), by(2), value("x"), RECOVERY).await.unwrap());
-        assert!(!sessions.write("p", by(1), 1, value("late"), RECOVERY).await.unwrap());
-        assert_eq!(sessions.count(), 1);
-        assert_eq!(sessions.connection(Holder(2)), Some(by(2).key));
-        assert_eq!((sessions.connection(Holder(1)), sessions.connection(Holder(3))), (None, None));
-        assert!(displaced(&sessions).await.is_empty());
-        sessions.store.remove(&SessionKey::of("p"), Holder(2)).await.unwrap();
-        assert!(displaced(&sessions).await.is_empty());
-        assert_eq!(sessions.read("p").await.unwrap().unwrap().holder, Holder(2), "it is still looked after");
-    }
-
-    #[tokio::test]
-    async fn whoever_finds_its_session_taken_is_told_once() {
-        let sessions = Sessions::new(Arc::new(MemorySessions::default()));
-        let elsewhere = Sessions::new(sessions.store.clone());
-        for pid in ["prolonged", "dirty", "away"] {
-            sessions.write(pid, by(1), 0, value("x"), RECOVERY).await.unwrap();
-            assert!(elsewhere.take(pid, Holder(1), by(2), value("y"), RECOVERY).await.unwrap());
-        }
-        let dirty = (Holder(1), SessionKey::of("dirty"));
-        sessions.live.lock().held.get_mut(&dirty).unwrap().dirty = true;
-        sessions.end("away", Holder(1), Ended::Away);
-        assert_eq!(displaced(&sessions).await, [1, 1]);
-        assert_eq!((displaced(&sessions).await, sessions.count()), (Vec::new(), 0));
-        assert!(displaced(&elsewhere).await.is_empty());
-    }
-
-    #[tokio::test]
-    async fn who_leaves_for_good_has_no_session_and_who_is_lost_has_one_for_a_while() {
-        let sessions = Sessions::new(Arc::new(MemorySessions::default()));
-        for pid in ["left", "lost"] {
-            sessions.write(pid, by(1), 0, value("x"), RECOVERY).await.unwrap();
-        }
-        sessions.end("left", Holder(1), Ended::ForGood);
-        sessions.end("lost", Holder(1), Ended::Away);
-        sessions.end("lost", Holder(2), Ended::ForGood);
-        sessions.settle(nobody).await;
-        assert_eq!(sessions.read("left").await.unwrap(), None);
-        assert!(sessions.read("lost").await.unwrap().is_some());
-        assert_eq!(sessions.count(), 0);
-        let short = Duration::from_millis(1);
-        sessions.write("gone", by(1), 0, value("x"), short).await.unwrap();
-        sessions.end("gone", Holder(1), Ended::Away);
-        sessions.settle(nobody).await;
-        let is_over = async {
-            while sessions.read("gone").await.unwrap().is_some() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(5), is_over).await.expect("it is forgotten in time");
-    }
-
-    #[tokio::test]
-    async fn what_was_lost_meanwhile_is_written_again() {
-        let sessions = Sessions::new(Arc::new(MemorySessions::default()));
-        sessions.write("p", by(1), 0, value("x"), RECOVERY).await.unwrap();
-        sessions.store.remove(&SessionKey::of("p"), Holder(1)).await.unwrap();
-        assert!(displaced(&sessions).await.is_empty());
-        assert!(sessions.read("p").await.unwrap().is_some());
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ pub mod shards;
 mod keep;
 
 use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,11 +34,19 @@ pub struct SessionKey(Cow<'static, str>);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Holder(pub u64);
 
-/// A connection of this node, as one that holds a session.
-#[derive(Clone, Copy, Debug)]
+/// A connection of this node, as one that holds sessions. Its clones are the same connection.
+#[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) holder: Holder,
     pub(crate) key: ClientKey,
+    /// Set once it is gone: what becomes of its sessions, also of one that is only noted after that.
+    gone: Arc<OnceLock<Ended>>,
+}
+
+impl Connection {
+    pub(crate) fn new(holder: Holder, key: ClientKey) -> Self {
+        Self { holder, key, gone: Arc::default() }
+    }
 }
 
 /// What became of a session that its holder wants to keep.

@@ -19,8 +19,15 @@ impl Worker {
     /// Does something for one client alone.
     pub(super) fn serve(&mut self, index: usize, step: impl FnOnce(&mut Self)) {
         self.renew_client(index);
+        let gone = self.clients.get(index).and_then(|client| client.why_its_app_is_gone());
+        if gone.is_some() {
+            // This hands publications to others too: a panic in that is not this client's.
+            self.serve_last(index, None);
+        }
         let serve = || {
-            self.end_with_app(index);
+            if let Some(gone) = gone {
+                self.end(index, None, |client| client.session.handle_disconnect(gone));
+            }
             step(self);
         };
         if catch_unwind(AssertUnwindSafe(serve)).is_err() {

@@ -41,12 +41,4 @@ impl Worker {
             client.session.set_context(context);
         }
     }
-
-    /// Sends a client away whose app is gone.
-    pub(super) fn end_with_app(&mut self, index: usize) {
-        let Some(gone) = self.clients.get(index).and_then(|client| client.why_its_app_is_gone()) else {
-            return;
-        };
-        self.end(index, None, |client| client.session.handle_disconnect(gone));
-    }
 }

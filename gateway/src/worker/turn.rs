@@ -296,7 +296,7 @@ impl Worker {
     }
 
     /// Delivers to one who is to be closed, or taken from one channel, what was published before that.
-    fn serve_last(&mut self, index: usize, channel: Option<&Channel>) {
+    pub(super) fn serve_last(&mut self, index: usize, channel: Option<&Channel>) {
         let key = index as u32;
         if self.paced {
             // What was let through before must not come after it.

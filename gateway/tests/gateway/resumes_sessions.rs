@@ -392,6 +392,39 @@ async fn the_application_is_told_who_comes_back_unless_it_is_not_to_be_asked() {
 }
 
 #[tokio::test]
+async fn who_was_not_let_in_may_come_back_to_its_session_on_the_same_connection() {
+    let application = Application::start(|asked| {
+        let refuses = asked.json()["data"]["refuse"] == true;
+        let answer = if refuses { r#"{"error":{"code":1000,"message":"no"}}"# } else { r#"{"result":{}}"# };
+        Some((200, answer.to_owned()))
+    })
+    .await;
+    let main = "[socketio.namespaces.\"/\"]\n";
+    let node = gateway()
+        .with("backend.socketio.url", &application.url)
+        .and(&NAMESPACES.replace(main, &format!("{main}connect_hook = true\n")))
+        .start()
+        .await;
+    let known = Client::enter(&node).await.lose();
+    publish(&node, "socketio:*", 1).await;
+    let mut wire = node.socketio().await;
+    for _ in 0..2 {
+        wire.send(&format!("0{}", json!({ "pid": known.pid, "refuse": true }))).await;
+        assert!(wire.told().await.starts_with("4"));
+    }
+    wire.send(&format!("0{}", json!({ "pid": known.pid }))).await;
+    let told = welcome(&wire.told().await);
+    let mut client = Client { wire, known: told };
+    assert!(client.is_back(&known));
+    assert_eq!(client.event().await, json!(["news", 1]));
+    assert_eq!(recoveries(&node, "recovered").await, 3.0);
+    client.wire.send("1").await;
+    let has_none = async || node.metric("tidegate_socketio_sessions").await == 0.0;
+    eventually("it has no session", has_none).await;
+    assert!(!Client::come_back(&node, &known).await.is_back(&known), "it has left for good");
+}
+
+#[tokio::test]
 async fn a_session_outlives_its_node() {
     let redis = RedisServer::start();
     let staying = keeping().over(&redis.url()).start().await;

@@ -24,6 +24,7 @@ use crate::auth::Authenticator;
 use crate::backend::{Backend, Outbound};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::console::Console;
 use crate::demo;
 use crate::emitters::{self, Emitters};
 use crate::engine_io::EngineIo;
@@ -33,6 +34,7 @@ use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
 use crate::http::{Handed, Reception, Router, Told, graphql};
 use crate::listener::from_nodes::{self, FromNodes};
+use crate::listener::internal::Internal;
 use crate::listener::tls::Tls;
 use crate::listener::{Listener, descriptors, internal};
 use crate::memory::Memory;
@@ -131,8 +133,14 @@ impl App {
         let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
         let cluster_socket =
             config.cluster.listen.map(|address| listen(address, CLUSTER_BACKLOG)).transpose()?;
+        let console_at = config.console.listen.filter(|_| config.console.enabled);
+        let console_socket = console_at.map(|address| listen(address, INTERNAL_BACKLOG)).transpose()?;
         let api_socket = config.api.listen.map(|address| open_door(address, API_BACKLOG)).transpose()?;
         drop(entered);
+        let console_address = match (&console_socket, console_at) {
+            (Some(socket), Some(address)) => Some(local_address(socket, address)?),
+            _ => None,
+        };
         let internal_address = local_address(&internal_socket, config.internal.listen)?;
         let takes_in_at = match (&cluster_socket, config.cluster.listen) {
             (Some(socket), Some(address)) => Some(config.cluster.advertised(local_address(socket, address)?)),
@@ -339,8 +347,20 @@ impl App {
             runtime.spawn(from_nodes::take_in(socket, from_nodes, stop.clone()));
         }
         let keep_alive = config.http.keep_alive();
-        let asking = internal::serve(internal_socket, clock, readiness.clone(), metrics.clone(), keep_alive);
-        runtime.spawn(asking);
+        let console = config
+            .console
+            .enabled
+            .then(|| Console::new(&config.console, api.clone(), clock, readiness.clone(), metrics.clone()));
+        let console = console.transpose().map_err(setup)?.map(Arc::new);
+        let at = |console: Option<Arc<Console>>, health| {
+            let (readiness, metrics) = (readiness.clone(), metrics.clone());
+            Internal { clock, readiness, metrics, console, health }
+        };
+        let beside = console.clone().filter(|_| console_socket.is_none());
+        runtime.spawn(internal::serve(internal_socket, at(beside, true), keep_alive));
+        if let (Some(socket), Some(console)) = (console_socket, console) {
+            runtime.spawn(internal::serve(socket, at(Some(console), false), keep_alive));
+        }
         for (part, name) in broker_parts.into_iter().enumerate() {
             runtime.spawn(keep_canary(node.clone(), readiness.clone(), part, name));
         }
@@ -378,6 +398,10 @@ impl App {
             node = %node.name(), %client_address, %api_address, %internal_address, connections_max,
             workers = workers.len(), version = crate::VERSION, "serving"
         );
+        if config.console.enabled {
+            let address = console_address.unwrap_or(internal_address);
+            tracing::info!("the console is at http://{address}/console/");
+        }
         if config.demo.page {
             let scheme = if config.tls.is_on() { "https" } else { "http" };
             tracing::info!("the ticker is at {scheme}://{client_address}/");

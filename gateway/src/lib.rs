@@ -1,7 +1,7 @@
 //! The shell of a gateway node: sockets, clocks, Redis. Decisions are made in `gateway_core`.
 //!
 //! [`app`] builds every part in order and owns it. A client comes in through [`listener`] and [`http`], and lives on
-//! a [`worker`] as a [`connection`] over a [`transport`]. What it asks for goes to the [`node`], which speaks to the
+//! a [`worker`] as a [`client`] over a [`transport`]. What it asks for goes to the [`node`], which speaks to the
 //! [`broker`] and [`presence`]. Applications come in through the [`api`].
 
 pub mod app;
@@ -22,6 +22,7 @@ mod memory;
 pub mod api;
 pub mod auth;
 pub mod backend;
+pub mod console;
 pub mod http;
 
 pub mod client;

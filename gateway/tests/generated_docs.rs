@@ -21,6 +21,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("node", "src/node/config.rs", "Config"),
     ("server", "src/listener/config.rs", "ServerConfig"),
     ("internal", "src/listener/config.rs", "InternalConfig"),
+    ("console", "src/console/config.rs", "Config"),
     ("cluster", "src/listener/config.rs", "ClusterConfig"),
     ("tls", "src/listener/tls/config.rs", "Config"),
     ("proxy_protocol", "src/listener/proxy_protocol/config.rs", "Config"),

@@ -8,6 +8,7 @@ use gateway_core::effect::PresenceStats;
 use gateway_core::history::HistoryPage;
 use gateway_core::map::{Changed, StatePage};
 use gateway_core::reply_bytes::{client_bytes, publications_bytes};
+use serde_json::Value;
 use shared::id::ClientId;
 use shared::position::StreamPosition;
 use shared::protocol::centrifuge::json::{
@@ -49,6 +50,8 @@ pub(super) enum Answer {
     MapStats(u64),
     Sockets(SocketList),
     Asked(AskedSockets),
+    /// What was found out.
+    Found(Value),
     /// Nothing to tell but that it was done.
     Done,
 }
@@ -107,6 +110,7 @@ impl Answer {
             | Self::Info(_)
             | Self::Changed(_)
             | Self::MapStats(_)
+            | Self::Found(_)
             | Self::Done => 0,
         }
     }
@@ -177,6 +181,7 @@ impl Answer {
                 write_rest(&sockets.rest, out);
             }
             Self::Asked(asked) => asked.write(out),
+            Self::Found(found) => out.put_slice(found.to_string().as_bytes()),
             Self::Changed(changed) => write_changed(changed, out),
             Self::State(page) => write_entries(&page.entries, page.top, &page.cursor, out),
             Self::Stream(page) => write_entries(&page.publications, Some(page.top), "", out),

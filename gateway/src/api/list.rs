@@ -10,7 +10,9 @@ use super::request;
 use super::run::Call;
 use crate::node::ChannelsEverywhere;
 use crate::node::glob::Glob;
-use crate::node::question::{Answer, ConnectionInfo, ConnectionsWanted, PAGE_MAX, Place, Question};
+use crate::node::question::{
+    Answer, ConnectionInfo, ConnectionsWanted, DetailWanted, PAGE_MAX, Place, Question,
+};
 
 /// Channels with their subscribers on all nodes.
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ pub(super) struct Listing<'a> {
     /// 0: as many as allowed.
     pub(super) limit: u32,
     pub(super) cursor: &'a str,
+    /// What else is to be told of each.
+    pub(super) detail: Option<DetailWanted>,
 }
 
 /// What a list does not hold.
@@ -89,12 +93,12 @@ impl Call<'_> {
             name => Some(self.channel(name)?.0),
         };
         let (user, limit) = (&*request.user, request.limit);
-        self.list(Listing { user, client, channel, limit, cursor: &request.cursor }).await
+        self.list(Listing { user, client, channel, limit, cursor: &request.cursor, detail: None }).await
     }
 
     /// Node after node, by their ids, each from its first place to its last.
     pub(super) async fn list(&self, listing: Listing<'_>) -> Result<ConnectionList, Refused> {
-        let Listing { user, client, channel, limit, cursor } = listing;
+        let Listing { user, client, channel, limit, cursor, detail } = listing;
         let mut list = ConnectionList::default();
         let cursor = match cursor {
             "" => None,
@@ -121,7 +125,8 @@ impl Call<'_> {
                 self.in_time()?;
                 let left = u32::try_from(limit - list.connections.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
                 let user = Some(user).filter(|user| !user.is_empty()).map(Into::into);
-                let wanted = ConnectionsWanted { user, client, channel: channel.clone(), from, limit: left };
+                let (channel, detail) = (channel.clone(), detail.clone());
+                let wanted = ConnectionsWanted { user, client, channel, from, limit: left, detail };
                 let Ok(Answer::Connections(page)) =
                     self.node.ask(&node.uid, Question::Connections(wanted)).await
                 else {

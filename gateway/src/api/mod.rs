@@ -10,6 +10,8 @@ mod ask_about_update;
 mod ask_sockets;
 mod by_client;
 mod config;
+mod explain;
+mod inspect;
 mod keys;
 mod list;
 mod map;

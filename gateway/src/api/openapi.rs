@@ -2,6 +2,7 @@
 //!
 //! Tests hold requests and answers of every method against it, so what it says is so.
 
+mod inspect;
 mod schemas;
 mod socketio;
 

@@ -14,9 +14,11 @@ use serde_json::value::RawValue;
 
 use super::message::Content;
 
+mod inspect;
 mod map;
 mod socketio;
 
+pub(super) use inspect::{Closes, Explain, Inspect};
 pub(super) use map::{MapPublish, MapReadState, MapReadStream, MapRemove};
 pub(super) use socketio::{
     SocketioAsk, SocketioDisconnect, SocketioEmit, SocketioJoin, SocketioLeave, SocketioSockets,
@@ -82,6 +84,9 @@ methods! {
     PresenceStats "presence_stats" OneChannel<'a>;
     Channels "channels" Channels<'a>;
     Connections "connections" Connections<'a>;
+    Inspect "inspect" Inspect<'a>;
+    Closes "closes" Closes<'a>;
+    Explain "explain" Explain<'a>;
     Info "info" IgnoredAny;
     Disconnect "disconnect" Disconnect<'a>;
     Unsubscribe "unsubscribe" Unsubscribe<'a>;

@@ -151,15 +151,37 @@ impl Api {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let begun = Instant::now();
         if request.uri().path() == openapi::PATH {
             return openapi::serve(request.method());
         }
-        let asked = Asked::of(request.uri().path());
+        let admitted = self.keys.read().admit(request.uri(), request.headers());
+        self.serve_asked(Asked::of(request.uri().path()), admitted, request).await
+    }
+
+    /// The same for a method that is asked by whoever has been let in elsewhere.
+    pub(crate) async fn serve_admitted<B>(&self, method: &str, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.serve_asked(Method::parse(method).map(Asked::One), Ok(()), request).await
+    }
+
+    async fn serve_asked<B>(
+        &self,
+        asked: Option<Asked>,
+        admitted: Result<(), &'static str>,
+        request: Request<B>,
+    ) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let begun = Instant::now();
         let label = Asked::label(asked);
         let span = tracing::info_span!(target: SPANS, "api", method = label);
         join_callers_trace(&span, request.headers());
-        let response = match self.answer(asked, request).instrument(span).await {
+        let response = match self.answer(asked, admitted, request).instrument(span).await {
             Ok(response) => response,
             Err(unread) => {
                 let mut response = respond(unread.status, answer::error(&unread.refused));
@@ -182,6 +204,7 @@ impl Api {
     async fn answer<B>(
         &self,
         asked: Option<Asked>,
+        admitted: Result<(), &'static str>,
         request: Request<B>,
     ) -> Result<Response<Full<Bytes>>, Unread>
     where
@@ -189,7 +212,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        self.keys.read().admit(&head.uri, &head.headers).map_err(|reason| {
+        admitted.map_err(|reason| {
             unread(StatusCode::UNAUTHORIZED, Refused::with_detail(ErrorCode::Unauthorized, reason))
         })?;
         let Some(asked) = asked else {

@@ -8,6 +8,7 @@ use crate::backend::{Event, EventType};
 use crate::client::finish::{Finishing, Leaving};
 use crate::client::framing::Goodbye;
 use crate::client::{Client, Closing, Gone, Incoming};
+use crate::node::Close;
 use crate::telemetry::metrics::CLOSE_BY_PEER;
 use crate::worker::Local;
 
@@ -113,6 +114,15 @@ impl Client {
                 }
             }
             let (code, reason) = (plain.code, &*plain.reason);
+            local.node.closes.note(Close {
+                client: client.to_string().into(),
+                user: user.as_str().into(),
+                protocol: self.protocol.format().into(),
+                code: why.code,
+                reason: why.reason.as_ref().into(),
+                time_ms: local.clock.unix_millis(),
+                lived: local.now.since(self.opened).as_secs(),
+            });
             local.node.tell(&Event::Disconnect { client, user, code, reason });
             local.directory.leave(permit.user(), self.key.index);
         }

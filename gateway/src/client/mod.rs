@@ -239,6 +239,16 @@ impl Client {
         self.stalled_since.is_some()
     }
 
+    /// What waits to be written to its socket, in bytes.
+    pub(crate) fn outbox_bytes(&self) -> u64 {
+        self.outbox.bytes() as u64
+    }
+
+    /// For how long its socket has taken nothing, though something waits for it.
+    pub(crate) fn stalled_for(&self, now: Moment) -> std::time::Duration {
+        self.stalled_since.map(|since| now.since(since)).unwrap_or_default()
+    }
+
     /// Why it ended, for the metrics. A bounded set of words.
     pub(crate) fn close_reason(&self) -> &'static str {
         self.closing.as_ref().map_or(CLOSE_LOST, |closing| closing.reason)

@@ -88,6 +88,20 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             faults.add("listen", "must not be the address of server.listen");
         }
     });
+    section("console", &|faults| {
+        config.console.check(faults);
+        let others = [
+            ("server", Some(config.server.listen)),
+            ("internal", Some(config.internal.listen)),
+            ("api", config.api.listen),
+            ("cluster", config.cluster.listen),
+        ];
+        for (key, other) in others {
+            if config.console.listen.is_some_and(|address| Some(address) == other && address.port() != 0) {
+                faults.add("listen", format!("must not be the address of {key}.listen"));
+            }
+        }
+    });
     section("cluster", &|faults| {
         config.cluster.check(faults);
         let others = [

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::client_ip::TrustedProxies;
 use crate::{
-    admission, api, auth, backend, broker, client, demo, feeds, graphql, http, listener, node, poll, pusher,
-    socketio, telemetry, worker,
+    admission, api, auth, backend, broker, client, console, demo, feeds, graphql, http, listener, node, poll,
+    pusher, socketio, telemetry, worker,
 };
 
 pub use difference::Change;
@@ -43,6 +43,7 @@ pub struct Config {
     pub node: node::config::Config,
     pub server: listener::config::ServerConfig,
     pub internal: listener::config::InternalConfig,
+    pub console: console::config::Config,
     /// Where other nodes connect.
     pub cluster: listener::config::ClusterConfig,
     pub tls: listener::tls::Config,

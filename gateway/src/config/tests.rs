@@ -86,7 +86,7 @@ fn every_mistake_is_told_at_once_with_its_path_and_source() {
     assert_eq!(
         mistakes(toml, &environment),
         [
-            "colour: unknown key, known are node, server, internal, cluster, tls, proxy_protocol, limits, http, raw, sse, mercure, graphql, websocket, \
+            "colour: unknown key, known are node, server, internal, console, cluster, tls, proxy_protocol, limits, http, raw, sse, mercure, graphql, websocket, \
              session, auth, api, workers, channel_names, channels, namespaces, pusher, socketio, backend, shared_poll, broker, redis, feeds, demo, drain, telemetry (from gateway.toml:2)",
             "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
             "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml:16)",
@@ -369,6 +369,7 @@ fn no_variable_however_strange_is_more_than_a_mistake() {
 fn the_effective_configuration_reads_back_as_itself_but_for_secrets() {
     let mut demo = Config::demo();
     demo.api.keys.clear();
+    demo.console.password = Secret::new(REDACTED);
     for app in demo.pusher.apps.values_mut() {
         app.secret = Secret::new(REDACTED);
     }

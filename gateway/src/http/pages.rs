@@ -15,8 +15,8 @@ const FILES: [(&str, &str, &[u8]); 6] = [
     ("/favicon.svg", "image/svg+xml", include_bytes!("../../demo/favicon.svg")),
 ];
 
-const HTML: &str = "text/html; charset=utf-8";
-const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+pub(crate) const HTML: &str = "text/html; charset=utf-8";
+pub(crate) const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Sent with every file. The page may load nothing but these files and connect to nobody but this node, and no other
 /// page may show it. Browsers ask again each time, so that a new release is seen at once.
@@ -36,13 +36,18 @@ const HEADERS: [(HeaderName, &str); 6] = [
 /// The file at this path, if there is one. The path is that of the request, without the query.
 pub fn find(path: &str) -> Option<Response<Full<Bytes>>> {
     let (_, kind, content) = FILES.iter().find(|(file, ..)| *file == path)?;
+    Some(serve(kind, content))
+}
+
+/// A file of a page, locked to this node.
+pub(crate) fn serve(kind: &'static str, content: &'static [u8]) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(content)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    Some(response)
+    response
 }
 
 #[cfg(test)]

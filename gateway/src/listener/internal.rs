@@ -1,47 +1,69 @@
-//! The internal listener: health and metrics, for operators and their machines.
+//! The internal listener: health, metrics and the console, for operators and their machines.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::console::{self, Console};
 use crate::telemetry::{Metrics, Readiness, answer};
 
-/// The most connections at once: a few scrapers and probes.
+/// The most connections at once: a few scrapers, probes and people.
 const CONNECTIONS_MAX: usize = 256;
 
+/// What is asked at one address.
+#[derive(Clone, Debug)]
+pub(crate) struct Internal {
+    pub(crate) clock: Clock,
+    pub(crate) readiness: Arc<Readiness>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// `None`: it is elsewhere, or nowhere.
+    pub(crate) console: Option<Arc<Console>>,
+    /// Whether there is more than the console.
+    pub(crate) health: bool,
+}
+
+impl Internal {
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let is_for_console =
+            path.strip_prefix(console::PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        match &self.console {
+            Some(console) if is_for_console || !self.health => console.answer(request, peer).await,
+            _ => answer(request.method(), path, self.clock.now(), &self.readiness, &self.metrics),
+        }
+    }
+}
+
 /// Serves until the runtime ends: an operator wants to see a node drain.
-pub(crate) async fn serve(
-    socket: TcpListener,
-    clock: Clock,
-    readiness: Arc<Readiness>,
-    metrics: Arc<Metrics>,
-    keep_alive: Duration,
-) {
+pub(crate) async fn serve(socket: TcpListener, internal: Internal, keep_alive: Duration) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let stream = match socket.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match socket.accept().await {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 tracing::warn!(%error, "an internal connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let (readiness, metrics) = (readiness.clone(), metrics.clone());
+        let internal = internal.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response =
-                    answer(request.method(), request.uri().path(), clock.now(), &readiness, &metrics);
-                async move { Ok::<_, Infallible>(response) }
-            });
+            let internal = &internal;
+            let service =
+                service_fn(async |request| Ok::<_, Infallible>(internal.answer(request, peer).await));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(keep_alive)

@@ -19,7 +19,7 @@ use crate::node::question::{
     Act, Answer, ChannelsPage, ChannelsWanted, ConnectionsPage, ConnectionsWanted, PAGE_MAX, Place, Question,
     Refreshing, Subscribing, Unanswered,
 };
-use crate::node::{Node, SessionId};
+use crate::node::{ClosesWanted, Node, SessionId};
 use crate::worker::inbox::{Acted, Done, Event, Inbox};
 
 /// A page of connections holds no more after it holds this many bytes.
@@ -31,6 +31,10 @@ impl Node {
             Question::Message { session, data } => self.hand_to_session(&session, data).await,
             Question::Channels(wanted) => Answer::Channels(self.list_channels(wanted).await?),
             Question::Connections(wanted) => Answer::Connections(self.list_connections(wanted).await?),
+            Question::Closes(wanted) => {
+                let limit = wanted.limit.clamp(1, PAGE_MAX);
+                Answer::Closes(self.closes.list(&ClosesWanted { limit, ..wanted }))
+            }
             Question::Poll { session, polled } => match self.engine_io.answer(&session, polled).await {
                 Answered::Packets(packets) => Answer::Packets(packets),
                 Answered::Done => Answer::Handled,

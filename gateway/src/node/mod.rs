@@ -36,6 +36,7 @@ mod ask;
 mod ask_clients;
 mod catch_up;
 mod client_ids;
+mod closes;
 pub mod config;
 pub mod control;
 mod counts;
@@ -73,6 +74,7 @@ pub(crate) use among_all_topics::of_topic;
 pub use ask::{ASK_TIMEOUT, AskError};
 pub(crate) use ask_clients::{ASK_CLIENTS_TIMEOUT_MAX, Asking, Awaited};
 pub(crate) use client_ids::ClientIds;
+pub use closes::{Close, ClosesWanted};
 pub(crate) use deliver::FromBroker;
 pub(crate) use list_channels::ChannelsEverywhere;
 pub(crate) use resume::{Found, Wanted};
@@ -80,6 +82,7 @@ pub use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
 use announce::Announcements;
+use closes::Closes;
 use counts::Counts;
 use interest::Interest;
 use members::MembersMissed;
@@ -126,6 +129,8 @@ pub struct Node {
     asking: ask::Asking,
     clients_asked: ask_clients::Pending,
     pub(crate) client_ids: ClientIds,
+    /// Who was closed lately.
+    pub(crate) closes: Closes,
     pub(crate) session_ids: SessionIds,
     announcements: PerPart<Announcements>,
     members_missed: MembersMissed,
@@ -218,6 +223,7 @@ impl Node {
             asking: ask::Asking::default(),
             clients_asked: ask_clients::Pending::default(),
             client_ids: ClientIds::default(),
+            closes: Closes::default(),
             session_ids: SessionIds::default(),
             announcements: PerPart::new(of_broker),
             members_missed: MembersMissed::default(),

@@ -18,15 +18,18 @@ use shared::id::ClientId;
 
 use super::ask::ASK_TIMEOUT;
 use super::ask_clients::ASK_CLIENTS_TIMEOUT_MAX;
+use super::closes::{Close, ClosesWanted};
 use super::control::{Among, Target};
 use super::wire_target::{WireAmong, WireTarget};
 
 pub use super::ask_clients::{AskClients, Asked};
 pub use crate::engine_io::Polled;
+pub use detail::{ConnectionDetail, ConnectionInfo, DetailWanted, SubscriptionDetail};
 
 use ask_clients::{WireAskClients, WireAsked};
 
 mod ask_clients;
+mod detail;
 
 /// The longest message that is made or read, in bytes.
 pub const TOLD_BYTES_MAX: usize = 1024 * 1024;
@@ -46,6 +49,8 @@ pub enum Question {
     Channels(ChannelsWanted),
     /// Who is connected, by place.
     Connections(ConnectionsWanted),
+    /// Who was closed lately, and why.
+    Closes(ClosesWanted),
     /// Do something to those of the selected clients that are here.
     Act(Target, Act),
     /// What a request asks of a session of Engine.IO, by the secret of its name.
@@ -114,6 +119,8 @@ pub struct ConnectionsWanted {
     pub from: Place,
     /// At most [`PAGE_MAX`] count.
     pub limit: u32,
+    /// What else is to be told of each. A node that does not know of this leaves it out.
+    pub detail: Option<DetailWanted>,
 }
 
 /// Where on a node a connection is. Connections are listed in this order.
@@ -134,6 +141,8 @@ pub enum Answer {
     Repeated,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
+    /// The latest first.
+    Closes(Vec<Close>),
     /// So many clients were selected, and for so many of them it failed.
     Done {
         clients: u32,
@@ -160,24 +169,6 @@ pub struct ConnectionsPage {
     pub connections: Vec<ConnectionInfo>,
     /// Where the next page begins, if there is one.
     pub next: Option<Place>,
-}
-
-/// What is told of a connection.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ConnectionInfo {
-    pub client: Box<str>,
-    pub user: Box<str>,
-    /// How it is reached.
-    pub transport: Box<str>,
-    /// In what it speaks.
-    pub protocol: Box<str>,
-    /// Seconds since it was opened.
-    pub uptime: u64,
-    /// The first of its channels.
-    pub channels: Vec<Box<str>>,
-    /// All of its channels.
-    pub num_channels: u32,
 }
 
 /// What arrived for this node.
@@ -233,6 +224,7 @@ enum WireQuestion {
     },
     Channels(ChannelsWanted),
     Connections(WireConnections),
+    Closes(ClosesWanted),
     Disconnect {
         target: WireTarget,
         code: u16,
@@ -313,6 +305,8 @@ struct WireConnections {
     #[serde(default)]
     from: Place,
     limit: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    detail: Option<DetailWanted>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -324,6 +318,7 @@ enum WireAnswer {
     Repeated,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
+    Closes(Vec<Close>),
     Done {
         clients: u32,
         /// An earlier release says nothing of this, and passes it over.
@@ -368,6 +363,7 @@ impl Told {
                     Ok(Answer::Repeated) => WireAnswer::Repeated,
                     Ok(Answer::Channels(page)) => WireAnswer::Channels(page),
                     Ok(Answer::Connections(page)) => WireAnswer::Connections(page),
+                    Ok(Answer::Closes(closes)) => WireAnswer::Closes(closes),
                     Ok(Answer::Done { clients, failed, full }) => WireAnswer::Done { clients, failed, full },
                     Ok(Answer::Asked(asked)) => WireAnswer::Asked(ask_clients::write_asked(asked)),
                     Err(unanswered) => WireAnswer::Unanswered(unanswered),
@@ -445,7 +441,9 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
             channel: wanted.channel.map(|channel| channel.as_str().into()),
             from: wanted.from,
             limit: wanted.limit,
+            detail: wanted.detail,
         }),
+        Question::Closes(wanted) => WireQuestion::Closes(wanted),
         Question::Act(mut target, act) => {
             let among = target.among.take();
             let target = target.into();
@@ -515,7 +513,9 @@ fn understand(question: WireQuestion, payload: Bytes) -> Option<Question> {
             channel: wanted.channel.map(|name| channel(&name).ok_or(())).transpose().ok()?,
             from: wanted.from,
             limit: wanted.limit,
+            detail: wanted.detail,
         }),
+        WireQuestion::Closes(wanted) => Question::Closes(wanted),
         WireQuestion::Disconnect { target, code, reason } => {
             Question::Act(target.read()?, Act::Disconnect(Disconnect::custom(code, &reason)?))
         }
@@ -554,6 +554,7 @@ fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<Answer, Unans
         WireAnswer::Repeated => Answer::Repeated,
         WireAnswer::Channels(page) => Answer::Channels(page),
         WireAnswer::Connections(page) => Answer::Connections(page),
+        WireAnswer::Closes(closes) => Answer::Closes(closes),
         WireAnswer::Done { clients, failed, full } => Answer::Done { clients, failed, full },
         WireAnswer::Asked(asked) => Answer::Asked(ask_clients::read_asked(asked)?),
         WireAnswer::Unanswered(unanswered) => return Some(Err(unanswered)),

@@ -1,9 +1,12 @@
 //! What a worker tells of its connections and channels, a little at a time: nobody who listens is to wait for it.
 
+use gateway_core::hub::Stage;
 use shared::channel::Channel;
 
 use crate::client::Client;
-use crate::node::question::{ConnectionInfo, ConnectionsWanted};
+use crate::node::question::{
+    ConnectionDetail, ConnectionInfo, ConnectionsWanted, DetailWanted, SubscriptionDetail,
+};
 use crate::worker::Worker;
 
 /// The most places that are looked at in one go.
@@ -52,7 +55,7 @@ impl Worker {
             }
             let Some(client) = self.clients.get(index as usize) else { continue };
             if is_wanted(wanted, client) {
-                let info = self.describe(client);
+                let info = self.describe(client, wanted.detail.as_ref());
                 listed.bytes += bytes_of(&info);
                 listed.connections.push(info);
             }
@@ -60,7 +63,7 @@ impl Worker {
         listed
     }
 
-    fn describe(&self, client: &Client) -> ConnectionInfo {
+    fn describe(&self, client: &Client, detail: Option<&DetailWanted>) -> ConnectionInfo {
         let session = &client.session;
         let channels = session.subscriptions().map(|channel| channel.as_str().into());
         ConnectionInfo {
@@ -71,7 +74,46 @@ impl Worker {
             uptime: self.local.now.since(client.opened).as_secs(),
             channels: channels.take(CHANNELS_MAX).collect(),
             num_channels: session.subscriptions().count() as u32,
+            detail: detail.map(|wanted| Box::new(self.detail(client, wanted))),
         }
+    }
+
+    fn detail(&self, client: &Client, wanted: &DetailWanted) -> ConnectionDetail {
+        let subscriptions = client.session.subscriptions().take(CHANNELS_MAX).map(|channel| {
+            let name = channel.as_str().into();
+            let Some(found) = self.local.hub.inspect(channel.as_str(), client.key.index) else {
+                // It is being authorized, or has just gone.
+                return SubscriptionDetail {
+                    channel: name,
+                    stage: "joining".into(),
+                    ..SubscriptionDetail::default()
+                };
+            };
+            let passes = wanted.tags.as_ref().zip(found.filter.as_ref());
+            SubscriptionDetail {
+                channel: name,
+                stage: stage(found.stage).into(),
+                positioned: found.positioned,
+                newest: found.newest,
+                position: found.position.map(|at| (at.offset, at.epoch.as_str().into())),
+                filtered: found.filter.is_some(),
+                passes: passes.map(|(tags, filter)| filter.matches(tags)),
+            }
+        });
+        ConnectionDetail {
+            outbox_bytes: client.outbox_bytes(),
+            stalled_ms: client.stalled_for(self.local.now).as_millis() as u64,
+            subscriptions: subscriptions.collect(),
+        }
+    }
+}
+
+fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Live => "live",
+        Stage::Joining => "joining",
+        Stage::Ahead => "ahead",
+        Stage::Insufficient => "insufficient",
     }
 }
 
@@ -86,6 +128,10 @@ fn is_wanted(wanted: &ConnectionsWanted, client: &Client) -> bool {
 
 /// About what it takes in JSON.
 fn bytes_of(info: &ConnectionInfo) -> usize {
-    let channels: usize = info.channels.iter().map(|channel| channel.len() + 3).sum();
+    let names: usize = info.channels.iter().map(|channel| channel.len()).sum();
+    let channels = match &info.detail {
+        Some(detail) => 2 * names + 150 * detail.subscriptions.len(),
+        None => names + 3 * info.channels.len(),
+    };
     200 + info.user.len() + channels
 }

@@ -45,6 +45,7 @@ mod commands_clients;
 mod commands_sockets;
 mod compresses;
 mod drains;
+mod explains_deliveries;
 mod fetches_keys;
 mod finishes_what_came;
 mod follows_sentinel;

@@ -73,6 +73,13 @@ impl Others {
     }
 }
 
+impl Members {
+    /// What publications must match to be given to this list.
+    pub(super) fn filter(&self) -> Option<&Arc<TagFilter>> {
+        self.apart.as_ref()?.wants.filter.as_ref()
+    }
+}
+
 impl Wants {
     /// `None` for what most want: every publication, whole, and nothing else.
     #[inline]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{object, reference, socketio};
+use super::{inspect, object, reference, socketio};
 use crate::api::request::Method;
 
 pub(super) fn summary(method: Method) -> &'static str {
@@ -15,6 +15,9 @@ pub(super) fn summary(method: Method) -> &'static str {
         Method::PresenceStats => "Tells how many are subscribed to a channel.",
         Method::Channels => "Lists the channels that have subscribers, by name.",
         Method::Connections => "Lists the clients that are connected.",
+        Method::Inspect => "Tells all that is known of a client that is connected.",
+        Method::Closes => "Lists clients that were closed lately, and why.",
+        Method::Explain => "Tells why a client did, or did not, get a publication.",
         Method::Info => "Tells of all nodes.",
         Method::Disconnect => "Closes the connections of a user or a client.",
         Method::Unsubscribe => "Ends the subscriptions of a user or a client to a channel.",
@@ -149,6 +152,7 @@ pub(super) fn request(method: Method) -> Value {
                 ("cursor", text("The cursor of an answer, to go on behind it.", &["", "x", "test.0.1"])),
             ],
         ),
+        Method::Inspect | Method::Closes | Method::Explain => inspect::request(method),
         Method::Info => fields(&[], []),
         Method::Disconnect => fields(
             &[],
@@ -253,6 +257,7 @@ pub(super) fn result(method: Method) -> Value {
         }
         Method::Channels => list("channels", fields(&["num_clients"], [("num_clients", number())])),
         Method::Connections => list("connections", reference("Connection")),
+        Method::Inspect | Method::Closes | Method::Explain => inspect::result(method),
         Method::Info => object("nodes", json!({ "type": "array", "items": reference("Node") })),
         Method::MapPublish | Method::MapRemove => fields(
             &[],
@@ -396,8 +401,8 @@ pub(super) fn shared() -> Value {
 /// Why a change of a key is not made.
 const SUPPRESSED: [&str; 5] = ["idempotency", "version", "key_exists", "key_not_found", "position_mismatch"];
 
-const USERS: &[&str] = &["", "ann"];
-const CLIENTS: &[&str] = &["", "x", "2f9a8f1e-64b5-4c8e-9d3a-6f3f3c1a7b11"];
+pub(super) const USERS: &[&str] = &["", "ann"];
+pub(super) const CLIENTS: &[&str] = &["", "x", "2f9a8f1e-64b5-4c8e-9d3a-6f3f3c1a7b11"];
 const SESSIONS: &[&str] = &["", "s", "AAAAAAAAAAAAAAAAAAAAAA"];
 
 fn content(to: (&str, Value), required: &str) -> Value {
@@ -468,7 +473,7 @@ fn limit() -> Value {
     })
 }
 
-fn channel() -> Value {
+pub(super) fn channel() -> Value {
     text_of("1 to 255 characters.", &["a", "kept:a", "map:a", "unknown:a", ""])
 }
 
@@ -503,7 +508,7 @@ pub(super) fn count(description: &str) -> Value {
     })
 }
 
-fn count64(description: &str) -> Value {
+pub(super) fn count64(description: &str) -> Value {
     json!({ "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX, "description": description })
 }
 
@@ -511,7 +516,7 @@ pub(super) fn plain() -> Value {
     json!({ "type": "string" })
 }
 
-fn number() -> Value {
+pub(super) fn number() -> Value {
     json!({ "type": "integer", "minimum": 0 })
 }
 

@@ -76,7 +76,9 @@ fn every_question() -> Vec<Question> {
             channel: Some(channel.clone()),
             from: Place { worker: 3, index: 4 },
             limit: 8,
+            detail: Some(DetailWanted { tags: Some([("a".into(), "b".into())].into()) }),
         }),
+        Question::Closes(ClosesWanted { user: Some("".into()), client: Some("c".into()), limit: 9 }),
         Question::Act(target.clone(), Act::Disconnect(Disconnect::FORCE_DISCONNECT)),
         Question::Act(target.clone(), Act::Unsubscribe(channel.clone())),
         Question::Act(target.clone(), Act::Subscribe(Box::new(subscribing(channel)))),
@@ -108,7 +110,20 @@ fn every_question_reads_back_as_it_was_asked() {
 
 #[test]
 fn every_answer_reads_back_as_it_was_given() {
-    let connection = ConnectionInfo { client: "c".into(), channels: vec!["a".into()], ..Default::default() };
+    let subscription = SubscriptionDetail {
+        channel: "a".into(),
+        stage: "live".into(),
+        position: Some((7, "life".into())),
+        passes: Some(false),
+        ..Default::default()
+    };
+    let detail = ConnectionDetail { outbox_bytes: 1, stalled_ms: 2, subscriptions: vec![subscription] };
+    let connection = ConnectionInfo {
+        client: "c".into(),
+        channels: vec!["a".into()],
+        detail: Some(Box::new(detail)),
+        ..Default::default()
+    };
     for answer in [
         Ok(Answer::Handled),
         Ok(Answer::NoSuchSession),
@@ -120,6 +135,7 @@ fn every_answer_reads_back_as_it_was_given() {
             connections: vec![connection],
             next: Some(Place { worker: 1, index: 2 }),
         })),
+        Ok(Answer::Closes(vec![Close { client: "c".into(), code: 3012, ..Close::default() }])),
         Ok(Answer::Done { clients: 5, failed: 2, full: 1 }),
         Ok(Answer::Asked(vec![
             (ClientId::from_random(1), Asked::Answered(said("[ 1 ]", None))),

@@ -1,3 +1,5 @@
+//! What is kept of sessions, and until when.
+
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 

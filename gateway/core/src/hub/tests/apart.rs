@@ -323,3 +323,25 @@ fn lists_go_with_their_last_and_the_channel_with_its_last() {
     room.hub.remove_all(1, |_, left| assert!(left.last));
     assert_eq!((room.hub.interest(), room.hub.channels.len()), (Interest::default(), 0));
 }
+
+#[test]
+fn what_a_subscription_wants_and_where_it_stands_can_be_looked_at() {
+    let mut room = Room::default();
+    assert!(room.hub.inspect("news", 1).is_none());
+    room.live(1, PLAIN, 0);
+    room.live(2, ODD, 0);
+    room.publish([1, 2]);
+    room.join(3, JOINS);
+    room.live(4, PLAIN, 7);
+    let look = |room: &Room, key| {
+        let found = room.hub.inspect("news", key).expect("it is there");
+        (found.stage, found.position.map(|position| position.offset), found.filter.is_some())
+    };
+    assert_eq!(look(&room, 1), (Stage::Live, Some(2), false));
+    assert_eq!(look(&room, 2), (Stage::Live, Some(2), true), "what the filter kept back is not missing");
+    assert_eq!(look(&room, 3), (Stage::Joining, None, false));
+    assert_eq!(look(&room, 4), (Stage::Ahead, Some(7), false));
+    room.publish([5]);
+    assert_eq!(look(&room, 1), (Stage::Insufficient, None, false));
+    assert!(room.hub.inspect("news", 5).is_none() && room.hub.inspect("other", 1).is_none());
+}

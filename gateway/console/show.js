@@ -1,0 +1,86 @@
+// Pieces of the page, and figures in words.
+
+// An element with attributes and what is in it. A function is a listener for the event that its attribute names.
+export function el(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (typeof value === 'function') element.addEventListener(key, value);
+    else if (value === true) element.setAttribute(key, '');
+    else if (value !== false && value !== undefined && value !== null) element.setAttribute(key, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+// `columns`: a title, what of a row to show, and whether it is a number.
+export function table(columns, rows, nothing) {
+  if (rows.length === 0) return el('p', { class: 'note' }, nothing);
+  const head = el('tr', {}, columns.map(({ title, number }) => el('th', { scope: 'col', class: number ? 'number' : undefined }, title)));
+  const body = rows.map((row) => el('tr', {}, columns.map(({ title, cell, number }) =>
+    el('td', { 'data-title': title, class: number ? 'number' : undefined }, cell(row)))));
+  return el('div', { class: 'wide' }, el('table', {}, el('thead', {}, head), el('tbody', {}, body)));
+}
+
+// Names and values in two columns.
+export function facts(pairs) {
+  return el('dl', { class: 'facts' }, pairs.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))));
+}
+
+export function field(label, input) {
+  return el('label', { class: 'field' }, el('span', {}, label), input);
+}
+
+// A form that asks for something when it is sent. `send` gets its values by name, and says in the end what was done.
+export function form(fields, action, send) {
+  const said = el('p', { class: 'said', role: 'status' });
+  const button = el('button', { type: 'submit' }, action);
+  const element = el('form', { submit: async (event) => {
+    event.preventDefault();
+    button.disabled = true;
+    said.className = 'said';
+    said.textContent = '';
+    try {
+      said.textContent = (await send(Object.fromEntries(new FormData(element)))) ?? '';
+    } catch (error) {
+      said.className = 'said wrong';
+      said.textContent = error.message;
+    }
+    button.disabled = false;
+  } }, fields, button, said);
+  return element;
+}
+
+// Names and places of the page's own addresses, whatever is in them.
+export const address = (part, ...names) => `#${[part, ...names.map(encodeURIComponent)].join('/')}`;
+
+export const link = (text, part, ...names) => el('a', { href: address(part, ...names) }, text);
+
+const UNITS = [[1e9, 'G'], [1e6, 'M'], [1e3, 'k']];
+
+// 12.3k
+export function count(value) {
+  const [size, unit] = UNITS.find(([size]) => value >= size) ?? [1, ''];
+  const scaled = value / size;
+  const digits = scaled >= 100 || Number.isInteger(scaled) ? 0 : scaled >= 10 ? 1 : 2;
+  return `${scaled.toFixed(digits)}${unit}`;
+}
+
+export const bytes = (value) => (value < 1024 ? `${Math.round(value)} B` : value < 2 ** 20 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 2 ** 20).toFixed(1)} MiB`);
+
+export const seconds = (value) => (value < 0.000_9995 ? `${Math.round(value * 1e6)} µs` : value < 0.9995 ? `${(value * 1e3).toPrecision(3)} ms` : `${value.toPrecision(3)} s`);
+
+// How long something has been there.
+export function age(total) {
+  if (total < 60) return `${Math.floor(total)} s`;
+  if (total < 3_600) return `${Math.floor(total / 60)} min`;
+  if (total < 86_400) return `${Math.floor(total / 3_600)} h ${Math.floor((total % 3_600) / 60)} min`;
+  return `${Math.floor(total / 86_400)} d ${Math.floor((total % 86_400) / 3_600)} h`;
+}
+
+export const ago = (ms) => `${age(Math.max(0, Date.now() - ms) / 1_000)} ago`;
+
+// Any JSON, on one line if it is short.
+export function json(value) {
+  const line = JSON.stringify(value);
+  return el('code', { class: 'json' }, line.length <= 120 ? line : JSON.stringify(value, null, 2));
+}

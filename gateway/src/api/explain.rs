@@ -1,0 +1,264 @@
+//! Why a client did, or did not, get a publication: all that can be found out afterwards.
+
+use gateway_core::channel_rules::ChannelOptions;
+use gateway_core::history::HistoryFilter;
+use serde_json::{Value, json};
+use shared::channel::Channel;
+use shared::id::ClientId;
+use shared::publication::Publication;
+
+use super::inspect::{FoundClient, close_in_words, with_missing};
+use super::refused::Refused;
+use super::request;
+use super::run::Call;
+use crate::node::ClosesWanted;
+use crate::node::question::{ConnectionDetail, ConnectionInfo, DetailWanted, SubscriptionDetail};
+
+/// What can be said in the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// It was written to the client's socket.
+    Sent,
+    /// It is on its way there.
+    Waiting,
+    NotSent,
+    /// Nothing was kept that says so.
+    Unknown,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Waiting => "waiting",
+            Self::NotSent => "not_sent",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What was found, one after the other. What is found last decides.
+#[derive(Debug)]
+struct Findings {
+    verdict: Verdict,
+    findings: Vec<Value>,
+}
+
+impl Findings {
+    fn add(&mut self, verdict: Verdict, finding: &'static str, text: impl Into<String>) {
+        self.verdict = verdict;
+        self.findings.push(json!({ "finding": finding, "text": text.into() }));
+    }
+}
+
+impl Call<'_> {
+    pub(super) async fn explain(&self, request: &request::Explain<'_>) -> Result<Value, Refused> {
+        let (channel, options) = self.channel(&request.channel)?;
+        let mut found = Findings { verdict: Verdict::Unknown, findings: Vec::new() };
+        let (publication, is_there) = self.look_up(&mut found, &channel, &options, request).await?;
+        let tags = publication.as_ref().map(|publication| publication.tags.clone());
+        let client = self.find_client(&request.client, DetailWanted { tags }).await?;
+        match &client {
+            FoundClient { connection: Some((_, info)), .. } => {
+                if is_there {
+                    let now_ms = self.node.clock.unix_millis();
+                    explain_subscription(
+                        &mut found,
+                        &channel,
+                        info,
+                        request.offset,
+                        publication.as_ref(),
+                        now_ms,
+                    );
+                }
+            }
+            FoundClient { missing_nodes, .. } if !missing_nodes.is_empty() => {
+                found.add(
+                    Verdict::Unknown,
+                    "unknown_client",
+                    "the client may be at a node that did not answer",
+                );
+            }
+            FoundClient { .. } => self.explain_absence(&mut found, &request.client).await?,
+        }
+        let words = json!({ "verdict": found.verdict.as_str(), "findings": found.findings });
+        Ok(with_missing(words, &client.missing_nodes))
+    }
+
+    /// The publication, where the channel keeps it. The second is whether there is one to ask about.
+    async fn look_up(
+        &self,
+        found: &mut Findings,
+        channel: &Channel,
+        options: &ChannelOptions,
+        request: &request::Explain<'_>,
+    ) -> Result<(Option<Publication>, bool), Refused> {
+        if request.offset == 0 {
+            return Ok((None, true));
+        }
+        if !options.retention().keeps_history() || options.keeps_keys() {
+            let text = "the channel keeps no history: which publications there were cannot be told";
+            found.add(Verdict::Unknown, "no_history", text);
+            return Ok((None, true));
+        }
+        let filter = HistoryFilter { since: Some(request.offset - 1), limit: 1, ..HistoryFilter::default() };
+        let page = self.read_history(channel.clone(), filter, options.retention()).await?;
+        let is_of_epoch = request.epoch.is_empty() || *request.epoch == *page.top.epoch.as_str();
+        let at = |publication: &Publication| publication.position.map(|position| position.offset);
+        let kept = page.publications.into_iter().find(|publication| at(publication) == Some(request.offset));
+        if !is_of_epoch {
+            let text = format!(
+                "the channel's stream has begun anew since: its epoch is {}",
+                page.top.epoch.as_str()
+            );
+            found.add(Verdict::Unknown, "other_epoch", text);
+            return Ok((None, false));
+        }
+        if request.offset > page.top.offset {
+            let text =
+                format!("there is no such publication: the last one has the offset {}", page.top.offset);
+            found.add(Verdict::NotSent, "not_published", text);
+            return Ok((None, false));
+        }
+        if kept.is_none() {
+            found.add(Verdict::Unknown, "not_kept", "history does not hold the publication any more");
+        }
+        Ok((kept, true))
+    }
+
+    async fn explain_absence(&self, found: &mut Findings, client: &str) -> Result<(), Refused> {
+        found.add(Verdict::NotSent, "not_connected", "no node has this client now");
+        let wanted = ClosesWanted { client: Some(client.into()), limit: 1, ..ClosesWanted::default() };
+        let (closes, _) = self.closes_everywhere(wanted).await?;
+        if let Some((node, close)) = closes.first() {
+            let text = format!("it was closed with {} ({})", close.code, close.reason);
+            found.add(Verdict::Unknown, "closed", text);
+            if let Some(last) = found.findings.last_mut() {
+                last["close"] = close_in_words(node, close);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn explain_subscription(
+    found: &mut Findings,
+    channel: &Channel,
+    info: &ConnectionInfo,
+    offset: u64,
+    publication: Option<&Publication>,
+    now_ms: u64,
+) {
+    let Some(detail) = info.detail.as_deref() else {
+        return found.add(Verdict::Unknown, "earlier_release", "its node is of a release that cannot tell");
+    };
+    let is_it = |one: &&SubscriptionDetail| *one.channel == *channel.as_str();
+    let Some(subscription) = detail.subscriptions.iter().find(is_it) else {
+        let all = info.num_channels as usize;
+        return match all > detail.subscriptions.len() {
+            true => found.add(
+                Verdict::Unknown,
+                "too_many_channels",
+                format!("it has {all}, of which some are told"),
+            ),
+            false => {
+                found.add(Verdict::NotSent, "not_subscribed", "the client is not subscribed to the channel")
+            }
+        };
+    };
+    if let Some(publication) = publication
+        && !explain_choice(found, info, subscription, publication)
+    {
+        return;
+    }
+    let came_ms = now_ms.saturating_sub((info.uptime + 1) * 1_000);
+    if publication.is_some_and(|publication| publication.time_ms > 0 && publication.time_ms < came_ms) {
+        let text =
+            "the publication was made before the client connected: it comes with a recovery, or not at all";
+        return found.add(Verdict::Unknown, "before_it_connected", text);
+    }
+    explain_position(found, detail, subscription, offset);
+}
+
+/// Whether the publication is for this client at all.
+fn explain_choice(
+    found: &mut Findings,
+    info: &ConnectionInfo,
+    subscription: &SubscriptionDetail,
+    publication: &Publication,
+) -> bool {
+    let Some(client) = ClientId::parse(&info.client) else { return true };
+    let is_in = |channel: &Channel| info.channels.iter().any(|one| **one == *channel.as_str());
+    if publication.except.as_deref() == Some(&client) {
+        found.add(
+            Verdict::NotSent,
+            "spared",
+            "the publication is for all but this client, which has caused it",
+        );
+    } else if publication.only.as_deref().is_some_and(|only| !only.includes(client, is_in)) {
+        found.add(
+            Verdict::NotSent,
+            "not_for_it",
+            "the publication is for some subscribers, and this is none of them",
+        );
+    } else if subscription.passes == Some(false) {
+        found.add(
+            Verdict::NotSent,
+            "filtered",
+            "the subscription has a filter that the publication's tags do not match",
+        );
+    } else {
+        return true;
+    }
+    false
+}
+
+fn explain_position(
+    found: &mut Findings,
+    detail: &ConnectionDetail,
+    subscription: &SubscriptionDetail,
+    offset: u64,
+) {
+    match &*subscription.stage {
+        "joining" => {
+            let text =
+                "the subscription is being made: what is published meanwhile is held back and comes with it";
+            return found.add(Verdict::Waiting, "joining", text);
+        }
+        "insufficient" => {
+            let text = "the client was told that it missed something (code 2500), and is to subscribe again";
+            return found.add(Verdict::NotSent, "insufficient", text);
+        }
+        _ => {}
+    }
+    if subscription.newest {
+        let text = "the client is sent the newest value of each key: a newer one may have taken the place of this one";
+        found.add(Verdict::Unknown, "newest", text);
+    }
+    let stands = subscription.position.as_ref().map(|(offset, _)| *offset);
+    match stands {
+        Some(stands) if offset > stands => {
+            let text =
+                format!("its node has come to the offset {stands} of the channel: this one is still to come");
+            return found.add(Verdict::Waiting, "behind", text);
+        }
+        None if offset > 0 => {
+            let text = "nothing was published to the channel since its node listens to it: what came before is recovered, not sent";
+            found.add(Verdict::Unknown, "before_it_came", text);
+        }
+        _ => {}
+    }
+    if detail.outbox_bytes > 0 {
+        let ConnectionDetail { outbox_bytes, stalled_ms, .. } = detail;
+        let text = format!(
+            "{outbox_bytes} bytes wait in the client's outbox, of which its socket has taken nothing for {stalled_ms} ms"
+        );
+        found.add(Verdict::Waiting, "outbox", text);
+    } else if stands.is_some() && !subscription.newest {
+        let text = "all that came to the channel since the client subscribed was written to its socket";
+        found.add(Verdict::Sent, "sent", text);
+    } else if stands.is_none() && found.findings.is_empty() {
+        let text = "the client is subscribed, and nothing waits for it; a channel without a stream keeps no more than that";
+        found.add(Verdict::Unknown, "subscribed", text);
+    }
+}

@@ -1,0 +1,122 @@
+//! What there is to know of one connection, and of those that were closed lately.
+
+use serde_json::{Map, Value, json};
+use shared::id::ClientId;
+
+use super::list::Listing;
+use super::refused::Refused;
+use super::request;
+use super::run::Call;
+use crate::node::question::{Answer, ConnectionInfo, DetailWanted, Question, SubscriptionDetail};
+use crate::node::{Close, ClosesWanted};
+
+/// A client that was asked for, if it is connected.
+#[derive(Debug, Default)]
+pub(super) struct FoundClient {
+    /// Its node and what that tells.
+    pub(super) connection: Option<(Box<str>, ConnectionInfo)>,
+    /// Nodes that have not answered: it may be at one of these.
+    pub(super) missing_nodes: Vec<Box<str>>,
+}
+
+impl Call<'_> {
+    pub(super) async fn inspect(&self, request: &request::Inspect<'_>) -> Result<Value, Refused> {
+        let found = self.find_client(&request.client, DetailWanted::default()).await?;
+        let connection = found.connection.map(|(node, info)| connection_in_words(&node, &info));
+        Ok(with_missing(json!({ "connection": connection }), &found.missing_nodes))
+    }
+
+    /// The latest first.
+    pub(super) async fn closes(&self, request: &request::Closes<'_>) -> Result<Value, Refused> {
+        let (user, client) = (&*request.user, &*request.client);
+        let wanted = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Into::into);
+        let limit = if request.limit == 0 { self.config.list_limit_max } else { request.limit };
+        let limit = limit.min(self.config.list_limit_max);
+        let wanted = ClosesWanted { user: wanted(user), client: wanted(client), limit };
+        let (closes, missing) = self.closes_everywhere(wanted).await?;
+        let closes: Vec<Value> = closes.iter().map(|(node, close)| close_in_words(node, close)).collect();
+        Ok(with_missing(json!({ "closes": closes }), &missing))
+    }
+
+    /// Each with its node, and the names of nodes that have not answered.
+    pub(super) async fn closes_everywhere(
+        &self,
+        wanted: ClosesWanted,
+    ) -> Result<(Vec<(Box<str>, Close)>, Vec<Box<str>>), Refused> {
+        self.in_time()?;
+        let limit = wanted.limit as usize;
+        let asked = self.node.ask_all(Question::Closes(wanted)).await.map_err(Refused::not_read)?;
+        let (mut closes, mut missing) = (Vec::new(), Vec::new());
+        for (node, answer) in asked {
+            match answer {
+                Ok(Answer::Closes(some)) => {
+                    closes.extend(some.into_iter().map(|close| (node.uid.clone(), close)));
+                }
+                _ => missing.push(node.name),
+            }
+        }
+        closes.sort_by_key(|(_, close)| std::cmp::Reverse(close.time_ms));
+        closes.truncate(limit);
+        Ok((closes, missing))
+    }
+
+    pub(super) async fn find_client(&self, name: &str, detail: DetailWanted) -> Result<FoundClient, Refused> {
+        if name.is_empty() {
+            return Err(Refused::bad_request("no client is given"));
+        }
+        // What is no id of ours is nobody's.
+        let Some(client) = ClientId::parse(name) else { return Ok(FoundClient::default()) };
+        let listing = Listing { client: Some(client), limit: 1, detail: Some(detail), ..Listing::default() };
+        let list = self.list(listing).await?;
+        Ok(FoundClient {
+            connection: list.connections.into_iter().next(),
+            missing_nodes: list.rest.missing_nodes,
+        })
+    }
+}
+
+fn connection_in_words(node: &str, info: &ConnectionInfo) -> Value {
+    let ConnectionInfo { client, user, transport, protocol, uptime, num_channels, .. } = info;
+    let mut words = json!({
+        "client": client, "user": user, "node": node, "transport": transport, "protocol": protocol, "uptime": uptime,
+        "num_channels": num_channels,
+    });
+    // A node of an earlier release tells none.
+    if let Some(detail) = &info.detail {
+        words["outbox_bytes"] = detail.outbox_bytes.into();
+        words["stalled_ms"] = detail.stalled_ms.into();
+        words["subscriptions"] = detail.subscriptions.iter().map(subscription_in_words).collect();
+    }
+    words
+}
+
+fn subscription_in_words(subscription: &SubscriptionDetail) -> Value {
+    let SubscriptionDetail { channel, stage, positioned, newest, position, filtered, .. } = subscription;
+    let mut words = Map::from_iter([
+        ("channel".to_owned(), json!(channel)),
+        ("stage".to_owned(), json!(stage)),
+        ("positioned".to_owned(), json!(positioned)),
+        ("newest".to_owned(), json!(newest)),
+        ("filtered".to_owned(), json!(filtered)),
+    ]);
+    if let Some((offset, epoch)) = position {
+        words.insert("offset".to_owned(), json!(offset));
+        words.insert("epoch".to_owned(), json!(epoch));
+    }
+    words.into()
+}
+
+pub(super) fn close_in_words(node: &str, close: &Close) -> Value {
+    let Close { client, user, protocol, code, reason, time_ms, lived } = close;
+    json!({
+        "client": client, "user": user, "node": node, "protocol": protocol, "code": code, "reason": reason,
+        "time": time_ms, "lived": lived,
+    })
+}
+
+pub(super) fn with_missing(mut words: Value, missing: &[Box<str>]) -> Value {
+    if !missing.is_empty() {
+        words["missing_nodes"] = json!(missing);
+    }
+    words
+}

@@ -1,0 +1,100 @@
+//! The section `console`: who may look into the cluster with a browser, and what they may do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Secret;
+use crate::setting::Faults;
+
+/// Shortest password, in bytes.
+const PASSWORD_BYTES_MIN: usize = 8;
+/// Longest password, in bytes: it must fit into a header.
+const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// A page for operators: nodes, channels and connections as they are now.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Serves the page at `/console/`.
+    pub enabled: bool,
+    /// Address and port of the page alone. Without one it is where health and metrics are (`internal.listen`). Port 0 takes a
+    /// free one.
+    #[serde(deserialize_with = "crate::setting::address_if_any")]
+    pub listen: Option<SocketAddr>,
+    /// The password that browsers ask for; any user name goes with it. 8 to 1024 printable ASCII characters.
+    pub password: Secret,
+    /// A file that holds the password, in place of `password`.
+    pub password_file: Option<PathBuf>,
+    /// The header in which a proxy that authenticates says who asks, such as `X-Forwarded-User`. It is believed from
+    /// `console.proxies` alone, and whoever comes from there with it needs no password.
+    pub user_header: String,
+    /// Networks of those proxies, such as `10.0.0.0/8`.
+    pub proxies: Vec<IpNet>,
+    /// For development only: nobody is asked who they are.
+    pub insecure: bool,
+    /// The page shows, and changes nothing: no publishing, no disconnecting, no unsubscribing.
+    pub read_only: bool,
+}
+
+impl Config {
+    pub fn check(&self, faults: &mut Faults) {
+        let text = self.password.reveal();
+        let is_sound = (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+        if !text.is_empty() && !is_sound {
+            let bounds =
+                format!("must have {PASSWORD_BYTES_MIN} to {PASSWORD_BYTES_MAX} printable ASCII characters");
+            faults.add("password", bounds);
+        }
+        if !text.is_empty() && self.password_file.is_some() {
+            faults.add("password", "is set, and so is console.password_file: one of them is enough");
+        }
+        if http::HeaderName::from_bytes(self.user_header.as_bytes()).is_err() && !self.user_header.is_empty()
+        {
+            faults.add("user_header", format!("is \"{}\", which is no name of a header", self.user_header));
+        }
+        if self.user_header.is_empty() != self.proxies.is_empty() {
+            faults.add("user_header", "goes with console.proxies: a header is believed from these alone");
+        }
+        let asks_nobody = text.is_empty() && self.password_file.is_none() && self.user_header.is_empty();
+        if self.enabled && asks_nobody && !self.insecure {
+            let problem =
+                "needs console.password, console.password_file, or console.user_header with console.proxies";
+            faults.add("enabled", problem);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faulty(config: &Config) -> Vec<String> {
+        let mut faults = Faults::default();
+        config.check(&mut faults);
+        faults.into_inner().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn nobody_gets_in_without_being_asked_by_leaving_something_out() {
+        assert!(faulty(&Config::default()).is_empty());
+        let on = Config { enabled: true, ..Config::default() };
+        assert_eq!(faulty(&on), ["enabled"]);
+        let password = Config { password: Secret::new("long enough"), ..on.clone() };
+        assert!(faulty(&password).is_empty());
+        assert!(faulty(&Config { insecure: true, ..on.clone() }).is_empty());
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        let proxied = Config { user_header: "X-User".to_owned(), proxies: proxies.clone(), ..on.clone() };
+        assert!(faulty(&proxied).is_empty());
+        assert_eq!(faulty(&Config { proxies, ..password.clone() }), ["user_header"]);
+        assert_eq!(
+            faulty(&Config { user_header: "X User".to_owned(), ..on.clone() }),
+            ["user_header", "user_header"]
+        );
+        assert_eq!(faulty(&Config { password: Secret::new("short"), ..on }), ["password"]);
+        assert_eq!(faulty(&Config { password_file: Some("f".into()), ..password }), ["password"]);
+    }
+}

@@ -1,0 +1,107 @@
+//! Which clients of this node were closed lately, and why.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// The most that are kept. The oldest makes room for the next one.
+const KEPT_MAX: usize = 1_024;
+
+/// Longest reason that is kept, in bytes: as much as a close frame has room for.
+const REASON_BYTES_MAX: usize = 123;
+
+/// A client that was closed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Close {
+    pub client: Box<str>,
+    pub user: Box<str>,
+    pub protocol: Box<str>,
+    /// What it was told, or would have been. 3000: it has gone by itself, or the network has lost it.
+    pub code: u16,
+    pub reason: Box<str>,
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// How long it was there, in seconds.
+    pub lived: u64,
+}
+
+/// Which of them are asked for, the latest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClosesWanted {
+    /// Only those of this user. Empty: of anonymous users.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<Box<str>>,
+    /// Only this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Box<str>>,
+    pub limit: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Closes(Mutex<VecDeque<Close>>);
+
+impl Closes {
+    pub(crate) fn note(&self, close: Close) {
+        let reason = match close.reason.char_indices().find(|(at, _)| *at >= REASON_BYTES_MAX) {
+            Some((at, _)) => close.reason[..at].into(),
+            None => close.reason,
+        };
+        let mut kept = self.0.lock();
+        if kept.len() >= KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(Close { reason, ..close });
+    }
+
+    pub(super) fn list(&self, wanted: &ClosesWanted) -> Vec<Close> {
+        let is_wanted = |close: &&Close| {
+            wanted.user.as_ref().is_none_or(|user| *user == close.user)
+                && wanted.client.as_ref().is_none_or(|client| *client == close.client)
+        };
+        let kept = self.0.lock();
+        kept.iter().rev().filter(is_wanted).take(wanted.limit as usize).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(client: usize, user: &str) -> Close {
+        Close { client: client.to_string().into(), user: user.into(), ..Close::default() }
+    }
+
+    fn clients(closes: &Closes, wanted: &ClosesWanted) -> Vec<usize> {
+        closes.list(wanted).iter().map(|close| close.client.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_latest_come_first_and_the_oldest_make_room() {
+        let closes = Closes::default();
+        (0..KEPT_MAX + 10)
+            .for_each(|client| closes.note(close(client, if client % 2 == 0 { "ann" } else { "" })));
+        let all = clients(&closes, &ClosesWanted { limit: u32::MAX, ..ClosesWanted::default() });
+        assert_eq!((all.len(), all[0], all[KEPT_MAX - 1]), (KEPT_MAX, KEPT_MAX + 9, 10));
+        let of_ann = ClosesWanted { user: Some("ann".into()), limit: 2, ..ClosesWanted::default() };
+        assert_eq!(clients(&closes, &of_ann), [KEPT_MAX + 8, KEPT_MAX + 6]);
+        let one = ClosesWanted { client: Some("11".into()), limit: 2, ..ClosesWanted::default() };
+        assert_eq!(clients(&closes, &one), [11]);
+        let anonymous = ClosesWanted { user: Some("".into()), limit: 1, ..ClosesWanted::default() };
+        assert_eq!(clients(&closes, &anonymous), [KEPT_MAX + 9]);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let closes = Closes::default();
+        closes.note(Close { reason: "é".repeat(200).into(), ..close(1, "") });
+        let kept = &closes.list(&ClosesWanted { limit: 1, ..ClosesWanted::default() })[0];
+        assert!(
+            (REASON_BYTES_MAX..REASON_BYTES_MAX + 4).contains(&kept.reason.len()),
+            "{}",
+            kept.reason.len()
+        );
+    }
+}

@@ -12,6 +12,10 @@ use crate::inspect::{ChannelsArgs, ConnectionsArgs};
 use crate::publisher::PublishArgs;
 use crate::setting::parse_address;
 
+mod print;
+
+pub use print::{CompletionsArgs, ManArgs};
+
 /// A real-time pub/sub gateway.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tidegate", version, about)]
@@ -37,6 +41,10 @@ pub enum Verb {
     Token(Box<TokenArgs>),
     /// Ask a running node whether it is ready: for health checks of containers.
     Health(HealthArgs),
+    /// Print a script that completes these arguments in a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual, or write it as pages for `man`.
+    Man(ManArgs),
 }
 
 /// Where the configuration comes from.

@@ -50,6 +50,8 @@ fn main() -> ExitCode {
         Verb::Channels(args) => list(Listing::Channels(&args), &args.via),
         Verb::Connections(args) => list(Listing::Connections(&args), &args.via),
         Verb::Health(args) => health::command(&args),
+        Verb::Completions(args) => args.print(),
+        Verb::Man(args) => args.print(),
         Verb::Token(token) => {
             let settings = Settings { config: token.config().cloned(), ..Settings::default() };
             let sources = settings.sources();

@@ -49,6 +49,13 @@ impl Secret {
         }
     }
 
+    /// The first of several secrets, one a line, that a file holds.
+    pub fn first_of_file(path: &Path) -> Result<Self, SecretFileError> {
+        let all = Self::from_file(path)?;
+        // Not empty, and trimmed at both ends: its first line holds something.
+        Ok(Self::new(all.reveal().lines().next().unwrap_or_default().trim_end()))
+    }
+
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -140,5 +147,14 @@ mod tests {
         let number: U64Deserializer<serde::de::value::Error> = 123_456_u64.into_deserializer();
         let fault = Secret::deserialize(number).unwrap_err().to_string();
         assert!(!fault.contains("123456"), "{fault}");
+    }
+
+    #[test]
+    fn the_first_of_a_files_secrets_is_its_first_line_that_holds_anything() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "\u{feff}\n\n  first \r\nsecond\n").unwrap();
+        assert_eq!(Secret::first_of_file(file.path()).unwrap().reveal(), "first");
+        std::fs::write(file.path(), "\n").unwrap();
+        assert!(matches!(Secret::first_of_file(file.path()), Err(SecretFileError::Empty(_))));
     }
 }

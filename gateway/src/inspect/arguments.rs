@@ -93,8 +93,7 @@ impl Via {
             return Ok(Some(key.clone()));
         }
         let Some(file) = &of.api.keys_file else { return Ok(None) };
-        let keys = Secret::from_file(file)?;
-        Ok(keys.reveal().lines().map(str::trim).find(|key| !key.is_empty()).map(Secret::new))
+        Secret::first_of_file(file).map(Some)
     }
 }
 

@@ -57,13 +57,19 @@ pub struct ClusterConfig {
     /// Host and port at which other nodes reach `cluster.listen`. Empty: what that says, or where it is every address
     /// (`0.0.0.0`), this machine's name.
     pub advertise: String,
+    /// How many nodes there should be at least, for an alert that says when there are fewer: nothing else goes by it. 0: any
+    /// number.
+    pub nodes_expected: u32,
 }
 
 /// The longest host and port, in bytes.
 const ADVERTISED_BYTES_MAX: usize = 255;
+/// The most nodes that can be expected.
+const NODES_EXPECTED_MAX: u32 = 10_000;
 
 impl ClusterConfig {
     pub fn check(&self, faults: &mut Faults) {
+        faults.outside("nodes_expected", self.nodes_expected, 0..=NODES_EXPECTED_MAX);
         if self.advertise.is_empty() {
             return;
         }
@@ -114,7 +120,7 @@ mod tests {
         let problems = |listen: Option<&str>, advertise: &str| {
             let listen = listen.map(|address| address.parse().unwrap());
             let mut faults = Faults::default();
-            ClusterConfig { listen, advertise: advertise.to_owned() }.check(&mut faults);
+            ClusterConfig { listen, advertise: advertise.to_owned(), nodes_expected: 0 }.check(&mut faults);
             faults.into_inner().len()
         };
         let listen = Some("0.0.0.0:8002");

@@ -31,6 +31,8 @@ pub enum ControlCommand {
     KeepOnly { user: Box<str>, client: ClientId },
     /// Compare where a channel stands with what was handed out here: it was cleared.
     Compare { channel: Channel },
+    /// Know that a node leaves as it should. `node`: its run's name.
+    Retired { node: Box<str> },
 }
 
 /// Which clients a command is about: those for which everything given here holds.
@@ -101,6 +103,7 @@ impl ControlCommand {
             Self::Compare { channel } => {
                 (&everyone, WireAction::Compare { channel: channel.as_str().into() })
             }
+            Self::Retired { node } => (&everyone, WireAction::Retired { node: node.clone() }),
         };
         if target.except.len() > EXCEPT_MAX {
             return Err(ControlError::TooManyExcepted);
@@ -156,6 +159,7 @@ impl ControlCommand {
             WireAction::Compare { channel } => {
                 Self::Compare { channel: Channel::parse_unicode(&channel, CHANNEL_BYTES_MAX)? }
             }
+            WireAction::Retired { node } => Self::Retired { node },
         })
     }
 }
@@ -232,6 +236,9 @@ enum WireAction {
     Compare {
         channel: Box<str>,
     },
+    Retired {
+        node: Box<str>,
+    },
 }
 
 #[cfg(test)]
@@ -262,6 +269,7 @@ mod tests {
             ControlCommand::Unsubscribe { target, channel: channel.clone() },
             ControlCommand::KeepOnly { user: "alice".into(), client: client(1) },
             ControlCommand::Compare { channel },
+            ControlCommand::Retired { node: "0b1c".into() },
         ] {
             assert_eq!(ControlCommand::decode(&command.encode().unwrap()).unwrap(), command);
         }

@@ -68,10 +68,12 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
                 reminder.over(Instant::now());
                 node.hear_neighbors(&all);
             }
-            Err(error) if reminder.is_due(&error.to_string(), Instant::now()) => {
-                tracing::warn!(%error, "this node could not announce itself");
+            Err(error) => {
+                node.others_unknown();
+                if reminder.is_due(&error.to_string(), Instant::now()) {
+                    tracing::warn!(%error, "this node could not announce itself");
+                }
             }
-            Err(_) => {}
         }
     }
 }

@@ -52,6 +52,7 @@ mod keep_polling;
 mod keys;
 mod list_channels;
 mod members;
+mod miss_nodes;
 mod neighbors;
 mod newest;
 mod parts;
@@ -83,9 +84,11 @@ pub(crate) use users::UserPermit;
 
 use announce::Announcements;
 use closes::Closes;
+use control::ControlCommand;
 use counts::Counts;
 use interest::Interest;
 use members::MembersMissed;
+use miss_nodes::Others;
 use neighbors::Neighborhood;
 use newest::NewestReads;
 use parts::Parts as PerPart;
@@ -148,6 +151,7 @@ pub struct Node {
     runtime: Handle,
     repairs: PerPart<Repairs>,
     neighbors: Neighborhood,
+    others: Others,
     newest_reads: NewestReads,
     /// There can be one in every channel, and one for every subscriber.
     unmended_told: Sparingly,
@@ -238,6 +242,7 @@ impl Node {
             runtime: Handle::current(),
             repairs: PerPart::new(of_broker),
             neighbors: Neighborhood::default(),
+            others: Others::default(),
             newest_reads: NewestReads::default(),
             unmended_told: Sparingly::default(),
             went_back_told: Sparingly::default(),
@@ -343,6 +348,10 @@ impl Node {
         }
         if let Err(error) = self.broker.retire(&self.id.0).await {
             tracing::warn!(%error, "this node's announcement could not be taken back; it expires by itself");
+        }
+        // Whoever misses the announcement from now on knows why.
+        if let Err(error) = self.control(ControlCommand::Retired { node: (*self.id.0).into() }).await {
+            tracing::warn!(%error, "other nodes could not be told that this one leaves; they take it for lost");
         }
     }
 }

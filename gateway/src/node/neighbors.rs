@@ -58,6 +58,7 @@ impl Node {
         let infos = descriptions.iter().filter_map(|description| NodeInfo::decode(description).ok());
         let mut others: Vec<NodeInfo> = infos.filter(|info| *info.uid != *self.id.0).collect();
         keep_latest(&mut others);
+        self.count_others(&others);
         let names: Vec<&str> = (0..self.broker.parts()).map(|part| self.broker.part_name(part)).collect();
         let neighbors = read(&others, self.broker.layout(), &names);
         if !neighbors.apart.is_empty()

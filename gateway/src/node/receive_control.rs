@@ -42,6 +42,7 @@ impl Node {
             }
             ControlCommand::KeepOnly { user, client } => self.receive_keep_only(user, client),
             ControlCommand::Compare { channel } => self.compare(&channel),
+            ControlCommand::Retired { node } => self.other_retired(&node),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::pace::{Pace, Rate};
 use super::read::{Item, Line, Reading, Source};
 use super::send::{Outcome, SendError, Sender};
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretFileError};
 
 /// Lines read ahead.
 const AHEAD_MAX: usize = 1_024;
@@ -34,6 +34,9 @@ pub struct PublishArgs {
     /// A key of the server API (api.keys).
     #[arg(long, env = "TIDEGATE_API_KEY", hide_env_values = true, default_value = "")]
     pub key: String,
+    /// A file whose first line is that key, such as the one of api.keys_file.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_API_KEY_FILE", conflicts_with = "key")]
+    pub key_file: Option<PathBuf>,
     /// A file of prices (date,symbol,open,high,low,close,volume) or of lines; `-` for standard input. Without it:
     /// the prices that come with the gateway.
     #[arg(long)]
@@ -61,6 +64,8 @@ pub enum PublishError {
     LoopOverInput,
     #[error("{from} cannot be read: {error}")]
     Read { from: String, error: std::io::Error },
+    #[error(transparent)]
+    Key(#[from] SecretFileError),
     #[error(transparent)]
     Send(#[from] SendError),
 }
@@ -135,7 +140,11 @@ async fn run(
         return Err(PublishError::LoopOverInput);
     }
     let retry_for = Duration::from_secs(args.retry_s);
-    let mut sender = Sender::new(&args.url, &Secret::new(&args.key), retry_for, !args.without_idempotency)?;
+    let key = match &args.key_file {
+        Some(file) => Secret::first_of_file(file)?,
+        None => Secret::new(&args.key),
+    };
+    let mut sender = Sender::new(&args.url, &key, retry_for, !args.without_idempotency)?;
     let (lines, mut taken) = mpsc::channel(AHEAD_MAX);
     let reading = Reading { source, again: args.again, prefix: args.channel_prefix.clone() };
     let from = args.file.as_ref().map_or("the shipped prices".to_owned(), |path| path.display().to_string());

@@ -19,6 +19,9 @@ pub struct Config {
     pub trace_ratio: f64,
     /// The name this service has in traces.
     pub service_name: String,
+    /// Whether every metric says which node it is of, in a label `node` with the value of `node.name`. For a Prometheus that
+    /// knows nodes by their addresses alone.
+    pub node_label: bool,
     /// How long traces may take to be sent when the node stops, in milliseconds.
     pub flush_timeout_ms: u64,
 }
@@ -39,6 +42,7 @@ impl Default for Config {
             otlp_endpoint: None,
             trace_ratio: 0.01,
             service_name: "tidegate".to_owned(),
+            node_label: false,
             flush_timeout_ms: 3000,
         }
     }

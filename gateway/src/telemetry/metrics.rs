@@ -13,10 +13,12 @@ use shared::protocol::ProtocolId;
 use shared::refusal::Refusal;
 
 use super::backend::{BackendMetrics, EventsMetrics, HookMetrics};
+use super::cluster::ClusterMetrics;
 use super::emitters::EmittersMetrics;
 use super::feeds::FeedsMetrics;
 use super::labels::{Drop, Handshake, Panic, PastFrom, Polled, Reloaded, Source};
 use super::names;
+use super::node_label::NodeLabel;
 use super::register::{
     by_protocol, counter, counters, gauge, gauges, histogram, histograms, options, register,
 };
@@ -46,6 +48,7 @@ pub const CLOSE_LOST: &str = "lost";
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    node: NodeLabel,
     /// Brought up to date, one after the other, at every scrape.
     refreshers: Mutex<Vec<Refresher>>,
     connections: [IntGauge; ProtocolId::COUNT],
@@ -61,6 +64,7 @@ pub struct Metrics {
     pub engine_io_carried_bytes_total: [IntCounter; 2],
     pub socketio: SocketIoMetrics,
     pub shards: ShardMetrics,
+    pub cluster: ClusterMetrics,
     graphql_operations_total: IntCounterVec,
     pub handshakes_pending: IntGauge,
     closes_total: IntCounterVec,
@@ -196,6 +200,7 @@ impl Metrics {
                 .map(|to| carried_bytes_total.with_label_values(&[to])),
             socketio: SocketIoMetrics::new(r),
             shards: ShardMetrics::new(r),
+            cluster: ClusterMetrics::new(r),
             graphql_operations_total: counters(r, names::GRAPHQL_OPERATIONS_TOTAL),
             handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
             closes_total,
@@ -287,6 +292,7 @@ impl Metrics {
                 threads: gauge(r, names::THREADS),
             },
             registry,
+            node: NodeLabel::default(),
             refreshers: Mutex::default(),
         };
         metrics.process.start();
@@ -428,6 +434,12 @@ impl Metrics {
         self.backend.events()
     }
 
+    /// Says among how many nodes this one should be. Has every metric carry its name, if there is one, as the label `node`.
+    pub fn place_node(&self, name: Option<&str>, nodes_expected: u32) {
+        name.inspect(|name| self.node.set(name));
+        self.cluster.nodes_expected.set(nodes_expected.into());
+    }
+
     /// Has `refresh` called at every scrape, for a part that counts by itself.
     pub fn refresh_with(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
         self.refreshers.lock().push(Refresher(Box::new(refresh)));
@@ -441,7 +453,9 @@ impl Metrics {
         // Held until here, so that two scrapes at once do not add the same growth twice.
         drop(refreshers);
         let mut text = Vec::with_capacity(16 * 1024);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        let mut families = self.registry.gather();
+        self.node.add_to(&mut families);
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
 }

@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod backend;
+mod cluster;
 mod config;
 pub mod emitters;
 pub mod feeds;
@@ -9,6 +10,7 @@ pub mod labels;
 pub mod logs;
 pub mod metrics;
 pub mod names;
+mod node_label;
 mod process;
 mod readiness;
 mod register;

@@ -192,6 +192,14 @@ metrics! {
     CANARY_AGE_SECONDS Gauge "canary_age_seconds" []
         "Seconds since such a message last came back.";
 
+    "Other nodes":
+    NODES Gauge "nodes" []
+        "Nodes that are announced in Redis, this one included: 1 where it cannot be asked. Those that drain count until they end.";
+    NODES_EXPECTED Gauge "nodes_expected" []
+        "How many nodes there should be at least: `cluster.nodes_expected`.";
+    NODES_LOST_TOTAL Counter "nodes_lost_total" []
+        "Other nodes that are gone without having said that they leave: they ended, or cannot reach Redis. Each of the others counts it, some 25 s later.";
+
     "HTTP":
     API_CONNECTIONS_ON_WORKERS Gauge "api_connections_on_workers" []
         "Connections of the server API that only publish, and are served where the subscribers are.";

@@ -38,7 +38,11 @@ impl Access {
     pub(super) fn new(config: &Config, name: &str, metrics: &Arc<BrokerMetrics>) -> Result<Self, DialError> {
         match config.mode {
             Mode::Single => {
-                let (address, login) = address::parse(&config.url)?;
+                let (address, from_url) = address::parse(&config.url)?;
+                let login = match &config.password_file {
+                    None => from_url,
+                    Some(file) => login(&config.user, &config.password, Some(file))?.set_db(from_url.db()),
+                };
                 let tls = match stream::name_in_certificate(&address)? {
                     Some(_) => Some(tls::connector(config)?),
                     None => None,

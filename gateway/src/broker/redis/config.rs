@@ -29,11 +29,11 @@ pub struct Config {
     /// With other modes, `host:port` of each: with `mode = "sentinel"` the Sentinels, all of them; with `mode = "shards"` the
     /// servers, in whatever order, the same at every node.
     pub addresses: Vec<String>,
-    /// With other modes, as whom nodes log in to the Redis servers. Empty: the default user.
+    /// With other modes, or beside `password_file`: as whom nodes log in to the Redis servers. Empty: the default user.
     pub user: String,
     /// With other modes, the password of that user. Empty: nodes do not log in.
     pub password: Secret,
-    /// A file that holds the password, in place of `password`.
+    /// A file that holds the password, in place of `password`, and with `mode = "single"` in place of one in `url`.
     pub password_file: Option<PathBuf>,
     /// With other modes, the number of the database.
     pub database: u32,

@@ -45,7 +45,16 @@ pub(super) fn check(config: &Config, faults: &mut Faults) {
                     faults.add("url", error.to_string());
                     None
                 }
-                Ok((address, _)) => Some(matches!(address, Address::Tcp { tls: true, .. })),
+                Ok((address, login)) => {
+                    let has_login = login.username().is_some() || login.password().is_some();
+                    if has_login && config.password_file.is_some() {
+                        faults.add(
+                            "password_file",
+                            "must not be set together with a user or a password in url",
+                        );
+                    }
+                    Some(matches!(address, Address::Tcp { tls: true, .. }))
+                }
             };
             if is_tls == Some(false) {
                 files_without_tls(config, "url must begin with rediss://", faults);
@@ -89,15 +98,14 @@ fn files_without_tls(config: &Config, needed: &str, faults: &mut Faults) {
     }
 }
 
-/// In the mode `single` all of this stands in the URL.
+/// In the mode `single` all of this stands in the URL, without the password if that is in a file.
 fn only_in_other_modes(config: &Config, faults: &mut Faults) {
     if !config.addresses.is_empty() {
         faults.add("addresses", "is not for mode = \"single\", which is at url");
     }
     for (key, is_set) in [
-        ("user", !config.user.is_empty()),
+        ("user", !config.user.is_empty() && config.password_file.is_none()),
         ("password", !config.password.is_empty()),
-        ("password_file", config.password_file.is_some()),
         ("database", config.database != 0),
         ("tls", config.tls),
     ] {
@@ -263,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_is_for_another_mode_is_a_mistake() {
-        let all = "addresses = [\"a:1\"]\nuser = \"a\"\npassword = \"b\"\npassword_file = \"/c\"\ndatabase = 1\ntls = true\n\
+        let all = "addresses = [\"a:1\"]\nuser = \"a\"\npassword = \"b\"\ndatabase = 1\ntls = true\n\
                    sentinel_master = \"m\"\nsentinel_user = \"a\"\nsentinel_password = \"b\"\n\
                    sentinel_password_file = \"/c\"\nsentinel_tls = true";
         assert_eq!(
@@ -272,7 +280,6 @@ mod tests {
                 "addresses",
                 "user",
                 "password",
-                "password_file",
                 "database",
                 "tls",
                 "sentinel_master",
@@ -284,6 +291,19 @@ mod tests {
         );
         assert_eq!(keys(&format!("{SENTINEL}url = \"redis://:secret@host\"")), ["url"]);
         assert_eq!(keys(&format!("{SENTINEL}ca_file = \"/ca.pem\"")), ["ca_file"]);
+    }
+
+    #[test]
+    fn the_password_of_one_server_may_be_in_a_file_and_then_the_url_has_none() {
+        assert_eq!(keys("password_file = \"/c\""), [""; 0]);
+        assert_eq!(keys("url = \"rediss://host:6380/2\"\nuser = \"gate\"\npassword_file = \"/c\""), [""; 0]);
+        for url in ["redis://:secret@host", "redis://gate:secret@host", "redis://host?password=secret"] {
+            let told = faulty(&format!("url = \"{url}\"\npassword_file = \"/c\""));
+            assert!(
+                matches!(&told[..], [one] if one.starts_with("password_file: ") && !one.contains("secret")),
+                "{told:?}"
+            );
+        }
     }
 
     #[test]

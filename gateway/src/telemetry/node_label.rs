@@ -1,0 +1,47 @@
+//! The name of the node, on every metric of a node that is told to say it.
+
+use std::sync::OnceLock;
+
+use prometheus::proto::{LabelPair, MetricFamily};
+
+/// A label that all metrics are given when they are shown, or none.
+#[derive(Debug, Default)]
+pub(super) struct NodeLabel(OnceLock<LabelPair>);
+
+impl NodeLabel {
+    /// The first name stays.
+    pub(super) fn set(&self, name: &str) {
+        let mut label = LabelPair::default();
+        label.set_name("node".to_owned());
+        label.set_value(name.to_owned());
+        let _ = self.0.set(label);
+    }
+
+    pub(super) fn add_to(&self, families: &mut [MetricFamily]) {
+        let Some(node) = self.0.get() else { return };
+        for metric in families.iter_mut().flat_map(MetricFamily::mut_metric) {
+            let mut labels = metric.take_label();
+            labels.push(node.clone());
+            metric.set_label(labels);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::telemetry::Metrics;
+    use crate::telemetry::labels::Source;
+
+    #[test]
+    fn every_metric_says_which_node_it_is_of_if_that_is_wanted() {
+        let metrics = Metrics::new();
+        metrics.place_node(Some("edge \"1\""), 3);
+        metrics.publication_in(Source::Api);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let of_node = r#"node="edge \"1\"""#;
+        let shown: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(shown.len() > 100 && shown.iter().all(|line| line.contains(of_node)), "{text}");
+        let one = format!("tidegate_publications_in_total{{source=\"api\",{of_node}}} 1");
+        assert!(shown.contains(&&*one), "{text}");
+    }
+}

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import programs
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -21,12 +22,16 @@ def checks(binaries, folder):
     return [
         ("the compose file is well formed", compose_is_well_formed),
         ("the environment of the compose file is a configuration", lambda: environment_is_a_configuration(binaries)),
+        ("every service of the compose file may do what it needs and no more", services_are_confined),
+        ("files over the compose file are well formed", overlays_are_well_formed),
+        ("secrets are made once, and only their owner can look for them", lambda: secrets_are_made(folder)),
         ("a node is given the time that its drain takes", grace_is_above_the_drain),
         ("the image is given all that its build needs", lambda: image_has_all_its_build_needs(folder)),
         ("HAProxy takes its configuration", lambda: run("haproxy", "-c", "-q", "-f", DEPLOY / "haproxy/haproxy.cfg")),
         ("HAProxy's timeouts are above the heartbeat", timeouts_are_above_the_heartbeat),
         ("Prometheus takes its configuration", lambda: run("promtool", "check", "config", DEPLOY / "prometheus/prometheus.yml")),
         ("alerts fire when they should and not otherwise", lambda: run("promtool", "test", "rules", DEPLOY / "prometheus/alerts_test.yml")),
+        ("every alert is tested, and says what to do", alerts_have_a_runbook),
         ("the dashboard is well formed", dashboard_is_well_formed),
         ("dashboard and alerts ask for metrics that exist", metrics_exist),
     ]
@@ -40,14 +45,81 @@ def run(*command, timeout=60, **options):
     return None
 
 
-def compose_is_well_formed():
+def composer():
     if shutil.which("docker-compose"):
-        command = ["docker-compose"]
-    elif shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
-        command = ["docker", "compose"]
-    else:
+        return ["docker-compose"]
+    if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        return ["docker", "compose"]
+    return None
+
+
+def compose_is_well_formed():
+    command = composer()
+    if command is None:
         return "not checked, for docker-compose is not installed"
     return run(*command, "-f", COMPOSE, "config", "-q")
+
+
+def services():
+    return yaml.safe_load(COMPOSE.read_text())["services"]
+
+
+# Those that need more than the others, and what for.
+WRITES = {"grafana"}
+REACH_REDIS = {"gateway", "redis"}
+
+
+def services_are_confined():
+    compose = yaml.safe_load(COMPOSE.read_text())
+    version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M).group(1)
+    for name, service in compose["services"].items():
+        assert service["cap_drop"] == ["ALL"], f"{name} has capabilities"
+        assert service["security_opt"] == ["no-new-privileges:true"], f"{name} may gain privileges"
+        assert service["read_only"] is not (name in WRITES), f"{name} writes where it should not"
+        assert name == "loadtest" or all(key in service for key in ("mem_limit", "cpus", "pids_limit")), f"{name} has no limits"
+        assert ("redis" in service["networks"]) == (name in REACH_REDIS), f"{name} and the network of Redis"
+        image, tag = service["image"].split(":", 1)
+        assert tag != "latest", f"{name} is of no version"
+        assert not image.startswith("tidegate") or f":-{version}}}" in tag, f"{name} is not of version {version}"
+        for variable, value in (service.get("environment") or {}).items():
+            secret = re.search("PASSWORD|SECRET|KEY", variable) and name != "loadtest"
+            assert not secret or str(value).startswith("/run/secrets/"), f"{variable} of {name} is no file"
+    assert compose["networks"]["redis"]["internal"] is True, "Redis can be reached from outside"
+    assert "ports" not in compose["services"]["redis"]
+    trusted = compose["services"]["gateway"]["environment"]["TIDEGATE_HTTP__TRUSTED_PROXIES"]
+    assert trusted == compose["services"]["haproxy"]["networks"]["front"]["ipv4_address"] + "/32", "more than HAProxy is trusted"
+    assert "ulimits" not in COMPOSE.read_text(), "an engine with fewer descriptors would start nothing"
+    for made in re.findall(r"^ARG VERSION=(.*)$", (DEPLOY / "Dockerfile").read_text(), re.M):
+        assert made == version, f"the image says {made}"
+    return f"{len(compose['services'])} services"
+
+
+def overlays_are_well_formed():
+    known = set(services())
+    overlays = sorted((DEPLOY / "compose").glob("*.yml"))
+    assert overlays
+    for overlay in overlays:
+        changed = yaml.safe_load(overlay.read_text())["services"]
+        assert known & set(changed), f"{overlay.name} changes nothing"
+        if composer():
+            run(*composer(), "-f", COMPOSE, "-f", overlay, "config", "-q")
+    return ", ".join(overlay.stem for overlay in overlays)
+
+
+def secrets_are_made(folder):
+    """By the script, for each that the compose file reads."""
+    wanted = {Path(secret["file"]).name for secret in yaml.safe_load(COMPOSE.read_text())["secrets"].values()}
+    shipped = {secret.name for secret in (DEPLOY / "secrets").iterdir()}
+    assert shipped == wanted, f"{shipped} are shipped, {wanted} are read"
+    place = folder / "secrets"
+    run(DEPLOY / "make-secrets", place)
+    made = {secret.name: secret.read_text() for secret in place.iterdir()}
+    assert set(made) == wanted, set(made)
+    assert len(set(made.values())) == len(made) and all(re.fullmatch("[0-9a-f]{64}\n", text) for text in made.values())
+    assert place.stat().st_mode & 0o777 == 0o700, oct(place.stat().st_mode)
+    run(DEPLOY / "make-secrets", place)
+    assert made == {secret.name: secret.read_text() for secret in place.iterdir()}, "secrets in use were made anew"
+    return f"{len(made)} secrets"
 
 
 def gateway_environment():
@@ -61,7 +133,8 @@ def gateway_environment():
 def environment_is_a_configuration(binaries):
     variables = gateway_environment()
     assert len(variables) > 10, variables
-    run(binaries["tidegate"], "check", env=variables)
+    secrets = str(DEPLOY / "secrets")
+    run(binaries["tidegate"], "check", env={name: value.replace("/run/secrets", secrets) for name, value in variables.items()})
     return f"{len(variables)} keys"
 
 
@@ -162,6 +235,25 @@ def dashboard_expressions():
 def alert_expressions():
     text = ALERTS.read_text()
     return list(zip(re.findall(r"- alert: (\w+)", text), re.findall(r"^ +expr: (.*)$", text, re.M), strict=True))
+
+
+def selected(expression):
+    """Every metric that an expression looks at, with the labels that it asks for."""
+    return [name + (labels or "") for name, labels in re.findall(r"\b((?:tidegate|haproxy)_\w+|up\b)(\{[^}]*\})?", expression)]
+
+
+def alerts_have_a_runbook():
+    names = [name for name, _ in alert_expressions()]
+    pages = (ROOT / "docs/alerts.md").read_text()
+    documented = re.findall(r"^## (\w+)$", pages, re.M)
+    assert documented == names, f"docs/alerts.md has {documented}"
+    runbooks = re.findall(r"^ +runbook: (.*)$", ALERTS.read_text(), re.M)
+    assert runbooks == [f"docs/alerts.md#{name.lower()}" for name in names], runbooks
+    tests = (DEPLOY / "prometheus/alerts_test.yml").read_text()
+    for name in names:
+        fires = re.search(rf'alertname: {name}\n +exp_alerts:|ALERTS{{alertname="{name}"', tests)
+        assert fires, f"no test sees {name} fire"
+    return f"{len(names)} alerts"
 
 
 def metrics_exist():

@@ -7,12 +7,10 @@ import socket
 import subprocess
 import urllib.parse
 
-from check_files import COMPOSE, alert_expressions, dashboard_expressions
-from stack import API_KEY, PATIENCE_SECONDS, Stack, get, until
+from check_files import COMPOSE, alert_expressions, dashboard_expressions, selected
+from stack import API_KEY, PATIENCE_SECONDS, SECRETS, Stack, get, until
+from under_load import CHANNELS, CLIENTS, RATE, came_back, load
 
-CLIENTS = 40
-CHANNELS = 4
-RATE = 40
 LOAD_SECONDS = 8
 
 
@@ -21,6 +19,7 @@ def checks(binaries, folder):
     live = Live(binaries, folder)
     return [
         ("clients behind HAProxy count by their own address", lambda: own_addresses(binaries, folder / "addresses")),
+        ("a proxy in front says who a client is, and nobody else may", lambda: proxied_addresses(binaries, folder / "proxied")),
         ("three nodes' worth of parts start", live.start),
         ("the page and the API are reached through HAProxy, and nothing internal", live.reach),
         ("the publisher feeds prices through HAProxy until its container is stopped", live.publish),
@@ -60,7 +59,7 @@ class Live:
     def publish(self):
         command = re.search(r"command: \[(publish.*)\]", COMPOSE.read_text()).group(1).replace('"', "").split(", ")
         command = [part.replace("haproxy:8000", f"127.0.0.1:{self.stack.public}") for part in command]
-        environment = {"TIDEGATE_API_KEY": API_KEY}
+        environment = {"TIDEGATE_API_KEY_FILE": str(SECRETS / "api_key")}
         publisher = self.stack.start("publisher", [self.binaries["tidegate"], *command], env=environment)
         until("prices are published", lambda: self.offset("prices:MSFT") > 1)
         publisher.send_signal(signal.SIGTERM)
@@ -76,7 +75,7 @@ class Live:
 
     def share(self):
         counts = []
-        report = self.load(2, lambda: counts.extend(self.clients()))
+        report = load(self.stack, 2, lambda: counts.extend(self.clients()))
         assert sum(counts) == CLIENTS and abs(counts[0] - counts[1]) <= 2, f"the nodes have {counts} clients"
         assert report["connections"]["disconnects"] == 0, report["connections"]
         assert report["deliveries"]["received"] == 2 * RATE * CLIENTS // CHANNELS, report["deliveries"]
@@ -84,11 +83,11 @@ class Live:
 
     def kill(self):
         def act():
-            self.stack.names.addresses.remove(self.first)
             self.stack.gateways[self.first].kill()
+            self.stack.vanish(self.first)
             until("all clients are at the other", lambda: self.stack.clients(self.second) == CLIENTS)
 
-        report = self.load(LOAD_SECONDS, act)
+        report = load(self.stack, LOAD_SECONDS, act)
         self.stack.wait_until_sent_to(1)
         return came_back(report)
 
@@ -96,7 +95,7 @@ class Live:
         self.stack.start_gateway(2)
         self.stack.wait_until_sent_to(2)
         counts = []
-        self.load(2, lambda: counts.extend(self.stack.clients(address) for address in (self.second, self.third)))
+        load(self.stack, 2, lambda: counts.extend(self.stack.clients(address) for address in (self.second, self.third)))
         assert sum(counts) == CLIENTS and min(counts) > CLIENTS // 4, f"the nodes have {counts} clients"
         return f"{counts[0]} and {counts[1]}"
 
@@ -105,8 +104,7 @@ class Live:
         assert status == 101, status
         with client:
             command = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"nowhere:at-all"}}'
-            # Masked with zeros, which leaves it as it is.
-            client.sendall(b"\x81" + bytes([0x80 | len(command)]) + bytes(4) + command)
+            client.sendall(masked(command))
             client.settimeout(PATIENCE_SECONDS)
             answer = b""
             while b'"error"' not in answer:
@@ -122,7 +120,7 @@ class Live:
             until("all clients are at the other", lambda: self.stack.clients(self.third) == CLIENTS)
 
         # The notice, the grace, and the way back.
-        report = self.load(LOAD_SECONDS + 4, act)
+        report = load(self.stack, LOAD_SECONDS + 4, act)
         assert gateway.wait(PATIENCE_SECONDS) == 0, f"it ends with {gateway.returncode}"
         reasons = report["connections"]["disconnect_reasons"]
         assert any("3001" in reason for reason in reasons), f"not closed with 3001: {reasons}"
@@ -131,9 +129,11 @@ class Live:
 
     def ask_prometheus(self):
         empty = []
-        expressions = dashboard_expressions() + alert_expressions()
+        # Whether an alert fires is the business of alerts_test.yml and of run_alerts: here, whether it looks at anything.
+        selectors = [(where, one) for where, expression in alert_expressions() for one in selected(expression)]
+        expressions = dashboard_expressions() + selectors
         for where, expression in expressions:
-            # Whether the limit at the end is passed is the business of alerts_test.yml.
+            # Whether the limit at the end is passed is another matter.
             if not until_found(self.stack.prometheus, re.sub(r" (==|>|<) [\d.]+$", "", expression)):
                 empty.append(f"{where}: {expression}")
         assert not empty, "nothing is found by\n" + "\n".join(empty)
@@ -148,44 +148,6 @@ class Live:
 
     def clients(self):
         return [self.stack.clients(self.first), self.stack.clients(self.second)]
-
-    def load(self, seconds, act):
-        """Clients through HAProxy, to whom everything is published through HAProxy, while something is done."""
-        report = self.folder / "report.json"
-        report.unlink(missing_ok=True)
-        tester = self.stack.start("loadtest", [
-            self.binaries["tidegate-loadtest"], "--quiet", "--url", f"ws://127.0.0.1:{self.stack.public}",
-            "-n", CLIENTS, "--channels", CHANNELS, "--channel-prefix", "prices:load-", "-r", RATE, "-d", seconds,
-            "--settle", "1", "--api-key", API_KEY, "--json", report, "--reconnect", "--reconnect-min-ms", "300",
-            "--reconnect-max-ms", "1000",
-        ])  # fmt: skip
-        here = [address for address, process in self.stack.gateways.items() if process.poll() is None]
-        before = self.delivered(here)
-        until("all clients are there", lambda: sum(map(self.stack.clients, here)) == CLIENTS)
-        until("publications flow", lambda: self.delivered(here) > before)
-        act()
-        tester.wait(seconds + PATIENCE_SECONDS)
-        assert report.exists(), (self.folder / "loadtest.log").read_text()
-        found = json.loads(report.read_text())
-        deliveries, connections = found["deliveries"], found["connections"]
-        for count in ("lost", "missed_away", "duplicated", "reordered", "malformed"):
-            assert deliveries[count] == 0, f"{count}: {deliveries[count]} ({connections})"
-        assert connections["unrecovered"] == 0, connections
-        return found
-
-    def delivered(self, addresses):
-        text = "".join(get(f"http://{address}:{self.stack.internal}/metrics")[1] for address in addresses)
-        return sum(float(value) for value in re.findall(r"^tidegate_deliveries_out_total (\S+)", text, re.M))
-
-
-def came_back(report):
-    connections = report["connections"]
-    assert connections["recovered_publications"] > 0, f"nobody had anything to recover: {connections}"
-    assert connections["reconnects"] >= CLIENTS // 4, f"too few clients were on that gateway: {connections}"
-    return (
-        f"{connections['reconnects']} came back and recovered {connections['recovered_publications']} publications, "
-        f"0 of {report['publications']['confirmed']} lost"
-    )
 
 
 def until_found(prometheus, expression):
@@ -223,11 +185,43 @@ def own_addresses(binaries, folder):
         stack.close()
 
 
-def handshake(port, source, header=""):
-    client = socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(source, 0))
+def proxied_addresses(binaries, folder):
+    """The same, where a proxy in front speaks the PROXY protocol."""
+    proxy, first, second, stranger = "127.0.0.31", "127.0.0.41", "127.0.0.42", "127.0.0.51"
+    environment = {"TIDEGATE_LIMITS__CONNECTIONS_PER_ADDRESS_MAX": "1"}
+    stack = Stack(binaries, folder, 1, environment, {"PROXY_PROTOCOL_FROM": proxy})
+    try:
+        stack.start_gateway(0)
+        stack.wait_until_sent_to(1)
+        clients, statuses = [], []
+        for source, said in ((proxy, first), (proxy, second), (proxy, first), (stranger, second), (stranger, None)):
+            line = f"PROXY TCP4 {said} 127.0.0.1 4000 {stack.public}\r\n" if said else ""
+            client, status = handshake(stack.public, source, before=line)
+            # Kept open: a client that has gone counts no more.
+            clients.append(client)
+            statuses.append(status)
+        assert statuses[:2] == [101, 101], f"clients of two addresses are answered {statuses}"
+        assert statuses[2] == 429, f"the second of an address is answered {statuses}"
+        assert statuses[3] == 400, f"whoever is no proxy is believed: {statuses}"
+        assert statuses[4] == 101, f"who comes without a proxy is answered {statuses}"
+    finally:
+        stack.close()
+
+
+def masked(text):
+    """A short frame of text, masked with zeros, which leaves it as it is."""
+    return b"\x81" + bytes([0x80 | len(text)]) + bytes(4) + text
+
+
+def handshake(port, source, header="", patience=5, before=""):
+    """A client and the status of the answer; 0 without one. `before`: what it sends before its request."""
+    try:
+        client = socket.create_connection(("127.0.0.1", port), timeout=patience, source_address=(source, 0))
+    except OSError:
+        return None, 0
     key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     head = f"GET /connection/websocket HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    client.sendall(f"{head}{key}{header}\r\n".encode())
+    client.sendall(f"{before}{head}{key}{header}\r\n".encode())
     answer = b""
     while b"\r\n\r\n" not in answer:
         part = client.recv(4096)

@@ -1,7 +1,8 @@
 """What docker-compose.yml starts, on loopback and without Docker: the shipped configurations with other ports in them."""
 
+import json
+import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -9,10 +10,11 @@ import time
 import urllib.error
 import urllib.request
 
-from check_files import DEPLOY, gateway_environment
+from check_files import COMPOSE, DEPLOY, gateway_environment
 
 PATIENCE_SECONDS = 30
-API_KEY = "only-for-trying-out"
+SECRETS = DEPLOY / "secrets"
+API_KEY = (SECRETS / "api_key").read_text().strip()
 
 
 def until(what, holds, seconds=PATIENCE_SECONDS):
@@ -89,7 +91,7 @@ class Names:
 class Stack:
     """Redis, HAProxy and gateways at 127.0.0.11 and up, all on the same ports as containers are."""
 
-    def __init__(self, binaries, folder, gateways, environment=()):
+    def __init__(self, binaries, folder, gateways, environment=(), of_haproxy=()):
         self.binaries, self.folder = binaries, folder
         folder.mkdir(exist_ok=True)
         self.addresses = [f"127.0.0.{11 + index}" for index in range(gateways)]
@@ -97,6 +99,8 @@ class Stack:
         self.environment = {
             **gateway_environment(),
             "TIDEGATE_REDIS__URL": f"redis://127.0.0.1:{(redis := free_port())}",
+            "TIDEGATE_REDIS__PASSWORD_FILE": SECRETS / "redis_password",
+            "TIDEGATE_API__KEYS_FILE": SECRETS / "api_key",
             "TIDEGATE_HTTP__TRUSTED_PROXIES": "127.0.0.1/32",
             "TIDEGATE_DRAIN__GRACE_MS": "2000",
             **dict(environment),
@@ -104,8 +108,9 @@ class Stack:
         self.processes = []
         self.gateways = {}
         self.names = Names()
-        self.start("redis", ["redis-server", "--port", redis, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder])
-        self.start_haproxy()
+        command = redis_command() + f"port {redis}\nbind 127.0.0.1\ndir {folder}\nEND\n"
+        self.start("redis", ["sh", "-c", command.replace("/run/secrets", str(SECRETS))])
+        self.start_haproxy(dict(of_haproxy))
 
     def start(self, name, command, **options):
         log = open(self.folder / f"{name}.log", "ab")
@@ -114,39 +119,73 @@ class Stack:
         return process
 
     def start_gateway(self, index):
+        """A gateway that is ready, and known to those who look for one."""
         address = self.addresses[index]
+        process = self.begin_gateway(address)
+        until(f"the gateway at {address} is ready", lambda: self.is_ready(address))
+        self.appear(address)
+        return process
+
+    def begin_gateway(self, address, environment=()):
         environment = {
             **self.environment,
+            # As the names of containers do, they differ.
+            "TIDEGATE_NODE__NAME": f"node-{address}",
             "TIDEGATE_SERVER__LISTEN": f"{address}:{self.port}",
             "TIDEGATE_INTERNAL__LISTEN": f"{address}:{self.internal}",
+            **dict(environment),
         }
         process = self.start(f"gateway-{address}", [self.binaries["tidegate"], "serve"], env=environment)
         self.gateways[address] = process
-        ask = [str(self.binaries["tidegate"]), "health", "--url", f"http://{address}:{self.internal}/readyz"]
-        until(f"the gateway at {address} is ready", lambda: subprocess.run(ask, capture_output=True).returncode == 0)
-        self.names.addresses.append(address)
         return process
 
-    def start_haproxy(self):
-        self.public, self.stats = free_port(), free_port()
+    def is_ready(self, address):
+        ask = [str(self.binaries["tidegate"]), "health", "--url", f"http://{address}:{self.internal}/readyz"]
+        return subprocess.run(ask, capture_output=True).returncode == 0
+
+    def appear(self, address):
+        """Discovery tells of a container from its start on."""
+        self.names.addresses.append(address)
+        self.tell_prometheus()
+
+    def vanish(self, address):
+        """And no more of one that has ended."""
+        self.names.addresses.remove(address)
+        self.tell_prometheus()
+
+    def tell_prometheus(self):
+        targets = [f"{address}:{self.internal}" for address in self.names.addresses]
+        written = self.folder / "targets.new"
+        written.write_text(json.dumps([{"targets": targets}]))
+        written.replace(self.folder / "targets.json")
+
+    def start_haproxy(self, environment):
+        self.public, self.stats, self.admin, self.master = (free_port() for _ in range(4))
         config = (DEPLOY / "haproxy/haproxy.cfg").read_text()
         for shipped, here in [
             ("bind :8000", f"bind 127.0.0.1:{self.public}"),
             ("bind :8404", f"bind 127.0.0.1:{self.stats}"),
+            ("127.0.0.1:9999", f"127.0.0.1:{self.admin}"),
             ("gateway:8000", f"gateway:{self.port}"),
             ("check port 8001", f"check port {self.internal}"),
             ("parse-resolv-conf", f"nameserver names 127.0.0.1:{self.names.port}"),
         ]:
             config = replace_once(config, shipped, here)
         (self.folder / "haproxy.cfg").write_text(config)
-        self.start("haproxy", ["haproxy", "-db", "-f", self.folder / "haproxy.cfg"])
+        # As the image starts it: a master in the foreground, which is told by signals.
+        command = ["haproxy", "-W", "-db", "-S", f"ipv4@127.0.0.1:{self.master}", "-f", self.folder / "haproxy.cfg"]
+        self.haproxy = self.start("haproxy", command, env={**os.environ, **environment})
 
-    def start_prometheus(self):
+    def start_prometheus(self, hold="1s"):
+        """With what discovery knows, in a file: targets come and go as they do with DNS. Alerts fire after `hold`."""
         self.prometheus = free_port()
-        shutil.copy(DEPLOY / "prometheus/alerts.yml", self.folder)
+        alerts, changed = re.subn(r"^( +for): \w+$", rf"\1: {hold}", (DEPLOY / "prometheus/alerts.yml").read_text(), flags=re.M)
+        assert changed > 5, "most alerts wait for a while"
+        (self.folder / "alerts.yml").write_text(alerts)
+        self.tell_prometheus()
         config = (DEPLOY / "prometheus/prometheus.yml").read_text()
-        targets = [f"{address}:{self.internal}" for address in self.addresses]
-        config, changed = re.subn(r"dns_sd_configs:\n.*?\n\n", f"static_configs:\n      - targets: {targets}\n\n", config, flags=re.S)
+        files = "file_sd_configs:\n      - files: [targets.json]\n\n"
+        config, changed = re.subn(r"dns_sd_configs:\n.*?\n\n", files, config, flags=re.S)
         assert changed == 1, "the gateways are not found by DNS"
         config = replace_once(config, "haproxy:8404", f"127.0.0.1:{self.stats}")
         config = replace_once(config, "scrape_interval: 5s", "scrape_interval: 1s")
@@ -184,6 +223,13 @@ class Stack:
             process.kill()
         for process in self.processes:
             process.wait()
+
+
+def redis_command():
+    """What the container of Redis runs, without the end of its here-document."""
+    block = re.search(r"^ +- \|\n( +exec redis-server.*?)^ +END$", COMPOSE.read_text(), re.M | re.S).group(1)
+    command = "\n".join(line.strip() for line in block.splitlines()) + "\n"
+    return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", command).replace("$$", "$")
 
 
 def replace_once(text, shipped, here):

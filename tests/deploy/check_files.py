@@ -26,6 +26,7 @@ def checks(binaries, folder):
         ("files over the compose file are well formed", overlays_are_well_formed),
         ("secrets are made once, and only their owner can look for them", lambda: secrets_are_made(folder)),
         ("a node is given the time that its drain takes", grace_is_above_the_drain),
+        ("systemd takes its unit, and finds little that it could do less", lambda: unit_is_confined(binaries, folder)),
         ("the image is given all that its build needs", lambda: image_has_all_its_build_needs(folder)),
         ("HAProxy takes its configuration", lambda: run("haproxy", "-c", "-q", "-f", DEPLOY / "haproxy/haproxy.cfg")),
         ("HAProxy's timeouts are above the heartbeat", timeouts_are_above_the_heartbeat),
@@ -149,6 +150,37 @@ def grace_is_above_the_drain():
     notice = int(variables["TIDEGATE_DRAIN__NOTICE_MS"])
     assert notice > noticed, f"HAProxy needs {noticed} ms to notice and is given {notice}"
     return f"{grace} ms for {drain}"
+
+
+# From 0, nothing is left to do, to 100, in systemd's own reckoning. What is left: it opens sockets to everybody.
+UNIT_EXPOSURE_MAX = 20
+
+
+def unit_is_confined(binaries, folder):
+    text = (DEPLOY / "systemd/tidegate.service").read_text()
+    assert "/usr/local/bin/tidegate" in text
+    # The program is elsewhere here, and a unit's file must have the unit's name.
+    unit = folder / "tidegate.service"
+    unit.write_text(text.replace("/usr/local/bin/tidegate", str(binaries["tidegate"])))
+    run("systemd-analyze", "verify", "--man=no", unit)
+    security = ["systemd-analyze", "security", "--offline=true", f"--threshold={UNIT_EXPOSURE_MAX}", unit]
+    done = subprocess.run([str(part) for part in security], capture_output=True, text=True, timeout=60)
+    exposure = re.search(r"Overall exposure level .*: ([\d.]+)", done.stdout)
+    assert done.returncode == 0 and exposure, f"too much is allowed: {done.stdout[-400:]}{done.stderr}"
+    stop = int(re.search(r"^TimeoutStopSec=(\d+)s$", text, re.M).group(1))
+    documented = (ROOT / "docs/configuration.md").read_text()
+    times = [int(re.search(rf"^\| `{key}` \| number \| `(\d+)`", documented.split("## `[drain]`")[1], re.M).group(1))
+             for key in ("notice_ms", "grace_ms", "linger_ms")]  # fmt: skip
+    assert stop * 1000 >= sum(times) + 9000, f"{stop} s are too short for a drain of {sum(times)} ms"
+    environment = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)$", text, re.M))
+    secrets = folder / "credentials"
+    secrets.mkdir()
+    for name in re.findall(r"^LoadCredential=(\w+):", text, re.M):
+        (secrets / name).write_text("a secret that is long enough for every use of it\n")
+    environment = {name: value.replace("%d", str(secrets)) for name, value in environment.items()}
+    environment["TIDEGATE_CONFIG"] = str(DEPLOY / "systemd/tidegate.toml")
+    run(binaries["tidegate"], "check", env=environment)
+    return f"an exposure of {exposure.group(1)} of 10"
 
 
 def image_has_all_its_build_needs(folder):

@@ -144,8 +144,10 @@ async function startHaproxy(t, ports) {
   const changes = [
     [/^ {4}bind :8000$/m, `    bind 127.0.0.1:${port}`],
     [/^ {4}bind :8404$/m, `    bind 127.0.0.1:${figures}`],
-    // Its port is a container's own.
+    // Its port and its file are a container's own.
     [/^ {4}stats socket .*\n/m, ''],
+    [/^ {4}server-state-file .*\n/m, ''],
+    [/^ {4}load-server-state-from-file .*\n/m, ''],
     [/^resolvers engine\n(?: .*\n)+/m, ''],
     [/^ {4}server-template .*$/m, servers.join('\n')],
   ];

@@ -27,6 +27,7 @@ def checks(binaries, folder):
         ("it stops at a node that does not get ready", rolled.stop_at_one_that_is_not_ready),
         ("it says what is wrong when there is nothing to roll", rolled.nothing_to_roll),
         ("without a ready gateway HAProxy answers in JSON", rolled.answers_in_json),
+        ("clients of a full gateway are moved to a new one, a few at a time, with nothing lost", rolled.spread),
         ("close-clients lets clients go one by one, after a reload and before a stop", rolled.close_clients),
         ("everything of that ends", rolled.close),
     ]
@@ -109,13 +110,38 @@ class Rolled:
         assert "has no server available" in logged and "NOSRV" not in logged, "each request without a gateway is logged"
         self.stack.wait_until_sent_to(NODES)
 
+    def spread(self):
+        """A node is taken away, so that the other has all clients, and another one started."""
+        one, other = list(self.engine.containers)
+        first, second = self.engine.containers[one], self.engine.containers[other]
+        self.engine.answer(["stop", other])
+        self.stack.wait_until_sent_to(1)
+        said = []
+
+        def act():
+            assert self.stack.clients(first) == CLIENTS
+            self.stack.start_gateway(self.stack.addresses.index(second))
+            self.stack.wait_until_sent_to(2)
+            said.append(self.run_close_clients("--spread", str(CLOSE_SECONDS)).communicate(timeout=PATIENCE_SECONDS)[0])
+            until("both have their share", lambda: min(map(self.stack.clients, (first, second))) >= CLIENTS / 2 - 2)
+
+        report = load(self.stack, 20, act)
+        moved = int(re.search(r"closed (\d+) clients", said[0]).group(1))
+        # The publisher's connection may be one of them.
+        assert abs(moved - CLIENTS / 2) <= 2 and abs(report["connections"]["reconnects"] - moved) <= 1, (said, report["connections"])
+        return came_back(report)
+
     def close_clients(self):
         """Clients of the process of before a reload, then those of the one that is to be stopped."""
         here = self.connect()
-        self.stack.haproxy.send_signal(signal.SIGUSR2)
-        # The new one takes clients, and those of the old one are still there.
-        until("a new process takes clients", lambda: self.workers() == (1, 1))
+        mistaken = self.folder / "mistaken.cfg"
+        mistaken.write_text("nonsense\n")
+        refused = subprocess.run([DEPLOY / "haproxy/reload"], env={**self.of_haproxy(), "HAPROXY_CONFIG": str(mistaken)}, capture_output=True)
+        assert refused.returncode != 0 and self.workers() == (1, 0), "a configuration with a mistake is taken over"
+        self.run_in_haproxy("reload")
+        # The new one takes clients at once, and those of the old one are still there.
         there = self.connect()
+        assert self.workers() == (1, 1), self.workers()
         assert still_open(here) == HAPROXY_CLIENTS, "the reload has cut clients"
         after_reload = self.let_go(here, "--old")
         assert still_open(there) == HAPROXY_CLIENTS, "clients of the new process were cut too"
@@ -146,11 +172,27 @@ class Rolled:
         now, _, old = answer.decode().partition("# old workers")
         return tuple(len(re.findall(r"^\d+\s+worker\b", part, re.M)) for part in (now, old))
 
+    def run_close_clients(self, *arguments):
+        command = [DEPLOY / "haproxy/close-clients", *arguments]
+        return subprocess.Popen(command, env=self.of_haproxy(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def run_in_haproxy(self, script):
+        command = [DEPLOY / "haproxy" / script]
+        done = subprocess.run(command, env=self.of_haproxy(), capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def of_haproxy(self):
+        return {
+            **os.environ,
+            "HAPROXY_ADMIN": str(self.stack.admin),
+            "HAPROXY_MASTER": str(self.stack.master),
+            "HAPROXY_CONFIG": str(self.folder / "haproxy.cfg"),
+            "HAPROXY_STATE": str(self.folder / "haproxy-servers"),
+        }
+
     def let_go(self, clients, *flags):
         """How many were gone after half the time. All are, in the end."""
-        environment = {**os.environ, "HAPROXY_ADMIN": str(self.stack.admin), "HAPROXY_MASTER": str(self.stack.master)}
-        command = [DEPLOY / "haproxy/close-clients", *flags, str(CLOSE_SECONDS)]
-        closing = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        closing = self.run_close_clients(*flags, str(CLOSE_SECONDS))
         until("it begins", lambda: still_open(clients) < len(clients))
         began = time.monotonic()
         until("half the time is over", lambda: time.monotonic() - began > CLOSE_SECONDS / 2)

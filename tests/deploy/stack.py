@@ -166,6 +166,7 @@ class Stack:
             ("bind :8000", f"bind 127.0.0.1:{self.public}"),
             ("bind :8404", f"bind 127.0.0.1:{self.stats}"),
             ("127.0.0.1:9999", f"127.0.0.1:{self.admin}"),
+            ("server-state-file /tmp", f"server-state-file {self.folder}"),
             ("gateway:8000", f"gateway:{self.port}"),
             ("check port 8001", f"check port {self.internal}"),
             ("parse-resolv-conf", f"nameserver names 127.0.0.1:{self.names.port}"),

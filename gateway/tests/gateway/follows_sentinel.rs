@@ -396,6 +396,35 @@ async fn emitters_are_heard_at_the_new_master_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_of_the_nodes_own_redis_goes_where_the_master_is_though_the_old_one_still_answers() {
+    // Two that do not know of each other, and a Sentinel of each: the second has heard of the later election.
+    let servers = [(); 2].map(|()| RedisServer::start());
+    let [early, mut late] = [(&servers[0], 1), (&servers[1], 2)].map(|(server, epoch)| {
+        let watched = format!("sentinel monitor watched 127.0.0.1 {} 1", server.port());
+        let settings = format!("{watched}\nsentinel config-epoch watched {epoch}");
+        RedisServer::start_sentinel_with(Path::new("redis-server"), &settings)
+    });
+    late.kill();
+    let node = gateway()
+        .over_sentinels([early.port(), late.port()])
+        .with("feeds.orders.kind", "redis_stream")
+        .with("feeds.orders.redis_stream.stream", "orders")
+        .start()
+        .await;
+    let add = |server: &RedisServer| {
+        server.ask::<String>(&["XADD", "orders", "*", "channel", "stream:a", "data", "1"]);
+    };
+    let published = "tidegate_feed_records_total{feed=\"orders\",result=\"published\"}";
+    add(&servers[0]);
+    node.metric_becomes(published, 1.0).await;
+    late.restart();
+    node.metric_becomes("tidegate_broker_master_changes_total", 1.0).await;
+    add(&servers[1]);
+    node.metric_becomes(published, 2.0).await;
+    eventually("the old one is left", async || connections(&servers[0]) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_may_be_told_by_its_name_or_by_an_ipv6_address() {
     let named = "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes";
     let server = RedisServer::start();

@@ -63,6 +63,7 @@ pub(super) struct Opened {
 /// An open connection of a part that reads what others keep in a Redis, and keeps nothing of the broker's there.
 pub(crate) struct Plain {
     pub(crate) connection: MultiplexedConnection,
+    at: Arc<Address>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -143,9 +144,15 @@ impl Dialer {
             if let Err(error) = set_name.query_async::<Value>(&mut connection).await {
                 tracing::debug!(%error, "Redis does not take a client name");
             }
-            Ok(Plain { connection, _driver: driver })
+            Ok(Plain { connection, at, _driver: driver })
         })
         .await
+    }
+
+    /// Returns when such a connection leads to a server that is not the one to use any more, and says which is. That server may
+    /// well go on answering.
+    pub(crate) async fn moved_from(&self, plain: &Plain) -> Arc<str> {
+        self.moved(&plain.at).await
     }
 
     /// Opens a connection for subscriptions, or fails within the timeout.

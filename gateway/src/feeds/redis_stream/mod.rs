@@ -5,7 +5,7 @@
 
 mod config;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -225,16 +225,13 @@ impl RedisStream {
                 Err(error) => return Err(self.unreachable(&error)),
             }
         }
-        let Some(waits) = &mut open.waits else { return Ok(()) };
+        let Some(waits) = &open.waits else { return Ok(()) };
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(1).arg("BLOCK").arg(at_most.as_millis() as u64);
         read.arg("STREAMS").arg(&self.stream).arg(last);
-        let answer = read.query_async::<Value>(&mut waits.connection);
-        match tokio::time::timeout(at_most + SLACK, answer).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(self.lost(&Failed::Refused(error))),
-            Err(_) => Err(self.lost(&Failed::Late(at_most + SLACK))),
-        }
+        let call = async |connection: &mut MultiplexedConnection| read.query_async::<Value>(connection).await;
+        let waited = within(dialer, waits, at_most + SLACK, call).await;
+        waited.map(drop).map_err(|failed| self.lost(&failed))
     }
 
     async fn give_back(&mut self) {
@@ -255,11 +252,8 @@ impl RedisStream {
         &mut self,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, Failed> {
-        let Some(open) = &mut self.open else { return Err(Failed::Unexpected) };
-        match tokio::time::timeout(self.timeout, call(&mut open.calls.connection)).await {
-            Ok(answer) => answer.map_err(Failed::Refused),
-            Err(_) => Err(Failed::Late(self.timeout)),
-        }
+        let Some(open) = &self.open else { return Err(Failed::Unexpected) };
+        within(&self.dialer, &open.calls, self.timeout, call).await
     }
 
     /// Whatever was refused or late, the next call begins with a new connection and with what was handed out before.
@@ -273,10 +267,31 @@ impl RedisStream {
     }
 }
 
+/// Runs a call within a time, on a server that is still the one to use.
+async fn within<T>(
+    dialer: &Dialer,
+    open: &Plain,
+    time: Duration,
+    call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+) -> Result<T, Failed> {
+    let mut connection = open.connection.clone();
+    tokio::select! {
+        // Asked first: one that was left answers as it always did.
+        biased;
+        another = dialer.moved_from(open) => Err(Failed::Moved(another)),
+        answer = tokio::time::timeout(time, call(&mut connection)) => match answer {
+            Ok(answer) => answer.map_err(Failed::Refused),
+            Err(_) => Err(Failed::Late(time)),
+        },
+    }
+}
+
 /// Why a call came to nothing.
 enum Failed {
     Refused(RedisError),
     Late(Duration),
+    /// Another server is the one to use. What was asked of this one may have been done.
+    Moved(Arc<str>),
     Unexpected,
 }
 
@@ -285,6 +300,7 @@ impl Failed {
         match self {
             Self::Refused(error) => error.to_string(),
             Self::Late(timeout) => format!("no answer within {} ms", timeout.as_millis()),
+            Self::Moved(another) => another.to_string(),
             Self::Unexpected => "it answers something unexpected".to_owned(),
         }
     }

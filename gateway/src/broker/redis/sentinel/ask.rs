@@ -110,6 +110,7 @@ impl Asker {
     pub(super) async fn run(self) {
         let mut pauses = Pauses::new(self.pause_max);
         let mut reminder = Reminder::new();
+        let mut silent_since: Option<Instant> = None;
         loop {
             let opening = tokio::time::timeout(self.timeout, self.open()).await;
             let why: Arc<str> = match opening.unwrap_or(Err(DialError::Timeout(self.timeout))) {
@@ -119,6 +120,7 @@ impl Asker {
                     tracing::info!(sentinel = %self.address, down_ms, "connected to a Sentinel");
                     let why = self.keep(&connection, driver, &news).await;
                     pauses.held(opened.elapsed());
+                    silent_since = None;
                     why
                 }
                 Err(error) => error.to_string().into(),
@@ -126,7 +128,8 @@ impl Asker {
             if reminder.is_due(&why, Instant::now()) {
                 tracing::warn!(sentinel = %self.address, reason = %why, "a Sentinel does not answer");
             }
-            self.board.note(self.number, |word| word.silenced(why));
+            let silence = silent_since.get_or_insert_with(Instant::now).elapsed();
+            self.board.note(self.number, |word| word.silenced(why, silence));
             tokio::time::sleep(pauses.next()).await;
         }
     }
@@ -236,6 +239,7 @@ impl Said {
                 port: *port,
                 epoch: named.epoch.saturating_add(1),
                 others: named.others,
+                instead_of: Some(Box::new(named)),
             }),
             (Some(named), None) => Word::Names(named),
             (None, _) => Word::Unknown,
@@ -261,7 +265,7 @@ async fn ask(connection: &Subscriptions, name: &str) -> Result<Said, BrokerError
     let epoch = number("config-epoch").ok_or_else(|| unexpected("no config-epoch"))?;
     let others = number("num-other-sentinels").unwrap_or(0) as usize;
     let fails_over = state.get("flags").is_some_and(|flags| flags.contains("failover_in_progress"));
-    Ok(Said { named: Some(Named { host, port, epoch, others }), fails_over })
+    Ok(Said { named: Some(Named { host, port, epoch, others, instead_of: None }), fails_over })
 }
 
 fn read<T: FromRedisValue>(answer: &Bytes) -> Result<T, BrokerError> {
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn a_replica_that_was_told_to_be_master_is_the_master_once_it_says_so_until_the_sentinel_says_otherwise()
     {
-        let named = |port| Named { host: "a".to_owned(), port, epoch: 3, others: 2 };
+        let named = |port| Named { host: "a".to_owned(), port, epoch: 3, others: 2, instead_of: None };
         let said = |fails_over, port| Said { named: Some(named(port)), fails_over };
         let chosen = |is_master| Chosen { host: "a".to_owned(), port: 2, is_master };
         assert!(said(true, 1).is_choosing(&chosen(false)));
@@ -298,7 +302,8 @@ mod tests {
         assert!(!said(true, 2).is_choosing(&chosen(true)), "it is named");
         assert_eq!(said(true, 1).word(Some(&chosen(false))), Word::Names(named(1)));
         assert_eq!(said(true, 1).word(None), Word::Names(named(1)));
-        assert_eq!(said(true, 1).word(Some(&chosen(true))), Word::Names(Named { epoch: 4, ..named(2) }));
+        let foretold = Named { epoch: 4, instead_of: Some(Box::new(named(1))), ..named(2) };
+        assert_eq!(said(true, 1).word(Some(&chosen(true))), Word::Names(foretold));
         let unknown = Said { named: None, fails_over: true };
         assert!(!unknown.is_choosing(&chosen(true)));
         assert_eq!(unknown.word(Some(&chosen(true))), Word::Unknown);

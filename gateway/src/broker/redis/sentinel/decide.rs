@@ -3,8 +3,13 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::address::Address;
+
+/// How long a Sentinel that has fallen silent is taken at more than its word: by then those that are left have heard of the
+/// election that it was to end, for Sentinels greet each other every two seconds, or there is none.
+const FORETOLD_FOR: Duration = Duration::from_secs(5);
 
 /// What a Sentinel says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +32,8 @@ pub(super) struct Named {
     pub(super) epoch: u64,
     /// How many other Sentinels that one knows.
     pub(super) others: usize,
+    /// Where the Sentinel did not say so itself, but the replica that it told to be master: what it said.
+    pub(super) instead_of: Option<Box<Named>>,
 }
 
 /// What to make of all words together.
@@ -45,20 +52,29 @@ impl Word {
         matches!(self, Self::Names(_) | Self::Unknown)
     }
 
-    /// The same Sentinel once it is silent.
-    pub(super) fn silenced(&self, why: Arc<str>) -> Self {
+    /// The same Sentinel once it has been silent for this time.
+    pub(super) fn silenced(&self, why: Arc<str>, silence: Duration) -> Self {
         let last = match self {
-            Self::Names(named) => Some(named.clone()),
-            Self::Silent(_, last) => last.clone(),
+            Self::Names(named) => Some(named),
+            Self::Silent(_, last) => last.as_ref(),
             Self::Awaited | Self::Unknown => None,
         };
-        Self::Silent(why, last)
+        Self::Silent(why, last.map(|named| named.after(silence)))
     }
 }
 
 impl Named {
     pub(super) fn address(&self, tls: bool) -> Address {
         Address::Tcp { host: self.host.clone(), port: self.port, tls }
+    }
+
+    /// What still counts of it when whoever said it has been silent for this time: an election that was only to come may have
+    /// been given up.
+    fn after(&self, silence: Duration) -> Self {
+        match &self.instead_of {
+            Some(said) if silence >= FORETOLD_FOR => (**said).clone(),
+            _ => self.clone(),
+        }
     }
 
     fn is_at(&self, address: &Address) -> bool {
@@ -133,11 +149,15 @@ mod tests {
     use super::*;
 
     fn names(port: u16, epoch: u64) -> Word {
-        Word::Names(Named { host: "10.0.0.1".to_owned(), port, epoch, others: 2 })
+        Word::Names(named(port, epoch))
+    }
+
+    fn named(port: u16, epoch: u64) -> Named {
+        Named { host: "10.0.0.1".to_owned(), port, epoch, others: 2, instead_of: None }
     }
 
     fn silent(before: &Word) -> Word {
-        before.silenced("refused".into())
+        before.silenced("refused".into(), Duration::ZERO)
     }
 
     fn at(port: u16) -> Address {
@@ -175,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_first_to_answer_does_not_decide_alone_while_others_may_answer_still() {
-        let (awaited, silent) = (Word::Awaited, Word::Awaited.silenced("refused".into()));
+        let (awaited, silent) = (Word::Awaited, silent(&Word::Awaited));
         assert_eq!(decided(&[awaited.clone(), names(1, 3), awaited.clone()], 0), Some(0));
         assert_eq!(decided(&[awaited.clone(), names(1, 3), names(1, 3)], 0), Some(1));
         assert_eq!(decided(&[silent.clone(), names(1, 3), awaited.clone()], 0), Some(0));
@@ -197,6 +217,22 @@ mod tests {
         let alone = [last.clone(), names(1, 3)];
         assert_eq!(decided(&alone, 2), Some(2), "there is a third, which is not in the configuration");
         assert_eq!(decided(&[last.clone(), last.clone(), last], 2), Some(2));
+    }
+
+    #[test]
+    fn an_election_that_a_silent_sentinel_did_not_see_to_its_end_is_not_believed_for_long() {
+        let foretold = Word::Names(Named { instead_of: Some(Box::new(named(1, 3))), ..named(2, 4) });
+        let others = [names(1, 3), silent(&names(1, 3))];
+        let after = |silence: Duration, word: &Word| {
+            let words = [word.silenced("refused".into(), silence), others[0].clone(), others[1].clone()];
+            decided(&words, 2)
+        };
+        assert_eq!(after(Duration::ZERO, &foretold), Some(2));
+        let silenced = foretold.silenced("refused".into(), Duration::ZERO);
+        assert_eq!(after(FORETOLD_FOR / 2, &silenced), Some(2), "others may be about to say so");
+        assert_eq!(after(FORETOLD_FOR, &silenced), Some(1), "they do not");
+        let said = names(2, 4).silenced("refused".into(), Duration::ZERO);
+        assert_eq!(after(FORETOLD_FOR, &said), Some(2), "what it has said itself has happened");
     }
 
     #[test]

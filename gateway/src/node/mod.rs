@@ -55,6 +55,7 @@ mod members;
 mod miss_nodes;
 mod neighbors;
 mod newest;
+mod owed_copies;
 mod parts;
 mod peers;
 mod poll;
@@ -91,6 +92,7 @@ use members::MembersMissed;
 use miss_nodes::Others;
 use neighbors::Neighborhood;
 use newest::NewestReads;
+use owed_copies::OwedCopies;
 use parts::Parts as PerPart;
 use peers::Peers;
 use poll::Polls;
@@ -153,6 +155,7 @@ pub struct Node {
     neighbors: Neighborhood,
     others: Others,
     newest_reads: NewestReads,
+    owed_copies: OwedCopies,
     /// There can be one in every channel, and one for every subscriber.
     unmended_told: Sparingly,
     went_back_told: Sparingly,
@@ -244,6 +247,7 @@ impl Node {
             neighbors: Neighborhood::default(),
             others: Others::default(),
             newest_reads: NewestReads::default(),
+            owed_copies: OwedCopies::default(),
             unmended_told: Sparingly::default(),
             went_back_told: Sparingly::default(),
             unsubscribed_told: Sparingly::default(),
@@ -267,6 +271,7 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), counts::keep_counting));
         node.tasks.spawn(keep_running(node.clone(), counts::keep_recounting));
         node.tasks.spawn(keep_running(node.clone(), peers::keep_looking));
+        node.tasks.spawn(keep_running(node.clone(), owed_copies::keep_copying));
         node.tasks.spawn(keep_running(node.clone(), |node| async move { node.keep_sessions().await }));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {

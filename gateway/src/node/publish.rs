@@ -12,9 +12,11 @@ use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::EVENT_TAG;
 use tracing::Instrument;
+use uuid::Uuid;
 
 use crate::backend::{Asker, Origin, PublishAnswer};
 use crate::broker::{BrokerError, ChangeRequest, Idempotency, PublishRequest, Published, Version};
+use crate::node::owed_copies::OWED_FOR;
 use crate::node::{Node, ROOM_DEADLINE};
 use crate::telemetry::traces::SPANS;
 
@@ -106,7 +108,13 @@ impl Node {
         let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
         // What may not be newer than what is there has to be seen to be, before others are told of it.
         let (at_once, afterwards) = match among_all {
-            Some(copy) if request.version.is_some() => (None, Some(copy)),
+            Some(mut copy) if request.version.is_some() => {
+                // Whatever becomes of a first attempt, a second makes no second copy.
+                let own = || Idempotency { key: Uuid::new_v4().to_string().into(), ttl: OWED_FOR };
+                let known = copy.idempotency.get_or_insert_with(own);
+                known.ttl = known.ttl.max(OWED_FOR);
+                (None, Some(copy))
+            }
             copy => (copy, None),
         };
         // A broker begins before it is first polled.
@@ -118,13 +126,14 @@ impl Node {
         let copying = at_once.map(|copy| span.in_scope(|| self.broker.publish(copy)));
         async move {
             let mut published = publishing.instrument(span).await;
-            let copying = copying.or_else(|| {
-                let is_new = published.as_ref().is_ok_and(|published| !published.duplicate);
-                afterwards.filter(|_| is_new).map(|copy| self.broker.publish(copy))
-            });
-            if let Some(copying) = copying
-                && let Err(error) = copying.await
-            {
+            let is_new = published.as_ref().is_ok_and(|published| !published.duplicate);
+            let copied = match (copying, afterwards) {
+                (Some(copying), _) => copying.await.map(drop),
+                // Again it would not be new: the node owes the copy.
+                (None, Some(copy)) if is_new => self.copy_among_all(copy).await,
+                (None, _) => Ok(()),
+            };
+            if let Err(error) = copied {
                 // Published in part: whoever publishes it again lets nobody miss it.
                 published = published.and(Err(error));
             }

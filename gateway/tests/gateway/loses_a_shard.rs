@@ -252,6 +252,39 @@ async fn presence_info_and_commands_go_on_without_any_one_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_whose_copy_could_not_be_made_is_among_all_topics_once_that_server_is_back() {
+    let mut world = World::new();
+    let start = async |name| {
+        let hub = "[namespaces.mercure]\nhistory_size = 300\nhistory_ttl_s = 3600\n";
+        world.describe(name).with("mercure.enabled", true).and(hub).start().await
+    };
+    let nodes = [start("one").await, start("two").await];
+    for node in &nodes {
+        eventually("it is ready", async || node.is_ready().await).await;
+    }
+    let all = "mercure:*";
+    let lost = world.placement.of(all);
+    let mut topics = (0..).map(|number| format!("mercure:topic-{number}"));
+    let topic = topics.find(|topic| world.placement.of(topic) != lost).expect("names are endless");
+    world.kill(lost, nodes.each_ref()).await;
+    let update = json!({ "channel": topic, "data": 1, "version": 7 });
+    let refused = nodes[0].try_api("publish", &update).await;
+    let refused: Value = serde_json::from_slice(&refused.body).expect("JSON");
+    assert!(refused.get("error").is_some(), "it is published in part: {refused}");
+    // Who tries again is told that it is there.
+    nodes[1].api("publish", update).await;
+    world.restart(lost, nodes.each_ref()).await;
+    let count = async |channel: &str| {
+        let page = nodes[1].api("history", json!({ "channel": channel, "limit": 10 })).await;
+        page["publications"].as_array().map_or(0, Vec::len)
+    };
+    eventually("it is among all topics", async || count(all).await == 1).await;
+    assert_eq!(count(&topic).await, 1);
+    nodes[0].api("publish", json!({ "channel": topic, "data": 2, "version": 8 })).await;
+    assert_eq!(count(all).await, 2, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_another_list_of_servers_does_not_serve_and_says_whose_differs() {
     let world = World::new();
     let [one, two] = world.nodes().await;

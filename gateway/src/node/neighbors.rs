@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::broker::PARTS_MAX;
 use crate::node::Node;
 use crate::node::control::NodeInfo;
 use crate::telemetry::{Neighbors, Sparingly};
@@ -29,6 +30,23 @@ impl Default for Neighborhood {
     }
 }
 
+impl Neighborhood {
+    fn set_usable(&self, part: usize, is_usable: bool) {
+        let bit = 1_u64.checked_shl(part as u32).unwrap_or(0);
+        if is_usable {
+            self.lacks.fetch_and(!bit, Ordering::Relaxed);
+        } else {
+            self.lacks.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Which of so many parts this node cannot use.
+    fn lacking(&self, parts: usize) -> impl Iterator<Item = usize> {
+        let lacks = self.lacks.load(Ordering::Relaxed);
+        (0..parts.min(PARTS_MAX)).filter(move |part| lacks >> part & 1 == 1)
+    }
+}
+
 impl Node {
     /// What others say of their way to the broker. `None` before they could be asked.
     pub(crate) fn neighbors(&self) -> Option<Arc<Neighbors>> {
@@ -37,18 +55,12 @@ impl Node {
 
     /// Whether this node can use a part of the broker, for others to know.
     pub(crate) fn set_usable(&self, part: usize, is_usable: bool) {
-        let bit = 1_u64.checked_shl(part as u32).unwrap_or(0);
-        if is_usable {
-            self.neighbors.lacks.fetch_and(!bit, Ordering::Relaxed);
-        } else {
-            self.neighbors.lacks.fetch_or(bit, Ordering::Relaxed);
-        }
+        self.neighbors.set_usable(part, is_usable);
     }
 
     /// The names of the parts that this node cannot use.
     pub(super) fn lacks(&self) -> Vec<Box<str>> {
-        let lacks = self.neighbors.lacks.load(Ordering::Relaxed);
-        let lacking = (0..self.broker.parts()).filter(|part| lacks >> part & 1 == 1);
+        let lacking = self.neighbors.lacking(self.broker.parts());
         let names = lacking.map(|part| self.broker.part_name(part)).filter(|name| !name.is_empty());
         names.map(Box::from).collect()
     }
@@ -136,6 +148,21 @@ mod tests {
         let others = [node("a", "ours", &["r1"]), node("b", "theirs", &[]), node("c", "ours", &["r1", "r2"])];
         let neighbors = read(&others, "ours", &["r1", "r2", "r3"]);
         assert_eq!(neighbors.uses, [None, Some("a".into()), Some("a".into())]);
+    }
+
+    #[test]
+    fn a_node_can_use_no_part_until_it_has_seen_that_it_can() {
+        let neighborhood = Neighborhood::default();
+        let lacking = || neighborhood.lacking(3).collect::<Vec<_>>();
+        assert_eq!(lacking(), [0, 1, 2], "whoever has just started has seen nothing");
+        assert_eq!(neighborhood.lacking(PARTS_MAX).count(), PARTS_MAX);
+        neighborhood.set_usable(1, true);
+        assert_eq!(lacking(), [0, 2]);
+        neighborhood.set_usable(0, true);
+        neighborhood.set_usable(1, false);
+        assert_eq!(lacking(), [1, 2]);
+        neighborhood.set_usable(PARTS_MAX, true);
+        assert_eq!(lacking(), [1, 2], "there is no such part");
     }
 
     #[test]

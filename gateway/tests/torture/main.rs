@@ -35,6 +35,7 @@ mod events;
 mod ledger;
 mod play;
 mod sentinel;
+mod shards;
 mod stage;
 
 use std::time::Duration;
@@ -77,6 +78,11 @@ async fn nothing_is_lost_untold_when_nodes_follow_sentinel_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_untold_and_nobody_else_is_told_when_one_of_several_servers_fails() {
+    shards::play(Make::Redis, 7, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "as long as TORTURE_SECONDS says"]
 async fn a_long_play_of_any_seed() {
     let number = |name: &str, default: u64| {
@@ -94,6 +100,8 @@ async fn a_long_play_of_any_seed() {
                 println!("{make:?} with Sentinel, {way:?}, seed {seed}");
                 sentinel::play(make, seed, way).await;
             }
+            println!("{make:?}, several servers, seed {seed}");
+            shards::play(make, seed, Duration::from_secs(20)).await;
         }
         seed += 1;
     }

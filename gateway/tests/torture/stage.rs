@@ -136,7 +136,7 @@ async fn replicates(servers: &[RedisServer; 2]) {
 }
 
 /// A node that loses patience with its Redis soon.
-async fn node(description: Description, name: &str) -> Arc<Gateway> {
+pub async fn node(description: Description, name: &str) -> Arc<Gateway> {
     let node = description.with("node.name", name);
     let node =
         node.with("redis.timeout_ms", 800).with("redis.ping_ms", 200).with("redis.reconnect_max_ms", 200);

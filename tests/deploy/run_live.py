@@ -11,6 +11,8 @@ from check_files import COMPOSE, alert_expressions, dashboard_expressions, selec
 from stack import API_KEY, PATIENCE_SECONDS, SECRETS, Stack, get, until
 from under_load import CHANNELS, CLIENTS, RATE, came_back, load
 
+# Metrics that are there only with several Redis servers, of which the shipped stack has one: alerts_test.yml has them.
+OF_SHARDS = "tidegate_broker_shard_"
 LOAD_SECONDS = 8
 
 
@@ -133,6 +135,8 @@ class Live:
         selectors = [(where, one) for where, expression in alert_expressions() for one in selected(expression)]
         expressions = dashboard_expressions() + selectors
         for where, expression in expressions:
+            if OF_SHARDS in expression:
+                continue
             # Whether the limit at the end is passed is another matter.
             if not until_found(self.stack.prometheus, re.sub(r" (==|>|<) [\d.]+$", "", expression)):
                 empty.append(f"{where}: {expression}")

@@ -103,6 +103,9 @@ class Stack:
             "TIDEGATE_API__KEYS_FILE": SECRETS / "api_key",
             "TIDEGATE_HTTP__TRUSTED_PROXIES": "127.0.0.1/32",
             "TIDEGATE_DRAIN__GRACE_MS": "2000",
+            # For what is shown of feeds.
+            "TIDEGATE_FEEDS__PRICES__KIND": "redis_stream",
+            "TIDEGATE_FEEDS__PRICES__REDIS_STREAM__STREAM": "prices",
             **dict(environment),
         }
         self.processes = []

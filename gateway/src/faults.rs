@@ -24,6 +24,9 @@ pub const TELLING_PANICS: &str = "fault: telling panics";
 /// An event with this in it cannot be written for webhooks.
 pub const KEEPING_PANICS: &str = "fault: keeping panics";
 
+/// A record of a feed with this in it cannot be read.
+pub const READING_PANICS: &str = "fault: reading a record panics";
+
 static ARMED: AtomicBool = AtomicBool::new(false);
 
 /// From now on, the words above do what they say, in every node of this process.

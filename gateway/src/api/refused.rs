@@ -127,7 +127,7 @@ impl From<BrokerError> for Refused {
         if let BrokerError::Behind(_) = error {
             return Self::with_detail(ErrorCode::Internal, "this node is behind; it was not published");
         }
-        if let BrokerError::Full = error {
+        if let BrokerError::Full | BrokerError::NoRoom = error {
             return Self::with_detail(ErrorCode::LimitExceeded, "there is no room for one key more");
         }
         ErrorCode::Internal.into()

@@ -192,7 +192,8 @@ impl BrokerMetrics {
             BrokerError::Behind(_)
             | BrokerError::Abandoned
             | BrokerError::NotAvailable
-            | BrokerError::Full => {}
+            | BrokerError::Full
+            | BrokerError::NoRoom => {}
             BrokerError::Refused { kind, .. } => {
                 self.refused(*kind).increment();
                 if self.refusals_told.lock().is_due(kind.label(), Instant::now()) {

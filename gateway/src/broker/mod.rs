@@ -301,9 +301,12 @@ pub enum BrokerError {
     /// This broker keeps no state by key.
     #[error("the broker keeps no state by key")]
     NotAvailable,
-    /// It was not done: there is no room for one key more.
-    #[error("the channel, or the broker, has as many keys as it may")]
+    /// It was not done: the channel has as many keys as its settings let it have.
+    #[error("the channel has as many keys as it may")]
     Full,
+    /// It was not done: all channels together leave no room for one key more.
+    #[error("the keys of all channels take all the room that they may")]
+    NoRoom,
     /// Everybody who wanted it has gone meanwhile.
     #[error("nobody wants it any more")]
     Abandoned,
@@ -336,7 +339,7 @@ impl BrokerError {
             Self::Behind(_) => "behind",
             Self::Unexpected(_) => "unexpected",
             Self::NotAvailable => "not_available",
-            Self::Full => "full",
+            Self::Full | Self::NoRoom => "full",
             Self::Abandoned => "abandoned",
         }
     }

@@ -413,7 +413,7 @@ pub(super) fn refused(error: BrokerError) -> ErrorCode {
     // Told in the broker's own log, once a minute for each kind.
     tracing::debug!(%error, "the broker could not do what a client asked");
     match error {
-        BrokerError::Full => ErrorCode::LimitExceeded,
+        BrokerError::Full | BrokerError::NoRoom => ErrorCode::LimitExceeded,
         BrokerError::NotAvailable => ErrorCode::NotAvailable,
         _ => ErrorCode::Internal,
     }

@@ -5,6 +5,7 @@
 //! published, or was put where the source keeps what cannot be ([`run`]).
 
 pub mod config;
+mod keep;
 pub mod postgres;
 mod record;
 pub mod redis_stream;
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::config::{Feed, Kind};
+use self::keep::Kept;
 use self::run::Running;
 use self::source::Source;
 use crate::api;
@@ -67,12 +69,15 @@ impl Feeds {
         let mut all = Vec::new();
         for (name, feed) in feeds {
             let unusable = |problem: String| Unusable { feed: (&**name).into(), problem };
-            let source = source(name, feed, redis, node).map_err(unusable)?;
-            let name: Arc<str> = (&**name).into();
-            all.push((name.clone(), Running::new(name, feed, api.clone(), node.clone(), source)));
+            let (redis, api, node) = (redis.clone(), api.clone(), node.clone());
+            let kept = Kept { name: (&**name).into(), feed: feed.clone(), redis, api, node };
+            let running = kept.running().map_err(unusable)?;
+            all.push((kept, running));
         }
         // None runs unless all can.
-        let run = |(name, feed): (Arc<str>, Running)| (name, runtime.spawn(feed.run(stop.clone())));
+        let run = |(kept, running): (Kept, Running)| {
+            (kept.name.clone(), runtime.spawn(kept.keep(running, stop.clone())))
+        };
         let running = all.into_iter().map(run).collect();
         Ok(Self { stop, running })
     }

@@ -19,6 +19,8 @@ pub(super) struct Wanted {
 /// Reads it, or says why nothing can be published of it.
 pub(super) fn read(record: &Record, api: &Config) -> Result<Wanted, String> {
     let said = record.said.as_ref().map_err(ToString::to_string)?;
+    #[cfg(debug_assertions)]
+    said.get(Word::Data).iter().for_each(|data| crate::faults::trip(crate::faults::READING_PANICS, data));
     let channels = channels(said, api.broadcast_channels_max)?;
     let tags: BTreeMap<Box<str>, Box<str>> = json(said, Word::Tags)?.unwrap_or_default();
     let (data, body) = match said.get(Word::Data) {

@@ -43,23 +43,23 @@ pub(super) struct Running {
 
 /// Pauses that grow.
 #[derive(Debug)]
-struct Pauses {
+pub(super) struct Pauses {
     bound: Duration,
     max: Duration,
 }
 
 impl Pauses {
-    fn new(max: Duration) -> Self {
+    pub(super) fn new(max: Duration) -> Self {
         Self { bound: PAUSE_FIRST_MAX.min(max), max }
     }
 
-    fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         let pause = self.bound.mul_f64(rand::random_range(0.5..1.0));
         self.bound = (self.bound * 2).min(self.max);
         pause
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         *self = Self::new(self.max);
     }
 }

@@ -189,7 +189,8 @@ async fn publish(
     }
 }
 
-/// Whether asking again cannot help.
+/// Whether asking again cannot help. Where the room of all channels is taken there is some once keys have expired or were removed:
+/// that is as good as a broker that is away. What a channel's own settings bound is the record's fault.
 fn is_for_good(error: &BrokerError) -> bool {
     matches!(error, BrokerError::NotAvailable | BrokerError::Full)
 }

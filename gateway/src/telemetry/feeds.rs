@@ -97,6 +97,14 @@ impl FeedMetrics {
         }
     }
 
+    /// Nothing is read or held here for now.
+    pub fn stands_still(&self) {
+        for gauge in [&self.connected, &self.reader, &self.held] {
+            gauge.set(0);
+        }
+        self.forget_lag();
+    }
+
     /// It is for another node to say.
     pub fn forget_lag(&self) {
         self.lag(None, None);

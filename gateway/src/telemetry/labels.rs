@@ -137,10 +137,12 @@ pub enum Panic {
     Delivery,
     /// A worker itself: all of its clients are closed.
     Worker,
+    /// The task of a feed, which begins anew with what it was not done with.
+    Feed,
 }
 
 impl Panic {
-    pub const ALL: [Self; 4] = [Self::Client, Self::Request, Self::Delivery, Self::Worker];
+    pub const ALL: [Self; 5] = [Self::Client, Self::Request, Self::Delivery, Self::Worker, Self::Feed];
 
     pub fn label(self) -> &'static str {
         match self {
@@ -148,6 +150,7 @@ impl Panic {
             Self::Request => "request",
             Self::Delivery => "delivery",
             Self::Worker => "worker",
+            Self::Feed => "feed",
         }
     }
 }

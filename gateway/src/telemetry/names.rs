@@ -315,8 +315,8 @@ metrics! {
         "Batches of spans that the collector of traces did not take, and that are lost.";
 
     "The process":
-    PANICS_TOTAL Counter "panics_total" ["what": "`client`, `request`, `delivery`, `worker`"]
-        "Faults of the program itself that cost one client, one request, one delivery or a worker's clients, and not the node. Report them.";
+    PANICS_TOTAL Counter "panics_total" ["what": "`client`, `request`, `delivery`, `worker`, `feed`"]
+        "Faults of the program itself that cost one client, one request, one delivery, a worker's clients or a pause of a feed, and not the node. Report them.";
     UP Gauge "build_info" ["version": "of this program"]
         "Always 1.";
     READY Gauge "ready" []

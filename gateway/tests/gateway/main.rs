@@ -65,6 +65,7 @@ mod polls_over_engine_io;
 mod publishes_on_workers;
 mod reaches_by_response;
 mod reads_feeds;
+mod reads_tables;
 mod recovers_slowly;
 mod resumes_sessions;
 mod sends_what_is_wanted;

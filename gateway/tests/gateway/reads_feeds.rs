@@ -5,28 +5,26 @@ use std::time::Instant;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::feeds::{FEED, Outside};
+use crate::feeds::{FEED, Outside, STREAM};
 use crate::gateway::{Description, Gateway, PATIENCE, eventually, gateway};
-use crate::postgres::PostgresServer;
-use crate::redis_server::{RedisServer, free_port};
-use crate::tls::Certificate;
+use crate::redis_server::RedisServer;
 
-const PUBLISHED: &str = "tidegate_feed_records_total{feed=\"orders\",result=\"published\"}";
+pub const PUBLISHED: &str = "tidegate_feed_records_total{feed=\"orders\",result=\"published\"}";
 const REPEATED: &str = "tidegate_feed_records_total{feed=\"orders\",result=\"repeated\"}";
-const DEAD: &str = "tidegate_feed_records_total{feed=\"orders\",result=\"dead_lettered\"}";
+pub const DEAD: &str = "tidegate_feed_records_total{feed=\"orders\",result=\"dead_lettered\"}";
 const READER: &str = "tidegate_feed_reader";
 
-fn node(outside: &Outside) -> Description {
+pub fn node(outside: &Outside) -> Description {
     outside.feeds(gateway())
 }
 
 /// The publications of a channel, as the history has them.
-async fn history(node: &Gateway, channel: &str) -> Vec<Value> {
+pub async fn history(node: &Gateway, channel: &str) -> Vec<Value> {
     let answer = node.api("history", json!({ "channel": channel, "limit": -1 })).await;
     answer["publications"].as_array().cloned().unwrap_or_default()
 }
 
-async fn data(node: &Gateway, channel: &str) -> Vec<Value> {
+pub async fn data(node: &Gateway, channel: &str) -> Vec<Value> {
     history(node, channel).await.into_iter().map(|publication| publication["data"].clone()).collect()
 }
 
@@ -38,17 +36,17 @@ async fn shown(node: &Gateway, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok())
 }
 
-fn numbers(count: usize) -> Vec<String> {
+pub fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|at| at.to_string()).collect()
 }
 
 /// Adds so many records to each of these channels, in turn.
-async fn add_to(outside: &Outside, channels: &[&str], numbers: &[String]) {
+pub async fn add_to(outside: &Outside, channels: &[&str], numbers: &[String]) {
     let of = |number| channels.iter().map(move |channel| vec![("channel", *channel), ("data", number)]);
     outside.add_all(&numbers.iter().map(String::as_str).flat_map(of).collect::<Vec<_>>()).await;
 }
 
-fn as_values(numbers: &[String]) -> Vec<Value> {
+pub fn as_values(numbers: &[String]) -> Vec<Value> {
     numbers.iter().map(|number| number.parse::<u64>().expect("a number").into()).collect()
 }
 
@@ -244,6 +242,25 @@ async fn what_a_record_is_known_by_is_its_feeds_own(outside: Outside) {
     assert_eq!(data(&node, "stream:b").await, [json!(1)], "by its own key, a record is one in all feeds");
 }
 
+async fn what_is_published_is_let_go_of_though_dead_letters_cannot_be_written(outside: Outside) {
+    let node = node(&outside).start().await;
+    node.metric_becomes(READER, 1.0).await;
+    outside.refuse_dead_letters(true).await;
+    let bad = vec![("channel", "nowhere:a"), ("data", "1")];
+    outside.add_all(&[vec![("channel", "stream:a"), ("data", "2")], bad]).await;
+    eventually("what is published is let go of", async || {
+        data(&node, "stream:a").await == [json!(2)] && outside.left().await == 1
+    })
+    .await;
+    eventually("it tries again", async || node.metric("tidegate_feed_retries_total").await >= 2.0).await;
+    assert_eq!((node.metric(DEAD).await, outside.left().await), (0.0, 1), "the other one is kept");
+    outside.refuse_dead_letters(false).await;
+    node.metric_becomes(DEAD, 1.0).await;
+    assert_eq!(outside.left().await, 0);
+    assert_eq!(data(&node, "stream:a").await, [json!(2)]);
+    assert_eq!(outside.dead_letters().await.len(), 1);
+}
+
 async fn a_reader_that_stood_still_reads_nothing_more_once_another_reads(outside: Outside) {
     let broker = RedisServer::start();
     // No more than one answer of the API tells of a history.
@@ -296,6 +313,7 @@ of_each_kind! {
     a_source_that_goes_away_is_come_back_to_and_the_node_stays_ready
     while_the_broker_is_away_no_more_is_read_than_can_be_held_and_nothing_is_skipped
     a_node_that_stops_lets_another_go_on_at_once
+    what_is_published_is_let_go_of_though_dead_letters_cannot_be_written
     a_reader_that_stood_still_reads_nothing_more_once_another_reads
 }
 
@@ -304,100 +322,43 @@ async fn two_feeds_of_a_stream_publish_a_record_each() {
     what_a_record_is_known_by_is_its_feeds_own(Outside::stream()).await;
 }
 
+#[cfg(debug_assertions)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_whose_transaction_ends_late_is_not_missed() {
-    let outside = Outside::table().await;
-    let Outside::Table(server) = &outside else { panic!("it is a table") };
+async fn a_feed_that_panics_is_told_of_and_begins_anew_with_what_it_was_not_done_with() {
+    tidegate::faults::arm();
+    let outside = Outside::stream();
     let node = node(&outside).start().await;
-    let mut late = server.session().await;
-    let transaction = late.transaction().await.expect("a transaction");
-    let insert = "INSERT INTO outbox (channel, data) VALUES ('stream:a', '\"late\"')";
-    transaction.batch_execute(insert).await.expect("a row with the lower id");
-    outside.add(&[("channel", "stream:a"), ("data", "\"early\"")]).await;
-    node.metric_becomes(PUBLISHED, 1.0).await;
-    transaction.commit().await.expect("the row");
-    node.metric_becomes(PUBLISHED, 2.0).await;
-    assert_eq!(data(&node, "stream:a").await, [json!("early"), json!("late")]);
-    let left = server.session().await.query_one("SELECT count(*) FROM outbox", &[]).await.expect("a count");
-    assert_eq!(left.get::<_, i64>(0), 0, "what is published is deleted");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_with_columns_of_other_names_and_types_is_read_and_one_that_lacks_some_is_told() {
-    let outside = Outside::table().await;
-    let Outside::Table(server) = &outside else { panic!("it is a table") };
-    let session = server.session().await;
-    let tables = "CREATE SCHEMA app; \
-        CREATE TABLE app.\"Out\" (key uuid PRIMARY KEY DEFAULT gen_random_uuid(), rooms text[], blob bytea); \
-        CREATE TABLE app.\"Out_dead\" (id text, reason text, record jsonb, at timestamptz);";
-    session.batch_execute(tables).await.expect("tables");
-    let describe = || {
-        node(&outside)
-            .with("feeds.orders.postgres.table", "app.Out")
-            .with("feeds.orders.fields.key", "k")
-            .with("feeds.orders.fields.channels", "rooms")
-            .with("feeds.orders.fields.b64data", "blob")
-    };
-    let of_another_id = || describe().with("feeds.orders.postgres.id", "key");
-    let (without, lacking) = (describe().start().await, of_another_id().start().await);
-    let no_key = "ALTER TABLE app.\"Out\" ADD COLUMN k text";
-    session
-        .batch_execute("INSERT INTO app.\"Out\" (rooms, blob) VALUES ('{stream:a,stream:b}', '\\x0001ff')")
-        .await
-        .expect("a row");
-    for node in [&without, &lacking] {
-        eventually("it tries", async || node.metric("tidegate_feed_retries_total").await >= 2.0).await;
-        assert_eq!(node.metric("tidegate_feed_connected").await, 0.0);
-    }
-    session.batch_execute(no_key).await.expect("a column");
-    lacking.metric_becomes(PUBLISHED, 1.0).await;
-    for channel in ["stream:a", "stream:b"] {
-        let found = history(&lacking, channel).await;
-        assert_eq!((found.len(), found[0]["data"].as_str()), (1, Some("AAH/")), "{found:?}");
-    }
-    assert_eq!(without.metric("tidegate_feed_connected").await, 0.0, "there is no column id");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_letters_of_a_table_are_bounded() {
-    let outside = Outside::table().await;
-    let node = node(&outside).with("feeds.orders.postgres.dead_letters_max", 3).start().await;
-    for at in 0..5 {
-        outside.add(&[("channel", "nowhere:a"), ("data", &at.to_string())]).await;
-        node.metric_becomes(DEAD, f64::from(at + 1)).await;
-    }
-    let kept: Vec<String> =
-        outside.dead_letters().await.into_iter().map(|(_, kept)| kept["data"].clone()).collect();
-    assert_eq!(kept, ["2", "3", "4"]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_tls_the_certificate_of_a_database_is_checked() {
-    let (right, wrong) = (Certificate::new(), Certificate::new());
-    let port = free_port();
-    let settings = [
-        "ssl=on",
-        "ssl_cert_file=$DIRECTORY/certificate.pem",
-        "ssl_key_file=$DIRECTORY/key.pem",
-        "listen_addresses=127.0.0.1",
-        &format!("port={port}"),
-    ];
-    let files = [("certificate.pem", &*right.file("certificate.pem")), ("key.pem", &*right.file("key.pem"))];
-    let server = PostgresServer::start_with(&settings, &files).await;
-    let outside = Outside::table_of(server).await;
-    let Outside::Table(server) = &outside else { panic!("it is a table") };
-    let url = format!("postgres://postgres@localhost:{port}/postgres?sslmode=require");
-    let describe = |certificate: &Certificate| {
-        let ca = certificate.file("certificate.pem").display().to_string();
-        node(&outside).with("feeds.orders.postgres.url", &url).with("feeds.orders.postgres.ca_file", ca)
-    };
-    let (trusting, doubting) = (describe(&right).start().await, describe(&wrong).start().await);
+    let poison = serde_json::to_string(tidegate::faults::READING_PANICS).expect("a text");
     outside.add(&[("channel", "stream:a"), ("data", "1")]).await;
-    trusting.metric_becomes(PUBLISHED, 1.0).await;
-    eventually("it tries", async || doubting.metric("tidegate_feed_retries_total").await >= 2.0).await;
-    assert_eq!(doubting.metric("tidegate_feed_connected").await, 0.0);
-    let spoken = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
-                  WHERE application_name LIKE '% feed orders'";
-    let spoken = server.session().await.query_one(spoken, &[]).await.expect("sessions");
-    assert_eq!(spoken.get::<_, Option<bool>>(0), Some(true));
+    node.metric_becomes(PUBLISHED, 1.0).await;
+    let of = |data| vec![("channel", "stream:a"), ("data", data)];
+    outside.add_all(&[of(poison.as_str()), of("2")]).await;
+    let panics = "tidegate_panics_total{what=\"feed\"}";
+    eventually("it is told again and again", async || node.metric(panics).await >= 2.0).await;
+    assert_eq!(data(&node, "stream:a").await, [json!(1)], "nothing is skipped");
+    assert!(node.is_ready().await);
+    let Outside::Stream(redis) = &outside else { panic!("it is a stream") };
+    let all: Vec<(String, Vec<String>)> = redis.ask(&["XRANGE", STREAM, "-", "+"]);
+    redis.ask::<u64>(&["XDEL", STREAM, &all[1].0]);
+    node.metric_becomes(PUBLISHED, 2.0).await;
+    assert_eq!(data(&node, "stream:a").await, [json!(1), json!(2)]);
+    node.metric_becomes(DEAD, 1.0).await;
+    assert_eq!((node.metric(READER).await, node.metric("tidegate_feed_connected").await), (1.0, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_for_which_there_is_no_room_yet_waits_for_some() {
+    let outside = Outside::stream();
+    let kept = "[namespaces.kept]\nhistory_size = 20\nhistory_ttl_s = 60\n\
+                newest = { allow_choice = true, snapshot = true, keys_max = 2 }\n";
+    let node =
+        node(&outside).with("broker.memory.keys_max", 2).with("namespaces.kept.newest.value_ttl_ms", 1_500);
+    let node = node.and(kept).start().await;
+    let of = |channel, key| vec![("channel", channel), ("key", key), ("data", "1")];
+    outside.add_all(&[of("kept:a", "1"), of("kept:a", "2"), of("kept:a", "3"), of("kept:b", "1")]).await;
+    // A channel's own bound is a setting like others; that of the node is no fault of what comes first to it.
+    eventually("it waits", async || node.metric("tidegate_feed_retries_total").await >= 2.0).await;
+    assert_eq!(node.metric(PUBLISHED).await, 2.0);
+    node.metric_becomes(PUBLISHED, 4.0).await;
+    assert_eq!(node.metric(DEAD).await, 0.0);
 }

@@ -11,7 +11,8 @@ use crate::redis_server::RedisServer;
 /// The feed's name in these tests.
 pub const FEED: &str = "orders";
 
-const STREAM: &str = "incoming";
+/// The key of a stream.
+pub const STREAM: &str = "incoming";
 const GROUP: &str = "readers";
 
 /// Where records come from.
@@ -46,6 +47,9 @@ BEGIN
 END $$;
 CREATE TRIGGER outbox_notify AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION outbox_notify();
 ";
+
+/// Fields that are JSON as they are written.
+const JSON: [&str; 3] = ["data", "tags", "channels"];
 
 /// A record that was put aside: why, and what it said.
 pub type DeadLetter = (String, BTreeMap<String, String>);
@@ -174,14 +178,39 @@ impl Outside {
                         serde_json::from_str(&row.get::<_, String>(1)).expect("a row in JSON");
                     // As they were said: a column in JSON as it is written, any other as its text.
                     let fields = record.into_iter().map(|(name, value)| match value {
-                        Value::String(text) if !["data", "tags", "channels"].contains(&&*name) => {
-                            (name, text)
-                        }
+                        Value::String(text) if !JSON.contains(&&*name) => (name, text),
                         value => (name, value.to_string()),
                     });
                     (row.get(0), fields.collect())
                 };
                 rows.await.expect("dead letters").iter().map(letter).collect()
+            }
+        }
+    }
+
+    /// Has it refuse to keep anything that was put aside, or not any more.
+    pub async fn refuse_dead_letters(&self, refuse: bool) {
+        match (self, refuse) {
+            (Self::Stream(redis), true) => redis.ask::<()>(&["SET", &format!("{STREAM}:dead"), "no stream"]),
+            (Self::Stream(redis), false) => redis.ask::<()>(&["DEL", &format!("{STREAM}:dead")]),
+            (Self::Table(server), refuse) => {
+                let rule = if refuse { "ADD CONSTRAINT none CHECK (false)" } else { "DROP CONSTRAINT none" };
+                let alter = format!("ALTER TABLE outbox_dead {rule}");
+                server.session().await.batch_execute(&alter).await.expect("a constraint");
+            }
+        }
+    }
+
+    /// How many records it hands out again, if it is asked to.
+    pub async fn left(&self) -> u64 {
+        match self {
+            Self::Stream(redis) => {
+                let pending: Vec<redis::Value> = redis.ask(&["XPENDING", STREAM, &format!("{GROUP}-{FEED}")]);
+                redis::from_redis_value(pending.into_iter().next().expect("a count")).expect("a number")
+            }
+            Self::Table(server) => {
+                let count = server.session().await.query_one("SELECT count(*) FROM outbox", &[]).await;
+                count.expect("a count").get::<_, i64>(0).unsigned_abs()
             }
         }
     }

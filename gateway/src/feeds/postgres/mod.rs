@@ -3,6 +3,7 @@
 //! The turn is an advisory lock of the session: it ends with the session, whatever becomes of the node. Nothing is read past
 //! rows that are still there, so a transaction that ends late is not missed. No transaction is open while rows are published.
 
+mod appetite;
 mod config;
 mod session;
 mod tls;
@@ -13,11 +14,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_postgres::config::SslMode;
 
+use self::appetite::Appetite;
 pub use self::config::{Config, PostgresUrl};
 use self::session::{Failed, Session};
 use self::tls::Tls;
 use super::config::Feed;
-use super::source::{Bounds, Lag, Look, Settled, Source, SourceError, Taken, Word};
+use super::source::{Bounds, Lag, Look, Record, Settled, Source, SourceError, Taken, Unread, Word};
 use crate::broker::redis::tls_connector;
 
 /// The table, and this node as its reader.
@@ -28,6 +30,22 @@ pub(super) struct Postgres {
     bounds: Bounds,
     names: Vec<(Word, Box<str>)>,
     session: Option<Session>,
+    appetite: Appetite,
+    /// A dead letter that could not be written, not even alone.
+    unwritable: Option<Box<str>>,
+}
+
+/// Why calls came to nothing.
+struct Trouble {
+    error: SourceError,
+    /// Of less there may be an answer.
+    is_too_much: bool,
+}
+
+impl From<Trouble> for SourceError {
+    fn from(trouble: Trouble) -> Self {
+        trouble.error
+    }
 }
 
 impl Postgres {
@@ -52,14 +70,16 @@ impl Postgres {
             }
         };
         let names = feed.fields.names().map(|(word, name)| (word, name.into())).into();
-        Ok(Self { server, tls, bounds: feed.bounds(), names, session: None, settings })
+        let bounds = feed.bounds();
+        let appetite = Appetite::new(bounds.records_max);
+        Ok(Self { server, tls, bounds, names, session: None, settings, appetite, unwritable: None })
     }
 
     /// Runs calls within the timeout, on a session that is opened if there is none. After a failure there is none.
     async fn within<T>(
         &mut self,
         calls: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
-    ) -> Result<T, SourceError> {
+    ) -> Result<T, Trouble> {
         let timeout = self.settings.timeout();
         let Self { server, tls, settings, names, bounds, session, .. } = self;
         let done = tokio::time::timeout(timeout, async {
@@ -69,24 +89,85 @@ impl Postgres {
             };
             calls(session).await
         });
-        let why = match done.await {
+        let (why, is_too_much) = match done.await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(failed)) => failed.to_string(),
-            Err(_) => format!("no answer within {} ms", timeout.as_millis()),
+            Ok(Err(failed)) => (failed.to_string(), failed.is_too_much()),
+            Err(_) => (format!("no answer within {} ms", timeout.as_millis()), true),
         };
         self.session = None;
-        Err(SourceError(format!("table {} of PostgreSQL: {why}", self.settings.table)))
+        let error = SourceError(format!("table {} of PostgreSQL: {why}", self.settings.table));
+        Err(Trouble { error, is_too_much })
     }
 
     async fn take_next(&mut self) -> Result<Taken, SourceError> {
-        let record_bytes_max = self.bounds.record_bytes_max;
+        if self.appetite.one_is_too_much()
+            && let Some(record) = self.too_long_to_be_read().await?
+        {
+            return Ok(Taken::Records(vec![record]));
+        }
+        let (rows, record_bytes_max) = (self.appetite.rows(), self.bounds.record_bytes_max);
         let taken = self.within(async |session| {
             Ok(match session.take_turn().await? {
-                true => Taken::Records(session.take(record_bytes_max).await?),
+                true => Taken::Records(session.take(rows, record_bytes_max).await?),
                 false => Taken::NotOurs,
             })
         });
-        taken.await
+        let taken = taken.await;
+        let taken = taken.inspect_err(|trouble| self.hold_back(trouble))?;
+        if let Taken::Records(records) = &taken
+            && !records.is_empty()
+        {
+            self.appetite.was_in_time();
+        }
+        Ok(taken)
+    }
+
+    fn hold_back(&mut self, trouble: &Trouble) {
+        if trouble.is_too_much {
+            self.appetite.was_too_much();
+            let (table, rows) = (&self.settings.table, self.appetite.rows());
+            tracing::debug!(table, rows, "fewer rows of a table are asked for at once");
+        }
+    }
+
+    /// The next row, if what the table stores of it is more than a record may have: that much can be asked also where the
+    /// row itself cannot be read in time.
+    async fn too_long_to_be_read(&mut self) -> Result<Option<Record>, SourceError> {
+        let max = self.bounds.record_bytes_max;
+        let next = self.within(async |session| {
+            Ok(if session.take_turn().await? { session.stored_next().await? } else { None })
+        });
+        let too_long = next.await?.filter(|(_, bytes)| *bytes > max as u64);
+        Ok(too_long.map(|(position, bytes)| Record { position, said: Err(Unread::TooLong { bytes, max }) }))
+    }
+
+    async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), SourceError> {
+        let dead: Vec<&Settled> = settled.iter().filter(|one| one.dead.is_some()).collect();
+        let without = match (&dead[..], &self.unwritable) {
+            ([alone], Some(unwritable)) => alone.position == *unwritable,
+            _ => false,
+        };
+        let alone = if let [alone] = dead[..] { Some(alone.position.clone()) } else { None };
+        match self.within(async |session| session.settle(&settled, without).await).await {
+            Ok(()) => {
+                if let Some(position) = self.unwritable.take_if(|_| without) {
+                    let table = &self.settings.table;
+                    tracing::warn!(
+                        table,
+                        %position,
+                        "a dead letter is more than the database writes in time: if it is long, its content is left out"
+                    );
+                }
+                Ok(())
+            }
+            Err(trouble) => {
+                self.hold_back(&trouble);
+                if trouble.is_too_much && self.appetite.one_is_too_much() {
+                    self.unwritable = alone;
+                }
+                Err(trouble.error)
+            }
+        }
     }
 
     async fn look_at(&mut self) -> Result<Look, SourceError> {
@@ -98,7 +179,7 @@ impl Postgres {
             let (records, oldest) = session.look().await?;
             Ok(Look::Ours(Lag { records: Some(records), oldest }))
         });
-        looked.await
+        Ok(looked.await?)
     }
 }
 
@@ -108,7 +189,7 @@ impl Source for Postgres {
     }
 
     fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>> {
-        async move { self.within(async |session| session.settle(&settled).await).await }.boxed()
+        self.let_go(settled).boxed()
     }
 
     fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>> {
@@ -129,7 +210,7 @@ impl Source for Postgres {
     fn leave(&mut self) -> BoxFuture<'_, ()> {
         async move {
             if self.session.is_some()
-                && let Err(error) = self.within(async |session| session.leave().await).await
+                && let Err(Trouble { error, .. }) = self.within(async |session| session.leave().await).await
             {
                 tracing::debug!(%error, "the turn to read a table could not be given back; it ends with the session");
             }

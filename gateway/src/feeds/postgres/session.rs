@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,6 +20,10 @@ pub(super) const COUNTED_MAX: i64 = 10_000;
 
 /// A session whose node says nothing for so long is ended by the server, and its turn with it.
 const SILENCE_MAX: &str = "10s";
+
+/// Of a dead letter that cannot be written whole, this much the table must store before its content is left out: what fails for
+/// smaller ones is not for their size.
+const OMITTED_FROM_BYTES: u32 = 1 << 20;
 
 /// A session that is open.
 pub(super) struct Session {
@@ -36,8 +41,10 @@ struct Statements {
     turn: Statement,
     leave: Statement,
     take: Statement,
+    stored: Statement,
     done: Statement,
     dead: Statement,
+    dead_without: Statement,
     trim: Statement,
     look: Statement,
 }
@@ -53,6 +60,15 @@ pub(super) enum Failed {
     NoColumn(String, String),
     #[error("the database answers something unexpected")]
     Unexpected,
+}
+
+impl Failed {
+    /// Whether less of it may be possible: it took too long, or was more than the server can have in one value.
+    pub(super) fn is_too_much(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let too_much = [SqlState::QUERY_CANCELED, SqlState::PROGRAM_LIMIT_EXCEEDED, SqlState::OUT_OF_MEMORY];
+        error.code().is_some_and(|code| too_much.contains(code))
+    }
 }
 
 fn in_words(error: &tokio_postgres::Error) -> String {
@@ -128,8 +144,10 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn take(&self, record_bytes_max: usize) -> Result<Vec<Record>, Failed> {
-        let rows = self.client.query(&self.statements.take, &[]).await?;
+    /// At most so many rows.
+    pub(super) async fn take(&self, rows: usize, record_bytes_max: usize) -> Result<Vec<Record>, Failed> {
+        let rows_max = i64::try_from(rows).unwrap_or(i64::MAX);
+        let rows = self.client.query(&self.statements.take, &[&rows_max]).await?;
         rows.iter()
             .map(|row| {
                 let position: String = row.try_get(0)?;
@@ -152,7 +170,15 @@ impl Session {
             .collect()
     }
 
-    pub(super) async fn settle(&mut self, settled: &[Settled]) -> Result<(), Failed> {
+    /// The next row, and how many bytes the table stores of it: less than it is of, where they are compressed.
+    pub(super) async fn stored_next(&self) -> Result<Option<(Box<str>, u64)>, Failed> {
+        let Some(row) = self.client.query_opt(&self.statements.stored, &[]).await? else { return Ok(None) };
+        let (position, bytes): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(Some((position.into(), u64::try_from(bytes).map_err(|_| Failed::Unexpected)?)))
+    }
+
+    /// `without`: dead letters that are long are kept without their content.
+    pub(super) async fn settle(&mut self, settled: &[Settled], without: bool) -> Result<(), Failed> {
         let done: Vec<&str> =
             settled.iter().filter(|one| one.dead.is_none()).map(|one| &*one.position).collect();
         let dead = settled.iter().filter_map(|one| Some((&*one.position, one.dead.as_deref()?)));
@@ -163,7 +189,8 @@ impl Session {
         }
         if !dead.is_empty() {
             let transaction = self.client.transaction().await?;
-            transaction.execute(&self.statements.dead, &[&dead, &reasons]).await?;
+            let statement = if without { &self.statements.dead_without } else { &self.statements.dead };
+            transaction.execute(statement, &[&dead, &reasons]).await?;
             transaction.execute(&self.statements.trim, &[]).await?;
             transaction.commit().await?;
         }
@@ -218,6 +245,8 @@ struct Table {
 /// A column that says something, as an expression of text.
 struct Column {
     word: Word,
+    /// As SQL has it.
+    name: String,
     text: String,
 }
 
@@ -255,7 +284,7 @@ impl Table {
                 Some(kind) if kind.ends_with("[]") => format!("to_jsonb({quoted})::text"),
                 Some(_) => format!("{quoted}::text"),
             };
-            columns.push(Column { word: *word, text });
+            columns.push(Column { word: *word, name: quoted, text });
         }
         let has = |word: Word| columns.iter().any(|column| column.word == word);
         for (one, other) in [(Word::Channel, Word::Channels), (Word::Data, Word::B64data)] {
@@ -274,7 +303,7 @@ impl Table {
         bounds: Bounds,
     ) -> Result<Statements, Failed> {
         let Self { name, dead, id, id_type, columns, object, .. } = self;
-        let Bounds { records_max, bytes_max, record_bytes_max } = bounds;
+        let Bounds { bytes_max, record_bytes_max, .. } = bounds;
         let turn = format!("hashtextextended('tidegate:feed:{object}', 0)");
         let said: Vec<String> =
             columns.iter().enumerate().map(|(at, column)| format!("{} AS c{at}", column.text)).collect();
@@ -288,17 +317,26 @@ impl Table {
             "SELECT id::text, size, {given} FROM (\
                SELECT *, sum(CASE WHEN size <= {record_bytes_max} THEN size ELSE 0 END) OVER (ORDER BY id) AS total FROM (\
                  SELECT *, ({size})::int8 AS size FROM (\
-                   SELECT {id} AS id, {said} FROM {name} ORDER BY {id} LIMIT {records_max}) AS read) AS sized) AS summed \
+                   SELECT {id} AS id, {said} FROM {name} ORDER BY {id} LIMIT $1) AS read) AS sized) AS summed \
              WHERE total - size < {bytes_max} ORDER BY summed.id",
             given = given.join(", "),
             size = size.join(" + "),
             said = said.join(", "),
         );
         let of_ids = format!("WHERE {id} = ANY ($1::text[]::{id_type}[])");
-        let dead_ones = format!(
-            "WITH gone AS (DELETE FROM {name} AS tidegate_row {of_ids} RETURNING {id}::text AS id, to_jsonb(tidegate_row) AS record) \
+        let stored: Vec<String> =
+            columns.iter().map(|column| format!("coalesce(pg_column_size({}), 0)", column.name)).collect();
+        let stored = stored.join(" + ");
+        let stored_next = format!("SELECT {id}::text, ({stored})::int8 FROM {name} ORDER BY {id} LIMIT 1");
+        let dead_ones = |record: &str| {
+            format!(
+                "WITH gone AS (DELETE FROM {name} AS tidegate_row {of_ids} RETURNING {id}::text AS id, {record} AS record) \
              INSERT INTO {dead} (id, reason, record, at) SELECT gone.id, why.reason, gone.record, clock_timestamp() \
              FROM gone JOIN unnest($1::text[], $2::text[]) AS why (id, reason) USING (id)"
+            )
+        };
+        let without = format!(
+            "CASE WHEN {stored} > {OMITTED_FROM_BYTES} THEN '{{\"omitted\": true}}' ELSE to_jsonb(tidegate_row) END"
         );
         let trim = format!(
             "DELETE FROM {dead} WHERE ctid IN (SELECT ctid FROM {dead} ORDER BY at DESC, ctid DESC OFFSET {})",
@@ -320,7 +358,9 @@ impl Table {
             leave: client.prepare(&format!("SELECT pg_advisory_unlock({turn})")).await?,
             take: client.prepare(&take).await?,
             done: client.prepare(&format!("DELETE FROM {name} {of_ids}")).await?,
-            dead: client.prepare(&dead_ones).await?,
+            stored: client.prepare(&stored_next).await?,
+            dead: client.prepare(&dead_ones("to_jsonb(tidegate_row)")).await?,
+            dead_without: client.prepare(&dead_ones(&without)).await?,
             trim: client.prepare(&trim).await?,
             look: client.prepare(&look).await?,
         })

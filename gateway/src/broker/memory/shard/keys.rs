@@ -72,7 +72,7 @@ impl Shard {
             Err(NotMade::Suppressed(why)) => Ok(Changed { position, suppressed: Some(why) }),
             Err(NotMade::Full) => {
                 self.forget_if_unused(&channel);
-                Err(BrokerError::Full)
+                Err(if has_no_room { BrokerError::NoRoom } else { BrokerError::Full })
             }
         };
         if let Some(idempotency) =

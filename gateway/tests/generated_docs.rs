@@ -62,6 +62,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (FEED_FIELDS, "src/feeds/config.rs", "Fields"),
     (FEED_REDIS_STREAM, "src/feeds/redis_stream/config.rs", "Config"),
     (FEED_POSTGRES, "src/feeds/postgres/config.rs", "Config"),
+    (FEED_KAFKA, "src/feeds/kafka/config.rs", "Config"),
     ("demo", "src/demo/config.rs", "Config"),
     ("drain", "core/src/drain.rs", "Settings"),
     ("telemetry", "src/telemetry/config.rs", "Config"),
@@ -81,6 +82,7 @@ const FEED: &str = "feeds.NAME";
 const FEED_FIELDS: &str = "feeds.NAME.fields";
 const FEED_REDIS_STREAM: &str = "feeds.NAME.redis_stream";
 const FEED_POSTGRES: &str = "feeds.NAME.postgres";
+const FEED_KAFKA: &str = "feeds.NAME.kafka";
 /// Stands for every section that is a bare endpoint's path.
 const RAW_PATH: &str = "raw.paths.\"/PATH\"";
 
@@ -159,6 +161,7 @@ fn configuration() -> String {
             FEED_FIELDS => of_feed.get("fields"),
             FEED_REDIS_STREAM => of_feed.get("redis_stream"),
             FEED_POSTGRES => of_feed.get("postgres"),
+            FEED_KAFKA => of_feed.get("kafka"),
             section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),
         };
         let mut head = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n";

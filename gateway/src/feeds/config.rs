@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::source::{Bounds, Word};
-use super::{postgres, redis_stream};
+use super::{kafka, postgres, redis_stream};
 use crate::setting::Faults;
 
 /// The most feeds. Each has a label of its own in metrics.
@@ -21,7 +21,7 @@ const FIELD_BYTES_MAX: usize = 63;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Feed {
-    /// What the source is: `redis_stream` or `postgres`. Its own settings are in the section of that name below this one.
+    /// What the source is: `redis_stream`, `postgres` or `kafka`. Its own settings are in the section of that name below this one.
     pub kind: Option<Kind>,
     /// The most records that are read at once. Nothing more is read until all of them are published or dead letters.
     pub records_max: usize,
@@ -41,6 +41,8 @@ pub struct Feed {
     pub redis_stream: redis_stream::Config,
     /// With `kind = "postgres"`.
     pub postgres: postgres::Config,
+    /// With `kind = "kafka"`.
+    pub kafka: kafka::Config,
 }
 
 /// Where records can come from.
@@ -49,6 +51,7 @@ pub struct Feed {
 pub enum Kind {
     RedisStream,
     Postgres,
+    Kafka,
 }
 
 impl Default for Feed {
@@ -63,6 +66,7 @@ impl Default for Feed {
             fields: Fields::default(),
             redis_stream: redis_stream::Config::default(),
             postgres: postgres::Config::default(),
+            kafka: kafka::Config::default(),
         }
     }
 }
@@ -151,7 +155,7 @@ impl Fields {
 impl Feed {
     fn check(&self, faults: &mut Faults) {
         if self.kind.is_none() {
-            faults.add("kind", "is missing: redis_stream or postgres");
+            faults.add("kind", "is missing: redis_stream, postgres or kafka");
         }
         faults.outside("records_max", self.records_max, 1..=10_000);
         faults.outside("bytes_max", self.bytes_max, 1_024..=256 << 20);
@@ -192,6 +196,9 @@ impl Feed {
             self.postgres != postgres::Config::default(),
             &|found| self.postgres.check(found),
         );
+        within("kafka", self.kind == Some(Kind::Kafka), self.kafka != kafka::Config::default(), &|found| {
+            self.kafka.check(found)
+        });
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -214,6 +221,11 @@ impl Feed {
             (Some(Kind::Postgres), Some(Kind::Postgres)) => {
                 (&table.url, &table.table) == (&other_table.url, &other_table.table)
             }
+            (Some(Kind::Kafka), Some(Kind::Kafka)) => {
+                let (topic, others) = (&self.kafka, &other.kafka);
+                let share_a_broker = topic.brokers.iter().any(|broker| others.brokers.contains(broker));
+                share_a_broker && (&topic.topic, &topic.group) == (&others.topic, &others.group)
+            }
             _ => false,
         }
     }
@@ -227,6 +239,7 @@ impl Feed {
         match self.kind {
             Some(Kind::RedisStream) => self.redis_stream.files(),
             Some(Kind::Postgres) => self.postgres.files(),
+            Some(Kind::Kafka) => self.kafka.files(),
             None => Vec::new(),
         }
     }
@@ -290,10 +303,11 @@ mod tests {
         );
         assert_eq!(faulty("[a]\nkind = \"redis_stream\"\n"), ["a.redis_stream.stream"]);
         assert_eq!(faulty("[a]\nkind = \"postgres\"\n"), ["a.postgres.url"]);
+        assert_eq!(faulty("[a]\nkind = \"kafka\"\n"), ["a.kafka.brokers", "a.kafka.topic"]);
         let other =
             "[a]\nkind = \"redis_stream\"\nredis_stream = { stream = \"s\" }\npostgres = { table = \"t\" }\n";
         assert_eq!(faulty(other), ["a.postgres"]);
-        assert!(toml::from_str::<Feed>("kind = \"kafka\"").is_err(), "a kind that does not work is none");
+        assert!(toml::from_str::<Feed>("kind = \"pulsar\"").is_err(), "a kind that does not work is none");
         assert!(toml::from_str::<Feed>("kinds = \"x\"").is_err());
     }
 
@@ -318,6 +332,11 @@ mod tests {
         };
         assert_eq!(faulty(&(stream("a", "one") + &stream("b", "one"))), ["b"]);
         assert_eq!(faulty(&(stream("a", "one") + &stream("b", "two"))), [""; 0]);
+        let topic = |name: &str, brokers: &str| {
+            format!("[{name}]\nkind = \"kafka\"\n[{name}.kafka]\nbrokers = [{brokers}]\ntopic = \"t\"\n")
+        };
+        assert_eq!(faulty(&(topic("a", "\"a:1\", \"b:1\"") + &topic("b", "\"b:1\""))), ["b"]);
+        assert_eq!(faulty(&(topic("a", "\"a:1\"") + &topic("b", "\"b:1\""))), [""; 0]);
         let late = stream("a", "one").replace("kind", "retry_max_ms = 60000\nidempotency_ttl_s = 60\nkind");
         assert_eq!(faulty(&late), ["a.retry_max_ms"]);
     }

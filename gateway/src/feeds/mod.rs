@@ -5,6 +5,7 @@
 //! published, or was put where the source keeps what cannot be ([`run`]).
 
 pub mod config;
+pub mod kafka;
 mod keep;
 pub mod postgres;
 mod record;
@@ -104,6 +105,7 @@ fn source(name: &str, feed: &Feed, redis: &Redis, node: &Node) -> Result<Box<dyn
             Ok(Box::new(stream.map_err(|error| error.to_string())?))
         }
         Some(Kind::Postgres) => Ok(Box::new(postgres::Postgres::new(name, feed, &redis.prefix)?)),
+        Some(Kind::Kafka) => Ok(Box::new(kafka::Kafka::new(name, feed, &redis.prefix)?)),
         // Settings are checked before anything is made of them.
         None => Err("has no kind".to_owned()),
     }

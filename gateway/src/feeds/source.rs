@@ -82,6 +82,8 @@ pub(super) enum Unread {
     TooLong { bytes: u64, max: usize },
     #[error("it was removed from the source before it was published")]
     Gone,
+    #[error("{0}")]
+    Malformed(String),
 }
 
 /// What a source hands out.

@@ -271,11 +271,11 @@ metrics! {
     FEED_CONNECTED Gauge "feed_connected" ["feed": "the name of a section `feeds.NAME`"]
         "1 while this node can use the source.";
     FEED_READER Gauge "feed_reader" ["feed": "the name of a section `feeds.NAME`"]
-        "1 on the one node that reads the feed.";
+        "1 on the one node that reads the feed; of a topic of Kafka on each that reads a partition.";
     FEED_HELD_RECORDS Gauge "feed_held_records" ["feed": "the name of a section `feeds.NAME`"]
         "Records that this node has read and is not done with.";
     FEED_BEHIND_RECORDS Gauge "feed_behind_records" ["feed": "the name of a section `feeds.NAME`"]
-        "Records in the source that are not done with. Only the node that reads shows it, and only where the source can tell.";
+        "Records in the source that are not done with. Only who reads shows it, and only where the source can tell.";
     FEED_OLDEST_SECONDS Gauge "feed_oldest_seconds" ["feed": "the name of a section `feeds.NAME`"]
         "How old the oldest of them is. Shown as the one before.";
 

@@ -19,6 +19,8 @@ mod gateway;
 mod graphql;
 #[path = "../support/http.rs"]
 mod http;
+#[path = "../support/kafka.rs"]
+mod kafka;
 #[path = "../support/polling.rs"]
 mod polling;
 #[path = "../support/postgres.rs"]
@@ -66,6 +68,7 @@ mod publishes_on_workers;
 mod reaches_by_response;
 mod reads_feeds;
 mod reads_tables;
+mod reads_topics;
 mod recovers_slowly;
 mod resumes_sessions;
 mod sends_what_is_wanted;

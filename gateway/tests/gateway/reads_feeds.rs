@@ -305,6 +305,33 @@ macro_rules! of_each_kind {
     };
 }
 
+/// The same for a topic of Kafka, in runs that have one.
+macro_rules! of_a_topic {
+    ($($name:ident)*) => {
+        mod of_a_topic {
+            use super::Outside;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = "needs Kafka: tests/kafka/run"]
+                async fn $name() {
+                    super::$name(Outside::topic().await).await;
+                }
+            )*
+        }
+    };
+}
+
+of_a_topic! {
+    all_that_a_record_says_is_published
+    what_cannot_be_published_is_a_dead_letter_and_what_follows_is_not
+    of_two_nodes_one_reads_and_when_it_is_killed_the_other_goes_on
+    a_source_that_goes_away_is_come_back_to_and_the_node_stays_ready
+    while_the_broker_is_away_no_more_is_read_than_can_be_held_and_nothing_is_skipped
+    a_node_that_stops_lets_another_go_on_at_once
+    what_is_published_is_let_go_of_though_dead_letters_cannot_be_written
+    a_reader_that_stood_still_reads_nothing_more_once_another_reads
+}
+
 of_each_kind! {
     all_that_a_record_says_is_published
     a_record_that_is_read_again_is_published_once

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use krafka::{ConsumerRecord, Record};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::gateway::Description;
+use crate::kafka::KafkaServer;
 use crate::postgres::PostgresServer;
 use crate::redis_server::RedisServer;
 
@@ -20,6 +23,7 @@ const GROUP: &str = "readers";
 pub enum Outside {
     Stream(RedisServer),
     Table(PostgresServer),
+    Topic(KafkaServer),
 }
 
 /// The columns of a table and their types.
@@ -51,6 +55,15 @@ CREATE TRIGGER outbox_notify AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE F
 /// Fields that are JSON as they are written.
 const JSON: [&str; 3] = ["data", "tags", "channels"];
 
+/// The value of a record of Kafka.
+fn object(fields: &[(&str, &str)]) -> String {
+    let member = |(name, value): &(&str, &str)| {
+        let value = if JSON.contains(name) { (*value).to_owned() } else { Value::from(*value).to_string() };
+        format!("{}:{value}", Value::from(*name))
+    };
+    format!("{{{}}}", fields.iter().map(member).collect::<Vec<_>>().join(","))
+}
+
 /// A record that was put aside: why, and what it said.
 pub type DeadLetter = (String, BTreeMap<String, String>);
 
@@ -58,6 +71,14 @@ impl Outside {
     pub fn stream() -> Self {
         // What was said to be there is there when it comes back.
         Self::Stream(RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]))
+    }
+
+    /// Of one partition, so that all records have one order.
+    pub async fn topic() -> Self {
+        let server = KafkaServer::start().await;
+        server.make_topic(STREAM, 1).await;
+        server.make_topic(&format!("{STREAM}.dead"), 1).await;
+        Self::Topic(server)
     }
 
     pub async fn table() -> Self {
@@ -95,6 +116,11 @@ impl Outside {
             Self::Table(server) => node
                 .with(&format!("feeds.{feed}.kind"), "postgres")
                 .with(&format!("feeds.{feed}.postgres.url"), server.url()),
+            Self::Topic(server) => node.and(&format!(
+                "[feeds.{feed}]\nkind = \"kafka\"\n[feeds.{feed}.kafka]\nbrokers = [\"{}\"]\ntopic = \"{STREAM}\"\n\
+                 group = \"{GROUP}-{feed}\"\n",
+                server.address()
+            )),
         }
     }
 
@@ -118,6 +144,10 @@ impl Outside {
                 }
             }
             Self::Table(server) => Self::insert(server, records).await,
+            Self::Topic(server) => {
+                let record = |fields: &Vec<(&str, &str)>| Record::new(STREAM, object(fields));
+                server.write(records.iter().map(record)).await;
+            }
         }
     }
 
@@ -154,6 +184,7 @@ impl Outside {
                 let again = "INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM every_row";
                 server.session().await.batch_execute(again).await.expect("the same rows");
             }
+            Self::Topic(_) => panic!("a topic is not read anew while somebody reads it"),
         }
     }
 
@@ -185,6 +216,25 @@ impl Outside {
                 };
                 rows.await.expect("dead letters").iter().map(letter).collect()
             }
+            Self::Topic(server) => {
+                let found = server.read(&format!("{STREAM}.dead")).await;
+                let letter = |record: &ConsumerRecord| {
+                    let reason = record.header_str("feed_reason").expect("a reason").to_owned();
+                    let value = record.value.as_deref().expect("a value");
+                    let fields: BTreeMap<String, Box<RawValue>> =
+                        serde_json::from_slice(value).expect("an object");
+                    let text = |raw: &RawValue| {
+                        serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+                    };
+                    // What was written as JSON is told as it is written.
+                    let told = |(name, raw): (String, Box<RawValue>)| {
+                        let is_json = JSON.contains(&&*name);
+                        (name, if is_json { raw.get().to_owned() } else { text(&raw) })
+                    };
+                    (reason, fields.into_iter().map(told).collect())
+                };
+                found.iter().map(letter).collect()
+            }
         }
     }
 
@@ -198,6 +248,8 @@ impl Outside {
                 let alter = format!("ALTER TABLE outbox_dead {rule}");
                 server.session().await.batch_execute(&alter).await.expect("a constraint");
             }
+            (Self::Topic(server), true) => server.delete_topic(&format!("{STREAM}.dead")).await,
+            (Self::Topic(server), false) => server.make_topic(&format!("{STREAM}.dead"), 1).await,
         }
     }
 
@@ -212,6 +264,14 @@ impl Outside {
                 let count = server.session().await.query_one("SELECT count(*) FROM outbox", &[]).await;
                 count.expect("a count").get::<_, i64>(0).unsigned_abs()
             }
+            Self::Topic(server) => {
+                let consumer = server.client().await.consumer(format!("{GROUP}-{FEED}")).build().await;
+                let consumer = consumer.expect("a consumer");
+                let (_, end) = consumer.fetch_watermarks(STREAM, 0).await.expect("where it ends");
+                let committed = consumer.committed(&[(STREAM, 0)]).await.expect("where the group is");
+                let stands = committed.values().next().map_or(0, |stands| stands.offset);
+                (end - stands).unsigned_abs()
+            }
         }
     }
 
@@ -220,6 +280,7 @@ impl Outside {
         match self {
             Self::Stream(redis) => redis.kill(),
             Self::Table(server) => server.kill(),
+            Self::Topic(server) => server.kill(),
         }
     }
 
@@ -228,6 +289,7 @@ impl Outside {
         match self {
             Self::Stream(redis) => redis.restart(),
             Self::Table(server) => server.restart().await,
+            Self::Topic(server) => server.restart().await,
         }
     }
 }

@@ -1,0 +1,270 @@
+//! The sections `feeds.NAME.kafka`: which topic, and how its cluster is reached.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::feeds::redis_stream::From;
+use crate::secret::Secret;
+use crate::setting::Faults;
+
+/// More of them are a mistake: one that answers tells of all others.
+const BROKERS_MAX: usize = 32;
+/// Longest name of a topic, in bytes, as Kafka has it.
+const TOPIC_BYTES_MAX: usize = 249;
+/// Longest name of a group, in bytes.
+const GROUP_BYTES_MAX: usize = 255;
+
+/// With `kind = "kafka"`: a topic of Apache Kafka 3.9 or newer, or of what speaks its protocol, read as a consumer group.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `host:port` of brokers to begin with: the others are learned from whichever answers.
+    pub brokers: Vec<String>,
+    /// The topic. It must be there.
+    pub topic: String,
+    /// The consumer group. It must be for this feed alone.
+    pub group: String,
+    /// Where a group begins that has read nothing of the topic: `beginning`, with all that it has, or `end`, with what comes from
+    /// then on. A partition that is added later is read from its beginning.
+    pub from: From,
+    /// What a record's value is: `fields`, an object in JSON with the fields of a publication; `data`, the data itself in JSON;
+    /// or `bytes`, data of any kind. With the last two, headers of the record have the other fields.
+    pub value: Value,
+    /// The topic of dead letters, which must be there. Empty: that of the topic with `.dead` behind it.
+    pub dead_letters: String,
+    /// Whether brokers are spoken to with TLS.
+    pub tls: bool,
+    /// PEM file of the authorities that the brokers' certificates are checked against. Default: those of the operating system.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that this node shows, and of those it was signed with.
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file of the key of that certificate.
+    pub client_key_file: Option<PathBuf>,
+    /// How this node logs in: `plain`, `scram_sha_256` or `scram_sha_512`. Without it nobody logs in.
+    pub sasl: Option<Sasl>,
+    /// With `sasl`: the user's name.
+    pub user: String,
+    /// With `sasl`: the password. Never shown.
+    pub password: Secret,
+    /// File that holds the password, in place of `password`.
+    pub password_file: Option<PathBuf>,
+    /// Milliseconds within which every call is answered or has failed.
+    pub timeout_ms: u64,
+}
+
+/// What is in a record's value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Value {
+    #[default]
+    Fields,
+    Data,
+    Bytes,
+}
+
+/// How a node logs in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sasl {
+    Plain,
+    #[serde(rename = "scram_sha_256")]
+    ScramSha256,
+    #[serde(rename = "scram_sha_512")]
+    ScramSha512,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            brokers: Vec::new(),
+            topic: String::new(),
+            group: "tidegate".to_owned(),
+            from: From::Beginning,
+            value: Value::Fields,
+            dead_letters: String::new(),
+            tls: false,
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            sasl: None,
+            user: String::new(),
+            password: Secret::default(),
+            password_file: None,
+            timeout_ms: 5_000,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn check(&self, faults: &mut Faults) {
+        if self.brokers.is_empty() {
+            faults.add("brokers", "must be set: host:port of brokers");
+        }
+        if self.brokers.len() > BROKERS_MAX {
+            faults.add("brokers", format!("has more than {BROKERS_MAX} of them"));
+        }
+        for (number, broker) in self.brokers.iter().enumerate() {
+            if !is_host_and_port(broker) {
+                faults.add(format!("brokers.{number}"), "must be host:port, such as kafka.internal:9092");
+            }
+        }
+        for (key, topic) in [("topic", &self.topic), ("dead_letters", &self.dead_letters())] {
+            if !is_topic(topic) {
+                let problem = format!("must be of 1 to {TOPIC_BYTES_MAX} letters, digits and ._-");
+                faults.add(key, problem);
+            }
+        }
+        if self.dead_letters() == self.topic {
+            faults.add("dead_letters", "is the topic itself: dead letters would be read again for ever");
+        }
+        if self.group.is_empty() || self.group.len() > GROUP_BYTES_MAX {
+            faults.add("group", format!("must be of 1 to {GROUP_BYTES_MAX} bytes"));
+        }
+        if !self.tls {
+            for (key, _) in self.files_of_tls() {
+                let key = key.rsplit('.').next().unwrap_or(key);
+                faults.add(key, "is of no use without TLS: tls must be true");
+            }
+        }
+        match (&self.client_cert_file, &self.client_key_file) {
+            (Some(_), None) => {
+                faults.add("client_key_file", "is missing: a certificate is shown with its key")
+            }
+            (None, Some(_)) => faults.add("client_cert_file", "is missing: a key is for a certificate"),
+            _ => {}
+        }
+        self.check_login(faults);
+        faults.outside("timeout_ms", self.timeout_ms, 500..=60_000);
+    }
+
+    fn check_login(&self, faults: &mut Faults) {
+        let has_password = !self.password.is_empty() || self.password_file.is_some();
+        match self.sasl {
+            None => {
+                for (key, is_set) in [
+                    ("user", !self.user.is_empty()),
+                    ("password", !self.password.is_empty()),
+                    ("password_file", self.password_file.is_some()),
+                ] {
+                    if is_set {
+                        faults.add(key, "is of no use without sasl: plain, scram_sha_256 or scram_sha_512");
+                    }
+                }
+            }
+            Some(_) => {
+                if self.user.is_empty() {
+                    faults.add("user", "is missing: sasl logs somebody in");
+                }
+                if !has_password {
+                    faults.add("password", "is missing, and so is password_file: sasl logs in with one");
+                }
+                if !self.password.is_empty() && self.password_file.is_some() {
+                    faults.add("password_file", "must not be set together with password");
+                }
+            }
+        }
+    }
+
+    pub(super) fn dead_letters(&self) -> String {
+        if self.dead_letters.is_empty() { format!("{}.dead", self.topic) } else { self.dead_letters.clone() }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    fn files_of_tls(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("kafka.ca_file", &self.ca_file),
+            ("kafka.client_cert_file", &self.client_cert_file),
+            ("kafka.client_key_file", &self.client_key_file),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)))
+    }
+
+    /// Files that are named, by their keys.
+    pub(crate) fn files(&self) -> Vec<(&'static str, &Path)> {
+        let password = self.password_file.as_deref().map(|file| ("kafka.password_file", file));
+        self.files_of_tls().chain(password).collect()
+    }
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match bare {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            !host.is_empty() && host.bytes().all(is_of_name)
+        }
+    };
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn is_topic(name: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=TOPIC_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_of_name) && !matches!(name, "." | "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(toml: &str) -> Vec<(String, String)> {
+        let mut faults = Faults::default();
+        toml::from_str::<Config>(toml).unwrap().check(&mut faults);
+        faults.into_inner()
+    }
+
+    fn faulty(toml: &str) -> Vec<String> {
+        faults(toml).into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_told_by_its_key() {
+        for good in [
+            "brokers = [\"kafka-1:9092\", \"[::1]:9092\", \"10.0.0.1:9093\"]\ntopic = \"shop.orders\"",
+            "brokers = [\"a:1\"]\ntopic = \"t\"\ntls = true\nca_file = \"/a\"\nclient_cert_file = \"/c\"\n\
+             client_key_file = \"/k\"\nsasl = \"scram_sha_512\"\nuser = \"u\"\npassword_file = \"/p\"",
+            "brokers = [\"a:1\"]\ntopic = \"t\"\nsasl = \"plain\"\nuser = \"u\"\npassword = \"p\"\nvalue = \"bytes\"",
+        ] {
+            assert_eq!(faulty(good), [""; 0], "{good}");
+        }
+        assert_eq!(faulty(""), ["brokers", "topic"]);
+        let bad = "brokers = [\"a\", \"kafka://a:1\", \"a:0\", \"[a]:1\"]\ntopic = \"a b\"\ndead_letters = \"..\"\n\
+                   group = \"\"\nca_file = \"/a\"\nclient_key_file = \"/k\"\nuser = \"u\"\ntimeout_ms = 1";
+        assert_eq!(
+            faulty(bad),
+            [
+                "brokers.0",
+                "brokers.1",
+                "brokers.2",
+                "brokers.3",
+                "topic",
+                "dead_letters",
+                "group",
+                "ca_file",
+                "client_key_file",
+                "client_cert_file",
+                "user",
+                "timeout_ms"
+            ]
+        );
+        let base = "brokers = [\"a:1\"]\ntopic = \"t\"\n";
+        assert_eq!(faulty(&format!("{base}dead_letters = \"t\"")), ["dead_letters"]);
+        assert_eq!(faulty(&format!("{base}sasl = \"plain\"")), ["user", "password"]);
+        let both = format!("{base}sasl = \"plain\"\nuser = \"u\"\npassword = \"p\"\npassword_file = \"/p\"");
+        assert_eq!(faulty(&both), ["password_file"]);
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let config: Config = toml::from_str("password = \"s3cret\"").unwrap();
+        let shown =
+            format!("{config:?} {} {:?}", toml::to_string(&config).unwrap(), faults("password = \"s3cret\""));
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+}

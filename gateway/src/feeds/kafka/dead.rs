@@ -1,0 +1,59 @@
+//! Dead letters: records of the topic that keeps what cannot be published.
+
+use std::time::Duration;
+
+use krafka::error::ErrorCode;
+use krafka::{ConsumerRecord, KrafkaError, Record};
+
+use super::open::{Cluster, LETTER_BYTES_MAX, Open};
+use super::says;
+
+/// What a dead letter needs beside the record.
+const SLACK_BYTES: usize = 64 << 10;
+
+/// The record as it was, and in headers why it is one and where it was.
+pub(super) fn letter(record: &ConsumerRecord, reason: &str, cluster: &Cluster) -> Record {
+    let mut letter = Record::new(cluster.dead_letters(), "").without_value();
+    letter.key = record.key.clone();
+    letter.headers = record.headers.clone();
+    let about = [
+        ("feed_reason", reason.to_owned()),
+        ("feed_topic", record.topic.to_string()),
+        ("feed_partition", record.partition.to_string()),
+        ("feed_offset", record.offset.to_string()),
+    ];
+    for (name, text) in about {
+        letter = letter.header(name, text);
+    }
+    letter.value = record.value.clone();
+    if says::size(record) + SLACK_BYTES > LETTER_BYTES_MAX { without_content(letter) } else { letter }
+}
+
+fn without_content(letter: Record) -> Record {
+    let bytes = letter.value.as_ref().map_or(0, bytes::Bytes::len);
+    // Of a key or headers that are as long, nothing can be kept either.
+    let keeps = |(name, _): &(String, Option<bytes::Bytes>)| name.starts_with("feed_");
+    let mut letter = letter.without_value().without_key();
+    letter.headers.retain(keeps);
+    letter.header("feed_omitted", bytes.to_string())
+}
+
+/// Answered once all replicas have it that must.
+pub(super) async fn write(open: &Open, letter: Record, timeout: Duration) -> Result<(), String> {
+    let short = without_content(letter.clone());
+    let written = tokio::time::timeout(timeout, async {
+        match open.producer.send(letter).await {
+            // The topic takes less than the one that it was in.
+            Err(KrafkaError::Broker {
+                code: ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge,
+                ..
+            }) => open.producer.send(short).await,
+            written => written,
+        }
+    });
+    match written.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
+    }
+}

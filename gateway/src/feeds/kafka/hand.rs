@@ -1,0 +1,141 @@
+//! What was handed out of each partition and is not let go of: a partition is done with up to the first record that is not.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use krafka::{ConsumerRecord, Offset, PartitionId};
+
+/// By partition, in the order of offsets.
+#[derive(Debug, Default)]
+pub(super) struct Hand {
+    partitions: BTreeMap<PartitionId, VecDeque<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    record: ConsumerRecord,
+    is_done: bool,
+}
+
+impl Hand {
+    pub(super) fn take_up(&mut self, record: ConsumerRecord) {
+        self.partitions.entry(record.partition).or_default().push_back(Held { record, is_done: false });
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.partitions.clear();
+    }
+
+    /// Forgets what is another's now.
+    pub(super) fn give_up(&mut self, partitions: &HashSet<PartitionId>) {
+        self.partitions.retain(|partition, _| !partitions.contains(partition));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.partitions.values().all(VecDeque::is_empty)
+    }
+
+    /// A record that was handed out and is not done with.
+    pub(super) fn find(&self, partition: PartitionId, offset: Offset) -> Option<&ConsumerRecord> {
+        let held = self.partitions.get(&partition)?;
+        let at = held.binary_search_by_key(&offset, |held| held.record.offset).ok()?;
+        Some(&held[at]).filter(|held| !held.is_done).map(|held| &held.record)
+    }
+
+    pub(super) fn done(&mut self, partition: PartitionId, offset: Offset) {
+        let Some(held) = self.partitions.get_mut(&partition) else { return };
+        if let Ok(at) = held.binary_search_by_key(&offset, |held| held.record.offset) {
+            held[at].is_done = true;
+        }
+    }
+
+    /// Of each partition, the offset behind which nothing is left to do: those of which more is done than was told.
+    pub(super) fn done_up_to(&self) -> Vec<(PartitionId, Offset)> {
+        let up_to = |held: &VecDeque<Held>| {
+            let last = held.iter().take_while(|held| held.is_done).last()?;
+            Some(last.record.offset + 1)
+        };
+        self.partitions.iter().filter_map(|(partition, held)| Some((*partition, up_to(held)?))).collect()
+    }
+
+    /// Forgets what the group was told.
+    pub(super) fn told(&mut self) {
+        for held in self.partitions.values_mut() {
+            while held.front().is_some_and(|held| held.is_done) {
+                held.pop_front();
+            }
+        }
+    }
+
+    /// Where each partition has to be read from again.
+    pub(super) fn from(&self) -> BTreeMap<PartitionId, Offset> {
+        let first = |held: &VecDeque<Held>| held.front().map(|held| held.record.offset);
+        self.partitions.iter().filter_map(|(partition, held)| Some((*partition, first(held)?))).collect()
+    }
+
+    /// How many are not done with, and when the oldest of them was written, in milliseconds since 1970.
+    pub(super) fn left(&self) -> (u64, Option<i64>) {
+        let left = || self.partitions.values().flatten().filter(|held| !held.is_done);
+        let oldest = left().map(|held| held.record.timestamp).filter(|at| *at > 0).min();
+        (left().count() as u64, oldest)
+    }
+}
+
+/// What a record is called: the topic, the partition and the offset. None of them has a colon in it.
+pub(super) fn position(record: &ConsumerRecord) -> Box<str> {
+    format!("{}:{}:{}", record.topic, record.partition, record.offset).into()
+}
+
+/// The partition and the offset in it.
+pub(super) fn place(position: &str) -> Option<(PartitionId, Offset)> {
+    let (rest, offset) = position.rsplit_once(':')?;
+    let (_, partition) = rest.rsplit_once(':')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(partition: PartitionId, offset: Offset) -> ConsumerRecord {
+        let mut record = ConsumerRecord::new("t", partition, offset, None, None);
+        record.timestamp = 1_000 - offset;
+        record
+    }
+
+    #[test]
+    fn a_partition_is_done_with_up_to_the_first_record_that_is_not() {
+        let mut hand = Hand::default();
+        // Offsets have gaps where transactions end.
+        for (partition, offset) in [(0, 5), (0, 6), (0, 9), (1, 0), (1, 1)] {
+            hand.take_up(record(partition, offset));
+        }
+        assert_eq!((hand.done_up_to(), hand.from()), (vec![], [(0, 5), (1, 0)].into()));
+        hand.done(0, 6);
+        hand.done(1, 0);
+        assert_eq!(hand.done_up_to(), [(1, 1)], "what comes first is not done with");
+        hand.told();
+        assert_eq!((hand.done_up_to(), hand.from()), (vec![], [(0, 5), (1, 1)].into()));
+        assert!(hand.find(0, 6).is_none() && hand.find(0, 9).is_some());
+        assert_eq!(hand.left(), (3, Some(991)));
+        hand.done(0, 5);
+        assert_eq!(hand.done_up_to(), [(0, 7)]);
+        hand.told();
+        hand.done(0, 9);
+        hand.done(1, 1);
+        hand.done(1, 7);
+        assert_eq!(hand.done_up_to(), [(0, 10), (1, 2)]);
+        hand.told();
+        assert!(hand.is_empty() && hand.left() == (0, None));
+        hand.take_up(record(0, 12));
+        hand.take_up(record(1, 2));
+        hand.give_up(&[0].into());
+        assert_eq!(hand.from(), [(1, 2)].into());
+    }
+
+    #[test]
+    fn a_position_says_which_partition_and_where_in_it() {
+        assert_eq!(&*position(&record(3, 7)), "t:3:7");
+        assert_eq!(place("shop.orders:3:7"), Some((3, 7)));
+        assert_eq!(place("shop.orders"), None);
+    }
+}

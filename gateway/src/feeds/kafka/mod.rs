@@ -1,0 +1,326 @@
+//! A topic of Kafka, read as a consumer group: each of its partitions by one node at a time.
+//!
+//! The turn is the group's: whoever is given a partition begins behind what was let go of there, and what a reader that was
+//! taken for dead commits later is refused. A partition is let go of up to the first record that is not done with, so those
+//! behind it may be read again: they are known by their positions.
+
+mod config;
+mod dead;
+mod hand;
+mod open;
+mod says;
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use krafka::error::ErrorCode;
+use krafka::{ConsumerRecord, KrafkaError};
+
+pub use self::config::{Config, Sasl, Value};
+use self::hand::{Hand, place, position};
+use self::open::{Cluster, Open};
+use super::config::Feed;
+use super::source::{Lag, Look, Record, Settled, Source, SourceError, Taken, Word};
+
+/// How long a look lets the group go on: its members are asked to come together now and then, and wait for those who are not.
+const LOOK_FOR: Duration = Duration::from_millis(10);
+
+/// How long a node that stops takes to leave the group, at most.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Failures in a row after which a connection is given up that might have healed by itself.
+const FAILURES_MAX: u32 = 3;
+
+/// The topic, and this node as one of its readers.
+pub(super) struct Kafka {
+    cluster: Cluster,
+    names: Vec<(Word, Box<str>)>,
+    open: Option<Open>,
+    /// What was handed out.
+    hand: Hand,
+    /// What was read and is still to be handed out.
+    ahead: VecDeque<ConsumerRecord>,
+    is_paused: bool,
+    failures: u32,
+}
+
+impl Kafka {
+    pub(super) fn new(name: &str, feed: &Feed, prefix: &str) -> Result<Self, String> {
+        let names = feed.fields.names().map(|(word, name)| (word, name.into())).into();
+        Ok(Self {
+            cluster: Cluster::new(&feed.kafka, feed.bounds(), format!("{prefix}-feed-{name}"))?,
+            names,
+            open: None,
+            hand: Hand::default(),
+            ahead: VecDeque::new(),
+            is_paused: false,
+            failures: 0,
+        })
+    }
+
+    /// After a failure that may pass the connection stays, for the client heals it by itself; not for ever.
+    fn failed(&mut self, error: KrafkaError) -> SourceError {
+        self.failures += 1;
+        if !error.is_retriable() || self.failures >= FAILURES_MAX {
+            self.close();
+        }
+        self.told(&error.to_string())
+    }
+
+    fn told(&self, why: &str) -> SourceError {
+        SourceError(format!("topic {} of Kafka: {why}", self.cluster.topic()))
+    }
+
+    fn late(&mut self) -> SourceError {
+        self.close();
+        self.told(&format!("no answer within {} ms", self.cluster.timeout().as_millis()))
+    }
+
+    /// Gives everything up. The group is told on the side.
+    fn close(&mut self) {
+        self.forget();
+        self.failures = 0;
+        if let Some(open) = self.open.take() {
+            tokio::spawn(open.close(LEAVE_WITHIN));
+        }
+    }
+
+    fn forget(&mut self) {
+        self.hand.clear();
+        self.ahead.clear();
+        self.is_paused = false;
+    }
+
+    /// Gives up what was read of partitions that were taken from this node since, also of those that it was given again.
+    /// Answers whether there were any.
+    fn give_up_what_is_taken(&mut self) -> bool {
+        let Some(open) = &self.open else { return true };
+        let taken = open.taken();
+        self.hand.give_up(&taken);
+        self.ahead.retain(|record| !taken.contains(&record.partition));
+        !taken.is_empty()
+    }
+
+    /// Reads on, for at most so long if there is nothing. Nothing is lost where the caller does not wait. Answers whether
+    /// partitions were taken from this node.
+    async fn poll(&mut self, at_most: Duration) -> Result<bool, SourceError> {
+        let Some(open) = &self.open else { return Ok(true) };
+        let polled = tokio::time::timeout(at_most + self.cluster.timeout(), open.poll(at_most)).await;
+        match polled {
+            Ok(Ok(records)) => {
+                self.failures = 0;
+                let is_taken = self.give_up_what_is_taken();
+                // These are of partitions that it has now.
+                self.ahead.extend(records);
+                Ok(is_taken)
+            }
+            Ok(Err(error)) => Err(self.failed(error)),
+            Err(_) => Err(self.late()),
+        }
+    }
+
+    async fn take_next(&mut self) -> Result<Taken, SourceError> {
+        if self.open.is_none() {
+            self.forget();
+            let opening = tokio::time::timeout(self.cluster.timeout(), self.cluster.open()).await;
+            let open = match opening {
+                Ok(opened) => opened.map_err(|why| self.told(&why))?,
+                Err(_) => return Err(self.late()),
+            };
+            self.open = Some(open);
+        }
+        self.give_up_what_is_taken();
+        if !self.hand.is_empty() {
+            // It may be done with, and only not told.
+            self.commit().await?;
+        }
+        if !self.hand.is_empty() {
+            self.begin_again().await?;
+        }
+        if let Some(open) = self.open.as_ref().filter(|_| self.is_paused) {
+            open.pause(false).await;
+            self.is_paused = false;
+        }
+        if self.ahead.is_empty() {
+            self.poll(Duration::ZERO).await?;
+        }
+        let Some(open) = &self.open else { return Ok(Taken::NotOurs) };
+        if !open.has_partitions().await {
+            // Who reads proves it with each look.
+            return match tokio::time::timeout(self.cluster.timeout(), open.prove()).await {
+                Ok(Ok(())) => Ok(Taken::NotOurs),
+                Ok(Err(error)) => Err(self.failed(error)),
+                Err(_) => Err(self.late()),
+            };
+        }
+        Ok(Taken::Records(self.hand_out()))
+    }
+
+    /// Has everything read again that was handed out and of which nothing was said.
+    async fn begin_again(&mut self) -> Result<(), SourceError> {
+        let mut from = self.hand.from();
+        for record in self.ahead.drain(..) {
+            from.entry(record.partition).or_insert(record.offset);
+        }
+        self.hand.clear();
+        let Some(open) = &self.open else { return Ok(()) };
+        open.seek(&from).await.map_err(|error| self.failed(error))
+    }
+
+    fn hand_out(&mut self) -> Vec<Record> {
+        let bounds = self.cluster.bounds();
+        let (mut given, mut bytes) = (Vec::new(), 0);
+        while given.len() < bounds.records_max
+            && bytes < bounds.bytes_max
+            && let Some(record) = self.ahead.pop_front()
+        {
+            let said = says::read(&record, self.cluster.value(), &self.names, bounds.record_bytes_max);
+            bytes += says::size(&record);
+            given.push(Record { position: position(&record), said });
+            self.hand.take_up(record);
+        }
+        given
+    }
+
+    async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), SourceError> {
+        let mut letters = Vec::new();
+        for Settled { position, dead } in &settled {
+            let Some((partition, offset)) = place(position) else { continue };
+            match dead {
+                None => self.hand.done(partition, offset),
+                Some(reason) => {
+                    if let Some(record) = self.hand.find(partition, offset) {
+                        letters.push((partition, offset, dead::letter(record, reason, &self.cluster)));
+                    }
+                }
+            }
+        }
+        // What is published is let go of whatever becomes of dead letters.
+        let mut unwritten = None;
+        if let (Some(open), false) = (&self.open, letters.is_empty()) {
+            for (partition, offset, letter) in letters {
+                match dead::write(open, letter, self.cluster.timeout()).await {
+                    Ok(()) => self.hand.done(partition, offset),
+                    Err(why) => {
+                        unwritten = Some(format!(
+                            "dead letters cannot be written to {}: {why}",
+                            self.cluster.dead_letters()
+                        ));
+                        break;
+                    }
+                }
+            }
+        }
+        self.commit().await?;
+        match unwritten {
+            None => Ok(()),
+            Some(why) => Err(self.told(&why)),
+        }
+    }
+
+    async fn commit(&mut self) -> Result<(), SourceError> {
+        let up_to = self.hand.done_up_to();
+        let Some(open) = self.open.as_ref().filter(|_| !up_to.is_empty()) else { return Ok(()) };
+        match tokio::time::timeout(self.cluster.timeout(), open.commit(&up_to)).await {
+            Ok(Ok(())) => {
+                self.hand.told();
+                Ok(())
+            }
+            // It is another's turn, or about to be. Whoever has it reads again what was not committed, and finds it published.
+            Ok(Err(KrafkaError::Broker { code, .. })) if is_anothers(code) => Ok(()),
+            Ok(Err(error)) => {
+                // What was not let go of is read again.
+                let error = self.told(&error.to_string());
+                self.close();
+                Err(error)
+            }
+            Err(_) => Err(self.late()),
+        }
+    }
+
+    async fn look_at(&mut self) -> Result<Look, SourceError> {
+        if !self.hand.is_empty()
+            && !self.is_paused
+            && let Some(open) = &self.open
+        {
+            open.pause(true).await;
+            self.is_paused = true;
+        }
+        let is_taken = self.poll(LOOK_FOR).await?;
+        let Some(open) = &self.open else { return Ok(Look::NotOurs) };
+        if is_taken || !open.has_partitions().await {
+            return Ok(Look::NotOurs);
+        }
+        let (left, oldest) = self.hand.left();
+        let behind = match tokio::time::timeout(self.cluster.timeout(), open.behind(self.is_paused)).await {
+            Ok(Ok(behind)) => behind,
+            Ok(Err(error)) => return Err(self.failed(error)),
+            Err(_) => return Err(self.late()),
+        };
+        let records = behind.map(|behind| behind + left + self.ahead.len() as u64);
+        let ahead = self.ahead.iter().map(|record| record.timestamp).filter(|at| *at > 0);
+        let oldest = oldest.into_iter().chain(ahead).min().map(age);
+        Ok(Look::Ours(Lag { records, oldest }))
+    }
+
+    async fn wait_for_more(&mut self, at_most: Duration) -> Result<(), SourceError> {
+        if !self.ahead.is_empty() {
+            return Ok(());
+        }
+        self.poll(at_most).await.map(drop)
+    }
+
+    async fn give_back(&mut self) {
+        self.forget();
+        if let Some(open) = self.open.take() {
+            open.close(LEAVE_WITHIN).await;
+        }
+    }
+}
+
+/// Whether a commit was refused because the partitions are not this node's any more.
+fn is_anothers(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::IllegalGeneration
+            | ErrorCode::UnknownMemberId
+            | ErrorCode::RebalanceInProgress
+            | ErrorCode::FencedInstanceId
+    )
+}
+
+/// How long ago that was, in milliseconds since 1970.
+fn age(at: i64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(at.unsigned_abs()))
+}
+
+impl Source for Kafka {
+    fn take(&mut self) -> BoxFuture<'_, Result<Taken, SourceError>> {
+        self.take_next().boxed()
+    }
+
+    fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>> {
+        self.let_go(settled).boxed()
+    }
+
+    fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>> {
+        self.look_at().boxed()
+    }
+
+    fn wait(&mut self, at_most: Duration) -> BoxFuture<'_, Result<(), SourceError>> {
+        self.wait_for_more(at_most).boxed()
+    }
+
+    fn leave(&mut self) -> BoxFuture<'_, ()> {
+        self.give_back().boxed()
+    }
+}
+
+impl std::fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kafka").field("topic", &self.cluster.topic()).finish_non_exhaustive()
+    }
+}

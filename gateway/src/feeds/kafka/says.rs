@@ -1,0 +1,147 @@
+//! What a record of Kafka says: in its value, its headers and its key.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use krafka::ConsumerRecord;
+use serde_json::value::RawValue;
+
+use super::config::Value;
+use crate::feeds::source::{Said, Unread, Word};
+
+/// How many bytes a record is of: its key, its value and its headers.
+pub(super) fn size(record: &ConsumerRecord) -> usize {
+    let long = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + long(value)).sum();
+    long(&record.key) + long(&record.value) + headers
+}
+
+/// `names`: what each field is called.
+pub(super) fn read(
+    record: &ConsumerRecord,
+    value: Value,
+    names: &[(Word, Box<str>)],
+    bytes_max: usize,
+) -> Result<Said, Unread> {
+    let bytes = size(record);
+    if bytes > bytes_max {
+        return Err(Unread::TooLong { bytes: bytes as u64, max: bytes_max });
+    }
+    let word = |name: &str| names.iter().find(|(_, known)| **known == *name).map(|(word, _)| *word);
+    let mut said = Said::default();
+    let Some(body) = &record.value else { return Err(Unread::Malformed("it has no value".to_owned())) };
+    if value == Value::Fields {
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
+            .map_err(|error| Unread::Malformed(format!("its value is no object in JSON: {error}")))?;
+        for (name, field) in fields {
+            if let Some(word) = word(&name)
+                && let Some(text) = text(word, body, field)
+            {
+                said.set(word, text);
+            }
+        }
+        return Ok(said);
+    }
+    for (name, header) in &record.headers {
+        if let (Some(word), Some(header)) = (word(name), header) {
+            said.set(word, header.clone());
+        }
+    }
+    let is_channel_said = said.get(Word::Channel).is_some() || said.get(Word::Channels).is_some();
+    if let (false, Some(key)) = (is_channel_said, &record.key) {
+        said.set(Word::Channel, key.clone());
+    }
+    match value {
+        Value::Bytes => said.set(Word::B64data, STANDARD.encode(body).into()),
+        _ => said.set(Word::Data, body.clone()),
+    }
+    Ok(said)
+}
+
+/// A member of the object as the text that other sources have: what is JSON as it is written, and of the rest a text without its
+/// quotes.
+fn text(word: Word, body: &Bytes, field: &RawValue) -> Option<Bytes> {
+    let written = field.get();
+    let as_written = || Some(body.slice_ref(written.as_bytes()));
+    match word {
+        Word::Data => as_written(),
+        _ if written == "null" => None,
+        Word::Tags | Word::Channels => as_written(),
+        _ => match serde_json::from_str::<String>(written) {
+            Ok(text) => Some(text.into()),
+            Err(_) => as_written(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [(Word, &str); 6] = [
+        (Word::Channel, "channel"),
+        (Word::Data, "data"),
+        (Word::Tags, "tags"),
+        (Word::Version, "version"),
+        (Word::Delta, "delta"),
+        (Word::Key, "symbol"),
+    ];
+
+    fn read_as(value: Value, record: &ConsumerRecord, max: usize) -> Result<Said, String> {
+        let names: Vec<_> = NAMES.iter().map(|(word, name)| (*word, Box::from(*name))).collect();
+        read(record, value, &names, max).map_err(|unread| unread.to_string())
+    }
+
+    fn record(key: Option<&'static str>, value: Option<&'static str>) -> ConsumerRecord {
+        ConsumerRecord::new("t", 0, 0, key.map(Bytes::from), value.map(Bytes::from))
+    }
+
+    fn shown(said: &Said, word: Word) -> &str {
+        std::str::from_utf8(said.get(word).map_or(&[], |bytes| bytes)).unwrap()
+    }
+
+    #[test]
+    fn an_object_has_the_fields_of_a_publication() {
+        let body = "{\"channel\":\"a\\u0062\",\"data\":{ \"x\" : 1 },\"tags\":{\"t\":\"1\"},\"version\":7,\"delta\":true,\
+                    \"symbol\":null,\"other\":[1]}";
+        let said = read_as(Value::Fields, &record(Some("key"), Some(body)), 1_000).unwrap();
+        let expected = [
+            (Word::Channel, "ab"),
+            (Word::Data, "{ \"x\" : 1 }"),
+            (Word::Tags, "{\"t\":\"1\"}"),
+            (Word::Version, "7"),
+            (Word::Delta, "true"),
+            (Word::Key, ""),
+        ];
+        for (word, text) in expected {
+            assert_eq!(shown(&said, word), text, "{word:?}");
+        }
+        let null = read_as(Value::Fields, &record(None, Some("{\"data\":null}")), 1_000).unwrap();
+        assert_eq!(shown(&null, Word::Data), "null", "data may be null");
+    }
+
+    #[test]
+    fn headers_and_the_key_say_what_a_value_of_data_does_not() {
+        let mut plain = record(Some("room"), Some("[1]"));
+        plain.headers = vec![("version".to_owned(), Some(Bytes::from("7"))), ("tags".to_owned(), None)];
+        let said = read_as(Value::Data, &plain, 1_000).unwrap();
+        let told = [Word::Channel, Word::Data, Word::Version, Word::Tags].map(|word| shown(&said, word));
+        assert_eq!(told, ["room", "[1]", "7", ""]);
+        plain.headers.push(("channel".to_owned(), Some(Bytes::from("other"))));
+        let said = read_as(Value::Bytes, &plain, 1_000).unwrap();
+        let told = [Word::Channel, Word::Data, Word::B64data].map(|word| shown(&said, word));
+        assert_eq!(told, ["other", "", "WzFd"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told() {
+        let told = |value, record: &ConsumerRecord, max| read_as(value, record, max).unwrap_err();
+        assert!(told(Value::Fields, &record(None, Some("[1]")), 1_000).contains("no object in JSON"));
+        assert!(told(Value::Fields, &record(None, Some("{")), 1_000).contains("no object in JSON"));
+        assert_eq!(told(Value::Data, &record(Some("k"), None), 1_000), "it has no value");
+        let long = record(Some("key"), Some("value"));
+        assert_eq!(told(Value::Data, &long, 7), "it is of 8 bytes, and record_bytes_max is 7");
+    }
+}

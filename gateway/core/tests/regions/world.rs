@@ -1,0 +1,373 @@
+//! What happens, millisecond by millisecond.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use gateway_core::feed::{Admission, Check, Delivery, Feed, Look, Mended};
+use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::stream::Stream;
+use rustc_hash::{FxHashMap, FxHashSet};
+use shared::moment::Moment;
+use shared::position::{Epoch, StreamPosition};
+use shared::publication::{Payload, Publication};
+
+/// When the link goes away, if it does.
+const CUT_AT: Moment = Moment(20_000);
+/// How much is read of history at once.
+const PAGE: u32 = 500;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// 1: the channel's stream is in the first region. 2: it has one in each, for what is published there.
+    pub homes: usize,
+    /// How long it takes from one region to the other.
+    pub one_way: Duration,
+    /// For how long the link is away.
+    pub cut: Duration,
+    /// Publications that a stream keeps.
+    pub history: u32,
+    /// Publications in each region, every second.
+    pub a_second: u64,
+    pub time: Duration,
+}
+
+/// By region where there are two.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub asked: [u64; 2],
+    pub refused: [u64; 2],
+    /// The longest that a publisher waited for a yes.
+    pub accepted_within: [Duration; 2],
+    /// How long it took until subscribers of the publisher's own region saw it, and of the other one, where the link was there all
+    /// the while: median.
+    pub here: [Duration; 2],
+    pub there: [Duration; 2],
+    /// How many publications subscribers saw.
+    pub seen: [u64; 2],
+    /// Of those, from history.
+    pub recovered: u64,
+    /// Publications that subscribers were told they miss.
+    pub lost: u64,
+    /// Publications that the two regions see in another order than some other one.
+    pub other_order: u64,
+}
+
+#[derive(Debug)]
+enum Event {
+    /// Somebody in this region publishes.
+    Ask {
+        region: usize,
+        number: u64,
+    },
+    /// What was asked comes to the stream's home.
+    Append {
+        stream: usize,
+        region: usize,
+        number: u64,
+        asked: Moment,
+    },
+    Answered {
+        region: usize,
+        asked: Moment,
+    },
+    Arrives {
+        stream: usize,
+        region: usize,
+        publication: Publication,
+    },
+    LinkIsBack,
+    /// A region asks where a stream stands, and says where it stood itself.
+    AskTop {
+        stream: usize,
+        region: usize,
+        before: Option<StreamPosition>,
+    },
+    /// Where the stream stood is known in this region, and where the region stood when it asked.
+    Top {
+        stream: usize,
+        region: usize,
+        before: Option<StreamPosition>,
+        top: StreamPosition,
+    },
+    Read {
+        stream: usize,
+        region: usize,
+        since: u64,
+    },
+    Page {
+        stream: usize,
+        region: usize,
+        page: HistoryPage,
+    },
+}
+
+struct Next {
+    at: Moment,
+    turn: u64,
+    event: Event,
+}
+
+impl PartialEq for Next {
+    fn eq(&self, other: &Self) -> bool {
+        self.turn == other.turn
+    }
+}
+
+impl Eq for Next {}
+
+impl PartialOrd for Next {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Next {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.turn).cmp(&(other.at, other.turn))
+    }
+}
+
+struct World {
+    setting: Setting,
+    now: Moment,
+    turn: u64,
+    events: BinaryHeap<Reverse<Next>>,
+    streams: Vec<Stream>,
+    /// What each region's node knows of each stream.
+    feeds: [Vec<Feed>; 2],
+    /// What each region's subscribers saw, in their order.
+    saw: [Vec<u64>; 2],
+    asked_at: FxHashMap<u64, (usize, Moment)>,
+    /// Which publication each position names.
+    named: FxHashMap<(usize, StreamPosition), u64>,
+    delays: FxHashMap<(usize, usize), Vec<Duration>>,
+    report: Report,
+}
+
+pub fn run(setting: Setting) -> Report {
+    let epochs = (0..setting.homes as u64).map(Epoch::from_random);
+    let streams: Vec<Stream> = epochs.map(Stream::new).collect();
+    let feeds = [(); 2].map(|()| {
+        let anchored = |stream: &Stream| {
+            let mut feed = Feed::default();
+            feed.anchor(stream.position());
+            feed
+        };
+        streams.iter().map(anchored).collect()
+    });
+    let mut world = World {
+        setting,
+        now: Moment::ZERO,
+        turn: 0,
+        events: BinaryHeap::new(),
+        streams,
+        feeds,
+        saw: [Vec::new(), Vec::new()],
+        asked_at: FxHashMap::default(),
+        named: FxHashMap::default(),
+        delays: FxHashMap::default(),
+        report: Report::default(),
+    };
+    world.begin();
+    while let Some(Reverse(next)) = world.events.pop() {
+        world.now = next.at;
+        world.happen(next.event);
+    }
+    world.end()
+}
+
+impl World {
+    fn begin(&mut self) {
+        let every = 1_000 / self.setting.a_second;
+        let count = self.setting.time.as_secs() * self.setting.a_second;
+        for number in 0..count {
+            for region in 0..2 {
+                // Neither at the same time nor evenly between each other.
+                let after = Duration::from_millis(number * every + region as u64 * every / 3);
+                self.after(after, Event::Ask { region, number: number * 2 + region as u64 });
+            }
+        }
+        if !self.setting.cut.is_zero() {
+            self.after(CUT_AT - Moment::ZERO + self.setting.cut, Event::LinkIsBack);
+        }
+    }
+
+    fn after(&mut self, delay: Duration, event: Event) {
+        self.turn += 1;
+        self.events.push(Reverse(Next { at: self.now + delay, turn: self.turn, event }));
+    }
+
+    fn home(&self, stream: usize) -> usize {
+        stream
+    }
+
+    /// Sends something to a region. What is on its way when the link goes away is gone with it.
+    fn send(&mut self, from: usize, to: usize, event: Event) -> bool {
+        if from == to {
+            self.after(Duration::ZERO, event);
+            return true;
+        }
+        let one_way = self.setting.one_way;
+        let goes = !self.is_cut(self.now) && !self.is_cut(self.now + one_way);
+        if goes {
+            self.after(one_way, event);
+        }
+        goes
+    }
+
+    fn is_cut(&self, at: Moment) -> bool {
+        at >= CUT_AT && at < CUT_AT + self.setting.cut
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Ask { region, number } => {
+                self.report.asked[region] += 1;
+                self.asked_at.insert(number, (region, self.now));
+                let stream = if self.setting.homes == 1 { 0 } else { region };
+                let append = Event::Append { stream, region, number, asked: self.now };
+                if !self.send(region, self.home(stream), append) {
+                    self.report.refused[region] += 1;
+                }
+            }
+            Event::Append { stream, region, number, asked } => {
+                let retention = Retention { size: self.setting.history, ttl: Duration::from_secs(3_600) };
+                let mut publication = Publication::new(Payload::json(number.to_string()));
+                let at = self.streams[stream].append(self.now, &mut publication, retention, usize::MAX);
+                assert_eq!(self.named.insert((stream, at), number), None, "a position names one publication");
+                for to in 0..2 {
+                    let arrives = Event::Arrives { stream, region: to, publication: publication.clone() };
+                    self.send(self.home(stream), to, arrives);
+                }
+                // Who hears nothing does not know; it was made all the same.
+                self.send(self.home(stream), region, Event::Answered { region, asked });
+            }
+            Event::Answered { region, asked } => {
+                let within = &mut self.report.accepted_within[region];
+                *within = (*within).max(self.now - asked);
+            }
+            Event::Arrives { stream, region, publication } => {
+                match self.feeds[region][stream].admit(publication) {
+                    Admission::Deliver(publication) => self.deliver(stream, region, publication, false),
+                    Admission::Gap { since } | Admission::Doubtful { since } => {
+                        self.read(stream, region, since)
+                    }
+                    Admission::Duplicate | Admission::Held => {}
+                }
+            }
+            Event::LinkIsBack => {
+                for stream in 0..self.streams.len() {
+                    let region = 1 - self.home(stream);
+                    let before = self.feeds[region][stream].position();
+                    self.send(region, self.home(stream), Event::AskTop { stream, region, before });
+                }
+            }
+            Event::AskTop { stream, region, before } => {
+                let top = self.streams[stream].position();
+                self.send(self.home(stream), region, Event::Top { stream, region, before, top });
+            }
+            Event::Top { stream, region, before, top } => {
+                match self.feeds[region][stream].check(before, top, Look::AfterLoss) {
+                    Check::Missing { since } => self.read(stream, region, since),
+                    Check::Lost(_) => panic!("the epoch is the same"),
+                    Check::Fine | Check::Suspicious => {}
+                }
+            }
+            Event::Read { stream, region, since } => {
+                let filter = HistoryFilter { since: Some(since), limit: PAGE, ..HistoryFilter::default() };
+                let page = self.streams[stream].page(filter);
+                self.send(self.home(stream), region, Event::Page { stream, region, page });
+            }
+            Event::Page { stream, region, page } => {
+                let mended = self.feeds[region][stream].mend(page);
+                self.mended(stream, region, mended);
+            }
+        }
+    }
+
+    fn read(&mut self, stream: usize, region: usize, since: u64) {
+        self.send(region, self.home(stream), Event::Read { stream, region, since });
+    }
+
+    fn mended(&mut self, stream: usize, region: usize, mended: Mended) {
+        let mut stands = None;
+        for delivery in mended.deliveries {
+            match delivery {
+                Delivery::Publication(publication) => {
+                    stands = publication.position;
+                    self.deliver(stream, region, publication, true);
+                }
+                Delivery::Lost(up_to) => {
+                    let missing = self.named.keys().filter(|(of, at)| {
+                        *of == stream
+                            && at.offset <= up_to.offset
+                            && stands.is_none_or(|stands: StreamPosition| at.offset > stands.offset)
+                    });
+                    let numbers: FxHashSet<u64> = missing.map(|name| self.named[name]).collect();
+                    let seen: FxHashSet<u64> = self.saw[region].iter().copied().collect();
+                    self.report.lost += numbers.difference(&seen).count() as u64;
+                    stands = Some(up_to);
+                }
+            }
+        }
+        if let Some(since) = mended.again {
+            self.read(stream, region, since);
+        }
+        assert_eq!(mended.leave, None, "no offset is given out twice");
+    }
+
+    fn deliver(&mut self, stream: usize, region: usize, publication: Publication, from_history: bool) {
+        let text = std::str::from_utf8(&publication.data.bytes).expect("text");
+        let number: u64 = text.parse().expect("a number");
+        let position = publication.position.expect("it is of a stream");
+        assert_eq!(self.named[&(stream, position)], number, "a position names one publication");
+        self.saw[region].push(number);
+        let (publisher, asked) = self.asked_at[&number];
+        if from_history {
+            self.report.recovered += 1;
+        } else {
+            self.delays.entry((publisher, region)).or_default().push(self.now - asked);
+        }
+    }
+
+    fn end(mut self) -> Report {
+        for region in 0..2 {
+            let distinct: FxHashSet<u64> = self.saw[region].iter().copied().collect();
+            assert_eq!(distinct.len(), self.saw[region].len(), "each once");
+            self.report.seen[region] = distinct.len() as u64;
+            self.report.here[region] = self.median(region, region);
+            self.report.there[region] = self.median(region, 1 - region);
+        }
+        self.report.other_order = self.other_order();
+        self.report
+    }
+
+    fn median(&mut self, publisher: usize, region: usize) -> Duration {
+        let delays = self.delays.get_mut(&(publisher, region)).expect("some were seen");
+        delays.sort_unstable();
+        delays[delays.len() / 2]
+    }
+
+    /// Of what both saw, how many stand on another side of some other one.
+    fn other_order(&self) -> u64 {
+        let [here, there] = &self.saw;
+        let place: FxHashMap<u64, usize> =
+            there.iter().enumerate().map(|(at, number)| (*number, at)).collect();
+        let places: Vec<usize> = here.iter().filter_map(|number| place.get(number).copied()).collect();
+        let (mut most, mut highest) = (0, vec![0; places.len()]);
+        for (at, place) in places.iter().enumerate() {
+            highest[at] = most;
+            most = most.max(place + 1);
+        }
+        let (mut least, mut differ) = (usize::MAX, 0);
+        for (at, place) in places.iter().enumerate().rev() {
+            // One before it comes after it there, or one after it before.
+            if highest[at] > place + 1 || least < *place {
+                differ += 1;
+            }
+            least = least.min(*place);
+        }
+        differ
+    }
+}

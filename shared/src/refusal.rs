@@ -25,6 +25,11 @@ impl Refusal {
         Self { code: error.code(), message: Cow::Borrowed(error.message()), temporary: error.is_temporary() }
     }
 
+    /// Whether it is the server that fails, and only for now: a connection that is made anew may do better.
+    pub fn is_outage(&self) -> bool {
+        self.temporary && self.known() != Some(ErrorCode::TooManyRequests)
+    }
+
     /// In an application's words. `None` for a code that is not one of [`CUSTOM_CODES`], or a message that is too long.
     pub fn custom(code: u32, message: &str, temporary: bool) -> Option<Self> {
         (CUSTOM_CODES.contains(&code) && message.len() <= MESSAGE_BYTES_MAX).then(|| Self {

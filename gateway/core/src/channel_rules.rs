@@ -137,6 +137,9 @@ pub struct ChannelOptions {
     /// kept, too.
     #[serde(skip)]
     pub keeps_sessions: bool,
+    /// A signature or a token lets clients in, and nothing else that they say.
+    #[serde(skip)]
+    pub only_signed: bool,
 }
 
 /// What the subscriptions to a channel follow.

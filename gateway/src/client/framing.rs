@@ -250,6 +250,14 @@ impl Client {
             Goodbye::Closed(_) | Goodbye::Answered(_) => None,
         };
         let goodbye = translated.as_ref().map_or(goodbye, Goodbye::Closed);
+        // Whoever is told to leave closes by itself. Libraries hear of a close before they hear of what stands before it in the
+        // same answer, and would take it for a lost connection.
+        if matches!(self.link.framing, Framing::EnginePolling(_))
+            && matches!(goodbye, Goodbye::Closed(_))
+            && self.socketio().is_some_and(|socketio| socketio.was_told_to_leave())
+        {
+            return Bytes::new();
+        }
         let framing = &mut self.link.framing;
         if let (Framing::Response { unanswered: Some(unanswered), .. }, Goodbye::Closed(disconnect)) =
             (&*framing, goodbye)

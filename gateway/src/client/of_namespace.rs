@@ -34,6 +34,11 @@ impl Client {
                 returning = self.returning(local, seen.namespace);
                 *seen.namespace.door.get()
             }
+            // A rule leads clients into any room but those of another wire that ask for a signature.
+            Some(_) if local.node.rules().options(&channel).is_some_and(|options| options.only_signed) => {
+                let refused = Err(Denial::of(ErrorCode::PermissionDenied));
+                return self.answer(local, ticket, OutcomeResult::Authorized(refused));
+            }
             // What rules lead there has said that it may.
             Some(_) => Door::default(),
             None => {

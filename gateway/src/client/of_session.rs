@@ -156,7 +156,7 @@ impl Client {
         })
     }
 
-    fn socketio(&self) -> Option<&Arc<SocketIo>> {
+    pub(super) fn socketio(&self) -> Option<&Arc<SocketIo>> {
         self.rare.as_ref()?.socketio.as_ref().map(|own| &own.protocol)
     }
 

@@ -8,26 +8,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use shared::framing::engine_io::Payload;
 
-use super::session::{Fault, NOOP};
+use super::session::{Fault, NOOP, Session};
 use super::{EngineIo, Sid};
 
 /// How long one question waits for packets.
 const TURN: Duration = Duration::from_secs(3);
 
-/// The longest packets that one node gives another, in bytes: what a message between nodes has room for.
-pub(crate) const PACKETS_BYTES_MAX: usize = (1 << 20) - (4 << 10);
+/// The longest part of packets that one node gives another, in bytes: what a message between nodes has room for.
+pub(crate) const PART_BYTES_MAX: usize = (1 << 20) - (4 << 10);
+
+/// The longest packets that are put together of parts, in bytes: more than any node lets wait for one client.
+const WHOLE_BYTES_MAX: usize = 256 << 20;
 
 /// What a request asks of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Polled {
     /// The packets that wait, or come in that time.
     Fetch { wait_ms: u32 },
-    /// To take in these.
+    /// What did not go into the answer before.
+    FetchRest,
+    /// To take in these, behind the parts that came before.
     Bring(Bytes),
+    /// A part of what is to be taken in, of which more comes.
+    BringPart(Bytes),
     /// The client is gone.
     End,
 }
@@ -37,6 +44,8 @@ pub enum Polled {
 pub(crate) enum Answered {
     /// Empty: none have come.
     Packets(Bytes),
+    /// A part of them, of which there is more.
+    Part(Bytes),
     Done,
     /// There is no such session, or not any more.
     Over,
@@ -79,6 +88,11 @@ impl Elsewhere {
                     unanswered.done();
                     return Ok(packets);
                 }
+                Answered::Part(first) => {
+                    let packets = self.fetch_rest(first).await?;
+                    unanswered.done();
+                    return Ok(packets);
+                }
                 Answered::Over => {
                     unanswered.done();
                     return Err(Fault::Over);
@@ -88,6 +102,22 @@ impl Elsewhere {
         }
         unanswered.done();
         Ok(NOOP)
+    }
+
+    /// Packets of which no answer holds all.
+    async fn fetch_rest(&self, first: Bytes) -> Result<Bytes, Fault> {
+        let mut packets = BytesMut::from(first);
+        while packets.len() <= WHOLE_BYTES_MAX {
+            match self.ask(Polled::FetchRest).await {
+                Answered::Part(part) => packets.put(part),
+                Answered::Packets(last) => {
+                    packets.put(last);
+                    return Ok(packets.freeze());
+                }
+                Answered::Over | Answered::Done | Answered::Unknown => break,
+            }
+        }
+        Err(Fault::Unreachable)
     }
 
     /// A request brings packets: it ends the session unless it is carried out.
@@ -109,10 +139,24 @@ pub(crate) struct BringingElsewhere<'e>(Unanswered<'e>);
 impl BringingElsewhere<'_> {
     /// As [`super::session::Bringing::bring`].
     pub(crate) async fn bring(self, body: Bytes) -> Result<(), Fault> {
-        if Payload::check(&body).is_err() || body.len() > PACKETS_BYTES_MAX {
+        if Payload::check(&body).is_err() {
             return Err(Fault::Malformed);
         }
-        let answered = self.0.elsewhere.ask(Polled::Bring(body)).await;
+        let mut rest = body;
+        while rest.len() > PART_BYTES_MAX {
+            let part = rest.split_to(PART_BYTES_MAX);
+            match self.0.elsewhere.ask(Polled::BringPart(part)).await {
+                Answered::Done => {}
+                Answered::Over => {
+                    self.0.done();
+                    return Err(Fault::Over);
+                }
+                Answered::Packets(_) | Answered::Part(_) | Answered::Unknown => {
+                    return Err(Fault::Unreachable);
+                }
+            }
+        }
+        let answered = self.0.elsewhere.ask(Polled::Bring(rest)).await;
         match answered {
             Answered::Done => {
                 self.0.done();
@@ -122,7 +166,7 @@ impl BringingElsewhere<'_> {
                 self.0.done();
                 Err(Fault::Over)
             }
-            Answered::Packets(_) | Answered::Unknown => Err(Fault::Unreachable),
+            Answered::Packets(_) | Answered::Part(_) | Answered::Unknown => Err(Fault::Unreachable),
         }
     }
 }
@@ -149,6 +193,44 @@ impl Drop for Unanswered<'_> {
     }
 }
 
+impl Session {
+    /// As much of these packets as one answer has room for. The rest is kept for the next.
+    fn begin_parts(&self, mut packets: Bytes) -> Answered {
+        if packets.len() <= PART_BYTES_MAX {
+            return Answered::Packets(packets);
+        }
+        let first = packets.split_to(PART_BYTES_MAX);
+        *self.unfetched.lock() = packets;
+        Answered::Part(first)
+    }
+
+    fn next_part(&self) -> Answered {
+        let rest = std::mem::take(&mut *self.unfetched.lock());
+        if rest.is_empty() { Answered::Over } else { self.begin_parts(rest) }
+    }
+
+    /// A part of what a request brings, of which the rest follows.
+    fn hold_part(&self, part: &[u8], bytes_max: usize) -> Result<(), Fault> {
+        let mut brought = self.brought.lock();
+        if brought.len() + part.len() > bytes_max {
+            drop(brought);
+            self.end();
+            return Err(Fault::Malformed);
+        }
+        brought.put_slice(part);
+        Ok(())
+    }
+
+    fn behind_parts(&self, last: Bytes) -> Bytes {
+        let mut brought = std::mem::take(&mut *self.brought.lock());
+        if brought.is_empty() {
+            return last;
+        }
+        brought.put(last);
+        brought.freeze()
+    }
+}
+
 impl EngineIo {
     /// What another node's request asks of a session that is here.
     pub(crate) async fn answer(&self, session: &str, polled: Polled) -> Answered {
@@ -158,18 +240,14 @@ impl EngineIo {
             Polled::Fetch { wait_ms } => {
                 let waited = session.fetch_in_turn(Duration::from_millis(wait_ms.into())).await;
                 match waited {
-                    Ok(packets) if packets.len() <= PACKETS_BYTES_MAX => return Answered::Packets(packets),
-                    Ok(packets) => {
-                        let bytes = packets.len();
-                        tracing::warn!(bytes, "a packet is too long for a client that polls at another node");
-                        session.end();
-                        return Answered::Over;
-                    }
+                    Ok(packets) => return session.begin_parts(packets),
                     Err(fault) => Err(fault),
                 }
             }
+            Polled::FetchRest => return session.next_part(),
+            Polled::BringPart(part) => session.hold_part(&part, self.settings.payload_bytes_max),
             Polled::Bring(packets) => match session.begin_bringing() {
-                Ok(bringing) => bringing.bring(packets).await,
+                Ok(bringing) => bringing.bring(session.behind_parts(packets)).await,
                 Err(fault) => Err(fault),
             },
             Polled::End => {
@@ -184,6 +262,7 @@ impl EngineIo {
 #[cfg(test)]
 mod tests {
     use parking_lot::Mutex;
+    use shared::framing::engine_io::SEPARATOR;
 
     use super::*;
     use crate::engine_io::{Found, Polling};
@@ -219,7 +298,11 @@ mod tests {
     }
 
     fn pair() -> Pair {
-        let node = Arc::new(EngineIo::new(&Config::default(), "node-2"));
+        pair_of(&Config::default())
+    }
+
+    fn pair_of(config: &Config) -> Pair {
+        let node = Arc::new(EngineIo::new(config, "node-2"));
         let Polling { pipe, session, greeting } = node.begin_polling();
         drop(session);
         let other = Arc::new(Other { node, is_lost: Mutex::new(false) });
@@ -276,15 +359,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_no_message_between_nodes_holds_ends_the_session() {
+    async fn what_no_message_between_nodes_holds_goes_in_parts() {
         let Pair { mut worker, found, .. } = pair();
-        let long = [b"4".repeat(PACKETS_BYTES_MAX + 1), b"\x1e".to_vec()].concat();
-        write(&mut worker, &long);
-        assert_eq!(found.fetch(PATIENCE).await, Err(Fault::Over));
-        assert!(is_told_of_its_end(&mut worker).await);
+        let long = b"4".repeat(2 * PART_BYTES_MAX + 7);
+        write(&mut worker, &[&long[..], b"\x1e"].concat());
+        assert_eq!(found.fetch(PATIENCE).await.unwrap(), long);
+        write(&mut worker, b"4short\x1e");
+        assert_eq!(found.fetch(PATIENCE).await.unwrap(), "4short");
+        let brought = b"4".repeat(PART_BYTES_MAX / 2);
+        found.begin_bringing().unwrap().bring(brought.clone().into()).await.unwrap();
+        let mut read = vec![0; brought.len() + 1];
+        assert_eq!(worker.read(&mut read).unwrap(), read.len());
+    }
+
+    #[tokio::test]
+    async fn a_body_in_parts_comes_whole_and_no_longer_than_any() {
+        let config = Config { payload_bytes_max: 3 << 20, ..Config::default() };
+        let Pair { mut worker, found, .. } = pair_of(&config);
+        let body = b"4".repeat(2 * PART_BYTES_MAX + 7);
+        let bringing = found.begin_bringing().unwrap().bring(body.clone().into());
+        let reading = async {
+            let mut read = Vec::new();
+            let mut buffer = vec![0; 1 << 20];
+            while read.len() <= body.len() {
+                match worker.read(&mut buffer) {
+                    Ok(count) => read.extend_from_slice(&buffer[..count]),
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+            read
+        };
+        let (brought, read) = tokio::join!(bringing, reading);
+        assert_eq!((brought, read.len(), read.last()), (Ok(()), body.len() + 1, Some(&SEPARATOR)));
         let Pair { mut worker, found, .. } = pair();
         let bringing = found.begin_bringing().unwrap();
-        assert_eq!(bringing.bring(long.into()).await, Err(Fault::Malformed));
+        assert_eq!(
+            bringing.bring(body.into()).await,
+            Err(Fault::Over),
+            "the node that has the session lets in less"
+        );
         assert!(is_told_of_its_end(&mut worker).await);
     }
 }

@@ -33,6 +33,10 @@ pub(crate) struct Session {
     fetching: AtomicBool,
     /// A request brings some.
     bringing: AtomicBool,
+    /// What was taken for a request at another node, and did not go into the answer to that.
+    pub(super) unfetched: Mutex<Bytes>,
+    /// Parts of what such a request brings.
+    pub(super) brought: Mutex<BytesMut>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +72,8 @@ impl Session {
             changed: Notify::new(),
             fetching: AtomicBool::new(false),
             bringing: AtomicBool::new(false),
+            unfetched: Mutex::default(),
+            brought: Mutex::default(),
         }
     }
 

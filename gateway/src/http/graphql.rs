@@ -325,7 +325,11 @@ impl Router {
             return RawValue::from_string(operation).map_err(|error| malformed(error.to_string()));
         }
         let body = self.read_body(request.into_body()).await?;
-        serde_json::from_slice(&body).map_err(|error| malformed(format!("the body is no JSON: {error}")))
+        let operation: Box<RawValue> = serde_json::from_slice(&body)
+            .map_err(|error| malformed(format!("the body is no JSON: {error}")))?;
+        serde_json::from_str::<wire::Asked<'_>>(operation.get())
+            .map_err(|error| malformed(format!("the body is no operation: {error}")))?;
+        Ok(operation)
     }
 }
 

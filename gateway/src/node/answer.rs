@@ -37,6 +37,7 @@ impl Node {
             }
             Question::Poll { session, polled } => match self.engine_io.answer(&session, polled).await {
                 Answered::Packets(packets) => Answer::Packets(packets),
+                Answered::Part(part) => Answer::PacketsPart(part),
                 Answered::Done => Answer::Handled,
                 Answered::Over | Answered::Unknown => Answer::NoSuchSession,
             },

@@ -87,6 +87,7 @@ impl Node {
         }
         match self.ask(node, Question::Poll { session, polled }).await {
             Ok(Answer::Packets(packets)) => Answered::Packets(packets),
+            Ok(Answer::PacketsPart(part)) => Answered::Part(part),
             Ok(Answer::Handled) => Answered::Done,
             Ok(Answer::NoSuchSession) | Err(AskError::UnknownNode) => Answered::Over,
             Ok(_) => Answered::Unknown,

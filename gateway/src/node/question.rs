@@ -27,9 +27,11 @@ pub use crate::engine_io::Polled;
 pub use detail::{ConnectionDetail, ConnectionInfo, DetailWanted, SubscriptionDetail};
 
 use ask_clients::{WireAskClients, WireAsked};
+use wire::{WireConnections, WireRefresh, WireSubscription};
 
 mod ask_clients;
 mod detail;
+mod wire;
 
 /// The longest message that is made or read, in bytes.
 pub const TOLD_BYTES_MAX: usize = 1024 * 1024;
@@ -136,6 +138,8 @@ pub enum Answer {
     Handled,
     /// Packets of Engine.IO. Empty: none have come in the time that was given.
     Packets(Bytes),
+    /// A part of them, of which there is more.
+    PacketsPart(Bytes),
     NoSuchSession,
     /// The message would begin what is under way already, and was not taken.
     Repeated,
@@ -246,7 +250,13 @@ enum WireQuestion {
         session: Box<str>,
         wait_ms: u32,
     },
+    FetchRest {
+        session: Box<str>,
+    },
     BringPackets {
+        session: Box<str>,
+    },
+    BringPart {
         session: Box<str>,
     },
     EndPolling {
@@ -261,59 +271,11 @@ enum WireQuestion {
 }
 
 #[derive(Serialize, Deserialize)]
-struct WireSubscription {
-    channel: Box<str>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    expires_at: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    info: Option<Box<RawValue>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    data: Option<Box<RawValue>>,
-    /// Offset and epoch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    since: Option<(u64, Box<str>)>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    presence: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    join_leave: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    force_recovery: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    force_positioning: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    force_push_join_leave: Option<bool>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireRefresh {
-    #[serde(default)]
-    expired: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    expires_at: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    info: Option<Box<RawValue>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireConnections {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    user: Option<Box<str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    client: Option<Box<str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    channel: Option<Box<str>>,
-    #[serde(default)]
-    from: Place,
-    limit: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    detail: Option<DetailWanted>,
-}
-
-#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum WireAnswer {
     Handled,
     Packets,
+    PacketsPart,
     NoSuchSession,
     Repeated,
     Channels(ChannelsPage),
@@ -358,6 +320,10 @@ impl Told {
                     Ok(Answer::Packets(packets)) => {
                         payload = packets;
                         WireAnswer::Packets
+                    }
+                    Ok(Answer::PacketsPart(part)) => {
+                        payload = part;
+                        WireAnswer::PacketsPart
                     }
                     Ok(Answer::NoSuchSession) => WireAnswer::NoSuchSession,
                     Ok(Answer::Repeated) => WireAnswer::Repeated,
@@ -424,6 +390,11 @@ fn write_question(question: Question, payload: &mut Bytes) -> WireQuestion {
         }
         Question::Poll { session, polled } => match polled {
             Polled::Fetch { wait_ms } => WireQuestion::FetchPackets { session, wait_ms },
+            Polled::FetchRest => WireQuestion::FetchRest { session },
+            Polled::BringPart(part) => {
+                *payload = part;
+                WireQuestion::BringPart { session }
+            }
             Polled::Bring(packets) => {
                 *payload = packets;
                 WireQuestion::BringPackets { session }
@@ -503,6 +474,8 @@ fn understand(question: WireQuestion, payload: Bytes) -> Option<Question> {
         WireQuestion::FetchPackets { session, wait_ms } => {
             Question::Poll { session, polled: Polled::Fetch { wait_ms } }
         }
+        WireQuestion::FetchRest { session } => Question::Poll { session, polled: Polled::FetchRest },
+        WireQuestion::BringPart { session } => Question::Poll { session, polled: Polled::BringPart(payload) },
         WireQuestion::BringPackets { session } => Question::Poll { session, polled: Polled::Bring(payload) },
         WireQuestion::EndPolling { session } => Question::Poll { session, polled: Polled::End },
         WireQuestion::AskClients(wire) => ask_clients::read(wire, payload)?,
@@ -550,6 +523,7 @@ fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<Answer, Unans
     Some(Ok(match serde_json::from_str(answer.get()).ok()? {
         WireAnswer::Handled => Answer::Handled,
         WireAnswer::Packets => Answer::Packets(payload),
+        WireAnswer::PacketsPart => Answer::PacketsPart(payload),
         WireAnswer::NoSuchSession => Answer::NoSuchSession,
         WireAnswer::Repeated => Answer::Repeated,
         WireAnswer::Channels(page) => Answer::Channels(page),

@@ -52,6 +52,7 @@ fn closed(base: &ChannelOptions) -> ChannelOptions {
         allow_history_for_anonymous: false,
         allow_presence_for_client: false,
         allow_presence_for_anonymous: false,
+        only_signed: true,
         ..base.clone()
     }
 }

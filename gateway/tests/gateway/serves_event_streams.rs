@@ -166,7 +166,7 @@ async fn who_may_not_is_told_so_by_a_status() {
     let gateway = served()
         .with("auth.allow_anonymous", false)
         .with("http.allowed_origins", "https://good.example")
-        .and("[namespaces.shut]\n")
+        .and("[namespaces.shut]\n[namespaces.keys]\nsubscription_type = \"map\"\nallow_subscribe = true\n")
         .start()
         .await;
     let token = gateway.token("ann");
@@ -179,6 +179,7 @@ async fn who_may_not_is_told_so_by_a_status() {
         ("channel=".to_owned(), bearer.clone(), 400),
         ("channel=a&channel=open".to_owned(), bearer.clone(), 400),
         ("channel=nowhere:a".to_owned(), bearer.clone(), 400),
+        ("channel=keys:a".to_owned(), bearer.clone(), 400),
         ("channel=shut:a".to_owned(), bearer.clone(), 403),
         ("channel=news&channel=shut:a".to_owned(), bearer.clone(), 403),
         ("channel=news".to_owned(), format!("{bearer}Origin: https://bad.example\r\n"), 403),

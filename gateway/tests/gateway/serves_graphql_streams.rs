@@ -108,6 +108,9 @@ async fn statuses_are_those_of_graphql_sse() {
     assert_eq!(status("DELETE", "/graphql?operationId=1", &none, Value::Null).await, 404);
     assert_eq!(status("POST", "/graphql", &none, json!({ "query": NEWS })).await, 400);
     assert_eq!(status("DELETE", "/graphql", &none, Value::Null).await, 400);
+    for odd in [json!({}), json!([]), json!(5), json!({ "query": 5 }), json!({ "query": null })] {
+        assert_eq!(status("POST", "/graphql", STREAM, odd.clone()).await, 400, "{odd}");
+    }
     assert_eq!(status("PATCH", "/graphql", "", Value::Null).await, 405);
     let token = format!("{STREAM}Authorization: Bearer {}\r\n", gateway.token("ann"));
     let mut stream =

@@ -27,6 +27,46 @@ async fn what_is_published_by_anyone_is_an_event_with_a_name_and_data() {
 }
 
 #[tokio::test]
+async fn the_protocols_own_names_are_nobodys_events() {
+    let gateway = gateway().and(APP).start().await;
+    let mut client = gateway.pusher().await;
+    client.subscribe("news").await;
+    for name in ["pusher:error", "pusher_internal:subscription_succeeded"] {
+        let body = json!({ "name": name, "channel": "news", "data": "{}" }).to_string();
+        let (status, why) = gateway.pusher_api("POST", "/events", "", &body).await;
+        assert_eq!(status, 400, "{why}");
+        let publication = json!({ "channel": "shop:news", "data": 1, "tags": { "event": name } });
+        gateway.api("publish", publication).await;
+        assert_eq!(client.hears("message", "news").await, json!(1));
+    }
+    client.ask("private-a", None).await;
+    client.hears("pusher_internal:subscription_succeeded", "private-a").await;
+    // Half of a character, in a text that is data.
+    let half = r#"{"event":"client-a","channel":"private-a","data":"\"\ud83d\""}"#;
+    client.socket.send(half.to_owned()).await;
+    assert_eq!(client.hear().await.0, "pusher:error", "and it stays connected");
+    client.subscribe("more").await;
+}
+
+#[tokio::test]
+async fn a_room_of_another_wire_that_asks_for_a_signature_has_no_other_door() {
+    let rooms = "[socketio]\nenabled = true\n[socketio.namespaces.\"/\"]\nchannels = \"shop\"\n\
+                 [socketio.namespaces.\"/\".events.join]\naction = \"join\"\nroom_argument = 0\n";
+    let gateway = gateway().and(APP).and(rooms).start().await;
+    let (mut client, _) = gateway.in_main().await;
+    for (room, answer) in [
+        ("private-a", r#"{"status":"error","code":103"#),
+        ("presence-a", r#"{"status":"error","code":103"#),
+        ("private-encrypted-a", r#"{"status":"error","code":103"#),
+        ("news", r#"{"status":"ok"}"#),
+    ] {
+        client.send(&format!("21[\"join\",\"{room}\"]")).await;
+        let told = client.told().await;
+        assert!(told.starts_with(&format!("31[{answer}")), "{room}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn client_events_reach_everybody_else_in_any_protocol() {
     let gateway = gateway()
         .and(APP)

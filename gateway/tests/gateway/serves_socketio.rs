@@ -212,6 +212,44 @@ async fn a_node_that_stops_lets_clients_come_back() {
     assert!(client.socket.is_cut_off().await, "nobody is told to leave");
 }
 
+#[tokio::test]
+async fn an_event_that_elsewhere_is_called_as_the_protocols_own_goes_by_the_usual_name() {
+    let gateway = namespaced().start().await;
+    let (mut client, _) = gateway.in_main().await;
+    for name in ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"] {
+        let body = json!({ "channel": "socketio:*", "data": name, "tags": { "event": name } });
+        gateway.api("publish", body).await;
+        assert_eq!(
+            client.told().await,
+            format!("2[\"message\",\"{name}\"]"),
+            "libraries take it for a fault"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_cannot_be_let_in_for_now_has_its_connection_closed_so_that_it_comes_back() {
+    let application = Application::start(|asked| match asked.json()["data"]["name"].as_str() {
+        Some("nobody") => Some((200, r#"{"error":{"code":1001,"message":"say your name"}}"#.to_owned())),
+        Some(_) => Some((200, r#"{"result":{}}"#.to_owned())),
+        None => Some((503, String::new())),
+    })
+    .await;
+    let gateway =
+        handled_by(&application).and("[socketio.namespaces.\"/chat\"]\nconnect_hook = true\n").start().await;
+    let mut early = gateway.socketio().await;
+    early.send("0").await;
+    assert!(early.socket.is_cut_off().await, "libraries do not ask again on the same connection");
+    let mut wrong = gateway.socketio().await;
+    wrong.send(r#"0{"name":"nobody"}"#).await;
+    assert!(wrong.told().await.starts_with("4{"), "that will be no better the next time");
+    let mut inside = gateway.socketio().await;
+    inside.enter("/", r#"{"name":"ann"}"#).await;
+    inside.send("0/chat,").await;
+    assert!(inside.told().await.starts_with("4/chat,{"), "what it has it keeps");
+    inside.enter("/chat", r#"{"name":"ann"}"#).await;
+}
+
 /// Answers as the handlers of an application's own Socket.IO server would.
 async fn handlers() -> Application {
     Application::start(|asked| {

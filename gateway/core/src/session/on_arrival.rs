@@ -10,6 +10,7 @@ use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
+use shared::refusal::Refusal;
 use shared::reply::Subscribed;
 
 use super::on_connect::{Greeting, expiry};
@@ -74,6 +75,10 @@ impl Session {
             };
             let rules = &self.context.rules;
             let Some(options) = rules.options(&one.channel) else { continue };
+            if self.fixed && (options.keeps_keys() || options.is_polled()) {
+                let message = "a channel of keys cannot be followed here".into();
+                return Err(Denial::Error(Refusal { message, ..ErrorCode::BadRequest.into() }));
+            }
             one.asks = self.fixed
                 && options.subscribe_hook
                 && rules.names.audience(one.channel.as_str()).is_everyone();

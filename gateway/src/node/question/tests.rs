@@ -97,6 +97,8 @@ fn every_question() -> Vec<Question> {
         poll(Polled::Fetch { wait_ms: 3_000 }),
         poll(Polled::Bring(Bytes::from_static(b"4a\x1ebAQ=="))),
         poll(Polled::End),
+        poll(Polled::FetchRest),
+        poll(Polled::BringPart(Bytes::from_static(b"4a"))),
     ]
 }
 
@@ -130,6 +132,7 @@ fn every_answer_reads_back_as_it_was_given() {
         Ok(Answer::Repeated),
         Ok(Answer::Packets(Bytes::from_static(b"4a\n\x1e2"))),
         Ok(Answer::Packets(Bytes::new())),
+        Ok(Answer::PacketsPart(Bytes::from_static(b"4a"))),
         Ok(Answer::Channels(ChannelsPage { channels: vec![("a\n".into(), 3)], until: Some("b".into()) })),
         Ok(Answer::Connections(ConnectionsPage {
             connections: vec![connection],

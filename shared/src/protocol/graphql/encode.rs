@@ -117,6 +117,12 @@ impl State {
                 }
                 self.catch_up(dialect, reply, subscribed, out, &mut lengths);
             }
+            // An operation that fails is not asked for again, and a connection that is lost is. Where others live it fails alone.
+            (Stage::Asked(_), Err(refusal))
+                if refusal.is_outage() && !dialect.is_streamed() && !self.has_live() =>
+            {
+                return Encoded::Close(refusal.disconnect());
+            }
             (Stage::Asked(_), Err(refusal)) => {
                 let gone = self.remove(at);
                 self.fail(dialect, &gone.id, &refused(refusal), out, &mut lengths);

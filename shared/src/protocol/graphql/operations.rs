@@ -59,6 +59,10 @@ impl State {
         self.operations.iter().position(|one| *one.id == *id)
     }
 
+    pub(super) fn has_live(&self) -> bool {
+        self.operations.iter().any(|one| matches!(one.stage, Stage::Live(_)))
+    }
+
     /// Under which number the next operation is asked for.
     pub(super) fn next_number(&mut self) -> u32 {
         // Nobody has so many that one from before the turn is still there.

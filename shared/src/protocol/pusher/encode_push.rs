@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::encode_reply::{cached, subscribed};
-use super::names::{Access, Kind, Seen};
+use super::names::{Access, Kind, Seen, is_reserved};
 use super::{Pusher, UNNAMED_EVENT};
 use crate::disconnect::Disconnect;
 use crate::framing::MessageKind;
@@ -67,7 +67,8 @@ pub(super) fn event(publication: &Publication, seen: &Seen<'_>, out: &mut BytesM
     let name = name(seen);
     out.reserve(ENVELOPE_BYTES_GUESS + name.len() + publication.data.bytes.len());
     let mut object = Object::begin(out);
-    json::string(publication.event().unwrap_or(UNNAMED_EVENT), object.field("event"));
+    let event = publication.event().filter(|event| !is_reserved(event)).unwrap_or(UNNAMED_EVENT);
+    json::string(event, object.field("event"));
     json::string(&name, object.field("channel"));
     json::text(&publication.data, object.field("data"));
     // Who has sent it, where everyone is told who is there.

@@ -38,6 +38,8 @@ pub(super) fn encode(pusher: &Pusher, reply: &Reply, out: &mut BytesMut) -> Enco
                 true => Disconnect::INTERNAL,
                 false => Disconnect::INVALID_TOKEN.because(&refusal.message),
             }),
+            // Libraries never ask again by themselves, but for a connection that was lost.
+            (id::SUBSCRIBE, Some(_)) if refusal.is_outage() => Encoded::Close(refusal.disconnect()),
             (id::SUBSCRIBE, Some(name)) => {
                 let (kind, status) = kind_of(refusal);
                 subscription_error(&name, kind, &refusal.message, status, out)

@@ -70,6 +70,8 @@ pub enum InvalidName {
     TooLong(usize),
     #[error("holds other characters than letters, digits and _-=@,.;")]
     Characters,
+    #[error("begins with pusher: or pusher_internal:, which are the protocol's own")]
+    Reserved,
 }
 
 /// Whether this can be the name of a channel that is no user's own.
@@ -88,9 +90,15 @@ pub fn check_channel(name: &str) -> Result<(), InvalidName> {
 pub fn check_event(name: &str) -> Result<(), InvalidName> {
     match name.len() {
         0 => Err(InvalidName::Empty),
+        _ if is_reserved(name) => Err(InvalidName::Reserved),
         1..=EVENT_BYTES_MAX => Ok(()),
         _ => Err(InvalidName::TooLong(EVENT_BYTES_MAX)),
     }
+}
+
+/// Whether libraries take an event of this name for one of the protocol's own.
+pub(super) fn is_reserved(event: &str) -> bool {
+    event.starts_with("pusher:") || event.starts_with("pusher_internal:")
 }
 
 /// How the channels of an app are named in the gateway: in the app's namespace, and a user's own as everywhere.

@@ -4,12 +4,12 @@ use std::ops::DerefMut;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::UNNAMED_EVENT;
 use super::arguments;
 use super::cursor::Cursor;
 use super::names::Namespaces;
 use super::packet::{self, Kind};
 use super::state::{State, bit};
+use super::{RESERVED, UNNAMED_EVENT};
 use crate::disconnect::Disconnect;
 use crate::framing::MessageKind;
 use crate::protocol::{Encoded, json};
@@ -76,7 +76,8 @@ pub(super) fn event(
     out: &mut BytesMut,
 ) -> Encoded {
     let Publication { data, tags, .. } = publication;
-    let name = publication.event().unwrap_or(UNNAMED_EVENT);
+    // What other wires call so ends a connection here.
+    let name = publication.event().filter(|name| !RESERVED.contains(name)).unwrap_or(UNNAMED_EVENT);
     out.reserve(ENVELOPE_BYTES_GUESS + namespace.len() + name.len() + data.bytes.len());
     let arguments = Arguments { event: Some(name), said: (data, tags), cursor };
     with_arguments([Kind::Event, Kind::BinaryEvent], namespace, None, arguments, out)
@@ -155,7 +156,8 @@ pub(super) fn last_words(
     out: &mut BytesMut,
 ) -> Encoded {
     let joined = std::mem::take(&mut state.joined);
-    if disconnect.invites_reconnect() {
+    // Who has sent too much at once comes back, as with a request that is too long.
+    if disconnect.invites_reconnect() || disconnect.code == Disconnect::TOO_BIG.code {
         return Encoded::Nothing;
     }
     let mut messages = Vec::new();

@@ -80,7 +80,12 @@ fn entered(
         Ok(_) => Encoded::Nothing,
         Err(refusal) => {
             state.entering &= !bit(index);
-            connect_error(namespace.name(), &refusal.message, Some(refusal), out)
+            // Libraries never ask again by themselves, but for a connection that was lost. Whoever is somewhere else already
+            // is told, and keeps what it has.
+            match refusal.is_outage() && state.joined == 0 {
+                true => Encoded::Close(refusal.disconnect()),
+                false => connect_error(namespace.name(), &refusal.message, Some(refusal), out),
+            }
         }
     }
 }

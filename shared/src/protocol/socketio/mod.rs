@@ -202,6 +202,11 @@ impl SocketIo {
         Some((number, encode_push::with_arguments(kinds, namespace, Some(number.into()), arguments, out)))
     }
 
+    /// Whether it was told to leave a namespace.
+    pub fn was_told_to_leave(&self) -> bool {
+        self.state().left != 0
+    }
+
     /// Nobody waits for this acknowledgement any more.
     pub fn give_up_ask(&self, number: u32) {
         self.state().give_up_ask(number);

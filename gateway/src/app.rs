@@ -171,7 +171,7 @@ impl App {
         let node = runtime.block_on(async {
             let from_broker = Arc::new(FromBroker::default());
             let Connected { broker, presence, ledger, sessions } =
-                connect::connect(&config, &id.0, from_broker.clone(), &metrics).map_err(setup)?;
+                connect::connect(&config, &id.0, from_broker.clone(), &metrics).await.map_err(setup)?;
             let webhooks = apps.clone().map(|apps| {
                 Webhooks::start(webhooks::Parts {
                     settings: config.pusher.webhooks.clone(),
@@ -388,7 +388,7 @@ impl App {
         let emitters = emitters.transpose().map_err(setup)?;
         let feeds = Feeds::start(feeds::Parts {
             feeds: &config.feeds,
-            redis: &config.redis,
+            servers: (&config.redis, &config.nats),
             api: &config.api,
             node: &node,
             runtime: &runtime,

@@ -58,9 +58,11 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("broker", "src/broker/config.rs", "Config"),
     ("broker.memory", "src/broker/memory/config.rs", "Config"),
     ("redis", "src/broker/redis/config.rs", "Config"),
+    ("nats", "src/broker/nats/config.rs", "Config"),
     (FEED, "src/feeds/config.rs", "Feed"),
     (FEED_FIELDS, "src/feeds/config.rs", "Fields"),
     (FEED_REDIS_STREAM, "src/feeds/redis_stream/config.rs", "Config"),
+    (FEED_NATS, "src/feeds/nats/config.rs", "Config"),
     (FEED_POSTGRES, "src/feeds/postgres/config.rs", "Config"),
     (FEED_KAFKA, "src/feeds/kafka/config.rs", "Config"),
     ("demo", "src/demo/config.rs", "Config"),
@@ -81,6 +83,7 @@ const EVENT: &str = "socketio.namespaces.\"/NAME\".events.EVENT";
 const FEED: &str = "feeds.NAME";
 const FEED_FIELDS: &str = "feeds.NAME.fields";
 const FEED_REDIS_STREAM: &str = "feeds.NAME.redis_stream";
+const FEED_NATS: &str = "feeds.NAME.nats";
 const FEED_POSTGRES: &str = "feeds.NAME.postgres";
 const FEED_KAFKA: &str = "feeds.NAME.kafka";
 /// Stands for every section that is a bare endpoint's path.
@@ -160,6 +163,7 @@ fn configuration() -> String {
             FEED => Some(&of_feed),
             FEED_FIELDS => of_feed.get("fields"),
             FEED_REDIS_STREAM => of_feed.get("redis_stream"),
+            FEED_NATS => of_feed.get("nats"),
             FEED_POSTGRES => of_feed.get("postgres"),
             FEED_KAFKA => of_feed.get("kafka"),
             section => section.split('.').try_fold(&defaults, |value, step| value.get(step)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::broker::memory::MemoryBroker;
+use crate::broker::nats::{self, NatsBroker};
 use crate::broker::redis::{DialError, Mode, RedisBroker};
 use crate::broker::shards::ShardedBroker;
 use crate::broker::show::{shown_by_shard, shown_in};
@@ -14,6 +15,7 @@ use crate::ledger::redis::RedisLedger;
 use crate::ledger::shards::ShardedLedger;
 use crate::presence::Presence;
 use crate::presence::memory::MemoryPresence;
+use crate::presence::nats::NatsPresence;
 use crate::presence::redis::RedisPresence;
 use crate::presence::shards::ShardedPresence;
 use crate::sessions::SessionStore;
@@ -30,14 +32,23 @@ pub(crate) struct Connected {
     pub(crate) sessions: Arc<dyn SessionStore>,
 }
 
+/// Why none can be begun with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error(transparent)]
+    Redis(#[from] DialError),
+    #[error(transparent)]
+    Nats(#[from] nats::ConnectError),
+}
+
 /// The broker that the configuration names, and what belongs to it. `node` is unique to this run of the node. Must be
 /// called within a tokio runtime.
-pub(crate) fn connect(
+pub(crate) async fn connect(
     config: &Config,
     node: &str,
     events: Arc<dyn BrokerEvents>,
     metrics: &Metrics,
-) -> Result<Connected, DialError> {
+) -> Result<Connected, ConnectError> {
     Ok(match config.broker.kind {
         BrokerKind::Memory => {
             let broker = MemoryBroker::start(&config.broker.memory, events, shown_in(metrics, false));
@@ -66,6 +77,13 @@ pub(crate) fn connect(
             let presence = RedisPresence::start(&config.redis, node, broker.clone());
             let ledger = Arc::new(RedisLedger::new(&config.redis, broker.clone()));
             let sessions = Arc::new(RedisSessions::new(broker.clone()));
+            Connected { broker, presence, ledger, sessions }
+        }
+        BrokerKind::Nats => {
+            let broker = NatsBroker::start(&config.nats, node, events, shown_in(metrics, true)).await?;
+            let presence = NatsPresence::start(broker.clone(), config.nats.presence_ttl());
+            // What would use these is refused in the configuration.
+            let (ledger, sessions) = (Arc::new(MemoryLedger::default()), Arc::new(MemorySessions::default()));
             Connected { broker, presence, ledger, sessions }
         }
     })

@@ -9,7 +9,8 @@ use crate::setting::Faults;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `memory`: this node alone. `redis`: all nodes over the Redis of `[redis]` behave as one.
+    /// `memory`: this node alone. `redis`: all nodes over the Redis of `[redis]` behave as one. `nats`: all nodes over the NATS of
+    /// `[nats]` do, which needs JetStream.
     pub kind: BrokerKind,
     /// Bounds of the memory broker.
     pub memory: memory::Config,
@@ -21,6 +22,7 @@ pub enum BrokerKind {
     #[default]
     Memory,
     Redis,
+    Nats,
 }
 
 impl Config {

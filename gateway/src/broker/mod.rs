@@ -6,6 +6,7 @@
 mod config;
 pub mod measure;
 pub mod memory;
+pub mod nats;
 pub mod redis;
 mod refusal;
 pub mod shards;
@@ -291,7 +292,7 @@ pub enum BrokerError {
     #[error("the broker has not answered: {0}")]
     Unanswered(Arc<str>),
     /// The server said no, in its own words: it was not done.
-    #[error("Redis refuses: {text}")]
+    #[error("the broker's server refuses: {text}")]
     Refused { kind: Refusal, text: Arc<str> },
     /// The broker was not asked.
     #[error("a worker of this node has been behind for {} ms, so this was not published", .0.as_millis())]

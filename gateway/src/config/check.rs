@@ -5,7 +5,7 @@ use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType
 use gateway_core::session::Settings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
-use super::{Config, check_channels};
+use super::{Config, check_channels, check_nats};
 use crate::broker::redis::Mode;
 use crate::feeds;
 use crate::http::raw_paths::Messages;
@@ -119,6 +119,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("backend", &|faults| config.backend.check(faults));
     section("broker", &|faults| config.broker.check(faults));
     section("redis", &|faults| config.redis.check(faults));
+    section("nats", &|faults| config.nats.check(faults));
     section("feeds", &|faults| {
         feeds::config::check(&config.feeds, faults);
         let is_without = |feed: &feeds::config::Feed| {
@@ -130,6 +131,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             faults.add(format!("{name}.redis_stream.url"), problem);
         }
     });
+    found.extend(check_nats::faults(config));
     found
 }
 

@@ -84,6 +84,18 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             }
         }
     }
+    if config.broker.kind == BrokerKind::Nats {
+        for (key, file) in config.nats.secret_files() {
+            if let Err(error) = Secret::from_file(file) {
+                found.push((format!("nats.{key}"), error.to_string()));
+            }
+        }
+        for (key, file) in config.nats.files() {
+            if let Err(error) = readable(file) {
+                found.push((format!("nats.{key}"), format!("cannot be read: {error}")));
+            }
+        }
+    }
     found
 }
 

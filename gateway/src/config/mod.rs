@@ -27,6 +27,7 @@ mod advice;
 mod changed;
 mod check;
 mod check_channels;
+mod check_nats;
 mod difference;
 mod files;
 mod gather;
@@ -72,6 +73,8 @@ pub struct Config {
     pub broker: broker::Config,
     /// Used by `broker.kind = "redis"`.
     pub redis: broker::redis::Config,
+    /// Used by `broker.kind = "nats"`.
+    pub nats: broker::nats::Config,
     /// Records that are published as they come into a source outside.
     pub feeds: BTreeMap<String, feeds::config::Feed>,
     pub demo: demo::config::Config,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::source::{Bounds, Word};
-use super::{kafka, postgres, redis_stream};
+use super::{kafka, nats, postgres, redis_stream};
 use crate::setting::Faults;
 
 /// The most feeds. Each has a label of its own in metrics.
@@ -21,7 +21,7 @@ const FIELD_BYTES_MAX: usize = 63;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Feed {
-    /// What the source is: `redis_stream`, `postgres` or `kafka`. Its own settings are in the section of that name below this one.
+    /// What the source is: `redis_stream`, `nats`, `postgres` or `kafka`. Its own settings are in the section of that name below this one.
     pub kind: Option<Kind>,
     /// The most records that are read at once. Nothing more is read until all of them are published or dead letters.
     pub records_max: usize,
@@ -39,6 +39,8 @@ pub struct Feed {
     pub fields: Fields,
     /// With `kind = "redis_stream"`.
     pub redis_stream: redis_stream::Config,
+    /// With `kind = "nats"`.
+    pub nats: nats::Config,
     /// With `kind = "postgres"`.
     pub postgres: postgres::Config,
     /// With `kind = "kafka"`.
@@ -50,6 +52,7 @@ pub struct Feed {
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     RedisStream,
+    Nats,
     Postgres,
     Kafka,
 }
@@ -65,6 +68,7 @@ impl Default for Feed {
             retry_max_ms: 10_000,
             fields: Fields::default(),
             redis_stream: redis_stream::Config::default(),
+            nats: nats::Config::default(),
             postgres: postgres::Config::default(),
             kafka: kafka::Config::default(),
         }
@@ -155,7 +159,7 @@ impl Fields {
 impl Feed {
     fn check(&self, faults: &mut Faults) {
         if self.kind.is_none() {
-            faults.add("kind", "is missing: redis_stream, postgres or kafka");
+            faults.add("kind", "is missing: redis_stream, nats, postgres or kafka");
         }
         faults.outside("records_max", self.records_max, 1..=10_000);
         faults.outside("bytes_max", self.bytes_max, 1_024..=256 << 20);
@@ -190,6 +194,9 @@ impl Feed {
             self.redis_stream != redis_stream::Config::default(),
             &|found| self.redis_stream.check(found),
         );
+        within("nats", self.kind == Some(Kind::Nats), self.nats != nats::Config::default(), &|found| {
+            self.nats.check(found)
+        });
         within(
             "postgres",
             self.kind == Some(Kind::Postgres),
@@ -218,6 +225,10 @@ impl Feed {
             (Some(Kind::RedisStream), Some(Kind::RedisStream)) => {
                 (&stream.url, &stream.stream, &stream.group) == (&others.url, &others.stream, &others.group)
             }
+            (Some(Kind::Nats), Some(Kind::Nats)) => {
+                let (one, two) = (&self.nats, &other.nats);
+                (&one.url, &one.stream, &one.consumer) == (&two.url, &two.stream, &two.consumer)
+            }
             (Some(Kind::Postgres), Some(Kind::Postgres)) => {
                 (&table.url, &table.table) == (&other_table.url, &other_table.table)
             }
@@ -238,6 +249,7 @@ impl Feed {
     pub(crate) fn files(&self) -> Vec<(&'static str, &std::path::Path)> {
         match self.kind {
             Some(Kind::RedisStream) => self.redis_stream.files(),
+            Some(Kind::Nats) => self.nats.files(),
             Some(Kind::Postgres) => self.postgres.files(),
             Some(Kind::Kafka) => self.kafka.files(),
             None => Vec::new(),

@@ -12,6 +12,7 @@ use super::config::Feed;
 use super::run::{Pauses, Running};
 use super::source::Source;
 use crate::api;
+use crate::broker::nats::Config as Nats;
 use crate::broker::redis::Config as Redis;
 use crate::node::Node;
 use crate::telemetry::labels::Panic;
@@ -24,8 +25,8 @@ const SOUND_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Kept {
     pub(super) name: Arc<str>,
     pub(super) feed: Feed,
-    /// The section `redis`.
-    pub(super) redis: Redis,
+    /// The sections `redis` and `nats`.
+    pub(super) servers: (Redis, Nats),
     /// The section `api`.
     pub(super) api: api::Config,
     pub(super) node: Arc<Node>,
@@ -34,8 +35,8 @@ pub(super) struct Kept {
 impl Kept {
     /// The feed, before it has read anything. Must be called within a tokio runtime.
     pub(super) fn running(&self) -> Result<Running, String> {
-        let Self { name, feed, redis, api, node } = self;
-        let source: Box<dyn Source> = super::source(name, feed, redis, node)?;
+        let Self { name, feed, servers: (redis, nats), api, node } = self;
+        let source: Box<dyn Source> = super::source(name, feed, (redis, nats), node)?;
         Ok(Running::new(name.clone(), feed, api.clone(), node.clone(), source))
     }
 

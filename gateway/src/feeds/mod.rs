@@ -7,6 +7,7 @@
 pub mod config;
 pub mod kafka;
 mod keep;
+pub mod nats;
 pub mod postgres;
 mod record;
 pub mod redis_stream;
@@ -27,6 +28,7 @@ use self::keep::Kept;
 use self::run::Running;
 use self::source::Source;
 use crate::api;
+use crate::broker::nats::Config as Nats;
 use crate::broker::redis::Config as Redis;
 use crate::node::Node;
 
@@ -44,8 +46,8 @@ pub(crate) struct Feeds {
 #[derive(Debug)]
 pub(crate) struct Parts<'a> {
     pub(crate) feeds: &'a BTreeMap<String, Feed>,
-    /// The section `redis`.
-    pub(crate) redis: &'a Redis,
+    /// The sections `redis` and `nats`.
+    pub(crate) servers: (&'a Redis, &'a Nats),
     /// The section `api`, whose bounds hold for records too.
     pub(crate) api: &'a api::Config,
     pub(crate) node: &'a Arc<Node>,
@@ -63,15 +65,16 @@ pub(crate) struct Unusable {
 impl Feeds {
     /// Begins to connect and returns at once.
     pub(crate) fn start(parts: Parts<'_>) -> Result<Self, Unusable> {
-        let Parts { feeds, redis, api, node, runtime } = parts;
+        let Parts { feeds, servers, api, node, runtime } = parts;
         // Where Sentinel says who is master, it is asked from now on.
         let _entered = runtime.enter();
         let stop = CancellationToken::new();
         let mut all = Vec::new();
         for (name, feed) in feeds {
             let unusable = |problem: String| Unusable { feed: (&**name).into(), problem };
-            let (redis, api, node) = (redis.clone(), api.clone(), node.clone());
-            let kept = Kept { name: (&**name).into(), feed: feed.clone(), redis, api, node };
+            let servers = (servers.0.clone(), servers.1.clone());
+            let (api, node) = (api.clone(), node.clone());
+            let kept = Kept { name: (&**name).into(), feed: feed.clone(), servers, api, node };
             let running = kept.running().map_err(unusable)?;
             all.push((kept, running));
         }
@@ -98,10 +101,19 @@ impl Feeds {
 }
 
 /// The source that a feed is set to.
-fn source(name: &str, feed: &Feed, redis: &Redis, node: &Node) -> Result<Box<dyn Source>, String> {
+fn source(
+    name: &str,
+    feed: &Feed,
+    (redis, nats): (&Redis, &Nats),
+    node: &Node,
+) -> Result<Box<dyn Source>, String> {
     match feed.kind {
         Some(Kind::RedisStream) => {
             let stream = redis_stream::RedisStream::new(name, feed, redis, &node.id.0);
+            Ok(Box::new(stream.map_err(|error| error.to_string())?))
+        }
+        Some(Kind::Nats) => {
+            let stream = nats::NatsStream::new(name, feed, nats, &node.id.0);
             Ok(Box::new(stream.map_err(|error| error.to_string())?))
         }
         Some(Kind::Postgres) => Ok(Box::new(postgres::Postgres::new(name, feed, &redis.prefix)?)),

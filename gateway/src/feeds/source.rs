@@ -80,6 +80,8 @@ pub(super) struct Record {
 pub(super) enum Unread {
     #[error("it is of {bytes} bytes, and record_bytes_max is {max}")]
     TooLong { bytes: u64, max: usize },
+    #[error("it is no JSON object: {0}")]
+    NoObject(String),
     #[error("it was removed from the source before it was published")]
     Gone,
     #[error("{0}")]

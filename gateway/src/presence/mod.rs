@@ -1,6 +1,7 @@
 //! Who is subscribed to a channel, over all nodes.
 
 pub mod memory;
+pub mod nats;
 pub mod redis;
 pub mod shards;
 

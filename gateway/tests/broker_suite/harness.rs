@@ -13,6 +13,7 @@ use shared::publication::{Payload, Publication};
 use shared::push::OwnedEvent;
 use tidegate::broker::measure::BrokerMetrics;
 use tidegate::broker::memory::{self, MemoryBroker};
+use tidegate::broker::nats::{self, NatsBroker, NatsUrl};
 use tidegate::broker::redis::{self, Mode, RedisBroker, RedisUrl};
 use tidegate::broker::shards::ShardedBroker;
 use tidegate::broker::{Broker, BrokerEvents, PublishRequest, Published};
@@ -22,9 +23,13 @@ use tidegate::ledger::redis::RedisLedger;
 use tidegate::ledger::shards::ShardedLedger;
 use tidegate::presence::Presence;
 use tidegate::presence::memory::MemoryPresence;
+use tidegate::presence::nats::NatsPresence;
 use tidegate::presence::redis::RedisPresence;
 use tidegate::presence::shards::ShardedPresence;
 
+use tokio::runtime::Handle;
+
+use crate::nats_server::NatsServer;
 use crate::redis_server::RedisServer;
 
 /// Nothing that is waited for takes this long.
@@ -138,7 +143,17 @@ impl Node {
     }
 
     pub async fn history(&self, channel: &Channel, filter: HistoryFilter) -> Vec<String> {
-        texts(&self.broker.history(channel.clone(), filter, KEPT).await.expect("history").publications)
+        self.history_kept(channel, filter, KEPT).await
+    }
+
+    /// Of a channel that keeps so much.
+    pub async fn history_kept(
+        &self,
+        channel: &Channel,
+        filter: HistoryFilter,
+        retention: Retention,
+    ) -> Vec<String> {
+        texts(&self.broker.history(channel.clone(), filter, retention).await.expect("history").publications)
     }
 }
 
@@ -230,6 +245,50 @@ impl Shards {
 impl Backend for Shards {
     fn new() -> Self {
         Self::with(&[])
+    }
+
+    fn node(&self) -> Node {
+        self.node_with(&self.config)
+    }
+}
+
+/// A server with JetStream.
+#[derive(Debug)]
+pub struct Nats {
+    pub server: NatsServer,
+    pub config: nats::Config,
+    nodes: AtomicU64,
+}
+
+impl Nats {
+    /// With further lines of the server's configuration, and how a test logs in.
+    pub fn with(settings: &str, login: &str) -> Self {
+        let server = NatsServer::start_with(settings, login);
+        let config = nats::Config { url: NatsUrl::new(server.url()), ..nats::Config::default() };
+        Self::of(server, config)
+    }
+
+    /// Nodes with these settings.
+    pub fn of(server: NatsServer, config: nats::Config) -> Self {
+        Self { server, config, nodes: AtomicU64::new(0) }
+    }
+
+    pub fn node_with(&self, config: &nats::Config) -> Node {
+        let (heard, metrics) = (Arc::new(Heard::default()), Arc::new(BrokerMetrics::default()));
+        let name = format!("node-{}", self.nodes.fetch_add(1, Ordering::SeqCst));
+        let starting = NatsBroker::start(config, &name, heard.clone(), metrics.clone());
+        let broker =
+            tokio::task::block_in_place(|| Handle::current().block_on(starting)).expect("valid settings");
+        let presence = NatsPresence::start(broker.clone(), Duration::from_secs(config.presence_ttl_s));
+        // Over NATS there is none.
+        let ledger = Arc::new(MemoryLedger::default());
+        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new() }
+    }
+}
+
+impl Backend for Nats {
+    fn new() -> Self {
+        Self::with("", "")
     }
 
     fn node(&self) -> Node {

@@ -9,6 +9,10 @@
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod redis_server;
 
+#[path = "../support/nats.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod nats_server;
+
 #[path = "../support/relay.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod relay;
@@ -21,6 +25,9 @@ mod known_epochs;
 mod ledger;
 mod ledger_faults;
 mod lives;
+mod nats_costs;
+mod nats_faults;
+mod nats_kills;
 mod presence;
 mod presence_faults;
 mod refusals;
@@ -45,8 +52,34 @@ macro_rules! suite {
     };
 }
 
+/// The same of what NATS does not offer.
+macro_rules! but_nats {
+    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
+        mod memory {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                crate::$module::$test::<crate::harness::Memory>().await;
+            })*)*
+        }
+        of_redis! { $($module :: { $($test,)* })* }
+    };
+}
+
 /// The same where nodes can be several.
 macro_rules! of_servers {
+    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
+        of_redis! { $($module :: { $($test,)* })* }
+        mod nats {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                crate::$module::$test::<crate::harness::Nats>().await;
+            })*)*
+        }
+    };
+}
+
+/// The same over Redis alone.
+macro_rules! of_redis {
     ($($module:ident :: { $($test:ident),* $(,)? })*) => {
         mod redis {
             $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,17 +113,6 @@ suite! {
         a_version_that_is_not_newer_is_not_published,
         of_versions_that_come_at_once_the_newest_is_last,
     }
-    keys::{
-        a_key_holds_what_was_set_last_and_everybody_hears_of_it,
-        keys_are_read_in_pages_by_name_or_by_score,
-        a_change_is_made_only_on_its_conditions,
-        keys_expire_and_that_is_told,
-        a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone,
-        a_channel_has_only_so_many_keys,
-        a_cleared_channel_begins_anew,
-        a_patch_can_be_made_of_what_the_key_held,
-        a_key_that_gets_other_tags_is_told_as_gone_first,
-    }
     delivery::{
         subscribers_hear_publications_in_order_with_their_positions,
         without_history_there_is_no_position,
@@ -112,13 +134,29 @@ suite! {
         a_node_that_retires_leaves_nobody_behind,
         infos_arrive_as_they_were,
     }
-    ledger::{
-        the_first_who_holds_and_the_last_who_lets_go_are_news,
-        a_holder_that_ends_lets_go_of_what_nobody_else_holds,
-        a_holder_whose_lease_is_over_holds_nothing_any_more_and_hears_of_it,
-        each_reader_goes_on_where_it_stood,
-        a_reader_that_is_far_behind_is_told_how_much_it_missed,
-        it_is_what_the_table_says_whatever_happens,
+}
+
+mod more {
+    but_nats! {
+        keys::{
+            a_key_holds_what_was_set_last_and_everybody_hears_of_it,
+            keys_are_read_in_pages_by_name_or_by_score,
+            a_change_is_made_only_on_its_conditions,
+            keys_expire_and_that_is_told,
+            a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone,
+            a_channel_has_only_so_many_keys,
+            a_cleared_channel_begins_anew,
+            a_patch_can_be_made_of_what_the_key_held,
+            a_key_that_gets_other_tags_is_told_as_gone_first,
+        }
+        ledger::{
+            the_first_who_holds_and_the_last_who_lets_go_are_news,
+            a_holder_that_ends_lets_go_of_what_nobody_else_holds,
+            a_holder_whose_lease_is_over_holds_nothing_any_more_and_hears_of_it,
+            each_reader_goes_on_where_it_stood,
+            a_reader_that_is_far_behind_is_told_how_much_it_missed,
+            it_is_what_the_table_says_whatever_happens,
+        }
     }
 }
 

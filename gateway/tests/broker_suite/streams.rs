@@ -107,7 +107,8 @@ pub async fn history_keeps_the_newest_up_to_its_size<B: Backend>() {
         let retention = Retention { size: 4, ..KEPT };
         node.broker.publish(PublishRequest { retention, ..request(&a, number) }).await.expect("published");
     }
-    assert_eq!(node.history(&a, ALL).await, ["7", "8", "9", "10"]);
+    let retention = Retention { size: 4, ..KEPT };
+    assert_eq!(node.history_kept(&a, ALL, retention).await, ["7", "8", "9", "10"]);
 }
 
 pub async fn history_ends_with_its_time_but_the_position_stays<B: Backend>() {
@@ -117,11 +118,11 @@ pub async fn history_ends_with_its_time_but_the_position_stays<B: Backend>() {
     let retention = Retention { size: 10, ttl: Duration::from_millis(300) };
     let publish = || node.broker.publish(PublishRequest { retention, ..request(&a, "brief") });
     let first = publish().await.expect("published").position.expect("a position");
-    assert_eq!(node.history(&a, ALL).await, ["brief"]);
-    eventually("the history ends", async || node.history(&a, ALL).await.is_empty()).await;
+    assert_eq!(node.history_kept(&a, ALL, retention).await, ["brief"]);
+    eventually("the history ends", async || node.history_kept(&a, ALL, retention).await.is_empty()).await;
     let second = publish().await.expect("published").position.expect("a position");
     assert_eq!((second.offset, second.epoch), (2, first.epoch));
-    assert_eq!(node.history(&a, ALL).await, ["brief"]);
+    assert_eq!(node.history_kept(&a, ALL, retention).await, ["brief"]);
 }
 
 pub async fn an_unknown_channel_gets_an_epoch_that_holds<B: Backend>() {

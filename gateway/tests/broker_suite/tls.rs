@@ -1,13 +1,14 @@
-//! Redis behind TLS, with certificates of an authority that only the configuration knows.
+//! Redis and NATS behind TLS, with certificates of an authority that only the configuration knows.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tidegate::broker::BrokerEvents;
+use tidegate::broker::nats::{self, NatsUrl};
 use tidegate::broker::redis::{Config, Mode, RedisBroker, RedisUrl};
 
-use crate::harness::{Backend, Heard, Redis, channel, eventually};
+use crate::harness::{Backend, Heard, Nats, Redis, channel, eventually};
 use crate::redis_server::RedisServer;
 
 /// The files of one side.
@@ -19,6 +20,10 @@ struct Files {
 
 /// An authority of its own, and a certificate for `name` that it has signed.
 fn files(redis: &Redis, name: &str) -> Files {
+    files_in(redis.server.directory(), name)
+}
+
+fn files_in(directory: &Path, name: &str) -> Files {
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
@@ -29,7 +34,7 @@ fn files(redis: &Redis, name: &str) -> Files {
     params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.signed_by(&key, &authority).expect("a certificate");
     let file = |kind: &str, text: String| {
-        let path = redis.server.directory().join(format!("{name}-{kind}.pem"));
+        let path = directory.join(format!("{name}-{kind}.pem"));
         fs::write(&path, text).expect("a file in the test's directory");
         path
     };
@@ -135,4 +140,39 @@ async fn sentinels_and_their_master_behind_tls_are_used_and_names_in_certificate
     let stranger = redis.node();
     let error = stranger.broker.canary().await.expect_err("a certificate for another name").to_string();
     assert!(error.contains("no Sentinel answers") && error.contains("certificate"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nats_behind_tls_is_used_by_who_knows_its_authority_and_has_a_certificate_of_the_one_that_it_knows()
+{
+    let directory = tempfile::tempdir().expect("a directory");
+    let (server, client) = (files_in(directory.path(), "localhost"), files_in(directory.path(), "node"));
+    let settings = format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+        server.certificate, server.key, client.authority
+    );
+    let nats = Nats::with(&settings, "");
+    let url = NatsUrl::new(format!("tls://localhost:{}", nats.server.port()));
+    let config = nats::Config {
+        url,
+        ca_file: Some(server.authority),
+        client_cert_file: Some(client.certificate),
+        client_key_file: Some(client.key),
+        timeout_ms: 500,
+        ..nats.config.clone()
+    };
+    let node = nats.node_with(&config);
+    node.listens().await;
+    let a = channel("a");
+    node.subscribe(&a).await;
+    node.publish(&a, "secret").await;
+    eventually("it is heard", async || node.heard.texts(&a) == ["secret"]).await;
+    let without_certificate =
+        nats::Config { client_cert_file: None, client_key_file: None, ..config.clone() };
+    let without_authority = nats::Config { ca_file: None, ..config };
+    for stranger in [without_certificate, without_authority] {
+        let stranger = nats.node_with(&stranger);
+        let error = stranger.broker.canary().await.expect_err("no connection");
+        assert!(matches!(error, tidegate::broker::BrokerError::Unreachable(_)), "{error}");
+    }
 }

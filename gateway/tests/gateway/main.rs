@@ -21,6 +21,9 @@ mod graphql;
 mod http;
 #[path = "../support/kafka.rs"]
 mod kafka;
+#[path = "../support/nats.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod nats_server;
 #[path = "../support/polling.rs"]
 mod polling;
 #[path = "../support/postgres.rs"]
@@ -91,6 +94,7 @@ pub mod spans_nodes;
 mod survives_a_storm;
 #[cfg(debug_assertions)]
 mod survives_itself;
+mod survives_nats;
 pub mod survives_redis;
 mod tells_only;
 mod tells_readiness;

@@ -293,6 +293,15 @@ macro_rules! of_each_kind {
                 }
             )*
         }
+        mod of_subjects {
+            use super::Outside;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(Outside::subjects()).await;
+                }
+            )*
+        }
         mod of_a_table {
             use super::Outside;
             $(

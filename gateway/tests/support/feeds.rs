@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::gateway::Description;
 use crate::kafka::KafkaServer;
+use crate::nats_server::NatsServer;
 use crate::postgres::PostgresServer;
 use crate::redis_server::RedisServer;
 
@@ -24,6 +25,7 @@ pub enum Outside {
     Stream(RedisServer),
     Table(PostgresServer),
     Topic(KafkaServer),
+    Subjects(NatsServer),
 }
 
 /// The columns of a table and their types.
@@ -100,6 +102,15 @@ impl Outside {
         Self::Table(server)
     }
 
+    /// A stream of JetStream.
+    pub fn subjects() -> Self {
+        let server = NatsServer::start();
+        let stream = format!("{{\"name\":\"{STREAM}\",\"subjects\":[\"{STREAM}.>\"],\"storage\":\"file\"}}");
+        let made = server.ask(&format!("$JS.API.STREAM.CREATE.{STREAM}"), &stream);
+        assert!(!made.contains("\"error\""), "{made}");
+        Self::Subjects(server)
+    }
+
     /// Has a node read it.
     pub fn feeds(&self, node: Description) -> Description {
         self.feeds_as(FEED, node)
@@ -113,6 +124,11 @@ impl Outside {
                 .with(&format!("feeds.{feed}.redis_stream.url"), redis.url())
                 .with(&format!("feeds.{feed}.redis_stream.stream"), STREAM)
                 .with(&format!("feeds.{feed}.redis_stream.group"), format!("{GROUP}-{feed}")),
+            Self::Subjects(server) => node
+                .with(&format!("feeds.{feed}.kind"), "nats")
+                .with(&format!("feeds.{feed}.nats.url"), server.url())
+                .with(&format!("feeds.{feed}.nats.stream"), STREAM)
+                .with(&format!("feeds.{feed}.nats.consumer"), format!("{GROUP}-{feed}")),
             Self::Table(server) => node
                 .with(&format!("feeds.{feed}.kind"), "postgres")
                 .with(&format!("feeds.{feed}.postgres.url"), server.url()),
@@ -142,6 +158,22 @@ impl Outside {
                     }
                     pipeline.query::<()>(&mut connection).expect("they are added");
                 }
+            }
+            Self::Subjects(server) => {
+                // All but the data and what is a list or an object is text.
+                let value = |name: &str, value: &str| match name {
+                    "data" | "tags" | "channels" => value.to_owned(),
+                    _ => Value::from(value).to_string(),
+                };
+                let messages: Vec<(String, Vec<u8>)> = (records.iter())
+                    .map(|fields| {
+                        let members: Vec<String> = (fields.iter())
+                            .map(|(name, text)| format!("{}:{}", Value::from(*name), value(name, text)))
+                            .collect();
+                        (format!("{STREAM}.x"), format!("{{{}}}", members.join(",")).into_bytes())
+                    })
+                    .collect();
+                server.add_all(&messages);
             }
             Self::Table(server) => Self::insert(server, records).await,
             Self::Topic(server) => {
@@ -180,6 +212,17 @@ impl Outside {
             Self::Stream(redis) => {
                 redis.ask::<String>(&["XGROUP", "SETID", STREAM, &format!("{GROUP}-{FEED}"), "0"]);
             }
+            Self::Subjects(server) => {
+                let consumer = format!("{GROUP}-{FEED}");
+                server.ask(&format!("$JS.API.CONSUMER.DELETE.{STREAM}.{consumer}"), "");
+                let config = format!(
+                    "{{\"stream_name\":\"{STREAM}\",\"config\":{{\"durable_name\":\"{consumer}\",\
+                     \"ack_policy\":\"explicit\",\"deliver_policy\":\"all\"}}}}"
+                );
+                let made =
+                    server.ask(&format!("$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.{consumer}"), &config);
+                assert!(!made.contains("\"error\""), "{made}");
+            }
             Self::Table(server) => {
                 let again = "INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM every_row";
                 server.session().await.batch_execute(again).await.expect("the same rows");
@@ -199,6 +242,18 @@ impl Outside {
                     (fields.remove("feed_reason").expect("a reason"), fields)
                 };
                 found.into_iter().map(letter).collect()
+            }
+            Self::Subjects(server) => {
+                let letter = |(head, body): (String, Vec<u8>)| {
+                    let reason = head.lines().find_map(|line| line.strip_prefix("Feed-Reason: "));
+                    let fields: Map<String, Value> = serde_json::from_slice(&body).unwrap_or_default();
+                    let fields = fields.into_iter().map(|(name, value)| match value {
+                        Value::String(text) if name != "data" => (name, text),
+                        value => (name, value.to_string()),
+                    });
+                    (reason.expect("a reason").to_owned(), fields.collect())
+                };
+                server.all_of(&format!("{STREAM}_dead")).into_iter().map(letter).collect()
             }
             Self::Table(server) => {
                 let session = server.session().await;
@@ -248,6 +303,16 @@ impl Outside {
                 let alter = format!("ALTER TABLE outbox_dead {rule}");
                 server.session().await.batch_execute(&alter).await.expect("a constraint");
             }
+            (Self::Subjects(server), refuse) => {
+                let dead = format!("{STREAM}_dead");
+                server.ask(&format!("$JS.API.STREAM.DELETE.{dead}"), "");
+                if refuse {
+                    // It is there, and takes something else.
+                    let other = format!("{{\"name\":\"{dead}\",\"subjects\":[\"elsewhere\"]}}");
+                    let made = server.ask(&format!("$JS.API.STREAM.CREATE.{dead}"), &other);
+                    assert!(!made.contains("\"error\""), "{made}");
+                }
+            }
             (Self::Topic(server), true) => server.delete_topic(&format!("{STREAM}.dead")).await,
             (Self::Topic(server), false) => server.make_topic(&format!("{STREAM}.dead"), 1).await,
         }
@@ -264,6 +329,12 @@ impl Outside {
                 let count = server.session().await.query_one("SELECT count(*) FROM outbox", &[]).await;
                 count.expect("a count").get::<_, i64>(0).unsigned_abs()
             }
+            Self::Subjects(server) => {
+                let info = server.ask(&format!("$JS.API.CONSUMER.INFO.{STREAM}.{GROUP}-{FEED}"), "");
+                let info: Value = serde_json::from_str(&info).expect("JSON");
+                let count = |name: &str| info[name].as_u64().expect("a number");
+                count("num_pending") + count("num_ack_pending")
+            }
             Self::Topic(server) => {
                 let consumer = server.client().await.consumer(format!("{GROUP}-{FEED}")).build().await;
                 let consumer = consumer.expect("a consumer");
@@ -279,6 +350,7 @@ impl Outside {
     pub async fn kill(&mut self) {
         match self {
             Self::Stream(redis) => redis.kill(),
+            Self::Subjects(server) => server.kill(),
             Self::Table(server) => server.kill(),
             Self::Topic(server) => server.kill(),
         }
@@ -288,6 +360,7 @@ impl Outside {
     pub async fn restart(&mut self) {
         match self {
             Self::Stream(redis) => redis.restart(),
+            Self::Subjects(server) => server.restart(),
             Self::Table(server) => server.restart().await,
             Self::Topic(server) => server.restart().await,
         }

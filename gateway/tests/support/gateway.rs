@@ -92,6 +92,11 @@ impl Description {
         self.with("broker.kind", "redis").with("redis.url", redis_url)
     }
 
+    /// The same over NATS.
+    pub fn over_nats(self, url: &str) -> Self {
+        self.with("broker.kind", "nats").with("nats.url", url)
+    }
+
     /// The same over the Redis that Sentinels at these ports name as the master `watched`.
     pub fn over_sentinels(self, ports: impl IntoIterator<Item = u16>) -> Self {
         let addresses: Vec<String> = ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect();

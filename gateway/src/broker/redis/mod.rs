@@ -53,7 +53,7 @@ pub use config::{Config, RedisUrl};
 pub use dial::DialError;
 pub(crate) use dial::{Dialer, Plain, is_for_want_of_a_right};
 pub use mode::Mode;
-pub(crate) use tls::tls_connector;
+pub(crate) use tls::{client_config, tls_connector};
 
 use self::access::Access;
 use self::canary::Canaries;

@@ -23,6 +23,14 @@ pub(crate) fn tls_connector(
     ca_file: Option<&Path>,
     identity: Option<(&Path, &Path)>,
 ) -> Result<TlsConnector, DialError> {
+    client_config(ca_file, identity).map(|tls| TlsConnector::from(Arc::new(tls)))
+}
+
+/// The same, for whoever connects by other means.
+pub(crate) fn client_config(
+    ca_file: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, DialError> {
     let unusable = |error: &dyn Display| DialError::Identity(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let roots = authorities(ca_file).map_err(|error| DialError::Authorities(error.to_string()))?;
@@ -30,7 +38,7 @@ pub(crate) fn tls_connector(
         .with_safe_default_protocol_versions()
         .map_err(|error| DialError::Authorities(error.to_string()))?
         .with_root_certificates(roots);
-    let tls = match identity {
+    Ok(match identity {
         Some((certificate, key)) => {
             let in_file =
                 |file: &Path, error: &dyn Display| unusable(&format!("{}: {error}", file.display()));
@@ -44,6 +52,5 @@ pub(crate) fn tls_connector(
             builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?
         }
         None => builder.with_no_client_auth(),
-    };
-    Ok(TlsConnector::from(Arc::new(tls)))
+    })
 }

@@ -235,13 +235,12 @@ impl Broker for ShardedBroker {
         channels: Vec<(Channel, Retention)>,
     ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>> {
         let parts = self.divided(channels, |(channel, _)| channel);
-        let asked: Vec<_> =
-            parts
-                .into_iter()
-                .map(|(shard, places, channels)| async move {
-                    Ok((places, shard.broker.positions(channels).await?))
-                })
-                .collect();
+        let asked: Vec<_> = parts
+            .into_iter()
+            .map(|(shard, places, channels)| async move {
+                Ok::<_, BrokerError>((places, shard.broker.positions(channels).await?))
+            })
+            .collect();
         async move { Ok(restore(join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?)) }.boxed()
     }
 

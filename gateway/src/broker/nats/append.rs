@@ -1,0 +1,301 @@
+//! Publishing what is kept: everything that waits in a channel goes as one message, which is taken only if it is behind the
+//! one that this node knows to be the last. So offsets have no gaps, versions are compared, and no key is used twice,
+//! whichever nodes publish at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use gateway_core::history::Retention;
+use shared::channel::Channel;
+use shared::position::StreamPosition;
+use shared::record::encode_record;
+use tokio::time::Instant;
+
+use super::NatsBroker;
+use super::block::{Block, BlockError, EARLIER_MAX, Entry, Place};
+use super::moment::now;
+use super::names::{Kept, class_of};
+use super::once::Reservation;
+use super::stored::{Failed, Stored, Which, code};
+use super::streams::{Life, SIZES};
+use super::tops::Top;
+use crate::broker::measure::Operation;
+use crate::broker::{BrokerError, PublishRequest, Published, Version};
+
+/// Publications of one message.
+const BLOCK_ENTRIES_MAX: usize = 128;
+/// Bytes of one message, unless a single publication has more.
+const BLOCK_BYTES_MAX: usize = 256 << 10;
+/// Bytes that a message has beside its publications, at most.
+const BLOCK_OVERHEAD: usize = 8 << 10;
+
+/// A publication on its way to where it is kept.
+#[derive(Debug)]
+pub(super) struct Addition {
+    pub(super) record: Bytes,
+    pub(super) retention: Retention,
+    pub(super) version: Option<Version>,
+    /// The idempotency key, once it is reserved for this.
+    pub(super) reserved: Option<Reservation>,
+}
+
+impl Addition {
+    pub(super) fn new(request: &PublishRequest) -> Self {
+        let mut record = BytesMut::with_capacity(request.publication.data.bytes.len() + 16);
+        encode_record(&request.publication, &mut record);
+        let PublishRequest { retention, version, .. } = request;
+        Self { record: record.freeze(), retention: *retention, version: version.clone(), reserved: None }
+    }
+
+    fn key(&self) -> Option<[u8; 16]> {
+        self.reserved.as_ref().map(|reserved| reserved.digest)
+    }
+
+    /// Whether both can be in one message.
+    fn goes_with(&self, first: &Self) -> bool {
+        self.retention == first.retention && !self.is_taken_over() && !first.is_taken_over()
+    }
+
+    fn is_taken_over(&self) -> bool {
+        self.reserved.as_ref().is_some_and(|reserved| reserved.taken_over)
+    }
+}
+
+/// What a message says, and what becomes of the publications by that: `None` for those that are not among them.
+struct Draft {
+    block: Block,
+    /// Whether nothing before it is kept.
+    alone: bool,
+    outcomes: Vec<Published>,
+}
+
+/// How many of these go as one message.
+pub(super) fn together<'a>(additions: impl IntoIterator<Item = &'a Addition>, payload_max: usize) -> usize {
+    let bytes_max = BLOCK_BYTES_MAX.min(payload_max.saturating_sub(BLOCK_OVERHEAD));
+    let (mut bytes, mut count) = (0, 0);
+    let mut first: Option<&Addition> = None;
+    for addition in additions {
+        bytes += addition.record.len() + 32;
+        let fits = count == 0 || count < BLOCK_ENTRIES_MAX && bytes <= bytes_max;
+        if !fits || first.is_some_and(|first| !addition.goes_with(first)) {
+            break;
+        }
+        first.get_or_insert(addition);
+        count += 1;
+    }
+    count
+}
+
+impl NatsBroker {
+    /// Publishes these, which go together: answers what became of each.
+    pub(super) async fn append(
+        &self,
+        channel: &Channel,
+        additions: &[Addition],
+        deadline: Instant,
+    ) -> Result<Vec<Published>, BrokerError> {
+        let Some(first) = additions.first() else { return Ok(Vec::new()) };
+        let size = class_of(first.retention.size, &SIZES);
+        let kept = Kept::History(size);
+        loop {
+            if Instant::now() >= deadline {
+                return Err(BrokerError::Timeout(self.timeout));
+            }
+            let life = self.streams.ready(kept).await?;
+            let top = match self.tops.get(channel, &life.name, size) {
+                Some(top) => top,
+                None => self.load(channel, size, &life).await?.0,
+            };
+            if let Some(key) = first.key().filter(|_| first.is_taken_over()) {
+                // Whoever had the key before may have used it: what came of that is in the history, or never will be.
+                if let Some(position) = self.find_key(channel, size, key).await? {
+                    return Ok(vec![Published { position: Some(position), duplicate: true }]);
+                }
+            }
+            let draft = draft(&top, additions, now());
+            if draft.block.entries.is_empty() {
+                return Ok(draft.outcomes);
+            }
+            let subject = self.names.history(size, channel, &life.name);
+            let sent = Instant::now();
+            let added = self
+                .jetstream
+                .add(&self.link, subject, top.sequence, draft.alone, draft.block.encode())
+                .await;
+            match added {
+                Ok(sequence) => {
+                    self.metrics.observe_round_trip(Operation::Publish, sent.elapsed());
+                    life.saw(sequence);
+                    let mut top = top;
+                    top.advance(sequence, &draft.block, now());
+                    self.tops.put(channel, top);
+                    return Ok(draft.outcomes);
+                }
+                // Another node was first.
+                Err(Failed::Refused(code::WRONG_LAST_SEQUENCE, _)) => self.tops.doubt(channel),
+                // Another life of the stream has begun.
+                Err(Failed::NoStream) => {
+                    self.streams.doubt(kept);
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(failed) => {
+                    self.tops.doubt(channel);
+                    if matches!(failed, Failed::Other(BrokerError::Unanswered(_))) {
+                        self.streams.doubt(kept);
+                    }
+                    return Err(failed.into());
+                }
+            }
+        }
+    }
+
+    /// Where a channel stands, as its last message says; and that message, if there is one that still counts.
+    pub(super) async fn load(
+        &self,
+        channel: &Channel,
+        size: u32,
+        life: &Arc<Life>,
+    ) -> Result<(Top, Option<(Stored, Block)>), BrokerError> {
+        self.load_over(&self.link, channel, size, life).await
+    }
+
+    pub(super) async fn load_over(
+        &self,
+        link: &super::link::Link,
+        channel: &Channel,
+        size: u32,
+        life: &Arc<Life>,
+    ) -> Result<(Top, Option<(Stored, Block)>), BrokerError> {
+        let subject = self.names.history(size, channel, &life.name);
+        let stream = self.names.stream(Kept::History(size));
+        let last = match self.jetstream.get(link, &stream, &Which::Last(subject)).await {
+            Ok(last) => last,
+            Err(failed) => {
+                // A stream that is gone does not answer.
+                self.streams.doubt(Kept::History(size));
+                return Err(failed.into());
+            }
+        };
+        let Some(stored) = last else { return Ok((Top::new(life.name.clone(), size, 0), None)) };
+        let block = self.block(channel, &stored)?;
+        if self.tops.has_gone_back(channel, block.top) {
+            tracing::warn!(%channel, "the channel stands before where it stood: it begins a new epoch");
+            return Ok((Top::new(life.name.clone(), size, stored.sequence), None));
+        }
+        let top = Top::read(life.name.clone(), size, &stored, &block);
+        Ok((top, Some((stored, block))))
+    }
+
+    /// What a message says.
+    pub(super) fn block(&self, channel: &Channel, stored: &Stored) -> Result<Block, BrokerError> {
+        Block::decode(stored.payload.clone()).map_err(|error| self.unreadable(channel, &error))
+    }
+
+    pub(super) fn unreadable(&self, channel: &Channel, error: &BlockError) -> BrokerError {
+        // Leaving one out would be a gap that nobody is told of.
+        self.metrics.undecodable.increment();
+        BrokerError::Unexpected(format!("the history of {channel} cannot be read: {error}").into())
+    }
+}
+
+/// What goes behind this top.
+fn draft(top: &Top, additions: &[Addition], now: u64) -> Draft {
+    let mut version = top.version.clone();
+    let mut offset = top.position.offset;
+    let (mut entries, mut outcomes) = (Vec::new(), Vec::new());
+    for addition in additions {
+        if let Some(next) = &addition.version {
+            if version.as_ref().is_some_and(|last| next.is_stale(last)) {
+                let position = Some(StreamPosition { offset, ..top.position });
+                outcomes.push(Published { position, duplicate: true });
+                continue;
+            }
+            version = Some(next.clone());
+        }
+        offset += 1;
+        let position = Some(StreamPosition { offset, ..top.position });
+        outcomes.push(Published { position, duplicate: false });
+        entries.push(Entry { key: addition.key(), record: addition.record.clone() });
+    }
+    let retention = additions.first().map(|first| first.retention).unwrap_or_default();
+    let first = offset + 1 - entries.len() as u64;
+    // What was before has had its time, or there was nothing.
+    let alone = top.places.is_empty() || top.over <= now;
+    let kept_from = if alone { first } else { top.kept_from };
+    let lowest = (offset + 1).saturating_sub(u64::from(retention.size)).max(kept_from);
+    let mut earlier: Vec<Place> = Vec::new();
+    if !alone {
+        // One that reaches over the edge is the last of use.
+        let mut next_first = first;
+        for place in top.places.iter().take(EARLIER_MAX) {
+            if next_first <= lowest {
+                break;
+            }
+            earlier.push(*place);
+            next_first = place.first;
+        }
+    }
+    let alone = alone && top.sequence > 0;
+    let top = StreamPosition { offset, ..top.position };
+    Draft { block: Block { top, kept_from, retention, version, earlier, entries }, alone, outcomes }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use shared::position::Epoch;
+
+    use super::*;
+
+    const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60) };
+
+    fn addition(text: &'static str, version: Option<u64>) -> Addition {
+        let version = version.map(|number| Version { number, epoch: "".into() });
+        Addition { record: Bytes::from_static(text.as_bytes()), retention: KEPT, version, reserved: None }
+    }
+
+    fn top() -> Top {
+        let position = StreamPosition { offset: 5, epoch: Epoch::from_random(1) };
+        let places = VecDeque::from([4, 3, 1].map(|first| Place { sequence: first * 10, first }));
+        Top { position, places, over: 1_000, sequence: 40, ..Top::new("a".into(), 16, 40) }
+    }
+
+    #[test]
+    fn what_goes_behind_a_top_has_the_next_offsets_and_knows_what_is_still_kept_before_it() {
+        let draft = draft(&top(), &[addition("a", None), addition("b", None)], 999);
+        assert_eq!((draft.block.first(), draft.block.top.offset, draft.alone), (6, 7, false));
+        // Of 5, 6 and 7 the first is in the message that begins at 4.
+        assert_eq!(draft.block.earlier.iter().map(|place| place.first).collect::<Vec<_>>(), [4]);
+        let offsets: Vec<_> = draft.outcomes.iter().map(|one| one.position.unwrap().offset).collect();
+        assert_eq!(offsets, [6, 7]);
+    }
+
+    #[test]
+    fn behind_what_has_had_its_time_a_history_begins_anew_at_the_next_offset() {
+        let draft = draft(&top(), &[addition("a", None)], 1_000);
+        assert_eq!((draft.block.kept_from, draft.block.top.offset, draft.alone), (6, 6, true));
+        assert!(draft.block.earlier.is_empty());
+    }
+
+    #[test]
+    fn versions_are_compared_with_those_before_them_in_the_same_message_too() {
+        let additions = [Some(5), Some(4), None, Some(6)].map(|version| addition("a", version));
+        let draft = draft(&top(), &additions, 0);
+        let told: Vec<_> =
+            draft.outcomes.iter().map(|one| (one.position.unwrap().offset, one.duplicate)).collect();
+        assert_eq!(told, [(6, false), (6, true), (7, false), (8, false)]);
+        assert_eq!(draft.block.version.unwrap().number, 6);
+    }
+
+    #[test]
+    fn a_message_takes_so_many_publications_and_bytes_but_at_least_one() {
+        let large = Addition { record: Bytes::from(vec![0; BLOCK_BYTES_MAX + 1]), ..addition("", None) };
+        assert_eq!(together([&large, &large], 1 << 20), 1);
+        let small = addition("a", None);
+        assert_eq!(together(std::iter::repeat_n(&small, 1_000), 1 << 20), BLOCK_ENTRIES_MAX);
+        let other = Addition { retention: Retention { size: 9, ..KEPT }, ..addition("a", None) };
+        assert_eq!(together([&small, &small, &other], 1 << 20), 2);
+    }
+}

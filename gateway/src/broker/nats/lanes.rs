@@ -1,0 +1,406 @@
+//! Publications on their way, in the order of the calls: each channel whose publications are kept has a lane, for as long
+//! as something is in it, and whatever waits there goes together. What is not kept goes in one queue for all channels, and is
+//! answered when the server has it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::NatsBroker;
+use super::append::{Addition, together};
+use super::once::Reserved;
+use crate::broker::measure::Operation;
+use crate::broker::{BrokerError, Idempotency, Published};
+
+/// Kibibytes of publications that are not answered yet, each counted as one more than it has. Who has another waits
+/// for its place, under its deadline.
+const PLACES: usize = 65_536;
+
+/// The most that is taken out of a lane at once.
+const ROUND_MAX: usize = 512;
+
+/// Messages that are answered together, of those that are not kept.
+const PASSING_MAX: usize = 512;
+
+type Answer = Result<Published, BrokerError>;
+
+/// What is to be done with a publication.
+#[derive(Debug)]
+pub(super) enum Task {
+    Append(Addition, Option<Idempotency>),
+    /// Not kept, and not made again under the same key.
+    Once(Bytes, Idempotency),
+    /// Not kept.
+    Pass(Bytes),
+    /// A join or a leave, which is no publication.
+    Tell(Bytes),
+}
+
+impl Task {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append(addition, _) => addition.record.len(),
+            Self::Once(message, _) | Self::Pass(message) | Self::Tell(message) => message.len(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct One {
+    task: Task,
+    deadline: Instant,
+    /// Of what is not kept, so much was asked for before.
+    behind: u64,
+    reply: oneshot::Sender<Answer>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// What is not kept, on its way out.
+#[derive(Debug)]
+struct Passing {
+    subject: String,
+    message: Bytes,
+    deadline: Instant,
+    reply: oneshot::Sender<Answer>,
+    is_publication: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: Mutex<HashMap<Channel, VecDeque<One>>>,
+    passing: mpsc::UnboundedSender<Passing>,
+    asked: AtomicU64,
+    sent: watch::Receiver<u64>,
+    places: Arc<Semaphore>,
+    /// How many wait for a place, or will when they are polled.
+    waiting: AtomicUsize,
+    /// Held by whoever waits for a place, and asked for by the others in their order.
+    line: tokio::sync::Mutex<()>,
+}
+
+/// Counts as waiting until it is dropped.
+struct InLine(Arc<NatsBroker>);
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.0.lanes.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The other end of the queue of what is not kept.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    passing: mpsc::UnboundedReceiver<Passing>,
+    sent: watch::Sender<u64>,
+}
+
+impl Lanes {
+    pub(super) fn new() -> (Self, Outlet) {
+        // Bounded by the places.
+        let (passing, taken) = mpsc::unbounded_channel();
+        let (sender, sent) = watch::channel(0);
+        let lanes = Self {
+            lanes: Mutex::default(),
+            passing,
+            asked: AtomicU64::new(0),
+            sent,
+            places: Arc::new(Semaphore::new(PLACES)),
+            waiting: AtomicUsize::new(0),
+            line: tokio::sync::Mutex::default(),
+        };
+        (lanes, Outlet { passing: taken, sent: sender })
+    }
+}
+
+impl NatsBroker {
+    /// Is in its place when this returns, as long as there is one. Without one it waits in line from the first poll
+    /// on, and nobody called later comes before it.
+    pub(super) fn push(&self, channel: Channel, task: Task) -> impl Future<Output = Answer> + Send + use<> {
+        let deadline = Instant::now() + self.timeout;
+        let places = 1 + u32::try_from(task.bytes() / 1_024).unwrap_or(u32::MAX).min(PLACES as u32 - 1);
+        let broker = self.own();
+        let lanes = &self.lanes;
+        let place = match lanes.waiting.load(Ordering::SeqCst) {
+            0 => lanes.places.clone().try_acquire_many_owned(places).ok(),
+            _ => None,
+        };
+        let begun = match place {
+            Some(place) => Ok(self.enter(channel, task, deadline, place)),
+            None => {
+                lanes.waiting.fetch_add(1, Ordering::SeqCst);
+                Err((channel, task, InLine(broker.clone())))
+            }
+        };
+        async move {
+            let answer = match begun {
+                Ok(answer) => answer,
+                Err((channel, task, in_line)) => {
+                    let wait = async {
+                        let _first = broker.lanes.line.lock().await;
+                        broker.lanes.places.clone().acquire_many_owned(places).await
+                    };
+                    match tokio::time::timeout_at(deadline, wait).await {
+                        Ok(Ok(place)) => {
+                            let answer = broker.enter(channel, task, deadline, place);
+                            drop(in_line);
+                            answer
+                        }
+                        _ => {
+                            let error = BrokerError::Timeout(broker.timeout);
+                            broker.metrics.failed(&error);
+                            return Err(error);
+                        }
+                    }
+                }
+            };
+            // What is sent is answered within a deadline of its own; this is for what waits before that.
+            match tokio::time::timeout_at(deadline + broker.timeout * 3, answer).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(BrokerError::Unreachable("the broker has ended".into())),
+                Err(_) => Err(BrokerError::unanswered(broker.timeout * 4)),
+            }
+        }
+    }
+
+    fn enter(
+        &self,
+        channel: Channel,
+        task: Task,
+        deadline: Instant,
+        place: OwnedSemaphorePermit,
+    ) -> oneshot::Receiver<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let is_publication = !matches!(task, Task::Tell(_));
+        let mut lanes = self.lanes.lanes.lock();
+        let task = match task {
+            Task::Append(..) | Task::Once(..) => task,
+            task if lanes.contains_key(&channel) => task,
+            Task::Pass(message) | Task::Tell(message) => {
+                let subject = self.names.passing(&channel);
+                self.pass(Passing { subject, message, deadline, reply, is_publication, _place: place });
+                return answer;
+            }
+        };
+        let behind = self.lanes.asked.load(Ordering::SeqCst);
+        let one = One { task, deadline, behind, reply, _place: place };
+        match lanes.get_mut(&channel) {
+            Some(lane) => lane.push_back(one),
+            None => {
+                lanes.insert(channel.clone(), VecDeque::from([one]));
+                let broker = self.own();
+                tokio::spawn(async move { broker.clear_lane(channel).await });
+            }
+        }
+        answer
+    }
+
+    fn pass(&self, passing: Passing) {
+        self.lanes.asked.fetch_add(1, Ordering::SeqCst);
+        // Nobody is left to take it only when the broker ends.
+        let _ = self.lanes.passing.send(passing);
+    }
+
+    /// Until nothing is in it any more.
+    async fn clear_lane(self: Arc<Self>, channel: Channel) {
+        loop {
+            let round: Vec<One> = {
+                let mut lanes = self.lanes.lanes.lock();
+                let Some(lane) = lanes.get_mut(&channel) else { return };
+                if lane.is_empty() {
+                    lanes.remove(&channel);
+                    return;
+                }
+                let count = lane.len().min(ROUND_MAX);
+                lane.drain(..count).collect()
+            };
+            self.do_round(&channel, round).await;
+        }
+    }
+
+    /// In order. What is kept waits until what is not, and was asked for before, is on its way.
+    async fn do_round(&self, channel: &Channel, round: Vec<One>) {
+        let behind = round.iter().map(|one| one.behind).max().unwrap_or_default();
+        self.sent_up_to(behind).await;
+        let mut left = VecDeque::from(round);
+        while !left.is_empty() {
+            let mut keys = HashSet::new();
+            // One key at a time: the second is told what came of the first.
+            let is_new = |one: &One| match &one.task {
+                Task::Append(_, Some(idempotency)) => keys.insert(idempotency.key.clone()),
+                _ => true,
+            };
+            let count = left.iter().map(is_new).take_while(|is_new| *is_new).count();
+            self.do_in_order(channel, left.drain(..count).collect()).await;
+        }
+    }
+
+    async fn sent_up_to(&self, count: u64) {
+        let mut sent = self.lanes.sent.clone();
+        let _sent = tokio::time::timeout(self.timeout, sent.wait_for(|sent| *sent >= count)).await;
+    }
+
+    async fn do_in_order(&self, channel: &Channel, round: Vec<One>) {
+        let mut additions: Vec<(Addition, One)> = Vec::new();
+        // All keys at once, in the order of the calls.
+        let reserving = round.into_iter().map(|one| self.begin(channel, one));
+        for begun in futures_util::future::join_all(reserving).await {
+            match begun {
+                Begun::Append(addition, one) => additions.push((addition, one)),
+                Begun::Done => {}
+                Begun::Alone(one) => {
+                    self.append_all(channel, std::mem::take(&mut additions)).await;
+                    self.do_alone(channel, one).await;
+                }
+            }
+        }
+        self.append_all(channel, additions).await;
+    }
+
+    /// What can be done without what comes before it: reserving a key.
+    async fn begin(&self, channel: &Channel, mut one: One) -> Begun {
+        let task = std::mem::replace(&mut one.task, Task::Pass(Bytes::new()));
+        match task {
+            Task::Append(addition, None) => Begun::Append(addition, one),
+            Task::Append(mut addition, Some(idempotency)) => {
+                match self.reserve(channel, &idempotency, one.deadline).await {
+                    Ok(Reserved::Ours(reservation)) => {
+                        addition.reserved = Some(reservation);
+                        Begun::Append(addition, one)
+                    }
+                    Ok(Reserved::Used(published)) => self.answer(one, Ok(published)),
+                    Err(error) => self.answer(one, Err(error)),
+                }
+            }
+            task => {
+                one.task = task;
+                Begun::Alone(one)
+            }
+        }
+    }
+
+    async fn append_all(&self, channel: &Channel, additions: Vec<(Addition, One)>) {
+        let mut left = VecDeque::from(additions);
+        while !left.is_empty() {
+            let count = together(left.iter().map(|(addition, _)| addition), self.link.payload_max());
+            let (batch, ones): (Vec<Addition>, Vec<One>) = left.drain(..count).unzip();
+            let deadline = ones.iter().map(|one| one.deadline).max().unwrap_or_else(Instant::now);
+            match self.append(channel, &batch, deadline).await {
+                Ok(outcomes) => {
+                    let reserved = batch.iter().zip(&outcomes).filter_map(|(addition, published)| {
+                        addition.reserved.clone().zip(published.position)
+                    });
+                    let used: Vec<_> = reserved.collect();
+                    if !used.is_empty() {
+                        self.used(used).await;
+                    }
+                    for (one, published) in ones.into_iter().zip(outcomes) {
+                        self.answer(one, Ok(published));
+                    }
+                }
+                Err(error) => {
+                    if !error.is_outcome_unknown() {
+                        self.release(batch.into_iter().filter_map(|addition| addition.reserved)).await;
+                    }
+                    for one in ones {
+                        self.answer(one, Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn do_alone(&self, channel: &Channel, mut one: One) {
+        match std::mem::replace(&mut one.task, Task::Pass(Bytes::new())) {
+            Task::Once(message, idempotency) => {
+                let sent = Instant::now();
+                let published = self.publish_once(channel, &idempotency, &message, one.deadline).await;
+                if published.is_ok() {
+                    self.metrics.observe_round_trip(Operation::Publish, sent.elapsed());
+                }
+                self.answer(one, published);
+            }
+            task @ (Task::Pass(_) | Task::Tell(_)) => {
+                let is_publication = matches!(task, Task::Pass(_));
+                let (Task::Pass(message) | Task::Tell(message)) = task else { return };
+                let One { deadline, reply, _place, .. } = one;
+                let subject = self.names.passing(channel);
+                self.pass(Passing { subject, message, deadline, reply, is_publication, _place });
+                self.sent_up_to(self.lanes.asked.load(Ordering::SeqCst)).await;
+            }
+            // Those are not done alone.
+            Task::Append(..) => {}
+        }
+    }
+
+    fn answer(&self, one: One, answer: Answer) -> Begun {
+        if let Ok(published) = &answer {
+            if published.duplicate {
+                self.metrics.duplicates.increment()
+            } else {
+                self.metrics.published.increment()
+            }
+        }
+        // Whoever asked may have given up.
+        let _ = one.reply.send(answer);
+        Begun::Done
+    }
+}
+
+enum Begun {
+    Append(Addition, One),
+    Alone(One),
+    Done,
+}
+
+/// Sends what is not kept, in the order in which it was asked for, until the broker ends.
+pub(super) async fn send_passing(broker: Weak<NatsBroker>, mut outlet: Outlet) {
+    let mut batch = Vec::with_capacity(PASSING_MAX);
+    while outlet.passing.recv_many(&mut batch, PASSING_MAX).await > 0 {
+        let Some(broker) = broker.upgrade() else { return };
+        let began = Instant::now();
+        let mut answered = Vec::with_capacity(batch.len());
+        let count = batch.len() as u64;
+        for mut one in batch.drain(..) {
+            let sent = if Instant::now() >= one.deadline {
+                Err(BrokerError::Timeout(broker.timeout))
+            } else {
+                let (subject, message) = (std::mem::take(&mut one.subject), std::mem::take(&mut one.message));
+                broker.link.send(subject, message).await
+            };
+            match sent {
+                Ok(()) => answered.push(one),
+                // Whoever asked may have given up.
+                Err(error) => drop(one.reply.send(Err(error))),
+            }
+        }
+        outlet.sent.send_modify(|sent| *sent += count);
+        let returning = broker.link.round_trip().await;
+        tokio::spawn(async move {
+            let returned = match returning {
+                Ok(returning) => returning.wait().await,
+                Err(error) => Err(error),
+            };
+            if returned.is_ok() {
+                broker.metrics.observe_round_trip(Operation::Publish, began.elapsed());
+                let publications = answered.iter().filter(|one| one.is_publication).count();
+                broker.metrics.published.add(publications as u64);
+            }
+            for one in answered {
+                let answer = match &returned {
+                    Ok(()) => Ok(Published { position: None, duplicate: false }),
+                    // It was sent all the same.
+                    Err(error) => Err(BrokerError::Unanswered(error.to_string().into())),
+                };
+                // Whoever asked may have given up.
+                let _ = one.reply.send(answer);
+            }
+        });
+    }
+}

@@ -1,0 +1,309 @@
+//! What JetStream keeps, asked for and changed: one question for each thing, over any link.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::link::{Link, is_unheard};
+use super::moment::milliseconds;
+use crate::broker::{BrokerError, Refusal};
+
+/// What the server calls its errors.
+pub(crate) mod code {
+    pub(crate) const STREAM_NOT_FOUND: u64 = 10_059;
+    pub(crate) const STREAM_NAME_TAKEN: u64 = 10_058;
+    pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10_071;
+    pub(crate) const NO_MESSAGE: u64 = 10_037;
+    pub(crate) const CONSUMER_NOT_FOUND: u64 = 10_014;
+    /// Of a message that is to be deleted.
+    pub(crate) const NOT_DELETED: u64 = 10_057;
+    pub(super) const NOT_ENABLED: u64 = 10_076;
+    pub(super) const NOT_ENABLED_FOR_ACCOUNT: u64 = 10_039;
+}
+
+/// The subject before which the API is, and how messages are read.
+#[derive(Clone, Debug)]
+pub(crate) struct JetStream {
+    api: String,
+    /// Whether messages are read past the API: only where one server has them, for others may lag behind.
+    direct: bool,
+}
+
+/// A message as it is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) sequence: u64,
+    /// When it was written, in milliseconds since 1970, by the server's clock.
+    pub(crate) written: u64,
+    pub(crate) payload: Bytes,
+}
+
+/// What was refused, by the server's number for it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ApiError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// Why something could not be had.
+#[derive(Clone, Debug)]
+pub(crate) enum Failed {
+    /// By its number.
+    Refused(u64, BrokerError),
+    /// No stream takes what was sent.
+    NoStream,
+    Other(BrokerError),
+}
+
+impl From<Failed> for BrokerError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused(_, error) | Failed::Other(error) => error,
+            Failed::NoStream => {
+                Self::Unreachable("no stream takes it: JetStream is away, or not enabled".into())
+            }
+        }
+    }
+}
+
+impl From<BrokerError> for Failed {
+    fn from(error: BrokerError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl ApiError {
+    fn into_failed(self, link: &Link) -> Failed {
+        let kind = match self.err_code {
+            10_023 | 10_028 | 10_047 | 10_077 | 10_054 => Refusal::OutOfMemory,
+            10_008 | 10_009 | 10_005 => Refusal::ClusterDown,
+            code::NOT_ENABLED | code::NOT_ENABLED_FOR_ACCOUNT => Refusal::UnknownCommand,
+            _ => Refusal::Other,
+        };
+        let text = format!("{} ({})", self.description, self.err_code).into();
+        let error = BrokerError::Refused { kind, text };
+        if !matches!(
+            self.err_code,
+            code::WRONG_LAST_SEQUENCE | code::NO_MESSAGE | code::STREAM_NOT_FOUND | code::CONSUMER_NOT_FOUND
+        ) {
+            link.failed(&error);
+        }
+        Failed::Refused(self.err_code, error)
+    }
+}
+
+/// What every answer of the API may hold in place of what was asked for.
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct Acknowledged {
+    seq: u64,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    message: FoundMessage,
+}
+
+#[derive(Deserialize)]
+struct FoundMessage {
+    seq: u64,
+    #[serde(default)]
+    data: String,
+    time: String,
+}
+
+/// How a message is asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Which {
+    Sequence(u64),
+    Last(String),
+    /// The first of these subjects, from this sequence on.
+    Next {
+        sequence: u64,
+        subject: String,
+    },
+}
+
+impl Which {
+    fn request(&self) -> serde_json::Value {
+        match self {
+            Self::Sequence(sequence) => json!({ "seq": sequence }),
+            Self::Last(subject) => json!({ "last_by_subj": subject }),
+            Self::Next { sequence, subject } => json!({ "seq": sequence, "next_by_subj": subject }),
+        }
+    }
+}
+
+impl JetStream {
+    pub(crate) fn new(domain: &str, direct: bool) -> Self {
+        let api = if domain.is_empty() { "$JS.API".to_owned() } else { format!("$JS.{domain}.API") };
+        Self { api, direct }
+    }
+
+    /// Whether streams may be read past the API.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Asks the API.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        link: &Link,
+        what: &str,
+        request: &serde_json::Value,
+    ) -> Result<T, Failed> {
+        let subject = format!("{}.{what}", self.api);
+        let answer = link.ask(subject, None, request.to_string().into()).await?;
+        if is_unheard(&answer) {
+            let text = "JetStream is not enabled at the server, or not reached";
+            let error = BrokerError::Refused { kind: Refusal::UnknownCommand, text: text.into() };
+            link.failed(&error);
+            return Err(Failed::Refused(code::NOT_ENABLED, error));
+        }
+        read(link, &answer)
+    }
+
+    /// Sends a request to the API whose answers come one by one.
+    pub(crate) fn subject(&self, what: &str) -> String {
+        format!("{}.{what}", self.api)
+    }
+
+    /// Adds a message, if the last one of its subject is still this one. Answers its sequence.
+    pub(crate) async fn add(
+        &self,
+        link: &Link,
+        subject: String,
+        after: u64,
+        alone: bool,
+        payload: Bytes,
+    ) -> Result<u64, Failed> {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", after.to_string());
+        if alone {
+            // What this subject had goes with it.
+            headers.insert("Nats-Rollup", "sub");
+        }
+        self.send(link, subject, Some(headers), payload).await
+    }
+
+    /// Adds a message whatever came last.
+    pub(crate) async fn put(&self, link: &Link, subject: String, payload: Bytes) -> Result<u64, Failed> {
+        self.send(link, subject, None, payload).await
+    }
+
+    /// The same with headers.
+    pub(crate) async fn put_with(
+        &self,
+        link: &Link,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<u64, Failed> {
+        self.send(link, subject, Some(headers), payload).await
+    }
+
+    async fn send(
+        &self,
+        link: &Link,
+        subject: String,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<u64, Failed> {
+        let answer = link.ask(subject, headers, payload).await?;
+        if is_unheard(&answer) {
+            return Err(Failed::NoStream);
+        }
+        read::<Acknowledged>(link, &answer).map(|acknowledged| acknowledged.seq)
+    }
+
+    /// None: there is none.
+    pub(crate) async fn get(
+        &self,
+        link: &Link,
+        stream: &str,
+        which: &Which,
+    ) -> Result<Option<Stored>, Failed> {
+        if self.direct {
+            return self.get_directly(link, stream, which).await;
+        }
+        let request = which.request();
+        match self.ask::<Found>(link, &format!("STREAM.MSG.GET.{stream}"), &request).await {
+            Ok(Found { message }) => {
+                let payload = BASE64_STANDARD.decode(&message.data).map_err(|_| odd("a message"))?;
+                let written = milliseconds(&message.time).ok_or_else(|| odd("the time of a message"))?;
+                Ok(Some(Stored { sequence: message.seq, written, payload: payload.into() }))
+            }
+            Err(Failed::Refused(code::NO_MESSAGE, _)) => Ok(None),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    async fn get_directly(&self, link: &Link, stream: &str, which: &Which) -> Result<Option<Stored>, Failed> {
+        let request = which.request().to_string();
+        let subject = format!("{}.DIRECT.GET.{stream}", self.api);
+        let answer = link.ask(subject, None, request.into()).await?;
+        if is_unheard(&answer) {
+            return Err(Failed::NoStream);
+        }
+        if let Some(status) = answer.status {
+            return match status.as_u16() {
+                404 => Ok(None),
+                status => Err(odd(&format!("the status {status}")).into()),
+            };
+        }
+        let header = |name: &str| {
+            let headers = answer.headers.as_ref()?;
+            headers.get_last(name).map(|value| value.as_str().to_owned())
+        };
+        let sequence = header("Nats-Sequence").and_then(|sequence| sequence.parse().ok());
+        let written = header("Nats-Time-Stamp").and_then(|time| milliseconds(&time));
+        let (Some(sequence), Some(written)) = (sequence, written) else {
+            return Err(odd("a message without its place").into());
+        };
+        Ok(Some(Stored { sequence, written, payload: answer.payload }))
+    }
+
+    /// Deletes one message, if it is still there.
+    pub(crate) async fn delete(&self, link: &Link, stream: &str, sequence: u64) -> Result<(), Failed> {
+        let request = json!({ "seq": sequence, "no_erase": true });
+        match self.ask::<serde_json::Value>(link, &format!("STREAM.MSG.DELETE.{stream}"), &request).await {
+            Ok(_) | Err(Failed::Refused(code::NO_MESSAGE | code::NOT_DELETED, _)) => Ok(()),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Deletes all that a stream has of these subjects.
+    pub(crate) async fn purge(&self, link: &Link, stream: &str, subjects: &str) -> Result<(), Failed> {
+        let request = json!({ "filter": subjects });
+        self.ask::<serde_json::Value>(link, &format!("STREAM.PURGE.{stream}"), &request).await.map(drop)
+    }
+}
+
+fn read<T: DeserializeOwned>(link: &Link, answer: &Message) -> Result<T, Failed> {
+    let parse = |error: serde_json::Error| Failed::Other(odd(&error.to_string()));
+    if let Answer { error: Some(error) } = serde_json::from_slice(&answer.payload).map_err(parse)? {
+        return Err(error.into_failed(link));
+    }
+    serde_json::from_slice(&answer.payload).map_err(parse)
+}
+
+pub(crate) fn odd(what: &str) -> BrokerError {
+    BrokerError::Unexpected(format!("JetStream answered {what} that cannot be read").into())
+}
+
+/// In nanoseconds, as the API has times.
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(i64::MAX as u64).min(i64::MAX as u64)
+}

@@ -1,0 +1,306 @@
+//! The streams of JetStream that things are kept in: found or made, and looked at again whenever the connection is another.
+//!
+//! A stream of history has a life, whose name is in the subjects that it takes: what was meant for another life finds no
+//! stream. A stream that is made begins a life, and so does one that has gone back: whose last sequence is less than one
+//! that this node has seen in the same life. A copy of old data was put back then, or what was written last is lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::config::{Config, Storage};
+use super::link::Link;
+use super::names::{Kept, Names};
+use super::stored::{Failed, JetStream, code, nanoseconds};
+use crate::broker::BrokerError;
+
+/// Publications that channels keep, by the least of these that is enough: each is a stream of its own.
+pub(super) const SIZES: [u32; 9] = [16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576];
+
+/// Seconds for which idempotency keys are good, the same way. The last is more than anything can ask for.
+pub(super) const KEY_SECONDS: [u32; 6] = [60, 600, 3_600, 14_400, 86_400, 31_536_000];
+
+/// Messages of a subject beside those of its publications: what removed history, or ended an epoch.
+const MARKERS_MAX: u64 = 8;
+
+/// A server of a cluster that has just become the leader may know less for a moment than was confirmed before.
+const LEADER_SETTLES: Duration = Duration::from_secs(5);
+
+/// Times a stream is looked for again that others make or take away.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// A stream that is there.
+#[derive(Debug)]
+pub(super) struct Life {
+    /// Of history: what its subjects end with.
+    pub(super) name: Arc<str>,
+    /// The highest sequence that this node knows to have been given out.
+    seen: AtomicU64,
+}
+
+impl Life {
+    /// This sequence was given out.
+    pub(super) fn saw(&self, sequence: u64) {
+        self.seen.fetch_max(sequence, Ordering::SeqCst);
+    }
+}
+
+/// A stream, and on which connection it was looked at last.
+#[derive(Clone, Debug)]
+struct Known {
+    life: Arc<Life>,
+    /// 0: it has to be looked at again.
+    connection: u64,
+    /// Since when it has been found to have gone back.
+    back_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Streams {
+    names: Names,
+    jetstream: JetStream,
+    /// Whose connection it is that counts: that of what is published.
+    link: Arc<Link>,
+    storage: Storage,
+    replicas: u8,
+    history_bytes_max: u64,
+    keys_max: u64,
+    position_ttl: Duration,
+    known: Mutex<HashMap<Kept, Known>>,
+    /// Held while streams are found or made: one after the other.
+    finding: tokio::sync::Mutex<()>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    config: Value,
+    state: InfoState,
+}
+
+#[derive(Deserialize)]
+struct InfoState {
+    last_seq: u64,
+}
+
+#[derive(Deserialize)]
+struct NamesPage {
+    #[serde(default)]
+    streams: Option<Vec<String>>,
+    total: usize,
+}
+
+impl Streams {
+    pub(super) fn new(config: &Config, names: Names, jetstream: JetStream, link: Arc<Link>) -> Self {
+        Self {
+            names,
+            jetstream,
+            link,
+            storage: config.storage,
+            replicas: config.replicas,
+            history_bytes_max: config.history_bytes_max,
+            keys_max: config.idempotency_keys_max,
+            position_ttl: Duration::from_secs(config.position_ttl_s),
+            known: Mutex::default(),
+            finding: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The stream, found or made on the connection there is.
+    pub(super) async fn ready(&self, kept: Kept) -> Result<Arc<Life>, BrokerError> {
+        let connection = self.link.opened().await?;
+        if let Some(life) = self.known_on(kept, connection) {
+            return Ok(life);
+        }
+        let _alone = match tokio::time::timeout(self.link.timeout(), self.finding.lock()).await {
+            Ok(alone) => alone,
+            Err(_) => return Err(BrokerError::Timeout(self.link.timeout())),
+        };
+        // Somebody else may have found it meanwhile.
+        if let Some(life) = self.known_on(kept, connection) {
+            return Ok(life);
+        }
+        self.find(kept, connection).await.map_err(BrokerError::from)
+    }
+
+    /// It has to be looked at again: it did not take what was meant for it.
+    pub(super) fn doubt(&self, kept: Kept) {
+        if let Some(known) = self.known.lock().get_mut(&kept) {
+            known.connection = 0;
+        }
+    }
+
+    fn known_on(&self, kept: Kept, connection: u64) -> Option<Arc<Life>> {
+        let known = self.known.lock();
+        known.get(&kept).filter(|known| known.connection == connection).map(|known| known.life.clone())
+    }
+
+    /// Looks whether streams of history have gone back, for whatever reason there can be while the connection stays.
+    pub(super) async fn look_again(&self) -> Result<(), BrokerError> {
+        let used: Vec<Kept> = self.known.lock().keys().copied().collect();
+        for kept in used.into_iter().filter(|kept| matches!(kept, Kept::History(_))) {
+            let connection = self.link.connection()?;
+            let _alone = self.finding.lock().await;
+            self.find(kept, connection).await?;
+        }
+        Ok(())
+    }
+
+    /// The sizes of all streams of history that there are.
+    pub(super) async fn sizes(&self) -> Result<Vec<u32>, BrokerError> {
+        let (mut sizes, mut offset) = (Vec::new(), 0);
+        loop {
+            let request = json!({ "offset": offset });
+            let page: NamesPage = self.jetstream.ask(&self.link, "STREAM.NAMES", &request).await?;
+            let names = page.streams.unwrap_or_default();
+            sizes.extend(names.iter().filter_map(|name| self.names.size_of(name)));
+            offset += names.len();
+            if names.is_empty() || offset >= page.total {
+                return Ok(sizes);
+            }
+        }
+    }
+
+    async fn find(&self, kept: Kept, connection: u64) -> Result<Arc<Life>, Failed> {
+        for _ in 0..ATTEMPTS_MAX {
+            let before = self.known.lock().get(&kept).map(|known| known.life.clone());
+            let seen = before.as_ref().map_or(0, |life| life.seen.load(Ordering::SeqCst));
+            let name = self.names.stream(kept);
+            let info: Info =
+                match self.jetstream.ask(&self.link, &format!("STREAM.INFO.{name}"), &json!({})).await {
+                    Ok(info) => info,
+                    Err(Failed::Refused(code::STREAM_NOT_FOUND, _)) => {
+                        self.make(kept).await?;
+                        continue;
+                    }
+                    Err(failed) => return Err(failed),
+                };
+            let taken = info.config.get("subjects").and_then(|all| all.get(0)).and_then(Value::as_str);
+            let life = match kept {
+                Kept::History(size) => taken.and_then(|taken| self.names.life_of(size, taken)),
+                _ => taken
+                    .filter(|taken| self.names.taken(kept, "").iter().any(|ours| ours == taken))
+                    .map(|_| ""),
+            };
+            let Some(life) = life else {
+                let text =
+                    format!("the stream {name} is there and takes other subjects: set another nats.prefix");
+                return Err(BrokerError::Unexpected(text.into()).into());
+            };
+            let same = before.filter(|before| *before.name == *life);
+            if let (Some(_), Kept::History(size)) = (&same, kept)
+                && info.state.last_seq < seen
+            {
+                if !self.has_gone_back_for_long(kept) {
+                    return same.ok_or(Failed::NoStream);
+                }
+                self.begin_anew(size, life, &info.config).await?;
+                continue;
+            }
+            let life = same.unwrap_or_else(|| Arc::new(Life { name: life.into(), seen: AtomicU64::new(0) }));
+            life.saw(info.state.last_seq);
+            self.set_limits(kept, info.config).await?;
+            let known = Known { life: life.clone(), connection, back_since: None };
+            self.known.lock().insert(kept, known);
+            return Ok(life);
+        }
+        let text = format!("the stream {} is made and taken away again", self.names.stream(kept));
+        Err(BrokerError::Unexpected(text.into()).into())
+    }
+
+    /// Whether it is no leader that has just begun.
+    fn has_gone_back_for_long(&self, kept: Kept) -> bool {
+        let mut known = self.known.lock();
+        let Some(known) = known.get_mut(&kept) else { return true };
+        let since = *known.back_since.get_or_insert_with(Instant::now);
+        self.replicas == 1 || since.elapsed() >= LEADER_SETTLES
+    }
+
+    async fn make(&self, kept: Kept) -> Result<(), Failed> {
+        let name = self.names.stream(kept);
+        let config = self.wanted(kept, &new_life());
+        match self.jetstream.ask::<Value>(&self.link, &format!("STREAM.CREATE.{name}"), &config).await {
+            Ok(_) => {
+                tracing::info!(stream = name, "the stream was not there and is made");
+                Ok(())
+            }
+            // Another node was first.
+            Err(Failed::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Ends a life: what the stream has of it is found by nobody any more, and goes.
+    async fn begin_anew(&self, size: u32, life: &str, config: &Value) -> Result<(), Failed> {
+        let (kept, name) = (Kept::History(size), self.names.stream(Kept::History(size)));
+        let mut config = config.clone();
+        config["subjects"] = json!(self.names.taken(kept, &new_life()));
+        self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
+        tracing::warn!(
+            stream = name,
+            "the stream has gone back to what it was before: history begins anew, in new epochs"
+        );
+        self.jetstream.purge(&self.link, &name, &self.names.whole_life(size, life)).await
+    }
+
+    /// What can be set of a stream that is there.
+    async fn set_limits(&self, kept: Kept, mut config: Value) -> Result<(), Failed> {
+        let wanted = self.wanted(kept, "");
+        let mut differs = false;
+        for key in ["max_age", "max_bytes", "max_msgs", "max_msgs_per_subject", "num_replicas"] {
+            if config.get(key) != wanted.get(key) {
+                config[key] = wanted[key].clone();
+                differs = true;
+            }
+        }
+        // Looked at once: a server that changes what it is told would be told again each time.
+        if !differs || self.known.lock().contains_key(&kept) {
+            return Ok(());
+        }
+        let name = self.names.stream(kept);
+        self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
+        tracing::info!(stream = name, "the stream is given the bounds that are set");
+        Ok(())
+    }
+
+    fn wanted(&self, kept: Kept, life: &str) -> Value {
+        let unbounded = |count: u64| i64::try_from(count).ok().filter(|count| *count > 0).unwrap_or(-1);
+        let (age, per_subject, messages, bytes, storage) = match kept {
+            Kept::History(size) => {
+                let per_subject = u64::from(size) + MARKERS_MAX;
+                (self.position_ttl, per_subject, 0, self.history_bytes_max, self.storage)
+            }
+            Kept::Once(seconds) => (Duration::from_secs(seconds.into()), 1, self.keys_max, 0, self.storage),
+            Kept::State => (Duration::ZERO, 1, 0, 0, self.storage),
+            // Nodes write it anew.
+            Kept::Presence => (Duration::ZERO, 1, 0, 0, Storage::Memory),
+        };
+        let mut config = json!({
+            "name": self.names.stream(kept),
+            "subjects": self.names.taken(kept, life),
+            "retention": "limits",
+            "discard": "old",
+            "storage": storage.word(),
+            "num_replicas": self.replicas,
+            "max_age": nanoseconds(age),
+            "max_msgs_per_subject": per_subject,
+            "max_msgs": unbounded(messages),
+            "max_bytes": unbounded(bytes),
+            "max_consumers": -1,
+            "allow_direct": self.jetstream.is_direct(),
+            "allow_rollup_hdrs": true,
+        });
+        if let Some((source, destination)) = self.names.republished(kept) {
+            config["republish"] = json!({ "src": source, "dest": destination });
+        }
+        config
+    }
+}
+
+fn new_life() -> String {
+    (0..12).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect()
+}

@@ -1,0 +1,67 @@
+//! What cannot be had where the broker is NATS: refused by the key that asks for it, not left out in silence.
+
+use super::Config;
+use crate::broker::BrokerKind;
+
+/// Everything that is asked for and not there, as (`section.key`, problem).
+pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
+    if config.broker.kind != BrokerKind::Nats {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut refuse = |key: String, what: &str| {
+        let problem = format!("is not there with broker.kind = \"nats\", which {what}: use \"redis\"");
+        found.push((key, problem));
+    };
+    let named = config.namespaces.iter().map(|(name, options)| (format!("namespaces.{name}"), options));
+    for (section, options) in std::iter::once(("channels".to_owned(), &config.channels)).chain(named) {
+        if options.keeps_keys() {
+            refuse(format!("{section}.subscription_type"), "keeps no state by key");
+        }
+    }
+    for (name, app) in config.pusher.apps.iter().filter(|_| config.pusher.enabled) {
+        if !app.webhooks.is_empty() {
+            refuse(format!("pusher.apps.{name}.webhooks"), "does not count who holds what over all nodes");
+        }
+    }
+    for (name, namespace) in config.socketio.namespaces.iter().filter(|_| config.socketio.enabled) {
+        if namespace.recovery_ms > 0 {
+            refuse(format!("socketio.namespaces.{name}.recovery_ms"), "keeps no sessions");
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_core::channel_rules::SubscriptionType;
+
+    use super::*;
+
+    #[test]
+    fn what_nats_does_not_offer_is_refused_by_its_key_and_elsewhere_it_is_not() {
+        let mut config = Config::default();
+        config.channels.subscription_type = SubscriptionType::Map;
+        config.namespaces.entry("prices".to_owned()).or_default();
+        config.pusher.enabled = true;
+        config
+            .pusher
+            .apps
+            .entry("shop".to_owned())
+            .or_default()
+            .webhooks
+            .entry("main".to_owned())
+            .or_default();
+        config.socketio.enabled = true;
+        config.socketio.namespaces.entry("chat".to_owned()).or_default().recovery_ms = 60_000;
+        assert_eq!(faults(&config), Vec::new());
+        config.broker.kind = BrokerKind::Nats;
+        let keys: Vec<String> = faults(&config).into_iter().map(|(key, _)| key).collect();
+        let expected = [
+            "channels.subscription_type",
+            "pusher.apps.shop.webhooks",
+            "socketio.namespaces.chat.recovery_ms",
+        ];
+        assert_eq!(keys, expected);
+    }
+}

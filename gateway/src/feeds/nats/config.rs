@@ -1,0 +1,177 @@
+//! The sections `feeds.NAME.nats`: which stream of JetStream, and who reads it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::nats::{Config as Nats, NatsUrl};
+use crate::feeds::redis_stream::From;
+use crate::setting::Faults;
+
+/// Longest name of a stream or consumer, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Longest filter, in bytes.
+const SUBJECT_BYTES_MAX: usize = 512;
+
+/// With `kind = "nats"`: a stream of JetStream, of the retention `limits` or `workqueue`, read through a durable pull consumer.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The NATS that has the stream, as `nats.url` is written. Without it that of `[nats]`, whose timeouts hold for both.
+    pub url: Option<NatsUrl>,
+    /// With `url`: a credentials file, in place of a user or a token in it.
+    pub credentials_file: Option<PathBuf>,
+    /// With `url`: PEM file of the authorities that a server's certificate is checked against. Default: those of the operating
+    /// system.
+    pub ca_file: Option<PathBuf>,
+    /// With `url`: PEM file of the certificate that this node shows, and of those it was signed with.
+    pub client_cert_file: Option<PathBuf>,
+    /// With `url`: PEM file of the key of that certificate.
+    pub client_key_file: Option<PathBuf>,
+    /// The stream. It must be there.
+    pub stream: String,
+    /// The durable consumer, which is made if it is not there. It must be for this feed alone.
+    pub consumer: String,
+    /// Of which subjects messages are read. Empty: of all that the stream has.
+    pub subject: String,
+    /// Where a consumer begins that is made: `beginning`, with all that the stream has, or `end`, with what comes from then on.
+    pub from: From,
+    /// Where the fields of a record are: `json`, members of the object that a message is, or `headers`, headers of the message,
+    /// whose body is the data.
+    pub format: Format,
+    /// The stream of dead letters, which is made if it is not there. Empty: the name of the stream with `_dead` behind it.
+    pub dead_letters: String,
+    /// The most dead letters that are kept in a stream that is made: past that the oldest go.
+    pub dead_letters_max: u64,
+}
+
+/// Where the fields of a record are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    #[default]
+    Json,
+    Headers,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: None,
+            credentials_file: None,
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            stream: String::new(),
+            consumer: "tidegate".to_owned(),
+            subject: String::new(),
+            from: From::Beginning,
+            format: Format::Json,
+            dead_letters: String::new(),
+            dead_letters_max: 10_000,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn check(&self, faults: &mut Faults) {
+        let is_name = |name: &str| {
+            let odd = |byte: u8| !byte.is_ascii_graphic() || b".*>/\\".contains(&byte);
+            name.len() <= NAME_BYTES_MAX && !name.bytes().any(odd)
+        };
+        for (key, name) in [("stream", &self.stream), ("consumer", &self.consumer)] {
+            if name.is_empty() || !is_name(name) {
+                let problem =
+                    format!("must be of 1 to {NAME_BYTES_MAX} printable ASCII characters but . * > / \\");
+                faults.add(key, problem);
+            }
+        }
+        if !is_name(&self.dead_letters) {
+            faults.add("dead_letters", format!("must be of at most {NAME_BYTES_MAX} such characters"));
+        } else if self.dead_letters == self.stream && !self.stream.is_empty() {
+            faults.add("dead_letters", "is the stream itself: dead letters would be read again for ever");
+        }
+        if self.subject.len() > SUBJECT_BYTES_MAX || !self.subject.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            faults
+                .add("subject", format!("must be of at most {SUBJECT_BYTES_MAX} printable ASCII characters"));
+        }
+        faults.outside("dead_letters_max", self.dead_letters_max, 1..=100_000_000);
+        match &self.url {
+            Some(url) => self.of(url, &Nats::default()).check(faults),
+            None => {
+                for (key, _) in self.files() {
+                    let key = key.rsplit('.').next().unwrap_or(key);
+                    faults.add(key, "goes with url, which is not set: nats has its own");
+                }
+            }
+        }
+    }
+
+    /// How it is reached. `nats`: the section of that name.
+    pub(super) fn nats(&self, nats: &Nats) -> Nats {
+        self.url.as_ref().map_or_else(|| nats.clone(), |url| self.of(url, nats))
+    }
+
+    fn of(&self, url: &NatsUrl, nats: &Nats) -> Nats {
+        Nats {
+            url: url.clone(),
+            credentials_file: self.credentials_file.clone(),
+            ca_file: self.ca_file.clone(),
+            client_cert_file: self.client_cert_file.clone(),
+            client_key_file: self.client_key_file.clone(),
+            prefix: nats.prefix.clone(),
+            timeout_ms: nats.timeout_ms,
+            ping_ms: nats.ping_ms,
+            reconnect_max_ms: nats.reconnect_max_ms,
+            replicas: nats.replicas,
+            ..Nats::default()
+        }
+    }
+
+    pub(super) fn dead_letters(&self) -> String {
+        if self.dead_letters.is_empty() { format!("{}_dead", self.stream) } else { self.dead_letters.clone() }
+    }
+
+    /// Files that are named, by their keys.
+    pub(crate) fn files(&self) -> Vec<(&'static str, &Path)> {
+        let files = [
+            ("nats.credentials_file", &self.credentials_file),
+            ("nats.ca_file", &self.ca_file),
+            ("nats.client_cert_file", &self.client_cert_file),
+            ("nats.client_key_file", &self.client_key_file),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faulty(toml: &str) -> Vec<String> {
+        let mut faults = Faults::default();
+        toml::from_str::<Config>(toml).unwrap().check(&mut faults);
+        faults.into_inner().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_told_by_its_key() {
+        assert_eq!(faulty("stream = \"s\""), [""; 0]);
+        assert_eq!(faulty("stream = \"s\"\nurl = \"tls://u:x@h\"\nca_file = \"/a\""), [""; 0]);
+        assert_eq!(
+            faulty("consumer = \"a.b\"\ndead_letters_max = 0\nurl = \"http://h\"\nsubject = \"a b\""),
+            ["stream", "consumer", "subject", "dead_letters_max", "url"]
+        );
+        assert_eq!(faulty("stream = \"s\"\ndead_letters = \"s\""), ["dead_letters"]);
+        assert_eq!(faulty("stream = \"s\"\nca_file = \"/a\""), ["ca_file"]);
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let config: Config = toml::from_str("url = \"nats://u:s3cret@h\"").unwrap();
+        let shown = format!("{config:?} {}", toml::to_string(&config).unwrap());
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+}

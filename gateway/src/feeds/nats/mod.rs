@@ -1,0 +1,349 @@
+//! A stream of JetStream, read by one node at a time through a durable pull consumer.
+//!
+//! The turn is a message in a stream of its own, changed only by who has read it last. Whoever takes it over lets the consumer
+//! begin again behind what was acknowledged, so that what the node before had is what the next one reads first.
+
+mod config;
+mod consume;
+mod read;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use serde_json::{Value, json};
+
+pub use self::config::{Config, Format};
+use self::read::Received;
+use super::config::Feed;
+use super::source::{Bounds, Lag, Look, Settled, Source, SourceError, Taken, Word};
+use crate::broker::nats::link::{Link, Purpose, is_unheard};
+use crate::broker::nats::moment::now;
+use crate::broker::nats::names::token;
+use crate::broker::nats::stored::{Failed, JetStream, Which, code};
+use crate::broker::nats::{Config as Nats, ConnectError, Dialer, take_turn_in};
+use crate::broker::{Taking, Turn};
+
+/// How long a turn holds from each time on that it is taken or kept.
+const TURN_HOLDS: Duration = Duration::from_secs(5);
+
+/// The stream, and this node as its reader.
+pub(super) struct NatsStream {
+    dialer: Dialer,
+    name: String,
+    reader: String,
+    timeout: Duration,
+    replicas: u8,
+    jetstream: JetStream,
+    settings: Config,
+    bounds: Bounds,
+    words: Vec<(Word, String)>,
+    /// The stream of turns, and this one's subject in it.
+    turns: String,
+    turn: String,
+    /// Where dead letters are published.
+    dead: String,
+    /// Up to where everything is acknowledged, as far as is known. It stands with the turn, so that a consumer that is lost can be
+    /// made anew where it was.
+    done: u64,
+    open: Option<Open>,
+}
+
+/// A connection that is open, and what is handed out.
+struct Open {
+    link: Link,
+    /// Whether the consumer is in order on this node's turn.
+    reads: bool,
+    ahead: Vec<Received>,
+    held: HashMap<Box<str>, Received>,
+    /// Messages that the consumer has handed out, all of them to this node.
+    delivered: u64,
+}
+
+impl Open {
+    /// Who lost the turn without knowing it yet may still be handed out what is this node's: then it has to begin again.
+    fn next(&mut self, received: Received) -> Result<Received, String> {
+        self.delivered += 1;
+        if received.delivery != self.delivered {
+            return Err("somebody else reads through the same consumer".to_owned());
+        }
+        Ok(received)
+    }
+}
+
+impl NatsStream {
+    /// `node` is unique to this run of the node.
+    pub(super) fn new(name: &str, feed: &Feed, nats: &Nats, node: &str) -> Result<Self, ConnectError> {
+        let settings = feed.nats.clone();
+        let nats = settings.nats(nats);
+        let (prefix, stream, consumer) = (&nats.prefix, token(&settings.stream), token(&settings.consumer));
+        let words = feed.fields.names().map(|(word, name)| (word, name.to_owned()));
+        Ok(Self {
+            dialer: Dialer::new(&nats)?,
+            name: format!("{prefix}:{node}:feed:{name}"),
+            reader: format!("{node}:{name}"),
+            timeout: nats.timeout(),
+            replicas: nats.replicas,
+            jetstream: JetStream::new(&nats.domain, false),
+            turns: format!("{prefix}_feeds"),
+            turn: format!("{prefix}.f.{stream}.{consumer}"),
+            dead: format!("{prefix}.dead.{}", token(&settings.dead_letters())),
+            settings,
+            done: 0,
+            bounds: feed.bounds(),
+            words: words.into(),
+            open: None,
+        })
+    }
+
+    async fn take_next(&mut self) -> Result<Taken, SourceError> {
+        let taken = self.try_to_take().await;
+        taken.map_err(|problem| self.lost(&problem))
+    }
+
+    async fn try_to_take(&mut self) -> Result<Taken, String> {
+        self.open().await?;
+        let turn = self.take_turn(TURN_HOLDS).await?;
+        let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
+        if !turn.held {
+            open.reads = false;
+            open.ahead.clear();
+            open.held.clear();
+            return Ok(Taken::NotOurs);
+        }
+        if !open.reads {
+            self.done = turn.done.parse().unwrap_or_default();
+            self.prepare().await?;
+        }
+        let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
+        let mut received = std::mem::take(&mut open.ahead);
+        let Bounds { records_max, bytes_max, .. } = self.bounds;
+        if received.len() < records_max {
+            let left = bytes_max.saturating_sub(received.iter().map(Received::bytes).sum()).max(1_024);
+            let batch = records_max - received.len();
+            let more = consume::pull(&self.jetstream, &open.link, &self.settings, batch, left, None).await;
+            for message in more.map_err(|error| error.to_string())? {
+                received.push(open.next(Received::read(message)?)?);
+            }
+        }
+        let record_bytes_max = self.bounds.record_bytes_max;
+        let records =
+            received.iter().map(|one| one.record(&self.words, self.settings.format, record_bytes_max));
+        let records = records.collect();
+        open.held = received.into_iter().map(|one| (one.position(), one)).collect();
+        Ok(Taken::Records(records))
+    }
+
+    /// Finds the consumer in such a state that it hands out what is not acknowledged, in order; makes it if need be.
+    async fn prepare(&mut self) -> Result<(), String> {
+        let Some(open) = &self.open else { return Err("it is not open".to_owned()) };
+        let (jetstream, link, settings) = (&self.jetstream, &open.link, &self.settings);
+        let keeps = consume::look_at_stream(jetstream, link, settings).await?;
+        let begins = match consume::look(jetstream, link, settings).await? {
+            Some(progress) if progress.open == 0 => {
+                self.begin_reading(progress.delivered);
+                return Ok(());
+            }
+            Some(progress) => {
+                self.done = progress.done;
+                // From here on it stands with the turn.
+                if !self.take_turn(TURN_HOLDS).await?.held {
+                    return Err("the turn was lost".to_owned());
+                }
+                consume::unmake(jetstream, link, settings).await?;
+                Some(progress.done)
+            }
+            None => Some(self.done).filter(|done| *done > 0),
+        };
+        consume::make(jetstream, link, settings, self.bounds, (keeps, begins)).await?;
+        self.begin_reading(0);
+        Ok(())
+    }
+
+    fn begin_reading(&mut self, delivered: u64) {
+        if let Some(open) = &mut self.open {
+            open.reads = true;
+            open.delivered = delivered;
+        }
+    }
+
+    /// Connects, and finds or makes the stream of turns.
+    async fn open(&mut self) -> Result<(), String> {
+        if self.open.is_some() {
+            return Ok(());
+        }
+        let options = self.dialer.options(&self.name).map_err(|error| error.to_string())?;
+        let (servers, metrics) = (self.dialer.servers(), std::sync::Arc::default());
+        let nothing = Box::new(|| {});
+        let link = Link::start(servers, options, Purpose::Commands, self.timeout, metrics, nothing).await;
+        let link = link.map_err(|error| error.to_string())?;
+        link.connected().await.map_err(|error| error.to_string())?;
+        let turns = json!({
+            "name": self.turns,
+            "subjects": [format!("{}.*.*", self.turn.rsplitn(3, '.').last().unwrap_or_default())],
+            "retention": "limits",
+            "storage": "file",
+            "num_replicas": self.replicas,
+            "max_msgs_per_subject": 1,
+        });
+        make(&self.jetstream, &link, &self.turns, &turns).await?;
+        self.open = Some(Open { link, reads: false, ahead: Vec::new(), held: HashMap::new(), delivered: 0 });
+        Ok(())
+    }
+
+    async fn take_turn(&self, lease: Duration) -> Result<Turn, String> {
+        let Some(open) = &self.open else { return Err("it is not open".to_owned()) };
+        let done = self.done.to_string();
+        let taking = Taking { what: "", node: &self.reader, lease, patience: Duration::ZERO, done: &done };
+        let taken = take_turn_in(&self.jetstream, &open.link, &self.turns, &self.turn, taking).await;
+        taken.map_err(consume::told)
+    }
+
+    async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), String> {
+        if settled.iter().any(|one| one.dead.is_some()) {
+            self.put_aside(&settled).await?;
+        }
+        let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
+        let done = settled.iter().filter_map(|one| open.held.remove(&one.position));
+        let replies: Vec<String> = done.map(|one| one.reply).collect();
+        let link = &open.link;
+        // Each is confirmed: what is not would be handed out again.
+        let acknowledging = replies
+            .into_iter()
+            .map(|reply| async move { link.ask(reply, None, Bytes::from_static(b"+ACK")).await });
+        for acknowledged in join_all(acknowledging).await {
+            if is_unheard(&acknowledged.map_err(|error| error.to_string())?) {
+                return Err("the consumer is gone".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Dead letters, with why they are and all that they were.
+    async fn put_aside(&self, settled: &[Settled]) -> Result<(), String> {
+        let Some(open) = &self.open else { return Err("it is not open".to_owned()) };
+        let name = self.settings.dead_letters();
+        let stream = json!({
+            "name": name,
+            "subjects": [self.dead],
+            "retention": "limits",
+            "discard": "old",
+            "storage": "file",
+            "num_replicas": self.replicas,
+            "max_msgs": self.settings.dead_letters_max,
+        });
+        make(&self.jetstream, &open.link, &name, &stream).await?;
+        for one in settled {
+            let (Some(reason), Some(received)) = (&one.dead, open.held.get(&one.position)) else { continue };
+            let mut headers = received.headers.clone().unwrap_or_else(HeaderMap::new);
+            // Headers hold no line breaks.
+            headers.insert("Feed-Reason", reason.replace(['\r', '\n'], " "));
+            headers.insert("Feed-Subject", received.subject.clone());
+            headers.insert("Feed-Sequence", received.sequence.to_string());
+            let put =
+                self.jetstream.put_with(&open.link, self.dead.clone(), headers, received.payload.clone());
+            put.await.map_err(consume::told)?;
+        }
+        Ok(())
+    }
+
+    async fn look_at(&mut self) -> Result<Look, String> {
+        let turn = self.take_turn(TURN_HOLDS).await?;
+        let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
+        if !turn.held {
+            open.reads = false;
+            return Ok(Look::NotOurs);
+        }
+        let looked = consume::look(&self.jetstream, &open.link, &self.settings).await?;
+        let Some(progress) = looked else { return Err("the consumer is gone".to_owned()) };
+        self.done = progress.done;
+        let records = progress.left + progress.open;
+        let oldest = match records {
+            0 => None,
+            _ => self.oldest_after(progress.done).await,
+        };
+        Ok(Look::Ours(Lag { records: Some(records), oldest }))
+    }
+
+    /// The age of the first message behind this one.
+    async fn oldest_after(&self, done: u64) -> Option<Duration> {
+        let open = self.open.as_ref()?;
+        let subject = if self.settings.subject.is_empty() { ">" } else { &self.settings.subject };
+        let which = Which::Next { sequence: done + 1, subject: subject.to_owned() };
+        let stored = self.jetstream.get(&open.link, &self.settings.stream, &which).await.ok()??;
+        Some(Duration::from_millis(now().saturating_sub(stored.written)))
+    }
+
+    async fn wait_for_more(&mut self, at_most: Duration) -> Result<(), String> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let bytes_max = self.bounds.bytes_max;
+        let wait = Some(at_most);
+        let pulled = consume::pull(&self.jetstream, &open.link, &self.settings, 1, bytes_max, wait).await;
+        for message in pulled.map_err(|error| error.to_string())? {
+            let received = open.next(Received::read(message)?)?;
+            open.ahead.push(received);
+        }
+        Ok(())
+    }
+
+    async fn give_back(&mut self) {
+        if self.open.as_ref().is_some_and(|open| open.reads)
+            && let Err(error) = self.take_turn(Duration::ZERO).await
+        {
+            tracing::debug!(error, "the turn to read a stream could not be given back");
+        }
+        self.open = None;
+    }
+
+    /// Whatever came to nothing, the next call begins with a new connection and with what was handed out before.
+    fn lost(&mut self, problem: &str) -> SourceError {
+        self.open = None;
+        SourceError(format!("stream {}: {problem}", self.settings.stream))
+    }
+}
+
+/// Makes a stream, if it is not there.
+async fn make(jetstream: &JetStream, link: &Link, name: &str, config: &Value) -> Result<(), String> {
+    let told = |failed: Failed| format!("stream {name}: {}", consume::told(failed));
+    match jetstream.ask::<Value>(link, &format!("STREAM.INFO.{name}"), &json!({})).await {
+        Ok(_) => Ok(()),
+        Err(Failed::Refused(code::STREAM_NOT_FOUND, _)) => {
+            match jetstream.ask::<Value>(link, &format!("STREAM.CREATE.{name}"), config).await {
+                Ok(_) | Err(Failed::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
+                Err(failed) => Err(told(failed)),
+            }
+        }
+        Err(failed) => Err(told(failed)),
+    }
+}
+
+impl Source for NatsStream {
+    fn take(&mut self) -> BoxFuture<'_, Result<Taken, SourceError>> {
+        self.take_next().boxed()
+    }
+
+    fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>> {
+        async move { self.let_go(settled).await.map_err(|problem| self.lost(&problem)) }.boxed()
+    }
+
+    fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>> {
+        async move { self.look_at().await.map_err(|problem| self.lost(&problem)) }.boxed()
+    }
+
+    fn wait(&mut self, at_most: Duration) -> BoxFuture<'_, Result<(), SourceError>> {
+        async move { self.wait_for_more(at_most).await.map_err(|problem| self.lost(&problem)) }.boxed()
+    }
+
+    fn leave(&mut self) -> BoxFuture<'_, ()> {
+        self.give_back().boxed()
+    }
+}
+
+impl std::fmt::Debug for NatsStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsStream").field("stream", &self.settings.stream).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,343 @@
+//! Presence over several nodes in a stream of JetStream: a message for each client in a channel, under the lease of its node.
+//!
+//! What a node put there counts as long as its lease holds. A name under which a lease was over is never used again: the
+//! node takes another one and writes everything anew, and so it does whenever its connection is another.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use gateway_core::effect::PresenceStats;
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::id::ClientId;
+use shared::publication::ClientInfo;
+use shared::push::OwnedEvent;
+use shared::record::{decode_event, encode_event};
+use tokio::sync::{Notify, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Presence;
+use crate::broker::measure::Operation;
+use crate::broker::nats::NatsBroker;
+use crate::broker::{BrokerError, Effective};
+
+/// Changes that are written at once.
+const TOGETHER: usize = 256;
+
+/// Changes that are taken in hand before others.
+const ROUND_MAX: usize = 4_096;
+
+/// How soon what could not be written is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// For so long it is believed which nodes there are, unless another one appears.
+const NODES_KNOWN: Duration = Duration::from_secs(1);
+
+type Waiter = oneshot::Sender<Result<(), BrokerError>>;
+type Key = (Channel, ClientId);
+
+#[derive(Debug)]
+pub struct NatsPresence {
+    broker: Arc<NatsBroker>,
+    shared: Arc<Shared>,
+    live: Mutex<Option<(Instant, Arc<BTreeSet<String>>)>>,
+    timeout: Duration,
+    lease: Duration,
+    _writer: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    local: Mutex<Local>,
+    changed: Notify,
+}
+
+/// Who is to be present, and what was written of it.
+#[derive(Debug, Default)]
+struct Local {
+    entries: HashMap<Key, Entry>,
+    /// Of these it is not written yet what is wanted.
+    unwritten: HashSet<Key>,
+    waiting: HashMap<Key, Vec<Waiter>>,
+    retiring: Option<Waiter>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    /// None: to be removed.
+    info: Option<ClientInfo>,
+    /// The subject under which it stands.
+    written: Option<String>,
+    /// Counts what was wanted.
+    version: u64,
+}
+
+impl NatsPresence {
+    /// Must be called within a tokio runtime.
+    pub fn start(broker: Arc<NatsBroker>, lease: Duration) -> Arc<Self> {
+        let shared = Arc::<Shared>::default();
+        let writing = write(broker.clone(), shared.clone());
+        Arc::new(Self {
+            timeout: broker.link().timeout(),
+            broker,
+            shared,
+            live: Mutex::new(None),
+            lease,
+            _writer: AbortOnDropHandle::new(tokio::spawn(writing)),
+        })
+    }
+
+    fn change(&self, key: Key, info: Option<ClientInfo>, waiter: Option<Waiter>) {
+        let mut local = self.shared.local.lock();
+        if info.is_none() && !local.entries.contains_key(&key) {
+            return;
+        }
+        let entry = local.entries.entry(key.clone()).or_default();
+        entry.info = info;
+        entry.version += 1;
+        if let Some(waiter) = waiter {
+            let waiting = local.waiting.entry(key.clone()).or_default();
+            waiting.retain(|waiter| !waiter.is_closed());
+            waiting.push(waiter);
+        }
+        local.unwritten.insert(key);
+        drop(local);
+        self.shared.changed.notify_one();
+    }
+
+    fn deadline(
+        &self,
+        done: oneshot::Receiver<Result<(), BrokerError>>,
+    ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
+        let timeout = self.timeout;
+        async move {
+            match tokio::time::timeout(timeout, done).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => {
+                    Err(BrokerError::Unreachable("presence has ended, or the client has left".into()))
+                }
+                Err(_) => Err(BrokerError::Timeout(timeout)),
+            }
+        }
+    }
+
+    /// The nodes whose lease holds; looked for anew where one of these is not known.
+    async fn live(&self, seen: &BTreeSet<String>) -> Result<Arc<BTreeSet<String>>, BrokerError> {
+        let known = self.live.lock().clone();
+        if let Some((_, live)) = known.filter(|(at, _)| at.elapsed() < NODES_KNOWN)
+            && seen.is_subset(&live)
+        {
+            return Ok(live);
+        }
+        let live = Arc::new(self.broker.live_nodes().await?);
+        *self.live.lock() = Some((Instant::now(), live.clone()));
+        Ok(live)
+    }
+
+    async fn read_clients(&self, channel: Channel) -> Result<BTreeMap<ClientId, ClientInfo>, BrokerError> {
+        let began = Instant::now();
+        let entries = self.broker.gather_present(&channel).await?;
+        let node = |subject: &str| subject.split('.').nth(3).unwrap_or_default().to_owned();
+        let seen = entries.iter().map(|entry| node(&entry.subject)).collect();
+        let live = self.live(&seen).await?;
+        let mut clients = BTreeMap::new();
+        for entry in entries {
+            if !live.contains(&node(&entry.subject)) {
+                continue;
+            }
+            match decode_event(entry.payload) {
+                Ok(OwnedEvent::Joined(info)) => drop(clients.insert(info.client, info)),
+                _ => self.broker.metrics().undecodable.increment(),
+            }
+        }
+        self.broker.metrics().observe_round_trip(Operation::PresenceRead, began.elapsed());
+        Ok(clients)
+    }
+
+    async fn read_stats(&self, channel: Channel) -> Result<PresenceStats, BrokerError> {
+        let began = Instant::now();
+        let subjects = self.broker.subjects_present(&channel).await?;
+        let parts: Vec<Vec<&str>> = subjects.iter().map(|subject| subject.split('.').collect()).collect();
+        let part = |parts: &[&str], at: usize| parts.get(at).copied().unwrap_or_default().to_owned();
+        let seen = parts.iter().map(|parts| part(parts, 3)).collect();
+        let live = self.live(&seen).await?;
+        let there = || parts.iter().filter(|parts| live.contains(&part(parts, 3)));
+        let count = |at: usize| {
+            let all: HashSet<String> = there().map(|parts| part(parts, at)).collect();
+            u32::try_from(all.len()).unwrap_or(u32::MAX)
+        };
+        self.broker.metrics().observe_round_trip(Operation::PresenceRead, began.elapsed());
+        Ok(PresenceStats { clients: count(4), users: count(5) })
+    }
+
+    async fn try_out(&self) -> Result<(), BrokerError> {
+        let broker = &self.broker;
+        let subject = broker.subject_of_trial(&broker.lease_name());
+        broker.put_present(subject.clone(), Bytes::from_static(b"trial")).await?;
+        broker.take_present(&subject).await
+    }
+}
+
+impl Presence for NatsPresence {
+    fn add(&self, channel: Channel, info: ClientInfo) -> Effective {
+        let (waiter, written) = oneshot::channel();
+        self.change((channel, info.client), Some(info), Some(waiter));
+        Effective::Later(self.deadline(written).boxed())
+    }
+
+    fn remove(&self, channel: Channel, client: ClientId) {
+        self.change((channel, client), None, None);
+    }
+
+    fn clients(
+        &self,
+        channel: Channel,
+    ) -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>> {
+        self.read_clients(channel).boxed()
+    }
+
+    fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>> {
+        self.read_stats(channel).boxed()
+    }
+
+    fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.try_out().boxed()
+    }
+
+    fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let (done, retired) = oneshot::channel();
+        self.shared.local.lock().retiring = Some(done);
+        self.shared.changed.notify_one();
+        self.deadline(retired).boxed()
+    }
+}
+
+/// Writes what is wanted, and tries again what could not be, until the node retires.
+async fn write(broker: Arc<NatsBroker>, shared: Arc<Shared>) {
+    let mut anew = broker.put_anew();
+    loop {
+        let pause = {
+            let mut local = shared.local.lock();
+            if anew.has_changed().unwrap_or(false) {
+                anew.borrow_and_update();
+                // The server may have lost it, and who read another name than this one counts it no more.
+                let all: Vec<Key> = local.entries.keys().cloned().collect();
+                local.unwritten.extend(all);
+            }
+            local.retiring.is_none() && local.unwritten.is_empty()
+        };
+        if pause {
+            tokio::select! {
+                () = shared.changed.notified() => {}
+                changed = anew.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    anew.mark_changed();
+                }
+            }
+            continue;
+        }
+        let retiring = shared.local.lock().retiring.take();
+        if let Some(done) = retiring {
+            let retired = broker.purge_present(&broker.lease_name()).await;
+            let _ = done.send(retired);
+            return;
+        }
+        if !write_round(&broker, &shared).await {
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Answers whether all of it could be written.
+async fn write_round(broker: &NatsBroker, shared: &Shared) -> bool {
+    let round: Vec<(Key, Entry)> = {
+        let mut local = shared.local.lock();
+        let keys: Vec<Key> = local.unwritten.iter().take(ROUND_MAX).cloned().collect();
+        let taken = keys.into_iter().filter_map(|key| {
+            local.unwritten.remove(&key);
+            let entry = local.entries.get(&key)?.clone();
+            Some((key, entry))
+        });
+        taken.collect()
+    };
+    let began = Instant::now();
+    let node = broker.lease_name();
+    let writing = round.into_iter().map(|(key, entry)| {
+        let node = node.clone();
+        async move {
+            let done = write_one(broker, &node, &key, &entry).await;
+            (key, entry, done)
+        }
+    });
+    let written: Vec<_> = stream::iter(writing).buffer_unordered(TOGETHER).collect().await;
+    broker.metrics().observe_round_trip(Operation::PresenceWrite, began.elapsed());
+    let mut all = true;
+    let mut local = shared.local.lock();
+    for (key, before, done) in written {
+        let Some(entry) = local.entries.get_mut(&key) else { continue };
+        let is_current = entry.version == before.version;
+        match done {
+            Ok(written) => {
+                entry.written = written;
+                if !is_current {
+                    local.unwritten.insert(key);
+                } else if before.info.is_some() {
+                    for waiter in local.waiting.remove(&key).into_iter().flatten() {
+                        // Whoever asked may have given up.
+                        let _ = waiter.send(Ok(()));
+                    }
+                } else {
+                    local.entries.remove(&key);
+                    local.waiting.remove(&key);
+                }
+            }
+            Err(error) => {
+                all = false;
+                local.unwritten.insert(key.clone());
+                if is_current {
+                    for waiter in local.waiting.remove(&key).into_iter().flatten() {
+                        let _ = waiter.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Answers what stands there then.
+async fn write_one(
+    broker: &NatsBroker,
+    node: &str,
+    (channel, client): &Key,
+    entry: &Entry,
+) -> Result<Option<String>, BrokerError> {
+    let client = format!("{:032x}", client.bits());
+    let Some(info) = &entry.info else {
+        match &entry.written {
+            Some(subject) => broker.take_present(subject).await?,
+            // Whether it was written is not known.
+            None => broker.purge_client(channel, node, &client).await?,
+        }
+        return Ok(None);
+    };
+    let subject = broker.subject_present(channel, node, &client, info.user.as_str());
+    let mut payload = BytesMut::new();
+    encode_event(&OwnedEvent::Joined(info.clone()), &mut payload);
+    broker.put_present(subject.clone(), payload.freeze()).await?;
+    if let Some(before) = entry.written.as_ref().filter(|before| **before != subject) {
+        // It was another user's, or under another name of this node.
+        broker.take_present(before).await?;
+    }
+    Ok(Some(subject))
+}

@@ -1,0 +1,155 @@
+//! Servers of NATS are killed under load, alone and in a cluster: what was published is accounted for by position and content.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shared::channel::Channel;
+use shared::position::StreamPosition;
+use shared::publication::Publication;
+use tidegate::broker::nats::{self, NatsUrl};
+use tidegate::broker::{Idempotency, PublishRequest};
+use tokio::task::JoinSet;
+
+use crate::harness::{ALL, Backend, KEPT, Nats, Node, channel, eventually, request, texts};
+use crate::nats_server::NatsServer;
+
+/// No outage takes this long: a cluster has to notice one, and to choose another leader of each stream.
+const OUTAGE_MAX: Duration = Duration::from_secs(90);
+
+/// What was published, and where it stands.
+type Made = (Channel, StreamPosition, String);
+
+/// Publishes until it is published.
+pub async fn publish_for_sure(node: &Node, channel: &Channel, text: &str) -> StreamPosition {
+    let start = Instant::now();
+    loop {
+        // Known by its key: it may have been published although nobody said so.
+        let idempotency = Some(Idempotency { key: text.into(), ttl: Duration::from_secs(600) });
+        let request = PublishRequest { idempotency, ..request(channel, text) };
+        match node.broker.publish(request).await {
+            Ok(published) => return published.position.expect("a position"),
+            Err(error) => assert!(start.elapsed() < OUTAGE_MAX, "{text}: not within {OUTAGE_MAX:?}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Every node publishes so many, one after the other, over all channels.
+fn publish_from_all(nodes: &Arc<Vec<Node>>, channels: &[Channel], each: usize) -> JoinSet<Vec<Made>> {
+    let mut publishing = JoinSet::new();
+    for publisher in 0..nodes.len() {
+        let (nodes, channels) = (nodes.clone(), channels.to_vec());
+        publishing.spawn(async move {
+            let mut made = Vec::new();
+            for number in 0..each {
+                let channel = &channels[number % channels.len()];
+                let text = format!("{publisher}-{number}");
+                let position = publish_for_sure(&nodes[publisher], channel, &text).await;
+                made.push((channel.clone(), position, text));
+            }
+            made
+        });
+    }
+    publishing
+}
+
+/// No position names two publications, in answers, in what was heard and in history; and each was published once, in one epoch,
+/// without a gap.
+async fn account(nodes: &[Node], channels: &[Channel], made: &[Made]) {
+    let mut named: BTreeMap<(Channel, String, u64), String> = BTreeMap::new();
+    let mut name = |channel: &Channel, position: StreamPosition, text: &str| {
+        let key = (channel.clone(), position.epoch.as_str().to_owned(), position.offset);
+        let known = named.entry(key.clone()).or_insert_with(|| text.to_owned());
+        assert_eq!(known, text, "{key:?} names two publications");
+    };
+    for (channel, position, text) in made {
+        name(channel, *position, text);
+    }
+    let text = |publication: &Publication| texts(std::slice::from_ref(publication)).remove(0);
+    for channel in channels {
+        for node in nodes {
+            for publication in node.heard.in_channel(channel) {
+                name(channel, publication.position.expect("a position"), &text(&publication));
+            }
+        }
+        let mut page = Err(tidegate::broker::BrokerError::Abandoned);
+        eventually("the history is read", async || {
+            page = nodes[0].broker.history(channel.clone(), ALL, KEPT).await;
+            page.is_ok()
+        })
+        .await;
+        for publication in &page.expect("history").publications {
+            name(channel, publication.position.expect("a position"), &text(publication));
+        }
+    }
+    for channel in channels {
+        let published: BTreeSet<&str> =
+            made.iter().filter(|(of, ..)| of == channel).map(|(_, _, text)| &**text).collect();
+        let of_channel = named.iter().filter(|((of, ..), _)| of == channel);
+        let stands: Vec<_> = of_channel.map(|((_, epoch, offset), text)| (epoch, *offset, &**text)).collect();
+        assert!(stands.iter().all(|(epoch, ..)| *epoch == stands[0].0), "one epoch");
+        assert!(stands.iter().map(|(_, offset, _)| *offset).eq(1..=published.len() as u64), "{stands:?}");
+        assert_eq!(stands.iter().map(|(.., text)| *text).collect::<BTreeSet<&str>>(), published);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_server_that_is_killed_under_load_no_position_names_two_publications_and_nothing_is_lost() {
+    const EACH: usize = 400;
+    let mut nats = Nats::new();
+    let nodes: Vec<Node> = (0..3).map(|_| nats.node()).collect();
+    let channels: Vec<Channel> = (0..4).map(|number| channel(&format!("c{number}"))).collect();
+    for node in &nodes {
+        node.listens().await;
+        node.broker.subscribe(channels.clone()).await.expect("subscribed");
+    }
+    let nodes = Arc::new(nodes);
+    let publishing = publish_from_all(&nodes, &channels, EACH);
+    for kills in 1..=3 {
+        let goes_on = || nodes[0].metrics.published.get() >= kills * 60;
+        eventually("it is under way", async || goes_on()).await;
+        nats.server.restart();
+    }
+    let made: Vec<Made> = publishing.join_all().await.concat();
+    assert_eq!(made.len(), 3 * EACH);
+    account(&nodes, &channels, &made).await;
+    assert!(nodes[0].heard.resumed() > 0, "whoever was cut off is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_cluster_whose_servers_are_killed_one_after_the_other_nothing_is_lost() {
+    const EACH: usize = 120;
+    let mut servers = NatsServer::start_cluster(3);
+    let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
+    let url = NatsUrl::new(urls.join(","));
+    let config = nats::Config { url, replicas: 3, ..nats::Config::default() };
+    let starter = Nats::of(servers.remove(0), config);
+    let nodes: Vec<Node> = (0..2).map(|_| starter.node()).collect();
+    let Nats { server, .. } = starter;
+    servers.insert(0, server);
+    let channels: Vec<Channel> = (0..3).map(|number| channel(&format!("c{number}"))).collect();
+    for node in &nodes {
+        let start = Instant::now();
+        while node.broker.canary().await.is_err() {
+            assert!(start.elapsed() < OUTAGE_MAX, "the cluster does not work");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        node.broker.subscribe(channels.clone()).await.expect("subscribed");
+    }
+    let nodes = Arc::new(nodes);
+    let publishing = publish_from_all(&nodes, &channels, EACH);
+    for (at, server) in servers.iter_mut().enumerate() {
+        let start = Instant::now();
+        while nodes[0].metrics.published.get() < (at as u64 + 1) * 25 {
+            assert!(start.elapsed() < OUTAGE_MAX, "publishing stands still");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.restart();
+    }
+    let made: Vec<Made> = publishing.join_all().await.concat();
+    assert_eq!(made.len(), 2 * EACH);
+    account(&nodes, &channels, &made).await;
+}

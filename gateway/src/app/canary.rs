@@ -11,11 +11,29 @@ const CANARY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after one that did not: what has healed shows soon.
 const CANARY_RETRY: Duration = Duration::from_millis(250);
 
-/// Sends messages through a part of the broker to this node itself. As long as they come back, the node is ready.
-pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part: usize, name: Arc<str>) {
-    let shown = (!name.is_empty()).then(|| node.metrics.shards.up.with_label_values(&[&*name]));
+/// Sends messages through a part of the broker to this node itself. As long as they come back, the node is ready. A part may come, go,
+/// and become another one.
+pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part: usize, named: Arc<str>) {
+    let up = &node.metrics.shards.up;
+    let mut there = Some(named);
     let mut reminder = Reminder::new();
     loop {
+        let now_there = node.broker_part(part);
+        if now_there != there {
+            if let Some(gone) = there.filter(|name| !name.is_empty()) {
+                // One that was never shown cannot be taken away.
+                let _ = up.remove_label_values(&[&*gone]);
+            }
+            node.set_usable(part, false);
+            readiness.part_changed(part, node.clock.now(), now_there.clone());
+            reminder = Reminder::new();
+            there = now_there;
+        }
+        let Some(name) = &there else {
+            tokio::time::sleep(CANARY_RETRY).await;
+            continue;
+        };
+        let shown = (!name.is_empty()).then(|| up.with_label_values(&[&**name]));
         let sung = node.canary(part).await;
         node.set_usable(part, sung.is_ok());
         readiness.neighbors_heard(node.neighbors());
@@ -30,7 +48,7 @@ pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part
                 if let Some(lasted) = reminder.over(now) {
                     tracing::info!(
                         after_ms = lasted.as_millis() as u64,
-                        shard = shard(&name),
+                        shard = shard(name),
                         "the broker can be used again"
                     );
                 }
@@ -39,7 +57,7 @@ pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part
             Err(error) => {
                 let (kind, reason) = (error.label(), error.to_string());
                 if reminder.is_due(&reason, now) {
-                    tracing::warn!(kind, %reason, shard = shard(&name), "the broker cannot be used");
+                    tracing::warn!(kind, %reason, shard = shard(name), "the broker cannot be used");
                 }
                 readiness.canary_failed(part, moment, reason);
                 CANARY_RETRY

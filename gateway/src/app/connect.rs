@@ -73,7 +73,12 @@ pub(crate) async fn connect(
             Connected { broker, presence, ledger, sessions }
         }
         BrokerKind::Redis => {
-            let broker = RedisBroker::start(&config.redis, node, events, shown_in(metrics, true))?;
+            let broker = match config.redis.mode {
+                Mode::Cluster => {
+                    RedisBroker::start_in_cluster(&config.redis, node, events, shown_by_shard(metrics))?
+                }
+                _ => RedisBroker::start(&config.redis, node, events, shown_in(metrics, true))?,
+            };
             let presence = RedisPresence::start(&config.redis, node, broker.clone());
             let ledger = Arc::new(RedisLedger::new(&config.redis, broker.clone()));
             let sessions = Arc::new(RedisSessions::new(broker.clone()));

@@ -66,9 +66,14 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         0
     }
 
-    /// What people call a part: where it is. Empty, if there is only one.
-    fn part_name(&self, _part: usize) -> &str {
-        ""
+    /// What people call a part: where it is. Empty, if there is only one, or none at this place at the moment.
+    fn part_name(&self, _part: usize) -> Arc<str> {
+        "".into()
+    }
+
+    /// Whether there is a part at this place at the moment. Where they come and go, a place may be another one's later.
+    fn has_part(&self, _part: usize) -> bool {
+        true
     }
 
     /// How channels are placed. Nodes that say different things miss each other's publications.
@@ -244,6 +249,10 @@ pub trait BrokerEvents: Send + Sync {
     /// lost and is back with everything subscribed again, the link over which they are made was opened again, or the
     /// server behind one of them is not what it was.
     fn resumed(&self, part: usize);
+
+    /// These channels are in this part from now on, where they are subscribed again. Of what is in them anything may have been missed,
+    /// and nothing of others.
+    fn moved(&self, _part: usize, _channels: Vec<Channel>) {}
 }
 
 #[derive(Clone, Debug)]

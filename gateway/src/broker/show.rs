@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use prometheus::HistogramVec;
 
 use super::measure::{BrokerMetrics, Operation};
 use crate::broker::Refusal;
@@ -12,25 +13,46 @@ use crate::telemetry::metrics::catch_up;
 /// Counters for a broker and the presence beside it, whose values appear in `metrics`. `has_links` if it keeps links
 /// to something that can be lost.
 pub fn shown_in(metrics: &Metrics, has_links: bool) -> Arc<BrokerMetrics> {
-    let counted = counters(metrics);
+    let counted = counters(&metrics.broker_seconds);
     let shown = counted.clone();
     metrics.refresh_with(move |metrics| show(&shown, metrics, has_links));
     counted
 }
 
-/// Makes the counters of each of several servers, by its name. In `metrics` they appear together, and some of each alone.
-pub fn shown_by_shard(metrics: &Metrics) -> impl Fn(&str) -> Arc<BrokerMetrics> {
+/// Makes the counters of each of several servers, by its name, and of what is no server's without one. In `metrics` they appear together, and some of each alone.
+pub fn shown_by_shard(metrics: &Metrics) -> impl Fn(&str) -> Arc<BrokerMetrics> + Send + Sync + use<> {
     let all = Arc::new(Mutex::new(Vec::<(Box<str>, Arc<BrokerMetrics>)>::new()));
     let shown = all.clone();
     metrics.refresh_with(move |metrics| {
         let all = shown.lock();
+        bear_what_is_gone(&all);
         show(&BrokerMetrics::together(all.iter().map(|(_, counted)| &**counted)), metrics, true);
-        all.iter().for_each(|(name, counted)| show_shard(name, counted, metrics));
+        let named = all.iter().filter(|(name, _)| !name.is_empty());
+        named.for_each(|(name, counted)| show_shard(name, counted, metrics));
     });
+    let seconds = metrics.broker_seconds.clone();
     move |name| {
-        let counted = counters(metrics);
-        all.lock().push((name.into(), counted.clone()));
+        let mut all = all.lock();
+        if let Some((_, counted)) = all.iter().find(|(known, _)| **known == *name) {
+            return counted.clone();
+        }
+        let counted = counters(&seconds);
+        all.push((name.into(), counted.clone()));
         counted
+    }
+}
+
+/// What no server's is, and what was counted of servers that are not there any more, has no links that could be down.
+fn bear_what_is_gone(all: &[(Box<str>, Arc<BrokerMetrics>)]) {
+    let is_there = |(name, counted): &&(Box<str>, Arc<BrokerMetrics>)| {
+        !name.is_empty() && Arc::strong_count(counted) > 1
+    };
+    let some_are = u64::from(all.iter().any(|one| is_there(&one)));
+    for (_, counted) in all.iter().filter(|one| !is_there(one)) {
+        for link in [&counted.command_link, &counted.read_link, &counted.subscriber_link] {
+            link.up.set(some_are);
+        }
+        counted.subscribed_channels.set(0);
     }
 }
 
@@ -48,9 +70,8 @@ fn show_shard(name: &str, broker: &BrokerMetrics, metrics: &Metrics) {
 }
 
 /// Counters whose round trips are observed.
-fn counters(metrics: &Metrics) -> Arc<BrokerMetrics> {
-    let seconds =
-        Operation::ALL.map(|operation| metrics.broker_seconds.with_label_values(&[operation.as_str()]));
+fn counters(seconds: &HistogramVec) -> Arc<BrokerMetrics> {
+    let seconds = Operation::ALL.map(|operation| seconds.with_label_values(&[operation.as_str()]));
     Arc::new(BrokerMetrics::with_round_trip_hook(Box::new(move |operation, took| {
         seconds[operation as usize].observe(took.as_secs_f64());
     })))
@@ -151,6 +172,29 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_server_that_is_gone_has_no_links_and_what_it_counted_stays() {
+        let metrics = Metrics::new();
+        let make = shown_by_shard(&metrics);
+        let (common, one, gone) = (make(""), make("r1:6379"), make("r2:6379"));
+        one.command_link.up.set(1);
+        gone.published.add(3);
+        gone.subscribed_channels.set(3);
+        common.timeouts.increment();
+        drop(gone);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        for line in [
+            "tidegate_broker_link_up{link=\"command\"} 1",
+            "tidegate_broker_channels 0",
+            "tidegate_broker_errors_total{reason=\"timeout\"} 1",
+            "tidegate_broker_shard_published_total{shard=\"r2:6379\"} 3",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");
+        }
+        assert!(!text.contains("shard=\"\""), "{text}");
+        assert_eq!(make("r2:6379").published.get(), 3, "it is counted on when it comes back");
     }
 
     #[test]

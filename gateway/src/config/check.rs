@@ -77,8 +77,11 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         engine_io(config, faults);
         socketio(config, faults);
         let emitters = &config.socketio.emitters;
-        if emitters.enabled && emitters.url.is_none() && config.redis.mode == Mode::Shards {
-            let problem = "must be set with redis.mode = \"shards\": emitters publish in one Redis";
+        if emitters.enabled
+            && emitters.url.is_none()
+            && let Some(mode) = several(config.redis.mode)
+        {
+            let problem = format!("must be set with redis.mode = \"{mode}\": emitters publish in one Redis");
             faults.add("emitters.url", problem);
         }
     });
@@ -126,13 +129,23 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             feed.kind == Some(feeds::config::Kind::RedisStream) && feed.redis_stream.url.is_none()
         };
         let without = config.feeds.iter().filter(|(_, feed)| is_without(feed));
-        for (name, _) in without.filter(|_| config.redis.mode == Mode::Shards) {
-            let problem = "must be set with redis.mode = \"shards\": a stream is in one Redis";
+        let mode = several(config.redis.mode);
+        for ((name, _), mode) in without.filter_map(|feed| Some((feed, mode?))) {
+            let problem = format!("must be set with redis.mode = \"{mode}\": a stream is in one Redis");
             faults.add(format!("{name}.redis_stream.url"), problem);
         }
     });
     found.extend(check_nats::faults(config));
     found
+}
+
+/// The mode, if it is one in which Redis is several servers.
+fn several(mode: Mode) -> Option<&'static str> {
+    match mode {
+        Mode::Shards => Some("shards"),
+        Mode::Cluster => Some("cluster"),
+        Mode::Single | Mode::Sentinel => None,
+    }
 }
 
 /// What a session lets pass and lets wait must have room for the largest message that its connection takes in.

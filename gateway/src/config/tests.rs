@@ -164,6 +164,17 @@ fn sections_that_cannot_work_together_are_mistakes_of_the_one_that_asks_for_it()
         mistakes(feeds, &[]),
         ["feeds.one.redis_stream.url: must be set with redis.mode = \"shards\": a stream is in one Redis"]
     );
+    let cluster = "[broker]\nkind = \"redis\"\n[redis]\nmode = \"cluster\"\naddresses = [\"a:1\"]\ndatabase = 2\n\
+                   [socketio]\nenabled = true\n[socketio.namespaces.\"/\"]\n[socketio.emitters]\nenabled = true\n\
+                   [feeds.one]\nkind = \"redis_stream\"\n[feeds.one.redis_stream]\nstream = \"s\"";
+    assert_eq!(
+        mistakes(cluster, &[]),
+        [
+            "feeds.one.redis_stream.url: must be set with redis.mode = \"cluster\": a stream is in one Redis",
+            "redis.database: must be 0: a cluster has no others (from gateway.toml:6)",
+            "socketio.emitters.url: must be set with redis.mode = \"cluster\": emitters publish in one Redis",
+        ]
+    );
     let state = "[session]\npersonal_channel = true\n[channels]\nsubscription_type = \"map\"";
     let told = mistakes(state, &[]);
     assert!(told[0].starts_with("session.personal_channel: needs channels of"), "{told:#?}");

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use bytes::Bytes;
 use gateway_core::feed::{Admission, Delivery};
 use gateway_core::hub::{Prepared, Previous};
+use shared::channel::Channel;
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
@@ -75,6 +76,14 @@ impl BrokerEvents for FromBroker {
             node.repairs.of(part).compare_all.notify_one();
             node.members_missed.note(part);
             node.show_again(part);
+        }
+    }
+
+    fn moved(&self, part: usize, channels: Vec<Channel>) {
+        if let Some(node) = self.node() {
+            node.forget_pasts(part);
+            node.compare_these(&channels);
+            node.members_missed.note(part);
         }
     }
 }

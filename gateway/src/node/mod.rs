@@ -325,7 +325,12 @@ impl Node {
 
     /// What people call the parts of the broker. One name, and an empty one, if there is only one part.
     pub(crate) fn broker_parts(&self) -> Vec<Arc<str>> {
-        (0..self.broker.parts().clamp(1, PARTS_MAX)).map(|part| self.broker.part_name(part).into()).collect()
+        (0..self.broker.parts().clamp(1, PARTS_MAX)).map(|part| self.broker.part_name(part)).collect()
+    }
+
+    /// What people call a part of the broker that is there at the moment. `None`: none is at this place.
+    pub(crate) fn broker_part(&self, part: usize) -> Option<Arc<str>> {
+        self.broker.has_part(part).then(|| self.broker.part_name(part))
     }
 
     /// Which part of the broker has a channel, and how many there are.

@@ -62,7 +62,7 @@ impl Node {
     pub(super) fn lacks(&self) -> Vec<Box<str>> {
         let lacking = self.neighbors.lacking(self.broker.parts());
         let names = lacking.map(|part| self.broker.part_name(part)).filter(|name| !name.is_empty());
-        names.map(Box::from).collect()
+        names.map(|name| Box::from(&*name)).collect()
     }
 
     /// Takes note of what all nodes say of themselves.
@@ -71,7 +71,8 @@ impl Node {
         let mut others: Vec<NodeInfo> = infos.filter(|info| *info.uid != *self.id.0).collect();
         keep_latest(&mut others);
         self.count_others(&others);
-        let names: Vec<&str> = (0..self.broker.parts()).map(|part| self.broker.part_name(part)).collect();
+        let names: Vec<Arc<str>> = (0..self.broker.parts()).map(|part| self.broker.part_name(part)).collect();
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let neighbors = read(&others, self.broker.layout(), &names);
         if !neighbors.apart.is_empty()
             && let Some(untold) = self.neighbors.apart_told.now()
@@ -79,7 +80,7 @@ impl Node {
             tracing::error!(
                 untold,
                 "{}: what is published there may not be heard here, nor the other way round; all nodes must have the same \
-                 servers in redis.addresses",
+                 servers in redis.addresses, or in a cluster the same redis.cluster_partitions",
                 neighbors.apart
             );
         }

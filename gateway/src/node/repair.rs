@@ -219,6 +219,18 @@ impl Node {
         }
     }
 
+    /// Looks at these channels at once, in which anything may have been missed.
+    pub(super) fn compare_these(self: &Arc<Self>, channels: &[Channel]) {
+        let looked = channels.iter().filter_map(|channel| {
+            let shard = self.interest.shard(channel.as_str());
+            shard.get(channel.as_str()).filter(|local| local.is_followed()).map(Looked::new)
+        });
+        let (looked, node): (Vec<Looked>, _) = (looked.collect(), self.clone());
+        if !looked.is_empty() {
+            self.runtime.spawn(async move { drop(node.look_at(looked, Look::AfterLoss).await) });
+        }
+    }
+
     fn looked_at_again(&self, looked: Looked) -> Looked {
         let shard = self.interest.shard(looked.channel.as_str());
         let before = shard.get(looked.channel.as_str()).and_then(|local| local.feed.position());

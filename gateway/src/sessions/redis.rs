@@ -46,7 +46,7 @@ impl RedisSessions {
             command.arg(u8::from(from.is_some())).arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
             command.arg(digits(stored.holder.0)).arg(digits(stored.version)).arg(&stored.value[..]);
         };
-        match self.0.link().eval(Operation::SessionWrite, &WRITE, fill).await? {
+        match self.0.link().eval(Operation::SessionWrite, &WRITE, &key, fill).await? {
             Value::Int(done) => Ok(done == 1),
             _ => Err(unexpected()),
         }
@@ -97,12 +97,19 @@ impl SessionStore for RedisSessions {
                 pipeline.cmd("PEXPIRE").arg(&key).arg(millis);
                 pipeline.cmd("GETRANGE").arg(key).arg(0).arg(DIGITS - 1);
             }
-            let answers = self.0.link().call_many(Operation::SessionWrite, &pipeline).await?;
+            let answers = self.0.link().call_each(Operation::SessionWrite, &pipeline).await;
+            if let (true, Some(Err(error))) = (answers.iter().all(Result::is_err), answers.first()) {
+                return Err(error.clone());
+            }
             let states = answers.chunks(2).zip(sessions).map(|(answers, (_, holder, _))| match answers {
-                [Value::Int(1), Value::BulkString(there)] if *there == digits(holder.0).as_bytes() => {
+                [Ok(Value::Int(1)), Ok(Value::BulkString(there))]
+                    if *there == digits(holder.0).as_bytes() =>
+                {
                     State::Prolonged
                 }
-                [Value::Int(1), _] => State::Taken,
+                [Ok(Value::Int(1)), Ok(_)] => State::Taken,
+                // Of several masters one that is away keeps nobody from prolonging what is at others.
+                [Err(_), _] | [_, Err(_)] => State::Untold,
                 _ => State::Lost,
             });
             Ok(states.collect())
@@ -116,7 +123,7 @@ impl SessionStore for RedisSessions {
             let fill = |command: &mut Cmd, _: &Up| {
                 command.arg(1).arg(&key).arg(digits(holder.0));
             };
-            self.0.link().eval(Operation::SessionWrite, &REMOVE, fill).await.map(drop)
+            self.0.link().eval(Operation::SessionWrite, &REMOVE, &key, fill).await.map(drop)
         }
         .boxed()
     }

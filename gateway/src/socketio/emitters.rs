@@ -18,7 +18,7 @@ pub struct Emitters {
     /// Listen to emitters.
     pub enabled: bool,
     /// The Redis in which they publish, as `redis.url` is written: one server, not a cluster. Without it that of `[redis]`,
-    /// whose timeouts hold for both; with `redis.mode = "shards"` it must be set. All nodes must mean the same one.
+    /// whose timeouts hold for both; with `redis.mode = "shards"` or `"cluster"` it must be set. All nodes must mean the same one.
     pub url: Option<RedisUrl>,
     /// With `url`: PEM file of the authorities that a `rediss://` server's certificate is checked against. Default: those of the
     /// operating system.

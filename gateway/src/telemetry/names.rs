@@ -161,18 +161,18 @@ metrics! {
         "Times another Redis became the master that Sentinel names, and the node moved there.";
     BROKER_SENTINELS_UP Gauge "broker_sentinels_up" []
         "Sentinels of `redis.addresses` that answer.";
-    BROKER_SHARD_UP Gauge "broker_shard_up" ["shard": "the addresses in `redis.addresses`"]
+    BROKER_SHARD_UP Gauge "broker_shard_up" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
         "1 while messages to this node itself come back through this Redis. Only where there are several, as with the other metrics of shards.";
-    BROKER_SHARD_CHANNELS Gauge "broker_shard_channels" ["shard": "the addresses in `redis.addresses`"]
+    BROKER_SHARD_CHANNELS Gauge "broker_shard_channels" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
         "Channels this node has this Redis deliver.";
-    BROKER_SHARD_PUBLISHED_TOTAL Counter "broker_shard_published_total" ["shard": "the addresses in `redis.addresses`"]
+    BROKER_SHARD_PUBLISHED_TOTAL Counter "broker_shard_published_total" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
         "Publications of this node that this Redis took.";
-    BROKER_SHARD_ERRORS_TOTAL Counter "broker_shard_errors_total" ["shard": "the addresses in `redis.addresses`"]
+    BROKER_SHARD_ERRORS_TOTAL Counter "broker_shard_errors_total" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
         "Calls to this Redis that failed.";
-    BROKER_SHARD_RECONNECTS_TOTAL Counter "broker_shard_reconnects_total" ["shard": "the addresses in `redis.addresses`"]
+    BROKER_SHARD_RECONNECTS_TOTAL Counter "broker_shard_reconnects_total" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
         "Times a link to this Redis was made again after it was lost.";
     NODES_APART Gauge "nodes_apart" []
-        "Other nodes that place channels in another way, because they have another list of Redis servers. Must be 0.";
+        "Other nodes that place channels in another way, because they have another list of Redis servers or another `redis.cluster_partitions`. Must be 0.";
     BROKER_CHANNELS Gauge "broker_channels" []
         "Channels this node has the broker deliver.";
     BROKER_RECEIVED_BYTES_TOTAL Counter "broker_received_bytes_total" []

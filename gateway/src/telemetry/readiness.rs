@@ -36,7 +36,9 @@ pub struct Readiness {
 #[derive(Debug)]
 struct Part {
     /// Empty, if there is only one.
-    name: Arc<str>,
+    name: Mutex<Arc<str>>,
+    /// None is at this place at the moment.
+    is_absent: AtomicBool,
     /// The millisecond of the node's clock after the one in which the canary last came back. 0: it never did.
     canary_at: AtomicU64,
     trouble: Mutex<Option<Trouble>>,
@@ -80,7 +82,12 @@ impl Readiness {
 
     /// For a broker whose parts are called so.
     pub fn of_parts(canary_age_max: Duration, names: Vec<Arc<str>>) -> Self {
-        let part = |name| Part { name, canary_at: AtomicU64::new(0), trouble: Mutex::new(None) };
+        let part = |name| Part {
+            name: Mutex::new(name),
+            is_absent: AtomicBool::new(false),
+            canary_at: AtomicU64::new(0),
+            trouble: Mutex::new(None),
+        };
         Self {
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -104,6 +111,22 @@ impl Readiness {
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// What a part is called from now on that is another one than before, or that none is at this place. One that comes when all others
+    /// have proved themselves is given as long as a trouble is borne.
+    pub fn part_changed(&self, part: usize, now: Moment, name: Option<Arc<str>>) {
+        let others = self.parts.iter().enumerate().filter(|(index, _)| *index != part);
+        let mut there =
+            others.map(|(_, part)| part).filter(|part| !part.is_absent.load(Ordering::Acquire)).peekable();
+        let are_proved =
+            there.peek().is_some() && there.all(|part| part.canary_at.load(Ordering::Acquire) != 0);
+        if let Some(part) = self.parts.get(part) {
+            part.is_absent.store(name.is_none(), Ordering::Release);
+            *part.name.lock() = name.unwrap_or_default();
+            part.canary_at.store(if are_proved { now.0.saturating_add(1) } else { 0 }, Ordering::Release);
+            *part.trouble.lock() = None;
+        }
     }
 
     /// A message to this node itself came back through a part of the broker.
@@ -157,7 +180,8 @@ impl Readiness {
             Some(apart) if !apart.is_empty() => if agreed { &mut notes } else { &mut reasons }.push(apart),
             _ => {}
         }
-        let ages = self.parts.iter().map(|part| part.age(now));
+        let there = self.parts.iter().filter(|part| !part.is_absent.load(Ordering::Acquire));
+        let ages = there.map(|part| part.age(now));
         let canary_age_ms = u64::try_from(ages.max().unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
         Verdict { ready: reasons.is_empty(), reasons, notes, canary_age_ms }
     }
@@ -170,16 +194,18 @@ impl Readiness {
         reasons: &mut Vec<String>,
         notes: &mut Vec<String>,
     ) {
-        let wrong: Vec<Option<Wrong>> =
-            self.parts.iter().map(|part| part.wrong(now, self.canary_age_max)).collect();
-        let none_works = wrong.iter().all(Option::is_some);
-        for (index, (part, wrong)) in self.parts.iter().zip(wrong).enumerate() {
+        let there = self.parts.iter().enumerate().filter(|(_, part)| !part.is_absent.load(Ordering::Acquire));
+        let wrong: Vec<(usize, &Part, Option<Wrong>)> =
+            there.map(|(index, part)| (index, part, part.wrong(now, self.canary_age_max))).collect();
+        let none_works = wrong.iter().all(|(.., wrong)| wrong.is_some());
+        for (index, part, wrong) in wrong {
             let Some(Wrong { why, lasts }) = wrong else { continue };
-            if part.name.is_empty() {
+            let name = part.name.lock().clone();
+            if name.is_empty() {
                 reasons.push(why);
                 continue;
             }
-            let why = format!("the Redis at {} cannot be used: {why}", part.name);
+            let why = format!("the Redis at {name} cannot be used: {why}");
             let user = neighbors.and_then(|neighbors| neighbors.uses.get(index)?.as_deref());
             let starts = part.canary_at.load(Ordering::Acquire) == 0 && now < Moment::ZERO + START_BORNE;
             match user.filter(|_| lasts >= APART_BORNE) {
@@ -289,6 +315,30 @@ mod tests {
         assert_eq!(readiness.verdict(Moment(0)).reasons, ["no keys"]);
         readiness.keys_missing(None);
         assert!(readiness.verdict(Moment(0)).ready);
+    }
+
+    #[test]
+    fn a_part_that_is_not_there_any_more_is_no_trouble_and_another_at_its_place_has_to_prove_itself() {
+        let readiness = of_two();
+        readiness.neighbors_heard(neighbors("", [None, None]));
+        for part in 0..2 {
+            readiness.canary_returned(part, Moment(1_000));
+        }
+        readiness.canary_failed(1, Moment(1_100), "gone".to_owned());
+        readiness.canary_returned(0, Moment(12_000));
+        assert_eq!(readiness.verdict(Moment(12_100)).notes.len(), 1);
+        readiness.part_changed(1, Moment(12_100), None);
+        assert_eq!(readiness.verdict(Moment(12_100)).notes, [""; 0]);
+        assert_eq!(readiness.verdict(Moment(12_100)).canary_age_ms, 100);
+        readiness.part_changed(1, Moment(12_150), Some("r3:6379".into()));
+        readiness.canary_failed(1, Moment(12_200), "not yet".to_owned());
+        assert_eq!(readiness.verdict(Moment(12_300)).notes, [""; 0], "it has only come");
+        readiness.canary_returned(0, Moment(13_200));
+        let verdict = readiness.verdict(Moment(13_300));
+        assert!(verdict.ready);
+        assert_eq!(verdict.notes, ["the Redis at r3:6379 cannot be used: not yet"]);
+        readiness.canary_returned(1, Moment(13_400));
+        assert_eq!(readiness.verdict(Moment(13_500)).notes, [""; 0]);
     }
 
     fn of_two() -> Readiness {

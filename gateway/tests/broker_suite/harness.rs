@@ -1,8 +1,8 @@
 //! Nodes to try brokers with: each hears what its broker tells it.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use tidegate::presence::shards::ShardedPresence;
 use tokio::runtime::Handle;
 
 use crate::nats_server::NatsServer;
+use crate::redis_cluster::RedisCluster;
 use crate::redis_server::RedisServer;
 
 /// Nothing that is waited for takes this long.
@@ -54,6 +55,8 @@ pub struct Node {
     pub metrics: Arc<BrokerMetrics>,
     /// Of each server, where there are several.
     pub by_server: Vec<Arc<BrokerMetrics>>,
+    /// The same by its name, where they come and go. Without a name: what is none's.
+    pub by_name: Arc<Mutex<BTreeMap<String, Arc<BrokerMetrics>>>>,
 }
 
 /// Everything a node was told.
@@ -65,6 +68,7 @@ pub struct Heard {
     told: Mutex<Vec<Bytes>>,
     resumed: AtomicU64,
     resumed_parts: Mutex<Vec<usize>>,
+    moved: Mutex<Vec<Channel>>,
 }
 
 impl BrokerEvents for Heard {
@@ -87,6 +91,10 @@ impl BrokerEvents for Heard {
     fn resumed(&self, part: usize) {
         self.resumed_parts.lock().push(part);
         self.resumed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn moved(&self, _part: usize, channels: Vec<Channel>) {
+        self.moved.lock().extend(channels);
     }
 }
 
@@ -116,6 +124,11 @@ impl Heard {
         self.resumed.load(Ordering::SeqCst)
     }
 
+    /// Which channels moved to another part of the broker, in their order.
+    pub fn moved(&self) -> Vec<Channel> {
+        self.moved.lock().clone()
+    }
+
     /// Of which parts of the broker that was told, in its order.
     pub fn resumed_parts(&self) -> Vec<usize> {
         self.resumed_parts.lock().clone()
@@ -125,8 +138,11 @@ impl Heard {
 impl Node {
     /// What its broker has counted, over all servers.
     pub fn counted(&self) -> BrokerMetrics {
-        let all = if self.by_server.is_empty() { vec![&*self.metrics] } else { vec![] };
-        BrokerMetrics::together(all.into_iter().chain(self.by_server.iter().map(|metrics| &**metrics)))
+        let by_name = self.by_name.lock();
+        let is_alone = self.by_server.is_empty() && by_name.is_empty();
+        let all = if is_alone { vec![&*self.metrics] } else { vec![] };
+        let several = self.by_server.iter().chain(by_name.values());
+        BrokerMetrics::together(all.into_iter().chain(several.map(|metrics| &**metrics)))
     }
 
     pub async fn publish(&self, channel: &Channel, text: impl ToString) -> Published {
@@ -169,7 +185,7 @@ impl Backend for Memory {
         let (heard, metrics) = (Arc::new(Heard::default()), Arc::new(BrokerMetrics::default()));
         let broker = MemoryBroker::start(&memory::Config::default(), heard.clone(), metrics.clone());
         let (presence, ledger) = (Arc::new(MemoryPresence::new()), Arc::new(MemoryLedger::default()));
-        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new() }
+        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name: Arc::default() }
     }
 }
 
@@ -201,7 +217,7 @@ impl Backend for Redis {
             RedisBroker::start(&self.config, &name, heard.clone(), metrics.clone()).expect("a valid address");
         let presence = RedisPresence::start(&self.config, &name, broker.clone());
         let ledger = Arc::new(RedisLedger::new(&self.config, broker.clone()));
-        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new() }
+        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name: Arc::default() }
     }
 }
 
@@ -238,7 +254,15 @@ impl Shards {
         );
         let by_server: Vec<_> = shards.iter().map(|shard| shard.metrics.clone()).collect();
         let (presence, ledger) = (Arc::new(presence), Arc::new(ledger));
-        Node { broker, presence, ledger, heard, metrics: by_server[0].clone(), by_server }
+        Node {
+            broker,
+            presence,
+            ledger,
+            heard,
+            metrics: by_server[0].clone(),
+            by_server,
+            by_name: Arc::default(),
+        }
     }
 }
 
@@ -282,13 +306,71 @@ impl Nats {
         let presence = NatsPresence::start(broker.clone(), Duration::from_secs(config.presence_ttl_s));
         // Over NATS there is none.
         let ledger = Arc::new(MemoryLedger::default());
-        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new() }
+        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name: Arc::default() }
     }
 }
 
 impl Backend for Nats {
     fn new() -> Self {
         Self::with("", "")
+    }
+
+    fn node(&self) -> Node {
+        self.node_with(&self.config)
+    }
+}
+
+/// A cluster of three masters, which several tests may share: each has keys of its own.
+#[derive(Debug)]
+pub struct Cluster {
+    pub servers: Arc<RedisCluster>,
+    pub config: redis::Config,
+    nodes: AtomicU64,
+}
+
+/// The one that is shared, for as long as anybody has it.
+static SHARED: Mutex<Weak<RedisCluster>> = Mutex::new(Weak::new());
+/// How often keys of their own were given out.
+static PREFIXES: AtomicU64 = AtomicU64::new(0);
+
+impl Cluster {
+    /// One of the test's own.
+    pub fn of(servers: RedisCluster) -> Self {
+        Self::over(Arc::new(servers))
+    }
+
+    fn over(servers: Arc<RedisCluster>) -> Self {
+        let prefix = format!("t{}", PREFIXES.fetch_add(1, Ordering::SeqCst));
+        let addresses = servers.addresses();
+        let config = redis::Config { mode: Mode::Cluster, addresses, prefix, ..redis::Config::default() };
+        Self { servers, config, nodes: AtomicU64::new(0) }
+    }
+
+    pub fn node_with(&self, config: &redis::Config) -> Node {
+        let heard = Arc::new(Heard::default());
+        let name = format!("node-{}", self.nodes.fetch_add(1, Ordering::SeqCst));
+        let by_name = Arc::new(Mutex::new(BTreeMap::<String, Arc<BrokerMetrics>>::new()));
+        let made = by_name.clone();
+        let metrics = move |name: &str| made.lock().entry(name.to_owned()).or_default().clone();
+        let broker = RedisBroker::start_in_cluster(config, &name, heard.clone(), metrics)
+            .expect("addresses are valid");
+        let presence = RedisPresence::start(config, &name, broker.clone());
+        let ledger = Arc::new(RedisLedger::new(config, broker.clone()));
+        let metrics = by_name.lock()[""].clone();
+        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name }
+    }
+}
+
+impl Backend for Cluster {
+    fn new() -> Self {
+        let mut shared = SHARED.lock();
+        let servers = shared.upgrade().unwrap_or_else(|| {
+            let servers = Arc::new(RedisCluster::start(3, 0));
+            *shared = Arc::downgrade(&servers);
+            servers
+        });
+        drop(shared);
+        Self::over(servers)
     }
 
     fn node(&self) -> Node {

@@ -12,11 +12,17 @@ mod redis_server;
 #[path = "../support/nats.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod nats_server;
+#[path = "../support/redis_cluster.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod redis_cluster;
 
 #[path = "../support/relay.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod relay;
 
+mod cluster_costs;
+mod cluster_faults;
+mod cluster_moves;
 mod delivery;
 mod faults;
 mod harness;
@@ -91,6 +97,12 @@ macro_rules! of_redis {
             $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $test() {
                 crate::$module::$test::<crate::harness::Shards>().await;
+            })*)*
+        }
+        mod cluster {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                crate::$module::$test::<crate::harness::Cluster>().await;
             })*)*
         }
     };

@@ -70,7 +70,7 @@ async fn a_cluster_and_a_sentinel_are_refused_in_words() {
     let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]);
     redis.config.url = RedisUrl::new(cluster.url());
     let said = refusal(&redis).await;
-    assert!(said.contains("Redis Cluster") && said.contains("not supported"), "{said}");
+    assert!(said.contains("Redis Cluster") && said.contains("redis.mode"), "{said}");
     let sentinel = RedisServer::start_sentinel(&redis.server, "");
     redis.config.url = RedisUrl::new(sentinel.url());
     let said = refusal(&redis).await;

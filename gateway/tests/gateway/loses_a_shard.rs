@@ -67,20 +67,20 @@ fn address(server: &RedisServer) -> String {
     format!("127.0.0.1:{}", server.port())
 }
 
-async fn verdict(node: &Gateway) -> (bool, String) {
+pub async fn verdict(node: &Gateway) -> (bool, String) {
     let answer = node.internal("/readyz").await;
     let verdict: Value = serde_json::from_slice(&answer.body).expect("JSON");
     (answer.status == 200, format!("{} {}", verdict["reasons"], verdict["notes"]))
 }
 
 /// Publishes numbers into a channel until told to stop, and gives those that were accepted. Who fails goes on with the next.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     publishing: tokio::task::JoinHandle<Vec<u64>>,
 }
 
 impl Load {
-    fn on(node: &Arc<Gateway>, channel: &str) -> Self {
+    pub fn on(node: &Arc<Gateway>, channel: &str) -> Self {
         let (stop, node) = (Arc::new(AtomicBool::new(false)), node.clone());
         let (stopped, channel) = (stop.clone(), channel.to_owned());
         let publishing = tokio::spawn(async move {
@@ -99,14 +99,14 @@ impl Load {
         Self { stop, publishing }
     }
 
-    async fn end(self) -> Vec<u64> {
+    pub async fn end(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.publishing.await.expect("the publisher")
     }
 }
 
 /// Everything that a client is told of a channel, until a publication says that it is the last.
-async fn follow_to_the_end(mut client: Client) -> (Vec<u64>, u64) {
+pub async fn follow_to_the_end(mut client: Client) -> (Vec<u64>, u64) {
     let (mut numbers, mut told) = (Vec::new(), 0);
     loop {
         let push = client.push().await;

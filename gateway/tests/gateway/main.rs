@@ -30,6 +30,9 @@ mod polling;
 mod postgres;
 #[path = "../support/pusher.rs"]
 mod pusher;
+#[path = "../support/redis_cluster.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod redis_cluster;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod redis_server;
@@ -54,6 +57,7 @@ mod explains_deliveries;
 mod fetches_keys;
 mod finishes_what_came;
 mod follows_sentinel;
+mod follows_slots;
 mod guards_connections;
 mod guards_the_door;
 pub mod hears_emitters;

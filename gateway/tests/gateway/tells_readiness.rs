@@ -188,7 +188,7 @@ async fn what_can_never_do_is_said_to_be_so() {
     for (redis, why) in [
         (renamed("EVALSHA"), "unknown command"),
         (renamed("SCRIPT"), "unknown command"),
-        (cluster, "a Redis Cluster, which is not supported yet"),
+        (cluster, "a node of a Redis Cluster: with redis.mode"),
         (sentinel, "a Sentinel, and not the Redis that it watches"),
     ] {
         let node = gateway().over(&redis.url()).start().await;

@@ -113,6 +113,12 @@ impl Description {
         described.with("redis.addresses", addresses.join(","))
     }
 
+    /// The same over a cluster, of which nodes are at these addresses.
+    pub fn over_cluster(self, addresses: &[String]) -> Self {
+        let described = self.with("broker.kind", "redis").with("redis.mode", "cluster");
+        described.with("redis.addresses", addresses.join(","))
+    }
+
     fn load(&self, directory: &TempDir) -> Config {
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, &self.toml).expect("a file of settings");

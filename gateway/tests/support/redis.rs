@@ -102,6 +102,21 @@ impl RedisServer {
         panic!("{program:?} did not start on any of {START_ATTEMPTS} ports");
     }
 
+    /// At this port, which must be free.
+    pub fn start_at(port: u16, options: &[&str]) -> Self {
+        let mut server = Self {
+            program: "redis-server".into(),
+            port,
+            directory: tempfile::tempdir().expect("a directory for Redis"),
+            process: None,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            is_sentinel: false,
+            password: None,
+        };
+        assert!(server.launch(), "redis-server did not start on port {port}");
+        server
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -132,6 +147,10 @@ impl RedisServer {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Starts it again on the same port, with whatever its directory holds.

@@ -22,6 +22,8 @@ pub(crate) struct Access {
     pub(super) place: Place,
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<TlsConnector>,
+    /// The server must be a node of a cluster.
+    pub(super) in_cluster: bool,
 }
 
 /// Where a server is.
@@ -47,16 +49,16 @@ impl Access {
                     Some(_) => Some(tls::connector(config)?),
                     None => None,
                 };
-                Ok(Self { place: Place::Fixed(Arc::new(address)), login, tls })
+                Ok(Self { place: Place::Fixed(Arc::new(address)), login, tls, in_cluster: false })
             }
             Mode::Sentinel => {
                 let tls = config.tls.then(|| tls::connector(config)).transpose()?;
                 let login = login(&config.user, &config.password, config.password_file.as_deref())?;
                 let login = login.set_db(config.database.into());
                 let sentinels = Sentinels::start(config, (&login, tls.as_ref()), name, metrics)?;
-                Ok(Self { place: Place::Named(sentinels), login, tls })
+                Ok(Self { place: Place::Named(sentinels), login, tls, in_cluster: false })
             }
-            Mode::Shards => {
+            Mode::Shards | Mode::Cluster => {
                 let [address] = &config.addresses[..] else {
                     return Err(DialError::Url("a server of several has one address".into()));
                 };
@@ -69,7 +71,8 @@ impl Access {
                 };
                 let login = login(&config.user, &config.password, config.password_file.as_deref())?;
                 let login = login.set_db(config.database.into());
-                Ok(Self { place: Place::Fixed(Arc::new(address)), login, tls })
+                let in_cluster = config.mode == Mode::Cluster;
+                Ok(Self { place: Place::Fixed(Arc::new(address)), login, tls, in_cluster })
             }
         }
     }

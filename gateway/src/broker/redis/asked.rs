@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use parking_lot::Mutex;
 use shared::channel::Channel;
 
 use super::requests::{Kind, Request};
@@ -10,23 +11,40 @@ use crate::broker::BrokerError;
 /// Requests under way. What is wanted changes at once, so that a connection lost meanwhile is replaced by one that
 /// has it; what was not confirmed by then is given up again, for its caller is told so.
 pub(super) struct Asked<'a> {
-    pub(super) wanted: &'a mut HashSet<Channel>,
+    wanted: &'a Mutex<HashSet<Channel>>,
     waiting: Vec<Request>,
 }
 
 impl<'a> Asked<'a> {
-    pub(super) fn new(wanted: &'a mut HashSet<Channel>) -> Self {
+    pub(super) fn new(wanted: &'a Mutex<HashSet<Channel>>) -> Self {
         Self { wanted, waiting: Vec::new() }
     }
 
     pub(super) fn note(&mut self, request: Request) {
+        let mut wanted = self.wanted.lock();
         for channel in &request.channels {
             match request.kind {
-                Kind::Subscribe => self.wanted.insert(channel.clone()),
-                Kind::Unsubscribe => self.wanted.remove(channel),
+                Kind::Subscribe => wanted.insert(channel.clone()),
+                Kind::Unsubscribe => wanted.remove(channel),
             };
         }
         self.waiting.push(request);
+    }
+
+    /// Of these channels, which no request has together with others, some were refused: they are not subscribed.
+    pub(super) fn refuse(&mut self, channels: &[Channel], error: &BrokerError) {
+        let refused = |request: &mut Request| {
+            request.kind == Kind::Subscribe
+                && request.channels.iter().any(|channel| channels.contains(channel))
+        };
+        for Request { channels, reply, .. } in self.waiting.extract_if(.., refused) {
+            let mut wanted = self.wanted.lock();
+            channels.iter().for_each(|channel| {
+                wanted.remove(channel);
+            });
+            // Whoever asked may have given up.
+            let _ = reply.send(Err(error.clone()));
+        }
     }
 
     /// Everything was confirmed. Gives back what was subscribed for callers that no longer wait.
@@ -50,9 +68,10 @@ impl Drop for Asked<'_> {
         for Request { kind, channels, reply } in self.waiting.drain(..) {
             let result = match kind {
                 Kind::Subscribe => {
-                    for channel in &channels {
-                        self.wanted.remove(channel);
-                    }
+                    let mut wanted = self.wanted.lock();
+                    channels.iter().for_each(|channel| {
+                        wanted.remove(channel);
+                    });
                     Err(BrokerError::Unreachable("the connection was lost while subscribing".into()))
                 }
                 Kind::Unsubscribe => Ok(()),
@@ -76,8 +95,8 @@ mod tests {
 
     #[test]
     fn what_was_confirmed_for_nobody_is_given_back_unless_someone_else_has_it() {
-        let mut wanted = HashSet::new();
-        let mut asked = Asked::new(&mut wanted);
+        let wanted = Mutex::default();
+        let mut asked = Asked::new(&wanted);
         let (gone, answer) = request(Kind::Subscribe, "a");
         drop(answer);
         let (also_gone, answer) = request(Kind::Subscribe, "b");
@@ -88,13 +107,13 @@ mod tests {
         }
         assert_eq!(asked.settle(), [Channel::parse("a", 255).unwrap()]);
         assert!(matches!(answer.try_recv(), Ok(Ok(()))));
-        assert_eq!(wanted.len(), 2);
+        assert_eq!(wanted.lock().len(), 2);
     }
 
     #[test]
     fn what_was_not_confirmed_is_not_wanted_and_its_caller_is_told() {
-        let mut wanted = HashSet::from([Channel::parse("old", 255).unwrap()]);
-        let mut asked = Asked::new(&mut wanted);
+        let wanted = Mutex::new(HashSet::from([Channel::parse("old", 255).unwrap()]));
+        let mut asked = Asked::new(&wanted);
         let (subscribe, mut subscribed) = request(Kind::Subscribe, "a");
         let (unsubscribe, mut unsubscribed) = request(Kind::Unsubscribe, "old");
         asked.note(subscribe);
@@ -102,6 +121,6 @@ mod tests {
         drop(asked);
         assert!(matches!(subscribed.try_recv(), Ok(Err(BrokerError::Unreachable(_)))));
         assert!(matches!(unsubscribed.try_recv(), Ok(Ok(()))));
-        assert!(wanted.is_empty());
+        assert!(wanted.lock().is_empty());
     }
 }

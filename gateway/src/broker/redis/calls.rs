@@ -13,15 +13,18 @@ const CALL_MAX: usize = 16;
 /// Bytes of the publications of one call, unless a single one has more.
 const CALL_BYTES_MAX: usize = 64 << 10;
 
-/// What each command makes. The order stays: only neighbors travel together.
-pub(super) fn divide<'a>(all: impl IntoIterator<Item = &'a Outgoing>) -> Vec<Range<usize>> {
+/// What each command makes. The order stays: only neighbors travel together, and in a cluster those of one slot. `alone` says what
+/// travels with nobody.
+pub(super) fn divide<'a>(all: impl IntoIterator<Item = (&'a Outgoing, bool)>) -> Vec<Range<usize>> {
     let mut calls: Vec<Range<usize>> = Vec::new();
-    let (mut bytes, mut is_open) = (0, false);
-    for (index, outgoing) in all.into_iter().enumerate() {
-        let joins = outgoing.shares_a_call();
+    let (mut bytes, mut open) = (0, None);
+    for (index, (outgoing, alone)) in all.into_iter().enumerate() {
+        let joins = (outgoing.shares_a_call() && !alone).then(|| outgoing.slot());
         bytes += outgoing.bytes();
         match calls.last_mut() {
-            Some(call) if joins && is_open && call.len() < CALL_MAX && bytes <= CALL_BYTES_MAX => {
+            Some(call)
+                if joins.is_some() && joins == open && call.len() < CALL_MAX && bytes <= CALL_BYTES_MAX =>
+            {
                 call.end += 1;
             }
             _ => {
@@ -29,7 +32,7 @@ pub(super) fn divide<'a>(all: impl IntoIterator<Item = &'a Outgoing>) -> Vec<Ran
                 bytes = outgoing.bytes();
             }
         }
-        is_open = joins;
+        open = joins;
     }
     calls
 }

@@ -2,21 +2,23 @@
 //! others, is kept and comes back, on keys and a channel that are no client's.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use gateway_core::history::{HistoryFilter, Retention};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use redis::{FromRedisValue, Value};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::publication::{Payload, Publication};
 use tokio::sync::oneshot;
 
-use super::RedisBroker;
 use super::dial::is_for_want_of_a_right;
+use super::history::{history_call, read_answer};
 use super::keys::Keys;
 use super::link::Up;
 use super::listen::Listening;
+use super::master::Master;
 use super::publish::{Outgoing, unexpected};
 use super::script;
 use crate::broker::measure::Operation;
@@ -34,36 +36,53 @@ const STRAYS_MAX: u32 = 3;
 /// Links that end at different servers.
 const APART: &str = "the connections to Redis end at different servers: its address leads to more than one";
 
-/// A node's own channel, in a key space of its own.
+/// Where canaries of a node sing: its own channel, in a key space of its own.
 #[derive(Debug)]
-pub(super) struct Canaries {
+pub(super) struct Perch {
     pub(super) keys: Keys,
     pub(super) channel: Channel,
     /// Where they are heard (pub/sub).
     pub(super) name: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Canaries {
+    perch: RwLock<Arc<Perch>>,
     under_way: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     strays: AtomicU32,
     /// The connection on which the rights were last found to be all there, and when.
     rights_had: Mutex<Option<(u64, Instant)>>,
 }
 
-impl Canaries {
-    /// `node` is unique to this process.
-    pub(super) fn new(keys: &Keys, node: &str) -> Self {
-        let keys = keys.of_canaries();
+impl Perch {
+    fn new(keys: Keys, node: &str) -> Self {
         // The names of nodes are made here, of what channels are made of.
         let channel = Channel::parse(node, CHANNEL_BYTES_MAX)
             .or_else(|_| Channel::parse("node", CHANNEL_BYTES_MAX))
             .expect("a word is a channel name");
         let name = keys.publications(&channel);
+        Self { keys, channel, name }
+    }
+}
+
+impl Canaries {
+    /// `keys` are those of canaries; `node` is unique to this process.
+    pub(super) fn new(keys: Keys, node: &str) -> Self {
         Self {
-            keys,
-            channel,
-            name,
+            perch: RwLock::new(Arc::new(Perch::new(keys, node))),
             under_way: Mutex::default(),
             strays: AtomicU32::new(0),
             rights_had: Mutex::new(None),
         }
+    }
+
+    pub(super) fn perch(&self) -> Arc<Perch> {
+        self.perch.read().clone()
+    }
+
+    /// From now on they sing elsewhere.
+    pub(super) fn move_to(&self, keys: Keys, node: &str) {
+        *self.perch.write() = Arc::new(Perch::new(keys, node));
     }
 
     /// One came back.
@@ -76,15 +95,16 @@ impl Canaries {
     }
 }
 
-impl RedisBroker {
+impl Master {
     /// Sends one, and reads the history it is kept in.
     pub(super) async fn sing(&self) -> Result<Duration, BrokerError> {
         let start = Instant::now();
         let (up, listening) = self.ends_together().await?;
         let read = async {
             let filter = HistoryFilter { since: None, limit: 1, reverse: true, enough_bytes: None };
-            let (keys, channel) = self.trial();
-            self.read_page(keys, TRACES_TTL.as_millis() as u64, channel, filter).await.map(drop)
+            let perch = self.canaries.perch();
+            let fill = history_call(&perch.keys, TRACES_TTL.as_millis() as u64, &perch.channel, filter);
+            self.reads.eval(Operation::History, &script::HISTORY, fill).await.and_then(read_answer).map(drop)
         };
         let (heard, read) = tokio::join!(self.fly(&up, &listening), read);
         let sung = heard.and(read);
@@ -131,17 +151,26 @@ impl RedisBroker {
         let (sender, back) = oneshot::channel();
         self.canaries.under_way.lock().insert(number, sender);
         let _forget = Forget { canaries: &self.canaries, number };
+        let perch = self.canaries.perch();
         // Subscribing is asked for anew each time: it may be forbidden by now, and what was subscribed stays.
         let subscribe = async {
-            let name = &self.canaries.name;
-            let subscribing = listening.connection.subscribe(vec![name.clone()]);
-            let unsubscribing = listening.connection.unsubscribe(vec![format!("{name}:nothing")]);
-            let both = async { subscribing.await.and(unsubscribing.await) };
+            let names = [vec![perch.name.clone()], vec![format!("{}:nothing", perch.name)]];
+            let both = async {
+                let connection = &listening.connection;
+                if self.router.is_sharded() {
+                    connection.subscribe_sharded(&names[..1]).await.into_iter().collect::<Result<(), _>>()?;
+                    return connection.unsubscribe_sharded(&names[1..]).await;
+                }
+                let [name, nothing] = names;
+                let (subscribing, unsubscribing) =
+                    (connection.subscribe(name), connection.unsubscribe(nothing));
+                subscribing.await.and(unsubscribing.await)
+            };
             let done = tokio::time::timeout(self.timeout, both).await;
             done.unwrap_or_else(|_| Err(BrokerError::unanswered(self.timeout)))
         };
         let request = PublishRequest {
-            channel: self.canaries.channel.clone(),
+            channel: perch.channel.clone(),
             publication: Publication::new(Payload::text(number.to_string())),
             retention: Retention { size: 1, ttl: TRACES_TTL },
             // Of each its own: with a common one, the second within its time would not be made.
@@ -149,11 +178,17 @@ impl RedisBroker {
             version: None,
         };
         let ttl_ms = TRACES_TTL.as_millis() as u64;
-        let published = self.publications.push(Outgoing::new(&self.canaries.keys, ttl_ms, &request, None));
+        let publish = || self.publications.push(Outgoing::new(&perch.keys, ttl_ms, &request, None), None);
         let heard_before = self.router.heard.load(Ordering::Relaxed);
-        let (subscribed, published) = tokio::join!(subscribe, published);
-        subscribed?;
-        published?;
+        if self.router.is_sharded() {
+            // It may be the first in this slot, and another connection is as likely to be before this one.
+            subscribe.await?;
+            publish().await?;
+        } else {
+            let (subscribed, published) = tokio::join!(subscribe, publish());
+            subscribed?;
+            published?;
+        }
         self.is_listened_to(up, listening).await?;
         if tokio::time::timeout(self.timeout, back).await.is_ok() {
             self.canaries.strays.store(0, Ordering::Relaxed);
@@ -172,7 +207,8 @@ impl RedisBroker {
     /// Asks the server that takes commands whether this node's subscriptions are there too.
     async fn is_listened_to(&self, up: &Up, listening: &Listening) -> Result<(), BrokerError> {
         let mut command = redis::cmd("PUBSUB");
-        command.arg("NUMSUB").arg(&self.canaries.name);
+        let numbers = if self.router.is_sharded() { "SHARDNUMSUB" } else { "NUMSUB" };
+        command.arg(numbers).arg(&self.canaries.perch().name);
         match self.link.call(Operation::Control, &command).await {
             Ok(answer) => {
                 let listeners = Vec::<Value>::from_redis_value(answer).ok();
@@ -204,11 +240,13 @@ impl RedisBroker {
 
     /// Tries each right alone: one that is needed once in a while is missed only then, and by a script that says in
     /// which line. An error names all that lack.
-    pub(crate) async fn look_at_rights(&self) -> Result<(), BrokerError> {
-        let (keys, channel) = self.trial();
+    pub(super) async fn look_at_rights(&self) -> Result<(), BrokerError> {
+        let perch = self.canaries.perch();
+        let Perch { keys, channel, name } = &*perch;
         let tried = [keys.stream(channel), keys.position(channel), keys.present(channel)];
+        let publish = if self.router.is_sharded() { "SPUBLISH" } else { "PUBLISH" };
         let fill = |command: &mut redis::Cmd, _: &Up| {
-            command.arg(tried.len()).arg(&tried).arg(&self.canaries.name);
+            command.arg(tried.len()).arg(&tried).arg(name).arg(publish);
         };
         let answer = self.link.eval(Operation::Control, &script::RIGHTS, fill).await?;
         let lacks = Vec::<String>::from_redis_value(answer).map_err(|_| unexpected("rights"))?;

@@ -21,13 +21,15 @@ const TTL_S_MAX: u64 = 31_536_000;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// `single`: the server of `url`. `sentinel`: the one that Redis Sentinel names as master, at each time. `shards`: all of
-    /// `addresses`, among which channels are divided.
+    /// `addresses`, among which channels are divided. `cluster`: the masters of a Redis Cluster or Valkey Cluster, each of
+    /// which has some of the channels.
     pub mode: Mode,
     /// With `mode = "single"`: `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`.
     /// `?db=`, `?user=` and `?password=` do the same. The password is never shown.
     pub url: RedisUrl,
     /// With other modes, `host:port` of each: with `mode = "sentinel"` the Sentinels, all of them; with `mode = "shards"` the
-    /// servers, in whatever order, the same at every node.
+    /// servers, in whatever order, the same at every node; with `mode = "cluster"` some nodes of the cluster, which tell of the
+    /// others.
     pub addresses: Vec<String>,
     /// With other modes, or beside `password_file`: as whom nodes log in to the Redis servers. Empty: the default user.
     pub user: String,
@@ -35,11 +37,15 @@ pub struct Config {
     pub password: Secret,
     /// A file that holds the password, in place of `password`, and with `mode = "single"` in place of one in `url`.
     pub password_file: Option<PathBuf>,
-    /// With other modes, the number of the database.
+    /// With other modes, the number of the database. A cluster has none but 0.
     pub database: u32,
     /// With other modes, reach the Redis servers over TLS. Their certificates must be for the names or addresses that
-    /// Sentinel tells, or that stand in `addresses`.
+    /// Sentinel or the cluster tells, or that stand in `addresses`.
     pub tls: bool,
+    /// With `mode = "cluster"`: how many groups channels are divided into by their names, each of which is in one slot as a whole. The
+    /// same at every node. Fewer take less of Redis; with more, a slot that moves holds fewer channels up, and masters can
+    /// be given shares more finely.
+    pub cluster_partitions: u16,
     /// With `mode = "sentinel"`: what the master is called in the Sentinels' line `sentinel monitor NAME …`.
     pub sentinel_master: String,
     /// As whom nodes log in to the Sentinels. Empty: the default user.
@@ -84,6 +90,7 @@ impl Default for Config {
             password_file: None,
             database: 0,
             tls: false,
+            cluster_partitions: 1_024,
             sentinel_master: String::new(),
             sentinel_user: String::new(),
             sentinel_password: Secret::default(),

@@ -2,12 +2,12 @@
 
 use redis::FromRedisValue;
 
-use super::RedisBroker;
+use super::master::Master;
 use super::publish::unexpected;
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 
-impl RedisBroker {
+impl Master {
     /// Answers how many nodes listen to this name.
     pub(super) async fn publish_control(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         let mut command = redis::cmd("PUBLISH");

@@ -32,8 +32,8 @@ pub(crate) struct Dialer {
     access: Arc<Access>,
     client_name: String,
     timeout: Duration,
-    /// The keys that name the life of the data set.
-    life: [Arc<str>; 2],
+    /// The keys that name the life of the data set. In a cluster there are none, and these are anywhere.
+    life: [String; 2],
     /// Where it was tried last.
     tried: Mutex<Option<Arc<Address>>>,
 }
@@ -104,7 +104,7 @@ pub enum DialError {
 
 impl Dialer {
     pub(super) fn new(config: &Config, access: &Arc<Access>, client_name: String) -> Self {
-        let life = Keys::new(&config.prefix, access.login.db()).life().clone();
+        let life = Keys::names_of_life(&config.prefix);
         Self { access: access.clone(), client_name, timeout: config.timeout(), life, tried: Mutex::new(None) }
     }
 
@@ -169,7 +169,8 @@ impl Dialer {
             if let Err(error) = connection.ask(&["CLIENT", "SETNAME", &self.client_name]).await {
                 tracing::debug!(%error, "Redis does not take a client name");
             }
-            let server = usable(connection.identify().await.map_err(DialError::Refused)?)?;
+            let server = connection.identify().await.map_err(DialError::Refused)?;
+            let server = usable(server, self.access.in_cluster)?;
             Ok(Opened { connection, driver, server, at })
         })
         .await
@@ -242,11 +243,10 @@ impl Dialer {
         if let Err(error) = set_name.query_async::<Value>(&mut connection).await {
             tracing::debug!(%error, "Redis does not take a client name");
         }
-        let server = usable(identify(&mut connection).await?)?;
+        let server = usable(identify(&mut connection).await?, self.access.in_cluster)?;
         // INFO is answered by one that does nothing else yet.
         let [_, life] = &self.life;
-        let read =
-            redis::cmd("GET").arg(&**life).query_async::<Value>(&mut connection).await.map_err(explain);
+        let read = redis::cmd("GET").arg(life).query_async::<Value>(&mut connection).await.map_err(explain);
         // Other refusals are told by whoever needs what is refused.
         if let Err(error @ BrokerError::Refused { kind: Refusal::Loading, .. }) = read {
             return Err(DialError::Refused(error));
@@ -258,15 +258,15 @@ impl Dialer {
             );
             // What is written after this is in another life of the data set than whatever was before.
             let mut end_life = redis::cmd("DEL");
-            end_life.arg(&*self.life[0]).arg(&*self.life[1]);
+            end_life.arg(&self.life);
             end_life.query_async::<Value>(&mut connection).await?;
         }
         Ok(Dialed { connection, driver, server, heard, at })
     }
 }
 
-fn usable(server: Server) -> Result<Server, DialError> {
-    match server.unusable() {
+fn usable(server: Server, in_cluster: bool) -> Result<Server, DialError> {
+    match server.unusable(in_cluster) {
         Some(why) => Err(DialError::Unusable(why)),
         None => Ok(server),
     }

@@ -1,5 +1,6 @@
 //! Reading streams: a page, several positions at once, and forgetting.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -101,7 +102,8 @@ impl RedisBroker {
             Err(_) => return Err(BrokerError::Timeout(self.timeout)),
         };
         let fill = history_call(keys, position_ttl_ms, channel, filter);
-        let value = self.reads.eval(Operation::History, &script::HISTORY, fill).await?;
+        let at = keys.position(channel);
+        let value = self.reads.eval(Operation::History, &script::HISTORY, &at, fill).await?;
         let (top, entries) = read_answer(value)?;
         let (mut publications, mut bytes) = (Vec::with_capacity(entries.len()), 0);
         for entry in entries {
@@ -130,7 +132,9 @@ impl RedisBroker {
         for batch in channels.chunks(POSITIONS_BATCH) {
             let known = self.read_known_positions(batch).await?;
             let unknown = batch.iter().zip(&known).filter(|(_, known)| known.is_none());
-            let fills: Vec<_> = unknown.map(|((channel, _), _)| self.position_call(channel)).collect();
+            let fills: Vec<_> = unknown
+                .map(|((channel, _), _)| (self.keys.position(channel), self.position_call(channel)))
+                .collect();
             let given = self.link.eval_many(Operation::Positions, &script::HISTORY, &fills).await?;
             let mut given = given.into_iter();
             for known in known {
@@ -143,28 +147,47 @@ impl RedisBroker {
         Ok(positions)
     }
 
-    /// `None` for a channel that has yet to be given a position in this life of the data set.
+    /// `None` for a channel that has yet to be given a position in this life of the data set. One script for those of one slot.
     async fn read_known_positions(
         &self,
         channels: &[(Channel, Retention)],
     ) -> Result<Vec<Option<StreamPosition>>, BrokerError> {
-        let keys: Vec<_> = channels.iter().map(|(channel, _)| self.keys.position(channel)).collect();
-        let epoch = Epoch::from_random(rand::random());
-        let fill = |command: &mut Cmd, up: &Up| {
-            let [lease, life] = self.keys.life();
-            command.arg(2 + keys.len()).arg(&**lease).arg(&**life).arg(&keys);
-            command.arg(script::run_of(up)).arg(epoch.as_str()).arg(self.position_ttl_ms);
-        };
-        let answer = self.link.eval(Operation::Positions, &script::POSITIONS, fill).await?;
-        let Value::Array(parts) = answer else { return Err(unexpected("positions")) };
-        if parts.len() != 2 * channels.len() {
-            return Err(unexpected("positions"));
+        let mut by_slot: BTreeMap<u16, (Vec<usize>, Vec<String>)> = BTreeMap::new();
+        for (place, (channel, _)) in channels.iter().enumerate() {
+            let (places, keys) = by_slot.entry(self.keys.slot(channel)).or_default();
+            places.push(place);
+            keys.push(self.keys.position(channel));
         }
-        let mut parts = parts.into_iter();
-        let mut positions = Vec::with_capacity(channels.len());
-        while let (Some(offset), Some(epoch)) = (parts.next(), parts.next()) {
-            let is_known = offset != Value::Int(-1);
-            positions.push(is_known.then(|| read_position(offset, epoch)).transpose()?);
+        let epoch = Epoch::from_random(rand::random());
+        let fills: Vec<_> = by_slot
+            .values()
+            .filter_map(|(_, keys)| {
+                let fill = move |command: &mut Cmd, up: &Up| {
+                    let life = self.keys.life();
+                    command.arg(life.len() + keys.len());
+                    for name in life.iter() {
+                        command.arg(&**name);
+                    }
+                    command.arg(keys).arg(&*script::run_of(up)).arg(epoch.as_str()).arg(self.position_ttl_ms);
+                };
+                Some((keys.first()?.clone(), fill))
+            })
+            .collect();
+        let answers = self.link.eval_many(Operation::Positions, &script::POSITIONS, &fills).await?;
+        let mut positions = vec![None; channels.len()];
+        for ((places, _), answer) in by_slot.values().zip(answers) {
+            let Value::Array(parts) = answer else { return Err(unexpected("positions")) };
+            if parts.len() != 2 * places.len() {
+                return Err(unexpected("positions"));
+            }
+            let mut parts = parts.into_iter();
+            for place in places {
+                if let (Some(offset), Some(epoch)) = (parts.next(), parts.next())
+                    && offset != Value::Int(-1)
+                {
+                    positions[*place] = Some(read_position(offset, epoch)?);
+                }
+            }
         }
         Ok(positions)
     }
@@ -175,9 +198,9 @@ impl RedisBroker {
         let fill = |command: &mut Cmd, _: &Up| {
             command.arg(1).arg(&position).arg(epoch.as_str());
         };
-        self.link.eval(Operation::Positions, &script::LEAVE_EPOCH, fill).await?;
+        self.link.eval(Operation::Positions, &script::LEAVE_EPOCH, &position, fill).await?;
         let fill = self.position_call(&channel);
-        let answer = self.link.eval(Operation::Positions, &script::HISTORY, fill).await?;
+        let answer = self.link.eval(Operation::Positions, &script::HISTORY, &position, fill).await?;
         Ok(read_answer(answer)?.0)
     }
 
@@ -193,7 +216,7 @@ impl RedisBroker {
     }
 }
 
-fn history_call(
+pub(super) fn history_call(
     keys: &Keys,
     position_ttl_ms: u64,
     channel: &Channel,
@@ -204,13 +227,14 @@ fn history_call(
     let stream = keys.stream(channel);
     let epoch = Epoch::from_random(rand::random());
     move |command, up| {
+        command.arg(life.len() + 2);
+        for name in life.iter() {
+            command.arg(&**name);
+        }
         command
-            .arg(4)
-            .arg(&*life[0])
-            .arg(&*life[1])
             .arg(&position)
             .arg(&stream)
-            .arg(script::run_of(up))
+            .arg(&*script::run_of(up))
             .arg(epoch.as_str())
             .arg(position_ttl_ms)
             .arg(filter.limit);
@@ -247,7 +271,7 @@ fn append(all: &mut HistoryPage, next: HistoryPage, reverse: bool) -> bool {
     true
 }
 
-fn read_answer(value: Value) -> Result<(StreamPosition, Vec<Value>), BrokerError> {
+pub(super) fn read_answer(value: Value) -> Result<(StreamPosition, Vec<Value>), BrokerError> {
     let Value::Array(parts) = value else { return Err(unexpected("history")) };
     let Ok([offset, epoch, Value::Array(entries)]) = <[Value; 3]>::try_from(parts) else {
         return Err(unexpected("history"));

@@ -94,7 +94,7 @@ pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
         };
         match answer {
             Ok(Ok(server)) => {
-                if let Some(why) = server.unusable() {
+                if let Some(why) = server.unusable(known.is_of_cluster()) {
                     return why.into();
                 }
                 if server != known {

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use shared::channel::Channel;
 
-/// Keeps a hash tag from being empty for a channel that starts with `}`. No channel name holds this byte.
+use super::cluster::slots;
+
+/// Keeps a hash tag from being empty for a channel that starts with `}`, and ends the name of a channel where that is not the tag. No
+/// channel name holds this byte.
 const TAG_GUARD: char = '\u{1}';
 
 #[derive(Clone, Debug)]
@@ -17,31 +20,77 @@ pub(crate) struct Keys {
     database: i64,
     /// What the pub/sub name of a channel begins with.
     publications: Arc<str>,
-    life: [Arc<str>; 2],
+    /// Empty where scripts are not given it.
+    life: Arc<[Arc<str>]>,
+    tags: Tags,
+}
+
+/// What stands between braces in the names of all that belongs to a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tags {
+    /// The channel's name.
+    Names,
+    /// Of so many tags, which are spread evenly over the slots of a cluster, the one of the name's slot.
+    Partitions(u16),
+    /// The tag of one slot, whatever the channel.
+    Slot(u16),
 }
 
 impl Keys {
     pub(crate) fn new(prefix: &str, database: i64) -> Self {
         let publications = format!("{prefix}:pub{}:{{", told_apart(database));
-        let life = [format!("{prefix}:life-lease").into(), format!("{prefix}:life").into()];
-        Self { prefix: prefix.into(), database, publications: publications.into(), life }
+        let life = Self::names_of_life(prefix).map(Into::into).into();
+        Self { prefix: prefix.into(), database, publications: publications.into(), life, tags: Tags::Names }
+    }
+
+    /// Those of a cluster, whose channels are divided into so many partitions.
+    pub(super) fn of_cluster(prefix: &str, partitions: u16) -> Self {
+        let life = Arc::from([]);
+        Self { life, tags: Tags::Partitions(partitions.clamp(1, slots::SLOTS)), ..Self::new(prefix, 0) }
+    }
+
+    pub(super) fn names_of_life(prefix: &str) -> [String; 2] {
+        [format!("{prefix}:life-lease"), format!("{prefix}:life")]
+    }
+
+    /// Where the lease of a life is in a cluster: in this slot, which is one of the master whose life it is (string).
+    pub(super) fn lease_in(&self, slot: u16) -> String {
+        format!("{}:life-lease:{{{}}}", self.prefix, slots::tag(slot))
+    }
+
+    /// In a cluster: the slot of all that belongs to a channel. 0 where there are no slots.
+    pub(super) fn slot(&self, channel: &Channel) -> u16 {
+        match self.tags {
+            Tags::Names => 0,
+            Tags::Partitions(partitions) => {
+                let slot = u32::from(slots::of_tag(channel.as_str().as_bytes()));
+                let (partitions, all) = (u32::from(partitions), u32::from(slots::SLOTS));
+                // Of the slots of a partition the first.
+                ((slot * partitions / all) * all).div_ceil(partitions) as u16
+            }
+            Tags::Slot(slot) => slot,
+        }
     }
 
     /// What the data set's life is called: for a moment and for one process, and until it ends (strings).
-    pub(crate) fn life(&self) -> &[Arc<str>; 2] {
+    pub(crate) fn life(&self) -> &Arc<[Arc<str>]> {
         &self.life
     }
 
     /// Where a channel's publications are sent (pub/sub).
     pub(crate) fn publications(&self, channel: &Channel) -> String {
-        tagged(&[&self.publications], channel)
+        self.tagged(&[&self.publications], channel)
     }
 
     /// The channel whose publications are sent here.
     pub(crate) fn channel_of<'a>(&self, name: &'a [u8]) -> Option<&'a str> {
-        let tagged = name.strip_prefix(self.publications.as_bytes())?.strip_suffix(b"}")?;
-        let channel = std::str::from_utf8(tagged).ok()?;
-        Some(channel.strip_prefix(TAG_GUARD).unwrap_or(channel))
+        let tagged = name.strip_prefix(self.publications.as_bytes())?;
+        if self.tags == Tags::Names {
+            let channel = std::str::from_utf8(tagged.strip_suffix(b"}")?).ok()?;
+            return Some(channel.strip_prefix(TAG_GUARD).unwrap_or(channel));
+        }
+        let behind = memchr::memchr(b'}', tagged)? + 1;
+        std::str::from_utf8(&tagged[behind..]).ok()?.strip_suffix(TAG_GUARD)
     }
 
     /// A channel's latest publications (stream).
@@ -91,9 +140,9 @@ impl Keys {
         format!("{}:session:{{{key}}}", self.prefix)
     }
 
-    /// Until when each node's clients are taken to be present (sorted set).
-    pub(crate) fn presence_leases(&self) -> String {
-        format!("{}:presence-leases", self.prefix)
+    /// Until when each node's clients are taken to be present (sorted set): in a cluster at several places.
+    pub(crate) fn presence_leases(&self) -> Vec<String> {
+        self.common("presence-leases", "")
     }
 
     /// Whose turn something is, and how far it has got (hash).
@@ -116,18 +165,49 @@ impl Keys {
         Self::new(&format!("{}:canary", self.prefix), self.database)
     }
 
-    /// Until when each node's announcement holds (sorted set).
-    pub(crate) fn node_leases(&self) -> String {
-        format!("{}:{{nodes}}:leases", self.prefix)
+    /// The same in a cluster, all of it in one slot.
+    pub(super) fn of_canaries_in(&self, slot: u16) -> Self {
+        let of_one = Self::of_cluster(&format!("{}:canary", self.prefix), 1);
+        Self { tags: Tags::Slot(slot), ..of_one }
     }
 
-    /// What each node says of itself (hash).
-    pub(crate) fn node_descriptions(&self) -> String {
-        format!("{}:{{nodes}}:descriptions", self.prefix)
+    /// Until when each node's announcement holds (sorted set), and what each says of itself (hash): in a cluster at several places.
+    pub(crate) fn announcements(&self) -> Vec<[String; 2]> {
+        let (leases, descriptions) = (self.common("nodes", ":leases"), self.common("nodes", ":descriptions"));
+        leases.into_iter().zip(descriptions).map(Into::into).collect()
+    }
+
+    /// Names of what belongs to all nodes.
+    fn common(&self, what: &str, part: &str) -> Vec<String> {
+        if self.tags != Tags::Names {
+            let name = |slot| format!("{}:{what}:{{{}}}{part}", self.prefix, slots::tag(slot));
+            return slots::COMMON.map(name).into();
+        }
+        let name = match part {
+            "" => format!("{}:{what}", self.prefix),
+            _ => format!("{}:{{{what}}}{part}", self.prefix),
+        };
+        vec![name]
     }
 
     fn of_channel(&self, what: &str, channel: &Channel) -> String {
-        tagged(&[&self.prefix, ":", what, ":{"], channel)
+        self.tagged(&[&self.prefix, ":", what, ":{"], channel)
+    }
+
+    fn tagged(&self, begins: &[&str], channel: &Channel) -> String {
+        if self.tags == Tags::Names {
+            return tagged(begins, channel);
+        }
+        let (name, mut digits) = (channel.as_str(), itoa::Buffer::new());
+        let tag = digits.format(slots::tag(self.slot(channel)));
+        let length: usize = begins.iter().map(|part| part.len()).sum();
+        let mut key = String::with_capacity(length + tag.len() + name.len() + 2);
+        begins.iter().for_each(|part| key.push_str(part));
+        key.push_str(tag);
+        key.push('}');
+        key.push_str(name);
+        key.push(TAG_GUARD);
+        key
     }
 }
 
@@ -202,5 +282,51 @@ mod tests {
         }
         assert_eq!(keys.channel_of(b"tidegate:control"), None);
         assert_eq!(keys.channel_of(b"tidegate:pub:{\xff}"), None);
+    }
+
+    #[test]
+    fn in_a_cluster_all_of_a_channel_is_in_the_slot_of_its_partition() {
+        for partitions in [1, 3, 1_024, slots::SLOTS] {
+            let keys = Keys::of_cluster("tidegate", partitions);
+            assert!(keys.life().is_empty());
+            let mut used = std::collections::BTreeSet::new();
+            for name in ["AAPL", "}", "}}{", "{}", "{a}b", "a}b{c}", "prices:AAPL"] {
+                let channel = Channel::parse(name, 255).unwrap();
+                let slot = keys.slot(&channel);
+                used.insert(slot);
+                let all = [
+                    keys.publications(&channel),
+                    keys.stream(&channel),
+                    keys.position(&channel),
+                    keys.once(&channel, "{k}"),
+                    keys.present(&channel),
+                    keys.state(&channel),
+                    keys.order(&channel),
+                    keys.expiry(&channel),
+                ];
+                assert!(all.iter().all(|key| slots::of_key(key.as_bytes()) == slot), "{all:?}");
+                assert_eq!(keys.channel_of(keys.publications(&channel).as_bytes()), Some(name));
+            }
+            assert!(used.len() <= usize::from(partitions));
+        }
+        let keys = Keys::of_cluster("tidegate", 1_024);
+        let channel = |name: &str| Channel::parse(name, 255).unwrap();
+        let slots: std::collections::BTreeSet<u16> =
+            (0..20_000).map(|number| keys.slot(&channel(&number.to_string()))).collect();
+        assert_eq!(slots.len(), 1_024, "each partition has some");
+        assert!(slots.iter().all(|slot| slot % 16 == 0), "they are spread evenly");
+        let of_one = keys.of_canaries_in(77);
+        assert_eq!((of_one.slot(&channel("a")), of_one.slot(&channel("b"))), (77, 77));
+        for key in keys.presence_leases().iter().chain(keys.announcements().iter().flatten()) {
+            assert!(slots::COMMON.contains(&slots::of_key(key.as_bytes())), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_a_channel_is_no_other_channels() {
+        let keys = Keys::of_cluster("tidegate", 1);
+        let channel = |name: &str| Channel::parse(name, 255).unwrap();
+        assert_ne!(keys.once(&channel("a"), "b:c"), keys.once(&channel("a:b"), "c"));
+        assert_ne!(format!("{}:n1", keys.present(&channel("a"))), keys.present(&channel("a:n1")));
     }
 }

@@ -48,6 +48,7 @@ pub(super) struct KeyChange {
 /// What scripts of these channels have in common.
 #[derive(Debug)]
 struct Common {
+    slot: u16,
     keys: Vec<String>,
     epoch: Epoch,
     name: String,
@@ -58,18 +59,17 @@ struct Common {
 
 impl Common {
     fn new(keys: &Keys, position_ttl_ms: u64, channel: &Channel, keeping: &Keeping) -> Self {
-        let [lease, life] = keys.life();
-        let named = vec![
-            lease.to_string(),
-            life.to_string(),
+        let mut named: Vec<String> = keys.life().iter().map(|name| name.to_string()).collect();
+        named.extend([
             keys.position(channel),
             keys.stream(channel),
             keys.state(channel),
             keys.order(channel),
             keys.expiry(channel),
-        ];
+        ]);
         let has_stream = keeping.stream.keeps_history();
         Self {
+            slot: keys.slot(channel),
             keys: named,
             epoch: Epoch::from_random(rand::random()),
             name: keys.publications(channel),
@@ -83,7 +83,7 @@ impl Common {
     fn fill(&self, command: &mut Cmd, up: &Up, once: Option<&str>) {
         command.arg(self.keys.len() + usize::from(once.is_some())).arg(&self.keys).arg(once);
         command
-            .arg(script::run_of(up))
+            .arg(&*script::run_of(up))
             .arg(self.epoch.as_str())
             .arg(&self.name)
             .arg(self.size)
@@ -170,6 +170,14 @@ impl KeyChange {
         command
     }
 
+    pub(super) fn has_key(&self) -> bool {
+        self.once.is_some()
+    }
+
+    pub(super) fn slot(&self) -> u16 {
+        self.common.slot
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.record.len() + self.removal.len() + self.key.len()
     }
@@ -181,9 +189,9 @@ impl RedisBroker {
         &self,
         request: ChangeRequest,
     ) -> impl Future<Output = Result<Changed, BrokerError>> + use<> {
+        let metrics = self.metrics_of(&request.channel);
         let change = KeyChange::new(&self.keys, self.position_ttl_ms, request);
-        let answer = self.publications.push(Outgoing::Key(Box::new(change)));
-        let metrics = self.metrics.clone();
+        let answer = self.ways.push(Outgoing::Key(Box::new(change)));
         async move {
             let changed = read_changed(answer.await?)?;
             match changed.suppressed {
@@ -214,7 +222,8 @@ impl RedisBroker {
             let enough = filter.enough_bytes.clamp(1, PAGE_BYTES);
             command.arg(filter.limit).arg(way).arg(cursor.score).arg(from).arg(enough);
         };
-        let answer = self.reads.eval(Operation::History, &script::READ_STATE, fill).await?;
+        let at = self.keys.position(&channel);
+        let answer = self.reads.eval(Operation::History, &script::READ_STATE, &at, fill).await?;
         let page = read_page(answer, &keeping);
         if let Err(BrokerError::Unexpected(_)) = &page {
             self.metrics.undecodable.increment();

@@ -9,6 +9,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::cluster::{Redirect, Told, with_asking};
 use super::config::Config;
 use super::dial::{self, DialError, Dialed, Dialer};
 use super::hold::{GiveUp, Pauses, State, hold, settled};
@@ -24,6 +25,8 @@ pub(crate) struct Link {
     state: watch::Receiver<State<Up>>,
     give_up: Arc<GiveUp>,
     timeout: Duration,
+    /// Redirections are no failures.
+    in_cluster: bool,
     metrics: Arc<BrokerMetrics>,
     _supervisor: AbortOnDropHandle<()>,
 }
@@ -62,6 +65,8 @@ pub(crate) struct Up {
     pub(crate) server: Arc<Server>,
     /// Which connection this is, counted from 1.
     pub(crate) number: u64,
+    /// What scripts are told beside that, if the server is a master of a cluster.
+    pub(super) of_cluster: Option<Arc<Told>>,
 }
 
 impl Link {
@@ -69,12 +74,15 @@ impl Link {
         config: &Config,
         purpose: Purpose,
         dialer: Dialer,
+        of_cluster: Option<Arc<Told>>,
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
     ) -> Self {
         let (sender, state) = watch::channel(State::Opening);
         let give_up = Arc::new(GiveUp::default());
+        let in_cluster = of_cluster.is_some();
         let supervisor = Supervisor {
+            of_cluster,
             dialer,
             purpose,
             ping: config.ping(),
@@ -88,6 +96,7 @@ impl Link {
             state,
             give_up,
             timeout: config.timeout(),
+            in_cluster,
             metrics,
             _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor.run())),
         }
@@ -114,8 +123,22 @@ impl Link {
     pub(super) fn heard_refusal(&self, number: u64, error: &BrokerError) {
         if let BrokerError::Refused { kind, text } = error
             && kind.passes_with_the_server()
+            && !self.is_redirection(error)
         {
             self.give_up(number, text);
+        }
+    }
+
+    /// Whether somebody else is to be asked, or the same later, which the caller sees to.
+    fn is_redirection(&self, error: &BrokerError) -> bool {
+        self.in_cluster && Redirect::read(error).is_some()
+    }
+
+    /// Whether there is a connection at this moment, and to what.
+    pub(super) fn now(&self) -> Option<Up> {
+        match &*self.state.borrow() {
+            State::Up(up) => Some(up.clone()),
+            State::Opening | State::Down(_) => None,
         }
     }
 
@@ -132,11 +155,12 @@ impl Link {
         fill: impl Fn(&mut Cmd, &Up),
     ) -> Result<Value, BrokerError> {
         self.within_deadline(operation, |mut up| async move {
-            let mut command = script.by_hash();
+            let mut command = script.by_hash(&up);
             fill(&mut command, &up);
             match send(&mut up.connection, &command).await {
                 Err(error) if is_no_script(&error) => {
-                    send(&mut up.connection, &script.load()).await?;
+                    let load = script.load(&up);
+                    send(&mut up.connection, &load).await?;
                     send(&mut up.connection, &command).await
                 }
                 answer => answer,
@@ -145,48 +169,64 @@ impl Link {
         .await
     }
 
-    /// The same script several times in one round trip. Each of `fills` works as in [`Link::eval`].
-    pub(crate) async fn eval_many<F: Fn(&mut Cmd, &Up)>(
+    /// The same script several times in one round trip, and what became of each. Each of `fills` works as in [`Link::eval`].
+    pub(super) async fn eval_each<F: Fn(&mut Cmd, &Up)>(
         &self,
         operation: Operation,
         script: &Script,
         fills: &[F],
-    ) -> Result<Vec<Value>, BrokerError> {
+    ) -> Result<Vec<Result<Value, BrokerError>>, BrokerError> {
         if fills.is_empty() {
             return Ok(Vec::new());
         }
-        self.within_deadline(operation, |mut up| async move {
+        let answers = self.within_deadline(operation, |mut up| async move {
             let mut pipeline = Pipeline::with_capacity(fills.len());
             for fill in fills {
-                let mut command = script.by_hash();
+                let mut command = script.by_hash(&up);
                 fill(&mut command, &up);
                 pipeline.add_command(command);
             }
-            match send_pipeline(&mut up.connection, &pipeline).await {
-                Err(error) if is_no_script(&error) => {
-                    send(&mut up.connection, &script.load()).await?;
-                    send_pipeline(&mut up.connection, &pipeline).await
-                }
-                answers => answers,
+            let answers = up.connection.send_packed_commands(&pipeline, 0, pipeline.len()).await?;
+            let lacks = |answer: &Value| matches!(answer, Value::ServerError(error) if is_no_script(&error.clone().into()));
+            // None of them was carried out then, or the script is there by now.
+            if answers.iter().all(lacks) {
+                let load = script.load(&up);
+                    send(&mut up.connection, &load).await?;
+                return up.connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
             }
-        })
-        .await
+            Ok(answers)
+        });
+        Ok(self.each(answers.await?))
     }
 
-    /// Several commands in one round trip. Fails if one of them does.
-    pub(crate) async fn call_many(
+    /// Several commands in one round trip, and what became of each.
+    pub(super) async fn call_each(
         &self,
         operation: Operation,
         pipeline: &Pipeline,
-    ) -> Result<Vec<Value>, BrokerError> {
+    ) -> Result<Vec<Result<Value, BrokerError>>, BrokerError> {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        self.within_deadline(
-            operation,
-            |mut up| async move { send_pipeline(&mut up.connection, pipeline).await },
-        )
-        .await
+        let answers = self.within_deadline(operation, |mut up| async move {
+            up.connection.send_packed_commands(pipeline, 0, pipeline.len()).await
+        });
+        Ok(self.each(answers.await?))
+    }
+
+    /// Refusals among the answers of a pipeline are counted as those of a single command are.
+    fn each(&self, answers: Vec<Value>) -> Vec<Result<Value, BrokerError>> {
+        let number = self.now().map_or(0, |up| up.number);
+        let each = answers.into_iter().map(|answer| accept(answer).map_err(explain));
+        each.inspect(|answer| {
+            if let Err(error) = answer
+                && !self.is_redirection(error)
+            {
+                self.metrics.failed(error);
+                self.heard_refusal(number, error);
+            }
+        })
+        .collect()
     }
 
     async fn within_deadline<T, F: Future<Output = Result<T, RedisError>>>(
@@ -212,6 +252,7 @@ impl Link {
         };
         match &result {
             Ok(_) => self.metrics.observe_round_trip(operation, start.elapsed()),
+            Err(error) if self.is_redirection(error) => {}
             Err(error) => self.metrics.failed(error),
         }
         result
@@ -237,6 +278,7 @@ struct Supervisor {
     pauses: Pauses,
     state: watch::Sender<State<Up>>,
     give_up: Arc<GiveUp>,
+    of_cluster: Option<Arc<Told>>,
     events: Arc<dyn BrokerEvents>,
     metrics: Arc<BrokerMetrics>,
 }
@@ -278,7 +320,8 @@ impl Supervisor {
         let connection = dialed.connection.clone();
         let show = |server: &Server| {
             let (connection, server) = (connection.clone(), Arc::new(server.clone()));
-            self.state.send_replace(State::Up(Up { connection, server, number }));
+            let of_cluster = self.of_cluster.clone();
+            self.state.send_replace(State::Up(Up { connection, server, number, of_cluster }));
         };
         let tell = || {
             if matches!(self.purpose, Purpose::Commands) {
@@ -321,15 +364,13 @@ pub(super) fn unreachable(error: &DialError) -> Arc<str> {
 }
 
 async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
-    connection.send_packed_command(command).await.and_then(accept)
-}
-
-async fn send_pipeline(
-    connection: &mut MultiplexedConnection,
-    pipeline: &Pipeline,
-) -> Result<Vec<Value>, RedisError> {
-    let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
-    answers.into_iter().map(accept).collect()
+    if !with_asking() {
+        return connection.send_packed_command(command).await.and_then(accept);
+    }
+    let mut pipeline = Pipeline::with_capacity(2);
+    pipeline.cmd("ASKING").add_command(command.clone());
+    let answers = connection.send_packed_commands(&pipeline, 0, 2).await?;
+    answers.into_iter().last().map_or(Ok(Value::Nil), accept)
 }
 
 /// The client library hands over a refusal as an answer like any other.

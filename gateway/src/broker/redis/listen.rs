@@ -1,17 +1,19 @@
 //! The connection for subscriptions: what arrives on it goes out at once, and when it is lost everything is
 //! subscribed again before anyone is told that it is back.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 use shared::channel::Channel;
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::asked::Asked;
+use super::cluster::{Moves, Redirect};
 use super::config::Config;
 use super::dial::{Dialer, Opened};
 use super::hold::{GiveUp, Pauses, State, hold, settled};
@@ -38,9 +40,31 @@ pub(super) struct Listener {
     requests: Arc<Requests>,
     state: watch::Receiver<State<Listening>>,
     give_up: Arc<GiveUp>,
+    wanted: Wanted,
+    is_sharded: bool,
     timeout: Duration,
     metrics: Arc<BrokerMetrics>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// What must be delivered: kept, so that it can be asked for again.
+pub(super) type Wanted = Arc<Mutex<HashSet<Channel>>>;
+
+/// Where channels go whose slot leaves the server.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) wanted: Wanted,
+    pub(super) moves: Arc<Moves>,
+}
+
+impl Leaving {
+    /// A channel is not subscribed any more. If it is still wanted, that was not asked for.
+    pub(super) fn left(&self, channel: &str) {
+        let channel = self.wanted.lock().take(channel);
+        if let Some(channel) = channel {
+            self.moves.add([channel]);
+        }
+    }
 }
 
 /// A connection on which everything that is wanted is subscribed.
@@ -54,9 +78,9 @@ pub(super) struct Listening {
 }
 
 impl Listener {
-    pub(super) fn start(config: &Config, dialer: Dialer, router: Arc<Router>) -> Self {
+    pub(super) fn start(config: &Config, dialer: Dialer, router: Arc<Router>, wanted: Wanted) -> Self {
         let requests = Arc::new(Requests::default());
-        let metrics = router.metrics.clone();
+        let (metrics, is_sharded) = (router.metrics.clone(), router.is_sharded());
         let (sender, state) = watch::channel(State::Opening);
         let give_up = Arc::new(GiveUp::default());
         let task = Task {
@@ -67,13 +91,15 @@ impl Listener {
             ping: config.ping(),
             router,
             requests: requests.clone(),
-            wanted: HashSet::new(),
+            wanted: wanted.clone(),
             pauses: Pauses::new(config.reconnect_max()),
         };
         Self {
             requests,
             state,
             give_up,
+            wanted,
+            is_sharded,
             timeout: config.timeout(),
             metrics,
             _task: AbortOnDropHandle::new(tokio::spawn(task.run())),
@@ -90,7 +116,24 @@ impl Listener {
         self.give_up.connection(number, reason);
     }
 
-    /// Takes effect in the order of the calls, also for callers who do not wait.
+    /// Those of these channels that are to be delivered.
+    pub(super) fn wants(&self, channels: &[Channel]) -> Vec<Channel> {
+        let wanted = self.wanted.lock();
+        channels.iter().filter(|channel| wanted.contains(*channel)).cloned().collect()
+    }
+
+    /// Lets channels go that are elsewhere by now. Answers which those were.
+    pub(super) fn let_go(&self, is_elsewhere: impl Fn(&Channel) -> bool) -> Vec<Channel> {
+        let gone: Vec<Channel> = self.wanted.lock().extract_if(|channel| is_elsewhere(channel)).collect();
+        if !gone.is_empty() {
+            // What nobody waits for is done all the same, in its turn.
+            drop(self.unsubscribe(gone.clone()));
+        }
+        gone
+    }
+
+    /// Takes effect in the order of the calls, also for callers who do not wait. Where channels are subscribed by the shard, all of a
+    /// call must be in one slot.
     pub(super) fn subscribe(
         &self,
         channels: Vec<Channel>,
@@ -112,7 +155,7 @@ impl Listener {
     ) -> impl Future<Output = Result<(), BrokerError>> + use<> {
         let (reply, answer) = oneshot::channel();
         let accepted = self.requests.push(Request { kind, channels, reply });
-        let (timeout, metrics) = (self.timeout, self.metrics.clone());
+        let (timeout, metrics, is_sharded) = (self.timeout, self.metrics.clone(), self.is_sharded);
         async move {
             let start = Instant::now();
             let result = if accepted {
@@ -130,6 +173,8 @@ impl Listener {
             };
             match &result {
                 Ok(()) => metrics.observe_round_trip(operation, start.elapsed()),
+                // Another master is asked then.
+                Err(error) if is_sharded && Redirect::read(error).is_some() => {}
                 Err(error) => metrics.failed(error),
             }
             result
@@ -146,8 +191,7 @@ struct Task {
     ping: Duration,
     router: Arc<Router>,
     requests: Arc<Requests>,
-    /// What must be delivered: kept here, so that it can be asked for again.
-    wanted: HashSet<Channel>,
+    wanted: Wanted,
     pauses: Pauses,
 }
 
@@ -164,7 +208,8 @@ impl Task {
                         Ok(()) => {
                             self.number += 1;
                             let down_ms = reminder.over(Instant::now()).map(|down| down.as_millis() as u64);
-                            let (number, channels, redis) = (self.number, self.wanted.len(), &dialed.at);
+                            let (number, channels, redis) =
+                                (self.number, self.wanted.lock().len(), &dialed.at);
                             tracing::info!(number, down_ms, channels, link = LINK, %redis, "connected to Redis");
                             self.announce_up(&dialed, was_up);
                             was_up = true;
@@ -224,8 +269,20 @@ impl Task {
 
     async fn subscribe_wanted(&self, connection: &Subscriptions) -> Result<(), BrokerError> {
         let timeout = self.dialer.timeout();
-        let names = self.wanted.iter().map(|channel| self.router.keys.publications(channel));
-        let names: Vec<String> = self.router.own_names().into_iter().chain(names).collect();
+        let mut names = self.router.own_names();
+        if self.router.is_sharded() {
+            let wanted: Vec<Channel> = self.wanted.lock().iter().cloned().collect();
+            self.subscribe_by_slot(connection, wanted, |channels, _| {
+                // They are elsewhere by now: this connection was lost when they left.
+                if let Some(leaving) = &self.router.leaving {
+                    channels.iter().for_each(|channel| leaving.left(channel.as_str()));
+                }
+            })
+            .await?;
+        } else {
+            let wanted = self.wanted.lock();
+            names.extend(wanted.iter().map(|channel| self.router.keys.publications(channel)));
+        }
         stream::iter(names.chunks(SUBSCRIBE_BATCH).map(<[String]>::to_vec))
             .map(|batch| {
                 let connection = connection.clone();
@@ -234,6 +291,66 @@ impl Task {
             .buffered(RESUBSCRIBE_BATCHES)
             .try_collect()
             .await
+    }
+
+    /// Subscribes by the shard, and tells which channels are at another one. Any other refusal is an error.
+    async fn subscribe_by_slot(
+        &self,
+        connection: &Subscriptions,
+        channels: Vec<Channel>,
+        mut redirected: impl FnMut(&[Channel], &BrokerError),
+    ) -> Result<(), BrokerError> {
+        let timeout = self.dialer.timeout();
+        for groups in self.by_slot(channels) {
+            let names: Vec<Vec<String>> = groups.iter().map(|group| self.names_of(group)).collect();
+            let asked = tokio::time::timeout(timeout, connection.subscribe_sharded(&names)).await;
+            for (group, result) in groups.iter().zip(asked.map_err(|_| BrokerError::unanswered(timeout))?) {
+                match result {
+                    Err(error) if Redirect::read(&error).is_some() => redirected(group, &error),
+                    result => result?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn unsubscribe_by_slot(
+        &self,
+        connection: &Subscriptions,
+        channels: Vec<Channel>,
+    ) -> Result<(), BrokerError> {
+        for groups in self.by_slot(channels) {
+            let names: Vec<Vec<String>> = groups.iter().map(|group| self.names_of(group)).collect();
+            within(self.dialer.timeout(), connection.unsubscribe_sharded(&names)).await?;
+        }
+        Ok(())
+    }
+
+    fn names_of(&self, channels: &[Channel]) -> Vec<String> {
+        channels.iter().map(|channel| self.router.keys.publications(channel)).collect()
+    }
+
+    /// In groups of one slot each, as many of them together as are asked for at once.
+    fn by_slot(&self, channels: Vec<Channel>) -> Vec<Vec<Vec<Channel>>> {
+        let mut by_slot: BTreeMap<u16, Vec<Channel>> = BTreeMap::new();
+        for channel in channels {
+            by_slot.entry(self.router.keys.slot(&channel)).or_default().push(channel);
+        }
+        let (mut batches, mut count) = (vec![Vec::new()], 0);
+        for group in by_slot.into_values() {
+            for part in group.chunks(SUBSCRIBE_BATCH) {
+                if count + part.len() > SUBSCRIBE_BATCH && count > 0 {
+                    batches.push(Vec::new());
+                    count = 0;
+                }
+                count += part.len();
+                if let Some(batch) = batches.last_mut() {
+                    batch.push(part.to_vec());
+                }
+            }
+        }
+        batches.retain(|batch| !batch.is_empty());
+        batches
     }
 
     fn announce_up(&self, dialed: &Opened, was_up: bool) {
@@ -295,7 +412,8 @@ impl Task {
     ) -> Result<(), BrokerError> {
         let mut subscribe: HashSet<Channel> = HashSet::new();
         let mut unsubscribe: HashSet<Channel> = HashSet::new();
-        let mut asked = Asked::new(&mut self.wanted);
+        let wanted = self.wanted.clone();
+        let mut asked = Asked::new(&wanted);
         for request in batch {
             // Who has given up waiting for a subscription was told that there is none.
             if request.kind == Kind::Subscribe && request.reply.is_closed() {
@@ -314,9 +432,20 @@ impl Task {
         let timeout = self.dialer.timeout();
         for (kind, channels) in [(Kind::Unsubscribe, unsubscribe), (Kind::Subscribe, subscribe)] {
             let channels: Vec<Channel> = channels.into_iter().collect();
+            if self.router.is_sharded() {
+                let done = match kind {
+                    Kind::Subscribe => {
+                        let refuse =
+                            |channels: &[Channel], error: &BrokerError| asked.refuse(channels, error);
+                        self.subscribe_by_slot(connection, channels, refuse).await
+                    }
+                    Kind::Unsubscribe => self.unsubscribe_by_slot(connection, channels).await,
+                };
+                done.inspect_err(|error| self.router.metrics.failed(error))?;
+                continue;
+            }
             for part in channels.chunks(SUBSCRIBE_BATCH) {
-                let names: Vec<String> =
-                    part.iter().map(|channel| self.router.keys.publications(channel)).collect();
+                let names = self.names_of(part);
                 let connection = connection.clone();
                 within(timeout, async move {
                     match kind {
@@ -328,7 +457,7 @@ impl Task {
                 .inspect_err(|error| self.router.metrics.failed(error))?;
             }
         }
-        self.router.metrics.subscribed_channels.set(asked.wanted.len() as u64);
+        self.router.metrics.subscribed_channels.set(wanted.lock().len() as u64);
         let abandoned = asked.settle();
         if !abandoned.is_empty() {
             // Before anything asked since: the same channel may have been asked for again.
@@ -345,16 +474,17 @@ impl Task {
                 let result = match request.kind {
                     Kind::Subscribe => Err(BrokerError::Unreachable(reason.clone())),
                     Kind::Unsubscribe => {
-                        for channel in &request.channels {
-                            self.wanted.remove(channel);
-                        }
+                        let mut wanted = self.wanted.lock();
+                        request.channels.iter().for_each(|channel| {
+                            wanted.remove(channel);
+                        });
                         Ok(())
                     }
                 };
                 // Whoever asked may have given up.
                 let _ = request.reply.send(result);
             }
-            self.router.metrics.subscribed_channels.set(self.wanted.len() as u64);
+            self.router.metrics.subscribed_channels.set(self.wanted.lock().len() as u64);
         }
     }
 }
@@ -393,7 +523,7 @@ mod tests {
             ping: config.ping(),
             router,
             requests: requests.clone(),
-            wanted: HashSet::new(),
+            wanted: Wanted::default(),
             pauses: Pauses::new(config.reconnect_max()),
         };
         let ask = || {

@@ -1,14 +1,16 @@
 //! The broker of several nodes: one Redis orders, keeps and carries.
 //!
-//! Three connections: one [`link`] for commands, one for reads that may be long, and [`listen`] for what arrives. All
+//! Three connections ([`master`]): one [`link`] for commands, one for reads that may be long, and [`listen`] for what arrives. All
 //! are opened again for ever; every call ends by its deadline whatever Redis does. Which server they end at, [`access`]
-//! knows: the one there is, or the master that [`sentinel`] follows.
+//! knows: the one there is, or the master that [`sentinel`] follows. Or there are several masters, and [`cluster`] knows which of
+//! them has what.
 
 mod access;
 mod address;
 mod asked;
 mod calls;
 mod canary;
+mod cluster;
 mod config;
 mod control;
 mod dial;
@@ -20,6 +22,7 @@ pub(crate) mod keys;
 mod keys_of_maps;
 pub(crate) mod link;
 mod listen;
+mod master;
 mod mode;
 mod nodes;
 mod publications;
@@ -36,7 +39,6 @@ mod tls;
 mod turn;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -55,15 +57,14 @@ pub(crate) use dial::{Dialer, Plain, is_for_want_of_a_right};
 pub use mode::Mode;
 pub(crate) use tls::{client_config, tls_connector};
 
-use self::access::Access;
-use self::canary::Canaries;
+use self::cluster::{Cluster, Reads};
+pub(crate) use self::cluster::{Commands, MakeMetrics};
 use self::epochs::KnownEpochs;
 use self::hold::State;
 use self::keys::Keys;
-use self::link::{Link, Purpose};
-use self::listen::Listener;
-use self::publications::Publications;
-use self::route::Router;
+use self::link::Up;
+use self::master::Master;
+use self::publish::Outgoing;
 use super::measure::BrokerMetrics;
 use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, Taking, Turn};
 
@@ -96,18 +97,36 @@ pub(crate) struct Generation {
 #[derive(Debug)]
 pub struct RedisBroker {
     keys: Keys,
-    link: Arc<Link>,
-    reads: Arc<Link>,
+    ways: Ways,
+    link: Commands,
+    reads: Commands,
     reading: Semaphore,
     long_reads: Semaphore,
-    canaries: Arc<Canaries>,
-    publications: Publications,
     epochs: Arc<KnownEpochs>,
-    listener: Listener,
-    router: Arc<Router>,
     timeout: Duration,
     position_ttl_ms: u64,
     metrics: Arc<BrokerMetrics>,
+}
+
+/// To whom publications and subscriptions go.
+#[derive(Debug)]
+enum Ways {
+    One(Master),
+    /// In a cluster: to the master of the channel's slot.
+    Many(Arc<Cluster>),
+}
+
+impl Ways {
+    /// What was called first is published first, if it is of one channel.
+    fn push(
+        &self,
+        outgoing: Outgoing,
+    ) -> impl Future<Output = Result<redis::Value, BrokerError>> + Send + use<> {
+        match self {
+            Self::One(master) => master.publications.push(outgoing, None).left_future(),
+            Self::Many(cluster) => cluster.push(outgoing).right_future(),
+        }
+    }
 }
 
 impl RedisBroker {
@@ -119,69 +138,124 @@ impl RedisBroker {
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
     ) -> Result<Arc<Self>, DialError> {
-        let name = |what: &str| format!("{}:{node}:{what}", config.prefix);
-        let access = Arc::new(Access::new(config, &name("sentinel"), &metrics)?);
-        let keys = Keys::new(&config.prefix, access.login.db());
-        let link = |purpose: Purpose| {
-            let dialer = Dialer::new(config, &access, name(purpose.word()));
-            Link::start(config, purpose, dialer, events.clone(), metrics.clone())
+        let database = match config.mode {
+            Mode::Single => address::parse(&config.url)?.1.db(),
+            Mode::Sentinel | Mode::Shards | Mode::Cluster => config.database.into(),
         };
-        let (link, reads) = (link(Purpose::Commands), link(Purpose::Reads));
-        let canaries = Arc::new(Canaries::new(&keys, node));
-        let router = Arc::new(Router {
-            keys: keys.clone(),
-            control: keys.control(),
-            own: keys.node(node),
-            canaries: canaries.clone(),
-            events: events.clone(),
-            metrics: metrics.clone(),
-            heard: AtomicU64::new(0),
-        });
-        let dialer = Dialer::new(config, &access, name("subscriptions"));
-        let listener = Listener::start(config, dialer, router.clone());
-        let link = Arc::new(link);
-        Ok(Arc::new(Self {
+        let keys = Keys::new(&config.prefix, database);
+        let master = Master::start(config, node, keys.clone(), &events, metrics.clone(), None)?;
+        let (link, reads) = (master.link.clone(), master.reads.clone());
+        let links = (Commands::Server(link), Commands::Server(reads));
+        Ok(Self::with(config, keys, Ways::One(master), links, metrics))
+    }
+
+    /// The same over the masters of a cluster, each of which has numbers of its own. `metrics` is for what is none's.
+    pub fn start_in_cluster(
+        config: &Config,
+        node: &str,
+        events: Arc<dyn BrokerEvents>,
+        metrics: impl Fn(&str) -> Arc<BrokerMetrics> + Send + Sync + 'static,
+    ) -> Result<Arc<Self>, DialError> {
+        let keys = Keys::of_cluster(&config.prefix, config.cluster_partitions);
+        let common = metrics("");
+        let cluster = Cluster::start(config, node, keys.clone(), events, Box::new(metrics) as MakeMetrics)?;
+        let links = [Reads::Short, Reads::Long].map(|reads| Commands::Cluster(cluster.clone(), reads));
+        Ok(Self::with(config, keys, Ways::Many(cluster), links.into(), common))
+    }
+
+    fn with(
+        config: &Config,
+        keys: Keys,
+        ways: Ways,
+        (link, reads): (Commands, Commands),
+        metrics: Arc<BrokerMetrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             keys,
-            publications: Publications::start(link.clone(), config.timeout(), metrics.clone()),
-            epochs: Arc::default(),
+            ways,
             link,
-            reads: Arc::new(reads),
+            reads,
+            epochs: Arc::default(),
             reading: Semaphore::new(READING_MAX),
             long_reads: Semaphore::new(LONG_READS_MAX),
-            canaries,
-            listener,
-            router,
             timeout: config.timeout(),
             position_ttl_ms: config.position_ttl_s.saturating_mul(1000),
             metrics,
-        }))
+        })
     }
 
     /// The connection for commands, for others that keep things in the same Redis.
-    pub(crate) fn link(&self) -> &Arc<Link> {
+    pub(crate) fn link(&self) -> &Commands {
         &self.link
     }
 
     /// The connection for what may be answered at length.
-    pub(crate) fn reads(&self) -> &Arc<Link> {
+    pub(crate) fn reads(&self) -> &Commands {
         &self.reads
     }
 
-    /// Where this node tries out whether it can do its work: its own channel, and keys that are no client's.
-    pub(crate) fn trial(&self) -> (&Keys, &Channel) {
-        (&self.canaries.keys, &self.canaries.channel)
+    /// Where this node tries out whether it can do its work in a part: its own channel, and keys that are no client's. `None`: there
+    /// is no such part at the moment.
+    pub(crate) fn trial(&self, part: usize) -> Option<(Keys, Channel)> {
+        let perch = match &self.ways {
+            Ways::One(master) => Some(master.canaries.perch()),
+            Ways::Many(cluster) => cluster.trial(part),
+        };
+        perch.map(|perch| (perch.keys.clone(), perch.channel.clone()))
     }
 
-    /// What Redis is at this moment, for who keeps things there that others must not lose.
+    /// Tries each right alone: one that is needed once in a while is missed only then, and by a script that says in
+    /// which line. An error names all that lack.
+    pub(crate) async fn look_at_rights(&self, part: usize) -> Result<(), BrokerError> {
+        match &self.ways {
+            Ways::One(master) => master.look_at_rights().await,
+            Ways::Many(cluster) => cluster.look_at_rights(part).await,
+        }
+    }
+
+    /// What Redis is at this moment, for who keeps things there that others must not lose. Of a cluster: all of it.
     pub(crate) fn generation(&self) -> Result<Generation, BrokerError> {
-        let up = match &*self.link.watch().borrow() {
-            State::Up(up) => up.clone(),
-            State::Opening => return Err(BrokerError::Unreachable("not connected yet".into())),
-            State::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
+        match &self.ways {
+            Ways::One(master) => {
+                let up = match &*master.link.watch().borrow() {
+                    State::Up(up) => up.clone(),
+                    State::Opening => return Err(BrokerError::Unreachable("not connected yet".into())),
+                    State::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
+                };
+                Ok(Generation::of(&up))
+            }
+            Ways::Many(cluster) => {
+                Ok(Generation { run: "".into(), data_set: "".into(), connection: cluster.generation()? })
+            }
+        }
+    }
+
+    /// The same where a key is.
+    pub(crate) fn generation_of(&self, key: &str) -> Result<Generation, BrokerError> {
+        match &self.ways {
+            Ways::One(_) => self.generation(),
+            Ways::Many(cluster) => {
+                let slot = cluster::slots::of_key(key.as_bytes());
+                Ok(Generation::of(&cluster.up_of(slot)?))
+            }
+        }
+    }
+
+    /// Where a message for all nodes, or for one, is said.
+    async fn say(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
+        match &self.ways {
+            Ways::One(master) => master.publish_control(name, message).await,
+            Ways::Many(cluster) => cluster.say(name, message).await,
+        }
+    }
+
+    /// What is counted where a channel is.
+    fn metrics_of(&self, channel: &Channel) -> Arc<BrokerMetrics> {
+        let of_master = match &self.ways {
+            Ways::One(_) => None,
+            Ways::Many(cluster) => cluster.metrics_of(self.keys.slot(channel)),
         };
-        let connection = if up.server.run.is_empty() { up.number } else { 0 };
-        let (run, data_set) = (up.server.run.clone(), up.server.data_set.clone());
-        Ok(Generation { run, data_set, connection })
+        of_master.unwrap_or_else(|| self.metrics.clone())
     }
 
     pub(crate) fn keys(&self) -> &Keys {
@@ -193,7 +267,49 @@ impl RedisBroker {
     }
 }
 
+impl Generation {
+    fn of(up: &Up) -> Self {
+        let connection = if up.server.run.is_empty() { up.number } else { 0 };
+        Self { run: up.server.run.clone(), data_set: up.server.data_set.clone(), connection }
+    }
+}
+
 impl Broker for RedisBroker {
+    fn parts(&self) -> usize {
+        match &self.ways {
+            Ways::One(_) => 1,
+            Ways::Many(cluster) => cluster.parts(),
+        }
+    }
+
+    fn part_of(&self, channel: &Channel) -> usize {
+        match &self.ways {
+            Ways::One(_) => 0,
+            Ways::Many(cluster) => cluster.part_of(self.keys.slot(channel)),
+        }
+    }
+
+    fn part_name(&self, part: usize) -> Arc<str> {
+        match &self.ways {
+            Ways::One(_) => "".into(),
+            Ways::Many(cluster) => cluster.part_name(part),
+        }
+    }
+
+    fn has_part(&self, part: usize) -> bool {
+        match &self.ways {
+            Ways::One(_) => true,
+            Ways::Many(cluster) => cluster.has_part(part),
+        }
+    }
+
+    fn layout(&self) -> &str {
+        match &self.ways {
+            Ways::One(_) => "",
+            Ways::Many(cluster) => cluster.layout(),
+        }
+    }
+
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>> {
         self.publish_once(request).boxed()
     }
@@ -203,11 +319,17 @@ impl Broker for RedisBroker {
     }
 
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
-        self.listener.subscribe(channels).boxed()
+        match &self.ways {
+            Ways::One(master) => master.listener.subscribe(channels).boxed(),
+            Ways::Many(cluster) => cluster.subscribe(channels).boxed(),
+        }
     }
 
     fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
-        self.listener.unsubscribe(channels).boxed()
+        match &self.ways {
+            Ways::One(master) => master.listener.unsubscribe(channels).boxed(),
+            Ways::Many(cluster) => cluster.unsubscribe(channels).boxed(),
+        }
     }
 
     fn history(
@@ -264,16 +386,26 @@ impl Broker for RedisBroker {
     }
 
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
-        async move { self.publish_control(&self.router.control, &message).await }.boxed()
+        async move { self.say(&self.keys.control(), &message).await }.boxed()
     }
 
     fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
         let name = self.keys.node(node);
-        async move { self.publish_control(&name, &message).await }.boxed()
+        async move { self.say(&name, &message).await }.boxed()
     }
 
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
-        self.sing().boxed()
+        match &self.ways {
+            Ways::One(master) => master.sing().boxed(),
+            Ways::Many(cluster) => cluster.sing_everywhere().boxed(),
+        }
+    }
+
+    fn canary_of(&self, part: usize) -> BoxFuture<'_, Result<Duration, BrokerError>> {
+        match &self.ways {
+            Ways::One(master) => master.sing().boxed(),
+            Ways::Many(cluster) => cluster.sing(part).boxed(),
+        }
     }
 
     fn take_turn<'a>(&'a self, taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {

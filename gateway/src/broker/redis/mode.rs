@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::address::{self, Address};
+use super::cluster::slots::SLOTS;
 use super::config::{Config, RedisUrl};
 use crate::secret::Secret;
 use crate::setting::Faults;
@@ -23,6 +24,7 @@ pub enum Mode {
     Single,
     Sentinel,
     Shards,
+    Cluster,
 }
 
 impl Mode {
@@ -31,6 +33,7 @@ impl Mode {
             Self::Single => "single",
             Self::Sentinel => "sentinel",
             Self::Shards => "shards",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -70,7 +73,7 @@ pub(super) fn check(config: &Config, faults: &mut Faults) {
                 files_without_tls(config, "tls or sentinel_tls must be true", faults);
             }
         }
-        Mode::Shards => {
+        Mode::Shards | Mode::Cluster => {
             no_url(config, faults);
             addresses(config, "each server", faults);
             login("", &config.user, &config.password, config.password_file.as_ref(), faults);
@@ -78,6 +81,15 @@ pub(super) fn check(config: &Config, faults: &mut Faults) {
                 files_without_tls(config, "tls must be true", faults);
             }
         }
+    }
+    if config.mode == Mode::Cluster {
+        if config.database != 0 {
+            faults.add("database", "must be 0: a cluster has no others");
+        }
+        let partitions = u64::from(config.cluster_partitions);
+        faults.outside("cluster_partitions", partitions, 1..=u64::from(SLOTS));
+    } else if config.cluster_partitions != Config::default().cluster_partitions {
+        faults.add("cluster_partitions", "is for mode = \"cluster\"");
     }
     if config.mode != Mode::Sentinel {
         for key in of_sentinels(config) {
@@ -209,6 +221,12 @@ impl Config {
         self.addresses.iter().map(alone).collect()
     }
 
+    /// With `mode = "cluster"`: the settings that lead to one of its nodes alone.
+    pub(super) fn of_member(&self, host: &str, port: u16) -> Self {
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Self { addresses: vec![address], ..self.clone() }
+    }
+
     /// Every file that holds a password, with its key.
     pub(crate) fn password_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         let files = [
@@ -267,6 +285,21 @@ mod tests {
         assert_eq!(names, ["redis-1:6379", "redis-2:6379"]);
         let alone = Config { addresses: vec!["redis-2:6379".to_owned()], ..config.clone() };
         assert_eq!(shards[1].1, alone);
+    }
+
+    #[test]
+    fn a_cluster_needs_nodes_to_ask_and_has_one_database() {
+        let text = "mode = \"cluster\"\naddresses = [\"r1:6379\", \"r2:6379\"]\nuser = \"a\"\npassword = \"b\"\n\
+                    tls = true\nca_file = \"/ca.pem\"\ncluster_partitions = 16384\n";
+        assert_eq!(keys(text), [""; 0]);
+        assert_eq!(keys("mode = \"cluster\""), ["addresses"]);
+        let bad = "mode = \"cluster\"\naddresses = [\"r1\"]\ndatabase = 1\ncluster_partitions = 0\nurl = \"redis://h\"\n\
+                   sentinel_tls = true";
+        assert_eq!(keys(bad), ["url", "addresses.0", "database", "cluster_partitions", "sentinel_tls"]);
+        assert_eq!(keys("cluster_partitions = 7"), ["cluster_partitions"]);
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.of_member("::1", 7).addresses, ["[::1]:7"]);
+        assert_eq!(config.of_member("r9", 7), Config { addresses: vec!["r9:7".to_owned()], ..config });
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::task::unconstrained;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::calls;
+use super::cluster::{Redirect, Ticket};
 use super::link::{Link, Up, explain, is_no_script};
 use super::publish::Outgoing;
 use super::script;
@@ -55,12 +56,41 @@ struct Waiting {
     list: VecDeque<One>,
 }
 
+/// A publication that waits to be sent, or for its answer.
 #[derive(Debug)]
-struct One {
-    outgoing: Outgoing,
-    begun: Instant,
+pub(super) struct One {
+    pub(super) outgoing: Outgoing,
+    pub(super) begun: Instant,
     reply: oneshot::Sender<Result<Value, BrokerError>>,
+    /// In a cluster: its place among those of its slot.
+    pub(super) ticket: Option<Ticket>,
+    /// It is sent to where its slot is on its way to.
+    pub(super) asks: bool,
+    /// How often somebody else was to be asked.
+    pub(super) redirected: u32,
     _place: OwnedSemaphorePermit,
+}
+
+impl One {
+    /// With the way to its answer.
+    pub(super) fn new(outgoing: Outgoing, begun: Instant, place: OwnedSemaphorePermit) -> (Self, Answer) {
+        let (reply, answer) = oneshot::channel();
+        (Self { outgoing, begun, reply, ticket: None, asks: false, redirected: 0, _place: place }, answer)
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    pub(super) fn answer(self, answer: Result<Value, BrokerError>) {
+        // Whoever asked may have given up.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// Places that this publication takes.
+pub(super) fn places_of(outgoing: &Outgoing) -> u32 {
+    1 + u32::try_from(outgoing.bytes() / 1024).unwrap_or(u32::MAX).min(PLACES as u32 - 1)
 }
 
 impl Publications {
@@ -85,13 +115,16 @@ impl Publications {
     pub(super) fn push(
         &self,
         outgoing: Outgoing,
+        ticket: Option<Ticket>,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         let begun = Instant::now();
-        let places = 1 + u32::try_from(outgoing.bytes() / 1024).unwrap_or(u32::MAX).min(PLACES as u32 - 1);
+        let places = places_of(&outgoing);
         if self.behind.load(Ordering::SeqCst) == 0
             && let Ok(place) = self.places.clone().try_acquire_many_owned(places)
         {
-            return wait(self.queue.push(outgoing, begun, place)).left_future();
+            let (one, answer) = One::new(outgoing, begun, place);
+            self.queue.push(One { ticket, ..one });
+            return wait(answer).left_future();
         }
         let (queue, line, timeout) = (self.queue.clone(), self.line.clone(), self.timeout);
         let (all, behind) = (self.places.clone(), Behind::join(&self.behind));
@@ -99,7 +132,8 @@ impl Publications {
             let in_line = unconstrained(async {
                 let _first = line.lock().await;
                 let place = all.acquire_many_owned(places).await.ok()?;
-                let answer = queue.push(outgoing, begun, place);
+                let (one, answer) = One::new(outgoing, begun, place);
+                queue.push(One { ticket, ..one });
                 drop(behind);
                 Some(answer)
             });
@@ -109,6 +143,13 @@ impl Publications {
             }
         };
         push.right_future()
+    }
+}
+
+impl Publications {
+    /// What had a place already, and was to be sent to another master, or to this one later.
+    pub(super) fn push_again(&self, one: One) {
+        self.queue.push(one);
     }
 }
 
@@ -128,25 +169,23 @@ impl Drop for Behind {
     }
 }
 
-type Answer = oneshot::Receiver<Result<Value, BrokerError>>;
+pub(super) type Answer = oneshot::Receiver<Result<Value, BrokerError>>;
 
-async fn wait(answer: Answer) -> Result<Value, BrokerError> {
+pub(super) async fn wait(answer: Answer) -> Result<Value, BrokerError> {
     answer.await.unwrap_or_else(|_| Err(BrokerError::Unreachable("the link is closed".into())))
 }
 
 impl Queue {
-    fn push(&self, outgoing: Outgoing, begun: Instant, place: OwnedSemaphorePermit) -> Answer {
-        let (reply, answer) = oneshot::channel();
+    fn push(&self, one: One) {
         let was_empty = {
             let mut waiting = self.waiting.lock();
-            waiting.list.push_back(One { outgoing, begun, reply, _place: place });
+            waiting.list.push_back(one);
             waiting.list.len() == 1
         };
         // Whoever found others there need not wake anyone: they have.
         if was_empty {
             self.added.notify_one();
         }
-        answer
     }
 
     /// Some of what waits, in its order; returns when there is something.
@@ -230,16 +269,22 @@ impl Sender {
                 return Vec::new();
             }
         };
-        batch.retain(|one| !one.reply.is_closed());
-        let Some(oldest) = batch.first().map(|one| one.begun) else { return Vec::new() };
-        let deadline = oldest + self.timeout;
-        let calls = calls::divide(batch.iter().map(|one| &one.outgoing));
+        batch.retain(|one| !one.is_abandoned());
+        let Some(oldest) = batch.iter().map(|one| one.begun).min() else { return Vec::new() };
+        // What was sent elsewhere first takes no time from those it travels with.
+        let newest = batch.iter().filter(|one| one.redirected == 0).map(|one| one.begun).min();
+        let deadline = newest.unwrap_or(oldest) + self.timeout;
+        if up.of_cluster.is_some() {
+            // Between slots there is no order, and those of one share calls.
+            batch.sort_by_key(|one| one.outgoing.slot());
+        }
+        let calls = calls::divide(batch.iter().map(|one| (&one.outgoing, one.asks)));
         let sent = Instant::now();
         let answers = tokio::time::timeout_at(deadline.into(), async {
             let changes_keys = batch.iter().any(|one| matches!(one.outgoing, Outgoing::Key(_)));
             let scripts = [(&script::PUBLISH, true), (&script::CHANGE_KEY, changes_keys)];
             let loaded = scripts.into_iter().filter(|(_, is_needed)| load && *is_needed);
-            let loaded: Vec<_> = loaded.map(|(script, _)| script.load()).collect();
+            let loaded: Vec<_> = loaded.map(|(script, _)| script.load(&up)).collect();
             let mut pipeline = Pipeline::with_capacity(loaded.len() + batch.len());
             let loads = loaded.len();
             for load in loaded {
@@ -248,6 +293,9 @@ impl Sender {
             for call in &calls {
                 let publications = batch[call.clone()].iter().map(|one| &one.outgoing);
                 if let Some(command) = calls::command(publications, &up) {
+                    if batch[call.start].asks {
+                        pipeline.cmd("ASKING");
+                    }
                     pipeline.add_command(command);
                 }
             }
@@ -265,7 +313,12 @@ impl Sender {
         match answers.await.unwrap_or_else(|_| Err(BrokerError::unanswered(self.timeout))) {
             Ok((mut answers, not_loaded)) => {
                 self.metrics.observe_round_trip(Operation::Publish, sent.elapsed());
-                let answers = calls.iter().flat_map(|call| calls::split(answers.next(), call.len()));
+                let asks: Vec<bool> = calls.iter().map(|call| batch[call.start].asks).collect();
+                let answers = calls.iter().zip(asks).flat_map(|(call, asks)| {
+                    // That it asks is answered as well.
+                    let answer = answers.nth(usize::from(asks));
+                    calls::split(answer, call.len())
+                });
                 self.answer(batch, answers, up.number, load, not_loaded.as_ref())
             }
             Err(error) => {
@@ -299,21 +352,35 @@ impl Sender {
                 }
                 answer => answer,
             };
-            if let Err(error) = &answer {
-                self.metrics.failed(error);
-                self.link.heard_refusal(number, error);
-            }
-            // Whoever asked may have given up.
-            let _ = one.reply.send(answer);
+            self.settle(one, answer, number);
         }
         refused
+    }
+
+    fn settle(&self, mut one: One, answer: Result<Value, BrokerError>, number: u64) {
+        if let Some(ticket) = one.ticket.take() {
+            let redirect = answer.as_ref().err().and_then(Redirect::read);
+            if let Some(redirect) = redirect.filter(|_| one.begun.elapsed() < self.timeout) {
+                ticket.put_back(one, redirect);
+                return;
+            }
+            match &answer {
+                Ok(answer) if one.asks => ticket.tell_the_others(&one.outgoing, answer),
+                Ok(_) => ticket.made(),
+                Err(_) => {}
+            }
+        }
+        if let Err(error) = &answer {
+            self.metrics.failed(error);
+            self.link.heard_refusal(number, error);
+        }
+        one.answer(answer);
     }
 
     fn fail(&self, batch: Vec<One>, error: &BrokerError) {
         for one in batch {
             self.metrics.failed(error);
-            // Whoever asked may have given up.
-            let _ = one.reply.send(Err(error.clone()));
+            one.answer(Err(error.clone()));
         }
     }
 }
@@ -338,7 +405,7 @@ mod tests {
     }
 
     fn plain(name: &str, bytes: usize) -> Outgoing {
-        Outgoing::Plain { name: name.to_owned(), message: BytesMut::zeroed(bytes) }
+        Outgoing::Plain { slot: 0, name: name.to_owned(), message: BytesMut::zeroed(bytes) }
     }
 
     /// The names of all that have a place, in their order.
@@ -357,7 +424,7 @@ mod tests {
         let small = [1; PIPELINE_MAX + 1];
         let sizes = [&[PIPELINE_BYTES_MAX + 1, PIPELINE_BYTES_MAX / 2, PIPELINE_BYTES_MAX / 2], &small[..]];
         for bytes in sizes.concat() {
-            drop(publications.push(plain("a", bytes)));
+            drop(publications.push(plain("a", bytes), None));
         }
         let take = || publications.queue.waiting.lock().take().len();
         assert_eq!([(); 5].map(|()| take()), [1, 2, PIPELINE_MAX, 1, 0]);
@@ -367,13 +434,13 @@ mod tests {
     async fn nobody_comes_before_those_who_found_no_place_polled_or_not() {
         let publications = publications();
         let all = publications.places.clone().try_acquire_many_owned(PLACES as u32).unwrap();
-        let first = publications.push(plain("first", 1));
-        drop(publications.push(plain("given up", 1)));
+        let first = publications.push(plain("first", 1), None);
+        drop(publications.push(plain("given up", 1), None));
         drop(all);
-        let second = publications.push(plain("second", 1));
+        let second = publications.push(plain("second", 1), None);
         assert!(placed(&publications).is_empty(), "the first is not there yet");
         assert!(join(first, second).now_or_never().is_none(), "there is no answer yet");
-        let _third = publications.push(plain("third", 1));
+        let _third = publications.push(plain("third", 1), None);
         assert_eq!(placed(&publications), ["first", "second", "third"]);
     }
 }

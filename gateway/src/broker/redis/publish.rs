@@ -26,6 +26,7 @@ const RENEWALS_PER_TTL: u64 = 16;
 pub(super) enum Outgoing {
     /// Nothing to keep: a PUBLISH.
     Plain {
+        slot: u16,
         name: String,
         message: BytesMut,
     },
@@ -37,7 +38,8 @@ pub(super) enum Outgoing {
 /// What the script is given.
 #[derive(Debug)]
 pub(super) struct Kept {
-    life: [Arc<str>; 2],
+    slot: u16,
+    life: Arc<[Arc<str>]>,
     position: String,
     stream: String,
     name: String,
@@ -70,8 +72,8 @@ impl RedisBroker {
         let (epochs, asked) = (self.epochs.clone(), Instant::now());
         let hash = request.retention.keeps_history().then(|| epochs.hash(&request.channel));
         let known = hash.and_then(|hash| epochs.of(hash));
-        let answer = self.publications.push(Outgoing::new(&self.keys, self.position_ttl_ms, &request, known));
-        let metrics = self.metrics.clone();
+        let answer = self.ways.push(Outgoing::new(&self.keys, self.position_ttl_ms, &request, known));
+        let metrics = self.metrics_of(&request.channel);
         async move {
             let (published, lasts) = read_published(answer.await?, known)?;
             if let (Some(hash), Some(position), Some(lasts)) = (hash, published.position, lasts) {
@@ -95,8 +97,8 @@ impl RedisBroker {
         let mut message = BytesMut::new();
         encode_position(None, &mut message);
         encode_event(event, &mut message);
-        let name = self.keys.publications(channel);
-        let answer = self.publications.push(Outgoing::Plain { name, message });
+        let (slot, name) = (self.keys.slot(channel), self.keys.publications(channel));
+        let answer = self.ways.push(Outgoing::Plain { slot, name, message });
         async move { answer.await.map(drop) }
     }
 }
@@ -109,17 +111,18 @@ impl Outgoing {
         known: Option<KnownEpoch>,
     ) -> Self {
         let PublishRequest { channel, publication, retention, idempotency, version } = request;
-        let name = keys.publications(channel);
+        let (slot, name) = (keys.slot(channel), keys.publications(channel));
         let keeps = retention.keeps_history();
         let mut record = BytesMut::new();
         if !keeps && idempotency.is_none() {
             record.reserve(publication.data.bytes.len() + 8);
             encode_position(None, &mut record);
             encode_record(publication, &mut record);
-            return Self::Plain { name, message: record };
+            return Self::Plain { slot, name, message: record };
         }
         encode_record(publication, &mut record);
         Self::Kept(Box::new(Kept {
+            slot,
             life: keys.life().clone(),
             position: keys.position(channel),
             stream: keys.stream(channel),
@@ -137,19 +140,49 @@ impl Outgoing {
     /// The command for this connection.
     pub(super) fn command(&self, up: &Up) -> Cmd {
         match self {
-            Self::Plain { name, message } => {
-                let mut command = redis::cmd("PUBLISH");
+            Self::Plain { name, message, .. } => {
+                let by_shard = up.of_cluster.is_some();
+                let mut command = redis::cmd(if by_shard { "SPUBLISH" } else { "PUBLISH" });
                 command.arg(name).arg(&message[..]);
                 command
             }
             Self::Kept(kept) => kept.command(up),
-            Self::Key(change) => change.fill(script::CHANGE_KEY.by_hash(), up),
+            Self::Key(change) => change.fill(script::CHANGE_KEY.by_hash(up), up),
         }
     }
 
-    /// Whether others may be made by the same call.
+    /// Whether others of the same slot may be made by the same call.
     pub(super) fn shares_a_call(&self) -> bool {
         self.kept().is_some_and(Kept::is_plain)
+    }
+
+    /// Whether it has an idempotency key.
+    pub(super) fn has_key(&self) -> bool {
+        match self {
+            Self::Plain { .. } => false,
+            Self::Kept(kept) => kept.once.is_some(),
+            Self::Key(change) => change.has_key(),
+        }
+    }
+
+    /// In a cluster: the slot of its channel. 0 elsewhere.
+    pub(super) fn slot(&self) -> u16 {
+        match self {
+            Self::Plain { slot, .. } => *slot,
+            Self::Kept(kept) => kept.slot,
+            Self::Key(change) => change.slot(),
+        }
+    }
+
+    /// What subscribers are sent of it, as the script has it, once it was made: `answer` is what the script gave. `None` if it
+    /// was not made, or says more than that.
+    pub(super) fn message(&self, answer: &Value) -> Option<Self> {
+        let kept = self.kept()?;
+        let (published, _) = read_published(answer.clone(), kept.known).ok()?;
+        let mut message = BytesMut::new();
+        encode_position(published.position, &mut message);
+        message.extend_from_slice(&kept.record);
+        (!published.duplicate).then(|| Self::Plain { slot: kept.slot, name: kept.name.clone(), message })
     }
 
     pub(super) fn kept(&self) -> Option<&Kept> {
@@ -172,8 +205,8 @@ impl Outgoing {
 impl Kept {
     /// Makes this one alone.
     fn command(&self, up: &Up) -> Cmd {
-        let mut command = script::PUBLISH.by_hash();
-        command.arg(4 + usize::from(self.once.is_some()));
+        let mut command = script::PUBLISH.by_hash(up);
+        command.arg(self.life.len() + 2 + usize::from(self.once.is_some()));
         self.life(&mut command);
         self.keys(&mut command);
         let mut once_ttl = 0;
@@ -194,8 +227,9 @@ impl Kept {
     }
 
     fn life(&self, command: &mut Cmd) {
-        let [lease, life] = &self.life;
-        command.arg(&**lease).arg(&**life);
+        for name in self.life.iter() {
+            command.arg(&**name);
+        }
     }
 
     fn keys(&self, command: &mut Cmd) {
@@ -204,7 +238,7 @@ impl Kept {
 
     /// What all publications of one call have in common.
     fn common(&self, command: &mut Cmd, up: &Up) {
-        command.arg(script::run_of(up)).arg(self.epoch.as_str()).arg(self.times.position);
+        command.arg(&*script::run_of(up)).arg(self.epoch.as_str()).arg(self.times.position);
     }
 
     fn arguments(&self, command: &mut Cmd, may_be_known: bool) {
@@ -227,8 +261,8 @@ impl Kept {
 /// Makes all of these, which are plain, in one step after the other. `None` if there are none.
 pub(super) fn command_of_several<'a>(all: impl Iterator<Item = &'a Kept> + Clone, up: &Up) -> Option<Cmd> {
     let first = all.clone().next()?;
-    let mut command = script::PUBLISH.by_hash();
-    command.arg(2 + 2 * all.clone().count());
+    let mut command = script::PUBLISH.by_hash(up);
+    command.arg(first.life.len() + 2 * all.clone().count());
     first.life(&mut command);
     all.clone().for_each(|kept| kept.keys(&mut command));
     first.common(&mut command, up);

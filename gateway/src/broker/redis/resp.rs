@@ -18,6 +18,8 @@ pub(super) enum Said {
     Message(Message),
     Subscribed,
     Unsubscribed,
+    /// A shard's channel that is not subscribed any more: because it was asked for, or because its slot has left.
+    Left(Bytes),
     /// The answer to a command, as it was written.
     Answer(Result<Bytes, String>),
     /// A push that nobody asked for.
@@ -71,20 +73,28 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Said>, Malformed> {
         let Some(pattern) = text(bytes, kind.end + 2)? else { return Ok(None) };
         return message(buffer, pattern.end + 2);
     }
-    if parts != 3
-        || !matches!(&bytes[kind.clone()], b"message" | b"subscribe" | b"psubscribe" | b"unsubscribe")
-    {
-        let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
-        buffer.advance(end);
-        return Ok(Some(Said::Other));
-    }
-    if &bytes[kind.clone()] == b"message" {
-        return message(buffer, kind.end + 2);
-    }
-    let said = if bytes[kind.start] == b'u' { Said::Unsubscribed } else { Said::Subscribed };
+    let said = match &bytes[kind.clone()] {
+        b"message" | b"smessage" if parts == 3 => return message(buffer, kind.end + 2),
+        b"subscribe" | b"psubscribe" | b"ssubscribe" if parts == 3 => Said::Subscribed,
+        b"unsubscribe" if parts == 3 => Said::Unsubscribed,
+        b"sunsubscribe" if parts == 3 => return left(buffer, kind.end + 2),
+        _ => Said::Other,
+    };
     let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
     buffer.advance(end);
     Ok(Some(said))
+}
+
+/// Takes out that a shard's channel, whose name stands from `at` on, is not subscribed any more.
+fn left(buffer: &mut BytesMut, at: usize) -> Result<Option<Said>, Malformed> {
+    let Some(end) = end_of(buffer, 0, 0)? else { return Ok(None) };
+    // Where nothing was subscribed it has no name.
+    let name = match buffer.get(at..at + 2) {
+        Some(b"$-") => None,
+        _ => text(buffer, at)?,
+    };
+    let whole = buffer.split_to(end).freeze();
+    Ok(Some(name.map_or(Said::Other, |name| Said::Left(whole.slice(name)))))
 }
 
 /// Takes a message out of the buffer, whose name stands from `at` on.
@@ -208,6 +218,10 @@ mod tests {
         >4\r\n$8\r\npmessage\r\n$2\r\nc*\r\n$3\r\ncde\r\n$2\r\n\r\n\r\n\
         >2\r\n$10\r\ninvalidate\r\n*-1\r\n\
         $-1\r\n\
+        >3\r\n$10\r\nssubscribe\r\n$1\r\ns\r\n:1\r\n\
+        >3\r\n$8\r\nsmessage\r\n$1\r\ns\r\n$1\r\nd\r\n\
+        >3\r\n$12\r\nsunsubscribe\r\n$1\r\ns\r\n:0\r\n\
+        >3\r\n$12\r\nsunsubscribe\r\n$-1\r\n:0\r\n\
         >3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n\
         +PONG\r\n";
 
@@ -237,6 +251,10 @@ mod tests {
             "cde b\"\\r\\n\"",
             "Other",
             "Answer(5)",
+            "Subscribed",
+            "s b\"d\"",
+            "Left(b\"s\")",
+            "Other",
             "Unsubscribed",
             "Answer(7)",
         ];

@@ -8,6 +8,7 @@ use shared::record::{decode_event_message, decode_message};
 
 use super::canary::Canaries;
 use super::keys::Keys;
+use super::listen::Leaving;
 use super::resp::Message;
 use super::subscriptions::Receive;
 use crate::broker::BrokerEvents;
@@ -20,6 +21,8 @@ pub(super) struct Router {
     /// Where this node alone is told things (pub/sub).
     pub(super) own: String,
     pub(super) canaries: Arc<Canaries>,
+    /// In a cluster, whose shards have channels of their own.
+    pub(super) leaving: Option<Leaving>,
     pub(super) events: Arc<dyn BrokerEvents>,
     pub(super) metrics: Arc<BrokerMetrics>,
     /// Grows with whatever arrives.
@@ -29,6 +32,13 @@ pub(super) struct Router {
 impl Receive for Router {
     fn receive(&self, message: &Message) {
         self.route(message);
+    }
+
+    fn left(&self, name: &[u8]) {
+        if let (Some(leaving), Some(channel)) = (&self.leaving, self.keys.channel_of(name)) {
+            leaving.left(channel);
+            self.metrics.subscribed_channels.set(leaving.wanted.lock().len() as u64);
+        }
     }
 
     fn heard(&self) -> &AtomicU64 {
@@ -61,16 +71,22 @@ impl Router {
             self.events.control(message);
         } else if name == self.own.as_bytes() {
             self.events.told(message);
-        } else if name == self.canaries.name.as_bytes()
+        } else if name == self.canaries.perch().name.as_bytes()
             && let Ok(publication) = decode_message(message)
         {
             self.canaries.heard(&publication);
         }
     }
 
-    /// The names this node always listens to.
-    pub(super) fn own_names(&self) -> [String; 3] {
-        [self.control.clone(), self.own.clone(), self.canaries.name.clone()]
+    /// Whether channels are subscribed by the shard.
+    pub(super) fn is_sharded(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// The names this node always listens to, those of shards apart.
+    pub(super) fn own_names(&self) -> Vec<String> {
+        let canary = (!self.is_sharded()).then(|| self.canaries.perch().name.clone());
+        [self.control.clone(), self.own.clone()].into_iter().chain(canary).collect()
     }
 }
 
@@ -88,8 +104,9 @@ impl Router {
         Arc::new(Self {
             control: keys.control(),
             own: keys.node("test"),
-            canaries: Arc::new(Canaries::new(&keys, "test")),
+            canaries: Arc::new(Canaries::new(keys.of_canaries(), "test")),
             keys,
+            leaving: None,
             events: Arc::new(crate::node::FromBroker::default()),
             metrics: Arc::default(),
             heard: AtomicU64::new(0),

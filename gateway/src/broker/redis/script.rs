@@ -1,31 +1,35 @@
 //! The scripts, each called by its hash, and left at a Redis that does not have it.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use redis::Cmd;
 
 use super::link::Up;
 
-/// A script that gives out positions, behind what finds out in which life of the data set that is.
+/// A script that gives out positions, behind what finds out in which life of the data set that is: a text for one server, and one
+/// for the masters of a cluster.
 macro_rules! in_a_life {
-    ($file:literal) => {
-        Script::new(concat!(
-            include_str!("scripts/life.lua"),
-            include_str!("scripts/position.lua"),
-            include_str!($file)
-        ))
+    ($($file:literal),*) => {
+        Script::of_both(
+            concat!(
+                include_str!("scripts/life.lua"),
+                include_str!("scripts/position.lua"),
+                $(include_str!($file)),*
+            ),
+            concat!(
+                include_str!("scripts/life_of_cluster.lua"),
+                include_str!("scripts/position.lua"),
+                $(include_str!($file)),*
+            ),
+        )
     };
 }
 
 /// The same of a channel that keeps state by key.
 macro_rules! of_keys {
     ($file:literal) => {
-        Script::new(concat!(
-            include_str!("scripts/life.lua"),
-            include_str!("scripts/position.lua"),
-            include_str!("scripts/keys.lua"),
-            include_str!($file)
-        ))
+        in_a_life!("scripts/keys.lua", $file)
     };
 }
 
@@ -45,34 +49,59 @@ pub(super) const RUN_BYTES: usize = 40;
 const UNNAMED_RUN: &str = "----------------------------------------";
 const _: () = assert!(UNNAMED_RUN.len() == RUN_BYTES, "scripts cut it off by its length");
 
-/// What scripts are told of the process that runs them.
-pub(super) fn run_of(up: &Up) -> &str {
-    if up.server.names_lives() { &up.server.run } else { UNNAMED_RUN }
+/// What scripts are told of the process that runs them, and in a cluster of the other masters.
+pub(super) fn run_of(up: &Up) -> Cow<'_, str> {
+    let run = if up.server.names_lives() { &*up.server.run } else { UNNAMED_RUN };
+    match &up.of_cluster {
+        None => run.into(),
+        Some(of_cluster) => format!("{run}\n{}", of_cluster.told()).into(),
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Script {
+    alone: Text,
+    in_cluster: Option<Text>,
+}
+
+#[derive(Debug)]
+struct Text {
     text: &'static str,
     hash: OnceLock<String>,
 }
 
+impl Text {
+    const fn new(text: &'static str) -> Self {
+        Self { text, hash: OnceLock::new() }
+    }
+}
+
 impl Script {
     pub(crate) const fn new(text: &'static str) -> Self {
-        Self { text, hash: OnceLock::new() }
+        Self { alone: Text::new(text), in_cluster: None }
+    }
+
+    const fn of_both(alone: &'static str, in_cluster: &'static str) -> Self {
+        Self { alone: Text::new(alone), in_cluster: Some(Text::new(in_cluster)) }
+    }
+
+    fn text(&self, up: &Up) -> &Text {
+        self.in_cluster.as_ref().filter(|_| up.of_cluster.is_some()).unwrap_or(&self.alone)
     }
 
     /// For a Redis that has the script. The keys and arguments follow, the number of keys first.
-    pub(super) fn by_hash(&self) -> Cmd {
-        let hash = self.hash.get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
+    pub(super) fn by_hash(&self, up: &Up) -> Cmd {
+        let Text { text, hash } = self.text(up);
+        let hash = hash.get_or_init(|| redis::Script::new(text).get_hash().to_owned());
         let mut command = redis::cmd("EVALSHA");
         command.arg(hash);
         command
     }
 
     /// Leaves it at a Redis that does not have it: the one way, so that one right is needed.
-    pub(super) fn load(&self) -> Cmd {
+    pub(super) fn load(&self, up: &Up) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(self.text);
+        command.arg("LOAD").arg(self.text(up).text);
         command
     }
 }
@@ -108,6 +137,9 @@ mod tests {
     fn every_command_of_a_script_is_among_the_rights_that_are_tried_and_documented() {
         let page = include_str!("../../../../docs/deployment.md");
         let line = page.lines().find(|line| line.trim().starts_with("ACL SETUSER tidegate ")).unwrap();
+        let of_cluster = include_str!("../../../../docs/redis-cluster.md");
+        let more = of_cluster.lines().find(|line| line.trim().starts_with("ACL SETUSER tidegate ")).unwrap();
+        let line = format!("{line} {more}");
         let tried = commands(include_str!("scripts/rights.lua"));
         let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
         for folder in ["broker/redis/scripts", "presence/redis/scripts", "ledger/redis/scripts"] {

@@ -90,18 +90,29 @@ impl Server {
         self.mode == Mode::Sentinel
     }
 
-    /// Why nothing can be kept at this server, for who must change the address.
-    pub(super) fn unusable(&self) -> Option<&'static str> {
-        match self.mode {
-            Mode::Sentinel => Some(
+    pub(super) fn is_of_cluster(&self) -> bool {
+        self.mode == Mode::Cluster
+    }
+
+    /// Why nothing can be kept at this server, for who must change the address. `in_cluster`: it is to be a node of one.
+    pub(super) fn unusable(&self, in_cluster: bool) -> Option<&'static str> {
+        match (self.mode, in_cluster) {
+            (Mode::Sentinel, _) => Some(
                 "this is a Sentinel, and not the Redis that it watches: with redis.mode = \"sentinel\" its place is in \
                  redis.addresses",
             ),
-            Mode::Cluster => Some("this is a node of a Redis Cluster, which is not supported yet"),
-            Mode::Alone if self.is_replica => {
-                Some("this Redis is a read-only replica, and the master is needed")
+            (Mode::Cluster, false) => Some(
+                "this is a node of a Redis Cluster: with redis.mode = \"cluster\" its place is in redis.addresses",
+            ),
+            (Mode::Alone, true) => {
+                Some("this Redis is in no cluster (its cluster-enabled is no), and redis.mode is \"cluster\"")
             }
-            Mode::Alone => None,
+            _ if self.is_replica => Some("this Redis is a read-only replica, and the master is needed"),
+            (Mode::Cluster, true) if !self.names_lives() => Some(
+                "this user may not call INFO, without which nobody can tell whether a master of a cluster still has what it \
+                 had: `ACL SETUSER … +info` helps",
+            ),
+            _ => None,
         }
     }
 
@@ -126,30 +137,45 @@ mod tests {
         let master = "# Replication\r\nrole:master\r\nmaster_replid:def\r\nmaster_replid2:000\r\n";
         let known = Server::from_info(server, master);
         assert_eq!((&*known.run, &*known.data_set, known.tells), ("abc", "def", true));
-        assert_eq!(known.unusable(), None);
+        assert_eq!(known.unusable(false), None);
         for mode in ["redis_mode:cluster\r\n", "server_mode:cluster\r\n"] {
             let node = Server::from_info(mode, master);
-            assert!(node.unusable().is_some_and(|why| why.contains("Redis Cluster")), "{mode}");
+            assert!(node.unusable(false).is_some_and(|why| why.contains("Redis Cluster")), "{mode}");
         }
         assert!(!known.names_lives(), "no id is as short");
         let full = Server::from_info(&format!("run_id:{}\r\n", "f".repeat(40)), master);
         assert!(full.names_lives());
         let replica = Server::from_info(server, "role:slave\r\nmaster_replid:def\r\n");
-        assert!(replica.unusable().is_some_and(|why| why.contains("replica")));
+        assert!(replica.unusable(false).is_some_and(|why| why.contains("replica")));
         assert!(!known.is_surely_another(&replica));
         assert!(known.is_surely_another(&Server { run: "xyz".into(), ..Server::default() }));
         assert!(!known.is_surely_another(&Server::from_info("# Server\r\n", "")));
     }
 
     #[test]
+    fn a_cluster_needs_masters_of_one_that_tell_their_lives() {
+        let info = |mode: &str, role: &str| {
+            let server = format!("redis_mode:{mode}\r\nrun_id:{}\r\n", "f".repeat(40));
+            Server::from_info(&server, &format!("role:{role}\r\nmaster_replid:def\r\n"))
+        };
+        assert_eq!(info("cluster", "master").unusable(true), None);
+        assert!(info("standalone", "master").unusable(true).is_some_and(|why| why.contains("no cluster")));
+        assert!(info("cluster", "slave").unusable(true).is_some_and(|why| why.contains("replica")));
+        let silent = Server::from_hello(["mode", "cluster", "role", "master"]);
+        assert!(silent.unusable(true).is_some_and(|why| why.contains("INFO")));
+    }
+
+    #[test]
     fn what_a_server_is_for_is_told_without_info_too() {
         let hello =
             |mode, role| Server::from_hello(["server", "redis", "mode", mode, "role", role, "modules"]);
-        assert_eq!(hello("standalone", "master").unusable(), None);
-        assert!(hello("standalone", "replica").unusable().is_some_and(|why| why.contains("replica")));
-        assert!(hello("cluster", "master").unusable().is_some_and(|why| why.contains("Redis Cluster")));
+        assert_eq!(hello("standalone", "master").unusable(false), None);
+        assert!(hello("standalone", "replica").unusable(false).is_some_and(|why| why.contains("replica")));
+        assert!(hello("cluster", "master").unusable(false).is_some_and(|why| why.contains("Redis Cluster")));
         let sentinel = Server::from_hello(["server", "redis", "mode", "sentinel", "modules"]);
-        assert!(sentinel.unusable().is_some_and(|why| why.contains("Sentinel")) && sentinel.is_sentinel());
+        assert!(
+            sentinel.unusable(false).is_some_and(|why| why.contains("Sentinel")) && sentinel.is_sentinel()
+        );
         assert!(!hello("standalone", "master").tells);
     }
 }

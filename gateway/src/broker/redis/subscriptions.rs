@@ -27,6 +27,9 @@ const ASKED_MAX: usize = 64;
 pub(super) trait Receive: Send + Sync + 'static {
     fn receive(&self, message: &Message);
 
+    /// A shard's channel is not subscribed any more, asked for or not.
+    fn left(&self, _name: &[u8]) {}
+
     /// Grows with whatever arrives.
     fn heard(&self) -> &AtomicU64;
 }
@@ -50,6 +53,8 @@ struct Asked {
 struct Awaited {
     /// `None`: an answer like that of any command.
     confirmations: Option<(Said, usize)>,
+    /// Commands before it are answered only if they are refused, and then nobody cares.
+    is_behind_refusals: bool,
     reply: oneshot::Sender<Result<Bytes, BrokerError>>,
 }
 
@@ -69,6 +74,40 @@ impl Subscriptions {
 
     pub(super) async fn unsubscribe(&self, names: Vec<String>) -> Result<(), BrokerError> {
         self.names("UNSUBSCRIBE", names, Said::Unsubscribed).await
+    }
+
+    /// Subscribes to channels of a shard. All names of a group are in one slot, and each group is confirmed or refused by itself.
+    pub(super) async fn subscribe_sharded(&self, groups: &[Vec<String>]) -> Vec<Result<(), BrokerError>> {
+        let (mut command, mut awaiting, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        for names in groups {
+            write_names("SSUBSCRIBE", names, &mut command);
+            let (awaited, answer) = awaited(Some((Said::Subscribed, names.len())));
+            awaiting.push(awaited);
+            answers.push(answer);
+        }
+        if self.0.send(Asked { command, awaited: awaiting }).await.is_err() {
+            return groups.iter().map(|_| Err(lost())).collect();
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(answer.await.unwrap_or_else(|_| Err(lost())).map(drop));
+        }
+        results
+    }
+
+    /// Unsubscribes from channels of a shard, those of a group in one slot. What has left already is refused, and is as good.
+    pub(super) async fn unsubscribe_sharded(&self, groups: &[Vec<String>]) -> Result<(), BrokerError> {
+        let mut command = Vec::new();
+        // Without names, it would mean all.
+        for names in groups.iter().filter(|names| !names.is_empty()) {
+            write_names("SUNSUBSCRIBE", names, &mut command);
+        }
+        // How often the names are told depends on what has left by then: once this is answered, all of them were.
+        resp::command(["HELLO"].iter(), &mut command);
+        let (mut last, answer) = awaited(None);
+        last.is_behind_refusals = true;
+        self.0.send(Asked { command, awaited: vec![last] }).await.map_err(|_| lost())?;
+        answer.await.unwrap_or_else(|_| Err(lost())).map(drop)
     }
 
     /// Has the server speak RESP3 and logs in. Answers what it says of itself.
@@ -132,12 +171,8 @@ impl Subscriptions {
             return Ok(());
         }
         let mut command = Vec::new();
-        let count = names.len();
-        let mut parts = Vec::with_capacity(1 + count);
-        parts.push(verb);
-        parts.extend(names.iter().map(String::as_str));
-        resp::command(parts.iter(), &mut command);
-        self.send(command, Some((confirmed, count))).await.map(drop)
+        write_names(verb, &names, &mut command);
+        self.send(command, Some((confirmed, names.len()))).await.map(drop)
     }
 
     async fn send(
@@ -166,6 +201,13 @@ impl Subscriptions {
     }
 }
 
+fn write_names(verb: &str, names: &[String], command: &mut Vec<u8>) {
+    let mut parts = Vec::with_capacity(1 + names.len());
+    parts.push(verb);
+    parts.extend(names.iter().map(String::as_str));
+    resp::command(parts.iter(), command);
+}
+
 fn lost() -> BrokerError {
     BrokerError::Unreachable("the connection was lost".into())
 }
@@ -174,7 +216,7 @@ type Answer = oneshot::Receiver<Result<Bytes, BrokerError>>;
 
 fn awaited(confirmations: Option<(Said, usize)>) -> (Awaited, Answer) {
     let (reply, answer) = oneshot::channel();
-    (Awaited { confirmations, reply }, answer)
+    (Awaited { confirmations, is_behind_refusals: false, reply }, answer)
 }
 
 fn from_hello(answer: &Bytes) -> Server {
@@ -204,6 +246,7 @@ async fn drive<R: Receive>(
                 while let Some(said) = resp::take(&mut buffer).map_err(std::io::Error::other)? {
                     match said {
                         Said::Message(message) => receiver.receive(&message),
+                        Said::Left(name) => receiver.left(&name),
                         said => settle(&mut waiting, said),
                     }
                 }
@@ -232,6 +275,7 @@ fn settle(waiting: &mut VecDeque<Awaited>, said: Said) {
             }
             Ok(Bytes::new())
         }
+        (_, Said::Answer(Err(_))) if first.is_behind_refusals => return,
         (_, Said::Answer(Err(refusal))) => Err(BrokerError::refused(refusal)),
         (None, Said::Answer(Ok(answer))) => Ok(answer),
         _ => return,
@@ -254,7 +298,7 @@ mod tests {
         let (mut waiting, mut answers) = (VecDeque::new(), Vec::new());
         for confirmations in [Some((Said::Subscribed, 3)), None, Some((Said::Unsubscribed, 1))] {
             let (reply, answer) = oneshot::channel();
-            waiting.push_back(Awaited { confirmations, reply });
+            waiting.push_back(Awaited { confirmations, is_behind_refusals: false, reply });
             answers.push(answer);
         }
         settle(&mut waiting, Said::Subscribed);
@@ -269,6 +313,30 @@ mod tests {
         settle(&mut waiting, Said::Answer(Err("NOPERM no".to_owned())));
         assert!(matches!(answers[2].try_recv(), Ok(Err(BrokerError::Refused { .. }))));
         assert!(waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn each_slot_is_subscribed_by_itself_and_what_has_left_already_is_given_up() {
+        let (ours, mut redis) = tokio::io::duplex(1024);
+        let (connection, _driver) = Subscriptions::open(Box::new(ours), Router::to_nobody());
+        let groups = [vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]];
+        let server = async {
+            let mut asked = [0; 1024];
+            assert!(redis.read(&mut asked).await.unwrap() > 0);
+            let confirmed =
+                ["a", "b"].map(|name| format!(">3\r\n$10\r\nssubscribe\r\n$1\r\n{name}\r\n:1\r\n")).concat();
+            redis.write_all(confirmed.as_bytes()).await.unwrap();
+            redis.write_all(b"-MOVED 7365 127.0.0.1:1\r\n").await.unwrap();
+            assert!(redis.read(&mut asked).await.unwrap() > 0);
+            let answers = b">3\r\n$12\r\nsunsubscribe\r\n$1\r\na\r\n:1\r\n-MOVED 7365 127.0.0.1:1\r\n%0\r\n";
+            redis.write_all(answers).await.unwrap();
+        };
+        let asked = async {
+            let subscribed = connection.subscribe_sharded(&groups).await;
+            assert!(matches!(&subscribed[..], [Ok(()), Err(BrokerError::Refused { .. })]), "{subscribed:?}");
+            connection.unsubscribe_sharded(&groups).await.unwrap();
+        };
+        tokio::join!(asked, server);
     }
 
     #[tokio::test]

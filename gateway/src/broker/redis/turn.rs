@@ -22,7 +22,7 @@ impl RedisBroker {
         let fill = |command: &mut redis::Cmd, _: &Up| {
             command.arg(1).arg(&key).arg(node).arg(lease).arg(patience).arg(done).arg(ttl);
         };
-        let answer = self.link.eval(Operation::Turn, &script::TURN, fill).await?;
+        let answer = self.link.eval(Operation::Turn, &script::TURN, &key, fill).await?;
         let Value::Array(parts) = answer else { return Err(unexpected("turn")) };
         let Ok([held, done, over]) = <[Value; 3]>::try_from(parts) else { return Err(unexpected("turn")) };
         let over_ms = u64::from_redis_value(over).map_err(|_| unexpected("turn"))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gateway_core::repeats::{Arrival, Repeats};
 use parking_lot::Mutex;
+use shared::channel::Channel;
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
@@ -12,7 +13,7 @@ use super::message;
 use crate::broker::BrokerEvents;
 use crate::telemetry::Sparingly;
 
-pub(super) struct ShardEvents {
+pub(in crate::broker) struct ShardEvents {
     shard: usize,
     events: Arc<dyn BrokerEvents>,
     heard: Arc<Heard>,
@@ -20,14 +21,14 @@ pub(super) struct ShardEvents {
 
 /// What all servers brought of the messages between nodes.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(in crate::broker) struct Heard {
     repeats: Mutex<Repeats>,
     unread_told: Sparingly,
     late_told: Sparingly,
 }
 
 impl ShardEvents {
-    pub(super) fn new(shard: usize, events: Arc<dyn BrokerEvents>, heard: Arc<Heard>) -> Self {
+    pub(in crate::broker) fn new(shard: usize, events: Arc<dyn BrokerEvents>, heard: Arc<Heard>) -> Self {
         Self { shard, events, heard }
     }
 }
@@ -81,5 +82,9 @@ impl BrokerEvents for ShardEvents {
 
     fn resumed(&self, _part: usize) {
         self.events.resumed(self.shard);
+    }
+
+    fn moved(&self, part: usize, channels: Vec<Channel>) {
+        self.events.moved(part, channels);
     }
 }

@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use crate::broker::BrokerError;
 
 /// What those gave that answered: all of them, or those that did so until `patience` after the first. An error if none did.
-pub(super) async fn gather<T>(
+pub(crate) async fn gather<T>(
     asked: impl IntoIterator<Item = impl Future<Output = Result<T, BrokerError>>>,
     patience: Duration,
 ) -> Result<Vec<T>, BrokerError> {
@@ -31,6 +31,45 @@ pub(super) async fn gather<T>(
     match failed {
         Some(error) if given.is_empty() => Err(error),
         _ => Ok(given),
+    }
+}
+
+/// How many heard what goes over one way, and over the next as well if nobody hears it there, it fails, or says nothing for so
+/// long.
+pub(in crate::broker) async fn one_after_another(
+    mut ways: impl Iterator<Item = impl Future<Output = Result<u32, BrokerError>>>,
+    patience: Duration,
+) -> Result<u32, BrokerError> {
+    let mut asked = FuturesUnordered::new();
+    let (mut nobody, mut failed) = (false, None::<BrokerError>);
+    loop {
+        let next = ways.next();
+        let is_last = next.is_none();
+        asked.extend(next);
+        let answer = if is_last {
+            asked.next().await
+        } else {
+            match tokio::time::timeout(patience, asked.next()).await {
+                Ok(answer) => answer,
+                // It hangs: over another one as well.
+                Err(_) => continue,
+            }
+        };
+        match answer {
+            Some(Ok(0)) => nobody = true,
+            Some(Ok(heard)) => return Ok(heard),
+            // What may have been done is worse than what was not.
+            Some(Err(error)) if failed.as_ref().is_none_or(|failed| !failed.is_outcome_unknown()) => {
+                failed = Some(error);
+            }
+            None if is_last => break,
+            Some(Err(_)) | None => {}
+        }
+    }
+    match failed {
+        // Whoever is told that nobody heard it may say it again.
+        Some(error) if error.is_outcome_unknown() || !nobody => Err(error),
+        _ => Ok(0),
     }
 }
 

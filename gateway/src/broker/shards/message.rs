@@ -10,7 +10,7 @@ const HEAD_BYTES: usize = 17;
 
 /// Numbers the messages of this process.
 #[derive(Debug)]
-pub(super) struct Numbers {
+pub(in crate::broker) struct Numbers {
     sender: u64,
     next: AtomicU64,
 }
@@ -23,7 +23,7 @@ impl Default for Numbers {
 
 impl Numbers {
     /// The message with the next number before it.
-    pub(super) fn write(&self, message: &[u8]) -> Bytes {
+    pub(in crate::broker) fn write(&self, message: &[u8]) -> Bytes {
         let mut written = BytesMut::with_capacity(HEAD_BYTES + message.len());
         written.put_u8(VERSION);
         written.put_u64(self.sender);
@@ -34,7 +34,7 @@ impl Numbers {
 }
 
 /// Who sent a message, its number, and what it says. `None` for what another release wrote, or one that has only one server.
-pub(super) fn read(mut written: Bytes) -> Option<(u64, u64, Bytes)> {
+pub(in crate::broker) fn read(mut written: Bytes) -> Option<(u64, u64, Bytes)> {
     let message = written.split_off(HEAD_BYTES.min(written.len()));
     let head: &[u8; HEAD_BYTES] = written[..].try_into().ok()?;
     let [version, numbers @ ..] = head;

@@ -3,9 +3,9 @@
 //! A shard is a [`RedisBroker`] of its own, with its own links, pauses and numbers, so that what becomes of one server is felt
 //! by its channels alone. What concerns all nodes and no channel goes over every server: [`reach`].
 
-mod events;
-mod gather;
-mod message;
+pub(in crate::broker) mod events;
+pub(crate) mod gather;
+pub(in crate::broker) mod message;
 mod reach;
 
 use std::sync::Arc;
@@ -168,8 +168,8 @@ impl Broker for ShardedBroker {
         self.shards.place(channel.as_str())
     }
 
-    fn part_name(&self, part: usize) -> &str {
-        self.shards.get(part).map_or("", |shard| &shard.name)
+    fn part_name(&self, part: usize) -> Arc<str> {
+        self.shards.get(part).map_or_else(|| "".into(), |shard| shard.name.clone())
     }
 
     fn layout(&self) -> &str {

@@ -9,11 +9,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 
 use super::ShardedBroker;
-use super::gather::gather;
+use super::gather::{gather, one_after_another};
 use crate::broker::{Broker, BrokerError, Taking, Turn};
 
 impl ShardedBroker {
@@ -27,38 +25,8 @@ impl ShardedBroker {
 
     pub(super) async fn tell_one(&self, node: String, message: Bytes) -> Result<u32, BrokerError> {
         let written = self.numbers.write(&message);
-        let mut left = self.shards.ranked(&node);
-        let mut asked = FuturesUnordered::new();
-        let (mut nobody, mut failed) = (false, None::<BrokerError>);
-        loop {
-            let next = left.next();
-            let is_last = next.is_none();
-            asked.extend(next.map(|shard| shard.broker.tell_node(&node, written.clone())));
-            let answer = if is_last {
-                asked.next().await
-            } else {
-                match tokio::time::timeout(self.patience, asked.next()).await {
-                    Ok(answer) => answer,
-                    // It hangs: over another one as well.
-                    Err(_) => continue,
-                }
-            };
-            match answer {
-                Some(Ok(0)) => nobody = true,
-                Some(Ok(heard)) => return Ok(heard),
-                // What may have been done is worse than what was not.
-                Some(Err(error)) if failed.as_ref().is_none_or(|failed| !failed.is_outcome_unknown()) => {
-                    failed = Some(error);
-                }
-                None if is_last => break,
-                Some(Err(_)) | None => {}
-            }
-        }
-        match failed {
-            // Whoever is told that nobody heard it may say it again.
-            Some(error) if error.is_outcome_unknown() || !nobody => Err(error),
-            _ => Ok(0),
-        }
+        let asked = self.shards.ranked(&node).map(|shard| shard.broker.tell_node(&node, written.clone()));
+        one_after_another(asked, self.patience).await
     }
 
     /// A turn is at one server, and at the next while that cannot be asked. So two nodes may have it for a while, one of which

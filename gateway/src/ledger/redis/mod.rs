@@ -55,7 +55,8 @@ impl RedisLedger {
 
     /// Whether this holder has begun in what Redis is now. `None`: it has not begun.
     fn is_sound(&self, ledger: &str, holder: &str) -> Result<Option<bool>, BrokerError> {
-        let now = self.broker.generation()?;
+        let [key, ..] = self.keys(ledger);
+        let now = self.broker.generation_of(&key)?;
         Ok(self.begun.lock().get(&(ledger.into(), holder.into())).map(|generation| *generation == now))
     }
 
@@ -89,7 +90,7 @@ impl RedisLedger {
                 command.arg(letter).arg(text);
             }
         };
-        let changed = held(&self.broker.link().eval(Operation::LedgerWrite, &CHANGE, fill).await?)?;
+        let changed = held(&self.broker.link().eval(Operation::LedgerWrite, &CHANGE, &keys[0], fill).await?)?;
         Ok(self.note(ledger, holder, changed))
     }
 
@@ -105,13 +106,14 @@ impl RedisLedger {
             Some(false) => return Ok(self.note(ledger, holder, Held::Over)),
             None => true,
         };
-        let generation = self.broker.generation()?;
         let keys = self.keys(ledger);
+        let generation = self.broker.generation_of(&keys[0])?;
         let fill = |command: &mut Cmd, _: &Up| {
             command.arg(keys.len()).arg(&keys).arg(room.news_max).arg(room.bytes_max).arg(holder);
             command.arg(millis(lease)).arg(u8::from(begins)).arg(FREED_MAX).arg(millis(UNUSED_TTL));
         };
-        let prolonged = held(&self.broker.link().eval(Operation::LedgerWrite, &PROLONG, fill).await?)?;
+        let prolonged =
+            held(&self.broker.link().eval(Operation::LedgerWrite, &PROLONG, &keys[0], fill).await?)?;
         if begins && prolonged != Held::Over {
             self.begun.lock().insert((ledger.into(), holder.into()), generation);
         }
@@ -128,7 +130,7 @@ impl RedisLedger {
             command.arg(&from).arg(&until).arg(limit).arg(readers);
         };
         // News can be long, and nothing short is to stand behind them.
-        let answer = self.broker.reads().eval(Operation::LedgerRead, &READ, fill).await?;
+        let answer = self.broker.reads().eval(Operation::LedgerRead, &READ, &keys[0], fill).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         if parts.len() == 1 {
             return Ok(None);

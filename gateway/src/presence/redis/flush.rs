@@ -13,7 +13,6 @@ use super::local::Write;
 use super::read::read_leases;
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
-use crate::broker::redis::hold::State;
 use crate::broker::redis::link::Up;
 use crate::broker::redis::script::Script;
 use crate::broker::redis::{Generation, RedisBroker};
@@ -74,9 +73,9 @@ impl Flusher {
         let key_period = self.lease * LEASES_PER_KEY / 3;
         let mut keys_due = tokio::time::interval_at(Instant::now() + key_period, key_period);
         keys_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut link = self.broker.link().watch();
+        let mut changes = self.broker.link().changes();
         // Until then nothing can be written, and no lease taken.
-        let _ = link.wait_for(|state| !matches!(state, State::Opening)).await;
+        changes.first().await;
         loop {
             let retiring = self.shared.retiring.lock().take();
             if let Some(done) = retiring {
@@ -89,7 +88,7 @@ impl Flusher {
             let result = tokio::select! {
                 biased;
                 // Redis may be another one, or an emptied one.
-                _ = link.changed() => self.prolong_lease().await,
+                () = changes.next() => self.prolong_lease().await,
                 _ = lease_due.tick() => self.prolong_lease().await,
                 _ = keys_due.tick() => {
                     self.prolonging = self.shared.local.lock().channels();
@@ -127,13 +126,16 @@ impl Flusher {
             .iter()
             .map(|write| {
                 let nodes = self.broker.keys().present(&write.channel);
-                let name = name.clone();
-                move |command: &mut Cmd, _: &Up| fill_write(command, write, &nodes, &name, ttl)
+                let (name, key) = (name.clone(), nodes.clone());
+                let fill = move |command: &mut Cmd, _: &Up| fill_write(command, write, &nodes, &name, ttl);
+                (key, fill)
             })
             .collect();
-        let result = self.broker.link().eval_many(Operation::PresenceWrite, &WRITE, &fills).await.map(|_| ());
+        let results = self.broker.link().eval_each(Operation::PresenceWrite, &WRITE, &fills).await;
         drop(fills);
-        for write in writes {
+        let mut flushed = Ok(());
+        for (write, result) in writes.into_iter().zip(results) {
+            let result = result.map(drop);
             if result.is_err() {
                 // Nobody knows what of it was done.
                 self.shared.local.lock().change_whole(write.channel);
@@ -142,8 +144,9 @@ impl Flusher {
                 // Whoever waited may have given up.
                 let _ = waiter.send(result.clone());
             }
+            flushed = flushed.and(result);
         }
-        result
+        flushed
     }
 
     /// One part of the keys whose time must be prolonged. What is not there is written again.
@@ -159,20 +162,22 @@ impl Flusher {
             pipeline.cmd("PEXPIRE").arg(format!("{nodes}:{name}:users")).arg(ttl);
             pipeline.cmd("PEXPIRE").arg(nodes).arg(ttl);
         }
-        let answers = match self.broker.link().call_many(Operation::PresenceWrite, &pipeline).await {
-            Ok(answers) => answers,
-            Err(error) => {
-                self.prolonging.extend(part);
-                return Err(error);
-            }
-        };
+        let answers = self.broker.link().call_each(Operation::PresenceWrite, &pipeline).await;
+        let (mut prolonged, mut again) = (Ok(()), Vec::new());
         let mut local = self.shared.local.lock();
         for (channel, answers) in part.into_iter().zip(answers.chunks(3)) {
-            if answers.contains(&Value::Int(0)) && local.holds(&channel) {
+            if let Some(Err(error)) = answers.iter().find(|answer| answer.is_err()) {
+                prolonged = Err(error.clone());
+                again.push(channel);
+            } else if answers.iter().any(|answer| matches!(answer, Ok(Value::Int(0))))
+                && local.holds(&channel)
+            {
                 local.change_whole(channel);
             }
         }
-        Ok(())
+        // Behind those that are left: they may be of a master that is away.
+        self.prolonging.splice(0..0, again);
+        prolonged
     }
 
     async fn prolong_lease(&mut self) -> Result<(), BrokerError> {

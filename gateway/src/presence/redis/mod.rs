@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use gateway_core::effect::PresenceStats;
 use parking_lot::Mutex;
 use shared::channel::Channel;
@@ -29,7 +29,7 @@ use self::local::{Local, Waiter};
 use self::read::LiveNodes;
 use super::Presence;
 use crate::broker::redis::{Config, RedisBroker};
-use crate::broker::{BrokerError, Effective};
+use crate::broker::{Broker, BrokerError, Effective};
 
 #[derive(Debug)]
 pub struct RedisPresence {
@@ -110,7 +110,13 @@ impl Presence for RedisPresence {
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
-        probe::try_out(&self.broker).boxed()
+        let parts = (0..self.broker.parts()).filter(|part| self.broker.has_part(*part));
+        let all: Vec<_> = parts.map(|part| probe::try_out(&self.broker, part)).collect();
+        async move { join_all(all).await.into_iter().collect() }.boxed()
+    }
+
+    fn probe_of(&self, part: usize) -> BoxFuture<'_, Result<(), BrokerError>> {
+        probe::try_out(&self.broker, part).boxed()
     }
 
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {

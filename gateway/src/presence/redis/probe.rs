@@ -19,17 +19,18 @@ const TRACES_TTL: Duration = Duration::from_secs(30);
 /// Under which nobody is present.
 const NAME: &str = "trial";
 
-pub(super) async fn try_out(broker: &RedisBroker) -> Result<(), BrokerError> {
-    let done = write_and_read(broker).await;
+/// In one part of the broker.
+pub(super) async fn try_out(broker: &RedisBroker, part: usize) -> Result<(), BrokerError> {
+    let done = write_and_read(broker, part).await;
     if done.as_ref().is_err_and(is_for_want_of_a_right) {
-        broker.look_at_rights().await?;
+        broker.look_at_rights(part).await?;
     }
     done
 }
 
-async fn write_and_read(broker: &RedisBroker) -> Result<(), BrokerError> {
+async fn write_and_read(broker: &RedisBroker, part: usize) -> Result<(), BrokerError> {
+    let Some((keys, channel)) = broker.trial(part) else { return Ok(()) };
     read_leases(broker, "", Duration::ZERO, "").await?;
-    let (keys, channel) = broker.trial();
     let write = Write {
         channel: channel.clone(),
         whole: true,
@@ -39,9 +40,9 @@ async fn write_and_read(broker: &RedisBroker) -> Result<(), BrokerError> {
         users_removed: Vec::new(),
         waiters: Vec::new(),
     };
-    let key = keys.present(channel);
+    let key = keys.present(&channel);
     let fill = |command: &mut Cmd, _: &Up| fill_write(command, &write, &key, NAME, millis(TRACES_TTL));
-    broker.link().eval(Operation::PresenceWrite, &WRITE, fill).await?;
+    broker.link().eval(Operation::PresenceWrite, &WRITE, &key, fill).await?;
     let live = [NAME.as_bytes().to_vec()];
     for what in ["clients", "stats"] {
         ask(broker, &key, what, &live, Some(&[])).await?;

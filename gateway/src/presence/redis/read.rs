@@ -1,6 +1,6 @@
 //! Asking Redis who is present.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,11 +19,15 @@ use crate::broker::measure::Operation;
 use crate::broker::redis::RedisBroker;
 use crate::broker::redis::link::Up;
 use crate::broker::redis::script::Script;
+use crate::broker::shards::gather::gather;
 
 static READ: Script = Script::new(include_str!("scripts/read.lua"));
 
 /// How old a list of live nodes may be at most. A part of the lease, if that is shorter.
 const LIST_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// How much longer than the first of several places for leases the others may take.
+const OTHER_PLACES: Duration = Duration::from_millis(250);
 
 /// Names of the nodes whose lease holds.
 type Names = Arc<Vec<Vec<u8>>>;
@@ -89,9 +93,12 @@ impl LiveNodes {
             Found::Unknown(unknown) => unknown,
         };
         // These nodes were in the channel before the next list is made, and a node has its lease before it writes:
-        // those that are not on it are gone. Whoever appears only after that has just come.
+        // those that are not on it are gone, and so are those that were on the list before. Whoever appears only after that
+        // has just come.
+        let before = live;
         let live = self.list(broker).await?;
-        let dead: Vec<_> = unknown.into_iter().filter(|name| !live.contains(name)).collect();
+        let known = unknown.into_iter().chain(before.iter().cloned());
+        let dead: Vec<_> = known.filter(|name| !live.contains(name)).collect();
         match ask(broker, &key, what, &live, Some(&dead)).await? {
             Found::Answer(answer) => Ok(answer),
             Found::Unknown(_) => Err(unexpected()),
@@ -126,7 +133,7 @@ pub(super) async fn ask(
             command.arg(name);
         }
     };
-    let answer = broker.reads().eval(Operation::PresenceRead, &READ, fill).await?;
+    let answer = broker.reads().eval(Operation::PresenceRead, &READ, key, fill).await?;
     let Value::Array(parts) = answer else { return Err(unexpected()) };
     match <[Value; 2]>::try_from(parts) {
         Ok([Value::Int(1), answer]) => Ok(Found::Answer(answer)),
@@ -136,23 +143,83 @@ pub(super) async fn ask(
 }
 
 /// Prolongs the lease of `name`, if it is not empty, and ends that of `ending`, if that is not empty. Answers
-/// whether the lease had held until now, and which hold.
+/// whether the lease had held until now, and which hold. Where there are several places for leases, most of them are enough: what
+/// one that was replaced may lack, another has.
 pub(super) async fn read_leases(
     broker: &RedisBroker,
     name: &str,
     lease: Duration,
     ending: &str,
 ) -> Result<(bool, Names), BrokerError> {
-    let key = broker.keys().presence_leases();
+    let places = broker.keys().presence_leases();
+    if let [place] = &places[..] {
+        let (held, names) = read_leases_at(broker, place, name, lease, ending).await?;
+        return Ok((held, Arc::new(names)));
+    }
+    let asked = places.iter().map(|place| read_leases_at(broker, place, name, lease, ending));
+    let (mut held, mut all) = (false, Vec::new());
+    let given = gather(asked, OTHER_PLACES).await?;
+    if 2 * given.len() <= places.len() {
+        return Err(BrokerError::Unreachable("most of the places that leases are in do not answer".into()));
+    }
+    for (held_here, names) in given {
+        held |= held_here;
+        all.extend(names);
+    }
+    Ok((held, Arc::new(latest_of_each(all))))
+}
+
+/// Of each node the name that it took last: a place that was away when a node took it still has the one before.
+fn latest_of_each(names: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut latest: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+    let mut others = BTreeSet::new();
+    for name in names {
+        let dot = name.iter().rposition(|byte| *byte == b'.');
+        let number = dot.and_then(|dot| std::str::from_utf8(&name[dot + 1..]).ok()?.parse().ok());
+        match (dot, number) {
+            (Some(dot), Some(number)) => {
+                let last = latest.entry(name[..dot].to_vec()).or_insert(number);
+                *last = number.max(*last);
+            }
+            _ => {
+                others.insert(name);
+            }
+        }
+    }
+    let named =
+        latest.into_iter().map(|(node, number)| [&node[..], format!(".{number}").as_bytes()].concat());
+    named.chain(others).collect()
+}
+
+async fn read_leases_at(
+    broker: &RedisBroker,
+    key: &str,
+    name: &str,
+    lease: Duration,
+    ending: &str,
+) -> Result<(bool, Vec<Vec<u8>>), BrokerError> {
     let fill = |command: &mut Cmd, _: &Up| {
-        command.arg(1).arg(&key).arg(name).arg(millis(lease)).arg(ending);
+        command.arg(1).arg(key).arg(name).arg(millis(lease)).arg(ending);
     };
     let operation = if name.is_empty() { Operation::PresenceRead } else { Operation::PresenceWrite };
-    let value = broker.link().eval(operation, &LEASE, fill).await?;
+    let value = broker.link().eval(operation, &LEASE, key, fill).await?;
     let (held, names) = <(u8, Vec<Vec<u8>>)>::from_redis_value(value).map_err(|_| unexpected())?;
-    Ok((held == 1, Arc::new(names)))
+    Ok((held == 1, names))
 }
 
 fn unexpected() -> BrokerError {
     BrokerError::Unexpected("the presence scripts gave something they should not".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_present_under_the_name_that_it_took_last() {
+        let names = ["a.b.9", "a.b.10", "odd", "c.1", "a.b.9", "odd"].map(|name| name.as_bytes().to_vec());
+        let latest: Vec<String> =
+            latest_of_each(names.into()).into_iter().map(|name| String::from_utf8(name).unwrap()).collect();
+        assert_eq!(latest, ["a.b.10", "c.1", "odd"]);
+    }
 }

@@ -57,7 +57,7 @@ local function tell(record, before)
     call('PEXPIRE', stream, ARGV[5])
   end
   local pair = before and '\3' .. #before .. ':' .. before or ''
-  call('PUBLISH', name, whole(last) .. ':' .. epoch .. ':' .. pair .. record)
+  call(send, name, whole(last) .. ':' .. epoch .. ':' .. pair .. record)
 end
 
 -- Takes out keys whose time is over, and tells of it. More than a few come next time.

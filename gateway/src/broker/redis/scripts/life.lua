@@ -9,9 +9,9 @@
 -- KEYS  lease, life
 -- ARGV  id of the process as it was when the connection was opened (40 hyphens: it may not be asked for), a new epoch
 -- Leaves `life` (16 bytes), `now` (ms, up to 2 late), `refused` (why Redis takes no writes, if it was tried), and `unreadable` (the
--- same, if reading makes no sense either)
-local call, new_epoch = redis.call, ARGV[2]
-local life, now, refused, unreadable
+-- same, if reading makes no sense either), and `send`, the command that publishes
+local call, new_epoch, send = redis.call, ARGV[2], 'PUBLISH'
+local life, now, refused, unreadable, others, second
 local lease = call('GET', KEYS[1])
 if lease and string.sub(lease, 1, 40) == ARGV[1] then
   life, now = string.sub(lease, 41, 56), tonumber(string.sub(lease, 57))

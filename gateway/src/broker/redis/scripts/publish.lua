@@ -29,7 +29,7 @@ end
 -- All but the offset. Where the delivery is refused, the offset is taken back.
 -- Gives the error if there is one, whether the publication was delivered, and whether the stream is new
 local function deliver(position, field, offset, epoch, stream, name, size, record)
-  local sent = rpcall('PUBLISH', name, offset .. ':' .. epoch .. ':' .. record)
+  local sent = rpcall(send, name, offset .. ':' .. epoch .. ':' .. record)
   if type(sent) == 'table' then
     call('HINCRBY', position, field, -1)
     return sent, false, false
@@ -69,6 +69,9 @@ local function publish(position, stream, once, at)
   local known = rpcall('HMGET', position, 'epoch', 'in_life', 'renew')
   if known.err then
     return give_up(position, stream, known)
+  end
+  if known[1] and known[2] and goes_on(position, known[1], known[2]) then
+    known[2] = life
   end
   local epoch, version, is_in_life = known[1], #KEYS < 6 and ARGV[at + 7], known[1] and known[2] == life
   if is_in_life and version then
@@ -145,7 +148,7 @@ if ARGV[6] == '0' then
   if once then
     call('SET', once, '', 'PX', ARGV[10])
   end
-  local sent = rpcall('PUBLISH', name, ':' .. ARGV[9])
+  local sent = rpcall(send, name, ':' .. ARGV[9])
   if type(sent) == 'table' then
     if once then
       call('DEL', once)

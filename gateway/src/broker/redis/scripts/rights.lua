@@ -1,7 +1,7 @@
 -- Says which rights the user lacks that scripts need, by using each: an error of a script names only a line.
 --
 -- KEYS  three that nobody uses: their kinds are made up here
--- ARGV  a pub/sub name
+-- ARGV  a pub/sub name, and the command that publishes there
 -- Gives the names of what is refused for want of a right
 local lacks = {}
 
@@ -47,5 +47,5 @@ try('XREVRANGE', list, '+', '-', 'COUNT', '1')
 try('PEXPIRE', list, '1000')
 try('UNLINK', list)
 try('DEL', hash, set, sorted, text)
-try('PUBLISH', ARGV[1], '')
+try(ARGV[2] == 'SPUBLISH' and 'SPUBLISH' or 'PUBLISH', ARGV[1], '')
 return lacks

@@ -175,7 +175,7 @@ impl Asker {
         let stream = connect(address, self.server_tls.as_ref()).await?;
         let (connection, _driver) = Subscriptions::open(stream, Arc::new(Nobody(AtomicU64::new(0))));
         let mut server = connection.greet(&self.server_login).await.map_err(DialError::Refused)?;
-        while server.unusable().is_some() {
+        while server.unusable(false).is_some() {
             tokio::time::sleep(PROMOTION_INTERVAL).await;
             server = connection.hello().await.map_err(DialError::Refused)?;
         }

@@ -1,0 +1,304 @@
+//! Everything that is asked beside publications and subscriptions: at the one server there is, or at the master of its key's slot,
+//! and again where that says that somebody else is to be asked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::parts::Part;
+use super::{Cluster, Redirect, slots};
+use crate::broker::BrokerError;
+use crate::broker::measure::Operation;
+use crate::broker::redis::hold::State;
+use crate::broker::redis::link::{Link, Up};
+use crate::broker::redis::script::Script;
+
+tokio::task_local! {
+    /// Whatever is sent meanwhile goes to where its slot is on its way to.
+    static ASKING: ();
+}
+
+/// Whether a command is to be sent behind ASKING.
+pub(in crate::broker::redis) fn with_asking() -> bool {
+    ASKING.try_with(|()| ()).is_ok()
+}
+
+/// The first pause before somebody is asked again who said "later", and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
+
+/// So often another master is asked at once. If that goes on, masters do not agree yet.
+const AT_ONCE: u32 = 3;
+
+/// Where commands go whose key is known.
+#[derive(Clone, Debug)]
+pub(crate) enum Commands {
+    Server(Arc<Link>),
+    /// The connections of masters for commands, or those for reads that may be long.
+    Cluster(Arc<Cluster>, Reads),
+}
+
+/// Whether the answers may be long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reads {
+    Short,
+    Long,
+}
+
+/// When what is kept may have been lost.
+#[derive(Debug)]
+pub(crate) enum Changes {
+    Server(watch::Receiver<State<Up>>),
+    /// Whether anybody was asked yet, and which data sets there are.
+    Cluster(watch::Receiver<bool>, watch::Receiver<u64>),
+}
+
+impl Changes {
+    /// Waits for the outcome of the very first attempt to connect.
+    pub(crate) async fn first(&mut self) {
+        // What is closed will not change any more.
+        match self {
+            Self::Server(link) => drop(link.wait_for(|state| !matches!(state, State::Opening)).await),
+            Self::Cluster(settled, _) => drop(settled.wait_for(|settled| *settled).await),
+        }
+    }
+
+    pub(crate) async fn next(&mut self) {
+        let changed = match self {
+            Self::Server(link) => link.changed().await,
+            Self::Cluster(_, generation) => generation.changed().await,
+        };
+        if changed.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Commands {
+    pub(crate) fn changes(&self) -> Changes {
+        match self {
+            Self::Server(link) => Changes::Server(link.watch()),
+            Self::Cluster(cluster, _) => {
+                Changes::Cluster(cluster.settled.subscribe(), cluster.generation.subscribe())
+            }
+        }
+    }
+
+    /// One script. `key` is one of its keys, which says where. `fill` adds the number of keys, the keys and the arguments; it may be
+    /// called several times.
+    pub(crate) async fn eval(
+        &self,
+        operation: Operation,
+        script: &Script,
+        key: &str,
+        fill: impl Fn(&mut Cmd, &Up),
+    ) -> Result<Value, BrokerError> {
+        match self {
+            Self::Server(link) => link.eval(operation, script, fill).await,
+            Self::Cluster(cluster, reads) => {
+                let send = |part: Arc<Part>| {
+                    let fill = &fill;
+                    async move { part.link(*reads).eval(operation, script, fill).await }
+                };
+                cluster.routed(slots::of_key(key.as_bytes()), send).await
+            }
+        }
+    }
+
+    /// The same script several times, in as few round trips as can be, each with a key and what fills it as in
+    /// [`Commands::eval`]. Answers what became of each.
+    pub(crate) async fn eval_each<F: Fn(&mut Cmd, &Up)>(
+        &self,
+        operation: Operation,
+        script: &Script,
+        fills: &[(String, F)],
+    ) -> Vec<Result<Value, BrokerError>> {
+        match self {
+            Self::Server(link) => {
+                let all: Vec<&F> = fills.iter().map(|(_, fill)| fill).collect();
+                let answers = link.eval_each(operation, script, &all).await;
+                answers.unwrap_or_else(|error| fills.iter().map(|_| Err(error.clone())).collect())
+            }
+            Self::Cluster(cluster, reads) => {
+                let slot = |(key, _): &(String, F)| slots::of_key(key.as_bytes());
+                let reads = *reads;
+                let together = |part: Arc<Part>, places: Vec<usize>| async move {
+                    let its: Vec<&F> = places.iter().map(|place| &fills[*place].1).collect();
+                    part.link(reads).eval_each(operation, script, &its).await
+                };
+                let alone = |part: Arc<Part>, place: usize| async move {
+                    part.link(reads).eval(operation, script, &fills[place].1).await
+                };
+                cluster.each(fills.iter().map(slot).collect(), together, alone).await
+            }
+        }
+    }
+
+    /// The same, where one that fails makes all of it fail.
+    pub(crate) async fn eval_many<F: Fn(&mut Cmd, &Up)>(
+        &self,
+        operation: Operation,
+        script: &Script,
+        fills: &[(String, F)],
+    ) -> Result<Vec<Value>, BrokerError> {
+        self.eval_each(operation, script, fills).await.into_iter().collect()
+    }
+
+    /// One command, whose first argument is its key.
+    pub(crate) async fn call(&self, operation: Operation, command: &Cmd) -> Result<Value, BrokerError> {
+        match self {
+            Self::Server(link) => link.call(operation, command).await,
+            Self::Cluster(cluster, reads) => {
+                let send = |part: Arc<Part>| async move { part.link(*reads).call(operation, command).await };
+                cluster.routed(slot_of(command), send).await
+            }
+        }
+    }
+
+    /// Several commands in as few round trips as can be, and what became of each. The first argument of each is its key.
+    pub(crate) async fn call_each(
+        &self,
+        operation: Operation,
+        pipeline: &Pipeline,
+    ) -> Vec<Result<Value, BrokerError>> {
+        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
+        match self {
+            Self::Server(link) => {
+                let answers = link.call_each(operation, pipeline).await;
+                answers.unwrap_or_else(|error| commands.iter().map(|_| Err(error.clone())).collect())
+            }
+            Self::Cluster(cluster, reads) => {
+                let (reads, commands) = (*reads, &commands);
+                let together = |part: Arc<Part>, places: Vec<usize>| async move {
+                    let mut its = Pipeline::with_capacity(places.len());
+                    for place in places {
+                        its.add_command(commands[place].clone());
+                    }
+                    part.link(reads).call_each(operation, &its).await
+                };
+                let alone = |part: Arc<Part>, place: usize| async move {
+                    part.link(reads).call(operation, commands[place]).await
+                };
+                cluster.each(commands.iter().map(|command| slot_of(command)).collect(), together, alone).await
+            }
+        }
+    }
+
+    /// The same, where one that fails makes all of it fail.
+    pub(crate) async fn call_many(
+        &self,
+        operation: Operation,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, BrokerError> {
+        self.call_each(operation, pipeline).await.into_iter().collect()
+    }
+}
+
+fn slot_of(command: &Cmd) -> u16 {
+    match command.args_iter().nth(1) {
+        Some(redis::Arg::Simple(key)) => slots::of_key(key),
+        _ => 0,
+    }
+}
+
+impl Part {
+    fn link(&self, reads: Reads) -> &Link {
+        match reads {
+            Reads::Short => &self.master.link,
+            Reads::Long => &self.master.reads,
+        }
+    }
+}
+
+impl Cluster {
+    /// Asks the master of a slot, and whoever that says, within one deadline.
+    async fn routed<F: Future<Output = Result<Value, BrokerError>>>(
+        &self,
+        slot: u16,
+        send: impl Fn(Arc<Part>) -> F,
+    ) -> Result<Value, BrokerError> {
+        let deadline = Instant::now() + self.config.timeout();
+        if !self.is_settled() {
+            let settled = tokio::time::timeout_at(deadline, self.settle()).await;
+            settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
+        }
+        let mut next: Option<Arc<Part>> = None;
+        let mut times = 0;
+        loop {
+            let asked = match next.take() {
+                Some(next) => tokio::time::timeout_at(deadline, ASKING.scope((), send(next))).await,
+                None => tokio::time::timeout_at(deadline, send(self.owner(slot)?)).await,
+            };
+            let answer = asked.unwrap_or_else(|_| Err(BrokerError::unanswered(self.config.timeout())));
+            let Some(redirect) = answer.as_ref().err().and_then(Redirect::read) else { return answer };
+            next = self.redirected(slot, &redirect);
+            times += 1;
+            let is_known = matches!(redirect, Redirect::Moved { .. }) || next.is_some();
+            let pause = match is_known && times <= AT_ONCE {
+                true => Duration::ZERO,
+                false => (PAUSES.0 * 2_u32.pow(times.min(8) - 1)).min(PAUSES.1),
+            };
+            if Instant::now() + pause >= deadline {
+                return answer;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Asks each master what is its own, and alone again what has moved meanwhile. `wanted` are the slots of all that is asked.
+    async fn each<A, B>(
+        &self,
+        wanted: Vec<u16>,
+        together: impl Fn(Arc<Part>, Vec<usize>) -> A,
+        alone: impl Fn(Arc<Part>, usize) -> B,
+    ) -> Vec<Result<Value, BrokerError>>
+    where
+        A: Future<Output = Result<Vec<Result<Value, BrokerError>>, BrokerError>>,
+        B: Future<Output = Result<Value, BrokerError>>,
+    {
+        let missing = || Err(BrokerError::Unexpected("an answer is missing".into()));
+        let mut answers: Vec<Result<Value, BrokerError>> = wanted.iter().map(|_| missing()).collect();
+        if tokio::time::timeout(self.config.timeout(), self.settle()).await.is_err() {
+            answers.fill_with(|| Err(BrokerError::Timeout(self.config.timeout())));
+            return answers;
+        }
+        let mut by_part: BTreeMap<usize, (Arc<Part>, Vec<usize>)> = BTreeMap::new();
+        for (place, slot) in wanted.iter().enumerate() {
+            match self.owner(*slot) {
+                Ok(owner) => by_part.entry(owner.place).or_insert((owner, Vec::new())).1.push(place),
+                Err(error) => answers[place] = Err(error),
+            }
+        }
+        let asked = by_part.into_values().map(|(part, places)| {
+            let asked = together(part, places.clone());
+            async move { (asked.await, places) }
+        });
+        let mut redirected = Vec::new();
+        for (given, places) in join_all(asked).await {
+            match given {
+                Ok(given) => {
+                    for (place, answer) in places.into_iter().zip(given) {
+                        if answer.as_ref().err().and_then(Redirect::read).is_some() {
+                            redirected.push(place);
+                        }
+                        answers[place] = answer;
+                    }
+                }
+                Err(error) => places.into_iter().for_each(|place| answers[place] = Err(error.clone())),
+            }
+        }
+        let again = redirected.into_iter().map(|place| {
+            let alone = &alone;
+            let slot = wanted[place];
+            async move { (place, self.routed(slot, |part| alone(part, place)).await) }
+        });
+        for (place, answer) in join_all(again).await {
+            answers[place] = answer;
+        }
+        answers
+    }
+}

@@ -1,0 +1,277 @@
+//! The order of publications while slots move: those of a slot are at one master at a time, and what comes later waits until
+//! all of them were answered before it is sent to another.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use redis::Value;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::parts::Part;
+use super::slots::SLOTS;
+use super::{Cluster, Redirect};
+use crate::broker::BrokerError;
+use crate::broker::redis::publications::{One, places_of, wait};
+use crate::broker::redis::publish::Outgoing;
+
+/// Kibibytes of publications that wait for others of their slot, or because it moves, each counted as one more than it has, beside those that
+/// were sent before. More are refused.
+const WAITING_MAX: usize = 65_536;
+
+/// The first pause before somebody is asked again who said "later", and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
+
+/// So often another master is asked at once. If that goes on, masters do not agree yet.
+const AT_ONCE: u32 = 3;
+
+#[derive(Debug)]
+pub(super) struct Flows {
+    slots: Box<[Mutex<Flow>]>,
+    waiting: Arc<Semaphore>,
+    cluster: Weak<Cluster>,
+    runtime: Handle,
+    timeout: Duration,
+}
+
+/// The publications of a slot.
+#[derive(Debug, Default)]
+struct Flow {
+    /// Where those are that were sent and not answered.
+    at: Option<Arc<Part>>,
+    under_way: u32,
+    /// Those that wait, in the order of the calls.
+    waiting: VecDeque<Waiting>,
+    /// How many there were.
+    count: u64,
+    /// Somebody sees to those that wait.
+    is_seen_to: bool,
+    /// Somebody else was to be asked, and nothing was taken by the master of the slot since: what one is refused, the next may not be. So
+    /// one is sent at a time.
+    is_in_doubt: bool,
+    /// One with an idempotency key is under way. Its key is new, so it is refused for as long as its slot moves, while what is sent behind
+    /// it would be taken: nothing is.
+    is_keyed: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Which of the slot's it is, in the order of the calls.
+    order: u64,
+    one: One,
+    /// Where its slot is on its way to, if it is to be sent there. Else it goes to the master of the slot.
+    next: Option<Arc<Part>>,
+    /// Who was asked said "later".
+    is_later: bool,
+}
+
+/// A publication's place among those of its slot, until it was answered.
+pub(in crate::broker::redis) struct Ticket {
+    flows: Arc<Flows>,
+    slot: u16,
+    order: u64,
+}
+
+impl Flows {
+    /// Must be called within a tokio runtime.
+    pub(super) fn new(cluster: Weak<Cluster>, timeout: Duration) -> Self {
+        let slots = (0..SLOTS).map(|_| Mutex::default()).collect();
+        let waiting = Arc::new(Semaphore::new(WAITING_MAX));
+        Self { slots, waiting, cluster, runtime: Handle::current(), timeout }
+    }
+
+    fn slot(&self, slot: u16) -> &Mutex<Flow> {
+        &self.slots[usize::from(slot % SLOTS)]
+    }
+
+    /// Is in its place when this returns, as [`Publications::push`] has it.
+    ///
+    /// [`Publications::push`]: crate::broker::redis::publications::Publications::push
+    pub(super) fn push(
+        self: &Arc<Self>,
+        cluster: &Cluster,
+        outgoing: Outgoing,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        let slot = outgoing.slot();
+        let mut flow = self.slot(slot).lock();
+        flow.count += 1;
+        let order = flow.count;
+        match cluster.owner(slot) {
+            Ok(owner) if flow.is_free_for(&owner) => {
+                flow.under_way += 1;
+                flow.is_keyed = outgoing.has_key();
+                let ticket = Some(Ticket { flows: self.clone(), slot, order });
+                let answer = owner.master.publications.push(outgoing, ticket);
+                flow.at = Some(owner);
+                return answer.left_future();
+            }
+            Err(error) if cluster.is_settled() => {
+                return std::future::ready(Err(error)).right_future().right_future();
+            }
+            // Nobody knows yet who has it.
+            Err(_) if flow.under_way == 0 => self.see_to(&mut flow, slot),
+            Ok(_) | Err(_) => {}
+        }
+        let Ok(place) = self.waiting.clone().try_acquire_many_owned(places_of(&outgoing)) else {
+            let error = BrokerError::Unreachable("too much waits for its turn in the cluster".into());
+            return std::future::ready(Err(error)).right_future().right_future();
+        };
+        let (one, answer) = One::new(outgoing, Instant::now(), place);
+        flow.waiting.push_back(Waiting { order, one, next: None, is_later: false });
+        wait(answer).left_future().right_future()
+    }
+
+    /// One less is under way.
+    fn answered(self: &Arc<Self>, slot: u16) {
+        let mut flow = self.slot(slot).lock();
+        flow.under_way = flow.under_way.saturating_sub(1);
+        if flow.under_way == 0 && !flow.waiting.is_empty() {
+            self.see_to(&mut flow, slot);
+        }
+    }
+
+    fn see_to(self: &Arc<Self>, flow: &mut Flow, slot: u16) {
+        if !std::mem::replace(&mut flow.is_seen_to, true) {
+            let flows = self.clone();
+            self.runtime.spawn(async move { flows.go_on(slot).await });
+        }
+    }
+
+    /// Sends what waits, until something is under way again.
+    async fn go_on(self: Arc<Self>, slot: u16) {
+        loop {
+            let pause = self.slot(slot).lock().waiting.front().map(Waiting::pause).unwrap_or_default();
+            tokio::time::sleep(pause).await;
+            let cluster = self.cluster.upgrade();
+            let (over, is_done) = {
+                let mut flow = self.slot(slot).lock();
+                let over = if flow.under_way == 0 { flow.take_over(self.timeout) } else { Vec::new() };
+                if flow.under_way == 0
+                    && let Some(next) = flow.waiting.front().map(|first| first.next.clone())
+                {
+                    let asks = next.is_some();
+                    let owner = || cluster.as_ref().and_then(|cluster| cluster.owner(slot).ok());
+                    if let Some(to) = next.or_else(owner) {
+                        self.send(&mut flow, slot, &to, asks);
+                    }
+                }
+                let is_done = flow.under_way > 0 || flow.waiting.is_empty();
+                flow.is_seen_to = !is_done;
+                (over, is_done)
+            };
+            for one in over {
+                let refused = BrokerError::refused(format!("TRYAGAIN slot {slot} moves, or nobody has it"));
+                let error = if one.redirected > 0 { refused } else { BrokerError::Timeout(self.timeout) };
+                one.answer(Err(error));
+            }
+            if is_done {
+                return;
+            }
+            tokio::time::sleep(PAUSES.0).await;
+        }
+    }
+
+    /// Sends those that go the way of the first, as many as may be under way together.
+    fn send(self: &Arc<Self>, flow: &mut Flow, slot: u16, to: &Arc<Part>, asks: bool) {
+        let goes_there = |waiting: &Waiting| match &waiting.next {
+            Some(next) => asks && Arc::ptr_eq(next, to),
+            None => !asks,
+        };
+        while flow.waiting.front().is_some_and(goes_there)
+            && let Some(Waiting { order, mut one, .. }) = flow.waiting.pop_front()
+        {
+            flow.under_way += 1;
+            one.ticket = Some(Ticket { flows: self.clone(), slot, order });
+            one.asks = asks;
+            flow.is_keyed = one.outgoing.has_key();
+            to.master.publications.push_again(one);
+            if flow.is_in_doubt || flow.is_keyed {
+                break;
+            }
+        }
+        flow.at = Some(to.clone());
+    }
+}
+
+impl Flow {
+    /// Whether what comes now may be sent there at once.
+    fn is_free_for(&self, owner: &Arc<Part>) -> bool {
+        let is_there = || {
+            !self.is_in_doubt && !self.is_keyed && self.at.as_ref().is_some_and(|at| Arc::ptr_eq(at, owner))
+        };
+        self.waiting.is_empty() && (self.under_way == 0 || is_there())
+    }
+
+    /// Forgets those that nobody waits for any more, and takes out those whose time is over.
+    fn take_over(&mut self, timeout: Duration) -> Vec<One> {
+        self.waiting.retain(|waiting| !waiting.one.is_abandoned());
+        let (over, left): (VecDeque<Waiting>, VecDeque<Waiting>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|waiting| waiting.one.begun.elapsed() >= timeout);
+        self.waiting = left;
+        over.into_iter().map(|waiting| waiting.one).collect()
+    }
+}
+
+impl Waiting {
+    /// How long to wait before it is sent again.
+    fn pause(&self) -> Duration {
+        match self.one.redirected {
+            0 => Duration::ZERO,
+            times if times <= AT_ONCE && !self.is_later => Duration::ZERO,
+            times => (PAUSES.0 * 2_u32.pow(times.min(8) - 1)).min(PAUSES.1),
+        }
+    }
+}
+
+impl Ticket {
+    /// It was not made, and somebody else is to be asked: before all that came after it.
+    pub(in crate::broker::redis) fn put_back(self, mut one: One, redirect: Redirect) {
+        let cluster = self.flows.cluster.upgrade();
+        let next = cluster.and_then(|cluster| cluster.redirected(self.slot, &redirect));
+        // Where it is to be asked for is not known yet.
+        let is_later =
+            redirect == Redirect::Later || (matches!(redirect, Redirect::Ask { .. }) && next.is_none());
+        {
+            let mut flow = self.flows.slot(self.slot).lock();
+            one.redirected += 1;
+            flow.is_in_doubt = true;
+            let at = flow.waiting.partition_point(|waiting| waiting.order < self.order);
+            flow.waiting.insert(at, Waiting { order: self.order, one, next, is_later });
+        }
+        // What this was the last of is gone on with now.
+        drop(self);
+    }
+
+    /// It was made by the master of the slot, which takes what follows too, until the slot leaves.
+    pub(in crate::broker::redis) fn made(&self) {
+        self.flows.slot(self.slot).lock().is_in_doubt = false;
+    }
+
+    /// A publication was made where its slot is on its way to. Subscribers are where it comes from until all of it has arrived.
+    pub(in crate::broker::redis) fn tell_the_others(&self, outgoing: &Outgoing, answer: &Value) {
+        let (Some(cluster), Some(message)) = (self.flows.cluster.upgrade(), outgoing.message(answer)) else {
+            return;
+        };
+        if let Ok(owner) = cluster.owner(self.slot) {
+            let sent = owner.master.publications.push(message, None);
+            // If that fails, the subscribers compare positions when the slot has arrived.
+            self.flows.runtime.spawn(async move { drop(sent.await) });
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.flows.answered(self.slot);
+    }
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}

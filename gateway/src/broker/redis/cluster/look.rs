@@ -1,0 +1,190 @@
+//! Asking who has which slots: the masters that are known, and where none of them answers, whatever nodes of the cluster there are.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use redis::FromRedisValue;
+use tokio::sync::{Notify, watch};
+
+use super::Cluster;
+use super::parts::Part;
+use super::view::{Layout, View};
+use crate::broker::BrokerError;
+use crate::broker::measure::Operation;
+use crate::broker::redis::dial::Dialer;
+use crate::broker::shards::gather::gather;
+use crate::telemetry::Reminder;
+
+/// How often it is asked while nothing seems wrong, and while something does.
+const CALM: Duration = Duration::from_secs(5);
+const TROUBLED: Duration = Duration::from_millis(200);
+
+/// The pause between two times at least: many are told to ask elsewhere at the same moment.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How much longer than the first answer others may take.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Nodes that are asked at most where no master that is known answers.
+const STRANGERS_MAX: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Looking {
+    wanted: Notify,
+    /// Why nobody knows anything.
+    trouble: Mutex<Arc<str>>,
+    /// Every node that there was when it was last known.
+    known: Mutex<Vec<(Box<str>, u16)>>,
+    /// How often it was asked.
+    looks: watch::Sender<u64>,
+}
+
+impl Default for Looking {
+    fn default() -> Self {
+        Self {
+            wanted: Notify::new(),
+            trouble: Mutex::new("no node of the cluster was asked yet".into()),
+            known: Mutex::default(),
+            looks: watch::channel(0).0,
+        }
+    }
+}
+
+impl Looking {
+    /// Has it be asked soon.
+    pub(super) fn look(&self) {
+        self.wanted.notify_one();
+    }
+
+    pub(super) fn trouble(&self) -> Arc<str> {
+        self.trouble.lock().clone()
+    }
+
+    /// Has it be asked, and returns when what was begun after this call has come to an end, or after the time.
+    pub(super) async fn look_within(&self, time: Duration) {
+        let mut looks = self.looks.subscribe();
+        // One that is under way may have begun before.
+        let enough = *looks.borrow_and_update() + 2;
+        let looking = async {
+            loop {
+                self.look();
+                if looks.changed().await.is_err() || *looks.borrow_and_update() >= enough {
+                    return;
+                }
+            }
+        };
+        // Whoever waits goes on with what is known.
+        let _ = tokio::time::timeout(time, looking).await;
+    }
+}
+
+/// Asks again and again, for as long as there is a cluster.
+pub(super) async fn keep_looking(cluster: Weak<Cluster>, looking: Arc<Looking>) {
+    let mut reminder = Reminder::new();
+    loop {
+        let pause = {
+            let Some(cluster) = cluster.upgrade() else { return };
+            let looked = cluster.look().await;
+            let now = Instant::now();
+            match looked {
+                Ok(layout) => {
+                    cluster.apply(&layout);
+                    *cluster.looking.known.lock() = layout.known.clone();
+                    let unserved = layout.owners.iter().filter(|owner| owner.is_none()).count();
+                    match unserved {
+                        0 => drop(reminder.over(now)),
+                        _ if reminder.is_due("unserved", now) => {
+                            tracing::warn!(unserved, "nobody in the cluster has some of the slots");
+                        }
+                        _ => {}
+                    }
+                }
+                Err(reason) => {
+                    if reminder.is_due(&reason, now) {
+                        tracing::warn!(%reason, "nobody says who has what in the cluster");
+                    }
+                    *cluster.looking.trouble.lock() = reason;
+                }
+            }
+            cluster.settled.send_replace(true);
+            cluster.looking.looks.send_modify(|looks| *looks += 1);
+            if cluster.is_calm() { CALM } else { TROUBLED }
+        };
+        tokio::time::sleep(PAUSE).await;
+        // Asked for or not, it is time then.
+        let _ = tokio::time::timeout(pause, looking.wanted.notified()).await;
+    }
+}
+
+impl Cluster {
+    /// Whether each slot has a master and each master a connection.
+    fn is_calm(&self) -> bool {
+        let places = self.places.read();
+        places.owners.iter().all(Option::is_some) && places.all().all(|part| part.is_up())
+    }
+
+    async fn look(&self) -> Result<Layout, Arc<str>> {
+        let parts: Vec<Arc<Part>> = self.parts_there().into_iter().filter(|part| part.is_up()).collect();
+        let asked = parts.iter().map(|part| async move {
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("NODES");
+            let answer = part.master.link.call(Operation::Nodes, &command).await?;
+            let text = String::from_redis_value(answer)
+                .map_err(|_| BrokerError::Unexpected("CLUSTER NODES gave no text".into()))?;
+            Ok(View::read(&text, &part.member.host))
+        });
+        if !parts.is_empty()
+            && let Ok(views) = gather(asked, PATIENCE).await
+        {
+            return Ok(Layout::decide(&views));
+        }
+        self.ask_strangers().await
+    }
+
+    /// The nodes of the configuration, and those that were there.
+    async fn ask_strangers(&self) -> Result<Layout, Arc<str>> {
+        let mut addresses = self.config.addresses.clone();
+        for (host, port) in self.looking.known.lock().iter() {
+            let address = self.config.of_member(host, *port).addresses.swap_remove(0);
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses.truncate(STRANGERS_MAX);
+        let asked = addresses.into_iter().map(|address| async move {
+            let view = self.ask_stranger(&address).await;
+            view.map_err(|reason| BrokerError::Unreachable(format!("{address}: {reason}").into()))
+        });
+        match gather(asked, PATIENCE).await {
+            Ok(views) => {
+                let layout = Layout::decide(&views);
+                if layout.masters.is_empty() {
+                    return Err("no master of the cluster has any slots: it has yet to be created".into());
+                }
+                Ok(layout)
+            }
+            Err(BrokerError::Unreachable(reason)) => {
+                Err(format!("no node of the cluster answers: {reason}").into())
+            }
+            Err(error) => Err(error.to_string().into()),
+        }
+    }
+
+    async fn ask_stranger(&self, address: &str) -> Result<View, String> {
+        let config = super::Config { addresses: vec![address.to_owned()], ..self.config.clone() };
+        let name = format!("{}:{}:looking", config.prefix, self.node);
+        let dialer = Dialer::of_another(&config, name).map_err(|error| error.to_string())?;
+        let plain = dialer.dial_plain().await.map_err(|error| error.to_string())?;
+        let mut connection = plain.connection.clone();
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("NODES");
+        let asked = tokio::time::timeout(config.timeout(), command.query_async::<String>(&mut connection));
+        let text = match asked.await {
+            Ok(answer) => answer.map_err(|error| crate::broker::redis::link::explain(error).to_string())?,
+            Err(_) => return Err(format!("no answer within {} ms", config.timeout_ms)),
+        };
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        Ok(View::read(&text, host))
+    }
+}

@@ -1,0 +1,427 @@
+//! Redis Cluster and Valkey Cluster: who is master of which slots at this moment, and everything sent to that one.
+//!
+//! Each master is a part of the broker, with connections, queues and pauses of its own ([`parts`]). What a channel has is in one
+//! slot ([`slots`]). Who has a slot is asked of the masters themselves ([`look`]) now and then, and at once when one of them says
+//! that somebody else is to be asked ([`redirect`]). Publications keep their order over a move ([`flows`]), subscriptions follow
+//! their slots ([`moves`]), whatever else is asked is asked again where it belongs ([`commands`]).
+
+mod commands;
+mod flows;
+mod look;
+mod moves;
+mod parts;
+mod reach;
+mod redirect;
+pub(in crate::broker::redis) mod slots;
+mod view;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use parking_lot::{Mutex, RwLock};
+use redis::Value;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+pub(in crate::broker::redis) use self::commands::with_asking;
+pub(crate) use self::commands::{Commands, Reads};
+use self::flows::Flows;
+pub(in crate::broker::redis) use self::flows::Ticket;
+use self::look::Looking;
+pub(in crate::broker::redis) use self::moves::Moves;
+pub(crate) use self::parts::Told;
+use self::parts::{MASTERS_MAX, Part, Places};
+pub(in crate::broker::redis) use self::redirect::Redirect;
+use self::view::{Layout, Member};
+use super::access::Access;
+use super::config::Config;
+use super::dial::DialError;
+use super::hold::State;
+use super::keys::Keys;
+use super::master::Master;
+use super::publish::Outgoing;
+use crate::broker::measure::BrokerMetrics;
+use crate::broker::shards::events::{Heard, ShardEvents};
+use crate::broker::shards::message::Numbers;
+use crate::broker::{BrokerError, BrokerEvents};
+
+/// How long connections to a master are kept that has no slots any more: for what is on its way, and to know that it lives.
+const RETIRED_KEPT: Duration = Duration::from_secs(30);
+
+/// Data sets that are remembered at most.
+const SEEN_MAX: usize = 4_096;
+
+/// Makes the numbers of a master, which is named.
+pub(crate) type MakeMetrics = Box<dyn Fn(&str) -> Arc<BrokerMetrics> + Send + Sync>;
+
+/// What a master of a cluster is made with.
+pub(super) struct OfCluster {
+    pub(super) told: Arc<Told>,
+    pub(super) moves: Arc<Moves>,
+    /// A slot that it has.
+    pub(super) home: u16,
+}
+
+pub(crate) struct Cluster {
+    config: Config,
+    node: Box<str>,
+    keys: Keys,
+    layout: Box<str>,
+    events: Arc<dyn BrokerEvents>,
+    heard: Arc<Heard>,
+    numbers: Numbers,
+    make_metrics: MakeMetrics,
+    places: RwLock<Places>,
+    flows: Arc<Flows>,
+    moves: Arc<Moves>,
+    looking: Arc<Looking>,
+    /// Whether it was asked who has what, with or without an answer.
+    settled: watch::Sender<bool>,
+    /// Grows whenever a data set comes that was not known: what was kept in another may not be in it.
+    generation: watch::Sender<u64>,
+    seen: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
+    told_too_many: AtomicBool,
+    this: Weak<Self>,
+    tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
+}
+
+impl Cluster {
+    /// Begins to ask and to connect and returns at once. Must be called within a tokio runtime.
+    pub(super) fn start(
+        config: &Config,
+        node: &str,
+        keys: Keys,
+        events: Arc<dyn BrokerEvents>,
+        make_metrics: MakeMetrics,
+    ) -> Result<Arc<Self>, DialError> {
+        // What cannot be read is told now. A place is not connected to by this.
+        Access::new(&config.of_member("127.0.0.1", 1), "", &Arc::default())?;
+        let cluster = Arc::new_cyclic(|this: &Weak<Self>| Self {
+            config: config.clone(),
+            node: node.into(),
+            keys,
+            layout: format!("cluster-1:{}", config.cluster_partitions).into(),
+            events,
+            heard: Arc::default(),
+            numbers: Numbers::default(),
+            make_metrics,
+            places: RwLock::new(Places::new()),
+            flows: Arc::new(Flows::new(this.clone(), config.timeout())),
+            moves: Arc::default(),
+            looking: Arc::default(),
+            settled: watch::channel(false).0,
+            generation: watch::channel(0).0,
+            seen: Mutex::default(),
+            told_too_many: AtomicBool::new(false),
+            this: this.clone(),
+            tasks: Mutex::default(),
+        });
+        let (looks, moves) = (Arc::downgrade(&cluster), Arc::downgrade(&cluster));
+        let looking = cluster.looking.clone();
+        *cluster.tasks.lock() = vec![
+            AbortOnDropHandle::new(tokio::spawn(look::keep_looking(looks, looking))),
+            AbortOnDropHandle::new(tokio::spawn(moves::keep_moving(moves, cluster.moves.clone()))),
+        ];
+        Ok(cluster)
+    }
+
+    /// The master of a slot.
+    fn owner(&self, slot: u16) -> Result<Arc<Part>, BrokerError> {
+        let places = self.places.read();
+        if let Some(owner) = places.owner(slot) {
+            return Ok(owner.clone());
+        }
+        let none = places.all().next().is_none();
+        drop(places);
+        if none {
+            return Err(BrokerError::Unreachable(self.looking.trouble()));
+        }
+        Err(BrokerError::Unreachable(format!("no master of the cluster has slot {slot}").into()))
+    }
+
+    /// What is counted of the master of a slot.
+    pub(super) fn metrics_of(&self, slot: u16) -> Option<Arc<BrokerMetrics>> {
+        self.places.read().owner(slot).map(|owner| owner.master.metrics.clone())
+    }
+
+    /// Whether it was asked who has what, with or without an answer.
+    fn is_settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+
+    /// Waits until it was.
+    async fn settle(&self) {
+        // The sender is this.
+        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+    }
+
+    pub(super) fn part_of(&self, slot: u16) -> usize {
+        self.places.read().owner(slot).map_or(0, |owner| owner.place)
+    }
+
+    pub(super) fn parts(&self) -> usize {
+        MASTERS_MAX
+    }
+
+    pub(super) fn part_name(&self, place: usize) -> Arc<str> {
+        self.part(place).map_or_else(|| "".into(), |part| part.name.clone())
+    }
+
+    /// Whether there is a master at this place. The first is there before any is known, for somebody must say why none is.
+    pub(super) fn has_part(&self, place: usize) -> bool {
+        let places = self.places.read();
+        places.parts.get(place).is_some_and(Option::is_some) || (place == 0 && places.all().next().is_none())
+    }
+
+    pub(super) fn layout(&self) -> &str {
+        &self.layout
+    }
+
+    fn part(&self, place: usize) -> Option<Arc<Part>> {
+        self.places.read().parts.get(place).cloned().flatten()
+    }
+
+    fn parts_there(&self) -> Vec<Arc<Part>> {
+        self.places.read().all().cloned().collect()
+    }
+
+    pub(super) fn push(
+        &self,
+        outgoing: Outgoing,
+    ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
+        self.flows.push(self, outgoing)
+    }
+
+    /// What this node can do with a part: see [`Master::sing`].
+    pub(super) async fn sing(&self, place: usize) -> Result<Duration, BrokerError> {
+        let settled = tokio::time::timeout(self.config.timeout(), self.settle()).await;
+        settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
+        match self.part(place) {
+            Some(part) => {
+                let sung = part.master.sing().await;
+                if sung.is_err() {
+                    self.looking.look();
+                }
+                sung
+            }
+            None if self.has_part(place) => Err(BrokerError::Unreachable(self.looking.trouble())),
+            None => Ok(Duration::ZERO),
+        }
+    }
+
+    /// The same with all of them. Answers how long the slowest took.
+    pub(super) async fn sing_everywhere(&self) -> Result<Duration, BrokerError> {
+        let settled = tokio::time::timeout(self.config.timeout(), self.settle()).await;
+        settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
+        let places = (0..MASTERS_MAX).filter(|place| self.has_part(*place));
+        let took = join_all(places.map(|place| self.sing(place))).await;
+        Ok(took.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or_default())
+    }
+
+    /// Where this node tries out at a part whether it can do its work.
+    pub(super) fn trial(&self, place: usize) -> Option<Arc<super::canary::Perch>> {
+        Some(self.part(place)?.master.canaries.perch())
+    }
+
+    pub(super) async fn look_at_rights(&self, place: usize) -> Result<(), BrokerError> {
+        match self.part(place) {
+            Some(part) => part.master.look_at_rights().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Which data sets there are, all in all. Never goes back to what it was.
+    pub(super) fn generation(&self) -> Result<u64, BrokerError> {
+        if self.parts_there().iter().any(|part| part.is_up()) {
+            return Ok(*self.generation.borrow());
+        }
+        Err(BrokerError::Unreachable(self.looking.trouble()))
+    }
+
+    /// The connection to the master of a slot, as it is now.
+    pub(super) fn up_of(&self, slot: u16) -> Result<super::link::Up, BrokerError> {
+        let owner = self.owner(slot)?;
+        let down = || BrokerError::Unreachable(format!("no connection to {}", owner.name).into());
+        owner.master.link.now().ok_or_else(down)
+    }
+
+    /// Takes note of who is to be asked. Answers who that is, if it is only for this time.
+    fn redirected(&self, slot: u16, redirect: &Redirect) -> Option<Arc<Part>> {
+        self.looking.look();
+        let (host, port) = match redirect {
+            Redirect::Moved { host, port, .. } | Redirect::Ask { host, port } => (host, *port),
+            Redirect::Later => return None,
+        };
+        let mut places = self.places.write();
+        // Without a host it is the one that was asked.
+        let asked = places.owner(slot).map(|owner| owner.member.host.clone());
+        let host = if host.is_empty() { asked.as_deref().unwrap_or_default() } else { &**host };
+        let to = places.all().find(|part| part.member.is_at(host, port)).cloned()?;
+        match redirect {
+            Redirect::Moved { slot, .. } => {
+                if let Some(owner) = places.owners.get_mut(usize::from(*slot)) {
+                    *owner = Some(to.place as u8);
+                }
+                None
+            }
+            _ => Some(to),
+        }
+    }
+
+    /// Brings everything to what the masters say.
+    fn apply(&self, layout: &Layout) {
+        let mut places = self.places.write();
+        let before = places.owners.clone();
+        let mut is_another = false;
+        let now = Instant::now();
+        // Let go of behind the lock: what they still have in their queues has locks of its own.
+        let is_over = |(since, _): &mut (Instant, _)| now.duration_since(*since) >= RETIRED_KEPT;
+        let over: Vec<_> = places.retired.extract_if(.., is_over).collect();
+        // Those that are gone, or elsewhere by now, make room.
+        for place in 0..places.parts.len() {
+            let stays = |part: &Part| layout.masters.iter().any(|master| is_the_same(master, &part.member));
+            if let Some(part) = places.parts[place].take_if(|part| !stays(part)) {
+                tracing::info!(redis = &*part.name, "a master of the cluster has no slots any more");
+                part.master.metrics.subscribed_channels.set(0);
+                places.retired.push((now, part));
+                is_another = true;
+            }
+        }
+        let mut at: Vec<Option<u8>> = Vec::with_capacity(layout.masters.len());
+        for (index, master) in layout.masters.iter().enumerate() {
+            let known = places.all().find(|part| is_the_same(master, &part.member)).map(|part| part.place);
+            let place = known.or_else(|| {
+                let home = layout.owners.iter().rposition(|owner| *owner == Some(index))?;
+                self.add(&mut places, master, home as u16)
+            });
+            at.push(place.and_then(|place| u8::try_from(place).ok()));
+        }
+        places.owners = layout.owners.iter().map(|owner| at.get((*owner)?).copied().flatten()).collect();
+        for part in places.all() {
+            let place = u8::try_from(part.place).ok();
+            let home = usize::from(part.home.load(Ordering::Relaxed));
+            if places.owners.get(home).copied().flatten() != place
+                && let Some(slot) = places.owners.iter().rposition(|owner| *owner == place)
+            {
+                part.move_home(slot as u16, &self.keys, &self.node);
+            }
+        }
+        // A master may have the place, and the slots, of the one that it replaces.
+        let have_moved = is_another || before != places.owners;
+        drop(places);
+        drop(over);
+        self.tell_lives();
+        if have_moved {
+            self.follow_slots();
+        }
+    }
+
+    /// A master that was not known. `None`: there are too many.
+    fn add(&self, places: &mut Places, member: &Member, home: u16) -> Option<usize> {
+        let Some(place) = places.parts.iter().position(Option::is_none) else {
+            if !self.told_too_many.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    "the cluster has more than {MASTERS_MAX} masters: channels of the others cannot be used"
+                );
+            }
+            return None;
+        };
+        let host = if self.config.tls && !member.name.is_empty() { &member.name } else { &member.host };
+        let config = self.config.of_member(host, member.port);
+        let name: Arc<str> = config.addresses.first().map_or_else(|| "".into(), |name| name.as_str().into());
+        let told = Arc::new(Told::default());
+        let of_cluster = OfCluster { told: told.clone(), moves: self.moves.clone(), home };
+        let events: Arc<dyn BrokerEvents> =
+            Arc::new(ShardEvents::new(place, self.events.clone(), self.heard.clone()));
+        let metrics = (self.make_metrics)(&name);
+        let made = Master::start(&config, &self.node, self.keys.clone(), &events, metrics, Some(of_cluster));
+        let master = made
+            .inspect_err(
+                |error| tracing::error!(redis = &*name, %error, "a master of the cluster cannot be used"),
+            )
+            .ok()?;
+        tracing::info!(redis = &*name, place, "a master of the cluster is known");
+        let _watch = self.watch(&master);
+        let home = AtomicU16::new(home);
+        let part = Part { place, member: member.clone(), name, master, told, home, _watch };
+        places.parts[place] = Some(Arc::new(part));
+        Some(place)
+    }
+
+    /// Sees to what is different when a connection to a master is made or lost.
+    fn watch(&self, master: &Master) -> AbortOnDropHandle<()> {
+        let (mut link, this) = (master.link.watch(), self.this.clone());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            while link.changed().await.is_ok() {
+                let up = match &*link.borrow_and_update() {
+                    State::Up(up) => Some((up.server.run.clone(), up.server.data_set.clone())),
+                    State::Opening | State::Down(_) => None,
+                };
+                let Some(cluster) = this.upgrade() else { return };
+                match up {
+                    Some(data_set) => cluster.saw(data_set),
+                    None => cluster.looking.look(),
+                }
+                cluster.tell_lives();
+            }
+        }))
+    }
+
+    fn saw(&self, data_set: (Arc<str>, Arc<str>)) {
+        let mut seen = self.seen.lock();
+        if seen.len() >= SEEN_MAX {
+            seen.clear();
+        }
+        if seen.insert(data_set) {
+            self.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+
+    /// Tells the scripts at each master which lives go on at the others.
+    fn tell_lives(&self) {
+        let places = self.places.read();
+        let lives: Vec<(usize, Arc<str>)> = places
+            .all_there_are()
+            .enumerate()
+            .filter_map(|(index, part)| Some((index, part.life()?)))
+            .collect();
+        for (index, part) in places.all_there_are().enumerate() {
+            let others = lives.iter().filter(|(of, _)| *of != index).map(|(_, life)| life.clone());
+            let others: Vec<Arc<str>> = others.collect();
+            part.tell(&self.keys, &others);
+        }
+    }
+
+    /// Channels whose slots are at another master by now are subscribed there.
+    fn follow_slots(&self) {
+        let places = self.places.read();
+        let owners: Vec<Option<usize>> = places.owners.iter().map(|owner| owner.map(usize::from)).collect();
+        let parts: Vec<(bool, Arc<Part>)> = places
+            .all()
+            .map(|part| (false, part.clone()))
+            .chain(places.retired.iter().map(|(_, part)| (true, part.clone())))
+            .collect();
+        drop(places);
+        for (is_retired, part) in parts {
+            let gone = part.master.listener.let_go(|channel| {
+                let owner = owners.get(usize::from(self.keys.slot(channel))).copied().flatten();
+                owner.is_some_and(|owner| is_retired || owner != part.place)
+            });
+            self.moves.add(gone);
+        }
+    }
+}
+
+/// Whether a master is the one that is known, and where it was.
+fn is_the_same(one: &Member, other: &Member) -> bool {
+    one.id == other.id && one.host == other.host && one.port == other.port && one.name == other.name
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}

@@ -280,9 +280,18 @@ const publish = () => ({ content: [el('h1', {}, 'Publish'), publishForm()], refr
 
 const VIEWS = { overview, channels, channel, connections, client, closes, publish };
 
+// An address that makes no sense leads to the overview.
+function namesIn(hash) {
+  try {
+    return hash.slice(1).split('/').map(decodeURIComponent);
+  } catch {
+    return [''];
+  }
+}
+
 async function show() {
-  const [part, ...names] = location.hash.slice(1).split('/').map(decodeURIComponent);
-  const name = part in VIEWS ? part : 'overview';
+  const [part, ...names] = namesIn(location.hash);
+  const name = Object.hasOwn(VIEWS, part) ? part : 'overview';
   const view = VIEWS[name](...names);
   shown = view;
   main.replaceChildren(...view.content.filter(Boolean));

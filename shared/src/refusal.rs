@@ -27,7 +27,7 @@ impl Refusal {
 
     /// Whether it is the server that fails, and only for now: a connection that is made anew may do better.
     pub fn is_outage(&self) -> bool {
-        self.temporary && self.known() != Some(ErrorCode::TooManyRequests)
+        self.temporary && self.known() == Some(ErrorCode::Internal)
     }
 
     /// In an application's words. `None` for a code that is not one of [`CUSTOM_CODES`], or a message that is too long.

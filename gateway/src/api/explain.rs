@@ -60,7 +60,8 @@ impl Call<'_> {
         let client = self.find_client(&request.client, DetailWanted { tags }).await?;
         match &client {
             FoundClient { connection: Some((_, info)), .. } => {
-                if is_there {
+                // Of what is not there to be looked at nobody knows whether it was for this client, and when.
+                if is_there && (publication.is_some() || request.offset == 0) {
                     let now_ms = self.node.clock.unix_millis();
                     explain_subscription(
                         &mut found,
@@ -195,7 +196,9 @@ fn explain_choice(
             "spared",
             "the publication is for all but this client, which has caused it",
         );
-    } else if publication.only.as_deref().is_some_and(|only| !only.includes(client, is_in)) {
+    } else if publication.only.as_deref().is_some_and(|only| !only.includes(client, is_in))
+        && info.num_channels as usize == info.channels.len()
+    {
         found.add(
             Verdict::NotSent,
             "not_for_it",
@@ -255,7 +258,7 @@ fn explain_position(
         );
         found.add(Verdict::Waiting, "outbox", text);
     } else if stands.is_some() && !subscription.newest {
-        let text = "all that came to the channel since the client subscribed was written to its socket";
+        let text = "all that came to the channel since the client subscribed was written to its socket: this too, if it was subscribed by then";
         found.add(Verdict::Sent, "sent", text);
     } else if stands.is_none() && found.findings.is_empty() {
         let text = "the client is subscribed, and nothing waits for it; a channel without a stream keeps no more than that";

@@ -29,6 +29,21 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             refuse(format!("socketio.namespaces.{name}.recovery_ms"), "keeps no sessions");
         }
     }
+    if config.socketio.enabled && config.socketio.emitters.enabled && config.socketio.emitters.url.is_none() {
+        found.push((
+            "socketio.emitters.url".to_owned(),
+            "must be set with broker.kind = \"nats\": emitters publish in Redis".to_owned(),
+        ));
+    }
+    let named = config.namespaces.iter().map(|(name, options)| (format!("namespaces.{name}"), options));
+    for (section, options) in std::iter::once(("channels".to_owned(), &config.channels)).chain(named) {
+        let (history, kept) = (options.history_ttl_s, config.nats.position_ttl_s);
+        if options.history_size > 0 && history > kept {
+            let problem =
+                format!("is {history}, and nats.position_ttl_s lets nothing be kept longer than {kept}");
+            found.push((format!("{section}.history_ttl_s"), problem));
+        }
+    }
     found
 }
 
@@ -57,11 +72,20 @@ mod tests {
         assert_eq!(faults(&config), Vec::new());
         config.broker.kind = BrokerKind::Nats;
         let keys: Vec<String> = faults(&config).into_iter().map(|(key, _)| key).collect();
-        let expected = [
+        let mut expected = vec![
             "channels.subscription_type",
             "pusher.apps.shop.webhooks",
             "socketio.namespaces.chat.recovery_ms",
         ];
+        assert_eq!(keys, expected);
+        config.socketio.emitters.enabled = true;
+        let prices = config.namespaces.get_mut("prices").unwrap();
+        (prices.history_size, prices.history_ttl_s) = (1, 86_400);
+        config.nats.position_ttl_s = 3_600;
+        let mut keys: Vec<String> = faults(&config).into_iter().map(|(key, _)| key).collect();
+        keys.sort_unstable();
+        expected.extend(["namespaces.prices.history_ttl_s", "socketio.emitters.url"]);
+        expected.sort_unstable();
         assert_eq!(keys, expected);
     }
 }

@@ -27,6 +27,13 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     if let Some(Err(error)) = config.api.keys_file.as_deref().map(Secret::from_file) {
         found.push(("api.keys_file".to_owned(), error.to_string()));
     }
+    if let Some(file) = config.console.password_file.as_deref().filter(|_| config.console.enabled) {
+        let problem = match Secret::from_file(file) {
+            Ok(password) => crate::console::config::password_fault(&password),
+            Err(error) => Some(error.to_string()),
+        };
+        found.extend(problem.map(|problem| ("console.password_file".to_owned(), problem)));
+    }
     for (name, app) in config.pusher.apps.iter().filter(|_| config.pusher.enabled) {
         for (key, file) in app.secret_files() {
             if let Err(error) = Secret::from_file(file) {

@@ -42,12 +42,10 @@ pub struct Config {
 impl Config {
     pub fn check(&self, faults: &mut Faults) {
         let text = self.password.reveal();
-        let is_sound = (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-        if !text.is_empty() && !is_sound {
-            let bounds =
-                format!("must have {PASSWORD_BYTES_MIN} to {PASSWORD_BYTES_MAX} printable ASCII characters");
-            faults.add("password", bounds);
+        if !text.is_empty()
+            && let Some(problem) = password_fault(&self.password)
+        {
+            faults.add("password", problem);
         }
         if !text.is_empty() && self.password_file.is_some() {
             faults.add("password", "is set, and so is console.password_file: one of them is enough");
@@ -66,6 +64,15 @@ impl Config {
             faults.add("enabled", problem);
         }
     }
+}
+
+/// Why this can be no password.
+pub(crate) fn password_fault(password: &Secret) -> Option<String> {
+    let text = password.reveal();
+    let is_sound = (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    (!is_sound)
+        .then(|| format!("must have {PASSWORD_BYTES_MIN} to {PASSWORD_BYTES_MAX} printable ASCII characters"))
 }
 
 #[cfg(test)]

@@ -32,17 +32,8 @@ pub(crate) const PREFIX: &str = "/console";
 const ASKED_BY_PAGE: HeaderName = HeaderName::from_static("x-tidegate-console");
 
 /// The methods of the server API that only tell.
-const TELLING: [&str; 9] = [
-    "info",
-    "channels",
-    "connections",
-    "presence",
-    "presence_stats",
-    "history",
-    "inspect",
-    "closes",
-    "explain",
-];
+const TELLING: [&str; 8] =
+    ["info", "channels", "connections", "presence_stats", "history", "inspect", "closes", "explain"];
 /// Those that change something.
 const CHANGING: [&str; 3] = ["publish", "disconnect", "unsubscribe"];
 

@@ -22,6 +22,9 @@ use crate::node::question::{
 use crate::node::{ClosesWanted, Node, SessionId};
 use crate::worker::inbox::{Acted, Done, Event, Inbox};
 
+/// The most clients that were closed of one answer: with the longest of names they fit into a message.
+const CLOSES_MAX: u32 = 500;
+
 /// A page of connections holds no more after it holds this many bytes.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 
@@ -32,7 +35,7 @@ impl Node {
             Question::Channels(wanted) => Answer::Channels(self.list_channels(wanted).await?),
             Question::Connections(wanted) => Answer::Connections(self.list_connections(wanted).await?),
             Question::Closes(wanted) => {
-                let limit = wanted.limit.clamp(1, PAGE_MAX);
+                let limit = wanted.limit.clamp(1, CLOSES_MAX);
                 Answer::Closes(self.closes.list(&ClosesWanted { limit, ..wanted }))
             }
             Question::Poll { session, polled } => match self.engine_io.answer(&session, polled).await {

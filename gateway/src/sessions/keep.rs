@@ -286,8 +286,10 @@ impl Sessions {
     }
 
     async fn keep_due(&self, displace: &impl Fn(ClientKey)) {
+        // What is tried again meanwhile is due another time.
+        let now = Instant::now();
         loop {
-            let (lost, is_more) = self.keep_some().await;
+            let (lost, is_more) = self.keep_some(now).await;
             lost.into_iter().for_each(displace);
             if !is_more {
                 break;
@@ -296,8 +298,7 @@ impl Sessions {
     }
 
     /// Answers who has lost its session to another, and whether there is more to do.
-    async fn keep_some(&self) -> (Vec<ClientKey>, bool) {
-        let now = Instant::now();
+    async fn keep_some(&self, now: Instant) -> (Vec<ClientKey>, bool) {
         let (mut prolonged, mut rewritten, mut removed) = (Vec::new(), Vec::new(), Vec::new());
         {
             let mut live = self.live.lock();

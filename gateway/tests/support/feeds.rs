@@ -1,12 +1,13 @@
 //! Sources of feeds of a test's own, of each kind, in the same words.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use krafka::{ConsumerRecord, Record};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::gateway::Description;
+use crate::gateway::{Description, PATIENCE};
 use crate::kafka::KafkaServer;
 use crate::nats_server::NatsServer;
 use crate::postgres::PostgresServer;
@@ -330,8 +331,17 @@ impl Outside {
                 count.expect("a count").get::<_, i64>(0).unsigned_abs()
             }
             Self::Subjects(server) => {
-                let info = server.ask(&format!("$JS.API.CONSUMER.INFO.{STREAM}.{GROUP}-{FEED}"), "");
-                let info: Value = serde_json::from_str(&info).expect("JSON");
+                // While it is made anew there is none.
+                let started = Instant::now();
+                let info = loop {
+                    let info = server.ask(&format!("$JS.API.CONSUMER.INFO.{STREAM}.{GROUP}-{FEED}"), "");
+                    let info: Value = serde_json::from_str(&info).expect("JSON");
+                    if info["error"].is_null() {
+                        break info;
+                    }
+                    assert!(started.elapsed() < PATIENCE, "{info}");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                };
                 let count = |name: &str| info[name].as_u64().expect("a number");
                 count("num_pending") + count("num_ack_pending")
             }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Socket;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, PATIENCE};
 
 /// One connection over a WebSocket, past the first packet of Engine.IO.
 #[derive(Debug)]
@@ -54,6 +54,12 @@ impl SocketIo {
 
     /// The next packet of Socket.IO; pings are answered.
     pub async fn told(&mut self) -> String {
+        let told = self.next_packet();
+        // Pings alone are no answer.
+        tokio::time::timeout(2 * PATIENCE, told).await.expect("a packet in time")
+    }
+
+    async fn next_packet(&mut self) -> String {
         loop {
             let text = self.socket.text().await;
             match text.strip_prefix('4') {

@@ -23,6 +23,9 @@ use super::tops::Top;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, PublishRequest, Published, Version};
 
+/// How long whoever was beaten to it waits: what was first may still be on its way to the other servers.
+const BEATEN_PAUSE: Duration = Duration::from_millis(1);
+
 /// Publications of one message.
 const BLOCK_ENTRIES_MAX: usize = 128;
 /// Bytes of one message, unless a single publication has more.
@@ -133,7 +136,10 @@ impl NatsBroker {
                     return Ok(draft.outcomes);
                 }
                 // Another node was first.
-                Err(Failed::Refused(code::WRONG_LAST_SEQUENCE, _)) => self.tops.doubt(channel),
+                Err(Failed::Refused(code::WRONG_LAST_SEQUENCE, _)) => {
+                    self.tops.doubt(channel);
+                    tokio::time::sleep(BEATEN_PAUSE).await;
+                }
                 // Another life of the stream has begun.
                 Err(Failed::NoStream) => {
                     self.streams.doubt(kept);

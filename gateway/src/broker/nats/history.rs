@@ -122,6 +122,10 @@ impl NatsBroker {
             let from = from.max(there);
             (from, to.min(from.saturating_add(limit - 1)))
         };
+        if from > to {
+            // All of it is gone from the stream.
+            return Ok(());
+        }
         let places = wanted(&found, from, to, filter.reverse);
         let (enough, mut bytes) = (filter.enough_bytes.map_or(usize::MAX, |bytes| bytes as usize), 0);
         for some in places.chunks(TOGETHER) {

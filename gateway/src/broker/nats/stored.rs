@@ -19,6 +19,8 @@ pub(crate) mod code {
     pub(crate) const STREAM_NOT_FOUND: u64 = 10_059;
     pub(crate) const STREAM_NAME_TAKEN: u64 = 10_058;
     pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10_071;
+    /// In a stream of several servers, while another write of the subject is under way.
+    pub(crate) const WRITTEN_MEANWHILE: [u64; 2] = [10_163, 10_164];
     pub(crate) const NO_MESSAGE: u64 = 10_037;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10_014;
     /// Of a message that is to be deleted.
@@ -81,7 +83,10 @@ impl From<BrokerError> for Failed {
 }
 
 impl ApiError {
-    fn into_failed(self, link: &Link) -> Failed {
+    fn into_failed(mut self, link: &Link) -> Failed {
+        if code::WRITTEN_MEANWHILE.contains(&self.err_code) {
+            self.err_code = code::WRONG_LAST_SEQUENCE;
+        }
         let kind = match self.err_code {
             10_023 | 10_028 | 10_047 | 10_077 | 10_054 => Refusal::OutOfMemory,
             10_008 | 10_009 | 10_005 => Refusal::ClusterDown,

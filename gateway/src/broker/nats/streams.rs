@@ -251,7 +251,9 @@ impl Streams {
     async fn set_limits(&self, kept: Kept, mut config: Value) -> Result<(), Failed> {
         let wanted = self.wanted(kept, "");
         let mut differs = false;
-        for key in ["max_age", "max_bytes", "max_msgs", "max_msgs_per_subject", "num_replicas"] {
+        for key in
+            ["allow_direct", "max_age", "max_bytes", "max_msgs", "max_msgs_per_subject", "num_replicas"]
+        {
             if config.get(key) != wanted.get(key) {
                 config[key] = wanted[key].clone();
                 differs = true;

@@ -241,8 +241,8 @@ impl Kafka {
     }
 
     async fn look_at(&mut self) -> Result<Look, SourceError> {
+        // Each time: partitions can have come from other nodes since.
         if !self.hand.is_empty()
-            && !self.is_paused
             && let Some(open) = &self.open
         {
             open.pause(true).await;

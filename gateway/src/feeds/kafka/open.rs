@@ -221,6 +221,8 @@ impl Open {
         let committed = self.committed().await?;
         let (first, end) = self.consumer.fetch_watermarks(topic, partition).await?;
         let from = match (committed.get(&partition), self.from) {
+            // It was begun at meanwhile, by what was read of another partition or by another node.
+            (Some(stood), _) if (first..=end).contains(stood) => *stood,
             // The log was cut off there.
             (Some(stood), _) => {
                 let gone = first.saturating_sub(*stood);

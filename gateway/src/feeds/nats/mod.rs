@@ -202,10 +202,18 @@ impl NatsStream {
         taken.map_err(consume::told)
     }
 
+    /// Those that are dead last: where they cannot be put aside, the others are done with.
     async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), String> {
-        if settled.iter().any(|one| one.dead.is_some()) {
-            self.put_aside(&settled).await?;
+        let (dead, done): (Vec<_>, Vec<_>) = settled.into_iter().partition(|one| one.dead.is_some());
+        self.acknowledge(&done).await?;
+        if !dead.is_empty() {
+            self.put_aside(&dead).await?;
+            self.acknowledge(&dead).await?;
         }
+        Ok(())
+    }
+
+    async fn acknowledge(&mut self, settled: &[Settled]) -> Result<(), String> {
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
         let done = settled.iter().filter_map(|one| open.held.remove(&one.position));
         let replies: Vec<String> = done.map(|one| one.reply).collect();

@@ -137,7 +137,11 @@ impl Cluster {
         if !parts.is_empty()
             && let Ok(views) = gather(asked, PATIENCE).await
         {
-            return Ok(Layout::decide(&views));
+            let layout = Layout::decide(&views);
+            // A master that was reset knows of none.
+            if !layout.masters.is_empty() {
+                return Ok(layout);
+            }
         }
         self.ask_strangers().await
     }

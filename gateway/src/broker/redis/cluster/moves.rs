@@ -96,9 +96,18 @@ impl Cluster {
             }
         }
         for (place, channels) in arrived {
-            let (wanted, unwanted) = moves.take(channels);
-            if let Some(part) = self.part(place).filter(|_| !unwanted.is_empty()) {
+            let (mut wanted, unwanted) = moves.take(channels);
+            let part = self.part(place);
+            if let Some(part) = part.as_ref().filter(|_| !unwanted.is_empty()) {
                 drop(part.master.listener.unsubscribe(unwanted));
+            }
+            // While others were waited for some may have left again.
+            let here = part.map(|part| part.master.listener.wants(&wanted)).unwrap_or_default();
+            let here: HashSet<Channel> = here.into_iter().collect();
+            let gone: Vec<Channel> = wanted.extract_if(.., |channel| !here.contains(channel)).collect();
+            if !gone.is_empty() {
+                moves.add(gone);
+                all = false;
             }
             tracing::info!(
                 place,

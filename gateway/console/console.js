@@ -231,7 +231,8 @@ function action(title, act) {
       await act();
       await shown.refresh();
     } catch (error) {
-      button.after(el('span', { class: 'said wrong' }, error.message));
+      // What stands beside the button goes with the next look.
+      alert(`${title}: ${error.message}`);
     }
   } }, title);
   return button;

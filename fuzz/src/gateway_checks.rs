@@ -5,11 +5,11 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Uri};
 use shared::protocol::graphql::{Asked, Plan, Planner};
 use tidegate::admission::client_ip::TrustedProxies;
-use tidegate::auth::{Authenticator, Config, Verdict};
+use tidegate::auth::{AuthConfig, Authenticator, Verdict};
 use tidegate::clock::Clock;
-use tidegate::graphql::config::Subscription;
-use tidegate::graphql::{Catalog, Config as GraphQlConfig};
-use tidegate::http::config::Config as HttpConfig;
+use tidegate::graphql::graphql_config::Subscription;
+use tidegate::graphql::{Catalog, GraphqlConfig};
+use tidegate::http::http_config::HttpConfig;
 use tidegate::http::origin::OriginPolicy;
 use tidegate::node::control::{CONTROL_BYTES_MAX, ControlCommand, NodeInfo};
 use tidegate::node::question::{TOLD_BYTES_MAX, Told};
@@ -73,7 +73,7 @@ pub fn graphql_document(data: &[u8]) {
         let field = |channel: &str| Subscription { channel: channel.to_owned(), ..Subscription::default() };
         let fields = [("order", "orders:{shop}"), ("pet", "pets"), ("any", "any")];
         let subscriptions = fields.map(|(name, channel)| (name.to_owned(), field(channel))).into();
-        Catalog::new(&GraphQlConfig { subscriptions, ..GraphQlConfig::default() }, Some(SDL))
+        Catalog::new(&GraphqlConfig { subscriptions, ..GraphqlConfig::default() }, Some(SDL))
             .expect("a schema")
     });
     let Ok(document) = std::str::from_utf8(data) else { return };
@@ -189,8 +189,10 @@ pub fn opening(data: &[u8]) {
 /// is shown is JSON. The first byte chooses the time.
 pub fn token(data: &[u8]) {
     let Some((&choice, bytes)) = data.split_first() else { return };
-    let config =
-        Config { hmac_secret: Secret::new("not in the corpus, and 32 bytes long"), ..Config::default() };
+    let config = AuthConfig {
+        hmac_secret: Secret::new("not in the corpus, and 32 bytes long"),
+        ..AuthConfig::default()
+    };
     let authenticator = Authenticator::new(&config, Clock::start()).expect("no file is read");
     let now = i64::from(choice) * 10_000_000;
     if let Ok(text) = std::str::from_utf8(bytes) {

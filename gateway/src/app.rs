@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::client_ip::TrustedProxies;
-use crate::admission::{Admission, Config as AdmissionConfig};
+use crate::admission::{Admission, AdmissionConfig};
 use crate::api::update::Hub;
 use crate::api::{Api, ByClient};
 use crate::auth::Authenticator;

@@ -8,66 +8,66 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use tidegate::config::Config;
-use tidegate::feeds::config::Feed;
-use tidegate::graphql::config::Subscription;
+use tidegate::feeds::feed_config::FeedConfig;
+use tidegate::graphql::graphql_config::Subscription;
 use tidegate::http::raw_paths::RawPath;
-use tidegate::pusher::config::App;
+use tidegate::pusher::pusher_config::PusherAppConfig;
 use tidegate::pusher::webhook::Webhook;
 use tidegate::socketio::namespaces::{EventRule, Namespace};
 use tidegate::telemetry::names::{self, Kind};
 
 /// Where the settings of each section are written down: section, file under `gateway`, type.
 const SECTIONS: &[(&str, &str, &str)] = &[
-    ("node", "src/node/config.rs", "Config"),
-    ("server", "src/listener/config.rs", "ServerConfig"),
-    ("internal", "src/listener/config.rs", "InternalConfig"),
-    ("console", "src/console/config.rs", "Config"),
-    ("cluster", "src/listener/config.rs", "ClusterConfig"),
-    ("tls", "src/listener/tls/config.rs", "Config"),
-    ("proxy_protocol", "src/listener/proxy_protocol/config.rs", "Config"),
-    ("limits", "src/admission/config.rs", "Config"),
-    ("http", "src/http/config.rs", "Config"),
-    ("raw", "src/http/raw_paths.rs", "Config"),
+    ("node", "src/node/node_config.rs", "NodeConfig"),
+    ("server", "src/listener/listener_config.rs", "ServerConfig"),
+    ("internal", "src/listener/listener_config.rs", "InternalConfig"),
+    ("console", "src/console/console_config.rs", "ConsoleConfig"),
+    ("cluster", "src/listener/listener_config.rs", "ClusterConfig"),
+    ("tls", "src/listener/tls/tls_config.rs", "TlsConfig"),
+    ("proxy_protocol", "src/listener/proxy_protocol/proxy_protocol_config.rs", "ProxyProtocolConfig"),
+    ("limits", "src/admission/admission_config.rs", "AdmissionConfig"),
+    ("http", "src/http/http_config.rs", "HttpConfig"),
+    ("raw", "src/http/raw_paths.rs", "RawPathsConfig"),
     (RAW_PATH, "src/http/raw_paths.rs", "RawPath"),
-    ("sse", "src/http/event_stream.rs", "Config"),
-    ("mercure", "src/api/update.rs", "Config"),
-    ("graphql", "src/graphql/config.rs", "Config"),
-    (GRAPHQL_FIELD, "src/graphql/config.rs", "Subscription"),
-    ("websocket", "src/client/config.rs", "WebSocketConfig"),
+    ("sse", "src/http/event_stream.rs", "EventStreamConfig"),
+    ("mercure", "src/api/update.rs", "MercureConfig"),
+    ("graphql", "src/graphql/graphql_config.rs", "GraphqlConfig"),
+    (GRAPHQL_FIELD, "src/graphql/graphql_config.rs", "Subscription"),
+    ("websocket", "src/client/client_config.rs", "WebSocketConfig"),
     ("session", "core/src/session/settings.rs", "Settings"),
-    ("auth", "src/auth/config.rs", "Config"),
-    ("api", "src/api/config.rs", "Config"),
-    ("workers", "src/worker/config.rs", "Config"),
+    ("auth", "src/auth/auth_config.rs", "AuthConfig"),
+    ("api", "src/api/api_config.rs", "ApiConfig"),
+    ("workers", "src/worker/worker_config.rs", "WorkerConfig"),
     ("channel_names", "core/src/channel_names.rs", "ChannelNames"),
     ("channels", "core/src/channel_rules.rs", "ChannelOptions"),
     ("channels.shared_poll", "core/src/poll/options.rs", "PollOptions"),
-    ("pusher", "src/pusher/config.rs", "Config"),
-    (PUSHER_APP, "src/pusher/config.rs", "App"),
+    ("pusher", "src/pusher/pusher_config.rs", "PusherConfig"),
+    (PUSHER_APP, "src/pusher/pusher_config.rs", "PusherAppConfig"),
     (PUSHER_WEBHOOK, "src/pusher/webhook.rs", "Webhook"),
     ("pusher.webhooks", "src/pusher/webhook.rs", "Webhooks"),
-    ("socketio", "src/socketio/config.rs", "Config"),
+    ("socketio", "src/socketio/socketio_config.rs", "SocketioConfig"),
     ("socketio.emitters", "src/socketio/emitters.rs", "Emitters"),
     (NAMESPACE, "src/socketio/namespaces.rs", "Namespace"),
     (EVENT, "src/socketio/namespaces.rs", "EventRule"),
-    ("backend", "src/backend/config.rs", "Config"),
-    ("backend.connect", "src/backend/config.rs", "HookConfig"),
-    ("backend.events", "src/backend/config.rs", "EventsConfig"),
+    ("backend", "src/backend/backend_config.rs", "BackendConfig"),
+    ("backend.connect", "src/backend/backend_config.rs", "HookConfig"),
+    ("backend.events", "src/backend/backend_config.rs", "EventsConfig"),
     ("channels.map", "core/src/map/options.rs", "MapOptions"),
     ("channels.newest", "core/src/newest/options.rs", "NewestOptions"),
-    ("shared_poll", "src/poll/config.rs", "Config"),
-    ("broker", "src/broker/config.rs", "Config"),
-    ("broker.memory", "src/broker/memory/config.rs", "Config"),
-    ("redis", "src/broker/redis/config.rs", "Config"),
-    ("nats", "src/broker/nats/config.rs", "Config"),
-    (FEED, "src/feeds/config.rs", "Feed"),
-    (FEED_FIELDS, "src/feeds/config.rs", "Fields"),
-    (FEED_REDIS_STREAM, "src/feeds/redis_stream/config.rs", "Config"),
-    (FEED_NATS, "src/feeds/nats/config.rs", "Config"),
-    (FEED_POSTGRES, "src/feeds/postgres/config.rs", "Config"),
-    (FEED_KAFKA, "src/feeds/kafka/config.rs", "Config"),
-    ("demo", "src/demo/config.rs", "Config"),
+    ("shared_poll", "src/poll/poll_config.rs", "PollConfig"),
+    ("broker", "src/broker/broker_config.rs", "BrokerConfig"),
+    ("broker.memory", "src/broker/memory/memory_broker_config.rs", "MemoryBrokerConfig"),
+    ("redis", "src/broker/redis/redis_config.rs", "RedisConfig"),
+    ("nats", "src/broker/nats/nats_config.rs", "NatsConfig"),
+    (FEED, "src/feeds/feed_config.rs", "FeedConfig"),
+    (FEED_FIELDS, "src/feeds/feed_config.rs", "FieldNames"),
+    (FEED_REDIS_STREAM, "src/feeds/redis_stream/redis_stream_config.rs", "RedisStreamConfig"),
+    (FEED_NATS, "src/feeds/nats/nats_feed_config.rs", "NatsFeedConfig"),
+    (FEED_POSTGRES, "src/feeds/postgres/postgres_config.rs", "PostgresConfig"),
+    (FEED_KAFKA, "src/feeds/kafka/kafka_config.rs", "KafkaConfig"),
+    ("demo", "src/demo/demo_config.rs", "DemoConfig"),
     ("drain", "core/src/drain.rs", "Settings"),
-    ("telemetry", "src/telemetry/config.rs", "Config"),
+    ("telemetry", "src/telemetry/telemetry_config.rs", "TelemetryConfig"),
 ];
 
 /// Stands for every section that is a field of the subscription type.
@@ -147,10 +147,10 @@ fn configuration() -> String {
             }
         }
         let of_raw_path = toml::Value::try_from(RawPath::default()).unwrap();
-        let of_app = toml::Value::try_from(App::default()).unwrap();
+        let of_app = toml::Value::try_from(PusherAppConfig::default()).unwrap();
         let of_webhook = toml::Value::try_from(Webhook::default()).unwrap();
         let of_namespace = toml::Value::try_from(Namespace::default()).unwrap();
-        let of_feed = toml::Value::try_from(Feed::default()).unwrap();
+        let of_feed = toml::Value::try_from(FeedConfig::default()).unwrap();
         let of_event = toml::Value::try_from(EventRule::default()).unwrap();
         let of_field = toml::Value::try_from(Subscription::default()).unwrap();
         let set = match *section {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use shared::moment::Moment;
 
 use super::bucket::{Bucket, Rate};
-use super::{Config, Refusal};
+use super::{AdmissionConfig, Refusal};
 
 /// An address as far as limits tell addresses apart: a whole IPv4 address, the /64 of an IPv6 one (its owner can
 /// take any address in it).
@@ -28,7 +28,7 @@ impl AddressKey {
 
 #[derive(Debug)]
 pub(super) struct Doors {
-    config: Config,
+    config: AdmissionConfig,
     connections_max: u32,
     connections: u32,
     /// Places beyond those, which no client gets.
@@ -58,7 +58,7 @@ pub(super) enum Seat {
 }
 
 impl Doors {
-    pub(super) fn new(config: Config, connections_max: u32, spare_max: u32, now: Moment) -> Self {
+    pub(super) fn new(config: AdmissionConfig, connections_max: u32, spare_max: u32, now: Moment) -> Self {
         let accepts = Bucket::full(accept_rate(&config), now);
         Self {
             config,
@@ -75,7 +75,7 @@ impl Doors {
     }
 
     /// What is open already stays, and counts.
-    pub(super) fn set_limits(&mut self, config: Config, connections_max: u32) {
+    pub(super) fn set_limits(&mut self, config: AdmissionConfig, connections_max: u32) {
         self.config = config;
         self.connections_max = connections_max;
     }
@@ -216,11 +216,11 @@ impl Doors {
     }
 }
 
-fn accept_rate(config: &Config) -> Rate {
+fn accept_rate(config: &AdmissionConfig) -> Rate {
     Rate { per_s: config.accepts_per_s, burst: config.accepts_burst }
 }
 
-fn connect_rate(config: &Config) -> Rate {
+fn connect_rate(config: &AdmissionConfig) -> Rate {
     Rate { per_s: config.connects_per_address_per_s, burst: config.connects_per_address_burst }
 }
 
@@ -232,13 +232,13 @@ mod tests {
         AddressKey::of(text.parse().unwrap())
     }
 
-    fn doors(config: Config) -> Doors {
+    fn doors(config: AdmissionConfig) -> Doors {
         Doors::new(config, 1000, 0, Moment(0))
     }
 
     #[test]
     fn a_full_node_refuses_until_someone_leaves() {
-        let mut doors = Doors::new(Config::default(), 2, 0, Moment(0));
+        let mut doors = Doors::new(AdmissionConfig::default(), 2, 0, Moment(0));
         assert_eq!(doors.enter(None), Ok(Seat::Client));
         assert_eq!(doors.enter(None), Ok(Seat::Client));
         assert_eq!(doors.enter(None), Err(Refusal::NodeFull));
@@ -250,7 +250,11 @@ mod tests {
 
     #[test]
     fn one_address_cannot_hold_all_handshakes() {
-        let config = Config { handshakes_max: 3, handshakes_per_address_max: 2, ..Config::default() };
+        let config = AdmissionConfig {
+            handshakes_max: 3,
+            handshakes_per_address_max: 2,
+            ..AdmissionConfig::default()
+        };
         let mut doors = doors(config);
         let slow = Some(address("192.0.2.1"));
         assert_eq!(doors.enter(slow), Ok(Seat::Client));
@@ -268,7 +272,8 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_connections_and_no_more() {
-        let mut doors = doors(Config { connections_per_address_max: 2, ..Config::default() });
+        let mut doors =
+            doors(AdmissionConfig { connections_per_address_max: 2, ..AdmissionConfig::default() });
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
         assert_eq!(doors.admit(one, Moment(0)), Ok(()));
         assert_eq!(doors.admit(one, Moment(0)), Ok(()));
@@ -280,8 +285,11 @@ mod tests {
 
     #[test]
     fn an_address_connects_so_often_and_is_told_when_to_return() {
-        let config =
-            Config { connects_per_address_per_s: 2, connects_per_address_burst: 3, ..Config::default() };
+        let config = AdmissionConfig {
+            connects_per_address_per_s: 2,
+            connects_per_address_burst: 3,
+            ..AdmissionConfig::default()
+        };
         let mut doors = doors(config);
         let one = address("192.0.2.1");
         for _ in 0..3 {
@@ -303,12 +311,12 @@ mod tests {
 
     #[test]
     fn remembered_addresses_are_bounded_and_those_with_a_connection_stay() {
-        let config = Config {
+        let config = AdmissionConfig {
             connections_per_address_max: 1,
             connects_per_address_per_s: 1,
             connects_per_address_burst: 1,
             addresses_max: 10,
-            ..Config::default()
+            ..AdmissionConfig::default()
         };
         let mut doors = doors(config);
         let staying = address("192.0.2.1");
@@ -329,7 +337,7 @@ mod tests {
 
     #[test]
     fn spare_places_are_no_places_for_clients_until_one_of_theirs_is_free() {
-        let mut doors = Doors::new(Config::default(), 1, 1, Moment(0));
+        let mut doors = Doors::new(AdmissionConfig::default(), 1, 1, Moment(0));
         assert_eq!(doors.enter(None), Ok(Seat::Client));
         assert_eq!(doors.enter(None), Ok(Seat::Spare));
         assert_eq!(doors.enter(None), Err(Refusal::NodeFull));
@@ -341,14 +349,15 @@ mod tests {
 
     #[test]
     fn without_limits_per_address_nothing_is_remembered() {
-        let mut doors = doors(Config::default());
+        let mut doors = doors(AdmissionConfig::default());
         assert_eq!(doors.admit(address("192.0.2.1"), Moment(0)), Ok(()));
         assert!(doors.addresses.is_empty());
     }
 
     #[test]
     fn accepts_keep_to_the_rate_of_the_node() {
-        let mut doors = doors(Config { accepts_per_s: 100, accepts_burst: 2, ..Config::default() });
+        let mut doors =
+            doors(AdmissionConfig { accepts_per_s: 100, accepts_burst: 2, ..AdmissionConfig::default() });
         assert_eq!(doors.take_turn(Moment(0)), Ok(()));
         assert_eq!(doors.take_turn(Moment(0)), Ok(()));
         assert_eq!(doors.take_turn(Moment(0)), Err(Duration::from_millis(10)));

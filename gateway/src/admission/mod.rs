@@ -18,12 +18,12 @@ use crate::telemetry::labels::Handshake;
 use client_ip::TrustedProxies;
 use doors::{AddressKey, Doors, Seat};
 
-pub use config::Config;
+pub use admission_config::AdmissionConfig;
 
 pub mod client_ip;
 
+mod admission_config;
 mod bucket;
-mod config;
 mod doors;
 
 /// The limits of one node and what counts against them.
@@ -75,7 +75,7 @@ impl Admission {
     /// A node that takes `connections_max` connections, whatever `config` says of that, and `spare_max` more for the
     /// server API alone.
     pub fn new(
-        config: &Config,
+        config: &AdmissionConfig,
         connections_max: u32,
         spare_max: u32,
         proxies: TrustedProxies,
@@ -87,7 +87,7 @@ impl Admission {
     }
 
     /// Other limits for what comes from now on.
-    pub fn set_limits(&self, config: &Config, connections_max: u32) {
+    pub fn set_limits(&self, config: &AdmissionConfig, connections_max: u32) {
         self.doors.lock().set_limits(config.clone(), connections_max);
         // More handshakes may be under way than before.
         self.room.notify_waiters();
@@ -250,14 +250,15 @@ mod tests {
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-    fn admission(config: &Config, connections_max: u32) -> Arc<Admission> {
+    fn admission(config: &AdmissionConfig, connections_max: u32) -> Arc<Admission> {
         let metrics = Arc::new(Metrics::new());
         Admission::new(config, connections_max, 0, TrustedProxies::default(), Clock::start(), metrics)
     }
 
     #[test]
     fn a_place_is_held_for_the_life_of_the_connection_and_given_back_once() {
-        let admission = admission(&Config { connections_per_address_max: 1, ..Config::default() }, 1);
+        let admission =
+            admission(&AdmissionConfig { connections_per_address_max: 1, ..AdmissionConfig::default() }, 1);
         let handshake = admission.admit_handshake(PEER).unwrap();
         let place = handshake.place();
         let admitted = admission.admit_client(PEER, &place).unwrap();
@@ -271,7 +272,7 @@ mod tests {
 
     #[test]
     fn accepting_waits_for_room_among_the_handshakes() {
-        let admission = admission(&Config { handshakes_max: 1, ..Config::default() }, 100);
+        let admission = admission(&AdmissionConfig { handshakes_max: 1, ..AdmissionConfig::default() }, 100);
         assert!(admission.turn().now_or_never().is_some());
         let handshake = admission.admit_handshake(PEER).unwrap();
         let turn = admission.turn();
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn proxies_make_handshakes_for_many() {
-        let config = Config { handshakes_per_address_max: 1, ..Config::default() };
+        let config = AdmissionConfig { handshakes_per_address_max: 1, ..AdmissionConfig::default() };
         let proxies = TrustedProxies::new(&["192.0.2.0/24".parse().unwrap()]);
         let admission = Admission::new(&config, 10, 0, proxies, Clock::start(), Arc::new(Metrics::new()));
         let held = [admission.admit_handshake(PEER), admission.admit_handshake(PEER)];

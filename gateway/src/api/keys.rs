@@ -6,7 +6,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Uri};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::config::Config;
+use super::api_config::ApiConfig;
 use crate::secret::{Secret, SecretFileError};
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -22,7 +22,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(config: &Config) -> Result<Self, SecretFileError> {
+    pub(super) fn new(config: &ApiConfig) -> Result<Self, SecretFileError> {
         let mut keys = config.keys.clone();
         if let Some(path) = &config.keys_file {
             let file = Secret::from_file(path)?;
@@ -75,7 +75,7 @@ mod tests {
 
     fn keys(list: &[&str]) -> Keys {
         let keys = list.iter().map(|key| Secret::new(key)).collect();
-        Keys::new(&Config { keys, ..Config::default() }).unwrap()
+        Keys::new(&ApiConfig { keys, ..ApiConfig::default() }).unwrap()
     }
 
     fn admit(keys: &Keys, uri: &str, headers: &[(&str, &str)]) -> Result<(), &'static str> {
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn without_keys_the_api_is_closed_unless_that_is_asked_for() {
         assert!(admit(&keys(&[]), "/api/info", &[("X-API-Key", "")]).unwrap_err().contains("closed"));
-        let open = Keys::new(&Config { insecure: true, ..Config::default() }).unwrap();
+        let open = Keys::new(&ApiConfig { insecure: true, ..ApiConfig::default() }).unwrap();
         assert_eq!(admit(&open, "/api/info", &[]), Ok(()));
     }
 
@@ -139,10 +139,10 @@ mod tests {
     fn keys_may_come_out_of_a_file() {
         let path = std::env::temp_dir().join(format!("tidegate-api-keys-{}", std::process::id()));
         std::fs::write(&path, "one\n\n  two  \n").unwrap();
-        let keys = Keys::new(&Config { keys_file: Some(path.clone()), ..Config::default() }).unwrap();
+        let keys = Keys::new(&ApiConfig { keys_file: Some(path.clone()), ..ApiConfig::default() }).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(admit(&keys, "/api/info", &[("X-API-Key", "two")]), Ok(()));
         assert_eq!(keys.keys.len(), 2);
-        assert!(Keys::new(&Config { keys_file: Some(path), ..Config::default() }).is_err());
+        assert!(Keys::new(&ApiConfig { keys_file: Some(path), ..ApiConfig::default() }).is_err());
     }
 }

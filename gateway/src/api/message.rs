@@ -14,7 +14,7 @@ use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::error::ErrorCode;
 use shared::publication::{JSON_DEPTH_MAX, Keyed, Payload, Publication, is_too_deep};
 
-use super::config::Config;
+use super::api_config::ApiConfig;
 use super::map::key;
 use super::refused::Refused;
 use crate::broker::{Idempotency, PublishRequest, Version};
@@ -50,7 +50,7 @@ pub(crate) struct Message {
 
 impl Message {
     /// `body`: what the content is borrowed from.
-    pub(crate) fn read(content: Content<'_>, body: &Bytes, config: &Config) -> Result<Self, Refused> {
+    pub(crate) fn read(content: Content<'_>, body: &Bytes, config: &ApiConfig) -> Result<Self, Refused> {
         let version = version(content.version, content.version_epoch)?;
         let idempotency = idempotency(content.idempotency_key, config)?;
         let mut publication = Publication::new(payload(content.data, content.b64data, body, config)?);
@@ -106,7 +106,7 @@ pub(super) fn payload(
     data: Option<&RawValue>,
     b64data: &str,
     body: &Bytes,
-    config: &Config,
+    config: &ApiConfig,
 ) -> Result<Payload, Refused> {
     let payload = match data {
         _ if !b64data.is_empty() => decode(b64data)?,
@@ -134,7 +134,7 @@ pub(super) fn version(number: u64, epoch: &str) -> Result<Option<Version>, Refus
 }
 
 /// `None` if there is no key.
-pub(super) fn idempotency(key: &str, config: &Config) -> Result<Option<Idempotency>, Refused> {
+pub(super) fn idempotency(key: &str, config: &ApiConfig) -> Result<Option<Idempotency>, Refused> {
     if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let detail = format!("the idempotency key is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
         return Err(Refused::bad_request(detail));

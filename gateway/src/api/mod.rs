@@ -6,10 +6,10 @@
 
 mod act;
 mod answer;
+mod api_config;
 mod ask_about_update;
 mod ask_sockets;
 mod by_client;
-mod config;
 mod explain;
 mod inspect;
 mod keys;
@@ -30,8 +30,8 @@ mod socketio;
 mod subscriptions;
 pub mod update;
 
+pub use api_config::{ApiConfig, ErrorMode};
 pub use by_client::ByClient;
-pub use config::{Config, ErrorMode};
 pub(crate) use message::{Content, Message, channel};
 pub(crate) use serve::Reload;
 pub use serve::{Api, PREFIX};

@@ -12,7 +12,7 @@ use shared::error::ErrorCode;
 use shared::protocol::socketio::Namespaces;
 
 use super::answer::Answer;
-use super::config::Config;
+use super::api_config::ApiConfig;
 use super::message;
 use super::refused::Refused;
 use super::request::{Batch, Command};
@@ -25,7 +25,7 @@ pub(super) const CONCURRENT: usize = 256;
 /// One request being served.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'a> {
-    pub(super) config: &'a Config,
+    pub(super) config: &'a ApiConfig,
     pub(super) node: &'a Node,
     pub(super) body: &'a Bytes,
     /// Nothing is begun after this.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::answer;
-use super::config::{Config, ErrorMode};
+use super::api_config::{ApiConfig, ErrorMode};
 use super::keys::Keys;
 use super::openapi;
 use super::refused::Refused;
@@ -89,7 +89,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 #[derive(Debug)]
 pub struct Api {
-    config: Config,
+    config: ApiConfig,
     /// Others can be set while the node runs.
     keys: RwLock<Keys>,
     reload: OnceLock<Arc<dyn Reload>>,
@@ -108,7 +108,7 @@ struct Unread {
 }
 
 impl Api {
-    pub fn new(config: &Config, node: Arc<Node>) -> Result<Self, SecretFileError> {
+    pub fn new(config: &ApiConfig, node: Arc<Node>) -> Result<Self, SecretFileError> {
         Ok(Self {
             keys: RwLock::new(Keys::new(config)?),
             reload: OnceLock::new(),
@@ -121,7 +121,7 @@ impl Api {
     }
 
     /// The keys of another configuration.
-    pub(crate) fn read_keys(&self, config: &Config) -> Result<Keys, SecretFileError> {
+    pub(crate) fn read_keys(&self, config: &ApiConfig) -> Result<Keys, SecretFileError> {
         Keys::new(config)
     }
 

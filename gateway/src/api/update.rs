@@ -30,7 +30,7 @@ const COOKIE_BYTES_MAX: usize = 64;
 /// A Mercure hub at `/.well-known/mercure`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct MercureConfig {
     /// Serve the hub.
     pub enabled: bool,
     /// The namespace of the channels that updates are published in: those of a topic are in the channel of its name, and
@@ -44,14 +44,14 @@ pub struct Config {
     pub subscriptions: bool,
 }
 
-impl Default for Config {
+impl Default for MercureConfig {
     fn default() -> Self {
         let (namespace, cookie) = ("mercure".into(), "mercureAuthorization".into());
         Self { enabled: false, namespace, cookie, subscriptions: false }
     }
 }
 
-impl Config {
+impl MercureConfig {
     pub fn check(&self, faults: &mut Faults) {
         let is_name = |text: &str| {
             !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
@@ -79,7 +79,7 @@ pub fn default_options() -> ChannelOptions {
 
 #[derive(Debug)]
 pub(crate) struct Hub {
-    config: Config,
+    config: MercureConfig,
     authenticator: Arc<Authenticator>,
     node: Arc<Node>,
     room: Semaphore,
@@ -111,7 +111,7 @@ pub(crate) enum Refused {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Config, authenticator: Arc<Authenticator>, node: Arc<Node>) -> Self {
+    pub(crate) fn new(config: MercureConfig, authenticator: Arc<Authenticator>, node: Arc<Node>) -> Self {
         Self { config, authenticator, node, room: Semaphore::new(AT_ONCE_MAX) }
     }
 
@@ -289,13 +289,14 @@ mod tests {
 
     #[test]
     fn names_in_the_configuration_are_checked() {
-        let faulty = |config: Config| {
+        let faulty = |config: MercureConfig| {
             let mut faults = Faults::default();
             config.check(&mut faults);
             faults.into_inner().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         };
-        assert_eq!(faulty(Config::default()), [""; 0]);
-        let bad = Config { namespace: "a:b".into(), cookie: "".into(), enabled: true, subscriptions: true };
+        assert_eq!(faulty(MercureConfig::default()), [""; 0]);
+        let bad =
+            MercureConfig { namespace: "a:b".into(), cookie: "".into(), enabled: true, subscriptions: true };
         assert_eq!(faulty(bad), ["namespace", "cookie"]);
     }
 }

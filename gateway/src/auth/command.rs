@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::algorithm::Algorithm;
-use super::config::Config;
+use super::auth_config::AuthConfig;
 use super::examine::{ExamineArgs, examine, refusal};
 use super::issue::{TokenRequest, issue};
 use crate::clock::Clock;
@@ -139,7 +139,7 @@ impl std::str::FromStr for Ttl {
 }
 
 /// Prints one token on standard output, or what is to be said of one.
-pub fn command(args: &TokenArgs, config: &Config) -> ExitCode {
+pub fn command(args: &TokenArgs, config: &AuthConfig) -> ExitCode {
     if let Some(TokenVerb::Verify(args)) = &args.verb {
         return examine(args, config);
     }

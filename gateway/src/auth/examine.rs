@@ -9,7 +9,7 @@ use clap::Args;
 use gateway_core::effect::{Matching, Overrides, Rights, ServerSubscription};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 
-use super::config::Config;
+use super::auth_config::AuthConfig;
 use super::keys::{Opened, Unopened};
 use super::refused::Refused;
 use super::rules::Rules;
@@ -41,7 +41,7 @@ pub struct ExamineArgs {
 }
 
 /// Prints what there is to be said of a token.
-pub(super) fn examine(args: &ExamineArgs, config: &Config) -> ExitCode {
+pub(super) fn examine(args: &ExamineArgs, config: &AuthConfig) -> ExitCode {
     let now = Clock::start().unix_seconds();
     let told = token(args).and_then(|token| {
         let purpose = purpose(args.channel.as_deref())?;
@@ -83,7 +83,7 @@ fn token(args: &ExamineArgs) -> Result<String, String> {
 
 /// Why a gateway of this configuration refuses a token that was made just now. `None` too where that cannot be told
 /// without asking an issuer for its keys.
-pub(super) fn refusal(config: &Config, token: &str, channel: Option<&str>) -> Option<String> {
+pub(super) fn refusal(config: &AuthConfig, token: &str, channel: Option<&str>) -> Option<String> {
     let now = Clock::start().unix_seconds();
     let purpose = match purpose(channel) {
         Ok(purpose) => purpose,

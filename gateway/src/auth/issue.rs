@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::algorithm::Algorithm;
-use super::config::Config;
+use super::auth_config::AuthConfig;
 use super::envelope::seal;
 use super::sign::{SignError, SigningKey};
 use crate::secret::{Secret, SecretFileError};
@@ -92,7 +92,7 @@ impl Serialize for Claims<'_> {
 }
 
 /// Makes a token that a gateway of this configuration accepts, if it has the key to it.
-pub fn issue(config: &Config, now_unix_s: i64, request: &TokenRequest) -> Result<String, IssueError> {
+pub fn issue(config: &AuthConfig, now_unix_s: i64, request: &TokenRequest) -> Result<String, IssueError> {
     refuse_misplaced(request)?;
     let key = match &request.private_key_file {
         Some(file) => SigningKey::from_pem(&Secret::from_file(file)?)?,
@@ -132,7 +132,7 @@ pub fn issue(config: &Config, now_unix_s: i64, request: &TokenRequest) -> Result
     Ok(seal(&key, algorithm, request.kid.as_deref(), &claims)?)
 }
 
-fn secret(config: &Config, is_for_subscription: bool) -> Result<Secret, IssueError> {
+fn secret(config: &AuthConfig, is_for_subscription: bool) -> Result<Secret, IssueError> {
     let keys = match config.subscription_keys() {
         own if is_for_subscription && own.are_given() => own,
         _ => config.connection_keys(),
@@ -172,13 +172,13 @@ mod tests {
 
     #[test]
     fn a_token_made_here_is_accepted_by_a_gateway_of_the_same_configuration() {
-        let config = Config {
+        let config = AuthConfig {
             hmac_secret: Secret::new("one"),
             subscription_hmac_secret: Secret::new("two"),
             algorithms: vec![Algorithm::HS512],
             audience: "tidegate".into(),
             issuer: "me".into(),
-            ..Config::default()
+            ..AuthConfig::default()
         };
         let auth = Authenticator::new(&config, Clock::start()).unwrap();
         let mut request = TokenRequest {
@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_signed_is_said() {
-        let none = issue(&Config::default(), 0, &TokenRequest::default());
+        let none = issue(&AuthConfig::default(), 0, &TokenRequest::default());
         assert!(matches!(none, Err(IssueError::NoSecret)));
-        let config = Config { hmac_secret: Secret::new("one"), ..Config::default() };
+        let config = AuthConfig { hmac_secret: Secret::new("one"), ..AuthConfig::default() };
         let request = TokenRequest { info: Some("{".into()), ..TokenRequest::default() };
         assert!(matches!(issue(&config, 0, &request), Err(IssueError::Json("info", _))));
         let request = TokenRequest { allow: vec!["pub".to_owned()], ..TokenRequest::default() };

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::algorithm::Algorithm;
-use super::config::Config;
+use super::auth_config::AuthConfig;
 use super::public_key::{Members, PublicKey};
 use crate::authorities::AuthoritiesError;
 use crate::fetch::{FetchError, Fetcher, Source};
@@ -89,7 +89,7 @@ enum SetError {
 
 impl Settings {
     /// `None` where the URL is none, which the check of the configuration has told.
-    pub(super) fn new(url: &str, config: &Config) -> Option<Self> {
+    pub(super) fn new(url: &str, config: &AuthConfig) -> Option<Self> {
         Some(Self {
             source: Source::parse(url, config.jwks_allow_http).ok()?,
             ca_file: config.jwks_ca_file.clone(),

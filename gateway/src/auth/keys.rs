@@ -8,8 +8,8 @@ use gateway_core::wildcard;
 use ring::hmac;
 
 use super::algorithm::{Algorithm, Family};
+use super::auth_config::{AuthConfig, Keys, Text};
 use super::claims::Claims;
-use super::config::{Config, Keys, Text};
 use super::envelope::Envelope;
 use super::jwks::{Jwks, Lookup, Settings};
 use super::public_key::{PublicKey, PublicKeyError};
@@ -84,7 +84,7 @@ impl KeySet {
     /// `None` where no key is configured.
     pub(super) fn new(
         keys: &Keys<'_>,
-        config: &Config,
+        config: &AuthConfig,
         known_jwks: &[Arc<Jwks>],
         metrics: Option<&Arc<Metrics>>,
     ) -> Result<Option<Self>, KeyError> {

@@ -1,9 +1,9 @@
 //! Who a client is and what it may subscribe to, as signed tokens (JWT, RFC 7519) say.
 
 mod algorithm;
+mod auth_config;
 mod claims;
 mod command;
-mod config;
 mod der;
 mod envelope;
 mod examine;
@@ -21,8 +21,8 @@ mod utc;
 mod verify;
 
 pub use algorithm::Algorithm;
+pub use auth_config::AuthConfig;
 pub use command::{TokenArgs, command};
-pub use config::Config;
 pub use issue::{IssueError, TokenRequest, issue};
 pub use keys::KeyError;
 pub use verify::{Authenticator, Verdict};

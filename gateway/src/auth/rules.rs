@@ -6,7 +6,7 @@ use std::time::Duration;
 use ring::digest::{Context, Digest, SHA256};
 use shared::id::ClientId;
 
-use super::config::Config;
+use super::auth_config::AuthConfig;
 use super::jwks::Jwks;
 use super::keys::{KeyError, KeySet, Opened, Unopened};
 use super::refused::Refused;
@@ -24,7 +24,7 @@ pub(crate) struct Rules {
     pub(super) insecure: bool,
     pub(super) files_interval: Duration,
     /// What they were made of, to be made again when files change.
-    pub(super) config: Config,
+    pub(super) config: AuthConfig,
     /// Of what the files held.
     digest: Digest,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Rules {
 impl Rules {
     /// Keys that `before` has fetched are not fetched again.
     pub(super) fn new(
-        config: &Config,
+        config: &AuthConfig,
         before: Option<&Self>,
         metrics: Option<&Arc<Metrics>>,
     ) -> Result<Self, KeyError> {
@@ -137,13 +137,13 @@ impl Rules {
     }
 }
 
-fn texts(config: &Config) -> impl Iterator<Item = super::config::Text<'_>> {
+fn texts(config: &AuthConfig) -> impl Iterator<Item = super::auth_config::Text<'_>> {
     [config.connection_keys(), config.subscription_keys()]
         .into_iter()
         .flat_map(|keys| keys.secrets().into_iter().chain(keys.public_keys().map(|(text, _)| text)))
 }
 
-fn digest_of_files(config: &Config) -> Result<Digest, KeyError> {
+fn digest_of_files(config: &AuthConfig) -> Result<Digest, KeyError> {
     let mut digest = Context::new(&SHA256);
     for text in texts(config).filter(|text| text.file.is_some()) {
         let held = text.read()?;

@@ -12,7 +12,7 @@ use shared::channel::Channel;
 use shared::id::{ClientId, UserId};
 use tokio_util::sync::CancellationToken;
 
-use super::config::Config;
+use super::auth_config::AuthConfig;
 use super::keys::{KeyError, Opened, Unopened};
 use super::refused::{Refused, TOKEN_BYTES_MAX};
 use super::rules::Rules;
@@ -53,13 +53,13 @@ pub(super) enum Purpose {
 }
 
 impl Authenticator {
-    pub fn new(config: &Config, clock: Clock) -> Result<Self, KeyError> {
+    pub fn new(config: &AuthConfig, clock: Clock) -> Result<Self, KeyError> {
         Self::counted_by(config, clock, None)
     }
 
     /// With metrics that count what came of tokens.
     pub fn counted_by(
-        config: &Config,
+        config: &AuthConfig,
         clock: Clock,
         metrics: Option<Arc<Metrics>>,
     ) -> Result<Self, KeyError> {
@@ -70,7 +70,7 @@ impl Authenticator {
 
     /// What this configuration says, its files read anew, for [`Self::go_by`]. Keys that were fetched stay where their
     /// address does. Reads files, so not for a thread that must not wait.
-    pub(crate) fn read(&self, config: &Config) -> Result<Rules, KeyError> {
+    pub(crate) fn read(&self, config: &AuthConfig) -> Result<Rules, KeyError> {
         Rules::new(config, Some(&self.rules()), self.teller.metrics.as_ref())
     }
 

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use tower_service::Service;
 
 use super::address::is_private;
-use super::config::LOCALHOST;
+use super::backend_config::LOCALHOST;
 use super::failure::Failure;
 
 /// Names that are looked up at once. The system's resolver holds a thread for each.

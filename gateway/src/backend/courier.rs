@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::backend_config::{parse_line, parse_url};
 use super::client::HttpClient;
-use super::config::{parse_line, parse_url};
 use super::failure::Failure;
 use crate::secret::Secret;
 use crate::telemetry::Reminder;

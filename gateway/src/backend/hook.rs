@@ -15,9 +15,9 @@ use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use super::answer::{self, Fault};
+use super::backend_config::{BackendConfig, HookConfig, parse_line, parse_url};
 use super::breaker::{Breaker, Change, Health, Pass, Settings as BreakerSettings};
 use super::client::{Answer, HttpClient};
-use super::config::{Config, HookConfig, parse_line, parse_url};
 use super::failure::Failure;
 use super::request::Request;
 use super::sign::{HOOK, Signer};
@@ -140,7 +140,7 @@ impl Hook {
     /// A hook whose settings have been checked.
     pub(super) fn new(
         kind: HookKind,
-        config: &Config,
+        config: &BackendConfig,
         own: &HookConfig,
         common: &Common,
     ) -> Result<Self, String> {

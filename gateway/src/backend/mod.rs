@@ -24,9 +24,9 @@ use crate::telemetry::Metrics;
 
 mod address;
 mod answer;
+mod backend_config;
 mod breaker;
 mod client;
-mod config;
 mod courier;
 mod event;
 mod failure;
@@ -41,9 +41,9 @@ mod tell;
 
 pub(crate) use answer::answers_in_words;
 pub use answer::{KeyAnswer, PublishAnswer};
+pub use backend_config::{BackendConfig, EventsConfig, HookConfig};
+pub(crate) use backend_config::{check_post, secret_fault};
 pub use client::ClientError;
-pub use config::{Config, EventsConfig, HookConfig};
-pub(crate) use config::{check_post, secret_fault};
 pub(crate) use courier::{Courier, Errand, stopping};
 pub use event::{Event, EventType};
 pub use hook::{HookKind, Origin};
@@ -78,7 +78,7 @@ pub enum SetupError {
 pub(crate) struct Outbound(HttpClient);
 
 impl Outbound {
-    pub(crate) fn new(config: &Config) -> Result<Self, ClientError> {
+    pub(crate) fn new(config: &BackendConfig) -> Result<Self, ClientError> {
         http_client(config, client::system_lookup()).map(Self)
     }
 
@@ -87,7 +87,7 @@ impl Outbound {
     }
 }
 
-fn http_client(config: &Config, lookup: Lookup) -> Result<HttpClient, ClientError> {
+fn http_client(config: &BackendConfig, lookup: Lookup) -> Result<HttpClient, ClientError> {
     HttpClient::new(client::Parts {
         ca_file: config.ca_file.as_deref(),
         allow_private_addresses: config.allow_private_addresses,
@@ -126,7 +126,7 @@ pub struct Backend {
 impl Backend {
     /// `None` if nothing is asked and nothing told. `node` is unique over all nodes and time.
     pub fn start(
-        config: &Config,
+        config: &BackendConfig,
         node: &str,
         clock: Clock,
         metrics: &Arc<Metrics>,
@@ -136,7 +136,7 @@ impl Backend {
     }
 
     fn start_with(
-        config: &Config,
+        config: &BackendConfig,
         node: &str,
         clock: Clock,
         metrics: &Arc<Metrics>,
@@ -152,7 +152,7 @@ impl Backend {
             Some(file) => {
                 let secret =
                     Secret::from_file(file).map_err(|error| SetupError::Secret(error.to_string()))?;
-                config::secret_fault(&secret)
+                backend_config::secret_fault(&secret)
                     .map_or(Ok(secret), |problem| Err(SetupError::Secret(problem)))?
             }
             None => config.signing_secret.clone(),
@@ -196,7 +196,7 @@ impl Backend {
                 backend.rpc_namespaces.insert(namespace.into(), hook);
                 continue;
             }
-            if let Some(name) = section.strip_prefix(config::POLLS) {
+            if let Some(name) = section.strip_prefix(backend_config::POLLS) {
                 backend.polls.insert(name.into(), hook);
                 continue;
             }

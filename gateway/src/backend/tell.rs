@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::config::{Config, EventsConfig};
+use super::backend_config::{BackendConfig, EventsConfig};
 use super::courier::{Courier, Errand, stopping};
 use super::event::{Event, EventType};
 use super::hook::{Common, HookKind};
@@ -51,7 +51,7 @@ struct Shared {
 impl Events {
     /// `config` has been checked and has a URL. `node` is unique over all nodes and time.
     pub(super) fn start(
-        config: &Config,
+        config: &BackendConfig,
         node: &str,
         common: Common,
         runtime: &Handle,

@@ -3,7 +3,7 @@
 //! One trait, one test suite, several implementations. A broker never names the node: what arrives leaves
 //! through the [`BrokerEvents`] it was made with.
 
-mod config;
+mod broker_config;
 pub mod measure;
 pub mod memory;
 pub mod nats;
@@ -26,7 +26,7 @@ use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
-pub use config::{BrokerKind, Config};
+pub use broker_config::{BrokerConfig, BrokerKind};
 pub use refusal::Refusal;
 
 /// Whether something that was asked for has taken effect, or when it will have.

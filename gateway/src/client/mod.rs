@@ -19,7 +19,7 @@ use gateway_core::session::Session;
 use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::node::{Awaited, SessionId, UserPermit};
-use crate::pusher::App;
+use crate::pusher::PusherApp;
 use crate::sessions::{Connection, Holder};
 use crate::telemetry::metrics::CLOSE_LOST;
 use crate::transport::{Direct, Stream};
@@ -28,8 +28,8 @@ use crate::worker::Local;
 mod ask_backend;
 mod asked;
 mod attach;
+pub mod client_config;
 mod close;
-pub mod config;
 mod finish;
 mod follow;
 mod framing;
@@ -94,7 +94,7 @@ struct Rare {
     /// What hooks are told of where it comes from.
     origin: Option<Arc<Origin>>,
     /// Whose client it is, if it speaks Pusher.
-    app: Option<Arc<App>>,
+    app: Option<Arc<PusherApp>>,
     /// What it has under way, if it speaks GraphQL.
     graphql: Option<Arc<GraphQl>>,
     /// What there is beside its session, if it speaks Socket.IO.
@@ -230,7 +230,7 @@ impl Client {
     }
 
     /// Whose client it is, if it speaks Pusher.
-    fn app(&self) -> Option<&Arc<App>> {
+    fn app(&self) -> Option<&Arc<PusherApp>> {
         self.rare.as_ref()?.app.as_ref()
     }
 

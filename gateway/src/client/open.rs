@@ -15,7 +15,7 @@ use crate::admission::Admitted;
 use crate::backend::Origin;
 use crate::client::framing::{Framing, Unanswered};
 use crate::client::{Client, ClientKey, Incoming, Link, OfSocketIo, Outbox, Rare, Watcher};
-use crate::pusher::App;
+use crate::pusher::PusherApp;
 use crate::transport::encodings::Wire;
 use crate::transport::{Socket, Stream};
 use crate::worker::Local;
@@ -43,7 +43,7 @@ pub(crate) struct NewClient {
     /// For the application's own servers, where any is asked.
     pub(crate) origin: Option<Arc<Origin>>,
     /// Whose client it is, if it speaks Pusher.
-    pub(crate) app: Option<Arc<App>>,
+    pub(crate) app: Option<Arc<PusherApp>>,
     /// The same value as `protocol`, if it speaks GraphQL.
     pub(crate) graphql: Option<Arc<GraphQl>>,
     /// It is only let in to be told this.

@@ -3,10 +3,10 @@
 use toml::{Table, Value};
 
 use super::Config;
-use crate::feeds::config::Feed;
-use crate::graphql::config::Subscription;
+use crate::feeds::feed_config::FeedConfig;
+use crate::graphql::graphql_config::Subscription;
 use crate::http::raw_paths::RawPath;
-use crate::pusher::config::App;
+use crate::pusher::pusher_config::PusherAppConfig;
 use crate::pusher::webhook::Webhook;
 use crate::socketio::namespaces::{EventRule, Namespace};
 
@@ -25,7 +25,7 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
         }
     }
     let of_path = Table::try_from(RawPath::default()).unwrap_or_default();
-    let of_app = Table::try_from(App::default()).unwrap_or_default();
+    let of_app = Table::try_from(PusherAppConfig::default()).unwrap_or_default();
     let of_webhook = Table::try_from(Webhook::default()).unwrap_or_default();
     let of_field = Table::try_from(Subscription::default()).unwrap_or_default();
     let of_namespace = Table::try_from(Namespace::default()).unwrap_or_default();
@@ -43,7 +43,7 @@ pub(super) fn changed(config: &Config) -> (String, usize) {
             tables(one.get_mut(*named)).for_each(|one| keep_changed(one, defaults));
         }
     }
-    let of_feed = Table::try_from(Feed::default()).unwrap_or_default();
+    let of_feed = Table::try_from(FeedConfig::default()).unwrap_or_default();
     tables(set.get_mut("feeds")).for_each(|one| keep_changed(one, &of_feed));
     let namespaces = set.remove("namespaces").filter(|namespaces| namespaces != &Value::Table(Table::new()));
     keep_changed(&mut set, &defaults);

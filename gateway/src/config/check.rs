@@ -124,9 +124,9 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("redis", &|faults| config.redis.check(faults));
     section("nats", &|faults| config.nats.check(faults));
     section("feeds", &|faults| {
-        feeds::config::check(&config.feeds, faults);
-        let is_without = |feed: &feeds::config::Feed| {
-            feed.kind == Some(feeds::config::Kind::RedisStream) && feed.redis_stream.url.is_none()
+        feeds::feed_config::check(&config.feeds, faults);
+        let is_without = |feed: &feeds::feed_config::FeedConfig| {
+            feed.kind == Some(feeds::feed_config::FeedKind::RedisStream) && feed.redis_stream.url.is_none()
         };
         let without = config.feeds.iter().filter(|(_, feed)| is_without(feed));
         let mode = several(config.redis.mode);

@@ -29,7 +29,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     }
     if let Some(file) = config.console.password_file.as_deref().filter(|_| config.console.enabled) {
         let problem = match Secret::from_file(file) {
-            Ok(password) => crate::console::config::password_fault(&password),
+            Ok(password) => crate::console::console_config::password_fault(&password),
             Err(error) => Some(error.to_string()),
         };
         found.extend(problem.map(|problem| ("console.password_file".to_owned(), problem)));

@@ -41,45 +41,45 @@ mod tree;
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    pub node: node::config::Config,
-    pub server: listener::config::ServerConfig,
-    pub internal: listener::config::InternalConfig,
-    pub console: console::config::Config,
+    pub node: node::node_config::NodeConfig,
+    pub server: listener::listener_config::ServerConfig,
+    pub internal: listener::listener_config::InternalConfig,
+    pub console: console::console_config::ConsoleConfig,
     /// Where other nodes connect.
-    pub cluster: listener::config::ClusterConfig,
-    pub tls: listener::tls::Config,
-    pub proxy_protocol: listener::proxy_protocol::Config,
-    pub limits: admission::Config,
-    pub http: http::config::Config,
-    pub raw: http::raw_paths::Config,
-    pub sse: http::event_stream::Config,
-    pub mercure: api::update::Config,
-    pub graphql: graphql::Config,
-    pub websocket: client::config::WebSocketConfig,
+    pub cluster: listener::listener_config::ClusterConfig,
+    pub tls: listener::tls::TlsConfig,
+    pub proxy_protocol: listener::proxy_protocol::ProxyProtocolConfig,
+    pub limits: admission::AdmissionConfig,
+    pub http: http::http_config::HttpConfig,
+    pub raw: http::raw_paths::RawPathsConfig,
+    pub sse: http::event_stream::EventStreamConfig,
+    pub mercure: api::update::MercureConfig,
+    pub graphql: graphql::GraphqlConfig,
+    pub websocket: client::client_config::WebSocketConfig,
     pub session: Settings,
-    pub auth: auth::Config,
-    pub api: api::Config,
-    pub workers: worker::config::Config,
+    pub auth: auth::AuthConfig,
+    pub api: api::ApiConfig,
+    pub workers: worker::worker_config::WorkerConfig,
     pub channel_names: ChannelNames,
     /// Options of channels without a namespace.
     pub channels: ChannelOptions,
     /// Options of channels with one.
     pub namespaces: BTreeMap<String, ChannelOptions>,
-    pub pusher: pusher::Config,
-    pub socketio: socketio::Config,
-    pub backend: backend::Config,
+    pub pusher: pusher::PusherConfig,
+    pub socketio: socketio::SocketioConfig,
+    pub backend: backend::BackendConfig,
     /// For channels of the type `shared_poll`.
-    pub shared_poll: poll::Config,
-    pub broker: broker::Config,
+    pub shared_poll: poll::PollConfig,
+    pub broker: broker::BrokerConfig,
     /// Used by `broker.kind = "redis"`.
-    pub redis: broker::redis::Config,
+    pub redis: broker::redis::RedisConfig,
     /// Used by `broker.kind = "nats"`.
-    pub nats: broker::nats::Config,
+    pub nats: broker::nats::NatsConfig,
     /// Records that are published as they come into a source outside.
-    pub feeds: BTreeMap<String, feeds::config::Feed>,
-    pub demo: demo::config::Config,
+    pub feeds: BTreeMap<String, feeds::feed_config::FeedConfig>,
+    pub demo: demo::demo_config::DemoConfig,
     pub drain: gateway_core::drain::Settings,
-    pub telemetry: telemetry::Config,
+    pub telemetry: telemetry::TelemetryConfig,
 }
 
 /// Where the values of a configuration are.

@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::Config;
 use super::lines::Lines;
 use super::tree::Node;
-use crate::feeds::config::Feed;
-use crate::graphql::config::Subscription;
+use crate::feeds::feed_config::FeedConfig;
+use crate::graphql::graphql_config::Subscription;
 use crate::http::raw_paths::RawPath;
-use crate::pusher::config::App;
+use crate::pusher::pusher_config::PusherAppConfig;
 use crate::pusher::webhook::Webhook;
 use crate::socketio::namespaces::{EventRule, Namespace};
 
@@ -38,11 +38,11 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
         defaults.iter().map(|(path, value)| (path.as_slice(), value)).collect();
     let of_raw_path = serde_json::to_value(RawPath::default()).unwrap_or_default();
     let of_field = serde_json::to_value(Subscription::default()).unwrap_or_default();
-    let of_app = serde_json::to_value(App::default()).unwrap_or_default();
+    let of_app = serde_json::to_value(PusherAppConfig::default()).unwrap_or_default();
     let of_webhook = serde_json::to_value(Webhook::default()).unwrap_or_default();
     let of_namespace = serde_json::to_value(Namespace::default()).unwrap_or_default();
     let of_event = serde_json::to_value(EventRule::default()).unwrap_or_default();
-    let of_feed = serde_json::to_value(Feed::default()).unwrap_or_default();
+    let of_feed = serde_json::to_value(FeedConfig::default()).unwrap_or_default();
     let set = |(path, value): (Vec<String>, Value)| {
         // A namespace begins with the options that channels without one begin with.
         let of_default = match &path[..] {

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-use super::config::Config;
+use super::console_config::ConsoleConfig;
 use crate::secret::{Secret, SecretFileError};
 
 /// How long a wrong password is thought about. One after the other: that bounds how many can be tried.
@@ -43,7 +43,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(config: &Config) -> Result<Self, SecretFileError> {
+    pub(super) fn new(config: &ConsoleConfig) -> Result<Self, SecretFileError> {
         let password = match &config.password_file {
             Some(path) => Some(Secret::from_file(path)?),
             None => Some(config.password.clone()).filter(|password| !password.is_empty()),
@@ -103,7 +103,7 @@ mod tests {
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    fn gate(config: &Config) -> Gate {
+    fn gate(config: &ConsoleConfig) -> Gate {
         Gate::new(config).unwrap()
     }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_password_opens_whatever_name_goes_with_it_and_only_so_many_can_be_tried() {
-        let gate = gate(&Config { password: Secret::new("open: sesame"), ..Config::default() });
+        let gate = gate(&ConsoleConfig { password: Secret::new("open: sesame"), ..ConsoleConfig::default() });
         let gate = Gate { delays: [Duration::from_millis(5), Duration::from_millis(50)], ..gate };
         for right in ["ann:open: sesame", ":open: sesame"] {
             assert_eq!(gate.admit(&basic(right), PEER).await, Ok(()), "{right}");
@@ -140,7 +140,8 @@ mod tests {
     #[tokio::test]
     async fn a_proxys_word_is_taken_from_the_proxy_alone() {
         let proxies = vec!["10.0.0.0/8".parse().unwrap()];
-        let gate = gate(&Config { user_header: "X-User".to_owned(), proxies, ..Config::default() });
+        let gate =
+            gate(&ConsoleConfig { user_header: "X-User".to_owned(), proxies, ..ConsoleConfig::default() });
         let named =
             |name: &str| HeaderMap::from_iter([(HeaderName::from_static("x-user"), name.parse().unwrap())]);
         let proxy: IpAddr = "10.1.2.3".parse().unwrap();

@@ -3,7 +3,7 @@
 //! It asks what the server API answers too, and no more than it needs. Whoever may use it is decided by [`admit`], and no page of
 //! another origin can use what a browser remembers: each question carries a header that only this page's script can send.
 
-pub mod config;
+pub mod console_config;
 
 mod admit;
 mod files;
@@ -23,7 +23,7 @@ use crate::secret::SecretFileError;
 use crate::telemetry::{Metrics, Readiness, answer};
 
 use admit::{Gate, Refusal};
-use config::Config;
+use console_config::ConsoleConfig;
 
 /// Where it is.
 pub(crate) const PREFIX: &str = "/console";
@@ -49,7 +49,7 @@ pub(crate) struct Console {
 
 impl Console {
     pub(crate) fn new(
-        config: &Config,
+        config: &ConsoleConfig,
         api: Arc<Api>,
         clock: Clock,
         readiness: Arc<Readiness>,

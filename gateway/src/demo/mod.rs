@@ -1,6 +1,6 @@
 //! The demo's feed: the real daily prices of `gateway/demo/prices.csv`, published by the node itself under `--demo`.
 
-pub mod config;
+pub mod demo_config;
 mod feed;
 mod replay;
 

@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::names::{Names, Source};
 use self::said::{Kind, Said, Unread, What};
 use crate::broker::redis::follow::{Follow, Follower, Following};
-use crate::broker::redis::{Config as Redis, DialError};
+use crate::broker::redis::{DialError, RedisConfig};
 use crate::node::Node;
 use crate::socketio::Emitters as Settings;
 use crate::telemetry::Sparingly;
@@ -90,7 +90,7 @@ pub(crate) struct Emitters {
 pub(crate) struct Parts<'a> {
     pub(crate) settings: &'a Settings,
     /// The section `redis`.
-    pub(crate) redis: &'a Redis,
+    pub(crate) redis: &'a RedisConfig,
     pub(crate) common: Arc<Common>,
     pub(crate) node: Arc<Node>,
     pub(crate) runtime: &'a Handle,

@@ -266,7 +266,7 @@ mod tests {
 
     use super::*;
     use crate::engine_io::{Found, Polling};
-    use crate::socketio::Config;
+    use crate::socketio::SocketioConfig;
     use crate::transport::Stream;
 
     /// Another node, that is asked without a network.
@@ -298,15 +298,15 @@ mod tests {
     }
 
     fn pair() -> Pair {
-        pair_of(&Config::default())
+        pair_of(&SocketioConfig::default())
     }
 
-    fn pair_of(config: &Config) -> Pair {
+    fn pair_of(config: &SocketioConfig) -> Pair {
         let node = Arc::new(EngineIo::new(config, "node-2"));
         let Polling { pipe, session, greeting } = node.begin_polling();
         drop(session);
         let other = Arc::new(Other { node, is_lost: Mutex::new(false) });
-        let here = EngineIo::new(&Config::default(), "node-1");
+        let here = EngineIo::new(&SocketioConfig::default(), "node-1");
         here.connect(other.clone());
         let sid = std::str::from_utf8(&greeting).unwrap().split('"').nth(3).unwrap().to_owned();
         let found = here.find(Sid::parse(&sid).unwrap()).unwrap();
@@ -374,7 +374,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_in_parts_comes_whole_and_no_longer_than_any() {
-        let config = Config { payload_bytes_max: 3 << 20, ..Config::default() };
+        let config = SocketioConfig { payload_bytes_max: 3 << 20, ..SocketioConfig::default() };
         let Pair { mut worker, found, .. } = pair_of(&config);
         let body = b"4".repeat(2 * PART_BYTES_MAX + 7);
         let bringing = found.begin_bringing().unwrap().bring(body.clone().into());

@@ -15,7 +15,7 @@ use shared::framing::engine_io::{Handshake, SEPARATOR};
 use shared::framing::websocket::encode_message;
 use tokio::sync::watch;
 
-use crate::socketio::Config;
+use crate::socketio::SocketioConfig;
 use crate::transport::Handed;
 use crate::transport::handed::handed_in_slices;
 
@@ -52,7 +52,7 @@ pub(crate) fn read_opening(bytes: &[u8]) -> Result<(Box<str>, bool, Option<Strin
 /// How sessions of Engine.IO begin on this node, and those that requests keep alive.
 #[derive(Debug)]
 pub(crate) struct EngineIo {
-    settings: Config,
+    settings: SocketioConfig,
     node: Box<str>,
     polling: Arc<Sessions>,
     /// For sessions that are on other nodes.
@@ -147,7 +147,7 @@ impl<'a> Sid<'a> {
 }
 
 impl EngineIo {
-    pub(crate) fn new(settings: &Config, node: &str) -> Self {
+    pub(crate) fn new(settings: &SocketioConfig, node: &str) -> Self {
         Self {
             settings: settings.clone(),
             node: node.into(),
@@ -164,7 +164,7 @@ impl EngineIo {
         let _ = self.nodes.set(nodes);
     }
 
-    pub(crate) fn settings(&self) -> &Config {
+    pub(crate) fn settings(&self) -> &SocketioConfig {
         &self.settings
     }
 
@@ -225,7 +225,7 @@ impl EngineIo {
     }
 
     fn put_handshake(&self, secret: u128, upgrades: bool, packet: &mut BytesMut) {
-        let Config { ping_interval_ms, ping_timeout_ms, payload_bytes_max, .. } = self.settings;
+        let SocketioConfig { ping_interval_ms, ping_timeout_ms, payload_bytes_max, .. } = self.settings;
         let sid = &*Sid { secret, node: &self.node }.to_text();
         Handshake { sid, upgrades, ping_interval_ms, ping_timeout_ms, payload_bytes_max }.put(packet);
     }
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     fn engine_io() -> EngineIo {
-        EngineIo::new(&Config::default(), "node-1")
+        EngineIo::new(&SocketioConfig::default(), "node-1")
     }
 
     fn sid_of(greeting: &Bytes) -> String {

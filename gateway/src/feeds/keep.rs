@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::config::Feed;
+use super::feed_config::FeedConfig;
 use super::run::{Pauses, Running};
 use super::source::Source;
 use crate::api;
-use crate::broker::nats::Config as Nats;
-use crate::broker::redis::Config as Redis;
+use crate::broker::nats::NatsConfig;
+use crate::broker::redis::RedisConfig;
 use crate::node::Node;
 use crate::telemetry::labels::Panic;
 
@@ -24,11 +24,11 @@ const SOUND_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) name: Arc<str>,
-    pub(super) feed: Feed,
+    pub(super) feed: FeedConfig,
     /// The sections `redis` and `nats`.
-    pub(super) servers: (Redis, Nats),
+    pub(super) servers: (RedisConfig, NatsConfig),
     /// The section `api`.
-    pub(super) api: api::Config,
+    pub(super) api: api::ApiConfig,
     pub(super) node: Arc<Node>,
 }
 

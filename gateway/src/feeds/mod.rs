@@ -4,7 +4,7 @@
 //! API reads it ([`record`]), what is read goes out channel by channel ([`work`]), and a record is let go of only when it is
 //! published, or was put where the source keeps what cannot be ([`run`]).
 
-pub mod config;
+pub mod feed_config;
 pub mod kafka;
 mod keep;
 pub mod nats;
@@ -23,13 +23,13 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::config::{Feed, Kind};
+use self::feed_config::{FeedConfig, FeedKind};
 use self::keep::Kept;
 use self::run::Running;
 use self::source::Source;
 use crate::api;
-use crate::broker::nats::Config as Nats;
-use crate::broker::redis::Config as Redis;
+use crate::broker::nats::NatsConfig;
+use crate::broker::redis::RedisConfig;
 use crate::node::Node;
 
 /// How long a node that stops may take to publish what it has read.
@@ -45,11 +45,11 @@ pub(crate) struct Feeds {
 /// What they are made of.
 #[derive(Debug)]
 pub(crate) struct Parts<'a> {
-    pub(crate) feeds: &'a BTreeMap<String, Feed>,
+    pub(crate) feeds: &'a BTreeMap<String, FeedConfig>,
     /// The sections `redis` and `nats`.
-    pub(crate) servers: (&'a Redis, &'a Nats),
+    pub(crate) servers: (&'a RedisConfig, &'a NatsConfig),
     /// The section `api`, whose bounds hold for records too.
-    pub(crate) api: &'a api::Config,
+    pub(crate) api: &'a api::ApiConfig,
     pub(crate) node: &'a Arc<Node>,
     pub(crate) runtime: &'a Handle,
 }
@@ -103,21 +103,21 @@ impl Feeds {
 /// The source that a feed is set to.
 fn source(
     name: &str,
-    feed: &Feed,
-    (redis, nats): (&Redis, &Nats),
+    feed: &FeedConfig,
+    (redis, nats): (&RedisConfig, &NatsConfig),
     node: &Node,
 ) -> Result<Box<dyn Source>, String> {
     match feed.kind {
-        Some(Kind::RedisStream) => {
+        Some(FeedKind::RedisStream) => {
             let stream = redis_stream::RedisStream::new(name, feed, redis, &node.id.0);
             Ok(Box::new(stream.map_err(|error| error.to_string())?))
         }
-        Some(Kind::Nats) => {
+        Some(FeedKind::Nats) => {
             let stream = nats::NatsStream::new(name, feed, nats, &node.id.0);
             Ok(Box::new(stream.map_err(|error| error.to_string())?))
         }
-        Some(Kind::Postgres) => Ok(Box::new(postgres::Postgres::new(name, feed, &redis.prefix)?)),
-        Some(Kind::Kafka) => Ok(Box::new(kafka::Kafka::new(name, feed, &redis.prefix)?)),
+        Some(FeedKind::Postgres) => Ok(Box::new(postgres::Postgres::new(name, feed, &redis.prefix)?)),
+        Some(FeedKind::Kafka) => Ok(Box::new(kafka::Kafka::new(name, feed, &redis.prefix)?)),
         // Settings are checked before anything is made of them.
         None => Err("has no kind".to_owned()),
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::source::{Record, Said, Word};
-use crate::api::{Config, Content, Message};
+use crate::api::{ApiConfig, Content, Message};
 
 /// What a record asks for.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Wanted {
 }
 
 /// Reads it, or says why nothing can be published of it.
-pub(super) fn read(record: &Record, api: &Config) -> Result<Wanted, String> {
+pub(super) fn read(record: &Record, api: &ApiConfig) -> Result<Wanted, String> {
     let said = record.said.as_ref().map_err(ToString::to_string)?;
     #[cfg(debug_assertions)]
     said.get(Word::Data).iter().for_each(|data| crate::faults::trip(crate::faults::READING_PANICS, data));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn asked(fields: &[(&str, &str)]) -> (Vec<Box<str>>, PublishRequest) {
-        let Wanted { message, channels } = read(&record(fields), &Config::default()).unwrap();
+        let Wanted { message, channels } = read(&record(fields), &ApiConfig::default()).unwrap();
         let channel = Channel::parse("x", 255).unwrap();
         (channels, message.to(channel, &ChannelOptions::default()).unwrap())
     }
@@ -173,10 +173,10 @@ mod tests {
             (&[("channel", "a"), ("data", "1"), ("delta", "yes")], "delta: "),
             (&[("channels", "a"), ("data", "1")], "channels: "),
         ] {
-            let told = read(&record(fields), &Config::default()).unwrap_err();
+            let told = read(&record(fields), &ApiConfig::default()).unwrap_err();
             assert!(told.contains(why), "{why}: {told}");
         }
         let unread = Record { said: Err(super::super::source::Unread::Gone), ..record(&[]) };
-        assert!(read(&unread, &Config::default()).is_err());
+        assert!(read(&unread, &ApiConfig::default()).is_err());
     }
 }

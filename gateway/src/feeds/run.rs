@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::config::Feed;
+use super::feed_config::FeedConfig;
 use super::record;
 use super::source::{Look, Record, Source, SourceError, Taken};
 use super::work::{Counts, Work};
@@ -27,7 +27,7 @@ const PAUSE_FIRST_MAX: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Running {
     name: Arc<str>,
-    api: api::Config,
+    api: api::ApiConfig,
     idempotency_ttl: Duration,
     pauses: Pauses,
     node: Arc<Node>,
@@ -67,8 +67,8 @@ impl Pauses {
 impl Running {
     pub(super) fn new(
         name: Arc<str>,
-        feed: &Feed,
-        api: api::Config,
+        feed: &FeedConfig,
+        api: api::ApiConfig,
         node: Arc<Node>,
         source: Box<dyn Source>,
     ) -> Self {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_graphql_parser::types::{BaseType, Type};
 
 use super::coerce;
-use super::config::{Config, Subscription};
+use super::graphql_config::{GraphqlConfig, Subscription};
 use super::schema::{Field, Schema};
 use super::template::Template;
 
@@ -31,7 +31,7 @@ pub(super) struct Mapped {
 
 impl Fields {
     /// `sdl`: a schema that says what the fields are, if there is one.
-    pub(super) fn read(config: &Config, sdl: Option<&str>) -> Result<(Schema, Self), Vec<Unusable>> {
+    pub(super) fn read(config: &GraphqlConfig, sdl: Option<&str>) -> Result<(Schema, Self), Vec<Unusable>> {
         let mut found = Vec::new();
         let mut add = |key: String, problem: String| found.push(Unusable { key, problem });
         let mut fields = BTreeMap::new();
@@ -161,7 +161,7 @@ fn unusable(name: &str, subscription: &Subscription) -> Vec<Unusable> {
 }
 
 /// A schema with nothing in it but these fields.
-fn generated(config: &Config) -> String {
+fn generated(config: &GraphqlConfig) -> String {
     let mut scalars: Vec<&str> = Vec::new();
     let mut fields = String::new();
     for (name, subscription) in &config.subscriptions {

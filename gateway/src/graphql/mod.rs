@@ -14,16 +14,16 @@ use shared::protocol::graphql::{Asked, GraphQlError, LIMIT_EXCEEDED, Plan, Plann
 use shared::publication::Payload;
 
 mod coerce;
-pub mod config;
 mod document;
 mod fields;
+pub mod graphql_config;
 mod introspect;
 mod schema;
 mod select;
 mod template;
 
-pub use config::Config;
 pub(crate) use fields::Unusable;
+pub use graphql_config::GraphqlConfig;
 
 use document::{Document, operation_of};
 use fields::Fields;
@@ -69,7 +69,7 @@ struct Selections {
 
 impl Catalog {
     /// `sdl`: the text of `schema_file`, if there is one.
-    pub fn new(config: &Config, sdl: Option<&str>) -> Result<Self, Vec<Unusable>> {
+    pub fn new(config: &GraphqlConfig, sdl: Option<&str>) -> Result<Self, Vec<Unusable>> {
         let (schema, fields) = Fields::read(config, sdl)?;
         Ok(Self {
             schema,

@@ -3,7 +3,7 @@
 use serde_json::json;
 use shared::protocol::graphql::Selection;
 
-use super::config::Subscription;
+use super::graphql_config::Subscription;
 use super::*;
 
 const SDL: &str = r#"
@@ -29,9 +29,9 @@ fn subscription(channel: &str) -> Subscription {
     Subscription { channel: channel.to_owned(), ..Subscription::default() }
 }
 
-fn config(fields: &[(&str, Subscription)]) -> Config {
+fn config(fields: &[(&str, Subscription)]) -> GraphqlConfig {
     let subscriptions = fields.iter().map(|(name, one)| ((*name).to_owned(), one.clone())).collect();
-    Config { enabled: true, subscriptions, ..Config::default() }
+    GraphqlConfig { enabled: true, subscriptions, ..GraphqlConfig::default() }
 }
 
 fn of_sdl() -> Catalog {
@@ -325,7 +325,7 @@ fn the_schema_is_told_to_whoever_asks() {
 
 #[test]
 fn the_schema_can_be_kept_from_clients() {
-    let config = Config { introspection: false, ..config(&[("message", subscription("news"))]) };
+    let config = GraphqlConfig { introspection: false, ..config(&[("message", subscription("news"))]) };
     let catalog = Catalog::new(&config, None).unwrap();
     assert_eq!(mistake(&catalog, "{ __schema { types { name } } }").0, NOT_SUPPORTED);
     assert_eq!(asked(&catalog, "{ __typename }"), json!({ "__typename": "Query" }));

@@ -21,7 +21,7 @@ pub(super) const METHODS: &str = "GET, OPTIONS";
 /// Channels as event streams, for `EventSource`: `GET /sse?channel=news`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct EventStreamConfig {
     /// Serve `/sse`.
     pub enabled: bool,
     /// About how long clients wait before they come back after a connection has ended, in milliseconds: each is told a time
@@ -29,13 +29,13 @@ pub struct Config {
     pub retry_ms: u32,
 }
 
-impl Default for Config {
+impl Default for EventStreamConfig {
     fn default() -> Self {
         Self { enabled: false, retry_ms: 2_000 }
     }
 }
 
-impl Config {
+impl EventStreamConfig {
     pub fn check(&self, faults: &mut Faults) {
         faults.outside("retry_ms", u64::from(self.retry_ms), 0..=600_000);
     }

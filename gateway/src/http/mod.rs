@@ -26,9 +26,9 @@ use crate::transport::encodings::Encodings;
 use crate::transport::handed::HandedBody;
 use crate::worker::callers::NewCaller;
 
-pub mod config;
 pub mod event_stream;
 pub(crate) mod graphql;
+pub mod http_config;
 pub mod origin;
 pub mod pages;
 pub mod raw_paths;

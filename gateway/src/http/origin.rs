@@ -3,7 +3,7 @@
 //! A browser sends cookies and reaches internal addresses on behalf of any page it shows, and asks nobody before
 //! opening a WebSocket. The `Origin` header is the only word on which page it is (RFC 6455 §10.2).
 
-use crate::http::config::Config;
+use crate::http::http_config::HttpConfig;
 
 /// Allows pages that this node's own host serves.
 const SAME_ORIGIN: &str = "same-origin";
@@ -37,7 +37,7 @@ pub struct InvalidOrigin(String);
 
 impl OriginPolicy {
     /// Reads the list; the position and fault of every entry that means nothing otherwise.
-    pub fn new(config: &Config) -> Result<Self, Vec<(usize, InvalidOrigin)>> {
+    pub fn new(config: &HttpConfig) -> Result<Self, Vec<(usize, InvalidOrigin)>> {
         let mut policy = Self {
             any: false,
             same_origin: false,
@@ -192,7 +192,7 @@ mod tests {
 
     fn policy(allowed: &[&str]) -> OriginPolicy {
         let allowed_origins = allowed.iter().map(|entry| (*entry).to_owned()).collect();
-        OriginPolicy::new(&Config { allowed_origins, ..Config::default() }).unwrap()
+        OriginPolicy::new(&HttpConfig { allowed_origins, ..HttpConfig::default() }).unwrap()
     }
 
     fn allows(allowed: &[&str], origin: &str) -> bool {
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_missing_origin_has_its_own_switch() {
-        let mut config = Config::default();
+        let mut config = HttpConfig::default();
         assert!(OriginPolicy::new(&config).unwrap().allows(None, Some("x")));
         config.allow_missing_origin = false;
         assert!(!OriginPolicy::new(&config).unwrap().allows(None, Some("x")));
@@ -304,7 +304,7 @@ mod tests {
         let allowed_origins =
             ["https://ok.example", "example.com", "https://*.com", "https://a.*.com", "https://x/", "x:*"];
         let allowed_origins = allowed_origins.map(str::to_owned).to_vec();
-        let faults = OriginPolicy::new(&Config { allowed_origins, ..Config::default() }).unwrap_err();
+        let faults = OriginPolicy::new(&HttpConfig { allowed_origins, ..HttpConfig::default() }).unwrap_err();
         assert_eq!(faults.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     }
 }

@@ -15,7 +15,7 @@ const PATHS_MAX: usize = 64;
 /// Bare endpoints beside `/raw/{channel}`, at most 64. Each path has a section of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct RawPathsConfig {
     /// Each path with its section, such as `[raw.paths."/ws"]`.
     pub paths: BTreeMap<String, RawPath>,
 }
@@ -64,7 +64,7 @@ impl From<Messages> for raw::Messages {
     }
 }
 
-impl Config {
+impl RawPathsConfig {
     /// Whether any of them is reached over Engine.IO.
     pub fn has_engine_io(&self) -> bool {
         self.paths.values().any(|path| path.transport == Transport::EngineIo)
@@ -101,11 +101,11 @@ impl Config {
 pub(crate) struct RawPaths(RwLock<BTreeMap<String, Arc<RawPath>>>);
 
 impl RawPaths {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &RawPathsConfig) -> Self {
         Self(RwLock::new(shared_by_all(config)))
     }
 
-    pub(crate) fn set(&self, config: &Config) {
+    pub(crate) fn set(&self, config: &RawPathsConfig) {
         *self.0.write() = shared_by_all(config);
     }
 
@@ -114,7 +114,7 @@ impl RawPaths {
     }
 }
 
-fn shared_by_all(config: &Config) -> BTreeMap<String, Arc<RawPath>> {
+fn shared_by_all(config: &RawPathsConfig) -> BTreeMap<String, Arc<RawPath>> {
     config.paths.iter().map(|(path, bound)| (path.clone(), Arc::new(bound.clone()))).collect()
 }
 
@@ -122,15 +122,15 @@ fn shared_by_all(config: &Config) -> BTreeMap<String, Arc<RawPath>> {
 mod tests {
     use super::*;
 
-    fn faulty(config: &Config) -> Vec<String> {
+    fn faulty(config: &RawPathsConfig) -> Vec<String> {
         let mut faults = Faults::default();
         config.check(&mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
     }
 
-    fn bound(paths: impl IntoIterator<Item = String>, channel: &str, messages: Messages) -> Config {
+    fn bound(paths: impl IntoIterator<Item = String>, channel: &str, messages: Messages) -> RawPathsConfig {
         let bound = RawPath { channel: channel.to_owned(), messages, ..RawPath::default() };
-        Config { paths: paths.into_iter().map(|path| (path, bound.clone())).collect() }
+        RawPathsConfig { paths: paths.into_iter().map(|path| (path, bound.clone())).collect() }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::http::engine_io::Probing;
 use crate::http::head::Head;
 use crate::http::route::Endpoint;
 use crate::http::{Refused, Router, Stream};
-use crate::pusher::{App, Apps};
+use crate::pusher::{Apps, PusherApp};
 use crate::telemetry::labels::Handshake;
 use crate::transport::Socket;
 use crate::transport::encodings::Wire;
@@ -57,7 +57,7 @@ pub(crate) struct Opening {
     /// What the client says in the address.
     first: Option<Bytes>,
     /// Whose client it is, if it speaks Pusher.
-    app: Option<Arc<App>>,
+    app: Option<Arc<PusherApp>>,
     /// The same value as `protocol`, if it speaks GraphQL.
     graphql: Option<Arc<GraphQl>>,
     turned_away: Option<Disconnect>,

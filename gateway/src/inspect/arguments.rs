@@ -61,7 +61,7 @@ pub struct ConnectionsArgs {
 /// What a gateway's configuration says about how to reach it.
 #[derive(Clone, Copy, Debug)]
 pub struct Of<'a> {
-    pub api: &'a api::Config,
+    pub api: &'a api::ApiConfig,
     /// Where clients connect.
     pub server: SocketAddr,
     /// Whether its listeners speak TLS.
@@ -105,7 +105,7 @@ mod tests {
     fn a_configuration_says_where_the_api_is_and_flags_say_it_before() {
         let url = |listen: Option<&str>, server: &str, tls: bool, flag: Option<&str>| {
             let listen = listen.map(|address| address.parse().unwrap());
-            let api = api::Config { listen, ..api::Config::default() };
+            let api = api::ApiConfig { listen, ..api::ApiConfig::default() };
             let via = Via { url: flag.map(str::to_owned), ..Via::default() };
             via.url(Of { api: &api, server: server.parse().unwrap(), tls })
         };
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_flag_goes_before_the_keys_of_the_configuration() {
         let api =
-            api::Config { keys: vec![Secret::new("first"), Secret::new("second")], ..Default::default() };
+            api::ApiConfig { keys: vec![Secret::new("first"), Secret::new("second")], ..Default::default() };
         let of = Of { api: &api, server: "127.0.0.1:8000".parse().unwrap(), tls: false };
         let key = |via: &Via| via.key(of).unwrap().unwrap().reveal().to_owned();
         assert_eq!(key(&Via::default()), "first");

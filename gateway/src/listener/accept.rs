@@ -47,8 +47,8 @@ pub(crate) struct Listener {
     pub(crate) admission: Arc<Admission>,
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) tls_timeout: Duration,
-    pub(crate) proxy_protocol: proxy_protocol::Config,
-    pub(crate) http: crate::http::config::Config,
+    pub(crate) proxy_protocol: proxy_protocol::ProxyProtocolConfig,
+    pub(crate) http: crate::http::http_config::HttpConfig,
     /// The most requests and clients at once of one HTTP/2 connection.
     pub(crate) http2_streams_max: u32,
     pub(crate) router: Arc<Router>,

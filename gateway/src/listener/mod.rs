@@ -1,7 +1,7 @@
 //! Where clients arrive: accepting, TLS, the PROXY protocol.
 
-pub mod config;
 pub mod descriptors;
+pub mod listener_config;
 pub mod proxy_protocol;
 pub mod tls;
 

@@ -37,7 +37,6 @@ mod ask_clients;
 mod catch_up;
 mod client_ids;
 mod closes;
-pub mod config;
 pub mod control;
 mod counts;
 mod deliver;
@@ -55,6 +54,7 @@ mod members;
 mod miss_nodes;
 mod neighbors;
 mod newest;
+pub mod node_config;
 mod owed_copies;
 mod parts;
 mod peers;
@@ -190,7 +190,7 @@ pub(crate) struct Parts {
     pub(crate) engine_io: Arc<EngineIo>,
     /// Where other nodes bring the WebSockets of clients that poll here: host and port.
     pub(crate) takes_in_at: Option<Box<str>>,
-    pub(crate) shared_poll: crate::poll::Config,
+    pub(crate) shared_poll: crate::poll::PollConfig,
     pub(crate) sessions: Sessions,
 }
 

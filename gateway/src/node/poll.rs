@@ -20,7 +20,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::Node;
 use super::keep_polling::keep_polling;
 use crate::broker::{BrokerError, PublishRequest};
-use crate::poll::{Config, Problem, Signatures};
+use crate::poll::{PollConfig, Problem, Signatures};
 use crate::telemetry::labels::{Drop, Polled};
 use crate::worker::inbox::{self, Event};
 
@@ -51,7 +51,7 @@ pub(super) struct PolledChannel {
 }
 
 impl Polls {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &PollConfig) -> Self {
         Self {
             epoch: Epoch::from_random(rand::random()),
             versions: AtomicU64::new(0),
@@ -87,7 +87,7 @@ impl Polls {
 }
 
 impl Node {
-    pub(crate) fn set_poll_secrets(&self, config: &Config) {
+    pub(crate) fn set_poll_secrets(&self, config: &PollConfig) {
         *self.polls.signatures.write() = Signatures::new(config);
     }
 

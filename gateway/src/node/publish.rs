@@ -181,7 +181,7 @@ mod tests {
     use shared::publication::{Payload, Publication};
 
     use super::*;
-    use crate::broker::memory::{Config, MemoryBroker};
+    use crate::broker::memory::{MemoryBroker, MemoryBrokerConfig};
     use crate::clock::Clock;
     use crate::node::{FromBroker, Parts};
     use crate::presence::memory::MemoryPresence;
@@ -207,7 +207,7 @@ mod tests {
             rules: Arc::new(ChannelRules::default()),
             metrics: Arc::default(),
             variants: Arc::default(),
-            broker: MemoryBroker::start(&Config::default(), from_broker.clone(), Arc::default()),
+            broker: MemoryBroker::start(&MemoryBrokerConfig::default(), from_broker.clone(), Arc::default()),
             presence: Arc::new(MemoryPresence::new()),
             inboxes,
             from_broker,
@@ -216,9 +216,12 @@ mod tests {
             apps: None,
             webhooks: None,
             memory: crate::memory::Memory::new(0, 1),
-            engine_io: Arc::new(crate::engine_io::EngineIo::new(&crate::socketio::Config::default(), "node")),
+            engine_io: Arc::new(crate::engine_io::EngineIo::new(
+                &crate::socketio::SocketioConfig::default(),
+                "node",
+            )),
             takes_in_at: None,
-            shared_poll: crate::poll::Config::default(),
+            shared_poll: crate::poll::PollConfig::default(),
             sessions: crate::sessions::Sessions::new(Arc::new(
                 crate::sessions::memory::MemorySessions::default(),
             )),

@@ -1,8 +1,8 @@
 //! What polled channels need beside their namespaces' options: who signs what clients may follow, and how much is asked
 //! at once.
 
-mod config;
+mod poll_config;
 mod signature;
 
-pub use config::Config;
+pub use poll_config::PollConfig;
 pub(crate) use signature::{Problem, Signatures};

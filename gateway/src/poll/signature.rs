@@ -7,7 +7,7 @@
 use ring::{digest, hmac};
 use subtle::ConstantTimeEq;
 
-use super::config::Config;
+use super::poll_config::PollConfig;
 use crate::secret::Secret;
 
 /// How long an expired signature is still taken, in seconds: clocks differ.
@@ -31,7 +31,7 @@ pub(crate) enum Problem {
 }
 
 impl Signatures {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &PollConfig) -> Self {
         let key = |secret: &Secret| {
             (!secret.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()))
         };
@@ -109,11 +109,11 @@ mod tests {
     const SIGNATURE: &str = "100:200:26f88cca3e6300aeaf9f3c100a97b32dca3c5acb1c3503a24d15ef8279b80879";
 
     fn signatures(present: &str, previous: &str, until: i64) -> Signatures {
-        Signatures::new(&Config {
+        Signatures::new(&PollConfig {
             hmac_secret: Secret::new(present),
             previous_hmac_secret: Secret::new(previous),
             previous_hmac_secret_until: until,
-            ..Config::default()
+            ..PollConfig::default()
         })
     }
 

@@ -9,7 +9,7 @@ use shared::id::{ClientId, UserId};
 use shared::protocol::pusher::{Access, Kind, USER_BYTES_MAX, socket_id};
 use shared::refusal::Refusal;
 
-use super::App;
+use super::PusherApp;
 
 /// What a subscription comes to, once there is room for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,7 +35,7 @@ struct UserData<'a> {
     watchlist: Vec<String>,
 }
 
-impl App {
+impl PusherApp {
     /// Whether a client, signed in as `user`, may subscribe. `data`: what it says of itself beside its signature.
     pub(crate) fn admit(
         &self,
@@ -168,21 +168,25 @@ mod tests {
     use gateway_core::channel_names::ChannelNames;
     use gateway_core::effect::Rights;
 
-    use super::super::{Apps, Config, config};
+    use super::super::{Apps, PusherConfig, pusher_config};
     use super::*;
     use crate::secret::Secret;
 
-    fn app(client_events: bool) -> Arc<App> {
-        let app = config::App {
+    fn app(client_events: bool) -> Arc<PusherApp> {
+        let app = pusher_config::PusherAppConfig {
             id: "1".to_owned(),
             key: "key".to_owned(),
             secret: Secret::new("secret"),
             client_events,
             watchlist_max: 2,
             user_info_bytes_max: 16,
-            ..config::App::default()
+            ..pusher_config::PusherAppConfig::default()
         };
-        let config = Config { enabled: true, apps: [("shop".to_owned(), app)].into(), ..Config::default() };
+        let config = PusherConfig {
+            enabled: true,
+            apps: [("shop".to_owned(), app)].into(),
+            ..PusherConfig::default()
+        };
         let apps = Apps::new(&config, &ChannelNames::default()).unwrap().unwrap();
         apps.with_key("key").unwrap()
     }
@@ -191,11 +195,17 @@ mod tests {
         ClientId::from_bits(1 << 64 | 2)
     }
 
-    fn signed(app: &App, text: &str) -> String {
+    fn signed(app: &PusherApp, text: &str) -> String {
         format!("key:{}", app.terms().signer.sign(text.as_bytes()))
     }
 
-    fn admit(app: &App, user: &str, name: &str, auth: &str, data: Option<&str>) -> Result<Entry, Refusal> {
+    fn admit(
+        app: &PusherApp,
+        user: &str,
+        name: &str,
+        auth: &str,
+        data: Option<&str>,
+    ) -> Result<Entry, Refusal> {
         app.admit(client(), &UserId::new(user), &app.names.channel(name), auth, data)
     }
 
@@ -217,7 +227,7 @@ mod tests {
     #[test]
     fn client_events_take_a_setting_and_a_channel_that_can_have_them() {
         let (without, with) = (app(false), app(true));
-        let allows = |app: &App, name: &str| {
+        let allows = |app: &PusherApp, name: &str| {
             let auth = signed(app, &format!("1.2:{name}"));
             admit(app, "", name, &auth, None).unwrap().grant.allow.publish
         };

@@ -5,7 +5,7 @@ use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_rules::{ChannelOptions, RecoveryMode};
 use shared::protocol::pusher::{Access, Kind, Names};
 
-use super::config;
+use super::pusher_config;
 
 /// The prefixes that say anything, each before those that are its beginning.
 const PREFIXES: [&str; 6] =
@@ -13,7 +13,7 @@ const PREFIXES: [&str; 6] =
 
 /// Options by how a channel's name begins behind its namespace, whose own are `base`.
 pub(crate) fn kinds(
-    app: &config::App,
+    app: &pusher_config::PusherAppConfig,
     base: &ChannelOptions,
     names: &ChannelNames,
 ) -> Vec<(Box<str>, ChannelOptions)> {
@@ -23,7 +23,7 @@ pub(crate) fn kinds(
     PREFIXES.into_iter().map(of).chain([online]).collect()
 }
 
-fn options(app: &config::App, base: &ChannelOptions, kind: Kind) -> ChannelOptions {
+fn options(app: &pusher_config::PusherAppConfig, base: &ChannelOptions, kind: Kind) -> ChannelOptions {
     let mut options = match kind.access {
         Access::Public => base.clone(),
         Access::Private | Access::User => closed(base),
@@ -68,7 +68,7 @@ mod tests {
             allow_publish_for_client: true,
             ..ChannelOptions::default()
         };
-        let kinds = kinds(&config::App::default(), &base, &ChannelNames::default());
+        let kinds = kinds(&pusher_config::PusherAppConfig::default(), &base, &ChannelNames::default());
         kinds.into_iter().find(|(prefix, _)| name.starts_with(&**prefix)).map_or(base, |(_, options)| options)
     }
 

@@ -14,7 +14,7 @@ use shared::protocol::pusher::{Access, Kind, Names, Pusher};
 
 use crate::secret::SecretFileError;
 
-pub mod config;
+pub mod pusher_config;
 pub mod webhook;
 
 mod admit;
@@ -22,13 +22,13 @@ mod kinds;
 mod signer;
 
 pub(crate) use admit::Entry;
-pub use config::Config;
 pub(crate) use kinds::kinds;
+pub use pusher_config::PusherConfig;
 pub(crate) use signer::Signer;
 
 /// An app of a node that runs. It is the same one for as long as its key and its namespace are: its clients hold it.
 #[derive(Debug)]
-pub(crate) struct App {
+pub(crate) struct PusherApp {
     pub(crate) key: Box<str>,
     pub(crate) names: Names,
     pub(crate) protocol: Arc<dyn Protocol>,
@@ -40,10 +40,10 @@ pub(crate) struct App {
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) signer: Signer,
-    pub(crate) settings: config::App,
+    pub(crate) settings: pusher_config::PusherAppConfig,
 }
 
-impl App {
+impl PusherApp {
     /// What holds now: whoever does one thing asks once.
     pub(crate) fn terms(&self) -> Arc<Terms> {
         self.terms.read().clone()
@@ -67,15 +67,15 @@ pub(crate) struct Apps {
     known: RwLock<Known>,
     /// For those who name no app: they are told so, and no more.
     pub(crate) nobodys: Arc<dyn Protocol>,
-    pub(crate) config: Config,
+    pub(crate) config: PusherConfig,
     channel_names: ChannelNames,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    by_key: HashMap<Box<str>, Arc<App>>,
-    by_id: HashMap<Box<str>, Arc<App>>,
-    by_namespace: HashMap<Box<str>, Arc<App>>,
+    by_key: HashMap<Box<str>, Arc<PusherApp>>,
+    by_id: HashMap<Box<str>, Arc<PusherApp>>,
+    by_namespace: HashMap<Box<str>, Arc<PusherApp>>,
 }
 
 /// Apps as a configuration has them, whose secrets have been read.
@@ -84,7 +84,7 @@ pub(crate) struct Read(Vec<(Box<str>, Terms)>);
 
 impl Apps {
     /// `None` where Pusher is not served.
-    pub(crate) fn new(config: &Config, names: &ChannelNames) -> Result<Option<Self>, SecretFileError> {
+    pub(crate) fn new(config: &PusherConfig, names: &ChannelNames) -> Result<Option<Self>, SecretFileError> {
         if !config.enabled {
             return Ok(None);
         }
@@ -99,8 +99,8 @@ impl Apps {
     }
 
     /// Reads what can fail.
-    pub(crate) fn read(config: &Config) -> Result<Read, SecretFileError> {
-        let read = |(name, settings): (&String, &config::App)| {
+    pub(crate) fn read(config: &PusherConfig) -> Result<Read, SecretFileError> {
+        let read = |(name, settings): (&String, &pusher_config::PusherAppConfig)| {
             let signer = Signer::new(&settings.key, &settings.read_secrets()?);
             let settings = settings.clone();
             Ok((settings.namespace_or(name).into(), Terms { signer, settings }))
@@ -126,17 +126,17 @@ impl Apps {
             fresh.by_key.insert(key, app.clone());
             fresh.by_namespace.insert(namespace, app);
         }
-        let is_kept = |app: &Arc<App>| fresh.by_namespace.values().any(|kept| Arc::ptr_eq(app, kept));
-        let gone: Vec<&Arc<App>> = known.by_namespace.values().filter(|app| !is_kept(app)).collect();
+        let is_kept = |app: &Arc<PusherApp>| fresh.by_namespace.values().any(|kept| Arc::ptr_eq(app, kept));
+        let gone: Vec<&Arc<PusherApp>> = known.by_namespace.values().filter(|app| !is_kept(app)).collect();
         gone.iter().for_each(|app| app.is_removed.store(true, Ordering::Relaxed));
         let is_any_gone = !gone.is_empty();
         *known = fresh;
         is_any_gone
     }
 
-    fn app(&self, namespace: &str, terms: Terms) -> Arc<App> {
+    fn app(&self, namespace: &str, terms: Terms) -> Arc<PusherApp> {
         let names = named(namespace, &self.channel_names);
-        Arc::new(App {
+        Arc::new(PusherApp {
             key: (*terms.settings.key).into(),
             protocol: protocol(&self.config, names.clone()),
             names,
@@ -145,16 +145,16 @@ impl Apps {
         })
     }
 
-    pub(crate) fn with_key(&self, key: &str) -> Option<Arc<App>> {
+    pub(crate) fn with_key(&self, key: &str) -> Option<Arc<PusherApp>> {
         self.known.read().by_key.get(key).cloned()
     }
 
-    pub(crate) fn with_id(&self, id: &str) -> Option<Arc<App>> {
+    pub(crate) fn with_id(&self, id: &str) -> Option<Arc<PusherApp>> {
         self.known.read().by_id.get(id).cloned()
     }
 
     /// The app that this channel of the gateway is one of.
-    pub(crate) fn of_channel(&self, channel: &str) -> Option<Arc<App>> {
+    pub(crate) fn of_channel(&self, channel: &str) -> Option<Arc<PusherApp>> {
         self.in_namespace(self.namespace_of(channel)?)
     }
 
@@ -163,18 +163,18 @@ impl Apps {
         Some(channel.split_once(&*self.channel_names.namespace_boundary)?.0)
     }
 
-    pub(crate) fn in_namespace(&self, namespace: &str) -> Option<Arc<App>> {
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Option<Arc<PusherApp>> {
         self.known.read().by_namespace.get(namespace).cloned()
     }
 
     /// Every app with its namespace.
-    pub(crate) fn all(&self) -> Vec<(Box<str>, Arc<App>)> {
+    pub(crate) fn all(&self) -> Vec<(Box<str>, Arc<PusherApp>)> {
         let known = self.known.read();
         known.by_namespace.iter().map(|(namespace, app)| (namespace.clone(), app.clone())).collect()
     }
 }
 
-impl Config {
+impl PusherConfig {
     /// What apps' clients are told, whatever their app: for the encodings that all share.
     pub(crate) fn protocol(&self, names: &ChannelNames) -> Arc<dyn Protocol> {
         protocol(self, named("", names))
@@ -186,9 +186,9 @@ impl Config {
         if !self.enabled || !new.enabled {
             return self.clone();
         }
-        let live = |(name, app): (&String, &config::App)| {
+        let live = |(name, app): (&String, &pusher_config::PusherAppConfig)| {
             let webhooks = self.apps.get(name).map(|own| own.webhooks.clone()).unwrap_or_default();
-            (name.clone(), config::App { webhooks, ..app.clone() })
+            (name.clone(), pusher_config::PusherAppConfig { webhooks, ..app.clone() })
         };
         Self { apps: new.apps.iter().map(live).collect(), ..self.clone() }
     }
@@ -198,8 +198,8 @@ fn named(namespace: &str, names: &ChannelNames) -> Names {
     Names::new(namespace, &names.namespace_boundary, &names.user_boundary)
 }
 
-fn protocol(config: &Config, names: Names) -> Arc<dyn Protocol> {
-    let Config { activity_timeout_s, event_data_bytes_max, .. } = *config;
+fn protocol(config: &PusherConfig, names: Names) -> Arc<dyn Protocol> {
+    let PusherConfig { activity_timeout_s, event_data_bytes_max, .. } = *config;
     Arc::new(Pusher { names, activity_timeout_s, event_data_bytes_max })
 }
 
@@ -208,15 +208,20 @@ mod tests {
     use super::*;
     use crate::secret::Secret;
 
-    fn config(apps: &[(&str, &str, &str)]) -> Config {
+    fn config(apps: &[(&str, &str, &str)]) -> PusherConfig {
         let app = |(name, key, secret): &(&str, &str, &str)| {
             let (id, key) = ((*name).to_owned(), (*key).to_owned());
             (
                 (*name).to_owned(),
-                config::App { id, key, secret: Secret::new(secret), ..config::App::default() },
+                pusher_config::PusherAppConfig {
+                    id,
+                    key,
+                    secret: Secret::new(secret),
+                    ..pusher_config::PusherAppConfig::default()
+                },
             )
         };
-        Config { enabled: true, apps: apps.iter().map(app).collect(), ..Config::default() }
+        PusherConfig { enabled: true, apps: apps.iter().map(app).collect(), ..PusherConfig::default() }
     }
 
     #[test]
@@ -250,7 +255,7 @@ mod tests {
         assert_eq!(merged.apps["shop"].webhooks.len(), 1);
         assert_eq!(merged.apps["shop"].secret, Secret::new("two"));
         assert!(merged.apps.contains_key("chat"));
-        let off = Config { enabled: false, ..after };
+        let off = PusherConfig { enabled: false, ..after };
         assert_eq!(before.with_live_of(&off), before);
     }
 }

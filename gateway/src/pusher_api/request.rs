@@ -11,7 +11,7 @@ use shared::protocol::pusher::{Access, Kind, USER_BYTES_MAX, check_channel, chec
 use shared::publication::Payload;
 
 use super::refused::Refused;
-use crate::pusher::Config;
+use crate::pusher::PusherConfig;
 
 /// What the paths of this API begin with; an app's id follows.
 const PREFIX: &str = "/apps/";
@@ -147,13 +147,13 @@ struct Batch<'a> {
 }
 
 /// Reads the body of a request for one event.
-pub(super) fn read_trigger(body: &[u8], limits: &Config) -> Result<Trigger, Refused> {
+pub(super) fn read_trigger(body: &[u8], limits: &PusherConfig) -> Result<Trigger, Refused> {
     let event: Event<'_> = serde_json::from_slice(body).map_err(malformed)?;
     event.read(limits)
 }
 
 /// The same for several, each for one channel.
-pub(super) fn read_batch(body: &[u8], limits: &Config) -> Result<Vec<Trigger>, Refused> {
+pub(super) fn read_batch(body: &[u8], limits: &PusherConfig) -> Result<Vec<Trigger>, Refused> {
     let Batch { batch } = serde_json::from_slice(body).map_err(malformed)?;
     if batch.len() > limits.batch_events_max {
         let max = limits.batch_events_max;
@@ -167,7 +167,7 @@ pub(super) fn read_batch(body: &[u8], limits: &Config) -> Result<Vec<Trigger>, R
 }
 
 impl Event<'_> {
-    fn read(self, limits: &Config) -> Result<Trigger, Refused> {
+    fn read(self, limits: &PusherConfig) -> Result<Trigger, Refused> {
         check_event(&self.name).map_err(|why| Refused::bad_request(format!("the event's name {why}")))?;
         let mut channels = self.channels;
         channels.extend(self.channel.map(Cow::into_owned));
@@ -226,7 +226,8 @@ mod tests {
     use super::*;
 
     fn trigger(body: &str) -> Result<Trigger, StatusCode> {
-        let limits = Config { event_data_bytes_max: 16, event_channels_max: 2, ..Config::default() };
+        let limits =
+            PusherConfig { event_data_bytes_max: 16, event_channels_max: 2, ..PusherConfig::default() };
         read_trigger(body.as_bytes(), &limits).map_err(|refused| refused.status)
     }
 
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_batch_holds_events_for_a_channel_each_and_not_too_many() {
-        let limits = Config { batch_events_max: 2, ..Config::default() };
+        let limits = PusherConfig { batch_events_max: 2, ..PusherConfig::default() };
         let read = |body: &str| read_batch(body.as_bytes(), &limits).map(|batch| batch.len());
         let event = r#"{"name":"e","channel":"a","data":"x"}"#;
         assert_eq!(read(&format!(r#"{{"batch":[{event},{event}]}}"#)).unwrap(), 2);

@@ -17,7 +17,7 @@ use super::request::{Asked, is_path, read_batch, read_trigger};
 use super::signature::Parameters;
 use crate::bodies::{BodyError, Come};
 use crate::node::Node;
-use crate::pusher::{App, Apps};
+use crate::pusher::{Apps, PusherApp};
 
 /// What a body holds beside the data of its events: names, and data that is JSON in a text, in which half may be escapes.
 const ENVELOPE_BYTES: usize = 64 << 10;
@@ -48,7 +48,7 @@ pub(crate) struct PusherApi {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'a> {
     pub(super) node: &'a Node,
-    pub(super) app: &'a App,
+    pub(super) app: &'a PusherApp,
     pub(super) parameters: &'a Parameters,
     pub(super) limits: Limits,
     /// Nothing is begun after this.

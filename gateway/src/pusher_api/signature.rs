@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use subtle::ConstantTimeEq;
 
 use super::refused::Refused;
-use crate::pusher::App;
+use crate::pusher::PusherApp;
 
 /// The most parameters of a request.
 const PARAMETERS_MAX: usize = 32;
@@ -42,7 +42,7 @@ impl Parameters {
     /// Whether the app has signed this request, not long ago. `now`: seconds since 1970.
     pub(super) fn check(
         &self,
-        app: &App,
+        app: &PusherApp,
         tolerance_s: u32,
         now: i64,
         (method, path): (&str, &str),
@@ -98,7 +98,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::pusher::{Apps, Config, config};
+    use crate::pusher::{Apps, PusherConfig, pusher_config};
     use crate::secret::Secret;
 
     const BODY: &[u8] = br#"{"name":"foo","channels":["project-3"],"data":"{\"some\":\"data\"}"}"#;
@@ -109,14 +109,18 @@ mod tests {
         &body_md5=ec365a775a4cd0599faeb73354201b6f\
         &auth_signature=da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c";
 
-    fn app() -> Arc<App> {
-        let app = config::App {
+    fn app() -> Arc<PusherApp> {
+        let app = pusher_config::PusherAppConfig {
             id: "3".to_owned(),
             key: "278d425bdf160c739803".to_owned(),
             secret: Secret::new("7ad3773142a6692b25b8"),
-            ..config::App::default()
+            ..pusher_config::PusherAppConfig::default()
         };
-        let config = Config { enabled: true, apps: [("shop".to_owned(), app)].into(), ..Config::default() };
+        let config = PusherConfig {
+            enabled: true,
+            apps: [("shop".to_owned(), app)].into(),
+            ..PusherConfig::default()
+        };
         Apps::new(&config, &ChannelNames::default()).unwrap().unwrap().with_id("3").unwrap()
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::redis::{Config as Redis, RedisUrl};
+use crate::broker::redis::{RedisConfig, RedisUrl};
 use crate::setting::Faults;
 
 /// Longest beginning of the names of channels, in bytes.
@@ -74,7 +74,7 @@ impl Emitters {
         }
         let mut found = Faults::default();
         match &self.url {
-            Some(url) => self.of(url, &Redis::default()).check(&mut found),
+            Some(url) => self.of(url, &RedisConfig::default()).check(&mut found),
             None => {
                 for (key, file) in [
                     ("ca_file", &self.ca_file),
@@ -94,12 +94,12 @@ impl Emitters {
     }
 
     /// How they are reached. `redis`: the section of that name.
-    pub(crate) fn redis(&self, redis: &Redis) -> Redis {
+    pub(crate) fn redis(&self, redis: &RedisConfig) -> RedisConfig {
         self.url.as_ref().map_or_else(|| redis.clone(), |url| self.of(url, redis))
     }
 
-    fn of(&self, url: &RedisUrl, redis: &Redis) -> Redis {
-        Redis {
+    fn of(&self, url: &RedisUrl, redis: &RedisConfig) -> RedisConfig {
+        RedisConfig {
             ca_file: self.ca_file.clone(),
             client_cert_file: self.client_cert_file.clone(),
             client_key_file: self.client_key_file.clone(),
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn without_an_address_of_their_own_it_is_that_of_the_nodes() {
-        let redis = Redis { url: RedisUrl::new("redis://a"), timeout_ms: 7, ..Redis::default() };
+        let redis = RedisConfig { url: RedisUrl::new("redis://a"), timeout_ms: 7, ..RedisConfig::default() };
         assert_eq!(Emitters::default().redis(&redis), redis);
         let url = Some(RedisUrl::new("redis://b"));
         let own = Emitters { url: url.clone(), ..Emitters::default() }.redis(&redis);

@@ -1,9 +1,9 @@
 //! Socket.IO, and the transport that it brings along.
 
 pub mod addressed;
-pub mod config;
 pub mod emitters;
 pub mod namespaces;
+pub mod socketio_config;
 
-pub use config::Config;
 pub use emitters::Emitters;
+pub use socketio_config::SocketioConfig;

@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use super::traces::{SPANS, TraceError, Traces};
-use super::{Config, LogFormat};
+use super::{LogFormat, TelemetryConfig};
 
 /// Why logs cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ pub enum SetupError {
 
 /// Sends everything logged in this process to standard error, and what panics too. Call it once, inside the runtime
 /// that is to send traces; flush the traces at the end.
-pub fn init(config: &Config) -> Result<Option<Traces>, SetupError> {
+pub fn init(config: &TelemetryConfig) -> Result<Option<Traces>, SetupError> {
     let (logs, level) = log_layer(config, std::io::stderr)?;
     let traces = Traces::start(config)?;
     listeners(logs, traces.as_ref()).try_init()?;
@@ -45,7 +45,7 @@ pub fn init(config: &Config) -> Result<Option<Traces>, SetupError> {
 static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Logs as `config.log_level` says from now on. Nothing where logs are not this program's own.
-pub fn set_level(config: &Config) -> Result<(), ParseError> {
+pub fn set_level(config: &TelemetryConfig) -> Result<(), ParseError> {
     let filter = filter(config)?;
     if let Some(level) = LEVEL.get()
         && let Err(error) = level.reload(filter)
@@ -67,7 +67,10 @@ fn listeners(logs: Box<dyn Layer<Registry> + Send + Sync>, traces: Option<&Trace
 type Logs<S> = Box<dyn Layer<S> + Send + Sync>;
 
 /// Writes logs to `writer`. Spans of traces are not for it: they cost nothing unless traces are on.
-fn log_layer<S, W>(config: &Config, writer: W) -> Result<(Logs<S>, reload::Handle<Targets, S>), ParseError>
+fn log_layer<S, W>(
+    config: &TelemetryConfig,
+    writer: W,
+) -> Result<(Logs<S>, reload::Handle<Targets, S>), ParseError>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -81,7 +84,7 @@ where
     Ok((layer, level))
 }
 
-fn filter(config: &Config) -> Result<Targets, ParseError> {
+fn filter(config: &TelemetryConfig) -> Result<Targets, ParseError> {
     let filter: Targets = config.log_level.parse()?;
     Ok(filter.with_target(SPANS, tracing::level_filters::LevelFilter::OFF))
 }
@@ -116,7 +119,7 @@ mod tests {
         }
     }
 
-    fn logged(config: &Config, log: impl FnOnce()) -> String {
+    fn logged(config: &TelemetryConfig, log: impl FnOnce()) -> String {
         let paper = Paper::default();
         let subscriber = Registry::default().with(log_layer(config, paper.clone()).unwrap().0);
         tracing::subscriber::with_default(subscriber, log);
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn without_traces_their_spans_are_not_even_made() {
-        let (logs, _) = log_layer(&Config::default(), std::io::sink).unwrap();
+        let (logs, _) = log_layer(&TelemetryConfig::default(), std::io::sink).unwrap();
         tracing::dispatcher::with_default(&listeners(logs, None), || {
             assert!(tracing::info_span!(target: SPANS, "deliver").is_disabled());
             assert!(!tracing::info_span!("of a log").is_disabled());
@@ -134,7 +137,7 @@ mod tests {
 
     #[test]
     fn json_logs_are_one_object_a_line_with_their_fields() {
-        let config = Config { log_format: LogFormat::Json, ..Config::default() };
+        let config = TelemetryConfig { log_format: LogFormat::Json, ..TelemetryConfig::default() };
         let text = logged(&config, || {
             tracing::info!(connections = 3, "a node\nstarts");
             tracing::debug!("too quiet");
@@ -149,7 +152,10 @@ mod tests {
 
     #[test]
     fn modules_have_levels_of_their_own() {
-        let config = Config { log_level: "warn,tidegate::broker=debug".to_owned(), ..Config::default() };
+        let config = TelemetryConfig {
+            log_level: "warn,tidegate::broker=debug".to_owned(),
+            ..TelemetryConfig::default()
+        };
         let text = logged(&config, || {
             tracing::info!(target: "tidegate::node", "not this");
             tracing::debug!(target: "tidegate::broker::redis", "but this");
@@ -160,10 +166,10 @@ mod tests {
     #[test]
     fn another_level_holds_from_when_it_is_set() {
         let paper = Paper::default();
-        let (layer, level) = log_layer(&Config::default(), paper.clone()).unwrap();
+        let (layer, level) = log_layer(&TelemetryConfig::default(), paper.clone()).unwrap();
         tracing::subscriber::with_default(Registry::default().with(layer), || {
             tracing::debug!("before");
-            let config = Config { log_level: "debug".to_owned(), ..Config::default() };
+            let config = TelemetryConfig { log_level: "debug".to_owned(), ..TelemetryConfig::default() };
             level.reload(filter(&config).unwrap()).unwrap();
             tracing::debug!("after");
             assert!(tracing::info_span!(target: SPANS, "publish").is_disabled());
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn spans_of_traces_are_off_where_only_logs_are_on() {
-        let config = Config { log_level: "trace".to_owned(), ..Config::default() };
+        let config = TelemetryConfig { log_level: "trace".to_owned(), ..TelemetryConfig::default() };
         logged(&config, || {
             assert!(tracing::info_span!(target: SPANS, "publish").is_disabled());
         });

@@ -3,7 +3,6 @@
 mod answer;
 pub mod backend;
 mod cluster;
-mod config;
 pub mod emitters;
 pub mod feeds;
 pub mod labels;
@@ -18,14 +17,15 @@ mod reminder;
 mod shards;
 mod socketio;
 mod sparingly;
+mod telemetry_config;
 pub mod traces;
 mod workers;
 
 pub use answer::answer;
-pub use config::{Config, LogFormat};
 pub use metrics::Metrics;
 pub use readiness::{Readiness, Verdict};
 pub(crate) use reminder::Reminder;
 pub use shards::Neighbors;
 pub use sparingly::Sparingly;
+pub use telemetry_config::{LogFormat, TelemetryConfig};
 pub use workers::WorkerMetrics;

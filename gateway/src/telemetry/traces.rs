@@ -29,8 +29,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::config::full_endpoint;
-use super::{Config, Reminder};
+use super::telemetry_config::full_endpoint;
+use super::{Reminder, TelemetryConfig};
 
 /// The target of spans that belong to traces.
 pub const SPANS: &str = "tidegate_trace";
@@ -57,7 +57,7 @@ pub struct Traces {
 
 impl Traces {
     /// `None` if no collector is configured. Sends from the tokio runtime it is called in.
-    pub fn start(config: &Config) -> Result<Option<Self>, TraceError> {
+    pub fn start(config: &TelemetryConfig) -> Result<Option<Self>, TraceError> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
         let client = OnRuntime {
             runtime: tokio::runtime::Handle::current(),

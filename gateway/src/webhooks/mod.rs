@@ -23,7 +23,7 @@ use crate::backend::Outbound;
 use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::pusher::webhook::{Webhook, WebhookEvent, Webhooks as Settings};
-use crate::pusher::{App, Apps};
+use crate::pusher::{Apps, PusherApp};
 use crate::telemetry::backend::{EventsMetrics, Lost};
 use crate::telemetry::labels::Panic;
 use crate::telemetry::{Metrics, Sparingly};
@@ -79,7 +79,7 @@ pub(crate) struct Parts {
 #[derive(Debug)]
 struct Watched {
     namespace: Box<str>,
-    app: Arc<App>,
+    app: Arc<PusherApp>,
     apps: Arc<Apps>,
     hooks: Vec<(Box<str>, Webhook)>,
     watch: Mutex<Watch>,
@@ -298,7 +298,7 @@ impl Watched {
     }
 
     /// The app as it is now, or as it was before it was removed.
-    fn app(&self) -> Arc<App> {
+    fn app(&self) -> Arc<PusherApp> {
         self.apps.in_namespace(&self.namespace).unwrap_or_else(|| self.app.clone())
     }
 

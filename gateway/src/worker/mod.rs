@@ -25,7 +25,7 @@ use slab::Slab;
 
 use crate::auth::Authenticator;
 use crate::client::Client;
-use crate::client::config::WebSocketConfig;
+use crate::client::client_config::WebSocketConfig;
 use crate::clock::Clock;
 use crate::memory::{Memory, SharedFrames};
 use crate::node::Node;
@@ -36,7 +36,6 @@ use crate::transport::{Direct, Together};
 mod among;
 pub(crate) mod callers;
 pub(crate) mod change_delivery;
-pub mod config;
 mod directory;
 mod drain;
 mod gather;
@@ -57,6 +56,7 @@ mod take;
 mod tally;
 mod tell_followers;
 mod turn;
+pub mod worker_config;
 
 pub(crate) use renew::Contexts;
 pub(crate) use tally::Tally;
@@ -152,7 +152,7 @@ pub(crate) struct Parts {
     pub(crate) packet_bytes_max: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) memory: Arc<Memory>,
-    pub(crate) io_uring: config::IoUring,
+    pub(crate) io_uring: worker_config::IoUring,
 }
 
 /// A worker's poll and inbox, made before the node that pushes to it.
@@ -163,7 +163,7 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(config: &config::Config, memory: &Memory) -> std::io::Result<Self> {
+    pub(crate) fn new(config: &worker_config::WorkerConfig, memory: &Memory) -> std::io::Result<Self> {
         let poll = mio::Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), INBOX)?;
         Ok(Self { poll, inbox: Arc::new(Inbox::new(waker, config.inbox_max, memory.inbox_bytes_max())) })
@@ -197,7 +197,7 @@ pub(crate) struct Worker {
     /// News of keys that not everyone has been told yet.
     telling: VecDeque<tell_followers::Telling>,
     share: take::Share,
-    io_uring: config::IoUring,
+    io_uring: worker_config::IoUring,
     /// The way to many sockets at once, where the kernel has one.
     together: Option<Together>,
     aftermath: Vec<sweep::Aftermath>,

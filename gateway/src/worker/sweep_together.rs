@@ -3,8 +3,8 @@
 use gateway_core::hub::{Bundles, Subscriber};
 
 use crate::transport::{TOGETHER_MAX, Together};
-use crate::worker::config::IoUring;
 use crate::worker::sweep::Sweep;
+use crate::worker::worker_config::IoUring;
 use crate::worker::{Flags, Worker};
 
 /// Fewer are sent to one by one, which is as cheap (decision 30).

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use shared::channel::Channel;
-use tidegate::broker::redis::Config;
+use tidegate::broker::redis::RedisConfig;
 
 use crate::cluster_moves::{channels_at, slots_of};
 use crate::harness::{Backend, Cluster, Node, channel, request};
@@ -65,7 +65,8 @@ async fn measure(node: &Node, channels: &[Channel], servers: &[RedisServer], mas
 async fn a_publication_costs_each_of_three_masters_what_it_costs_one_that_has_all_slots() {
     for partitions in [64, 1_024, 16_384] {
         let (one, three) = (Cluster::of(RedisCluster::start(1, 0)), Cluster::of(RedisCluster::start(3, 0)));
-        let with = |cluster: &Cluster| Config { cluster_partitions: partitions, ..cluster.config.clone() };
+        let with =
+            |cluster: &Cluster| RedisConfig { cluster_partitions: partitions, ..cluster.config.clone() };
         let (alone, several) = (one.node_with(&with(&one)), three.node_with(&with(&three)));
         alone.listens().await;
         several.listens().await;

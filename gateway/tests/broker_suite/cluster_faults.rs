@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shared::channel::Channel;
-use tidegate::broker::redis::{Config, Mode, RedisUrl};
+use tidegate::broker::redis::{Mode, RedisConfig, RedisUrl};
 use tidegate::broker::{BrokerError, Taking};
 
 use crate::cluster_moves::channels_at;
@@ -150,7 +150,7 @@ async fn a_master_is_added_and_another_removed_while_everything_goes_on() {
 }
 
 /// Why a node with this configuration cannot work.
-async fn trouble(config: &Config, cluster: &Cluster) -> String {
+async fn trouble(config: &RedisConfig, cluster: &Cluster) -> String {
     let node = cluster.node_with(config);
     node.broker.canary().await.expect_err("it cannot work").to_string()
 }
@@ -201,7 +201,7 @@ async fn what_is_no_cluster_and_who_may_not_use_one_is_told() {
 async fn a_cluster_that_is_not_there_is_told_by_each_call_and_heals_when_it_comes() {
     let ports = [crate::redis_server::free_port(), crate::redis_server::free_port()];
     let addresses = ports.map(|port| format!("127.0.0.1:{port}")).into();
-    let config = Config { mode: Mode::Cluster, addresses, timeout_ms: 300, ..Config::default() };
+    let config = RedisConfig { mode: Mode::Cluster, addresses, timeout_ms: 300, ..RedisConfig::default() };
     let cluster = Cluster::new();
     let node = cluster.node_with(&config);
     let news = channel("news");

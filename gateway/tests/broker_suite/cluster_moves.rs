@@ -79,7 +79,7 @@ fn publish_on(
 async fn publications_keep_their_order_and_their_epoch_while_their_slots_move_both_ways() {
     let cluster = Cluster::of(RedisCluster::start(2, 0));
     // A loaded machine may take long over a move, and nothing is to be refused.
-    let config = redis::Config { timeout_ms: 20_000, ..cluster.config.clone() };
+    let config = redis::RedisConfig { timeout_ms: 20_000, ..cluster.config.clone() };
     let (node, other) = (cluster.node_with(&config), cluster.node_with(&config));
     node.listens().await;
     other.listens().await;

@@ -183,7 +183,8 @@ impl Backend for Memory {
 
     fn node(&self) -> Node {
         let (heard, metrics) = (Arc::new(Heard::default()), Arc::new(BrokerMetrics::default()));
-        let broker = MemoryBroker::start(&memory::Config::default(), heard.clone(), metrics.clone());
+        let broker =
+            MemoryBroker::start(&memory::MemoryBrokerConfig::default(), heard.clone(), metrics.clone());
         let (presence, ledger) = (Arc::new(MemoryPresence::new()), Arc::new(MemoryLedger::default()));
         Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name: Arc::default() }
     }
@@ -194,14 +195,18 @@ impl Redis {
     pub fn with(options: &[&str]) -> Self {
         let server = RedisServer::start_with(options);
         let url = RedisUrl::new(server.url());
-        Self { server, config: redis::Config { url, ..redis::Config::default() }, nodes: AtomicU64::new(0) }
+        Self {
+            server,
+            config: redis::RedisConfig { url, ..redis::RedisConfig::default() },
+            nodes: AtomicU64::new(0),
+        }
     }
 }
 
 #[derive(Debug)]
 pub struct Redis {
     pub server: RedisServer,
-    pub config: redis::Config,
+    pub config: redis::RedisConfig,
     nodes: AtomicU64,
 }
 
@@ -225,7 +230,7 @@ impl Backend for Redis {
 #[derive(Debug)]
 pub struct Shards {
     pub servers: Vec<RedisServer>,
-    pub config: redis::Config,
+    pub config: redis::RedisConfig,
     nodes: AtomicU64,
 }
 
@@ -234,11 +239,11 @@ impl Shards {
     pub fn with(options: &[&str]) -> Self {
         let servers: Vec<_> = (0..3).map(|_| RedisServer::start_with(options)).collect();
         let addresses = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
-        let config = redis::Config { mode: Mode::Shards, addresses, ..redis::Config::default() };
+        let config = redis::RedisConfig { mode: Mode::Shards, addresses, ..redis::RedisConfig::default() };
         Self { servers, config, nodes: AtomicU64::new(0) }
     }
 
-    pub fn node_with(&self, config: &redis::Config) -> Node {
+    pub fn node_with(&self, config: &redis::RedisConfig) -> Node {
         let heard = Arc::new(Heard::default());
         let name = format!("node-{}", self.nodes.fetch_add(1, Ordering::SeqCst));
         let metrics = |_: &str| Arc::<BrokerMetrics>::default();
@@ -280,7 +285,7 @@ impl Backend for Shards {
 #[derive(Debug)]
 pub struct Nats {
     pub server: NatsServer,
-    pub config: nats::Config,
+    pub config: nats::NatsConfig,
     nodes: AtomicU64,
 }
 
@@ -288,16 +293,16 @@ impl Nats {
     /// With further lines of the server's configuration, and how a test logs in.
     pub fn with(settings: &str, login: &str) -> Self {
         let server = NatsServer::start_with(settings, login);
-        let config = nats::Config { url: NatsUrl::new(server.url()), ..nats::Config::default() };
+        let config = nats::NatsConfig { url: NatsUrl::new(server.url()), ..nats::NatsConfig::default() };
         Self::of(server, config)
     }
 
     /// Nodes with these settings.
-    pub fn of(server: NatsServer, config: nats::Config) -> Self {
+    pub fn of(server: NatsServer, config: nats::NatsConfig) -> Self {
         Self { server, config, nodes: AtomicU64::new(0) }
     }
 
-    pub fn node_with(&self, config: &nats::Config) -> Node {
+    pub fn node_with(&self, config: &nats::NatsConfig) -> Node {
         let (heard, metrics) = (Arc::new(Heard::default()), Arc::new(BrokerMetrics::default()));
         let name = format!("node-{}", self.nodes.fetch_add(1, Ordering::SeqCst));
         let starting = NatsBroker::start(config, &name, heard.clone(), metrics.clone());
@@ -324,7 +329,7 @@ impl Backend for Nats {
 #[derive(Debug)]
 pub struct Cluster {
     pub servers: Arc<RedisCluster>,
-    pub config: redis::Config,
+    pub config: redis::RedisConfig,
     nodes: AtomicU64,
 }
 
@@ -342,11 +347,12 @@ impl Cluster {
     fn over(servers: Arc<RedisCluster>) -> Self {
         let prefix = format!("t{}", PREFIXES.fetch_add(1, Ordering::SeqCst));
         let addresses = servers.addresses();
-        let config = redis::Config { mode: Mode::Cluster, addresses, prefix, ..redis::Config::default() };
+        let config =
+            redis::RedisConfig { mode: Mode::Cluster, addresses, prefix, ..redis::RedisConfig::default() };
         Self { servers, config, nodes: AtomicU64::new(0) }
     }
 
-    pub fn node_with(&self, config: &redis::Config) -> Node {
+    pub fn node_with(&self, config: &redis::RedisConfig) -> Node {
         let heard = Arc::new(Heard::default());
         let name = format!("node-{}", self.nodes.fetch_add(1, Ordering::SeqCst));
         let by_name = Arc::new(Mutex::new(BTreeMap::<String, Arc<BrokerMetrics>>::new()));

@@ -237,11 +237,11 @@ async fn nodes_log_in_by_password_and_token_and_are_told_what_is_wrong() {
     ] {
         let nats = Nats::with(settings, login);
         let at = |url: &str| NatsUrl::new(format!("{url}127.0.0.1:{}", nats.server.port()));
-        let node = nats.node_with(&nats::Config { url: at(url), ..nats.config.clone() });
+        let node = nats.node_with(&nats::NatsConfig { url: at(url), ..nats.config.clone() });
         node.listens().await;
         assert!(!format!("{node:?}").contains("s3cret"));
         let stranger =
-            nats.node_with(&nats::Config { url: at(wrong), timeout_ms: 200, ..nats.config.clone() });
+            nats.node_with(&nats::NatsConfig { url: at(wrong), timeout_ms: 200, ..nats.config.clone() });
         let mut told = String::new();
         eventually("it is told why", async || {
             told = stranger.broker.canary().await.expect_err("refused").to_string();
@@ -251,7 +251,7 @@ async fn nodes_log_in_by_password_and_token_and_are_told_what_is_wrong() {
         assert!(!told.contains("wr0ng"), "{told}");
     }
     let nats = Nats::with("authorization { token: \"s3cret\" }", "\"auth_token\":\"s3cret\",");
-    nats.node_with(&nats::Config { token: Secret::new("s3cret"), ..nats.config.clone() }).listens().await;
+    nats.node_with(&nats::NatsConfig { token: Secret::new("s3cret"), ..nats.config.clone() }).listens().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,13 +262,13 @@ async fn of_several_servers_another_one_will_do() {
         other.port()
     };
     let url = NatsUrl::new(format!("nats://127.0.0.1:{gone},{}", nats.server.url()));
-    nats.node_with(&nats::Config { url, ..nats.config.clone() }).listens().await;
+    nats.node_with(&nats::NatsConfig { url, ..nats.config.clone() }).listens().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn installations_with_prefixes_of_their_own_do_not_hear_each_other() {
     let nats = Nats::new();
-    let other = nats::Config { prefix: "other".into(), ..nats.config.clone() };
+    let other = nats::NatsConfig { prefix: "other".into(), ..nats.config.clone() };
     let (one, other) = (nats.node(), nats.node_with(&other));
     let a = channel("a.b*>%20");
     for node in [&one, &other] {

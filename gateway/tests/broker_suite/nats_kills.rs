@@ -123,7 +123,7 @@ async fn of_a_cluster_whose_servers_are_killed_one_after_the_other_nothing_is_lo
     let mut servers = NatsServer::start_cluster(3);
     let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
     let url = NatsUrl::new(urls.join(","));
-    let config = nats::Config { url, replicas: 3, ..nats::Config::default() };
+    let config = nats::NatsConfig { url, replicas: 3, ..nats::NatsConfig::default() };
     let starter = Nats::of(servers.remove(0), config);
     let nodes: Vec<Node> = (0..2).map(|_| starter.node()).collect();
     let Nats { server, .. } = starter;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shared::channel::Channel;
-use tidegate::broker::redis::Config;
+use tidegate::broker::redis::RedisConfig;
 use tidegate::broker::{BrokerError, Taking};
 use tidegate::secret::Secret;
 
@@ -150,7 +150,7 @@ async fn nodes_that_list_the_servers_in_another_order_place_channels_alike() {
     let shards = Shards::new();
     let reversed = shards.config.addresses.iter().rev().cloned().collect();
     let (one, other) =
-        (shards.node(), shards.node_with(&Config { addresses: reversed, ..shards.config.clone() }));
+        (shards.node(), shards.node_with(&RedisConfig { addresses: reversed, ..shards.config.clone() }));
     one.listens().await;
     other.listens().await;
     assert_eq!(one.broker.layout(), other.broker.layout());
@@ -161,7 +161,7 @@ async fn nodes_that_list_the_servers_in_another_order_place_channels_alike() {
         eventually("it is heard", async || other.heard.texts(&channel) == [number.to_string()]).await;
     }
     let fewer = shards.config.addresses[1..].to_vec();
-    let apart = shards.node_with(&Config { addresses: fewer, ..shards.config.clone() });
+    let apart = shards.node_with(&RedisConfig { addresses: fewer, ..shards.config.clone() });
     assert_ne!(apart.broker.layout(), one.broker.layout());
 }
 
@@ -171,7 +171,7 @@ async fn every_channel_is_at_one_server_with_all_that_belongs_to_it() {
     for server in &shards.servers {
         server.ask::<()>(&["CONFIG", "SET", "requirepass", "secret"]);
     }
-    let config = Config { database: 3, password: Secret::new("secret"), ..shards.config.clone() };
+    let config = RedisConfig { database: 3, password: Secret::new("secret"), ..shards.config.clone() };
     let node = shards.node_with(&config);
     node.listens().await;
     for (part, channel) in channels(&node, "whole").into_iter().enumerate() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tidegate::broker::BrokerEvents;
 use tidegate::broker::nats::{self, NatsUrl};
-use tidegate::broker::redis::{Config, Mode, RedisBroker, RedisUrl};
+use tidegate::broker::redis::{Mode, RedisBroker, RedisConfig, RedisUrl};
 
 use crate::harness::{Backend, Heard, Nats, Redis, channel, eventually};
 use crate::redis_server::RedisServer;
@@ -124,7 +124,7 @@ async fn sentinels_and_their_master_behind_tls_are_used_and_names_in_certificate
     );
     let _sentinel = RedisServer::start_sentinel_with(redis.server.program(), &settings);
     redis.config.mode = Mode::Sentinel;
-    redis.config.url = Config::default().url;
+    redis.config.url = RedisConfig::default().url;
     redis.config.addresses = vec![format!("localhost:{port}")];
     redis.config.sentinel_master = "watched".to_owned();
     redis.config.sentinel_tls = true;
@@ -153,7 +153,7 @@ async fn a_nats_behind_tls_is_used_by_who_knows_its_authority_and_has_a_certific
     );
     let nats = Nats::with(&settings, "");
     let url = NatsUrl::new(format!("tls://localhost:{}", nats.server.port()));
-    let config = nats::Config {
+    let config = nats::NatsConfig {
         url,
         ca_file: Some(server.authority),
         client_cert_file: Some(client.certificate),
@@ -168,8 +168,8 @@ async fn a_nats_behind_tls_is_used_by_who_knows_its_authority_and_has_a_certific
     node.publish(&a, "secret").await;
     eventually("it is heard", async || node.heard.texts(&a) == ["secret"]).await;
     let without_certificate =
-        nats::Config { client_cert_file: None, client_key_file: None, ..config.clone() };
-    let without_authority = nats::Config { ca_file: None, ..config };
+        nats::NatsConfig { client_cert_file: None, client_key_file: None, ..config.clone() };
+    let without_authority = nats::NatsConfig { ca_file: None, ..config };
     for stranger in [without_certificate, without_authority] {
         let stranger = nats.node_with(&stranger);
         let error = stranger.broker.canary().await.expect_err("no connection");

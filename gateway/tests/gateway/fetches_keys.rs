@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use rcgen::{KeyPair, PublicKeyData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidegate::auth::{Config, TokenRequest, issue};
+use tidegate::auth::{AuthConfig, TokenRequest, issue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -63,7 +63,7 @@ impl Issuer {
             kid: Some(named.to_owned()),
             ..TokenRequest::default()
         };
-        issue(&Config::default(), 1_700_000_000, &request).expect("a token")
+        issue(&AuthConfig::default(), 1_700_000_000, &request).expect("a token")
     }
 
     fn describe(&self, interval_ms: u64) -> Description {

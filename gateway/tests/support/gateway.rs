@@ -192,7 +192,7 @@ pub struct Gateway {
     pub address: SocketAddr,
     pub api: SocketAddr,
     pub internal: SocketAddr,
-    auth: tidegate::auth::Config,
+    auth: tidegate::auth::AuthConfig,
     run: Run,
     _directory: TempDir,
 }

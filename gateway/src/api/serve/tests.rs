@@ -60,8 +60,8 @@ async fn fixture() -> Fixture {
     with(|_| {}).await
 }
 
-async fn with(change: impl FnOnce(&mut Config)) -> Fixture {
-    let mut config = Config { keys: vec![Secret::new(KEY)], ..Config::default() };
+async fn with(change: impl FnOnce(&mut ApiConfig)) -> Fixture {
+    let mut config = ApiConfig { keys: vec![Secret::new(KEY)], ..ApiConfig::default() };
     change(&mut config);
     let (node, received, told) = node(rules()).await;
     let api = Arc::new(Api::new(&config, node.clone()).unwrap());
@@ -524,7 +524,7 @@ async fn nothing_is_begun_after_the_deadline() {
         ]}"#,
     );
     let batch: Batch<'_> = serde_json::from_slice(&body).unwrap();
-    let config = Config::default();
+    let config = ApiConfig::default();
     let room = Room::of(config.answer_bytes_max);
     let (node, deadline) = (&gateway.node, Instant::now());
     let call =

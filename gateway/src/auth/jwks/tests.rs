@@ -50,12 +50,12 @@ impl Issuer {
         let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), certificate).unwrap();
-        let config = Config {
+        let config = AuthConfig {
             jwks_allow_http: true,
             jwks_interval_ms: 60_000,
             jwks_timeout_ms: 20_000,
             jwks_ca_file: Some(file.path().to_owned()),
-            ..Config::default()
+            ..AuthConfig::default()
         };
         let settings = Settings::new(&self.url, &config).unwrap();
         Arc::new(Jwks::new(settings, None).unwrap())
@@ -112,7 +112,7 @@ async fn a_new_key_is_found_as_soon_as_it_is_asked_for_and_an_old_one_goes() {
     waited(keys.find("ed", Algorithm::EdDSA, Instant::now() + INTERVAL)).await;
     assert_eq!(has(&keys, "ed", Algorithm::EdDSA, Instant::now()), "found");
     issuer.publishes(Some(r#"{"keys":[]}"#));
-    assert!(keys.is_due(Instant::now() + Duration::from_millis(Config::default().jwks_refresh_ms)));
+    assert!(keys.is_due(Instant::now() + Duration::from_millis(AuthConfig::default().jwks_refresh_ms)));
     keys.refresh(Instant::now()).await;
     assert_eq!(has(&keys, "ed", Algorithm::EdDSA, Instant::now()), "unknown");
 }

@@ -27,8 +27,8 @@ const BY_HAND: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIs
 const BY_HAND_384: &str = "eyJhbGciOiJIUzM4NCIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6MTcwMDAwMzYwMH0.H-xrFtRd9kK6DJi-ua10yH_ySTxROueYzTdYnWvFYgFX7Nf4smjiZu07v11c5Ybx";
 const BY_HAND_512: &str = "eyJhbGciOiJIUzUxMiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6MTcwMDAwMzYwMH0.9ZHmGx8JomOASt496De5ATPdYbjUOAbjxFL7bD6qmH2nPwYW9jdh2g4O_61bbw-pXvRBLy4fv37wxsr81T8EUw";
 
-fn with(change: impl FnOnce(&mut Config)) -> Authenticator {
-    let mut config = Config { hmac_secret: Secret::new(SECRET), ..Config::default() };
+fn with(change: impl FnOnce(&mut AuthConfig)) -> Authenticator {
+    let mut config = AuthConfig { hmac_secret: Secret::new(SECRET), ..AuthConfig::default() };
     change(&mut config);
     Authenticator::new(&config, Clock::start()).unwrap()
 }
@@ -200,8 +200,10 @@ fn a_secret_may_come_out_of_a_file() {
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("secret");
     std::fs::write(&path, format!("{SECRET}\n")).unwrap();
-    let config =
-        |file: &std::path::Path| Config { hmac_secret_file: Some(file.to_owned()), ..Config::default() };
+    let config = |file: &std::path::Path| AuthConfig {
+        hmac_secret_file: Some(file.to_owned()),
+        ..AuthConfig::default()
+    };
     let auth = Authenticator::new(&config(&path), Clock::start()).unwrap();
     assert!(now(auth.authenticate(NOW, &token(json!({"sub": "bob"})))).is_ok());
 
@@ -278,7 +280,7 @@ fn secrets_do_not_show() {
 #[test]
 fn tokens_that_openssl_signed_are_accepted_by_their_keys_alone() {
     for (algorithm, key, token) in signed_elsewhere::SIGNED {
-        let keys = |config: &mut Config, pem: &str| match algorithm.name() {
+        let keys = |config: &mut AuthConfig, pem: &str| match algorithm.name() {
             "ES256" | "ES384" => config.ecdsa_public_key = pem.into(),
             "EdDSA" => config.ed25519_public_key = pem.into(),
             _ => config.rsa_public_key = pem.into(),
@@ -421,11 +423,12 @@ fn keys_are_exchanged_while_it_runs_and_a_faulty_configuration_changes_nothing()
     let (old, new) =
         (token(json!({"sub": "bob"})), sign("another", Algorithm::HS256, &json!({"sub": "bob"})));
     assert!(now(auth.authenticate(NOW, &old)).is_ok() && now(auth.authenticate(NOW, &new)).is_err());
-    let config = Config { hmac_secret: Secret::new("another"), allow_anonymous: true, ..Config::default() };
+    let config =
+        AuthConfig { hmac_secret: Secret::new("another"), allow_anonymous: true, ..AuthConfig::default() };
     auth.go_by(auth.read(&config).unwrap());
     assert!(now(auth.authenticate(NOW, &old)).is_err() && now(auth.authenticate(NOW, &new)).is_ok());
     assert!(now(auth.authenticate(NOW, "")).is_ok());
-    let faulty = Config { rsa_public_key: "no PEM".into(), ..Config::default() };
+    let faulty = AuthConfig { rsa_public_key: "no PEM".into(), ..AuthConfig::default() };
     assert!(matches!(auth.read(&faulty), Err(KeyError::PublicKey { setting: "rsa_public_key", .. })));
     assert!(now(auth.authenticate(NOW, &new)).is_ok());
 }
@@ -452,7 +455,7 @@ async fn a_file_with_another_secret_is_read_again() {
 #[test]
 fn what_came_of_tokens_is_counted_by_reason() {
     let metrics = Arc::new(Metrics::new());
-    let config = Config { hmac_secret: Secret::new(SECRET), ..Config::default() };
+    let config = AuthConfig { hmac_secret: Secret::new(SECRET), ..AuthConfig::default() };
     let auth = Authenticator::counted_by(&config, Clock::start(), Some(metrics.clone())).unwrap();
     let _ = now(auth.authenticate(NOW, &token(json!({}))));
     let _ = now(auth.authenticate(NOW, &token(json!({"exp": 1}))));

@@ -6,7 +6,7 @@ use crate::secret::Secret;
 #[tokio::test]
 async fn a_client_that_connects_is_asked_about_with_the_headers_that_may_be_passed_on() {
     let application = Application::start(|_| json(r#"{"result":{"user":"ann","data":{"a":1}}}"#)).await;
-    let config = Config {
+    let config = BackendConfig {
         http_headers: vec!["Cookie".into(), "Authorization".into()],
         emulated_headers: vec!["Authorization".into(), "X-Plan".into()],
         static_headers: vec![Secret::new("X-Key: k"), Secret::new("X-Plan: ours")],
@@ -65,7 +65,7 @@ async fn each_question_goes_to_its_own_hook_and_what_has_none_is_not_available()
         _ => json("{}"),
     })
     .await;
-    let config = Config {
+    let config = BackendConfig {
         subscribe: at(application.url("/subscribe")),
         publish: at(application.url("/publish")),
         rpc: at(application.url("/rpc")),
@@ -112,7 +112,7 @@ async fn what_a_backend_refuses_reaches_the_client_in_its_words() {
         _ => json(r#"{"disconnect":{"code":4501,"reason":"banned"}}"#),
     })
     .await;
-    let config = Config {
+    let config = BackendConfig {
         publish: at(application.url("/publish")),
         connect: at(application.url("/connect")),
         ..patient()
@@ -133,7 +133,7 @@ async fn requests_are_signed_over_their_time_their_hook_and_their_body() {
     })
     .await;
     let secret = "0123456789abcdef0123456789abcdef";
-    let config = Config {
+    let config = BackendConfig {
         signing_secret: Secret::new(secret),
         publish: at(application.url("/publish")),
         message: at(application.url("/message")),
@@ -170,7 +170,7 @@ async fn an_answer_to_a_bare_message_goes_back_as_what_it_is() {
         Some(Response::builder().header("content-type", kind).body(Full::new(asked.body.clone())).unwrap())
     })
     .await;
-    let config = Config { message: at(application.url("/")), ..patient() };
+    let config = BackendConfig { message: at(application.url("/")), ..patient() };
     let (backend, _) = backend(&config);
     let user = UserId::ANONYMOUS;
     for (data, content_type) in [

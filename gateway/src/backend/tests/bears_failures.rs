@@ -17,14 +17,14 @@ async fn failing(times: usize, code: u16) -> Application {
 async fn a_question_is_asked_again_and_what_is_more_than_one_is_not() {
     for code in [502, 503, 504] {
         let application = failing(2, code).await;
-        let (backend, metrics) = backend(&Config { connect: at(application.url("/")), ..patient() });
+        let (backend, metrics) = backend(&BackendConfig { connect: at(application.url("/")), ..patient() });
         assert_eq!(connect(&backend).await, Ok(Some(Identity::default())), "{code}");
         assert_eq!(application.asked().len(), 3);
         assert_eq!(shown(&metrics, "tidegate_backend_retries_total{hook=\"connect\"}").as_deref(), Some("2"));
         assert_eq!(results(&metrics, "connect", "answered"), "1");
     }
     let application = failing(1, 503).await;
-    let (backend, metrics) = backend(&Config { publish: at(application.url("/")), ..patient() });
+    let (backend, metrics) = backend(&BackendConfig { publish: at(application.url("/")), ..patient() });
     assert_eq!(publish(&backend).await, refused(ErrorCode::Internal));
     assert_eq!(application.asked().len(), 1, "it may have been published");
     assert_eq!(results(&metrics, "publish", "status"), "1");
@@ -34,7 +34,7 @@ async fn a_question_is_asked_again_and_what_is_more_than_one_is_not() {
 async fn a_backend_that_keeps_failing_is_asked_no_more_often_than_allowed() {
     for (code, asked) in [(503, 3), (500, 1), (404, 1)] {
         let application = failing(100, code).await;
-        let (backend, _) = backend(&Config { connect: at(application.url("/")), ..patient() });
+        let (backend, _) = backend(&BackendConfig { connect: at(application.url("/")), ..patient() });
         assert_eq!(connect(&backend).await, refused(ErrorCode::Internal));
         assert_eq!(application.asked().len(), asked, "{code}");
     }
@@ -43,7 +43,8 @@ async fn a_backend_that_keeps_failing_is_asked_no_more_often_than_allowed() {
 #[tokio::test]
 async fn what_was_never_sent_is_sent_again_whatever_it_is() {
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let (backend, metrics) = backend(&Config { publish: at(format!("http://{nobody}/")), ..patient() });
+    let (backend, metrics) =
+        backend(&BackendConfig { publish: at(format!("http://{nobody}/")), ..patient() });
     assert_eq!(publish(&backend).await, refused(ErrorCode::Internal));
     assert_eq!(results(&metrics, "publish", "unreachable"), "1");
     assert_eq!(shown(&metrics, "tidegate_backend_retries_total{hook=\"publish\"}").as_deref(), Some("2"));
@@ -59,7 +60,7 @@ async fn a_backend_that_does_not_answer_costs_its_deadline_and_the_error_that_is
         failure_temporary: Some(false),
         ..at(application.url("/"))
     };
-    let (backend, metrics) = backend(&Config { connect: hook.clone(), refresh: hook, ..patient() });
+    let (backend, metrics) = backend(&BackendConfig { connect: hook.clone(), refresh: hook, ..patient() });
     let own = Refusal::custom(1500, "come back", false).unwrap();
     assert_eq!(connect(&backend).await, Err(Denial::Error(own)));
     assert_eq!(results(&metrics, "connect", "timeout"), "1");
@@ -88,7 +89,7 @@ async fn an_answer_that_is_too_long_or_makes_no_sense_is_an_internal_error() {
             failure_code: Some(1500),
             ..at(application.url(path))
         };
-        let (backend, metrics) = backend(&Config { connect: hook, breaker_failures: 1, ..patient() });
+        let (backend, metrics) = backend(&BackendConfig { connect: hook, breaker_failures: 1, ..patient() });
         for count in ["1", "2"] {
             assert_eq!(connect(&backend).await, refused(ErrorCode::Internal), "{path}");
             // What a client may have brought about leaves no hook alone.
@@ -102,7 +103,7 @@ async fn an_answer_that_is_too_long_or_makes_no_sense_is_an_internal_error() {
 async fn more_at_once_than_allowed_are_told_to_come_back() {
     let application = Application::start(|_| None).await;
     let hook = HookConfig { concurrency_max: Some(1), ..at(application.url("/")) };
-    let (backend, metrics) = backend(&Config { connect: hook, ..patient() });
+    let (backend, metrics) = backend(&BackendConfig { connect: hook, ..patient() });
     let waiting = connect(&backend);
     tokio::pin!(waiting);
     tokio::select! {
@@ -123,7 +124,7 @@ async fn a_hook_that_fails_too_often_is_left_alone_and_one_request_finds_out_whe
         false => status(503),
     })
     .await;
-    let config = Config {
+    let config = BackendConfig {
         retries: 0,
         breaker_failures: 2,
         breaker_window_ms: 3_600_000,
@@ -140,7 +141,7 @@ async fn a_hook_that_fails_too_often_is_left_alone_and_one_request_finds_out_whe
     assert_eq!(application.asked().len(), 2);
     assert_eq!((results(&metrics, "connect", "open").as_str(), open(&metrics).as_str()), ("3", "1"));
 
-    let (recovers, metrics) = backend(&Config { breaker_open_ms: 1, ..config });
+    let (recovers, metrics) = backend(&BackendConfig { breaker_open_ms: 1, ..config });
     for _ in 0..2 {
         assert_eq!(connect(&recovers).await, refused(ErrorCode::Internal));
     }
@@ -158,7 +159,7 @@ async fn a_hook_that_fails_too_often_is_left_alone_and_one_request_finds_out_whe
 async fn a_client_that_leaves_meanwhile_is_no_failure() {
     let application = Application::start(|_| None).await;
     let (backend, metrics) =
-        backend(&Config { connect: at(application.url("/")), breaker_failures: 1, ..patient() });
+        backend(&BackendConfig { connect: at(application.url("/")), breaker_failures: 1, ..patient() });
     for asked in 1..4 {
         let waiting = connect(&backend);
         tokio::select! {

@@ -26,7 +26,7 @@ async fn a_redirect_is_not_followed() {
         Some(Response::builder().status(307).header("location", &location).body(Full::default()).unwrap())
     })
     .await;
-    let (backend, metrics) = backend(&Config { connect: at(application.url("/")), ..patient() });
+    let (backend, metrics) = backend(&BackendConfig { connect: at(application.url("/")), ..patient() });
     assert_eq!(connect(&backend).await, refused(ErrorCode::Internal));
     assert_eq!(results(&metrics, "connect", "status"), "1");
     assert!(elsewhere.asked().is_empty());
@@ -36,7 +36,7 @@ async fn a_redirect_is_not_followed() {
 async fn a_name_that_leads_to_private_addresses_is_not_gone_to_unless_that_is_allowed() {
     let application = answering().await;
     let url = format!("http://app.example:{}/", application.address.port());
-    let config = Config { connect: at(url), ..patient() };
+    let config = BackendConfig { connect: at(url), ..patient() };
     for private in [&["127.0.0.1"][..], &["10.0.0.1", "::1", "169.254.169.254"]] {
         let (backend, metrics) = backend_with(&config, leads_to(private));
         assert_eq!(connect(&backend).await, refused(ErrorCode::Internal), "{private:?}");
@@ -44,7 +44,7 @@ async fn a_name_that_leads_to_private_addresses_is_not_gone_to_unless_that_is_al
     }
     assert_eq!(application.connections(), 0);
 
-    let allowed = Config { allow_private_addresses: true, ..config };
+    let allowed = BackendConfig { allow_private_addresses: true, ..config };
     let (backend, _) = backend_with(&allowed, leads_to(&["127.0.0.1"]));
     assert_eq!(connect(&backend).await, Ok(Some(Identity::default())));
     assert_eq!(
@@ -60,7 +60,7 @@ async fn an_address_in_the_configuration_and_localhost_are_the_operators_own_wor
     for url in
         [application.url("/"), format!("http://localhost:{port}/"), format!("http://LOCALHOST:{port}/")]
     {
-        let config = Config { connect: at(url.clone()), ..patient() };
+        let config = BackendConfig { connect: at(url.clone()), ..patient() };
         let (backend, _) = backend_with(&config, leads_to(&["127.0.0.1"]));
         assert_eq!(connect(&backend).await, Ok(Some(Identity::default())), "{url}");
     }
@@ -69,7 +69,7 @@ async fn an_address_in_the_configuration_and_localhost_are_the_operators_own_wor
 #[tokio::test]
 async fn a_name_that_leads_nowhere_is_unreachable() {
     let lost: Lookup = Arc::new(|_| Err(std::io::Error::other("no such name")));
-    let config = Config { connect: at("http://app.example/".into()), ..patient() };
+    let config = BackendConfig { connect: at("http://app.example/".into()), ..patient() };
     let (backend, metrics) = backend_with(&config, lost);
     assert_eq!(connect(&backend).await, refused(ErrorCode::Internal));
     assert_eq!(results(&metrics, "connect", "unreachable"), "1");
@@ -98,7 +98,7 @@ async fn over_tls_a_backend_shows_who_it_is() {
         ("other.example", Some(file), false),
         ("app.example", None, false),
     ] {
-        let config = Config {
+        let config = BackendConfig {
             ca_file,
             allow_private_addresses: true,
             retries: 0,
@@ -116,7 +116,8 @@ async fn a_file_of_authorities_that_holds_none_is_told_before_anything_runs() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ca.pem");
     std::fs::write(&file, "nothing").unwrap();
-    let config = Config { ca_file: Some(file), connect: at("http://127.0.0.1:1/".into()), ..patient() };
+    let config =
+        BackendConfig { ca_file: Some(file), connect: at("http://127.0.0.1:1/".into()), ..patient() };
     let metrics = Arc::new(Metrics::new());
     let started = Backend::start(&config, "node-1", Clock::start(), &metrics, &Handle::current());
     assert!(started.unwrap_err().to_string().contains("ca.pem"));

@@ -23,11 +23,11 @@ mod goes_nowhere_else;
 mod tells_events;
 
 /// A backend of these settings, and its metrics.
-fn backend(config: &Config) -> (Backend, Arc<Metrics>) {
+fn backend(config: &BackendConfig) -> (Backend, Arc<Metrics>) {
     backend_with(config, client::system_lookup())
 }
 
-fn backend_with(config: &Config, lookup: Lookup) -> (Backend, Arc<Metrics>) {
+fn backend_with(config: &BackendConfig, lookup: Lookup) -> (Backend, Arc<Metrics>) {
     let mut faults = crate::setting::Faults::default();
     config.check(&mut faults);
     assert_eq!(faults.into_inner(), Vec::new());
@@ -41,8 +41,8 @@ fn at(url: String) -> HookConfig {
 }
 
 /// Long enough for a test on a busy machine, unless it is about deadlines.
-fn patient() -> Config {
-    Config { timeout_ms: 30_000, retry_delay_ms: 1, ..Config::default() }
+fn patient() -> BackendConfig {
+    BackendConfig { timeout_ms: 30_000, retry_delay_ms: 1, ..BackendConfig::default() }
 }
 
 fn asker(user: &UserId) -> Asker<'_> {

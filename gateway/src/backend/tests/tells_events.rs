@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::*;
 
-fn telling(application: &Application, change: impl FnOnce(&mut EventsConfig)) -> Config {
+fn telling(application: &Application, change: impl FnOnce(&mut EventsConfig)) -> BackendConfig {
     let mut events =
         EventsConfig { url: application.url("/events"), batch_wait_ms: 0, ..EventsConfig::default() };
     change(&mut events);
-    Config { events, ..patient() }
+    BackendConfig { events, ..patient() }
 }
 
 fn occupy(backend: &Backend, channels: impl IntoIterator<Item = usize>) {

@@ -1,7 +1,7 @@
 //! The broker of a single node: everything in this process's memory, within bounds.
 
-mod config;
 mod expire;
+mod memory_broker_config;
 mod remember;
 mod shard;
 
@@ -23,7 +23,7 @@ use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
-pub use config::Config;
+pub use memory_broker_config::MemoryBrokerConfig;
 
 use self::shard::{Limits, Shard};
 use super::measure::BrokerMetrics;
@@ -51,7 +51,11 @@ pub struct MemoryBroker {
 
 impl MemoryBroker {
     /// Must be called within a tokio runtime, whose timer then drives the sweeping for as long as the broker lives.
-    pub fn start(config: &Config, events: Arc<dyn BrokerEvents>, metrics: Arc<BrokerMetrics>) -> Arc<Self> {
+    pub fn start(
+        config: &MemoryBrokerConfig,
+        events: Arc<dyn BrokerEvents>,
+        metrics: Arc<BrokerMetrics>,
+    ) -> Arc<Self> {
         let limits = Limits {
             channels_max: config.channels_max.div_ceil(SHARDS),
             keys_max: config.idempotency_keys_max.div_ceil(SHARDS),

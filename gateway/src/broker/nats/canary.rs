@@ -15,9 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::NatsBroker;
 use super::append::Addition;
 use super::block::Block;
-use super::config::ConnectError;
 use super::link::Link;
 use super::names::Names;
+use super::nats_config::ConnectError;
 use crate::broker::{BrokerError, PublishRequest};
 
 /// What a canary leaves behind is of no use after this.

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::NatsBroker;
-use super::config::ConnectError;
 use super::link::{Link, is_unheard};
 use super::names::Kept;
+use super::nats_config::ConnectError;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, BrokerEvents};
 

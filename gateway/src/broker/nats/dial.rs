@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
-use super::config::{Config, ConnectError, Login};
+use super::nats_config::{ConnectError, Login, NatsConfig};
 use crate::broker::redis::client_config;
 use crate::secret::Secret;
 
@@ -19,11 +19,11 @@ pub(crate) struct Dialer {
     login: Login,
     credentials: Option<Secret>,
     tls: Arc<rustls::ClientConfig>,
-    config: Config,
+    config: NatsConfig,
 }
 
 impl Dialer {
-    pub(crate) fn new(config: &Config) -> Result<Self, ConnectError> {
+    pub(crate) fn new(config: &NatsConfig) -> Result<Self, ConnectError> {
         let unusable = |problem: String| ConnectError(problem);
         let servers = config.url.read().map_err(|problem| unusable(format!("url {problem}")))?;
         let secret = |text: &Secret, file: &Option<std::path::PathBuf>| match file {

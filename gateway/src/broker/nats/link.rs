@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::config::ConnectError;
+use super::nats_config::ConnectError;
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, LinkMetrics};
 

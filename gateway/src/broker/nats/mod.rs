@@ -7,7 +7,6 @@
 mod append;
 mod block;
 mod canary;
-pub(crate) mod config;
 mod control;
 mod dial;
 mod gather;
@@ -17,6 +16,7 @@ pub(crate) mod link;
 mod listen;
 pub(crate) mod moment;
 pub(crate) mod names;
+pub(crate) mod nats_config;
 mod nodes;
 mod once;
 mod present;
@@ -40,8 +40,8 @@ use shared::record::{encode_event, encode_position, encode_record};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use config::{Config, ConnectError, NatsUrl, Storage};
 pub(crate) use dial::Dialer;
+pub use nats_config::{ConnectError, NatsConfig, NatsUrl, Storage};
 pub(crate) use turn::take_turn_in;
 
 use self::append::Addition;
@@ -87,7 +87,7 @@ impl NatsBroker {
     /// Begins to connect and returns soon: a NATS that cannot be reached is told by each call, and by the canary. `node`
     /// is unique to this process. Must be called within a tokio runtime.
     pub async fn start(
-        config: &Config,
+        config: &NatsConfig,
         node: &str,
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::config::{Config, Storage};
 use super::link::Link;
 use super::names::{Kept, Names};
+use super::nats_config::{NatsConfig, Storage};
 use super::stored::{Failed, JetStream, code, nanoseconds};
 use crate::broker::BrokerError;
 
@@ -95,7 +95,7 @@ struct NamesPage {
 }
 
 impl Streams {
-    pub(super) fn new(config: &Config, names: Names, jetstream: JetStream, link: Arc<Link>) -> Self {
+    pub(super) fn new(config: &NatsConfig, names: Names, jetstream: JetStream, link: Arc<Link>) -> Self {
         Self {
             names,
             jetstream,

@@ -9,9 +9,9 @@ use redis::{ProtocolVersion, RedisConnectionInfo};
 use tokio_rustls::TlsConnector;
 
 use super::address::{self, Address};
-use super::config::Config;
 use super::dial::DialError;
 use super::mode::Mode;
+use super::redis_config::RedisConfig;
 use super::sentinel::Sentinels;
 use super::{stream, tls};
 use crate::broker::measure::BrokerMetrics;
@@ -37,7 +37,11 @@ pub(super) enum Place {
 impl Access {
     /// `name`: of connections to Sentinels. Where there are any, they are asked from now on: must be called within a tokio
     /// runtime.
-    pub(super) fn new(config: &Config, name: &str, metrics: &Arc<BrokerMetrics>) -> Result<Self, DialError> {
+    pub(super) fn new(
+        config: &RedisConfig,
+        name: &str,
+        metrics: &Arc<BrokerMetrics>,
+    ) -> Result<Self, DialError> {
         match config.mode {
             Mode::Single => {
                 let (address, from_url) = address::parse(&config.url)?;

@@ -5,8 +5,8 @@ use std::path::Path;
 use percent_encoding::percent_decode_str;
 use redis::{ProtocolVersion, RedisConnectionInfo};
 
-use super::config::RedisUrl;
 use super::dial::DialError;
+use super::redis_config::RedisUrl;
 
 const PORT: u16 = 6379;
 

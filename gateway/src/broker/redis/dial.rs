@@ -14,10 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::access::Access;
 use super::address::Address;
-use super::config::Config;
 use super::hold::Pauses;
 use super::keys::Keys;
 use super::link::explain;
+use super::redis_config::RedisConfig;
 use super::server::Server;
 use super::stream::{Heard, Stream, connect};
 use super::subscriptions::{Driver, Receive, Subscriptions};
@@ -103,7 +103,7 @@ pub enum DialError {
 }
 
 impl Dialer {
-    pub(super) fn new(config: &Config, access: &Arc<Access>, client_name: String) -> Self {
+    pub(super) fn new(config: &RedisConfig, access: &Arc<Access>, client_name: String) -> Self {
         let life = Keys::names_of_life(&config.prefix);
         Self { access: access.clone(), client_name, timeout: config.timeout(), life, tried: Mutex::new(None) }
     }
@@ -124,7 +124,7 @@ impl Dialer {
 
     /// Knows how to open connections of a part that is not the broker. Where Sentinel says who is master, it is asked from now on:
     /// must be called within a tokio runtime.
-    pub(crate) fn of_another(config: &Config, client_name: String) -> Result<Self, DialError> {
+    pub(crate) fn of_another(config: &RedisConfig, client_name: String) -> Result<Self, DialError> {
         let access = Arc::new(Access::new(config, &client_name, &Arc::default())?);
         Ok(Self::new(config, &access, client_name))
     }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::access::Access;
-use super::config::Config;
 use super::dial::{DialError, Dialer, Opened};
 use super::hold::{Pauses, hold};
+use super::redis_config::RedisConfig;
 use super::resp::Message;
 use super::subscriptions::{Driver, Receive, Subscriptions};
 use crate::telemetry::Reminder;
@@ -47,7 +47,7 @@ pub(crate) fn literally(name: &str) -> String {
 
 /// Connects, and connects again. Ends when it is dropped.
 pub(crate) struct Follower {
-    config: Config,
+    config: RedisConfig,
     dialer: Dialer,
     following: Following,
     told: Arc<Told>,
@@ -71,7 +71,7 @@ impl Receive for Told {
 impl Follower {
     /// `name`: of the connection, where Redis lists them. Must be called within a tokio runtime.
     pub(crate) fn new(
-        config: Config,
+        config: RedisConfig,
         name: String,
         following: Following,
         follow: Arc<dyn Follow>,

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cluster::{Redirect, Told, with_asking};
-use super::config::Config;
 use super::dial::{self, DialError, Dialed, Dialer};
 use super::hold::{GiveUp, Pauses, State, hold, settled};
+use super::redis_config::RedisConfig;
 use super::script::Script;
 use super::server::Server;
 use crate::broker::measure::{BrokerMetrics, LinkMetrics, Operation};
@@ -71,7 +71,7 @@ pub(crate) struct Up {
 
 impl Link {
     pub(super) fn start(
-        config: &Config,
+        config: &RedisConfig,
         purpose: Purpose,
         dialer: Dialer,
         of_cluster: Option<Arc<Told>>,

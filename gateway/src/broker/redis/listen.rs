@@ -14,10 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::asked::Asked;
 use super::cluster::{Moves, Redirect};
-use super::config::Config;
 use super::dial::{Dialer, Opened};
 use super::hold::{GiveUp, Pauses, State, hold, settled};
 use super::link::unreachable;
+use super::redis_config::RedisConfig;
 use super::requests::{Kind, Request, Requests};
 use super::route::Router;
 use super::server::Server;
@@ -78,7 +78,7 @@ pub(super) struct Listening {
 }
 
 impl Listener {
-    pub(super) fn start(config: &Config, dialer: Dialer, router: Arc<Router>, wanted: Wanted) -> Self {
+    pub(super) fn start(config: &RedisConfig, dialer: Dialer, router: Arc<Router>, wanted: Wanted) -> Self {
         let requests = Arc::new(Requests::default());
         let (metrics, is_sharded) = (router.metrics.clone(), router.is_sharded());
         let (sender, state) = watch::channel(State::Opening);
@@ -511,7 +511,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_subscribed_for_one_who_gave_up_meanwhile_is_given_back_before_anything_asked_since() {
         let (config, router, requests) =
-            (Config::default(), Router::to_nobody(), Arc::new(Requests::default()));
+            (RedisConfig::default(), Router::to_nobody(), Arc::new(Requests::default()));
         let access = Arc::new(Access::new(&config, "test", &router.metrics).unwrap());
         let (ours, mut redis) = tokio::io::duplex(1024);
         let (connection, _driver) = Subscriptions::open(Box::new(ours), router.clone());

@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::access::Access;
 use super::canary::Canaries;
 use super::cluster::OfCluster;
-use super::config::Config;
 use super::dial::{DialError, Dialer};
 use super::keys::Keys;
 use super::link::{Link, Purpose};
 use super::listen::{Leaving, Listener, Wanted};
 use super::publications::Publications;
+use super::redis_config::RedisConfig;
 use super::route::Router;
 use crate::broker::BrokerEvents;
 use crate::broker::measure::BrokerMetrics;
@@ -33,7 +33,7 @@ pub(super) struct Master {
 impl Master {
     /// Begins to connect and returns at once. Must be called within a tokio runtime.
     pub(super) fn start(
-        config: &Config,
+        config: &RedisConfig,
         node: &str,
         keys: Keys,
         events: &Arc<dyn BrokerEvents>,

@@ -11,7 +11,6 @@ mod asked;
 mod calls;
 mod canary;
 mod cluster;
-mod config;
 mod control;
 mod dial;
 mod epochs;
@@ -27,6 +26,7 @@ mod mode;
 mod nodes;
 mod publications;
 mod publish;
+mod redis_config;
 mod requests;
 mod resp;
 mod route;
@@ -51,10 +51,10 @@ use shared::position::{Epoch, StreamPosition};
 use shared::push::OwnedEvent;
 use tokio::sync::Semaphore;
 
-pub use config::{Config, RedisUrl};
 pub use dial::DialError;
 pub(crate) use dial::{Dialer, Plain, is_for_want_of_a_right};
 pub use mode::Mode;
+pub use redis_config::{RedisConfig, RedisUrl};
 pub(crate) use tls::{client_config, tls_connector};
 
 use self::cluster::{Cluster, Reads};
@@ -133,7 +133,7 @@ impl RedisBroker {
     /// Begins to connect and returns at once: an unreachable Redis is told by each call, and by the canary. `node`
     /// is unique to this process. Must be called within a tokio runtime.
     pub fn start(
-        config: &Config,
+        config: &RedisConfig,
         node: &str,
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
@@ -151,7 +151,7 @@ impl RedisBroker {
 
     /// The same over the masters of a cluster, each of which has numbers of its own. `metrics` is for what is none's.
     pub fn start_in_cluster(
-        config: &Config,
+        config: &RedisConfig,
         node: &str,
         events: Arc<dyn BrokerEvents>,
         metrics: impl Fn(&str) -> Arc<BrokerMetrics> + Send + Sync + 'static,
@@ -164,7 +164,7 @@ impl RedisBroker {
     }
 
     fn with(
-        config: &Config,
+        config: &RedisConfig,
         keys: Keys,
         ways: Ways,
         (link, reads): (Commands, Commands),

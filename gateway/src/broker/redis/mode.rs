@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{self, Address};
 use super::cluster::slots::SLOTS;
-use super::config::{Config, RedisUrl};
+use super::redis_config::{RedisConfig, RedisUrl};
 use crate::secret::Secret;
 use crate::setting::Faults;
 
@@ -39,7 +39,7 @@ impl Mode {
 }
 
 /// What does not go with the mode, or lacks in it.
-pub(super) fn check(config: &Config, faults: &mut Faults) {
+pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
     match config.mode {
         Mode::Single => {
             let parsed = address::parse(&config.url);
@@ -88,7 +88,7 @@ pub(super) fn check(config: &Config, faults: &mut Faults) {
         }
         let partitions = u64::from(config.cluster_partitions);
         faults.outside("cluster_partitions", partitions, 1..=u64::from(SLOTS));
-    } else if config.cluster_partitions != Config::default().cluster_partitions {
+    } else if config.cluster_partitions != RedisConfig::default().cluster_partitions {
         faults.add("cluster_partitions", "is for mode = \"cluster\"");
     }
     if config.mode != Mode::Sentinel {
@@ -98,7 +98,7 @@ pub(super) fn check(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn files_without_tls(config: &Config, needed: &str, faults: &mut Faults) {
+fn files_without_tls(config: &RedisConfig, needed: &str, faults: &mut Faults) {
     for (key, file) in [
         ("ca_file", &config.ca_file),
         ("client_cert_file", &config.client_cert_file),
@@ -111,7 +111,7 @@ fn files_without_tls(config: &Config, needed: &str, faults: &mut Faults) {
 }
 
 /// In the mode `single` all of this stands in the URL, without the password if that is in a file.
-fn only_in_other_modes(config: &Config, faults: &mut Faults) {
+fn only_in_other_modes(config: &RedisConfig, faults: &mut Faults) {
     if !config.addresses.is_empty() {
         faults.add("addresses", "is not for mode = \"single\", which is at url");
     }
@@ -128,8 +128,8 @@ fn only_in_other_modes(config: &Config, faults: &mut Faults) {
 }
 
 /// In other modes no URL is looked at.
-fn no_url(config: &Config, faults: &mut Faults) {
-    if config.url != Config::default().url {
+fn no_url(config: &RedisConfig, faults: &mut Faults) {
+    if config.url != RedisConfig::default().url {
         let problem = format!(
             "is for mode = \"single\": with \"{}\", addresses says where to connect, and user, password, database and \
              tls how",
@@ -139,7 +139,7 @@ fn no_url(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn addresses(config: &Config, whose: &str, faults: &mut Faults) {
+fn addresses(config: &RedisConfig, whose: &str, faults: &mut Faults) {
     if config.addresses.is_empty() {
         faults.add("addresses", format!("must be set: host:port of {whose}"));
     }
@@ -171,7 +171,7 @@ fn login(prefix: &str, user: &str, password: &Secret, file: Option<&PathBuf>, fa
     }
 }
 
-fn sentinel(config: &Config, faults: &mut Faults) {
+fn sentinel(config: &RedisConfig, faults: &mut Faults) {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || NAME_CHARACTERS.contains(&byte);
     if config.sentinel_master.is_empty() {
         faults.add("sentinel_master", "must be set: the name in Sentinel's line `sentinel monitor NAME …`");
@@ -183,7 +183,7 @@ fn sentinel(config: &Config, faults: &mut Faults) {
 }
 
 /// Every key that is set and says something of Sentinels.
-fn of_sentinels(config: &Config) -> impl Iterator<Item = &'static str> {
+fn of_sentinels(config: &RedisConfig) -> impl Iterator<Item = &'static str> {
     let keys = [
         ("sentinel_master", !config.sentinel_master.is_empty()),
         ("sentinel_user", !config.sentinel_user.is_empty()),
@@ -194,7 +194,7 @@ fn of_sentinels(config: &Config) -> impl Iterator<Item = &'static str> {
     keys.into_iter().filter_map(|(key, is_set)| is_set.then_some(key))
 }
 
-impl Config {
+impl RedisConfig {
     /// The same patience, at another place: what is said of the place of this one does not hold there.
     pub(crate) fn at(&self, url: RedisUrl) -> Self {
         let Self { prefix, timeout_ms, ping_ms, reconnect_max_ms, position_ttl_s, presence_ttl_s, .. } =
@@ -279,11 +279,11 @@ mod tests {
         assert_eq!(keys(&format!("{other}{text}")), ["url", "sentinel_master"]);
         let without_tls = "mode = \"shards\"\naddresses = [\"a:1\"]\nca_file = \"/ca.pem\"";
         assert_eq!(keys(without_tls), ["ca_file"]);
-        let config: Config = toml::from_str(text).unwrap();
+        let config: RedisConfig = toml::from_str(text).unwrap();
         let shards = config.shards();
         let names: Vec<&str> = shards.iter().map(|(name, _)| &**name).collect();
         assert_eq!(names, ["redis-1:6379", "redis-2:6379"]);
-        let alone = Config { addresses: vec!["redis-2:6379".to_owned()], ..config.clone() };
+        let alone = RedisConfig { addresses: vec!["redis-2:6379".to_owned()], ..config.clone() };
         assert_eq!(shards[1].1, alone);
     }
 
@@ -297,9 +297,9 @@ mod tests {
                    sentinel_tls = true";
         assert_eq!(keys(bad), ["url", "addresses.0", "database", "cluster_partitions", "sentinel_tls"]);
         assert_eq!(keys("cluster_partitions = 7"), ["cluster_partitions"]);
-        let config: Config = toml::from_str(text).unwrap();
+        let config: RedisConfig = toml::from_str(text).unwrap();
         assert_eq!(config.of_member("::1", 7).addresses, ["[::1]:7"]);
-        assert_eq!(config.of_member("r9", 7), Config { addresses: vec!["r9:7".to_owned()], ..config });
+        assert_eq!(config.of_member("r9", 7), RedisConfig { addresses: vec!["r9:7".to_owned()], ..config });
     }
 
     #[test]
@@ -367,10 +367,11 @@ mod tests {
 
     #[test]
     fn another_place_has_nothing_of_this_one_but_its_patience() {
-        let mut config: Config = toml::from_str(SENTINEL).unwrap();
+        let mut config: RedisConfig = toml::from_str(SENTINEL).unwrap();
         config.timeout_ms = 7;
         let other = config.at(RedisUrl::new("redis://other"));
-        let expected = Config { url: RedisUrl::new("redis://other"), timeout_ms: 7, ..Config::default() };
+        let expected =
+            RedisConfig { url: RedisUrl::new("redis://other"), timeout_ms: 7, ..RedisConfig::default() };
         assert_eq!(other, expected);
     }
 }

@@ -9,11 +9,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsConnector;
 
-use super::config::Config;
 use super::dial::DialError;
+use super::redis_config::RedisConfig;
 use crate::authorities::authorities;
 
-pub(super) fn connector(config: &Config) -> Result<TlsConnector, DialError> {
+pub(super) fn connector(config: &RedisConfig) -> Result<TlsConnector, DialError> {
     let identity = config.client_cert_file.as_deref().zip(config.client_key_file.as_deref());
     tls_connector(config.ca_file.as_deref(), identity)
 }

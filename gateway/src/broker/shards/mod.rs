@@ -24,7 +24,7 @@ use shared::push::OwnedEvent;
 use self::events::ShardEvents;
 use self::message::Numbers;
 use super::measure::BrokerMetrics;
-use super::redis::{Config, DialError, RedisBroker};
+use super::redis::{DialError, RedisBroker, RedisConfig};
 use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, Taking, Turn};
 
 /// Something at each server, and which of it has what.
@@ -91,7 +91,7 @@ impl ShardedBroker {
     /// Begins to connect and returns at once, as [`RedisBroker::start`] does. `metrics` makes the numbers of a server, which is
     /// named.
     pub fn start(
-        config: &Config,
+        config: &RedisConfig,
         node: &str,
         events: Arc<dyn BrokerEvents>,
         metrics: impl Fn(&str) -> Arc<BrokerMetrics>,
@@ -99,7 +99,7 @@ impl ShardedBroker {
         let servers = config.shards();
         let placement = Placement::new(servers.iter().map(|(name, _)| &**name));
         let repeats = Arc::default();
-        let shard = |(number, (name, config)): (usize, &(Arc<str>, Config))| {
+        let shard = |(number, (name, config)): (usize, &(Arc<str>, RedisConfig))| {
             let events = Arc::new(ShardEvents::new(number, events.clone(), Arc::clone(&repeats)));
             let metrics = metrics(name);
             let broker = RedisBroker::start(config, node, events, metrics.clone())?;

@@ -4,9 +4,9 @@
 //! taken for dead commits later is refused. A partition is let go of up to the first record that is not done with, so those
 //! behind it may be read again: they are known by their positions.
 
-mod config;
 mod dead;
 mod hand;
+mod kafka_config;
 mod open;
 mod says;
 
@@ -18,10 +18,10 @@ use futures_util::future::BoxFuture;
 use krafka::error::ErrorCode;
 use krafka::{ConsumerRecord, KrafkaError};
 
-pub use self::config::{Config, Sasl, Value};
 use self::hand::{Hand, place, position};
+pub use self::kafka_config::{KafkaConfig, Sasl, Value};
 use self::open::{Cluster, Open};
-use super::config::Feed;
+use super::feed_config::FeedConfig;
 use super::source::{Lag, Look, Record, Settled, Source, SourceError, Taken, Word};
 
 /// How long a look lets the group go on: its members are asked to come together now and then, and wait for those who are not.
@@ -47,7 +47,7 @@ pub(super) struct Kafka {
 }
 
 impl Kafka {
-    pub(super) fn new(name: &str, feed: &Feed, prefix: &str) -> Result<Self, String> {
+    pub(super) fn new(name: &str, feed: &FeedConfig, prefix: &str) -> Result<Self, String> {
         let names = feed.fields.names().map(|(word, name)| (word, name.into())).into();
         Ok(Self {
             cluster: Cluster::new(&feed.kafka, feed.bounds(), format!("{prefix}-feed-{name}"))?,

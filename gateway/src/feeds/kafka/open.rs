@@ -14,7 +14,7 @@ use krafka::producer::{Acks, Producer};
 use krafka::{CloseOptions, ConsumerRecord, KrafkaError, Offset, PartitionId};
 use parking_lot::Mutex;
 
-use super::config::{Config, Sasl, Value};
+use super::kafka_config::{KafkaConfig, Sasl, Value};
 use crate::feeds::redis_stream::From;
 use crate::feeds::source::Bounds;
 use crate::secret::Secret;
@@ -32,7 +32,7 @@ pub(super) const LETTER_BYTES_MAX: usize = 16 << 20;
 
 /// What is known of the cluster before anybody has connected to it.
 pub(super) struct Cluster {
-    settings: Config,
+    settings: KafkaConfig,
     dead_letters: String,
     bounds: Bounds,
     client_id: String,
@@ -71,7 +71,7 @@ impl ConsumerRebalanceListener for Taken {
 }
 
 impl Cluster {
-    pub(super) fn new(settings: &Config, bounds: Bounds, client_id: String) -> Result<Self, String> {
+    pub(super) fn new(settings: &KafkaConfig, bounds: Bounds, client_id: String) -> Result<Self, String> {
         let mut security = match settings.sasl {
             None => AuthConfig::plaintext(),
             Some(sasl) => {
@@ -172,7 +172,7 @@ impl Cluster {
     }
 }
 
-fn tls(settings: &Config) -> Result<TlsConfig, String> {
+fn tls(settings: &KafkaConfig) -> Result<TlsConfig, String> {
     let read = |file: &Path| {
         std::fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
     };

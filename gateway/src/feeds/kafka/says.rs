@@ -8,7 +8,7 @@ use bytes::Bytes;
 use krafka::ConsumerRecord;
 use serde_json::value::RawValue;
 
-use super::config::Value;
+use super::kafka_config::Value;
 use crate::feeds::source::{Said, Unread, Word};
 
 /// How many bytes a record is of: its key, its value and its headers.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
-use super::config::Config;
+use super::nats_feed_config::NatsFeedConfig;
 use crate::broker::BrokerError;
 use crate::broker::nats::link::Link;
 use crate::broker::nats::stored::{Failed, JetStream, code, nanoseconds, odd};
@@ -68,7 +68,7 @@ pub(super) enum Keeps {
 pub(super) async fn look_at_stream(
     jetstream: &JetStream,
     link: &Link,
-    settings: &Config,
+    settings: &NatsFeedConfig,
 ) -> Result<Keeps, String> {
     let name = format!("STREAM.INFO.{}", settings.stream);
     let info: StreamInfo = jetstream.ask(link, &name, &json!({})).await.map_err(told)?;
@@ -80,7 +80,11 @@ pub(super) async fn look_at_stream(
 }
 
 /// Takes the consumer away.
-pub(super) async fn unmake(jetstream: &JetStream, link: &Link, settings: &Config) -> Result<(), String> {
+pub(super) async fn unmake(
+    jetstream: &JetStream,
+    link: &Link,
+    settings: &NatsFeedConfig,
+) -> Result<(), String> {
     let name = format!("CONSUMER.DELETE.{}.{}", settings.stream, settings.consumer);
     match jetstream.ask::<Value>(link, &name, &json!({})).await {
         Ok(_) | Err(Failed::Refused(code::CONSUMER_NOT_FOUND, _)) => Ok(()),
@@ -92,11 +96,11 @@ pub(super) async fn unmake(jetstream: &JetStream, link: &Link, settings: &Config
 pub(super) async fn make(
     jetstream: &JetStream,
     link: &Link,
-    settings: &Config,
+    settings: &NatsFeedConfig,
     bounds: Bounds,
     (keeps, done): (Keeps, Option<u64>),
 ) -> Result<(), String> {
-    let Config { stream, consumer, .. } = settings;
+    let NatsFeedConfig { stream, consumer, .. } = settings;
     let mut config = json!({
         "durable_name": consumer,
         "ack_policy": "explicit",
@@ -136,7 +140,7 @@ pub(super) fn told(failed: Failed) -> String {
 pub(super) async fn look(
     jetstream: &JetStream,
     link: &Link,
-    settings: &Config,
+    settings: &NatsFeedConfig,
 ) -> Result<Option<Progress>, String> {
     let name = format!("CONSUMER.INFO.{}.{}", settings.stream, settings.consumer);
     let info: ConsumerInfo = match jetstream.ask(link, &name, &json!({})).await {
@@ -160,7 +164,7 @@ pub(super) async fn look(
 pub(super) async fn pull(
     jetstream: &JetStream,
     link: &Link,
-    settings: &Config,
+    settings: &NatsFeedConfig,
     batch: usize,
     bytes_max: usize,
     wait: Option<Duration>,

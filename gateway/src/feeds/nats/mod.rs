@@ -3,8 +3,8 @@
 //! The turn is a message in a stream of its own, changed only by who has read it last. Whoever takes it over lets the consumer
 //! begin again behind what was acknowledged, so that what the node before had is what the next one reads first.
 
-mod config;
 mod consume;
+mod nats_feed_config;
 mod read;
 
 use std::collections::HashMap;
@@ -16,15 +16,15 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Value, json};
 
-pub use self::config::{Config, Format};
+pub use self::nats_feed_config::{Format, NatsFeedConfig};
 use self::read::Received;
-use super::config::Feed;
+use super::feed_config::FeedConfig;
 use super::source::{Bounds, Lag, Look, Settled, Source, SourceError, Taken, Word};
 use crate::broker::nats::link::{Link, Purpose, is_unheard};
 use crate::broker::nats::moment::now;
 use crate::broker::nats::names::token;
 use crate::broker::nats::stored::{Failed, JetStream, Which, code};
-use crate::broker::nats::{Config as Nats, ConnectError, Dialer, take_turn_in};
+use crate::broker::nats::{ConnectError, Dialer, NatsConfig, take_turn_in};
 use crate::broker::{Taking, Turn};
 
 /// How long a turn holds from each time on that it is taken or kept.
@@ -38,7 +38,7 @@ pub(super) struct NatsStream {
     timeout: Duration,
     replicas: u8,
     jetstream: JetStream,
-    settings: Config,
+    settings: NatsFeedConfig,
     bounds: Bounds,
     words: Vec<(Word, String)>,
     /// The stream of turns, and this one's subject in it.
@@ -76,7 +76,12 @@ impl Open {
 
 impl NatsStream {
     /// `node` is unique to this run of the node.
-    pub(super) fn new(name: &str, feed: &Feed, nats: &Nats, node: &str) -> Result<Self, ConnectError> {
+    pub(super) fn new(
+        name: &str,
+        feed: &FeedConfig,
+        nats: &NatsConfig,
+        node: &str,
+    ) -> Result<Self, ConnectError> {
         let settings = feed.nats.clone();
         let nats = settings.nats(nats);
         let (prefix, stream, consumer) = (&nats.prefix, token(&settings.stream), token(&settings.consumer));

@@ -7,7 +7,7 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::config::Format;
+use super::nats_feed_config::Format;
 use crate::feeds::source::{Record, Said, Unread, Word};
 
 /// A message that was handed out.

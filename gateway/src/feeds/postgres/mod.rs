@@ -4,7 +4,7 @@
 //! rows that are still there, so a transaction that ends late is not missed. No transaction is open while rows are published.
 
 mod appetite;
-mod config;
+mod postgres_config;
 mod session;
 mod tls;
 
@@ -15,10 +15,10 @@ use futures_util::future::BoxFuture;
 use tokio_postgres::config::SslMode;
 
 use self::appetite::Appetite;
-pub use self::config::{Config, PostgresUrl};
+pub use self::postgres_config::{PostgresConfig, PostgresUrl};
 use self::session::{Failed, Session};
 use self::tls::Tls;
-use super::config::Feed;
+use super::feed_config::FeedConfig;
 use super::source::{Bounds, Lag, Look, Record, Settled, Source, SourceError, Taken, Unread, Word};
 use crate::broker::redis::tls_connector;
 
@@ -26,7 +26,7 @@ use crate::broker::redis::tls_connector;
 pub(super) struct Postgres {
     server: tokio_postgres::Config,
     tls: Option<Tls>,
-    settings: Config,
+    settings: PostgresConfig,
     bounds: Bounds,
     names: Vec<(Word, Box<str>)>,
     session: Option<Session>,
@@ -49,7 +49,7 @@ impl From<Trouble> for SourceError {
 }
 
 impl Postgres {
-    pub(super) fn new(name: &str, feed: &Feed, prefix: &str) -> Result<Self, String> {
+    pub(super) fn new(name: &str, feed: &FeedConfig, prefix: &str) -> Result<Self, String> {
         let settings = feed.postgres.clone();
         let mut server = settings.url.read().map_err(|problem| format!("url {problem}"))?;
         // One that has an application's name keeps it.

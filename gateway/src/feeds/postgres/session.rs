@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Statement};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::config::Config;
+use super::postgres_config::PostgresConfig;
 use super::tls::Tls;
 use crate::feeds::source::{Bounds, Record, Said, Settled, Unread, Word};
 
@@ -95,7 +95,7 @@ impl Session {
     pub(super) async fn open(
         server: &tokio_postgres::Config,
         tls: Option<&Tls>,
-        settings: &Config,
+        settings: &PostgresConfig,
         names: &[(Word, Box<str>)],
         bounds: Bounds,
     ) -> Result<Self, Failed> {
@@ -251,7 +251,11 @@ struct Column {
 }
 
 impl Table {
-    async fn find(client: &Client, settings: &Config, names: &[(Word, Box<str>)]) -> Result<Self, Failed> {
+    async fn find(
+        client: &Client,
+        settings: &PostgresConfig,
+        names: &[(Word, Box<str>)],
+    ) -> Result<Self, Failed> {
         let name = quoted_table(&settings.table);
         let object: Option<u32> =
             client.query_one("SELECT to_regclass($1)::oid", &[&name]).await?.try_get(0)?;
@@ -299,7 +303,7 @@ impl Table {
     async fn statements(
         &self,
         client: &Client,
-        settings: &Config,
+        settings: &PostgresConfig,
         bounds: Bounds,
     ) -> Result<Statements, Failed> {
         let Self { name, dead, id, id_type, columns, object, .. } = self;

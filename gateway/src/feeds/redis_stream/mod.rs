@@ -3,7 +3,7 @@
 //! The turn is a key beside the stream, and every read looks at it in the same script: who has lost the turn is handed out
 //! nothing more. What a node had that died is what the next one reads first, for all are the same consumer.
 
-mod config;
+mod redis_stream_config;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisError, Script, Value};
 
-pub use self::config::{Config, From};
-use super::config::Feed;
+pub use self::redis_stream_config::{From, RedisStreamConfig};
+use super::feed_config::FeedConfig;
 use super::source::{Bounds, Lag, Look, Record, Said, Settled, Source, SourceError, Taken, Unread, Word};
-use crate::broker::redis::{Config as Redis, DialError, Dialer, Plain};
+use crate::broker::redis::{DialError, Dialer, Plain, RedisConfig};
 
 /// How long a turn holds from each time on that it is taken or kept.
 const TURN_HOLDS: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ pub(super) struct RedisStream {
     stream: String,
     turn: String,
     dead_letters: String,
-    settings: Config,
+    settings: RedisStreamConfig,
     bounds: Bounds,
     /// The fields that are listened to, and what they are called.
     words: Vec<(Word, Box<[u8]>)>,
@@ -59,7 +59,12 @@ struct Open {
 
 impl RedisStream {
     /// `node` is unique to this run of the node.
-    pub(super) fn new(name: &str, feed: &Feed, redis: &Redis, node: &str) -> Result<Self, DialError> {
+    pub(super) fn new(
+        name: &str,
+        feed: &FeedConfig,
+        redis: &RedisConfig,
+        node: &str,
+    ) -> Result<Self, DialError> {
         let settings = feed.redis_stream.clone();
         let redis = settings.redis(redis);
         let dialer = Dialer::of_another(&redis, format!("{}:{node}:feed:{name}", redis.prefix))?;

@@ -19,7 +19,7 @@ use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 use crate::broker::redis::link::Up;
 use crate::broker::redis::script::Script;
-use crate::broker::redis::{Config, Generation, RedisBroker};
+use crate::broker::redis::{Generation, RedisBroker, RedisConfig};
 
 /// A script of ledgers, behind what all of them have in common.
 macro_rules! of_ledgers {
@@ -49,7 +49,7 @@ pub struct RedisLedger {
 }
 
 impl RedisLedger {
-    pub fn new(config: &Config, broker: Arc<RedisBroker>) -> Self {
+    pub fn new(config: &RedisConfig, broker: Arc<RedisBroker>) -> Self {
         Self { broker, lease: config.presence_ttl(), begun: Mutex::default() }
     }
 

@@ -10,9 +10,9 @@ use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
-pub use config::Config;
+pub use proxy_protocol_config::ProxyProtocolConfig;
 
-mod config;
+mod proxy_protocol_config;
 
 /// Longest header of version 1, in bytes, its line end included.
 const V1_BYTES_MAX: usize = 107;
@@ -43,7 +43,7 @@ pub enum ProxyHeaderError {
 
 /// The address of the client behind a connection from `peer`. Reads the header if one must come, nothing otherwise.
 pub async fn client_address(
-    config: &Config,
+    config: &ProxyProtocolConfig,
     stream: &mut TcpStream,
     peer: SocketAddr,
 ) -> Result<SocketAddr, ProxyHeaderError> {
@@ -60,11 +60,11 @@ pub async fn client_address(
 }
 
 /// Whether connections of this peer begin with a header.
-pub fn is_expected(config: &Config, peer: IpAddr) -> bool {
+pub fn is_expected(config: &ProxyProtocolConfig, peer: IpAddr) -> bool {
     config.enabled && is_trusted(config, peer)
 }
 
-fn is_trusted(config: &Config, peer: IpAddr) -> bool {
+fn is_trusted(config: &ProxyProtocolConfig, peer: IpAddr) -> bool {
     let peer = peer.to_canonical();
     config.trusted.iter().any(|network| network.contains(&peer))
 }
@@ -172,8 +172,8 @@ mod tests {
 
     const CLIENT: &str = "198.51.100.7:4711";
 
-    fn config(trusted: &str) -> Config {
-        Config { enabled: true, trusted: vec![trusted.parse().unwrap()], timeout_ms: 5000 }
+    fn config(trusted: &str) -> ProxyProtocolConfig {
+        ProxyProtocolConfig { enabled: true, trusted: vec![trusted.parse().unwrap()], timeout_ms: 5000 }
     }
 
     fn v2_header() -> Vec<u8> {
@@ -187,7 +187,10 @@ mod tests {
     }
 
     /// Sends each piece when the one before it was sent, then answers what was made of them and what is left.
-    async fn receive(config: &Config, pieces: &[&[u8]]) -> Result<(SocketAddr, Vec<u8>), ProxyHeaderError> {
+    async fn receive(
+        config: &ProxyProtocolConfig,
+        pieces: &[&[u8]],
+    ) -> Result<(SocketAddr, Vec<u8>), ProxyHeaderError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.set_nodelay(true).unwrap();
@@ -287,7 +290,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut server, peer) = listener.accept().await.unwrap();
-        let config = Config { timeout_ms: 20, ..config("127.0.0.0/8") };
+        let config = ProxyProtocolConfig { timeout_ms: 20, ..config("127.0.0.0/8") };
         let late = client_address(&config, &mut server, peer).await;
         assert!(matches!(late, Err(ProxyHeaderError::Late(_))), "{late:?}");
     }

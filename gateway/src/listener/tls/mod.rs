@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::Metrics;
 use crate::transport::ALPN_HTTP2;
 
-pub use config::{Config, TlsVersion};
+pub use tls_config::{TlsConfig, TlsVersion};
 
-mod config;
+mod tls_config;
 
 /// The only protocol that is spoken over TLS: WebSocket needs it.
 const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -61,7 +61,7 @@ pub enum TlsError {
 
 impl Tls {
     /// Reads the files of `config`. `None` if TLS is off.
-    pub fn load(config: &Config) -> Result<Option<Self>, TlsError> {
+    pub fn load(config: &TlsConfig) -> Result<Option<Self>, TlsError> {
         let (Some(certificate), Some(key)) = (&config.certificate_file, &config.key_file) else {
             return Ok(None);
         };

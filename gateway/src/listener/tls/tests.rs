@@ -39,11 +39,11 @@ impl Certificates {
         std::fs::rename(self.file("new"), self.file(name)).unwrap();
     }
 
-    fn config(&self) -> Config {
-        Config {
+    fn config(&self) -> TlsConfig {
+        TlsConfig {
             certificate_file: Some(self.file("certificate.pem")),
             key_file: Some(self.file("key.pem")),
-            ..Config::default()
+            ..TlsConfig::default()
         }
     }
 
@@ -138,7 +138,7 @@ async fn a_certificate_that_was_read_serves_from_when_it_is_told_to() {
 #[tokio::test]
 async fn versions_older_than_the_oldest_allowed_are_refused() {
     let certificates = Certificates::new();
-    let config = Config { version_min: TlsVersion::Tls13, ..certificates.config() };
+    let config = TlsConfig { version_min: TlsVersion::Tls13, ..certificates.config() };
     let tls = Tls::load(&config).unwrap().unwrap();
     assert!(handshake(&tls, &certificates.client(&[&rustls::version::TLS12])).await.is_err());
     assert!(handshake(&tls, &certificates.client(&[&rustls::version::TLS13])).await.is_ok());
@@ -180,7 +180,7 @@ fn reloads(metrics: &Metrics, result: &str) -> u64 {
 
 #[test]
 fn tls_is_off_without_a_certificate() {
-    assert!(Tls::load(&Config::default()).unwrap().is_none());
+    assert!(Tls::load(&TlsConfig::default()).unwrap().is_none());
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use self::flush::Flusher;
 use self::local::{Local, Waiter};
 use self::read::LiveNodes;
 use super::Presence;
-use crate::broker::redis::{Config, RedisBroker};
+use crate::broker::redis::{RedisBroker, RedisConfig};
 use crate::broker::{Broker, BrokerError, Effective};
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ struct Shared {
 
 impl RedisPresence {
     /// `node` is unique to this process. Must be called within a tokio runtime.
-    pub fn start(config: &Config, node: &str, broker: Arc<RedisBroker>) -> Arc<Self> {
+    pub fn start(config: &RedisConfig, node: &str, broker: Arc<RedisBroker>) -> Arc<Self> {
         let shared =
             Arc::new(Shared { local: Mutex::default(), changed: Notify::new(), retiring: Mutex::new(None) });
         let flusher = Flusher::new(node, config.presence_ttl(), broker.clone(), shared.clone());

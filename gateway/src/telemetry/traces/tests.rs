@@ -53,12 +53,12 @@ fn spans(received: &Received) -> Vec<SentSpan> {
     scopes.flat_map(|scope| scope.spans.clone()).collect()
 }
 
-fn config(endpoint: String, trace_ratio: f64) -> Config {
-    Config {
+fn config(endpoint: String, trace_ratio: f64) -> TelemetryConfig {
+    TelemetryConfig {
         otlp_endpoint: Some(endpoint),
         trace_ratio,
         service_name: "gateway-of-a-test".to_owned(),
-        ..Config::default()
+        ..TelemetryConfig::default()
     }
 }
 
@@ -121,7 +121,7 @@ async fn a_callers_trace_is_joined_and_its_decision_to_sample_is_kept() {
 async fn a_collector_that_does_not_answer_holds_the_end_up_no_longer_than_allowed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap());
-    let config = Config { flush_timeout_ms: 100, ..config(endpoint, 1.0) };
+    let config = TelemetryConfig { flush_timeout_ms: 100, ..config(endpoint, 1.0) };
     let traces = Traces::start(&config).unwrap().unwrap();
     let subscriber = Registry::default().with(traces.layer());
     tracing::subscriber::with_default(subscriber, || publish(&HeaderMap::new()));
@@ -175,5 +175,5 @@ async fn whoever_is_asked_next_is_told_the_trace_and_nothing_where_there_are_no_
 
 #[tokio::test]
 async fn without_a_collector_there_are_no_traces() {
-    assert!(Traces::start(&Config::default()).unwrap().is_none());
+    assert!(Traces::start(&TelemetryConfig::default()).unwrap().is_none());
 }

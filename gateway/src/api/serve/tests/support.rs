@@ -11,7 +11,7 @@ use shared::id::NodeId;
 use shared::publication::{ClientInfo, Publication};
 use shared::push::OwnedEvent;
 
-use crate::broker::memory::{Config, MemoryBroker};
+use crate::broker::memory::{MemoryBroker, MemoryBrokerConfig};
 use crate::broker::{Broker, BrokerEvents};
 use crate::clock::Clock;
 use crate::node::control::Target;
@@ -27,7 +27,7 @@ const DELIVERED: [&str; 11] =
 pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told) {
     let told = Told::start();
     let received = Arc::new(Received::default());
-    let broker = MemoryBroker::start(&Config::default(), received.clone(), Arc::default());
+    let broker = MemoryBroker::start(&MemoryBrokerConfig::default(), received.clone(), Arc::default());
     let channels = DELIVERED.iter().map(|name| Channel::parse(name, 255).unwrap()).collect();
     broker.subscribe(channels).await.unwrap();
     let node = Node::start(Parts {
@@ -46,9 +46,12 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
         apps: None,
         webhooks: None,
         memory: crate::memory::Memory::new(0, 1),
-        engine_io: Arc::new(crate::engine_io::EngineIo::new(&crate::socketio::Config::default(), "node")),
+        engine_io: Arc::new(crate::engine_io::EngineIo::new(
+            &crate::socketio::SocketioConfig::default(),
+            "node",
+        )),
         takes_in_at: None,
-        shared_poll: crate::poll::Config::default(),
+        shared_poll: crate::poll::PollConfig::default(),
         sessions: crate::sessions::Sessions::new(
             Arc::new(crate::sessions::memory::MemorySessions::default()),
         ),

@@ -176,7 +176,7 @@ impl Cluster {
     }
 
     async fn ask_stranger(&self, address: &str) -> Result<View, String> {
-        let config = super::Config { addresses: vec![address.to_owned()], ..self.config.clone() };
+        let config = super::RedisConfig { addresses: vec![address.to_owned()], ..self.config.clone() };
         let name = format!("{}:{}:looking", config.prefix, self.node);
         let dialer = Dialer::of_another(&config, name).map_err(|error| error.to_string())?;
         let plain = dialer.dial_plain().await.map_err(|error| error.to_string())?;

@@ -37,12 +37,12 @@ use self::parts::{MASTERS_MAX, Part, Places};
 pub(in crate::broker::redis) use self::redirect::Redirect;
 use self::view::{Layout, Member};
 use super::access::Access;
-use super::config::Config;
 use super::dial::DialError;
 use super::hold::State;
 use super::keys::Keys;
 use super::master::Master;
 use super::publish::Outgoing;
+use super::redis_config::RedisConfig;
 use crate::broker::measure::BrokerMetrics;
 use crate::broker::shards::events::{Heard, ShardEvents};
 use crate::broker::shards::message::Numbers;
@@ -66,7 +66,7 @@ pub(super) struct OfCluster {
 }
 
 pub(crate) struct Cluster {
-    config: Config,
+    config: RedisConfig,
     node: Box<str>,
     keys: Keys,
     layout: Box<str>,
@@ -91,7 +91,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Begins to ask and to connect and returns at once. Must be called within a tokio runtime.
     pub(super) fn start(
-        config: &Config,
+        config: &RedisConfig,
         node: &str,
         keys: Keys,
         events: Arc<dyn BrokerEvents>,

@@ -18,8 +18,8 @@ use self::ask::Asker;
 use self::decide::{Named, Verdict, Word, decide};
 use super::access::login;
 use super::address::{self, Address};
-use super::config::Config;
 use super::dial::DialError;
+use super::redis_config::RedisConfig;
 use super::tls;
 use crate::broker::measure::BrokerMetrics;
 use crate::telemetry::Reminder;
@@ -58,7 +58,7 @@ impl Sentinels {
     /// Begins to ask and returns at once. `servers`: what opens connections to those that are watched. Must be called within a
     /// tokio runtime.
     pub(super) fn start(
-        config: &Config,
+        config: &RedisConfig,
         servers: (&RedisConnectionInfo, Option<&TlsConnector>),
         client_name: &str,
         metrics: &Arc<BrokerMetrics>,

@@ -10,7 +10,7 @@ use crate::setting::Faults;
 /// The PROXY protocol, versions 1 and 2, on the client listener.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct ProxyProtocolConfig {
     /// Connections from `trusted` must begin with a PROXY header.
     pub enabled: bool,
     /// Networks of the load balancers that send it, such as `10.0.0.0/8`. Connections from elsewhere must not
@@ -20,13 +20,13 @@ pub struct Config {
     pub timeout_ms: u64,
 }
 
-impl Default for Config {
+impl Default for ProxyProtocolConfig {
     fn default() -> Self {
         Self { enabled: false, trusted: Vec::new(), timeout_ms: 5000 }
     }
 }
 
-impl Config {
+impl ProxyProtocolConfig {
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }

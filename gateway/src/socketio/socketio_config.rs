@@ -15,7 +15,7 @@ use crate::setting::{Faults, check_path};
 /// endpoints over Engine.IO, such as `[raw.paths."/engine.io/"]` with `transport = "engine_io"`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct SocketioConfig {
     /// Serve Socket.IO.
     pub enabled: bool,
     /// Where: a path that begins and ends with `/`. Clients may leave out the last.
@@ -47,7 +47,7 @@ pub struct Config {
     pub emitters: Emitters,
 }
 
-impl Default for Config {
+impl Default for SocketioConfig {
     fn default() -> Self {
         Self {
             enabled: false,
@@ -66,7 +66,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl SocketioConfig {
     pub fn check(&self, faults: &mut Faults) {
         faults.outside("ping_interval_ms", self.ping_interval_ms, 100..=3_600_000);
         faults.outside("ping_timeout_ms", self.ping_timeout_ms, 10..=3_600_000);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::nats::{Config as Nats, NatsUrl};
+use crate::broker::nats::{NatsConfig, NatsUrl};
 use crate::feeds::redis_stream::From;
 use crate::setting::Faults;
 
@@ -17,7 +17,7 @@ const SUBJECT_BYTES_MAX: usize = 512;
 /// With `kind = "nats"`: a stream of JetStream, of the retention `limits` or `workqueue`, read through a durable pull consumer.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct NatsFeedConfig {
     /// The NATS that has the stream, as `nats.url` is written. Without it that of `[nats]`, whose timeouts hold for both.
     pub url: Option<NatsUrl>,
     /// With `url`: a credentials file, in place of a user or a token in it.
@@ -55,7 +55,7 @@ pub enum Format {
     Headers,
 }
 
-impl Default for Config {
+impl Default for NatsFeedConfig {
     fn default() -> Self {
         Self {
             url: None,
@@ -74,7 +74,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl NatsFeedConfig {
     pub(crate) fn check(&self, faults: &mut Faults) {
         let is_name = |name: &str| {
             let odd = |byte: u8| !byte.is_ascii_graphic() || b".*>/\\".contains(&byte);
@@ -99,7 +99,7 @@ impl Config {
         }
         faults.outside("dead_letters_max", self.dead_letters_max, 1..=100_000_000);
         match &self.url {
-            Some(url) => self.of(url, &Nats::default()).check(faults),
+            Some(url) => self.of(url, &NatsConfig::default()).check(faults),
             None => {
                 for (key, _) in self.files() {
                     let key = key.rsplit('.').next().unwrap_or(key);
@@ -110,12 +110,12 @@ impl Config {
     }
 
     /// How it is reached. `nats`: the section of that name.
-    pub(super) fn nats(&self, nats: &Nats) -> Nats {
+    pub(super) fn nats(&self, nats: &NatsConfig) -> NatsConfig {
         self.url.as_ref().map_or_else(|| nats.clone(), |url| self.of(url, nats))
     }
 
-    fn of(&self, url: &NatsUrl, nats: &Nats) -> Nats {
-        Nats {
+    fn of(&self, url: &NatsUrl, nats: &NatsConfig) -> NatsConfig {
+        NatsConfig {
             url: url.clone(),
             credentials_file: self.credentials_file.clone(),
             ca_file: self.ca_file.clone(),
@@ -126,7 +126,7 @@ impl Config {
             ping_ms: nats.ping_ms,
             reconnect_max_ms: nats.reconnect_max_ms,
             replicas: nats.replicas,
-            ..Nats::default()
+            ..NatsConfig::default()
         }
     }
 
@@ -152,7 +152,7 @@ mod tests {
 
     fn faulty(toml: &str) -> Vec<String> {
         let mut faults = Faults::default();
-        toml::from_str::<Config>(toml).unwrap().check(&mut faults);
+        toml::from_str::<NatsFeedConfig>(toml).unwrap().check(&mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
     }
 
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        let config: Config = toml::from_str("url = \"nats://u:s3cret@h\"").unwrap();
+        let config: NatsFeedConfig = toml::from_str("url = \"nats://u:s3cret@h\"").unwrap();
         let shown = format!("{config:?} {}", toml::to_string(&config).unwrap());
         assert!(!shown.contains("s3cret"), "{shown}");
     }

@@ -17,7 +17,7 @@ const NAME_BYTES_MAX: usize = 63;
 /// same transaction as what it is about. A row is deleted once it is published.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database?sslmode=require`, of the server itself, not of a pooler. `sslmode` is
     /// `require` (TLS, the certificate is checked) or `disable`, and need not be said of a socket
     /// (`postgres://user@%2Frun%2Fpostgresql/database`). The password is never shown.
@@ -45,7 +45,7 @@ pub struct Config {
     pub timeout_ms: u64,
 }
 
-impl Default for Config {
+impl Default for PostgresConfig {
     fn default() -> Self {
         Self {
             url: PostgresUrl::default(),
@@ -63,7 +63,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl PostgresConfig {
     pub(crate) fn check(&self, faults: &mut Faults) {
         match self.url.read() {
             Err(problem) => faults.add("url", problem),
@@ -198,7 +198,7 @@ mod tests {
 
     fn faults(toml: &str) -> Vec<(String, String)> {
         let mut faults = Faults::default();
-        toml::from_str::<Config>(toml).unwrap().check(&mut faults);
+        toml::from_str::<PostgresConfig>(toml).unwrap().check(&mut faults);
         faults.into_inner()
     }
 
@@ -249,7 +249,7 @@ mod tests {
         ] {
             let told = faults(&format!("url = \"{url}\""));
             assert!(told[0].1.contains(why) && !format!("{told:?}").contains("s3cret"), "{url}: {told:?}");
-            let config: Config = toml::from_str(&format!("url = \"{url}\"")).unwrap();
+            let config: PostgresConfig = toml::from_str(&format!("url = \"{url}\"")).unwrap();
             let shown = format!("{config:?} {}", toml::to_string(&config).unwrap());
             assert!(!shown.contains("s3cret"), "{shown}");
         }

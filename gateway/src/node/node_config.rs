@@ -13,12 +13,12 @@ const NAME_BYTES_MAX: usize = 64;
 /// This node among others.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct NodeConfig {
     /// The name shown to clients and in `info`. Empty: the machine's name and the port.
     pub name: String,
 }
 
-impl Config {
+impl NodeConfig {
     pub fn check(&self, faults: &mut Faults) {
         if self.name.len() > NAME_BYTES_MAX {
             faults.add("name", format!("must be no longer than {NAME_BYTES_MAX} bytes"));

@@ -20,9 +20,9 @@ const FIELD_BYTES_MAX: usize = 63;
 /// `_`, stands in metrics, and must be the same on all nodes. There are at most 64.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Feed {
+pub struct FeedConfig {
     /// What the source is: `redis_stream`, `nats`, `postgres` or `kafka`. Its own settings are in the section of that name below this one.
-    pub kind: Option<Kind>,
+    pub kind: Option<FeedKind>,
     /// The most records that are read at once. Nothing more is read until all of them are published or dead letters.
     pub records_max: usize,
     /// The most bytes of records that are read at once. One more record may come on top.
@@ -36,28 +36,28 @@ pub struct Feed {
     /// this.
     pub retry_max_ms: u64,
     /// What fields of records, or columns, are called.
-    pub fields: Fields,
+    pub fields: FieldNames,
     /// With `kind = "redis_stream"`.
-    pub redis_stream: redis_stream::Config,
+    pub redis_stream: redis_stream::RedisStreamConfig,
     /// With `kind = "nats"`.
-    pub nats: nats::Config,
+    pub nats: nats::NatsFeedConfig,
     /// With `kind = "postgres"`.
-    pub postgres: postgres::Config,
+    pub postgres: postgres::PostgresConfig,
     /// With `kind = "kafka"`.
-    pub kafka: kafka::Config,
+    pub kafka: kafka::KafkaConfig,
 }
 
 /// Where records can come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum FeedKind {
     RedisStream,
     Nats,
     Postgres,
     Kafka,
 }
 
-impl Default for Feed {
+impl Default for FeedConfig {
     fn default() -> Self {
         Self {
             kind: None,
@@ -66,11 +66,11 @@ impl Default for Feed {
             record_bytes_max: 1 << 20,
             idempotency_ttl_s: 300,
             retry_max_ms: 10_000,
-            fields: Fields::default(),
-            redis_stream: redis_stream::Config::default(),
-            nats: nats::Config::default(),
-            postgres: postgres::Config::default(),
-            kafka: kafka::Config::default(),
+            fields: FieldNames::default(),
+            redis_stream: redis_stream::RedisStreamConfig::default(),
+            nats: nats::NatsFeedConfig::default(),
+            postgres: postgres::PostgresConfig::default(),
+            kafka: kafka::KafkaConfig::default(),
         }
     }
 }
@@ -79,7 +79,7 @@ impl Default for Feed {
 /// body of [publish](server-api.md). Others are passed over.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Fields {
+pub struct FieldNames {
     /// The channel.
     pub channel: String,
     /// Several channels, as a list in JSON: in place of `channel`.
@@ -104,7 +104,7 @@ pub struct Fields {
     pub delta: String,
 }
 
-impl Default for Fields {
+impl Default for FieldNames {
     fn default() -> Self {
         let name = |word: Word| word.name().to_owned();
         Self {
@@ -123,7 +123,7 @@ impl Default for Fields {
     }
 }
 
-impl Fields {
+impl FieldNames {
     /// What each of them is called.
     pub(super) fn names(&self) -> [(Word, &str); Word::COUNT] {
         [
@@ -156,7 +156,7 @@ impl Fields {
     }
 }
 
-impl Feed {
+impl FeedConfig {
     fn check(&self, faults: &mut Faults) {
         if self.kind.is_none() {
             faults.add("kind", "is missing: redis_stream, nats, postgres or kafka");
@@ -190,22 +190,28 @@ impl Feed {
         };
         within(
             "redis_stream",
-            self.kind == Some(Kind::RedisStream),
-            self.redis_stream != redis_stream::Config::default(),
+            self.kind == Some(FeedKind::RedisStream),
+            self.redis_stream != redis_stream::RedisStreamConfig::default(),
             &|found| self.redis_stream.check(found),
         );
-        within("nats", self.kind == Some(Kind::Nats), self.nats != nats::Config::default(), &|found| {
-            self.nats.check(found)
-        });
+        within(
+            "nats",
+            self.kind == Some(FeedKind::Nats),
+            self.nats != nats::NatsFeedConfig::default(),
+            &|found| self.nats.check(found),
+        );
         within(
             "postgres",
-            self.kind == Some(Kind::Postgres),
-            self.postgres != postgres::Config::default(),
+            self.kind == Some(FeedKind::Postgres),
+            self.postgres != postgres::PostgresConfig::default(),
             &|found| self.postgres.check(found),
         );
-        within("kafka", self.kind == Some(Kind::Kafka), self.kafka != kafka::Config::default(), &|found| {
-            self.kafka.check(found)
-        });
+        within(
+            "kafka",
+            self.kind == Some(FeedKind::Kafka),
+            self.kafka != kafka::KafkaConfig::default(),
+            &|found| self.kafka.check(found),
+        );
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -222,17 +228,17 @@ impl Feed {
         let (stream, others) = (&self.redis_stream, &other.redis_stream);
         let (table, other_table) = (&self.postgres, &other.postgres);
         match (self.kind, other.kind) {
-            (Some(Kind::RedisStream), Some(Kind::RedisStream)) => {
+            (Some(FeedKind::RedisStream), Some(FeedKind::RedisStream)) => {
                 (&stream.url, &stream.stream, &stream.group) == (&others.url, &others.stream, &others.group)
             }
-            (Some(Kind::Nats), Some(Kind::Nats)) => {
+            (Some(FeedKind::Nats), Some(FeedKind::Nats)) => {
                 let (one, two) = (&self.nats, &other.nats);
                 (&one.url, &one.stream, &one.consumer) == (&two.url, &two.stream, &two.consumer)
             }
-            (Some(Kind::Postgres), Some(Kind::Postgres)) => {
+            (Some(FeedKind::Postgres), Some(FeedKind::Postgres)) => {
                 (&table.url, &table.table) == (&other_table.url, &other_table.table)
             }
-            (Some(Kind::Kafka), Some(Kind::Kafka)) => {
+            (Some(FeedKind::Kafka), Some(FeedKind::Kafka)) => {
                 let (topic, others) = (&self.kafka, &other.kafka);
                 let share_a_broker = topic.brokers.iter().any(|broker| others.brokers.contains(broker));
                 share_a_broker && (&topic.topic, &topic.group) == (&others.topic, &others.group)
@@ -248,17 +254,17 @@ impl Feed {
     /// Files that are named, by their keys.
     pub(crate) fn files(&self) -> Vec<(&'static str, &std::path::Path)> {
         match self.kind {
-            Some(Kind::RedisStream) => self.redis_stream.files(),
-            Some(Kind::Nats) => self.nats.files(),
-            Some(Kind::Postgres) => self.postgres.files(),
-            Some(Kind::Kafka) => self.kafka.files(),
+            Some(FeedKind::RedisStream) => self.redis_stream.files(),
+            Some(FeedKind::Nats) => self.nats.files(),
+            Some(FeedKind::Postgres) => self.postgres.files(),
+            Some(FeedKind::Kafka) => self.kafka.files(),
             None => Vec::new(),
         }
     }
 }
 
 /// What is wrong with any of them.
-pub(crate) fn check(feeds: &BTreeMap<String, Feed>, faults: &mut Faults) {
+pub(crate) fn check(feeds: &BTreeMap<String, FeedConfig>, faults: &mut Faults) {
     for (name, feed) in feeds {
         let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_of_name) {
@@ -319,8 +325,11 @@ mod tests {
         let other =
             "[a]\nkind = \"redis_stream\"\nredis_stream = { stream = \"s\" }\npostgres = { table = \"t\" }\n";
         assert_eq!(faulty(other), ["a.postgres"]);
-        assert!(toml::from_str::<Feed>("kind = \"pulsar\"").is_err(), "a kind that does not work is none");
-        assert!(toml::from_str::<Feed>("kinds = \"x\"").is_err());
+        assert!(
+            toml::from_str::<FeedConfig>("kind = \"pulsar\"").is_err(),
+            "a kind that does not work is none"
+        );
+        assert!(toml::from_str::<FeedConfig>("kinds = \"x\"").is_err());
     }
 
     #[test]

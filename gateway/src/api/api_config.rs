@@ -14,7 +14,7 @@ const KEY_BYTES_MAX: usize = 1_024;
 
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct ApiConfig {
     /// Address and port of the API alone, such as `127.0.0.1:8002`. With one, `/api/` is not served where clients
     /// connect. Port 0 takes a free one.
     #[serde(deserialize_with = "crate::setting::address_if_any")]
@@ -62,7 +62,7 @@ pub enum ErrorMode {
     Transport,
 }
 
-impl Default for Config {
+impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             listen: None,
@@ -85,7 +85,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl ApiConfig {
     pub fn check(&self, faults: &mut Faults) {
         for key in &self.keys {
             let text = key.reveal();
@@ -122,7 +122,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn faulty_keys(config: &Config) -> Vec<String> {
+    fn faulty_keys(config: &ApiConfig) -> Vec<String> {
         let mut faults = Faults::default();
         config.check(&mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
@@ -130,13 +130,14 @@ mod tests {
 
     #[test]
     fn the_defaults_are_sound() {
-        assert_eq!(faulty_keys(&Config::default()), Vec::<String>::new());
+        assert_eq!(faulty_keys(&ApiConfig::default()), Vec::<String>::new());
     }
 
     #[test]
     fn keys_that_no_header_can_carry_are_told() {
         for bad in ["", "two words", "é", "line\n"] {
-            let config = Config { keys: vec![Secret::new("good"), Secret::new(bad)], ..Config::default() };
+            let config =
+                ApiConfig { keys: vec![Secret::new("good"), Secret::new(bad)], ..ApiConfig::default() };
             assert_eq!(faulty_keys(&config), ["keys"], "{bad:?}");
         }
     }

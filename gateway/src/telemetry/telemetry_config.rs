@@ -7,7 +7,7 @@ use crate::setting::Faults;
 /// Logs and traces.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct TelemetryConfig {
     /// `json`: one object a line; `text`: for people.
     pub log_format: LogFormat,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or by module: `info,tidegate::broker=debug`.
@@ -34,7 +34,7 @@ pub enum LogFormat {
     Json,
 }
 
-impl Default for Config {
+impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
             log_format: LogFormat::Text,
@@ -48,7 +48,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl TelemetryConfig {
     pub fn check(&self, faults: &mut Faults) {
         if let Err(error) = self.log_level.parse::<tracing_subscriber::filter::Targets>() {
             faults.add("log_level", format!("is no log filter: {error}"));
@@ -120,7 +120,7 @@ mod tests {
     fn a_word_that_is_no_level_does_not_silence_the_node() {
         let is_refused = |level: &str| {
             let mut faults = Faults::default();
-            Config { log_level: level.to_owned(), ..Config::default() }.check(&mut faults);
+            TelemetryConfig { log_level: level.to_owned(), ..TelemetryConfig::default() }.check(&mut faults);
             !faults.into_inner().is_empty()
         };
         for bad in ["warning", "loud", "info,verbose", "tidegate", "info,tidegate=loud"] {

@@ -10,7 +10,7 @@ pub const WORKERS_MAX: usize = 64;
 /// The threads that hold connections and deliver publications to them.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct WorkerConfig {
     /// Threads. 0: one for each processor.
     pub count: usize,
     /// Publications that may wait for one worker. Publishers on this node are held up long before; past it, what
@@ -29,13 +29,13 @@ pub enum IoUring {
     Off,
 }
 
-impl Default for Config {
+impl Default for WorkerConfig {
     fn default() -> Self {
         Self { count: 0, inbox_max: 65_536, io_uring: IoUring::Auto }
     }
 }
 
-impl Config {
+impl WorkerConfig {
     /// The number of threads, for a machine with this many processors.
     pub fn count_for(&self, processors: usize) -> usize {
         if self.count == 0 { processors.clamp(1, WORKERS_MAX) } else { self.count.min(WORKERS_MAX) }

@@ -14,7 +14,7 @@ pub(crate) const SCHEMA_BYTES_MAX: u64 = 1 << 20;
 /// Subscriptions in GraphQL: over WebSockets (`graphql-transport-ws`, and the older `graphql-ws`), and over server-sent events.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct GraphqlConfig {
     /// Serve `/graphql`.
     pub enabled: bool,
     /// A file that holds a schema in GraphQL's own language, at most 1 MiB: operations are held to it, and what they select of
@@ -32,7 +32,7 @@ pub struct Config {
     pub subscriptions: BTreeMap<String, Subscription>,
 }
 
-impl Default for Config {
+impl Default for GraphqlConfig {
     fn default() -> Self {
         Self {
             enabled: false,
@@ -65,7 +65,7 @@ pub struct Subscription {
     pub hook: bool,
 }
 
-impl Config {
+impl GraphqlConfig {
     /// The same with what of `new` can hold at once, for clients that come after it: all but whether it is served.
     pub(crate) fn with_live_of(&self, new: &Self) -> Self {
         Self { enabled: self.enabled, ..new.clone() }
@@ -120,14 +120,18 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn faulty(config: &Config, has_hook: bool) -> Vec<String> {
+    fn faulty(config: &GraphqlConfig, has_hook: bool) -> Vec<String> {
         let mut faults = Faults::default();
         config.check(has_hook, &mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
     }
 
-    fn with(name: &str, subscription: Subscription) -> Config {
-        Config { enabled: true, subscriptions: [(name.to_owned(), subscription)].into(), ..Config::default() }
+    fn with(name: &str, subscription: Subscription) -> GraphqlConfig {
+        GraphqlConfig {
+            enabled: true,
+            subscriptions: [(name.to_owned(), subscription)].into(),
+            ..GraphqlConfig::default()
+        }
     }
 
     fn channel(channel: &str) -> Subscription {
@@ -136,8 +140,11 @@ mod tests {
 
     #[test]
     fn what_is_off_needs_nothing_and_what_is_on_needs_a_field() {
-        assert_eq!(faulty(&Config::default(), false), [""; 0]);
-        assert_eq!(faulty(&Config { enabled: true, ..Config::default() }, false), ["subscriptions"]);
+        assert_eq!(faulty(&GraphqlConfig::default(), false), [""; 0]);
+        assert_eq!(
+            faulty(&GraphqlConfig { enabled: true, ..GraphqlConfig::default() }, false),
+            ["subscriptions"]
+        );
         assert_eq!(faulty(&with("message", channel("news:{topic}")), false), [""; 0]);
     }
 
@@ -151,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_no_schema_could_be_made_of_is_told_with_its_key() {
-        let key = |config: &Config| faulty(config, false).join(" ");
+        let key = |config: &GraphqlConfig| faulty(config, false).join(" ");
         assert_eq!(key(&with("__m", channel("news"))), "subscriptions.__m");
         assert_eq!(key(&with("a-b", channel("news"))), "subscriptions.a-b");
         assert_eq!(key(&with("m", channel("news:{"))), "subscriptions.m.channel");

@@ -13,7 +13,7 @@ const TTL_S_MAX: u64 = 31_536_000;
 /// `[broker.memory]`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct MemoryBrokerConfig {
     /// Most channels whose position or history is kept. Past it, the one left alone longest is forgotten and its
     /// subscribers start anew.
     pub channels_max: usize,
@@ -30,7 +30,7 @@ pub struct Config {
     pub idempotency_keys_max: usize,
 }
 
-impl Default for Config {
+impl Default for MemoryBrokerConfig {
     fn default() -> Self {
         Self {
             channels_max: 200_000,
@@ -43,7 +43,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl MemoryBrokerConfig {
     pub(in crate::broker) fn check(&self, faults: &mut Faults) {
         faults.outside("memory.channels_max", self.channels_max, SHARDS..=100_000_000);
         faults.outside("memory.history_bytes_max", self.history_bytes_max, 0..=usize::MAX / 2);

@@ -19,7 +19,7 @@ const TTL_S_MAX: u64 = 31_536_000;
 /// `[redis]`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct RedisConfig {
     /// `single`: the server of `url`. `sentinel`: the one that Redis Sentinel names as master, at each time. `shards`: all of
     /// `addresses`, among which channels are divided. `cluster`: the masters of a Redis Cluster or Valkey Cluster, each of
     /// which has some of the channels.
@@ -79,7 +79,7 @@ pub struct Config {
     pub client_key_file: Option<PathBuf>,
 }
 
-impl Default for Config {
+impl Default for RedisConfig {
     fn default() -> Self {
         Self {
             mode: Mode::Single,
@@ -109,7 +109,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl RedisConfig {
     pub fn check(&self, faults: &mut Faults) {
         mode::check(self, faults);
         match (&self.client_cert_file, &self.client_key_file) {
@@ -219,16 +219,16 @@ mod tests {
             "redis://host:1/2?db=3&pass=se@cret#secret",
             "host?secret",
         ] {
-            let config = Config { url: RedisUrl::new(url), ..Config::default() };
+            let config = RedisConfig { url: RedisUrl::new(url), ..RedisConfig::default() };
             let shown = format!("{config:?} {} {}", config.url, serde_json::to_string(&config).unwrap());
             assert!(!shown.contains("cret"), "{shown}");
             let faults = faults(&config);
             assert!(!format!("{faults:?}").contains("cret"), "{faults:?}");
         }
-        let passwords = Config {
+        let passwords = RedisConfig {
             password: Secret::new("secret"),
             sentinel_password: Secret::new("secret"),
-            ..Config::default()
+            ..RedisConfig::default()
         };
         let shown = format!("{passwords:?} {}", serde_json::to_string(&passwords).unwrap());
         assert!(!shown.contains("secret"), "{shown}");
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(RedisUrl::new("redis://u:p@host/1?x").to_string(), "redis://***@host/1?***");
     }
 
-    fn faults(config: &Config) -> Vec<(String, String)> {
+    fn faults(config: &RedisConfig) -> Vec<(String, String)> {
         let mut faults = Faults::default();
         config.check(&mut faults);
         faults.into_inner()
@@ -248,7 +248,8 @@ mod tests {
             let file = |is_set: bool| is_set.then(|| PathBuf::from("/some.pem"));
             let [ca_file, client_cert_file, client_key_file] = files.map(file);
             let url = RedisUrl::new(url);
-            let config = Config { url, ca_file, client_cert_file, client_key_file, ..Config::default() };
+            let config =
+                RedisConfig { url, ca_file, client_cert_file, client_key_file, ..RedisConfig::default() };
             faults(&config).into_iter().map(|(key, _)| key).collect()
         };
         assert_eq!(keys("rediss://host", [true; 3]), [""; 0]);
@@ -259,9 +260,9 @@ mod tests {
 
     #[test]
     fn the_default_is_valid_and_every_mistake_is_named() {
-        assert_eq!(faults(&Config::default()), Vec::new());
+        assert_eq!(faults(&RedisConfig::default()), Vec::new());
 
-        let bad = Config {
+        let bad = RedisConfig {
             url: RedisUrl::new("http://host"),
             prefix: "a{b".into(),
             timeout_ms: 0,
@@ -270,7 +271,7 @@ mod tests {
             position_ttl_s: 0,
             presence_ttl_s: 0,
             client_cert_file: Some("/certificate.pem".into()),
-            ..Config::default()
+            ..RedisConfig::default()
         };
         let keys: Vec<String> = faults(&bad).into_iter().map(|(key, _)| key).collect();
         assert_eq!(

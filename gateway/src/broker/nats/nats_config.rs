@@ -28,7 +28,7 @@ pub struct ConnectError(pub(crate) String);
 /// `[nats]`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct NatsConfig {
     /// `nats://[user:password@ or token@]host[:port]`, or `tls://…` for TLS; several servers of a cluster are separated by
     /// commas, and who logs in stands before the first. The others of its cluster are learnt from whichever is reached. Secrets
     /// are never shown.
@@ -97,7 +97,7 @@ impl Storage {
     }
 }
 
-impl Default for Config {
+impl Default for NatsConfig {
     fn default() -> Self {
         Self {
             url: NatsUrl("nats://127.0.0.1:4222".into()),
@@ -125,7 +125,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl NatsConfig {
     pub(crate) fn check(&self, faults: &mut Faults) {
         let servers = match self.url.read() {
             Ok(servers) => Some(servers),
@@ -324,7 +324,7 @@ impl Serialize for NatsUrl {
 mod tests {
     use super::*;
 
-    fn faults(config: &Config) -> Vec<(String, String)> {
+    fn faults(config: &NatsConfig) -> Vec<(String, String)> {
         let mut faults = Faults::default();
         config.check(&mut faults);
         faults.into_inner()
@@ -339,11 +339,11 @@ mod tests {
             "secret@host",
             "http://secret@h",
         ] {
-            let config = Config {
+            let config = NatsConfig {
                 url: NatsUrl::new(url),
                 password: Secret::new("secret"),
                 token: Secret::new("secret"),
-                ..Config::default()
+                ..NatsConfig::default()
             };
             let shown = format!("{config:?} {} {}", config.url, serde_json::to_string(&config).unwrap());
             assert!(!shown.contains("cret"), "{shown}");
@@ -372,8 +372,8 @@ mod tests {
 
     #[test]
     fn the_default_is_valid_and_every_mistake_is_named() {
-        assert_eq!(faults(&Config::default()), Vec::new());
-        let bad = Config {
+        assert_eq!(faults(&NatsConfig::default()), Vec::new());
+        let bad = NatsConfig {
             url: NatsUrl::new("http://host"),
             user: "me".into(),
             token: Secret::new("x"),
@@ -387,7 +387,7 @@ mod tests {
             reconnect_max_ms: 0,
             position_ttl_s: 0,
             presence_ttl_s: 0,
-            ..Config::default()
+            ..NatsConfig::default()
         };
         let keys: Vec<String> = faults(&bad).into_iter().map(|(key, _)| key).collect();
         let expected = [
@@ -410,8 +410,8 @@ mod tests {
 
     #[test]
     fn nodes_log_in_one_way() {
-        let with = |change: fn(&mut Config)| {
-            let mut config = Config { url: NatsUrl::new("nats://u:p@h"), ..Config::default() };
+        let with = |change: fn(&mut NatsConfig)| {
+            let mut config = NatsConfig { url: NatsUrl::new("nats://u:p@h"), ..NatsConfig::default() };
             change(&mut config);
             faults(&config).into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         };

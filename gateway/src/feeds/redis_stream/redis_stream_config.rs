@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::redis::{Config as Redis, RedisUrl};
+use crate::broker::redis::{RedisConfig, RedisUrl};
 use crate::setting::Faults;
 
 /// Longest name of a key or group, in bytes.
@@ -13,7 +13,7 @@ const NAME_BYTES_MAX: usize = 256;
 /// With `kind = "redis_stream"`: a stream of a Redis of version 6.2 or newer, or Valkey, read as a consumer group.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct RedisStreamConfig {
     /// The Redis that has the stream, as `redis.url` is written: one server, not a cluster. Without it that of `[redis]`, whose
     /// timeouts hold for both.
     pub url: Option<RedisUrl>,
@@ -47,7 +47,7 @@ pub enum From {
     End,
 }
 
-impl Default for Config {
+impl Default for RedisStreamConfig {
     fn default() -> Self {
         Self {
             url: None,
@@ -64,7 +64,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl RedisStreamConfig {
     pub(crate) fn check(&self, faults: &mut Faults) {
         for (key, name) in [("stream", &self.stream), ("group", &self.group)] {
             if name.is_empty() || name.len() > NAME_BYTES_MAX {
@@ -78,7 +78,7 @@ impl Config {
         }
         faults.outside("dead_letters_max", self.dead_letters_max, 1..=100_000_000);
         match &self.url {
-            Some(url) => self.of(url, &Redis::default()).check(faults),
+            Some(url) => self.of(url, &RedisConfig::default()).check(faults),
             None => {
                 for (key, _) in self.files() {
                     let key = key.rsplit('.').next().unwrap_or(key);
@@ -89,12 +89,12 @@ impl Config {
     }
 
     /// How it is reached. `redis`: the section of that name.
-    pub(super) fn redis(&self, redis: &Redis) -> Redis {
+    pub(super) fn redis(&self, redis: &RedisConfig) -> RedisConfig {
         self.url.as_ref().map_or_else(|| redis.clone(), |url| self.of(url, redis))
     }
 
-    fn of(&self, url: &RedisUrl, redis: &Redis) -> Redis {
-        Redis {
+    fn of(&self, url: &RedisUrl, redis: &RedisConfig) -> RedisConfig {
+        RedisConfig {
             ca_file: self.ca_file.clone(),
             client_cert_file: self.client_cert_file.clone(),
             client_key_file: self.client_key_file.clone(),
@@ -123,7 +123,7 @@ mod tests {
 
     fn faulty(toml: &str) -> Vec<String> {
         let mut faults = Faults::default();
-        toml::from_str::<Config>(toml).unwrap().check(&mut faults);
+        toml::from_str::<RedisStreamConfig>(toml).unwrap().check(&mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
     }
 
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        let config: Config = toml::from_str("url = \"redis://:s3cret@h\"").unwrap();
+        let config: RedisStreamConfig = toml::from_str("url = \"redis://:s3cret@h\"").unwrap();
         let shown = format!("{config:?} {}", toml::to_string(&config).unwrap());
         assert!(!shown.contains("s3cret"), "{shown}");
     }

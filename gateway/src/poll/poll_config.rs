@@ -11,7 +11,7 @@ const SECRET_BYTES_MIN: usize = 16;
 /// What all channels of the type `shared_poll` have in common.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct PollConfig {
     /// The secret with which the application signs the keys that a user may follow (HMAC-SHA256). At least 16 random
     /// bytes, better 32. Required for channels of the type `shared_poll`.
     pub hmac_secret: Secret,
@@ -23,7 +23,7 @@ pub struct Config {
     pub concurrency_max: usize,
 }
 
-impl Default for Config {
+impl Default for PollConfig {
     fn default() -> Self {
         Self {
             hmac_secret: Secret::default(),
@@ -34,7 +34,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl PollConfig {
     pub fn check(&self, faults: &mut Faults) {
         for (key, secret) in
             [("hmac_secret", &self.hmac_secret), ("previous_hmac_secret", &self.previous_hmac_secret)]

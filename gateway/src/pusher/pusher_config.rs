@@ -20,7 +20,7 @@ const ID_BYTES_MAX: usize = 64;
 /// Clients that speak Pusher's protocol, version 7, and servers that use its HTTP API.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct PusherConfig {
     /// Serve `/app/{key}` to clients and `/apps/{id}/` to servers.
     pub enabled: bool,
     /// Seconds of silence after which clients ask whether the server is there. The server speaks more often than that:
@@ -37,10 +37,10 @@ pub struct Config {
     /// What holds for the webhooks of all apps.
     pub webhooks: Webhooks,
     /// Each app with its section, such as `[pusher.apps.shop]`.
-    pub apps: BTreeMap<String, App>,
+    pub apps: BTreeMap<String, PusherAppConfig>,
 }
 
-impl Default for Config {
+impl Default for PusherConfig {
     fn default() -> Self {
         Self {
             enabled: false,
@@ -58,7 +58,7 @@ impl Default for Config {
 /// One app: whoever knows its key may connect, and whoever knows its secret may do everything in its namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct App {
+pub struct PusherAppConfig {
     /// What stands in the paths of its HTTP API: letters, digits, `_` and `-`.
     pub id: String,
     /// What its clients connect with, which is no secret: letters, digits, `_` and `-`.
@@ -92,7 +92,7 @@ pub struct App {
     pub webhooks: BTreeMap<String, Webhook>,
 }
 
-impl Default for App {
+impl Default for PusherAppConfig {
     fn default() -> Self {
         Self {
             id: String::new(),
@@ -113,7 +113,7 @@ impl Default for App {
     }
 }
 
-impl App {
+impl PusherAppConfig {
     /// The namespace of its channels. `name`: of its section.
     pub fn namespace_or<'a>(&'a self, name: &'a str) -> &'a str {
         if self.namespace.is_empty() { name } else { &self.namespace }
@@ -137,7 +137,7 @@ impl App {
     }
 }
 
-impl Config {
+impl PusherConfig {
     pub fn check(&self, names: &ChannelNames, channels_max: u32, faults: &mut Faults) {
         faults.outside("activity_timeout_s", self.activity_timeout_s, 1..=3_600);
         faults.outside("event_data_bytes_max", self.event_data_bytes_max, 64..=16 << 20);
@@ -162,7 +162,7 @@ impl Config {
         self.only_once("namespace", |name, app| app.namespace_or(name).to_owned(), faults);
     }
 
-    fn only_once(&self, key: &str, of: impl Fn(&String, &App) -> String, faults: &mut Faults) {
+    fn only_once(&self, key: &str, of: impl Fn(&String, &PusherAppConfig) -> String, faults: &mut Faults) {
         let mut seen = BTreeMap::new();
         for (name, app) in &self.apps {
             if let Some(other) = seen.insert(of(name, app), name) {
@@ -172,7 +172,7 @@ impl Config {
     }
 }
 
-impl App {
+impl PusherAppConfig {
     fn check(&self, name: &str, names: &ChannelNames, channels_max: u32, faults: &mut Faults) {
         let key = |key: &str| format!("apps.{name}.{key}");
         for (field, value) in [("id", &self.id), ("key", &self.key)] {
@@ -218,13 +218,18 @@ impl App {
 mod tests {
     use super::*;
 
-    fn app(id: &str) -> App {
-        App { id: id.to_owned(), key: format!("key{id}"), secret: Secret::new("s"), ..App::default() }
+    fn app(id: &str) -> PusherAppConfig {
+        PusherAppConfig {
+            id: id.to_owned(),
+            key: format!("key{id}"),
+            secret: Secret::new("s"),
+            ..PusherAppConfig::default()
+        }
     }
 
-    fn faulty(apps: &[(&str, App)]) -> Vec<String> {
+    fn faulty(apps: &[(&str, PusherAppConfig)]) -> Vec<String> {
         let apps = apps.iter().map(|(name, app)| ((*name).to_owned(), app.clone())).collect();
-        let config = Config { enabled: true, apps, ..Config::default() };
+        let config = PusherConfig { enabled: true, apps, ..PusherConfig::default() };
         let mut faults = Faults::default();
         config.check(&ChannelNames::default(), 128, &mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
@@ -233,7 +238,7 @@ mod tests {
     #[test]
     fn what_is_off_needs_nothing_and_what_is_on_needs_an_app() {
         let mut faults = Faults::default();
-        Config::default().check(&ChannelNames::default(), 128, &mut faults);
+        PusherConfig::default().check(&ChannelNames::default(), 128, &mut faults);
         assert_eq!(faults.into_inner(), []);
         assert_eq!(faulty(&[]), ["apps"]);
         assert_eq!(faulty(&[("shop", app("1"))]), [""; 0]);
@@ -241,18 +246,27 @@ mod tests {
 
     #[test]
     fn an_app_has_an_id_a_key_and_one_secret() {
-        assert_eq!(faulty(&[("a", App::default())]), ["apps.a.id", "apps.a.key", "apps.a.secret"]);
-        let both = App { secret_file: Some("x".into()), ..app("1") };
+        assert_eq!(
+            faulty(&[("a", PusherAppConfig::default())]),
+            ["apps.a.id", "apps.a.key", "apps.a.secret"]
+        );
+        let both = PusherAppConfig { secret_file: Some("x".into()), ..app("1") };
         assert_eq!(faulty(&[("a", both)]), ["apps.a.secret"]);
-        assert_eq!(faulty(&[("a", App { id: "a/b".to_owned(), ..app("1") })]), ["apps.a.id"]);
-        assert_eq!(faulty(&[("a", App { watchlist_max: 128, ..app("1") })]), ["apps.a.watchlist_max"]);
-        assert_eq!(faulty(&[("a", App { namespace: "x:y".to_owned(), ..app("1") })]), ["apps.a.namespace"]);
+        assert_eq!(faulty(&[("a", PusherAppConfig { id: "a/b".to_owned(), ..app("1") })]), ["apps.a.id"]);
+        assert_eq!(
+            faulty(&[("a", PusherAppConfig { watchlist_max: 128, ..app("1") })]),
+            ["apps.a.watchlist_max"]
+        );
+        assert_eq!(
+            faulty(&[("a", PusherAppConfig { namespace: "x:y".to_owned(), ..app("1") })]),
+            ["apps.a.namespace"]
+        );
     }
 
     #[test]
     fn no_two_apps_are_the_same_or_share_their_channels() {
         assert_eq!(faulty(&[("a", app("1")), ("b", app("1"))]), ["apps.b.id", "apps.b.key"]);
-        let other = App { namespace: "a".to_owned(), ..app("2") };
+        let other = PusherAppConfig { namespace: "a".to_owned(), ..app("2") };
         assert_eq!(faulty(&[("a", app("1")), ("b", other)]), ["apps.b.namespace"]);
     }
 }

@@ -11,7 +11,7 @@ use crate::setting::Faults;
 /// HTTP requests of clients.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct HttpConfig {
     /// Pages whose scripts may connect: `https://example.com`, `https://*.example.com:8443`, `http://localhost:*` for
     /// any port, `same-origin` for pages that this node's own host serves, `file://` and `null` for pages in local files
     /// (`null` also stands for sandboxed frames of any page), `*` for all.
@@ -33,7 +33,7 @@ pub struct Config {
     pub url_bytes_max: usize,
 }
 
-impl Default for Config {
+impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             allowed_origins: vec!["same-origin".to_owned()],
@@ -48,7 +48,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl HttpConfig {
     pub fn head_timeout(&self) -> Duration {
         Duration::from_millis(self.head_timeout_ms)
     }

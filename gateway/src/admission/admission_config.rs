@@ -7,7 +7,7 @@ use crate::setting::Faults;
 /// How many connections a node takes, and how fast.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct AdmissionConfig {
     /// Open connections of this node. 0: as many as its file descriptors allow.
     pub connections_max: u32,
     /// Open client connections from one address (IPv6: one /64). 0: no limit.
@@ -36,7 +36,7 @@ pub struct Config {
     pub addresses_max: u32,
 }
 
-impl Default for Config {
+impl Default for AdmissionConfig {
     fn default() -> Self {
         Self {
             connections_max: 0,
@@ -54,7 +54,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl AdmissionConfig {
     pub fn check(&self, faults: &mut Faults) {
         faults.outside("handshakes_max", self.handshakes_max, 1..=1_000_000);
         if self.memory_bytes_max > 0 {

@@ -17,7 +17,7 @@ const PASSWORD_BYTES_MAX: usize = 1_024;
 /// A page for operators: nodes, channels and connections as they are now.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct ConsoleConfig {
     /// Serves the page at `/console/`.
     pub enabled: bool,
     /// Address and port of the page alone. Without one it is where health and metrics are (`internal.listen`). Port 0 takes a
@@ -39,7 +39,7 @@ pub struct Config {
     pub read_only: bool,
 }
 
-impl Config {
+impl ConsoleConfig {
     pub fn check(&self, faults: &mut Faults) {
         let text = self.password.reveal();
         if !text.is_empty()
@@ -79,7 +79,7 @@ pub(crate) fn password_fault(password: &Secret) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn faulty(config: &Config) -> Vec<String> {
+    fn faulty(config: &ConsoleConfig) -> Vec<String> {
         let mut faults = Faults::default();
         config.check(&mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
@@ -87,21 +87,22 @@ mod tests {
 
     #[test]
     fn nobody_gets_in_without_being_asked_by_leaving_something_out() {
-        assert!(faulty(&Config::default()).is_empty());
-        let on = Config { enabled: true, ..Config::default() };
+        assert!(faulty(&ConsoleConfig::default()).is_empty());
+        let on = ConsoleConfig { enabled: true, ..ConsoleConfig::default() };
         assert_eq!(faulty(&on), ["enabled"]);
-        let password = Config { password: Secret::new("long enough"), ..on.clone() };
+        let password = ConsoleConfig { password: Secret::new("long enough"), ..on.clone() };
         assert!(faulty(&password).is_empty());
-        assert!(faulty(&Config { insecure: true, ..on.clone() }).is_empty());
+        assert!(faulty(&ConsoleConfig { insecure: true, ..on.clone() }).is_empty());
         let proxies = vec!["10.0.0.0/8".parse().unwrap()];
-        let proxied = Config { user_header: "X-User".to_owned(), proxies: proxies.clone(), ..on.clone() };
+        let proxied =
+            ConsoleConfig { user_header: "X-User".to_owned(), proxies: proxies.clone(), ..on.clone() };
         assert!(faulty(&proxied).is_empty());
-        assert_eq!(faulty(&Config { proxies, ..password.clone() }), ["user_header"]);
+        assert_eq!(faulty(&ConsoleConfig { proxies, ..password.clone() }), ["user_header"]);
         assert_eq!(
-            faulty(&Config { user_header: "X User".to_owned(), ..on.clone() }),
+            faulty(&ConsoleConfig { user_header: "X User".to_owned(), ..on.clone() }),
             ["user_header", "user_header"]
         );
-        assert_eq!(faulty(&Config { password: Secret::new("short"), ..on }), ["password"]);
-        assert_eq!(faulty(&Config { password_file: Some("f".into()), ..password }), ["password"]);
+        assert_eq!(faulty(&ConsoleConfig { password: Secret::new("short"), ..on }), ["password"]);
+        assert_eq!(faulty(&ConsoleConfig { password_file: Some("f".into()), ..password }), ["password"]);
     }
 }

@@ -10,7 +10,7 @@ use crate::setting::Faults;
 /// TLS on the client listener: on when a certificate is named.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct TlsConfig {
     /// PEM file with the certificate, then the intermediate ones.
     pub certificate_file: Option<PathBuf>,
     /// PEM file with the certificate's private key.
@@ -37,7 +37,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
-impl Default for Config {
+impl Default for TlsConfig {
     fn default() -> Self {
         Self {
             certificate_file: None,
@@ -51,7 +51,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl TlsConfig {
     /// Whether clients speak TLS.
     pub fn is_on(&self) -> bool {
         self.certificate_file.is_some()

@@ -19,7 +19,7 @@ const GROUP_BYTES_MAX: usize = 255;
 /// With `kind = "kafka"`: a topic of Apache Kafka 3.9 or newer, or of what speaks its protocol, read as a consumer group.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct KafkaConfig {
     /// `host:port` of brokers to begin with: the others are learned from whichever answers.
     pub brokers: Vec<String>,
     /// The topic. It must be there.
@@ -75,7 +75,7 @@ pub enum Sasl {
     ScramSha512,
 }
 
-impl Default for Config {
+impl Default for KafkaConfig {
     fn default() -> Self {
         Self {
             brokers: Vec::new(),
@@ -97,7 +97,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl KafkaConfig {
     pub(crate) fn check(&self, faults: &mut Faults) {
         if self.brokers.is_empty() {
             faults.add("brokers", "must be set: host:port of brokers");
@@ -215,7 +215,7 @@ mod tests {
 
     fn faults(toml: &str) -> Vec<(String, String)> {
         let mut faults = Faults::default();
-        toml::from_str::<Config>(toml).unwrap().check(&mut faults);
+        toml::from_str::<KafkaConfig>(toml).unwrap().check(&mut faults);
         faults.into_inner()
     }
 
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        let config: Config = toml::from_str("password = \"s3cret\"").unwrap();
+        let config: KafkaConfig = toml::from_str("password = \"s3cret\"").unwrap();
         let shown =
             format!("{config:?} {} {:?}", toml::to_string(&config).unwrap(), faults("password = \"s3cret\""));
         assert!(!shown.contains("s3cret"), "{shown}");

@@ -27,7 +27,7 @@ const KEY_FILES_INTERVAL_MS: RangeInclusive<u64> = 1_000..=86_400_000;
 
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct AuthConfig {
     /// The secret that signs connection tokens, shared with the application that issues them. At least 32 random
     /// bytes: a shorter one can be guessed from a single token. Without a secret, a public key and a JWKS no token is
     /// accepted.
@@ -131,7 +131,7 @@ pub struct Config {
     pub insecure: bool,
 }
 
-impl Default for Config {
+impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             hmac_secret: Secret::default(),
@@ -273,7 +273,7 @@ macro_rules! keys {
     };
 }
 
-impl Config {
+impl AuthConfig {
     pub(super) fn connection_keys(&self) -> Keys<'_> {
         keys!(
             self, hmac_secret hmac_secret_file,
@@ -415,7 +415,7 @@ mod tests {
     use super::super::signed_elsewhere;
     use super::*;
 
-    fn faulty_keys(config: &Config) -> Vec<String> {
+    fn faulty_keys(config: &AuthConfig) -> Vec<String> {
         let mut faults = Faults::default();
         config.check(&mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
@@ -423,29 +423,29 @@ mod tests {
 
     #[test]
     fn the_defaults_are_sound() {
-        assert_eq!(faulty_keys(&Config::default()), Vec::<String>::new());
+        assert_eq!(faulty_keys(&AuthConfig::default()), Vec::<String>::new());
     }
 
     #[test]
     fn every_contradiction_is_told() {
-        let config = Config {
+        let config = AuthConfig {
             subscription_hmac_secret: Secret::new("a"),
             subscription_hmac_secret_file: Some("b".into()),
             previous_hmac_secret: Secret::new("old"),
             allow_short_secrets: true,
             algorithms: vec![],
             leeway_s: 4_000,
-            ..Config::default()
+            ..AuthConfig::default()
         };
         let expected = ["previous_hmac_secret", "subscription_hmac_secret_file", "algorithms", "leeway_s"];
         assert_eq!(faulty_keys(&config), expected);
 
-        let config = Config {
+        let config = AuthConfig {
             hmac_secret: Secret::new("a"),
             hmac_secret_file: Some("b".into()),
             previous_hmac_secret_until: -1,
             allow_short_secrets: true,
-            ..Config::default()
+            ..AuthConfig::default()
         };
         let expected = ["hmac_secret_file", "previous_hmac_secret_until", "previous_hmac_secret_until"];
         assert_eq!(faulty_keys(&config), expected);
@@ -453,7 +453,7 @@ mod tests {
 
     #[test]
     fn keys_patterns_and_addresses_that_cannot_work_are_told() {
-        let config = Config {
+        let config = AuthConfig {
             rsa_public_key: signed_elsewhere::P256.into(),
             ecdsa_public_key: signed_elsewhere::P521.into(),
             previous_public_keys_until: 7,
@@ -463,7 +463,7 @@ mod tests {
             audience: "a".into(),
             audience_pattern: "a*".into(),
             jwks_refresh_ms: 1_000,
-            ..Config::default()
+            ..AuthConfig::default()
         };
         let expected = [
             "rsa_public_key",
@@ -476,13 +476,13 @@ mod tests {
             "jwks_refresh_ms",
         ];
         assert_eq!(faulty_keys(&config), expected);
-        let config = Config {
+        let config = AuthConfig {
             jwks_allow_http: true,
             rsa_public_key: signed_elsewhere::RSA.into(),
             ecdsa_public_key: [signed_elsewhere::P256, signed_elsewhere::P384].concat().into(),
             ed25519_public_key: signed_elsewhere::ED25519.into(),
             jwks_url: "http://127.0.0.1/keys".into(),
-            ..Config::default()
+            ..AuthConfig::default()
         };
         assert_eq!(faulty_keys(&config), Vec::<String>::new());
     }
@@ -495,13 +495,13 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             Some(path)
         };
-        let config = Config {
+        let config = AuthConfig {
             hmac_secret_file: file("short", "short"),
             rsa_public_key_file: file("rsa", signed_elsewhere::ED25519),
             ecdsa_public_key_file: file("ecdsa", signed_elsewhere::P256),
             subscription_ed25519_public_key_file: Some(directory.path().join("missing")),
             jwks_ca_file: file("ca", ""),
-            ..Config::default()
+            ..AuthConfig::default()
         };
         let found: Vec<String> = config.file_faults().into_iter().map(|(key, _)| key).collect();
         let expected = [
@@ -516,16 +516,16 @@ mod tests {
     #[test]
     fn a_secret_that_can_be_guessed_is_refused_unless_said_otherwise() {
         let secret = |length| Secret::new(&"x".repeat(length));
-        let mut config = Config {
+        let mut config = AuthConfig {
             hmac_secret: secret(31),
             previous_hmac_secret: secret(1),
             subscription_hmac_secret: secret(31),
-            ..Config::default()
+            ..AuthConfig::default()
         };
         assert_eq!(faulty_keys(&config), ["hmac_secret", "previous_hmac_secret", "subscription_hmac_secret"]);
         config.allow_short_secrets = true;
         assert_eq!(faulty_keys(&config), Vec::<String>::new());
-        let long = Config { hmac_secret: secret(32), ..Config::default() };
+        let long = AuthConfig { hmac_secret: secret(32), ..AuthConfig::default() };
         assert_eq!(faulty_keys(&long), Vec::<String>::new());
     }
 }

@@ -26,7 +26,7 @@ const FAILURE_MESSAGE_BYTES_MAX: usize = 256;
 /// What all hooks have in common. A hook is on when its section has a `url`.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct BackendConfig {
     /// Let the names of backends lead to private, loopback and link-local addresses. An address that stands in a `url`
     /// itself, and `localhost`, may be any.
     pub allow_private_addresses: bool,
@@ -171,7 +171,7 @@ pub struct EventsConfig {
     pub static_headers: Option<Vec<Secret>>,
 }
 
-impl Default for Config {
+impl Default for BackendConfig {
     fn default() -> Self {
         Self {
             allow_private_addresses: false,
@@ -239,7 +239,7 @@ impl HookConfig {
     }
 }
 
-impl Config {
+impl BackendConfig {
     /// Every question with the section it stands in.
     pub(super) fn hooks(&self) -> Vec<(HookKind, String, &HookConfig)> {
         let fixed = [
@@ -438,7 +438,7 @@ fn check_failure(faults: &mut Faults, prefix: &str, code: Option<u32>, message: 
 mod tests {
     use super::*;
 
-    fn faulty(config: &Config) -> Vec<String> {
+    fn faulty(config: &BackendConfig) -> Vec<String> {
         let mut faults = Faults::default();
         config.check(&mut faults);
         faults.into_inner().into_iter().map(|(key, _)| key).collect()
@@ -446,7 +446,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_sound_and_ask_nobody() {
-        let config = Config::default();
+        let config = BackendConfig::default();
         assert_eq!(faulty(&config), Vec::<String>::new());
         assert!(config.hooks().iter().all(|(_, _, hook)| !hook.is_on()) && config.events.url.is_empty());
     }
@@ -457,7 +457,8 @@ mod tests {
         {
             let hook = HookConfig { url: bad.to_owned(), ..HookConfig::default() };
             let namespaces = BTreeMap::from([("shop".to_owned(), hook.clone())]);
-            let config = Config { publish: hook, rpc_namespaces: namespaces, ..Config::default() };
+            let config =
+                BackendConfig { publish: hook, rpc_namespaces: namespaces, ..BackendConfig::default() };
             assert_eq!(faulty(&config), ["publish.url", "rpc_namespaces.shop.url"], "{bad}");
         }
     }
@@ -466,21 +467,23 @@ mod tests {
     fn what_is_said_of_a_hook_that_is_nowhere_is_a_mistake() {
         let hook = HookConfig { retries: Some(1), ..HookConfig::default() };
         let events = EventsConfig { deadline_s: 5, ..EventsConfig::default() };
-        let config = Config { publish: hook, events, connect_always: true, ..Config::default() };
+        let config =
+            BackendConfig { publish: hook, events, connect_always: true, ..BackendConfig::default() };
         assert_eq!(faulty(&config), ["publish", "connect_always", "events"]);
     }
 
     #[test]
     fn headers_that_the_gateway_sets_itself_can_be_neither_passed_on_nor_set() {
         for bad in ["Host", "Content-Length", "Tidegate-Signature", "a b", ""] {
-            let config = Config { http_headers: vec!["Cookie".into(), bad.into()], ..Config::default() };
+            let config =
+                BackendConfig { http_headers: vec!["Cookie".into(), bad.into()], ..BackendConfig::default() };
             assert_eq!(faulty(&config), ["http_headers"], "{bad:?}");
         }
         for bad in ["X-Key", "Host: me", ": x", "X-Key: a\nb"] {
             let url = "http://app.example/".to_owned();
             let static_headers = Some(vec![Secret::new(bad)]);
             let hook = HookConfig { url, static_headers, ..HookConfig::default() };
-            let config = Config { rpc: hook, ..Config::default() };
+            let config = BackendConfig { rpc: hook, ..BackendConfig::default() };
             assert_eq!(faulty(&config), ["rpc.static_headers"], "{bad:?}");
         }
         let (name, value) = parse_line(&Secret::new("X-Key:  s:e c ")).unwrap();
@@ -493,7 +496,7 @@ mod tests {
         for (code, sound) in
             [(100, true), (400, true), (1_999, true), (99, false), (109, false), (2_000, false)]
         {
-            let config = Config { failure_code: code, ..Config::default() };
+            let config = BackendConfig { failure_code: code, ..BackendConfig::default() };
             assert_eq!(faulty(&config).is_empty(), sound, "{code}");
         }
     }

@@ -8,12 +8,12 @@ use crate::setting::Faults;
 /// `[broker]`
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct BrokerConfig {
     /// `memory`: this node alone. `redis`: all nodes over the Redis of `[redis]` behave as one. `nats`: all nodes over the NATS of
     /// `[nats]` do, which needs JetStream.
     pub kind: BrokerKind,
     /// Bounds of the memory broker.
-    pub memory: memory::Config,
+    pub memory: memory::MemoryBrokerConfig,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub enum BrokerKind {
     Nats,
 }
 
-impl Config {
+impl BrokerConfig {
     pub fn check(&self, faults: &mut Faults) {
         self.memory.check(faults);
     }

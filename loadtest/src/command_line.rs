@@ -2,14 +2,12 @@
 
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::arguments::{
-    Arguments, HandshakeArguments, HolderArguments, MillionArguments, RedisArguments, SlowArguments,
-    StormArguments, TellingArguments,
-};
-use crate::compare::CompareArguments;
+use crate::arguments::{Arguments, ReportingArguments};
 use crate::floor::FloorArguments;
+use crate::million::{HolderArguments, MillionArguments};
 use crate::newest::NewestArguments;
-use crate::plot::PlotArguments;
+use crate::redis::RedisArguments;
+use crate::scenario::{HandshakeArguments, SlowArguments, StormArguments};
 
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
 ///
@@ -43,132 +41,50 @@ pub enum Scenario {
     Channels(Box<Arguments>),
     /// Connections that only listen: what each costs in memory, and all together in CPU.
     Idle(Box<Arguments>),
-    /// The same load on several servers, in turns within one run, and how many times the first one's figures the
-    /// others have.
-    Compare(Box<CompareArguments>),
-    /// Draws what runs have written with --json: plots as SVG, tables in Markdown.
-    Plot(PlotArguments),
     /// Serves instead of loading: the bare `send()` loop that other servers are held against.
     Floor(FloorArguments),
     /// Every connection is cut at once while publications go on, and all come back at once and recover.
-    Storm(Box<StormRun>),
+    Storm(Box<Extended<StormArguments>>),
     /// Opens, connects and closes, over and over: handshakes a second, and what each costs.
-    Handshakes(Box<HandshakeArguments>),
+    Handshakes(Box<Extended<HandshakeArguments, ReportingArguments>>),
     /// What others notice of subscribers that stop reading: the same run with and without them, in turns.
-    SlowReaders(Box<SlowRun>),
+    SlowReaders(Box<Extended<SlowArguments>>),
     /// Values of many keys, and readers who take far less than that and want the newest: how old these are as they are read.
-    NewestValues(Box<NewestRun>),
+    NewestValues(Box<Extended<NewestArguments, ReportingArguments>>),
     /// Starts many nodes over one Redis, and connects up to a million listeners of one channel.
-    Million(Box<MillionRun>),
+    Million(Box<Extended<MillionArguments, ReportingArguments>>),
     /// Starts a Redis and a node: what one link and the API carry, and how late that makes a publication, each beside
     /// bare connections to the same Redis.
-    Redis(Box<RedisRun>),
-    /// One process's share of a large run, started by it.
+    Redis(Box<Extended<RedisArguments, ReportingArguments>>),
+    /// One process's share of a million connections, started by it.
     #[command(hide = true)]
-    Hold(HolderArguments),
+    Hold(Box<Extended<HolderArguments>>),
 }
 
+/// A scenario's own options, and those that it shares with others.
 #[derive(Args, Clone, Debug)]
-pub struct MillionRun {
+pub struct Extended<A: Args, S: Args = Arguments> {
     #[command(flatten)]
-    pub million: MillionArguments,
+    pub own: A,
     #[command(flatten)]
-    pub telling: TellingArguments,
+    pub shared: S,
 }
 
-#[derive(Args, Clone, Debug)]
-pub struct NewestRun {
-    #[command(flatten)]
-    pub newest: NewestArguments,
-    #[command(flatten)]
-    pub telling: TellingArguments,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct RedisRun {
-    #[command(flatten)]
-    pub redis: RedisArguments,
-    #[command(flatten)]
-    pub telling: TellingArguments,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct SlowRun {
-    #[command(flatten)]
-    pub slow: SlowArguments,
-    #[command(flatten)]
-    pub run: Arguments,
-}
-
-#[derive(Args, Clone, Debug)]
-pub struct StormRun {
-    #[command(flatten)]
-    pub storm: StormArguments,
-    #[command(flatten)]
-    pub run: Arguments,
-}
-
-/// What scenarios take for granted where the plain run takes something else: scenario, option, default.
-const PRESETS: &[(&str, &[(&str, &str)])] = &[
-    (
-        "fan-out",
-        &[("title", "fan-out"), ("connections", "1000"), ("ramp", "2000"), ("rate", "50"), ("warmup", "1")],
-    ),
-    (
-        "channels",
-        &[
-            ("title", "many channels"),
-            ("connections", "1000"),
-            ("ramp", "2000"),
-            ("channels", "1000"),
-            ("rate", "2000"),
-            ("publishers", "4"),
-            ("warmup", "1"),
-        ],
-    ),
-    (
-        "idle",
-        &[
-            ("title", "idle connections"),
-            ("connections", "10000"),
-            ("ramp", "4000"),
-            ("rate", "0"),
-            ("duration", "30"),
-            ("rest", "5"),
-            ("wave", "500"),
-        ],
-    ),
-    ("handshakes", &[("title", "handshakes")]),
-    (
-        "slow-readers",
-        &[
-            ("title", "slow readers"),
-            ("connections", "1000"),
-            ("ramp", "2000"),
-            ("rate", "40"),
-            ("duration", "15"),
-            ("payload", "1024"),
-            ("warmup", "1"),
-            ("rest", "1"),
-        ],
-    ),
-    ("redis", &[("title", "one Redis, one node")]),
-    ("million", &[("title", "a million connections"), ("time_limit", "1800")]),
+/// What scenarios take for granted where the plain run takes something else.
+const PRESETS: &[(&str, &str)] = &[
+    ("fan-out", "connections=1000 ramp=2000 rate=50 warmup=1"),
+    ("channels", "connections=1000 ramp=2000 channels=1000 rate=2000 publishers=4 warmup=1"),
+    ("idle", "connections=10000 ramp=4000 rate=0 duration=30 rest=5 wave=500"),
+    // Closed connections keep their ports for a while.
+    ("handshakes", "sources=200"),
+    ("slow-readers", "connections=1000 ramp=2000 rate=40 duration=15 payload=1024 warmup=1 rest=1"),
+    ("newest-values", ""),
+    ("redis", ""),
+    ("million", "time_limit=1800"),
+    // Everybody at once, from as many addresses as keep a gateway's limits for each from standing in the way.
     (
         "storm",
-        &[
-            ("title", "storm"),
-            ("ramp", "4000"),
-            ("opening_max", "19000"),
-            // As many addresses as keep a gateway's limits for each from standing in the way.
-            ("sources", "40"),
-            ("connect_timeout", "60"),
-            ("channels", "10"),
-            ("rate", "20"),
-            ("drain", "30"),
-            ("max_lost", "0"),
-            ("max_failures", "0"),
-        ],
+        "ramp=4000 opening_max=19000 sources=40 connect_timeout=60 channels=10 rate=20 drain=30 max_lost=0 max_failures=0",
     ),
 ];
 
@@ -182,9 +98,10 @@ const FULL_SPARE: u64 = 200;
 /// process may open.
 pub fn command(descriptors: u64) -> Command {
     let command = PRESETS.iter().fold(CommandLine::command(), |command, (scenario, defaults)| {
+        let defaults = defaults.split_whitespace().filter_map(|preset| preset.split_once('='));
         command.mut_subcommand(scenario, |subcommand| {
-            defaults.iter().fold(subcommand, |subcommand, (option, default)| {
-                subcommand.mut_arg(option, |arg| arg.default_value(*default))
+            defaults.chain([("title", *scenario)]).fold(subcommand, |subcommand, (option, default)| {
+                subcommand.mut_arg(option, |arg| arg.default_value(default))
             })
         })
     });
@@ -210,6 +127,8 @@ fn read(matches: &ArgMatches) -> Result<CommandLine, clap::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn line(words: &str) -> Result<CommandLine, clap::Error> {
@@ -230,11 +149,11 @@ mod tests {
             panic!("another scenario");
         };
         assert_eq!((arguments.connections.channels, arguments.publications.rate), (1_000, 40.0));
-        assert_eq!(arguments.measuring.telling.title, "many channels");
+        assert_eq!(arguments.reporting.title, "channels");
         let Some(Scenario::Idle(arguments)) = line("idle").unwrap().scenario else {
             panic!("another scenario");
         };
-        assert_eq!((arguments.publications.rate, arguments.measuring.rest), (0.0, 5.0));
+        assert_eq!((arguments.publications.rate, arguments.measuring.rest), (0.0, Duration::from_secs(5)));
     }
 
     #[test]
@@ -244,7 +163,7 @@ mod tests {
             let Some(Scenario::Storm(storm)) = read(&matches).unwrap().scenario else {
                 panic!("another scenario");
             };
-            storm.run.connections.connections
+            storm.shared.connections.connections
         };
         assert_eq!([1_024, 20_000, 1 << 20].map(of), [824, 19_000, 19_000]);
     }
@@ -253,6 +172,26 @@ mod tests {
     fn options_before_a_scenario_are_refused_since_they_would_not_count() {
         assert!(line("-n 7 idle").is_err());
         assert!(line("nothing-of-this-name").is_err());
+    }
+
+    #[test]
+    fn a_value_that_makes_no_sense_is_refused_with_the_name_of_its_option() {
+        for words in [
+            "--connections 0",
+            "--ramp 0",
+            "--ramp NaN",
+            "--rate inf",
+            "--duration inf",
+            "--duration 90000",
+            "--payload 10",
+            "--channels 16777216",
+            "--window 0",
+            "--read-buffer 1",
+            "--batch 10001",
+        ] {
+            let error = line(words).unwrap_err();
+            assert!(error.to_string().contains(words.split(' ').next().unwrap()), "{words}: {error}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpSocket;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
-use crate::arguments::{ConnectionArguments, Transport};
+use crate::arguments::{AccessArguments, Transport};
 use crate::bind_address_no_port::bind_address_no_port;
 use crate::plan::{Plan, Target};
 use crate::stream::Stream;
@@ -57,7 +57,8 @@ pub async fn connect(
 ) -> Result<Wire, ConnectError> {
     let dialer = Dialer::new(plan, target, number);
     let stream = dialer.dial().await.map_err(ConnectError::Io)?;
-    let ConnectionArguments { compression, read_buffer, transport, .. } = plan.arguments.connections;
+    let AccessArguments { compression, transport, .. } = plan.arguments.access;
+    let read_buffer = plan.arguments.connections.read_buffer;
     let transport = plan.dialect.transport(transport);
     if transport != Transport::Websocket {
         let wire = StreamingWire::open(dialer, stream, transport, entry).await;

@@ -1,24 +1,17 @@
 //! The command: read the arguments, run, report, and say by the exit status how it went.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidegate_loadtest::arguments::{Arguments, HandshakeArguments, TellingArguments};
-use tidegate_loadtest::command_line::{self, MillionRun, NewestRun, RedisRun, Scenario, SlowRun, StormRun};
-use tidegate_loadtest::compare::{self, CompareArguments, CompareError};
-use tidegate_loadtest::floor;
-use tidegate_loadtest::million::{self, room::Room};
-use tidegate_loadtest::newest;
-use tidegate_loadtest::plan::{Plan, PlanError, duration};
-use tidegate_loadtest::plot::{self, PlotError};
-use tidegate_loadtest::process::{ProcessError, Usage};
-use tidegate_loadtest::progress::Progress;
-use tidegate_loadtest::redis;
-use tidegate_loadtest::report::{Findings, html, json, text};
-use tidegate_loadtest::scenario::{self, Cut, CutShort};
+use tidegate_loadtest::arguments::{Arguments, ReportingArguments};
+use tidegate_loadtest::command_line::{self, CommandLine, Extended, Scenario};
+use tidegate_loadtest::plan::{Plan, PlanError};
+use tidegate_loadtest::report::{Findings, Report, RunInfo, page, text};
+use tidegate_loadtest::scenario::{self, Controls, Cut, CutShort, Outcome};
+use tidegate_loadtest::{floor, million, newest, redis};
 use tokio::sync::watch;
 
 const BROKEN_THRESHOLD: u8 = 1;
@@ -31,178 +24,115 @@ const LAST_WORDS: Duration = Duration::from_secs(60);
 enum Failure {
     #[error(transparent)]
     Plan(#[from] PlanError),
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error(transparent)]
-    Compare(#[from] CompareError),
-    #[error(transparent)]
-    Plot(#[from] PlotError),
     #[error("the run could not begin: {0}")]
-    Begin(io::Error),
+    Begin(#[from] io::Error),
     #[error("{path} could not be written: {error}")]
     Write { path: String, error: io::Error },
 }
 
 fn main() -> ExitCode {
     let descriptors = raise_descriptors();
-    let line = command_line::parse(descriptors);
-    let ended = match line.scenario {
-        None => plain(line.plain, descriptors, Ok),
-        Some(Scenario::FanOut(arguments) | Scenario::Channels(arguments) | Scenario::Idle(arguments)) => {
-            plain(*arguments, descriptors, Ok)
-        }
-        Some(Scenario::Storm(arguments)) => {
-            let StormRun { storm, mut run } = *arguments;
-            // Without their positions, nobody could recover.
-            run.connections.reconnect = true;
-            plain(run, descriptors, |plan| plan.with_storm(storm))
-        }
-        Some(Scenario::Compare(arguments)) => compare(*arguments, descriptors),
-        Some(Scenario::Plot(arguments)) => {
-            plot::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Into::into)
-        }
-        Some(Scenario::Handshakes(arguments)) => handshakes(&arguments, descriptors),
-        Some(Scenario::SlowReaders(arguments)) => slow_readers(&arguments, descriptors),
-        Some(Scenario::NewestValues(arguments)) => newest_values(&arguments),
-        Some(Scenario::Million(arguments)) => million(&arguments, descriptors),
-        Some(Scenario::Redis(arguments)) => redis(&arguments),
-        Some(Scenario::Hold(arguments)) => {
-            million::holder::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
-        }
-        Some(Scenario::Floor(arguments)) => {
-            floor::run(&arguments).map(|()| ExitCode::SUCCESS).map_err(Failure::Begin)
-        }
-    };
-    ended.unwrap_or_else(|failure| {
+    run(command_line::parse(descriptors), descriptors).unwrap_or_else(|failure| {
         say(&mut io::stderr(), &format!("tidegate-loadtest: {failure}\n"));
         ExitCode::from(NO_RUN)
     })
 }
 
-/// One run, with all that belongs to it.
-fn plain(
-    arguments: Arguments,
-    descriptors: u64,
-    extend: impl FnOnce(Plan) -> Result<Plan, PlanError>,
+fn run(CommandLine { scenario, plain }: CommandLine, descriptors: u64) -> Result<ExitCode, Failure> {
+    let plan = |arguments: &Arguments| Plan::new(arguments.clone(), rand::random(), descriptors);
+    let load = |plan: Plan| {
+        let reporting = plan.arguments.reporting.clone();
+        report(&reporting, async |controls| Ok(scenario::run(plan, controls).await?.conclude()))
+    };
+    match scenario {
+        None => load(plan(&plain)?),
+        Some(Scenario::FanOut(arguments) | Scenario::Channels(arguments) | Scenario::Idle(arguments)) => {
+            load(plan(&arguments)?)
+        }
+        Some(Scenario::Storm(arguments)) => {
+            let Extended { own, mut shared } = *arguments;
+            // Without their positions, nobody could recover.
+            shared.connections.reconnect = true;
+            load(plan(&shared)?.with_storm(own)?)
+        }
+        Some(Scenario::Handshakes(arguments)) => {
+            let Extended { own, shared } = *arguments;
+            let plan = plan(&own.as_run())?;
+            report(&shared, async |controls| scenario::handshakes(&own, plan, controls).await)
+        }
+        Some(Scenario::SlowReaders(arguments)) => {
+            let Extended { own, shared } = *arguments;
+            let plan = plan(&shared)?;
+            report(&shared.reporting, async |controls| scenario::slow_readers(&own, &plan, controls).await)
+        }
+        Some(Scenario::NewestValues(arguments)) => {
+            let Extended { own, shared } = *arguments;
+            report(&shared, async |controls| newest::run(&own, controls).await)
+        }
+        Some(Scenario::Million(arguments)) => {
+            let Extended { own, shared } = *arguments;
+            report(&shared, async |controls| million::run(&own, descriptors, controls).await)
+        }
+        Some(Scenario::Redis(arguments)) => {
+            let Extended { own, shared } = *arguments;
+            report(&shared, async |controls| redis::run(&own, controls).await)
+        }
+        Some(Scenario::Hold(arguments)) => {
+            let plan = Plan { run: arguments.own.run, retries_failed: true, ..plan(&arguments.shared)? };
+            Ok(runtime()?.block_on(million::hold(plan)).map(|()| ExitCode::SUCCESS)?)
+        }
+        Some(Scenario::Floor(arguments)) => Ok(floor::run(&arguments).map(|()| ExitCode::SUCCESS)?),
+    }
+}
+
+/// Runs a scenario, which must end when it is told to, and tells what it has found.
+fn report<F: Findings>(
+    reporting: &ReportingArguments,
+    work: impl AsyncFnOnce(&Controls) -> io::Result<Outcome<F>>,
 ) -> Result<ExitCode, Failure> {
-    let measuring = arguments.measuring.clone();
-    let plan = extend(Plan::new(arguments, rand::random(), descriptors)?)?;
-    for &pid in &measuring.pids {
-        Usage::of(pid)?;
-    }
-    let outcome = run(&measuring.telling, async |cut| {
-        let progress = if measuring.telling.quiet {
-            Progress::hidden()
-        } else {
-            Progress::new(plan.arguments.connections.connections.into(), plan.publications)
-        };
-        scenario::run(plan, cut, progress).await
-    })?;
-    let report = outcome.into_report();
-    if let Some(path) = &measuring.html {
-        html::write(&report, path).map_err(|error| cannot_write(path, error))?;
-    }
-    conclude(&report, &measuring.telling)
-}
-
-/// The same load on several servers, in turns.
-fn compare(arguments: CompareArguments, descriptors: u64) -> Result<ExitCode, Failure> {
-    let telling = arguments.telling.clone();
-    let preparation = compare::prepare(arguments, descriptors)?;
-    let comparison = run(&telling, async |cut| Ok(compare::run(&preparation, cut).await))??;
-    conclude(&comparison, &telling)
-}
-
-fn handshakes(arguments: &HandshakeArguments, descriptors: u64) -> Result<ExitCode, Failure> {
-    let plan = Plan::new(arguments.as_run(), rand::random(), descriptors)?;
-    for &pid in &arguments.pids {
-        Usage::of(pid)?;
-    }
-    let report = run(&arguments.telling, async |cut| scenario::handshakes::run(arguments, plan, cut).await)?;
-    conclude(&report, &arguments.telling)
-}
-
-fn slow_readers(arguments: &SlowRun, descriptors: u64) -> Result<ExitCode, Failure> {
-    let SlowRun { slow, run: each } = arguments;
-    let measuring = &each.measuring;
-    for &pid in &measuring.pids {
-        Usage::of(pid)?;
-    }
-    let make = |arguments| Plan::new(arguments, rand::random(), descriptors);
-    make(each.clone())?;
-    let report = run(&measuring.telling, async |cut| {
-        let made = scenario::slow_readers::run(slow, each, make, cut).await;
-        made.unwrap_or_else(|error| Err(io::Error::other(error)))
-    })?;
-    conclude(&report, &measuring.telling)
-}
-
-fn newest_values(arguments: &NewestRun) -> Result<ExitCode, Failure> {
-    let NewestRun { newest: arguments, telling } = arguments;
-    for &pid in &arguments.pids {
-        Usage::of(pid)?;
-    }
-    let report = run(telling, async |cut| newest::run(arguments, telling, cut).await)?;
-    conclude(&report, telling)
-}
-
-fn million(arguments: &MillionRun, descriptors: u64) -> Result<ExitCode, Failure> {
-    let MillionRun { million, telling } = arguments;
-    let room = Room::look(descriptors).map_err(Failure::Begin)?;
-    let report = run(telling, async |cut| {
-        let progress =
-            if telling.quiet { Progress::hidden() } else { Progress::new(million.connections.into(), 0) };
-        million::run(million, &telling.title, room, cut, &progress).await
-    })?;
-    conclude(&report, telling)
-}
-
-fn redis(arguments: &RedisRun) -> Result<ExitCode, Failure> {
-    let RedisRun { redis, telling } = arguments;
-    let report = run(telling, async |cut| {
-        let progress = if telling.quiet { Progress::hidden() } else { Progress::new(0, 0) };
-        redis::run(redis, &telling.title, cut, &progress).await
-    })?;
-    conclude(&report, telling)
-}
-
-/// Runs a scenario on a runtime of its own, which it must leave when it is told to.
-fn run<T>(telling: &TellingArguments, work: impl AsyncFnOnce(&Cut) -> io::Result<T>) -> Result<T, Failure> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Begin)?;
-    let worked = runtime.block_on(async {
+    let mut run = RunInfo::new(&reporting.title, SystemTime::now());
+    let (findings, thresholds) = runtime()?.block_on(async {
         let (cutter, cut) = Cut::new();
-        tokio::spawn(watch_the_end(cutter, duration(telling.time_limit)));
-        work(&cut).await
-    });
-    worked.map_err(Failure::Begin)
+        let controls = Controls::new(cut, reporting.quiet);
+        tokio::spawn(watch_the_end(cutter, reporting.time_limit));
+        let outcome = work(&controls).await;
+        controls.progress.finish();
+        run.cut_short = controls.cut.reason().map(|reason| reason.describe().to_owned());
+        outcome
+    })?;
+    run.thresholds = thresholds;
+    conclude(&Report { run, findings }, reporting)
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Tells what was found, and how it went.
-fn conclude(findings: &impl Findings, telling: &TellingArguments) -> Result<ExitCode, Failure> {
-    if let Some(path) = &telling.json {
-        json::write(findings, path).map_err(|error| cannot_write(path, error))?;
+fn conclude<F: Findings>(report: &Report<F>, reporting: &ReportingArguments) -> Result<ExitCode, Failure> {
+    let written = |path: &Path, written: io::Result<()>| {
+        written.map_err(|error| Failure::Write { path: path.display().to_string(), error })
+    };
+    if let Some(path) = &reporting.json {
+        written(path, report.write_json(path))?;
     }
-    let broken: Vec<_> = findings.thresholds().iter().filter(|threshold| !threshold.held).collect();
-    if telling.quiet {
-        for threshold in &broken {
-            let measured = threshold.measured.map_or("not measured".to_owned(), text::number);
-            say(&mut io::stderr(), &format!("{} broken: {measured}\n", threshold.name));
-        }
-    } else {
-        say(&mut io::stdout(), &text::render(findings));
+    if let Some(path) = &reporting.html {
+        written(path, page::write(report, path))?;
     }
-    Ok(if findings.cut_short().is_some() {
+    let is_broken = report.run.thresholds.iter().any(|threshold| !threshold.held);
+    if !reporting.quiet {
+        let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        say(&mut io::stdout(), &text::render(report, coloured));
+    } else if is_broken {
+        say(&mut io::stderr(), &format!("{}\n", report.failures().join("\n")));
+    }
+    Ok(if report.run.cut_short.is_some() {
         ExitCode::from(INTERRUPTED)
-    } else if !broken.is_empty() {
+    } else if is_broken {
         ExitCode::from(BROKEN_THRESHOLD)
     } else {
         ExitCode::SUCCESS
     })
-}
-
-fn cannot_write(path: &Path, error: io::Error) -> Failure {
-    Failure::Write { path: path.display().to_string(), error }
 }
 
 /// Cuts the run short at the first Ctrl-C or SIGTERM or when its time is up, and ends the process at the second.

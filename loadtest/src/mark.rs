@@ -61,6 +61,7 @@ pub struct PayloadMaker {
 
 /// The payload without padding: `{"mark":"…"}`.
 pub const PAYLOAD_BYTES_MIN: usize = MARK_BYTES + 11;
+pub const PAYLOAD_BYTES_MAX: u64 = 1 << 24;
 /// What a padding field adds before its first byte: `,"pad":""`.
 const PADDING_FIELD_BYTES: usize = 9;
 

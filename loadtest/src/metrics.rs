@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::Method;
 use tokio::time::timeout;
 
-use crate::call::call;
+use crate::http::call;
 use crate::plan::Target;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);

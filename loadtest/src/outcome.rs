@@ -1,29 +1,27 @@
 //! Turns what a scenario recorded into the report.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, ThresholdArguments};
 use crate::clock::seconds;
+use crate::plan::Plan;
 use crate::process::{self, Usage};
 use crate::record::Recorder;
 use crate::report::{
-    Connections, Deliveries, Host, Latency, LoadTester, Memory, Process, Publications, Report, Server,
-    Settings, StormReport, percentiles,
+    self, Connections, Deliveries, Latency, Limit, LoadFindings, LoadTester, Memory, Process, Publications,
+    Server, Settings, Threshold, check, percentiles,
 };
-use crate::scenario::{CutShort, Reading};
+use crate::scenario::{Reading, StormFindings};
 use crate::schedule::Schedule;
 use crate::sequence::Verdict;
 use crate::subscriber::Shared;
-use crate::{report, threshold};
 
 const MICROS_PER_SECOND: f64 = 1e6;
 const MILLION: f64 = 1e6;
 
 /// Everything that a run has found out.
 #[derive(Debug)]
-pub struct Outcome {
-    pub cut_short: Option<CutShort>,
+pub struct PlainOutcome {
     pub ramp_seconds: f64,
     pub schedule: Schedule,
     pub verdict: Verdict,
@@ -31,7 +29,7 @@ pub struct Outcome {
     pub memory: [Memory; 4],
     pub connecting: Window,
     pub publishing: Window,
-    pub storm: Option<StormReport>,
+    pub storm: Option<StormFindings>,
     pub recorder: Recorder,
     pub shared: Arc<Shared>,
 }
@@ -46,68 +44,53 @@ pub struct Window {
 
 impl Window {
     pub fn between(from: &Reading, to: &Reading) -> Self {
-        let used = |from: Usage, to: Usage| Usage {
-            user_seconds: (to.user_seconds - from.user_seconds).max(0.0),
-            system_seconds: (to.system_seconds - from.system_seconds).max(0.0),
-            resident_bytes: to.resident_bytes,
-        };
         Self {
             seconds: seconds(to.at_ns - from.at_ns),
-            server: used(from.server, to.server),
-            own: used(from.own, to.own),
+            server: to.server.since(from.server),
+            own: to.own.since(from.own),
         }
     }
 }
 
-impl Outcome {
-    pub fn into_report(self) -> Report {
-        let arguments = &self.shared.plan.arguments;
-        let mut report = Report {
-            title: arguments.measuring.telling.title.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_unix: self.started().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
-            cut_short: self.cut_short.map(|cut| cut.describe().to_owned()),
+impl PlainOutcome {
+    /// What was found, and whether the run's own thresholds and those of its storm held.
+    pub fn conclude(&self) -> (LoadFindings, Vec<Threshold>) {
+        let Plan { arguments, storm, .. } = &self.shared.plan;
+        let own = self.publishing.own;
+        let findings = LoadFindings {
             settings: self.settings(),
-            host: host(),
             connections: self.connections(),
             publications: self.publications(),
             deliveries: self.deliveries(),
             storm: self.storm.clone(),
             server: (!arguments.measuring.pids.is_empty()).then(|| self.server()),
             load_tester: LoadTester {
-                user_seconds: self.publishing.own.user_seconds,
-                system_seconds: self.publishing.own.system_seconds,
-                cores: (self.publishing.own.user_seconds + self.publishing.own.system_seconds)
-                    / self.publishing.seconds.max(1e-3),
-                resident_bytes: self.publishing.own.resident_bytes,
+                user_seconds: own.user_seconds,
+                system_seconds: own.system_seconds,
+                cores: own.cpu_seconds() / self.publishing.seconds.max(1e-3),
+                resident_bytes: own.resident_bytes,
             },
-            thresholds: Vec::new(),
             stages: self.recorder.stages.clone(),
             series: self.recorder.points.clone(),
         };
-        report.thresholds = threshold::check(&arguments.thresholds, &report);
-        if let Some((limits, storm)) = self.shared.plan.storm.as_ref().zip(self.storm.as_ref()) {
-            report.thresholds.extend(threshold::check_storm(limits, storm));
+        let mut thresholds = check(limits(&arguments.thresholds, &findings));
+        if let Some((storm, found)) = storm.as_ref().zip(findings.storm.as_ref()) {
+            thresholds.extend(check(storm.limits(found)));
         }
-        report
-    }
-
-    fn started(&self) -> SystemTime {
-        let elapsed = Duration::try_from_secs_f64(self.recorder.elapsed()).unwrap_or_default();
-        SystemTime::now().checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH)
+        (findings, thresholds)
     }
 
     fn settings(&self) -> Settings {
         let plan = &self.shared.plan;
-        let Arguments { connections, publications, .. } = &plan.arguments;
+        let Arguments { access, connections, publications, .. } = &plan.arguments;
         Settings {
-            urls: connections.urls.clone(),
-            protocol: match &connections.template {
+            urls: access.urls.clone(),
+            protocol: match &access.template {
                 Some(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-                None => format!("{:?}", connections.protocol).to_lowercase(),
+                None => format!("{:?}", access.protocol).to_lowercase(),
             },
-            transport: plan.dialect.transport(connections.transport).name().to_owned(),
-            compression: connections.compression,
+            transport: plan.dialect.transport(access.transport).name().to_owned(),
+            compression: access.compression,
             connections: connections.connections,
             ramp_per_second: connections.ramp,
             channels: connections.channels,
@@ -120,8 +103,8 @@ impl Outcome {
             in_flight: publications.in_flight,
             batch: publications.batch,
             burst: publications.burst,
-            duration_seconds: publications.duration,
-            warmup_seconds: publications.warmup,
+            duration_seconds: publications.duration.as_secs_f64(),
+            warmup_seconds: publications.warmup.as_secs_f64(),
             payload_bytes: publications.payload,
             threads: plan.threads,
             source_addresses: plan.sources,
@@ -203,7 +186,7 @@ impl Outcome {
         let each = |amount: f64| (connected > 0.0).then(|| amount / connected);
         let [before, ready, after_publishing, after_closing] = self.memory;
         let growth = |from: u64, to: u64| to as f64 - from as f64;
-        let connect_seconds = self.connecting.server.user_seconds + self.connecting.server.system_seconds;
+        let connect_seconds = self.connecting.server.cpu_seconds();
         Server {
             processes: pids.iter().map(|&pid| Process { pid, name: process::name(pid) }).collect(),
             user_seconds,
@@ -231,13 +214,33 @@ impl Outcome {
     }
 }
 
-/// The machine that this runs on.
-pub fn host() -> Host {
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let pages = rustix::system::sysinfo();
-    Host {
-        cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        kernel,
-        memory_bytes: pages.totalram as u64 * u64::from(pages.mem_unit),
-    }
+/// The thresholds of a plain run.
+fn limits(arguments: &ThresholdArguments, found: &LoadFindings) -> impl IntoIterator<Item = Limit> {
+    let LoadFindings { connections, publications, deliveries, .. } = found;
+    let server = found.server.as_ref();
+    let latency = &deliveries.latency;
+    let timed = |milliseconds| (latency.count > 0).then_some(milliseconds);
+    let limit = |limit: Option<u64>| limit.map(|limit| limit as f64);
+    let count = |count: u64| Some(count as f64);
+    let kib_each = server.and_then(|server| server.resident_bytes_per_connection).map(|bytes| bytes / 1024.0);
+    [
+        ("max-p50-ms", arguments.max_p50_ms, timed(latency.p50)),
+        ("max-p99-ms", arguments.max_p99_ms, timed(latency.p99)),
+        ("max-p999-ms", arguments.max_p999_ms, timed(latency.p999)),
+        ("max-lost", limit(arguments.max_lost), count(deliveries.lost)),
+        ("max-duplicated", limit(arguments.max_duplicated), count(deliveries.duplicated)),
+        ("max-reordered", limit(arguments.max_reordered), count(deliveries.reordered)),
+        ("max-failures", limit(arguments.max_failures), count(connections.failed)),
+        ("max-publish-failures", limit(arguments.max_publish_failures), count(publications.failed)),
+        ("max-disconnects", limit(arguments.max_disconnects), count(connections.disconnects)),
+        (
+            "max-cpu-per-million",
+            arguments.max_cpu_per_million,
+            server.and_then(|one| one.seconds_per_million),
+        ),
+        ("max-kib-per-connection", arguments.max_kib_per_connection, kib_each),
+        ("max-idle-cpu", arguments.max_idle_cpu, server.and_then(|one| one.idle_cpu_percent)),
+        ("max-memory-after", arguments.max_memory_after, server.map(|one| one.memory_after_percent)),
+        ("min-deliveries-per-second", arguments.min_deliveries_per_second, Some(deliveries.per_second)),
+    ]
 }

@@ -1,14 +1,14 @@
 //! What a run will do: the command line, checked and made concrete before anything is opened.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::Duration;
 
 use hyper::Uri;
 
-use crate::arguments::{Arguments, ConnectionArguments, Entrance, ProtocolName, StormArguments, Transport};
+use crate::arguments::{AccessArguments, Arguments, Entrance, ProtocolName, Transport};
 use crate::dialect::{Dialect, Template, TemplateError};
-use crate::mark::{CHANNELS_MAX, PAYLOAD_BYTES_MIN};
 use crate::metrics::Metrics;
+use crate::process::{ProcessError, Usage};
+use crate::scenario::StormArguments;
 use crate::tls::{Tls, TlsError, Trust};
 
 /// Connections from one source address to one target address. The kernel has 28,000 ports for it, but takes ever
@@ -31,8 +31,10 @@ pub struct Plan {
     pub internals: Vec<Target>,
     /// Cut all connections on the way.
     pub storm: Option<StormArguments>,
+    /// Whether connections that never became ready are tried again, whatever `--reconnect` says of those that were.
+    pub retries_failed: bool,
     /// Of a hundred connections, those that stop reading.
-    slow_percent: f64,
+    pub slow_percent: f64,
     pub sources: u8,
     pub threads: u16,
     /// Written into each payload, so that nothing of another run is taken for ours.
@@ -72,8 +74,10 @@ pub enum PlanError {
     Remote { url: String, address: SocketAddr },
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     #[error("--{name} must be {expected}")]
-    Argument { name: &'static str, expected: String },
+    Argument { name: &'static str, expected: &'static str },
     #[error(
         "{needed} connections need more file descriptors than this process may open ({limit}): raise the hard limit (ulimit -Hn) or start several load testers"
     )]
@@ -83,17 +87,20 @@ pub enum PlanError {
 impl Plan {
     /// `run` is any number that differs between runs; `descriptors` is how many this process may open.
     pub fn new(arguments: Arguments, run: u32, descriptors: u64) -> Result<Self, PlanError> {
-        let dialect = dialect(&arguments.connections)?;
-        check_numbers(&arguments, &dialect)?;
-        let connections = &arguments.connections;
-        let targets = resolve(&connections.urls, &["ws", "wss"], connections)?;
+        let dialect = dialect(&arguments.access)?;
+        check_combination(&arguments, &dialect)?;
+        for &pid in &arguments.measuring.pids {
+            Usage::of(pid)?;
+        }
+        let Arguments { access, connections, .. } = &arguments;
+        let targets = resolve(&access.urls, &["ws", "wss"], access)?;
         let api_urls = match arguments.publications.api_urls.as_slice() {
             [] => targets.iter().map(Target::api_beside).collect(),
             given => given.to_vec(),
         };
-        let apis = resolve(&api_urls, &["http", "https"], connections)?;
+        let apis = resolve(&api_urls, &["http", "https"], access)?;
 
-        let internals = resolve(&arguments.measuring.metrics_urls, &["http"], connections)?;
+        let internals = resolve(&arguments.measuring.metrics_urls, &["http"], access)?;
 
         let publishers = u64::from(arguments.publications.publishers);
         let needed = u64::from(connections.connections) + publishers + SPARE_DESCRIPTORS;
@@ -101,7 +108,7 @@ impl Plan {
             return Err(PlanError::Descriptors { needed, limit: descriptors });
         }
         let per_target = connections.connections.div_ceil(targets.len() as u32);
-        let sources = match connections.sources {
+        let sources = match access.sources {
             0 => per_target.div_ceil(CONNECTIONS_PER_SOURCE).clamp(1, 250) as u8,
             given => given,
         };
@@ -110,7 +117,7 @@ impl Plan {
             given => given,
         };
         let publications = match arguments.publications.in_flight {
-            None => (arguments.publications.rate * arguments.publications.duration).round(),
+            None => (arguments.publications.rate * arguments.publications.duration.as_secs_f64()).round(),
             // As many as there is time for.
             Some(_) => PUBLICATIONS_MAX,
         } as u64;
@@ -120,6 +127,7 @@ impl Plan {
             apis,
             internals,
             storm: None,
+            retries_failed: false,
             slow_percent: 0.0,
             sources,
             threads,
@@ -131,22 +139,9 @@ impl Plan {
 
     /// The same run, in whose middle all connections are cut.
     pub fn with_storm(self, storm: StormArguments) -> Result<Self, PlanError> {
-        let lasts = self.arguments.publications.rate > 0.0 && self.publications > 0;
-        if !lasts {
-            let expected = "more than 0, since a storm is for those who miss something".to_owned();
-            return Err(PlanError::Argument { name: "rate", expected });
-        }
-        for (name, seconds) in
-            [("calm", storm.calm), ("away", storm.away), ("storm-timeout", storm.storm_timeout)]
-        {
-            check_seconds(name, seconds)?;
-        }
+        let expected = "more than 0, since a storm is for those who miss something";
+        check("rate", self.publications > 0, expected)?;
         Ok(Self { storm: Some(storm), ..self })
-    }
-
-    /// The same run, with some that stop reading.
-    pub fn with_slow_readers(self, percent: f64) -> Self {
-        Self { slow_percent: percent, ..self }
     }
 
     /// Whether a connection is one that stops reading: they are spread evenly over all.
@@ -186,19 +181,7 @@ impl Plan {
     }
 }
 
-/// A whole, finite, not negative number of seconds as a duration.
-pub fn duration(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
-}
-
-fn check_seconds(name: &'static str, seconds: f64) -> Result<(), PlanError> {
-    if (0.0..=86_400.0).contains(&seconds) {
-        return Ok(());
-    }
-    Err(PlanError::Argument { name, expected: "between 0 and 86,400 seconds".to_owned() })
-}
-
-fn dialect(arguments: &ConnectionArguments) -> Result<Dialect, PlanError> {
+fn dialect(arguments: &AccessArguments) -> Result<Dialect, PlanError> {
     Ok(match (&arguments.template, arguments.protocol) {
         (Some(path), _) => Dialect::Template(Template::read(path)?.into()),
         (None, ProtocolName::Centrifuge) => Dialect::Centrifuge,
@@ -206,113 +189,82 @@ fn dialect(arguments: &ConnectionArguments) -> Result<Dialect, PlanError> {
     })
 }
 
-fn check_numbers(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanError> {
-    let connections = &arguments.connections;
-    let publications = &arguments.publications;
-    let measuring = &arguments.measuring;
-    let check = |name, holds, expected: &str| {
-        if holds { Ok(()) } else { Err(PlanError::Argument { name, expected: expected.to_owned() }) }
-    };
-    check("connections", connections.connections > 0, "at least 1")?;
-    check("ramp", connections.ramp.is_finite() && connections.ramp > 0.0, "more than 0")?;
-    check("opening-max", connections.opening_max > 0, "at least 1")?;
-    check("channels", (1..CHANNELS_MAX).contains(&connections.channels), "between 1 and 16,777,215")?;
-    check(
-        "per-connection",
-        (1..=connections.channels).contains(&connections.per_connection),
-        "between 1 and the number of channels",
-    )?;
-    check(
-        "per-connection",
-        !dialect.has_one_channel() || connections.per_connection == 1,
-        "1 with the bare protocol, whose address names the one channel, and with a template",
-    )?;
-    check(
-        "per-connection",
-        u64::from(connections.connections) * u64::from(connections.per_connection) <= SUBSCRIPTIONS_MAX,
-        "such that there are at most 20,000,000 subscriptions",
-    )?;
-    check(
-        "transport",
-        connections.transport == Transport::Websocket || *dialect == Dialect::Centrifuge,
-        "websocket with a bare protocol or a template",
-    )?;
-    let streams = dialect.transport(connections.transport) != Transport::Websocket;
-    check(
-        "compression",
-        !streams || !connections.compression,
-        "left out where the transport is no WebSocket",
-    )?;
-    check(
-        "publish-via",
-        !streams || publications.publish_via == Entrance::Api,
-        "api where the transport is no WebSocket",
-    )?;
-    check("read-buffer", (128..=1 << 20).contains(&connections.read_buffer), "between 128 and 1,048,576")?;
-    check("threads", connections.threads <= 256, "at most 256")?;
-    check(
-        "reconnect-min-ms",
-        (1..=connections.reconnect_max_ms).contains(&connections.reconnect_min_ms),
-        "at least 1 and at most --reconnect-max-ms",
-    )?;
-    check("rate", publications.rate.is_finite() && publications.rate >= 0.0, "0 or more")?;
-    check(
-        "duration",
-        publications.rate * publications.duration <= PUBLICATIONS_MAX,
-        "such that at most 1,000,000,000 publications are made",
-    )?;
-    check(
-        "payload",
-        (PAYLOAD_BYTES_MIN..=1 << 24).contains(&publications.payload),
-        &format!("between {PAYLOAD_BYTES_MIN} and 16,777,216"),
-    )?;
-    check("wave", measuring.wave <= connections.connections, "at most the number of connections")?;
-    check("burst", publications.burst > 0, "at least 1")?;
-    check("publishers", (1..=1_000).contains(&publications.publishers), "between 1 and 1,000")?;
-    check(
-        "publishers",
-        *dialect != Dialect::Raw
-            || publications.publish_via != Entrance::Client
-            || publications.publishers == connections.channels,
-        "the number of channels where publications enter through bare connections",
-    )?;
+/// What no option can say of itself alone.
+fn check_combination(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanError> {
+    let Arguments { access, connections, publications, measuring, .. } = arguments;
+    let seconds = publications.duration.as_secs_f64();
+    let subscriptions = u64::from(connections.connections) * u64::from(connections.per_connection);
+    let is_stream = dialect.transport(access.transport) != Transport::Websocket;
     let is_api = publications.publish_via == Entrance::Api;
-    check("publish-via", is_api || !matches!(dialect, Dialect::Template(_)), "api with a template")?;
-    check("batch", (1..=10_000).contains(&publications.batch), "between 1 and 10,000")?;
-    check(
-        "batch",
-        publications.batch == 1 || (is_api && dialect.publishes_by_api()),
-        "1 with a template that says how to publish, and where publications enter through clients",
-    )?;
-    if let Some(in_flight) = publications.in_flight {
-        check("in-flight", (1..=65_536).contains(&in_flight), "between 1 and 65,536")?;
-        check(
+    let is_raw_client = *dialect == Dialect::Raw && !is_api;
+    let in_flight = publications.in_flight;
+    for (name, holds, expected) in [
+        (
+            "per-connection",
+            connections.per_connection <= connections.channels,
+            "between 1 and the number of channels",
+        ),
+        (
+            "per-connection",
+            !dialect.has_one_channel() || connections.per_connection == 1,
+            "1 with the bare protocol, whose address names the one channel, and with a template",
+        ),
+        (
+            "per-connection",
+            subscriptions <= SUBSCRIPTIONS_MAX,
+            "such that there are at most 20,000,000 subscriptions",
+        ),
+        (
+            "transport",
+            access.transport == Transport::Websocket || *dialect == Dialect::Centrifuge,
+            "websocket with a bare protocol or a template",
+        ),
+        ("compression", !is_stream || !access.compression, "left out where the transport is no WebSocket"),
+        ("publish-via", !is_stream || is_api, "api where the transport is no WebSocket"),
+        ("publish-via", is_api || !matches!(dialect, Dialect::Template(_)), "api with a template"),
+        (
+            "reconnect-min-ms",
+            connections.reconnect_min_ms <= connections.reconnect_max_ms,
+            "at most --reconnect-max-ms",
+        ),
+        (
+            "duration",
+            publications.rate * seconds <= PUBLICATIONS_MAX,
+            "such that at most 1,000,000,000 publications are made",
+        ),
+        ("warmup", publications.warmup <= publications.duration, "no longer than --duration"),
+        ("wave", measuring.wave <= connections.connections, "at most the number of connections"),
+        (
+            "publishers",
+            !is_raw_client || publications.publishers == connections.channels,
+            "the number of channels where publications enter through bare connections",
+        ),
+        (
+            "batch",
+            publications.batch == 1 || (is_api && dialect.publishes_by_api()),
+            "1 with a template that says how to publish, and where publications enter through clients",
+        ),
+        (
             "in-flight",
-            is_api && publications.publishers == 1,
+            in_flight.is_none() || (is_api && publications.publishers == 1),
             "used with --publish-via api and one publisher",
-        )?;
-        check("batch", publications.batch <= in_flight as usize, "at most --in-flight")?;
-    }
-    check("window", (1..=65_536).contains(&publications.window), "between 1 and 65,536")?;
-    for (name, seconds) in [
-        ("connect-timeout", connections.connect_timeout),
-        ("duration", publications.duration),
-        ("warmup", publications.warmup),
-        ("drain", measuring.drain),
-        ("settle", measuring.settle),
-        ("rest", measuring.rest),
-        ("time-limit", measuring.telling.time_limit),
+        ),
+        (
+            "batch",
+            in_flight.is_none_or(|in_flight| publications.batch <= in_flight as usize),
+            "at most --in-flight",
+        ),
     ] {
-        check_seconds(name, seconds)?;
+        check(name, holds, expected)?;
     }
-    check("warmup", publications.warmup <= publications.duration, "no longer than --duration")
+    Ok(())
 }
 
-fn resolve(
-    urls: &[String],
-    schemes: &[&str],
-    arguments: &ConnectionArguments,
-) -> Result<Vec<Target>, PlanError> {
+fn check(name: &'static str, holds: bool, expected: &'static str) -> Result<(), PlanError> {
+    if holds { Ok(()) } else { Err(PlanError::Argument { name, expected }) }
+}
+
+fn resolve(urls: &[String], schemes: &[&str], arguments: &AccessArguments) -> Result<Vec<Target>, PlanError> {
     // Certificates are looked for only if an address needs them.
     let mut trust = None;
     urls.iter()
@@ -390,17 +342,14 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_with_the_name_of_the_argument() {
         for (line, name) in [
-            ("--connections 0", "--connections"),
-            ("--ramp 0", "--ramp"),
             ("--channels 2 --per-connection 3", "--per-connection"),
             ("--protocol raw --channels 2 --per-connection 2", "--per-connection"),
-            ("--payload 10", "--payload"),
             ("--transport sse --protocol raw", "--transport"),
             ("--transport http_stream --compression", "--compression"),
             ("--transport sse --publish-via client", "--publish-via"),
             ("--rate 1e9 --duration 1000", "--duration"),
-            ("--rate NaN", "--rate"),
-            ("--duration inf", "--duration"),
+            ("--batch 3 --in-flight 2", "--batch"),
+            ("--pid 4294967295", "process 4294967295"),
             ("--reconnect --reconnect-min-ms 9 --reconnect-max-ms 3", "--reconnect-min-ms"),
             ("--url http://127.0.0.1", "http://127.0.0.1"),
             ("--url wss://127.0.0.1 --ca /nowhere.pem", "/nowhere.pem"),
@@ -415,7 +364,7 @@ mod tests {
     #[test]
     fn slow_readers_are_spread_evenly() {
         let of = |percent, connections| {
-            let plan = plan("").unwrap().with_slow_readers(percent);
+            let plan = Plan { slow_percent: percent, ..plan("").unwrap() };
             (0..connections).filter(|number| plan.is_slow(*number)).collect::<Vec<_>>()
         };
         assert_eq!(of(1.0, 300), [99, 199, 299]);

@@ -28,6 +28,25 @@ impl Usage {
         parse(&stat, &statm).ok_or(ProcessError::Unintelligible { pid })
     }
 
+    pub fn cpu_seconds(self) -> f64 {
+        self.user_seconds + self.system_seconds
+    }
+
+    /// The CPU time that was used since an earlier reading, and the memory of now. A process that ends takes its share
+    /// away with it, which must not show as negative work.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            user_seconds: (self.user_seconds - earlier.user_seconds).max(0.0),
+            system_seconds: (self.system_seconds - earlier.system_seconds).max(0.0),
+            resident_bytes: self.resident_bytes,
+        }
+    }
+
+    /// What this program itself has used.
+    pub fn own() -> Self {
+        Self::sum(&[std::process::id()])
+    }
+
     /// The sum over all that still run.
     pub fn sum(pids: &[u32]) -> Self {
         let readings = pids.iter().filter_map(|&pid| Self::of(pid).ok());
@@ -49,22 +68,6 @@ pub fn proportional_bytes(pids: &[u32]) -> Option<u64> {
             line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
         })
         .sum()
-}
-
-/// What a process has started, and what those have.
-pub fn descendants(pid: u32) -> Vec<u32> {
-    let mut found = vec![pid];
-    let mut next = 0;
-    while let Some(&parent) = found.get(next) {
-        next += 1;
-        // Each of its threads may have started some.
-        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
-        for task in tasks.flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        }
-    }
-    found.split_off(1)
 }
 
 /// The program's name, for people.

@@ -13,7 +13,6 @@ use crate::clock::now_ns;
 use crate::connect::{Entry, connect};
 use crate::dialect::Event;
 use crate::lane::{Lane, Phase};
-use crate::plan::duration;
 use crate::subscriber::Reaction;
 use crate::wire::{Incoming, Wire, WireError};
 
@@ -80,16 +79,16 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
             }
             Ending::Failed(reason) => {
                 lane.books.borrow_mut().tally.failures.count(reason);
-                true
+                lane.shared.plan.arguments.connections.reconnect || lane.shared.plan.retries_failed
             }
             Ending::Lost { reason, comes_back } => {
                 let tally = &mut lane.books.borrow_mut().tally;
                 tally.ended += 1;
                 tally.disconnects.count(reason);
-                comes_back
+                comes_back && lane.shared.plan.arguments.connections.reconnect
             }
         };
-        if !lane.shared.plan.arguments.connections.reconnect || !comes_back {
+        if !comes_back {
             lane.subscribers.borrow_mut()[index].leave();
             return;
         }
@@ -105,7 +104,7 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
 
 /// Connects and waits until every subscription is confirmed.
 async fn open(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) -> Result<Wire, Ending> {
-    let limit = duration(lane.shared.plan.arguments.connections.connect_timeout);
+    let limit = lane.shared.plan.arguments.connections.connect_timeout;
     let permit = tokio::select! {
         permit = lane.opening.acquire() => permit.map_err(|_| Ending::Stopped)?,
         () = lane.stopped() => return Err(Ending::Stopped),
@@ -126,7 +125,7 @@ async fn become_ready(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) 
     let target = shared.plan.target_of(number, attempt);
     let first_channel = shared.plan.channels_of(number).next().unwrap_or(0);
     let path = shared.dialect.path(
-        shared.plan.arguments.connections.transport,
+        shared.plan.arguments.access.transport,
         &target.path,
         shared.ledger.name(first_channel),
     );

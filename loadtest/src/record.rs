@@ -58,7 +58,7 @@ impl Recorder {
         let mut tick = interval(POINT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let start_ns = now_ns();
-        let open = OpenPoint::new(start_ns, Usage::sum(&pids), own_usage());
+        let open = OpenPoint::new(start_ns, Usage::sum(&pids), Usage::own());
         let recorder = Self {
             received: Books::default(),
             published: PublishBooks::default(),
@@ -111,10 +111,9 @@ impl Recorder {
         self.closed = true;
     }
 
-    /// The last point, and the progress bar's end.
+    /// Takes the last point.
     pub fn finish(&mut self) {
         self.close_point();
-        self.progress.finish();
     }
 
     pub fn elapsed(&self) -> f64 {
@@ -159,14 +158,13 @@ impl Recorder {
 
     fn close_point(&mut self) {
         let now = now_ns();
-        let (server, own) = (self.usage(), own_usage());
+        let (server, own) = (self.usage(), Usage::own());
         let open = std::mem::replace(&mut self.open, OpenPoint::new(now, server, own));
         let span = seconds(now - open.since_ns).max(1e-3);
         let timed = |quantile| {
             open.latency.histogram().map(|histogram| milliseconds(histogram.value_at_quantile(quantile)))
         };
-        // A process that ends takes its share away with it, which must not show as negative work.
-        let rate = |now: f64, then: f64| ((now - then) / span).max(0.0);
+        let (server_used, own_used) = (server.since(open.server), own.since(open.own));
         self.points.push(Point {
             seconds: seconds(now - self.start_ns),
             connections: self.connections(),
@@ -175,20 +173,12 @@ impl Recorder {
             p50: timed(0.5),
             p99: timed(0.99),
             max: timed(1.0),
-            server_user: rate(server.user_seconds, open.server.user_seconds),
-            server_system: rate(server.system_seconds, open.server.system_seconds),
+            server_user: server_used.user_seconds / span,
+            server_system: server_used.system_seconds / span,
             server_resident_bytes: server.resident_bytes,
-            own_cores: rate(
-                own.user_seconds + own.system_seconds,
-                open.own.user_seconds + open.own.system_seconds,
-            ),
+            own_cores: own_used.cpu_seconds() / span,
         });
     }
-}
-
-/// What this program itself has used.
-pub fn own_usage() -> Usage {
-    Usage::sum(&[std::process::id()])
 }
 
 impl OpenPoint {

@@ -1,8 +1,10 @@
 //! One connection's account: its subscriptions, and what it makes of each event it hears.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cmp::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
 use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
@@ -38,11 +40,10 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(plan: Plan) -> Self {
-        let connections = &plan.arguments.connections;
         Self {
             dialect: plan.dialect.clone(),
             ledger: Ledger::new(plan.channel_names()),
-            tokens: Tokens::new(connections, SystemTime::now()),
+            tokens: Tokens::new(&plan.arguments.access, SystemTime::now()),
             timed_from_ns: AtomicU64::new(0),
             flow: plan.arguments.publications.in_flight.map(Flow::new),
             settled: AtomicU64::new(0),
@@ -61,11 +62,36 @@ pub struct Books {
     /// From the moment an attempt was due until the WebSocket was open, and until it was ready to receive.
     pub open: Latencies,
     pub ready: Latencies,
+    pub reach: Reach,
+}
+
+/// How many have the publication that was published last of those that have come, and when the last of them got it.
+/// Of one channel: where there are several, it is of none in particular.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reach {
+    pub sequence: u64,
+    pub received: u64,
+    pub last_ns: u64,
+}
+
+impl Reach {
+    fn absorb(&mut self, other: Self) {
+        match other.sequence.cmp(&self.sequence) {
+            // Everyone was to have it long ago.
+            Ordering::Less => {}
+            Ordering::Greater => *self = other,
+            Ordering::Equal => {
+                self.received += other.received;
+                self.last_ns = self.last_ns.max(other.last_ns);
+            }
+        }
+    }
 }
 
 impl Books {
     pub fn absorb(&mut self, other: Self) {
-        let Self { tally, latency, open, ready } = other;
+        let Self { tally, latency, open, ready, reach } = other;
+        self.reach.absorb(reach);
         self.tally.absorb(tally);
         self.latency.merge(&latency);
         self.open.merge(&open);
@@ -242,10 +268,11 @@ impl Subscriber {
             Arrival::Reordered => tally.reordered += 1,
             Arrival::InOrder => {}
         }
+        books.reach.absorb(Reach { sequence: mark.sequence, received: 1, last_ns: now });
         if let Some(flow) = &shared.flow {
             flow.deliver();
         }
-        if !heard.recovered && mark.intended_ns >= shared.timed_from_ns.load(Ordering::Relaxed) {
+        if !heard.recovered && mark.intended_ns >= shared.timed_from_ns.load(Relaxed) {
             books.latency.record(now.saturating_sub(mark.intended_ns));
         }
     }

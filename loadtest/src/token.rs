@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 
-use crate::arguments::ConnectionArguments;
+use crate::arguments::AccessArguments;
 
 /// How long a signed token is good for: longer than any run.
 const LIFETIME: Duration = Duration::from_secs(2 * 86_400);
@@ -23,7 +23,7 @@ pub enum Tokens {
 }
 
 impl Tokens {
-    pub fn new(arguments: &ConnectionArguments, wall: SystemTime) -> Self {
+    pub fn new(arguments: &AccessArguments, wall: SystemTime) -> Self {
         match (&arguments.token, &arguments.token_secret) {
             (Some(token), _) => Self::Same(token.clone()),
             (None, Some(secret)) => {

@@ -1,4 +1,4 @@
-//! The comparison, on servers that it starts and ends by itself.
+//! The scripts around the command: the comparison, on servers that it starts and ends by itself, and what is drawn of it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says that something is wrong")]
 
 #[path = "support/command.rs"]
@@ -6,8 +6,9 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use support::{Scratch, command, printed};
-use tidegate_loadtest::compare::Comparison;
+use serde_json::Value;
+use support::{Scratch, printed};
+use tokio::process::Command;
 
 const LOAD: &str = "-n 20 --ramp 1000 -r 100 -d 0.5 --settle 0 --rest 0";
 
@@ -30,15 +31,28 @@ path = "/api/publish"
 body = '{"channel":"{channel}","data":{payload_string}}'
 "#;
 
-fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("compare").join(name)
+fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-async fn compare(files: &[PathBuf], options: &str, json: &Path) -> (i32, String) {
-    let output =
-        command("compare").args(files).arg("--json").arg(json).args(options.split_whitespace()).output();
-    let output = output.await.unwrap();
-    (output.status.code().unwrap(), printed(&output))
+fn script(name: &str) -> Command {
+    let mut command = Command::new(folder().join(name));
+    command.env("TIDEGATE_BIN_DIR", Path::new(env!("CARGO_BIN_EXE_tidegate-loadtest")).parent().unwrap());
+    command.kill_on_drop(true);
+    command
+}
+
+/// Exit status, what was printed, and the comparison if there is one.
+async fn compare(servers: &[PathBuf], options: &str, json: &Path) -> (i32, String, Value) {
+    let mut command = script("compare/run");
+    command.args(servers).arg("--json").arg(json).args(options.split_whitespace());
+    let output = command.output().await.unwrap();
+    let comparison = std::fs::read(json).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
+    (output.status.code().unwrap(), printed(&output), comparison)
+}
+
+fn figure<'a>(server: &'a Value, key: &str) -> &'a Value {
+    server["figures"].as_array().unwrap().iter().find(|figure| figure["key"] == key).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,19 +61,21 @@ async fn servers_take_turns_as_fresh_processes_and_are_held_against_the_first() 
     let (described, json) = (scratch.file("described.toml"), scratch.file("comparison.json"));
     std::fs::write(&described, DESCRIBED).unwrap();
     std::fs::write(scratch.file("note"), "the port is {port}").unwrap();
-    let files = [shipped("floor.toml"), described];
     let options = format!("--rounds 2 --max-cpu-ratio 1000000 -- {LOAD}");
-    let (status, printed) = compare(&files, &options, &json).await;
+    let (status, printed, comparison) = compare(&[PathBuf::from("floor"), described], &options, &json).await;
     assert_eq!(status, 0, "{printed}");
     assert!(printed.contains("Latency p99, ms") && printed.contains("described"), "{printed}");
-    let comparison: Comparison = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    let order: Vec<(usize, u32)> = comparison.turns.iter().map(|turn| (turn.server, turn.round)).collect();
-    assert_eq!(order, [(0, 0), (1, 0), (0, 1), (1, 1)]);
+    let turns = comparison["turns"].as_array().unwrap();
+    let order: Vec<[u64; 2]> =
+        turns.iter().map(|turn| ["server", "round"].map(|field| turn[field].as_u64().unwrap())).collect();
+    assert_eq!(order, [[0, 0], [1, 0], [0, 1], [1, 1]]);
     let mut pids = Vec::new();
-    for turn in &comparison.turns {
-        let report = &turn.report;
-        assert_eq!((report.deliveries.received, report.connections.ready), (1_000, 20), "{printed}");
-        pids.push(report.server.as_ref().unwrap().processes[0].pid);
+    for report in turns.iter().map(|turn| &turn["report"]) {
+        assert_eq!(
+            (&report["deliveries"]["received"], &report["connections"]["ready"]),
+            (&1_000.into(), &20.into())
+        );
+        pids.push(report["server"]["processes"][0]["pid"].as_u64().unwrap());
     }
     for pid in &pids {
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
@@ -67,30 +83,42 @@ async fn servers_take_turns_as_fresh_processes_and_are_held_against_the_first() 
     pids.sort_unstable();
     pids.dedup();
     assert_eq!(pids.len(), 4, "every turn has a process of its own");
-    for server in &comparison.servers {
-        assert_eq!((server.rounds, server.lost, server.connections_failed), (2, 0, 0));
-        let latency = server.figure("latency_p50_ms").unwrap();
-        assert!(latency.median.unwrap() > 0.0 && latency.values.len() == 2);
-        let ratio = latency.ratio.unwrap();
-        assert!(ratio.min <= ratio.median && ratio.median <= ratio.max);
+    for server in comparison["servers"].as_array().unwrap() {
+        assert_eq!([&server["rounds"], &server["lost"], &server["connections_failed"]], [2, 0, 0]);
+        let latency = figure(server, "latency_p50_ms");
+        assert!(
+            latency["median"].as_f64().unwrap() > 0.0 && latency["values"].as_array().unwrap().len() == 2
+        );
+        let [least, middle, most] =
+            ["min", "median", "max"].map(|part| latency["ratio"][part].as_f64().unwrap());
+        assert!(least <= middle && middle <= most);
     }
-    assert_eq!(comparison.servers[0].figure("latency_p50_ms").unwrap().ratio.unwrap().median, 1.0);
-    assert_eq!(comparison.thresholds.len(), 1);
+    assert_eq!(figure(&comparison["servers"][0], "latency_p50_ms")["ratio"]["median"], 1.0);
+    assert_eq!(comparison["thresholds"].as_array().unwrap().len(), 1);
+
+    let table = scratch.file("table.md");
+    let mut plot = script("plot");
+    plot.arg("table").arg(&json).args(["--name", "twice", "--figure", "latency_p50_ms", "--out"]).arg(&table);
+    assert!(plot.status().await.unwrap().success());
+    let table = std::fs::read_to_string(&table).unwrap();
+    assert!(
+        table.starts_with("| load | server | Latency p50, ms |\n| --- | --- | --- |\n| twice | floor | "),
+        "{table}"
+    );
+    assert!(table.contains(" (1.00 ×) |\n| twice | described | "), "{table}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_is_published_in_batches_in_a_closed_loop() {
     let scratch = Scratch::new("compare-closed");
     let json = scratch.file("comparison.json");
-    let files = [shipped("floor.toml"), shipped("floor.toml")];
-    let load = "--rounds 1 -- -n 20 --ramp 1000 --in-flight 16 --batch 8 -d 0.5 --settle 0 --rest 0";
-    let (status, printed) = compare(&files, load, &json).await;
-    assert_eq!(status, 0, "{printed}");
-    let comparison: Comparison = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    for turn in &comparison.turns {
-        let (sent, deliveries) = (turn.report.publications.sent, &turn.report.deliveries);
-        assert!(sent >= 16 && sent % 8 == 0, "{printed}");
-        assert_eq!((deliveries.received, deliveries.lost), (sent * 20, 0), "{printed}");
+    let load = "--rounds 1 --quiet -- -n 20 --ramp 1000 --in-flight 16 --batch 8 -d 0.5 --settle 0 --rest 0";
+    let (status, printed, comparison) = compare(&["floor", "floor"].map(PathBuf::from), load, &json).await;
+    assert_eq!((status, printed.as_str()), (0, ""));
+    for report in comparison["turns"].as_array().unwrap().iter().map(|turn| &turn["report"]) {
+        let sent = report["publications"]["sent"].as_u64().unwrap();
+        assert!(sent >= 16 && sent.is_multiple_of(8), "{sent}");
+        assert_eq!([&report["deliveries"]["received"], &report["deliveries"]["lost"]], [sent * 20, 0]);
     }
 }
 
@@ -103,15 +131,39 @@ async fn what_cannot_be_compared_says_why() {
         "name='broken'\nurl='ws://127.0.0.1:{port}'\n[start]\ncommand=['sh','-c','echo no luck']",
     )
     .unwrap();
-    let floor = || shipped("floor.toml");
-    for (files, load, reason) in [
-        ([floor(), PathBuf::from("/nowhere.toml")], LOAD, "/nowhere.toml cannot be read"),
-        ([floor(), broken], LOAD, "broken: it ended before it listened: no luck"),
-        ([floor(), floor()], "--url ws://127.0.0.1:1", "--url belongs to the description"),
-        ([floor(), floor()], "--connections 0", "--connections must be at least 1"),
+    for (second, load, reason) in [
+        ("/nowhere.toml", LOAD, "/nowhere.toml cannot be read"),
+        (broken.to_str().unwrap(), LOAD, "broken: it ended before it listened: no luck"),
+        ("floor", "--url ws://127.0.0.1:1", "--url belongs to the description"),
+        ("floor", "--connections 0", "--connections"),
     ] {
-        let (status, printed) = compare(&files, &format!("--rounds 1 -- {load}"), &json).await;
+        let servers = ["floor", second].map(PathBuf::from);
+        let (status, printed, _) = compare(&servers, &format!("--rounds 1 -- {load}"), &json).await;
         assert_eq!(status, 2, "{printed}");
         assert!(printed.contains(reason), "{printed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_medians_and_ratios_of_the_same_round() {
+    let mut checked = Command::new("python3");
+    checked.args(["-m", "doctest"]).arg(folder().join("comparison.py"));
+    let output = checked.output().await.unwrap();
+    assert!(output.status.success(), "{}", printed(&output));
+}
+
+#[test]
+fn every_description_of_a_server_can_be_read() {
+    for entry in folder().join("compare").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let described: toml::Table = toml::from_str(&text).unwrap();
+        assert!(described["start"]["command"].as_array().is_some_and(|words| !words.is_empty()), "{path:?}");
+        if described.contains_key("subscribe") || described.contains_key("publish") {
+            tidegate_loadtest::dialect::Template::read(&path).unwrap();
+        }
     }
 }

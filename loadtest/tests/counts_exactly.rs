@@ -26,7 +26,9 @@ async fn a_faultless_server_has_nothing_lost_duplicated_or_reordered() {
         assert_eq!((report.connections.ready, report.publications.confirmed), (10, 200));
         assert_eq!((report.deliveries.received, report.deliveries.latency.count), (1_000, 1_000));
         assert!(report.deliveries.latency.p50 > 0.0 && report.publications.answered.count == 200);
-        assert!(report.thresholds.iter().all(|threshold| threshold.held) && report.thresholds.len() == 6);
+        assert!(
+            report.run.thresholds.iter().all(|threshold| threshold.held) && report.run.thresholds.len() == 6
+        );
     }
 }
 
@@ -52,7 +54,7 @@ async fn every_planned_mistake_is_counted_once_for_each_subscriber() {
     assert_eq!((deliveries.lost, deliveries.duplicated, deliveries.reordered), (100, 100, 100), "{printed}");
     assert_eq!((deliveries.received, deliveries.latency.count), (1_000, 900));
     assert_eq!(status, 1, "the limit of 99 is broken by 100: {printed}");
-    assert_eq!(report.thresholds.iter().map(|one| one.held).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(report.run.thresholds.iter().map(|one| one.held).collect::<Vec<_>>(), [false, true]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,13 +247,15 @@ async fn an_interrupted_run_still_reports() {
     let printed = support::printed(&output);
     assert_eq!(output.status.code(), Some(130), "{printed}");
     let report = read(&json, &printed);
-    assert_eq!(report.cut_short.as_deref(), Some("interrupted"));
+    assert_eq!(report.run.cut_short.as_deref(), Some("interrupted"));
     assert_eq!(report.connections.ready, 5);
     assert!(report.publications.sent > 0 && report.deliveries.received > 0, "{printed}");
     assert!(report.deliveries.lost <= 5, "at most what was on its way: {printed}");
-    assert_eq!(report.server.unwrap().processes[0].pid, own);
+    assert_eq!(report.server.as_ref().unwrap().processes[0].pid, own);
     let page = std::fs::read_to_string(&html).unwrap();
-    assert!(page.contains("<title>cut &amp; short</title>") && page.matches("<svg").count() == 6);
+    assert!(page.contains("\"cut & short\"") && page.contains("cut short: interrupted"), "{printed}");
+    assert!(printed.contains("✗ cut short: interrupted") && printed.contains(" GMT · "), "{printed}");
+    assert!(report.run.command_line.iter().any(|word| word == "--publish-via"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,7 +263,7 @@ async fn a_run_ends_at_its_time_limit() {
     let server = Server::start(Behaviour::default()).await;
     let line = "--connections 2 --rate 0 --duration 600 --time-limit 0.5 --max-failures 0";
     let (status, report, printed) = run("limit", &server.url(), line).await;
-    assert_eq!(report.cut_short.as_deref(), Some("the time limit was reached"), "{printed}");
+    assert_eq!(report.run.cut_short.as_deref(), Some("the time limit was reached"), "{printed}");
     assert_eq!(status, 130);
 }
 
@@ -267,7 +271,7 @@ async fn a_run_ends_at_its_time_limit() {
 async fn a_run_that_cannot_be_made_says_why() {
     for (line, reason) in [
         ("--url ws://192.0.2.1:1", "--allow-remote"),
-        ("--connections 0", "--connections must be at least 1"),
+        ("--connections 0", "--connections"),
         ("--pid 4294967295", "process 4294967295 cannot be measured"),
         ("--connections 4000000", "more file descriptors"),
         ("--template /nowhere.toml", "/nowhere.toml cannot be read"),

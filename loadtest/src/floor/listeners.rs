@@ -17,12 +17,12 @@ pub(super) struct Listeners {
 struct List {
     sockets: Vec<OwnedFd>,
     /// Whose each is.
-    guests: Vec<usize>,
+    peers: Vec<usize>,
 }
 
 /// Where the socket of a listener stands.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seat {
+pub(super) struct Slot {
     /// The number of its channel.
     pub(super) channel: usize,
     pub(super) place: usize,
@@ -38,40 +38,40 @@ impl Listeners {
         self.slow
     }
 
-    pub(super) fn socket(&self, seat: Seat) -> Option<&OwnedFd> {
-        self.lists.get(seat.channel)?.sockets.get(seat.place)
+    pub(super) fn socket(&self, slot: Slot) -> Option<&OwnedFd> {
+        self.lists.get(slot.channel)?.sockets.get(slot.place)
     }
 
-    pub(super) fn add(&mut self, socket: OwnedFd, guest: usize, channel: usize) -> Seat {
+    pub(super) fn add(&mut self, socket: OwnedFd, peer: usize, channel: usize) -> Slot {
         if self.lists.len() <= channel {
             self.lists.resize_with(channel + 1, List::default);
         }
         let list = &mut self.lists[channel];
         list.sockets.push(socket);
-        list.guests.push(guest);
+        list.peers.push(peer);
         self.count += 1;
-        Seat { channel, place: list.sockets.len() - 1 }
+        Slot { channel, place: list.sockets.len() - 1 }
     }
 
-    /// Closes the socket there. Returns the guest who sits there from now on.
-    pub(super) fn remove(&mut self, seat: Seat) -> Option<usize> {
-        let list = self.lists.get_mut(seat.channel)?;
-        if seat.place < list.sockets.len() {
-            list.sockets.swap_remove(seat.place);
-            list.guests.swap_remove(seat.place);
+    /// Closes the socket there. Returns the peer who sits there from now on.
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<usize> {
+        let list = self.lists.get_mut(slot.channel)?;
+        if slot.place < list.sockets.len() {
+            list.sockets.swap_remove(slot.place);
+            list.peers.swap_remove(slot.place);
             self.count -= 1;
         }
-        list.guests.get(seat.place).copied()
+        list.peers.get(slot.place).copied()
     }
 
-    /// The bare loop. Adds the guests who could not take all of it to `slow`.
+    /// The bare loop. Adds the peers who could not take all of it to `slow`.
     pub(super) fn sweep(&mut self, channel: usize, bytes: &[u8], slow: &mut Vec<usize>) {
         let Some(list) = self.lists.get(channel) else { return };
         let before = slow.len();
-        for (socket, &guest) in list.sockets.iter().zip(&list.guests) {
+        for (socket, &peer) in list.sockets.iter().zip(&list.peers) {
             let sent = send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
             if sent != Ok(bytes.len()) {
-                slow.push(guest);
+                slow.push(peer);
             }
         }
         self.slow += (slow.len() - before) as u64;

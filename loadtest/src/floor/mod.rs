@@ -5,9 +5,9 @@
 //! for each. What has come in for a channel by the time of a sweep leaves together, as one buffer. It is a floor and no product: it checks no token,
 //! keeps no history, sends no ping, and whoever cannot take all of a buffer at once is closed, and counted.
 
-mod guest;
 mod listeners;
-mod speak;
+mod peer;
+mod requests;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -19,12 +19,12 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use crate::plan::duration;
-use guest::{Guest, Step};
+use crate::arguments::seconds;
 use listeners::Listeners;
-use speak::Reader;
+use peer::{Peer, Step};
+use requests::PeerReader;
 
-const DOOR: Token = Token(usize::MAX);
+const LISTENER: Token = Token(usize::MAX);
 const EVENTS_MAX: usize = 1_024;
 /// What waits for a sweep is never longer than this and one request.
 const BACKLOG_BYTES_MAX: usize = 64 << 10;
@@ -34,9 +34,9 @@ pub struct FloorArguments {
     /// Where to listen; port 0 takes a free one, which is printed.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
-    /// Seconds after which it ends by itself.
-    #[arg(long, value_name = "SECONDS", default_value_t = 900.0)]
-    pub time_limit: f64,
+    /// How long until it ends by itself.
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
+    pub time_limit: Duration,
 }
 
 /// Serves until the time is up. An error means that it could not begin or that its poll broke.
@@ -44,7 +44,7 @@ pub fn run(arguments: &FloorArguments) -> io::Result<()> {
     let mut floor = Floor::open(arguments.listen)?;
     // Whoever started it may not be listening.
     let _ = writeln!(io::stdout(), "listening on {} pid {}", floor.address()?, std::process::id());
-    let end = Instant::now() + duration(arguments.time_limit);
+    let end = Instant::now() + arguments.time_limit;
     let mut events = Events::with_capacity(EVENTS_MAX);
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         floor.turn(&mut events, left)?;
@@ -54,26 +54,26 @@ pub fn run(arguments: &FloorArguments) -> io::Result<()> {
 
 struct Floor {
     poll: Poll,
-    door: TcpListener,
-    guests: Slab<Guest>,
+    listener: TcpListener,
+    peers: Slab<Peer>,
     listeners: Listeners,
-    reader: Reader,
+    reader: PeerReader,
 }
 
 impl Floor {
     fn open(address: SocketAddr) -> io::Result<Self> {
-        let (poll, door) = (Poll::new()?, TcpListener::bind(address)?);
-        door.set_nonblocking(true)?;
-        poll.registry().register(&mut SourceFd(&door.as_raw_fd()), DOOR, Interest::READABLE)?;
-        let (guests, listeners) = (Slab::new(), Listeners::default());
-        Ok(Self { poll, door, guests, listeners, reader: Reader::default() })
+        let (poll, listener) = (Poll::new()?, TcpListener::bind(address)?);
+        listener.set_nonblocking(true)?;
+        poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
+        let (peers, listeners) = (Slab::new(), Listeners::default());
+        Ok(Self { poll, listener, peers, listeners, reader: PeerReader::default() })
     }
 
     fn address(&self) -> io::Result<SocketAddr> {
-        self.door.local_addr()
+        self.listener.local_addr()
     }
 
-    /// Takes in what has come, then sends what of it was published.
+    /// Takes in what has come, then sends what of it was backlog.
     fn turn(&mut self, events: &mut Events, longest: Duration) -> io::Result<()> {
         match self.poll.poll(events, Some(longest)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -81,10 +81,10 @@ impl Floor {
         }
         for event in &*events {
             match event.token() {
-                DOOR => self.let_in(),
-                Token(number) => self.hear(number),
+                LISTENER => self.accept(),
+                Token(number) => self.read(number),
             }
-            if self.reader.published.bytes() >= BACKLOG_BYTES_MAX {
+            if self.reader.backlog.bytes() >= BACKLOG_BYTES_MAX {
                 self.sweep();
             }
         }
@@ -92,10 +92,10 @@ impl Floor {
         Ok(())
     }
 
-    fn let_in(&mut self) {
+    fn accept(&mut self) {
         // Ends with a full table of descriptors too; the next one to knock tries again.
-        while let Ok((stream, _)) = self.door.accept() {
-            let entry = self.guests.vacant_entry();
+        while let Ok((stream, _)) = self.listener.accept() {
+            let entry = self.peers.vacant_entry();
             let readied =
                 stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).and_then(|()| {
                     let token = Token(entry.key());
@@ -106,18 +106,18 @@ impl Floor {
                     )
                 });
             if readied.is_ok() {
-                entry.insert(Guest::new(OwnedFd::from(stream)));
+                entry.insert(Peer::new(OwnedFd::from(stream)));
             }
         }
     }
 
-    fn hear(&mut self, number: usize) {
-        let Some(guest) = self.guests.get_mut(number) else { return };
-        match guest.read(&mut self.reader, &self.listeners) {
+    fn read(&mut self, number: usize) {
+        let Some(peer) = self.peers.get_mut(number) else { return };
+        match peer.read(&mut self.reader, &self.listeners) {
             Step::Stay => {}
             Step::Subscribe(socket, channel) => {
-                let seat = self.listeners.add(socket, number, channel);
-                guest.sit_down(seat);
+                let slot = self.listeners.add(socket, number, channel);
+                peer.move_to(slot);
             }
             Step::Leave => self.leave(number),
         }
@@ -125,18 +125,18 @@ impl Floor {
 
     /// Dropping a descriptor takes it out of the poll too.
     fn leave(&mut self, number: usize) {
-        let Some(guest) = self.guests.try_remove(number) else { return };
-        let Some(seat) = guest.seat() else { return };
-        if let Some(moved) = self.listeners.remove(seat)
-            && let Some(moved) = self.guests.get_mut(moved)
+        let Some(peer) = self.peers.try_remove(number) else { return };
+        let Some(slot) = peer.slot() else { return };
+        if let Some(moved) = self.listeners.remove(slot)
+            && let Some(moved) = self.peers.get_mut(moved)
         {
-            moved.sit_down(seat);
+            moved.move_to(slot);
         }
     }
 
     fn sweep(&mut self) {
         let (listeners, mut slow) = (&mut self.listeners, Vec::new());
-        self.reader.published.take(|channel, frames| listeners.sweep(channel, frames, &mut slow));
+        self.reader.backlog.take(|channel, frames| listeners.sweep(channel, frames, &mut slow));
         if slow.is_empty() {
             return;
         }
@@ -270,8 +270,8 @@ mod tests {
         {
             let mut stream = TcpStream::connect(floor.address().unwrap()).unwrap();
             stream.write_all(request.as_bytes()).unwrap();
-            turn_until(&mut floor, |floor| !floor.guests.is_empty());
-            turn_until(&mut floor, |floor| floor.guests.is_empty());
+            turn_until(&mut floor, |floor| !floor.peers.is_empty());
+            turn_until(&mut floor, |floor| floor.peers.is_empty());
             assert!(read_to(&mut stream, "\r\n").starts_with("HTTP/1.1 4"));
         }
     }

@@ -3,41 +3,41 @@
 //! A process may open only so many files, so both ends are spread over many. Everything that is started is ended
 //! here: nodes and Redis are stopped or killed, and a holder ends when its standard input does.
 
-pub mod holder;
-pub mod report;
-pub mod room;
+mod findings;
+mod hold;
+mod room;
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Args;
 use hyper::Method;
 use parking_lot::Mutex;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::arguments::{HolderArguments, MillionArguments};
-use crate::call::call;
-use crate::clock::now_ns;
+use crate::arguments::{at_least_one, payload, positive, seconds};
+use crate::clock::{self, now_ns};
 use crate::fleet::{Node, RedisServer, gateway_program, lines_of, stop_all};
+use crate::http::call;
 use crate::mark::PayloadMaker;
-use crate::outcome::host;
-use crate::plan::duration;
 use crate::process::{Usage, proportional_bytes};
 use crate::progress::Progress;
-use crate::report::milliseconds;
-use crate::scenario::Cut;
-use crate::threshold::at_most;
-use holder::Status;
-use report::{Memory, MillionReport, NodeReport, PublicationReport};
+use crate::report::{check, milliseconds};
+use crate::scenario::{Controls, Outcome};
+pub use findings::{MachineMemory, MillionFindings, NodeShare, PublicationReach};
+pub use hold::{HolderArguments, HolderStatus, hold};
 use room::{Room, memory_field};
 
 /// With history, so that a node that lost its link to Redis for want of a processor makes up for what it missed.
-const CHANNEL: &str = "all:everyone";
+const CHANNEL_PREFIX: &str = "all:everyone-";
+const CHANNEL: &str = "all:everyone-0";
 const POLL: Duration = Duration::from_millis(5);
 const MICROS_PER_SECOND: f64 = 1e6;
 /// How long a publication's answer may take.
@@ -45,13 +45,58 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Rest before memory is looked at, for what was allocated only for opening.
 const REST: Duration = Duration::from_secs(2);
 
+#[derive(Args, Clone, Debug)]
+pub struct MillionArguments {
+    /// How many connections to hold, each with one subscription to the one channel.
+    #[arg(short = 'n', long, default_value = "1000000", value_parser = at_least_one())]
+    pub connections: u32,
+    /// Most connections of one node, and of the process that holds them.
+    #[arg(long, value_name = "N", default_value = "19000", value_parser = at_least_one())]
+    pub per_node: u32,
+    /// Connections opened a second, over all nodes.
+    #[arg(long, value_name = "RATE", default_value = "5000", value_parser = positive)]
+    pub ramp: f64,
+    /// Publications to everyone, one after the other.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub publications: u16,
+    /// Size of each payload (JSON; at least 58).
+    #[arg(long, value_name = "BYTES", default_value = "128", value_parser = payload())]
+    pub payload: usize,
+    /// Between the pings of the nodes to each connection.
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub ping_interval: Duration,
+    /// Longest time for all connections to be ready.
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
+    pub connect_timeout: Duration,
+    /// Longest time for a publication to reach everyone.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub reach_timeout: Duration,
+    /// The gateway's program; without it, the one beside this.
+    #[arg(long, value_name = "FILE")]
+    pub tidegate: Option<PathBuf>,
+    /// The Redis between the nodes; without it, one is started (redis-server).
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// Threshold: connections that a publication did not reach, over all publications.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_missing: u64,
+    /// Threshold: connections that did not become ready.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_unready: u64,
+    /// Threshold: memory of the whole machine for each connection.
+    #[arg(long, value_name = "KIB")]
+    pub max_kib_each: Option<f64>,
+    /// Threshold: time until the last one had a publication.
+    #[arg(long, value_name = "MS")]
+    pub max_last_ms: Option<f64>,
+}
+
 /// A process with its share of the connections, all of them to one node.
 struct Holder {
     process: Child,
     /// It ends when this does.
     _keeps: ChildStdin,
-    status: Arc<Mutex<Status>>,
-    connections: u32,
+    status: Arc<Mutex<HolderStatus>>,
 }
 
 /// Everything that was started. It ends with this value at the latest.
@@ -62,42 +107,35 @@ struct Fleet {
     holders: Vec<Holder>,
 }
 
+/// `descriptors` is how many files each process may open.
 pub async fn run(
     arguments: &MillionArguments,
-    title: &str,
-    room: Room,
-    cut: &Cut,
-    progress: &Progress,
-) -> io::Result<MillionReport> {
-    let nodes = room.fits(arguments).map_err(io::Error::other)?;
+    descriptors: u64,
+    Controls { cut, progress }: &Controls,
+) -> io::Result<Outcome<MillionFindings>> {
+    let nodes =
+        Room::look(descriptors)?.fits(arguments.connections, arguments.per_node).map_err(io::Error::other)?;
+    progress.aim_at(arguments.connections.into(), 0);
     let mut fleet = Fleet::default();
-    let mut report = MillionReport {
-        title: title.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        host: host(),
-        connections_requested: arguments.connections,
-        ..MillionReport::default()
-    };
-    let worked = cut.unless(fleet.work(arguments, nodes, &mut report, progress)).await;
-    fleet.tell(&mut report);
-    report.cut_short = cut.reason().map(|cut| cut.describe().to_owned());
+    let mut found =
+        MillionFindings { connections_requested: arguments.connections, ..MillionFindings::default() };
+    let worked = cut.unless(fleet.work(arguments, nodes, &mut found, progress)).await;
+    fleet.tell(&mut found);
     progress.finish();
     fleet.end().await;
     worked.transpose()?;
-    let missing = report.publications.iter().map(|one| one.of.saturating_sub(one.reached)).sum::<u64>();
-    let unready = u64::from(arguments.connections).saturating_sub(report.connections_ready);
-    let published = (!report.publications.is_empty()).then_some(missing as f64);
-    report.thresholds.push(at_most("max-missing", arguments.max_missing as f64, published));
-    report.thresholds.push(at_most("max-unready", arguments.max_unready as f64, Some(unready as f64)));
-    if let Some(limit) = arguments.max_kib_each {
-        let each = report.bytes_per_connection().map(|bytes| bytes / 1024.0);
-        report.thresholds.push(at_most("max-kib-each", limit, each));
-    }
-    if let Some(limit) = arguments.max_last_ms {
-        let last = report.publications.iter().map(|one| one.last_ms).reduce(f64::max);
-        report.thresholds.push(at_most("max-last-ms", limit, last));
-    }
-    Ok(report)
+    let published = (!found.publications.is_empty()).then_some(found.missing() as f64);
+    let thresholds = check([
+        ("max-missing", Some(arguments.max_missing as f64), published),
+        ("max-unready", Some(arguments.max_unready as f64), Some(found.unready() as f64)),
+        ("max-kib-each", arguments.max_kib_each, found.bytes_per_connection().map(|bytes| bytes / 1024.0)),
+        (
+            "max-last-ms",
+            arguments.max_last_ms,
+            found.publications.iter().map(|one| one.last_ms).reduce(f64::max),
+        ),
+    ]);
+    Ok((found, thresholds))
 }
 
 impl Fleet {
@@ -105,7 +143,7 @@ impl Fleet {
         &mut self,
         arguments: &MillionArguments,
         nodes: u32,
-        report: &mut MillionReport,
+        found: &mut MillionFindings,
         progress: &Progress,
     ) -> io::Result<()> {
         progress.enter("start");
@@ -114,40 +152,43 @@ impl Fleet {
         // The holders are not there yet, so that all of what they take counts as theirs.
         let before = self.usage();
         let started_ns = now_ns();
-        report.before = self.memory()?;
+        found.before = self.memory()?;
         progress.enter("connect");
         self.start_holders(arguments, run)?;
-        let connected = timeout(duration(arguments.connect_timeout), self.all_connected(progress)).await;
+        let connected =
+            timeout(arguments.connect_timeout, self.all_connected(arguments.connections.into(), progress))
+                .await;
         let all_ready_ns = now_ns();
         let after = self.usage();
         let sum = self.sum();
-        report.connections_ready = sum.ready;
-        report.connect_seconds = crate::clock::seconds(all_ready_ns - started_ns);
-        report.connect_per_second = sum.ready as f64 / report.connect_seconds.max(1e-3);
-        report.connect_micros = cpu(before, after) * MICROS_PER_SECOND / (sum.ready as f64).max(1.0);
+        found.connections_ready = sum.ready;
+        found.connect_seconds = clock::seconds(all_ready_ns - started_ns);
+        found.connect_per_second = sum.ready as f64 / found.connect_seconds.max(1e-3);
+        found.connect_micros =
+            after.since(before).cpu_seconds() * MICROS_PER_SECOND / (sum.ready as f64).max(1.0);
         // Whoever is not ready in time shows in the figures.
         let _ = connected;
         sleep(REST).await;
-        report.ready = self.memory()?;
+        found.ready = self.memory()?;
 
         progress.enter("publish");
         let payloads = PayloadMaker::new(run, arguments.payload);
         for sequence in 1..=u64::from(arguments.publications) {
-            self.all_ready(duration(arguments.reach_timeout)).await;
+            self.all_ready(arguments.reach_timeout).await;
             let publication = self.publish(arguments, &payloads, sequence).await?;
-            report.publications.push(publication);
+            found.publications.push(publication);
         }
-        report.after = self.memory()?;
+        found.after = self.memory()?;
         Ok(())
     }
 
     /// What can be told whenever it ends.
-    fn tell(&self, report: &mut MillionReport) {
+    fn tell(&self, found: &mut MillionFindings) {
         let sum = self.sum();
-        report.connections_ready = report.connections_ready.max(sum.ready);
-        (report.failed, report.gone) = (sum.failed, sum.gone);
-        report.nodes =
-            self.nodes.iter().zip(&self.holders).map(|(node, holder)| node_report(node, holder)).collect();
+        found.connections_ready = found.connections_ready.max(sum.ready);
+        (found.failed, found.gone) = (sum.failed, sum.gone);
+        found.nodes =
+            self.nodes.iter().zip(&self.holders).map(|(node, holder)| share_of(node, holder)).collect();
     }
 
     async fn start_nodes(&mut self, arguments: &MillionArguments, nodes: u32, run: u32) -> io::Result<()> {
@@ -156,7 +197,7 @@ impl Fleet {
             Some(url) => url.clone(),
             None => format!("redis://{}", self.redis.insert(RedisServer::start(&[]).await?).address),
         };
-        let ping_ms = (arguments.ping_interval * 1e3) as u64;
+        let ping_ms = arguments.ping_interval.as_millis();
         let settings = [
             ("TIDEGATE_BROKER__KIND", "redis".to_owned()),
             ("TIDEGATE_REDIS__URL", url),
@@ -178,26 +219,17 @@ impl Fleet {
         let count = self.nodes.len() as u32;
         for (number, node) in (0..count).zip(&self.nodes) {
             let share = arguments.connections / count + u32::from(number < arguments.connections % count);
-            let [high, low] = (number as u16 + 256).to_be_bytes();
-            let arguments = HolderArguments {
-                address: node.client,
-                connections: share,
-                ramp: arguments.ramp * f64::from(share) / f64::from(arguments.connections),
-                channel: CHANNEL.to_owned(),
-                run,
-                source: Ipv4Addr::new(127, high, low, 1),
-            };
-            self.holders.push(Holder::start(&arguments)?);
+            let ramp = arguments.ramp * f64::from(share) / f64::from(arguments.connections);
+            self.holders.push(Holder::start(node.client, share, ramp, run)?);
         }
         Ok(())
     }
 
-    /// Waits until every connection is ready or given up.
-    async fn all_connected(&self, progress: &Progress) {
+    /// Waits until every connection is ready, or was and is lost.
+    async fn all_connected(&self, wanted: u64, progress: &Progress) {
         loop {
             let sum = self.sum();
             progress.show_connections(sum.ready, sum.failed);
-            let wanted: u64 = self.holders.iter().map(|holder| u64::from(holder.connections)).sum();
             if sum.ready + sum.gone >= wanted {
                 return;
             }
@@ -222,7 +254,7 @@ impl Fleet {
         arguments: &MillionArguments,
         payloads: &PayloadMaker,
         sequence: u64,
-    ) -> io::Result<PublicationReport> {
+    ) -> io::Result<PublicationReach> {
         let of = self.sum().ready;
         // Nodes take turns, since any of them will do.
         let node = &self.nodes[sequence as usize % self.nodes.len()];
@@ -237,36 +269,38 @@ impl Fleet {
             return Err(io::Error::other(String::from_utf8_lossy(&answer).into_owned()));
         }
         let confirmed_ms = milliseconds(now_ns() - start_ns);
-        let deadline = Instant::now() + duration(arguments.reach_timeout);
+        let deadline = Instant::now() + arguments.reach_timeout;
         loop {
             let (mut reached, mut last_ns) = (0, start_ns);
             for holder in &self.holders {
-                let status = *holder.status.lock();
-                if status.sequence == sequence {
-                    reached += u64::from(status.received);
-                    last_ns = last_ns.max(status.last_ns);
+                let reach = holder.status.lock().reach;
+                if reach.sequence == sequence {
+                    reached += reach.received;
+                    last_ns = last_ns.max(reach.last_ns);
                 }
             }
             if reached >= of || Instant::now() >= deadline {
-                return Ok(PublicationReport {
+                return Ok(PublicationReach {
                     reached,
                     of,
                     confirmed_ms,
                     last_ms: milliseconds(last_ns - start_ns),
-                    nodes_cpu_seconds: cpu(before, self.usage()),
+                    nodes_cpu_seconds: self.usage().since(before).cpu_seconds(),
                 });
             }
             sleep(POLL).await;
         }
     }
 
-    fn sum(&self) -> Sum {
-        self.holders.iter().fold(Sum::default(), |sum, holder| {
+    /// Over all holders; the reach is told holder by holder.
+    fn sum(&self) -> HolderStatus {
+        self.holders.iter().fold(HolderStatus::default(), |sum, holder| {
             let status = *holder.status.lock();
-            Sum {
-                ready: sum.ready + u64::from(status.ready),
+            HolderStatus {
+                ready: sum.ready + status.ready,
                 failed: sum.failed + status.failed,
-                gone: sum.gone + u64::from(status.gone),
+                gone: sum.gone + status.gone,
+                ..sum
             }
         })
     }
@@ -279,12 +313,12 @@ impl Fleet {
         self.nodes.iter().filter_map(|node| node.process.id()).collect()
     }
 
-    fn memory(&self) -> io::Result<Memory> {
+    fn memory(&self) -> io::Result<MachineMemory> {
         let nodes = self.node_pids();
         let holders: Vec<u32> = self.holders.iter().filter_map(|holder| holder.process.id()).collect();
         let redis: Vec<u32> = self.redis.iter().filter_map(|redis| redis.process.id()).collect();
         let meminfo = fs::read_to_string("/proc/meminfo")?;
-        Ok(Memory {
+        Ok(MachineMemory {
             available: memory_field(&meminfo, "MemAvailable:").unwrap_or(0),
             nodes_resident: Usage::sum(&nodes).resident_bytes,
             nodes_proportional: proportional_bytes(&nodes),
@@ -302,18 +336,16 @@ impl Fleet {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Sum {
-    ready: u64,
-    failed: u64,
-    gone: u64,
-}
-
 impl Holder {
-    fn start(arguments: &HolderArguments) -> io::Result<Self> {
+    /// Little is read at a time, and little is kept for it.
+    fn start(node: SocketAddr, connections: u32, ramp: f64, run: u32) -> io::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
-            .arg("hold")
-            .args(arguments.words())
+            .args(["hold", "--threads", "1", "--read-buffer", "256", "--opening-max", "64"])
+            .args(["--connect-timeout", "20", "--channel-prefix", CHANNEL_PREFIX])
+            .arg(format!("--url=ws://{node}"))
+            .arg(format!("--connections={connections}"))
+            .arg(format!("--ramp={ramp}"))
+            .arg(format!("--run={run}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -321,9 +353,8 @@ impl Holder {
             .spawn()?;
         let keeps = process.stdin.take().ok_or_else(|| io::Error::other("a holder has no standard input"))?;
         let mut lines = lines_of(process.stdout.take())?;
-        let status = Arc::new(Mutex::new(Status::default()));
+        let status = Arc::new(Mutex::new(HolderStatus::default()));
         let shown = status.clone();
-        let connections = arguments.connections;
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 // Half a line is what a holder leaves that was killed.
@@ -333,23 +364,19 @@ impl Holder {
             }
             // A holder that ends before it is asked to takes all of its connections with it.
             let mut status = shown.lock();
-            (status.ready, status.gone) = (0, connections);
+            (status.ready, status.gone) = (0, connections.into());
         });
-        Ok(Self { process, _keeps: keeps, status, connections: arguments.connections })
+        Ok(Self { process, _keeps: keeps, status })
     }
 }
 
-fn node_report(node: &Node, holder: &Holder) -> NodeReport {
+fn share_of(node: &Node, holder: &Holder) -> NodeShare {
     let status = *holder.status.lock();
     let pid = node.process.id().unwrap_or(0);
-    NodeReport {
+    NodeShare {
         pid,
         connections: status.ready,
         resident_bytes: Usage::sum(&[pid]).resident_bytes,
-        received: status.received,
+        received: status.reach.received,
     }
-}
-
-fn cpu(from: Usage, to: Usage) -> f64 {
-    (to.user_seconds + to.system_seconds - from.user_seconds - from.system_seconds).max(0.0)
 }

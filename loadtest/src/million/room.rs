@@ -3,25 +3,24 @@
 use std::fs;
 use std::io;
 
-use crate::arguments::MillionArguments;
 use crate::plan::CONNECTIONS_PER_SOURCE;
 
 /// What one connection takes in all: both ends in the kernel, the node, and the holder. An estimate on the safe side
 /// of what was measured.
-const BYTES_PER_CONNECTION: u64 = 14 << 10;
+const BYTES_PER_CONNECTION: u64 = 16 << 10;
 /// What one node and its holder take before the first connection, and what everything else may need.
 const BYTES_PER_NODE: u64 = 24 << 20;
 const BYTES_SPARE: u64 = 512 << 20;
 /// Descriptors that a node needs beside those of its clients.
 const SPARE_DESCRIPTORS: u64 = 200;
-/// Source addresses of one holder: those that its last byte can count.
+/// Source addresses of one holder.
 const SOURCES_MAX: u32 = 200;
-/// Nodes that the second and third byte of a source address can tell apart, and that one machine can bear.
+/// Nodes that one machine can bear.
 const NODES_MAX: u32 = 1_000;
 
 /// What the machine has.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub(super) struct Room {
     pub available_bytes: u64,
     /// Files that one process may open, and that all may together beyond those open now.
     pub descriptors: u64,
@@ -29,9 +28,7 @@ pub struct Room {
 }
 
 #[derive(Debug, PartialEq, thiserror::Error)]
-pub enum NoRoom {
-    #[error("--{0} must be at least 1")]
-    Nothing(&'static str),
+pub(super) enum NoRoom {
     #[error(
         "about {needed_mib} MiB of memory are needed for {connections} connections and {available_mib} MiB are available: at most some {fit} would fit"
     )]
@@ -49,7 +46,7 @@ pub enum NoRoom {
 }
 
 impl Room {
-    pub fn look(descriptors: u64) -> io::Result<Self> {
+    pub(super) fn look(descriptors: u64) -> io::Result<Self> {
         let meminfo = fs::read_to_string("/proc/meminfo")?;
         let available_bytes = memory_field(&meminfo, "MemAvailable:")
             .ok_or_else(|| io::Error::other("/proc/meminfo does not say what is available"))?;
@@ -60,13 +57,7 @@ impl Room {
     }
 
     /// How many nodes it takes, if all of it fits.
-    pub fn fits(&self, arguments: &MillionArguments) -> Result<u32, NoRoom> {
-        let MillionArguments { connections, per_node, .. } = *arguments;
-        for (name, value) in [("connections", connections), ("per-node", per_node)] {
-            if value == 0 {
-                return Err(NoRoom::Nothing(name));
-            }
-        }
+    pub(super) fn fits(&self, connections: u32, per_node: u32) -> Result<u32, NoRoom> {
         let nodes = connections.div_ceil(per_node);
         if nodes > NODES_MAX {
             return Err(NoRoom::Nodes(nodes));
@@ -97,7 +88,7 @@ impl Room {
 }
 
 /// A field of /proc/meminfo, in bytes.
-pub fn memory_field(meminfo: &str, field: &str) -> Option<u64> {
+pub(super) fn memory_field(meminfo: &str, field: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
@@ -110,7 +101,7 @@ mod tests {
     const ROOM: Room = Room { available_bytes: 21 * GIB, descriptors: 20_000, files_left: 2_400_000 };
 
     fn fits(room: Room, connections: u32, per_node: u32) -> Result<u32, NoRoom> {
-        room.fits(&MillionArguments { connections, per_node, ..MillionArguments::default() })
+        room.fits(connections, per_node)
     }
 
     #[test]
@@ -130,7 +121,6 @@ mod tests {
         assert!(matches!(fits(ROOM, 40_000, 19_900), Err(NoRoom::Descriptors { .. })));
         assert!(matches!(fits(Room { files_left: 9, ..ROOM }, 10, 10), Err(NoRoom::Files { .. })));
         assert!(matches!(fits(ROOM, 100_000, 1), Err(NoRoom::Nodes(100_000))));
-        assert!(matches!(fits(ROOM, 0, 1), Err(NoRoom::Nothing("connections"))));
     }
 
     #[test]

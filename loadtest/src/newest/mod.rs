@@ -1,9 +1,8 @@
 //! Newest values: so many keys that change so often, and readers who take far less than that. How old a value is when it
 //! is read, whether the last one of each key arrives, and what others and the server notice.
 
-mod publish;
-mod reader;
-mod report;
+mod newest_reader;
+mod publish_values;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,20 +12,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::arguments::TellingArguments;
+use crate::arguments::{at_least_one, between, not_negative, positive, seconds};
 use crate::latencies::Latencies;
-use crate::outcome::host;
 use crate::process::Usage;
-use crate::report::Latency;
-use crate::scenario::Cut;
-use crate::threshold::at_most;
+use crate::report::text::{bytes, count, latency, number, row};
+use crate::report::{Findings, Group, Latency, check};
+use crate::scenario::{Controls, Cut, Outcome};
 
-use publish::{Published, Stint};
-use reader::{Pace, Reader};
-pub use report::{NewestReport, NewestSide};
+use newest_reader::NewestReader;
+use publish_values::{PublishedValues, ValuePublisher};
 
 /// How long a slow reader may take to have the last value of each key, once nothing more is published.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -44,16 +42,16 @@ pub struct NewestArguments {
     #[arg(long, value_name = "CHANNEL", default_value = "prices:load-newest")]
     pub channel: String,
     /// Keys of the channel.
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value = "500", value_parser = at_least_one())]
     pub keys: u32,
     /// Values of each key a second.
-    #[arg(long, value_name = "RATE", default_value_t = 100.0)]
+    #[arg(long, value_name = "RATE", default_value = "100", value_parser = positive)]
     pub rate: f64,
     /// Size of each value (JSON; at least 48).
     #[arg(long, value_name = "BYTES", default_value_t = 48)]
     pub payload: usize,
     /// What a slow reader takes, in bits a second.
-    #[arg(long, value_name = "BITS", default_value_t = 64_000)]
+    #[arg(long, value_name = "BITS", default_value = "64000", value_parser = between::<u64>(8..=u64::MAX))]
     pub bits: u64,
     /// Slow readers, who want the latest.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -62,11 +60,11 @@ pub struct NewestArguments {
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub others: u32,
     /// Publications for the others, a second.
-    #[arg(long, value_name = "RATE", default_value_t = 50.0)]
+    #[arg(long, value_name = "RATE", default_value = "50", value_parser = not_negative)]
     pub others_rate: f64,
-    /// Seconds of publishing without slow readers, and then with them.
-    #[arg(short = 'd', long, value_name = "SECONDS", default_value_t = 10.0)]
-    pub duration: f64,
+    /// How long to publish without slow readers, and then with them.
+    #[arg(short = 'd', long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub duration: Duration,
     /// A process of the server, whose memory is measured. Repeat it for several.
     #[arg(long = "pid", value_name = "PID")]
     pub pids: Vec<u32>,
@@ -84,37 +82,69 @@ pub struct NewestArguments {
     pub max_growth_kib: Option<f64>,
 }
 
-/// Publishes for both stints.
-pub async fn run(
-    arguments: &NewestArguments,
-    telling: &TellingArguments,
-    cut: &Cut,
-) -> io::Result<NewestReport> {
-    let local = LocalSet::new();
-    local.run_until(both(arguments, telling, cut)).await
+/// Values of which only the newest counts, and readers who take less than there are.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+pub struct NewestFindings {
+    pub keys: u32,
+    pub rate_per_key: f64,
+    pub bits_per_second: u64,
+    pub slow: u32,
+    pub others: u32,
+    pub published: u64,
+    /// Of a value as a slow reader reads it, while values are published.
+    pub age: Latency,
+    /// By slow readers, and what they were told that they were not sent.
+    pub received: u64,
+    pub superseded: u64,
+    /// Keys of which a slow reader does not have the last value in the end.
+    pub not_last: u64,
+    pub without: NewestSide,
+    pub with: NewestSide,
 }
 
-async fn both(
-    arguments: &NewestArguments,
-    telling: &TellingArguments,
-    cut: &Cut,
-) -> io::Result<NewestReport> {
+/// While there are slow readers, or none.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+pub struct NewestSide {
+    /// From publishing to reading, of those who listen to the channel beside it.
+    pub others: Latency,
+    pub late_ms_max: f64,
+    /// Resident, only with `--pid`.
+    pub memory_before: u64,
+    pub memory_after: u64,
+}
+
+impl NewestFindings {
+    pub fn others_ratio(&self) -> Option<f64> {
+        let (without, with) = (self.without.others, self.with.others);
+        (without.count > 0 && with.count > 0 && without.p99 > 0.0).then(|| with.p99 / without.p99)
+    }
+}
+
+/// Publishes for both stints.
+pub async fn run(arguments: &NewestArguments, controls: &Controls) -> io::Result<Outcome<NewestFindings>> {
+    for &pid in &arguments.pids {
+        Usage::of(pid).map_err(io::Error::other)?;
+    }
+    LocalSet::new().run_until(both(arguments, &controls.cut)).await
+}
+
+async fn both(arguments: &NewestArguments, cut: &Cut) -> io::Result<Outcome<NewestFindings>> {
     let beside = format!("{}-beside", arguments.channel);
     let latencies = Rc::new(RefCell::new(Latencies::default()));
     let mut others = Vec::new();
     for _ in 0..arguments.others {
-        let reader = Reader::open(arguments.address, &beside, false, None).await?;
+        let reader = NewestReader::open(arguments.address, &beside, false, None).await?;
         others.push(tokio::task::spawn_local(listen(reader, latencies.clone())));
     }
     let mut last = BTreeMap::new();
     let mut published = 0;
     let without = side(arguments, cut, &latencies, &mut last, &mut published).await?;
 
-    let pace = Pace { bytes_per_s: (arguments.bits / 8).max(1) };
-    let mut slow: Vec<JoinHandle<io::Result<Reader>>> = Vec::new();
+    let mut slow: Vec<JoinHandle<io::Result<NewestReader>>> = Vec::new();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     for _ in 0..arguments.slow {
-        let mut reader = Reader::open(arguments.address, &arguments.channel, true, Some(pace)).await?;
+        let mut reader =
+            NewestReader::open(arguments.address, &arguments.channel, true, Some(arguments.bits / 8)).await?;
         let mut stopped = stopped.clone();
         slow.push(tokio::task::spawn_local(async move {
             // Both ends of it hold: a message is not left half read.
@@ -147,11 +177,7 @@ async fn both(
     for other in others {
         other.abort();
     }
-    let mut report = NewestReport {
-        title: telling.title.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cut_short: cut.reason().map(|cut| cut.describe().to_owned()),
-        host: host(),
+    let found = NewestFindings {
         keys: arguments.keys,
         rate_per_key: arguments.rate,
         bits_per_second: arguments.bits,
@@ -164,24 +190,16 @@ async fn both(
         not_last,
         without,
         with,
-        thresholds: Vec::new(),
     };
-    let is_measured = !arguments.pids.is_empty();
-    let growth = is_measured.then(|| report.with.memory_after.saturating_sub(report.with.memory_before));
-    let thresholds = [
-        Some(at_most(
-            "max-age-p99-ms",
-            arguments.max_age_p99_ms,
-            (report.age.count > 0).then_some(report.age.p99),
-        )),
-        Some(at_most("max-not-last", arguments.max_not_last as f64, Some(not_last as f64))),
-        arguments.max_others_ratio.map(|limit| at_most("max-others-ratio", limit, report.others_ratio())),
-        arguments
-            .max_growth_kib
-            .map(|limit| at_most("max-growth-kib", limit, growth.map(|bytes| bytes as f64 / 1_024.0))),
-    ];
-    report.thresholds = thresholds.into_iter().flatten().collect();
-    Ok(report)
+    let age = (found.age.count > 0).then_some(found.age.p99);
+    let grown_by = found.with.memory_after.saturating_sub(found.with.memory_before) as f64 / 1_024.0;
+    let thresholds = check([
+        ("max-age-p99-ms", Some(arguments.max_age_p99_ms), age),
+        ("max-not-last", Some(arguments.max_not_last as f64), Some(not_last as f64)),
+        ("max-others-ratio", arguments.max_others_ratio, found.others_ratio()),
+        ("max-growth-kib", arguments.max_growth_kib, (!arguments.pids.is_empty()).then_some(grown_by)),
+    ]);
+    Ok((found, thresholds))
 }
 
 /// One of the two stints.
@@ -195,9 +213,9 @@ async fn side(
     let memory = || Usage::sum(&arguments.pids).resident_bytes;
     let memory_before = memory();
     latencies.take();
-    let stint = Stint::of(arguments);
+    let stint = ValuePublisher::of(arguments);
     let Some(made) = cut.unless(stint.publish(*published)).await else { return Ok(NewestSide::default()) };
-    let Published { last: newest, count, late_ms_max } = made?;
+    let PublishedValues { last: newest, count, late_ms_max } = made?;
     last.extend(newest);
     *published += count;
     // What is on its way to the others.
@@ -210,8 +228,38 @@ async fn side(
     })
 }
 
-async fn listen(mut reader: Reader, latencies: Rc<RefCell<Latencies>>) {
+async fn listen(mut reader: NewestReader, latencies: Rc<RefCell<Latencies>>) {
     while reader.next().await.is_ok() {
         latencies.borrow_mut().merge(&std::mem::take(&mut reader.ages));
+    }
+}
+
+impl Findings for NewestFindings {
+    fn groups(&self) -> Vec<Group> {
+        let Self { without, with, .. } = self;
+        let rates = format!("{} keys, {} times a second each", self.keys, number(self.rate_per_key));
+        let slow = vec![
+            row("published", format!("{}: {rates}", count(self.published))),
+            row("slow readers", format!("{} of {} bit/s", self.slow, count(self.bits_per_second))),
+            row("age of a value as it is read", latency(&self.age)),
+            row("values read", count(self.received)),
+            row("superseded, as they were told", count(self.superseded)),
+            row("keys without their last value", count(self.not_last)),
+        ];
+        let mut others = vec![
+            row("others", self.others.to_string()),
+            row("latency without slow readers", latency(&without.others)),
+            row("latency with them", latency(&with.others)),
+            row("publishing behind its schedule", format!("{} ms at most", number(with.late_ms_max))),
+        ];
+        if with.memory_after > 0 {
+            others.push(row("server's memory as slow readers came", bytes(with.memory_before as f64)));
+            others.push(row("server's memory in the end", bytes(with.memory_after as f64)));
+        }
+        vec![Group { heading: "Slow readers", rows: slow }, Group { heading: "Others", rows: others }]
+    }
+
+    fn faults(&self) -> Vec<(&'static str, u64)> {
+        vec![("keys without their last value", self.not_last)]
     }
 }

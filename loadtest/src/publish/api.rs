@@ -3,23 +3,17 @@
 use std::iter::Peekable;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::Request;
-use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::HOST;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::post::{Post, read_answer};
 use super::{ANSWER_TIMEOUT, Issued, Publisher};
 use crate::clock::{Alarm, now_ns};
+use crate::http::HttpConnection;
 use crate::plan::Target;
 use crate::schedule::Due;
-use crate::stream::Stream;
-
-const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
     let Ok(alarm) = Alarm::new() else {
@@ -90,15 +84,15 @@ async fn next(
 
 /// What became of each publication. An error means that it is not known of any.
 async fn post(
-    connection: &mut Option<SendRequest<Full<Bytes>>>,
+    connection: &mut Option<HttpConnection>,
     publisher: &Publisher,
     api: &Target,
     issued: &[Issued],
 ) -> Result<Vec<Result<(), String>>, String> {
-    if connection.as_ref().is_none_or(SendRequest::is_closed) {
-        *connection = Some(open(api).await?);
+    if connection.as_ref().is_none_or(HttpConnection::is_closed) {
+        *connection = Some(HttpConnection::open(api).await?);
     }
-    let Some(sender) = connection else { return Err("no connection".to_owned()) };
+    let Some(connection) = connection else { return Err("no connection".to_owned()) };
     let publications: Vec<(&str, String)> = issued
         .iter()
         .map(|one| (publisher.shared.ledger.name(one.due.channel), publisher.payload(*one)))
@@ -111,33 +105,6 @@ async fn post(
         request = request.header(name, value);
     }
     let request = request.body(Full::from(post.body)).map_err(|error| error.to_string())?;
-    sender.ready().await.map_err(|error| describe(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| describe(&error))?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-        .collect()
-        .await
-        .map_err(|error| format!("unreadable answer: {error}"))?
-        .to_bytes();
+    let (status, body) = connection.ask(request).await?;
     Ok(read_answer(form, issued.len(), status, &body))
-}
-
-async fn open(api: &Target) -> Result<SendRequest<Full<Bytes>>, String> {
-    let socket = TcpStream::connect(api.address).await.map_err(|error| error.to_string())?;
-    socket.set_nodelay(true).map_err(|error| error.to_string())?;
-    let stream = Stream::new(socket, api).await.map_err(|error| error.to_string())?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| describe(&error))?;
-    tokio::task::spawn_local(async move {
-        // Its end is told to whoever sends next.
-        let _ = connection.await;
-    });
-    Ok(sender)
-}
-
-fn describe(error: &hyper::Error) -> String {
-    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-        "the connection was lost".to_owned()
-    } else {
-        error.to_string()
-    }
 }

@@ -11,9 +11,8 @@ use tokio::time::{sleep, timeout};
 
 use super::{ANSWER_TIMEOUT, Issued, Publisher};
 use crate::clock::{Alarm, now_ns};
-use crate::connect::{Entry, connect};
 use crate::dialect::Event;
-use crate::plan::duration;
+use crate::greet::{connect_and_greet, next_message};
 use crate::schedule::Due;
 use crate::wire::{Incoming, Wire};
 
@@ -32,8 +31,10 @@ pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
     while share.peek().is_some() {
         let mut unanswered = Unanswered::new();
         let life = async {
-            let limit = duration(publisher.shared.plan.arguments.connections.connect_timeout);
-            let (wire, pong) = timeout(limit, open(&publisher, number)).await.unwrap_or_else(|_| {
+            let limit = publisher.shared.plan.arguments.connections.connect_timeout;
+            let user = format!("load-publisher-{number}");
+            let opening = timeout(limit, connect_and_greet(&publisher.shared, number, &user));
+            let (wire, pong) = opening.await.unwrap_or_else(|_| {
                 Err(format!("publisher not connected within {} s", limit.as_secs_f64()))
             })?;
             publish(&publisher, wire, pong, &alarm, &mut share, &mut unanswered).await
@@ -57,38 +58,6 @@ pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
         tokio::select! {
             () = sleep(RECONNECT_PAUSE) => {}
             () = publisher.stopped() => return,
-        }
-    }
-}
-
-/// A connection that the server has welcomed, and whether the server wants its pings answered.
-async fn open(publisher: &Publisher, number: u32) -> Result<(Wire, bool), String> {
-    let shared = &publisher.shared;
-    let target = shared.plan.target_of(number, 0);
-    let channel = shared.ledger.name(number % shared.ledger.channels());
-    let path = shared.dialect.path(shared.plan.arguments.connections.transport, &target.path, channel);
-    let token = shared.tokens.of(&format!("load-publisher-{number}"));
-    let bearer = token.as_deref().filter(|_| shared.dialect.shows_token_in_header());
-    let mut wire = connect(&shared.plan, target, number, Entry { path: &path, bearer })
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut messages = Vec::new();
-    shared.dialect.greet(token.as_deref(), std::iter::empty(), &mut messages);
-    wire.send(&messages).await.map_err(|error| error.to_string())?;
-    let mut welcome = None;
-    shared.dialect.opened(|event| welcome = welcome.or(welcomed(&event)));
-    loop {
-        if let Some(pong) = welcome {
-            return Ok((wire, pong));
-        }
-        let mut refused = None;
-        let (kind, message) = next_message(&mut wire).await?;
-        shared.dialect.hear(kind, &message, |event| match event {
-            Event::Refused { reason, .. } => refused = Some(reason),
-            event => welcome = welcome.or(welcomed(&event)),
-        });
-        if let Some(reason) = refused {
-            return Err(reason);
         }
     }
 }
@@ -194,19 +163,4 @@ fn take_answers(
         | Event::Unsubscribed { .. } => {}
     });
     pinged
-}
-
-async fn next_message(wire: &mut Wire) -> Result<(MessageKind, Bytes), String> {
-    match wire.next().await {
-        Ok(Incoming::Message(kind, message)) => Ok((kind, message)),
-        Ok(Incoming::Close { code, reason }) => Err(format!("publisher closed with {code} {reason}")),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn welcomed(event: &Event<'_>) -> Option<bool> {
-    match event {
-        Event::Welcome { pong } => Some(*pong),
-        _ => None,
-    }
 }

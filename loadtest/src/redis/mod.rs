@@ -5,30 +5,30 @@
 //! same machine in the same minutes. Redis and the node are started here and ended here; a process that is killed leaves
 //! them behind.
 
+pub mod link_reader;
+mod parts;
 pub mod pump;
-pub mod reader;
-pub mod report;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Args;
 use tokio::time::{Instant, sleep};
 
-use crate::arguments::RedisArguments;
-use crate::clock::now_ns;
+use crate::arguments::{between, payload, positive, seconds};
+use crate::clock::{self, now_ns};
 use crate::fleet::{Node, RedisServer, gateway_program, stop_all};
 use crate::metrics::Metrics;
-use crate::outcome::host;
-use crate::plan::{Target, duration};
+use crate::plan::Target;
 use crate::process::Usage;
 use crate::progress::Progress;
-use crate::report::Latency;
-use crate::scenario::Cut;
-use crate::threshold::{at_least, at_most};
-use pump::{Flood, Publishing, flood, publish_on_time};
-use reader::Reader;
-use report::{Part, RedisReport, Row};
+use crate::report::{Latency, check};
+use crate::scenario::{Controls, Outcome};
+use link_reader::LinkReader;
+pub use parts::{Part, PartFigures, RedisFindings};
+use pump::{Flood, PreparedRequests, flood, publish_on_time};
 
 const MICROS_PER_SECOND: f64 = 1e6;
 /// Without history: read by a client of the node, or by a bare connection. They differ, because a node goes on listening
@@ -62,38 +62,66 @@ struct Servers {
     node: Node,
 }
 
+#[derive(Args, Clone, Debug)]
+pub struct RedisArguments {
+    /// How long each part takes.
+    #[arg(short = 'd', long, value_name = "SECONDS", default_value = "4", value_parser = seconds)]
+    pub duration: Duration,
+    /// How often all parts are measured.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub turns: u16,
+    /// Size of each payload (JSON; at least 58).
+    #[arg(long, value_name = "BYTES", default_value = "128", value_parser = payload())]
+    pub payload: usize,
+    /// Publications in a batch of the API.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = between::<u16>(1..=10_000))]
+    pub batch: u16,
+    /// Publications a second where latency is measured.
+    #[arg(short, long, value_name = "RATE", default_value = "5000", value_parser = positive)]
+    pub rate: f64,
+    /// The gateway's program; without it, the one beside this.
+    #[arg(long, value_name = "FILE")]
+    pub tidegate: Option<PathBuf>,
+    /// Threshold: publications that came to the node, over those it needed.
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
+    pub max_received_ratio: f64,
+    /// Threshold: publications that were refused or did not arrive.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_failed: u64,
+    /// Threshold: what a node takes from a link, over what a bare connection takes.
+    #[arg(long, value_name = "RATIO")]
+    pub min_link_ratio: Option<f64>,
+    /// Threshold: publications a second in batches of the API.
+    #[arg(long, value_name = "RATE")]
+    pub min_api_per_second: Option<f64>,
+    /// Threshold: how much later the node has a publication at p99 than a bare connection.
+    #[arg(long, value_name = "MS")]
+    pub max_late_ms: Option<f64>,
+}
+
 pub async fn run(
     arguments: &RedisArguments,
-    title: &str,
-    cut: &Cut,
-    progress: &Progress,
-) -> io::Result<RedisReport> {
+    Controls { cut, progress }: &Controls,
+) -> io::Result<Outcome<RedisFindings>> {
     progress.enter("start");
     let mut servers = Servers::start(arguments).await?;
-    let mut report = RedisReport {
-        title: title.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        host: host(),
+    let mut found = RedisFindings {
         payload_bytes: arguments.payload,
         rate_per_second: arguments.rate,
-        ..RedisReport::default()
+        ..RedisFindings::default()
     };
-    let worked = cut.unless(servers.work(arguments, &mut report, progress)).await;
+    let worked = cut.unless(servers.work(arguments, &mut found, progress)).await;
     progress.finish();
     servers.end().await;
     worked.transpose()?;
-    report.cut_short = cut.reason().map(|cut| cut.describe().to_owned());
-    let thresholds = [
-        Some(at_most("max-received-ratio", arguments.max_received_ratio, report.received_over_needed)),
-        Some(at_most("max-failed", arguments.max_failed as f64, Some(report.failed() as f64))),
-        arguments.min_link_ratio.map(|limit| at_least("min-link-ratio", limit, report.link_ratio())),
-        arguments
-            .min_api_per_second
-            .map(|limit| at_least("min-api-per-second", limit, report.api_per_second())),
-        arguments.max_late_ms.map(|limit| at_most("max-late-ms", limit, report.later_p99_ms())),
-    ];
-    report.thresholds = thresholds.into_iter().flatten().collect();
-    Ok(report)
+    let thresholds = check([
+        ("max-received-ratio", Some(arguments.max_received_ratio), found.received_over_needed),
+        ("max-failed", Some(arguments.max_failed as f64), Some(found.failed() as f64)),
+        ("min-link-ratio", arguments.min_link_ratio, found.link_ratio()),
+        ("min-api-per-second", arguments.min_api_per_second, found.api_per_second()),
+        ("max-late-ms", arguments.max_late_ms, found.later_p99_ms()),
+    ]);
+    Ok((found, thresholds))
 }
 
 impl Servers {
@@ -121,7 +149,7 @@ impl Servers {
     async fn work(
         &self,
         arguments: &RedisArguments,
-        report: &mut RedisReport,
+        found: &mut RedisFindings,
         progress: &Progress,
     ) -> io::Result<()> {
         let before = self.received().await?;
@@ -134,10 +162,10 @@ impl Servers {
                 if matches!(part, Part::LinkNode | Part::LatencyNode | Part::LatencyApi) {
                     needed += row.published;
                 }
-                report.rows.push(row);
+                found.rows.push(row);
             }
         }
-        report.received_over_needed = Some((self.received().await? - before) / (needed as f64).max(1.0));
+        found.received_over_needed = Some((self.received().await? - before) / (needed as f64).max(1.0));
         Ok(())
     }
 
@@ -149,20 +177,18 @@ impl Servers {
     }
 
     fn usage(&self) -> [f64; 2] {
-        [&self.node.process, &self.redis.process].map(|process| {
-            let usage = Usage::sum(process.id().as_slice());
-            usage.user_seconds + usage.system_seconds
-        })
+        [&self.node.process, &self.redis.process]
+            .map(|process| Usage::sum(process.id().as_slice()).cpu_seconds())
     }
 
-    async fn measure(&self, part: Part, arguments: &RedisArguments) -> io::Result<Row> {
+    async fn measure(&self, part: Part, arguments: &RedisArguments) -> io::Result<PartFigures> {
         let (before, start_ns) = (self.usage(), now_ns());
         let mut row = match part {
             Part::LinkBare | Part::LinkNode => self.link(part, arguments).await?,
             Part::LatencyBare | Part::LatencyNode | Part::LatencyApi => self.latency(part, arguments).await?,
             _ => self.publishing(part, arguments).await?,
         };
-        let (after, took) = (self.usage(), crate::clock::seconds(now_ns() - start_ns));
+        let (after, took) = (self.usage(), clock::seconds(now_ns() - start_ns));
         let published = row.published.max(1) as f64;
         let [node, redis] = [0, 1].map(|at| (after[at] - before[at]) * MICROS_PER_SECOND / published);
         (row.part, row.node_micros, row.redis_micros) = (part, node, redis);
@@ -173,26 +199,26 @@ impl Servers {
     }
 
     /// Someone who reads, and what.
-    fn reader(&self, part: Part) -> io::Result<(Reader, &'static str)> {
+    fn reader(&self, part: Part) -> io::Result<(LinkReader, &'static str)> {
         match part {
             Part::LinkBare | Part::LatencyBare => {
-                Ok((Reader::bare(self.redis.address, HEARD_BARE)?, HEARD_BARE))
+                Ok((LinkReader::bare(self.redis.address, HEARD_BARE)?, HEARD_BARE))
             }
-            _ => Ok((Reader::client(self.node.client, HEARD)?, HEARD)),
+            _ => Ok((LinkReader::client(self.node.client, HEARD)?, HEARD)),
         }
     }
 
     /// Publishes as fast as Redis takes it and the one who reads keeps up with.
-    async fn link(&self, part: Part, arguments: &RedisArguments) -> io::Result<Row> {
+    async fn link(&self, part: Part, arguments: &RedisArguments) -> io::Result<PartFigures> {
         let (reader, channel) = self.reader(part)?;
         let start = Instant::now();
-        let publishing = Publishing::redis(channel, arguments.payload);
+        let publishing = PreparedRequests::redis(channel, arguments.payload);
         let sent = flood(Flood {
             address: self.redis.address,
             publishing: &publishing,
             connections: 1,
             outstanding: 10,
-            lasts: duration(arguments.duration),
+            lasts: arguments.duration,
             reader: Some(&reader),
         })
         .await?;
@@ -201,44 +227,44 @@ impl Servers {
             sleep(POLL).await;
         }
         let arrived = reader.count();
-        Ok(Row {
+        Ok(PartFigures {
             published: sent.published,
             failed: sent.failed + sent.published.saturating_sub(arrived),
             per_second: arrived as f64 / start.elapsed().as_secs_f64(),
-            ..Row::default()
+            ..PartFigures::default()
         })
     }
 
     /// Publishes what nobody reads, as fast as it is taken.
-    async fn publishing(&self, part: Part, arguments: &RedisArguments) -> io::Result<Row> {
+    async fn publishing(&self, part: Part, arguments: &RedisArguments) -> io::Result<PartFigures> {
         let channel = if matches!(part, Part::ApiSingleKept | Part::ApiBatchKept) { KEPT } else { UNHEARD };
         let payload = arguments.payload;
         let (publishing, address, connections, outstanding) = match part {
-            Part::PublishBare => (Publishing::redis(channel, payload), self.redis.address, 1, 10),
+            Part::PublishBare => (PreparedRequests::redis(channel, payload), self.redis.address, 1, 10),
             Part::ApiBatch | Part::ApiBatchKept => {
-                (Publishing::api_batch(channel, payload, arguments.batch), self.node.client, 4, 2)
+                (PreparedRequests::api_batch(channel, payload, arguments.batch), self.node.client, 4, 2)
             }
-            _ => (Publishing::api_single(channel, payload), self.node.client, 64, 2),
+            _ => (PreparedRequests::api_single(channel, payload), self.node.client, 64, 2),
         };
-        let lasts = duration(arguments.duration);
+        let lasts = arguments.duration;
         let start = Instant::now();
         let sent =
             flood(Flood { address, publishing: &publishing, connections, outstanding, lasts, reader: None })
                 .await?;
-        Ok(Row {
+        Ok(PartFigures {
             published: sent.published,
             failed: sent.failed,
             per_second: sent.published as f64 / start.elapsed().as_secs_f64(),
-            ..Row::default()
+            ..PartFigures::default()
         })
     }
 
     /// Publishes on a fixed schedule, and times each from the moment it was due until it was read.
-    async fn latency(&self, part: Part, arguments: &RedisArguments) -> io::Result<Row> {
+    async fn latency(&self, part: Part, arguments: &RedisArguments) -> io::Result<PartFigures> {
         let (reader, channel) = self.reader(part)?;
         let address: SocketAddr =
             if part == Part::LatencyApi { self.node.client } else { self.redis.address };
-        let count = (arguments.rate * arguments.duration) as u64;
+        let count = (arguments.rate * arguments.duration.as_secs_f64()) as u64;
         let via_api = part == Part::LatencyApi;
         let _sending =
             publish_on_time(address, via_api, channel, arguments.payload, arguments.rate, count).await?;
@@ -247,11 +273,11 @@ impl Servers {
             sleep(POLL).await;
         }
         let arrived = reader.count();
-        Ok(Row {
+        Ok(PartFigures {
             published: count,
             failed: count.saturating_sub(arrived),
             latency: Some(Latency::of(&reader.finish())),
-            ..Row::default()
+            ..PartFigures::default()
         })
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::reader::Reader;
+use super::link_reader::LinkReader;
 use crate::clock::{Alarm, NANOS_PER_SECOND, now_ns};
 use crate::mark::PayloadMaker;
 
@@ -30,7 +30,7 @@ const ON_TIME_CONNECTIONS: usize = 8;
 
 /// Requests that can be sent again and again, and how their answers are told.
 #[derive(Debug)]
-pub struct Publishing {
+pub struct PreparedRequests {
     bytes: Vec<u8>,
     publications: u64,
     answer: &'static [u8],
@@ -38,7 +38,7 @@ pub struct Publishing {
     errors: &'static [&'static [u8]],
 }
 
-impl Publishing {
+impl PreparedRequests {
     /// PUBLISH, pipelined.
     pub fn redis(channel: &str, payload: usize) -> Self {
         let one = redis_publish(channel, &fixed(payload));
@@ -78,13 +78,13 @@ impl Publishing {
 #[derive(Debug)]
 pub struct Flood<'a> {
     pub address: SocketAddr,
-    pub publishing: &'a Publishing,
+    pub publishing: &'a PreparedRequests,
     pub connections: usize,
     /// Writes of each connection that are not answered yet, at most.
     pub outstanding: u64,
     pub lasts: Duration,
     /// Nobody publishes far ahead of this one.
-    pub reader: Option<&'a Reader>,
+    pub reader: Option<&'a LinkReader>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,7 +110,7 @@ pub async fn flood(flood: Flood<'_>) -> io::Result<Sent> {
 }
 
 async fn one(mut socket: TcpStream, flood: &Flood<'_>, end: Instant) -> io::Result<Sent> {
-    let Publishing { bytes, publications, answer, errors } = flood.publishing;
+    let PreparedRequests { bytes, publications, answer, errors } = flood.publishing;
     let mut answers = Answers::new(answer, errors);
     let mut writes = 0;
     loop {
@@ -285,9 +285,9 @@ mod tests {
             b"HTTP/1.1 200 OK\r\n\r\n{}HTTP/1.1 429 Slow\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{\"error\":1}";
         let redis = b":1\r\n-ERR no\r\n:0\r\n";
         let publishing = [
-            (batch, Publishing::api_batch("a", 1, 1), 30, 10),
-            (single, Publishing::api_single("a", 1), 30, 20),
-            (redis, Publishing::redis("a", 1), 30, 10),
+            (batch, PreparedRequests::api_batch("a", 1, 1), 30, 10),
+            (single, PreparedRequests::api_single("a", 1), 30, 20),
+            (redis, PreparedRequests::redis("a", 1), 30, 10),
         ];
         for (text, publishing, counted, failed) in publishing {
             for size in 1..40 {

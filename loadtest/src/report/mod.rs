@@ -1,269 +1,80 @@
 //! What came of a run: one structure, which is the JSON file, and from which the page and the text are made.
 
-pub mod chart;
-pub mod compared;
-pub mod html;
-pub mod json;
+mod load;
+pub mod page;
 pub mod text;
 
-use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::ops::Deref;
+use std::path::Path;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-pub use compared::{HandshakesReport, SlowReport, SlowSide};
+pub use load::{
+    Connections, Deliveries, LoadFindings, LoadTester, Memory, Point, Process, Publications, Server,
+    Settings, Stage,
+};
 
 use crate::latencies::Latencies;
 
 const NANOS_PER_MS: f64 = 1e6;
+/// Options whose values are not for a report.
+const SECRETS: [&str; 3] = ["--api-key", "--token", "--token-secret"];
+const MASK: &str = "***";
 
-/// What every scenario's report can say of itself. It is also the JSON file, as it stands.
-pub trait Findings: Serialize {
-    fn title(&self) -> &str;
-    /// Why it ended before its time, if it did.
-    fn cut_short(&self) -> Option<&str>;
-    /// All figures, in the order in which they are read.
-    fn groups(&self) -> Vec<text::Group>;
-    fn thresholds(&self) -> &[Threshold];
+/// A report of any run; as JSON, one object that holds the fields of both.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+pub struct Report<F> {
+    #[serde(flatten)]
+    pub run: RunInfo,
+    #[serde(flatten)]
+    pub findings: F,
 }
 
+/// What every run says of itself.
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct Report {
+pub struct RunInfo {
     pub title: String,
     /// Version of this program.
     pub version: String,
-    /// When it began, in seconds since 1970.
+    /// When it began: in seconds since 1970, and for people, in UTC.
     pub started_unix: u64,
+    pub started: String,
+    /// The words of its command line, with secrets masked.
+    pub command_line: Vec<String>,
     /// Why it ended before its time, if it did.
     pub cut_short: Option<String>,
-    pub settings: Settings,
     pub host: Host,
-    pub connections: Connections,
-    pub publications: Publications,
-    pub deliveries: Deliveries,
-    /// Only in the scenario of that name.
-    pub storm: Option<StormReport>,
-    /// Only with `--pid`.
-    pub server: Option<Server>,
-    /// What the load tester itself used while publications went on: near `cores` it measures itself.
-    pub load_tester: LoadTester,
     pub thresholds: Vec<Threshold>,
-    pub stages: Vec<Stage>,
-    pub series: Vec<Point>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct Settings {
-    pub urls: Vec<String>,
-    pub protocol: String,
-    #[serde(default)]
-    pub transport: String,
-    pub compression: bool,
-    pub connections: u32,
-    pub ramp_per_second: f64,
-    pub channels: u32,
-    pub channels_per_connection: u32,
-    pub reconnect: bool,
-    pub publish_via: String,
-    pub publishers: u32,
-    pub rate_per_second: f64,
-    /// In place of a rate, in a closed loop.
-    #[serde(default)]
-    pub in_flight: Option<u32>,
-    #[serde(default)]
-    pub batch: usize,
-    pub burst: u64,
-    pub duration_seconds: f64,
-    pub warmup_seconds: f64,
-    pub payload_bytes: usize,
-    pub threads: u16,
-    pub source_addresses: u8,
-    pub read_buffer_bytes: usize,
+/// What a kind of run finds out.
+pub trait Findings: Serialize {
+    /// All figures, in the order in which they are read.
+    fn groups(&self) -> Vec<Group>;
+
+    /// What should have been nothing, and how many there were of it.
+    fn faults(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
+/// One group of figures: a heading, and what with its value.
+#[derive(Serialize, Debug)]
+pub struct Group {
+    pub heading: &'static str,
+    pub rows: Vec<(String, String)>,
+}
+
+/// The machine that this runs on.
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
 pub struct Host {
     pub cores: usize,
+    pub cpu: String,
     pub kernel: String,
     pub memory_bytes: u64,
-}
-
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct Connections {
-    pub requested: u32,
-    /// Attempts that became ready to receive; with reconnects there may be more than requested.
-    pub ready: u64,
-    pub failed: u64,
-    pub failures: BTreeMap<String, u64>,
-    /// Ready connections a second while they were opened.
-    pub ready_per_second: f64,
-    /// From the moment a connection was due until its WebSocket was open.
-    pub open: Latency,
-    /// From the moment a connection was due until its last subscription was confirmed.
-    pub to_ready: Latency,
-    /// Of all opened, those that agreed on compression.
-    pub compressed: u64,
-    pub disconnects: u64,
-    pub disconnect_reasons: BTreeMap<String, u64>,
-    pub reconnects: u64,
-    /// Subscriptions that came back without a hole, and those that could not.
-    pub recovered: u64,
-    pub unrecovered: u64,
-    pub recovered_publications: u64,
-    /// Subscriptions that the server ended by itself.
-    pub unsubscribed: u64,
-}
-
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct Publications {
-    pub scheduled: u64,
-    pub sent: u64,
-    pub confirmed: u64,
-    pub failed: u64,
-    pub failures: BTreeMap<String, u64>,
-    /// Sent a second, from the first that was due to the last answer.
-    pub per_second: f64,
-    pub payload_bytes: usize,
-    /// From the moment a publication was due until the server confirmed it.
-    pub answered: Latency,
-    /// The longest that one left after it was due.
-    pub late_ms_max: f64,
-}
-
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct Deliveries {
-    pub received: u64,
-    /// From the first publication that was due to the last delivery.
-    pub per_second: f64,
-    pub payload_bytes: u64,
-    /// Should have come to a live subscription, and did not.
-    pub lost: u64,
-    /// Of the lost, those after everything else that came: perhaps on their way still when waiting ended.
-    pub lost_at_end: u64,
-    pub duplicated: u64,
-    pub reordered: u64,
-    /// Missing, but their publisher got an error, so they may never have been published.
-    pub uncertain: u64,
-    /// Published while their subscriber was away, and not recovered.
-    pub missed_away: u64,
-    /// Not of this run.
-    pub foreign: u64,
-    /// Messages that could not be understood.
-    pub malformed: u64,
-    /// From the moment a publication was due to its delivery.
-    pub latency: Latency,
-    /// The whole distribution: percentile and milliseconds.
-    pub percentiles: Vec<(f64, f64)>,
-}
-
-/// All connections were cut at once, and came back at once.
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct StormReport {
-    pub cut_off: u64,
-    pub reconnected: u64,
-    /// Attempts to come back that failed; each was made again.
-    pub failed: u64,
-    /// Connections that were not back in time.
-    pub not_back: u64,
-    pub per_second: f64,
-    /// Until the last connection had all it missed.
-    pub seconds_to_last: f64,
-    /// From the moment they were let go until each had all it missed.
-    pub to_recovered: Latency,
-    /// CPU of the server meanwhile, for each that came back; only with `--pid`.
-    pub cpu_micros_each: Option<f64>,
-    /// Subscriptions that came back without a hole, and with one.
-    pub recovered: u64,
-    pub unrecovered: u64,
-    pub recovered_publications: u64,
-    /// By the server's metrics: times it asked Redis for history, and handshakes that it refused.
-    pub history_reads: Option<f64>,
-    pub refused_handshakes: Option<f64>,
-}
-
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct Server {
-    pub processes: Vec<Process>,
-    /// CPU seconds while publications went on, from the first until nothing was missing.
-    pub user_seconds: f64,
-    pub system_seconds: f64,
-    /// How long that was.
-    pub window_seconds: f64,
-    /// `None` without deliveries.
-    pub user_seconds_per_million: Option<f64>,
-    pub system_seconds_per_million: Option<f64>,
-    pub seconds_per_million: Option<f64>,
-    /// CPU microseconds for each connection that was opened.
-    pub connect_micros: Option<f64>,
-    pub memory_before: Memory,
-    /// With all connections ready and nothing published.
-    pub memory_ready: Memory,
-    pub memory_after_publishing: Memory,
-    /// After all connections were closed and a rest.
-    pub memory_after_closing: Memory,
-    /// Growth from before to ready, divided by the connections.
-    pub resident_bytes_per_connection: Option<f64>,
-    pub proportional_bytes_per_connection: Option<f64>,
-    /// CPU while connections were only held, as a share of one core; `None` where something was published.
-    pub idle_cpu_percent: Option<f64>,
-    /// Resident memory after all connections were closed, against before the first.
-    pub memory_after_percent: f64,
-}
-
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct Process {
-    pub pid: u32,
-    pub name: String,
-}
-
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
-pub struct Memory {
-    pub resident_bytes: u64,
-    pub proportional_bytes: Option<u64>,
-}
-
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
-pub struct LoadTester {
-    pub user_seconds: f64,
-    pub system_seconds: f64,
-    /// Cores in use on average while publications went on.
-    pub cores: f64,
-    pub resident_bytes: u64,
-}
-
-#[derive(Serialize, Deserialize, Clone, Debug)]
-pub struct Threshold {
-    pub name: String,
-    pub limit: f64,
-    /// `None` where there was nothing to measure, which breaks the threshold.
-    pub measured: Option<f64>,
-    pub held: bool,
-}
-
-/// A part of the run, in seconds from its start.
-#[derive(Serialize, Deserialize, Clone, Debug)]
-pub struct Stage {
-    pub name: String,
-    pub from: f64,
-    pub to: f64,
-}
-
-/// The run at one moment; rates and latencies are those of the interval that ends here.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
-pub struct Point {
-    pub seconds: f64,
-    pub connections: u64,
-    pub publications_per_second: f64,
-    pub deliveries_per_second: f64,
-    /// Milliseconds; `None` where nothing was delivered.
-    pub p50: Option<f64>,
-    pub p99: Option<f64>,
-    pub max: Option<f64>,
-    /// Cores in use by the server, and its memory; 0 without `--pid`.
-    pub server_user: f64,
-    pub server_system: f64,
-    pub server_resident_bytes: u64,
-    /// Cores in use by the load tester.
-    pub own_cores: f64,
 }
 
 /// Milliseconds.
@@ -279,21 +90,100 @@ pub struct Latency {
     pub max: f64,
 }
 
-impl Findings for Report {
-    fn title(&self) -> &str {
-        &self.title
+/// A limit that a run must keep, and whether it did.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Threshold {
+    pub name: String,
+    pub limit: f64,
+    /// `None` where there was nothing to measure, which breaks the threshold.
+    pub measured: Option<f64>,
+    pub held: bool,
+}
+
+/// A figure's limit: its name, the limit if there is one, and what was measured. The name says in its first word which
+/// way: `max-lost` or `min-per-second`.
+pub type Limit = (&'static str, Option<f64>, Option<f64>);
+
+/// Holds figures against their limits, where there are any. A limit itself still holds.
+pub fn check(limits: impl IntoIterator<Item = Limit>) -> Vec<Threshold> {
+    let check = |(name, limit, measured): Limit| {
+        let limit = limit?;
+        let keeps =
+            |measured: f64| if name.starts_with("min-") { measured >= limit } else { measured <= limit };
+        Some(Threshold { name: name.to_owned(), limit, measured, held: measured.is_some_and(keeps) })
+    };
+    limits.into_iter().filter_map(check).collect()
+}
+
+/// A report has the fields of what was found, as its JSON has.
+impl<F> Deref for Report<F> {
+    type Target = F;
+
+    fn deref(&self) -> &F {
+        &self.findings
+    }
+}
+
+impl<F: Findings> Report<F> {
+    pub fn write_json(&self, path: &Path) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        fs::write(path, bytes)
     }
 
-    fn cut_short(&self) -> Option<&str> {
-        self.cut_short.as_deref()
+    /// What did not go well, the worst first.
+    pub fn failures(&self) -> Vec<String> {
+        let cut_short = self.run.cut_short.iter().map(|reason| format!("cut short: {reason}"));
+        let broken = self.run.thresholds.iter().filter(|threshold| !threshold.held).map(|threshold| {
+            let measured = threshold.measured.map_or("not measured".to_owned(), text::number);
+            format!("{} broken: {measured} (limit {})", threshold.name, text::number(threshold.limit))
+        });
+        let faults = self.findings.faults().into_iter().filter(|(_, times)| *times > 0);
+        let faults = faults.map(|(what, times)| format!("{} {what}", text::count(times)));
+        cut_short.chain(broken).chain(faults).collect()
+    }
+}
+
+impl RunInfo {
+    /// When it was, on what machine, and by which version of this program.
+    pub fn described(&self) -> String {
+        let Host { cores, cpu, kernel, memory_bytes } = &self.host;
+        let (memory, version) = (text::bytes(*memory_bytes as f64), &self.version);
+        format!(
+            "{} · {cores} × {cpu} · {memory} · Linux {kernel} · tidegate-loadtest {version}",
+            self.started
+        )
     }
 
-    fn groups(&self) -> Vec<text::Group> {
-        text::groups(self)
+    /// Of this process, whose run began at `started`.
+    pub fn new(title: &str, started: SystemTime) -> Self {
+        Self {
+            title: title.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix: started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
+            started: httpdate::fmt_http_date(started),
+            command_line: masked(std::env::args()),
+            cut_short: None,
+            host: Host::this(),
+            thresholds: Vec::new(),
+        }
     }
+}
 
-    fn thresholds(&self) -> &[Threshold] {
-        &self.thresholds
+impl Host {
+    pub fn this() -> Self {
+        let pages = rustix::system::sysinfo();
+        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpus
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(field, _)| field.trim() == "model name");
+        Self {
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cpu: model.map_or("", |(_, model)| model.trim()).to_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            memory_bytes: pages.totalram as u64 * u64::from(pages.mem_unit),
+        }
     }
 }
 
@@ -327,4 +217,58 @@ pub fn percentiles(latencies: &Latencies) -> Vec<(f64, f64)> {
 
 pub fn milliseconds(nanos: u64) -> f64 {
     nanos as f64 / NANOS_PER_MS
+}
+
+/// A command line without its secrets: values of the options that have them, and what stands before the @ of an address.
+fn masked(words: impl Iterator<Item = String>) -> Vec<String> {
+    let mut is_secret = false;
+    let mask = |word: String| {
+        if std::mem::take(&mut is_secret) {
+            return MASK.to_owned();
+        }
+        is_secret = SECRETS.contains(&word.as_str());
+        if let Some((option, _)) = word.split_once('=').filter(|(option, _)| SECRETS.contains(option)) {
+            return format!("{option}={MASK}");
+        }
+        match word.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+            Some((scheme, rest)) => format!("{scheme}://{MASK}@{rest}"),
+            None => word,
+        }
+    };
+    let mut masked: Vec<String> = words.map(mask).collect();
+    // Where the program is says nothing of the run.
+    if let Some(program) = masked.first_mut() {
+        *program = program.rsplit('/').next().unwrap_or_default().to_owned();
+    }
+    masked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_checked_that_has_no_limit_and_a_limit_itself_still_holds() {
+        let held = |lost, rate| {
+            let figures = [("max-lost", lost, Some(3.0)), ("min-rate", rate, Some(1_000.0))];
+            check(figures).into_iter().map(|one| one.held).collect::<Vec<_>>()
+        };
+        assert!(held(None, None).is_empty());
+        assert_eq!(held(Some(3.0), Some(1_000.0)), [true, true]);
+        assert_eq!(held(Some(2.0), Some(1_000.5)), [false, false]);
+    }
+
+    #[test]
+    fn what_could_not_be_measured_does_not_hold() {
+        let checked = check([("max-p99-ms", Some(1e9), None), ("min-rate", Some(0.0), None)]);
+        assert!(checked.len() == 2 && checked.iter().all(|threshold| !threshold.held));
+    }
+
+    #[test]
+    fn a_command_line_is_told_without_its_secrets() {
+        let line = "/some/where/loadtest --api-key k --token=t -n 5 --redis redis://user:pw@host:1 --url ws://h/?a@b";
+        let told = masked(line.split(' ').map(str::to_owned)).join(" ");
+        let expected = "loadtest --api-key *** --token=*** -n 5 --redis redis://***@host:1 --url ws://***@b";
+        assert_eq!(told, expected);
+    }
 }

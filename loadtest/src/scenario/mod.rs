@@ -1,13 +1,35 @@
 //! What a run does with its parts: connections, publications, measurements.
 
-pub mod handshakes;
-pub mod slow_readers;
+mod handshakes;
+mod slow_readers;
 mod steady;
 mod storm;
 
-pub use steady::{Reading, run};
-
 use tokio::sync::watch;
+
+pub use handshakes::{HandshakeArguments, HandshakeFindings, run as handshakes};
+pub use slow_readers::{SlowArguments, SlowFindings, SlowSide, run as slow_readers};
+pub use steady::{Reading, run};
+pub use storm::{StormArguments, StormFindings};
+
+use crate::progress::Progress;
+use crate::report::Threshold;
+
+/// What came of a scenario: what it has found, and whether its thresholds held.
+pub type Outcome<F> = (F, Vec<Threshold>);
+
+/// How a run is told to end, and where it shows how far it is.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    pub cut: Cut,
+    pub progress: Progress,
+}
+
+impl Controls {
+    pub fn new(cut: Cut, quiet: bool) -> Self {
+        Self { cut, progress: if quiet { Progress::hidden() } else { Progress::on_terminal() } }
+    }
+}
 
 /// Why a run ends before its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,16 +8,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::{Cut, storm};
-use crate::clock::{NANOS_PER_SECOND, now_ns, seconds};
+use super::{Controls, storm};
+use crate::clock::{now_ns, seconds};
 use crate::lane::{self, LaneHandle, Order, Phase};
 use crate::metrics::Metrics;
-use crate::outcome::{Outcome, Window};
-use crate::plan::{Plan, duration};
+use crate::outcome::{PlainOutcome, Window};
+use crate::plan::Plan;
 use crate::process::Usage;
-use crate::progress::Progress;
 use crate::publish;
-use crate::record::{Recorder, own_usage};
+use crate::record::Recorder;
 use crate::report::Memory;
 use crate::schedule::Schedule;
 use crate::sequence::Verdict;
@@ -33,17 +32,19 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs it. An error means that it could not be begun; whatever happens later is part of the outcome.
-pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcome> {
+pub async fn run(plan: Plan, Controls { cut, progress }: &Controls) -> io::Result<PlainOutcome> {
     let arguments = plan.arguments.clone();
     if !plan.internals.is_empty() {
         // Better told now than missed at the end.
         Metrics::of(&plan.internals).await.map_err(io::Error::other)?;
     }
-    let (mut recorder, collector) = Recorder::new(arguments.measuring.pids.clone(), progress);
+    let publications = if arguments.publications.in_flight.is_some() { 0 } else { plan.publications };
+    progress.aim_at(arguments.connections.connections.into(), publications);
+    let (mut recorder, collector) = Recorder::new(arguments.measuring.pids.clone(), progress.clone());
     if arguments.measuring.wave > 0 {
         let wave = open_and_close(&plan, arguments.measuring.wave);
         recorder.stage("first wave", cut.unless(wave)).await.transpose()?;
-        recorder.stage("rest", cut.unless(sleep(duration(arguments.measuring.rest)))).await;
+        recorder.stage("rest", cut.unless(sleep(arguments.measuring.rest))).await;
     }
     let shared = Arc::new(Shared::new(plan));
     let before = Reading::take(&recorder);
@@ -54,10 +55,10 @@ pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcom
         .collect::<io::Result<_>>()?;
     recorder.stage("connect", cut.unless(all_settled(&shared))).await;
     let ramp_seconds = seconds(now_ns() - ramp_start_ns);
-    recorder.stage("settle", cut.unless(sleep(duration(arguments.measuring.settle)))).await;
+    recorder.stage("settle", cut.unless(sleep(arguments.measuring.settle))).await;
     let ready = Reading::take(&recorder);
 
-    let duration_ns = (arguments.publications.duration * NANOS_PER_SECOND as f64) as u64;
+    let duration_ns = arguments.publications.duration.as_nanos() as u64;
     let schedule = Schedule {
         start_ns: now_ns() + LEAD_NS,
         rate: arguments.publications.rate,
@@ -66,24 +67,25 @@ pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcom
         closed_ns: arguments.publications.in_flight.is_some().then_some(duration_ns),
         channels: shared.ledger.channels(),
     };
-    let warmup_ns = (arguments.publications.warmup * NANOS_PER_SECOND as f64) as u64;
+    let warmup_ns = arguments.publications.warmup.as_nanos() as u64;
     shared.timed_from_ns.store(schedule.start_ns + warmup_ns, Ordering::Relaxed);
     let mut storm = None;
     if shared.plan.publications == 0 {
-        recorder.stage("hold", cut.unless(sleep(duration(arguments.publications.duration)))).await;
+        recorder.stage("hold", cut.unless(sleep(arguments.publications.duration))).await;
     } else if cut.reason().is_none() {
         let publishing = publish::start(shared.clone(), schedule, collector.clone())?;
-        let latest = schedule.end_ns().saturating_sub(now_ns()) + (arguments.measuring.drain * 1e9) as u64;
+        let latest =
+            Duration::from_nanos(schedule.end_ns().saturating_sub(now_ns())) + arguments.measuring.drain;
         if let Some(arguments) = &shared.plan.storm {
             storm = Some(storm::break_out(arguments, &shared, &lanes, &mut recorder, cut).await);
         }
-        let finished = timeout(Duration::from_nanos(latest), publishing.finished());
+        let finished = timeout(latest, publishing.finished());
         recorder.stage("publish", cut.unless(finished)).await;
         publishing.stop();
         recorder
             .stage("drain", async {
                 publishing.finished().await;
-                let drained = timeout(duration(arguments.measuring.drain), all_arrived(&lanes));
+                let drained = timeout(arguments.measuring.drain, all_arrived(&lanes));
                 cut.unless(drained).await
             })
             .await;
@@ -97,13 +99,12 @@ pub async fn run(plan: Plan, cut: &Cut, progress: Progress) -> io::Result<Outcom
     let verdict = recorder.stage("close", finish(lanes)).await;
     recorder.note_closed();
     if !arguments.measuring.pids.is_empty() {
-        recorder.stage("rest", cut.unless(sleep(duration(arguments.measuring.rest)))).await;
+        recorder.stage("rest", cut.unless(sleep(arguments.measuring.rest))).await;
     }
     let closed = recorder.memory();
     recorder.finish();
     let memory = [before.memory, ready.memory, done.memory, closed];
-    Ok(Outcome {
-        cut_short: cut.reason(),
+    Ok(PlainOutcome {
         ramp_seconds,
         schedule,
         verdict,
@@ -127,7 +128,7 @@ pub struct Reading {
 
 impl Reading {
     pub(super) fn take(recorder: &Recorder) -> Self {
-        Self { at_ns: now_ns(), server: recorder.usage(), own: own_usage(), memory: recorder.memory() }
+        Self { at_ns: now_ns(), server: recorder.usage(), own: Usage::own(), memory: recorder.memory() }
     }
 }
 

@@ -160,7 +160,7 @@ fn put_frame(opcode: Opcode, payload: &[u8], out: &mut BytesMut) {
 }
 
 /// Whether the server agreed to compress, if it upgraded at all.
-pub(crate) fn read_response(head: &[u8], key: &str) -> Result<bool, ConnectError> {
+fn read_response(head: &[u8], key: &str) -> Result<bool, ConnectError> {
     let wrong = |what: &str| ConnectError::Handshake(what.to_owned());
     let head = std::str::from_utf8(head).map_err(|_| wrong("the response is not text"))?;
     let mut lines = head.split("\r\n");

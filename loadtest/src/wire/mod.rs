@@ -8,7 +8,6 @@ use bytes::Bytes;
 use shared::framing::MessageKind;
 
 pub use deflating::DeflatingWire;
-pub(crate) use deflating::read_response;
 pub use plain::PlainWire;
 pub use streaming::StreamingWire;
 

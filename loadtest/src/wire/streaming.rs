@@ -4,18 +4,16 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming as Body;
-use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
 use shared::framing::MessageKind;
-use tokio::task::JoinHandle;
 
 use super::{Incoming, MESSAGE_BYTES_MAX, WireError};
 use crate::arguments::Transport;
 use crate::connect::{Dialer, Entry};
+use crate::http::HttpConnection;
 use crate::stream::Stream;
 
 /// Where every further command goes.
@@ -26,21 +24,14 @@ pub struct StreamingWire {
     dialer: Dialer,
     path: Box<str>,
     bearer: Option<Box<str>>,
-    connection: Connection,
+    connection: Option<HttpConnection>,
     /// Once the first commands are said.
     body: Option<Body>,
-    reader: Reader,
+    reader: MessageReader,
     /// Once the server has named it.
     session: Option<Session>,
     /// What the server has said last, if that was that it closes.
     goodbye: Option<Goodbye>,
-}
-
-/// A connection of HTTP, and the task that drives it.
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    driving: JoinHandle<()>,
 }
 
 /// What commands go with that come apart from the stream.
@@ -67,12 +58,12 @@ impl StreamingWire {
         entry: Entry<'_>,
     ) -> Result<Self, hyper::Error> {
         Ok(Self {
-            connection: Connection::new(stream).await?,
+            connection: Some(HttpConnection::on(stream).await?),
             dialer,
             path: entry.path.into(),
             bearer: entry.bearer.map(Into::into),
             body: None,
-            reader: Reader::new(transport),
+            reader: MessageReader::new(transport),
             session: None,
             goodbye: None,
         })
@@ -107,7 +98,8 @@ impl StreamingWire {
         let commands = messages.join("\n");
         if self.body.is_none() {
             let request = self.request(&self.path, commands)?;
-            let response = self.connection.ask(request, StatusCode::OK).await?;
+            let connection = self.connection.as_mut().ok_or(WireError::Broken)?;
+            let response = ask(connection, request, StatusCode::OK).await?;
             self.body = Some(response.into_body());
             return Ok(());
         }
@@ -117,13 +109,13 @@ impl StreamingWire {
         let body = json!({ "session": session, "node": node, "data": commands }).to_string();
         let request = self.request(EMULATION, body)?;
         // The stream has its connection to itself.
-        let mut apart = Connection::new(self.dialer.dial().await?).await.map_err(broken)?;
-        apart.ask(request, StatusCode::NO_CONTENT).await.map(drop)
+        let mut apart = HttpConnection::on(self.dialer.dial().await?).await.map_err(broken)?;
+        ask(&mut apart, request, StatusCode::NO_CONTENT).await.map(drop)
     }
 
     /// The server sees that nobody listens any more.
     pub(super) fn close(&mut self) {
-        self.connection.driving.abort();
+        self.connection = None;
         self.body = None;
     }
 
@@ -144,12 +136,12 @@ impl StreamingWire {
     /// What the wire itself must know of what the server says.
     fn note(&mut self, message: &[u8]) {
         #[derive(Deserialize)]
-        struct Reply {
+        struct StreamReply {
             connect: Option<Session>,
-            push: Option<Push>,
+            push: Option<StreamPush>,
         }
         #[derive(Deserialize)]
-        struct Push {
+        struct StreamPush {
             disconnect: Option<Goodbye>,
         }
         // Publications, of which there are many, are passed over.
@@ -158,40 +150,23 @@ impl StreamingWire {
             return;
         }
         for line in message.split(|byte| *byte == b'\n') {
-            let Ok(Reply { connect, push }) = serde_json::from_slice(line) else { continue };
+            let Ok(StreamReply { connect, push }) = serde_json::from_slice(line) else { continue };
             self.session = self.session.take().or(connect);
             self.goodbye = push.and_then(|push| push.disconnect).or(self.goodbye.take());
         }
     }
 }
 
-impl Connection {
-    async fn new(stream: Stream) -> Result<Self, hyper::Error> {
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        let driving = tokio::spawn(async move {
-            // Its end shows in what was asked for.
-            let _ = connection.await;
-        });
-        Ok(Self { sender, driving })
-    }
-
-    async fn ask(
-        &mut self,
-        request: Request<Full<Bytes>>,
-        expected: StatusCode,
-    ) -> Result<Response<Body>, WireError> {
-        let response = self.sender.send_request(request).await.map_err(broken)?;
-        if response.status() == expected {
-            Ok(response)
-        } else {
-            Err(WireError::Protocol(format!("HTTP {}", response.status().as_u16())))
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driving.abort();
+async fn ask(
+    connection: &mut HttpConnection,
+    request: Request<Full<Bytes>>,
+    expected: StatusCode,
+) -> Result<Response<Body>, WireError> {
+    let response = connection.send(request).await.map_err(broken)?;
+    if response.status() == expected {
+        Ok(response)
+    } else {
+        Err(WireError::Protocol(format!("HTTP {}", response.status().as_u16())))
     }
 }
 
@@ -201,7 +176,7 @@ fn broken(error: hyper::Error) -> WireError {
 
 /// Finds messages in what comes, however it is cut.
 #[derive(Debug)]
-struct Reader {
+struct MessageReader {
     transport: Transport,
     /// What has come and was not taken.
     text: BytesMut,
@@ -209,7 +184,7 @@ struct Reader {
     looked_at: usize,
 }
 
-impl Reader {
+impl MessageReader {
     fn new(transport: Transport) -> Self {
         Self { transport, text: BytesMut::new(), looked_at: 0 }
     }
@@ -258,7 +233,7 @@ mod tests {
 
     /// What is found in a text that comes in pieces of so many bytes.
     fn found(transport: Transport, text: &str, piece: usize) -> String {
-        let mut reader = Reader::new(transport);
+        let mut reader = MessageReader::new(transport);
         let mut messages = Vec::new();
         for piece in text.as_bytes().chunks(piece) {
             reader.push(piece).unwrap();
@@ -280,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_message_without_an_end_is_refused() {
-        let mut reader = Reader::new(Transport::HttpStream);
+        let mut reader = MessageReader::new(Transport::HttpStream);
         let piece = vec![b'x'; 1 << 20];
         assert!((0..32).all(|_| reader.push(&piece).is_ok() && reader.take().is_none()));
         assert!(reader.push(&piece).is_err());

@@ -89,8 +89,12 @@ pub(crate) async fn run<T: DeserializeOwned>(line: &str) -> (i32, T) {
     (output.status.code().unwrap(), serde_json::from_slice(&bytes).unwrap())
 }
 
-/// The gateway's program, brought up to date: Cargo names a crate's programs only to that crate's own tests.
+/// The gateway's program: of the folder TIDEGATE_BIN_DIR, or brought up to date. Cargo names a crate's programs only to that
+/// crate's own tests.
 pub(crate) fn build() -> PathBuf {
+    if let Some(folder) = std::env::var_os("TIDEGATE_BIN_DIR") {
+        return Path::new(&folder).join("tidegate");
+    }
     let loadtest = Path::new(env!("CARGO_BIN_EXE_tidegate-loadtest"));
     let profile_directory = loadtest.parent().unwrap();
     let mut cargo = std::process::Command::new(env!("CARGO"));

@@ -1,10 +1,8 @@
-//! The command under test, and a place for its files.
+//! A place for the files of a test, and what a program has printed.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says that something is wrong")]
 
 use std::path::PathBuf;
 use std::process::Output;
-
-use tokio::process::Command;
 
 /// A directory that goes with the test.
 pub(crate) struct Scratch(PathBuf);
@@ -25,12 +23,6 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
-}
-
-pub(crate) fn command(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-loadtest"));
-    command.args(line.split_whitespace()).kill_on_drop(true);
-    command
 }
 
 pub(crate) fn printed(output: &Output) -> String {

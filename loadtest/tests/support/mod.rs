@@ -9,12 +9,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-pub(crate) use command::{Scratch, command, printed};
+pub(crate) use command::{Scratch, printed};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tidegate_loadtest::report::Report;
+use tidegate_loadtest::report::{LoadFindings, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_tungstenite::accept_hdr_async;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -110,8 +111,14 @@ impl Server {
     }
 }
 
+pub(crate) fn command(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-loadtest"));
+    command.args(line.split_whitespace()).kill_on_drop(true);
+    command
+}
+
 /// Runs the command against a URL. Returns its exit status, its report and what it printed.
-pub(crate) async fn run(name: &str, url: &str, line: &str) -> (i32, Report, String) {
+pub(crate) async fn run(name: &str, url: &str, line: &str) -> (i32, Report<LoadFindings>, String) {
     let scratch = Scratch::new(name);
     let json = scratch.file("report.json");
     let output = command(line).arg("--url").arg(url).arg("--json").arg(&json).output().await.unwrap();
@@ -119,7 +126,7 @@ pub(crate) async fn run(name: &str, url: &str, line: &str) -> (i32, Report, Stri
     (output.status.code().unwrap(), read(&json, &printed), printed)
 }
 
-pub(crate) fn read(json: &Path, printed: &str) -> Report {
+pub(crate) fn read(json: &Path, printed: &str) -> Report<LoadFindings> {
     let bytes = std::fs::read(json).unwrap_or_else(|error| panic!("no report ({error}): {printed}"));
     serde_json::from_slice(&bytes).unwrap()
 }

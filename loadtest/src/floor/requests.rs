@@ -21,19 +21,19 @@ const READ_BYTES: usize = 64 << 10;
 const CHANNEL_BYTES_MAX: usize = 255;
 const WEBSOCKET_PATH: &str = "/connection/websocket";
 
-/// What all guests share while they are read.
+/// What all peers share while they are read.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct PeerReader {
     pub(super) buffer: Vec<u8>,
     pub(super) inflater: Inflater,
-    /// For the guest who is being read.
+    /// For the peer who is being read.
     pub(super) answers: BytesMut,
-    pub(super) published: Published,
+    pub(super) backlog: Backlog,
 }
 
 /// What waits for the next sweep.
 #[derive(Debug, Default)]
-pub(super) struct Published {
+pub(super) struct Backlog {
     numbers: HashMap<Box<str>, usize>,
     /// Frames, by the number of their channel.
     frames: Vec<BytesMut>,
@@ -42,7 +42,7 @@ pub(super) struct Published {
     bytes: usize,
 }
 
-impl Published {
+impl Backlog {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -133,18 +133,18 @@ struct BatchCommand<'a> {
     publish: Publish<'a>,
 }
 
-impl Default for Reader {
+impl Default for PeerReader {
     fn default() -> Self {
         Self {
             buffer: vec![0; READ_BYTES],
             inflater: Inflater::new(),
             answers: BytesMut::new(),
-            published: Published::default(),
+            backlog: Backlog::default(),
         }
     }
 }
 
-impl Reader {
+impl PeerReader {
     /// Serves the first request in `bytes`, if it is whole.
     pub(super) fn read_request(&mut self, bytes: &[u8]) -> Request {
         let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return Request::Incomplete };
@@ -184,14 +184,14 @@ impl Reader {
     }
 
     fn publish(&mut self, body: &[u8]) -> Option<String> {
-        self.published.put(&serde_json::from_slice(body).ok()?)?;
+        self.backlog.put(&serde_json::from_slice(body).ok()?)?;
         Some("{\"result\":{}}".to_owned())
     }
 
     fn publish_batch(&mut self, body: &[u8]) -> Option<String> {
         let batch: Batch<'_> = serde_json::from_slice(body).ok()?;
         for command in &batch.commands {
-            self.published.put(&command.publish)?;
+            self.backlog.put(&command.publish)?;
         }
         let replies = vec!["{\"publish\":{}}"; batch.commands.len()].join(",");
         Some(format!("{{\"replies\":[{replies}]}}"))
@@ -206,23 +206,23 @@ impl Reader {
 
 /// Does what a message of commands says. Returns the number of the channel of the first subscription among it if there is any, or
 /// `None` if it makes no sense.
-pub(super) fn obey(
+pub(super) fn execute(
     message: &[u8],
     answers: &mut BytesMut,
-    published: &mut Published,
+    backlog: &mut Backlog,
 ) -> Option<Option<usize>> {
     let mut replies = Vec::new();
     let mut subscribes = None;
     for line in message.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let command: Command<'_> = serde_json::from_slice(line).ok()?;
         let reply = match &command {
-            Command { connect: Some(_), .. } => "\"connect\":{\"client\":\"guest\",\"version\":\"floor\"}",
+            Command { connect: Some(_), .. } => "\"connect\":{\"client\":\"peer\",\"version\":\"floor\"}",
             Command { subscribe: Some(subscribe), .. } => {
-                subscribes = subscribes.or_else(|| Some(published.number(&subscribe.channel)));
+                subscribes = subscribes.or_else(|| Some(backlog.number(&subscribe.channel)));
                 "\"subscribe\":{}"
             }
             Command { publish: Some(publish), .. } => {
-                published.put(publish)?;
+                backlog.put(publish)?;
                 "\"publish\":{}"
             }
             // A pong.

@@ -2,28 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::compare::figures::median;
-use crate::report::text::{Group, latency, number};
-use crate::report::{Findings, Host, Latency, Threshold};
+use crate::report::text::{latency, number};
+use crate::report::{Findings, Group, Latency};
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct RedisReport {
-    pub title: String,
-    pub version: String,
-    pub cut_short: Option<String>,
-    pub host: Host,
+pub struct RedisFindings {
     pub payload_bytes: usize,
     /// Of the parts that measure latency.
     pub rate_per_second: f64,
     /// Every part of every turn, as it was measured.
-    pub rows: Vec<Row>,
+    pub rows: Vec<PartFigures>,
     /// What came to the node through Redis, over what its clients were to have.
     pub received_over_needed: Option<f64>,
-    pub thresholds: Vec<Threshold>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
-pub struct Row {
+pub struct PartFigures {
     pub part: Part,
     pub published: u64,
     /// Refused, or not arrived where somebody read.
@@ -73,7 +67,7 @@ impl Part {
     }
 }
 
-impl RedisReport {
+impl RedisFindings {
     /// What the node took from its link, over what a bare connection took: the median turn.
     pub fn link_ratio(&self) -> Option<f64> {
         self.ratio(Part::LinkNode, Part::LinkBare, |row| row.per_second)
@@ -94,17 +88,17 @@ impl RedisReport {
         self.rows.iter().map(|row| row.failed).sum()
     }
 
-    fn of(&self, part: Part) -> impl Iterator<Item = &Row> {
+    fn of(&self, part: Part) -> impl Iterator<Item = &PartFigures> {
         self.rows.iter().filter(move |row| row.part == part)
     }
 
-    fn ratio(&self, part: Part, to: Part, figure: fn(&Row) -> f64) -> Option<f64> {
+    fn ratio(&self, part: Part, to: Part, figure: fn(&PartFigures) -> f64) -> Option<f64> {
         let pairs = self.of(part).zip(self.of(to)).filter(|(_, to)| figure(to) > 0.0);
         median(pairs.map(|(one, to)| figure(one) / figure(to)))
     }
 
     fn line(&self, part: Part) -> Option<(String, String)> {
-        let of = |figure: fn(&Row) -> f64| median(self.of(part).map(figure));
+        let of = |figure: fn(&PartFigures) -> f64| median(self.of(part).map(figure));
         let (node, redis) = (of(|row| row.node_micros)?, of(|row| row.redis_micros)?);
         let mut value = match self.of(part).find_map(|row| row.latency.as_ref()) {
             None => format!("{} a second", number(of(|row| row.per_second)?)),
@@ -119,15 +113,7 @@ impl RedisReport {
     }
 }
 
-impl Findings for RedisReport {
-    fn title(&self) -> &str {
-        &self.title
-    }
-
-    fn cut_short(&self) -> Option<&str> {
-        self.cut_short.as_deref()
-    }
-
+impl Findings for RedisFindings {
     fn groups(&self) -> Vec<Group> {
         let lines = |parts: &[Part]| parts.iter().filter_map(|part| self.line(*part)).collect::<Vec<_>>();
         let row = |what: &str, value: Option<f64>, unit: &str| {
@@ -149,8 +135,20 @@ impl Findings for RedisReport {
         groups
     }
 
-    fn thresholds(&self) -> &[Threshold] {
-        &self.thresholds
+    fn faults(&self) -> Vec<(&'static str, u64)> {
+        vec![("publications refused or not arrived", self.failed())]
+    }
+}
+
+/// The middle one, or halfway between the two in the middle.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        length if length % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
     }
 }
 
@@ -160,13 +158,13 @@ mod tests {
 
     #[test]
     fn ratios_are_of_the_same_turn_and_the_middle_one_is_told() {
-        let row = |part, per_second| Row { part, per_second, ..Row::default() };
+        let row = |part, per_second| PartFigures { part, per_second, ..PartFigures::default() };
         let rows = [(100.0, 50.0), (200.0, 180.0), (10.0, 8.0)]
             .into_iter()
             .flat_map(|(bare, node)| [row(Part::LinkBare, bare), row(Part::LinkNode, node)])
             .collect();
-        let report = RedisReport { rows, ..RedisReport::default() };
-        assert_eq!(report.link_ratio(), Some(0.8));
-        assert_eq!((report.api_per_second(), report.later_p99_ms()), (None, None));
+        let found = RedisFindings { rows, ..RedisFindings::default() };
+        assert_eq!(found.link_ratio(), Some(0.8));
+        assert_eq!((found.api_per_second(), found.later_p99_ms()), (None, None));
     }
 }

@@ -2,36 +2,31 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::text::{Group, bytes, number};
-use crate::report::{Findings, Host, Threshold};
+use crate::report::text::{bytes, count, number, row};
+use crate::report::{Findings, Group};
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct MillionReport {
-    pub title: String,
-    pub version: String,
-    pub cut_short: Option<String>,
-    pub host: Host,
+pub struct MillionFindings {
     pub connections_requested: u32,
     pub connections_ready: u64,
-    /// Attempts that failed, and connections that were given up or lost.
+    /// Attempts that failed, and connections that were ready and are lost.
     pub failed: u64,
     pub gone: u64,
     pub connect_seconds: f64,
     pub connect_per_second: f64,
     /// CPU of all nodes while connections were opened, for each of them.
     pub connect_micros: f64,
-    pub before: Memory,
-    pub ready: Memory,
+    pub before: MachineMemory,
+    pub ready: MachineMemory,
     /// After the publications.
-    pub after: Memory,
-    pub nodes: Vec<NodeReport>,
-    pub publications: Vec<PublicationReport>,
-    pub thresholds: Vec<Threshold>,
+    pub after: MachineMemory,
+    pub nodes: Vec<NodeShare>,
+    pub publications: Vec<PublicationReach>,
 }
 
 /// Bytes at one moment.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
-pub struct Memory {
+pub struct MachineMemory {
     /// What the whole machine could still give away: the kernel's part of every connection is missing from it too.
     pub available: u64,
     pub nodes_resident: u64,
@@ -42,17 +37,17 @@ pub struct Memory {
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
-pub struct NodeReport {
+pub struct NodeShare {
     pub pid: u32,
-    pub connections: u32,
+    pub connections: u64,
     pub resident_bytes: u64,
     /// How many of this node's have the last publication.
-    pub received: u32,
+    pub received: u64,
 }
 
 /// One publication that was to reach everyone.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default)]
-pub struct PublicationReport {
+pub struct PublicationReach {
     pub reached: u64,
     pub of: u64,
     /// From before it was sent until its publisher had the answer, and until the last connection had it.
@@ -72,7 +67,7 @@ struct Cost {
     kernel: f64,
 }
 
-impl MillionReport {
+impl MillionFindings {
     fn cost(&self) -> Option<Cost> {
         let connections = self.connections_ready as f64;
         let grown = |to: u64, from: u64| (to as f64 - from as f64) / connections;
@@ -90,24 +85,23 @@ impl MillionReport {
         (connections > 0.0).then_some(Cost { total, node, holder, kernel: total - node - holder - redis })
     }
 
+    pub fn unready(&self) -> u64 {
+        u64::from(self.connections_requested).saturating_sub(self.connections_ready)
+    }
+
+    /// Connections that a publication did not reach, over all publications.
+    pub fn missing(&self) -> u64 {
+        self.publications.iter().map(|one| one.of.saturating_sub(one.reached)).sum()
+    }
+
     /// The machine's memory for each connection.
     pub fn bytes_per_connection(&self) -> Option<f64> {
         self.cost().map(|cost| cost.total)
     }
 }
 
-impl Findings for MillionReport {
-    fn title(&self) -> &str {
-        &self.title
-    }
-
-    fn cut_short(&self) -> Option<&str> {
-        self.cut_short.as_deref()
-    }
-
+impl Findings for MillionFindings {
     fn groups(&self) -> Vec<Group> {
-        let count = |value: u64| number(value as f64);
-        let row = |what: &str, value: String| (what.to_owned(), value);
         let least = self.nodes.iter().map(|node| node.connections).min().unwrap_or(0);
         let most = self.nodes.iter().map(|node| node.connections).max().unwrap_or(0);
         let connections = vec![
@@ -115,15 +109,12 @@ impl Findings for MillionReport {
                 "ready / requested",
                 format!("{} / {}", count(self.connections_ready), count(self.connections_requested.into())),
             ),
-            row(
-                "nodes",
-                format!("{}, with {} to {} each", self.nodes.len(), count(least.into()), count(most.into())),
-            ),
+            row("nodes", format!("{}, with {} to {} each", self.nodes.len(), count(least), count(most))),
             row("time to connect", format!("{} s", number(self.connect_seconds))),
             row("ready per second", number(self.connect_per_second)),
             row("nodes' CPU per connection opened", format!("{} µs", number(self.connect_micros))),
             row("failed attempts", count(self.failed)),
-            row("given up or lost", count(self.gone)),
+            row("lost", count(self.gone)),
         ];
         let mut memory = Vec::new();
         for (when, at) in
@@ -173,7 +164,7 @@ impl Findings for MillionReport {
         groups
     }
 
-    fn thresholds(&self) -> &[Threshold] {
-        &self.thresholds
+    fn faults(&self) -> Vec<(&'static str, u64)> {
+        vec![("connections not ready", self.unready()), ("not reached by a publication", self.missing())]
     }
 }

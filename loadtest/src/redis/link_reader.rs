@@ -19,13 +19,13 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Reads until it is dropped or finished.
 #[derive(Debug)]
-pub struct Reader {
+pub struct LinkReader {
     socket: TcpStream,
     count: Arc<AtomicU64>,
     thread: Option<JoinHandle<Latencies>>,
 }
 
-impl Reader {
+impl LinkReader {
     /// A bare connection to Redis.
     pub fn bare(address: SocketAddr, channel: &str) -> io::Result<Self> {
         let mut socket = connect(address)?;
@@ -78,7 +78,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for LinkReader {
     fn drop(&mut self) {
         self.end();
     }
@@ -143,7 +143,8 @@ mod tests {
     #[test]
     fn marks_are_counted_once_however_they_are_cut() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let mut reader = Reader::start(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
+        let mut reader =
+            LinkReader::start(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
         let (mut socket, _) = listener.accept().unwrap();
         socket.set_nodelay(true).unwrap();
         let maker = PayloadMaker::new(7, 80);

@@ -7,29 +7,29 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use shared::framing::websocket::{Assembler, Event, Role, encode_close, encode_pong};
 
-use super::listeners::{Listeners, Seat};
-use super::speak::{LIMITS, Reader, Request, obey};
+use super::listeners::{Listeners, Slot};
+use super::requests::{LIMITS, PeerReader, Request, execute};
 
 /// What a request may have come to before its end is seen.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug)]
-pub(super) struct Guest {
-    stage: Stage,
+pub(super) struct Peer {
+    state: PeerState,
 }
 
 #[derive(Debug)]
-enum Stage {
+enum PeerState {
     /// Asks by HTTP. Holds what is incomplete.
-    Asking(OwnedFd, BytesMut),
+    Http(OwnedFd, BytesMut),
     /// A WebSocket that has not subscribed.
-    Open(OwnedFd, Assembler),
+    Upgraded(OwnedFd, Assembler),
     /// One that has: its socket is in its channel's list.
-    Seated(Seat, Assembler),
+    Subscribed(Slot, Assembler),
     Gone,
 }
 
-/// What becomes of a guest after a read.
+/// What becomes of a peer after a read.
 #[derive(Debug)]
 pub(super) enum Step {
     Stay,
@@ -38,33 +38,33 @@ pub(super) enum Step {
     Leave,
 }
 
-impl Guest {
+impl Peer {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { stage: Stage::Asking(socket, BytesMut::new()) }
+        Self { state: PeerState::Http(socket, BytesMut::new()) }
     }
 
     /// Its socket stands there from now on.
-    pub(super) fn sit_down(&mut self, at: Seat) {
-        if let Stage::Seated(seat, _) = &mut self.stage {
-            *seat = at;
+    pub(super) fn move_to(&mut self, at: Slot) {
+        if let PeerState::Subscribed(slot, _) = &mut self.state {
+            *slot = at;
         }
     }
 
-    pub(super) fn seat(&self) -> Option<Seat> {
-        match self.stage {
-            Stage::Seated(seat, _) => Some(seat),
+    pub(super) fn slot(&self) -> Option<Slot> {
+        match self.state {
+            PeerState::Subscribed(slot, _) => Some(slot),
             _ => None,
         }
     }
 
     /// Reads until nothing is left.
-    pub(super) fn read(&mut self, reader: &mut Reader, listeners: &Listeners) -> Step {
+    pub(super) fn read(&mut self, reader: &mut PeerReader, listeners: &Listeners) -> Step {
         let mut buffer = std::mem::take(&mut reader.buffer);
         let step = loop {
-            let socket = match &self.stage {
-                Stage::Asking(socket, _) | Stage::Open(socket, _) => Some(socket),
-                Stage::Seated(seat, _) => listeners.socket(*seat),
-                Stage::Gone => None,
+            let socket = match &self.state {
+                PeerState::Http(socket, _) | PeerState::Upgraded(socket, _) => Some(socket),
+                PeerState::Subscribed(slot, _) => listeners.socket(*slot),
+                PeerState::Gone => None,
             };
             let Some(socket) = socket else { break Step::Leave };
             let length = match rustix::io::read(socket, &mut buffer[..]) {
@@ -83,15 +83,15 @@ impl Guest {
         step
     }
 
-    fn take_in(&mut self, bytes: &mut [u8], reader: &mut Reader, listeners: &Listeners) -> Step {
-        match &mut self.stage {
-            Stage::Asking(socket, held) => {
+    fn take_in(&mut self, bytes: &mut [u8], reader: &mut PeerReader, listeners: &Listeners) -> Step {
+        match &mut self.state {
+            PeerState::Http(socket, held) => {
                 held.extend_from_slice(bytes);
                 let mut held = std::mem::take(held);
                 loop {
                     reader.answers.clear();
                     let request = reader.read_request(&held);
-                    if !reader.answers.is_empty() && !say(socket, &reader.answers) {
+                    if !reader.answers.is_empty() && !send_whole(socket, &reader.answers) {
                         return Step::Leave;
                     }
                     match request {
@@ -106,78 +106,87 @@ impl Guest {
                         }
                     }
                 }
-                if let Stage::Asking(_, place) = &mut self.stage {
+                if let PeerState::Http(_, place) = &mut self.state {
                     *place = held;
                 }
                 Step::Stay
             }
-            Stage::Open(socket, assembler) => match converse(socket, assembler, bytes, reader) {
-                Talk::Goes => Step::Leave,
-                Talk::Stays => Step::Stay,
-                Talk::Subscribes(channel) => match std::mem::replace(&mut self.stage, Stage::Gone) {
-                    Stage::Open(socket, assembler) => {
-                        self.stage = Stage::Seated(Seat { channel, place: usize::MAX }, assembler);
-                        Step::Subscribe(socket, channel)
+            PeerState::Upgraded(socket, assembler) => match handle_messages(socket, assembler, bytes, reader)
+            {
+                MessageEffect::Goes => Step::Leave,
+                MessageEffect::Stays => Step::Stay,
+                MessageEffect::Subscribes(channel) => {
+                    match std::mem::replace(&mut self.state, PeerState::Gone) {
+                        PeerState::Upgraded(socket, assembler) => {
+                            self.state =
+                                PeerState::Subscribed(Slot { channel, place: usize::MAX }, assembler);
+                            Step::Subscribe(socket, channel)
+                        }
+                        _ => Step::Leave,
                     }
-                    _ => Step::Leave,
-                },
+                }
             },
-            Stage::Seated(seat, assembler) => match listeners.socket(*seat) {
-                Some(socket) => match converse(socket, assembler, bytes, reader) {
-                    Talk::Goes => Step::Leave,
-                    Talk::Stays | Talk::Subscribes(_) => Step::Stay,
+            PeerState::Subscribed(slot, assembler) => match listeners.socket(*slot) {
+                Some(socket) => match handle_messages(socket, assembler, bytes, reader) {
+                    MessageEffect::Goes => Step::Leave,
+                    MessageEffect::Stays | MessageEffect::Subscribes(_) => Step::Stay,
                 },
                 None => Step::Leave,
             },
-            Stage::Gone => Step::Leave,
+            PeerState::Gone => Step::Leave,
         }
     }
 
     fn open(&mut self) {
-        if let Stage::Asking(socket, _) = std::mem::replace(&mut self.stage, Stage::Gone) {
-            self.stage = Stage::Open(socket, Assembler::new(Role::Server, false));
+        if let PeerState::Http(socket, _) = std::mem::replace(&mut self.state, PeerState::Gone) {
+            self.state = PeerState::Upgraded(socket, Assembler::new(Role::Server, false));
         }
     }
 }
 
-enum Talk {
+enum MessageEffect {
     Stays,
     /// To the channel with this number.
     Subscribes(usize),
     Goes,
 }
 
-/// Hears and answers what these bytes say on a WebSocket.
-fn converse(socket: &OwnedFd, assembler: &mut Assembler, mut bytes: &mut [u8], reader: &mut Reader) -> Talk {
+/// Hears and answers what these bytes send_whole on a WebSocket.
+fn handle_messages(
+    socket: &OwnedFd,
+    assembler: &mut Assembler,
+    mut bytes: &mut [u8],
+    reader: &mut PeerReader,
+) -> MessageEffect {
     reader.answers.clear();
-    let mut talk = Talk::Stays;
+    let mut talk = MessageEffect::Stays;
     loop {
         match assembler.next(&mut bytes, &LIMITS, &mut reader.inflater) {
             Ok(None) => break,
             Ok(Some(Event::Message(message))) => {
-                match obey(message.data, &mut reader.answers, &mut reader.published) {
-                    Some(Some(channel)) => talk = Talk::Subscribes(channel),
+                match execute(message.data, &mut reader.answers, &mut reader.backlog) {
+                    Some(Some(channel)) => talk = MessageEffect::Subscribes(channel),
                     Some(None) => {}
-                    None => return Talk::Goes,
+                    None => return MessageEffect::Goes,
                 }
             }
             Ok(Some(Event::Ping(data))) => encode_pong(data, &mut reader.answers),
             Ok(Some(Event::Pong(_))) => {}
             Ok(Some(Event::Close(close))) => {
                 encode_close(close.code.map(|code| (code, "")), &mut reader.answers);
-                talk = Talk::Goes;
+                talk = MessageEffect::Goes;
                 break;
             }
-            Err(_) => return Talk::Goes,
+            Err(_) => return MessageEffect::Goes,
         }
     }
-    if !reader.answers.is_empty() && !say(socket, &reader.answers) {
-        return Talk::Goes;
+    if !reader.answers.is_empty() && !send_whole(socket, &reader.answers) {
+        return MessageEffect::Goes;
     }
     talk
 }
 
 /// Whether the socket took all of it.
-fn say(socket: &OwnedFd, bytes: &[u8]) -> bool {
+fn send_whole(socket: &OwnedFd, bytes: &[u8]) -> bool {
     send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) == Ok(bytes.len())
 }

@@ -3,37 +3,32 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpSocket;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::clock::now_ns;
 use crate::latencies::Latencies;
 
 /// What the kernel keeps for a slow reader: the least that it lets anyone have.
 const RECEIVE_BYTES: usize = 1_024;
-/// The most bytes of one read.
+/// What is read at a time, so that nothing is ahead of its turn.
 const READ_BYTES: usize = 512;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How fast a reader reads.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    pub(super) bytes_per_s: u64,
-}
-
 #[derive(Debug)]
-pub(super) struct Reader {
-    socket: WebSocketStream<Paced>,
+pub(super) struct NewestReader {
+    socket: WebSocketStream<TcpStream>,
+    /// How fast it reads, and from when on it may read on.
+    bytes_per_s: Option<u64>,
+    next: Instant,
     /// From the moment each value was made until it was read.
     pub(super) ages: Latencies,
     /// The number of each key's last value.
@@ -43,52 +38,54 @@ pub(super) struct Reader {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct ValueLine {
     error: Option<serde_json::Value>,
-    push: Option<Push>,
+    push: Option<ValuePush>,
     id: Option<u32>,
 }
 
 #[derive(Deserialize)]
-struct Push {
+struct ValuePush {
     #[serde(rename = "pub")]
-    publication: Option<Publication>,
+    publication: Option<ValuePublication>,
     unsubscribe: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
-struct Publication {
-    data: Data,
+struct ValuePublication {
+    data: ValueData,
     key: Option<String>,
     #[serde(default)]
     tags: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
-struct Data {
+struct ValueData {
     at: u64,
     n: u64,
 }
 
-impl Reader {
+impl NewestReader {
     /// Connects and subscribes.
     pub(super) async fn open(
         address: SocketAddr,
         channel: &str,
         latest: bool,
-        pace: Option<Pace>,
+        bytes_per_s: Option<u64>,
     ) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        if pace.is_some() {
+        if bytes_per_s.is_some() {
             socket.set_recv_buffer_size(RECEIVE_BYTES)?;
         }
         let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
         let url = format!("ws://{address}/connection/websocket");
-        let (socket, _) =
-            tokio_tungstenite::client_async(url, Paced::new(stream, pace)).await.map_err(io::Error::other)?;
+        let config = WebSocketConfig::default().read_buffer_size(READ_BYTES);
+        let opened = client_async_with_config(url, stream, Some(config)).await;
+        let (socket, _) = opened.map_err(io::Error::other)?;
         let (ages, has) = (Latencies::default(), BTreeMap::new());
-        let mut reader = Self { socket, ages, has, received: 0, superseded: 0 };
+        let mut reader =
+            Self { socket, bytes_per_s, next: Instant::now(), ages, has, received: 0, superseded: 0 };
         let channel = serde_json::Value::from(channel);
         let data = if latest { ",\"data\":{\"tidegate\":{\"delivery\":\"latest\"}}" } else { "" };
         let commands = format!(
@@ -103,17 +100,23 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Reads one message. Answers the highest id of a reply in it, or 0.
+    /// Reads one message, once it may. Returns the highest id of a reply in it, or 0.
     pub(super) async fn next(&mut self) -> io::Result<u32> {
+        sleep_until(self.next).await;
         let message = self.socket.next().await.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let text = match message.map_err(io::Error::other)? {
+        let message = message.map_err(io::Error::other)?;
+        if let Some(bytes_per_s) = self.bytes_per_s {
+            let takes = Duration::from_secs_f64(message.len() as f64 / bytes_per_s as f64);
+            self.next = self.next.max(Instant::now()) + takes;
+        }
+        let text = match message {
             Message::Text(text) => text,
             Message::Close(frame) => return Err(io::Error::other(format!("closed: {frame:?}"))),
             _ => return Ok(0),
         };
         let (now, mut highest) = (now_ns(), 0);
         for line in text.lines() {
-            let line: Line = serde_json::from_str(line).map_err(io::Error::other)?;
+            let line: ValueLine = serde_json::from_str(line).map_err(io::Error::other)?;
             if let Some(error) = line.error {
                 return Err(io::Error::other(format!("refused: {error}")));
             }
@@ -122,17 +125,17 @@ impl Reader {
                 None if line.id.is_none() => {
                     self.socket.send(Message::text("{}")).await.map_err(io::Error::other)?;
                 }
-                Some(Push { unsubscribe: Some(why), .. }) => {
+                Some(ValuePush { unsubscribe: Some(why), .. }) => {
                     return Err(io::Error::other(format!("unsubscribed: {why}")));
                 }
-                Some(Push { publication: Some(publication), .. }) => self.take(now, &publication),
+                Some(ValuePush { publication: Some(publication), .. }) => self.take(now, &publication),
                 _ => {}
             }
         }
         Ok(highest)
     }
 
-    fn take(&mut self, now: u64, publication: &Publication) {
+    fn take(&mut self, now: u64, publication: &ValuePublication) {
         self.ages.record(now.saturating_sub(publication.data.at));
         self.received += 1;
         let told = publication.tags.get("tidegate.superseded");
@@ -140,60 +143,5 @@ impl Reader {
         if let Some(key) = publication.key.as_ref().and_then(|key| key.parse().ok()) {
             self.has.insert(key, publication.data.n);
         }
-    }
-}
-
-/// A stream that gives so many bytes a second.
-#[derive(Debug)]
-struct Paced {
-    stream: tokio::net::TcpStream,
-    pace: Option<Pace>,
-    next: Pin<Box<Sleep>>,
-}
-
-impl Paced {
-    fn new(stream: tokio::net::TcpStream, pace: Option<Pace>) -> Self {
-        Self { stream, pace, next: Box::pin(sleep_until(Instant::now())) }
-    }
-}
-
-impl AsyncRead for Paced {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let Some(Pace { bytes_per_s }) = self.pace else {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        };
-        ready!(self.next.as_mut().poll(context));
-        let mut bytes = [0; READ_BYTES];
-        let room = READ_BYTES.min(buffer.remaining());
-        let mut part = ReadBuf::new(&mut bytes[..room]);
-        ready!(Pin::new(&mut self.stream).poll_read(context, &mut part))?;
-        let read = part.filled().len();
-        buffer.put_slice(part.filled());
-        let takes = Duration::from_secs_f64(read as f64 / bytes_per_s as f64);
-        let next = self.next.deadline().max(Instant::now()) + takes;
-        self.next.as_mut().reset(next);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Paced {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -3,32 +3,29 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::Request;
-use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::NewestArguments;
 use crate::clock::{Alarm, NANOS_PER_SECOND, now_ns};
+use crate::http::HttpConnection;
+use crate::plan::Target;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Stint<'a> {
+pub(super) struct ValuePublisher<'a> {
     arguments: &'a NewestArguments,
     beside: String,
 }
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub(super) struct Published {
+pub(super) struct PublishedValues {
     /// The number of each key's last value.
     pub(super) last: BTreeMap<u32, u64>,
     pub(super) count: u64,
@@ -36,18 +33,18 @@ pub(super) struct Published {
     pub(super) late_ms_max: f64,
 }
 
-impl<'a> Stint<'a> {
+impl<'a> ValuePublisher<'a> {
     pub(super) fn of(arguments: &'a NewestArguments) -> Self {
         Self { arguments, beside: format!("{}-beside", arguments.channel) }
     }
 
     /// `number`: of the last value before these.
-    pub(super) async fn publish(self, mut number: u64) -> io::Result<Published> {
+    pub(super) async fn publish(self, mut number: u64) -> io::Result<PublishedValues> {
         let NewestArguments { keys, rate, others_rate, duration, address, .. } = *self.arguments;
         let alarm = Alarm::new()?;
-        let mut sender = open(address).await?;
-        let mut published = Published::default();
-        let (start, turns) = (now_ns(), (duration * rate).round() as u64);
+        let mut connection = HttpConnection::open(&Target::plain(address)).await.map_err(io::Error::other)?;
+        let mut published = PublishedValues::default();
+        let (start, turns) = (now_ns(), (duration.as_secs_f64() * rate).round() as u64);
         let at = |turn: u64| start + (turn as f64 / rate * NANOS_PER_SECOND as f64) as u64;
         let mut beside = 0;
         for turn in 0..turns {
@@ -71,7 +68,7 @@ impl<'a> Stint<'a> {
             body.pop();
             body.push_str("]}");
             published.count += u64::from(keys);
-            self.post(&mut sender, body).await?;
+            self.post(&mut connection, body).await?;
         }
         Ok(published)
     }
@@ -79,7 +76,7 @@ impl<'a> Stint<'a> {
     fn command(&self, body: &mut String, channel: &str, key: Option<u32>, number: u64) {
         let channel = serde_json::Value::from(channel);
         let key = key.map_or(String::new(), |key| format!("\"key\":\"{key}\","));
-        let (at, before) = (now_ns(), body.len());
+        let at = now_ns();
         // Writing to a string cannot fail.
         let _ = write!(body, "{{\"publish\":{{\"channel\":{channel},{key}\"data\":");
         let data = body.len();
@@ -88,11 +85,10 @@ impl<'a> Stint<'a> {
         if missing > ",\"p\":\"\"".len() {
             let _ = write!(body, ",\"p\":\"{}\"", "x".repeat(missing - ",\"p\":\"\"".len()));
         }
-        debug_assert!(body.len() > before);
         body.push_str("}}}");
     }
 
-    async fn post(&self, sender: &mut SendRequest<Full<Bytes>>, body: String) -> io::Result<()> {
+    async fn post(&self, connection: &mut HttpConnection, body: String) -> io::Result<()> {
         let mut request = Request::post("/api/batch")
             .header(HOST, self.arguments.address.to_string())
             .header(CONTENT_TYPE, "application/json");
@@ -100,29 +96,12 @@ impl<'a> Stint<'a> {
             request = request.header("x-api-key", key);
         }
         let request = request.body(Full::from(body)).map_err(io::Error::other)?;
-        let asked = async {
-            sender.ready().await.map_err(io::Error::other)?;
-            let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-            let status = answer.status();
-            let body = answer.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-            let refused = memchr::memmem::find(&body, b"\"error\"").is_some();
-            if !status.is_success() || refused {
-                let said = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
-                return Err(io::Error::other(format!("publishing was refused: HTTP {status} {said}")));
-            }
-            Ok(())
-        };
-        timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        let answer = timeout(ANSWER_TIMEOUT, connection.ask(request)).await;
+        let (status, body) = answer.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)?;
+        if !status.is_success() || memchr::memmem::find(&body, b"\"error\"").is_some() {
+            let said = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+            return Err(io::Error::other(format!("publishing was refused: HTTP {status} {said}")));
+        }
+        Ok(())
     }
-}
-
-async fn open(address: SocketAddr) -> io::Result<SendRequest<Full<Bytes>>> {
-    let socket = TcpStream::connect(address).await?;
-    socket.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
-    tokio::task::spawn_local(async move {
-        // Its end is told to whoever sends next.
-        let _ = connection.await;
-    });
-    Ok(sender)
 }

@@ -120,7 +120,7 @@ impl NewestFindings {
     }
 }
 
-/// Publishes for both stints.
+/// Publishes for both runs.
 pub async fn run(arguments: &NewestArguments, controls: &Controls) -> io::Result<Outcome<NewestFindings>> {
     for &pid in &arguments.pids {
         Usage::of(pid).map_err(io::Error::other)?;
@@ -202,7 +202,7 @@ async fn both(arguments: &NewestArguments, cut: &Cut) -> io::Result<Outcome<Newe
     Ok((found, thresholds))
 }
 
-/// One of the two stints.
+/// One of the two runs.
 async fn side(
     arguments: &NewestArguments,
     cut: &Cut,
@@ -213,8 +213,10 @@ async fn side(
     let memory = || Usage::sum(&arguments.pids).resident_bytes;
     let memory_before = memory();
     latencies.take();
-    let stint = ValuePublisher::of(arguments);
-    let Some(made) = cut.unless(stint.publish(*published)).await else { return Ok(NewestSide::default()) };
+    let publisher = ValuePublisher::of(arguments);
+    let Some(made) = cut.unless(publisher.publish(*published)).await else {
+        return Ok(NewestSide::default());
+    };
     let PublishedValues { last: newest, count, late_ms_max } = made?;
     last.extend(newest);
     *published += count;

@@ -53,7 +53,7 @@ impl Listeners {
         Slot { channel, place: list.sockets.len() - 1 }
     }
 
-    /// Closes the socket there. Returns the peer who sits there from now on.
+    /// Closes the socket there. Returns the peer whose socket stands there from now on.
     pub(super) fn remove(&mut self, slot: Slot) -> Option<usize> {
         let list = self.lists.get_mut(slot.channel)?;
         if slot.place < list.sockets.len() {

@@ -2,8 +2,9 @@
 //!
 //! It speaks just enough of the Centrifuge protocol and of the server API for the load tester: everyone who subscribes
 //! is in the list of one channel, and every publication goes to all of its list, on one thread, in one non-blocking `send()`
-//! for each. What has come in for a channel by the time of a sweep leaves together, as one buffer. It is a floor and no product: it checks no token,
-//! keeps no history, sends no ping, and whoever cannot take all of a buffer at once is closed, and counted.
+//! for each. What has come in for a channel by the time of a sweep leaves together, as one buffer. It is a floor and no
+//! product: it checks no token, keeps no history, sends no ping, and whoever cannot take all of a buffer at once is closed,
+//! and counted.
 
 mod listeners;
 mod peer;
@@ -73,7 +74,7 @@ impl Floor {
         self.listener.local_addr()
     }
 
-    /// Takes in what has come, then sends what of it was backlog.
+    /// Reads what has come, then sends what of it was published.
     fn turn(&mut self, events: &mut Events, longest: Duration) -> io::Result<()> {
         match self.poll.poll(events, Some(longest)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),

@@ -29,7 +29,7 @@ enum PeerState {
     Gone,
 }
 
-/// What becomes of a peer after a read.
+/// What becomes of a connection after a read.
 #[derive(Debug)]
 pub(super) enum Step {
     Stay,
@@ -151,7 +151,7 @@ enum MessageEffect {
     Goes,
 }
 
-/// Hears and answers what these bytes send_whole on a WebSocket.
+/// Reads and answers the messages that these bytes complete.
 fn handle_messages(
     socket: &OwnedFd,
     assembler: &mut Assembler,
@@ -159,13 +159,13 @@ fn handle_messages(
     reader: &mut PeerReader,
 ) -> MessageEffect {
     reader.answers.clear();
-    let mut talk = MessageEffect::Stays;
+    let mut effect = MessageEffect::Stays;
     loop {
         match assembler.next(&mut bytes, &LIMITS, &mut reader.inflater) {
             Ok(None) => break,
             Ok(Some(Event::Message(message))) => {
                 match execute(message.data, &mut reader.answers, &mut reader.backlog) {
-                    Some(Some(channel)) => talk = MessageEffect::Subscribes(channel),
+                    Some(Some(channel)) => effect = MessageEffect::Subscribes(channel),
                     Some(None) => {}
                     None => return MessageEffect::Goes,
                 }
@@ -174,7 +174,7 @@ fn handle_messages(
             Ok(Some(Event::Pong(_))) => {}
             Ok(Some(Event::Close(close))) => {
                 encode_close(close.code.map(|code| (code, "")), &mut reader.answers);
-                talk = MessageEffect::Goes;
+                effect = MessageEffect::Goes;
                 break;
             }
             Err(_) => return MessageEffect::Goes,
@@ -183,7 +183,7 @@ fn handle_messages(
     if !reader.answers.is_empty() && !send_whole(socket, &reader.answers) {
         return MessageEffect::Goes;
     }
-    talk
+    effect
 }
 
 /// Whether the socket took all of it.

@@ -26,7 +26,7 @@ const WEBSOCKET_PATH: &str = "/connection/websocket";
 pub(super) struct PeerReader {
     pub(super) buffer: Vec<u8>,
     pub(super) inflater: Inflater,
-    /// For the peer who is being read.
+    /// For the peer that is being read.
     pub(super) answers: BytesMut,
     pub(super) backlog: Backlog,
 }

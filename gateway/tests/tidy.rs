@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 #[path = "support/code.rs"]
 mod code;
+#[path = "support/pages.rs"]
+mod pages;
 
 /// Files longer than this want splitting by event or verb. Most are far shorter.
 const LINES_MAX: usize = 600;
@@ -269,25 +271,6 @@ fn every_finding_cleans_up_after_itself_and_fails_when_it_is_no_longer_true() {
         }
         assert!(mode & 0o111 == 0o111, "{} cannot be run", file.display());
     }
-}
-
-#[test]
-fn every_page_that_is_linked_is_there() {
-    let root = root();
-    let mut pages = vec![root.join("README.md"), root.join("ARCHITECTURE.md"), root.join("CONTRIBUTING.md")];
-    collect(&root.join("docs"), "md", &mut pages);
-    let mut broken = Vec::new();
-    for page in pages {
-        let text = std::fs::read_to_string(&page).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = link.split('#').next().unwrap_or_default();
-            let is_local = !target.is_empty() && !target.contains("://");
-            if is_local && !page.parent().unwrap().join(target).exists() {
-                broken.push(format!("{} links to {link}", page.strip_prefix(&root).unwrap().display()));
-            }
-        }
-    }
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 fn root() -> PathBuf {

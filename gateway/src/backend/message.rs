@@ -1,4 +1,4 @@
-//! The message hook of bare endpoints: what a client sends becomes the body of a request, what is answered goes back.
+//! The message hook of raw endpoints: what a client sends becomes the body of a request, what is answered goes back.
 
 use gateway_core::effect::Denial;
 use http::{HeaderMap, HeaderValue, StatusCode, header};

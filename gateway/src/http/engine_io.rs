@@ -38,7 +38,7 @@ const METHODS: &str = "GET, POST, OPTIONS";
 #[derive(Debug)]
 pub(super) enum EngineIoPath {
     SocketIo,
-    /// A path of a bare endpoint.
+    /// A path of a raw endpoint.
     Bound(Arc<RawPath>),
 }
 

@@ -1,4 +1,4 @@
-//! Paths of their own for bare endpoints: which channel each stands for, and what becomes of its clients' messages.
+//! Paths of their own for raw endpoints: which channel each stands for, and what becomes of its clients' messages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::setting::{Faults, check_path};
 /// Most paths.
 const PATHS_MAX: usize = 64;
 
-/// Bare endpoints beside `/raw/{channel}`, at most 64. Each path has a section of its own.
+/// Raw endpoints beside `/raw/{channel}`, at most 64. Each path has a section of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawPathsConfig {

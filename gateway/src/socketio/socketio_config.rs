@@ -11,7 +11,7 @@ use super::emitters::Emitters;
 use super::namespaces::{self, Namespace};
 use crate::setting::{Faults, check_path};
 
-/// Clients that speak Socket.IO, protocol 5, over Engine.IO 4. What is said of pings, timeouts and lengths also holds for bare
+/// Clients that speak Socket.IO, protocol 5, over Engine.IO 4. What is said of pings, timeouts and lengths also holds for raw
 /// endpoints over Engine.IO, such as `[raw.paths."/engine.io/"]` with `transport = "engine_io"`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]

@@ -46,9 +46,9 @@ macro_rules! metrics {
 
 metrics! {
     "Connections":
-    CONNECTIONS Gauge "connections" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`"]
+    CONNECTIONS Gauge "connections" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`, `sse`, `sse_channels`, `sse_names`, `mercure`, `pusher`, `socketio`, `graphql`"]
         "Open client connections.";
-    CONNECTIONS_TOTAL Counter "connections_total" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`"]
+    CONNECTIONS_TOTAL Counter "connections_total" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`, `sse`, `sse_channels`, `sse_names`, `mercure`, `pusher`, `socketio`, `graphql`"]
         "Client connections opened.";
     CONNECTIONS_MAX Gauge "connections_max" []
         "Client connections this node takes at most, by its settings and its file descriptors.";
@@ -78,7 +78,7 @@ metrics! {
         "How long connections lived.";
 
     "Commands of clients":
-    MESSAGES_IN_TOTAL Counter "messages_in_total" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`"]
+    MESSAGES_IN_TOTAL Counter "messages_in_total" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`, `sse`, `sse_channels`, `sse_names`, `mercure`, `pusher`, `socketio`, `graphql`"]
         "Messages received from clients.";
     BYTES_IN_TOTAL Counter "bytes_in_total" []
         "Bytes of messages received from clients, as they came over the wire.";
